@@ -1,0 +1,86 @@
+//! A request for text.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::RequestId;
+
+/// A generation, as the gateway understood it from the client's JSON. Values are already in range.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Generate {
+    /// Names the stream that its events go to.
+    pub id: RequestId,
+    /// What to continue.
+    pub prompt: Prompt,
+    /// How the next token is chosen.
+    pub sampling: Sampling,
+    /// Most tokens to generate; `None` leaves only the model's context as limit.
+    pub max_tokens: Option<u32>,
+    /// Texts that end the generation; they are not part of its output.
+    pub stop: Vec<String>,
+    /// Generate past the model's end-of-sequence tokens, to `max_tokens` or the context's end.
+    pub ignore_eos: bool,
+    /// [`TokenChunk`](super::TokenChunk)s that may be sent before a [`Credit`](super::Submission::Credit) arrives.
+    pub credit: u32,
+}
+
+/// What a generation continues.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Prompt {
+    /// Messages, rendered by the model's own chat template with a generation prompt.
+    Chat(Vec<ChatMessage>),
+    /// Text, tokenized as it is.
+    Text(String),
+    /// Token ids of the model's vocabulary.
+    Tokens(Vec<u32>),
+}
+
+/// One message of a chat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatMessage {
+    /// `system`, `user`, `assistant`, or another role that the model's template knows.
+    pub role: String,
+    /// Its text.
+    pub content: String,
+    /// The speaker's name, where the template uses one.
+    pub name: Option<String>,
+}
+
+/// How the next token is chosen from the logits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// 0 takes the most likely token; otherwise logits are divided by it.
+    pub temperature: f32,
+    /// Keep the smallest set of tokens whose probability reaches this; 1 keeps all.
+    pub top_p: f32,
+    /// Keep this many of the most likely tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Keep tokens at least this likely, relative to the most likely one; 0 keeps all.
+    pub min_p: f32,
+    /// Divides (or multiplies, if negative) logits of tokens seen in prompt or output; 1 does nothing.
+    pub repetition_penalty: f32,
+    /// Subtracted from the logits of tokens already generated.
+    pub presence_penalty: f32,
+    /// Subtracted from a token's logit for each time it was generated.
+    pub frequency_penalty: f32,
+    /// Added to single tokens' logits.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// With the position, the whole state of the random choice: the same seed gives the same tokens.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    /// Greedy, with every filter and penalty off.
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
+    }
+}
