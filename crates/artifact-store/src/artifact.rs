@@ -1,0 +1,140 @@
+//! A stored model in the hands of someone who loads it.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::BufReader,
+    path::PathBuf,
+    time::SystemTime,
+};
+
+use crate::{
+    Digest, FileEntry, FileRole, Manifest, StoreError, TensorEntry, error::IoContext, layout::Layout,
+    lease::Lease, weights,
+};
+
+/// A resolved artifact. While it lives, no process prunes it.
+#[derive(Debug)]
+pub struct Artifact {
+    /// The name or digest it was asked for by.
+    pub name: String,
+    /// SHA-256 of the manifest.
+    pub digest: Digest,
+    /// What it is made of.
+    pub manifest: Manifest,
+    layout: Layout,
+    lease: Lease,
+}
+
+impl Artifact {
+    /// Reads the manifest and takes the lease. `None`: no such artifact.
+    pub(crate) fn open(layout: &Layout, name: &str, digest: Digest) -> Result<Option<Self>, StoreError> {
+        // The lease first: what is read after it can't be pruned any more.
+        // Without a manifest there is nothing to hold, and no file to make.
+        if !layout.manifest(digest).exists() {
+            return Ok(None);
+        }
+        let lease = Lease::take(layout, digest)?;
+        let Some(manifest) = read_manifest(layout, digest)? else { return Ok(None) };
+        Ok(Some(Self { name: name.to_owned(), digest, manifest, layout: layout.clone(), lease }))
+    }
+
+    /// Makes now its last use, for least-recently-used eviction.
+    pub fn record_use(&self) -> Result<(), StoreError> {
+        self.lease.touch(SystemTime::now(), &self.layout.lease(self.digest))
+    }
+
+    /// The files with this role, with their index in the manifest.
+    pub fn files(&self, role: FileRole) -> impl Iterator<Item = (usize, &FileEntry)> {
+        self.manifest.files.iter().enumerate().filter(move |(_, file)| file.role == role)
+    }
+
+    /// Where the bytes of `file` are. They never change; don't write to them.
+    pub fn blob_path(&self, file: &FileEntry) -> PathBuf {
+        self.layout.blob(file.blob)
+    }
+
+    /// Opens a file's blob after checking what can be checked without reading
+    /// it all: its size and, for weights, that its header says what the
+    /// manifest says.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if either does not fit: what can't be verified
+    /// is not loaded.
+    pub fn open_blob(&self, file: &FileEntry) -> Result<File, StoreError> {
+        let path = self.blob_path(file);
+        let opened = File::open(&path).context("open", &path)?;
+        let size = opened.metadata().context("inspect", &path)?.len();
+        if size != file.size {
+            return Err(StoreError::damaged(&path, format!("it has {size} bytes instead of {}", file.size)));
+        }
+        if file.role == FileRole::Weights {
+            self.check_header(file, &opened)?;
+        }
+        Ok(opened)
+    }
+
+    /// Reads a small file whole and checks its SHA-256.
+    pub fn read_blob(&self, file: &FileEntry) -> Result<Vec<u8>, StoreError> {
+        let path = self.blob_path(file);
+        self.open_blob(file)?;
+        let bytes = fs::read(&path).context("read", &path)?;
+        if Digest::of(&bytes) != file.blob {
+            return Err(StoreError::damaged(&path, "its SHA-256 is not its name"));
+        }
+        Ok(bytes)
+    }
+
+    /// The bytes of `tokenizer.json`, verified.
+    pub fn read_tokenizer(&self) -> Result<Vec<u8>, StoreError> {
+        let missing = || StoreError::MissingFile { digest: self.digest, what: "tokenizer" };
+        let (_, file) = self.files(FileRole::Tokenizer).next().ok_or_else(missing)?;
+        self.read_blob(file)
+    }
+
+    fn check_header(&self, file: &FileEntry, opened: &File) -> Result<(), StoreError> {
+        let path = self.blob_path(file);
+        let header = weights::read_header(&mut BufReader::new(opened), file.size)
+            .map_err(|error| StoreError::damaged(&path, error.to_string()))?;
+        let mut expected: HashMap<&str, &TensorEntry> = self
+            .manifest
+            .tensors
+            .iter()
+            .filter(|tensor| self.manifest.files.get(tensor.file) == Some(file))
+            .map(|tensor| (tensor.name.as_str(), tensor))
+            .collect();
+        for found in &header {
+            let same = |entry: &TensorEntry| {
+                (entry.dtype, &entry.shape, entry.offset, entry.len)
+                    == (found.dtype, &found.shape, found.offset, found.len)
+            };
+            if !expected.remove(found.name.as_str()).is_some_and(same) {
+                let reason = format!("tensor `{}` is not as the manifest has it", found.name);
+                return Err(StoreError::damaged(&path, reason));
+            }
+        }
+        match expected.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(StoreError::damaged(&path, format!("tensor `{name}` is missing"))),
+        }
+    }
+}
+
+/// The manifest with this digest, verified against it; `None` if there is none.
+pub(crate) fn read_manifest(layout: &Layout, digest: Digest) -> Result<Option<Manifest>, StoreError> {
+    let path = layout.manifest(digest);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).context("read", &path),
+    };
+    if Digest::of(&bytes) != digest {
+        return Err(StoreError::damaged(&path, "its SHA-256 is not its name"));
+    }
+    let manifest: Manifest =
+        serde_json::from_slice(&bytes).map_err(|error| StoreError::damaged(&path, error.to_string()))?;
+    match manifest.defect() {
+        None => Ok(Some(manifest)),
+        Some(reason) => Err(StoreError::damaged(&path, reason)),
+    }
+}

@@ -1,0 +1,138 @@
+//! What can go wrong with a store, each with what to do about it.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use crate::Digest;
+
+/// Everything the store reports. The text is meant for people.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The platform names no cache folder.
+    #[error("this platform names no cache folder; set KR_CACHE_DIR to the folder of the artifact store")]
+    NoCacheDir,
+
+    /// The folder is not there, and was not to be created.
+    #[error("there is no artifact store at {}; create one with `cache-tool --store {} import SOURCE`", .0.display(), .0.display())]
+    NoStore(PathBuf),
+
+    /// The operating system refused something.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+
+    /// No artifact has this name or digest.
+    #[error(
+        "no artifact named `{name}` in {}; stored are: {}. Import it with \
+         `cache-tool --store {} import FOLDER_OR_GGUF --name {name}`",
+        store.display(), known_names(known), store.display()
+    )]
+    UnknownArtifact {
+        /// What was asked for.
+        name: String,
+        /// Folder of the store.
+        store: PathBuf,
+        /// Every name there is.
+        known: Vec<String>,
+    },
+
+    /// Several artifacts begin with these digits.
+    #[error("`{prefix}` is the beginning of {count} digests; give more digits")]
+    AmbiguousDigest {
+        /// What was asked for.
+        prefix: String,
+        /// How many digests match.
+        count: usize,
+    },
+
+    /// Not a name that the store can keep.
+    #[error(
+        "`{0}` cannot be a name: use 1 to 200 letters, digits, `.`, `_`, `-` and `/`, beginning and \
+         ending with a letter or digit, and not the form of a digest"
+    )]
+    BadName(String),
+
+    /// A stored file is not what the store says it is.
+    #[error("{} is damaged: {reason}; it is not used. Import the model again, which replaces it", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+
+    /// The artifact has no file of this kind.
+    #[error("artifact {digest} has no {what}; import the model from a source that has one")]
+    MissingFile {
+        /// The artifact.
+        digest: Digest,
+        /// What is missing.
+        what: &'static str,
+    },
+
+    /// What was to be imported is not usable.
+    #[error("cannot import {}: {reason}", path.display())]
+    BadSource {
+        /// The file at fault.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+
+    /// The disk is too small for what was to be written.
+    #[error(
+        "{} needs {needed} bytes and has {available}: free some space, for example with `cache-tool prune`, \
+         or choose another folder with --store", path.display()
+    )]
+    NoSpace {
+        /// Folder of the store.
+        path: PathBuf,
+        /// Bytes that would be written, with a margin.
+        needed: u64,
+        /// Bytes the file system offers.
+        available: u64,
+    },
+
+    /// The observer of an import asked to stop.
+    #[error("the import was cancelled; the store is as it was")]
+    Cancelled,
+
+    /// The store was opened for reading only.
+    #[error("the store at {} was opened for reading only", .0.display())]
+    ReadOnly(PathBuf),
+}
+
+/// Gives an [`io::Result`] its action and path.
+pub(crate) trait IoContext<T> {
+    /// `action` is a verb that fits "cannot {action} {path}".
+    fn context(self, action: &'static str, path: &Path) -> Result<T, StoreError>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn context(self, action: &'static str, path: &Path) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::Io { action, path: path.to_owned(), source })
+    }
+}
+
+impl StoreError {
+    pub(crate) fn damaged(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Damaged { path: path.to_owned(), reason: reason.into() }
+    }
+
+    pub(crate) fn bad_source(path: &Path, reason: impl Into<String>) -> Self {
+        Self::BadSource { path: path.to_owned(), reason: reason.into() }
+    }
+}
+
+fn known_names(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}

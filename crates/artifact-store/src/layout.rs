@@ -1,0 +1,129 @@
+//! Where things are in a store's folder, and which names it accepts.
+
+use std::path::{Path, PathBuf};
+
+use crate::{Digest, StoreError};
+
+/// Longest name, in bytes: with `/` written as three bytes, still a legal file name.
+const MAX_NAME: usize = 200;
+/// `/` in a name, as its file name has it. `%` itself is in no name.
+const SLASH: &str = "%2F";
+
+/// The paths of one store.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    root: PathBuf,
+}
+
+/// The folder that holds artifacts when nobody names one: `KR_CACHE_DIR`, or
+/// `kr-serve` in the platform's cache folder.
+pub fn default_store_dir() -> Result<PathBuf, StoreError> {
+    if let Some(dir) = std::env::var_os("KR_CACHE_DIR").filter(|dir| !dir.is_empty()) {
+        return Ok(dir.into());
+    }
+    Ok(dirs::cache_dir().ok_or(StoreError::NoCacheDir)?.join("kr-serve"))
+}
+
+impl Layout {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Every folder, parents first.
+    pub(crate) fn folders(&self) -> [PathBuf; 6] {
+        [self.root.clone(), self.blobs(), self.artifacts(), self.refs(), self.leases(), self.tmp()]
+    }
+
+    pub(crate) fn index(&self) -> PathBuf {
+        self.root.join("index.json")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.root.join(".lock")
+    }
+
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
+    pub(crate) fn blob(&self, digest: Digest) -> PathBuf {
+        let text = digest.to_string();
+        self.blobs().join(&text[..2]).join(text)
+    }
+
+    pub(crate) fn artifacts(&self) -> PathBuf {
+        self.root.join("artifacts")
+    }
+
+    pub(crate) fn manifest(&self, digest: Digest) -> PathBuf {
+        self.artifacts().join(format!("{digest}.json"))
+    }
+
+    pub(crate) fn refs(&self) -> PathBuf {
+        self.root.join("refs")
+    }
+
+    /// `name` has passed [`check_name`].
+    pub(crate) fn reference(&self, name: &str) -> PathBuf {
+        self.refs().join(name.replace('/', SLASH))
+    }
+
+    pub(crate) fn leases(&self) -> PathBuf {
+        self.root.join("leases")
+    }
+
+    pub(crate) fn lease(&self, digest: Digest) -> PathBuf {
+        self.leases().join(digest.to_string())
+    }
+
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+}
+
+/// The name whose reference has this file name.
+pub(crate) fn name_of_file(file_name: &str) -> String {
+    file_name.replace(SLASH, "/")
+}
+
+/// Accepts names such as `smollm2-135m` and `mlx-community/Qwen3-4B`. What it
+/// accepts can't leave the folder of references.
+pub(crate) fn check_name(name: &str) -> Result<(), StoreError> {
+    let encoded_len = name.len() + name.matches('/').count() * (SLASH.len() - 1);
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-/".contains(&b);
+    let ends = name.bytes().next().zip(name.bytes().next_back());
+    let good = ends.is_some_and(|(a, b)| a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric())
+        && encoded_len <= MAX_NAME
+        && name.bytes().all(legal)
+        && !name.contains("//")
+        && name.parse::<Digest>().is_err();
+    if good { Ok(()) } else { Err(StoreError::BadName(name.to_owned())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_models_are_accepted_and_become_one_file() {
+        for name in ["smollm2-135m-instruct", "mlx-community/Qwen3-4B-4bit", "a", "Llama3.2_1B"] {
+            assert!(check_name(name).is_ok(), "{name}");
+            let path = Layout::new(Path::new("/s")).reference(name);
+            assert_eq!(path.parent(), Some(Path::new("/s/refs")));
+            assert_eq!(name_of_file(&path.file_name().unwrap_or_default().to_string_lossy()), name);
+        }
+    }
+
+    #[test]
+    fn other_names_are_refused() {
+        let long = "a".repeat(MAX_NAME + 1);
+        let digest = Digest::of(b"x").to_string();
+        for name in ["", "..", "../x", "/x", "x/", "a//b", ".hidden", "a b", "a%2Fb", "ä", &long, &digest] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+}

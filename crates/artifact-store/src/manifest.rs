@@ -1,0 +1,165 @@
+//! What an artifact is made of: the file `artifacts/<digest>.json`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Digest;
+
+/// The format number this code writes and the only one it reads.
+pub(crate) const FORMAT: u32 = 1;
+
+/// One stored model: everything a worker needs to load it, without looking
+/// into the blobs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this structure.
+    pub format: u32,
+    /// Where the bytes came from.
+    pub source: Source,
+    /// What import changed, in order. Empty: the bytes are as the source had them.
+    pub transforms: Vec<Transform>,
+    /// Hugging Face `config.json`, with `"quantization"` as mlx-community
+    /// writes it (defaults plus an entry per module that differs).
+    pub config: serde_json::Value,
+    /// Jinja source of the default chat template.
+    pub chat_template: Option<String>,
+    /// Further templates by name (`tool_use`, …), where a model has several.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub named_chat_templates: BTreeMap<String, String>,
+    /// Text of the token that begins a sequence; templates call it `bos_token`.
+    pub bos_token: Option<String>,
+    /// Text of the token that ends a sequence; templates call it `eos_token`.
+    pub eos_token: Option<String>,
+    /// Every token that ends a generation, ascending.
+    pub eos_token_ids: Vec<u32>,
+    /// The files, each a blob.
+    pub files: Vec<FileEntry>,
+    /// Every tensor of every weights file.
+    pub tensors: Vec<TensorEntry>,
+}
+
+/// Where an artifact came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Format of what was imported.
+    pub format: SourceFormat,
+    /// SHA-256 of the imported file, where it was a single file.
+    pub digest: Option<Digest>,
+}
+
+/// What kind of thing was imported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceFormat {
+    /// A single llama.cpp file.
+    Gguf,
+    /// A folder with `config.json`, `tokenizer.json` and safetensors files.
+    HuggingFace,
+}
+
+/// A change that import made to the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transform {
+    /// GGUF blocks became MLX affine packing: same values, other layout.
+    RepackAffine,
+    /// Rows of q and k went back to Hugging Face's order (`traditional = false` RoPE).
+    UnpermuteRope,
+}
+
+/// One file of an artifact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// What the file is for.
+    pub role: FileRole,
+    /// Its file name in the source, or the one import gave it.
+    pub name: String,
+    /// The blob that holds it.
+    pub blob: Digest,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// What a file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileRole {
+    /// A safetensors file.
+    Weights,
+    /// `tokenizer.json` of the tokenizers library.
+    Tokenizer,
+    /// A settings file of the source, kept as it was; the manifest already
+    /// holds what loading needs from it.
+    Settings,
+}
+
+/// One tensor in a weights file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorEntry {
+    /// Hugging Face name, for example `model.layers.0.self_attn.q_proj.weight`.
+    pub name: String,
+    /// Element type, under its safetensors name.
+    pub dtype: safetensors::Dtype,
+    /// Row-major shape.
+    pub shape: Vec<u64>,
+    /// Index into [`Manifest::files`].
+    pub file: usize,
+    /// Bytes from the start of the *file* (not of its data part).
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+impl Manifest {
+    /// The bytes that are stored, and whose SHA-256 names the artifact:
+    /// JSON with sorted keys and no spaces.
+    pub fn canonical_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut value = serde_json::to_value(self)?;
+        value.sort_all_objects();
+        serde_json::to_vec(&value)
+    }
+
+    /// Bytes of the distinct blobs this artifact uses.
+    pub fn size(&self) -> u64 {
+        self.blobs().values().sum()
+    }
+
+    /// The distinct blobs with their sizes.
+    pub fn blobs(&self) -> BTreeMap<Digest, u64> {
+        self.files.iter().map(|file| (file.blob, file.size)).collect()
+    }
+
+    /// `model_type` of the configuration.
+    pub fn architecture(&self) -> Option<&str> {
+        self.config.get("model_type")?.as_str()
+    }
+
+    /// What makes this manifest unusable, if anything: every index and range
+    /// that a loader would follow is checked here, once.
+    pub(crate) fn defect(&self) -> Option<String> {
+        if self.format != FORMAT {
+            return Some(format!("format {} where this program reads {FORMAT}", self.format));
+        }
+        for tensor in &self.tensors {
+            let Some(file) = self.files.get(tensor.file) else {
+                return Some(format!("tensor `{}` is in file {}, which is missing", tensor.name, tensor.file));
+            };
+            let end = tensor.offset.checked_add(tensor.len);
+            if file.role != FileRole::Weights || end.is_none_or(|end| end > file.size) {
+                return Some(format!("tensor `{}` does not lie inside `{}`", tensor.name, file.name));
+            }
+            if byte_len(tensor.dtype, &tensor.shape) != Some(tensor.len) {
+                return Some(format!("the length of tensor `{}` does not fit its shape", tensor.name));
+            }
+        }
+        None
+    }
+}
+
+/// Bytes of a tensor, or `None` if the number overflows or is not whole.
+pub(crate) fn byte_len(dtype: safetensors::Dtype, shape: &[u64]) -> Option<u64> {
+    let elements = shape.iter().try_fold(1_u64, |product, &dim| product.checked_mul(dim))?;
+    let bits = elements.checked_mul(dtype.bitsize() as u64)?;
+    bits.is_multiple_of(8).then_some(bits / 8)
+}

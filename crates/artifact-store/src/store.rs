@@ -1,0 +1,142 @@
+//! The store: names to artifacts.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    Artifact, Digest, StoreError,
+    error::IoContext,
+    layout::{Layout, check_name, name_of_file},
+};
+
+/// Fewest digits by which an artifact can be named.
+const MIN_PREFIX: usize = 8;
+
+/// A folder of artifacts. Any number of processes read it; one at a time writes.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(crate) layout: Layout,
+    read_only: bool,
+}
+
+impl Store {
+    /// Opens the store in `dir`, creating its folders where they are missing.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let layout = Layout::new(dir.as_ref());
+        for folder in layout.folders() {
+            fs::create_dir_all(&folder).context("create", &folder)?;
+        }
+        Ok(Self { layout, read_only: false })
+    }
+
+    /// Opens the store in `dir` without creating anything; writing is refused.
+    pub fn open_read_only(dir: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let layout = Layout::new(dir.as_ref());
+        if !layout.artifacts().is_dir() {
+            return Err(StoreError::NoStore(dir.as_ref().to_owned()));
+        }
+        Ok(Self { layout, read_only: true })
+    }
+
+    /// The folder of the store.
+    pub fn dir(&self) -> &Path {
+        self.layout.root()
+    }
+
+    /// Finds an artifact by name, by digest (with or without `sha256:`), or by
+    /// the first digits of a digest, at least 8. Costs the same however many
+    /// or large the artifacts are, except for a shortened digest.
+    pub fn resolve(&self, name_or_digest: &str) -> Result<Artifact, StoreError> {
+        let digest = match self.read_ref(name_or_digest)? {
+            Some(digest) => Some(digest),
+            None => self.find_digest(name_or_digest)?,
+        };
+        let artifact = match digest {
+            Some(digest) => Artifact::open(&self.layout, name_or_digest, digest)?,
+            None => None,
+        };
+        match artifact {
+            Some(artifact) => Ok(artifact),
+            None => Err(StoreError::UnknownArtifact {
+                name: name_or_digest.to_owned(),
+                store: self.dir().to_owned(),
+                known: self.refs()?.into_iter().map(|(name, _)| name).collect(),
+            }),
+        }
+    }
+
+    /// Every name with the artifact it stands for, sorted.
+    pub fn refs(&self) -> Result<Vec<(String, Digest)>, StoreError> {
+        let mut refs = Vec::new();
+        for file_name in file_names(&self.layout.refs())? {
+            let name = name_of_file(&file_name);
+            if let Some(digest) = self.read_ref(&name)? {
+                refs.push((name, digest));
+            }
+        }
+        refs.sort();
+        Ok(refs)
+    }
+
+    /// Every stored artifact, by digest, sorted.
+    pub(crate) fn digests(&self) -> Result<Vec<Digest>, StoreError> {
+        let names = file_names(&self.layout.artifacts())?;
+        let digest = |name: &String| name.strip_suffix(".json")?.parse().ok();
+        let mut digests: Vec<Digest> = names.iter().filter_map(digest).collect();
+        digests.sort();
+        Ok(digests)
+    }
+
+    pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
+        if self.read_only { Err(StoreError::ReadOnly(self.dir().to_owned())) } else { Ok(()) }
+    }
+
+    /// What `name` stands for; `None` if it is no name of this store.
+    pub(crate) fn read_ref(&self, name: &str) -> Result<Option<Digest>, StoreError> {
+        if check_name(name).is_err() {
+            return Ok(None);
+        }
+        let path = self.layout.reference(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => match text.trim_end().parse() {
+                Ok(digest) => Ok(Some(digest)),
+                Err(error) => Err(StoreError::damaged(&path, error.to_string())),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context("read", &path),
+        }
+    }
+
+    fn find_digest(&self, text: &str) -> Result<Option<Digest>, StoreError> {
+        let text = text.strip_prefix("sha256:").unwrap_or(text);
+        if let Ok(digest) = text.parse() {
+            return Ok(Some(digest));
+        }
+        if text.len() < MIN_PREFIX || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Ok(None);
+        }
+        let digests = self.digests()?;
+        let matches: Vec<_> = digests.iter().filter(|digest| digest.to_string().starts_with(text)).collect();
+        match matches[..] {
+            [] => Ok(None),
+            [digest] => Ok(Some(*digest)),
+            _ => Err(StoreError::AmbiguousDigest { prefix: text.to_owned(), count: matches.len() }),
+        }
+    }
+}
+
+/// Names of the entries of a folder, where they are text.
+pub(crate) fn file_names(folder: &Path) -> Result<Vec<String>, StoreError> {
+    let entries = fs::read_dir(folder).context("list", folder)?;
+    let names: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.file_name().into_string().ok())).collect();
+    Ok(names.context("list", folder)?.into_iter().flatten().collect())
+}
+
+/// The entries of a folder, as paths.
+pub(crate) fn paths_in(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let entries = fs::read_dir(folder).context("list", folder)?;
+    let paths: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
+    paths.context("list", folder)
+}

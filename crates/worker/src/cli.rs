@@ -1,0 +1,36 @@
+//! The worker's command line. The gateway writes it; a person may, to look at a worker alone.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Runs one model on MLX for a gateway.
+///
+/// The gateway starts it and speaks to it over shared memory; it ends when the gateway does.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "kr-worker", version)]
+pub struct Cli {
+    /// Local socket on which the gateway waits for this worker.
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+
+    /// Name or digest of the model in the artifact store.
+    #[arg(long, value_name = "NAME")]
+    pub model: String,
+
+    /// Artifact store; the platform's cache folder if not given.
+    #[arg(long, value_name = "DIR", env = "KR_CACHE_DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Most sequences that run at the same time; further ones wait.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub max_running: usize,
+
+    /// Tokens of a prompt that one step computes; the step's other sequences wait that long.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub chunk_tokens: usize,
+
+    /// Memory for keys and values, in MiB; preempted sequences are computed again.
+    #[arg(long, value_name = "MIB", default_value_t = 4096)]
+    pub kv_mib: u64,
+}

@@ -1,0 +1,64 @@
+//! One generation in the worker.
+
+use std::sync::Arc;
+
+use protocol::{
+    ids::RequestId,
+    message::{FinishReason, TokenChunk, Usage},
+};
+
+use crate::{emit::Emitter, model::SequenceKv, requests::Control, sampling::Sampler};
+
+/// A request's tokens and everything that is needed to go on with them.
+#[derive(Debug)]
+pub struct Sequence {
+    /// Its request.
+    pub id: RequestId,
+    /// What the gateway may change meanwhile.
+    pub control: Arc<Control>,
+    /// Prompt and output so far.
+    pub tokens: Vec<u32>,
+    /// How many of them are the prompt.
+    pub prompt_len: usize,
+    /// Length at which the output ends.
+    pub max_len: usize,
+    /// Tokens that end the output.
+    pub eos_tokens: Vec<u32>,
+    /// Chooses its tokens.
+    pub sampler: Sampler,
+    /// Turns them into text.
+    pub emitter: Emitter,
+    /// Keys and values of a prefix of the tokens, while it is running.
+    pub kv: Option<SequenceKv>,
+}
+
+impl Sequence {
+    /// Chooses the next token from the logits after the last one and appends it. Returns what the client
+    /// sees of it, and the reason if the sequence ends here.
+    ///
+    /// # Errors
+    /// Those of the tokenizer's decoder.
+    pub fn extend(&mut self, logits: &[f32]) -> tokenizers::Result<(TokenChunk, Option<FinishReason>)> {
+        let token = self.sampler.sample(logits, self.tokens.len() as u64);
+        self.tokens.push(token);
+        if self.eos_tokens.contains(&token) {
+            let text = self.emitter.finish()?;
+            return Ok((TokenChunk { text, tokens: vec![token] }, Some(FinishReason::Stop)));
+        }
+        let (mut chunk, mut reason) = self.emitter.push(token)?;
+        if reason.is_none() && self.tokens.len() >= self.max_len {
+            chunk.text += &self.emitter.finish()?;
+            reason = Some(FinishReason::Length);
+        }
+        Ok((chunk, reason))
+    }
+
+    /// What it has used so far.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            prompt_tokens: self.prompt_len as u32,
+            completion_tokens: (self.tokens.len() - self.prompt_len) as u32,
+            cached_tokens: 0,
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The thread that reads the link.
+
+use std::{
+    io::Read,
+    sync::Arc,
+};
+
+use anyhow::Context;
+use crossbeam_channel::Sender;
+use interprocess::local_socket::Stream;
+use protocol::{
+    codec,
+    frame::{Armed, FrameKind, FrameReceiver},
+    message::{Batch, Failure, FailureKind, Generate, Report, StreamEvent, StreamEventKind, Submission},
+};
+use tracing::{info, warn};
+
+use super::{LinkSender, Reports};
+use crate::{engine::Inbox, prepare::Pool, requests::Registry};
+
+/// The receiving end, and where submissions go.
+pub struct Receiver {
+    /// Frames from the gateway.
+    pub frames: FrameReceiver,
+    /// Brings its bells.
+    pub socket: Arc<Stream>,
+    /// Answers its bells, and reports what can't be taken in.
+    pub sender: Arc<LinkSender>,
+    /// Every request in the worker.
+    pub registry: Arc<Registry>,
+    /// Where new requests go.
+    pub pool: Pool,
+    /// Where changes of old ones go.
+    pub engine: Sender<Inbox>,
+}
+
+impl Receiver {
+    /// Reads until the gateway has gone, and ends the process then: nobody is left to work for.
+    pub fn run(mut self) -> ! {
+        match self.read_all() {
+            Ok(()) => {
+                info!("the gateway has gone; stopping");
+                std::process::exit(0)
+            }
+            Err(error) => {
+                warn!("the link to the gateway is broken: {error:#}");
+                std::process::exit(1)
+            }
+        }
+    }
+
+    fn read_all(&mut self) -> anyhow::Result<()> {
+        let mut bells = [0; 256];
+        loop {
+            while let Some(batch) = self.next_batch()? {
+                self.take_in(batch);
+            }
+            if self.frames.take_owed_bell() {
+                self.sender.ring();
+            }
+            if self.frames.arm() == Armed::Ready {
+                continue;
+            }
+            match (&*self.socket).read(&mut bells) {
+                Ok(0) => return Ok(()),
+                Ok(_) => self.sender.hear_bell(),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                // A gateway that was killed may reset the socket.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(()),
+                Err(error) => return Err(error).context("socket"),
+            }
+        }
+    }
+
+    fn next_batch(&mut self) -> anyhow::Result<Option<Batch>> {
+        let Some(frame) = self.frames.try_recv()? else { return Ok(None) };
+        anyhow::ensure!(frame.kind == FrameKind::Batch, "a gateway sends batches, not {:?}", frame.kind);
+        Ok(Some(codec::decode(frame.body)?))
+    }
+
+    fn take_in(&self, batch: Batch) {
+        let mut changed = false;
+        for submission in batch.submissions {
+            match submission {
+                Submission::Generate(generate) => self.begin(generate),
+                Submission::Drain => {
+                    // Blocking is right: everything before the drain has been taken in.
+                    let _ = self.engine.send(Inbox::Drain);
+                }
+                Submission::Cancel(_) | Submission::Credit { .. } => {
+                    self.registry.apply(&submission);
+                    changed = true;
+                }
+            }
+        }
+        if changed {
+            // If the inbox is full, the engine is about to look at everything anyway.
+            let _ = self.engine.try_send(Inbox::Nudge);
+        }
+    }
+
+    fn begin(&self, generate: Box<Generate>) {
+        let id = generate.id;
+        let failure = match self.registry.begin(id, generate.credit) {
+            Some(control) => match self.pool.submit(generate, control) {
+                Ok(()) => return,
+                Err(failure) => {
+                    self.registry.end(id);
+                    failure
+                }
+            },
+            None => Failure {
+                kind: FailureKind::Internal,
+                param: None,
+                message: format!("{id} was submitted twice"),
+            },
+        };
+        let event = StreamEvent { id, kind: StreamEventKind::Failed(failure) };
+        self.sender.report(&Report::Events(vec![event]));
+    }
+}

@@ -1,0 +1,99 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn warm(seed: u64) -> Sampling {
+    Sampling { temperature: 1.0, seed, ..Sampling::default() }
+}
+
+fn tokens(sampling: &Sampling, logits: &[f32], count: u64) -> Vec<u32> {
+    let mut sampler = Sampler::new(sampling.clone(), &[]);
+    (0..count).map(|position| sampler.sample(logits, position)).collect()
+}
+
+#[test]
+fn greedy_takes_the_first_of_the_largest() {
+    assert_eq!(tokens(&Sampling::default(), &[0.5, 2.0, 2.0, f32::NAN], 1), [1]);
+    assert_eq!(tokens(&Sampling::default(), &[f32::NAN; 3], 1), [0]);
+}
+
+#[test]
+fn frequencies_follow_the_probabilities() {
+    let logits = [0.7_f32.ln(), 0.2_f32.ln(), 0.1_f32.ln()];
+    let drawn = tokens(&warm(42), &logits, 10_000);
+    for (token, expected) in [(0, 0.7), (1, 0.2), (2, 0.1)] {
+        let share = drawn.iter().filter(|&&t| t == token).count() as f64 / 10_000.0;
+        assert!((share - expected).abs() < 0.02, "token {token}: {share}");
+    }
+}
+
+#[test]
+fn filters_keep_what_they_should() {
+    let logits = [0.5_f32.ln(), 0.3_f32.ln(), 0.15_f32.ln(), 0.05_f32.ln()];
+    let seen = |sampling: Sampling| tokens(&sampling, &logits, 4_000).into_iter().collect::<HashSet<_>>();
+    assert_eq!(seen(Sampling { top_k: 2, ..warm(1) }), HashSet::from([0, 1]));
+    assert_eq!(seen(Sampling { top_p: 0.79, ..warm(1) }), HashSet::from([0, 1]));
+    assert_eq!(seen(Sampling { top_p: 0.81, ..warm(1) }), HashSet::from([0, 1, 2]));
+    assert_eq!(seen(Sampling { min_p: 0.2, ..warm(1) }), HashSet::from([0, 1, 2]));
+    assert_eq!(seen(Sampling { min_p: 0.99, top_p: 0.01, ..warm(1) }), HashSet::from([0]));
+}
+
+#[test]
+fn penalties_and_bias_change_the_choice() {
+    let logits = [1.0, 0.9, 0.0];
+    let presence = Sampling { presence_penalty: 0.5, ..Sampling::default() };
+    assert_eq!(tokens(&presence, &logits, 3), [0, 1, 0]);
+    let frequency = Sampling { frequency_penalty: 0.5, ..Sampling::default() };
+    assert_eq!(tokens(&frequency, &logits, 4), [0, 1, 0, 1]);
+    let bias = Sampling { logit_bias: vec![(2, 5.0), (99, 5.0)], ..Sampling::default() };
+    assert_eq!(tokens(&bias, &logits, 1), [2]);
+    let repetition = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
+    let mut sampler = Sampler::new(repetition, &[0]);
+    assert_eq!(sampler.sample(&logits, 1), 1, "token 0 stands in the prompt");
+}
+
+proptest! {
+    #[test]
+    fn a_draw_depends_on_seed_and_position_alone(
+        logits in prop::collection::vec(-10.0_f32..10.0, 1..300),
+        seed: u64,
+        position in 0..10_000_u64,
+        top_k in 0..20_u32,
+        top_p in 0.01_f32..=1.0,
+    ) {
+        let sampling = Sampling { top_k, top_p, ..warm(seed) };
+        let mut fresh = Sampler::new(sampling.clone(), &[]);
+        let mut used = Sampler::new(sampling, &[]);
+        used.sample(&logits, position + 1);
+        prop_assert_eq!(fresh.sample(&logits, position), used.sample(&logits, position));
+    }
+
+    #[test]
+    fn the_nucleus_is_the_smallest_head_that_reaches_top_p(
+        logits in prop::collection::vec(-5.0_f32..5.0, 1..200),
+        top_p in 0.05_f32..0.99,
+    ) {
+        let mut sorted: Vec<_> = logits.iter().copied().zip(0..).collect();
+        let mut candidates = sorted.clone();
+        let total = to_probabilities(&mut candidates, 1.0);
+        keep_likely(&mut candidates, total, top_p, 0.0);
+        to_probabilities(&mut sorted, 1.0);
+        sorted.sort_unstable_by(by_falling_value);
+        let mut sum = 0.0;
+        let head = sorted.iter().take_while(|&&(p, _)| {
+            let below = sum < f64::from(top_p) * total;
+            sum += f64::from(p);
+            below
+        });
+        prop_assert_eq!(candidates.clone(), head.copied().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn uniform_stays_below_one(seed: u64, position: u64) {
+        prop_assert!((0.0..1.0).contains(&uniform(seed, position)));
+    }
+}

