@@ -18,16 +18,26 @@
 mod artifact;
 mod digest;
 mod error;
+mod gguf;
+mod import;
+mod index;
 mod layout;
 mod lease;
 mod manifest;
+mod observer;
+mod prune;
 mod store;
 mod weights;
+mod writer;
 
 pub use artifact::Artifact;
 pub use digest::{Digest, ParseDigestError};
 pub use error::StoreError;
+pub use index::Listed;
 pub use layout::default_store_dir;
 pub use manifest::{FileEntry, FileRole, Manifest, Source, SourceFormat, TensorEntry, Transform};
+pub use observer::{CommitStep, ImportEvent, Observer};
+pub use prune::PruneReport;
 pub use safetensors::Dtype;
 pub use store::Store;
+pub use writer::Imported;

@@ -56,7 +56,7 @@ pub struct Workers {
     /// How many.
     pub count: usize,
     /// Bytes of one ring; a power of two.
-    pub ring_bytes: u32,
+    pub ring_bytes: u64,
     /// From spawn to the end of the handshake.
     pub connect_timeout: Duration,
     /// From the handshake to `Ready`.
@@ -219,7 +219,7 @@ impl Checker<'_> {
         Ok(Server {
             host: flags.host.clone().unwrap_or(raw.host),
             port: flags.port.unwrap_or(u16::try_from(port).unwrap_or(u16::MAX)),
-            max_body_bytes: self.size("server.max_body_bytes", raw.max_body_bytes, 1024..=1 << 30)?,
+            max_body_bytes: self.size("server.max_body_bytes", raw.max_body_bytes, 1024..=MAX_BODY)?,
             drain_timeout: self.millis("server.drain_timeout_ms", raw.drain_timeout_ms, 0..=3_600_000)?,
         })
     }
@@ -248,7 +248,7 @@ impl Checker<'_> {
         }
         Ok(Workers {
             count,
-            ring_bytes: u32::try_from(ring).unwrap_or(1 << 30),
+            ring_bytes: ring,
             connect_timeout: self.millis("workers.connect_timeout_ms", raw.connect_timeout_ms, 1..=DAY_MS)?,
             load_timeout: self.millis("workers.load_timeout_ms", raw.load_timeout_ms, 1..=DAY_MS)?,
             heartbeat_timeout: self.millis(
@@ -342,6 +342,9 @@ impl Checker<'_> {
 
 /// A worker is a process with a model in it: more than this on one machine is a typing error.
 const MAX_WORKERS: u64 = 64;
+
+/// Encoded for a worker, a body of this size is still within the codec's limit of 64 MiB.
+const MAX_BODY: u64 = 32 << 20;
 
 /// A stream costs some hundred bytes here and a KV share in a worker.
 const STREAMS: RangeInclusive<u64> = 1..=100_000;

@@ -1,1 +1,70 @@
-//! mlx-ext
+//! What `mlx-rs` lacks, and all code of this project that touches MLX's memory.
+//!
+//! - [`init`] sets the process up: device, no run-time compilation, errors instead of `exit`.
+//! - [`MappedFile`] makes arrays over a file's bytes, without a copy: loading a model costs the
+//!   same at any size, and processes that map the same file share its pages.
+//!
+//! MLX's streams belong to threads: arrays that are still lazy must be evaluated on the thread that
+//! built them. One thread of a process should own all MLX work.
+
+mod mapped_file;
+mod region;
+
+use mlx_rs::{Device, DeviceType, error::Exception, transforms::compile};
+
+pub use mapped_file::{MapError, MappedFile};
+
+/// Where MLX computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// MLX's CPU kernels. Half precision is emulated there: compute in float32.
+    Cpu,
+    /// Metal. Half precision is native.
+    Gpu,
+}
+
+impl Backend {
+    /// The backend of MLX's default device.
+    ///
+    /// # Errors
+    /// When MLX cannot name its default device.
+    pub fn current() -> Result<Self, Exception> {
+        Ok(match Device::try_default()?.get_type()? {
+            DeviceType::Cpu => Self::Cpu,
+            DeviceType::Gpu => Self::Gpu,
+        })
+    }
+}
+
+/// Sets this process up for MLX; call it before any other MLX work. Calling it again is harmless.
+///
+/// The default device becomes the GPU on macOS and the CPU elsewhere. Compiled functions are
+/// switched off on the CPU, where MLX would run a C++ compiler for them. MLX's own error handler,
+/// which ends the process, is replaced by one that makes a Rust error of the failed call.
+///
+/// # Errors
+/// When MLX has no such device.
+pub fn init() -> Result<Backend, Exception> {
+    // mlx-rs installs its error handler on the first call that can fail. This is that call:
+    // `Device::set_default` below reports nothing, and must not be the one that exits.
+    Backend::current()?;
+    let wanted = if cfg!(target_os = "macos") {
+        Backend::Gpu
+    } else {
+        Backend::Cpu
+    };
+    match wanted {
+        Backend::Gpu => Device::set_default(&Device::gpu()),
+        Backend::Cpu => {
+            Device::set_default(&Device::cpu());
+            compile::disable_compile();
+        }
+    }
+    let chosen = Backend::current()?;
+    if chosen != wanted {
+        return Err(Exception::custom(format!(
+            "MLX runs on {chosen:?} although {wanted:?} was asked for"
+        )));
+    }
+    Ok(chosen)
+}

@@ -53,15 +53,33 @@ pub fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecErr
 
 /// Decodes a value that takes up all of `bytes`.
 ///
+/// A length inside `bytes` that promises more than they hold makes it allocate at most 32 times their size
+/// (or 32 KiB) before it is found out.
+///
 /// # Errors
 /// If `bytes` are longer than [`MAX_ENCODED`], are no `T`, or hold more than one `T`.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let config = config::standard();
-    if bytes.len() > MAX_ENCODED {
-        return Err(CodecError::TooLarge { len: bytes.len() });
+    // bincode allocates a string before it looks whether the input is that long, and its limit is a constant
+    // of the type. Hence a few limits to choose from, each for inputs up to the size in its pattern.
+    match bytes.len() {
+        ..=0x1000 => decode_within::<T, { EXPANSION << 12 }>(bytes),
+        ..=0x4000 => decode_within::<T, { EXPANSION << 14 }>(bytes),
+        ..=0x1_0000 => decode_within::<T, { EXPANSION << 16 }>(bytes),
+        ..=0x4_0000 => decode_within::<T, { EXPANSION << 18 }>(bytes),
+        ..=0x10_0000 => decode_within::<T, { EXPANSION << 20 }>(bytes),
+        ..=0x40_0000 => decode_within::<T, { EXPANSION << 22 }>(bytes),
+        ..=0x100_0000 => decode_within::<T, { EXPANSION << 24 }>(bytes),
+        ..=MAX_ENCODED => decode_within::<T, { EXPANSION * MAX_ENCODED }>(bytes),
+        len => Err(CodecError::TooLarge { len }),
     }
-    let (value, read) =
-        bincode::serde::decode_from_slice(bytes, config.with_limit::<MAX_ENCODED>()).map_err(CodecError::Decode)?;
+}
+
+/// bincode counts decoded sizes against its limit, and the most that a byte of input can become is a `u64`.
+const EXPANSION: usize = size_of::<u64>();
+
+fn decode_within<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<T, CodecError> {
+    let config = config::standard().with_limit::<LIMIT>();
+    let (value, read) = bincode::serde::decode_from_slice(bytes, config).map_err(CodecError::Decode)?;
     match bytes.len() - read {
         0 => Ok(value),
         rest => Err(CodecError::TrailingBytes { rest }),

@@ -93,7 +93,9 @@ pub enum HandshakeError {
     #[error("handshake ended early: {0}")]
     Io(#[from] io::Error),
     /// The peer is some other program.
-    #[error("handshake starts with {found:02x?} instead of {MAGIC:02x?}: the peer is no part of kr-serve-mlx")]
+    #[error(
+        "handshake starts with {found:02x?} instead of {MAGIC:02x?}: the peer is no part of kr-serve-mlx"
+    )]
     Magic {
         /// What came.
         found: [u8; 8],

@@ -10,7 +10,7 @@ mod submission;
 
 pub use generate::{ChatMessage, Generate, Prompt, Sampling};
 pub use report::{
-    Failure, FailureKind, FinishReason, Heartbeat, ModelInfo, Report, StreamEvent, StreamEventKind, TokenChunk,
-    Usage,
+    Failure, FailureKind, FinishReason, Heartbeat, ModelInfo, Report, StreamEvent, StreamEventKind,
+    TokenChunk, Usage,
 };
 pub use submission::{Batch, Submission};

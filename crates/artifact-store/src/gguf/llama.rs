@@ -1,0 +1,241 @@
+//! The `llama` architecture: metadata to `config.json`, tensors to their
+//! Hugging Face names, shapes and order of rows.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::{Value, json};
+
+use super::{
+    GgufError,
+    block::{GROUP, TensorType},
+    metadata::{Metadata, required},
+    reader::{Gguf, Tensor},
+};
+
+/// Most layers, and the largest of any other dimension, that are believed.
+const MAX_LAYERS: u64 = 4096;
+const MAX_DIM: u64 = 1 << 24;
+
+/// Sizes of the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Dims {
+    hidden: u64,
+    intermediate: u64,
+    layers: u64,
+    heads: u64,
+    kv_heads: u64,
+    head_dim: u64,
+    vocab: u64,
+}
+
+/// What to make of one tensor of the file.
+#[derive(Clone, Debug)]
+pub(crate) struct Mapped<'a> {
+    pub(crate) tensor: &'a Tensor,
+    /// Hugging Face name without `.weight` or `.bias`.
+    pub(crate) module: String,
+    /// `weight` or `bias`.
+    pub(crate) field: &'static str,
+    /// The rows of each head come interleaved and go back to halves: rows a head.
+    pub(crate) unpermute: Option<u64>,
+}
+
+/// A tensor the architecture may have.
+struct Expected {
+    module: String,
+    field: &'static str,
+    shape: Vec<u64>,
+    unpermute: Option<u64>,
+    optional: bool,
+}
+
+/// The configuration and every tensor, checked for completeness and shape.
+pub(crate) fn map(gguf: &Gguf) -> Result<(Value, Vec<Mapped<'_>>), GgufError> {
+    let dims = Dims::read(gguf)?;
+    let mut expected = expected_tensors(&dims);
+    let mut mapped = Vec::with_capacity(gguf.tensors.len());
+    for tensor in &gguf.tensors {
+        let Some(place) = expected.remove(&tensor.name) else {
+            return Err(unknown_tensor(&tensor.name));
+        };
+        if tensor.shape != place.shape {
+            return Err(GgufError::Damaged(format!(
+                "tensor `{}` has shape {:?} where the metadata asks for {:?}",
+                tensor.name, tensor.shape, place.shape
+            )));
+        }
+        let Expected { module, field, unpermute, .. } = place;
+        mapped.push(Mapped { tensor, module, field, unpermute });
+    }
+    if let Some((name, _)) = expected.iter().find(|(_, place)| !place.optional) {
+        return Err(GgufError::Damaged(format!("tensor `{name}` is missing")));
+    }
+    let config = config(&gguf.metadata, &dims, &mapped)?;
+    Ok((config, mapped))
+}
+
+impl Dims {
+    fn read(gguf: &Gguf) -> Result<Self, GgufError> {
+        let metadata = &gguf.metadata;
+        let optional = |key: &str| {
+            let value = metadata.unsigned(key)?;
+            match value {
+                Some(dim) if !(1..=MAX_DIM).contains(&dim) => {
+                    Err(GgufError::Damaged(format!("`{key}` is {dim}")))
+                }
+                value => Ok(value),
+            }
+        };
+        let dim = |key: &str| required(optional(key)?, key);
+        if metadata.unsigned("llama.expert_count")?.unwrap_or(0) > 0 {
+            return Err(GgufError::Unsupported("mixtures of experts cannot be imported from GGUF".to_owned()));
+        }
+        let hidden = dim("llama.embedding_length")?;
+        let heads = dim("llama.attention.head_count")?;
+        let kv_heads = optional("llama.attention.head_count_kv")?.unwrap_or(heads);
+        let head_dim = optional("llama.attention.key_length")?.unwrap_or(hidden / heads);
+        let value_dim = optional("llama.attention.value_length")?.unwrap_or(head_dim);
+        let rotated = optional("llama.rope.dimension_count")?.unwrap_or(head_dim);
+        if rotated != head_dim || value_dim != head_dim || head_dim % 2 != 0 || heads % kv_heads != 0 {
+            return Err(GgufError::Unsupported(format!(
+                "{heads} query and {kv_heads} key heads of {head_dim} (values {value_dim}, rotated {rotated}) \
+                 are not a shape this program's llama has"
+            )));
+        }
+        let layers = dim("llama.block_count")?;
+        if layers > MAX_LAYERS {
+            return Err(GgufError::Damaged(format!("`llama.block_count` is {layers}")));
+        }
+        let embedding = gguf.tensors.iter().find(|tensor| tensor.name == "token_embd.weight");
+        let vocab = embedding.and_then(|tensor| tensor.shape.first().copied());
+        let vocab = vocab.ok_or_else(|| GgufError::Damaged("tensor `token_embd.weight` is missing".to_owned()))?;
+        let intermediate = dim("llama.feed_forward_length")?;
+        Ok(Self { hidden, intermediate, layers, heads, kv_heads, head_dim, vocab })
+    }
+}
+
+/// By their names in the file.
+fn expected_tensors(dims: &Dims) -> BTreeMap<String, Expected> {
+    let &Dims { hidden, intermediate, layers, heads, kv_heads, head_dim, vocab } = dims;
+    let mut expected = BTreeMap::new();
+    let mut add = |name: String, module: String, shape: Vec<u64>, unpermute, optional| {
+        if shape.len() == 2 && module.contains("layers") {
+            let bias = vec![shape[0]];
+            let place = Expected { module: module.clone(), field: "bias", shape: bias, unpermute, optional: true };
+            expected.insert(format!("{name}.bias"), place);
+        }
+        expected.insert(format!("{name}.weight"), Expected { module, field: "weight", shape, unpermute, optional });
+    };
+    add("token_embd".into(), "model.embed_tokens".into(), vec![vocab, hidden], None, false);
+    add("output_norm".into(), "model.norm".into(), vec![hidden], None, false);
+    add("output".into(), "lm_head".into(), vec![vocab, hidden], None, true);
+    let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+    for layer in 0..layers {
+        let matrices = [
+            ("attn_norm", "input_layernorm", vec![hidden], None),
+            ("attn_q", "self_attn.q_proj", vec![q, hidden], Some(head_dim)),
+            ("attn_k", "self_attn.k_proj", vec![kv, hidden], Some(head_dim)),
+            ("attn_v", "self_attn.v_proj", vec![kv, hidden], None),
+            ("attn_output", "self_attn.o_proj", vec![hidden, q], None),
+            ("ffn_norm", "post_attention_layernorm", vec![hidden], None),
+            ("ffn_gate", "mlp.gate_proj", vec![intermediate, hidden], None),
+            ("ffn_up", "mlp.up_proj", vec![intermediate, hidden], None),
+            ("ffn_down", "mlp.down_proj", vec![hidden, intermediate], None),
+        ];
+        for (name, module, shape, unpermute) in matrices {
+            add(format!("blk.{layer}.{name}"), format!("model.layers.{layer}.{module}"), shape, unpermute, false);
+        }
+    }
+    expected
+}
+
+fn unknown_tensor(name: &str) -> GgufError {
+    if name == "rope_freqs.weight" {
+        return GgufError::Unsupported(
+            "its rotary frequencies are a tensor (`rope_freqs.weight`, as Llama 3.1 and later have), from which \
+             the original `rope_scaling` cannot be told; import the original safetensors folder instead"
+                .to_owned(),
+        );
+    }
+    GgufError::Unsupported(format!("tensor `{name}` is not one that the llama architecture has"))
+}
+
+fn config(metadata: &Metadata, dims: &Dims, mapped: &[Mapped<'_>]) -> Result<Value, GgufError> {
+    let has = |module: &str, field: &str| {
+        mapped.iter().any(|tensor| tensor.field == field && tensor.module.ends_with(module))
+    };
+    let epsilon = "llama.attention.layer_norm_rms_epsilon";
+    let context = "llama.context_length";
+    let mut config = json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "hidden_size": dims.hidden,
+        "intermediate_size": dims.intermediate,
+        "num_hidden_layers": dims.layers,
+        "num_attention_heads": dims.heads,
+        "num_key_value_heads": dims.kv_heads,
+        "head_dim": dims.head_dim,
+        "vocab_size": dims.vocab,
+        "rms_norm_eps": required(metadata.float(epsilon)?, epsilon)?,
+        "rope_theta": metadata.float("llama.rope.freq_base")?.unwrap_or(10000.0),
+        "rope_traditional": false,
+        "max_position_embeddings": required(metadata.unsigned(context)?, context)?,
+        "tie_word_embeddings": !has("lm_head", "weight"),
+        "attention_bias": has("q_proj", "bias"),
+        "mlp_bias": has("up_proj", "bias"),
+    });
+    for (key, field) in [("bos_token_id", "bos_token_id"), ("eos_token_id", "eos_token_id")] {
+        if let Some(id) = metadata.unsigned(&format!("tokenizer.ggml.{field}"))? {
+            config[key] = id.into();
+        }
+    }
+    if let Some(scaling) = rope_scaling(metadata)? {
+        config["rope_scaling"] = scaling;
+    }
+    if let Some(quantization) = quantization(mapped) {
+        config["quantization"] = quantization;
+    }
+    Ok(config)
+}
+
+fn rope_scaling(metadata: &Metadata) -> Result<Option<Value>, GgufError> {
+    let factor = "llama.rope.scaling.factor";
+    match metadata.text("llama.rope.scaling.type")? {
+        None | Some("none") => Ok(None),
+        Some("linear") => {
+            let factor = required(metadata.float(factor)?, factor)?;
+            Ok(Some(json!({ "type": "linear", "rope_type": "linear", "factor": factor })))
+        }
+        Some("yarn") => {
+            let original = "llama.rope.scaling.original_context_length";
+            Ok(Some(json!({
+                "type": "yarn",
+                "rope_type": "yarn",
+                "factor": required(metadata.float(factor)?, factor)?,
+                "original_max_position_embeddings": required(metadata.unsigned(original)?, original)?,
+            })))
+        }
+        Some(other) => {
+            Err(GgufError::Unsupported(format!("its rotary scaling `{other}` is not one this program knows")))
+        }
+    }
+}
+
+/// The most frequent width for all, and an entry for each module that differs;
+/// modules without scales are dense. `None` if all are.
+fn quantization(mapped: &[Mapped<'_>]) -> Option<Value> {
+    let bits_of = |kind: TensorType| kind.bits();
+    let mut frequency: HashMap<u64, usize> = HashMap::new();
+    for bits in mapped.iter().filter_map(|tensor| bits_of(tensor.tensor.kind)) {
+        *frequency.entry(bits).or_default() += 1;
+    }
+    let (&common, _) = frequency.iter().max_by_key(|&(&bits, &count)| (count, bits))?;
+    let mut quantization = json!({ "group_size": GROUP, "bits": common, "mode": "affine" });
+    for tensor in mapped {
+        if let Some(bits) = bits_of(tensor.tensor.kind).filter(|&bits| bits != common) {
+            quantization[&tensor.module] = json!({ "group_size": GROUP, "bits": bits });
+        }
+    }
+    Some(quantization)
+}

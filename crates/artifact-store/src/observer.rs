@@ -1,0 +1,43 @@
+//! What a long operation tells while it runs, and how to stop it.
+
+use std::ops::ControlFlow;
+
+use crate::StoreError;
+
+/// What an import is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ImportEvent {
+    /// Another process is writing to the store; waiting for it.
+    WaitingForWriter,
+    /// This many bytes are going to be read or written.
+    Planned(u64),
+    /// So many more of them are done.
+    Advanced(u64),
+    /// About to make a part permanent.
+    Committing(CommitStep),
+}
+
+/// The steps that make an import permanent, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitStep {
+    /// A file takes its place among the blobs (once a file).
+    Blob,
+    /// The manifest takes its place: from here on the artifact exists.
+    Manifest,
+    /// The index learns of it.
+    Index,
+    /// The name stands for it.
+    Name,
+}
+
+/// Watches an import. [`ControlFlow::Break`] cancels it.
+pub type Observer<'a> = dyn FnMut(ImportEvent) -> ControlFlow<()> + 'a;
+
+/// Tells the observer, and turns its break into an error.
+pub(crate) fn tell(observer: &mut Observer<'_>, event: ImportEvent) -> Result<(), StoreError> {
+    match observer(event) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(StoreError::Cancelled),
+    }
+}

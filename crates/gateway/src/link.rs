@@ -1,0 +1,308 @@
+//! Stage *ship*, and the way back: one task per worker's life owns both rings' gateway ends.
+//!
+//! ```text
+//! Outbox (batcher) ── batch ──► encode ──► request ring ──► worker
+//! Streams, supervisor ◄── dispatch ◄── decode ◄── report ring ◄── worker
+//! ```
+//!
+//! The task sleeps when there is nothing to ship and nothing to read, and wakes for a submission, the
+//! end of a hold window, or a bell on the socket. The socket's end is the worker's death.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use interprocess::local_socket::tokio::Stream as Socket;
+use protocol::{
+    codec::{self, CodecError},
+    frame::{BELL, FrameError, FrameKind, FrameReceiver, FrameSender, Sent},
+    message::{Batch, Failure, FailureKind, Generate, Report, Submission},
+    shm::Armed,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{Notify, mpsc},
+    time::sleep_until,
+};
+use tracing::{debug, debug_span, warn};
+
+use crate::{
+    batcher::{Batcher, Next},
+    config::BatchQueue,
+    metrics::{LinkMetrics, Metrics},
+    streams::{Stream, Streams},
+    supervisor::Event,
+};
+
+/// One life of a worker, as requests use it. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Link {
+    outbox: Arc<Outbox>,
+    streams: Arc<Streams>,
+    alive: Arc<AtomicBool>,
+}
+
+/// Submissions on their way to the link's task.
+#[derive(Debug)]
+pub struct Outbox {
+    batcher: Mutex<Batcher>,
+    pushed: Notify,
+}
+
+/// What the task owns.
+pub struct LinkTask {
+    link: Link,
+    socket: Socket,
+    sender: FrameSender,
+    receiver: FrameReceiver,
+    metrics: LinkMetrics,
+    /// The encoded batch; reused.
+    body: Vec<u8>,
+    /// Submissions in `body` if it was not (wholly) sent yet, else 0.
+    unsent: usize,
+    told_alive: Instant,
+}
+
+/// Why a link ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkEnd {
+    /// The worker's end of the socket is closed: it is dead, or as good as.
+    #[error("its socket closed")]
+    Closed,
+    /// The socket broke.
+    #[error("its socket failed: {0}")]
+    Socket(#[from] io::Error),
+    /// The shared memory or a frame in it is not as it must be.
+    #[error("its shared memory can't be used: {0}")]
+    Frame(#[from] FrameError),
+    /// A message could not be encoded or decoded.
+    #[error("a message between gateway and worker is broken: {0}")]
+    Codec(#[from] CodecError),
+    /// It sent what only a gateway may send.
+    #[error("it sent a frame of kind {0:?}")]
+    Kind(FrameKind),
+}
+
+/// The supervisor hears of a living worker this often at most, however many frames come.
+const TELL_ALIVE_EVERY: Duration = Duration::from_millis(50);
+
+impl Outbox {
+    /// Empty.
+    pub fn new(settings: BatchQueue) -> Self {
+        Self { batcher: Mutex::new(Batcher::new(settings)), pushed: Notify::new() }
+    }
+
+    /// Queues a submission and wakes the link's task. Never blocks; see [`Batcher`] for the bound.
+    pub fn push(&self, submission: Submission) {
+        self.batcher().push(submission, Instant::now());
+        self.pushed.notify_one();
+    }
+
+    /// The next batch, which is empty if nothing is queued.
+    pub fn take(&self) -> Batch {
+        self.batcher().take()
+    }
+
+    fn next(&self, now: Instant) -> Next {
+        self.batcher().next(now)
+    }
+
+    fn batcher(&self) -> MutexGuard<'_, Batcher> {
+        self.batcher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Link {
+    /// For a worker that has just joined.
+    pub fn new(settings: BatchQueue, metrics: Arc<Metrics>) -> Self {
+        Self {
+            outbox: Arc::new(Outbox::new(settings)),
+            streams: Arc::new(Streams::new(metrics)),
+            alive: Arc::new(AtomicBool::new(true)),
+        }
+    }
+
+    /// Opens a stream and queues its request; the failure if the worker is gone. `arrived` is when the
+    /// client's request came.
+    pub fn open(&self, generate: Generate, arrived: Instant) -> Result<Stream, Failure> {
+        self.streams.open(&self.outbox, generate, arrived)
+    }
+
+    /// Streams that are live on this worker.
+    pub fn live_streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Whether the worker can still be reached, as far as is known.
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Relaxed)
+    }
+
+    /// Asks the worker to finish and exit.
+    pub fn drain(&self) {
+        self.outbox.push(Submission::Drain);
+    }
+
+    /// Ends every live stream with one error event, and opens no further ones.
+    pub fn lose(&self, why: &str) {
+        self.alive.store(false, Ordering::Relaxed);
+        self.streams.lose(Failure {
+            kind: FailureKind::WorkerLost,
+            param: None,
+            message: format!("the worker that ran this request is gone: {why}; send the request again"),
+        });
+    }
+}
+
+impl LinkTask {
+    /// The task of `link`, over what the handshake made.
+    pub fn new(
+        link: Link,
+        socket: Socket,
+        sender: FrameSender,
+        receiver: FrameReceiver,
+        metrics: LinkMetrics,
+    ) -> Self {
+        let told_alive = Instant::now();
+        Self { link, socket, sender, receiver, metrics, body: Vec::new(), unsent: 0, told_alive }
+    }
+
+    /// Runs until the worker is gone or can't be trusted any more. What it had published before
+    /// is delivered. `tell` takes what is no stream's business.
+    pub async fn run(mut self, tell: impl AsyncFn(Event)) -> LinkEnd {
+        let end = match self.work(&tell).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        if let LinkEnd::Closed | LinkEnd::Socket(_) = end {
+            // Its last words. An error in them changes nothing about the end.
+            while let Ok(true) = self.receive(&tell).await {}
+        }
+        end
+    }
+
+    async fn work(&mut self, tell: &impl AsyncFn(Event)) -> Result<std::convert::Infallible, LinkEnd> {
+        let mut bells = [0; 256];
+        loop {
+            let more = self.receive(tell).await?;
+            let hold = self.ship()?;
+            if self.receiver.take_owed_bell() {
+                self.ring();
+            }
+            if more || self.receiver.arm() == Armed::Ready {
+                // Others have a right to this thread, too.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let held = async {
+                match hold {
+                    Some(until) => sleep_until(until.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let mut socket = &self.socket;
+            tokio::select! {
+                read = socket.read(&mut bells) => match read? {
+                    0 => return Err(LinkEnd::Closed),
+                    count => { self.metrics.bells_received.inc_by(count as u64); }
+                },
+                () = self.link.outbox.pushed.notified() => {}
+                () = held => {}
+            }
+        }
+    }
+
+    /// Dispatches up to [`RECEIVE_AT_ONCE`] reports; true if there may be more.
+    async fn receive(&mut self, tell: &impl AsyncFn(Event)) -> Result<bool, LinkEnd> {
+        /// Frames that are read before submissions get their turn.
+        const RECEIVE_AT_ONCE: usize = 64;
+        for _ in 0..RECEIVE_AT_ONCE {
+            let Some(frame) = self.receiver.try_recv()? else { return Ok(false) };
+            if frame.kind != FrameKind::Report {
+                return Err(LinkEnd::Kind(frame.kind));
+            }
+            let report = codec::decode::<Report>(frame.body)?;
+            self.metrics.deliver_frames.inc();
+            self.dispatch(report, tell).await;
+            if self.receiver.take_owed_bell() {
+                self.ring();
+            }
+        }
+        Ok(true)
+    }
+
+    async fn dispatch(&mut self, report: Report, tell: &impl AsyncFn(Event)) {
+        let count = &self.metrics.deliver_messages;
+        match report {
+            Report::Events(events) => {
+                count.inc_by(events.len() as u64);
+                let _span = debug_span!("deliver", events = events.len()).entered();
+                for id in self.link.streams.deliver(events) {
+                    warn!(%id, "the worker overspent the stream's credit; the stream was ended");
+                    self.link.outbox.push(Submission::Cancel(id));
+                }
+            }
+            Report::Ready(info) => tell(Event::Loaded(info)).await,
+            Report::LoadFailed(failure) => tell(Event::LoadFailed(failure.message)).await,
+            Report::Heartbeat(heartbeat) => {
+                count.inc();
+                self.told_alive = Instant::now();
+                return tell(Event::Heartbeat(heartbeat)).await;
+            }
+            Report::Drained => debug!("the worker is drained"),
+        }
+        let now = Instant::now();
+        if now - self.told_alive >= TELL_ALIVE_EVERY {
+            self.told_alive = now;
+            tell(Event::Alive).await;
+        }
+    }
+
+    /// Sends what is queued, until the queue is empty, held, or the ring full. Returns the end of the hold.
+    fn ship(&mut self) -> Result<Option<Instant>, LinkEnd> {
+        loop {
+            if self.unsent == 0 {
+                match self.link.outbox.next(Instant::now()) {
+                    Next::Idle => return Ok(None),
+                    Next::HoldUntil(until) => return Ok(Some(until)),
+                    Next::Ship => {}
+                }
+                let batch = self.link.outbox.take();
+                codec::encode(&batch, &mut self.body)?;
+                self.unsent = batch.submissions.len();
+            }
+            let _span = debug_span!("ship", submissions = self.unsent, bytes = self.body.len()).entered();
+            match self.sender.send(FrameKind::Batch, &self.body)? {
+                Sent::Done { ring_bell } => {
+                    self.metrics.ship_frames.inc();
+                    self.metrics.ship_messages.inc_by(self.unsent as u64);
+                    self.unsent = 0;
+                    if ring_bell {
+                        self.ring();
+                    }
+                }
+                Sent::Full { ring_bell } => {
+                    if ring_bell {
+                        self.ring();
+                    }
+                    // The worker rings when there is space again.
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// If the socket's buffer is full, the worker has bells enough; if it is closed, reading will tell.
+    fn ring(&self) {
+        let mut socket = &self.socket;
+        if let Some(Ok(1)) = socket.write(&[BELL]).now_or_never() {
+            self.metrics.bells_sent.inc();
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Stage *deliver*: events of one worker's life to the streams that wait for them.
+//!
+//! A [`Stream`] is the client's end, a table entry the worker's. Between them is a channel that can't
+//! fill up: an item holds at least one event, chunks are bounded by the credit given, and a stream
+//! has one `Admitted` and one terminal event. So delivering never waits for a reader; a reader that
+//! reads nothing gives no credit back, and pauses its own generation in the worker.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use protocol::{
+    RequestId,
+    message::{Failure, FailureKind, Generate, StreamEvent, StreamEventKind, Submission},
+};
+use tokio::sync::mpsc;
+
+use crate::{link::Outbox, metrics::Metrics};
+
+/// What one step brought for one stream.
+type Delivery = Vec<StreamEventKind>;
+
+/// The live streams of one worker's life.
+#[derive(Debug)]
+pub struct Streams {
+    table: Mutex<Table>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    open: HashMap<RequestId, Entry>,
+    /// Set once, when the worker is gone: nothing can be opened any more.
+    lost: Option<Failure>,
+}
+
+/// The worker's end of a stream.
+#[derive(Debug)]
+struct Entry {
+    sender: mpsc::Sender<Delivery>,
+    /// Events of the step that is being delivered.
+    step: Delivery,
+    /// Chunks that the worker may have sent in all; the client's end raises it.
+    granted: Arc<AtomicU64>,
+    /// Chunks that it has sent.
+    spent: u64,
+    /// When the request arrived.
+    arrived: Instant,
+    /// When the last tokens came.
+    last_tokens: Option<Instant>,
+}
+
+/// The client's end of a stream: yields its events and ends after the terminal one. Dropping it
+/// earlier cancels the generation.
+#[derive(Debug)]
+pub struct Stream {
+    id: RequestId,
+    receiver: mpsc::Receiver<Delivery>,
+    /// Received, not yet yielded.
+    ready: VecDeque<StreamEventKind>,
+    ended: bool,
+    granted: Arc<AtomicU64>,
+    /// Chunks yielded for which no credit was given back yet.
+    unreturned: u32,
+    /// Credit is given back in lumps of this many chunks.
+    lump: u32,
+    streams: Arc<Streams>,
+    outbox: Arc<Outbox>,
+}
+
+impl Streams {
+    /// No streams, for a worker that has just begun to live.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { table: Mutex::default(), metrics }
+    }
+
+    /// Opens the stream of `generate` and queues it for the worker; the failure if the worker is gone.
+    pub fn open(
+        self: &Arc<Self>,
+        outbox: &Arc<Outbox>,
+        generate: Generate,
+        arrived: Instant,
+    ) -> Result<Stream, Failure> {
+        let id = generate.id;
+        // One item per chunk at most, and two for the events that are none.
+        let (sender, receiver) = mpsc::channel(generate.credit as usize + 2);
+        let granted = Arc::new(AtomicU64::new(generate.credit.into()));
+        let lump = (generate.credit / 4).max(1);
+        let mut table = self.table();
+        if let Some(failure) = &table.lost {
+            return Err(failure.clone());
+        }
+        let (step, granted_too) = (Vec::new(), Arc::clone(&granted));
+        let entry = Entry { sender, step, granted: granted_too, spent: 0, arrived, last_tokens: None };
+        table.open.insert(id, entry);
+        drop(table);
+        outbox.push(Submission::Generate(Box::new(generate)));
+        Ok(Stream {
+            id,
+            receiver,
+            ready: VecDeque::new(),
+            ended: false,
+            granted,
+            unreturned: 0,
+            lump,
+            streams: Arc::clone(self),
+            outbox: Arc::clone(outbox),
+        })
+    }
+
+    /// Live streams.
+    pub fn len(&self) -> usize {
+        self.table().open.len()
+    }
+
+    /// Whether no stream is live.
+    pub fn is_empty(&self) -> bool {
+        self.table().open.is_empty()
+    }
+
+    /// Hands out the events of one step, each stream's together. Events of unknown streams (their
+    /// client has gone) are dropped. Returns streams that were ended because the worker broke
+    /// their rules: those it must be told to cancel.
+    pub fn deliver(&self, events: Vec<StreamEvent>) -> Vec<RequestId> {
+        let now = Instant::now();
+        let mut touched = Vec::with_capacity(events.len());
+        let mut broken = Vec::new();
+        let mut table = self.table();
+        for event in events {
+            let Some(entry) = table.open.get_mut(&event.id) else { continue };
+            if entry.step.is_empty() {
+                touched.push(event.id);
+            }
+            if !entry.accept(event.kind, now, &self.metrics) {
+                broken.push(event.id);
+            }
+        }
+        for id in touched {
+            table.flush(id);
+        }
+        broken
+    }
+
+    /// Ends every stream with `failure`, and refuses new ones with it. The first failure stays.
+    pub fn lose(&self, failure: Failure) {
+        let mut table = self.table();
+        let failure = table.lost.get_or_insert(failure).clone();
+        for (_, entry) in table.open.drain() {
+            // It fails if the client has gone (nobody to tell), or if the channel is full, which the
+            // sum at its creation rules out.
+            let _ = entry.sender.try_send(vec![StreamEventKind::Failed(failure.clone())]);
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// Sends what a step brought for `id`, and forgets the stream if that ended it.
+    fn flush(&mut self, id: RequestId) {
+        let Some(entry) = self.open.get_mut(&id) else { return };
+        let step = std::mem::take(&mut entry.step);
+        let ended = step.last().is_some_and(StreamEventKind::is_terminal);
+        if entry.sender.try_send(step).is_err() || ended {
+            self.open.remove(&id);
+        }
+    }
+}
+
+impl Entry {
+    /// Adds an event to the step's. False if the worker had no right to send it; the stream then
+    /// ends with a failure that says so.
+    fn accept(&mut self, event: StreamEventKind, now: Instant, metrics: &Metrics) -> bool {
+        if self.step.last().is_some_and(StreamEventKind::is_terminal) {
+            return true; // Nothing may follow, and the stream has its end: drop it.
+        }
+        match &event {
+            StreamEventKind::Admitted { prompt_tokens } => {
+                metrics.tokens_in.inc_by((*prompt_tokens).into());
+            }
+            StreamEventKind::Chunk(chunk) => {
+                self.spent += 1;
+                if self.spent > self.granted.load(Ordering::Acquire) {
+                    self.step.push(StreamEventKind::Failed(Failure {
+                        kind: FailureKind::Internal,
+                        param: None,
+                        message: "the worker sent more than the client had asked for".into(),
+                    }));
+                    return false;
+                }
+                self.measure(chunk.tokens.len(), now, metrics);
+            }
+            StreamEventKind::Finished { .. } | StreamEventKind::Failed(_) => {}
+        }
+        self.step.push(event);
+        true
+    }
+
+    fn measure(&mut self, tokens: usize, now: Instant, metrics: &Metrics) {
+        if tokens == 0 {
+            return;
+        }
+        metrics.tokens_out.inc_by(tokens as u64);
+        match self.last_tokens.replace(now) {
+            None => metrics.time_to_first_token.observe((now - self.arrived).as_secs_f64()),
+            // Several tokens in one chunk came one by one in the worker: each gets its share.
+            Some(last) => {
+                let each = (now - last).as_secs_f64() / tokens as f64;
+                (0..tokens).for_each(|_| metrics.inter_token_latency.observe(each));
+            }
+        }
+    }
+}
+
+impl Stream {
+    /// The next event; `None` after the terminal one.
+    pub async fn next(&mut self) -> Option<StreamEventKind> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// [`Stream::next`] for a body that is polled.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<StreamEventKind>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Poll::Ready(Some(self.hand_out(event)));
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            match self.receiver.poll_recv(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(delivery)) => self.ready.extend(delivery),
+                // The table never drops a sender without a terminal event. Should it, this is one.
+                Poll::Ready(None) => {
+                    self.ready.push_back(StreamEventKind::Failed(Failure {
+                        kind: FailureKind::WorkerLost,
+                        param: None,
+                        message: "the stream was lost inside the gateway".into(),
+                    }));
+                }
+            }
+        }
+    }
+
+    fn hand_out(&mut self, event: StreamEventKind) -> StreamEventKind {
+        if event.is_terminal() {
+            self.ended = true;
+        } else if matches!(event, StreamEventKind::Chunk(_)) {
+            self.unreturned += 1;
+            if self.unreturned >= self.lump {
+                let chunks = std::mem::take(&mut self.unreturned);
+                // First raise what the table allows, then tell the worker.
+                self.granted.fetch_add(chunks.into(), Ordering::Release);
+                self.outbox.push(Submission::Credit { id: self.id, chunks });
+            }
+        }
+        event
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let live = self.streams.table().open.remove(&self.id).is_some();
+        // If it is not live, its terminal event came and was not read: the worker is done with it.
+        if live {
+            self.outbox.push(Submission::Cancel(self.id));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

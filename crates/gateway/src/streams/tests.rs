@@ -1,0 +1,147 @@
+#![allow(clippy::unwrap_used)]
+
+use futures_util::FutureExt;
+use protocol::message::{FinishReason, Prompt, Sampling, TokenChunk, Usage};
+
+use super::*;
+use crate::config::BatchQueue;
+
+struct World {
+    streams: Arc<Streams>,
+    outbox: Arc<Outbox>,
+}
+
+impl World {
+    fn new() -> Self {
+        let settings = BatchQueue { max_batch_size: 64, flush_interval: std::time::Duration::ZERO };
+        Self { streams: Arc::new(Streams::new(Arc::default())), outbox: Arc::new(Outbox::new(settings)) }
+    }
+
+    fn open(&self, id: u64, credit: u32) -> Result<Stream, Failure> {
+        let generate = Generate {
+            id: RequestId(id),
+            prompt: Prompt::Text("x".into()),
+            sampling: Sampling::default(),
+            max_tokens: None,
+            stop: Vec::new(),
+            ignore_eos: false,
+            credit,
+        };
+        self.streams.open(&self.outbox, generate, Instant::now())
+    }
+
+    fn submitted(&self) -> Vec<Submission> {
+        self.outbox.take().submissions
+    }
+}
+
+fn event(id: u64, kind: StreamEventKind) -> StreamEvent {
+    StreamEvent { id: RequestId(id), kind }
+}
+
+fn chunk(text: &str) -> StreamEventKind {
+    StreamEventKind::Chunk(TokenChunk { text: text.into(), tokens: vec![7] })
+}
+
+fn finished() -> StreamEventKind {
+    StreamEventKind::Finished { reason: FinishReason::Stop, usage: Usage::default() }
+}
+
+fn now(stream: &mut Stream) -> Option<StreamEventKind> {
+    stream.next().now_or_never().expect("an event is ready")
+}
+
+#[test]
+fn events_go_to_their_streams_in_order_and_end_with_the_terminal_one() {
+    let world = World::new();
+    let (mut one, mut two) = (world.open(1, 8).unwrap(), world.open(2, 8).unwrap());
+    world.streams.deliver(vec![event(1, chunk("a")), event(2, chunk("b")), event(1, finished())]);
+    assert_eq!(now(&mut one), Some(chunk("a")));
+    assert_eq!(now(&mut one), Some(finished()));
+    assert_eq!(now(&mut one), None);
+    assert_eq!(now(&mut two), Some(chunk("b")));
+    assert!(two.next().now_or_never().is_none());
+    assert_eq!(world.streams.len(), 1);
+}
+
+#[test]
+fn nothing_follows_a_terminal_event() {
+    let world = World::new();
+    let mut one = world.open(1, 8).unwrap();
+    world.streams.deliver(vec![event(1, finished()), event(1, finished()), event(1, chunk("late"))]);
+    world.streams.deliver(vec![event(1, chunk("later"))]);
+    assert_eq!((now(&mut one), now(&mut one)), (Some(finished()), None));
+}
+
+#[test]
+fn credit_goes_back_in_lumps_as_chunks_are_read() {
+    let world = World::new();
+    let mut one = world.open(1, 8).unwrap();
+    world.submitted();
+    world.streams.deliver((0..4).map(|_| event(1, chunk("x"))).collect());
+    now(&mut one);
+    assert!(world.submitted().is_empty());
+    now(&mut one);
+    assert_eq!(world.submitted(), [Submission::Credit { id: RequestId(1), chunks: 2 }]);
+}
+
+#[test]
+fn a_reader_that_keeps_up_gets_more_than_its_first_credit() {
+    let world = World::new();
+    let mut one = world.open(1, 2).unwrap();
+    for _ in 0..100 {
+        assert!(world.streams.deliver(vec![event(1, chunk("x"))]).is_empty());
+        assert_eq!(now(&mut one), Some(chunk("x")));
+    }
+}
+
+#[test]
+fn a_worker_that_overspends_ends_that_stream_alone() {
+    let world = World::new();
+    let (mut one, _two) = (world.open(1, 2).unwrap(), world.open(2, 2).unwrap());
+    let events = (0..3).map(|_| event(1, chunk("x"))).chain([event(2, chunk("y"))]).collect();
+    assert_eq!(world.streams.deliver(events), [RequestId(1)]);
+    assert_eq!((now(&mut one), now(&mut one)), (Some(chunk("x")), Some(chunk("x"))));
+    assert!(matches!(now(&mut one), Some(StreamEventKind::Failed(f)) if f.kind == FailureKind::Internal));
+    assert_eq!(now(&mut one), None);
+    assert_eq!(world.streams.len(), 1);
+}
+
+#[test]
+fn dropping_a_live_stream_cancels_it_and_later_events_are_dropped() {
+    let world = World::new();
+    let one = world.open(1, 8).unwrap();
+    world.submitted();
+    drop(one);
+    assert_eq!(world.submitted(), [Submission::Cancel(RequestId(1))]);
+    assert!(world.streams.deliver(vec![event(1, chunk("x"))]).is_empty());
+    assert!(world.streams.is_empty());
+}
+
+#[test]
+fn dropping_an_ended_stream_cancels_nothing() {
+    let world = World::new();
+    let (unread, mut read) = (world.open(1, 8).unwrap(), world.open(2, 8).unwrap());
+    world.submitted();
+    world.streams.deliver(vec![event(1, finished()), event(2, finished())]);
+    now(&mut read);
+    drop((unread, read));
+    assert!(world.submitted().is_empty());
+}
+
+#[test]
+fn a_lost_worker_ends_every_stream_once_even_a_full_one_and_opens_none() {
+    let world = World::new();
+    let (mut full, mut idle) = (world.open(1, 2).unwrap(), world.open(2, 2).unwrap());
+    world.streams.deliver(vec![event(1, StreamEventKind::Admitted { prompt_tokens: 1 })]);
+    world.streams.deliver(vec![event(1, chunk("a"))]);
+    world.streams.deliver(vec![event(1, chunk("b"))]);
+    let failure = Failure { kind: FailureKind::WorkerLost, param: None, message: "gone".into() };
+    world.streams.lose(failure.clone());
+    let events: Vec<_> = std::iter::from_fn(|| now(&mut full)).collect();
+    assert_eq!(events.len(), 4);
+    assert_eq!(events.last(), Some(&StreamEventKind::Failed(failure.clone())));
+    assert_eq!(now(&mut idle), Some(StreamEventKind::Failed(failure.clone())));
+    assert_eq!(now(&mut idle), None);
+    assert_eq!(world.open(3, 2).unwrap_err(), failure);
+}

@@ -1,0 +1,215 @@
+//! One life of a worker: its process, its link, and its end.
+
+use std::{
+    io,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use protocol::{Incarnation, shm::RuntimeDir};
+use tokio::{
+    process::{Child, Command},
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tracing::info;
+
+use super::{
+    rendezvous::{Joined, Rendezvous},
+    state::Event,
+};
+use crate::{
+    config::Config,
+    link::{Link, LinkTask},
+    metrics::Metrics,
+};
+
+/// What every life needs; the same for all.
+pub(super) struct Setup {
+    pub(super) config: Config,
+    pub(super) binary: PathBuf,
+    pub(super) dir: RuntimeDir,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// News of a life. Those of an earlier one are ignored.
+pub(super) struct News {
+    pub(super) incarnation: Incarnation,
+    pub(super) what: What,
+}
+
+pub(super) enum What {
+    Event(Event),
+    /// [`Event::Joined`], with what the event itself can't carry.
+    Joined(Link),
+}
+
+/// A life that has begun. Its last news is [`Event::Died`].
+pub(super) struct Life {
+    pub(super) incarnation: Incarnation,
+    kill: Option<oneshot::Sender<Kill>>,
+}
+
+/// The order to end a process, after `grace` if it does not end by itself.
+#[derive(Debug)]
+struct Kill {
+    grace: Duration,
+    why: String,
+}
+
+impl Life {
+    pub(super) fn begin(
+        setup: Arc<Setup>,
+        worker: usize,
+        incarnation: Incarnation,
+        news: mpsc::Sender<News>,
+    ) -> Self {
+        let (kill, killed) = oneshot::channel();
+        let living = Living { setup, worker, incarnation, news };
+        tokio::spawn(async move {
+            let why = living.live(killed).await.unwrap_or_else(|error| error);
+            living.tell(Event::Died(why)).await;
+        });
+        Self { incarnation, kill: Some(kill) }
+    }
+
+    /// Ends the process, after `grace` if it does not end by itself.
+    pub(super) fn kill(&mut self, grace: Duration, why: String) {
+        if let Some(kill) = self.kill.take() {
+            // It fails if the life is over already.
+            let _ = kill.send(Kill { grace, why });
+        }
+    }
+}
+
+impl Kill {
+    /// Nobody cares for the life any more.
+    fn abandoned() -> Self {
+        Self { grace: Duration::ZERO, why: "its supervision ended".into() }
+    }
+}
+
+/// A dead worker's socket closes a moment before it can be reaped.
+const REAP_GRACE: Duration = Duration::from_millis(500);
+
+struct Living {
+    setup: Arc<Setup>,
+    worker: usize,
+    incarnation: Incarnation,
+    news: mpsc::Sender<News>,
+}
+
+impl Living {
+    /// From spawn to reaped. Returns why it died, in either variant.
+    async fn live(&self, mut killed: oneshot::Receiver<Kill>) -> Result<String, String> {
+        let rendezvous = self.open().await?;
+        let mut child = self.spawn(rendezvous.path())?;
+        self.tell(Event::Spawned).await;
+        let joined = tokio::select! {
+            joined = rendezvous.join() => joined,
+            status = child.wait() => {
+                return Err(format!("it {} before it connected; its own words are above", ended(status)));
+            }
+            kill = &mut killed => {
+                let Kill { grace, why } = kill.unwrap_or_else(|_| Kill::abandoned());
+                let end = reap(child, grace).await;
+                return Ok(format!("{why}; it {end}"));
+            }
+        };
+        let joined = match joined {
+            Ok(joined) => joined,
+            Err(error) => {
+                let end = reap(child, REAP_GRACE).await;
+                return Err(format!("{error}; then it {end}"));
+            }
+        };
+        Ok(self.serve(joined, child, killed).await)
+    }
+
+    /// From the handshake to the end.
+    async fn serve(
+        &self,
+        joined: Joined,
+        child: Child,
+        mut killed: oneshot::Receiver<Kill>,
+    ) -> String {
+        let metrics = &self.setup.metrics;
+        let link = Link::new(self.setup.config.batch_queue, Arc::clone(metrics));
+        info!(worker = self.worker, pid = joined.pid, "worker connected");
+        self.send(What::Joined(link.clone())).await;
+        let Joined { socket, sender, receiver, .. } = joined;
+        let task = LinkTask::new(link.clone(), socket, sender, receiver, metrics.link(self.worker));
+        let (why, grace) = tokio::select! {
+            end = task.run(async |event| self.tell(event).await) => (end.to_string(), REAP_GRACE),
+            kill = &mut killed => {
+                let Kill { grace, why } = kill.unwrap_or_else(|_| Kill::abandoned());
+                (why, grace)
+            }
+        };
+        link.lose(&why);
+        let end = reap(child, grace).await;
+        format!("{why}; it {end}")
+    }
+
+    async fn open(&self) -> Result<Rendezvous, String> {
+        let (setup, incarnation) = (Arc::clone(&self.setup), self.incarnation);
+        let ring_bytes = setup.config.workers.ring_bytes;
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || {
+            let _entered = runtime.enter();
+            Rendezvous::open(setup.dir.path(), incarnation, ring_bytes)
+        })
+        .await
+        .map_err(|e| e.to_string())?
+        .map_err(|e| e.to_string())
+    }
+
+    fn spawn(&self, socket: &Path) -> Result<Child, String> {
+        let (setup, workers) = (&self.setup, &self.setup.config.workers);
+        let mut command = Command::new(&setup.binary);
+        command.arg("--socket").arg(socket).arg("--model").arg(&setup.config.model);
+        if let Some(store) = &workers.store {
+            command.arg("--store").arg(store);
+        }
+        // A group of its own: Ctrl-C in the terminal is for the gateway, which drains the workers.
+        // It is not killed on drop: when the gateway dies, the closing socket ends it.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        command.spawn().map_err(|e| {
+            format!("can't start {}: {e}; name the worker's executable with --worker-bin", setup.binary.display())
+        })
+    }
+
+    async fn tell(&self, event: Event) {
+        self.send(What::Event(event)).await;
+    }
+
+    async fn send(&self, what: What) {
+        // The receiver is gone only when the gateway is.
+        let _ = self.news.send(News { incarnation: self.incarnation, what }).await;
+    }
+}
+
+/// Waits for `child` to end, kills it after `grace`, and says how it ended.
+async fn reap(mut child: Child, grace: Duration) -> String {
+    if let Ok(status) = timeout(grace, child.wait()).await {
+        return ended(status);
+    }
+    if let Err(error) = child.start_kill() {
+        return format!("could not be killed: {error}");
+    }
+    ended(child.wait().await)
+}
+
+fn ended(status: io::Result<ExitStatus>) -> String {
+    match status {
+        Err(error) => format!("could not be waited for: {error}"),
+        Ok(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => format!("exited with status {code}"),
+            (None, Some(signal)) => format!("was killed by signal {signal}"),
+            (None, None) => format!("ended with {status}"),
+        },
+    }
+}

@@ -1,0 +1,347 @@
+//! The life of one worker, decided purely: (state, event, now) to actions.
+//!
+//! ```text
+//!  ┌─► Spawning ─► Handshaking ─► Loading ─► Ready ─► Draining ─┐
+//!  │      │             │            │         │                │
+//!  │      └─────────────┴─────┬──────┴─────────┘                │
+//!  │                          ▼ died, timed out, froze          ▼
+//!  └────── back-off ────── Exited ◄─────────────────────────────┘
+//! ```
+//!
+//! A worker that is to be killed counts as exited at once, before its process is reaped; a new life
+//! begins only after that.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use protocol::message::{Heartbeat, ModelInfo};
+use serde::Serialize;
+
+use crate::config::Workers;
+
+/// What a worker is doing, for people and machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerState {
+    /// Its process is being started.
+    Spawning,
+    /// It has to connect and to answer Hello.
+    Handshaking,
+    /// It loads the model.
+    Loading,
+    /// It serves.
+    Ready,
+    /// It finishes what it has, takes nothing new, and exits.
+    Draining,
+    /// It is dead; the next life comes after the back-off, if one comes.
+    Exited,
+}
+
+impl WorkerState {
+    /// All states, in the order of a life.
+    pub const ALL: [Self; 6] =
+        [Self::Spawning, Self::Handshaking, Self::Loading, Self::Ready, Self::Draining, Self::Exited];
+
+    /// As it is shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Spawning => "spawning",
+            Self::Handshaking => "handshaking",
+            Self::Loading => "loading",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Exited => "exited",
+        }
+    }
+}
+
+/// Something that happened to the worker.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Its process runs.
+    Spawned,
+    /// Both sides hold the segment.
+    Joined,
+    /// It reported that the model is loaded.
+    Loaded(ModelInfo),
+    /// It reported that the model can't be loaded.
+    LoadFailed(String),
+    /// A frame came that is no heartbeat.
+    Alive,
+    /// A heartbeat came.
+    Heartbeat(Heartbeat),
+    /// Its process is gone and reaped, or never came to be.
+    Died(String),
+    /// The gateway goes down.
+    Drain,
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Begin a life.
+    Spawn,
+    /// Tell the worker to finish.
+    SendDrain,
+    /// End the process, after `grace` if it has not ended by itself. `Died` must follow.
+    Kill {
+        /// Time for it to end by itself.
+        grace: Duration,
+        /// Why.
+        why: String,
+    },
+    /// Requests may go to it.
+    Serve(ModelInfo),
+    /// It failed before it ever served; the words are for people.
+    ReportFirstFailure(String),
+    /// No further life comes.
+    Stop,
+}
+
+/// The state machine of one worker, over all its lives.
+#[derive(Debug)]
+pub struct Machine {
+    policy: Workers,
+    drain_timeout: Duration,
+    state: State,
+    /// Times of recent deaths; only those within the crash-loop window matter.
+    deaths: VecDeque<Instant>,
+    /// Deaths since the worker last served for a whole window.
+    in_a_row: u32,
+    /// Whether any life has served.
+    has_served: bool,
+    stopping: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum State {
+    Spawning { until: Instant },
+    Handshaking { until: Instant },
+    Loading { until: Instant },
+    Ready { since: Instant, last_frame: Instant, steps: Steps },
+    Draining { until: Instant },
+    /// Killed, not reaped.
+    Dying { why: String, hopeless: bool },
+    /// Reaped; `None`: for good.
+    Exited { why: String, retry_at: Option<Instant> },
+}
+
+/// Whether the engine moves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Steps {
+    step: u64,
+    /// When the counter last moved, or nothing was running.
+    moved: Instant,
+}
+
+/// A worker that said it is done, or whose socket closed, is mostly exiting already.
+const EXIT_GRACE: Duration = Duration::from_millis(500);
+
+impl Machine {
+    /// A worker's first life begins; `now` counts as its spawn.
+    pub fn new(policy: Workers, drain_timeout: Duration, now: Instant) -> (Self, Vec<Action>) {
+        let state = State::Spawning { until: now + policy.connect_timeout };
+        let machine = Self {
+            policy,
+            drain_timeout,
+            state,
+            deaths: VecDeque::new(),
+            in_a_row: 0,
+            has_served: false,
+            stopping: false,
+        };
+        (machine, vec![Action::Spawn])
+    }
+
+    /// The state as it is shown.
+    pub fn shown(&self) -> WorkerState {
+        match self.state {
+            State::Spawning { .. } => WorkerState::Spawning,
+            State::Handshaking { .. } => WorkerState::Handshaking,
+            State::Loading { .. } => WorkerState::Loading,
+            State::Ready { .. } => WorkerState::Ready,
+            State::Draining { .. } => WorkerState::Draining,
+            State::Dying { .. } | State::Exited { .. } => WorkerState::Exited,
+        }
+    }
+
+    /// Why it is not serving, if it is dead.
+    pub fn note(&self) -> Option<&str> {
+        match &self.state {
+            State::Dying { why, .. } | State::Exited { why, .. } => Some(why),
+            _ => None,
+        }
+    }
+
+    /// When [`Event::Tick`] is due next.
+    pub fn wake_at(&self) -> Option<Instant> {
+        match &self.state {
+            State::Spawning { until }
+            | State::Handshaking { until }
+            | State::Loading { until }
+            | State::Draining { until } => Some(*until),
+            State::Ready { last_frame, steps, .. } => {
+                let silent = *last_frame + self.policy.heartbeat_timeout;
+                Some(silent.min(steps.moved + self.policy.step_timeout))
+            }
+            State::Dying { .. } => None,
+            State::Exited { retry_at, .. } => *retry_at,
+        }
+    }
+
+    /// Moves on. Events that mean nothing in the present state change nothing.
+    pub fn on(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        match event {
+            Event::Spawned => self.spawned(now),
+            Event::Joined => self.joined(now),
+            Event::Loaded(info) => self.loaded(info, now),
+            Event::LoadFailed(why) => self.kill(why, EXIT_GRACE, true),
+            Event::Alive => self.alive(now),
+            Event::Heartbeat(heartbeat) => self.heartbeat(heartbeat, now),
+            Event::Died(why) => self.died(why, now),
+            Event::Drain => self.drain(now),
+            Event::Tick => self.tick(now),
+        }
+    }
+
+    /// `Spawning => Handshaking`
+    fn spawned(&mut self, now: Instant) -> Vec<Action> {
+        if let State::Spawning { .. } = self.state {
+            self.state = State::Handshaking { until: now + self.policy.connect_timeout };
+        }
+        vec![]
+    }
+
+    /// `Handshaking => Loading`
+    fn joined(&mut self, now: Instant) -> Vec<Action> {
+        if let State::Handshaking { .. } = self.state {
+            self.state = State::Loading { until: now + self.policy.load_timeout };
+        }
+        vec![]
+    }
+
+    /// `Loading => Ready`
+    fn loaded(&mut self, info: ModelInfo, now: Instant) -> Vec<Action> {
+        let State::Loading { .. } = self.state else { return vec![] };
+        self.state = State::Ready { since: now, last_frame: now, steps: Steps { step: 0, moved: now } };
+        self.has_served = true;
+        vec![Action::Serve(info)]
+    }
+
+    fn alive(&mut self, now: Instant) -> Vec<Action> {
+        if let State::Ready { last_frame, .. } = &mut self.state {
+            *last_frame = now;
+        }
+        vec![]
+    }
+
+    fn heartbeat(&mut self, heartbeat: Heartbeat, now: Instant) -> Vec<Action> {
+        if let State::Ready { last_frame, steps, .. } = &mut self.state {
+            *last_frame = now;
+            if heartbeat.step != steps.step || heartbeat.running == 0 {
+                *steps = Steps { step: heartbeat.step, moved: now };
+            }
+        }
+        vec![]
+    }
+
+    /// `* => Exited`
+    fn died(&mut self, why: String, now: Instant) -> Vec<Action> {
+        let (why, hopeless, served_since) = match &self.state {
+            State::Exited { .. } => return vec![],
+            // It was killed for a reason, which says more than how it died.
+            State::Dying { why, hopeless } => (why.clone(), *hopeless, None),
+            State::Ready { since, .. } => (why, false, Some(*since)),
+            _ => (why, false, None),
+        };
+        if self.stopping {
+            self.state = State::Exited { why, retry_at: None };
+            return vec![Action::Stop];
+        }
+        let retry_at = self.next_life(hopeless, served_since, now);
+        let mut actions = vec![];
+        if !self.has_served {
+            actions.push(Action::ReportFirstFailure(why.clone()));
+        }
+        self.state = State::Exited { why, retry_at: Some(retry_at) };
+        actions
+    }
+
+    /// Back-off doubles with every death in a row; the brake waits for a whole window.
+    fn next_life(&mut self, hopeless: bool, served_since: Option<Instant>, now: Instant) -> Instant {
+        let window = self.policy.crash_loop_window;
+        if served_since.is_some_and(|since| now - since >= window) {
+            self.in_a_row = 0;
+        }
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        self.deaths.push_back(now);
+        while self.deaths.front().is_some_and(|death| now - *death >= window) {
+            self.deaths.pop_front();
+        }
+        if hopeless || self.deaths.len() >= self.policy.crash_loop_deaths {
+            return now + window;
+        }
+        let (first, longest) = (*self.policy.restart_backoff.start(), *self.policy.restart_backoff.end());
+        let doublings = (self.in_a_row - 1).min(20);
+        now + first.saturating_mul(1 << doublings).min(longest)
+    }
+
+    /// `Ready => Draining`, `Exited => Exited for good`, others `=> Dying`
+    fn drain(&mut self, now: Instant) -> Vec<Action> {
+        self.stopping = true;
+        match &mut self.state {
+            State::Ready { .. } => {
+                self.state = State::Draining { until: now + self.drain_timeout };
+                vec![Action::SendDrain]
+            }
+            State::Exited { retry_at, .. } => {
+                *retry_at = None;
+                vec![Action::Stop]
+            }
+            State::Draining { .. } | State::Dying { .. } => vec![],
+            // It has no work yet.
+            State::Spawning { .. } | State::Handshaking { .. } | State::Loading { .. } => {
+                self.kill("the gateway is shutting down".into(), Duration::ZERO, false)
+            }
+        }
+    }
+
+    /// `Exited => Spawning` when the back-off is over; a state that took too long `=> Dying`.
+    fn tick(&mut self, now: Instant) -> Vec<Action> {
+        if self.wake_at().is_none_or(|at| now < at) {
+            return vec![];
+        }
+        let policy = &self.policy;
+        let why = match &self.state {
+            State::Dying { .. } => return vec![],
+            State::Exited { .. } => {
+                self.state = State::Spawning { until: now + policy.connect_timeout };
+                return vec![Action::Spawn];
+            }
+            State::Spawning { .. } => format!("it was not started within {:?}", policy.connect_timeout),
+            State::Handshaking { .. } => format!("it did not connect within {:?}", policy.connect_timeout),
+            State::Loading { .. } => format!("it did not load the model within {:?}", policy.load_timeout),
+            State::Draining { .. } => format!("it did not finish within {:?}", self.drain_timeout),
+            State::Ready { last_frame, .. } if now >= *last_frame + policy.heartbeat_timeout => {
+                format!("it froze: nothing came from it for {:?}", policy.heartbeat_timeout)
+            }
+            State::Ready { .. } => format!("it froze: no step in {:?} of work", policy.step_timeout),
+        };
+        self.kill(why, Duration::ZERO, false)
+    }
+
+    fn kill(&mut self, why: String, grace: Duration, hopeless: bool) -> Vec<Action> {
+        if let State::Dying { .. } | State::Exited { .. } = self.state {
+            return vec![];
+        }
+        self.state = State::Dying { why: why.clone(), hopeless };
+        vec![Action::Kill { grace, why }]
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+//! Any message survives the way there and back; anything else is refused, and cheaply.
+#![cfg(not(loom))]
+#![allow(clippy::unwrap_used)]
+
+use proptest::{collection::vec, option, prelude::*};
+use protocol::{
+    codec::{CodecError, MAX_ENCODED, decode, encode},
+    ids::RequestId,
+    message::{
+        Batch, ChatMessage, Failure, FailureKind, FinishReason, Generate, Heartbeat, ModelInfo, Prompt,
+        Report, Sampling, StreamEvent, StreamEventKind, Submission, TokenChunk, Usage,
+    },
+};
+use serde::Serialize;
+
+fn bytes_of<T: Serialize>(message: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(message, &mut bytes).unwrap();
+    bytes
+}
+
+fn text() -> impl Strategy<Value = String> + Clone {
+    ".{0,20}"
+}
+
+fn id() -> impl Strategy<Value = RequestId> + Clone {
+    any::<u64>().prop_map(RequestId)
+}
+
+fn tokens() -> impl Strategy<Value = Vec<u32>> + Clone {
+    vec(any::<u32>(), 0..20)
+}
+
+prop_compose! {
+    fn chat_message()(role in text(), content in text(), name in option::of(text())) -> ChatMessage {
+        ChatMessage { role, content, name }
+    }
+}
+
+fn prompt() -> impl Strategy<Value = Prompt> {
+    prop_oneof![
+        vec(chat_message(), 0..4).prop_map(Prompt::Chat),
+        text().prop_map(Prompt::Text),
+        tokens().prop_map(Prompt::Tokens),
+    ]
+}
+
+prop_compose! {
+    fn sampling()(
+        floats in [-1e9..1e9f32, 0.0..1f32, 0.0..1f32, 0.0..9f32, -2.0..2f32, -2.0..2f32],
+        top_k in any::<u32>(),
+        logit_bias in vec((any::<u32>(), -100.0..100f32), 0..4),
+        seed in any::<u64>(),
+    ) -> Sampling {
+        let [temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty] = floats;
+        Sampling { temperature, top_p, top_k, min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed }
+    }
+}
+
+prop_compose! {
+    fn generate()(
+        id in id(),
+        prompt in prompt(),
+        sampling in sampling(),
+        max_tokens in option::of(any::<u32>()),
+        stop in vec(text(), 0..3),
+        ignore_eos in any::<bool>(),
+        credit in any::<u32>(),
+    ) -> Generate {
+        Generate { id, prompt, sampling, max_tokens, stop, ignore_eos, credit }
+    }
+}
+
+fn batch() -> impl Strategy<Value = Batch> {
+    let submission = prop_oneof![
+        generate().prop_map(|generate| Submission::Generate(Box::new(generate))),
+        id().prop_map(Submission::Cancel),
+        (id(), any::<u32>()).prop_map(|(id, chunks)| Submission::Credit { id, chunks }),
+        Just(Submission::Drain),
+    ];
+    vec(submission, 0..6).prop_map(|submissions| Batch { submissions })
+}
+
+fn failure() -> impl Strategy<Value = Failure> {
+    let kind = prop::sample::select(vec![
+        FailureKind::InvalidRequest,
+        FailureKind::ContextLengthExceeded,
+        FailureKind::Internal,
+        FailureKind::WorkerLost,
+    ]);
+    (kind, option::of(text()), text()).prop_map(|(kind, param, message)| Failure { kind, param, message })
+}
+
+fn event() -> impl Strategy<Value = StreamEvent> {
+    let reason = prop::sample::select(vec![FinishReason::Stop, FinishReason::Length]);
+    let usage = any::<[u32; 3]>().prop_map(|[prompt_tokens, completion_tokens, cached_tokens]| Usage {
+        prompt_tokens,
+        completion_tokens,
+        cached_tokens,
+    });
+    let kind = prop_oneof![
+        any::<u32>().prop_map(|prompt_tokens| StreamEventKind::Admitted { prompt_tokens }),
+        (text(), tokens()).prop_map(|(text, tokens)| StreamEventKind::Chunk(TokenChunk { text, tokens })),
+        (reason, usage).prop_map(|(reason, usage)| StreamEventKind::Finished { reason, usage }),
+        failure().prop_map(StreamEventKind::Failed),
+    ];
+    (id(), kind).prop_map(|(id, kind)| StreamEvent { id, kind })
+}
+
+fn report() -> impl Strategy<Value = Report> {
+    let info = ([text(), text(), text()], any::<[u32; 2]>(), any::<[u64; 3]>()).prop_map(
+        |(
+            [name, digest, architecture],
+            [context_length, vocab_size],
+            [weight_bytes, load_micros, tokenizer_micros],
+        )| {
+            ModelInfo {
+                name,
+                digest,
+                architecture,
+                context_length,
+                vocab_size,
+                weight_bytes,
+                load_micros,
+                tokenizer_micros,
+            }
+        },
+    );
+    let heartbeat = (any::<[u64; 3]>(), any::<[u32; 2]>()).prop_map(
+        |([step, kv_tokens, kv_capacity], [running, waiting])| Heartbeat {
+            step,
+            running,
+            waiting,
+            kv_tokens,
+            kv_capacity,
+        },
+    );
+    prop_oneof![
+        info.prop_map(Report::Ready),
+        failure().prop_map(Report::LoadFailed),
+        heartbeat.prop_map(Report::Heartbeat),
+        vec(event(), 0..6).prop_map(Report::Events),
+        Just(Report::Drained),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn batches_come_back_as_they_were(batch in batch()) {
+        prop_assert_eq!(decode::<Batch>(&bytes_of(&batch)).unwrap(), batch);
+    }
+
+    #[test]
+    fn reports_come_back_as_they_were(report in report()) {
+        prop_assert_eq!(decode::<Report>(&bytes_of(&report)).unwrap(), report);
+    }
+
+    #[test]
+    fn a_cut_or_longer_message_is_refused(batch in batch(), cut in any::<prop::sample::Index>()) {
+        let mut bytes = bytes_of(&batch);
+        let cut = decode::<Batch>(&bytes[..cut.index(bytes.len())]);
+        prop_assert!(matches!(cut, Err(CodecError::Decode(_))), "{cut:?}");
+        bytes.push(0);
+        let longer = decode::<Batch>(&bytes);
+        let found = matches!(longer, Err(CodecError::TrailingBytes { rest: 1 }));
+        prop_assert!(found, "{longer:?}");
+    }
+}
+
+#[test]
+fn the_buffer_is_cleared_and_reused() {
+    let mut buffer = Vec::with_capacity(64);
+    let place = buffer.as_ptr();
+    encode(&Report::Heartbeat(Heartbeat::default()), &mut buffer).unwrap();
+    encode(&Report::Drained, &mut buffer).unwrap();
+    assert_eq!((&*buffer, buffer.as_ptr()), (&[4][..], place));
+}
+
+#[test]
+fn too_large_a_message_is_neither_encoded_nor_decoded() {
+    let text = |len| Batch {
+        submissions: vec![Submission::Generate(Box::new(Generate {
+            id: RequestId(1),
+            prompt: Prompt::Text("x".repeat(len)),
+            sampling: Sampling::default(),
+            max_tokens: None,
+            stop: vec![],
+            ignore_eos: false,
+            credit: 1,
+        }))],
+    };
+    let frame = bytes_of(&text(1 << 20)).len() - (1 << 20);
+    let largest = text(MAX_ENCODED - frame);
+    let bytes = bytes_of(&largest);
+    assert_eq!(bytes.len(), MAX_ENCODED);
+    assert!(decode::<Batch>(&bytes).unwrap() == largest);
+
+    let mut bytes = vec![1];
+    let error = encode(&text(MAX_ENCODED - frame + 1), &mut bytes).unwrap_err();
+    assert!(matches!(error, CodecError::TooLarge { len } if len == MAX_ENCODED + 1), "{error}");
+    assert!(bytes.is_empty());
+    let error = decode::<Batch>(&vec![0; MAX_ENCODED + 1]).unwrap_err();
+    assert!(matches!(error, CodecError::TooLarge { .. }), "{error}");
+}
+
+/// Small numbers take one byte and count as eight: the decoder's limit must leave room for that, at every size.
+#[test]
+fn many_small_numbers_are_within_the_limit() {
+    for len in [100, 3000, 10_000, 60_000, 250_000, 1_000_000, 4_000_000] {
+        let events = (0..len / 5)
+            .map(|_| StreamEvent { id: RequestId(1), kind: StreamEventKind::Admitted { prompt_tokens: 1 } });
+        let report = Report::Events(events.collect());
+        assert!(decode::<Report>(&bytes_of(&report)).unwrap() == report);
+    }
+}
+
+/// A length of 2^40 in a message of a dozen bytes: refused by the limit, before there is an allocation.
+#[test]
+fn a_hostile_length_allocates_nothing() {
+    let huge = [0xfd, 0, 0, 0, 0, 0, 1, 0, 0];
+    let text = [&[1, 0, 1, 1][..], &huge].concat();
+    let error = decode::<Batch>(&text).unwrap_err().to_string();
+    assert!(error.contains("LimitExceeded"), "{error}");
+    let submissions = [&huge[..], &[3, 3, 3]].concat();
+    assert!(matches!(decode::<Batch>(&submissions), Err(CodecError::Decode(_))));
+}

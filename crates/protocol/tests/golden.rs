@@ -1,0 +1,155 @@
+//! The exact bytes of every message. A change here is a change of the protocol: append variants and fields, and raise
+//! the version. The frame's and the segment's bytes are pinned next to their code.
+#![cfg(not(loom))]
+#![allow(clippy::unwrap_used)]
+
+use std::fmt::Debug;
+
+use protocol::{
+    codec::{decode, encode},
+    handshake::{Hello, HelloAck, ProtocolVersion, read_ack, read_hello},
+    ids::{Incarnation, RequestId},
+    message::{
+        Batch, ChatMessage, Failure, FailureKind, FinishReason, Generate, Heartbeat, ModelInfo, Prompt,
+        Report, Sampling, StreamEvent, StreamEventKind, Submission, TokenChunk, Usage,
+    },
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Checks both directions. Spaces in `expected` are for the reader.
+#[track_caller]
+fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: T, expected: &str) {
+    let mut bytes = Vec::new();
+    encode(&message, &mut bytes).unwrap();
+    assert_eq!(hex(&bytes), expected.replace(' ', ""), "of {message:?}");
+    assert_eq!(decode::<T>(&bytes).unwrap(), message);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn generate(prompt: Prompt) -> Generate {
+    Generate {
+        id: RequestId(0x0102_0304_0506_0708),
+        prompt,
+        sampling: Sampling {
+            temperature: 0.5,
+            top_p: 1.0,
+            top_k: 40,
+            min_p: 0.25,
+            repetition_penalty: 2.0,
+            presence_penalty: -1.0,
+            frequency_penalty: 0.125,
+            logit_bias: vec![(300, -2.0)],
+            seed: 70_000,
+        },
+        max_tokens: Some(16),
+        stop: vec!["\n".into()],
+        ignore_eos: true,
+        credit: 8,
+    }
+}
+
+/// A generation after its prompt: sampling, `max_tokens`, `stop`, `ignore_eos`, credit.
+const REST: &str = "0000003f 0000803f 28 0000803e 00000040 000080bf 0000003e 01 fb2c01 000000c0 fc70110100 \
+                    01 10  01 01 0a  01  08";
+
+fn event(kind: StreamEventKind) -> Report {
+    Report::Events(vec![StreamEvent { id: RequestId(9), kind }])
+}
+
+fn failure(kind: FailureKind) -> Failure {
+    Failure { kind, param: Some("n".into()), message: "no".into() }
+}
+
+#[test]
+fn submissions() {
+    let batch = |submission| Batch { submissions: vec![submission] };
+    let id = "fd 0807060504030201";
+    let message = |name: Option<&str>| ChatMessage {
+        role: "user".into(),
+        content: "hé".into(),
+        name: name.map(str::to_owned),
+    };
+    check(Batch::default(), "00");
+    let prompts = [
+        (
+            Prompt::Chat(vec![message(None), message(Some("A"))]),
+            "00 02 04 75736572 03 68c3a9 00 04 75736572 03 68c3a9 01 01 41",
+        ),
+        (Prompt::Text("hi".into()), "01 02 6869"),
+        (Prompt::Tokens(vec![1, 250, 251, 65_535, 65_536]), "02 05 01 fa fbfb00 fbffff fc00000100"),
+    ];
+    for (prompt, expected) in prompts {
+        let expected = format!("01 00 {id} {expected} {REST}");
+        check(batch(Submission::Generate(Box::new(generate(prompt)))), &expected);
+    }
+    check(batch(Submission::Cancel(RequestId(9))), "01 01 09");
+    check(batch(Submission::Credit { id: RequestId(9), chunks: 3 }), "01 02 09 03");
+    check(batch(Submission::Drain), "01 03");
+}
+
+#[test]
+fn reports() {
+    let info = ModelInfo {
+        name: "m".into(),
+        digest: "ab".into(),
+        architecture: "q".into(),
+        context_length: 4096,
+        vocab_size: 151_936,
+        weight_bytes: 5_000_000_000,
+        load_micros: 7,
+        tokenizer_micros: 8,
+    };
+    check(Report::Ready(info), "00 01 6d 02 6162 01 71 fb0010 fc80510200 fd00f2052a01000000 07 08");
+    check(Report::LoadFailed(failure(FailureKind::Internal)), "01 02 01 01 6e 02 6e6f");
+    let heartbeat = Heartbeat { step: 1, running: 2, waiting: 3, kv_tokens: 4, kv_capacity: 5 };
+    check(Report::Heartbeat(heartbeat), "02 01 02 03 04 05");
+    check(Report::Events(vec![]), "03 00");
+    check(Report::Drained, "04");
+}
+
+#[test]
+fn events() {
+    check(event(StreamEventKind::Admitted { prompt_tokens: 5 }), "03 01 09 00 05");
+    let chunk = TokenChunk { text: "ok".into(), tokens: vec![7] };
+    check(event(StreamEventKind::Chunk(chunk)), "03 01 09 01 02 6f6b 01 07");
+    let usage = Usage { prompt_tokens: 1, completion_tokens: 2, cached_tokens: 3 };
+    for (reason, expected) in [(FinishReason::Stop, "00"), (FinishReason::Length, "01")] {
+        let expected = format!("03 01 09 02 {expected} 01 02 03");
+        check(event(StreamEventKind::Finished { reason, usage }), &expected);
+    }
+    let kinds = [
+        (FailureKind::InvalidRequest, "00"),
+        (FailureKind::ContextLengthExceeded, "01"),
+        (FailureKind::Internal, "02"),
+        (FailureKind::WorkerLost, "03"),
+    ];
+    for (kind, expected) in kinds {
+        let expected = format!("03 01 09 03 {expected} 01 01 6e 02 6e6f");
+        check(event(StreamEventKind::Failed(failure(kind))), &expected);
+    }
+}
+
+#[test]
+fn handshake() {
+    let version = ProtocolVersion { major: 1, minor: 0 };
+    let magic = "6b722d6d6c780d0a";
+    let hello =
+        Hello { version, incarnation: Incarnation(3), segment: "/s".into(), ring_bytes: 1 << 20, pid: 258 };
+    let bytes = hello.to_bytes().unwrap();
+    let expected = format!("{magic} 0100 0000 0e000000  01 00 03 02 2f73 fc00001000 fb0201");
+    assert_eq!(hex(&bytes), expected.replace(' ', ""));
+    assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
+
+    let acks = [
+        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 01 00 09"),
+        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 01 00 02 6e6f"),
+    ];
+    for (ack, expected) in acks {
+        let bytes = ack.to_bytes().unwrap();
+        assert_eq!(hex(&bytes), format!("{magic} 0100 0000 {expected}").replace(' ', ""));
+        assert_eq!(read_ack(&mut &*bytes).unwrap(), ack);
+    }
+}

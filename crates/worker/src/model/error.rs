@@ -1,0 +1,106 @@
+//! What can go wrong with a model.
+
+use artifact_store::StoreError;
+use mlx_ext::MapError;
+use mlx_rs::error::Exception;
+use thiserror::Error;
+
+use super::SUPPORTED;
+
+/// Why a model could not be loaded, or a step not be run.
+#[derive(Debug, Error)]
+pub enum ModelError {
+    /// No file here implements this architecture.
+    #[error(
+        "the model's config.json says `model_type` {}; this worker runs {}",
+        .found.as_deref().map_or("nothing".to_owned(), |found| format!("`{found}`")),
+        SUPPORTED.map(|name| format!("`{name}`")).join(", ")
+    )]
+    UnsupportedType {
+        /// `model_type` of the configuration.
+        found: Option<String>,
+    },
+    /// A setting is missing or has the wrong type.
+    #[error("the model's config.json cannot be used: {0}")]
+    Config(#[from] serde_json::Error),
+    /// A setting has a value that this implementation does not cover.
+    #[error("the model's config.json says `{setting}` = {value}, which this worker cannot run")]
+    UnsupportedSetting {
+        /// Name of the setting.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The configuration asks for a tensor that the weights don't have.
+    #[error("the weights have no tensor `{name}`, which the model's config.json asks for")]
+    MissingTensor {
+        /// Name of the tensor.
+        name: String,
+    },
+    /// The weights have tensors that would have no effect.
+    #[error("the weights have tensors the model has no place for: {}", .names.join(", "))]
+    UnexpectedTensors {
+        /// Their names, sorted; the first few.
+        names: Vec<String>,
+    },
+    /// Configuration and weights disagree.
+    #[error("tensor `{name}` has shape {found:?}; the model's config.json asks for {expected}")]
+    WrongShape {
+        /// Name of the tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<u64>,
+        /// What it should be.
+        expected: String,
+    },
+    /// The elements are of a type that the model can't compute with.
+    #[error("tensor `{name}` holds {found:?}; it has to be {expected}")]
+    WrongDtype {
+        /// Name of the tensor.
+        name: String,
+        /// Type of its elements.
+        found: artifact_store::Dtype,
+        /// Which types would do.
+        expected: &'static str,
+    },
+    /// The artifact's files can't be opened, or are damaged.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file or a part of it can't be made an array.
+    #[error("cannot load `{what}`: {source}")]
+    Map {
+        /// Name of the file or the tensor.
+        what: String,
+        /// The reason.
+        source: MapError,
+    },
+    /// A row without tokens.
+    #[error("row {row} of the step has no tokens")]
+    EmptyRow {
+        /// Index of the row.
+        row: usize,
+    },
+    /// A token that the model does not have.
+    #[error("row {row} of the step has token {token}; the model's vocabulary has {vocab_size}")]
+    TokenOutOfRange {
+        /// Index of the row.
+        row: usize,
+        /// The token.
+        token: u32,
+        /// How many there are.
+        vocab_size: u32,
+    },
+    /// The sequence would grow beyond the model's context.
+    #[error("row {row} of the step would grow to {len} tokens; the model's context is {limit}")]
+    ContextFull {
+        /// Index of the row.
+        row: usize,
+        /// Tokens after the step.
+        len: usize,
+        /// The most there can be.
+        limit: u32,
+    },
+    /// MLX refused or failed an operation.
+    #[error(transparent)]
+    Mlx(#[from] Exception),
+}

@@ -1,0 +1,105 @@
+//! An artifact's tensors by name, as views of the mapped blobs.
+
+use std::collections::HashMap;
+
+use artifact_store::{Artifact, Dtype as StoredDtype, FileRole, TensorEntry};
+use mlx_ext::MappedFile;
+use mlx_rs::{Array, Dtype};
+
+use super::ModelError;
+
+/// How many superfluous tensors an error names.
+const NAMES_IN_ERROR: usize = 5;
+
+/// The tensors of an artifact that nobody has taken yet.
+pub(super) struct Weights<'a> {
+    tensors: HashMap<&'a str, &'a TensorEntry>,
+    files: HashMap<usize, MappedFile>,
+    bytes: u64,
+}
+
+impl<'a> Weights<'a> {
+    /// Maps the weights files.
+    pub(super) fn open(artifact: &'a Artifact) -> Result<Self, ModelError> {
+        let mut files = HashMap::new();
+        for (index, entry) in artifact.files(FileRole::Weights) {
+            let opened = artifact.open_blob(entry)?;
+            let mapped = MappedFile::map(&opened)
+                .map_err(|source| ModelError::Map { what: entry.name.clone(), source })?;
+            files.insert(index, mapped);
+        }
+        let tensors = artifact.manifest.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+        Ok(Self { tensors, files, bytes: 0 })
+    }
+
+    /// Whether a tensor is there and has not been taken.
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Shape of a tensor that has not been taken.
+    pub(super) fn shape(&self, name: &str) -> Result<&'a [u64], ModelError> {
+        let tensor = self.tensors.get(name).ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })?;
+        Ok(&tensor.shape)
+    }
+
+    /// Takes a tensor of floating-point numbers.
+    pub(super) fn take_float(&mut self, name: &str, shape: &[i32]) -> Result<Array, ModelError> {
+        let expected = "F32, F16 or BF16";
+        self.take(name, shape, expected, |dtype| match dtype {
+            StoredDtype::F32 => Some(Dtype::Float32),
+            StoredDtype::F16 => Some(Dtype::Float16),
+            StoredDtype::BF16 => Some(Dtype::Bfloat16),
+            _ => None,
+        })
+    }
+
+    /// Takes a tensor of packed quantized values.
+    pub(super) fn take_packed(&mut self, name: &str, shape: &[i32]) -> Result<Array, ModelError> {
+        self.take(name, shape, "U32", |dtype| (dtype == StoredDtype::U32).then_some(Dtype::Uint32))
+    }
+
+    fn take(
+        &mut self,
+        name: &str,
+        shape: &[i32],
+        expected: &'static str,
+        convert: fn(StoredDtype) -> Option<Dtype>,
+    ) -> Result<Array, ModelError> {
+        let missing = || ModelError::MissingTensor { name: name.to_owned() };
+        let tensor = self.tensors.remove(name).ok_or_else(missing)?;
+        if !tensor.shape.iter().copied().eq(shape.iter().map(|&dim| dim as u64)) {
+            return Err(ModelError::WrongShape {
+                name: name.to_owned(),
+                found: tensor.shape.clone(),
+                expected: format!("{shape:?}"),
+            });
+        }
+        let dtype = convert(tensor.dtype).ok_or_else(|| ModelError::WrongDtype {
+            name: name.to_owned(),
+            found: tensor.dtype,
+            expected,
+        })?;
+        let file = self.files.get(&tensor.file).ok_or_else(missing)?;
+        self.bytes += tensor.len;
+        file.array(tensor.offset, shape, dtype)
+            .map_err(|source| ModelError::Map { what: name.to_owned(), source })
+    }
+
+    /// Drops tensors that a model can do without.
+    pub(super) fn ignore(&mut self, unneeded: impl Fn(&str) -> bool) {
+        self.tensors.retain(|name, _| !unneeded(name));
+    }
+
+    /// Refuses leftovers: a tensor without effect means that the model is not what it seems.
+    /// Returns the bytes that were taken.
+    pub(super) fn finish(self) -> Result<u64, ModelError> {
+        let mut names: Vec<&str> = self.tensors.into_keys().collect();
+        if names.is_empty() {
+            return Ok(self.bytes);
+        }
+        names.sort_unstable();
+        names.truncate(NAMES_IN_ERROR);
+        Err(ModelError::UnexpectedTensors { names: names.into_iter().map(str::to_owned).collect() })
+    }
+}

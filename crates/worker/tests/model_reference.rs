@@ -1,0 +1,116 @@
+//! The real SmolLM2 against mlx-lm's values in `reference/smollm2.json`.
+//!
+//! One test: it measures MLX's memory, which all threads of a process share.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::{Duration, Instant};
+
+use artifact_store::Store;
+use serde::Deserialize;
+use worker::model::{Model, SequenceKv, StepInput, StepRow};
+
+/// Between float32 sums in different orders.
+const TOLERANCE: f64 = 1e-3;
+
+#[derive(Deserialize)]
+struct Reference {
+    model: String,
+    prompts: Vec<Prompt>,
+}
+
+#[derive(Deserialize)]
+struct Prompt {
+    name: String,
+    tokens: Vec<u32>,
+    logits: Summary,
+    greedy: Vec<u32>,
+}
+
+/// Logits after the prompt's last token.
+#[derive(Deserialize)]
+struct Summary {
+    top: Vec<(usize, f64)>,
+    spread: Vec<(usize, f64)>,
+    max: f64,
+    mean: f64,
+    l2: f64,
+}
+
+#[test]
+fn smollm2_agrees_with_mlx_lm() {
+    let store = std::env::var_os("KR_TEST_STORE")
+        .expect("KR_TEST_STORE names no store with the test model: run `cargo xtask test`, which makes one and sets it");
+    let reference: Reference = serde_json::from_str(include_str!("reference/smollm2.json")).unwrap();
+    mlx_ext::init().unwrap();
+    let artifact = Store::open_read_only(store).unwrap().resolve(&reference.model).unwrap();
+
+    let started = Instant::now();
+    let model = Model::load(&artifact).unwrap();
+    let loading = started.elapsed();
+    assert!(model.weight_bytes() > 90_000_000);
+    assert!(loading < Duration::from_millis(500), "loading took {loading:?}: it should read no weights");
+    let active = mlx_rs::memory::active_memory().unwrap();
+    assert!(active < 1_000_000, "loading allocated {active} bytes: it should copy no weights");
+
+    let mut kvs: Vec<SequenceKv> = Vec::new();
+    let mut next: Vec<u32> = Vec::new();
+    for prompt in &reference.prompts {
+        let mut kv = model.new_kv();
+        let logits = forward(&model, vec![StepRow { tokens: &prompt.tokens, kv: &mut kv, wants_logits: true }]).remove(0);
+        agree(prompt, &logits);
+        next.push(argmax(&logits));
+        kvs.push(kv);
+    }
+
+    // All three decode together.
+    let mut found: Vec<Vec<u32>> = next.iter().map(|&token| vec![token]).collect();
+    let steps = reference.prompts[0].greedy.len() - 1;
+    for _ in 0..steps {
+        let last: Vec<[u32; 1]> = found.iter().map(|tokens| [*tokens.last().unwrap()]).collect();
+        let rows = last.iter().zip(&mut kvs).map(|(tokens, kv)| StepRow { tokens, kv, wants_logits: true });
+        for (tokens, logits) in found.iter_mut().zip(forward(&model, rows.collect())) {
+            tokens.push(argmax(&logits));
+        }
+    }
+    for (prompt, found) in reference.prompts.iter().zip(&found) {
+        assert_eq!(found, &prompt.greedy, "greedy tokens after prompt `{}`", prompt.name);
+    }
+    decodes_alike_alone_and_in_company(&model, &mut kvs, &found);
+}
+
+/// One more token for each sequence, with the others and then alone: not a bit may differ.
+fn decodes_alike_alone_and_in_company(model: &Model, kvs: &mut [SequenceKv], tokens: &[Vec<u32>]) {
+    let last: Vec<[u32; 1]> = tokens.iter().map(|tokens| [*tokens.last().unwrap()]).collect();
+    let rows = last.iter().zip(&mut *kvs).map(|(tokens, kv)| StepRow { tokens, kv, wants_logits: true });
+    let together = forward(model, rows.collect());
+    for ((tokens, kv), together) in last.iter().zip(kvs).zip(together) {
+        kv.truncate(kv.len() - 1);
+        let alone = forward(model, vec![StepRow { tokens, kv, wants_logits: true }]).remove(0);
+        assert!(alone.iter().zip(&together).all(|(a, b)| a.to_bits() == b.to_bits()));
+    }
+}
+
+fn forward(model: &Model, rows: Vec<StepRow<'_>>) -> Vec<Vec<f32>> {
+    let logits = model.forward(&mut StepInput { rows }).unwrap().unwrap();
+    (0..logits.rows()).map(|row| logits.row(row).to_vec()).collect()
+}
+
+fn agree(prompt: &Prompt, logits: &[f32]) {
+    let expected = &prompt.logits;
+    let near = |what: &str, found: f64, expected: f64, tolerance: f64| {
+        assert!((found - expected).abs() < tolerance, "{what} of `{}`: {found}, not {expected}", prompt.name);
+    };
+    for &(token, value) in expected.top.iter().chain(&expected.spread) {
+        near(&format!("logit {token}"), f64::from(logits[token]), value, TOLERANCE);
+    }
+    let all = || logits.iter().map(|&value| f64::from(value));
+    near("maximum", all().fold(f64::MIN, f64::max), expected.max, TOLERANCE);
+    near("mean", all().sum::<f64>() / logits.len() as f64, expected.mean, TOLERANCE);
+    // As if every logit were off by the tolerance.
+    near("norm", all().map(|v| v * v).sum::<f64>().sqrt(), expected.l2, TOLERANCE * (logits.len() as f64).sqrt());
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    (0..).zip(logits).max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(token, _)| token).unwrap()
+}

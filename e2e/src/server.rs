@@ -1,0 +1,115 @@
+//! A gateway with its workers.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+};
+
+use crate::{Client, MODEL, STORE, binary, variable};
+
+/// How to start a [`Server`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Worker processes.
+    pub workers: u32,
+    /// Further arguments of `kr-gateway`.
+    pub arguments: Vec<String>,
+}
+
+/// A running `kr-gateway`; killed when dropped.
+pub struct Server {
+    /// Talks to it.
+    pub client: Client,
+    child: Child,
+    log: Arc<Mutex<String>>,
+    logging: Option<JoinHandle<()>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { workers: 1, arguments: Vec::new() }
+    }
+}
+
+impl Options {
+    /// The command that starts a gateway on a port of its own choice.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(binary("kr-gateway"));
+        command
+            .args(["--port", "0", "--model", MODEL, "--workers", &self.workers.to_string(), "--store"])
+            .arg(variable(STORE))
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+}
+
+impl Server {
+    /// Starts a gateway with one worker.
+    pub fn start() -> Self {
+        Self::start_with(&Options::default())
+    }
+
+    /// Starts a gateway and waits for its readiness line.
+    ///
+    /// # Panics
+    /// It ends before it is ready; the message has its log.
+    pub fn start_with(options: &Options) -> Self {
+        let mut child = options.command().spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let logging = Some(follow(child.stderr.take().unwrap(), Arc::clone(&log)));
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = lines.by_ref().map(Result::unwrap).find_map(|line| line.strip_prefix("ready ").map(str::to_string));
+        let Some(base) = ready else {
+            let status = child.wait().unwrap();
+            panic!("kr-gateway ended with {status} before it was ready:\n{}", log.lock().unwrap());
+        };
+        // Keeps the pipe open and empty for as long as the gateway lives.
+        thread::spawn(move || lines.for_each(drop));
+        Self { client: Client::new(&base), child, log, logging }
+    }
+
+    /// The gateway's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written to standard error so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let status = self.child.wait().unwrap();
+        if let Some(logging) = self.logging.take() {
+            logging.join().unwrap();
+        }
+        status
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Its workers end with it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- log of kr-gateway ---\n{}", self.log());
+        }
+    }
+}
+
+fn follow(stderr: ChildStderr, log: Arc<Mutex<String>>) -> JoinHandle<()> {
+    thread::spawn(move || {
+        let mut reader = BufReader::new(stderr);
+        let mut buffer = [0; 4096];
+        while let Ok(len @ 1..) = reader.read(&mut buffer) {
+            log.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..len]));
+        }
+    })
+}

@@ -1,0 +1,59 @@
+//! Starting and stopping.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, net::TcpListener, process::Output};
+
+use e2e::{MODEL, Options, Server, chat, children, is_alive, terminate};
+use serde_json::Value;
+
+/// Runs a gateway that is expected to end by itself.
+fn refused(arguments: &[&str]) -> String {
+    let options =
+        Options { arguments: arguments.iter().map(ToString::to_string).collect(), ..Options::default() };
+    let Output { status, stdout, stderr } = options.command().output().unwrap();
+    let log = String::from_utf8(stderr).unwrap();
+    assert!(!status.success(), "{log}");
+    assert_eq!(String::from_utf8(stdout).unwrap(), "", "no readiness line:\n{log}");
+    log
+}
+
+#[test]
+fn a_busy_port_is_an_error() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = holder.local_addr().unwrap().port().to_string();
+    let log = refused(&["--port", &port]);
+    assert!(log.contains(&port) && log.contains("in use"), "{log}");
+}
+
+#[test]
+fn a_bad_configuration_is_an_error_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("runtime.yaml");
+    fs::write(&file, "batch_queue:\n  max_batch_size: 8\n  max_bach: 9\n").unwrap();
+    let log = refused(&["--config", file.to_str().unwrap()]);
+    assert!(log.contains("max_bach") && log.contains('3'), "{log}");
+}
+
+#[test]
+fn an_unknown_model_is_an_error() {
+    let log = refused(&["--model", "no-such-model"]);
+    assert!(log.contains("no-such-model") && log.contains(MODEL) && log.contains("cache-tool"), "{log}");
+}
+
+#[test]
+fn a_stop_signal_finishes_what_runs() {
+    let mut server = Server::start();
+    let workers = children(server.pid());
+    let mut request = chat("Count from one to twenty in words.", 24);
+    request["stream"] = true.into();
+    let mut stream = server.client.stream("/v1/chat/completions", &request);
+    assert!(stream.next_data().is_some());
+    terminate(server.pid());
+    let rest = stream.rest();
+    assert_eq!(rest.last().unwrap(), "[DONE]");
+    let finish: Value = serde_json::from_str(&rest[rest.len() - 2]).unwrap();
+    assert!(finish["choices"][0]["finish_reason"].is_string(), "{finish}");
+    assert!(server.wait().success(), "{}", server.log());
+    assert!(!workers.iter().any(|&pid| is_alive(pid)), "{}", server.log());
+}
