@@ -2,9 +2,17 @@
 //!
 //! It links none of the workspace's crates; it starts them.
 
+mod binaries;
+mod build;
+mod lint;
+mod model;
 mod process;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS compiles nothing itself"))]
 mod progress;
+mod run;
 mod setup;
+mod test;
+mod tidy;
 mod workspace;
 
 use std::process::ExitCode;
@@ -25,13 +33,23 @@ struct Cli {
 enum Command {
     /// Get MLX ready for this machine (downloads and compiles once, then does nothing).
     Setup,
+    /// Build kr-gateway, kr-worker and cache-tool, optimized.
+    Build,
+    /// Build, get a small model the first time, and serve it.
+    Run(run::Args),
+    /// Run every test, with real binaries and a real model.
+    Test(test::Args),
+    /// Check format, rules, clippy, documentation and dependencies.
+    Lint,
+    /// Check this workspace's own rules (a part of lint).
+    Tidy,
     #[cfg(target_os = "linux")]
     #[command(hide = true)]
     GenerateBindings(setup::bindings::GenerateArgs),
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    match dispatch(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -40,10 +58,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn dispatch(command: Command) -> anyhow::Result<()> {
     let workspace = Workspace::locate()?;
     match command {
         Command::Setup => setup::run(&workspace),
+        Command::Build => {
+            let binaries = build::run(&workspace)?;
+            eprintln!("built kr-gateway, kr-worker and cache-tool in {}", binaries.folder().display());
+            Ok(())
+        }
+        Command::Run(args) => run::run(&workspace, &args),
+        Command::Test(args) => test::run(&workspace, &args),
+        Command::Lint => lint::run(&workspace),
+        Command::Tidy => tidy::run(&workspace),
         #[cfg(target_os = "linux")]
         Command::GenerateBindings(args) => setup::bindings::generate(&args),
     }

@@ -17,7 +17,17 @@ pub(crate) fn output(mut command: Command) -> Result<String> {
     if !status.success() {
         bail!("`{}` failed ({status}):\n{}", display(&command), String::from_utf8_lossy(&stderr).trim_end());
     }
-    String::from_utf8(stdout).with_context(|| format!("`{}` printed something other than UTF-8", display(&command)))
+    String::from_utf8(stdout)
+        .with_context(|| format!("`{}` printed something other than UTF-8", display(&command)))
+}
+
+/// Like [`output`], but what the command says on its error output is shown at once.
+pub(crate) fn output_with_progress(mut command: Command) -> Result<String> {
+    let Output { status, stdout, .. } =
+        command.stderr(Stdio::inherit()).output().with_context(|| cannot_start(&command))?;
+    check(&command, status)?;
+    String::from_utf8(stdout)
+        .with_context(|| format!("`{}` printed something other than UTF-8", display(&command)))
 }
 
 /// Whether `command` starts and exits with 0, its output thrown away.

@@ -34,6 +34,14 @@ impl Workspace {
         self.root.join(".mlx")
     }
 
+    /// The folder cargo builds in.
+    pub(crate) fn target(&self) -> Result<PathBuf> {
+        let metadata = self.metadata()?;
+        let folder =
+            metadata["target_directory"].as_str().context("`cargo metadata` names no target folder")?;
+        Ok(folder.into())
+    }
+
     /// `cargo`, the one that started this program if one did, in the root folder.
     pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
@@ -45,9 +53,13 @@ impl Workspace {
     /// What `cargo metadata` says, with all dependencies resolved for this machine; downloads what is missing.
     pub(crate) fn metadata(&self) -> Result<Value> {
         let platform = host_triple();
-        let text = process::output(
-            self.cargo(&["metadata", "--format-version", "1", "--filter-platform", &platform]),
-        )?;
+        let text = process::output(self.cargo(&[
+            "metadata",
+            "--format-version",
+            "1",
+            "--filter-platform",
+            &platform,
+        ]))?;
         serde_json::from_str(&text).context("`cargo metadata` printed something other than JSON")
     }
 }

@@ -12,11 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Digest, Manifest, Store, StoreError,
-    artifact::read_manifest,
-    error::IoContext,
-};
+use crate::{Digest, Manifest, Store, StoreError, artifact::read_manifest, error::IoContext};
 
 /// Version of the file; another one counts as missing.
 const FORMAT: u32 = 1;
@@ -100,8 +96,8 @@ impl Index {
         self.artifacts.remove(&digest);
     }
 
-    /// The bytes to store, with the last uses that the lease files know.
-    pub(crate) fn to_bytes(&mut self, store: &Store) -> Result<Vec<u8>, StoreError> {
+    /// The bytes to store, after taking over the last uses that the lease files know.
+    pub(crate) fn refreshed_bytes(&mut self, store: &Store) -> Result<Vec<u8>, StoreError> {
         self.format = FORMAT;
         for (digest, entry) in &mut self.artifacts {
             if let Some(time) = modified(&store.layout.lease(*digest)) {

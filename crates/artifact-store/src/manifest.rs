@@ -143,7 +143,10 @@ impl Manifest {
         }
         for tensor in &self.tensors {
             let Some(file) = self.files.get(tensor.file) else {
-                return Some(format!("tensor `{}` is in file {}, which is missing", tensor.name, tensor.file));
+                return Some(format!(
+                    "tensor `{}` is in file {}, which is missing",
+                    tensor.name, tensor.file
+                ));
             };
             let end = tensor.offset.checked_add(tensor.len);
             if file.role != FileRole::Weights || end.is_none_or(|end| end > file.size) {

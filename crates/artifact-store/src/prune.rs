@@ -133,8 +133,11 @@ fn remove(
     let (going, staying): (Vec<_>, Vec<_>) =
         candidates.iter().partition(|candidate| doomed.contains(&candidate.digest));
     let used: BTreeSet<_> = staying.iter().flat_map(|candidate| candidate.blobs.keys()).collect();
-    let unused: BTreeSet<_> =
-        going.iter().flat_map(|candidate| candidate.blobs.keys()).filter(|blob| !used.contains(blob)).collect();
+    let unused: BTreeSet<_> = going
+        .iter()
+        .flat_map(|candidate| candidate.blobs.keys())
+        .filter(|blob| !used.contains(blob))
+        .collect();
     for &blob in unused {
         writer.remove(&store.layout.blob(blob))?;
     }
@@ -168,7 +171,7 @@ mod tests {
             candidate(1, 10, false, &[(1, 10)]),
             candidate(2, 20, false, &[(2, 10)]),
         ];
-        assert_eq!(chosen(&candidates, 30), []);
+        assert!(chosen(&candidates, 30).is_empty());
         assert_eq!(chosen(&candidates, 29), [1]);
         assert_eq!(chosen(&candidates, 10), [1, 2]);
         assert_eq!(chosen(&candidates, 0), [1, 2, 0]);

@@ -202,7 +202,7 @@ impl<'a> Writer<'a> {
 
     /// Replaces the index atomically.
     pub(crate) fn write_index(&self, index: &mut Index) -> Result<(), StoreError> {
-        let bytes = index.to_bytes(self.store)?;
+        let bytes = index.refreshed_bytes(self.store)?;
         self.replace(&self.store.layout.index(), &bytes)
     }
 
@@ -261,8 +261,11 @@ impl<'a> Writer<'a> {
         sync_folder_of(path)
     }
 
+    /// Reads the blob: to import a model again is how a damaged one is mended.
     fn has_blob(&self, digest: Digest, size: u64) -> bool {
-        fs::metadata(self.store.layout.blob(digest)).is_ok_and(|found| found.len() == size)
+        let Ok(mut file) = File::open(self.store.layout.blob(digest)) else { return false };
+        let whole = file.metadata().is_ok_and(|found| found.len() == size);
+        whole && Digest::of_reader(&mut file).is_ok_and(|(found, _)| found == digest)
     }
 }
 
@@ -274,4 +277,25 @@ fn folder_of(path: &Path) -> &Path {
 fn sync_folder_of(path: &Path) -> Result<(), StoreError> {
     let folder = folder_of(path);
     File::open(folder).and_then(|file| file.sync_all()).context("sync", folder)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::ops::ControlFlow;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_on_the_disk_is_refused_early() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let writer = Writer::begin(&store, &mut |_| ControlFlow::Continue(())).unwrap();
+        writer.check_space(1).unwrap();
+        let error = writer.check_space(u64::MAX - 1).unwrap_err();
+        assert!(
+            matches!(error, StoreError::NoSpace { .. }) && error.to_string().contains("prune"),
+            "{error}"
+        );
+    }
 }

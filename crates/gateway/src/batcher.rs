@@ -11,7 +11,7 @@
 use std::{collections::VecDeque, time::Instant};
 
 use protocol::{
-    RequestId,
+    ids::RequestId,
     message::{Batch, Prompt, Submission},
 };
 

@@ -286,7 +286,11 @@ impl Checker<'_> {
             min_streams: min as usize,
             max_streams: max as usize,
             max_waiting: self.size("stream_registry.max_waiting", raw.max_waiting, 0..=1_000_000)?,
-            wait_timeout: self.millis("stream_registry.wait_timeout_ms", raw.wait_timeout_ms, 0..=3_600_000)?,
+            wait_timeout: self.millis(
+                "stream_registry.wait_timeout_ms",
+                raw.wait_timeout_ms,
+                0..=3_600_000,
+            )?,
             credit_chunks: credit as u32,
         })
     }
@@ -324,8 +328,10 @@ impl Checker<'_> {
 
     fn bytes(&self, key: &'static str, raw: &Spanned<String>) -> Result<u64, ConfigError> {
         let bytes = parse_bytes(&raw.value).ok_or_else(|| {
-            let problem =
-                format!("is `{}`, but must be a number of bytes, or one with KiB, MiB, GiB or TiB", raw.value);
+            let problem = format!(
+                "is `{}`, but must be a number of bytes, or one with KiB, MiB, GiB or TiB",
+                raw.value
+            );
             self.value(key, raw, problem)
         })?;
         if bytes == 0 {

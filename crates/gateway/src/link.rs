@@ -27,7 +27,7 @@ use protocol::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::{Notify, mpsc},
+    sync::Notify,
     time::sleep_until,
 };
 use tracing::{debug, debug_span, warn};
@@ -37,7 +37,7 @@ use crate::{
     config::BatchQueue,
     metrics::{LinkMetrics, Metrics},
     streams::{Stream, Streams},
-    supervisor::Event,
+    supervisor::{Event, Reporter},
 };
 
 /// One life of a worker, as requests use it. Cheap to clone; all clones are one.
@@ -174,23 +174,23 @@ impl LinkTask {
     }
 
     /// Runs until the worker is gone or can't be trusted any more. What it had published before
-    /// is delivered. `tell` takes what is no stream's business.
-    pub async fn run(mut self, tell: impl AsyncFn(Event)) -> LinkEnd {
-        let end = match self.work(&tell).await {
+    /// is delivered. `reporter` hears what is no stream's business.
+    pub async fn run(mut self, reporter: &Reporter) -> LinkEnd {
+        let end = match self.work(reporter).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
         if let LinkEnd::Closed | LinkEnd::Socket(_) = end {
             // Its last words. An error in them changes nothing about the end.
-            while let Ok(true) = self.receive(&tell).await {}
+            while let Ok(true) = self.receive(reporter).await {}
         }
         end
     }
 
-    async fn work(&mut self, tell: &impl AsyncFn(Event)) -> Result<std::convert::Infallible, LinkEnd> {
+    async fn work(&mut self, reporter: &Reporter) -> Result<std::convert::Infallible, LinkEnd> {
         let mut bells = [0; 256];
         loop {
-            let more = self.receive(tell).await?;
+            let more = self.receive(reporter).await?;
             let hold = self.ship()?;
             if self.receiver.take_owed_bell() {
                 self.ring();
@@ -219,7 +219,7 @@ impl LinkTask {
     }
 
     /// Dispatches up to [`RECEIVE_AT_ONCE`] reports; true if there may be more.
-    async fn receive(&mut self, tell: &impl AsyncFn(Event)) -> Result<bool, LinkEnd> {
+    async fn receive(&mut self, reporter: &Reporter) -> Result<bool, LinkEnd> {
         /// Frames that are read before submissions get their turn.
         const RECEIVE_AT_ONCE: usize = 64;
         for _ in 0..RECEIVE_AT_ONCE {
@@ -229,7 +229,7 @@ impl LinkTask {
             }
             let report = codec::decode::<Report>(frame.body)?;
             self.metrics.deliver_frames.inc();
-            self.dispatch(report, tell).await;
+            self.dispatch(report, reporter).await;
             if self.receiver.take_owed_bell() {
                 self.ring();
             }
@@ -237,7 +237,7 @@ impl LinkTask {
         Ok(true)
     }
 
-    async fn dispatch(&mut self, report: Report, tell: &impl AsyncFn(Event)) {
+    async fn dispatch(&mut self, report: Report, reporter: &Reporter) {
         let count = &self.metrics.deliver_messages;
         match report {
             Report::Events(events) => {
@@ -248,19 +248,19 @@ impl LinkTask {
                     self.link.outbox.push(Submission::Cancel(id));
                 }
             }
-            Report::Ready(info) => tell(Event::Loaded(info)).await,
-            Report::LoadFailed(failure) => tell(Event::LoadFailed(failure.message)).await,
+            Report::Ready(info) => reporter.tell(Event::Loaded(info)).await,
+            Report::LoadFailed(failure) => reporter.tell(Event::LoadFailed(failure.message)).await,
             Report::Heartbeat(heartbeat) => {
                 count.inc();
                 self.told_alive = Instant::now();
-                return tell(Event::Heartbeat(heartbeat)).await;
+                return reporter.tell(Event::Heartbeat(heartbeat)).await;
             }
             Report::Drained => debug!("the worker is drained"),
         }
         let now = Instant::now();
         if now - self.told_alive >= TELL_ALIVE_EVERY {
             self.told_alive = now;
-            tell(Event::Alive).await;
+            reporter.tell(Event::Alive).await;
         }
     }
 

@@ -129,11 +129,19 @@ impl Metrics {
         r.register("admit_rejections", "Requests turned away before a stream began", self.rejections.clone());
         r.register("admit_limit", "Streams that may run at once", self.admit_limit.clone());
         r.register("admit_queue_length", "Requests waiting for a permit", self.admit_queue_length.clone());
-        r.register("queue_time_seconds", "Time admitted requests waited for a permit", self.queue_time.clone());
+        r.register(
+            "queue_time_seconds",
+            "Time admitted requests waited for a permit",
+            self.queue_time.clone(),
+        );
         r.register("ship_frames", "Frames written to a worker", self.ship_frames.clone());
         r.register("ship_messages", "Submissions written to a worker", self.ship_messages.clone());
         r.register("deliver_frames", "Frames read from a worker", self.deliver_frames.clone());
-        r.register("deliver_messages", "Reports and events read from a worker", self.deliver_messages.clone());
+        r.register(
+            "deliver_messages",
+            "Reports and events read from a worker",
+            self.deliver_messages.clone(),
+        );
         r.register("bells", "Bells rung and heard on a worker's socket", self.bells.clone());
         r.register("streams_open", "Streams that hold a permit", self.streams_open.clone());
         r.register("tokens_in", "Prompt tokens of admitted requests", self.tokens_in.clone());
@@ -177,9 +185,8 @@ impl Metrics {
 
     /// The counters of one worker's link.
     pub fn link(&self, worker: usize) -> LinkMetrics {
-        let bells = |direction| {
-            self.bells.get_or_create_owned(&BellLabels { worker: worker as u32, direction })
-        };
+        let bells =
+            |direction| self.bells.get_or_create_owned(&BellLabels { worker: worker as u32, direction });
         LinkMetrics {
             ship_frames: self.ship_frames.get_or_create_owned(&label(worker)),
             ship_messages: self.ship_messages.get_or_create_owned(&label(worker)),

@@ -16,7 +16,7 @@ use std::{
 };
 
 use protocol::{
-    RequestId,
+    ids::RequestId,
     message::{Failure, FailureKind, Generate, StreamEvent, StreamEventKind, Submission},
 };
 use tokio::sync::mpsc;

@@ -48,11 +48,7 @@ pub fn init() -> Result<Backend, Exception> {
     // mlx-rs installs its error handler on the first call that can fail. This is that call:
     // `Device::set_default` below reports nothing, and must not be the one that exits.
     Backend::current()?;
-    let wanted = if cfg!(target_os = "macos") {
-        Backend::Gpu
-    } else {
-        Backend::Cpu
-    };
+    let wanted = if cfg!(target_os = "macos") { Backend::Gpu } else { Backend::Cpu };
     match wanted {
         Backend::Gpu => Device::set_default(&Device::gpu()),
         Backend::Cpu => {
@@ -62,9 +58,7 @@ pub fn init() -> Result<Backend, Exception> {
     }
     let chosen = Backend::current()?;
     if chosen != wanted {
-        return Err(Exception::custom(format!(
-            "MLX runs on {chosen:?} although {wanted:?} was asked for"
-        )));
+        return Err(Exception::custom(format!("MLX runs on {chosen:?} although {wanted:?} was asked for")));
     }
     Ok(chosen)
 }

@@ -76,9 +76,7 @@ impl MappedFile {
             return Err(MapError::Empty);
         }
         let region = Arc::new(Region::map(file)?);
-        let base = wrap(&region).ok_or(MapError::NotWrapped {
-            len: region.file_len() as u64,
-        })?;
+        let base = wrap(&region).ok_or(MapError::NotWrapped { len: region.file_len() as u64 })?;
         Ok(Self { base, region })
     }
 
@@ -121,25 +119,17 @@ struct Part {
 
 impl Part {
     fn new(offset: u64, shape: &[i32], dtype: Dtype, file_len: u64) -> Result<Self, MapError> {
-        let bad_shape = || MapError::Shape {
-            shape: shape.to_vec(),
-        };
+        let bad_shape = || MapError::Shape { shape: shape.to_vec() };
         let mut elements: u64 = 1;
         for &dim in shape {
             let dim = u64::try_from(dim).ok().filter(|&dim| dim > 0);
-            elements = dim
-                .and_then(|dim| elements.checked_mul(dim))
-                .ok_or_else(bad_shape)?;
+            elements = dim.and_then(|dim| elements.checked_mul(dim)).ok_or_else(bad_shape)?;
         }
         let size = dtype_size(dtype);
         let bytes = elements.checked_mul(size).ok_or_else(bad_shape)?;
         let end = offset.saturating_add(bytes);
         if end > file_len {
-            return Err(MapError::OutOfRange {
-                offset,
-                end,
-                len: file_len,
-            });
+            return Err(MapError::OutOfRange { offset, end, len: file_len });
         }
         if !offset.is_multiple_of(size) {
             return Err(MapError::Misaligned { offset, dtype });

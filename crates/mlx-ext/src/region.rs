@@ -39,9 +39,7 @@ impl Region {
         let too_large = || io::Error::from(io::ErrorKind::FileTooLarge);
         let file_len = usize::try_from(file.metadata()?.len()).map_err(|_| too_large())?;
         let unit = page_size().max(UNIT);
-        let padded_len = file_len
-            .checked_next_multiple_of(unit)
-            .ok_or_else(too_large)?;
+        let padded_len = file_len.checked_next_multiple_of(unit).ok_or_else(too_large)?;
         let reserved = padded_len.checked_add(unit).ok_or_else(too_large)?;
 
         // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing else.
@@ -60,13 +58,7 @@ impl Region {
         }
         // SAFETY: `unit` < `reserved`, so the address is inside the mapping made above.
         let data = unsafe { start.cast::<u8>().add(unit) };
-        let region = Self {
-            start,
-            reserved,
-            data,
-            file_len,
-            padded_len,
-        };
+        let region = Self { start, reserved, data, file_len, padded_len };
         region.lay_in(file)?;
         region.write_size_word();
         Ok(region)

@@ -105,7 +105,8 @@ fn the_last_array_unmaps() {
     mlx_ext::init().unwrap();
     let mut path = tempfile::NamedTempFile::new().unwrap();
     path.write_all(&pattern(40_000)).unwrap();
-    let mapped = || std::fs::read_to_string("/proc/self/maps").unwrap().contains(path.path().to_str().unwrap());
+    let mapped =
+        || std::fs::read_to_string("/proc/self/maps").unwrap().contains(path.path().to_str().unwrap());
 
     let file = MappedFile::map(&File::open(path.path()).unwrap()).unwrap();
     let first = file.array(0, &[100], Dtype::Uint8).unwrap();

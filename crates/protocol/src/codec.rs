@@ -59,18 +59,20 @@ pub fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecErr
 /// # Errors
 /// If `bytes` are longer than [`MAX_ENCODED`], are no `T`, or hold more than one `T`.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    if bytes.len() > MAX_ENCODED {
+        return Err(CodecError::TooLarge { len: bytes.len() });
+    }
     // bincode allocates a string before it looks whether the input is that long, and its limit is a constant
-    // of the type. Hence a few limits to choose from, each for inputs up to the size in its pattern.
-    match bytes.len() {
-        ..=0x1000 => decode_within::<T, { EXPANSION << 12 }>(bytes),
-        ..=0x4000 => decode_within::<T, { EXPANSION << 14 }>(bytes),
-        ..=0x1_0000 => decode_within::<T, { EXPANSION << 16 }>(bytes),
-        ..=0x4_0000 => decode_within::<T, { EXPANSION << 18 }>(bytes),
-        ..=0x10_0000 => decode_within::<T, { EXPANSION << 20 }>(bytes),
-        ..=0x40_0000 => decode_within::<T, { EXPANSION << 22 }>(bytes),
-        ..=0x100_0000 => decode_within::<T, { EXPANSION << 24 }>(bytes),
-        ..=MAX_ENCODED => decode_within::<T, { EXPANSION * MAX_ENCODED }>(bytes),
-        len => Err(CodecError::TooLarge { len }),
+    // of the type. Hence a few limits to choose from, by the number of binary digits of the input's size.
+    match usize::BITS - bytes.len().leading_zeros() {
+        0..=12 => decode_within::<T, { EXPANSION << 12 }>(bytes),
+        13 | 14 => decode_within::<T, { EXPANSION << 14 }>(bytes),
+        15 | 16 => decode_within::<T, { EXPANSION << 16 }>(bytes),
+        17 | 18 => decode_within::<T, { EXPANSION << 18 }>(bytes),
+        19 | 20 => decode_within::<T, { EXPANSION << 20 }>(bytes),
+        21 | 22 => decode_within::<T, { EXPANSION << 22 }>(bytes),
+        23 | 24 => decode_within::<T, { EXPANSION << 24 }>(bytes),
+        _ => decode_within::<T, { EXPANSION * MAX_ENCODED }>(bytes),
     }
 }
 

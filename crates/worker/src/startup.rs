@@ -34,6 +34,8 @@ const PREPARE_THREADS: usize = 2;
 
 /// Everything that was loaded.
 struct Loaded {
+    /// Keeps the lease on what the model's weights are views of.
+    artifact: Artifact,
     model: Model,
     preparer: Preparer,
     info: ModelInfo,
@@ -47,7 +49,7 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     let connected = link::connect(&cli.socket)?;
     let sender = Arc::new(LinkSender::new(connected.sender, Arc::clone(&connected.socket)));
     let reports: Arc<dyn Reports> = Arc::clone(&sender) as _;
-    let Loaded { model, preparer, info } = load(cli, started).inspect_err(|error| {
+    let Loaded { artifact: _artifact, model, preparer, info } = load(cli, started).inspect_err(|error| {
         let failure = Failure { kind: FailureKind::Internal, param: None, message: format!("{error:#}") };
         reports.report(&Report::LoadFailed(failure));
     })?;
@@ -79,7 +81,7 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
     let dir = cli.store.clone().map_or_else(default_store_dir, Ok)?;
     let store = Store::open(&dir).with_context(|| format!("artifact store {}", dir.display()))?;
     let artifact = store.resolve(&cli.model)?;
-    thread::scope(|scope| {
+    let (model, load_micros, tokenizer, took) = thread::scope(|scope| {
         let tokenizer = scope.spawn(|| {
             let began = Instant::now();
             load_tokenizer(&artifact).map(|tokenizer| (tokenizer, began.elapsed()))
@@ -89,35 +91,34 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;
-        let manifest = &artifact.manifest;
-        let template = manifest
-            .chat_template
-            .clone()
-            .map(|source| {
-                let text = |token: &Option<String>| token.clone().unwrap_or_default();
-                ChatTemplate::new(source, text(&manifest.bos_token), text(&manifest.eos_token))
-                    .context("the model's chat template")
-            })
-            .transpose()?;
-        let info = ModelInfo {
-            name: cli.model.clone(),
-            digest: artifact.digest.to_string(),
-            architecture: model.architecture().to_string(),
-            context_length: model.context_length(),
-            vocab_size: model.vocab_size(),
-            weight_bytes: model.weight_bytes(),
-            load_micros,
-            tokenizer_micros: micros(took),
-        };
-        let preparer = Preparer {
-            tokenizer: Arc::new(tokenizer),
-            template,
-            eos_tokens: manifest.eos_token_ids.clone(),
-            context_length: (model.context_length() as usize).min(limits(cli, &model).kv_tokens),
-            vocab_size: model.vocab_size(),
-        };
-        Ok(Loaded { model, preparer, info })
-    })
+        anyhow::Ok((model, load_micros, tokenizer, took))
+    })?;
+    let info = ModelInfo {
+        name: cli.model.clone(),
+        digest: artifact.digest.to_string(),
+        architecture: artifact.manifest.architecture().unwrap_or_default().to_string(),
+        context_length: model.context_length(),
+        vocab_size: model.vocab_size(),
+        weight_bytes: model.weight_bytes(),
+        load_micros,
+        tokenizer_micros: micros(took),
+    };
+    let preparer = Preparer {
+        tokenizer: Arc::new(tokenizer),
+        template: chat_template(&artifact)?,
+        eos_tokens: artifact.manifest.eos_token_ids.clone(),
+        context_length: (model.context_length() as usize).min(limits(cli, &model).kv_tokens),
+        vocab_size: model.vocab_size(),
+    };
+    Ok(Loaded { artifact, model, preparer, info })
+}
+
+fn chat_template(artifact: &Artifact) -> anyhow::Result<Option<ChatTemplate>> {
+    let manifest = &artifact.manifest;
+    let text = |token: &Option<String>| token.clone().unwrap_or_default();
+    let Some(source) = manifest.chat_template.clone() else { return Ok(None) };
+    let template = ChatTemplate::new(source, text(&manifest.bos_token), text(&manifest.eos_token));
+    Ok(Some(template.context("the model's chat template")?))
 }
 
 fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<Tokenizer> {

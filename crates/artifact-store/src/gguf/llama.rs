@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     GgufError,
-    block::{GROUP, TensorType},
+    block::GROUP,
     metadata::{Metadata, required},
     reader::{Gguf, Tensor},
 };
@@ -88,7 +88,9 @@ impl Dims {
         };
         let dim = |key: &str| required(optional(key)?, key);
         if metadata.unsigned("llama.expert_count")?.unwrap_or(0) > 0 {
-            return Err(GgufError::Unsupported("mixtures of experts cannot be imported from GGUF".to_owned()));
+            return Err(GgufError::Unsupported(
+                "mixtures of experts cannot be imported from GGUF".to_owned(),
+            ));
         }
         let hidden = dim("llama.embedding_length")?;
         let heads = dim("llama.attention.head_count")?;
@@ -108,7 +110,8 @@ impl Dims {
         }
         let embedding = gguf.tensors.iter().find(|tensor| tensor.name == "token_embd.weight");
         let vocab = embedding.and_then(|tensor| tensor.shape.first().copied());
-        let vocab = vocab.ok_or_else(|| GgufError::Damaged("tensor `token_embd.weight` is missing".to_owned()))?;
+        let vocab =
+            vocab.ok_or_else(|| GgufError::Damaged("tensor `token_embd.weight` is missing".to_owned()))?;
         let intermediate = dim("llama.feed_forward_length")?;
         Ok(Self { hidden, intermediate, layers, heads, kv_heads, head_dim, vocab })
     }
@@ -121,10 +124,14 @@ fn expected_tensors(dims: &Dims) -> BTreeMap<String, Expected> {
     let mut add = |name: String, module: String, shape: Vec<u64>, unpermute, optional| {
         if shape.len() == 2 && module.contains("layers") {
             let bias = vec![shape[0]];
-            let place = Expected { module: module.clone(), field: "bias", shape: bias, unpermute, optional: true };
+            let place =
+                Expected { module: module.clone(), field: "bias", shape: bias, unpermute, optional: true };
             expected.insert(format!("{name}.bias"), place);
         }
-        expected.insert(format!("{name}.weight"), Expected { module, field: "weight", shape, unpermute, optional });
+        expected.insert(
+            format!("{name}.weight"),
+            Expected { module, field: "weight", shape, unpermute, optional },
+        );
     };
     add("token_embd".into(), "model.embed_tokens".into(), vec![vocab, hidden], None, false);
     add("output_norm".into(), "model.norm".into(), vec![hidden], None, false);
@@ -143,7 +150,13 @@ fn expected_tensors(dims: &Dims) -> BTreeMap<String, Expected> {
             ("ffn_down", "mlp.down_proj", vec![hidden, intermediate], None),
         ];
         for (name, module, shape, unpermute) in matrices {
-            add(format!("blk.{layer}.{name}"), format!("model.layers.{layer}.{module}"), shape, unpermute, false);
+            add(
+                format!("blk.{layer}.{name}"),
+                format!("model.layers.{layer}.{module}"),
+                shape,
+                unpermute,
+                false,
+            );
         }
     }
     expected
@@ -185,8 +198,8 @@ fn config(metadata: &Metadata, dims: &Dims, mapped: &[Mapped<'_>]) -> Result<Val
         "attention_bias": has("q_proj", "bias"),
         "mlp_bias": has("up_proj", "bias"),
     });
-    for (key, field) in [("bos_token_id", "bos_token_id"), ("eos_token_id", "eos_token_id")] {
-        if let Some(id) = metadata.unsigned(&format!("tokenizer.ggml.{field}"))? {
+    for key in ["bos_token_id", "eos_token_id"] {
+        if let Some(id) = metadata.unsigned(&format!("tokenizer.ggml.{key}"))? {
             config[key] = id.into();
         }
     }
@@ -225,15 +238,14 @@ fn rope_scaling(metadata: &Metadata) -> Result<Option<Value>, GgufError> {
 /// The most frequent width for all, and an entry for each module that differs;
 /// modules without scales are dense. `None` if all are.
 fn quantization(mapped: &[Mapped<'_>]) -> Option<Value> {
-    let bits_of = |kind: TensorType| kind.bits();
     let mut frequency: HashMap<u64, usize> = HashMap::new();
-    for bits in mapped.iter().filter_map(|tensor| bits_of(tensor.tensor.kind)) {
+    for bits in mapped.iter().filter_map(|tensor| tensor.tensor.kind.bits()) {
         *frequency.entry(bits).or_default() += 1;
     }
     let (&common, _) = frequency.iter().max_by_key(|&(&bits, &count)| (count, bits))?;
-    let mut quantization = json!({ "group_size": GROUP, "bits": common, "mode": "affine" });
+    let mut quantization = json!({ "group_size": GROUP, "bits": common });
     for tensor in mapped {
-        if let Some(bits) = bits_of(tensor.tensor.kind).filter(|&bits| bits != common) {
+        if let Some(bits) = tensor.tensor.kind.bits().filter(|&bits| bits != common) {
             quantization[&tensor.module] = json!({ "group_size": GROUP, "bits": bits });
         }
     }

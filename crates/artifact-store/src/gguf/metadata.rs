@@ -29,10 +29,6 @@ impl Metadata {
         self.values.insert(key, value).is_none()
     }
 
-    pub(crate) fn contains(&self, key: &str) -> bool {
-        self.values.contains_key(key)
-    }
-
     pub(crate) fn text(&self, key: &str) -> Result<Option<&str>, GgufError> {
         self.get(key, Value::as_text)
     }
@@ -66,7 +62,11 @@ impl Metadata {
     }
 
     /// `None` if the key is absent, an error if `read` does not like its value.
-    fn get<'a, T>(&'a self, key: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>, GgufError> {
+    fn get<'a, T>(
+        &'a self,
+        key: &str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, GgufError> {
         let Some(value) = self.values.get(key) else { return Ok(None) };
         read(value).map(Some).ok_or_else(|| GgufError::WrongType(key.to_owned()))
     }

@@ -192,7 +192,8 @@ impl<R: Read> Cursor<R> {
         let kind = TensorType::of_number(self.u32(what)?, &name)?;
         let offset = self.u64(what)?;
         let len = kind.byte_len(&shape);
-        let len = len.ok_or_else(|| GgufError::Damaged(format!("tensor `{name}` has an impossible shape")))?;
+        let len =
+            len.ok_or_else(|| GgufError::Damaged(format!("tensor `{name}` has an impossible shape")))?;
         Ok(Tensor { name, kind, shape, offset, len })
     }
 

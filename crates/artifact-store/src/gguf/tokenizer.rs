@@ -48,6 +48,8 @@ const QWEN2_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}
 #[derive(Debug)]
 pub(crate) struct Tokenizer {
     pub(crate) json: Value,
+    /// Number of tokens; ids are below it.
+    pub(crate) size: u64,
     pub(crate) bos_token: Option<String>,
     pub(crate) eos_token: Option<String>,
     /// Ascending.
@@ -87,7 +89,8 @@ impl Tokenizer {
         }
         let ids = vocabulary(&tokens)?;
         let merges = required(metadata.texts("tokenizer.ggml.merges")?, "tokenizer.ggml.merges")?;
-        let merges = merges.into_iter().map(|merge| check_merge(merge, &ids)).collect::<Result<Vec<_>, _>>()?;
+        let merges =
+            merges.into_iter().map(|merge| check_merge(merge, &ids)).collect::<Result<Vec<_>, _>>()?;
 
         let bos = token_at(metadata, "tokenizer.ggml.bos_token_id", &tokens)?;
         let eos = token_at(metadata, "tokenizer.ggml.eos_token_id", &tokens)?;
@@ -121,6 +124,7 @@ impl Tokenizer {
         let owned = |token: Option<(u32, &str)>| token.map(|(_, text)| text.to_owned());
         Ok(Self {
             json,
+            size: tokens.len() as u64,
             bos_token: owned(bos),
             eos_token: owned(eos),
             eos_token_ids: end_tokens(metadata, &tokens, &types, &ids)?,
@@ -138,7 +142,9 @@ impl Flavour {
             add_bos: false,
         };
         Ok(match pre {
-            "smollm" => plain(sequence([json!({ "type": "Digits", "individual_digits": true }), byte_level(true)])),
+            "smollm" => {
+                plain(sequence([json!({ "type": "Digits", "individual_digits": true }), byte_level(true)]))
+            }
             "gpt-2" | "default" => plain(byte_level(true)),
             "llama-bpe" => Self { ignore_merges: true, add_bos: true, ..plain(split(LLAMA3_SPLIT)) },
             "qwen2" => Self { normalizer: json!({ "type": "NFC" }), ..plain(split(QWEN2_SPLIT)) },
@@ -168,7 +174,11 @@ fn check_merge<'a>(merge: &'a str, ids: &HashMap<&str, u32>) -> Result<[&'a str;
     let damaged = || GgufError::Damaged(format!("the merge `{merge}` is not of two tokens into one"));
     let (left, right) = merge.split_once(' ').ok_or_else(damaged)?;
     let known = |token: &str| ids.contains_key(token);
-    if known(left) && known(right) && known(&format!("{left}{right}")) { Ok([left, right]) } else { Err(damaged()) }
+    if known(left) && known(right) && known(&format!("{left}{right}")) {
+        Ok([left, right])
+    } else {
+        Err(damaged())
+    }
 }
 
 fn added_tokens(tokens: &[&str], types: &[u64]) -> Vec<Value> {
@@ -223,7 +233,8 @@ fn byte_level(use_regex: bool) -> Value {
 }
 
 fn split(regex: &str) -> Value {
-    let split = json!({ "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false });
+    let split =
+        json!({ "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false });
     sequence([split, byte_level(false)])
 }
 

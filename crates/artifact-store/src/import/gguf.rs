@@ -2,6 +2,7 @@
 //! `tokenizer.json` made from its metadata.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufReader, Seek, Write},
     os::unix::fs::FileExt,
@@ -9,6 +10,7 @@ use std::{
 };
 
 use safetensors::Dtype;
+use serde_json::Value;
 
 use super::source;
 use crate::{
@@ -53,41 +55,41 @@ pub(super) fn stage(
     check_architecture(&gguf).map_err(bad)?;
     let (config, mapped) = llama::map(&gguf).map_err(bad)?;
     let tokenizer = Tokenizer::read(&gguf.metadata).map_err(bad)?;
+    check_vocabulary(&tokenizer, &config).map_err(bad)?;
     let outputs = outputs(&mapped).map_err(bad)?;
 
     let described = outputs.iter().map(|out| (out.name.clone(), out.dtype, out.shape.clone())).collect();
-    let (header, placed) = weights::write_header(described)
-        .map_err(|error| StoreError::bad_source(path, error.to_string()))?;
+    let (header, placed) =
+        weights::write_header(described).map_err(|error| StoreError::bad_source(path, error.to_string()))?;
     let data: u64 = placed.iter().map(|tensor| tensor.len).sum();
     writer.check_space(data)?;
     tell(observer, ImportEvent::Planned(data))?;
 
-    file.rewind().and_then(|()| Digest::of_reader(&mut file)).context("read", path).and_then(|(digest, _)| {
-        let weights = writer.stage(|out| {
-            out.write_all(&header).context("write the weights of", path)?;
-            outputs.iter().try_for_each(|output| write_tensor(output, &file, path, out, observer))
-        })?;
-        let json = serde_json::to_vec(&tokenizer.json).map_err(std::io::Error::from);
-        let tokens = writer.stage_bytes(&json.context("write the tokenizer of", path)?)?;
-        let files = vec![
+    file.rewind().context("read", path)?;
+    let (digest, _) = Digest::of_reader(&mut file).context("read", path)?;
+    let weights = writer.stage(|out| {
+        out.write_all(&header).context("write the weights of", path)?;
+        outputs.iter().try_for_each(|output| write_tensor(output, &file, path, out, observer))
+    })?;
+    let json = serde_json::to_vec(&tokenizer.json).map_err(std::io::Error::from);
+    let tokens = writer.stage_bytes(&json.context("write the tokenizer of", path)?)?;
+    let manifest = Manifest {
+        format: FORMAT,
+        source: Source { format: SourceFormat::Gguf, digest: Some(digest) },
+        transforms: vec![Transform::RepackAffine, Transform::UnpermuteRope],
+        config,
+        chat_template: tokenizer.chat_template,
+        named_chat_templates: BTreeMap::new(),
+        bos_token: tokenizer.bos_token,
+        eos_token: tokenizer.eos_token,
+        eos_token_ids: tokenizer.eos_token_ids,
+        files: vec![
             entry(FileRole::Weights, WEIGHTS, &weights),
             entry(FileRole::Tokenizer, "tokenizer.json", &tokens),
-        ];
-        let manifest = Manifest {
-            format: FORMAT,
-            source: Source { format: SourceFormat::Gguf, digest: Some(digest) },
-            transforms: vec![Transform::RepackAffine, Transform::UnpermuteRope],
-            config,
-            chat_template: tokenizer.chat_template,
-            named_chat_templates: Default::default(),
-            bos_token: tokenizer.bos_token,
-            eos_token: tokenizer.eos_token,
-            eos_token_ids: tokenizer.eos_token_ids,
-            files,
-            tensors: placed.into_iter().map(tensor_entry).collect(),
-        };
-        Ok((manifest, vec![weights, tokens]))
-    })
+        ],
+        tensors: placed.into_iter().map(tensor_entry).collect(),
+    };
+    Ok((manifest, vec![weights, tokens]))
 }
 
 fn check_architecture(gguf: &Gguf) -> Result<(), GgufError> {
@@ -99,6 +101,15 @@ fn check_architecture(gguf: &Gguf) -> Result<(), GgufError> {
              safetensors folder"
         ))),
     }
+}
+
+/// A token without a row of the embedding would read beyond it.
+fn check_vocabulary(tokenizer: &Tokenizer, config: &Value) -> Result<(), GgufError> {
+    let rows = config["vocab_size"].as_u64().unwrap_or_default();
+    if tokenizer.size <= rows {
+        return Ok(());
+    }
+    Err(GgufError::Damaged(format!("{} tokens and {rows} embeddings", tokenizer.size)))
 }
 
 /// What to write, in an order that aligns each tensor (see [`weights::alignment_rank`]).
@@ -184,8 +195,7 @@ mod tests {
     fn rows_of_a_head_come_back_to_their_order() {
         let head_dim = 6;
         let permuted: Vec<u64> = (0..3).flat_map(|i| [i, i + 3]).collect();
-        let back: Vec<u64> =
-            (0..head_dim).map(|row| permuted[interleaved(row, head_dim) as usize]).collect();
+        let back: Vec<u64> = (0..head_dim).map(|row| permuted[interleaved(row, head_dim) as usize]).collect();
         assert_eq!(back, [0, 1, 2, 3, 4, 5]);
     }
 }

@@ -141,7 +141,8 @@ impl Folder {
             }
             Value::Array(named) => {
                 for entry in named {
-                    if let (Some(name), Some(template)) = (entry["name"].as_str(), entry["template"].as_str()) {
+                    if let (Some(name), Some(template)) = (entry["name"].as_str(), entry["template"].as_str())
+                    {
                         templates.insert(name.to_owned(), template.to_owned());
                     }
                 }
@@ -185,7 +186,8 @@ impl Folder {
         }
         for (tensor, shard) in &self.weight_map {
             if homes.get(tensor.as_str()) != Some(&shard.as_str()) {
-                let reason = format!("the index places tensor `{tensor}` here, and it is not; download it again");
+                let reason =
+                    format!("the index places tensor `{tensor}` here, and it is not; download it again");
                 return Err(StoreError::bad_source(&self.path.join(shard), reason));
             }
         }
@@ -245,9 +247,10 @@ fn only_shard(folder: &Path) -> Result<String, StoreError> {
     }
     match <[String; 1]>::try_from(found) {
         Ok([name]) => Ok(name),
-        Err(found) if found.is_empty() => {
-            Err(StoreError::bad_source(folder, "it has no safetensors file; other formats have to be converted first"))
-        }
+        Err(found) if found.is_empty() => Err(StoreError::bad_source(
+            folder,
+            "it has no safetensors file; other formats have to be converted first",
+        )),
         Err(found) => {
             let reason = format!("{} safetensors files and no model.safetensors.index.json", found.len());
             Err(StoreError::bad_source(folder, reason))
@@ -267,7 +270,8 @@ fn read_weight_map(path: &Path) -> Result<BTreeMap<String, String>, StoreError> 
     let mut weight_map = BTreeMap::new();
     for (tensor, shard) in map {
         let shard = shard.as_str().ok_or_else(|| bad("a file name in \"weight_map\" is not text"))?;
-        let plain = Path::new(shard).file_name().is_some_and(|name| name == shard) && !shard.contains(['/', '\\']);
+        let plain =
+            Path::new(shard).file_name().is_some_and(|name| name == shard) && !shard.contains(['/', '\\']);
         if !plain || !shard.ends_with(".safetensors") {
             return Err(bad(&format!("`{shard}` is not the name of a safetensors file in this folder")));
         }

@@ -45,6 +45,8 @@ fn default_name(source: &Path, is_folder: bool) -> Result<String, StoreError> {
     let part = if is_folder { full.file_name() } else { source.file_stem() };
     match part.and_then(|part| part.to_str()) {
         Some(name) => Ok(name.to_owned()),
-        None => Err(StoreError::bad_source(source, "its name cannot name the artifact; give one with --name")),
+        None => {
+            Err(StoreError::bad_source(source, "its name cannot name the artifact; give one with --name"))
+        }
     }
 }

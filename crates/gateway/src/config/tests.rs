@@ -56,7 +56,10 @@ fn values_out_of_range_are_refused_with_line_and_range() {
     for (text, expected) in [
         ("\nserver:\n  port: 70000\n", "runtime.yaml:3: `server.port` is 70000, but must be from 0 to 65535"),
         ("workers:\n  count: 0\n", "runtime.yaml:2: `workers.count` is 0, but must be from 1 to 64"),
-        ("workers:\n  ring_bytes: 70000\n", "runtime.yaml:2: `workers.ring_bytes` is 70000, but must be a power of two"),
+        (
+            "workers:\n  ring_bytes: 70000\n",
+            "runtime.yaml:2: `workers.ring_bytes` is 70000, but must be a power of two",
+        ),
         (
             "stream_registry:\n  adaptive_limits:\n    min_streams: 9\n    max_streams: 8\n",
             "runtime.yaml:4: `stream_registry.adaptive_limits.max_streams` is 8, less than `min_streams` (9)",
@@ -80,7 +83,8 @@ fn values_out_of_range_are_refused_with_line_and_range() {
 
 #[test]
 fn a_store_size_may_be_a_number_or_a_text() {
-    let size = |text: &str| load(&format!("cache:\n  max_size_bytes: {text}\n")).map(|c| c.cache_max_size_bytes);
+    let size =
+        |text: &str| load(&format!("cache:\n  max_size_bytes: {text}\n")).map(|c| c.cache_max_size_bytes);
     assert_eq!(size("100GiB").unwrap(), 100 << 30);
     assert_eq!(size("1048576").unwrap(), 1 << 20);
     assert_eq!(size("\"2 TiB\"").unwrap(), 2 << 40);
@@ -105,7 +109,8 @@ fn flags_beat_the_file() {
         model: Some("flag".into()),
         ..Flags::default()
     };
-    let text = "model: file\nserver:\n  host: 0.0.0.0\n  port: 9\n  drain_timeout_ms: 7\nworkers:\n  count: 2\n";
+    let text =
+        "model: file\nserver:\n  host: 0.0.0.0\n  port: 9\n  drain_timeout_ms: 7\nworkers:\n  count: 2\n";
     let config = load_with(text, &flags).unwrap();
     assert_eq!((config.server.host.as_str(), config.server.port), ("::1", 0));
     assert_eq!((config.workers.count, config.model.as_str()), (3, "flag"));

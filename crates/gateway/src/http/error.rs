@@ -207,9 +207,19 @@ mod tests {
             (ApiError::BodyTooLarge { limit: 1 }, 413, INVALID, "body_too_large"),
             (ApiError::BodyTimeout(Duration::from_secs(1)), 408, INVALID, "body_timeout"),
             (ApiError::NotUtf8(3), 400, INVALID, "invalid_json"),
-            (ApiError::Unsupported { param: "n".into(), what: "2".into() }, 400, INVALID, "unsupported_parameter"),
+            (
+                ApiError::Unsupported { param: "n".into(), what: "2".into() },
+                400,
+                INVALID,
+                "unsupported_parameter",
+            ),
             (rejected(Rejection::QueueFull { waiting: 1 }), 429, "rate_limit_error", "queue_full"),
-            (rejected(Rejection::WaitedTooLong { waited: RETRY_BUSY }), 429, "rate_limit_error", "queue_timeout"),
+            (
+                rejected(Rejection::WaitedTooLong { waited: RETRY_BUSY }),
+                429,
+                "rate_limit_error",
+                "queue_timeout",
+            ),
             (rejected(Rejection::ShuttingDown), 503, SERVER, "shutting_down"),
             (RouteError::NoWorker { model: model("m") }.into(), 503, SERVER, "no_worker"),
             (

@@ -2,29 +2,31 @@
 //! change the answer: what the server can't do is refused by name. Fields that it does not know are
 //! allowed, since clients send many (`user`, `metadata`, `store`, …).
 
+pub(super) mod chat;
 mod check;
-mod chat;
-mod completion;
+pub(super) mod completion;
+mod object;
 
 use protocol::{
-    RequestId,
+    ids::RequestId,
     message::{Generate, Prompt, Sampling},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use self::check::{field, float, integer_text, refuse, unsupported};
+use self::{
+    check::{field, float, integer_text, refuse, unsupported},
+    object::Object,
+};
 use super::error::ApiError;
-
-pub use self::{chat::ChatFields, completion::CompletionFields};
 
 /// Fields that both kinds of completion have, as typed. `Value` where JSON of several types is allowed.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct CommonFields {
+struct CommonFields {
     model: Option<String>,
     stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
+    stream_options: Option<Object<StreamOptions>>,
     max_tokens: Option<u64>,
     stop: Value,
     seed: Value,
@@ -50,15 +52,15 @@ struct StreamOptions {
 
 /// A request that can be served, if its model and a place can be found.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Checked {
+pub(super) struct Checked {
     /// The model's name, as the client wrote it.
-    pub model: String,
+    pub(super) model: String,
     /// Answer with events.
-    pub stream: bool,
+    pub(super) stream: bool,
     /// Send a chunk with the usage before the end.
-    pub include_usage: bool,
+    pub(super) include_usage: bool,
     /// What to continue.
-    pub prompt: Prompt,
+    pub(super) prompt: Prompt,
     sampling: Sampling,
     max_tokens: Option<u32>,
     stop: Vec<String>,
@@ -67,17 +69,17 @@ pub struct Checked {
 
 impl Checked {
     /// The message for the worker.
-    pub fn into_generate(self, id: RequestId, credit: u32) -> Generate {
+    pub(super) fn into_generate(self, id: RequestId, credit: u32) -> Generate {
         let Self { prompt, sampling, max_tokens, stop, ignore_eos, .. } = self;
         Generate { id, prompt, sampling, max_tokens, stop, ignore_eos, credit }
     }
 }
 
 /// Parses a body, naming the field that has the wrong type.
-pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let text = std::str::from_utf8(body).map_err(|e| ApiError::NotUtf8(e.valid_up_to()))?;
     let mut json = serde_json::Deserializer::from_str(text);
-    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+    let Object(parsed) = serde_path_to_error::deserialize(&mut json).map_err(|e| {
         let path = e.path().to_string();
         let error = e.into_inner();
         match error.classify() {
@@ -111,7 +113,7 @@ impl CommonFields {
                 _ => return Err(field("model", "is required: name one of /v1/models")),
             },
             stream,
-            include_usage: self.stream_options.and_then(|o| o.include_usage).unwrap_or(false),
+            include_usage: self.stream_options.and_then(|o| o.0.include_usage).unwrap_or(false),
             prompt,
             max_tokens,
             ignore_eos: self.ignore_eos.unwrap_or(false),
@@ -184,7 +186,10 @@ impl CommonFields {
             _ => return Err(wrong()),
         };
         if stops.len() > MAX_STOPS {
-            return Err(field("stop", format!("has {} texts, but at most {MAX_STOPS} are allowed", stops.len())));
+            return Err(field(
+                "stop",
+                format!("has {} texts, but at most {MAX_STOPS} are allowed", stops.len()),
+            ));
         }
         if stops.iter().any(String::is_empty) {
             return Err(field("stop", "must not contain an empty text, which would stop at once"));

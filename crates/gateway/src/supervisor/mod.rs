@@ -1,5 +1,6 @@
 //! Keeps the workers running: [`state`] decides, [`process`] acts, one task a worker connects both.
 
+mod news;
 mod process;
 mod rendezvous;
 mod state;
@@ -14,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol::{Incarnation, shm::runtime_dir};
+use protocol::{ids::Incarnation, shm::runtime_dir};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -23,12 +24,13 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use self::{
-    process::{Life, News, Setup, What},
+    process::{Life, Setup},
     state::{Action, Machine},
 };
 use crate::{config::Config, link::Link, metrics::Metrics, router::Router};
 
 pub use self::{
+    news::{News, Reporter, What},
     rendezvous::{JoinError, Joined, Rendezvous},
     state::{Event, WorkerState},
 };
@@ -76,7 +78,11 @@ const NEWS_QUEUE: usize = 64;
 
 impl Supervisor {
     /// Starts all workers. They show up in `router` as they become ready. Needs a runtime.
-    pub fn start(config: &Config, router: &Arc<Router>, metrics: &Arc<Metrics>) -> Result<Self, SupervisorError> {
+    pub fn start(
+        config: &Config,
+        router: &Arc<Router>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, SupervisorError> {
         let setup = Arc::new(Setup {
             config: config.clone(),
             binary: worker_binary(config)?,
@@ -168,8 +174,7 @@ impl Care {
     async fn run(mut self, mut draining: watch::Receiver<bool>) {
         let (sender, mut news) = mpsc::channel(NEWS_QUEUE);
         let config = &self.setup.config;
-        let (mut machine, actions) =
-            Machine::new(config.workers.clone(), EXIT_TIMEOUT, Instant::now());
+        let (mut machine, actions) = Machine::new(config.workers.clone(), EXIT_TIMEOUT, Instant::now());
         self.publish(&machine);
         self.act(actions, &sender);
         let mut told_to_drain = false;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use protocol::{Incarnation, shm::RuntimeDir};
+use protocol::{ids::Incarnation, shm::RuntimeDir};
 use tokio::{
     process::{Child, Command},
     sync::{mpsc, oneshot},
@@ -18,6 +18,7 @@ use tokio::{
 use tracing::info;
 
 use super::{
+    news::{News, Reporter},
     rendezvous::{Joined, Rendezvous},
     state::Event,
 };
@@ -33,18 +34,6 @@ pub(super) struct Setup {
     pub(super) binary: PathBuf,
     pub(super) dir: RuntimeDir,
     pub(super) metrics: Arc<Metrics>,
-}
-
-/// News of a life. Those of an earlier one are ignored.
-pub(super) struct News {
-    pub(super) incarnation: Incarnation,
-    pub(super) what: What,
-}
-
-pub(super) enum What {
-    Event(Event),
-    /// [`Event::Joined`], with what the event itself can't carry.
-    Joined(Link),
 }
 
 /// A life that has begun. Its last news is [`Event::Died`].
@@ -68,10 +57,10 @@ impl Life {
         news: mpsc::Sender<News>,
     ) -> Self {
         let (kill, killed) = oneshot::channel();
-        let living = Living { setup, worker, incarnation, news };
+        let living = Living { setup, worker, incarnation, reporter: Reporter::new(incarnation, news) };
         tokio::spawn(async move {
             let why = living.live(killed).await.unwrap_or_else(|error| error);
-            living.tell(Event::Died(why)).await;
+            living.reporter.tell(Event::Died(why)).await;
         });
         Self { incarnation, kill: Some(kill) }
     }
@@ -99,7 +88,7 @@ struct Living {
     setup: Arc<Setup>,
     worker: usize,
     incarnation: Incarnation,
-    news: mpsc::Sender<News>,
+    reporter: Reporter,
 }
 
 impl Living {
@@ -107,7 +96,7 @@ impl Living {
     async fn live(&self, mut killed: oneshot::Receiver<Kill>) -> Result<String, String> {
         let rendezvous = self.open().await?;
         let mut child = self.spawn(rendezvous.path())?;
-        self.tell(Event::Spawned).await;
+        self.reporter.tell(Event::Spawned).await;
         let joined = tokio::select! {
             joined = rendezvous.join() => joined,
             status = child.wait() => {
@@ -130,20 +119,15 @@ impl Living {
     }
 
     /// From the handshake to the end.
-    async fn serve(
-        &self,
-        joined: Joined,
-        child: Child,
-        mut killed: oneshot::Receiver<Kill>,
-    ) -> String {
+    async fn serve(&self, joined: Joined, child: Child, mut killed: oneshot::Receiver<Kill>) -> String {
         let metrics = &self.setup.metrics;
         let link = Link::new(self.setup.config.batch_queue, Arc::clone(metrics));
         info!(worker = self.worker, pid = joined.pid, "worker connected");
-        self.send(What::Joined(link.clone())).await;
+        self.reporter.joined(link.clone()).await;
         let Joined { socket, sender, receiver, .. } = joined;
         let task = LinkTask::new(link.clone(), socket, sender, receiver, metrics.link(self.worker));
         let (why, grace) = tokio::select! {
-            end = task.run(async |event| self.tell(event).await) => (end.to_string(), REAP_GRACE),
+            end = task.run(&self.reporter) => (end.to_string(), REAP_GRACE),
             kill = &mut killed => {
                 let Kill { grace, why } = kill.unwrap_or_else(|_| Kill::abandoned());
                 (why, grace)
@@ -178,17 +162,11 @@ impl Living {
         // It is not killed on drop: when the gateway dies, the closing socket ends it.
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
         command.spawn().map_err(|e| {
-            format!("can't start {}: {e}; name the worker's executable with --worker-bin", setup.binary.display())
+            format!(
+                "can't start {}: {e}; name the worker's executable with --worker-bin",
+                setup.binary.display()
+            )
         })
-    }
-
-    async fn tell(&self, event: Event) {
-        self.send(What::Event(event)).await;
-    }
-
-    async fn send(&self, what: What) {
-        // The receiver is gone only when the gateway is.
-        let _ = self.news.send(News { incarnation: self.incarnation, what }).await;
     }
 }
 

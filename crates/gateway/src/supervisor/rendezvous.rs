@@ -10,9 +10,9 @@ use interprocess::local_socket::{
     tokio::{Listener, Stream as Socket, prelude::*},
 };
 use protocol::{
-    Incarnation,
     frame::{FrameReceiver, FrameSender},
     handshake::{self, HandshakeError, Hello, HelloAck},
+    ids::Incarnation,
     shm::{Segment, SegmentError, Side},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -82,7 +82,7 @@ pub enum Event {
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Action {
+pub(super) enum Action {
     /// Begin a life.
     Spawn,
     /// Tell the worker to finish.
@@ -104,7 +104,7 @@ pub enum Action {
 
 /// The state machine of one worker, over all its lives.
 #[derive(Debug)]
-pub struct Machine {
+pub(super) struct Machine {
     policy: Workers,
     drain_timeout: Duration,
     state: State,
@@ -119,23 +119,41 @@ pub struct Machine {
 
 #[derive(Clone, Debug, PartialEq)]
 enum State {
-    Spawning { until: Instant },
-    Handshaking { until: Instant },
-    Loading { until: Instant },
-    Ready { since: Instant, last_frame: Instant, steps: Steps },
-    Draining { until: Instant },
+    Spawning {
+        until: Instant,
+    },
+    Handshaking {
+        until: Instant,
+    },
+    Loading {
+        until: Instant,
+    },
+    Ready {
+        since: Instant,
+        last_frame: Instant,
+        steps: Steps,
+    },
+    Draining {
+        until: Instant,
+    },
     /// Killed, not reaped.
-    Dying { why: String, hopeless: bool },
+    Dying {
+        why: String,
+        hopeless: bool,
+    },
     /// Reaped; `None`: for good.
-    Exited { why: String, retry_at: Option<Instant> },
+    Exited {
+        why: String,
+        retry_at: Option<Instant>,
+    },
 }
 
-/// Whether the engine moves.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Whether the engine moves, by its heartbeats.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Steps {
     step: u64,
-    /// When the counter last moved, or nothing was running.
-    moved: Instant,
+    /// The first heartbeat that found work and the counter where it had been.
+    stuck_since: Option<Instant>,
 }
 
 /// A worker that said it is done, or whose socket closed, is mostly exiting already.
@@ -143,7 +161,7 @@ const EXIT_GRACE: Duration = Duration::from_millis(500);
 
 impl Machine {
     /// A worker's first life begins; `now` counts as its spawn.
-    pub fn new(policy: Workers, drain_timeout: Duration, now: Instant) -> (Self, Vec<Action>) {
+    pub(super) fn new(policy: Workers, drain_timeout: Duration, now: Instant) -> (Self, Vec<Action>) {
         let state = State::Spawning { until: now + policy.connect_timeout };
         let machine = Self {
             policy,
@@ -158,7 +176,7 @@ impl Machine {
     }
 
     /// The state as it is shown.
-    pub fn shown(&self) -> WorkerState {
+    pub(super) fn shown(&self) -> WorkerState {
         match self.state {
             State::Spawning { .. } => WorkerState::Spawning,
             State::Handshaking { .. } => WorkerState::Handshaking,
@@ -170,7 +188,7 @@ impl Machine {
     }
 
     /// Why it is not serving, if it is dead.
-    pub fn note(&self) -> Option<&str> {
+    pub(super) fn note(&self) -> Option<&str> {
         match &self.state {
             State::Dying { why, .. } | State::Exited { why, .. } => Some(why),
             _ => None,
@@ -178,7 +196,7 @@ impl Machine {
     }
 
     /// When [`Event::Tick`] is due next.
-    pub fn wake_at(&self) -> Option<Instant> {
+    pub(super) fn wake_at(&self) -> Option<Instant> {
         match &self.state {
             State::Spawning { until }
             | State::Handshaking { until }
@@ -186,7 +204,8 @@ impl Machine {
             | State::Draining { until } => Some(*until),
             State::Ready { last_frame, steps, .. } => {
                 let silent = *last_frame + self.policy.heartbeat_timeout;
-                Some(silent.min(steps.moved + self.policy.step_timeout))
+                let stuck = steps.stuck_since.map(|since| since + self.policy.step_timeout);
+                Some(stuck.map_or(silent, |stuck| stuck.min(silent)))
             }
             State::Dying { .. } => None,
             State::Exited { retry_at, .. } => *retry_at,
@@ -194,7 +213,7 @@ impl Machine {
     }
 
     /// Moves on. Events that mean nothing in the present state change nothing.
-    pub fn on(&mut self, event: Event, now: Instant) -> Vec<Action> {
+    pub(super) fn on(&mut self, event: Event, now: Instant) -> Vec<Action> {
         match event {
             Event::Spawned => self.spawned(now),
             Event::Joined => self.joined(now),
@@ -227,7 +246,7 @@ impl Machine {
     /// `Loading => Ready`
     fn loaded(&mut self, info: ModelInfo, now: Instant) -> Vec<Action> {
         let State::Loading { .. } = self.state else { return vec![] };
-        self.state = State::Ready { since: now, last_frame: now, steps: Steps { step: 0, moved: now } };
+        self.state = State::Ready { since: now, last_frame: now, steps: Steps::default() };
         self.has_served = true;
         vec![Action::Serve(info)]
     }
@@ -243,7 +262,9 @@ impl Machine {
         if let State::Ready { last_frame, steps, .. } = &mut self.state {
             *last_frame = now;
             if heartbeat.step != steps.step || heartbeat.running == 0 {
-                *steps = Steps { step: heartbeat.step, moved: now };
+                *steps = Steps { step: heartbeat.step, stuck_since: None };
+            } else {
+                steps.stuck_since.get_or_insert(now);
             }
         }
         vec![]

@@ -17,7 +17,8 @@
 //!        load tail
 //! ```
 //! (C) and (D) are store-then-load on both sides with a `SeqCst` fence between, so at least one side sees the
-//! other's store: the sleeper that there is no reason to sleep, or the waker that there is someone to wake.
+//! other's store: the sleeper that there is no reason to sleep, or the waker that there is someone to wake. As both sides
+//! change a flag, they only swap it: a change comes right after the one that it saw, and there is no doubt which was last.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -171,14 +172,13 @@ impl Producer {
     /// # Errors
     /// If the reader's position is impossible.
     pub fn arm(&mut self, wanted: usize) -> Result<bool, RingError> {
-        let waiting = &self.memory.control().writer_waiting.0;
-        waiting.store(1, Ordering::Relaxed);
+        self.memory.control().writer_waiting.0.swap(1, Ordering::Relaxed);
         // (D)
         fence(Ordering::SeqCst);
         let ready = self.free(wanted)? >= wanted;
         if ready {
             // If the reader was faster, it rings once for nothing.
-            self.memory.control().writer_waiting.0.store(0, Ordering::Relaxed);
+            self.memory.control().writer_waiting.0.swap(0, Ordering::Relaxed);
         }
         Ok(ready)
     }
@@ -266,14 +266,14 @@ impl Consumer {
     /// # Errors
     /// If the writer's position is impossible.
     pub fn arm(&mut self) -> Result<Armed, RingError> {
-        self.memory.control().reader_waiting.0.store(1, Ordering::Relaxed);
+        self.memory.control().reader_waiting.0.swap(1, Ordering::Relaxed);
         // (C)
         fence(Ordering::SeqCst);
         if self.available()? == 0 {
             return Ok(Armed::Sleep);
         }
         // If the writer was faster, it rings once for nothing.
-        self.memory.control().reader_waiting.0.store(0, Ordering::Relaxed);
+        self.memory.control().reader_waiting.0.swap(0, Ordering::Relaxed);
         Ok(Armed::Ready)
     }
 }

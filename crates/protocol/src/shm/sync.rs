@@ -1,7 +1,5 @@
 //! The one switch between the real atomics and the model checker's.
 
-use std::sync::atomic::Ordering;
-
 #[cfg(loom)]
 pub(super) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
 #[cfg(not(loom))]
@@ -11,7 +9,7 @@ pub(crate) use self::word::Word;
 
 #[cfg(not(loom))]
 mod word {
-    use super::{AtomicU64, Ordering};
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     /// Eight bytes of a ring's data, in memory order.
     ///

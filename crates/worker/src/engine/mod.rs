@@ -27,7 +27,6 @@ use crate::{
 };
 
 /// What reaches the engine from other threads.
-#[derive(Debug)]
 pub enum Inbox {
     /// A prepared request.
     Sequence(Box<Sequence>),

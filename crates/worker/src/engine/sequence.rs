@@ -10,7 +10,6 @@ use protocol::{
 use crate::{emit::Emitter, model::SequenceKv, requests::Control, sampling::Sampler};
 
 /// A request's tokens and everything that is needed to go on with them.
-#[derive(Debug)]
 pub struct Sequence {
     /// Its request.
     pub id: RequestId,

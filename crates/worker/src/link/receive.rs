@@ -10,8 +10,9 @@ use crossbeam_channel::Sender;
 use interprocess::local_socket::Stream;
 use protocol::{
     codec,
-    frame::{Armed, FrameKind, FrameReceiver},
+    frame::{FrameKind, FrameReceiver},
     message::{Batch, Failure, FailureKind, Generate, Report, StreamEvent, StreamEventKind, Submission},
+    shm::Armed,
 };
 use tracing::{info, warn};
 

@@ -272,6 +272,15 @@ impl Model {
         self.args.vocab_size.unsigned_abs()
     }
 
+    /// Bytes of one token's keys and values; they are held as float32, or what is smaller.
+    pub(super) fn kv_bytes_per_token(&self) -> u64 {
+        let values = self.layers.len() as u64
+            * 2
+            * u64::from(self.args.kv_heads().unsigned_abs())
+            * u64::from(self.args.head_dim().unsigned_abs());
+        values * size_of::<f32>() as u64
+    }
+
     pub(super) fn new_kv(&self) -> SequenceKv {
         SequenceKv::new(self.layers.len(), self.args.kv_heads(), self.args.head_dim())
     }

@@ -92,6 +92,13 @@ impl Model {
         self.weight_bytes
     }
 
+    /// Bytes of keys and values that each token of a sequence takes.
+    pub fn kv_bytes_per_token(&self) -> u64 {
+        match &self.architecture {
+            Architecture::Llama(model) => model.kv_bytes_per_token(),
+        }
+    }
+
     /// Keys and values of a sequence that has no tokens yet.
     pub fn new_kv(&self) -> SequenceKv {
         match &self.architecture {

@@ -1,6 +1,6 @@
 //! Chat templates: the model's own Jinja template, as Hugging Face's `apply_chat_template` runs it.
 
-use minijinja::{Environment, Error, ErrorKind, Value, context};
+use minijinja::{Environment, Error, ErrorKind, Value, context, syntax::SyntaxConfig};
 use protocol::message::ChatMessage;
 
 const NAME: &str = "chat";
@@ -21,8 +21,7 @@ impl ChatTemplate {
     pub fn new(source: String, bos_token: String, eos_token: String) -> Result<Self, Error> {
         let mut environment = Environment::new();
         // What transformers' environment sets, and templates count on.
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
@@ -40,16 +39,16 @@ impl ChatTemplate {
         self.environment.get_template(NAME)?.render(context! {
             messages,
             add_generation_prompt => true,
-            bos_token => self.bos_token,
-            eos_token => self.eos_token,
+            bos_token => &self.bos_token,
+            eos_token => &self.eos_token,
         })
     }
 }
 
 fn message(message: &ChatMessage) -> Value {
     match &message.name {
-        Some(name) => context! { role => message.role, content => message.content, name },
-        None => context! { role => message.role, content => message.content },
+        Some(name) => context! { role => &message.role, content => &message.content, name },
+        None => context! { role => &message.role, content => &message.content },
     }
 }
 

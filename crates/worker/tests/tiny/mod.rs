@@ -7,31 +7,31 @@ use std::{collections::BTreeMap, fs, path::Path};
 use half::{bf16, f16};
 use serde_json::{Value, json};
 
-pub mod reference;
+pub(crate) mod reference;
 
 /// What a tiny model is like.
 #[derive(Debug, Clone)]
-pub struct Spec {
-    pub hidden: usize,
-    pub inner: usize,
-    pub layers: usize,
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
-    pub vocab: usize,
-    pub context: usize,
+pub(crate) struct Spec {
+    pub(crate) hidden: usize,
+    pub(crate) inner: usize,
+    pub(crate) layers: usize,
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) vocab: usize,
+    pub(crate) context: usize,
     /// Group size and bits of every matrix.
-    pub quantization: Option<(usize, usize)>,
+    pub(crate) quantization: Option<(usize, usize)>,
     /// Where not quantized.
-    pub dense: Dense,
-    pub tied: bool,
-    pub bias: bool,
-    pub rope_theta: f64,
-    pub rope_scaling: Value,
+    pub(crate) dense: Dense,
+    pub(crate) tied: bool,
+    pub(crate) bias: bool,
+    pub(crate) rope_theta: f64,
+    pub(crate) rope_scaling: Value,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub enum Dense {
+pub(crate) enum Dense {
     F32,
     Bf16,
 }
@@ -58,7 +58,7 @@ impl Default for Spec {
 }
 
 impl Spec {
-    pub fn config(&self) -> Value {
+    pub(crate) fn config(&self) -> Value {
         let mut config = json!({
             "model_type": "llama",
             "architectures": ["LlamaForCausalLM"],
@@ -88,24 +88,24 @@ impl Spec {
 
 /// A tensor as stored.
 #[derive(Debug, Clone)]
-pub struct Tensor {
-    pub dtype: &'static str,
-    pub shape: Vec<usize>,
-    pub bytes: Vec<u8>,
+pub(crate) struct Tensor {
+    pub(crate) dtype: &'static str,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// A model: its configuration, its tensors as stored, and the numbers they stand for.
-pub struct Tiny {
-    pub spec: Spec,
-    pub config: Value,
-    pub tensors: BTreeMap<String, Tensor>,
+pub(crate) struct Tiny {
+    pub(crate) spec: Spec,
+    pub(crate) config: Value,
+    pub(crate) tensors: BTreeMap<String, Tensor>,
     /// Row-major, by the name of the module (`model.norm`, `….q_proj`, `….q_proj.bias`).
-    pub values: BTreeMap<String, Vec<f64>>,
+    pub(crate) values: BTreeMap<String, Vec<f64>>,
     random: SplitMix,
 }
 
 impl Tiny {
-    pub fn new(spec: Spec, seed: u64) -> Self {
+    pub(crate) fn new(spec: Spec, seed: u64) -> Self {
         let config = spec.config();
         let mut tiny =
             Self { spec, config, tensors: BTreeMap::new(), values: BTreeMap::new(), random: SplitMix(seed) };
@@ -199,11 +199,11 @@ impl Tiny {
     }
 
     /// Writes `config.json`, `tokenizer.json` and `model.safetensors`.
-    pub fn write(&self, folder: &Path) {
+    pub(crate) fn write(&self, folder: &Path) {
         fs::write(folder.join("config.json"), self.config.to_string()).unwrap();
         fs::write(folder.join("tokenizer.json"), tokenizer(self.spec.vocab).to_string()).unwrap();
         let mut header = serde_json::Map::new();
-        let mut data = Vec::new();
+        let mut data: Vec<u8> = Vec::new();
         for (name, tensor) in &self.tensors {
             let start = data.len();
             data.extend(&tensor.bytes);
@@ -231,10 +231,10 @@ fn tokenizer(vocab: usize) -> Value {
 }
 
 /// A small generator of random numbers: the same on every machine.
-pub struct SplitMix(pub u64);
+pub(crate) struct SplitMix(pub(crate) u64);
 
 impl SplitMix {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -242,11 +242,11 @@ impl SplitMix {
         z ^ (z >> 31)
     }
 
-    pub fn between(&mut self, low: f64, high: f64) -> f64 {
+    pub(crate) fn between(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    pub fn tokens(&mut self, count: usize, vocab: usize) -> Vec<u32> {
+    pub(crate) fn tokens(&mut self, count: usize, vocab: usize) -> Vec<u32> {
         (0..count).map(|_| (self.next() % vocab as u64) as u32).collect()
     }
 }

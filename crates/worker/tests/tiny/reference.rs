@@ -7,7 +7,7 @@ use super::Tiny;
 const EPS: f64 = 1e-5;
 
 /// Logits after each of `tokens`.
-pub fn logits(model: &Tiny, tokens: &[u32]) -> Vec<Vec<f64>> {
+pub(crate) fn logits(model: &Tiny, tokens: &[u32]) -> Vec<Vec<f64>> {
     let s = &model.spec;
     let embedding = &model.values["model.embed_tokens"];
     let mut x: Vec<Vec<f64>> =

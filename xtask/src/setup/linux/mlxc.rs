@@ -13,12 +13,15 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{
-    piece::{self, Pieces},
-    prerequisites::Tools,
-    wheel,
+use super::prerequisites::Tools;
+use crate::{
+    process, progress,
+    setup::{
+        piece::{self, Pieces},
+        wheel,
+    },
+    workspace::Workspace,
 };
-use crate::{process, progress, workspace::Workspace};
 
 /// Before every source: see the file.
 const COMPAT: &str = include_str!("native/compat.h");
@@ -44,7 +47,9 @@ impl Sources {
             .iter()
             .find(|package| package["name"] == "mlx-sys")
             .context("no crate of the workspace depends on mlx-sys, so there is nothing to set up")?;
-        let (Some(version), Some(manifest)) = (package["version"].as_str(), package["manifest_path"].as_str()) else {
+        let (Some(version), Some(manifest)) =
+            (package["version"].as_str(), package["manifest_path"].as_str())
+        else {
             bail!("`cargo metadata` does not say where mlx-sys is");
         };
         let root = Path::new(manifest).with_file_name("src").join("mlx-c");

@@ -8,13 +8,14 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{
-    mlxc::Sources,
-    piece::{self, Pieces},
-    prerequisites::Tools,
-    wheel,
+use super::{mlxc::Sources, prerequisites::Tools};
+use crate::{
+    process, progress,
+    setup::{
+        piece::{self, Pieces},
+        wheel,
+    },
 };
-use crate::{process, progress};
 
 /// In place of mlx-c's own `half.h`: see the file.
 const HALF: &str = include_str!("native/half.h");

@@ -7,7 +7,6 @@ use anyhow::{Context, Result, bail};
 use crate::process;
 
 /// The tools found.
-#[cfg(target_os = "linux")]
 pub(crate) struct Tools {
     /// The C++ compiler's command, with the arguments `$CXX` may hold.
     compiler: Vec<String>,
@@ -15,7 +14,6 @@ pub(crate) struct Tools {
     pub(crate) compiler_version: String,
 }
 
-#[cfg(target_os = "linux")]
 impl Tools {
     /// A command that starts the C++ compiler.
     pub(crate) fn compiler(&self) -> Command {
@@ -26,7 +24,6 @@ impl Tools {
 }
 
 /// Finds the tools, or says in one message what is missing and how to get it.
-#[cfg(target_os = "linux")]
 pub(crate) fn check() -> Result<Tools> {
     let compiler = find_compiler();
     let python = works("python3", &["--version"]);
@@ -48,12 +45,12 @@ pub(crate) fn check() -> Result<Tools> {
     let mut version = Command::new(&compiler[0]);
     version.args(&compiler[1..]).arg("--version");
     let version = process::output(version)?;
-    let compiler_version = version.lines().next().context("the C++ compiler does not say its version")?.to_owned();
+    let compiler_version =
+        version.lines().next().context("the C++ compiler does not say its version")?.to_owned();
     Ok(Tools { compiler, compiler_version })
 }
 
 /// `$CXX` if it is set, even if it does not work: the user asked for that one.
-#[cfg(target_os = "linux")]
 fn find_compiler() -> Option<Vec<String>> {
     let candidates = match env::var("CXX") {
         Ok(chosen) if !chosen.trim().is_empty() => vec![chosen],
@@ -69,38 +66,21 @@ fn find_compiler() -> Option<Vec<String>> {
 }
 
 /// Something that is not on this machine, and the packages that bring it.
-#[cfg(target_os = "linux")]
 struct Missing {
     what: &'static str,
     debian: &'static str,
     fedora: &'static str,
 }
 
-#[cfg(target_os = "linux")]
 fn explain(missing: &[Missing]) -> String {
-    let list = |name: fn(&Missing) -> &str, separator| missing.iter().map(name).collect::<Vec<_>>().join(separator);
+    let list =
+        |name: fn(&Missing) -> &str, separator| missing.iter().map(name).collect::<Vec<_>>().join(separator);
     format!(
         "set-up needs, and this machine lacks: {}\n  Debian, Ubuntu:  sudo apt install {}\n  Fedora:          sudo dnf install {}\nNothing was changed.",
         list(|it| it.what, ", "),
         list(|it| it.debian, " "),
         list(|it| it.fedora, " "),
     )
-}
-
-/// Finds what `mlx-sys` builds MLX with, or says what is missing and how to get it.
-#[cfg(target_os = "macos")]
-pub(crate) fn check() -> Result<()> {
-    let mut missing = Vec::new();
-    if !works("xcrun", &["--find", "metal"]) {
-        missing.push("the Metal compiler of Xcode: install Xcode, then `xcodebuild -downloadComponent MetalToolchain`");
-    }
-    if !works("cmake", &["--version"]) {
-        missing.push("cmake: `brew install cmake`");
-    }
-    if !missing.is_empty() {
-        bail!("building MLX needs, and this machine lacks:\n  {}", missing.join("\n  "));
-    }
-    Ok(())
 }
 
 fn works(program: &str, arguments: &[&str]) -> bool {

@@ -8,11 +8,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{
-    mlxc::{MLX_LIB, OPENBLAS_LIB},
-    wheel,
+use super::mlxc::{MLX_LIB, OPENBLAS_LIB};
+use crate::{
+    setup::wheel,
+    workspace::{Workspace, host_triple},
 };
-use crate::workspace::{Workspace, host_triple};
 
 /// The pieces' folders.
 pub(crate) struct Paths {
@@ -29,7 +29,7 @@ pub(crate) fn write(workspace: &Workspace, paths: &Paths) -> Result<()> {
     if fs::read_to_string(&path).is_ok_and(|found| found == text) {
         return Ok(());
     }
-    let unfinished = workspace.mlx().join("tmp-mlx-linux.toml");
+    let unfinished = workspace.mlx().join("mlx-linux.toml.new");
     fs::write(&unfinished, text).with_context(|| format!("cannot write {}", unfinished.display()))?;
     fs::rename(&unfinished, &path).with_context(|| format!("cannot write {}", path.display()))
 }
@@ -46,7 +46,8 @@ fn render(triple: &str, paths: &Paths) -> Result<String> {
     let mut line = |line: String| writeln!(text, "{line}").context("a string takes all text");
     line("# Written by `cargo xtask setup`: what the build script of mlx-sys would say if it could build MLX on Linux.".into())?;
     line(format!("[target.{triple}.mlx]"))?;
-    let search = [&mlxc_lib, &mlx_lib].map(|folder| plain(folder).map(|path| quote(&format!("native={path}"))));
+    let search =
+        [&mlxc_lib, &mlx_lib].map(|folder| plain(folder).map(|path| quote(&format!("native={path}"))));
     let [mlxc_search, mlx_search] = search;
     line(format!("rustc-link-search = [{}, {}]", mlxc_search?, mlx_search?))?;
     // mlxc first: it has the fast BLAS, and the loader takes the first definition of a name.
@@ -70,7 +71,10 @@ fn path_list(folders: &[&Path]) -> Result<String> {
 fn plain(path: &Path) -> Result<&str> {
     match path.to_str() {
         Some(text) if !text.contains([':', ',']) => Ok(text),
-        _ => bail!("{} has a colon, a comma or a broken character in its name, which linkers cannot take; move the checkout", path.display()),
+        _ => bail!(
+            "{} has a colon, a comma or a broken character in its name, which linkers cannot take; move the checkout",
+            path.display()
+        ),
     }
 }
 

@@ -1,0 +1,304 @@
+//! Importing GGUF files: what comes out, and that nothing bad gets in.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::{fs, ops::ControlFlow, path::Path};
+
+use artifact_store::{Artifact, Dtype, FileRole, ImportEvent, Imported, Store, StoreError};
+use half::f16;
+use proptest::prelude::*;
+use support::{Gguf, TOKENS, boolean, matrix, number, text, texts, tiny_llama};
+use tempfile::TempDir;
+
+fn silent(_: ImportEvent) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn import_bytes(folder: &Path, bytes: &[u8]) -> Result<(Store, Imported), StoreError> {
+    let source = folder.join("tiny.gguf");
+    fs::write(&source, bytes).unwrap();
+    let store = Store::open(folder.join("store"))?;
+    let imported = store.import(&source, Some("tiny"), &mut silent)?;
+    Ok((store, imported))
+}
+
+fn import(gguf: &Gguf) -> (TempDir, Artifact) {
+    let folder = TempDir::new().unwrap();
+    let (store, _) = import_bytes(folder.path(), &gguf.bytes()).unwrap();
+    let artifact = store.resolve("tiny").unwrap();
+    (folder, artifact)
+}
+
+fn refusal(gguf: &Gguf) -> String {
+    let folder = TempDir::new().unwrap();
+    let error = import_bytes(folder.path(), &gguf.bytes()).unwrap_err();
+    assert!(matches!(error, StoreError::BadSource { .. }), "{error}");
+    assert_eq!(support::files_below(&folder.path().join("store")), [".lock"]);
+    error.to_string()
+}
+
+/// The bytes of a tensor, read through the manifest alone.
+fn tensor(artifact: &Artifact, name: &str) -> (Dtype, Vec<u64>, Vec<u8>) {
+    let entry = artifact.manifest.tensors.iter().find(|tensor| tensor.name == name).unwrap();
+    let file = &artifact.manifest.files[entry.file];
+    artifact.open_blob(file).unwrap();
+    let bytes = fs::read(artifact.blob_path(file)).unwrap();
+    let range = entry.offset as usize..(entry.offset + entry.len) as usize;
+    (entry.dtype, entry.shape.clone(), bytes[range].to_vec())
+}
+
+fn halves(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks(2).map(|pair| f16::from_le_bytes([pair[0], pair[1]]).to_f32()).collect()
+}
+
+#[test]
+fn the_configuration_is_that_of_hugging_face() {
+    let (_folder, artifact) = import(&tiny_llama());
+    let config = &artifact.manifest.config;
+    assert_eq!(config["model_type"], "llama");
+    assert_eq!(config["hidden_size"], 64);
+    assert_eq!(config["head_dim"], 32);
+    assert_eq!(config["num_key_value_heads"], 1);
+    assert_eq!(config["vocab_size"], 6);
+    assert_eq!(config["rms_norm_eps"], 1e-5);
+    assert_eq!(config["rope_theta"], 100_000.0);
+    assert_eq!(config["tie_word_embeddings"], true);
+    assert_eq!(config["quantization"]["bits"], 4);
+    assert_eq!(config["quantization"]["group_size"], 32);
+    assert_eq!(config["quantization"]["model.embed_tokens"]["bits"], 8);
+    assert_eq!(artifact.manifest.chat_template.as_deref(), Some(support::TEMPLATE));
+    assert_eq!(artifact.manifest.eos_token_ids, [0, 2]);
+    assert_eq!(artifact.manifest.eos_token.as_deref(), Some("<|im_end|>"));
+}
+
+#[test]
+fn tensors_have_mlx_shapes_and_aligned_places() {
+    let (_folder, artifact) = import(&tiny_llama());
+    let q = "model.layers.0.self_attn.q_proj";
+    assert_eq!(tensor(&artifact, &format!("{q}.weight")).1, [64, 8]);
+    assert_eq!(tensor(&artifact, &format!("{q}.biases")).1, [64, 2]);
+    assert_eq!(tensor(&artifact, "model.embed_tokens.weight").1, [6, 16]);
+    assert_eq!(tensor(&artifact, "model.norm.weight").0, Dtype::F32);
+    for entry in &artifact.manifest.tensors {
+        let alignment = 1_u64 << entry.len.trailing_zeros().min(6);
+        assert_eq!(entry.offset % alignment, 0, "{entry:?}");
+    }
+}
+
+#[test]
+fn rows_of_q_and_k_are_back_in_their_order_and_others_stay() {
+    let (_folder, artifact) = import(&tiny_llama());
+    // The scale of row n is n in the file. Row 1 of a head was stored as row 2, row 16 as row 1.
+    let first_scales = |name: &str| -> Vec<f32> {
+        halves(&tensor(&artifact, &format!("model.layers.0.{name}.scales")).2)
+            .into_iter()
+            .step_by(2)
+            .collect()
+    };
+    let q = first_scales("self_attn.q_proj");
+    assert_eq!(q[..3], [0.0, 2.0, 4.0]);
+    assert_eq!(q[16..18], [1.0, 3.0]);
+    assert_eq!(q[32..34], [32.0, 34.0]);
+    assert_eq!(first_scales("self_attn.k_proj")[..2], [0.0, 2.0]);
+    assert_eq!(first_scales("self_attn.v_proj")[..3], [0.0, 1.0, 2.0]);
+}
+
+#[test]
+fn the_tokenizer_has_the_pre_tokenizer_that_the_file_names() {
+    let (_folder, artifact) = import(&tiny_llama());
+    let json: serde_json::Value = serde_json::from_slice(&artifact.read_tokenizer().unwrap()).unwrap();
+    assert_eq!(json["pre_tokenizer"]["pretokenizers"][0]["individual_digits"], true);
+    assert_eq!(json["model"]["vocab"]["ab"], 5);
+    assert_eq!(json["model"]["merges"], serde_json::json!([["a", "b"]]));
+    assert_eq!(json["added_tokens"].as_array().unwrap().len(), 3);
+    assert!(json["post_processor"].is_null());
+
+    let mut gguf = tiny_llama();
+    gguf.set("tokenizer.ggml.pre", text("llama-bpe"));
+    gguf.set("tokenizer.ggml.add_bos_token", boolean(true));
+    let (_folder, artifact) = import(&gguf);
+    let json: serde_json::Value = serde_json::from_slice(&artifact.read_tokenizer().unwrap()).unwrap();
+    assert_eq!(json["model"]["ignore_merges"], true);
+    assert_eq!(json["post_processor"]["special_tokens"]["<|im_start|>"]["ids"][0], 1);
+}
+
+/// What the tokenizers library makes of a file with these tokens and merges.
+fn library_tokenizer(pre: &str, add_bos: bool) -> tokenizers::Tokenizer {
+    // A byte-level vocabulary of everything the texts below need.
+    let mut tokens: Vec<String> = ["<|bos|>", "<|im_end|>"].map(str::to_owned).to_vec();
+    tokens.extend(('!'..='~').map(String::from));
+    tokens.extend(('¡'..='¬').chain('®'..='ÿ').map(String::from));
+    tokens.extend(('Ā'..='Ń').map(String::from));
+    tokens.extend(["12", "34", "1234", "Ġa"].map(str::to_owned));
+    let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    let types: Vec<u32> = (0..tokens.len()).map(|id| if id < 2 { 3 } else { 1 }).collect();
+
+    let mut gguf = tiny_llama();
+    gguf.tensors[0] = matrix("token_embd", tokens.len() as u64, support::HIDDEN, 8);
+    gguf.set("tokenizer.ggml.pre", text(pre));
+    gguf.set("tokenizer.ggml.tokens", texts(&tokens));
+    gguf.set("tokenizer.ggml.token_type", support::numbers(&types));
+    gguf.set("tokenizer.ggml.merges", texts(&["1 2", "3 4", "12 34", "Ġ a"]));
+    gguf.set("tokenizer.ggml.bos_token_id", number(0));
+    gguf.set("tokenizer.ggml.eos_token_id", number(1));
+    gguf.set("tokenizer.ggml.add_bos_token", boolean(add_bos));
+    let (_folder, artifact) = import(&gguf);
+    tokenizers::Tokenizer::from_bytes(artifact.read_tokenizer().unwrap()).unwrap()
+}
+
+fn tokens_of(tokenizer: &tokenizers::Tokenizer, text: &str) -> Vec<String> {
+    tokenizer.encode(text, true).unwrap().get_tokens().to_vec()
+}
+
+#[test]
+fn the_tokenizers_library_splits_digits_as_each_pre_tokenizer_says() {
+    for (pre, expected) in [
+        ("smollm", &["1", "2", "3", "4"][..]),
+        ("qwen2", &["1", "2", "3", "4"]),
+        ("llama-bpe", &["12", "3", "4"]),
+        ("gpt-2", &["1234"]),
+        ("default", &["1234"]),
+    ] {
+        let tokenizer = library_tokenizer(pre, false);
+        assert_eq!(tokens_of(&tokenizer, "1234"), expected, "{pre}");
+        assert_eq!(tokens_of(&tokenizer, " a<|im_end|>"), ["Ġa", "<|im_end|>"], "{pre}");
+        for text in ["Grüße, 世界! 🦀\n\n it's  a", " a  b\t\r\n"] {
+            let ids = tokenizer.encode(text, true).unwrap();
+            assert_eq!(tokenizer.decode(ids.get_ids(), false).unwrap(), text, "{pre}");
+        }
+    }
+}
+
+#[test]
+fn a_beginning_token_is_added_where_the_file_says_so() {
+    assert_eq!(tokens_of(&library_tokenizer("llama-bpe", true), " a"), ["<|bos|>", "Ġa"]);
+    assert_eq!(tokens_of(&library_tokenizer("llama-bpe", false), " a"), ["Ġa"]);
+}
+
+#[test]
+fn an_output_matrix_is_not_tied_and_biases_are_attention_biases() {
+    let mut gguf = tiny_llama();
+    gguf.tensors.push(matrix("output", TOKENS.len() as u64, 64, 8));
+    let mut bias = gguf.tensors[1].clone();
+    bias.name = "blk.0.attn_q.bias".to_owned();
+    gguf.tensors.push(bias);
+    let (_folder, artifact) = import(&gguf);
+    assert_eq!(artifact.manifest.config["tie_word_embeddings"], false);
+    assert_eq!(artifact.manifest.config["attention_bias"], true);
+    assert_eq!(artifact.manifest.config["quantization"]["lm_head"]["bits"], 8);
+    let (_, shape, bytes) = tensor(&artifact, "model.layers.0.self_attn.q_proj.bias");
+    assert_eq!(shape, [64]);
+    let second = f32::from_le_bytes(bytes[4..8].try_into().unwrap());
+    assert_eq!(second, 2.0, "biases are permuted like rows");
+}
+
+#[test]
+fn what_is_not_known_is_refused_with_a_reason() {
+    let changed = |key: &str, value: Vec<u8>| {
+        let mut gguf = tiny_llama();
+        gguf.set(key, value);
+        refusal(&gguf)
+    };
+    assert!(changed("general.architecture", text("mamba")).contains("`mamba`"));
+    assert!(changed("tokenizer.ggml.pre", text("unheard-of")).contains("`unheard-of`"));
+    assert!(changed("tokenizer.ggml.model", text("llama")).contains("safetensors folder"));
+    assert!(changed("tokenizer.ggml.merges", texts(&["a z"])).contains("`a z`"));
+    assert!(changed("tokenizer.ggml.eos_token_id", number(99)).contains("99"));
+    assert!(changed("llama.embedding_length", number(32)).contains("shape"));
+    assert!(changed("llama.attention.head_count", number(0)).contains("head_count"));
+    assert!(changed("llama.expert_count", number(8)).contains("experts"));
+    assert!(changed("llama.rope.scaling.type", text("longrope")).contains("`longrope`"));
+    assert!(changed("general.alignment", number(3)).contains("alignment"));
+
+    let with_tensor = |name: &str, kind: u32| {
+        let mut gguf = tiny_llama();
+        gguf.tensors[0].name = name.to_owned();
+        gguf.tensors[0].kind = kind;
+        refusal(&gguf)
+    };
+    assert!(with_tensor("token_embd.weight", 12).contains("Q4_K"));
+    assert!(with_tensor("other.weight", 8).contains("token_embd.weight"));
+    let mut gguf = tiny_llama();
+    gguf.tensors.push(gguf.tensors[1].clone());
+    gguf.tensors[11].name = "rope_freqs.weight".to_owned();
+    assert!(refusal(&gguf).contains("rope_scaling"));
+    let mut gguf = tiny_llama();
+    gguf.version = 1;
+    assert!(refusal(&gguf).contains("version is 1"));
+}
+
+#[test]
+fn a_file_may_be_cut_off_anywhere() {
+    let bytes = tiny_llama().bytes();
+    let folder = TempDir::new().unwrap();
+    let header = tiny_llama().header().len();
+    // Every length of the header, and some of the data.
+    let lengths = (0..header).step_by(7).chain((header..bytes.len()).step_by(1999)).chain([bytes.len() - 1]);
+    for len in lengths {
+        let error = import_bytes(folder.path(), &bytes[..len]).unwrap_err();
+        assert!(matches!(error, StoreError::BadSource { .. }), "{len}: {error}");
+    }
+}
+
+#[test]
+fn huge_counts_and_lengths_are_refused_before_anything_is_allocated() {
+    let folder = TempDir::new().unwrap();
+    let original = tiny_llama().bytes();
+    // Tensor count, key count, length of the first key.
+    for place in [8, 16, 24] {
+        for hostile in [u64::MAX, u64::MAX / 2, 1 << 40, 1 << 33] {
+            let mut bytes = original.clone();
+            bytes[place..place + 8].copy_from_slice(&hostile.to_le_bytes());
+            let error = import_bytes(folder.path(), &bytes).unwrap_err();
+            assert!(matches!(error, StoreError::BadSource { .. }), "{place}: {error}");
+        }
+    }
+    for dims in [vec![u64::MAX, u64::MAX], vec![1 << 62, 64], vec![0, 0], vec![32; 5], vec![]] {
+        let mut gguf = tiny_llama();
+        gguf.tensors[0].dims = dims;
+        refusal(&gguf);
+    }
+}
+
+#[test]
+fn tensors_on_top_of_each_other_or_outside_the_file_are_refused() {
+    let mut gguf = tiny_llama();
+    // Without data of its own, it lies on the tensors that follow.
+    let extra = support::GgufTensor { name: "x".to_owned(), dims: vec![64, 48], kind: 0, data: Vec::new() };
+    gguf.tensors.insert(0, extra);
+    assert!(refusal(&gguf).contains("overlap"));
+
+    let gguf = tiny_llama();
+    let mut bytes = gguf.bytes();
+    // The header ends with the last tensor's offset.
+    let end = gguf.header().len();
+    bytes[end - 8..end].copy_from_slice(&(u64::MAX - 31).to_le_bytes());
+    let folder = TempDir::new().unwrap();
+    assert!(import_bytes(folder.path(), &bytes).unwrap_err().to_string().contains("too early"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// Either it is refused, or what was stored can be read back as the manifest says.
+    #[test]
+    fn flipped_bytes_never_panic(flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+        let gguf = tiny_llama();
+        let header = gguf.header().len();
+        let mut bytes = gguf.bytes();
+        for (place, value) in flips {
+            bytes[place.index(header)] = value;
+        }
+        let folder = TempDir::new().unwrap();
+        match import_bytes(folder.path(), &bytes) {
+            Ok((store, _)) => {
+                let artifact = store.resolve("tiny").unwrap();
+                for (_, file) in artifact.files(FileRole::Weights) {
+                    artifact.open_blob(file).unwrap();
+                }
+            }
+            Err(error) => prop_assert!(matches!(error, StoreError::BadSource { .. }), "{}", error),
+        }
+    }
+}

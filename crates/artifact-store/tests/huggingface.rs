@@ -1,0 +1,192 @@
+//! Importing Hugging Face folders.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::{fs, ops::ControlFlow, os::unix::fs::symlink, path::Path};
+
+use artifact_store::{FileRole, ImportEvent, Imported, Store, StoreError};
+use proptest::prelude::*;
+use serde_json::json;
+use support::{huggingface_folder, safetensors};
+use tempfile::TempDir;
+
+fn import(root: &Path) -> Result<(Store, Imported), StoreError> {
+    let store = Store::open(root.join("store"))?;
+    let imported =
+        store.import(&root.join("model"), None, &mut |_: ImportEvent| ControlFlow::Continue(()))?;
+    Ok((store, imported))
+}
+
+/// A folder after `spoil`, and what import says to it.
+fn refusal(spoil: impl FnOnce(&Path)) -> String {
+    let root = TempDir::new().unwrap();
+    let folder = huggingface_folder(&root.path().join("model"));
+    spoil(&folder);
+    let error = import(root.path()).unwrap_err();
+    assert_eq!(support::files_below(&root.path().join("store")), [".lock"]);
+    error.to_string()
+}
+
+#[test]
+fn everything_a_worker_needs_is_in_the_manifest() {
+    let root = TempDir::new().unwrap();
+    let folder = huggingface_folder(&root.path().join("model"));
+    let (store, imported) = import(root.path()).unwrap();
+    assert_eq!(imported.name, "model");
+
+    let artifact = store.resolve("model").unwrap();
+    let manifest = &artifact.manifest;
+    assert_eq!(manifest.architecture(), Some("llama"));
+    assert_eq!(manifest.eos_token_ids, [2, 7, 9]);
+    assert_eq!(manifest.bos_token.as_deref(), Some("<begin>"));
+    assert_eq!(manifest.eos_token.as_deref(), Some("<end>"));
+    assert_eq!(manifest.chat_template.as_deref(), Some("plain"));
+    assert_eq!(manifest.named_chat_templates["tool_use"], "tools");
+    assert_eq!(artifact.read_tokenizer().unwrap(), fs::read(folder.join("tokenizer.json")).unwrap());
+
+    let shards: Vec<_> = artifact.files(FileRole::Weights).map(|(_, file)| file.name.as_str()).collect();
+    assert_eq!(shards, ["model-1.safetensors", "model-2.safetensors"]);
+    let b = manifest.tensors.iter().find(|tensor| tensor.name == "b").unwrap();
+    let file = &manifest.files[b.file];
+    let bytes = fs::read(artifact.blob_path(file)).unwrap();
+    assert_eq!(bytes, fs::read(folder.join("model-2.safetensors")).unwrap(), "bytes are unchanged");
+    assert_eq!(bytes[b.offset as usize..][..4], 3.0_f32.to_le_bytes());
+    assert_eq!((b.len, &b.shape[..]), (20, &[5][..]));
+    artifact.open_blob(file).unwrap();
+}
+
+#[test]
+fn a_template_file_counts_more_than_the_tokenizer_configuration() {
+    let root = TempDir::new().unwrap();
+    let folder = huggingface_folder(&root.path().join("model"));
+    fs::write(folder.join("chat_template.jinja"), "from the file").unwrap();
+    let (store, _) = import(root.path()).unwrap();
+    assert_eq!(store.resolve("model").unwrap().manifest.chat_template.as_deref(), Some("from the file"));
+}
+
+#[test]
+fn a_single_file_needs_no_index_and_links_are_followed() {
+    let root = TempDir::new().unwrap();
+    let folder = huggingface_folder(&root.path().join("model"));
+    fs::remove_file(folder.join("model.safetensors.index.json")).unwrap();
+    fs::remove_file(folder.join("model-1.safetensors")).unwrap();
+    fs::rename(folder.join("model-2.safetensors"), root.path().join("elsewhere")).unwrap();
+    symlink("../elsewhere", folder.join("model.safetensors")).unwrap();
+    let (store, _) = import(root.path()).unwrap();
+    assert_eq!(store.resolve("model").unwrap().manifest.tensors[0].name, "b");
+}
+
+#[test]
+fn two_models_share_equal_files() {
+    let root = TempDir::new().unwrap();
+    let folder = huggingface_folder(&root.path().join("model"));
+    let (store, first) = import(root.path()).unwrap();
+    let again = import(root.path()).unwrap().1;
+    assert!(again.already_stored && !first.already_stored);
+    assert_eq!((again.digest, again.new_bytes), (first.digest, 0));
+
+    let config = serde_json::to_vec(&json!({ "model_type": "llama", "vocab_size": 4 })).unwrap();
+    fs::write(folder.join("config.json"), &config).unwrap();
+    let changed = import(root.path()).unwrap().1;
+    assert_eq!(changed.new_bytes, config.len() as u64);
+    assert_eq!(changed.replaced, Some(first.digest));
+    assert_eq!(store.list().unwrap().len(), 2);
+}
+
+#[test]
+fn file_names_cannot_leave_the_folder() {
+    for name in ["../model-1.safetensors", "/etc/x.safetensors", "a/b.safetensors", "..", "x\\y.safetensors"]
+    {
+        let index = json!({ "weight_map": { "a": name } });
+        let text = refusal(|folder| {
+            fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+        });
+        assert!(text.contains("not the name of a safetensors file"), "{text}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused() {
+    let missing_tensor = refusal(|folder| {
+        fs::write(folder.join("model-2.safetensors"), safetensors(&[("c", vec![1.0])])).unwrap();
+    });
+    assert!(missing_tensor.contains("tensor `b`"), "{missing_tensor}");
+    let twice = refusal(|folder| {
+        fs::write(folder.join("model-2.safetensors"), safetensors(&[("b", vec![1.0]), ("a", vec![1.0])]))
+            .unwrap();
+    });
+    assert!(twice.contains("tensor `a`"), "{twice}");
+    let no_type = refusal(|folder| fs::write(folder.join("config.json"), "{}").unwrap());
+    assert!(no_type.contains("model_type"), "{no_type}");
+    let not_json = refusal(|folder| fs::write(folder.join("tokenizer.json"), "{").unwrap());
+    assert!(not_json.contains("not JSON"), "{not_json}");
+    let no_file = refusal(|folder| fs::remove_file(folder.join("model-2.safetensors")).unwrap());
+    assert!(no_file.contains("model-2.safetensors"), "{no_file}");
+    let no_index = refusal(|folder| fs::remove_file(folder.join("model.safetensors.index.json")).unwrap());
+    assert!(no_index.contains("2 safetensors files"), "{no_index}");
+}
+
+#[test]
+fn only_regular_files_are_read() {
+    let text = refusal(|folder| {
+        fs::remove_file(folder.join("model-2.safetensors")).unwrap();
+        symlink("/dev/zero", folder.join("model-2.safetensors")).unwrap();
+    });
+    assert!(text.contains("not a regular file"), "{text}");
+}
+
+#[test]
+fn safetensors_headers_are_bounded_and_checked() {
+    let good = safetensors(&[("b", vec![1.0, 2.0])]);
+    let mut huge = good.clone();
+    huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    let mut beyond = good.clone();
+    beyond[..8].copy_from_slice(&(good.len() as u64).to_le_bytes());
+    let spoiled = |from: &str, to: &str| {
+        let text = String::from_utf8_lossy(&good).into_owned();
+        assert!(text.contains(from));
+        text.replacen(from, to, 1).into_bytes()
+    };
+    let cases = [
+        huge,
+        beyond,
+        good[..good.len() - 1].to_vec(),
+        [&good[..], &[0]].concat(),
+        good[..5].to_vec(),
+        Vec::new(),
+        spoiled("[0,8]", "[8,0]"),
+        spoiled("[0,8]", "[1,9]"),
+        spoiled("[2]", "[3]"),
+        spoiled("F32", "F33"),
+    ];
+    for case in cases {
+        let text = refusal(|folder| fs::write(folder.join("model-2.safetensors"), &case).unwrap());
+        assert!(text.contains("header"), "{text}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn flipped_bytes_in_a_header_never_panic(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)
+    ) {
+        let root = TempDir::new().unwrap();
+        let folder = huggingface_folder(&root.path().join("model"));
+        let path = folder.join("model-2.safetensors");
+        let mut bytes = fs::read(&path).unwrap();
+        for (place, value) in flips {
+            let place = place.index(bytes.len());
+            bytes[place] = value;
+        }
+        fs::write(&path, bytes).unwrap();
+        if let Ok((store, _)) = import(root.path()) {
+            let artifact = store.resolve("model").unwrap();
+            for (_, file) in artifact.files(FileRole::Weights) {
+                artifact.open_blob(file).unwrap();
+            }
+        }
+    }
+}

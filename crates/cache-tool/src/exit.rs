@@ -1,0 +1,31 @@
+//! Exit codes, all of them.
+
+use std::process::ExitCode;
+
+use artifact_store::StoreError;
+
+/// The table, as `--help` shows it.
+pub(crate) const HELP: &str = "\
+Exit codes:
+  0  done
+  1  another failure, such as a file that cannot be read
+  2  the command line is wrong
+  3  no such artifact, or no such store
+  4  the source cannot be imported
+  5  something stored is damaged
+  6  not enough space on the disk";
+
+/// The code for an error; the command line's own errors end in `clap`, with 2.
+pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
+    let code = match error.downcast_ref::<StoreError>() {
+        Some(StoreError::BadName(_)) => 2,
+        Some(
+            StoreError::UnknownArtifact { .. } | StoreError::AmbiguousDigest { .. } | StoreError::NoStore(_),
+        ) => 3,
+        Some(StoreError::BadSource { .. }) => 4,
+        Some(StoreError::Damaged { .. } | StoreError::MissingFile { .. }) => 5,
+        Some(StoreError::NoSpace { .. }) => 6,
+        _ => 1,
+    };
+    ExitCode::from(code)
+}

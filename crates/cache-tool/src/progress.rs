@@ -1,0 +1,35 @@
+//! The progress bar of an import, on stderr, drawn only on a terminal.
+
+use std::ops::ControlFlow;
+
+use artifact_store::ImportEvent;
+use indicatif::{ProgressBar, ProgressStyle};
+
+const TEMPLATE: &str = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+
+pub(crate) struct ImportProgress {
+    bar: ProgressBar,
+}
+
+impl ImportProgress {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        Ok(Self { bar: ProgressBar::no_length().with_style(ProgressStyle::with_template(TEMPLATE)?) })
+    }
+
+    /// Never cancels: an interrupted process leaves the store as it was.
+    pub(crate) fn observe(&mut self, event: ImportEvent) -> ControlFlow<()> {
+        match event {
+            ImportEvent::WaitingForWriter => {
+                eprintln!("waiting for another process that writes to the store")
+            }
+            ImportEvent::Planned(bytes) => self.bar.set_length(bytes),
+            ImportEvent::Advanced(bytes) => self.bar.inc(bytes),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    pub(crate) fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,172 @@
+//! The real binary, each test with a store of its own.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "../../artifact-store/tests/support/mod.rs"]
+mod support;
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A closed world: a folder with a store, a GGUF file and a Hugging Face folder.
+struct World {
+    root: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let root = TempDir::new().unwrap();
+        support::tiny_llama().write(&root.path().join("tiny.gguf"));
+        support::huggingface_folder(&root.path().join("folder"));
+        Self { root }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.root.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    #[must_use]
+    fn run(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_cache-tool"))
+            .args(args)
+            .env("KR_CACHE_DIR", self.root.path().join("store"))
+            .output()
+            .unwrap()
+    }
+
+    /// Standard output of a command that succeeds.
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(args)).unwrap()
+    }
+
+    /// Exit code and standard error of a command that fails and prints no data.
+    fn fails(&self, args: &[&str]) -> (i32, String) {
+        let output = self.run(args);
+        assert!(output.stdout.is_empty(), "{args:?}: {}", text(&output.stdout));
+        (output.status.code().unwrap(), text(&output.stderr))
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn import_prints_the_digest_and_says_when_nothing_was_new() {
+    let world = World::new();
+    let first = world.run(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
+    assert!(first.status.success() && text(&first.stderr).contains("new in the store"));
+    let digest = text(&first.stdout).trim_end().to_owned();
+    assert_eq!(digest.len(), 64);
+    let second = world.run(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
+    assert!(text(&second.stderr).contains("was stored already"), "{}", text(&second.stderr));
+    assert_eq!(text(&second.stdout).trim_end(), digest);
+}
+
+#[test]
+fn list_shows_what_was_imported() {
+    let world = World::new();
+    world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
+    world.ok(&["import", &world.path("folder")]);
+    let table = world.ok(&["list"]);
+    assert!(table.contains("tiny") && table.contains("folder") && table.contains("llama"), "{table}");
+    let json = world.json(&["list", "--json"]);
+    let mut names: Vec<_> =
+        json.as_array().unwrap().iter().map(|a| a["names"][0].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["folder", "tiny"]);
+    assert!(json[0]["last_use"].as_u64().unwrap() > 1_600_000_000);
+}
+
+#[test]
+fn inspect_shows_what_a_model_is_made_of() {
+    let world = World::new();
+    let digest = world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
+    let facts = world.ok(&["inspect", "tiny"]);
+    for fact in ["llama", "4 bits, groups of 32; model.embed_tokens 8 bits", "model.safetensors", "[0, 2]"] {
+        assert!(facts.contains(fact), "{fact} in {facts}");
+    }
+    let json = world.json(&["inspect", &digest[..12], "--json"]);
+    assert_eq!(json["digest"], digest.trim_end());
+    // Embedding 6 x 64; q and o 64 x 64; k and v 32 x 64; three of 96 x 64; three norms of 64.
+    assert_eq!(json["parameters"], 6 * 64 + 2 * 64 * 64 + 2 * 32 * 64 + 3 * 96 * 64 + 3 * 64);
+    assert_eq!(json["dtypes"]["U32"]["tensors"], 8);
+    assert_eq!(json["manifest"]["files"][1]["name"], "tokenizer.json");
+    let blob = json["manifest"]["files"][0]["blob"].as_str().unwrap();
+    assert!(facts.contains(blob));
+}
+
+#[test]
+fn prune_shows_first_and_then_removes() {
+    let world = World::new();
+    world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
+    assert_eq!(world.json(&["prune", "--json"])["removed"], Value::Array(Vec::new()), "100 GiB are plenty");
+    let dry = world.ok(&["prune", "--max-size", "1KiB", "--dry-run"]);
+    assert!(dry.contains("tiny"));
+    assert_eq!(world.json(&["list", "--json"]).as_array().unwrap().len(), 1);
+    let report = world.json(&["prune", "--max-size", "0", "--json"]);
+    assert_eq!((&report["size_after"], &report["removed"][0]["names"][0]), (&0.into(), &"tiny".into()));
+    assert_eq!(world.json(&["list", "--json"]), Value::Array(Vec::new()));
+}
+
+#[test]
+fn exit_codes_are_those_of_the_table() {
+    let world = World::new();
+    let (code, said) = world.fails(&["list"]);
+    assert_eq!(code, 3, "{said}");
+    assert!(!Path::new(&world.path("store")).exists(), "asking creates nothing");
+    assert_eq!(world.fails(&["import", &world.path("nowhere")]).0, 1);
+    assert_eq!(world.fails(&["import"]).0, 2);
+    assert_eq!(world.fails(&["import", &world.path("tiny.gguf"), "--name", "../x"]).0, 2);
+
+    fs::write(world.path("bad.gguf"), b"GGML").unwrap();
+    let (code, said) = world.fails(&["import", &world.path("bad.gguf")]);
+    assert_eq!(code, 4);
+    assert!(said.starts_with("error: cannot import") && said.contains("not a GGUF file"), "{said}");
+
+    world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
+    let (code, said) = world.fails(&["inspect", "other"]);
+    assert_eq!(code, 3);
+    assert!(said.contains("stored are: tiny"), "{said}");
+
+    let json = world.json(&["inspect", "tiny", "--json"]);
+    let blob = json["manifest"]["files"][0]["blob"].as_str().unwrap();
+    let blob = world.path(&format!("store/blobs/sha256/{}/{blob}", &blob[..2]));
+    fs::remove_file(&blob).unwrap();
+    fs::write(&blob, b"short").unwrap();
+    let (code, said) = world.fails(&["inspect", "tiny"]);
+    assert_eq!(code, 5, "{said}");
+    world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
+    world.ok(&["inspect", "tiny"]);
+}
+
+#[test]
+fn the_option_counts_more_than_the_environment() {
+    let world = World::new();
+    let other = world.path("other-store");
+    world.ok(&["--store", &other, "import", &world.path("tiny.gguf"), "--name", "tiny"]);
+    assert!(Path::new(&other).join("refs/tiny").exists());
+    assert!(!Path::new(&world.path("store")).exists());
+    assert!(world.ok(&["list", "--store", &other]).contains("tiny"));
+}
+
+#[test]
+fn help_has_an_example_for_each_command() {
+    let world = World::new();
+    for command in ["import", "list", "inspect", "prune"] {
+        let help = world.ok(&[command, "--help"]);
+        assert!(help.contains(&format!("Example: cache-tool {command}")), "{help}");
+    }
+    assert!(world.ok(&["--help"]).contains("Exit codes:"));
+}

@@ -1,0 +1,78 @@
+//! `POST /v1/chat/completions`.
+
+use std::time::Instant;
+
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
+use protocol::message::FinishReason;
+use serde::Serialize;
+
+use super::{
+    App, body,
+    error::ApiError,
+    fields,
+    generation::{Shape, generate, reason_word},
+};
+
+/// Answers a chat.
+pub(super) async fn create(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
+    let body = body::read(request, app.max_body_bytes).await?;
+    generate::<Chat>(&app, fields::chat::read(&body)?, arrived).await
+}
+
+struct Chat;
+
+#[derive(Serialize)]
+struct ChunkChoice<'a> {
+    index: u32,
+    delta: Delta<'a>,
+    logprobs: Option<()>,
+    finish_reason: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Delta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Choice<'a> {
+    index: u32,
+    message: Message<'a>,
+    logprobs: Option<()>,
+    finish_reason: &'static str,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    role: &'static str,
+    content: &'a str,
+    refusal: Option<()>,
+}
+
+impl Shape for Chat {
+    const ID_PREFIX: &'static str = "chatcmpl-";
+    const OBJECT: &'static str = "chat.completion";
+    const CHUNK_OBJECT: &'static str = "chat.completion.chunk";
+
+    fn opening() -> Option<impl Serialize> {
+        let delta = Delta { role: Some("assistant"), content: Some("") };
+        Some(ChunkChoice { index: 0, delta, logprobs: None, finish_reason: None })
+    }
+
+    fn piece(text: &str, reason: Option<FinishReason>) -> impl Serialize {
+        let delta = Delta { role: None, content: reason.is_none().then_some(text) };
+        ChunkChoice { index: 0, delta, logprobs: None, finish_reason: reason.map(reason_word) }
+    }
+
+    fn whole(text: &str, reason: FinishReason) -> impl Serialize {
+        let message = Message { role: "assistant", content: text, refusal: None };
+        Choice { index: 0, message, logprobs: None, finish_reason: reason_word(reason) }
+    }
+}

@@ -1,0 +1,239 @@
+#![allow(clippy::unwrap_used)]
+
+use protocol::message::ChatMessage;
+use serde_json::json;
+
+use super::*;
+
+fn chat_with(more: Value) -> Result<Checked, ApiError> {
+    chat::read(with(json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]}), more).as_bytes())
+}
+
+fn completion_with(more: Value) -> Result<Checked, ApiError> {
+    completion::read(with(json!({"model": "m", "prompt": "hi"}), more).as_bytes())
+}
+
+fn with(mut body: Value, more: Value) -> String {
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body.to_string()
+}
+
+/// (param, message) of the error.
+fn error(result: Result<Checked, ApiError>) -> (String, String) {
+    let error = result.unwrap_err();
+    let body = serde_json::to_value(error.body()).unwrap();
+    (body["error"]["param"].as_str().unwrap_or_default().to_owned(), error.to_string())
+}
+
+#[test]
+fn defaults_are_openais() {
+    let chat = chat_with(json!({})).unwrap();
+    assert_eq!((chat.sampling.temperature, chat.sampling.top_p, chat.max_tokens), (1.0, 1.0, None));
+    assert!(!chat.stream && !chat.include_usage && !chat.ignore_eos && chat.stop.is_empty());
+    assert_eq!(completion_with(json!({})).unwrap().max_tokens, Some(16));
+}
+
+#[test]
+fn every_parameter_reaches_the_worker() {
+    let checked = chat_with(json!({
+        "max_completion_tokens": 7, "stop": ["a", "b"], "seed": 5, "temperature": 0.5, "top_p": 0.25,
+        "top_k": 3, "min_p": 0.125, "presence_penalty": -2, "frequency_penalty": 2,
+        "repetition_penalty": 1.5, "logit_bias": {"9": -100}, "ignore_eos": true,
+        "stream": true, "stream_options": {"include_usage": true},
+    }))
+    .unwrap();
+    assert!(checked.stream && checked.include_usage);
+    let generate = checked.into_generate(RequestId(4), 64);
+    let message = ChatMessage { role: "user".into(), content: "hi".into(), name: None };
+    assert_eq!(
+        generate,
+        Generate {
+            id: RequestId(4),
+            prompt: Prompt::Chat(vec![message]),
+            sampling: Sampling {
+                temperature: 0.5,
+                top_p: 0.25,
+                top_k: 3,
+                min_p: 0.125,
+                repetition_penalty: 1.5,
+                presence_penalty: -2.0,
+                frequency_penalty: 2.0,
+                logit_bias: vec![(9, -100.0)],
+                seed: 5,
+            },
+            max_tokens: Some(7),
+            stop: vec!["a".into(), "b".into()],
+            ignore_eos: true,
+            credit: 64,
+        }
+    );
+}
+
+#[test]
+fn unknown_and_null_fields_are_allowed() {
+    chat_with(json!({
+        "user": "u", "metadata": {"a": 1}, "store": true, "whatever": [1], "stop": null, "seed": null,
+        "temperature": null, "n": null, "logprobs": false, "tools": [], "tool_choice": "auto",
+        "response_format": {"type": "text"}, "logit_bias": null, "stream_options": null, "max_tokens": null,
+    }))
+    .unwrap();
+    completion_with(json!({"suffix": null, "echo": false, "best_of": 1, "n": 1, "logprobs": null})).unwrap();
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    for (name, value) in [
+        ("n", json!(2)),
+        ("logprobs", json!(true)),
+        ("top_logprobs", json!(3)),
+        ("tools", json!([{"type": "function"}])),
+        ("tool_choice", json!("required")),
+        ("functions", json!([{}])),
+        ("function_call", json!({"name": "f"})),
+        ("response_format", json!({"type": "json_object"})),
+        ("response_format", json!("json")),
+        ("modalities", json!(["text", "audio"])),
+        ("audio", json!({"voice": "x"})),
+    ] {
+        let (param, message) = error(chat_with(json!({name: value})));
+        assert_eq!(param, name);
+        assert!(message.contains(name) && message.contains("not supported yet"), "{message}");
+    }
+    for (name, value) in [
+        ("n", json!(3)),
+        ("logprobs", json!(0)),
+        ("echo", json!(true)),
+        ("suffix", json!("x")),
+        ("best_of", json!(2)),
+        ("prompt", json!(["a", "b"])),
+        ("prompt", json!([[1], [2]])),
+    ] {
+        let (param, message) = error(completion_with(json!({name: value})));
+        assert_eq!(param, name);
+        assert!(message.contains("not supported yet"), "{message}");
+    }
+}
+
+#[test]
+fn values_out_of_range_are_refused_by_name() {
+    for (name, value) in [
+        ("temperature", json!(2.1)),
+        ("temperature", json!(-0.1)),
+        ("top_p", json!(0)),
+        ("top_p", json!(1e-60)),
+        ("top_p", json!(1.1)),
+        ("top_k", json!(-2)),
+        ("top_k", json!(1u64 << 40)),
+        ("min_p", json!(1.5)),
+        ("presence_penalty", json!(2.5)),
+        ("frequency_penalty", json!(-2.5)),
+        ("repetition_penalty", json!(0)),
+        ("max_tokens", json!(0)),
+        ("n", json!(0)),
+        ("stop", json!("")),
+        ("stop", json!(vec!["x"; 17])),
+        ("stream_options", json!({"include_usage": true})),
+        ("seed", json!(1.5)),
+        ("seed", json!("1")),
+        ("stop", json!(["a", 1])),
+        ("stop", json!(true)),
+        ("model", json!("")),
+    ] {
+        assert_eq!(error(chat_with(json!({name: value.clone()}))).0, name, "{value}");
+        assert_eq!(error(completion_with(json!({name: value.clone()}))).0, name, "{value}");
+    }
+    assert_eq!(error(chat_with(json!({"logit_bias": {"7": 101}}))).0, "logit_bias.7");
+    assert_eq!(error(chat_with(json!({"logit_bias": {"-7": 1}}))).0, "logit_bias.-7");
+}
+
+#[test]
+fn wrong_types_name_the_field_and_the_place() {
+    let (param, message) = error(chat_with(json!({"temperature": "hot"})));
+    assert_eq!(param, "temperature");
+    assert!(message.contains("line 1 column"), "{message}");
+    assert_eq!(error(chat_with(json!({"stream": 1}))).0, "stream");
+    assert_eq!(error(chat_with(json!({"max_tokens": -1}))).0, "max_tokens");
+    assert_eq!(error(chat_with(json!({"max_tokens": 1.5}))).0, "max_tokens");
+    assert_eq!(error(chat_with(json!({"messages": "hi"}))).0, "messages");
+    assert_eq!(error(chat_with(json!({"messages": [{"role": 1}]}))).0, "messages[0].role");
+    assert_eq!(error(chat_with(json!({"logit_bias": [1]}))).0, "logit_bias");
+}
+
+#[test]
+fn broken_bodies_say_where() {
+    let words = |body: &[u8]| chat::read(body).unwrap_err().to_string();
+    assert_eq!(words(b"{\n\"model\": }"), "the body is not valid JSON: expected value at line 2 column 10");
+    assert!(words(b"").contains("EOF"));
+    assert!(words(b"{} x").contains("trailing characters at line 1 column 4"));
+    assert_eq!(words(b"{\"model\": \"\xff\"}"), "the body is not UTF-8 from byte 11 on");
+    let deep = format!("{{\"messages\": {}", "[".repeat(1 << 20));
+    assert!(words(deep.as_bytes()).contains("expected a JSON object"));
+    let deep = format!("{{\"metadata\": {}", "[".repeat(1 << 20));
+    assert!(words(deep.as_bytes()).contains("recursion limit"));
+    assert!(words(b"[]").contains("the body: invalid type: sequence, expected a JSON object"));
+    assert!(words(b"[\"m\"]").contains("expected a JSON object"));
+}
+
+#[test]
+fn messages_are_checked() {
+    let chat = |messages: Value| chat_with(json!({"messages": messages}));
+    let contents = |messages: Value| match chat(messages).unwrap().prompt {
+        Prompt::Chat(messages) => messages.into_iter().map(|m| (m.role, m.content)).collect::<Vec<_>>(),
+        _ => unreachable!(),
+    };
+    let pair = |role: &str, content: &str| (role.to_owned(), content.to_owned());
+    let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
+    assert_eq!(
+        contents(json!([
+            {"role": "developer", "content": "d"},
+            {"role": "user", "content": parts},
+            {"role": "assistant", "content": null, "tool_calls": []},
+        ])),
+        [pair("system", "d"), pair("user", "ab"), pair("assistant", "")]
+    );
+    for (messages, param) in [
+        (json!([]), "messages"),
+        (json!(null), "messages"),
+        (json!([["user", "hi"]]), "messages[0]"),
+        (json!([{"role": "user"}]), "messages[0].content"),
+        (json!([{"role": "user", "content": 1}]), "messages[0].content"),
+        (json!([{"role": "robot", "content": "x"}]), "messages[0].role"),
+        (json!([{"role": "tool", "content": "x"}]), "messages[0].role"),
+        (json!([{"role": "user", "content": [{"type": "image_url"}]}]), "messages[0].content[0].type"),
+        (json!([{"role": "user", "content": ["x"]}]), "messages[0].content[0].type"),
+        (json!([{"role": "user", "content": [{"type": "text"}]}]), "messages[0].content[0].text"),
+        (json!([{"role": "assistant", "tool_calls": [{}]}]), "messages[0].tool_calls"),
+    ] {
+        assert_eq!(error(chat(messages)).0, param);
+    }
+}
+
+#[test]
+fn prompts_may_be_text_or_tokens() {
+    let prompt = |value: Value| completion_with(json!({"prompt": value})).map(|c| c.prompt);
+    assert_eq!(prompt(json!("x")).unwrap(), Prompt::Text("x".into()));
+    assert_eq!(prompt(json!(["x"])).unwrap(), Prompt::Text("x".into()));
+    assert_eq!(prompt(json!([1, 2])).unwrap(), Prompt::Tokens(vec![1, 2]));
+    assert_eq!(prompt(json!([[1, 2]])).unwrap(), Prompt::Tokens(vec![1, 2]));
+    for bad in
+        [json!(null), json!(1), json!([]), json!([[]]), json!([-1]), json!([1, "x"]), json!([1u64 << 32])]
+    {
+        assert!(matches!(prompt(bad), Err(ApiError::Field { .. })));
+    }
+}
+
+#[test]
+fn both_names_of_max_tokens_must_agree() {
+    let both = |a: u64, b: u64| chat_with(json!({"max_tokens": a, "max_completion_tokens": b}));
+    assert_eq!(both(3, 3).unwrap().max_tokens, Some(3));
+    assert_eq!(error(both(3, 4)).0, "max_tokens");
+    assert_eq!(chat_with(json!({"max_tokens": u64::MAX})).unwrap().max_tokens, Some(u32::MAX));
+}
+
+#[test]
+fn seeds_are_kept_or_drawn() {
+    let seed = |value: Value| chat_with(json!({"seed": value})).unwrap().sampling.seed;
+    assert_eq!(seed(json!(-1)), u64::MAX);
+    assert_eq!(seed(json!(u64::MAX)), u64::MAX);
+    assert_ne!(seed(json!(null)), seed(json!(null)), "drawn seeds differ");
+}

@@ -1,0 +1,146 @@
+//! What chat and text completions have in common: the way from a checked request to its answer.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use axum::{
+    Json,
+    response::{IntoResponse, Response},
+};
+use protocol::message::{FinishReason, StreamEventKind, Usage};
+use serde::Serialize;
+use tracing::{Instrument, debug_span};
+
+use super::{App, error::ApiError, fields::Checked, sse};
+use crate::streams::Stream;
+
+/// What differs between the two kinds of completion.
+pub(super) trait Shape: Send + Sync + Unpin + 'static {
+    /// Before the random part of an id.
+    const ID_PREFIX: &'static str;
+    /// `object` of a whole answer.
+    const OBJECT: &'static str;
+    /// `object` of a streamed piece.
+    const CHUNK_OBJECT: &'static str;
+    /// The choice of the chunk that opens a stream, if there is one.
+    fn opening() -> Option<impl Serialize>;
+    /// The choice of a streamed piece. The last one has a reason and no text.
+    fn piece(text: &str, reason: Option<FinishReason>) -> impl Serialize;
+    /// The choice of a whole answer.
+    fn whole(text: &str, reason: FinishReason) -> impl Serialize;
+}
+
+/// What all objects of one answer say alike.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Head {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+    system_fingerprint: String,
+}
+
+/// An answer, or a piece of one.
+#[derive(Serialize)]
+pub(super) struct Object<'a, C> {
+    #[serde(flatten)]
+    pub(super) head: &'a Head,
+    pub(super) choices: &'a [C],
+    /// `None` leaves the field out, `Some(None)` is a null.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) usage: Option<Option<UsageJson>>,
+}
+
+/// OpenAI's usage object.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct UsageJson {
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    total_tokens: u64,
+    prompt_tokens_details: PromptTokensDetails,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct PromptTokensDetails {
+    cached_tokens: u32,
+}
+
+impl From<Usage> for UsageJson {
+    fn from(usage: Usage) -> Self {
+        Self {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            total_tokens: u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens),
+            prompt_tokens_details: PromptTokensDetails { cached_tokens: usage.cached_tokens },
+        }
+    }
+}
+
+/// OpenAI's word for it.
+pub(super) fn reason_word(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+    }
+}
+
+/// Admits, routes and answers. An error comes before any header, also for a streamed answer.
+pub(super) async fn generate<S: Shape>(
+    app: &App,
+    checked: Checked,
+    arrived: Instant,
+) -> Result<Response, ApiError> {
+    let (model, stream, include_usage) = (checked.model.clone(), checked.stream, checked.include_usage);
+    // An unknown model, or one without workers, need not wait for a permit.
+    app.router.route(&model)?;
+    let permit = app.admission.admit().instrument(debug_span!("admit")).await?;
+    // Workers may have come or gone while the request waited.
+    let route = debug_span!("route").in_scope(|| app.router.route(&model))?;
+    let generate = checked.into_generate(app.next_id(), app.credit_chunks);
+    let mut events = route.link.open(generate, arrived)?;
+    prepared(&mut events).await?;
+
+    let object = if stream { S::CHUNK_OBJECT } else { S::OBJECT };
+    let head = Head {
+        id: format!("{}{}", S::ID_PREFIX, random_id()?),
+        object,
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        model,
+        system_fingerprint: format!("fp_{}", route.info.digest.get(..12).unwrap_or(&route.info.digest)),
+    };
+    if stream {
+        return Ok(sse::respond::<S>(events, permit, head, include_usage));
+    }
+    let answer = collect::<S>(events, &head).instrument(debug_span!("respond")).await;
+    drop(permit);
+    answer
+}
+
+/// Waits until the worker has accepted the prompt.
+async fn prepared(events: &mut Stream) -> Result<(), ApiError> {
+    match events.next().await {
+        Some(StreamEventKind::Admitted { .. }) => Ok(()),
+        Some(StreamEventKind::Failed(failure)) => Err(failure.into()),
+        // A worker that begins otherwise breaks the protocol.
+        Some(StreamEventKind::Chunk(_) | StreamEventKind::Finished { .. }) | None => Err(ApiError::Internal),
+    }
+}
+
+async fn collect<S: Shape>(mut events: Stream, head: &Head) -> Result<Response, ApiError> {
+    let mut text = String::new();
+    loop {
+        match events.next().await {
+            Some(StreamEventKind::Chunk(chunk)) => text.push_str(&chunk.text),
+            Some(StreamEventKind::Finished { reason, usage }) => {
+                let choices = &[S::whole(&text, reason)];
+                let object = Object { head, choices, usage: Some(Some(usage.into())) };
+                return Ok(Json(object).into_response());
+            }
+            Some(StreamEventKind::Failed(failure)) => return Err(failure.into()),
+            Some(StreamEventKind::Admitted { .. }) | None => return Err(ApiError::Internal),
+        }
+    }
+}
+
+fn random_id() -> Result<String, ApiError> {
+    Ok(format!("{:016x}{:016x}", getrandom::u64()?, getrandom::u64()?))
+}

@@ -1,0 +1,105 @@
+//! Stages *accept* and *respond*: OpenAI's HTTP interface.
+//!
+//! ```text
+//! body ─ fields ─► Checked ─ admit ─► Permit ─ route ─► Link ─ open ─► Stream
+//!                                                                        │ Admitted: headers go out
+//!                                       one JSON object, or sse ◄────────┘ which owns the Permit
+//! ```
+
+mod body;
+mod chat;
+mod completions;
+mod error;
+mod fields;
+mod generation;
+mod health;
+mod models;
+mod sse;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use axum::{
+    Router as Routes,
+    extract::{MatchedPath, Request, State},
+    http::{Method, Uri},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use protocol::ids::RequestId;
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::{Instrument, debug, info_span};
+
+use crate::{admission::Admission, config::Config, metrics::Metrics, router::Router};
+
+pub use self::error::{ApiError, ErrorBody};
+
+/// What handlers share. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// Lets requests in.
+    pub admission: Admission,
+    /// Knows the workers.
+    pub router: Arc<Router>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    max_body_bytes: usize,
+    credit_chunks: u32,
+    last_id: Arc<AtomicU64>,
+}
+
+impl App {
+    /// Over the workers in `router`.
+    pub fn new(config: &Config, router: Arc<Router>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            admission: Admission::new(config.stream_registry, Arc::clone(&metrics)),
+            router,
+            metrics,
+            max_body_bytes: config.server.max_body_bytes,
+            credit_chunks: config.stream_registry.credit_chunks,
+            last_id: Arc::default(),
+        }
+    }
+
+    fn next_id(&self) -> RequestId {
+        RequestId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+/// All routes.
+pub fn routes(app: App) -> Routes {
+    Routes::new()
+        .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/completions", post(completions::create))
+        .route("/v1/models", get(models::list))
+        // Names may have slashes, like `organization/model`.
+        .route("/v1/models/{*id}", get(models::retrieve))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .fallback(async |uri: Uri| ApiError::UnknownPath(uri.path().to_owned()))
+        .method_not_allowed_fallback(async |method: Method| ApiError::Method(method))
+        .layer(CatchPanicLayer::custom(|_| ApiError::Internal.into_response()))
+        .layer(middleware::from_fn_with_state(app.clone(), observe))
+        .with_state(app)
+}
+
+/// Counts and traces what was answered; the body may still be on its way then.
+async fn observe(
+    State(app): State<App>,
+    path: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    // Unknown paths share a label: clients must not be able to make metrics.
+    let route = path.as_ref().map_or("unknown", MatchedPath::as_str);
+    let span = info_span!("accept", method = %request.method(), route);
+    let response = next.run(request).instrument(span.clone()).await;
+    let code = response.status().as_u16();
+    span.in_scope(|| debug!(code, "answered"));
+    app.metrics.count_request(route, code);
+    response
+}

@@ -1,0 +1,106 @@
+//! `kr-gateway`: reads its settings, binds its port, starts its workers, serves until a signal.
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::Context;
+use axum::serve::ListenerExt;
+use clap::Parser;
+use gateway::{
+    cli::Flags,
+    config::Config,
+    http::{self, App},
+    metrics::Metrics,
+    router::Router,
+    shutdown::{Signals, shut_down},
+    supervisor::Supervisor,
+};
+use tokio::{net::TcpListener, sync::watch};
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let run = || -> anyhow::Result<()> {
+        let config = Config::load(&flags)?;
+        tokio::runtime::Runtime::new().context("can't start the runtime")?.block_on(serve(config))
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut signals = Signals::listen().context("can't listen for signals")?;
+    let (listener, address) = bind(&config).await?;
+    let metrics = Arc::new(Metrics::default());
+    let router = Arc::new(Router::new(config.model.clone(), config.workers.count));
+    let mut supervisor = Supervisor::start(&config, &router, &metrics)?;
+    let app = App::new(&config, router, metrics);
+
+    // From here on /livez answers, and /readyz tells how far the workers are.
+    let (stop, mut stopped) = watch::channel(false);
+    let stopped = async move {
+        // An error means that `stop` is gone: stop, too.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    // A token is a small packet that must not wait for the next one.
+    let listener = listener.tap_io(|tcp| {
+        if let Err(error) = tcp.set_nodelay(true) {
+            info!(%error, "TCP_NODELAY can't be set");
+        }
+    });
+    let server = tokio::spawn(
+        axum::serve(listener, http::routes(app.clone())).with_graceful_shutdown(stopped).into_future(),
+    );
+
+    let signal = tokio::select! {
+        ready = supervisor.wait_ready() => {
+            ready?;
+            announce(address, &config.model)?;
+            signals.next().await
+        }
+        signal = signals.next() => signal,
+    };
+    info!(signal, "shutting down");
+    let server = async {
+        if let Ok(Err(error)) = server.await {
+            error!(%error, "the HTTP server failed");
+        }
+    };
+    shut_down(&app, supervisor, server, stop, config.server.drain_timeout, &mut signals).await;
+    Ok(())
+}
+
+async fn bind(config: &Config) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let (host, port) = (config.server.host.as_str(), config.server.port);
+    let listener = TcpListener::bind((host, port)).await.with_context(|| {
+        format!(
+            "can't listen on {host}:{port}; choose another address with --host or another port with --port"
+        )
+    })?;
+    let address = listener.local_addr().context("the listening socket has no address")?;
+    Ok((listener, address))
+}
+
+/// Stdout has the one line that scripts wait for; the rest is for people.
+#[allow(clippy::print_stdout)]
+fn announce(address: SocketAddr, model: &str) -> anyhow::Result<()> {
+    println!("ready http://{address}");
+    io::stdout().flush().context("can't write to stdout")?;
+    let body = serde_json::json!({"model": model, "messages": [{"role": "user", "content": "Hello"}]});
+    eprintln!(
+        "try: curl http://{address}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+    );
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! From the first signal to the exit.
+//!
+//! ```text
+//! signal ─► no new requests, /readyz 503 ─► streams end ─► workers drain ─► exit 0
+//!                                              │ time is up, or a second signal
+//!                                              └─► they end with an error event ─┘
+//! ```
+
+use std::{future::Future, io, time::Duration};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    time::timeout,
+};
+use tracing::{info, warn};
+
+use crate::{http::App, supervisor::Supervisor};
+
+/// SIGINT and SIGTERM.
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// From now on, the two no longer end the process. Needs a runtime.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next of either, and returns its name.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+/// For the last events to reach their clients once streams were ended by force.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Ends everything in order. `stop` makes `server` take no more connections and end when the open
+/// ones are done.
+pub async fn shut_down(
+    app: &App,
+    supervisor: Supervisor,
+    server: impl Future<Output = ()>,
+    stop: watch::Sender<bool>,
+    drain_timeout: Duration,
+    signals: &mut Signals,
+) {
+    app.admission.close();
+    // A draining worker leaves the router, but its streams may still have to be ended.
+    let links = app.router.links();
+    stop.send_replace(true);
+    let mut server = std::pin::pin!(server);
+    info!("streams may go on for {drain_timeout:?}; a second signal ends them at once");
+    let forced = tokio::select! {
+        () = &mut server => None,
+        () = tokio::time::sleep(drain_timeout) => Some("the time for them is up"),
+        name = signals.next() => Some(name),
+    };
+    if let Some(why) = forced {
+        warn!(why, "ending the streams that are left");
+        for link in &links {
+            link.lose("the server is shutting down");
+        }
+        // Idle connections may stay open for longer; they are not waited for.
+        let _ = timeout(FLUSH, server).await;
+    }
+    supervisor.drain().await;
+}

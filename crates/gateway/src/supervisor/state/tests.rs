@@ -1,0 +1,275 @@
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn policy() -> Workers {
+    Workers {
+        count: 1,
+        ring_bytes: 1 << 16,
+        connect_timeout: 5 * SECOND,
+        load_timeout: 60 * SECOND,
+        heartbeat_timeout: 3 * SECOND,
+        step_timeout: 20 * SECOND,
+        restart_backoff: SECOND..=8 * SECOND,
+        crash_loop_deaths: 4,
+        crash_loop_window: 30 * SECOND,
+        binary: None,
+        store: None,
+    }
+}
+
+/// A machine and a clock that moves by hand.
+struct World {
+    machine: Machine,
+    start: Instant,
+    now: Instant,
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Instant::now();
+        let (machine, actions) = Machine::new(policy(), 10 * SECOND, now);
+        assert_eq!(actions, [Action::Spawn]);
+        Self { machine, start: now, now }
+    }
+
+    fn ready() -> Self {
+        let mut world = Self::new();
+        world.live();
+        world
+    }
+
+    /// From `Spawning` to `Ready`.
+    fn live(&mut self) {
+        assert_eq!(self.on(Event::Spawned), []);
+        assert_eq!(self.on(Event::Joined), []);
+        assert_eq!(self.on(Event::Loaded(info())), [Action::Serve(info())]);
+        assert_eq!(self.shown(), WorkerState::Ready);
+    }
+
+    fn on(&mut self, event: Event) -> Vec<Action> {
+        self.machine.on(event, self.now)
+    }
+
+    fn died(&mut self) -> Vec<Action> {
+        self.on(Event::Died("crash".into()))
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    fn shown(&self) -> WorkerState {
+        self.machine.shown()
+    }
+
+    /// How long until the next tick is due.
+    fn wait(&self) -> Duration {
+        self.machine.wake_at().map_or(Duration::MAX, |at| at - self.now)
+    }
+
+    /// Lets time pass until the tick is due.
+    fn tick(&mut self) -> Vec<Action> {
+        self.now = self.machine.wake_at().unwrap_or(self.now);
+        self.on(Event::Tick)
+    }
+}
+
+fn info() -> ModelInfo {
+    ModelInfo {
+        name: "tiny".into(),
+        digest: "d".into(),
+        architecture: "llama".into(),
+        context_length: 64,
+        vocab_size: 10,
+        weight_bytes: 1,
+        load_micros: 1,
+        tokenizer_micros: 1,
+    }
+}
+
+fn killed(actions: &[Action]) -> &str {
+    match actions {
+        [Action::Kill { why, .. }] => why,
+        other => panic!("{other:?} is no kill"),
+    }
+}
+
+#[test]
+fn a_life_goes_through_all_states() {
+    let mut world = World::new();
+    let mut shown = vec![world.shown()];
+    for event in
+        [Event::Spawned, Event::Joined, Event::Loaded(info()), Event::Drain, Event::Died("done".into())]
+    {
+        world.on(event);
+        shown.push(world.shown());
+    }
+    assert_eq!(shown, WorkerState::ALL);
+}
+
+#[test]
+fn events_out_of_place_change_nothing() {
+    let mut world = World::new();
+    assert_eq!(world.on(Event::Loaded(info())), []);
+    assert_eq!(world.on(Event::Joined), []);
+    assert_eq!(world.on(Event::Alive), []);
+    assert_eq!(world.shown(), WorkerState::Spawning);
+    let mut world = World::ready();
+    assert_eq!(world.on(Event::Loaded(info())), [], "a second Ready is no new service");
+    assert_eq!(world.on(Event::Spawned), []);
+    assert_eq!(world.on(Event::Tick), [], "nothing is due yet");
+    assert_eq!(world.shown(), WorkerState::Ready);
+}
+
+#[test]
+fn each_phase_before_ready_has_its_limit() {
+    let mut world = World::new();
+    assert_eq!(world.wait(), 5 * SECOND);
+    assert_eq!(killed(&world.tick()), "it was not started within 5s");
+    let mut world = World::new();
+    world.on(Event::Spawned);
+    assert_eq!(killed(&world.tick()), "it did not connect within 5s");
+    assert_eq!(world.shown(), WorkerState::Exited);
+    let mut world = World::new();
+    world.on(Event::Spawned);
+    world.on(Event::Joined);
+    assert_eq!(world.wait(), 60 * SECOND);
+    assert_eq!(killed(&world.tick()), "it did not load the model within 60s");
+}
+
+#[test]
+fn a_silent_worker_is_killed_and_a_talking_one_is_not() {
+    let mut world = World::ready();
+    for _ in 0..10 {
+        world.pass(2 * SECOND);
+        assert_eq!(world.on(Event::Tick), []);
+        world.on(Event::Alive);
+    }
+    let mut world = World::ready();
+    world.pass(2 * SECOND);
+    world.on(Event::Heartbeat(Heartbeat::default()));
+    assert_eq!(world.wait(), 3 * SECOND);
+    assert!(killed(&world.tick()).starts_with("it froze: nothing came"));
+    assert_eq!(world.shown(), WorkerState::Exited);
+}
+
+#[test]
+fn a_worker_whose_steps_stand_still_is_killed_only_while_it_has_work() {
+    let beat = |step, running| Event::Heartbeat(Heartbeat { step, running, ..Heartbeat::default() });
+    let mut world = World::ready();
+    for step in 0..40 {
+        world.pass(SECOND);
+        world.on(beat(step, 1));
+        assert_eq!(world.on(Event::Tick), [], "steps are made");
+    }
+    for _ in 0..40 {
+        world.pass(SECOND);
+        world.on(beat(39, 0));
+        assert_eq!(world.on(Event::Tick), [], "nothing runs");
+    }
+    for _ in 0..20 {
+        world.pass(SECOND);
+        world.on(beat(39, 1));
+        assert_eq!(world.on(Event::Tick), []);
+    }
+    world.pass(SECOND);
+    world.on(beat(39, 1));
+    assert!(killed(&world.on(Event::Tick)).starts_with("it froze: no step in 20s"));
+}
+
+#[test]
+fn a_killed_worker_lives_again_only_after_it_is_reaped() {
+    let mut world = World::ready();
+    assert!(matches!(world.tick()[..], [Action::Kill { .. }]));
+    assert_eq!(world.wait(), Duration::MAX);
+    world.pass(100 * SECOND);
+    assert_eq!(world.on(Event::Tick), []);
+    assert_eq!(world.died(), []);
+    assert!(
+        world.machine.note().is_some_and(|why| why.starts_with("it froze")),
+        "the reason for the kill stays"
+    );
+    assert_eq!(world.tick(), [Action::Spawn]);
+    assert_eq!(world.shown(), WorkerState::Spawning);
+}
+
+#[test]
+fn the_back_off_doubles_up_to_its_cap_and_the_brake_waits_a_window() {
+    let mut world = World::ready();
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        world.died();
+        waits.push(world.wait().as_secs());
+        assert_eq!(world.tick(), [Action::Spawn]);
+        world.live();
+    }
+    assert_eq!(waits, [1, 2, 4, 30], "the fourth death within the window pulls the brake");
+    assert_eq!(world.now - world.start, 37 * SECOND);
+}
+
+#[test]
+fn the_back_off_is_capped_and_forgets_after_a_long_service() {
+    let mut world = World::new();
+    world.machine.policy.crash_loop_deaths = 100;
+    world.live();
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        world.died();
+        waits.push(world.wait().as_secs());
+        world.tick();
+        world.live();
+    }
+    assert_eq!(waits, [1, 2, 4, 8, 8, 8]);
+    world.pass(30 * SECOND);
+    world.died();
+    assert_eq!(world.wait(), SECOND);
+}
+
+#[test]
+fn a_model_that_does_not_load_is_reported_and_not_tried_again_hot() {
+    let mut world = World::new();
+    world.on(Event::Spawned);
+    world.on(Event::Joined);
+    assert_eq!(killed(&world.on(Event::LoadFailed("no such model".into()))), "no such model");
+    assert_eq!(world.died(), [Action::ReportFirstFailure("no such model".into())]);
+    assert_eq!(world.wait(), 30 * SECOND);
+}
+
+#[test]
+fn only_a_worker_that_never_served_reports_a_first_failure() {
+    let mut world = World::new();
+    assert_eq!(world.died(), [Action::ReportFirstFailure("crash".into())]);
+    let mut world = World::ready();
+    assert_eq!(world.died(), []);
+}
+
+#[test]
+fn draining_is_asked_for_waited_for_and_final() {
+    let mut world = World::ready();
+    assert_eq!(world.on(Event::Drain), [Action::SendDrain]);
+    assert_eq!(world.shown(), WorkerState::Draining);
+    assert_eq!(world.on(Event::Drain), []);
+    assert_eq!(world.died(), [Action::Stop]);
+    assert_eq!(world.wait(), Duration::MAX);
+}
+
+#[test]
+fn draining_has_a_limit() {
+    let mut world = World::ready();
+    world.on(Event::Drain);
+    assert_eq!(world.wait(), 10 * SECOND);
+    assert_eq!(killed(&world.tick()), "it did not finish within 10s");
+    assert_eq!(world.died(), [Action::Stop]);
+}
+
+#[test]
+fn a_worker_without_work_is_not_drained_but_ended() {
+    let mut world = World::new();
+    world.on(Event::Spawned);
+    assert_eq!(killed(&world.on(Event::Drain)), "the gateway is shutting down");
+    assert_eq!(world.died(), [Action::Stop]);
+    let mut world = World::ready();
+    world.died();
+    assert_eq!(world.on(Event::Drain), [Action::Stop], "it waits for its next life");
+}

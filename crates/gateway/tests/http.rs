@@ -1,0 +1,206 @@
+//! Requests and answers, in OpenAI's shape.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use axum::{body::Body, http::Request};
+use protocol::message::{Failure, FailureKind, FinishReason, Prompt, StreamEventKind};
+use serde_json::{Value, json};
+use support::*;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+fn failed(kind: FailureKind) -> StreamEventKind {
+    StreamEventKind::Failed(Failure { kind, param: Some("messages".into()), message: "too long".into() })
+}
+
+#[tokio::test]
+async fn a_chat_is_answered_whole() {
+    let (world, mut worker) = World::ready("").await;
+    let begun = world.begin(CHAT, &chat(json!({"max_tokens": 9, "stop": "x"})));
+    let generate = worker.generate().await;
+    assert_eq!((generate.max_tokens, generate.stop.len(), generate.credit), (Some(9), 1, 64));
+    worker.admit(generate.id).await;
+    worker.events(generate.id, vec![chunk("He"), chunk(""), chunk("llo")]).await;
+    worker.events(generate.id, vec![finished(FinishReason::Stop)]).await;
+    let reply = Reply::read(soon("an answer", begun).await.unwrap()).await;
+    assert_eq!((reply.status.as_u16(), reply.header("content-type")), (200, "application/json"));
+    let mut answer = reply.json();
+    assert!(answer["id"].as_str().unwrap().starts_with("chatcmpl-"));
+    assert!(answer["created"].as_u64().unwrap() > 1_700_000_000);
+    answer["id"] = Value::Null;
+    answer["created"] = Value::Null;
+    let expected = json!({
+        "id": null, "object": "chat.completion", "created": null, "model": "tiny",
+        "system_fingerprint": "fp_0123456789ab",
+        "choices": [{
+            "index": 0, "message": {"role": "assistant", "content": "Hello", "refusal": null},
+            "logprobs": null, "finish_reason": "stop",
+        }],
+        "usage": {
+            "prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5,
+            "prompt_tokens_details": {"cached_tokens": 1},
+        },
+    });
+    assert_eq!(answer, expected);
+}
+
+#[tokio::test]
+async fn a_completion_is_answered_whole() {
+    let (world, mut worker) = World::ready("").await;
+    let begun = world.begin(COMPLETIONS, &json!({"model": "tiny", "prompt": [5, 6]}));
+    let generate = worker.generate().await;
+    assert_eq!((generate.prompt, generate.max_tokens), (Prompt::Tokens(vec![5, 6]), Some(16)));
+    worker.admit(generate.id).await;
+    worker.events(generate.id, vec![chunk("ok"), finished(FinishReason::Length)]).await;
+    let answer = Reply::read(soon("an answer", begun).await.unwrap()).await.json();
+    assert_eq!(answer["object"], "text_completion");
+    assert!(answer["id"].as_str().unwrap().starts_with("cmpl-"));
+    assert_eq!(
+        answer["choices"],
+        json!([{"text": "ok", "index": 0, "logprobs": null, "finish_reason": "length"}])
+    );
+}
+
+#[tokio::test]
+async fn errors_have_openais_shape_and_their_status() {
+    let (world, _worker) = World::ready("server:\n  max_body_bytes: 2048\n").await;
+    let invalid = "invalid_request_error";
+    let raw = |method: &str, path: &str, media_type: &str, body: Vec<u8>| {
+        let request = Request::builder().method(method).uri(path).header("content-type", media_type);
+        request.body(Body::from(body)).unwrap()
+    };
+    let json_body =
+        |body: Value| raw("POST", CHAT, "application/json; charset=utf-8", body.to_string().into());
+    for (request, status, code) in [
+        (raw("GET", "/v2/chat", "text/plain", vec![]), 404, "unknown_url"),
+        (raw("GET", CHAT, "text/plain", vec![]), 405, "method_not_allowed"),
+        (raw("POST", "/v1/models", "text/plain", vec![]), 405, "method_not_allowed"),
+        (raw("POST", CHAT, "text/plain", b"{}".to_vec()), 415, "unsupported_media_type"),
+        (raw("POST", CHAT, "application/json", vec![b' '; 2049]), 413, "body_too_large"),
+        (raw("POST", CHAT, "application/json", b"{".to_vec()), 400, "invalid_json"),
+        (raw("POST", CHAT, "application/json", b"\"\xff\"".to_vec()), 400, "invalid_json"),
+        (raw("POST", CHAT, "application/json", vec![b'['; 2000]), 400, "invalid_value"),
+        (
+            raw("POST", CHAT, "application/json", [b"{\"x\":".as_slice(), &[b'['; 2000]].concat()),
+            400,
+            "invalid_json",
+        ),
+        (json_body(chat(json!({"temperature": 3}))), 400, "invalid_value"),
+        (json_body(chat(json!({"messages": []}))), 400, "invalid_value"),
+        (json_body(chat(json!({"n": 2}))), 400, "unsupported_parameter"),
+        (json_body(chat(json!({"model": "other"}))), 404, "model_not_found"),
+        (raw("GET", "/v1/models/org/other", "text/plain", vec![]), 404, "model_not_found"),
+    ] {
+        let reply = Reply::read(world.send(request).await).await;
+        assert_eq!(reply.error(), (status, invalid.into(), code.into()), "{}", reply.text);
+    }
+    assert_eq!(world.metric("kr_accept_requests_total{route=\"unknown\",code=\"404\"}").await, "1");
+}
+
+#[tokio::test]
+async fn a_prompt_that_does_not_fit_is_a_400_before_any_header_also_for_streams() {
+    let (world, mut worker) = World::ready("").await;
+    for stream in [false, true] {
+        let begun = world.begin(CHAT, &chat(json!({"stream": stream})));
+        let id = worker.generate().await.id;
+        worker.events(id, vec![failed(FailureKind::ContextLengthExceeded)]).await;
+        let reply = Reply::read(soon("an answer", begun).await.unwrap()).await;
+        let expected = (400, "invalid_request_error".to_owned(), "context_length_exceeded".to_owned());
+        assert_eq!(reply.error(), expected);
+        assert_eq!(reply.json()["error"]["param"], "messages");
+    }
+}
+
+#[tokio::test]
+async fn models_health_and_metrics_tell_the_truth() {
+    let world = World::start("");
+    let mut worker = world.next_worker().await;
+    assert_eq!(world.get("/livez").await.status.as_u16(), 200);
+    let unready = world.get("/readyz").await;
+    assert_eq!((unready.status.as_u16(), &unready.json()["ready"]), (503, &json!(false)));
+    assert_eq!(world.get("/v1/models").await.json(), json!({"object": "list", "data": []}));
+    assert_eq!(world.get("/v1/models/tiny").await.error().2, "no_worker");
+    let refused = world.post(CHAT, &chat(json!({}))).await;
+    assert_eq!(refused.error(), (503, "server_error".into(), "no_worker".into()));
+    assert_eq!((refused.header("retry-after"), refused.header("retry-after-ms")), ("2", "2000"));
+
+    worker.send(&protocol::message::Report::Ready(model())).await;
+    until("a ready worker", || world.app.router.is_ready()).await;
+    let ready = world.get("/readyz").await;
+    assert_eq!(ready.status.as_u16(), 200);
+    assert_eq!(ready.json()["workers"], json!([{"worker": 0, "state": "ready", "streams": 0}]));
+    let list = world.get("/v1/models").await.json();
+    assert_eq!((&list["data"][0]["id"], &list["data"][0]["object"]), (&json!("tiny"), &json!("model")));
+    assert_eq!(world.get("/v1/models/tiny").await.json()["context_length"], 128);
+    assert_eq!(world.metric("kr_worker_state{worker=\"0\",state=\"ready\"}").await, "1");
+    assert_eq!(world.metric("kr_worker_state{worker=\"0\",state=\"loading\"}").await, "0");
+
+    world.app.admission.close();
+    let closing = world.get("/readyz").await;
+    assert_eq!((closing.status.as_u16(), &closing.json()["shutting_down"]), (503, &json!(true)));
+    assert_eq!(world.post(CHAT, &chat(json!({}))).await.error().2, "shutting_down");
+}
+
+#[tokio::test]
+async fn a_full_queue_is_a_429_that_says_when_to_come_back() {
+    let settings =
+        "stream_registry:\n  adaptive_limits: {min_streams: 1, max_streams: 1}\n  max_waiting: 1\n";
+    let (world, mut worker) = World::ready(settings).await;
+    let running = world.begin(CHAT, &chat(json!({})));
+    let first = worker.generate().await;
+    let waiting = world.begin(CHAT, &chat(json!({})));
+    until("a full queue", || world.app.metrics.admit_queue_length.get() == 1).await;
+
+    let reply = world.post(CHAT, &chat(json!({"stream": true}))).await;
+    assert_eq!(reply.error(), (429, "rate_limit_error".into(), "queue_full".into()));
+    assert_eq!((reply.header("retry-after"), reply.header("retry-after-ms")), ("1", "1000"));
+
+    for (begun, generate) in [(running, Some(first)), (waiting, None)] {
+        let id = match generate {
+            Some(generate) => generate.id,
+            None => worker.generate().await.id,
+        };
+        worker.admit(id).await;
+        worker.events(id, vec![finished(FinishReason::Stop)]).await;
+        assert_eq!(soon("an answer", begun).await.unwrap().status().as_u16(), 200);
+    }
+    assert_eq!(world.metric("kr_admit_rejections_total{reason=\"queue_full\"}").await, "1");
+    assert_eq!(world.metric("kr_streams_open").await, "0");
+}
+
+#[tokio::test]
+async fn a_client_that_sends_far_too_much_still_reads_its_413() {
+    let world = World::start("");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(axum::serve(listener, world.routes()).into_future());
+    const SIZE: usize = 50 << 20;
+    for framing in [format!("content-length: {SIZE}"), "transfer-encoding: chunked".into()] {
+        let (mut read, mut write) = TcpStream::connect(address).await.unwrap().into_split();
+        let head = format!(
+            "POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n{framing}\r\n\r\n"
+        );
+        write.write_all(head.as_bytes()).await.unwrap();
+        let part = vec![b' '; 1 << 20];
+        for _ in 0..SIZE / part.len() {
+            if framing.starts_with("transfer") {
+                write.write_all(format!("{:x}\r\n", part.len()).as_bytes()).await.unwrap();
+            }
+            write.write_all(&part).await.unwrap();
+            if framing.starts_with("transfer") {
+                write.write_all(b"\r\n").await.unwrap();
+            }
+        }
+        if framing.starts_with("transfer") {
+            write.write_all(b"0\r\n\r\n").await.unwrap();
+        }
+        let mut answer = String::new();
+        soon("an answer", read.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        assert!(answer.contains("body_too_large"), "{answer}");
+    }
+    server.abort();
+}

@@ -1,0 +1,143 @@
+//! Workers that die, freeze, break the rules, or never serve.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use protocol::{
+    frame::FrameKind,
+    handshake::HelloAck,
+    message::{Failure, FailureKind, FinishReason, Report, Submission},
+};
+use serde_json::{Value, json};
+use support::*;
+
+const QUICK: &str =
+    "workers:\n  restart_backoff_ms: 1\n  max_restart_backoff_ms: 1\n  heartbeat_timeout_ms: 60000\n";
+
+fn code(event: &str) -> Value {
+    serde_json::from_str::<Value>(event).unwrap()["error"]["code"].clone()
+}
+
+#[tokio::test]
+async fn a_dead_worker_ends_its_streams_once_and_the_next_life_serves() {
+    let (world, mut worker) = World::ready(QUICK).await;
+    let (id, streamed) = world.begin_stream(&mut worker).await;
+    let whole = world.begin(CHAT, &chat(json!({})));
+    let preparing = worker.generate().await.id;
+    worker.events(id, vec![chunk("a")]).await;
+    let first = worker.hello.incarnation;
+    let segment = worker.hello.segment.clone();
+    assert!(!std::path::Path::new(&segment).exists(), "the segment's name is gone once both hold it");
+    assert_ne!(id, preparing);
+    worker.die();
+
+    let events = Reply::read(streamed).await.events();
+    let [_role, text, error] = &events[..] else { panic!("{events:?}") };
+    assert!(text.contains("\"a\""), "what the dead had said is delivered");
+    assert_eq!(code(error), "worker_lost");
+    let reply = Reply::read(soon("an answer", whole).await.unwrap()).await;
+    assert_eq!(reply.error(), (503, "server_error".into(), "worker_lost".into()));
+    assert_eq!(reply.header("retry-after"), "2");
+    until("free places", || world.app.metrics.streams_open.get() == 0).await;
+
+    let mut worker = world.next_ready_worker().await;
+    assert_ne!(worker.hello.incarnation, first);
+    let (id, response) = world.begin_stream(&mut worker).await;
+    worker.events(id, vec![finished(FinishReason::Stop)]).await;
+    assert_eq!(Reply::read(response).await.events().last().unwrap(), "[DONE]");
+    assert_eq!(world.metric("kr_worker_restarts_total{worker=\"0\"}").await, "1");
+}
+
+#[tokio::test]
+async fn a_frozen_worker_is_killed_and_replaced() {
+    let settings = "workers:\n  restart_backoff_ms: 1\n  heartbeat_timeout_ms: 200\n";
+    let (world, mut worker) = World::ready(settings).await;
+    let (_, response) = world.begin_stream(&mut worker).await;
+    let events = Reply::read(response).await.events();
+    let error = events.last().unwrap();
+    assert_eq!(code(error), "worker_lost");
+    assert!(error.contains("it froze"), "{error}");
+    worker.closed().await;
+    let old = worker.pid;
+    let worker = world.next_worker().await;
+    assert_ne!(worker.pid, old);
+    assert!(
+        !std::path::Path::new("/proc").join(old.to_string()).exists(),
+        "it was reaped before the next life"
+    );
+}
+
+#[tokio::test]
+async fn a_worker_that_breaks_the_wire_ends_its_life_not_the_gateway() {
+    let (world, mut worker) = World::ready(QUICK).await;
+    for (kind, body) in [(FrameKind::Report, &b"\xff\xff\xff"[..]), (FrameKind::Batch, b"")] {
+        let (_, response) = world.begin_stream(&mut worker).await;
+        worker.send_bytes(kind, body).await;
+        assert_eq!(code(Reply::read(response).await.events().last().unwrap()), "worker_lost");
+        worker.closed().await;
+        worker = world.next_ready_worker().await;
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_whose_every_worker_fails_at_first_gives_up_with_its_words() {
+    let mut world = World::start(QUICK);
+    let mut worker = world.next_worker().await;
+    let message = "no artifact is named `tiny`".to_owned();
+    let failure = Failure { kind: FailureKind::InvalidRequest, param: None, message };
+    worker.send(&Report::LoadFailed(failure)).await;
+    worker.die();
+    let error = soon("the end", world.supervisor.wait_ready()).await.unwrap_err();
+    assert_eq!(error.to_string(), "no worker could start: no artifact is named `tiny`");
+}
+
+#[tokio::test]
+async fn a_refused_hello_is_a_failed_start_with_the_workers_words() {
+    let mut world = World::start(QUICK);
+    let (_pid, path) = world.next_process().await;
+    let (socket, _hello) = TestWorker::connect(&path).await;
+    TestWorker::answer(&socket, HelloAck::refused("I am too old")).await;
+    let error = soon("the end", world.supervisor.wait_ready()).await.unwrap_err().to_string();
+    assert!(error.contains("I am too old"), "{error}");
+    assert!(!path.exists(), "the socket's file is removed");
+}
+
+#[tokio::test]
+async fn a_worker_that_exits_before_it_connects_is_a_failed_start() {
+    let mut world = World::start(QUICK);
+    let (pid, _path) = world.next_process().await;
+    assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    let error = soon("the end", world.supervisor.wait_ready()).await.unwrap_err().to_string();
+    assert!(error.contains("was killed by signal 9 before it connected"), "{error}");
+}
+
+#[tokio::test]
+async fn requests_go_to_the_least_loaded_worker_and_survive_the_other() {
+    let settings = format!("{QUICK}  count: 2\n");
+    let world = World::start(&settings);
+    let mut one = world.next_ready_worker().await;
+    let (_, held) = world.begin_stream(&mut one).await;
+    let mut two = world.next_worker().await;
+    two.send(&Report::Ready(model())).await;
+    until("both", || world.app.router.statuses().iter().all(|s| s.state.name() == "ready")).await;
+    let (id, response) = world.begin_stream(&mut two).await;
+    one.die();
+    assert_eq!(code(Reply::read(held).await.events().last().unwrap()), "worker_lost");
+    two.events(id, vec![chunk("b"), finished(FinishReason::Stop)]).await;
+    assert_eq!(Reply::read(response).await.events().last().unwrap(), "[DONE]");
+    assert_eq!(world.get("/readyz").await.status.as_u16(), 200);
+}
+
+#[tokio::test]
+async fn draining_tells_the_worker_and_waits_for_its_exit() {
+    let (world, mut worker) = World::ready(QUICK).await;
+    let (router, pid) = (world.app.router.clone(), worker.pid);
+    let drained = tokio::spawn(world.supervisor.drain());
+    assert_eq!(worker.next().await, Submission::Drain);
+    assert!(!router.is_ready());
+    worker.send(&Report::Drained).await;
+    assert!(worker.process_lives());
+    worker.die();
+    soon("the end", drained).await.unwrap();
+    assert!(!std::path::Path::new("/proc").join(pid.to_string()).exists());
+}

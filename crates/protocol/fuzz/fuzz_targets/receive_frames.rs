@@ -1,0 +1,4 @@
+//! A peer that writes anything into a ring.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| protocol::fuzzing::receive_frames(data));

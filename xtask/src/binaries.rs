@@ -1,0 +1,63 @@
+//! The three programs of kr-serve, built, and where cargo put them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::{process, workspace::Workspace};
+
+/// Paths of the executables; the worker's is beside the gateway's, which starts it.
+pub(crate) struct Binaries {
+    pub(crate) gateway: PathBuf,
+    pub(crate) cache_tool: PathBuf,
+}
+
+impl Binaries {
+    /// Builds with `cargo <arguments>`, which has to select all three.
+    pub(crate) fn build(workspace: &Workspace, arguments: &[&str]) -> Result<Self> {
+        // Cargo says where its executables are; a guess would be wrong for some `target-dir` or `build.target`.
+        let mut cargo = workspace.cargo(arguments);
+        cargo.arg("--message-format=json-render-diagnostics");
+        let messages = process::output_with_progress(cargo)?;
+        let find = |name| {
+            executable(&messages, name)
+                .with_context(|| format!("cargo built no {name}; is its [[bin]] still named so?"))
+        };
+        find("kr-worker")?;
+        Ok(Self { gateway: find("kr-gateway")?, cache_tool: find("cache-tool")? })
+    }
+
+    /// The folder they are in.
+    pub(crate) fn folder(&self) -> &Path {
+        self.gateway.parent().unwrap_or(Path::new("."))
+    }
+}
+
+/// The executable of the binary `name`, not of its unit tests, in cargo's messages.
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|message| {
+        let wanted = message["reason"] == "compiler-artifact"
+            && message["target"]["name"] == name
+            && message["target"]["kind"][0] == "bin"
+            && message["profile"]["test"] == false;
+        wanted.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_tests_of_a_binary_are_not_the_binary() {
+        let messages = [
+            r#"{"reason":"compiler-artifact","target":{"name":"a","kind":["bin"]},"profile":{"test":true},"executable":"/t/deps/a-1"}"#,
+            r#"{"reason":"compiler-artifact","target":{"name":"a","kind":["bin"]},"profile":{"test":false},"executable":"/t/a"}"#,
+            r#"{"reason":"build-finished","success":true}"#,
+        ]
+        .join("\n");
+        assert_eq!(executable(&messages, "a"), Some(PathBuf::from("/t/a")));
+        assert_eq!(executable(&messages, "b"), None);
+    }
+}

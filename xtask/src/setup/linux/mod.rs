@@ -1,0 +1,28 @@
+//! Set-up on Linux: makes the pieces that the parent module's documentation lists.
+
+pub(crate) mod bindings;
+mod mlxc;
+mod override_file;
+mod prerequisites;
+
+use anyhow::Result;
+
+use super::{piece::Pieces, wheel};
+use crate::workspace::Workspace;
+
+/// Makes what is missing. Safe to interrupt, to repeat and to run twice at once.
+pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    let tools = prerequisites::check()?;
+    let pieces = Pieces::open(&workspace.mlx())?;
+    let sources = mlxc::Sources::locate(workspace)?;
+
+    let mlx = wheel::MLX.ensure(&pieces)?;
+    let openblas = wheel::OPENBLAS.ensure(&pieces)?;
+    let mlxc = mlxc::ensure(&pieces, &tools, &sources, &mlx, &openblas)?;
+    let bindings = bindings::ensure(&pieces, &tools, &sources)?;
+    override_file::write(workspace, &override_file::Paths { mlx, openblas, mlxc, bindings })?;
+
+    pieces.remove_unused()?;
+    eprintln!("set-up: MLX is ready in {}", workspace.mlx().display());
+    Ok(())
+}

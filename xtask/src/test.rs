@@ -1,0 +1,61 @@
+//! `cargo xtask test`: every test, with real binaries and a real model.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::{
+    binaries::Binaries,
+    model::{self, Store},
+    process, setup,
+    workspace::Workspace,
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Arguments for `cargo test`, such as `-p gateway` or a test's name; without any, all tests run, loom's too.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// Sets up, builds, provides the model, tests.
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
+    setup::run(workspace)?;
+    // With the tests in one call, so that both share every dependency; apart, cargo would build some twice, with other
+    // features. Not optimized: what is slow without (MLX, our kernels, hashing) is optimized in every profile, and
+    // another minute of link-time optimization would not come back.
+    let binaries = Binaries::build(workspace, &["build", "--workspace", "--bins", "--tests"])?;
+    let store = workspace.mlx().join("test-store");
+    Store::new(&binaries, Some(&store)).provide(workspace, model::DEFAULT)?;
+
+    // All of it runs even if a part fails: one run shows all that is broken.
+    let tests = cargo_test(workspace, &binaries, &store, &args.arguments);
+    let models = if args.arguments.is_empty() { loom(workspace) } else { Ok(()) };
+    match (tests, models) {
+        (Ok(()), Ok(())) => Ok(()),
+        (Err(error), Ok(())) | (Ok(()), Err(error)) => Err(error),
+        (Err(tests), Err(models)) => bail!("{tests:#}; and {models:#}"),
+    }
+}
+
+fn cargo_test(workspace: &Workspace, binaries: &Binaries, store: &Path, arguments: &[String]) -> Result<()> {
+    let mut cargo = workspace.cargo(&["test"]);
+    if !arguments.iter().any(|argument| argument.starts_with("-p") || argument.starts_with("--package")) {
+        cargo.arg("--workspace");
+    }
+    if arguments.is_empty() {
+        cargo.arg("--no-fail-fast");
+    }
+    cargo.args(arguments);
+    cargo.env("KR_TEST_STORE", store).env("KR_TEST_BIN_DIR", binaries.folder());
+    process::run(cargo)
+}
+
+/// Every interleaving of the ring's two ends. `--cfg loom` changes every crate, so it has a target folder of its own;
+/// optimized, since the models run millions of steps.
+fn loom(workspace: &Workspace) -> Result<()> {
+    let mut cargo = workspace.cargo(&["test", "-p", "protocol", "--test", "loom", "--release"]);
+    cargo.arg("--target-dir").arg(workspace.target()?.join("loom"));
+    cargo.env("RUSTFLAGS", "--cfg loom").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    process::run(cargo)
+}

@@ -1,0 +1,135 @@
+//! Rules about source files.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use super::{Finding, mask::mask, relative};
+
+/// A file that is longer cannot be held in the head: it has more than one subject.
+const MAX_LINES: usize = 400;
+/// Files that may be longer, each with the reason.
+const LONGER: &[(&str, &str)] = &[];
+
+/// Where `unsafe` may stand; everything else is plain Rust.
+const UNSAFE: &[&str] = &[
+    "crates/protocol/src/shm", // the ring's cells and the mapping they are in
+    "crates/mlx-ext",          // MLX's C interface
+    "crates/artifact-store/src/mapping.rs", // one call that maps a blob
+];
+
+/// The only file that names bincode, so that it can be replaced.
+const CODEC: &str = "crates/protocol/src/codec.rs";
+
+/// Reads every source file below `root` and checks it.
+pub(super) fn check_all(root: &Path) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for path in files(root)? {
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        findings.extend(check(relative(&path, root)?, &text));
+    }
+    Ok(findings)
+}
+
+/// All `.rs`, `.cpp` and `.h` files; not those of hidden folders and build folders.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if path.is_dir() {
+            // Cargo marks its target folders with this file.
+            if !name.starts_with('.') && !path.join("CACHEDIR.TAG").exists() {
+                found.extend(files(&path)?);
+            }
+        } else if [".rs", ".cpp", ".h"].iter().any(|ending| name.ends_with(ending)) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// What is wrong in one file.
+fn check(file: &Path, text: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let lines = text.lines().count();
+    if lines > MAX_LINES && !LONGER.iter().any(|(path, _)| file == Path::new(path)) {
+        let message = format!(
+            "{lines} lines; split the file by subject, or move its tests to a file of their own (at most {MAX_LINES}, exceptions with their reason in xtask/src/tidy/source.rs)"
+        );
+        findings.push(Finding::new(file, MAX_LINES + 1, message));
+    }
+    if file.extension().is_some_and(|it| it == "rs") {
+        let masked = mask(text);
+        for (index, line) in masked.lines().enumerate() {
+            findings.extend(check_line(file, line).map(|message| Finding::new(file, index + 1, message)));
+        }
+    }
+    findings
+}
+
+/// What is wrong in a line of Rust without comments and literals.
+fn check_line(file: &Path, line: &str) -> Option<&'static str> {
+    if has_word(line, "unsafe") && !UNSAFE.iter().any(|allowed| file.starts_with(allowed)) {
+        return Some("`unsafe` here; do it safely, or behind a safe function of protocol::shm or mlx-ext");
+    }
+    if has_word(line, "bincode") && file != Path::new(CODEC) {
+        return Some("names bincode; only protocol's codec.rs may, use protocol::codec");
+    }
+    if line.contains("todo!") || line.contains("unimplemented!") {
+        return Some("unfinished code; finish it, or refuse the case with an error that says so");
+    }
+    if line.contains("#[ignore") {
+        return Some("an ignored test proves nothing; make it run or remove it");
+    }
+    None
+}
+
+/// Whether `word` stands in `line`, not as a part of a longer identifier.
+fn has_word(line: &str, word: &str) -> bool {
+    let part = |character: char| character.is_alphanumeric() || character == '_';
+    line.match_indices(word).any(|(at, _)| {
+        !line[..at].chars().next_back().is_some_and(part)
+            && !line[at + word.len()..].chars().next().is_some_and(part)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(file: &str, text: &str) -> Vec<(usize, String)> {
+        check(Path::new(file), text).into_iter().map(|finding| (finding.line, finding.message)).collect()
+    }
+
+    #[test]
+    fn unsafe_is_for_a_few_files() {
+        let text = "\nfn f() { unsafe { g() } }\n";
+        assert_eq!(messages("crates/gateway/src/link.rs", text).len(), 1);
+        assert_eq!(messages("crates/gateway/src/link.rs", text)[0].0, 2);
+        assert!(messages("crates/protocol/src/shm/ring.rs", text).is_empty());
+        assert_eq!(messages("crates/protocol/src/shmem.rs", text).len(), 1);
+    }
+
+    #[test]
+    fn words_in_comments_strings_and_longer_words_are_fine() {
+        let text = "// unsafe, todo!()\n#![deny(unsafe_code)]\nlet x = \"bincode #[ignore]\";\n";
+        assert!(messages("e2e/src/lib.rs", text).is_empty());
+    }
+
+    #[test]
+    fn unfinished_and_ignored_code_is_found() {
+        let found =
+            messages("e2e/src/lib.rs", "fn f() { todo!() }\n#[ignore = \"slow\"]\nuse bincode::config;\n");
+        assert_eq!(found.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn the_line_limit_counts_all_kinds_of_source() {
+        assert!(messages("a.cpp", &"x\n".repeat(MAX_LINES)).is_empty());
+        assert_eq!(messages("a.cpp", &"x\n".repeat(MAX_LINES + 1))[0].0, MAX_LINES + 1);
+    }
+}
