@@ -124,26 +124,47 @@ impl Scheduler {
     pub fn plan(&mut self) -> StepPlan {
         let mut plan = StepPlan::default();
         self.preempt_until_decodes_fit(&mut plan);
-        let mut budget = self.limits.step_tokens;
-        self.plan_decodes(&mut plan, &mut budget);
-        let mut free = self.limits.kv_tokens.saturating_sub(self.held_tokens() + plan.rows.len());
-        self.plan_chunks(&mut plan, &mut budget, &mut free);
-        self.admit(&mut plan, &mut budget, free);
-        plan
-    }
-
-    /// Takes the latest arrivals' memory until every decode of this step has room for one more token.
-    fn preempt_until_decodes_fit(&mut self, plan: &mut StepPlan) {
-        while self.running.len() > 1 {
-            let decodes = self.running.iter().filter(|entry| entry.decodes()).count();
-            if self.held_tokens() + decodes <= self.limits.kv_tokens {
-                return;
-            }
-            if let Some(entry) = self.running.pop() {
-                plan.preempted.push(entry.id);
-                self.waiting.push_front(Entry { computed: 0, paused: false, ..entry });
+        loop {
+            self.plan_rows(&mut plan);
+            // Prompts can block each other when outputs have grown into the memory they counted on.
+            if !plan.rows.is_empty() || !self.anyone_can_go_on() || !self.preempt(&mut plan) {
+                return plan;
             }
         }
+    }
+
+    fn plan_rows(&mut self, plan: &mut StepPlan) {
+        let mut budget = self.limits.step_tokens;
+        self.plan_decodes(plan, &mut budget);
+        let mut free = self.limits.kv_tokens.saturating_sub(self.held_tokens() + plan.rows.len());
+        self.plan_chunks(plan, &mut budget, &mut free);
+        self.admit(plan, &mut budget, free);
+    }
+
+    /// Takes memory back until every decode of this step has room for one more token.
+    fn preempt_until_decodes_fit(&mut self, plan: &mut StepPlan) {
+        loop {
+            let decodes = self.running.iter().filter(|entry| entry.decodes()).count();
+            if self.held_tokens() + decodes <= self.limits.kv_tokens || !self.preempt(plan) {
+                return;
+            }
+        }
+    }
+
+    /// Takes one sequence's memory: of those whose readers are slow the latest, else the latest of all, but
+    /// never the only one's that can go on. False if there is none to take.
+    fn preempt(&mut self, plan: &mut StepPlan) -> bool {
+        let paused = self.running.iter().rposition(|entry| entry.paused);
+        let latest = if self.running.len() > 1 { self.running.len().checked_sub(1) } else { None };
+        let Some(victim) = paused.or(latest) else { return false };
+        let entry = self.running.remove(victim);
+        plan.preempted.push(entry.id);
+        self.waiting.push_front(Entry { computed: 0, ..entry });
+        true
+    }
+
+    fn anyone_can_go_on(&self) -> bool {
+        self.running.iter().chain(&self.waiting).any(|entry| !entry.paused)
     }
 
     fn plan_decodes(&self, plan: &mut StepPlan, budget: &mut usize) {

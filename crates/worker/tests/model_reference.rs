@@ -57,7 +57,9 @@ fn smollm2_agrees_with_mlx_lm() {
     let mut next: Vec<u32> = Vec::new();
     for prompt in &reference.prompts {
         let mut kv = model.new_kv();
-        let logits = forward(&model, vec![StepRow { tokens: &prompt.tokens, kv: &mut kv, wants_logits: true }]).remove(0);
+        let logits =
+            forward(&model, vec![StepRow { tokens: &prompt.tokens, kv: &mut kv, wants_logits: true }])
+                .remove(0);
         agree(prompt, &logits);
         next.push(argmax(&logits));
         kvs.push(kv);
@@ -108,7 +110,12 @@ fn agree(prompt: &Prompt, logits: &[f32]) {
     near("maximum", all().fold(f64::MIN, f64::max), expected.max, TOLERANCE);
     near("mean", all().sum::<f64>() / logits.len() as f64, expected.mean, TOLERANCE);
     // As if every logit were off by the tolerance.
-    near("norm", all().map(|v| v * v).sum::<f64>().sqrt(), expected.l2, TOLERANCE * (logits.len() as f64).sqrt());
+    near(
+        "norm",
+        all().map(|v| v * v).sum::<f64>().sqrt(),
+        expected.l2,
+        TOLERANCE * (logits.len() as f64).sqrt(),
+    );
 }
 
 fn argmax(logits: &[f32]) -> u32 {

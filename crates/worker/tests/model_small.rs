@@ -174,7 +174,8 @@ fn company_changes_no_bit(spec: Spec) {
     let mut together = prefilled(&model, inputs.len(), spec.vocab);
     let mut found: Vec<Vec<f32>> = Vec::new();
     for _ in 0..2 {
-        let rows = together.iter_mut().zip(&inputs).map(|(kv, tokens)| StepRow { tokens, kv, wants_logits: true });
+        let rows =
+            together.iter_mut().zip(&inputs).map(|(kv, tokens)| StepRow { tokens, kv, wants_logits: true });
         let logits = model.forward(&mut StepInput { rows: rows.collect() }).unwrap().unwrap();
         assert_eq!(logits.rows(), inputs.len());
         found.extend((0..logits.rows()).map(|row| logits.row(row).to_vec()));
@@ -199,7 +200,14 @@ fn company_changes_no_bit_of_quantized_products() {
 #[test]
 fn company_changes_no_bit_of_wide_products() {
     // Wide enough for the BLAS to block its loops and to use its threads.
-    company_changes_no_bit(Spec { hidden: 576, inner: 1536, heads: 9, kv_heads: 3, head_dim: 64, ..Spec::default() });
+    company_changes_no_bit(Spec {
+        hidden: 576,
+        inner: 1536,
+        heads: 9,
+        kv_heads: 3,
+        head_dim: 64,
+        ..Spec::default()
+    });
 }
 
 #[test]

@@ -7,11 +7,12 @@
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub, missing_docs)]
 
 use std::{
-    fs::{self, File},
+    collections::HashSet,
+    fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -52,6 +53,13 @@ use tokio::{
 };
 use tower::ServiceExt;
 
+/// Announces itself, whole at once, and lives until it is killed or the test's folder is gone.
+const SCRIPT: &str = r#"#!/bin/sh
+cd "$(dirname "$0")/lives" || exit 1
+echo "$*" > $$.new && mv $$.new $$ || exit 1
+while [ -e $$ ]; do sleep 1; done
+"#;
+
 /// Longer than anything takes, unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -73,30 +81,24 @@ pub struct World {
     pub app: App,
     pub supervisor: Supervisor,
     dir: tempfile::TempDir,
-    /// The scripts live as long as this is open.
-    _alive: File,
+    /// Processes that were played or are.
+    known: Mutex<HashSet<u32>>,
 }
 
 impl World {
     /// A gateway whose worker processes start now.
     pub fn start(settings: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let fifo = |name| {
-            assert!(Command::new("mkfifo").arg(dir.path().join(name)).status().unwrap().success());
-            dir.path().join(name)
-        };
-        fifo("started");
-        let alive = File::options().read(true).write(true).open(fifo("alive")).unwrap();
-        let script = "#!/bin/sh\ncd \"$(dirname \"$0\")\"\necho \"$$ $*\" > started\nexec cat alive\n";
+        fs::create_dir(dir.path().join("lives")).unwrap();
         let binary = dir.path().join("worker.sh");
-        fs::write(&binary, script).unwrap();
+        fs::write(&binary, SCRIPT).unwrap();
         fs::set_permissions(&binary, fs::Permissions::from_mode(0o700)).unwrap();
         let flags = Flags { model: Some("tiny".into()), worker_bin: Some(binary), ..Flags::default() };
         let config = Config::from_text(Path::new("test.yaml"), settings, &flags).unwrap();
         let metrics = Arc::new(Metrics::default());
         let router = Arc::new(Router::new(config.model.clone(), config.workers.count));
         let supervisor = Supervisor::start(&config, &router, &metrics).unwrap();
-        Self { app: App::new(&config, router, metrics), supervisor, dir, _alive: alive }
+        Self { app: App::new(&config, router, metrics), supervisor, dir, known: Mutex::default() }
     }
 
     /// A gateway with one worker that serves.
@@ -121,12 +123,17 @@ impl World {
 
     /// Process id and socket of the next life.
     pub async fn next_process(&self) -> (u32, PathBuf) {
-        let started = self.dir.path().join("started");
-        let read = tokio::task::spawn_blocking(move || fs::read_to_string(started).unwrap());
-        let line = soon("a worker process", read).await.unwrap();
-        let mut words = line.split_whitespace();
-        let pid = words.next().unwrap().parse().unwrap();
-        let args: Vec<_> = words.collect();
+        let lives = self.dir.path().join("lives");
+        let next = || {
+            let names = fs::read_dir(&lives).unwrap().map(|entry| entry.unwrap().file_name());
+            let pids = names.filter_map(|name| name.to_str().and_then(|name| name.parse().ok()));
+            pids.filter(|pid| !self.known.lock().unwrap().contains(pid)).min()
+        };
+        until("a worker process", || next().is_some()).await;
+        let pid: u32 = next().unwrap();
+        self.known.lock().unwrap().insert(pid);
+        let line = fs::read_to_string(lives.join(pid.to_string())).unwrap();
+        let args: Vec<_> = line.split_whitespace().collect();
         let ["--socket", socket, "--model", "tiny"] = args[..] else { panic!("{args:?}") };
         (pid, socket.into())
     }

@@ -60,7 +60,12 @@ impl SequenceKv {
     /// Puts new keys and values, `[1, kv_heads, new, head_dim]`, behind the `len` tokens of a
     /// layer, and returns views of everything up to them. [`advance`](Self::advance) counts them
     /// once every layer has them.
-    pub(super) fn append(&mut self, layer: usize, keys: &Array, values: &Array) -> Result<(Array, Array), Exception> {
+    pub(super) fn append(
+        &mut self,
+        layer: usize,
+        keys: &Array,
+        values: &Array,
+    ) -> Result<(Array, Array), Exception> {
         let start = self.len as i32;
         let end = start + keys.dim(2);
         let enough = (end as usize).next_multiple_of(GROWTH) as i32;
@@ -93,5 +98,45 @@ impl SequenceKv {
 
     fn room(&self, tokens: i32, dtype: Dtype) -> Result<Array, Exception> {
         zeros_dtype(&[1, self.kv_heads, tokens, self.head_dim], dtype)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use mlx_rs::transforms::eval;
+
+    use super::*;
+
+    fn append(kv: &mut SequenceKv, value: f32, tokens: i32) {
+        let new = Array::full::<f32>(&[1, 2, tokens, 4], Array::from_f32(value)).unwrap();
+        let (keys, values) = kv.append(0, &new, &new).unwrap();
+        assert_eq!(keys.shape(), [1, 2, kv.len() as i32 + tokens, 4]);
+        // As in a step: the views are used, evaluated, and gone before the next.
+        eval([&keys, &values].into_iter().chain(kv.arrays())).unwrap();
+        kv.advance(tokens as usize);
+    }
+
+    fn addresses(kv: &SequenceKv) -> Vec<usize> {
+        kv.arrays().map(|array| array.as_slice::<f32>().as_ptr().addr()).collect()
+    }
+
+    #[test]
+    fn appending_writes_in_place_until_the_room_is_full() {
+        mlx_ext::init().unwrap();
+        let mut kv = SequenceKv::new(1, 2, 4);
+        append(&mut kv, 1.0, 250);
+        let before = addresses(&kv);
+        for token in 0..6 {
+            append(&mut kv, 2.0 + token as f32, 1);
+            assert_eq!(addresses(&kv), before, "copied at token {}", kv.len());
+        }
+        append(&mut kv, 9.0, 1);
+        assert_ne!(addresses(&kv), before, "257 tokens do not fit into 256");
+        let keys = kv.arrays().next().unwrap();
+        assert_eq!(keys.shape(), [1, 2, 512, 4]);
+        let first_head: Vec<f32> = keys.as_slice::<f32>().chunks(4).take(258).map(|token| token[3]).collect();
+        assert!(first_head[..250].iter().all(|&value| value == 1.0));
+        assert_eq!(first_head[250..], [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 9.0, 0.0]);
     }
 }

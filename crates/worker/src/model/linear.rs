@@ -169,10 +169,12 @@ impl Matrix {
 /// Group size and bits of a quantized matrix, which its shapes tell: a configuration may give them
 /// for each module or not at all.
 fn packing(weights: &Weights<'_>, weight: &str, scales: &str, inputs: i32) -> Result<(i32, i32), ModelError> {
-    let columns = |name: &str| Ok::<_, ModelError>((weights.shape(name)?, weights.shape(name)?.last().copied()));
+    let columns =
+        |name: &str| Ok::<_, ModelError>((weights.shape(name)?, weights.shape(name)?.last().copied()));
     let inputs = inputs as u64;
     let (scales_shape, groups) = columns(scales)?;
-    let group_size = groups.filter(|&groups| groups > 0 && inputs.is_multiple_of(groups)).map(|groups| inputs / groups);
+    let group_size =
+        groups.filter(|&groups| groups > 0 && inputs.is_multiple_of(groups)).map(|groups| inputs / groups);
     let Some(group_size @ (32 | 64 | 128)) = group_size else {
         return Err(ModelError::WrongShape {
             name: scales.to_owned(),

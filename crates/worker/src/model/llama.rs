@@ -124,7 +124,12 @@ struct Attention {
 }
 
 impl Attention {
-    fn load(args: &ModelArgs, weights: &mut Weights<'_>, name: &str, backend: Backend) -> Result<Self, ModelError> {
+    fn load(
+        args: &ModelArgs,
+        weights: &mut Weights<'_>,
+        name: &str,
+        backend: Backend,
+    ) -> Result<Self, ModelError> {
         let (hidden, head_dim) = (args.hidden_size, args.head_dim());
         let (heads, kv_heads) = (args.num_attention_heads, args.kv_heads());
         let mut load = |part: &str, shape| {
@@ -186,10 +191,16 @@ struct Mlp {
 }
 
 impl Mlp {
-    fn load(args: &ModelArgs, weights: &mut Weights<'_>, name: &str, backend: Backend) -> Result<Self, ModelError> {
+    fn load(
+        args: &ModelArgs,
+        weights: &mut Weights<'_>,
+        name: &str,
+        backend: Backend,
+    ) -> Result<Self, ModelError> {
         let (hidden, inner) = (args.hidden_size, args.intermediate_size);
-        let mut load =
-            |part: &str, shape| Linear::load(weights, &format!("{name}.{part}"), shape, args.mlp_bias, backend);
+        let mut load = |part: &str, shape| {
+            Linear::load(weights, &format!("{name}.{part}"), shape, args.mlp_bias, backend)
+        };
         Ok(Self {
             gate_proj: load("gate_proj", [inner, hidden])?,
             up_proj: load("up_proj", [inner, hidden])?,
@@ -214,7 +225,12 @@ struct TransformerBlock {
 }
 
 impl TransformerBlock {
-    fn load(args: &ModelArgs, weights: &mut Weights<'_>, name: &str, backend: Backend) -> Result<Self, ModelError> {
+    fn load(
+        args: &ModelArgs,
+        weights: &mut Weights<'_>,
+        name: &str,
+        backend: Backend,
+    ) -> Result<Self, ModelError> {
         let hidden = [args.hidden_size];
         Ok(Self {
             self_attn: Attention::load(args, weights, &format!("{name}.self_attn"), backend)?,
@@ -260,7 +276,8 @@ impl Model {
         let lm_head =
             if tied { None } else { Some(Linear::load(weights, "lm_head", shape, false, backend)?) };
         // Older files carry tables that follow from the configuration, and a copy of a tied head.
-        weights.ignore(|name| name.ends_with(".rotary_emb.inv_freq") || (tied && name.starts_with("lm_head.")));
+        weights
+            .ignore(|name| name.ends_with(".rotary_emb.inv_freq") || (tied && name.starts_with("lm_head.")));
         Ok(Self { args, embed_tokens, layers, norm, lm_head })
     }
 

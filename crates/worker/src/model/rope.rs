@@ -69,7 +69,8 @@ impl Rope {
             Wavelengths::Base(base) => (Some(*base), None),
             Wavelengths::Each(each) => (None, Some(each)),
         };
-        rope_dynamic(&apart, self.head_dim, self.traditional, base, self.scale, positions, freqs)?.reshape(&shape)
+        rope_dynamic(&apart, self.head_dim, self.traditional, base, self.scale, positions, freqs)?
+            .reshape(&shape)
     }
 }
 

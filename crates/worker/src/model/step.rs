@@ -83,7 +83,10 @@ pub(super) struct Part<'a> {
 impl Part<'_> {
     /// For each row that wants logits: its index in the step, and its last token's in the part.
     pub(super) fn wanted(&self) -> impl Iterator<Item = (usize, i32)> {
-        (1..).zip(&self.rows).filter(|(_, (_, wants))| *wants).map(|(n, (row, _))| (*row, n * self.tokens_each - 1))
+        (1..)
+            .zip(&self.rows)
+            .filter(|(_, (_, wants))| *wants)
+            .map(|(n, (row, _))| (*row, n * self.tokens_each - 1))
     }
 }
 

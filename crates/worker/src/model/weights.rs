@@ -39,7 +39,8 @@ impl<'a> Weights<'a> {
 
     /// Shape of a tensor that has not been taken.
     pub(super) fn shape(&self, name: &str) -> Result<&'a [u64], ModelError> {
-        let tensor = self.tensors.get(name).ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })?;
+        let tensor =
+            self.tensors.get(name).ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })?;
         Ok(&tensor.shape)
     }
 

@@ -192,7 +192,8 @@ impl Tiny {
         let halves = |halves: &[f16]| halves.iter().flat_map(|v| v.to_le_bytes()).collect();
         let tensor = |dtype, shape, bytes| Tensor { dtype, shape, bytes };
         let words = packed.iter().flat_map(|w: &u32| w.to_le_bytes()).collect();
-        self.tensors.insert(format!("{name}.weight"), tensor("U32", vec![outputs, inputs * bits / 32], words));
+        self.tensors
+            .insert(format!("{name}.weight"), tensor("U32", vec![outputs, inputs * bits / 32], words));
         self.tensors.insert(format!("{name}.scales"), tensor("F16", groups.clone(), halves(&scales)));
         self.tensors.insert(format!("{name}.biases"), tensor("F16", groups, halves(&biases)));
         self.values.insert(name.to_owned(), kept);

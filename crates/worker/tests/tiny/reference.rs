@@ -34,7 +34,9 @@ fn attention(model: &Tiny, name: &str, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let project = |part: &str| each(x, |row| linear(model, &format!("{name}.{part}"), row));
     let (mut q, mut k, v) = (project("q_proj"), project("k_proj"), project("v_proj"));
     for (position, (q, k)) in q.iter_mut().zip(&mut k).enumerate() {
-        q.chunks_mut(s.head_dim).chain(k.chunks_mut(s.head_dim)).for_each(|head| rotate(model, head, position));
+        q.chunks_mut(s.head_dim)
+            .chain(k.chunks_mut(s.head_dim))
+            .for_each(|head| rotate(model, head, position));
     }
     let attended = (0..x.len()).map(|position| {
         (0..s.heads)

@@ -1,0 +1,58 @@
+//! The binary itself: what it refuses before it starts anything.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    net::TcpListener,
+    process::{Command, Output},
+};
+
+fn gateway(args: &[&str]) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    Command::new(env!("CARGO_BIN_EXE_kr-gateway")).args(args).current_dir(dir.path()).output().unwrap()
+}
+
+fn refusal(args: &[&str]) -> String {
+    let output = gateway(args);
+    assert!(!output.status.success());
+    assert!(output.stdout.is_empty(), "nothing is ready");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_wrong_setting_is_refused_with_file_and_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("my.yaml");
+    fs::write(&file, "server:\n  prot: 80\n").unwrap();
+    let words = refusal(&["--model", "m", "--config", file.to_str().unwrap()]);
+    assert!(
+        words.contains("my.yaml:2:") && words.contains("prot") && words.contains("max_body_bytes"),
+        "{words}"
+    );
+}
+
+#[test]
+fn a_named_file_must_exist_and_a_model_must_be_named() {
+    assert!(refusal(&["--model", "m", "--config", "none.yaml"]).contains("none.yaml"));
+    assert!(refusal(&[]).contains("--model NAME"));
+}
+
+#[test]
+fn a_busy_port_is_named() {
+    let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = busy.local_addr().unwrap().port().to_string();
+    let words = refusal(&["--model", "m", "--port", &port]);
+    assert!(words.contains(&format!("127.0.0.1:{port}")) && words.contains("--port"), "{words}");
+}
+
+#[test]
+fn a_missing_worker_is_named() {
+    let words = refusal(&["--model", "m", "--port", "0", "--worker-bin", "/no/such/worker"]);
+    assert!(words.contains("/no/such/worker") && words.contains("--worker-bin"), "{words}");
+}
+
+#[test]
+fn a_worker_that_exits_at_once_ends_the_gateway_with_an_error() {
+    let words = refusal(&["--model", "m", "--port", "0", "--worker-bin", "/bin/false"]);
+    assert!(words.contains("no worker could start: it exited with status 1 before it connected"), "{words}");
+}
