@@ -1,6 +1,6 @@
 //! `kr-worker`: see [`worker`].
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -9,7 +9,8 @@ use worker::{cli::Cli, startup};
 fn main() -> ExitCode {
     let started = std::time::Instant::now();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
     match startup::run(&Cli::parse(), started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -11,7 +11,7 @@ use artifact_store::{Artifact, Store, default_store_dir};
 use crossbeam_channel::bounded;
 use protocol::message::{Failure, FailureKind, ModelInfo, Report};
 use tokenizers::Tokenizer;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     cli::Cli,
@@ -93,6 +93,10 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;
         anyhow::Ok((model, load_micros, tokenizer, took))
     })?;
+    if let Err(error) = artifact.record_use() {
+        // A read-only store serves as well; it only forgets what was used last.
+        warn!(%error, "the store can't record that the model was used");
+    }
     let info = ModelInfo {
         name: cli.model.clone(),
         digest: artifact.digest.to_string(),
