@@ -68,7 +68,7 @@ impl Batcher {
         }
     }
 
-    /// The longest waiting submissions, at most `max_batch_size` and about [`MAX_BATCH_BYTES`]. What
+    /// The longest waiting submissions, at most `max_batch_size` and about `MAX_BATCH_BYTES`. What
     /// remains is due as before.
     pub fn take(&mut self) -> Batch {
         let mut bytes = 0;

@@ -1,4 +1,4 @@
-//! Settings: what was typed ([`RawConfig`]), then what it means ([`Config`]).
+//! Settings: what was typed (`RawConfig`), then what it means ([`Config`]).
 //!
 //! Everything is checked before a port is bound or a process started, and a mistake is reported
 //! with file and line. The keys, their defaults and their meaning are in `config/runtime.yaml`.

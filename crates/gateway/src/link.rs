@@ -218,7 +218,7 @@ impl LinkTask {
         }
     }
 
-    /// Dispatches up to [`RECEIVE_AT_ONCE`] reports; true if there may be more.
+    /// Dispatches some reports; true if there may be more.
     async fn receive(&mut self, reporter: &Reporter) -> Result<bool, LinkEnd> {
         /// Frames that are read before submissions get their turn.
         const RECEIVE_AT_ONCE: usize = 64;

@@ -1,7 +1,7 @@
 //! `kr-gateway`: reads its settings, binds its port, starts its workers, serves until a signal.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     net::SocketAddr,
     process::ExitCode,
     sync::Arc,
@@ -26,7 +26,11 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let flags = Flags::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
     let run = || -> anyhow::Result<()> {
         let config = Config::load(&flags)?;
         tokio::runtime::Runtime::new().context("can't start the runtime")?.block_on(serve(config))

@@ -1,4 +1,4 @@
-//! Keeps the workers running: [`state`] decides, [`process`] acts, one task a worker connects both.
+//! Keeps the workers running: `state` decides, `process` acts, one task a worker connects both.
 
 mod news;
 mod process;

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! **Batch invariance.** A sequence's logits depend on its own tokens and chunk boundaries, never
-//! on what else is in the step. So a step is cut into [parts](step::Part): all rows of one token
+//! on what else is in the step. So a step is cut into parts: all rows of one token
 //! together, in products that treat each row by itself, and each longer chunk alone. Rows meet in
 //! no product whose order of additions depends on how many they are.
 
