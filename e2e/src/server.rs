@@ -3,11 +3,15 @@
 use std::{
     io::{BufRead, BufReader, Read},
     process::{Child, ChildStderr, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
 };
 
 use crate::{Client, MODEL, STORE, binary, variable};
+
+/// Held by the server that runs: several models computing at once on a small machine make each other so slow
+/// that time limits of innocent requests pass.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// How to start a [`Server`].
 #[derive(Clone, Debug)]
@@ -25,6 +29,8 @@ pub struct Server {
     child: Child,
     log: Arc<Mutex<String>>,
     logging: Option<JoinHandle<()>>,
+    /// Declared last: the next server starts when this one is gone.
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Default for Options {
@@ -59,6 +65,7 @@ impl Server {
     /// # Panics
     /// It ends before it is ready; the message has its log.
     pub fn start_with(options: &Options) -> Self {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let mut child = options.command().spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let logging = Some(follow(child.stderr.take().unwrap(), Arc::clone(&log)));
@@ -70,7 +77,7 @@ impl Server {
         };
         // Keeps the pipe open and empty for as long as the gateway lives.
         thread::spawn(move || lines.for_each(drop));
-        Self { client: Client::new(&base), child, log, logging }
+        Self { client: Client::new(&base), child, log, logging, _turn: turn }
     }
 
     /// The gateway's process id.

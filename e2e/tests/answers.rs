@@ -20,7 +20,10 @@ fn the_capital_of_france() {
     assert_eq!(text, "The capital of France is Paris.");
     assert_eq!(whole["choices"][0]["finish_reason"], "stop");
     assert_eq!(whole["object"], "chat.completion");
-    assert_eq!(whole["usage"], json!({"prompt_tokens": 37, "completion_tokens": 8, "total_tokens": 45}));
+    let usage = &whole["usage"];
+    assert_eq!(usage["prompt_tokens"], 37);
+    assert_eq!(usage["completion_tokens"], 8, "seven that are seen, and the one that ends the answer");
+    assert_eq!(usage["total_tokens"], 45);
 
     let mut request = chat(CAPITAL, 32);
     request["stream"] = true.into();

@@ -51,8 +51,29 @@ fn cannot_start(command: &Command) -> String {
     format!("cannot start `{}`", command.get_program().to_string_lossy())
 }
 
-/// The command as one could type it, near enough for a message.
+/// The command as one can type it.
 pub(crate) fn display(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    words.map(|word| shell_word(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
+}
+
+/// `word` in quotes if a shell would otherwise read it as something else.
+fn shell_word(word: &str) -> String {
+    let plain = |character: char| character.is_alphanumeric() || "-_./=:,+@%".contains(character);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shown_command_can_be_pasted() {
+        let mut command = Command::new("/opt/my tools/cc");
+        command.args(["-o", "it's", "$ORIGIN", ""]);
+        assert_eq!(display(&command), r"'/opt/my tools/cc' -o 'it'\''s' '$ORIGIN' ''");
+    }
 }

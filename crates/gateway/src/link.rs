@@ -22,7 +22,7 @@ use interprocess::local_socket::tokio::Stream as Socket;
 use protocol::{
     codec::{self, CodecError},
     frame::{BELL, FrameError, FrameKind, FrameReceiver, FrameSender, Sent},
-    message::{Batch, Failure, FailureKind, Generate, Report, Submission},
+    message::{Batch, Failure, FailureKind, Generate, Heartbeat, Report, Submission},
     shm::Armed,
 };
 use tokio::{
@@ -43,6 +43,10 @@ use crate::{
 /// One life of a worker, as requests use it. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct Link {
+    /// The worker's process id, as it said itself.
+    pid: u32,
+    /// What it last said about its work.
+    heartbeat: Arc<Mutex<Heartbeat>>,
     outbox: Arc<Outbox>,
     streams: Arc<Streams>,
     alive: Arc<AtomicBool>,
@@ -120,8 +124,10 @@ impl Outbox {
 
 impl Link {
     /// For a worker that has just joined.
-    pub fn new(settings: BatchQueue, metrics: Arc<Metrics>) -> Self {
+    pub fn new(pid: u32, settings: BatchQueue, metrics: Arc<Metrics>) -> Self {
         Self {
+            pid,
+            heartbeat: Arc::default(),
             outbox: Arc::new(Outbox::new(settings)),
             streams: Arc::new(Streams::new(metrics)),
             alive: Arc::new(AtomicBool::new(true)),
@@ -132,6 +138,16 @@ impl Link {
     /// client's request came.
     pub fn open(&self, generate: Generate, arrived: Instant) -> Result<Stream, Failure> {
         self.streams.open(&self.outbox, generate, arrived)
+    }
+
+    /// The worker's process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What the worker last said about its work.
+    pub fn heartbeat(&self) -> Heartbeat {
+        *self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Streams that are live on this worker.
@@ -253,6 +269,7 @@ impl LinkTask {
             Report::Heartbeat(heartbeat) => {
                 count.inc();
                 self.told_alive = Instant::now();
+                *self.link.heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = heartbeat;
                 return reporter.tell(Event::Heartbeat(heartbeat)).await;
             }
             Report::Drained => debug!("the worker is drained"),

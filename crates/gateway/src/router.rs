@@ -8,7 +8,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use protocol::message::ModelInfo;
+use protocol::message::{Heartbeat, ModelInfo};
 
 use crate::{link::Link, supervisor::WorkerState};
 
@@ -74,9 +74,33 @@ pub struct WorkerStatus {
     pub state: WorkerState,
     /// Live streams on it.
     pub streams: usize,
+    /// What it said about itself, once it serves.
+    #[serde(flatten)]
+    pub work: Option<WorkerWork>,
     /// Why it is not ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+}
+
+/// A serving worker's own words, for `/readyz`.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct WorkerWork {
+    /// Its process id.
+    pub pid: u32,
+    /// Microseconds from its start until the weights could be used, without the tokenizer.
+    pub load_micros: u64,
+    /// Microseconds for reading the tokenizer.
+    pub tokenizer_micros: u64,
+    /// Engine steps since its start.
+    pub step: u64,
+    /// Sequences that take part in steps.
+    pub running: u32,
+    /// Sequences that wait for a place.
+    pub waiting: u32,
+    /// Tokens whose keys and values it holds.
+    pub kv_tokens: u64,
+    /// Most tokens whose keys and values it may hold.
+    pub kv_capacity: u64,
 }
 
 /// A model that is served now, for the model list.
@@ -134,6 +158,7 @@ impl Router {
             worker,
             state: w.state,
             streams: w.service.as_ref().map_or(0, |s| s.link.live_streams()),
+            work: w.service.as_ref().map(Service::work),
             note: w.note.clone(),
         };
         self.read().iter().enumerate().map(status).collect()
@@ -177,6 +202,13 @@ impl Worker {
 }
 
 impl Service {
+    fn work(&self) -> WorkerWork {
+        let Heartbeat { step, running, waiting, kv_tokens, kv_capacity } = self.link.heartbeat();
+        let ModelInfo { load_micros, tokenizer_micros, .. } = self.info;
+        let pid = self.link.pid();
+        WorkerWork { pid, load_micros, tokenizer_micros, step, running, waiting, kv_tokens, kv_capacity }
+    }
+
     /// By its own name, or by the one it was loaded under.
     fn serves(&self, model: &str, configured: &str) -> bool {
         self.info.name == model || configured == model

@@ -121,7 +121,7 @@ impl Living {
     /// From the handshake to the end.
     async fn serve(&self, joined: Joined, child: Child, mut killed: oneshot::Receiver<Kill>) -> String {
         let metrics = &self.setup.metrics;
-        let link = Link::new(self.setup.config.batch_queue, Arc::clone(metrics));
+        let link = Link::new(joined.pid, self.setup.config.batch_queue, Arc::clone(metrics));
         info!(worker = self.worker, pid = joined.pid, "worker connected");
         self.reporter.joined(link.clone()).await;
         let Joined { socket, sender, receiver, .. } = joined;
