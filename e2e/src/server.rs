@@ -18,6 +18,10 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 pub struct Options {
     /// Worker processes.
     pub workers: u32,
+    /// Port to listen on; 0 lets the gateway choose.
+    pub port: u16,
+    /// Model to serve.
+    pub model: &'static str,
     /// Further arguments of `kr-gateway`.
     pub arguments: Vec<String>,
 }
@@ -35,16 +39,17 @@ pub struct Server {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { workers: 1, arguments: Vec::new() }
+        Self { workers: 1, port: 0, model: MODEL, arguments: Vec::new() }
     }
 }
 
 impl Options {
-    /// The command that starts a gateway on a port of its own choice.
+    /// The command that starts the gateway.
     pub fn command(&self) -> Command {
         let mut command = Command::new(binary("kr-gateway"));
         command
-            .args(["--port", "0", "--model", MODEL, "--workers", &self.workers.to_string(), "--store"])
+            .args(["--port", &self.port.to_string(), "--workers", &self.workers.to_string()])
+            .args(["--model", self.model, "--store"])
             .arg(variable(STORE))
             .args(&self.arguments)
             .stdin(Stdio::null())

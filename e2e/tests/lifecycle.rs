@@ -8,9 +8,7 @@ use e2e::{MODEL, Options, Server, chat, children, is_alive, terminate};
 use serde_json::Value;
 
 /// Runs a gateway that is expected to end by itself.
-fn refused(arguments: &[&str]) -> String {
-    let options =
-        Options { arguments: arguments.iter().map(ToString::to_string).collect(), ..Options::default() };
+fn refused(options: &Options) -> String {
     let Output { status, stdout, stderr } = options.command().output().unwrap();
     let log = String::from_utf8(stderr).unwrap();
     assert!(!status.success(), "{log}");
@@ -21,9 +19,9 @@ fn refused(arguments: &[&str]) -> String {
 #[test]
 fn a_busy_port_is_an_error() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = holder.local_addr().unwrap().port().to_string();
-    let log = refused(&["--port", &port]);
-    assert!(log.contains(&port) && log.contains("in use"), "{log}");
+    let port = holder.local_addr().unwrap().port();
+    let log = refused(&Options { port, ..Options::default() });
+    assert!(log.contains(&port.to_string()) && log.contains("in use"), "{log}");
 }
 
 #[test]
@@ -31,13 +29,14 @@ fn a_bad_configuration_is_an_error_with_its_line() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("runtime.yaml");
     fs::write(&file, "batch_queue:\n  max_batch_size: 8\n  max_bach: 9\n").unwrap();
-    let log = refused(&["--config", file.to_str().unwrap()]);
+    let arguments = vec!["--config".to_string(), file.to_str().unwrap().to_string()];
+    let log = refused(&Options { arguments, ..Options::default() });
     assert!(log.contains("max_bach") && log.contains('3'), "{log}");
 }
 
 #[test]
 fn an_unknown_model_is_an_error() {
-    let log = refused(&["--model", "no-such-model"]);
+    let log = refused(&Options { model: "no-such-model", ..Options::default() });
     assert!(log.contains("no-such-model") && log.contains(MODEL) && log.contains("cache-tool"), "{log}");
 }
 
