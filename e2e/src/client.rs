@@ -41,7 +41,8 @@ pub struct StreamAnswer {
 impl Client {
     /// A client for the gateway at `base`, such as `http://127.0.0.1:8080`.
     pub fn new(base: &str) -> Self {
-        let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).build();
+        let config =
+            Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).build();
         Self { base: base.into(), agent: config.into() }
     }
 
@@ -86,7 +87,10 @@ impl Client {
 impl StreamAnswer {
     /// Data of the next event; `None` at the end of the stream.
     pub fn next_data(&mut self) -> Option<String> {
-        self.lines.by_ref().map(Result::unwrap).find_map(|line| line.strip_prefix("data: ").map(str::to_string))
+        self.lines
+            .by_ref()
+            .map(Result::unwrap)
+            .find_map(|line| line.strip_prefix("data: ").map(str::to_string))
     }
 
     /// Data of all events that are left.

@@ -75,7 +75,10 @@ impl Server {
         let log = Arc::new(Mutex::new(String::new()));
         let logging = Some(follow(child.stderr.take().unwrap(), Arc::clone(&log)));
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let ready = lines.by_ref().map(Result::unwrap).find_map(|line| line.strip_prefix("ready ").map(str::to_string));
+        let ready = lines
+            .by_ref()
+            .map(Result::unwrap)
+            .find_map(|line| line.strip_prefix("ready ").map(str::to_string));
         let Some(base) = ready else {
             let status = child.wait().unwrap();
             panic!("kr-gateway ended with {status} before it was ready:\n{}", log.lock().unwrap());

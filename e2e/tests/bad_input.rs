@@ -56,8 +56,14 @@ fn every_bad_request_is_refused_by_its_field() {
 fn bytes_that_are_no_request_are_refused() {
     let server = Server::start();
     let client = &server.client;
-    let bodies: [&[u8]; 6] =
-        [b"", b"{", b"[1,2]", b"\xff\xfe\x00", b"null", &[b"[".repeat(100_000), b"]".repeat(100_000)].concat()];
+    let bodies: [&[u8]; 6] = [
+        b"",
+        b"{",
+        b"[1,2]",
+        b"\xff\xfe\x00",
+        b"null",
+        &[b"[".repeat(100_000), b"]".repeat(100_000)].concat(),
+    ];
     for body in bodies {
         let answer = client.post_bytes(CHAT, body);
         assert_eq!(answer.status, 400, "{}", answer.json);

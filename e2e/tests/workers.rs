@@ -104,7 +104,7 @@ fn two_workers_hold_one_copy_of_the_weights() {
     let workers = children(server.pid());
     let blobs: Vec<_> = workers.iter().map(|&pid| mapped_memory(pid, "/blobs/sha256/")).collect();
     let all: Vec<_> = workers.iter().map(|&pid| mapped_memory(pid, "")).collect();
-    println!("blobs {blobs:?}\nall {all:?}");
+    eprintln!("blobs {blobs:?}\nall {all:?}");
     let copy = blobs.iter().map(|memory| memory.rss).max().unwrap();
     let shared: u64 = blobs.iter().map(|memory| memory.pss).sum();
     assert!(blobs.iter().all(|memory| memory.rss > 90_000_000), "every worker uses the weights: {blobs:?}");

@@ -156,7 +156,7 @@ impl Router {
     pub fn statuses(&self) -> Vec<WorkerStatus> {
         let status = |(worker, w): (usize, &Worker)| WorkerStatus {
             worker,
-            state: w.state,
+            state: w.shown(),
             streams: w.service.as_ref().map_or(0, |s| s.link.live_streams()),
             work: w.service.as_ref().map(Service::work),
             note: w.note.clone(),
@@ -196,6 +196,12 @@ impl Router {
 }
 
 impl Worker {
+    /// Its link may know of its death a moment before the supervisor does.
+    fn shown(&self) -> WorkerState {
+        let dead = self.state == WorkerState::Ready && self.ready().is_none();
+        if dead { WorkerState::Exited } else { self.state }
+    }
+
     fn ready(&self) -> Option<&Service> {
         self.service.as_ref().filter(|service| self.state == WorkerState::Ready && service.link.is_alive())
     }

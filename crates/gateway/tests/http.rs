@@ -132,11 +132,15 @@ async fn models_health_and_metrics_tell_the_truth() {
     let ready = world.get("/readyz").await;
     assert_eq!(ready.status.as_u16(), 200);
     let status = &ready.json()["workers"][0];
-    assert_eq!((&status["worker"], &status["state"], &status["streams"]), (&json!(0), &json!("ready"), &json!(0)));
+    assert_eq!(
+        (&status["worker"], &status["state"], &status["streams"]),
+        (&json!(0), &json!("ready"), &json!(0))
+    );
     assert_eq!(status["running"], 0);
     let heartbeat = Heartbeat { step: 7, running: 2, ..Heartbeat::default() };
     worker.send(&protocol::message::Report::Heartbeat(heartbeat)).await;
-    until("its heartbeat", || world.app.router.statuses()[0].work.as_ref().is_some_and(|w| w.step == 7)).await;
+    until("its heartbeat", || world.app.router.statuses()[0].work.as_ref().is_some_and(|w| w.step == 7))
+        .await;
     assert_eq!(world.get("/readyz").await.json()["workers"][0]["running"], 2);
     let list = world.get("/v1/models").await.json();
     assert_eq!((&list["data"][0]["id"], &list["data"][0]["object"]), (&json!("tiny"), &json!("model")));

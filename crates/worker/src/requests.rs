@@ -42,7 +42,8 @@ impl Control {
 
     /// Takes one credit for a chunk. Only the engine spends, so a credit once seen can't be lost to a race.
     pub fn spend_credit(&self) {
-        let spent = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |credit| credit.checked_sub(1));
+        let spent =
+            self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |credit| credit.checked_sub(1));
         debug_assert!(spent.is_ok(), "a chunk was sent without credit");
     }
 

@@ -111,7 +111,8 @@ impl Sampler {
 
 /// Largest value, the lowest token among equals.
 fn argmax(candidates: impl Iterator<Item = (f32, u32)>) -> u32 {
-    let best = candidates.fold((f32::NEG_INFINITY, 0), |best, next| if next.0 > best.0 { next } else { best });
+    let best =
+        candidates.fold((f32::NEG_INFINITY, 0), |best, next| if next.0 > best.0 { next } else { best });
     best.1
 }
 

@@ -1,9 +1,6 @@
 //! The opening: socket, handshake, segment.
 
-use std::{
-    path::Path,
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
 use interprocess::local_socket::{GenericFilePath, Stream, ToFsName, traits::Stream as _};
@@ -31,7 +28,8 @@ pub fn connect(path: &Path) -> anyhow::Result<Connected> {
     let name = path.to_fs_name::<GenericFilePath>().context("not a socket path")?;
     let socket = Stream::connect(name)
         .with_context(|| format!("no gateway listens at {}; it starts its workers itself", path.display()))?;
-    let refuse = |error: &dyn std::fmt::Display| handshake::write_ack(&mut &socket, &HelloAck::refused(error));
+    let refuse =
+        |error: &dyn std::fmt::Display| handshake::write_ack(&mut &socket, &HelloAck::refused(error));
     let (hello, segment) = match greet(&socket) {
         Ok(greeted) => greeted,
         Err(error) => {

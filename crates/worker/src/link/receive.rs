@@ -1,9 +1,6 @@
 //! The thread that reads the link.
 
-use std::{
-    io::Read,
-    sync::Arc,
-};
+use std::{io::Read, sync::Arc};
 
 use anyhow::Context;
 use crossbeam_channel::Sender;

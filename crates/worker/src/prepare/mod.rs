@@ -10,12 +10,7 @@ use protocol::message::{Failure, FailureKind, Generate, Prompt};
 pub use template::ChatTemplate;
 use tokenizers::Tokenizer;
 
-use crate::{
-    emit::Emitter,
-    engine::Sequence,
-    requests::Control,
-    sampling::Sampler,
-};
+use crate::{emit::Emitter, engine::Sequence, requests::Control, sampling::Sampler};
 
 /// What preparation knows of the model: everything but its weights.
 #[derive(Debug)]
@@ -61,9 +56,9 @@ impl Preparer {
                 let template = self.template.as_ref().ok_or_else(|| {
                     invalid("messages", "this model has no chat template; use /v1/completions with a prompt")
                 })?;
-                let text = template
-                    .render(messages)
-                    .map_err(|error| invalid("messages", format!("the model's chat template refuses them: {error}")))?;
+                let text = template.render(messages).map_err(|error| {
+                    invalid("messages", format!("the model's chat template refuses them: {error}"))
+                })?;
                 // The template writes the special tokens itself.
                 self.encode(&text, false)?
             }
