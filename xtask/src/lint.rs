@@ -26,10 +26,20 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         doc.env("RUSTDOCFLAGS", "-Dwarnings");
         process::run(doc)
     });
-    if process::succeeds(workspace.cargo(&["deny", "--version"])) {
-        check("deny", &|| process::run(workspace.cargo(&["deny", "check"])));
-    } else {
+    if !process::succeeds(workspace.cargo(&["deny", "--version"])) {
         eprintln!("lint: deny skipped, cargo-deny is not installed (cargo install --locked cargo-deny)");
+    } else {
+        let deny = ["deny", "check", "bans", "licenses", "sources"];
+        check("deny", &|| process::run(workspace.cargo(&deny)));
+        // The database of advisories is downloaded, and a machine without a network is no fault of the code.
+        if process::succeeds(workspace.cargo(&["deny", "fetch", "db"])) {
+            let advisories = ["deny", "check", "advisories"];
+            check("advisories", &|| process::run(workspace.cargo(&advisories)));
+        } else {
+            eprintln!(
+                "lint: advisories skipped, their database cannot be reached (`cargo deny fetch db` says why)"
+            );
+        }
     }
     if failed.is_empty() {
         eprintln!("lint: all clean");

@@ -2,6 +2,7 @@
 //!
 //! It links none of the workspace's crates; it starts them.
 
+mod bench;
 mod binaries;
 mod build;
 mod lint;
@@ -39,6 +40,8 @@ enum Command {
     Run(run::Args),
     /// Run every test, with real binaries and a real model.
     Test(test::Args),
+    /// Measure, and print a table.
+    Bench(bench::Args),
     /// Check format, rules, clippy, documentation and dependencies.
     Lint,
     /// Check this workspace's own rules (a part of lint).
@@ -69,6 +72,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         }
         Command::Run(args) => run::run(&workspace, &args),
         Command::Test(args) => test::run(&workspace, &args),
+        Command::Bench(args) => bench::run(&workspace, &args),
         Command::Lint => lint::run(&workspace),
         Command::Tidy => tidy::run(&workspace),
         #[cfg(target_os = "linux")]

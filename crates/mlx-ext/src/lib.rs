@@ -1,12 +1,18 @@
 //! What `mlx-rs` lacks, and all code of this project that touches MLX's memory.
 //!
 //! - [`init`] sets the process up: device, no run-time compilation, errors instead of `exit`.
+//! - [`cpu`] has primitives of our own where MLX's CPU backend is slow: products and attention.
 //! - [`MappedFile`] makes arrays over a file's bytes, without a copy: loading a model costs the
 //!   same at any size, and processes that map the same file share its pages.
 //!
 //! MLX's streams belong to threads: arrays that are still lazy must be evaluated on the thread that
 //! built them. One thread of a process should own all MLX work.
 
+#[cfg(target_os = "linux")]
+pub mod cpu;
+#[cfg(not(target_os = "linux"))]
+#[path = "cpu_absent.rs"]
+pub mod cpu;
 mod mapped_file;
 mod region;
 

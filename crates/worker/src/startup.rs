@@ -17,7 +17,7 @@ use crate::{
     cli::Cli,
     engine::{Engine, Gauges, Inbox},
     link::{self, LinkSender, Receiver, Reports},
-    model::Model,
+    model::{Kernels, KvBudget, Model},
     prepare::{ChatTemplate, Pool, Preparer},
     requests::Registry,
     scheduler::Limits,
@@ -86,8 +86,9 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
             let began = Instant::now();
             load_tokenizer(&artifact).map(|tokenizer| (tokenizer, began.elapsed()))
         });
-        mlx_ext::init()?;
-        let model = Model::load(&artifact)?;
+        let kernels = Kernels::of(mlx_ext::init()?);
+        let budget = KvBudget { bytes: cli.kv_mib << 20, sequences: cli.max_running.max(1) };
+        let model = Model::load(&artifact, kernels, budget)?;
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;
@@ -111,7 +112,7 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
         tokenizer: Arc::new(tokenizer),
         template: chat_template(&artifact)?,
         eos_tokens: artifact.manifest.eos_token_ids.clone(),
-        context_length: (model.context_length() as usize).min(limits(cli, &model).kv_tokens),
+        context_length: (model.context_length() as usize).min(model.kv_tokens()),
         vocab_size: model.vocab_size(),
     };
     Ok(Loaded { artifact, model, preparer, info })
@@ -131,13 +132,12 @@ fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<Tokenizer> {
 }
 
 fn limits(cli: &Cli, model: &Model) -> Limits {
-    let kv_tokens = (cli.kv_mib << 20) / model.kv_bytes_per_token().max(1);
     Limits {
         max_running: cli.max_running.max(1),
         chunk_tokens: cli.chunk_tokens.max(1),
         // Room for every decode and a chunk, so that neither waits for the other.
         step_tokens: cli.max_running.max(1) + cli.chunk_tokens.max(1),
-        kv_tokens: kv_tokens.max(1) as usize,
+        kv_tokens: model.kv_tokens(),
     }
 }
 

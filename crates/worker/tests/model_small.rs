@@ -10,7 +10,7 @@ use artifact_store::{Artifact, Store};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tiny::{Dense, Spec, SplitMix, Tiny, reference};
-use worker::model::{Logits, Model, ModelError, SequenceKv, StepInput, StepRow};
+use worker::model::{Kernels, KvBudget, Logits, Model, ModelError, SequenceKv, StepInput, StepRow};
 
 /// A model in a store of its own.
 struct Loaded {
@@ -34,14 +34,22 @@ fn import_folder(store: &Path, source: &Path) -> Artifact {
     store.resolve("tiny").unwrap()
 }
 
+/// Room for every test here.
+const BUDGET: KvBudget = KvBudget { bytes: 64 << 20, sequences: 16 };
+
 fn load(tiny: &Tiny) -> Loaded {
+    load_with(tiny, Kernels::Own)
+}
+
+fn load_with(tiny: &Tiny, kernels: Kernels) -> Loaded {
     let (artifact, folder) = import(tiny);
-    Loaded { model: Model::load(&artifact).unwrap(), _artifact: artifact, _folder: folder }
+    let model = Model::load(&artifact, kernels, BUDGET).unwrap();
+    Loaded { model, _artifact: artifact, _folder: folder }
 }
 
 fn load_error(tiny: &Tiny) -> ModelError {
     let (artifact, _folder) = import(tiny);
-    Model::load(&artifact).err().unwrap()
+    Model::load(&artifact, Kernels::Own, BUDGET).err().unwrap()
 }
 
 /// Runs one sequence's new tokens alone.
@@ -55,17 +63,27 @@ fn largest_difference(found: &[f32], expected: &[f64]) -> f64 {
     found.iter().zip(expected).map(|(f, e)| (f64::from(*f) - e).abs()).fold(0.0, f64::max)
 }
 
-/// Prefill in chunks and decode token by token, against the reference at every boundary.
+/// Both kinds of kernels against the reference.
 fn agrees_with_reference(spec: Spec, tolerance: f64) {
+    // Before they meet quantized weights, our kernels round activations to 16 bits: by up to 2^-16 of a group's largest.
+    // Over some ten products in a row that is a few 1e-4 of logits near 4; without quantization nothing is rounded.
+    let rounded = if spec.quantization.is_some() { 10.0 } else { 1.0 };
+    agrees_with_reference_on(Kernels::Own, spec.clone(), rounded * tolerance);
+    agrees_with_reference_on(Kernels::MlxFloat32, spec, tolerance);
+}
+
+/// Prefill in chunks and decode token by token, against the reference at every boundary.
+fn agrees_with_reference_on(kernels: Kernels, spec: Spec, tolerance: f64) {
     let tiny = Tiny::new(spec.clone(), 1);
-    let loaded = load(&tiny);
+    let loaded = load_with(&tiny, kernels);
     let tokens = SplitMix(2).tokens(23, spec.vocab);
     let expected = reference::logits(&tiny, &tokens);
     let mut kv = loaded.model.new_kv();
     for chunk in [&tokens[..9], &tokens[9..20], &tokens[20..21], &tokens[21..22], &tokens[22..]] {
         let found = alone(&loaded.model, &mut kv, chunk);
-        let difference = largest_difference(&found, &expected[kv.len() - 1]);
-        assert!(difference < tolerance, "{difference} after {} tokens of {spec:?}", kv.len());
+        let expected = &expected[kv.len() - 1];
+        let difference = largest_difference(&found, expected);
+        assert!(difference < tolerance, "{difference} after {} tokens of {spec:?}, {kernels:?}", kv.len());
     }
 }
 
@@ -120,13 +138,11 @@ fn room_grows_without_a_trace() {
     let expected = reference::logits(&tiny, &tokens);
     let mut kv = loaded.model.new_kv();
     alone(&loaded.model, &mut kv, &tokens[..254]);
-    let room = kv.byte_size();
-    assert_eq!(room, 2 * (4 * 256 * 16) * 4, "one layer of keys and values for 256 tokens, float32");
     for (position, token) in tokens.iter().enumerate().skip(254) {
         let found = alone(&loaded.model, &mut kv, &[*token]);
         assert!(largest_difference(&found, &expected[position]) < 1e-4, "at {position}");
     }
-    assert_eq!((kv.len(), kv.byte_size()), (260, 2 * room));
+    assert_eq!(kv.len(), 260);
 }
 
 #[test]
@@ -199,7 +215,7 @@ fn company_changes_no_bit_of_quantized_products() {
 
 #[test]
 fn company_changes_no_bit_of_wide_products() {
-    // Wide enough for the BLAS to block its loops and to use its threads.
+    // Wide enough for kernels to block their loops and to use their threads.
     company_changes_no_bit(Spec {
         hidden: 576,
         inner: 1536,
@@ -208,6 +224,22 @@ fn company_changes_no_bit_of_wide_products() {
         head_dim: 64,
         ..Spec::default()
     });
+}
+
+/// A prompt gives the same bits however it is cut, down to single tokens.
+#[test]
+fn cuts_change_no_bit() {
+    for quantization in [None, Some((32, 4)), Some((64, 8))] {
+        let tiny = Tiny::new(Spec { quantization, kv_heads: 2, ..Spec::default() }, 11);
+        let model = load(&tiny).model;
+        let tokens = SplitMix(12).tokens(90, 101);
+        let whole = alone(&model, &mut model.new_kv(), &tokens);
+        for cut in [1, 7, 32, 50] {
+            let mut kv = model.new_kv();
+            let last = tokens.chunks(cut).map(|chunk| alone(&model, &mut kv, chunk)).last().unwrap();
+            assert!(last.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits()), "cut at {cut}");
+        }
+    }
 }
 
 #[test]
@@ -228,7 +260,7 @@ fn only_wanted_logits_come_in_the_order_of_the_rows() {
     assert_eq!((all.rows(), some.rows()), (4, 2));
     assert_eq!(some.row(0), all.row(1));
     assert_eq!(some.row(1), all.row(2));
-    assert_eq!(forward([false; 4]), None);
+    assert!(forward([false; 4]).is_none());
 }
 
 #[test]

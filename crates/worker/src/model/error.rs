@@ -74,6 +74,17 @@ pub enum ModelError {
         /// The reason.
         source: MapError,
     },
+    /// Not even one block for each sequence.
+    #[error("{bytes} bytes for keys and values are too few: {needed} are needed; raise --kv-mib or lower --max-running")]
+    KvBudget {
+        /// What was allowed.
+        bytes: u64,
+        /// The least that serves.
+        needed: u64,
+    },
+    /// More tokens were to be held than there is memory for.
+    #[error("no memory for keys and values is left")]
+    KvFull,
     /// A row without tokens.
     #[error("row {row} of the step has no tokens")]
     EmptyRow {

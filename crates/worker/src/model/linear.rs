@@ -1,47 +1,101 @@
 //! Products with weight matrices, dense or quantized, and the embedding.
 
-use mlx_ext::Backend;
+use mlx_ext::cpu;
 use mlx_rs::{
     Array, Dtype,
     error::Exception,
-    ops::{broadcast_to, dequantize, indexing::take_axis, quantized_matmul},
+    fast::rms_norm,
+    ops::{concatenate, dequantize, indexing::take_axis, quantized_matmul, sigmoid},
 };
 
-use super::{ModelError, step::Product, weights::Weights};
+use super::{Kernels, ModelError, weights::Weights};
 
-/// `y = x Wᵀ + b`, with `x` `[tokens, inputs]` and `y` `[tokens, outputs]`.
-pub(super) struct Linear {
-    matrix: Matrix,
-    bias: Option<Array>,
+/// RMS normalization.
+pub(super) struct Norm {
+    weight: Array,
+    eps: f32,
 }
 
-impl Linear {
-    /// Takes `<name>.weight` (with `.scales` and `.biases` where it is quantized) and, if `bias`,
-    /// `<name>.bias`.
+impl Norm {
+    /// Takes `<name>.weight`.
     pub(super) fn load(
         weights: &mut Weights<'_>,
         name: &str,
-        [outputs, inputs]: [i32; 2],
-        bias: bool,
-        backend: Backend,
+        width: i32,
+        eps: f32,
+        kernels: Kernels,
     ) -> Result<Self, ModelError> {
-        let matrix = Matrix::load(weights, name, [outputs, inputs], backend)?;
-        let bias = if bias { Some(weights.take_float(&format!("{name}.bias"), &[outputs])?) } else { None };
-        Ok(Self { matrix, bias })
-    }
-
-    pub(super) fn forward(&self, x: &Array, product: Product) -> Result<Array, Exception> {
-        let y = self.matrix.multiply(x, product)?;
-        match &self.bias {
-            Some(bias) => y.add(bias.as_dtype(y.dtype())?),
-            None => Ok(y),
-        }
+        let weight = weights.take_float(&format!("{name}.weight"), &[width])?;
+        Ok(Self { weight: computable(&weight, kernels)?, eps })
     }
 }
 
-/// A row of a matrix for each token; the same matrix may give the logits.
+/// `y = f(norm(x) Wᵀ + b) (+ residual)`: what stands around the matrix products of a transformer block, as one step,
+/// so that a backend can compute it as one.
+pub(super) struct Projection {
+    norm: Option<Norm>,
+    /// Of equal inputs; their outputs stand behind each other in `y`.
+    matrices: Vec<Matrix>,
+    /// Two matrices, gate and up: `y = silu(gate) * up`.
+    gated: bool,
+    kernels: Kernels,
+}
+
+impl Projection {
+    /// `matrices` behind each other, after an optional normalization.
+    pub(super) fn new(norm: Option<Norm>, matrices: Vec<Matrix>, kernels: Kernels) -> Self {
+        Self { norm, matrices, gated: false, kernels }
+    }
+
+    /// `silu(gate) * up`, after a normalization.
+    pub(super) fn gated(norm: Norm, gate: Matrix, up: Matrix, kernels: Kernels) -> Self {
+        Self { norm: Some(norm), matrices: vec![gate, up], gated: true, kernels }
+    }
+
+    /// `x` `[tokens, inputs]`, `residual` and the result `[tokens, outputs]`; lazy.
+    pub(super) fn forward(&self, x: &Array, residual: Option<&Array>) -> Result<Array, Exception> {
+        match self.kernels {
+            Kernels::Own => self.forward_cpu(x, &self.matrices, residual),
+            Kernels::Mlx | Kernels::MlxFloat32 => self.forward_composed(x, &self.matrices.iter().collect::<Vec<_>>(), residual),
+        }
+    }
+
+    fn forward_cpu(&self, x: &Array, matrices: &[Matrix], residual: Option<&Array>) -> Result<Array, Exception> {
+        let matrices: Vec<cpu::Matrix<'_>> = matrices.iter().map(Matrix::for_cpu).collect();
+        cpu::linear(&cpu::Linear {
+            x,
+            norm: self.norm.as_ref().map(|norm| (&norm.weight, norm.eps)),
+            matrices: &matrices,
+            gated: self.gated,
+            residual,
+            int8: false,
+        })
+    }
+
+    /// The same of MLX's own operations.
+    fn forward_composed(
+        &self,
+        x: &Array,
+        matrices: &[&Matrix],
+        residual: Option<&Array>,
+    ) -> Result<Array, Exception> {
+        let normed = self.norm.as_ref().map(|norm| rms_norm(x, Some(&norm.weight), norm.eps)).transpose()?;
+        let x = normed.as_ref().unwrap_or(x);
+        let products: Vec<Array> = matrices.iter().map(|matrix| matrix.multiply(x)).collect::<Result<_, _>>()?;
+        let y = match &products[..] {
+            [gate, up] if self.gated => gate.multiply(sigmoid(gate)?)?.multiply(up)?,
+            [one] => one.clone(),
+            several => concatenate(several, -1)?,
+        };
+        residual.map_or(Ok(y.clone()), |residual| residual.add(&y))
+    }
+}
+
+/// A row of a matrix for each token.
 pub(super) struct Embedding {
     matrix: Matrix,
+    width: i32,
+    kernels: Kernels,
 }
 
 impl Embedding {
@@ -49,29 +103,34 @@ impl Embedding {
     pub(super) fn load(
         weights: &mut Weights<'_>,
         name: &str,
-        [vocab, hidden]: [i32; 2],
-        backend: Backend,
+        [vocab, width]: [i32; 2],
+        kernels: Kernels,
     ) -> Result<Self, ModelError> {
-        Ok(Self { matrix: Matrix::load(weights, name, [vocab, hidden], backend)? })
+        Ok(Self { matrix: Matrix::load(weights, name, [vocab, width], false, kernels)?, width, kernels })
     }
 
-    /// `[tokens, hidden]` of token ids `[tokens]`, in the type that activations have.
+    /// `[tokens, width]` of token ids, uint32 `[tokens]`, in the type that activations have.
     pub(super) fn lookup(&self, tokens: &Array) -> Result<Array, Exception> {
-        self.matrix.rows(tokens)
+        match self.kernels {
+            Kernels::Own => cpu::embedding(&self.matrix.for_cpu(), tokens, self.width),
+            Kernels::Mlx | Kernels::MlxFloat32 => self.matrix.rows(tokens, self.kernels),
+        }
     }
 
-    /// `[rows, vocab]` of `[rows, hidden]`: the tied output head.
-    pub(super) fn as_linear(&self, x: &Array, product: Product) -> Result<Array, Exception> {
-        self.matrix.multiply(x, product)
+    /// The same matrix as an output head.
+    pub(super) fn head(&self) -> Matrix {
+        self.matrix.clone()
     }
 }
 
-/// A matrix `[outputs, inputs]` as it is stored.
-struct Matrix {
+/// A matrix `[outputs, inputs]` as it is stored. Cloning shares it.
+#[derive(Clone)]
+pub(super) struct Matrix {
     storage: Storage,
-    backend: Backend,
+    bias: Option<Array>,
 }
 
+#[derive(Clone)]
 enum Storage {
     /// float32, float16 or bfloat16.
     Dense(Array),
@@ -89,80 +148,71 @@ enum Storage {
 }
 
 impl Matrix {
-    fn load(
+    /// Takes `<name>.weight` (with `.scales` and `.biases` where it is quantized) and, if `bias`, `<name>.bias`.
+    pub(super) fn load(
         weights: &mut Weights<'_>,
         name: &str,
         [outputs, inputs]: [i32; 2],
-        backend: Backend,
+        bias: bool,
+        kernels: Kernels,
     ) -> Result<Self, ModelError> {
         let (weight, scales) = (format!("{name}.weight"), format!("{name}.scales"));
         let storage = if weights.contains(&scales) {
-            let biases = format!("{name}.biases");
             let (group_size, bits) = packing(weights, &weight, &scales, inputs)?;
             let groups = [outputs, inputs / group_size];
             Storage::Affine {
                 packed: weights.take_packed(&weight, &[outputs, inputs / 32 * bits])?,
                 scales: weights.take_float(&scales, &groups)?,
-                biases: weights.take_float(&biases, &groups)?,
+                biases: weights.take_float(&format!("{name}.biases"), &groups)?,
                 group_size,
                 bits,
             }
         } else {
             Storage::Dense(weights.take_float(&weight, &[outputs, inputs])?)
         };
-        Ok(Self { storage, backend })
+        let bias = if bias { Some(weights.take_float(&format!("{name}.bias"), &[outputs])?) } else { None };
+        Ok(Self { storage, bias: bias.map(|bias| computable(&bias, kernels)).transpose()? })
     }
 
-    fn multiply(&self, x: &Array, product: Product) -> Result<Array, Exception> {
-        match (&self.storage, product) {
-            (Storage::Dense(weight), Product::Together) => x.matmul(self.computable(weight)?.t()),
-            (Storage::Dense(weight), Product::RowsApart) => {
-                // A batch of one-row products, since a product of several rows adds in another
-                // order than a product of one.
-                let transposed = self.computable(weight)?.t();
-                let [rows, inputs] = [x.dim(0), x.dim(1)];
-                let batch = broadcast_to(&transposed, &[rows, inputs, transposed.dim(1)])?;
-                x.reshape(&[rows, 1, inputs])?.matmul(batch)?.squeeze_axes(&[1])
-            }
-            (Storage::Affine { .. }, Product::Together) if self.backend == Backend::Cpu => {
-                // MLX's quantized product on the CPU takes each row by itself, at the same cost.
-                x.matmul(self.expanded()?.t())
-            }
-            (Storage::Affine { packed, scales, biases, group_size, bits }, _) => {
-                quantized_matmul(x, packed, scales, biases, true, *group_size, *bits)
-            }
-        }
-    }
-
-    fn rows(&self, indices: &Array) -> Result<Array, Exception> {
-        match &self.storage {
-            Storage::Dense(weight) => self.computable(&take_axis(weight, indices, 0)?),
+    fn for_cpu(&self) -> cpu::Matrix<'_> {
+        let (weight, quantization) = match &self.storage {
+            Storage::Dense(weight) => (weight, None),
             Storage::Affine { packed, scales, biases, group_size, bits } => {
-                let packed = take_axis(packed, indices, 0)?;
-                let scales = self.computable(&take_axis(scales, indices, 0)?)?;
-                let biases = self.computable(&take_axis(biases, indices, 0)?)?;
-                dequantize(&packed, &scales, &biases, *group_size, *bits)
+                let packing = cpu::Quantization { scales, biases, group_size: *group_size, bits: *bits };
+                (packed, Some(packing))
             }
-        }
+        };
+        cpu::Matrix { weight, quantization, bias: self.bias.as_ref() }
     }
 
-    /// The whole matrix, in the type that activations have.
-    fn expanded(&self) -> Result<Array, Exception> {
-        match &self.storage {
-            Storage::Dense(weight) => self.computable(weight),
+    fn multiply(&self, x: &Array) -> Result<Array, Exception> {
+        let y = match &self.storage {
+            Storage::Dense(weight) => x.matmul(weight.t())?,
             Storage::Affine { packed, scales, biases, group_size, bits } => {
-                let (scales, biases) = (self.computable(scales)?, self.computable(biases)?);
-                dequantize(packed, &scales, &biases, *group_size, *bits)
+                quantized_matmul(x, packed, scales, biases, true, *group_size, *bits)?
+            }
+        };
+        self.bias.as_ref().map_or(Ok(y.clone()), |bias| y.add(bias))
+    }
+
+    fn rows(&self, indices: &Array, kernels: Kernels) -> Result<Array, Exception> {
+        let of = |array: &Array| take_axis(array, indices, 0);
+        match &self.storage {
+            Storage::Dense(weight) => computable(&of(weight)?, kernels),
+            Storage::Affine { packed, scales, biases, group_size, bits } => {
+                // The result has the scales' type, and is rounded to it.
+                let (scales, biases) = (computable(&of(scales)?, kernels)?, computable(&of(biases)?, kernels)?);
+                dequantize(of(packed)?, scales, &biases, *group_size, *bits)
             }
         }
     }
+}
 
-    /// float32 on the CPU, where half precision is emulated; as it is on the GPU.
-    fn computable(&self, array: &Array) -> Result<Array, Exception> {
-        match self.backend {
-            Backend::Cpu => array.as_dtype(Dtype::Float32),
-            Backend::Gpu => Ok(array.clone()),
-        }
+/// Small tensors that meet activations, in the type that these have.
+fn computable(array: &Array, kernels: Kernels) -> Result<Array, Exception> {
+    match kernels {
+        Kernels::Own | Kernels::MlxFloat32 => array.as_dtype(Dtype::Float32),
+        Kernels::Mlx => Ok(array.clone()),
     }
 }
 

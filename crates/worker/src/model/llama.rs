@@ -1,19 +1,14 @@
 //! `model_type` "llama": Llama 2 and 3, SmolLM2, and others of the same build.
 
-use mlx_ext::Backend;
-use mlx_rs::{
-    Array,
-    error::Exception,
-    fast::{ScaledDotProductAttentionMask, rms_norm, scaled_dot_product_attention},
-    ops::{concatenate, indexing::TryIndexOp, sigmoid},
-};
+use mlx_ext::cpu::KvShape;
+use mlx_rs::{Array, error::Exception};
 use serde::Deserialize;
 
 use super::{
-    ModelError, SequenceKv,
-    linear::{Embedding, Linear},
+    Kernels, ModelError,
+    attention::{Heads, StepAttention},
+    linear::{Embedding, Matrix, Norm, Projection},
     rope::{Rope, RopeScaling},
-    step::{Part, Product},
     weights::Weights,
 };
 
@@ -99,6 +94,10 @@ impl ModelArgs {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
     }
 
+    fn heads(&self) -> Heads {
+        Heads { queries: self.num_attention_heads, kv: self.kv_heads(), dim: self.head_dim() }
+    }
+
     fn rope(&self) -> Result<Rope, ModelError> {
         let scaling = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
         let base = self.rope_theta.or(scaling.and_then(|scaling| scaling.rope_theta)).unwrap_or(10_000.0);
@@ -110,17 +109,11 @@ fn supported(setting: &'static str, value: impl ToString, holds: bool) -> Result
     if holds { Ok(()) } else { Err(ModelError::UnsupportedSetting { setting, value: value.to_string() }) }
 }
 
-/// Grouped-query attention.
+/// Grouped-query attention, behind a normalization and beside a bypass.
 struct Attention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    o_proj: Linear,
-    rope: Rope,
-    heads: i32,
-    kv_heads: i32,
-    head_dim: i32,
-    scale: f32,
+    /// Normalization, then queries, keys and values.
+    qkv_proj: Projection,
+    o_proj: Projection,
 }
 
 impl Attention {
@@ -128,66 +121,37 @@ impl Attention {
         args: &ModelArgs,
         weights: &mut Weights<'_>,
         name: &str,
-        backend: Backend,
+        norm: Norm,
+        kernels: Kernels,
     ) -> Result<Self, ModelError> {
-        let (hidden, head_dim) = (args.hidden_size, args.head_dim());
-        let (heads, kv_heads) = (args.num_attention_heads, args.kv_heads());
+        let Heads { queries, kv, dim } = args.heads();
         let mut load = |part: &str, shape| {
-            Linear::load(weights, &format!("{name}.{part}"), shape, args.attention_bias, backend)
+            Matrix::load(weights, &format!("{name}.{part}"), shape, args.attention_bias, kernels)
         };
+        let qkv = vec![
+            load("q_proj", [queries * dim, args.hidden_size])?,
+            load("k_proj", [kv * dim, args.hidden_size])?,
+            load("v_proj", [kv * dim, args.hidden_size])?,
+        ];
+        let output = load("o_proj", [args.hidden_size, queries * dim])?;
         Ok(Self {
-            q_proj: load("q_proj", [heads * head_dim, hidden])?,
-            k_proj: load("k_proj", [kv_heads * head_dim, hidden])?,
-            v_proj: load("v_proj", [kv_heads * head_dim, hidden])?,
-            o_proj: load("o_proj", [hidden, heads * head_dim])?,
-            rope: args.rope()?,
-            heads,
-            kv_heads,
-            head_dim,
-            scale: 1.0 / (head_dim as f32).sqrt(),
+            qkv_proj: Projection::new(Some(norm), qkv, kernels),
+            o_proj: Projection::new(None, vec![output], kernels),
         })
     }
 
     /// `x` and the result: `[tokens, hidden]`.
-    fn forward(&self, x: &Array, layer: usize, part: &mut Part<'_>) -> Result<Array, Exception> {
-        let split = |x: Array, heads| x.reshape(&[x.dim(0), heads, self.head_dim]);
-        let queries = split(self.q_proj.forward(x, part.product)?, self.heads)?;
-        let keys = split(self.k_proj.forward(x, part.product)?, self.kv_heads)?;
-        let values = split(self.v_proj.forward(x, part.product)?, self.kv_heads)?;
-        let queries = self.rope.apply(&queries, &part.positions)?;
-        let keys = self.rope.apply(&keys, &part.positions)?;
-
-        let tokens = part.tokens_each;
-        let mut attended = Vec::with_capacity(part.sequences.len());
-        for (start, kv) in (0..).step_by(tokens as usize).zip(&mut part.sequences) {
-            let own = |x: &Array| x.try_index(start..start + tokens)?.swap_axes(0, 1)?.expand_dims(0);
-            let (keys, values) = kv.append(layer, &own(&keys)?, &own(&values)?)?;
-            attended.push(self.attend(&own(&queries)?, &keys, &values)?);
-        }
-        let attended = match &attended[..] {
-            [one] => one.clone(),
-            several => concatenate(several, 0)?,
-        };
-        self.o_proj.forward(&attended, part.product)
-    }
-
-    /// One sequence: `queries` `[1, heads, new, head_dim]`, `keys` and `values`
-    /// `[1, kv_heads, all, head_dim]`, the new tokens being the last of all.
-    /// Returns `[new, heads * head_dim]`.
-    fn attend(&self, queries: &Array, keys: &Array, values: &Array) -> Result<Array, Exception> {
-        let new = queries.dim(2);
-        let mask = (new > 1).then_some(ScaledDotProductAttentionMask::Causal);
-        scaled_dot_product_attention(queries, keys, values, self.scale, mask, None)?
-            .transpose_axes(&[0, 2, 1, 3])?
-            .reshape(&[new, self.heads * self.head_dim])
+    fn forward(&self, x: &Array, layer: usize, step: &StepAttention<'_>) -> Result<Array, Exception> {
+        let attended = step.attend(layer, &self.qkv_proj.forward(x, None)?)?;
+        self.o_proj.forward(&attended, Some(x))
     }
 }
 
-/// Gated feed-forward network.
+/// Gated feed-forward network, behind a normalization and beside a bypass.
 struct Mlp {
-    gate_proj: Linear,
-    up_proj: Linear,
-    down_proj: Linear,
+    /// Normalization, then `silu(gate) * up`.
+    gate_up_proj: Projection,
+    down_proj: Projection,
 }
 
 impl Mlp {
@@ -195,33 +159,31 @@ impl Mlp {
         args: &ModelArgs,
         weights: &mut Weights<'_>,
         name: &str,
-        backend: Backend,
+        norm: Norm,
+        kernels: Kernels,
     ) -> Result<Self, ModelError> {
         let (hidden, inner) = (args.hidden_size, args.intermediate_size);
         let mut load = |part: &str, shape| {
-            Linear::load(weights, &format!("{name}.{part}"), shape, args.mlp_bias, backend)
+            Matrix::load(weights, &format!("{name}.{part}"), shape, args.mlp_bias, kernels)
         };
+        let (gate, up) = (load("gate_proj", [inner, hidden])?, load("up_proj", [inner, hidden])?);
+        let down = load("down_proj", [hidden, inner])?;
         Ok(Self {
-            gate_proj: load("gate_proj", [inner, hidden])?,
-            up_proj: load("up_proj", [inner, hidden])?,
-            down_proj: load("down_proj", [hidden, inner])?,
+            gate_up_proj: Projection::gated(norm, gate, up, kernels),
+            down_proj: Projection::new(None, vec![down], kernels),
         })
     }
 
-    fn forward(&self, x: &Array, product: Product) -> Result<Array, Exception> {
-        let gate = self.gate_proj.forward(x, product)?;
-        let open = gate.multiply(sigmoid(&gate)?)?;
-        self.down_proj.forward(&open.multiply(self.up_proj.forward(x, product)?)?, product)
+    /// `x` and the result: `[tokens, hidden]`.
+    fn forward(&self, x: &Array) -> Result<Array, Exception> {
+        self.down_proj.forward(&self.gate_up_proj.forward(x, None)?, Some(x))
     }
 }
 
-/// Attention and feed-forward network, each behind a normalization and beside a bypass.
+/// Attention and feed-forward network.
 struct TransformerBlock {
     self_attn: Attention,
     mlp: Mlp,
-    input_layernorm: Array,
-    post_attention_layernorm: Array,
-    eps: f32,
 }
 
 impl TransformerBlock {
@@ -229,24 +191,20 @@ impl TransformerBlock {
         args: &ModelArgs,
         weights: &mut Weights<'_>,
         name: &str,
-        backend: Backend,
+        kernels: Kernels,
     ) -> Result<Self, ModelError> {
-        let hidden = [args.hidden_size];
+        let mut norm = |part: &str| {
+            Norm::load(weights, &format!("{name}.{part}"), args.hidden_size, args.rms_norm_eps, kernels)
+        };
+        let (before_attention, before_mlp) = (norm("input_layernorm")?, norm("post_attention_layernorm")?);
         Ok(Self {
-            self_attn: Attention::load(args, weights, &format!("{name}.self_attn"), backend)?,
-            mlp: Mlp::load(args, weights, &format!("{name}.mlp"), backend)?,
-            input_layernorm: weights.take_float(&format!("{name}.input_layernorm.weight"), &hidden)?,
-            post_attention_layernorm: weights
-                .take_float(&format!("{name}.post_attention_layernorm.weight"), &hidden)?,
-            eps: args.rms_norm_eps,
+            self_attn: Attention::load(args, weights, &format!("{name}.self_attn"), before_attention, kernels)?,
+            mlp: Mlp::load(args, weights, &format!("{name}.mlp"), before_mlp, kernels)?,
         })
     }
 
-    fn forward(&self, x: &Array, layer: usize, part: &mut Part<'_>) -> Result<Array, Exception> {
-        let normed = rms_norm(x, Some(&self.input_layernorm), self.eps)?;
-        let x = x.add(self.self_attn.forward(&normed, layer, part)?)?;
-        let normed = rms_norm(&x, Some(&self.post_attention_layernorm), self.eps)?;
-        x.add(self.mlp.forward(&normed, part.product)?)
+    fn forward(&self, x: &Array, layer: usize, step: &StepAttention<'_>) -> Result<Array, Exception> {
+        self.mlp.forward(&self.self_attn.forward(x, layer, step)?)
     }
 }
 
@@ -255,30 +213,34 @@ pub(super) struct Model {
     args: ModelArgs,
     embed_tokens: Embedding,
     layers: Vec<TransformerBlock>,
-    norm: Array,
-    /// `None`: the embedding gives the logits.
-    lm_head: Option<Linear>,
+    rope: Rope,
+    /// The last normalization, then the output head.
+    head: Projection,
 }
 
 impl Model {
     pub(super) fn load(
         config: &serde_json::Value,
         weights: &mut Weights<'_>,
-        backend: Backend,
+        kernels: Kernels,
     ) -> Result<Self, ModelError> {
         let args = ModelArgs::parse(config)?;
         let shape = [args.vocab_size, args.hidden_size];
-        let layer = |layer| TransformerBlock::load(&args, weights, &format!("model.layers.{layer}"), backend);
+        let layer = |layer| TransformerBlock::load(&args, weights, &format!("model.layers.{layer}"), kernels);
         let layers = (0..args.num_hidden_layers).map(layer).collect::<Result<_, _>>()?;
-        let embed_tokens = Embedding::load(weights, "model.embed_tokens", shape, backend)?;
-        let norm = weights.take_float("model.norm.weight", &[args.hidden_size])?;
+        let embed_tokens = Embedding::load(weights, "model.embed_tokens", shape, kernels)?;
+        let norm = Norm::load(weights, "model.norm", args.hidden_size, args.rms_norm_eps, kernels)?;
         let tied = args.tie_word_embeddings.unwrap_or_else(|| !weights.contains("lm_head.weight"));
-        let lm_head =
-            if tied { None } else { Some(Linear::load(weights, "lm_head", shape, false, backend)?) };
+        let head = if tied {
+            embed_tokens.head()
+        } else {
+            Matrix::load(weights, "lm_head", shape, false, kernels)?
+        };
         // Older files carry tables that follow from the configuration, and a copy of a tied head.
         weights
             .ignore(|name| name.ends_with(".rotary_emb.inv_freq") || (tied && name.starts_with("lm_head.")));
-        Ok(Self { args, embed_tokens, layers, norm, lm_head })
+        let head = Projection::new(Some(norm), vec![head], kernels);
+        Ok(Self { rope: args.rope()?, args, embed_tokens, layers, head })
     }
 
     pub(super) fn context_length(&self) -> u32 {
@@ -289,35 +251,30 @@ impl Model {
         self.args.vocab_size.unsigned_abs()
     }
 
-    /// Bytes of one token's keys and values; they are held as float32, or what is smaller.
-    pub(super) fn kv_bytes_per_token(&self) -> u64 {
-        let values = self.layers.len() as u64
-            * 2
-            * u64::from(self.args.kv_heads().unsigned_abs())
-            * u64::from(self.args.head_dim().unsigned_abs());
-        values * size_of::<f32>() as u64
+    pub(super) fn heads(&self) -> Heads {
+        self.args.heads()
     }
 
-    pub(super) fn new_kv(&self) -> SequenceKv {
-        SequenceKv::new(self.layers.len(), self.args.kv_heads(), self.args.head_dim())
+    pub(super) fn rope(&self) -> &Rope {
+        &self.rope
     }
 
-    /// `[tokens, hidden]` of a part's tokens, before the last normalization; appends their keys
-    /// and values. Lazy.
-    pub(super) fn hidden(&self, part: &mut Part<'_>) -> Result<Array, ModelError> {
-        let mut x = self.embed_tokens.lookup(&part.tokens)?;
+    pub(super) fn kv_shape(&self) -> KvShape {
+        let Heads { kv, dim, .. } = self.args.heads();
+        KvShape { layers: self.args.num_hidden_layers, kv_heads: kv, head_dim: dim, half: false }
+    }
+
+    /// `[tokens, hidden]` of `tokens`, before the last normalization; appends their keys and values. Lazy.
+    pub(super) fn hidden(&self, tokens: &Array, step: &StepAttention<'_>) -> Result<Array, Exception> {
+        let mut x = self.embed_tokens.lookup(tokens)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&x, index, part)?;
+            x = layer.forward(&x, index, step)?;
         }
         Ok(x)
     }
 
-    /// `[rows, vocab]` of `[rows, hidden]`, whose rows belong to different sequences. Lazy.
-    pub(super) fn logits(&self, hidden: &Array) -> Result<Array, ModelError> {
-        let x = rms_norm(hidden, Some(&self.norm), self.args.rms_norm_eps)?;
-        Ok(match &self.lm_head {
-            Some(head) => head.forward(&x, Product::RowsApart)?,
-            None => self.embed_tokens.as_linear(&x, Product::RowsApart)?,
-        })
+    /// `[rows, vocab]` of `[rows, hidden]`. Lazy.
+    pub(super) fn logits(&self, hidden: &Array) -> Result<Array, Exception> {
+        self.head.forward(hidden, None)
     }
 }

@@ -4,18 +4,21 @@
 //! `TransformerBlock`, `Model`. What they share is here:
 //!
 //! ```text
-//! weights   tensors by name, as views of the mapped blobs
-//! linear    products with dense and quantized matrices
-//! rope      rotary positions
-//! kv        keys and values of one sequence
-//! step      what one forward pass gets and gives, cut into parts
+//! weights    tensors by name, as views of the mapped blobs
+//! linear     products with dense and quantized matrices, and what stands around them
+//! rope       rotary positions
+//! kv         memory for keys and values, and what a sequence has of it
+//! attention  all sequences of a step
+//! step       what one forward pass gets and gives
 //! ```
 //!
-//! **Batch invariance.** A sequence's logits depend on its own tokens and chunk boundaries, never
-//! on what else is in the step. So a step is cut into parts: all rows of one token
-//! together, in products that treat each row by itself, and each longer chunk alone. Rows meet in
-//! no product whose order of additions depends on how many they are.
+//! A model file does not know on what it runs: `linear` and `attention` choose between primitives of
+//! our own ([`mlx_ext::cpu`]) and MLX's operations.
+//!
+//! **Batch invariance.** With our own primitives a sequence's logits depend, bit for bit, on its own tokens alone: not
+//! on what else is in the step, nor on where its prompt was cut.
 
+mod attention;
 mod error;
 mod kv;
 mod linear;
@@ -26,30 +29,49 @@ mod weights;
 
 use artifact_store::Artifact;
 use mlx_ext::Backend;
-use mlx_rs::{
-    Array, Dtype,
-    ops::{concatenate, indexing::TryIndexOp},
-    transforms::eval,
-};
+use mlx_rs::{Array, Dtype, error::Exception, ops::indexing::take_axis, transforms::eval};
 
 pub use error::ModelError;
-pub use kv::SequenceKv;
+pub use kv::{KvBudget, SequenceKv};
 pub use step::{Logits, StepInput, StepRow};
 
-use step::Part;
+use attention::StepAttention;
+use kv::KvCache;
 use weights::Weights;
 
 /// The `model_type`s that [`Model::load`] knows.
 const SUPPORTED: [&str; 1] = ["llama"];
 
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernels {
+    /// Primitives of our own, in float32: for the CPU.
+    Own,
+    /// MLX's operations, in the model's own float type: for the GPU.
+    Mlx,
+    /// MLX's operations in float32: what the others are compared with.
+    MlxFloat32,
+}
+
 /// A loaded model. All MLX work belongs to the thread that loaded it.
 pub struct Model {
     architecture: Architecture,
+    cache: KvCache,
     weight_bytes: u64,
 }
 
 enum Architecture {
     Llama(llama::Model),
+}
+
+impl Kernels {
+    /// What is fastest on a backend.
+    pub fn of(backend: Backend) -> Self {
+        match backend {
+            Backend::Cpu => Self::Own,
+            Backend::Gpu => Self::Mlx,
+        }
+    }
 }
 
 impl Model {
@@ -61,16 +83,18 @@ impl Model {
     ///
     /// # Errors
     /// Each names the tensor or the setting it is about.
-    pub fn load(artifact: &Artifact) -> Result<Self, ModelError> {
+    pub fn load(artifact: &Artifact, kernels: Kernels, budget: KvBudget) -> Result<Self, ModelError> {
         let config = &artifact.manifest.config;
-        let backend = Backend::current()?;
         let mut weights = Weights::open(artifact)?;
         let architecture = match artifact.manifest.architecture() {
-            Some("llama") => Architecture::Llama(llama::Model::load(config, &mut weights, backend)?),
+            Some("llama") => Architecture::Llama(llama::Model::load(config, &mut weights, kernels)?),
             other => return Err(ModelError::UnsupportedType { found: other.map(str::to_owned) }),
         };
         let weight_bytes = weights.finish()?;
-        Ok(Self { architecture, weight_bytes })
+        let cache = match &architecture {
+            Architecture::Llama(model) => KvCache::new(model.kv_shape(), budget, kernels)?,
+        };
+        Ok(Self { architecture, cache, weight_bytes })
     }
 
     /// The most tokens a sequence can have, prompt and answer together.
@@ -92,18 +116,14 @@ impl Model {
         self.weight_bytes
     }
 
-    /// Bytes of keys and values that each token of a sequence takes.
-    pub fn kv_bytes_per_token(&self) -> u64 {
-        match &self.architecture {
-            Architecture::Llama(model) => model.kv_bytes_per_token(),
-        }
+    /// Tokens, of all sequences together, whose keys and values fit the budget.
+    pub fn kv_tokens(&self) -> usize {
+        self.cache.tokens()
     }
 
     /// Keys and values of a sequence that has no tokens yet.
     pub fn new_kv(&self) -> SequenceKv {
-        match &self.architecture {
-            Architecture::Llama(model) => model.new_kv(),
-        }
+        self.cache.sequence()
     }
 
     /// Runs the new tokens of several sequences, appending to their keys and values.
@@ -117,41 +137,41 @@ impl Model {
     /// sequence has the length it had before; after one of MLX its contents are unusable.
     pub fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
         step::check(input, self.vocab_size(), self.context_length())?;
-        let mut wanted: Vec<(usize, Array)> = Vec::new();
-        for part in &mut step::parts(input) {
-            let hidden = self.hidden(part)?;
-            for (row, last_token) in part.wanted() {
-                wanted.push((row, hidden.try_index(last_token..last_token + 1)?));
-            }
+        if input.rows.is_empty() {
+            return Ok(None);
         }
-        wanted.sort_by_key(|(row, _)| *row);
-        let logits = match &wanted[..] {
-            [] => None,
-            [(_, one)] => Some(self.logits(one)?),
-            several => {
-                let several: Vec<&Array> = several.iter().map(|(_, hidden)| hidden).collect();
-                Some(self.logits(&concatenate(&several, 0)?)?)
-            }
+        let (tokens, wanted) = (step::tokens(input), step::wanted(input));
+        let hidden = self.hidden(&tokens, input)?;
+        let logits = if wanted.is_empty() {
+            None
+        } else if wanted.len() == tokens.size() {
+            Some(self.logits(&hidden)?)
+        } else {
+            let indices = Array::from_slice(&wanted, &[wanted.len() as i32]);
+            Some(self.logits(&take_axis(&hidden, &indices, 0)?)?)
         };
-        eval(input.rows.iter().flat_map(|row| row.kv.arrays()).chain(&logits))?;
+        eval(input.rows.iter().flat_map(|row| row.kv.arrays()).chain(logits.as_ref().or(Some(&hidden))))?;
         for row in &mut input.rows {
             row.kv.advance(row.tokens.len());
         }
-        Ok(logits.map(|array| Logits::read(&array)).transpose()?)
+        Ok(logits.map(Logits::new).transpose()?)
     }
 
     /// `[tokens, hidden]` before the last normalization, lazy.
-    fn hidden(&self, part: &mut Part<'_>) -> Result<Array, ModelError> {
+    fn hidden(&self, tokens: &Array, input: &mut StepInput<'_>) -> Result<Array, ModelError> {
         match &self.architecture {
-            Architecture::Llama(model) => model.hidden(part),
+            Architecture::Llama(model) => {
+                let step = StepAttention::begin(&self.cache, model.heads(), model.rope(), &mut input.rows)?;
+                Ok(model.hidden(tokens, &step)?)
+            }
         }
     }
 
     /// float32 `[rows, vocab]` of `[rows, hidden]`, lazy.
-    fn logits(&self, hidden: &Array) -> Result<Array, ModelError> {
+    fn logits(&self, hidden: &Array) -> Result<Array, Exception> {
         let logits = match &self.architecture {
             Architecture::Llama(model) => model.logits(hidden)?,
         };
-        Ok(logits.as_dtype(Dtype::Float32)?)
+        logits.as_dtype(Dtype::Float32)
     }
 }

@@ -1,6 +1,6 @@
 //! Rotary position embedding.
 
-use std::f64::consts::TAU;
+use std::{cell::RefCell, f64::consts::TAU};
 
 use mlx_rs::{Array, error::Exception, fast::rope_dynamic};
 use serde::Deserialize;
@@ -28,13 +28,23 @@ pub(super) struct Rope {
     /// Factor of the position.
     scale: f32,
     wavelengths: Wavelengths,
+    table: RefCell<Option<Table>>,
 }
+
+/// Cosines and sines of all positions so far, for kernels that look them up: float32 `[positions, head_dim / 2]`.
+struct Table {
+    cos: Array,
+    sin: Array,
+}
+
+/// The table grows by so many positions at least.
+const TABLE_GROWTH: usize = 1024;
 
 enum Wavelengths {
     /// Powers of this base.
     Base(f32),
-    /// One for each pair, divided by 2π: float32 `[head_dim / 2]`.
-    Each(Array),
+    /// One for each pair, divided by 2π; as an array float32 `[head_dim / 2]`.
+    Each { values: Vec<f64>, array: Array },
 }
 
 impl Rope {
@@ -44,12 +54,12 @@ impl Rope {
         base: f32,
         scaling: Option<&RopeScaling>,
     ) -> Result<Self, ModelError> {
-        let mut rope = Self { head_dim, traditional, scale: 1.0, wavelengths: Wavelengths::Base(base) };
+        let mut rope = Self { head_dim, traditional, scale: 1.0, wavelengths: Wavelengths::Base(base), table: RefCell::default() };
         let Some(scaling) = scaling else { return Ok(rope) };
         match scaling.rope_type.as_deref().unwrap_or("default") {
             "default" => {}
             "linear" => rope.scale = (1.0 / required("rope_scaling.factor", scaling.factor)?) as f32,
-            "llama3" => rope.wavelengths = Wavelengths::Each(llama3(head_dim, base, scaling)?),
+            "llama3" => rope.wavelengths = llama3(head_dim, base, scaling)?,
             other => {
                 return Err(ModelError::UnsupportedSetting {
                     setting: "rope_scaling.rope_type",
@@ -60,6 +70,43 @@ impl Rope {
         Ok(rope)
     }
 
+    /// Whether pairs are neighbours.
+    pub(super) fn traditional(&self) -> bool {
+        self.traditional
+    }
+
+    /// Cosines and sines of at least the first `positions` positions.
+    pub(super) fn table(&self, positions: usize) -> (Array, Array) {
+        let mut table = self.table.borrow_mut();
+        if let Some(Table { cos, sin }) = table.as_ref().filter(|table| table.cos.dim(0) as usize >= positions) {
+            return (cos.clone(), sin.clone());
+        }
+        // At least doubled, so that a growing sequence costs each position a constant number of computations.
+        let old = table.as_ref().map_or(0, |table| table.cos.dim(0) as usize);
+        let made = self.make_table(positions.next_multiple_of(TABLE_GROWTH).max(2 * old));
+        let Table { cos, sin } = table.insert(made);
+        (cos.clone(), sin.clone())
+    }
+
+    fn make_table(&self, positions: usize) -> Table {
+        let pairs = self.head_dim / 2;
+        let wavelengths: Vec<f64> = match &self.wavelengths {
+            Wavelengths::Base(base) => (0..pairs).map(|pair| plain_wavelength(*base, pair, self.head_dim)).collect(),
+            Wavelengths::Each { values, .. } => values.clone(),
+        };
+        let mut cos = Vec::with_capacity(positions * wavelengths.len());
+        let mut sin = Vec::with_capacity(cos.capacity());
+        for position in 0..positions {
+            for wavelength in &wavelengths {
+                let (s, c) = (position as f64 * f64::from(self.scale) / wavelength).sin_cos();
+                cos.push(c as f32);
+                sin.push(s as f32);
+            }
+        }
+        let shape = [positions as i32, pairs];
+        Table { cos: Array::from_slice(&cos, &shape), sin: Array::from_slice(&sin, &shape) }
+    }
+
     /// Rotates `[tokens, heads, head_dim]`, each token by its own position (int32 `[tokens]`).
     pub(super) fn apply(&self, x: &Array, positions: &Array) -> Result<Array, Exception> {
         let shape = [x.dim(0), x.dim(1), x.dim(2)];
@@ -67,7 +114,7 @@ impl Rope {
         let apart = x.reshape(&[shape[0], shape[1], 1, shape[2]])?;
         let (base, freqs) = match &self.wavelengths {
             Wavelengths::Base(base) => (Some(*base), None),
-            Wavelengths::Each(each) => (None, Some(each)),
+            Wavelengths::Each { array, .. } => (None, Some(array)),
         };
         rope_dynamic(&apart, self.head_dim, self.traditional, base, self.scale, positions, freqs)?
             .reshape(&shape)
@@ -75,14 +122,14 @@ impl Rope {
 }
 
 /// Llama 3's stretched context: long wavelengths by `factor`, short ones not at all, and a ramp
-/// between. Returns wavelengths divided by 2π.
-fn llama3(head_dim: i32, base: f32, scaling: &RopeScaling) -> Result<Array, ModelError> {
+/// between.
+fn llama3(head_dim: i32, base: f32, scaling: &RopeScaling) -> Result<Wavelengths, ModelError> {
     let factor = required("rope_scaling.factor", scaling.factor)?;
     let low = scaling.low_freq_factor.unwrap_or(1.0);
     let high = scaling.high_freq_factor.unwrap_or(4.0);
     let old_context = scaling.original_max_position_embeddings.unwrap_or(8192.0);
     let stretch = |pair: i32| {
-        let plain = f64::from(base).powf(f64::from(2 * pair) / f64::from(head_dim));
+        let plain = plain_wavelength(base, pair, head_dim);
         let turns = old_context / (TAU * plain); // full turns within the old context
         if turns < low {
             plain * factor
@@ -94,8 +141,14 @@ fn llama3(head_dim: i32, base: f32, scaling: &RopeScaling) -> Result<Array, Mode
         }
     };
     let pairs = head_dim / 2;
-    let wavelengths: Vec<f32> = (0..pairs).map(|pair| stretch(pair) as f32).collect();
-    Ok(Array::from_slice(&wavelengths, &[pairs]))
+    let values: Vec<f64> = (0..pairs).map(stretch).collect();
+    let single: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+    Ok(Wavelengths::Each { values, array: Array::from_slice(&single, &[pairs]) })
+}
+
+/// Wavelength of a pair of components, divided by 2π, as the embedding defines it.
+fn plain_wavelength(base: f32, pair: i32, head_dim: i32) -> f64 {
+    f64::from(base).powf(f64::from(2 * pair) / f64::from(head_dim))
 }
 
 fn required(setting: &'static str, value: Option<f64>) -> Result<f64, ModelError> {

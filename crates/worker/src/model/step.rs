@@ -1,4 +1,4 @@
-//! What one forward pass gets and gives, and how it is cut into parts.
+//! What one forward pass gets and gives.
 
 use mlx_rs::{
     Array,
@@ -24,26 +24,26 @@ pub struct StepRow<'a> {
 }
 
 /// Evaluated logits, one row for each step row that wanted them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Logits {
-    values: Vec<f32>,
-    vocab_size: usize,
+    /// float32 `[rows, vocab]`.
+    array: Array,
 }
 
 impl Logits {
-    /// Copies evaluated float32 `[rows, vocab]`: a small copy that frees the engine's other
-    /// threads from MLX.
-    pub(super) fn read(array: &Array) -> Result<Self, Exception> {
-        let values = array.try_as_slice::<f32>().map_err(|error| match error {
+    /// Takes evaluated, contiguous float32 `[rows, vocab]`.
+    pub(super) fn new(array: Array) -> Result<Self, Exception> {
+        // Whether the values can be read is found out here, once, and not in `row`.
+        array.try_as_slice::<f32>().map_err(|error| match error {
             AsSliceError::Exception(error) => error,
             other => Exception::custom(other.to_string()),
         })?;
-        Ok(Self { values: values.to_vec(), vocab_size: array.dim(1) as usize })
+        Ok(Self { array })
     }
 
     /// How many rows there are.
     pub fn rows(&self) -> usize {
-        self.values.len() / self.vocab_size
+        self.array.dim(0).unsigned_abs() as usize
     }
 
     /// Logits of the `row`th row that wanted them, one for each token of the vocabulary.
@@ -51,42 +51,8 @@ impl Logits {
     /// # Panics
     /// If there is no such row.
     pub fn row(&self, row: usize) -> &[f32] {
-        &self.values[row * self.vocab_size..][..self.vocab_size]
-    }
-}
-
-/// How the rows of an input to a matrix product are treated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Product {
-    /// Each row by itself, whatever the others are: decode.
-    RowsApart,
-    /// All rows in one product: a chunk of one sequence.
-    Together,
-}
-
-/// Rows of a step that run through the model together.
-pub(super) struct Part<'a> {
-    /// Token ids, `[tokens]`.
-    pub(super) tokens: Array,
-    /// Position of each token in its sequence, `[tokens]`.
-    pub(super) positions: Array,
-    /// How matrices are multiplied.
-    pub(super) product: Product,
-    /// The sequences, each with the same number of tokens.
-    pub(super) sequences: Vec<&'a mut SequenceKv>,
-    /// New tokens of each sequence.
-    pub(super) tokens_each: i32,
-    /// Index in the step of each sequence's row, and whether it wants logits.
-    rows: Vec<(usize, bool)>,
-}
-
-impl Part<'_> {
-    /// For each row that wants logits: its index in the step, and its last token's in the part.
-    pub(super) fn wanted(&self) -> impl Iterator<Item = (usize, i32)> {
-        (1..)
-            .zip(&self.rows)
-            .filter(|(_, (_, wants))| *wants)
-            .map(|(n, (row, _))| (*row, n * self.tokens_each - 1))
+        let vocab = self.array.dim(1).unsigned_abs() as usize;
+        &self.array.as_slice::<f32>()[row * vocab..][..vocab]
     }
 }
 
@@ -96,7 +62,7 @@ pub(super) fn check(input: &StepInput<'_>, vocab_size: u32, context: u32) -> Res
         if tokens.is_empty() {
             return Err(ModelError::EmptyRow { row });
         }
-        // MLX does not check indices: such a token would read outside the embedding.
+        // Nobody checks indices later: such a token would read outside the embedding.
         if let Some(&token) = tokens.iter().find(|&&token| token >= vocab_size) {
             return Err(ModelError::TokenOutOfRange { row, token, vocab_size });
         }
@@ -108,35 +74,18 @@ pub(super) fn check(input: &StepInput<'_>, vocab_size: u32, context: u32) -> Res
     Ok(())
 }
 
-/// All rows of one token as one part, every longer row as a part of its own.
-///
-/// What a row goes through depends on its own number of tokens alone.
-pub(super) fn parts<'s>(input: &'s mut StepInput<'_>) -> Vec<Part<'s>> {
-    let (decode, chunks): (Vec<_>, Vec<_>) =
-        input.rows.iter_mut().enumerate().partition(|(_, row)| row.tokens.len() == 1);
-    let mut parts = Vec::with_capacity(chunks.len() + 1);
-    if !decode.is_empty() {
-        parts.push(part(decode, Product::RowsApart));
-    }
-    parts.extend(chunks.into_iter().map(|chunk| part(vec![chunk], Product::Together)));
-    parts
+/// All rows' tokens behind each other: uint32 `[tokens]`.
+pub(super) fn tokens(input: &StepInput<'_>) -> Array {
+    let tokens: Vec<u32> = input.rows.iter().flat_map(|row| row.tokens.iter().copied()).collect();
+    Array::from_slice(&tokens, &[tokens.len() as i32])
 }
 
-fn part<'s>(rows: Vec<(usize, &'s mut StepRow<'_>)>, product: Product) -> Part<'s> {
-    let mut tokens: Vec<u32> = Vec::new();
-    let mut positions: Vec<i32> = Vec::new();
-    for (_, row) in &rows {
-        tokens.extend(row.tokens);
-        // `check` has bounded the length by the context, a 32-bit number.
-        positions.extend((row.kv.len() as i32..).take(row.tokens.len()));
-    }
-    let len = tokens.len() as i32;
-    Part {
-        tokens: Array::from_slice(&tokens, &[len]),
-        positions: Array::from_slice(&positions, &[len]),
-        product,
-        tokens_each: len / rows.len() as i32,
-        rows: rows.iter().map(|(index, row)| (*index, row.wants_logits)).collect(),
-        sequences: rows.into_iter().map(|(_, row)| &mut *row.kv).collect(),
-    }
+/// Indices of the tokens after which logits are wanted, in the order of the rows.
+pub(super) fn wanted(input: &StepInput<'_>) -> Vec<u32> {
+    let mut end = 0;
+    let last_tokens = input.rows.iter().map(|row| {
+        end += row.tokens.len() as u32;
+        (end - 1, row.wants_logits)
+    });
+    last_tokens.filter_map(|(last, wants)| wants.then_some(last)).collect()
 }

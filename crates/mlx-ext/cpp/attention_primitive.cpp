@@ -1,0 +1,195 @@
+// kr::attention as a node of MLX's graph, and the memory that it works on.
+
+#include "kernels/attention.h"
+#include "primitives.h"
+
+#include <sys/mman.h>
+
+#include <memory>
+#include <new>
+#include <utility>
+#include <vector>
+
+namespace kr {
+namespace {
+
+// Blocks of keys and values, all layers'. Reserved address space: a page costs memory once it is written.
+class KvPool {
+ public:
+  KvPool(KvShape shape, int blocks) : shape_(shape), blocks_(blocks) {
+    size_ = kv_block_bytes(shape) * static_cast<size_t>(shape.layers) * static_cast<size_t>(blocks);
+    void* memory = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    memory_ = static_cast<char*>(memory);
+  }
+  ~KvPool() { munmap(memory_, size_); }
+  KvPool(const KvPool&) = delete;
+  KvPool& operator=(const KvPool&) = delete;
+
+  const KvShape& shape() const { return shape_; }
+  int blocks() const { return blocks_; }
+  char* memory() const { return memory_; }
+
+ private:
+  KvShape shape_;
+  int blocks_;
+  size_t size_;
+  char* memory_;
+};
+
+// The rows of one step, shared by all of its layers.
+struct StepRows {
+  std::vector<AttentionRow> rows;
+  std::vector<int32_t> blocks;
+  int tokens;
+};
+
+struct AttentionOptions {
+  int layer;
+  int heads;
+  float scale;
+  int window;
+  bool traditional;
+  int rope_dims;
+};
+
+// Writes to the pool as well as to its output. MLX does not know of that: what orders the writes is that a step is
+// evaluated before the next one is built, and that within a step every layer has blocks of its own.
+class Attention : public mx::UnaryPrimitive {
+ public:
+  Attention(mx::Stream stream, AttentionOptions options, std::shared_ptr<KvPool> pool, std::shared_ptr<StepRows> step)
+      : UnaryPrimitive(stream), options_(options), pool_(std::move(pool)), step_(std::move(step)) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
+    out.set_data(mx::allocator::malloc(out.nbytes()));
+    for (const mx::array& input : inputs) require_contiguous(input, "an input of attention");
+    AttentionJob job{};
+    job.shape = pool_->shape();
+    job.layer = options_.layer;
+    job.heads = options_.heads;
+    job.scale = options_.scale;
+    job.window = options_.window;
+    job.traditional = options_.traditional;
+    job.rope_dims = options_.rope_dims;
+    job.qkv = inputs[0].data<float>();
+    job.cos = inputs[1].data<float>();
+    job.sin = inputs[2].data<float>();
+    job.out = out.data<float>();
+    job.pool = pool_->memory();
+    job.blocks_in_pool = pool_->blocks();
+    job.rows = step_->rows.data();
+    job.row_count = static_cast<int>(step_->rows.size());
+    mx::cpu::get_command_encoder(stream()).dispatch([job, pool = pool_, step = step_] { attention(job); });
+  }
+
+  void eval_gpu(const std::vector<mx::array>&, mx::array&) override { throw std::runtime_error("CPU only"); }
+
+  const char* name() const override { return "kr::Attention"; }
+
+ private:
+  AttentionOptions options_;
+  std::shared_ptr<KvPool> pool_;
+  std::shared_ptr<StepRows> step_;
+};
+
+}  // namespace
+}  // namespace kr
+
+struct MlxExtKvPool {
+  std::shared_ptr<kr::KvPool> pool;
+};
+
+struct MlxExtStep {
+  std::shared_ptr<kr::KvPool> pool;
+  std::shared_ptr<kr::StepRows> step;
+};
+
+struct MlxExtStepRow {
+  int first_token;
+  int new_tokens;
+  int position;
+  int first_block;  // index into the step's list of blocks
+};
+
+struct MlxExtAttention {
+  void* qkv;
+  void* cos;
+  void* sin;
+  const MlxExtStep* step;
+  int layer;
+  int heads;
+  float scale;
+  int window;
+  int traditional;
+  int rope_dims;
+};
+
+namespace kr {
+namespace {
+
+mx::array make_attention(const MlxExtAttention& spec) {
+  const KvShape& shape = spec.step->pool->shape();
+  const mx::array& qkv = array_at(spec.qkv);
+  const mx::array& cos = array_at(spec.cos);
+  const mx::array& sin = array_at(spec.sin);
+  require(qkv.dtype() == mx::float32 && qkv.ndim() == 2, "queries, keys and values are float32 [tokens, width]");
+  require(qkv.shape(0) == spec.step->step->tokens, "the step has another number of tokens than its queries");
+  require(spec.heads % shape.kv_heads == 0, "query heads are a multiple of key heads");
+  require(qkv.shape(1) == (spec.heads + 2 * shape.kv_heads) * shape.head_dim, "queries, keys and values of all heads");
+  require(spec.layer >= 0 && spec.layer < shape.layers, "no such layer");
+  require(cos.dtype() == mx::float32 && cos.ndim() == 2 && cos.shape(1) * 2 == spec.rope_dims, "cos [positions, pairs]");
+  require(sin.dtype() == mx::float32 && sin.shape() == cos.shape(), "sin like cos");
+  for (const AttentionRow& row : spec.step->step->rows) {
+    require(row.position + row.new_tokens <= cos.shape(0), "a position is beyond the rotary table");
+  }
+  AttentionOptions options{spec.layer, spec.heads, spec.scale, spec.window, spec.traditional != 0, spec.rope_dims};
+  auto primitive = std::make_shared<Attention>(
+      mx::default_stream(mx::Device::cpu), options, spec.step->pool, spec.step->step);
+  return mx::array(mx::Shape{qkv.shape(0), spec.heads * shape.head_dim}, mx::float32, std::move(primitive),
+                   std::vector<mx::array>{qkv, cos, sin});
+}
+
+}  // namespace
+}  // namespace kr
+
+// Null if there is no memory. `half` keeps keys and values as float16.
+extern "C" MlxExtKvPool* mlx_ext_kv_pool_new(
+    int layers, int kv_heads, int head_dim, int block_tokens, int half, int blocks) noexcept {
+  try {
+    const kr::Float type = half ? kr::Float::f16 : kr::Float::f32;
+    const kr::KvShape shape{layers, kv_heads, head_dim, block_tokens, type};
+    return new MlxExtKvPool{std::make_shared<kr::KvPool>(shape, blocks)};
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+extern "C" void mlx_ext_kv_pool_free(MlxExtKvPool* pool) noexcept { delete pool; }
+
+// The caller has checked that every row's blocks are in the list, and in the pool. Null if there is no memory.
+extern "C" MlxExtStep* mlx_ext_step_new(
+    const MlxExtKvPool* pool, const MlxExtStepRow* rows, int row_count, const int32_t* blocks, int block_count,
+    int tokens) noexcept {
+  try {
+    auto step = std::make_shared<kr::StepRows>();
+    step->blocks.assign(blocks, blocks + block_count);
+    step->tokens = tokens;
+    for (int i = 0; i < row_count; i++) {
+      const int32_t* own = step->blocks.data() + rows[i].first_block;
+      step->rows.push_back({rows[i].first_token, rows[i].new_tokens, rows[i].position, own});
+    }
+    return new MlxExtStep{pool->pool, std::move(step)};
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+extern "C" void mlx_ext_step_free(MlxExtStep* step) noexcept { delete step; }
+
+extern "C" size_t mlx_ext_kv_block_bytes(int kv_heads, int head_dim, int block_tokens, int half) noexcept {
+  return kr::kv_block_bytes({1, kv_heads, head_dim, block_tokens, half ? kr::Float::f16 : kr::Float::f32});
+}
+
+extern "C" void* mlx_ext_attention(const MlxExtAttention* spec, char* message, size_t message_size) noexcept {
+  return kr::array_or_null(message, message_size, [&] { return kr::make_attention(*spec); });
+}

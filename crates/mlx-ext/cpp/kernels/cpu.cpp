@@ -1,0 +1,80 @@
+#include "cpu.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace kr {
+
+namespace {
+
+bool supported(Isa isa) {
+  switch (isa) {
+    case Isa::portable:
+      return true;
+#if defined(__x86_64__)
+    case Isa::avx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    case Isa::avx512:
+      return supported(Isa::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#elif defined(__aarch64__)
+    case Isa::neon:
+      return true;
+#endif
+    default:
+      return false;
+  }
+}
+
+Isa choose() {
+  const Isa best_first[] = {Isa::avx512, Isa::avx2, Isa::neon, Isa::portable};
+  if (const char* wanted = std::getenv("KR_ISA")) {
+    for (Isa isa : best_first) {
+      if (std::strcmp(wanted, isa_name(isa)) == 0 && supported(isa)) return isa;
+    }
+  }
+  for (Isa isa : best_first) {
+    if (supported(isa)) return isa;
+  }
+  return Isa::portable;
+}
+
+}  // namespace
+
+Isa isa() {
+  static const Isa chosen = choose();
+  return chosen;
+}
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx512:
+      return "avx512";
+    case Isa::neon:
+      return "neon";
+    default:
+      return "portable";
+  }
+}
+
+int available_cores() {
+#if defined(__linux__)
+  // Not hardware_concurrency: a container's or taskset's share counts, not the machine.
+  cpu_set_t cores;
+  if (sched_getaffinity(0, sizeof cores, &cores) == 0) {
+    const int count = CPU_COUNT(&cores);
+    if (count > 0) return count;
+  }
+#endif
+  const unsigned count = std::thread::hardware_concurrency();
+  return count > 0 ? static_cast<int>(count) : 1;
+}
+
+}  // namespace kr

@@ -1,0 +1,35 @@
+// exp and what is made of it, for any vector type: one implementation for every kernel.
+#pragma once
+
+namespace kr {
+namespace {
+
+// e^x to about one unit in the last place; 0x1p-126 and 2^127 are about its ends.
+template <class Vec>
+KR_INLINE typename Vec::Floats exponential(typename Vec::Floats x) {
+  x = Vec::min(Vec::max(x, Vec::splat(-87.33f)), Vec::splat(88.02f));
+  // x = n ln 2 + rest, |rest| <= ln 2 / 2. ln 2 in two parts: the first ends in zeros, so that n times it is exact.
+  const auto n = Vec::round(Vec::multiply(x, Vec::splat(1.44269504f)));
+  const auto steps = Vec::to_floats(n);
+  auto rest = Vec::fma(steps, Vec::splat(-0.693145752f), x);
+  rest = Vec::fma(steps, Vec::splat(-1.42860677e-6f), rest);
+  // The power series to the seventh power: the next term is below 6e-9.
+  auto sum = Vec::splat(1.0f / 5040);
+  sum = Vec::fma(sum, rest, Vec::splat(1.0f / 720));
+  sum = Vec::fma(sum, rest, Vec::splat(1.0f / 120));
+  sum = Vec::fma(sum, rest, Vec::splat(1.0f / 24));
+  sum = Vec::fma(sum, rest, Vec::splat(1.0f / 6));
+  sum = Vec::fma(sum, rest, Vec::splat(0.5f));
+  sum = Vec::fma(sum, rest, Vec::splat(1.0f));
+  sum = Vec::fma(sum, rest, Vec::splat(1.0f));
+  return Vec::multiply(sum, Vec::power_of_two(n));
+}
+
+template <class Vec>
+KR_INLINE typename Vec::Floats silu(typename Vec::Floats x) {
+  const auto negative = Vec::multiply(x, Vec::splat(-1.0f));
+  return Vec::divide(x, Vec::add(Vec::splat(1.0f), exponential<Vec>(negative)));
+}
+
+}  // namespace
+}  // namespace kr

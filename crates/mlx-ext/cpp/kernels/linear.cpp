@@ -1,0 +1,210 @@
+#include "linear.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "aligned_buffer.h"
+#include "floats.h"
+#include "pool.h"
+#include "prepared_rows.h"
+#include "tile_kernels.h"
+
+namespace kr {
+
+namespace {
+
+// Rows whose activations stay in a core's L2 cache while the weights pass by.
+constexpr size_t row_block_bytes = 256 * 1024;
+// Tasks for each thread: enough that the last ones to finish are not far apart.
+constexpr int tasks_per_thread = 16;
+// Below this many multiply-adds the calling thread is done before another has begun.
+constexpr int64_t worth_sharing = 1 << 17;
+
+// One thread's part of a tile.
+struct TileMemory {
+  TileScratch scratch;
+  float* products;  // [rows, tile_outputs]
+  float* second;    // like products: the up half of SwiGLU
+  char* padded;     // a matrix's last rows, filled up to a tile
+};
+
+size_t row_bytes(const QuantizedMatrix& matrix) { return static_cast<size_t>(matrix.inputs) * matrix.bits / 8; }
+size_t row_bytes(const DenseMatrix& matrix) { return static_cast<size_t>(matrix.inputs) * float_bytes(matrix.type); }
+size_t scale_row_bytes(const QuantizedMatrix& matrix) {
+  return static_cast<size_t>(matrix.inputs / matrix.group) * float_bytes(matrix.type);
+}
+
+// Bytes that a padded tile's rows take.
+size_t padded_bytes(const Matrix& matrix, int tile_outputs) {
+  const size_t row = matrix.kind == Matrix::Kind::dense
+                         ? row_bytes(matrix.dense)
+                         : row_bytes(matrix.quantized) + 2 * scale_row_bytes(matrix.quantized);
+  return row * tile_outputs + 3 * AlignedBuffer::alignment;
+}
+
+// Copies the rows from `first` on into a tile's worth of memory; the rows that are missing become zeros.
+const void* pad(const void* rows, size_t row_bytes, int first, int present, int wanted, Carver& carver) {
+  char* copy = carver.take<char>(row_bytes * wanted);
+  std::memcpy(copy, static_cast<const char*>(rows) + row_bytes * first, row_bytes * present);
+  std::memset(copy + row_bytes * present, 0, row_bytes * (wanted - present));
+  return copy;
+}
+
+class Products {
+ public:
+  Products(const LinearJob& job, const TileKernels& kernels, const PreparedRows& x)
+      : job_(job), kernels_(kernels), x_(x) {
+    const int products = job.swiglu ? 1 : job.matrix_count;
+    for (int i = 0; i < products; i++) {
+      tiles_ += tiles_of(job.matrices[i]);
+      width_ += job.matrices[i].outputs();
+    }
+    const size_t inputs = job.matrices[0].inputs();
+    const int most_rows = std::max<int>(8 * kernels.rows_together, row_block_bytes / (inputs * 2));
+    row_blocks_ = (job.rows + most_rows - 1) / most_rows;
+    rows_a_block_ = (job.rows + row_blocks_ - 1) / row_blocks_;
+  }
+
+  void run() {
+    Pool& pool = Pool::shared();
+    const int64_t work = static_cast<int64_t>(job_.rows) * width_ * job_.matrices[0].inputs();
+    if (work < worth_sharing || pool.threads() == 1) {
+      for (int block = 0; block < row_blocks_; block++) compute(block, 0, tiles_);
+      return;
+    }
+    const int wanted_tasks = pool.threads() * tasks_per_thread;
+    const int tiles_a_task = std::max(1, tiles_ * row_blocks_ / wanted_tasks);
+    const int tasks_a_block = (tiles_ + tiles_a_task - 1) / tiles_a_task;
+    pool.run(row_blocks_ * tasks_a_block, [&](int task) {
+      const int first = task % tasks_a_block * tiles_a_task;
+      compute(task / tasks_a_block, first, std::min(tiles_, first + tiles_a_task));
+    });
+  }
+
+ private:
+  int tiles_of(const Matrix& matrix) const {
+    return (matrix.outputs() + kernels_.tile_outputs - 1) / kernels_.tile_outputs;
+  }
+
+  // The tiles from `first` to `end` in the sequence of all matrices' tiles, for a block of rows.
+  void compute(int block, int first, int end) const {
+    const int first_row = block * rows_a_block_;
+    const int rows = std::min(rows_a_block_, job_.rows - first_row);
+    if (rows <= 0) return;
+    const TileMemory memory = memory_of_thread(rows);
+    int matrix = 0, column = 0, matrix_begin = 0;
+    for (int tile = first; tile < end; tile++) {
+      while (tile - matrix_begin >= tiles_of(job_.matrices[matrix])) {
+        matrix_begin += tiles_of(job_.matrices[matrix]);
+        column += job_.matrices[matrix].outputs();
+        matrix++;
+      }
+      const int output = (tile - matrix_begin) * kernels_.tile_outputs;
+      const int outputs = std::min(kernels_.tile_outputs, job_.matrices[matrix].outputs() - output);
+      multiply(job_.matrices[matrix], output, first_row, rows, memory.products, memory);
+      if (job_.swiglu) {
+        multiply(job_.matrices[1], output, first_row, rows, memory.second, memory);
+        kernels_.swiglu(memory.products, memory.second, rows * kernels_.tile_outputs);
+      }
+      store(memory.products, first_row, rows, column + output, outputs);
+    }
+  }
+
+  // A tile's product with its bias.
+  void multiply(const Matrix& matrix, int first, int first_row, int rows, float* tile, const TileMemory& memory) const {
+    const int present = std::min(kernels_.tile_outputs, matrix.outputs() - first);
+    if (matrix.kind == Matrix::Kind::quantized) {
+      multiply(matrix.quantized, first, present, first_row, rows, tile, memory);
+    } else {
+      multiply(matrix.dense, first, present, first_row, rows, tile, memory);
+    }
+    if (!matrix.bias) return;
+    for (int r = 0; r < rows; r++) {
+      for (int o = 0; o < present; o++) tile[r * kernels_.tile_outputs + o] += matrix.bias[first + o];
+    }
+  }
+
+  void multiply(QuantizedMatrix matrix, int first, int present, int first_row, int rows, float* tile,
+                const TileMemory& memory) const {
+    const RoundedRows& x = x_.rounded(matrix);
+    const bool last = first + kernels_.tile_outputs >= matrix.outputs;
+    if (present < kernels_.tile_outputs) {
+      Carver carver(memory.padded);
+      const int wanted = kernels_.tile_outputs;
+      matrix.packed =
+          static_cast<const uint8_t*>(pad(matrix.packed, row_bytes(matrix), first, present, wanted, carver));
+      matrix.scales = pad(matrix.scales, scale_row_bytes(matrix), first, present, wanted, carver);
+      matrix.biases = pad(matrix.biases, scale_row_bytes(matrix), first, present, wanted, carver);
+      first = 0;
+    }
+    kernels_.quantized(matrix, first, x, first_row, rows, tile, memory.scratch, last);
+  }
+
+  void multiply(DenseMatrix matrix, int first, int present, int first_row, int rows, float* tile,
+                const TileMemory& memory) const {
+    const bool last = first + kernels_.tile_outputs >= matrix.outputs;
+    if (present < kernels_.tile_outputs) {
+      Carver carver(memory.padded);
+      matrix.values = pad(matrix.values, row_bytes(matrix), first, present, kernels_.tile_outputs, carver);
+      first = 0;
+    }
+    kernels_.dense(matrix, first, x_.floats(), first_row, rows, tile, memory.scratch, last);
+  }
+
+  void store(const float* tile, int first_row, int rows, int column, int outputs) const {
+    for (int r = 0; r < rows; r++) {
+      const size_t at = static_cast<size_t>(first_row + r) * width_ + column;
+      const float* from = tile + static_cast<size_t>(r) * kernels_.tile_outputs;
+      if (job_.residual) {
+        for (int o = 0; o < outputs; o++) job_.y[at + o] = from[o] + job_.residual[at + o];
+      } else {
+        std::memcpy(job_.y + at, from, outputs * sizeof(float));
+      }
+    }
+  }
+
+  TileMemory memory_of_thread(int rows) const {
+    static thread_local AlignedBuffer buffer;
+    size_t scale_groups = 0, padded = 0;
+    for (int i = 0; i < job_.matrix_count; i++) {
+      const Matrix& matrix = job_.matrices[i];
+      padded = std::max(padded, padded_bytes(matrix, kernels_.tile_outputs));
+      if (matrix.kind == Matrix::Kind::dense) continue;
+      scale_groups = std::max<size_t>(scale_groups, matrix.quantized.inputs / matrix.quantized.group);
+    }
+    const size_t outputs = kernels_.tile_outputs;
+    TileMemory memory;
+    const auto lay_out = [&](Carver carver) {
+      memory.scratch.unpacked = carver.take<char>(unpacked_bytes(kernels_.tile_outputs));
+      memory.scratch.scales = carver.take<float>(scale_groups * outputs);
+      memory.scratch.biases = carver.take<float>(scale_groups * outputs);
+      memory.products = carver.take<float>(rows * outputs);
+      memory.second = carver.take<float>(rows * outputs);
+      memory.padded = carver.take<char>(padded);
+      return carver.used();
+    };
+    const size_t bytes = lay_out(Carver(nullptr));
+    lay_out(Carver(buffer.reserve(bytes)));
+    return memory;
+  }
+
+  const LinearJob& job_;
+  const TileKernels& kernels_;
+  const PreparedRows& x_;
+  int tiles_ = 0;
+  int width_ = 0;  // of y
+  int row_blocks_;
+  int rows_a_block_;
+};
+
+}  // namespace
+
+void linear(const LinearJob& job) {
+  if (job.rows <= 0 || job.matrix_count <= 0) return;
+  static thread_local PreparedRows x;
+  const TileKernels& kernels = tile_kernels();
+  x.prepare(job, kernels);
+  Products(job, kernels, x).run();
+}
+
+}  // namespace kr

@@ -1,0 +1,36 @@
+// Products of activations with weight matrices, with what stands before and after them in a transformer block.
+#pragma once
+
+#include "matrix.h"
+
+namespace kr {
+
+// How activations are rounded before they meet a quantized matrix.
+enum class Rounding {
+  int16,  // float32-like accuracy
+  int8,   // faster where the machine has byte products, less exact
+};
+
+// y = f(norm(x) W^T + bias) (+ residual), for rows of float32.
+//
+// Every output element is computed in one order of additions that depends on the matrix alone: never on the number of
+// rows, on the row's place, or on the number of threads.
+struct LinearJob {
+  const float* x;            // [rows, inputs]
+  int rows;
+  const float* norm_weight;  // [inputs]: RMS normalization of each row of x first; null for none
+  float norm_eps;
+  const Matrix* matrices;    // of equal inputs
+  int matrix_count;
+  bool swiglu;               // two matrices of equal outputs, gate and up: y = silu(gate) * up
+  const float* residual;     // [rows, width], added to y; may be y itself; null for none
+  float* y;                  // [rows, width]; width is the sum of the matrices' outputs, with swiglu one matrix's
+  Rounding rounding;
+};
+
+void linear(const LinearJob& job);
+
+// Rows of a matrix as float32: y[i] = matrix[tokens[i]].
+void embedding(const Matrix& matrix, const uint32_t* tokens, int count, float* y);
+
+}  // namespace kr

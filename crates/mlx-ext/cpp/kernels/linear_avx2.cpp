@@ -1,0 +1,11 @@
+// linear() with AVX2, FMA and F16C.
+#include "vector_avx2.h"
+// The kernels are written in terms of the vector type above.
+#include "dense_kernel.h"
+#include "row_kernel.h"
+
+namespace kr {
+
+const TileKernels avx2_tile_kernels = tile_kernels_of<Avx2>();
+
+}  // namespace kr

@@ -1,0 +1,41 @@
+// A job's rows of activations in the forms in which its matrices want them.
+#pragma once
+
+#include <vector>
+
+#include "aligned_buffer.h"
+#include "linear.h"
+#include "tile_kernels.h"
+
+namespace kr {
+
+// Made once for a job, before the products; one object serves one thread's jobs, one after the other.
+class PreparedRows {
+ public:
+  // Normalizes and rounds all rows of the job, in parallel where there are many.
+  void prepare(const LinearJob& job, const TileKernels& kernels);
+
+  // float32 rows, for dense matrices.
+  const float* floats() const { return floats_; }
+
+  // Rounded rows for this matrix, one of the job's.
+  const RoundedRows& rounded(const QuantizedMatrix& matrix) const { return forms_[index_of(matrix)].rows; }
+
+ private:
+  struct Form {
+    int group;
+    int bits;
+    RoundedRows rows;
+  };
+
+  size_t index_of(const QuantizedMatrix& matrix) const;
+  void list_forms(const LinearJob& job, const TileKernels& kernels);
+  void prepare_row(const LinearJob& job, const TileKernels& kernels, int row);
+
+  std::vector<Form> forms_;
+  const float* floats_ = nullptr;
+  float* normalized_ = nullptr;
+  AlignedBuffer buffer_;
+};
+
+}  // namespace kr

@@ -1,0 +1,266 @@
+// Products of rounded activations with quantized weights, for any vector type.
+//
+// A lane is an output. A group's integer products add up exactly in whatever order; then, group after group,
+//   y = y + float(sum of products) * (weight scale * activation scale);  y = y + weight bias * sum of activations
+// with one rounding for each line. That chain is the same wherever the output stands in a tile and however many rows
+// come along, which makes results independent of the batch.
+#pragma once
+
+#include <type_traits>
+
+#include "parts.h"
+#include "tile_kernels.h"
+#include "widen_kernel.h"
+
+namespace kr {
+namespace {
+
+constexpr int chunk_bytes = 16;  // of an output's row, unpacked at a time
+
+template <int value>
+using Place = std::integral_constant<int, value>;
+
+// Calls take(vector, place) for the vectors of integers that the `word`-th 32 bits of each lane's chunk hold; places
+// count through the chunk.
+template <class Vec, class Products, int bits, int word, class Take>
+KR_INLINE void unpack_word(typename Vec::Ints packed, const Take& take) {
+  constexpr bool bytes = Products::values == 4;
+  constexpr int first = word * 32 / bits / Products::values;
+  if constexpr (bits == 8 && bytes) {
+    take(packed, Place<first>{});
+  } else if constexpr (bits == 8) {
+    take(Vec::bits_and(packed, Vec::splat_bits(0x00ff00ff)), Place<first>{});
+    take(Vec::template shift_right_16<8>(packed), Place<first + 1>{});
+  } else if constexpr (bytes) {
+    const auto mask = Vec::splat_bits(0x0f0f0f0f);
+    take(Vec::bits_and(packed, mask), Place<first>{});
+    take(Vec::bits_and(Vec::template shift_right_16<4>(packed), mask), Place<first + 1>{});
+  } else {
+    const auto mask = Vec::splat_bits(0x000f000f);
+    take(Vec::bits_and(packed, mask), Place<first>{});
+    take(Vec::bits_and(Vec::template shift_right_16<4>(packed), mask), Place<first + 1>{});
+    take(Vec::bits_and(Vec::template shift_right_16<8>(packed), mask), Place<first + 2>{});
+    take(Vec::template shift_right_16<12>(packed), Place<first + 3>{});
+  }
+}
+
+// The order in which unpack_word leaves every eight weights. Activations are rounded into the same.
+template <int bits, bool bytes>
+constexpr int unpacked_order(int place) {
+  constexpr int orders[2][2][8] = {{{0, 4, 1, 5, 2, 6, 3, 7}, {0, 2, 1, 3, 4, 6, 5, 7}},
+                                   {{0, 2, 4, 6, 1, 3, 5, 7}, {0, 1, 2, 3, 4, 5, 6, 7}}};
+  return orders[bytes][bits == 8][place];
+}
+
+template <class Vec, class Products, int bits, class Take>
+KR_INLINE void unpack_chunk(const uint8_t* packed, size_t stride, const Take& take) {
+  typename Vec::Ints words[4];
+  Vec::transposed(packed, stride, words);
+  unpack_word<Vec, Products, bits, 0>(words[0], take);
+  unpack_word<Vec, Products, bits, 1>(words[1], take);
+  unpack_word<Vec, Products, bits, 2>(words[2], take);
+  unpack_word<Vec, Products, bits, 3>(words[3], take);
+}
+
+// The groups' chain of float additions: one step of one vector of outputs and one row.
+template <class Vec>
+KR_INLINE typename Vec::Floats add_group(typename Vec::Floats y, typename Vec::Ints sum, typename Vec::Floats scale,
+                                         typename Vec::Floats bias, const float* x_scale, const float* x_sum) {
+  y = Vec::fma(Vec::to_floats(sum), Vec::multiply(scale, Vec::splat(*x_scale)), y);
+  return Vec::fma(bias, Vec::splat(*x_sum), y);
+}
+
+template <class Products>
+struct XRows {
+  using Value = std::conditional_t<Products::values == 4, int8_t, int16_t>;
+  const Value* values;
+  const float* scales;
+  const float* sums;
+  size_t inputs;
+  size_t groups;
+
+  XRows(const RoundedRows& x, int row)
+      : values(static_cast<const Value*>(x.values) + static_cast<size_t>(row) * x.inputs),
+        scales(x.scales + static_cast<size_t>(row) * x.groups()),
+        sums(x.sums + static_cast<size_t>(row) * x.groups()),
+        inputs(x.inputs),
+        groups(x.groups()) {}
+};
+
+// One vector of outputs and few rows, from the packed weights: their unpacking fits between the loads.
+// `next` is where the matrix goes on; it is asked for in advance, as much of it as is read here.
+template <class Vec, class Products, int bits, int rows>
+void few_rows_product(const uint8_t* packed, size_t stride, const uint8_t* next, const TileScratch& scratch,
+                      const XRows<Products> x, int scale_group, int x_group, float* tile) {
+  constexpr int width = Vec::lanes * Vec::tile_vectors;
+  constexpr int chunk_values = chunk_bytes * 8 / bits;
+  constexpr int chains = rows == 1 ? 4 : rows == 2 ? 2 : 1;  // sums a row: additions in one chain are slow
+  typename Vec::Floats y[rows];
+  for (int r = 0; r < rows; r++) y[r] = Vec::zero();
+  const float* scales = scratch.scales;
+  const float* biases = scratch.biases;
+  const auto* values = x.values;
+  size_t left_of_scale = scale_group;
+  for (size_t g = 0; g < x.groups; g++) {
+    typename Vec::Ints totals[rows];
+    for (int r = 0; r < rows; r++) totals[r] = Vec::splat_bits(0);
+    for (int done = 0; done < x_group; done += chunk_values) {
+      for (int line = 0; line < chunk_bytes * Vec::lanes; line += 64) __builtin_prefetch(next + line);
+      next += chunk_bytes * Vec::lanes;
+      typename Products::Sums sums[rows][chains];
+      decltype(values) row[rows];
+      for (int r = 0; r < rows; r++) {
+        for (int c = 0; c < chains; c++) sums[r][c] = Products::zero();
+        row[r] = values + r * x.inputs;
+        asm("" : "+r"(row[r]));  // keeps gcc from an index register for every place of every row
+      }
+      unpack_chunk<Vec, Products, bits>(packed, stride, [&](typename Vec::Ints weights, auto place) {
+        constexpr int chain = place % chains;
+        for (int r = 0; r < rows; r++) {
+          const auto x_here = Vec::splat_32(row[r] + place * Products::values);
+          sums[r][chain] = Products::add_products(sums[r][chain], weights, x_here);
+        }
+      });
+      for (int r = 0; r < rows; r++) {
+        for (int c = 0; c < chains; c++) totals[r] = Vec::add_ints(totals[r], Products::total(sums[r][c]));
+      }
+      packed += chunk_bytes;
+      values += chunk_values;
+    }
+    const auto scale = Vec::load(scales), bias = Vec::load(biases);
+    for (int r = 0; r < rows; r++) {
+      const size_t at = r * x.groups + g;
+      y[r] = add_group<Vec>(y[r], totals[r], scale, bias, x.scales + at, x.sums + at);
+    }
+    // int16 activations have the weights' groups; those of bytes may be parts of them.
+    left_of_scale -= x_group;
+    if (Products::values == 2 || left_of_scale == 0) {
+      left_of_scale = scale_group;
+      scales += width;
+      biases += width;
+    }
+  }
+  for (int r = 0; r < rows; r++) Vec::store(tile + r * width, y[r]);
+}
+
+// A tile's weights of `count` inputs, unpacked: [32 bits of inputs][outputs]. `next` as in few_rows_product.
+template <class Vec, class Products, int bits>
+void unpack_block(const uint8_t* packed, size_t stride, int count, const uint8_t* next, void* unpacked) {
+  constexpr int vector_bytes = 4 * Vec::lanes;
+  for (int v = 0; v < Vec::tile_vectors; v++) {
+    const uint8_t* rows = packed + v * Vec::lanes * stride;
+    auto* out = static_cast<uint8_t*>(unpacked) + v * vector_bytes;
+    for (int byte = 0; byte < count * bits / 8; byte += chunk_bytes) {
+      for (int line = 0; line < chunk_bytes * Vec::lanes; line += 64) __builtin_prefetch(next + line);
+      next += chunk_bytes * Vec::lanes;
+      unpack_chunk<Vec, Products, bits>(rows + byte, stride, [&](typename Vec::Ints weights, auto place) {
+        Vec::store_bits(out + place * vector_bytes * Vec::tile_vectors, weights);
+      });
+      out += chunk_bytes * 8 / bits / Products::values * vector_bytes * Vec::tile_vectors;
+    }
+  }
+}
+
+// A block of inputs, from group `first_group` of x on, added to the tile.
+template <class Vec, class Products, int rows>
+void unpacked_product(const void* unpacked, const float* scales, const float* biases, const XRows<Products> x,
+                      int first_group, int group_count, int x_group, int x_groups_a_scale, float* tile) {
+  constexpr int vectors = Vec::tile_vectors;
+  constexpr int width = Vec::lanes * vectors;
+  const auto* weights = static_cast<const uint8_t*>(unpacked);
+  const auto* values = x.values + static_cast<size_t>(first_group) * x_group;
+  int left_of_scale = x_groups_a_scale;
+  for (int g = first_group; g < first_group + group_count; g++) {
+    typename Products::Sums sums[rows][vectors];
+    for (int r = 0; r < rows; r++) {
+      for (int v = 0; v < vectors; v++) sums[r][v] = Products::zero();
+    }
+    for (int k = 0; k < x_group; k += Products::values) {
+      typename Vec::Ints w[vectors];
+      for (int v = 0; v < vectors; v++) w[v] = Vec::load_bits(weights + v * 4 * Vec::lanes);
+      for (int r = 0; r < rows; r++) {
+        const auto x_here = Vec::splat_32(values + r * x.inputs);
+        for (int v = 0; v < vectors; v++) sums[r][v] = Products::add_products(sums[r][v], w[v], x_here);
+      }
+      weights += 4 * width;
+      values += Products::values;
+    }
+    // The tile stays in memory: all registers are taken while sums grow.
+    asm volatile("" ::: "memory");
+    for (int v = 0; v < vectors; v++) {
+      const auto scale = Vec::load(scales + v * Vec::lanes), bias = Vec::load(biases + v * Vec::lanes);
+      for (int r = 0; r < rows; r++) {
+        const size_t at = r * x.groups + g;
+        float* y = tile + r * width + v * Vec::lanes;
+        const auto sum = Products::total(sums[r][v]);
+        Vec::store(y, add_group<Vec>(Vec::load(y), sum, scale, bias, x.scales + at, x.sums + at));
+      }
+    }
+    if (--left_of_scale == 0) {
+      left_of_scale = x_groups_a_scale;
+      scales += width;
+      biases += width;
+    }
+  }
+}
+
+template <class Vec, class Products, int bits>
+void quantized_tile_of(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int first_row, int rows,
+                       float* tile, const TileScratch& scratch, bool last) {
+  constexpr int width = Vec::lanes * Vec::tile_vectors;
+  const int scale_groups = matrix.inputs / matrix.group;
+  const size_t stride = static_cast<size_t>(matrix.inputs) * bits / 8;
+  const uint8_t* packed = matrix.packed + first_output * stride;
+  const size_t first_scale = static_cast<size_t>(first_output) * scale_groups * float_bytes(matrix.type);
+  widen_columns<Vec>(static_cast<const char*>(matrix.scales) + first_scale, matrix.type, scale_groups, scale_groups,
+                     nullptr, scratch.scales);
+  widen_columns<Vec>(static_cast<const char*>(matrix.biases) + first_scale, matrix.type, scale_groups, scale_groups,
+                     nullptr, scratch.biases);
+
+  if (rows <= Vec::few_rows) {
+    for (int v = 0; v < Vec::tile_vectors; v++) {
+      const uint8_t* here = packed + v * Vec::lanes * stride;
+      const uint8_t* next = last ? here : here + Vec::lanes * stride;
+      const TileScratch there{nullptr, scratch.scales + v * Vec::lanes, scratch.biases + v * Vec::lanes};
+      with_constant<Vec::few_rows>(rows, [&](auto constant) {
+        few_rows_product<Vec, Products, bits, constant>(here, stride, next, there, XRows<Products>(x, first_row),
+                                                        matrix.group, x.group, tile + v * Vec::lanes);
+      });
+    }
+    return;
+  }
+
+  for (int i = 0; i < rows * width; i += Vec::lanes) Vec::store(tile + i, Vec::zero());
+  for (int k = 0; k < matrix.inputs; k += quantized_block) {
+    const int inputs = matrix.inputs - k < quantized_block ? matrix.inputs - k : quantized_block;
+    const size_t byte = static_cast<size_t>(k) * bits / 8;
+    const uint8_t* next = last ? packed : packed + width * (stride + byte);
+    unpack_block<Vec, Products, bits>(packed + byte, stride, inputs, next, scratch.unpacked);
+    const size_t scale_at = static_cast<size_t>(k / matrix.group) * width;
+    in_even_parts<Vec::tile_rows>(rows, [&](int first, auto constant) {
+      unpacked_product<Vec, Products, constant>(scratch.unpacked, scratch.scales + scale_at, scratch.biases + scale_at,
+                                                XRows<Products>(x, first_row + first), k / x.group, inputs / x.group,
+                                                x.group, matrix.group / x.group, tile + first * width);
+    });
+  }
+}
+
+template <class Vec>
+void quantized_tile(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int first_row, int rows,
+                    float* tile, const TileScratch& scratch, bool last) {
+  const auto run = [&]<class Products>(Products) {
+    if (matrix.bits == 4) {
+      quantized_tile_of<Vec, Products, 4>(matrix, first_output, x, first_row, rows, tile, scratch, last);
+    } else {
+      quantized_tile_of<Vec, Products, 8>(matrix, first_output, x, first_row, rows, tile, scratch, last);
+    }
+  };
+  if (x.bytes) {
+    run(typename Vec::Quads{});
+  } else {
+    run(typename Vec::Pairs{});
+  }
+}
+
+}  // namespace
+}  // namespace kr

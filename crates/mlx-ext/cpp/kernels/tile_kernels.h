@@ -1,0 +1,70 @@
+// What each instruction set provides for linear(): products of some rows with one tile of outputs, and the arithmetic
+// on rows before and after.
+#pragma once
+
+#include "matrix.h"
+
+namespace kr {
+
+// Activations rounded for quantized matrices: integers in the order in which the kernels unpack weights, and for every
+// group of inputs the scale of its integers and the sum of its values as rounded.
+struct RoundedRows {
+  const void* values;   // [rows, inputs] int16, or int8 where `bytes`
+  const float* scales;  // [rows, inputs / group]
+  const float* sums;    // like scales
+  int inputs;
+  int group;
+  bool bytes;
+
+  int groups() const { return inputs / group; }
+};
+
+// One thread's memory for unpacking a tile, 64-byte aligned.
+struct TileScratch {
+  void* unpacked;  // unpacked_bytes(tile_outputs)
+  float* scales;   // [scale groups, tile_outputs]
+  float* biases;   // like scales
+};
+
+// Inputs that are unpacked at a time: enough to hide the turn, few enough for a tile of them to stay in the L1 cache.
+constexpr int quantized_block = 512;
+constexpr int dense_block = 256;
+
+constexpr size_t unpacked_bytes(int tile_outputs) { return size_t{quantized_block} * 2 * tile_outputs; }
+static_assert(quantized_block * 2 == dense_block * sizeof(float));
+
+struct TileKernels {
+  // Outputs of a tile, a whole number of vectors.
+  int tile_outputs;
+  // Rows from which on a tile is unpacked; that is, which are best served in one go.
+  int rows_together;
+
+  // Whether Rounding::int8 is faster than int16 with such weights.
+  bool (*bytes_pay)(int bits);
+
+  // y = x / sqrt(mean(x^2) + eps) * weight.
+  void (*normalize)(const float* x, const float* weight, float eps, int inputs, float* y);
+
+  // One row of RoundedRows, in the order for weights of `bits`.
+  void (*round)(const float* x, int inputs, int group, int bits, bool bytes, void* values, float* scales, float* sums);
+
+  // tile[r][o] = x[first_row + r] . matrix[first_output + o], for all outputs of a tile, which must exist. `last` says
+  // that nothing of the matrix follows.
+  void (*quantized)(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int first_row, int rows,
+                    float* tile, const TileScratch& scratch, bool last);
+  void (*dense)(const DenseMatrix& matrix, int first_output, const float* x, int first_row, int rows, float* tile,
+                const TileScratch& scratch, bool last);
+
+  // gate = silu(gate) * up, for a whole number of vectors.
+  void (*swiglu)(float* gate, const float* up, int count);
+};
+
+// For the processor this runs on.
+const TileKernels& tile_kernels();
+
+extern const TileKernels portable_tile_kernels;
+extern const TileKernels avx2_tile_kernels;
+extern const TileKernels avx512_tile_kernels;
+extern const TileKernels neon_tile_kernels;
+
+}  // namespace kr

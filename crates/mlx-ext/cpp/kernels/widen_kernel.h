@@ -1,0 +1,66 @@
+// Columns of a tile of row-major floats of any type, as vectors of float32 with an output a lane.
+#pragma once
+
+#include "floats.h"
+
+namespace kr {
+namespace {
+
+template <class Vec>
+KR_INLINE void widen_block(const uint8_t* rows, size_t stride, Float type, float* out, size_t out_stride) {
+  typename Vec::Ints columns[4];
+  Vec::transposed(rows, stride, columns);
+  for (int j = 0; j < 4; j++) {
+    if (type == Float::f32) {
+      Vec::store_bits(out + j * out_stride, columns[j]);
+    } else {
+      typename Vec::Floats low, high;
+      Vec::widen(columns[j], type, low, high);
+      Vec::store(out + 2 * j * out_stride, low);
+      Vec::store(out + (2 * j + 1) * out_stride, high);
+    }
+  }
+}
+
+// out[c][o] = values[o][c] for the outputs of a tile; `row_values` is the distance of rows. Reads nothing outside
+// these columns. As many bytes from `next` on, if it is not null, are asked for in advance.
+template <class Vec, Float type>
+void widen_columns_of(const void* values, size_t row_values, int columns, const char* next, float* out) {
+  constexpr int width = Vec::lanes * Vec::tile_vectors;
+  constexpr int block = type == Float::f32 ? 4 : 8;  // columns in 16 bytes
+  constexpr size_t value_bytes = type == Float::f32 ? 4 : 2;
+  const auto* rows = static_cast<const uint8_t*>(values);
+  if (columns < block) {
+    for (int o = 0; o < width; o++) {
+      for (int c = 0; c < columns; c++) out[c * width + o] = float_at(values, type, o * row_values + c);
+    }
+    return;
+  }
+  for (int v = 0; v < Vec::tile_vectors; v++) {
+    const uint8_t* first = rows + v * Vec::lanes * row_values * value_bytes;
+    for (int c = 0; c < columns; c += block) {
+      if (c + block > columns) c = columns - block;  // the last block again covers some columns of the one before
+      if (next) {
+        for (int line = 0; line < 16 * Vec::lanes; line += 64) __builtin_prefetch(next + line);
+        next += 16 * Vec::lanes;
+      }
+      float* to = out + c * width + v * Vec::lanes;
+      widen_block<Vec>(first + c * value_bytes, row_values * value_bytes, type, to, width);
+    }
+  }
+}
+
+template <class Vec>
+void widen_columns(const void* values, Float type, size_t row_values, int columns, const char* next, float* out) {
+  switch (type) {
+    case Float::f32:
+      return widen_columns_of<Vec, Float::f32>(values, row_values, columns, next, out);
+    case Float::f16:
+      return widen_columns_of<Vec, Float::f16>(values, row_values, columns, next, out);
+    case Float::bf16:
+      return widen_columns_of<Vec, Float::bf16>(values, row_values, columns, next, out);
+  }
+}
+
+}  // namespace
+}  // namespace kr

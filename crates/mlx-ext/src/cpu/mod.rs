@@ -1,0 +1,39 @@
+//! MLX primitives of our own for the CPU: products with weight matrices, and attention on paged keys and values.
+//!
+//! MLX's CPU backend computes these with one scalar thread; these use all cores and the CPU's vector instructions. They
+//! are nodes of MLX's graph like any other, in float32. What a row's result is, bit for bit, depends on the row and
+//! the weights alone: not on the other rows of the call, nor on the number of threads.
+//!
+//! The kernels are C++ (`cpp/kernels`), without MLX; the primitives around them are `cpp/*_primitive.cpp`.
+
+#![allow(unsafe_code)]
+
+mod attention;
+mod linear;
+
+use std::ffi::{CStr, c_char, c_void};
+
+use mlx_rs::{Array, error::Exception};
+
+pub use attention::{Attention, KvPool, KvShape, Step, StepRow};
+pub use linear::{Linear, Matrix, Quantization, embedding, linear};
+
+/// Longest error text that crosses from C++.
+const MESSAGE_LEN: usize = 256;
+
+/// Calls a maker of an array: it returns mlx-c's context, or null and a text.
+fn array_from(make: impl FnOnce(*mut c_char, usize) -> *mut c_void) -> Result<Array, Exception> {
+    let mut message = [0_u8; MESSAGE_LEN];
+    let ctx = make(message.as_mut_ptr().cast(), MESSAGE_LEN);
+    if ctx.is_null() {
+        let text = CStr::from_bytes_until_nul(&message).unwrap_or_default();
+        return Err(Exception::custom(text.to_string_lossy().into_owned()));
+    }
+    // SAFETY: a non-null context is a new `mlx::core::array`, which the handle comes to own.
+    Ok(unsafe { Array::from_ptr(mlx_sys::mlx_array_ { ctx }) })
+}
+
+/// mlx-c's context of an array, which C++ reads as `mlx::core::array*`; null for none.
+fn context(array: Option<&Array>) -> *mut c_void {
+    array.map_or(std::ptr::null_mut(), |array| array.as_ptr().ctx)
+}
