@@ -316,7 +316,9 @@ struct Scratch {
   float* partials;
 
   Scratch(float* memory, int head_dim)
-      : queries(memory), scores(queries + max_task_rows * head_dim), partials(scores + max_task_rows * partition_keys) {}
+      : queries(memory),
+        scores(queries + max_task_rows * head_dim),
+        partials(scores + max_task_rows * partition_keys) {}
 };
 
 template <class Stored>
