@@ -63,8 +63,10 @@ fn compile_kernels() {
 
 fn kernel_files() -> Vec<PathBuf> {
     let entries = fs::read_dir("cpp/kernels").into_iter().flatten().flatten();
-    let mut files: Vec<PathBuf> =
-        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "cpp")).collect();
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "cpp"))
+        .collect();
     files.sort();
     files
 }

@@ -23,7 +23,10 @@ const MLX_ROWS: i32 = 8;
 
 fn main() {
     mlx_ext::init().unwrap();
-    println!("{:>7} {:>6} {:>4} {:>5} {:>10} {:>10} {:>8} {:>9}", "outputs", "inputs", "bits", "rows", "ms", "Gmul/s", "GB/s", "MLX ms");
+    println!(
+        "{:>7} {:>6} {:>4} {:>5} {:>10} {:>10} {:>8} {:>9}",
+        "outputs", "inputs", "bits", "rows", "ms", "Gmul/s", "GB/s", "MLX ms"
+    );
     for (outputs, inputs, bits) in MATRICES {
         let dense = random::normal::<f32>(&[outputs, inputs], None, None, None).unwrap();
         let (packed, scales, biases) = quantize(&dense, GROUP, bits).unwrap();
@@ -36,15 +39,28 @@ fn main() {
             eval([&x]).unwrap();
             let matrix = cpu::Matrix {
                 weight: &packed,
-                quantization: Some(cpu::Quantization { scales: &scales, biases: &biases, group_size: GROUP, bits }),
+                quantization: Some(cpu::Quantization {
+                    scales: &scales,
+                    biases: &biases,
+                    group_size: GROUP,
+                    bits,
+                }),
                 bias: None,
             };
             let ours = best(|| {
-                let job = cpu::Linear { x: &x, norm: None, matrices: &[matrix], gated: false, residual: None, int8: false };
+                let job = cpu::Linear {
+                    x: &x,
+                    norm: None,
+                    matrices: &[matrix],
+                    gated: false,
+                    residual: None,
+                    int8: false,
+                };
                 cpu::linear(&job).unwrap()
             });
-            let theirs = (rows <= MLX_ROWS)
-                .then(|| best(|| quantized_matmul(&x, &packed, &scales, &biases, true, GROUP, bits).unwrap()));
+            let theirs = (rows <= MLX_ROWS).then(|| {
+                best(|| quantized_matmul(&x, &packed, &scales, &biases, true, GROUP, bits).unwrap())
+            });
             let products = f64::from(rows) * f64::from(outputs) * f64::from(inputs);
             println!(
                 "{outputs:>7} {inputs:>6} {bits:>4} {rows:>5} {:>10.3} {:>10.1} {:>8.1} {:>9}",

@@ -14,9 +14,14 @@ const PROMPT: usize = 512;
 const STEPS: usize = 24;
 
 fn main() {
-    let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `cargo xtask bench engine`"));
+    let variable = |name: &str| {
+        std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `cargo xtask bench engine`"))
+    };
     let kernels = Kernels::of(mlx_ext::init().unwrap());
-    let artifact = Store::open_read_only(variable("KR_BENCH_STORE")).unwrap().resolve(&variable("KR_BENCH_MODEL")).unwrap();
+    let artifact = Store::open_read_only(variable("KR_BENCH_STORE"))
+        .unwrap()
+        .resolve(&variable("KR_BENCH_MODEL"))
+        .unwrap();
     let model = Model::load(&artifact, kernels, KvBudget { bytes: 4 << 30, sequences: 64 }).unwrap();
     println!("{} ({} MB of weights), {kernels:?} kernels", artifact.name, model.weight_bytes() / 1_000_000);
     let prompt: Vec<u32> = (0..PROMPT as u32).map(|i| (i * 7919 + 13) % model.vocab_size()).collect();
@@ -46,7 +51,10 @@ fn main() {
             (0..STEPS).for_each(&mut step);
             (STEPS * batch) as f64 / started.elapsed().as_secs_f64()
         });
-        println!("decode, batch {batch:>2}  {rate:>8.1} tokens/s, {:.2} ms a step", 1000.0 * batch as f64 / rate);
+        println!(
+            "decode, batch {batch:>2}  {rate:>8.1} tokens/s, {:.2} ms a step",
+            1000.0 * batch as f64 / rate
+        );
     }
 }
 

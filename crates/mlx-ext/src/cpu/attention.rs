@@ -130,7 +130,9 @@ impl KvPool {
         sorted.sort_unstable();
         let inside = sorted.iter().all(|block| (0..self.blocks).contains(block));
         if !inside || sorted.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(Exception::custom("a step's blocks must be in the pool, and each one row's".to_owned()));
+            return Err(Exception::custom(
+                "a step's blocks must be in the pool, and each one row's".to_owned(),
+            ));
         }
         // SAFETY: pointers and lengths are those of live vectors, which C++ copies; the rows were checked above.
         let raw = unsafe {

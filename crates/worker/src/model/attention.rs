@@ -118,7 +118,13 @@ impl<'a> StepAttention<'a> {
 
     /// One sequence: `queries` `[1, heads, new, dim]`, `keys` and `values` `[1, kv_heads, all, dim]`, the new tokens
     /// being the last of all. Returns `[new, heads * dim]`.
-    fn attend_one(&self, queries: &Array, keys: &Array, values: &Array, scale: f32) -> Result<Array, Exception> {
+    fn attend_one(
+        &self,
+        queries: &Array,
+        keys: &Array,
+        values: &Array,
+        scale: f32,
+    ) -> Result<Array, Exception> {
         let new = queries.dim(2);
         let mask = (new > 1).then_some(ScaledDotProductAttentionMask::Causal);
         scaled_dot_product_attention(queries, keys, values, scale, mask, None)?

@@ -75,7 +75,9 @@ pub enum ModelError {
         source: MapError,
     },
     /// Not even one block for each sequence.
-    #[error("{bytes} bytes for keys and values are too few: {needed} are needed; raise --kv-mib or lower --max-running")]
+    #[error(
+        "{bytes} bytes for keys and values are too few: {needed} are needed; raise --kv-mib or lower --max-running"
+    )]
     KvBudget {
         /// What was allowed.
         bytes: u64,

@@ -74,7 +74,10 @@ impl KvCache {
         // The last block of each sequence may be partly empty: what is promised is there in any case.
         let usable = (blocks as usize).saturating_sub(budget.sequences);
         if usable == 0 {
-            return Err(ModelError::KvBudget { bytes: budget.bytes, needed: block_bytes * (budget.sequences as u64 + 1) });
+            return Err(ModelError::KvBudget {
+                bytes: budget.bytes,
+                needed: block_bytes * (budget.sequences as u64 + 1),
+            });
         }
         let tokens = usable * KvPool::BLOCK_TOKENS;
         // The kernel's vectors have eight lanes; odd models get MLX's attention.
@@ -98,7 +101,8 @@ impl KvCache {
         let kind = match &self.kind {
             CacheKind::Paged(owner) => SequenceKind::Paged { blocks: Vec::new(), owner: Arc::clone(owner) },
             CacheKind::Grown => {
-                let layers = std::iter::repeat_with(LayerKv::default).take(self.shape.layers as usize).collect();
+                let layers =
+                    std::iter::repeat_with(LayerKv::default).take(self.shape.layers as usize).collect();
                 SequenceKind::Grown { layers, shape: self.shape }
             }
         };

@@ -56,11 +56,18 @@ impl Projection {
     pub(super) fn forward(&self, x: &Array, residual: Option<&Array>) -> Result<Array, Exception> {
         match self.kernels {
             Kernels::Own => self.forward_cpu(x, &self.matrices, residual),
-            Kernels::Mlx | Kernels::MlxFloat32 => self.forward_composed(x, &self.matrices.iter().collect::<Vec<_>>(), residual),
+            Kernels::Mlx | Kernels::MlxFloat32 => {
+                self.forward_composed(x, &self.matrices.iter().collect::<Vec<_>>(), residual)
+            }
         }
     }
 
-    fn forward_cpu(&self, x: &Array, matrices: &[Matrix], residual: Option<&Array>) -> Result<Array, Exception> {
+    fn forward_cpu(
+        &self,
+        x: &Array,
+        matrices: &[Matrix],
+        residual: Option<&Array>,
+    ) -> Result<Array, Exception> {
         let matrices: Vec<cpu::Matrix<'_>> = matrices.iter().map(Matrix::for_cpu).collect();
         cpu::linear(&cpu::Linear {
             x,
@@ -81,7 +88,8 @@ impl Projection {
     ) -> Result<Array, Exception> {
         let normed = self.norm.as_ref().map(|norm| rms_norm(x, Some(&norm.weight), norm.eps)).transpose()?;
         let x = normed.as_ref().unwrap_or(x);
-        let products: Vec<Array> = matrices.iter().map(|matrix| matrix.multiply(x)).collect::<Result<_, _>>()?;
+        let products: Vec<Array> =
+            matrices.iter().map(|matrix| matrix.multiply(x)).collect::<Result<_, _>>()?;
         let y = match &products[..] {
             [gate, up] if self.gated => gate.multiply(sigmoid(gate)?)?.multiply(up)?,
             [one] => one.clone(),
@@ -201,7 +209,8 @@ impl Matrix {
             Storage::Dense(weight) => computable(&of(weight)?, kernels),
             Storage::Affine { packed, scales, biases, group_size, bits } => {
                 // The result has the scales' type, and is rounded to it.
-                let (scales, biases) = (computable(&of(scales)?, kernels)?, computable(&of(biases)?, kernels)?);
+                let (scales, biases) =
+                    (computable(&of(scales)?, kernels)?, computable(&of(biases)?, kernels)?);
                 dequantize(of(packed)?, scales, &biases, *group_size, *bits)
             }
         }

@@ -198,7 +198,13 @@ impl TransformerBlock {
         };
         let (before_attention, before_mlp) = (norm("input_layernorm")?, norm("post_attention_layernorm")?);
         Ok(Self {
-            self_attn: Attention::load(args, weights, &format!("{name}.self_attn"), before_attention, kernels)?,
+            self_attn: Attention::load(
+                args,
+                weights,
+                &format!("{name}.self_attn"),
+                before_attention,
+                kernels,
+            )?,
             mlp: Mlp::load(args, weights, &format!("{name}.mlp"), before_mlp, kernels)?,
         })
     }
@@ -231,11 +237,8 @@ impl Model {
         let embed_tokens = Embedding::load(weights, "model.embed_tokens", shape, kernels)?;
         let norm = Norm::load(weights, "model.norm", args.hidden_size, args.rms_norm_eps, kernels)?;
         let tied = args.tie_word_embeddings.unwrap_or_else(|| !weights.contains("lm_head.weight"));
-        let head = if tied {
-            embed_tokens.head()
-        } else {
-            Matrix::load(weights, "lm_head", shape, false, kernels)?
-        };
+        let head =
+            if tied { embed_tokens.head() } else { Matrix::load(weights, "lm_head", shape, false, kernels)? };
         // Older files carry tables that follow from the configuration, and a copy of a tied head.
         weights
             .ignore(|name| name.ends_with(".rotary_emb.inv_freq") || (tied && name.starts_with("lm_head.")));

@@ -54,7 +54,13 @@ impl Rope {
         base: f32,
         scaling: Option<&RopeScaling>,
     ) -> Result<Self, ModelError> {
-        let mut rope = Self { head_dim, traditional, scale: 1.0, wavelengths: Wavelengths::Base(base), table: RefCell::default() };
+        let mut rope = Self {
+            head_dim,
+            traditional,
+            scale: 1.0,
+            wavelengths: Wavelengths::Base(base),
+            table: RefCell::default(),
+        };
         let Some(scaling) = scaling else { return Ok(rope) };
         match scaling.rope_type.as_deref().unwrap_or("default") {
             "default" => {}
@@ -78,7 +84,9 @@ impl Rope {
     /// Cosines and sines of at least the first `positions` positions.
     pub(super) fn table(&self, positions: usize) -> (Array, Array) {
         let mut table = self.table.borrow_mut();
-        if let Some(Table { cos, sin }) = table.as_ref().filter(|table| table.cos.dim(0) as usize >= positions) {
+        if let Some(Table { cos, sin }) =
+            table.as_ref().filter(|table| table.cos.dim(0) as usize >= positions)
+        {
             return (cos.clone(), sin.clone());
         }
         // At least doubled, so that a growing sequence costs each position a constant number of computations.
@@ -91,7 +99,9 @@ impl Rope {
     fn make_table(&self, positions: usize) -> Table {
         let pairs = self.head_dim / 2;
         let wavelengths: Vec<f64> = match &self.wavelengths {
-            Wavelengths::Base(base) => (0..pairs).map(|pair| plain_wavelength(*base, pair, self.head_dim)).collect(),
+            Wavelengths::Base(base) => {
+                (0..pairs).map(|pair| plain_wavelength(*base, pair, self.head_dim)).collect()
+            }
             Wavelengths::Each { values, .. } => values.clone(),
         };
         let mut cos = Vec::with_capacity(positions * wavelengths.len());
