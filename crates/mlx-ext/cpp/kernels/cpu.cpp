@@ -1,5 +1,6 @@
 #include "cpu.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
@@ -31,17 +32,23 @@ bool supported(Isa isa) {
   }
 }
 
-Isa choose() {
-  const Isa best_first[] = {Isa::avx512, Isa::avx2, Isa::neon, Isa::portable};
-  if (const char* wanted = std::getenv("KR_ISA")) {
-    for (Isa isa : best_first) {
-      if (std::strcmp(wanted, isa_name(isa)) == 0 && supported(isa)) return isa;
-    }
-  }
+constexpr Isa best_first[] = {Isa::avx512, Isa::avx2, Isa::neon, Isa::portable};
+
+Isa best() {
   for (Isa isa : best_first) {
     if (supported(isa)) return isa;
   }
   return Isa::portable;
+}
+
+Isa choose() {
+  const char* wanted = std::getenv("KR_ISA");
+  if (wanted == nullptr) return best();
+  for (Isa isa : best_first) {
+    if (std::strcmp(wanted, isa_name(isa)) == 0 && supported(isa)) return isa;
+  }
+  std::fprintf(stderr, "KR_ISA=%s is unknown, or not what this CPU has; taking %s\n", wanted, isa_name(best()));
+  return best();
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <mutex>
 #include <thread>
@@ -67,6 +68,7 @@ int wanted_threads() {
   if (const char* text = std::getenv("KR_THREADS")) {
     const int count = std::atoi(text);
     if (count > 0) return std::min(count, max_threads);
+    std::fprintf(stderr, "KR_THREADS=%s is no number of threads; taking one a core\n", text);
   }
   return std::min(available_cores(), max_threads);
 }

@@ -214,7 +214,7 @@ struct RawStep {
     _opaque: [u8; 0],
 }
 
-/// `MlxExtStepRow` of `attention_primitive.cpp`.
+/// `MlxExtStepRow` of `attention_operation.cpp`.
 #[repr(C)]
 struct RawRow {
     first_token: c_int,
@@ -223,7 +223,7 @@ struct RawRow {
     first_block: c_int,
 }
 
-/// `MlxExtAttention` of `attention_primitive.cpp`.
+/// `MlxExtAttention` of `attention_operation.cpp`.
 #[repr(C)]
 struct RawAttention {
     qkv: *mut c_void,

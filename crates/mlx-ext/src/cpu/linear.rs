@@ -85,7 +85,7 @@ pub fn embedding(matrix: &Matrix<'_>, tokens: &Array, inputs: i32) -> Result<Arr
     })
 }
 
-/// `MlxExtMatrix` of `linear_primitive.cpp`.
+/// `MlxExtMatrix` of `linear_operation.cpp`.
 #[repr(C)]
 struct RawMatrix {
     weight: *mut c_void,
@@ -110,7 +110,7 @@ impl RawMatrix {
     }
 }
 
-/// `MlxExtLinear` of `linear_primitive.cpp`.
+/// `MlxExtLinear` of `linear_operation.cpp`.
 #[repr(C)]
 struct RawLinear {
     x: *mut c_void,

@@ -1,10 +1,11 @@
 //! MLX primitives of our own for the CPU: products with weight matrices, and attention on paged keys and values.
 //!
-//! MLX's CPU backend computes these with one scalar thread; these use all cores and the CPU's vector instructions. They
-//! are nodes of MLX's graph like any other, in float32. What a row's result is, bit for bit, depends on the row and
-//! the weights alone: not on the other rows of the call, nor on the number of threads.
+//! MLX's CPU backend computes these with one scalar thread; these use all cores and the CPU's vector instructions. Their
+//! results are lazy arrays of MLX's graph like any other, in float32. What a row's result is, bit for bit, depends on
+//! the row and the weights alone: not on the other rows of the call, nor on the number of threads.
 //!
-//! The kernels are C++ (`cpp/kernels`), without MLX; the primitives around them are `cpp/*_primitive.cpp`.
+//! Operations on each other's lazy results become one node of the graph (`cpp/chain.h` says why). The kernels are C++
+//! without MLX (`cpp/kernels`); what makes operations of them is `cpp/*_operation.cpp`.
 
 #![allow(unsafe_code)]
 

@@ -1,19 +1,16 @@
-// What the primitives share: guards of the C interface, and checks of their inputs.
+// What the operations share: guards of the C interface, and checks of their inputs.
 #pragma once
 
 #include <mlx/array.h>
-#include <mlx/backend/cpu/encoder.h>
-#include <mlx/primitives.h>
 
+#include <cstdio>
 #include <exception>
 #include <stdexcept>
-#include <string>
 
+#include "chain.h"
 #include "kernels/matrix.h"
 
 namespace kr {
-
-namespace mx = mlx::core;
 
 // The float type of an array; an error for others.
 inline Float float_type(const mx::array& array) {
@@ -21,11 +18,6 @@ inline Float float_type(const mx::array& array) {
   if (array.dtype() == mx::float16) return Float::f16;
   if (array.dtype() == mx::bfloat16) return Float::bf16;
   throw std::invalid_argument("an array is not of a float type");
-}
-
-// Primitives read their inputs as plain rows.
-inline void require_contiguous(const mx::array& array, const char* what) {
-  if (!array.flags().row_contiguous) throw std::invalid_argument(std::string(what) + " is not contiguous");
 }
 
 inline void require(bool holds, const char* message) {
@@ -38,9 +30,9 @@ void* array_or_null(char* message, size_t message_size, Body&& body) noexcept {
   try {
     return new mx::array(body());
   } catch (const std::exception& error) {
-    snprintf(message, message_size, "%s", error.what());
+    std::snprintf(message, message_size, "%s", error.what());
   } catch (...) {
-    snprintf(message, message_size, "unknown error");
+    std::snprintf(message, message_size, "unknown error");
   }
   return nullptr;
 }

@@ -1,7 +1,7 @@
-// kr::attention as a node of MLX's graph, and the memory that it works on.
+// kr::attention as an operation of a chain, and the memory that it works on.
 
 #include "kernels/attention.h"
-#include "primitives.h"
+#include "operations.h"
 
 #include <sys/mman.h>
 
@@ -44,52 +44,34 @@ struct StepRows {
   int tokens;
 };
 
-struct AttentionOptions {
-  int layer;
-  int heads;
-  float scale;
-  int window;
-  bool traditional;
-  int rope_dims;
-};
+// kr::attention. Writes to the pool as well as to its result. MLX does not know of that: what orders the writes is that a
+// step is evaluated before the next one is built, and that within a step every layer has a part of the blocks of its own.
+struct Attention : Operation {
+  Operand qkv;
+  mx::array cos, sin;
+  AttentionJob job;  // without the addresses of arrays
+  std::shared_ptr<KvPool> pool;
+  std::shared_ptr<StepRows> step;
 
-// Writes to the pool as well as to its output. MLX does not know of that: what orders the writes is that a step is
-// evaluated before the next one is built, and that within a step every layer has blocks of its own.
-class Attention : public mx::UnaryPrimitive {
- public:
-  Attention(mx::Stream stream, AttentionOptions options, std::shared_ptr<KvPool> pool, std::shared_ptr<StepRows> step)
-      : UnaryPrimitive(stream), options_(options), pool_(std::move(pool)), step_(std::move(step)) {}
+  Attention(Operand qkv, mx::array cos, mx::array sin)
+      : qkv(std::move(qkv)), cos(std::move(cos)), sin(std::move(sin)), job{} {}
 
-  void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
-    out.set_data(mx::allocator::malloc(out.nbytes()));
-    for (const mx::array& input : inputs) require_contiguous(input, "an input of attention");
-    AttentionJob job{};
-    job.shape = pool_->shape();
-    job.layer = options_.layer;
-    job.heads = options_.heads;
-    job.scale = options_.scale;
-    job.window = options_.window;
-    job.traditional = options_.traditional;
-    job.rope_dims = options_.rope_dims;
-    job.qkv = inputs[0].data<float>();
-    job.cos = inputs[1].data<float>();
-    job.sin = inputs[2].data<float>();
-    job.out = out.data<float>();
-    job.pool = pool_->memory();
-    job.blocks_in_pool = pool_->blocks();
-    job.rows = step_->rows.data();
-    job.row_count = static_cast<int>(step_->rows.size());
-    mx::cpu::get_command_encoder(stream()).dispatch([job, pool = pool_, step = step_] { attention(job); });
+  std::vector<const Operand*> operands() const override { return {&qkv}; }
+
+  void check() const override {
+    if (qkv.value_index() < 0) require_contiguous(qkv.array(), "an input of attention");
+    require_contiguous(cos, "a rotary table");
+    require_contiguous(sin, "a rotary table");
   }
 
-  void eval_gpu(const std::vector<mx::array>&, mx::array&) override { throw std::runtime_error("CPU only"); }
-
-  const char* name() const override { return "kr::Attention"; }
-
- private:
-  AttentionOptions options_;
-  std::shared_ptr<KvPool> pool_;
-  std::shared_ptr<StepRows> step_;
+  void run(const std::vector<float*>& values, float* out) const override {
+    AttentionJob now = job;
+    now.qkv = qkv.data(values);
+    now.cos = cos.data<float>();
+    now.sin = sin.data<float>();
+    now.out = out;
+    attention(now);
+  }
 };
 
 }  // namespace
@@ -142,11 +124,23 @@ mx::array make_attention(const MlxExtAttention& spec) {
   for (const AttentionRow& row : spec.step->step->rows) {
     require(row.position + row.new_tokens <= cos.shape(0), "a position is beyond the rotary table");
   }
-  AttentionOptions options{spec.layer, spec.heads, spec.scale, spec.window, spec.traditional != 0, spec.rope_dims};
-  auto primitive = std::make_shared<Attention>(
-      mx::default_stream(mx::Device::cpu), options, spec.step->pool, spec.step->step);
-  return mx::array(mx::Shape{qkv.shape(0), spec.heads * shape.head_dim}, mx::float32, std::move(primitive),
-                   std::vector<mx::array>{qkv, cos, sin});
+  ChainBuilder chain({&qkv});
+  auto attention = std::make_unique<Attention>(chain.activation(qkv), chain.weight(cos), chain.weight(sin));
+  attention->pool = spec.step->pool;
+  attention->step = spec.step->step;
+  AttentionJob& job = attention->job;
+  job.shape = shape;
+  job.layer = spec.layer;
+  job.heads = spec.heads;
+  job.scale = spec.scale;
+  job.window = spec.window;
+  job.traditional = spec.traditional != 0;
+  job.rope_dims = spec.rope_dims;
+  job.pool = attention->pool->memory();
+  job.blocks_in_pool = attention->pool->blocks();
+  job.rows = attention->step->rows.data();
+  job.row_count = static_cast<int>(attention->step->rows.size());
+  return chain.append({qkv.shape(0), spec.heads * shape.head_dim}, std::move(attention));
 }
 
 }  // namespace
