@@ -84,6 +84,9 @@ impl Kill {
 /// A dead worker's socket closes a moment before it can be reaped.
 const REAP_GRACE: Duration = Duration::from_millis(500);
 
+/// For reading what a dead worker had written to its socket: it is there already, or never comes.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 struct Living {
     setup: Arc<Setup>,
     worker: usize,
@@ -97,11 +100,15 @@ impl Living {
         let rendezvous = self.open().await?;
         let mut child = self.spawn(rendezvous.path())?;
         self.reporter.tell(Event::Spawned).await;
+        let join = rendezvous.join();
+        tokio::pin!(join);
         let joined = tokio::select! {
-            joined = rendezvous.join() => joined,
-            status = child.wait() => {
-                return Err(format!("it {} before it connected; its own words are above", ended(status)));
-            }
+            joined = &mut join => joined,
+            // It may have connected and said why it ends: that must not be lost to the order of events.
+            status = child.wait() => match timeout(LAST_WORDS, join).await {
+                Ok(Ok(joined)) => Ok(joined),
+                _ => return Err(format!("it {} before it connected; its own words are above", ended(status))),
+            },
             kill = &mut killed => {
                 let Kill { grace, why } = kill.unwrap_or_else(|_| Kill::abandoned());
                 let end = reap(child, grace).await;

@@ -212,10 +212,13 @@ void quantized_tile_of(const QuantizedMatrix& matrix, int first_output, const Ro
   const size_t stride = static_cast<size_t>(matrix.inputs) * bits / 8;
   const uint8_t* packed = matrix.packed + first_output * stride;
   const size_t first_scale = static_cast<size_t>(first_output) * scale_groups * float_bytes(matrix.type);
-  widen_columns<Vec>(static_cast<const char*>(matrix.scales) + first_scale, matrix.type, scale_groups, scale_groups,
-                     nullptr, scratch.scales);
-  widen_columns<Vec>(static_cast<const char*>(matrix.biases) + first_scale, matrix.type, scale_groups, scale_groups,
-                     nullptr, scratch.biases);
+  const size_t tile_scales = width * scale_groups * float_bytes(matrix.type);
+  const char* scales = static_cast<const char*>(matrix.scales) + first_scale;
+  const char* biases = static_cast<const char*>(matrix.biases) + first_scale;
+  widen_columns<Vec>(scales, matrix.type, scale_groups, scale_groups, last ? nullptr : scales + tile_scales,
+                     scratch.scales);
+  widen_columns<Vec>(biases, matrix.type, scale_groups, scale_groups, last ? nullptr : biases + tile_scales,
+                     scratch.biases);
 
   if (rows <= Vec::few_rows) {
     for (int v = 0; v < Vec::tile_vectors; v++) {
