@@ -25,7 +25,12 @@ fn main() {
     cpp()
         .includes(include.split(':').filter(|folder| !folder.is_empty()))
         .flag_if_supported("-Wno-unused-parameter") // in MLX's headers
-        .files(["cpp/no_copy.cpp", "cpp/chain.cpp", "cpp/linear_operation.cpp", "cpp/attention_operation.cpp"])
+        .files([
+            "cpp/no_copy.cpp",
+            "cpp/chain.cpp",
+            "cpp/linear_operation.cpp",
+            "cpp/attention_operation.cpp",
+        ])
         .compile("mlx_ext");
     compile_kernels();
 }
