@@ -23,7 +23,7 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum What {
-    /// Products and attention, beside MLX's own operations.
+    /// Products with weight matrices, beside MLX's own operation.
     Kernels,
     /// The whole model: tokens a second of prefill and of decode in batches.
     Engine,
