@@ -35,7 +35,7 @@ impl Store {
         } else {
             gguf::stage(&writer, source, observer)?
         };
-        writer.commit(&manifest, files, &name, observer)
+        writer.commit(&manifest, files, &name)
     }
 }
 

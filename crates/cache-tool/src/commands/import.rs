@@ -1,13 +1,8 @@
 //! `cache-tool import`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use artifact_store::Store;
-
-use crate::{
-    output::{print, size},
-    progress::ImportProgress,
-};
+use crate::{output::print_imported, place::Place, progress::ImportProgress};
 
 /// Take a model into the store.
 ///
@@ -25,27 +20,19 @@ pub(crate) struct Args {
     /// What to call it [default: the name of the file or folder]
     #[arg(long)]
     name: Option<String>,
+    /// Print JSON, sizes in bytes
+    #[arg(long)]
+    json: bool,
 }
 
-pub(crate) fn run(store: &Path, args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     // A wrong path should not leave an empty store behind.
     args.source
         .metadata()
         .map_err(|error| anyhow::anyhow!("cannot read {}: {error}", args.source.display()))?;
-    let store = Store::open(store)?;
+    let store = place.open()?;
     let mut progress = ImportProgress::new()?;
     let imported = store.import(&args.source, args.name.as_deref(), &mut |event| progress.observe(event));
     progress.finish();
-    let imported = imported?;
-
-    let stored = if imported.already_stored {
-        "was stored already".to_owned()
-    } else {
-        format!("has {}, of which {} are new in the store", size(imported.size), size(imported.new_bytes))
-    };
-    eprintln!("`{}` {stored}", imported.name);
-    if let Some(old) = imported.replaced {
-        eprintln!("the name stood for {} before, which stays in the store until it is pruned", old.short());
-    }
-    print(&imported.digest.to_string())
+    print_imported(&imported?, args.json)
 }
