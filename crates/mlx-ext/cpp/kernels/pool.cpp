@@ -155,3 +155,5 @@ void Pool::run_erased(int count, void (*task)(void*, int), void* state) {
 }
 
 }  // namespace kr
+
+extern "C" int mlx_ext_threads() { return kr::Pool::shared().threads(); }
