@@ -1,51 +1,61 @@
 //! `cargo xtask bench`: figures, measured here and now.
+//!
+//! Nothing else should run meanwhile. Whatever is compared is measured in turns, within one run: the speed of a shared or
+//! a hot machine changes by the minute.
+
+mod accuracy;
+mod engine;
+mod gateway;
+mod kernels;
+mod machine;
+mod memory;
+mod peers;
+mod server;
+mod statistics;
+mod store;
+mod synthetic;
 
 use anyhow::Result;
+use clap::Subcommand;
+use comfy_table::{CellAlignment, Table, presets};
 
-use crate::{
-    binaries::Binaries,
-    model::{self, Store},
-    process, setup,
-    workspace::Workspace,
-};
+use crate::workspace::Workspace;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What to measure.
+    #[command(subcommand)]
     what: What,
-    /// Model of the engine's figures, by its name in the store [default: smollm2-135m-instruct, in a store of its own].
-    #[arg(long, value_name = "NAME", requires = "store")]
-    model: Option<String>,
-    /// Folder of the artifact store that has it.
-    #[arg(long, value_name = "DIR")]
-    store: Option<std::path::PathBuf>,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
+#[derive(Subcommand)]
 enum What {
-    /// Products with weight matrices, beside MLX's own operation.
+    /// Products and attention, beside MLX's operations, a plain read of memory and the peak of the instruction used.
     Kernels,
-    /// The whole model: tokens a second of prefill and of decode in batches.
-    Engine,
+    /// The whole model: tokens a second of prefill and of decode in batches, beside other engines.
+    Engine(engine::Args),
+    /// What the CPU kernels cost in accuracy: logits, greedy tokens, perplexity, beside MLX's operations in float32.
+    Accuracy(accuracy::Args),
+    /// The artifact store: first load and reload at several sizes, memory of several workers, hashing.
+    Store(store::Args),
 }
 
-/// Sets up, builds and measures. Nothing else should run meanwhile.
+/// Sets up, builds and measures.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
-    setup::run(workspace)?;
-    let bench = |package, name| workspace.cargo(&["bench", "-p", package, "--bench", name]);
-    match args.what {
-        What::Kernels => process::run(bench("mlx-ext", "kernels")),
-        What::Engine => {
-            let tool = Binaries::build(
-                workspace,
-                &["build", "--release", "-p", "gateway", "-p", "worker", "-p", "cache-tool"],
-            )?;
-            let store = args.store.clone().unwrap_or_else(|| workspace.mlx().join("test-store"));
-            let model = args.model.as_deref().unwrap_or(model::DEFAULT);
-            Store::new(&tool, Some(&store)).provide(workspace, model)?;
-            let mut cargo = bench("worker", "engine");
-            cargo.env("KR_BENCH_STORE", store).env("KR_BENCH_MODEL", model);
-            process::run(cargo)
-        }
+    match &args.what {
+        What::Kernels => kernels::run(workspace),
+        What::Engine(args) => engine::run(workspace, args),
+        What::Accuracy(args) => accuracy::run(workspace, args),
+        What::Store(args) => store::run(workspace, args),
     }
+}
+
+/// A table that can be pasted into a Markdown document; all columns but the first are numbers.
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header(header);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
 }
