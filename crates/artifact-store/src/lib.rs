@@ -33,9 +33,12 @@ mod writer;
 pub use artifact::Artifact;
 pub use digest::{Digest, ParseDigestError};
 pub use error::StoreError;
+pub use import::ImportOptions;
 pub use index::Listed;
 pub use layout::default_store_dir;
-pub use manifest::{FileEntry, FileRole, Manifest, Source, SourceFormat, TensorEntry, Transform};
+pub use manifest::{
+    FileEntry, FileRole, Manifest, Quantization, Source, SourceFormat, TensorEntry, Transform,
+};
 pub use observer::{CommitStep, ImportEvent, Observer};
 pub use prune::PruneReport;
 pub use safetensors::Dtype;
