@@ -18,6 +18,8 @@
 mod artifact;
 mod digest;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gguf;
 mod import;
 mod index;

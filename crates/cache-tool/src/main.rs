@@ -1,9 +1,10 @@
-//! `cache-tool`: manages the artifact store, offline.
+//! `cache-tool`: manages the artifact store; only `pull` uses the network.
 //!
 //! Data goes to stdout, everything said to people goes to stderr.
 
 mod commands;
 mod exit;
+mod hub;
 mod output;
 mod progress;
 
@@ -12,7 +13,7 @@ use std::{path::PathBuf, process::ExitCode};
 use artifact_store::default_store_dir;
 use clap::{Parser, Subcommand};
 
-use commands::{import, inspect, list, prune};
+use commands::{import, inspect, list, prune, pull};
 
 /// Manage the store of models that kr-serve serves from.
 #[derive(Debug, Parser)]
@@ -27,6 +28,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Pull(pull::Args),
     Import(import::Args),
     List(list::Args),
     Inspect(inspect::Args),
@@ -49,6 +51,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         None => default_store_dir()?,
     };
     match cli.command {
+        Command::Pull(args) => pull::run(&store, &args),
         Command::Import(args) => import::run(&store, &args),
         Command::List(args) => list::run(&store, &args),
         Command::Inspect(args) => inspect::run(&store, &args),

@@ -185,7 +185,7 @@ fn the_option_counts_more_than_the_environment() {
 #[test]
 fn help_has_an_example_for_each_command() {
     let world = World::new();
-    for command in ["import", "list", "inspect", "prune"] {
+    for command in ["pull", "import", "list", "inspect", "prune"] {
         let help = world.ok(&[command, "--help"]);
         assert!(help.contains(&format!("Example: cache-tool {command}")), "{help}");
     }

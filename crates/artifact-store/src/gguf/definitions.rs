@@ -5,11 +5,12 @@ use half::f16;
 use super::types::TensorType;
 
 /// Elements of a block.
-pub(super) fn values(kind: TensorType, block: &[u8]) -> Vec<f32> {
+pub(crate) fn values(kind: TensorType, block: &[u8]) -> Vec<f32> {
     (0..kind.block().0 as usize).map(|i| value(kind, block, i)).collect()
 }
 
 /// Writes the block's own scales; everything else in a block may be any bytes.
+#[cfg(test)]
 pub(super) fn set_scales(kind: TensorType, block: &mut [u8], d: f16, m: f16) {
     let (d_at, m_at) = match kind {
         TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4_K | TensorType::Q5_K => (0, Some(2)),

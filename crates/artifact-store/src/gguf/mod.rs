@@ -8,16 +8,18 @@
 //! superblock the same for blocks of blocks
 //! llama      metadata -> config.json, and which tensor becomes which
 //! rope       rotary factors -> rope_scaling
-//! tokenizer  metadata -> tokenizer.json, end tokens
+//! tokenizer  metadata -> tokenizer.json, end tokens; byte_level and sentencepiece for its two kinds
 //! ```
 
 pub(crate) mod block;
-#[cfg(test)]
-mod definitions;
+mod byte_level;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod definitions;
 pub(crate) mod llama;
 pub(crate) mod metadata;
 pub(crate) mod reader;
 pub(crate) mod rope;
+mod sentencepiece;
 mod superblock;
 pub(crate) mod tokenizer;
 pub(crate) mod types;

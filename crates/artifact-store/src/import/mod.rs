@@ -8,10 +8,10 @@ mod pipeline;
 mod rewrite;
 mod source;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{
-    Imported, Observer, Quantization, Store, StoreError, TensorEntry, layout::check_name,
+    Digest, Imported, Observer, Quantization, Store, StoreError, TensorEntry, layout::check_name,
     weights::HeaderTensor, writer::Writer,
 };
 
@@ -24,6 +24,25 @@ pub struct ImportOptions {
 }
 
 impl Store {
+    /// Whether an artifact can have this name.
+    ///
+    /// # Errors
+    /// [`StoreError::BadName`] if it can't.
+    pub fn check_name(name: &str) -> Result<(), StoreError> {
+        check_name(name)
+    }
+
+    /// Folder for downloads that are to be imported. Nothing in the store uses it.
+    pub fn downloads(&self) -> PathBuf {
+        self.dir().join("downloads")
+    }
+
+    /// Where a blob of this digest and size is, if it is stored. Nothing holds it: it may be pruned at any time.
+    pub fn stored_blob(&self, digest: Digest, size: u64) -> Option<PathBuf> {
+        let path = self.layout.blob(digest);
+        path.metadata().is_ok_and(|found| found.is_file() && found.len() == size).then_some(path)
+    }
+
     /// [`Store::import_with`] the default options.
     ///
     /// # Errors

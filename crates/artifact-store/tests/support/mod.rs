@@ -3,12 +3,14 @@
 
 use std::{
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
-use artifact_store::{Artifact, Dtype};
+use artifact_store::{Artifact, Dtype, Imported, Store, StoreError};
 use half::f16;
 use serde_json::json;
+use tempfile::TempDir;
 
 pub const HIDDEN: u64 = 64;
 pub const TOKENS: [&str; 6] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "a", "b", "ab"];
@@ -58,6 +60,10 @@ pub fn texts(values: &[&str]) -> Vec<u8> {
 
 pub fn numbers(values: &[u32]) -> Vec<u8> {
     array(4, values.len(), values.iter().flat_map(|value| value.to_le_bytes()).collect())
+}
+
+pub fn floats(values: &[f32]) -> Vec<u8> {
+    array(6, values.len(), values.iter().flat_map(|value| value.to_le_bytes()).collect())
 }
 
 fn array(kind: u32, len: usize, data: Vec<u8>) -> Vec<u8> {
@@ -248,6 +254,22 @@ pub fn huggingface_folder(folder: &Path) -> PathBuf {
     fs::write(folder.join("model-1.safetensors"), safetensors(&[("a", vec![1.0, 2.0])])).unwrap();
     fs::write(folder.join("model-2.safetensors"), safetensors(&[("b", vec![3.0; 5])])).unwrap();
     folder.to_owned()
+}
+
+/// Imports bytes as a GGUF file, under the name `tiny`, into a store in `folder`.
+pub fn import_bytes(folder: &Path, bytes: &[u8]) -> Result<(Store, Imported), StoreError> {
+    let source = folder.join("tiny.gguf");
+    fs::write(&source, bytes).unwrap();
+    let store = Store::open(folder.join("store"))?;
+    let imported = store.import(&source, Some("tiny"), &mut |_| ControlFlow::Continue(()))?;
+    Ok((store, imported))
+}
+
+pub fn import_gguf(gguf: &Gguf) -> (TempDir, Artifact) {
+    let folder = TempDir::new().unwrap();
+    let (store, _) = import_bytes(folder.path(), &gguf.bytes()).unwrap();
+    let artifact = store.resolve("tiny").unwrap();
+    (folder, artifact)
 }
 
 /// The bytes of a tensor with its type and shape, read through the manifest alone.

@@ -1,11 +1,15 @@
 """Records what other programs compute, for tests to compare with: `python make.py` in an environment with the packages
-`gguf`, `mlx[cpu]` and `numpy`, in this folder. Recorded with gguf 0.19.0 and mlx 0.32.4."""
+`gguf`, `mlx[cpu]`, `numpy` and `sentencepiece`, in this folder. Recorded with gguf 0.19.0, mlx 0.32.4 and
+sentencepiece 0.2.3."""
 
+import io
 import json
+from pathlib import Path
 
 import gguf
 import mlx.core as mx
 import numpy as np
+import sentencepiece
 
 RANDOM = np.random.default_rng(20)
 
@@ -61,5 +65,33 @@ def quantizations():
     return recorded
 
 
+def pieces():
+    """A small vocabulary as GGUF files have it, and what SentencePiece itself makes of texts."""
+    model = io.BytesIO()
+    text = (Path(__file__).parents[4] / "ARCHITECTURE.md").read_text().splitlines()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text), model_writer=model, model_type="bpe", vocab_size=420, byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
+    )
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    ids = range(processor.get_piece_size())
+
+    def kind(id):
+        kinds = [(processor.is_unknown, 2), (processor.is_control, 3), (processor.is_byte, 6)]
+        return next((number for is_kind, number in kinds if is_kind(id)), 1)
+
+    texts = [
+        "The worker maps the weights.", "  two  spaces ", "one\ttab\nand lines\n\n", "Grüße, 世界! 🦀",
+        "thethethe therein", "0123456789 (a, b)", "", " ", "the gateway and the worker share a segment" * 3,
+    ]
+    return {
+        "tokens": [processor.id_to_piece(id) for id in ids],
+        "scores": [processor.get_score(id) for id in ids],
+        "types": [kind(id) for id in ids],
+        "texts": [{"text": text, "ids": processor.encode(text)} for text in texts],
+    }
+
+
+dump("sentencepiece.json", pieces())
 dump("gguf.json", blocks())
 dump("quantize.json", quantizations())

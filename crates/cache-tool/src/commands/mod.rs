@@ -4,3 +4,4 @@ pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod prune;
+pub(crate) mod pull;
