@@ -211,6 +211,9 @@ fn what_is_not_there_is_said() {
     assert!(code == 4 && said.contains("`org/model` with a revision `v9`"), "{said}");
     assert_eq!(world.fails(&["pull", "org/a/b"]).0, 2);
     assert_eq!(world.fails(&["pull", "org/model", "--name", "../x"]).0, 2);
+    world.hub.repository.lock().unwrap().files.remove("model.safetensors.index.json");
+    let (code, said) = world.fails(&["pull", "org/model"]);
+    assert!(code == 4 && said.contains("3 safetensors files"), "{said}");
     world.hub.repository.lock().unwrap().files.remove("tokenizer.json");
     let (code, said) = world.fails(&["pull", "org/model"]);
     assert!(code == 4 && said.contains("no tokenizer.json"), "{said}");

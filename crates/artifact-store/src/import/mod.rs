@@ -82,7 +82,7 @@ impl Store {
         } else {
             gguf::stage(&writer, source, options, observer)?
         };
-        writer.commit(&manifest, files, &name, observer)
+        writer.commit(&manifest, files, &name)
     }
 }
 

@@ -56,3 +56,45 @@ fn take<R>(receive: &Receiver<Result<R, StoreError>>) -> Result<R, StoreError> {
     // A thread that is gone without a result has panicked; the scope passes that on.
     receive.recv().unwrap_or(Err(StoreError::Cancelled))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::{
+        path::Path,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+
+    #[test]
+    fn results_come_in_order() {
+        let jobs: Vec<usize> = (0..1000).collect();
+        let mut results = Vec::new();
+        let square = |job: &usize| Ok(job * job);
+        in_order(&jobs, square, |job, result| {
+            results.push((*job, result));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(results, jobs.iter().map(|job| (*job, job * job)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_first_error_ends_it() {
+        let jobs: Vec<usize> = (0..1000).collect();
+        let error = || StoreError::bad_source(Path::new("x"), "bad");
+        let (started, mut consumed) = (AtomicUsize::new(0), 0);
+        let work = |job: &usize| {
+            started.fetch_add(1, Ordering::Relaxed);
+            if *job == 5 { Err(error()) } else { Ok(()) }
+        };
+        let failed = in_order(&jobs, work, |_, ()| {
+            consumed += 1;
+            Ok(())
+        });
+        assert!(failed.is_err() && consumed == 5);
+        assert!(started.load(Ordering::Relaxed) < 100, "results that nobody takes are not made");
+        assert!(in_order(&jobs, |_| Ok(()), |_, ()| Err(error())).is_err());
+    }
+}

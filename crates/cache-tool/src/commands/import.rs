@@ -2,12 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use artifact_store::{ImportOptions, Quantization, Store};
+use artifact_store::{ImportOptions, Imported, Quantization, Store};
 
-use crate::{
-    output::{print, size},
-    progress::ImportProgress,
-};
+use crate::{output::print_imported, place::Place, progress::ImportProgress};
 
 /// Take a model into the store.
 ///
@@ -31,6 +28,9 @@ pub(crate) struct Args {
     name: Option<String>,
     #[command(flatten)]
     quantize: QuantizeArgs,
+    /// Print JSON, sizes in bytes
+    #[arg(long)]
+    json: bool,
 }
 
 /// What `import` and `pull` make of dense matrices.
@@ -51,38 +51,24 @@ impl QuantizeArgs {
     }
 }
 
-pub(crate) fn run(store: &Path, args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     // A wrong path should not leave an empty store behind.
     args.source
         .metadata()
         .map_err(|error| anyhow::anyhow!("cannot read {}: {error}", args.source.display()))?;
-    let store = Store::open(store)?;
-    import(&store, &args.source, args.name.as_deref(), &args.quantize.options()?)
+    let imported = import(&place.open()?, &args.source, args.name.as_deref(), &args.quantize.options()?)?;
+    print_imported(&imported, args.json)
 }
 
-/// Imports, shows how far it is, and says what became of it.
+/// Imports, and shows how far it is.
 pub(crate) fn import(
     store: &Store,
     source: &Path,
     name: Option<&str>,
     options: &ImportOptions,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Imported> {
     let mut progress = ImportProgress::new()?;
     let imported = store.import_with(source, name, options, &mut |event| progress.observe(event));
     progress.finish();
-    let imported = imported?;
-
-    let stored = if imported.already_stored {
-        "was stored already".to_owned()
-    } else {
-        format!("has {}, of which {} are new in the store", size(imported.size), size(imported.new_bytes))
-    };
-    eprintln!("`{}` {stored}", imported.name);
-    if let Some(old) = imported.replaced {
-        eprintln!(
-            "the source or its options changed: the name stood for {} before, which stays in the store until it is pruned",
-            old.short()
-        );
-    }
-    print(&imported.digest.to_string())
+    Ok(imported?)
 }

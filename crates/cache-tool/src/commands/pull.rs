@@ -13,6 +13,8 @@ use serde_json::Value;
 use super::import::{QuantizeArgs, import};
 use crate::{
     hub::{self, Hub, RemoteFile, Repository, Snapshot},
+    output::print_imported,
+    place::Place,
     progress::PullProgress,
 };
 
@@ -42,9 +44,12 @@ pub(crate) struct Args {
     name: Option<String>,
     #[command(flatten)]
     quantize: QuantizeArgs,
+    /// Print JSON, sizes in bytes
+    #[arg(long)]
+    json: bool,
 }
 
-pub(crate) fn run(store: &Path, args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     let options = args.quantize.options()?;
     let name = args.name.as_deref().unwrap_or(&args.repository.id);
     // Before an hour of downloading.
@@ -53,8 +58,12 @@ pub(crate) fn run(store: &Path, args: &Args) -> anyhow::Result<()> {
     let snapshot = hub.snapshot(&args.repository)?;
     let gguf = args.file.as_deref().map(|path| hub::gguf_file(&snapshot, path)).transpose()?;
     let settings = if gguf.is_some() { Vec::new() } else { hub::settings(&snapshot)? };
+    if gguf.is_none() && hub::index_of(&settings).is_none() {
+        // For its error.
+        hub::weights(&snapshot, None)?;
+    }
 
-    let store = Store::open(store)?;
+    let store = place.open()?;
     let folder = Download::begin(&store, &snapshot)?;
     let source = match gguf {
         Some(file) => {
@@ -69,8 +78,9 @@ pub(crate) fn run(store: &Path, args: &Args) -> anyhow::Result<()> {
             folder.path.clone()
         }
     };
-    import(&store, &source, Some(name), &options)?;
-    folder.remove()
+    let imported = import(&store, &source, Some(name), &options)?;
+    folder.remove()?;
+    print_imported(&imported, args.json)
 }
 
 /// A folder of the store for one commit of one repository. It is outside of the store's `tmp`, which every writer

@@ -53,7 +53,13 @@ pub(crate) fn weights<'a>(
         let all: Vec<_> = snapshot.files.iter().filter(top_level).collect();
         // Others beside it repeat it in another form.
         let main = all.iter().find(|file| file.path == "model.safetensors").copied();
-        return Ok(main.map_or(all, |main| vec![main]));
+        return match (main, &all[..]) {
+            (Some(file), _) | (None, [file]) => Ok(vec![file]),
+            (None, several) => {
+                let reason = format!("it has {} safetensors files and no {INDEX}", several.len());
+                Err(snapshot.repository.error(reason))
+            }
+        };
     };
     let names = index["weight_map"].as_object().into_iter().flat_map(|map| map.values());
     let names: BTreeSet<&str> = names.filter_map(Value::as_str).collect();
