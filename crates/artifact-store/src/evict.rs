@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
     time::SystemTime,
 };
 
@@ -153,6 +154,19 @@ fn distinct_size(candidates: &[Candidate], without: &BTreeSet<Digest>) -> u64 {
     blobs.values().copied().sum()
 }
 
+impl Store {
+    /// Makes sure that so many bytes can be added, as an import does before it
+    /// writes; for who fetches them first. Returns what went for them.
+    ///
+    /// # Errors
+    /// [`StoreError::OverLimit`] or [`StoreError::NoSpace`]; nothing went then.
+    pub fn make_room(&self, bytes: u64) -> Result<Vec<Listed>, StoreError> {
+        let writer = Writer::begin(self, &mut |_| ControlFlow::Continue(()))?;
+        writer.check_space(bytes)?;
+        Ok(writer.evicted.take())
+    }
+}
+
 impl Writer<'_> {
     /// Makes sure, before they are written, that so many more bytes fit:
     /// within the limit of the store, for which the least recently used
@@ -163,7 +177,7 @@ impl Writer<'_> {
     }
 
     /// The same for what is staged, now that its size and what is new of it are known.
-    pub(crate) fn make_room(&self, files: &[Staged]) -> Result<(), StoreError> {
+    pub(crate) fn check_staged(&self, files: &[Staged]) -> Result<(), StoreError> {
         let used = self.used_blobs()?;
         let new = files.iter().filter(|file| file.temporary.is_some() && !used.contains_key(&file.digest));
         let new: BTreeMap<Digest, u64> = new.map(|file| (file.digest, file.size)).collect();
@@ -231,10 +245,7 @@ impl Writer<'_> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::{
-        ops::ControlFlow,
-        time::{Duration, UNIX_EPOCH},
-    };
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
 

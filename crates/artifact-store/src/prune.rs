@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    Listed, Store, StoreError,
+    Digest, Listed, Store, StoreError,
     evict::{Candidates, Criteria, Hold, choose},
     writer::Writer,
 };
@@ -78,7 +78,7 @@ impl Store {
 }
 
 /// What would go as well if nothing of this kind were held.
-fn spared(candidates: &Candidates, criteria: &Criteria, hold: Hold) -> Vec<crate::Digest> {
+fn spared(candidates: &Candidates, criteria: &Criteria, hold: Hold) -> Vec<Digest> {
     let mut all = candidates.all.clone();
     let held: BTreeSet<_> = all.iter().filter(|it| it.hold == hold).map(|it| it.digest).collect();
     for candidate in all.iter_mut().filter(|candidate| candidate.hold == hold) {

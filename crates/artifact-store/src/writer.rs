@@ -170,7 +170,7 @@ impl<'a> Writer<'a> {
         placed: &mut Option<Digest>,
     ) -> Result<Imported, StoreError> {
         let (store, layout) = (self.store, &self.store.layout);
-        self.make_room(&files)?;
+        self.check_staged(&files)?;
         let mut new_bytes = 0;
         for file in files {
             new_bytes += self.place_blob(file)?;

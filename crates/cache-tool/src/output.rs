@@ -120,8 +120,13 @@ pub(crate) fn print_pinned(store: &Store, name: &str, changed: bool, json: bool)
         value["changed"] = changed.into();
         return print_json(&value);
     }
-    let pinned = if listed.pinned { "pinned" } else { "not pinned" };
-    eprintln!("{} is {}{pinned}", names(&listed), if changed { "now " } else { "already " });
+    let state = match (listed.pinned, changed) {
+        (true, true) => "is now pinned",
+        (true, false) => "was pinned already",
+        (false, true) => "is no longer pinned",
+        (false, false) => "was not pinned",
+    };
+    eprintln!("{} {state}", names(&listed));
     Ok(())
 }
 

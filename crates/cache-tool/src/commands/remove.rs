@@ -37,12 +37,17 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
         }));
     }
     match &removed.artifact {
-        Some(artifact) => eprintln!(
-            "removed `{}` with its artifact {}, which frees {}",
-            args.name,
-            artifact.digest.short(),
-            size(removed.freed)
-        ),
+        Some(artifact) => {
+            let freed = match removed.freed {
+                0 => "nothing: other artifacts use its files".to_owned(),
+                bytes => size(bytes),
+            };
+            eprintln!(
+                "removed `{}` with its artifact {}, which frees {freed}",
+                args.name,
+                artifact.digest.short()
+            );
+        }
         None => eprintln!(
             "removed the name `{}`; its artifact stays as {}",
             args.name,

@@ -50,10 +50,14 @@ fn show(report: &RepairReport) -> anyhow::Result<()> {
     for problem in &report.problems {
         eprintln!("{problem}");
     }
-    match (report.actions.len(), report.dry_run) {
-        (0, _) => eprintln!("there was nothing to put right"),
-        (count, true) => eprintln!("{count} things would be put right"),
-        (count, false) => eprintln!("{count} things were put right"),
+    let things = match report.actions.len() {
+        0 => "nothing".to_owned(),
+        1 => "1 thing".to_owned(),
+        count => format!("{count} things"),
+    };
+    eprintln!("{things} {} put right", if report.dry_run { "would be" } else { "was" });
+    if !report.problems.is_empty() {
+        eprintln!("{} problem(s) left for you, see above", report.problems.len());
     }
     Ok(())
 }
