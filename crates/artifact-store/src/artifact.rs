@@ -2,15 +2,22 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
-    io::BufReader,
+    fs::File,
+    io::{self, BufReader, Read, Seek},
     path::PathBuf,
     time::SystemTime,
 };
 
+use serde::Deserialize;
+
 use crate::{
-    Digest, FileEntry, FileRole, Manifest, StoreError, TensorEntry, error::IoContext, layout::Layout,
-    lease::Lease, weights,
+    Digest, FileEntry, FileRole, Manifest, Store, StoreError, TensorEntry,
+    disk::{exists, open_regular, read_regular},
+    error::IoContext,
+    layout::Layout,
+    lease::Lease,
+    manifest::FORMAT,
+    weights,
 };
 
 /// A resolved artifact. While it lives, no process prunes it.
@@ -22,26 +29,33 @@ pub struct Artifact {
     pub digest: Digest,
     /// What it is made of.
     pub manifest: Manifest,
-    layout: Layout,
+    pub(crate) store: Store,
     lease: Lease,
+}
+
+/// The part of a manifest that every version of it has.
+#[derive(Deserialize)]
+struct Versioned {
+    format: u64,
 }
 
 impl Artifact {
     /// Reads the manifest and takes the lease. `None`: no such artifact.
-    pub(crate) fn open(layout: &Layout, name: &str, digest: Digest) -> Result<Option<Self>, StoreError> {
+    pub(crate) fn open(store: &Store, name: &str, digest: Digest) -> Result<Option<Self>, StoreError> {
+        let layout = &store.layout;
         // The lease first: what is read after it can't be pruned any more.
         // Without a manifest there is nothing to hold, and no file to make.
-        if !layout.manifest(digest).exists() {
+        if !exists(&layout.manifest(digest)) {
             return Ok(None);
         }
         let lease = Lease::take(layout, digest)?;
         let Some(manifest) = read_manifest(layout, digest)? else { return Ok(None) };
-        Ok(Some(Self { name: name.to_owned(), digest, manifest, layout: layout.clone(), lease }))
+        Ok(Some(Self { name: name.to_owned(), digest, manifest, store: store.clone(), lease }))
     }
 
     /// Makes now its last use, for least-recently-used eviction.
     pub fn record_use(&self) -> Result<(), StoreError> {
-        self.lease.touch(SystemTime::now(), &self.layout.lease(self.digest))
+        self.lease.touch(SystemTime::now(), &self.store.layout.lease(self.digest))
     }
 
     /// The files with this role, with their index in the manifest.
@@ -51,7 +65,7 @@ impl Artifact {
 
     /// Where the bytes of `file` are. They never change; don't write to them.
     pub fn blob_path(&self, file: &FileEntry) -> PathBuf {
-        self.layout.blob(file.blob)
+        self.store.layout.blob(file.blob)
     }
 
     /// Opens a file's blob after checking what can be checked without reading
@@ -59,11 +73,18 @@ impl Artifact {
     /// manifest says.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] if either does not fit: what can't be verified
-    /// is not loaded.
+    /// [`StoreError::Damaged`] if either does not fit or the blob is not there,
+    /// [`StoreError::Quarantined`] if it failed a verification: what can't be
+    /// verified is not loaded.
     pub fn open_blob(&self, file: &FileEntry) -> Result<File, StoreError> {
         let path = self.blob_path(file);
-        let opened = File::open(&path).context("open", &path)?;
+        let opened = match open_regular(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.missing(file)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(StoreError::damaged(&path, error.to_string()));
+            }
+            opened => opened.context("open", &path)?,
+        };
         let size = opened.metadata().context("inspect", &path)?.len();
         if size != file.size {
             return Err(StoreError::damaged(&path, format!("it has {size} bytes instead of {}", file.size)));
@@ -77,8 +98,9 @@ impl Artifact {
     /// Reads a small file whole and checks its SHA-256.
     pub fn read_blob(&self, file: &FileEntry) -> Result<Vec<u8>, StoreError> {
         let path = self.blob_path(file);
-        self.open_blob(file)?;
-        let bytes = fs::read(&path).context("read", &path)?;
+        let mut bytes = Vec::new();
+        let mut opened = self.open_blob(file)?;
+        opened.rewind().and_then(|()| opened.read_to_end(&mut bytes)).context("read", &path)?;
         if Digest::of(&bytes) != file.blob {
             return Err(StoreError::damaged(&path, "its SHA-256 is not its name"));
         }
@@ -90,6 +112,16 @@ impl Artifact {
         let missing = || StoreError::MissingFile { digest: self.digest, what: "tokenizer" };
         let (_, file) = self.files(FileRole::Tokenizer).next().ok_or_else(missing)?;
         self.read_blob(file)
+    }
+
+    /// Why a blob is not in its place.
+    pub(crate) fn missing(&self, file: &FileEntry) -> StoreError {
+        let quarantined = self.store.layout.quarantined(file.blob);
+        if exists(&quarantined) {
+            let (artifact, file) = (self.name.clone(), file.name.clone());
+            return StoreError::Quarantined { artifact, file, path: quarantined };
+        }
+        StoreError::damaged(&self.blob_path(file), "it is missing")
     }
 
     fn check_header(&self, file: &FileEntry, opened: &File) -> Result<(), StoreError> {
@@ -123,13 +155,21 @@ impl Artifact {
 /// The manifest with this digest, verified against it; `None` if there is none.
 pub(crate) fn read_manifest(layout: &Layout, digest: Digest) -> Result<Option<Manifest>, StoreError> {
     let path = layout.manifest(digest);
-    let bytes = match fs::read(&path) {
+    let bytes = match read_regular(&path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(StoreError::damaged(&path, error.to_string()));
+        }
         Err(error) => return Err(error).context("read", &path),
     };
     if Digest::of(&bytes) != digest {
         return Err(StoreError::damaged(&path, "its SHA-256 is not its name"));
+    }
+    if let Ok(Versioned { format }) = serde_json::from_slice(&bytes)
+        && format > u64::from(FORMAT)
+    {
+        return Err(StoreError::NewerFormat { path, format, readable: FORMAT });
     }
     let manifest: Manifest =
         serde_json::from_slice(&bytes).map_err(|error| StoreError::damaged(&path, error.to_string()))?;

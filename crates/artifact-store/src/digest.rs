@@ -5,6 +5,9 @@ use std::{fmt, io, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
+/// Bytes that are read at a time: fits into the cache beside the core.
+const READ_BUFFER: usize = 256 << 10;
+
 /// SHA-256 of some bytes. Displayed and serialized as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
@@ -28,10 +31,30 @@ impl Digest {
     }
 
     /// Reads `reader` to its end; returns the digest and the number of bytes.
-    pub(crate) fn of_reader(reader: &mut impl io::Read) -> io::Result<(Self, u64)> {
-        let mut sink = HashingWriter::new(io::sink());
-        io::copy(reader, &mut sink)?;
-        Ok(sink.finish().1)
+    pub fn of_reader(reader: &mut impl io::Read) -> io::Result<(Self, u64)> {
+        Self::of_chunks(reader, |_| Ok(()))
+    }
+
+    /// The same, telling `advanced` the bytes of each chunk.
+    pub(crate) fn of_chunks<E: From<io::Error>>(
+        reader: &mut impl io::Read,
+        mut advanced: impl FnMut(u64) -> Result<(), E>,
+    ) -> Result<(Self, u64), E> {
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; READ_BUFFER];
+        let mut total = 0;
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok((Self(hasher.finalize().into()), total)),
+                Ok(n) => {
+                    hasher.update(&buffer[..n]);
+                    total += n as u64;
+                    advanced(n as u64)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// The first 12 hex digits, for people.

@@ -5,7 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::Digest;
+use bytesize::ByteSize;
+
+use crate::{Digest, Holder};
 
 /// Everything the store reports. The text is meant for people.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +72,34 @@ pub enum StoreError {
         reason: String,
     },
 
+    /// A file of the artifact failed its verification and was set aside.
+    #[error(
+        "`{file}` of {artifact} is not what was stored; it was set aside as {}. Import or pull the same source \
+         again, which mends it, or give the artifact up with `cache-tool remove {artifact}`", path.display()
+    )]
+    Quarantined {
+        /// The name or digest of the artifact.
+        artifact: String,
+        /// The file's name in the artifact.
+        file: String,
+        /// Where its bytes are now.
+        path: PathBuf,
+    },
+
+    /// A manifest that a later version of this program wrote.
+    #[error(
+        "{} has format {format}, and this program reads formats up to {readable}: use a newer version of it. \
+         The artifact is left as it is", path.display()
+    )]
+    NewerFormat {
+        /// The manifest.
+        path: PathBuf,
+        /// Its format.
+        format: u64,
+        /// The newest format that can be read.
+        readable: u32,
+    },
+
     /// The artifact has no file of this kind.
     #[error("artifact {digest} has no {what}; import the model from a source that has one")]
     MissingFile {
@@ -90,8 +120,8 @@ pub enum StoreError {
 
     /// The disk is too small for what was to be written.
     #[error(
-        "{} needs {needed} bytes and has {available}: free some space, for example with `cache-tool prune`, \
-         or choose another folder with --store", path.display()
+        "the disk of {} needs {} and has {} left: free some space, for example with `cache-tool prune`, \
+         or choose another folder with --store", path.display(), ByteSize(*needed), ByteSize(*available)
     )]
     NoSpace {
         /// Folder of the store.
@@ -102,8 +132,45 @@ pub enum StoreError {
         available: u64,
     },
 
-    /// The observer of an import asked to stop.
-    #[error("the import was cancelled; the store is as it was")]
+    /// The limit of the store leaves no room, even after removing all that may be removed.
+    #[error(
+        "the store at {} may have {}, {} are to be added, and {} of what it has are pinned or in use: allow more \
+         with --max-size or `cache.max_size_bytes`, `cache-tool unpin` something, or unload a model",
+        path.display(), ByteSize(*limit), ByteSize(*needed), ByteSize(*held)
+    )]
+    OverLimit {
+        /// Folder of the store.
+        path: PathBuf,
+        /// Bytes that were to be added.
+        needed: u64,
+        /// Bytes the store may have.
+        limit: u64,
+        /// Bytes that can't be removed.
+        held: u64,
+    },
+
+    /// A process uses the artifact.
+    #[error("{artifact} is in use{}: unload the model or end the process first", by_whom(holders))]
+    InUse {
+        /// The name or digest of the artifact.
+        artifact: String,
+        /// Who uses it, where the platform tells.
+        holders: Vec<Holder>,
+    },
+
+    /// The user pinned the artifact.
+    #[error("{artifact} is pinned: `cache-tool unpin {artifact}` first, or give --force")]
+    Pinned {
+        /// The name or digest of the artifact.
+        artifact: String,
+    },
+
+    /// An artifact was to be written to a folder that has something in it.
+    #[error("{} exists and is not an empty folder; name another one", .0.display())]
+    ExportTarget(PathBuf),
+
+    /// The observer asked to stop.
+    #[error("cancelled; the store is as it was")]
     Cancelled,
 
     /// The store was opened for reading only.
@@ -135,4 +202,10 @@ impl StoreError {
 
 fn known_names(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// " by kr-worker (process 12)", or nothing where nobody is known.
+fn by_whom(holders: &[Holder]) -> String {
+    let holders: Vec<String> = holders.iter().map(Holder::to_string).collect();
+    if holders.is_empty() { String::new() } else { format!(" by {}", holders.join(", ")) }
 }

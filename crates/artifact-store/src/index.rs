@@ -4,15 +4,22 @@
 //! nothing but the time to read them.
 
 use std::{
-    collections::BTreeMap,
-    fs,
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Manifest, Store, StoreError, artifact::read_manifest, error::IoContext};
+use crate::{
+    Digest, Manifest, Store, StoreError,
+    artifact::read_manifest,
+    disk::{exists, read_regular},
+    error::IoContext,
+    inventory::Inventory,
+    store::file_names,
+};
 
 /// Version of the file; another one counts as missing.
 const FORMAT: u32 = 1;
@@ -32,6 +39,22 @@ pub struct Listed {
     pub imported_at: SystemTime,
     /// When it was last loaded, or imported.
     pub last_use: SystemTime,
+    /// The user wants it kept.
+    pub pinned: bool,
+    /// Whether it can be loaded.
+    pub state: ArtifactState,
+}
+
+/// Whether an artifact can be loaded, as far as is known without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ArtifactState {
+    /// Nothing is known against it.
+    Ready,
+    /// A file failed its verification; importing the same source mends it.
+    Quarantined,
+    /// Its manifest is damaged, or of a newer version; loading it says which.
+    Unreadable,
 }
 
 /// The file's content.
@@ -51,25 +74,60 @@ struct Entry {
     last_use: u64,
 }
 
+impl fmt::Display for ArtifactState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "ready",
+            Self::Quarantined => "quarantined",
+            Self::Unreadable => "unreadable",
+        })
+    }
+}
+
 impl Store {
     /// Every artifact, the most recently used first.
     pub fn list(&self) -> Result<Vec<Listed>, StoreError> {
         let refs = self.refs()?;
-        let index = Index::load(self)?;
-        let describe = |(digest, entry): (Digest, Entry)| {
-            let names = refs.iter().filter(|(_, of)| *of == digest).map(|(name, _)| name.clone()).collect();
-            Listed {
+        let mut artifacts = Index::load(self)?.artifacts;
+        let quarantined = self.artifacts_in_quarantine()?;
+        let mut listed: Vec<Listed> = Vec::new();
+        for digest in self.digests()? {
+            let entry = artifacts.remove(&digest);
+            let state = match &entry {
+                None => ArtifactState::Unreadable,
+                Some(_) if quarantined.contains(&digest) => ArtifactState::Quarantined,
+                Some(_) => ArtifactState::Ready,
+            };
+            let entry = entry.unwrap_or_else(|| Entry::unreadable(self, digest));
+            listed.push(Listed {
                 digest,
-                names,
+                names: refs.iter().filter(|(_, of)| *of == digest).map(|(name, _)| name.clone()).collect(),
                 architecture: entry.architecture,
                 size: entry.size,
                 imported_at: at(entry.imported_at),
                 last_use: modified(&self.layout.lease(digest)).unwrap_or(at(entry.last_use)),
-            }
-        };
-        let mut listed: Vec<Listed> = index.artifacts.into_iter().map(describe).collect();
+                pinned: self.is_pinned(digest),
+                state,
+            });
+        }
         listed.sort_by_key(|artifact| (std::cmp::Reverse(artifact.last_use), artifact.digest));
         Ok(listed)
+    }
+
+    /// Manifests are read only when something is in quarantine.
+    fn artifacts_in_quarantine(&self) -> Result<BTreeSet<Digest>, StoreError> {
+        let bad: BTreeSet<Digest> =
+            file_names(&self.layout.quarantine())?.iter().filter_map(|name| name.parse().ok()).collect();
+        let mut artifacts = BTreeSet::new();
+        if !bad.is_empty() {
+            for (digest, manifest) in Inventory::read(self)?.artifacts {
+                let lacks = |blob: &Digest| bad.contains(blob) && !exists(&self.layout.blob(*blob));
+                if manifest.blobs().keys().any(lacks) {
+                    artifacts.insert(digest);
+                }
+            }
+        }
+        Ok(artifacts)
     }
 }
 
@@ -78,22 +136,26 @@ impl Index {
     /// unreadable, or of another set of artifacts.
     pub(crate) fn load(store: &Store) -> Result<Self, StoreError> {
         let digests = store.digests()?;
-        let stored = fs::read(store.layout.index()).ok();
-        let parsed = stored.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
-        match parsed {
-            Some(index) if index.format == FORMAT && index.artifacts.keys().eq(&digests) => Ok(index),
+        match Self::stored(store) {
+            Some(index) if index.artifacts.keys().eq(&digests) => Ok(index),
             _ => Self::rebuild(store, &digests),
         }
+    }
+
+    /// The index as it is on the disk, if it can be read.
+    fn stored(store: &Store) -> Option<Self> {
+        let bytes = read_regular(&store.layout.index()).ok()?;
+        serde_json::from_slice::<Self>(&bytes).ok().filter(|index| index.format == FORMAT)
+    }
+
+    /// Whether the stored index lists exactly the artifacts that can be read.
+    pub(crate) fn is_current(store: &Store, inventory: &Inventory) -> bool {
+        Self::stored(store).is_some_and(|index| index.artifacts.keys().eq(inventory.artifacts.keys()))
     }
 
     /// Adds or replaces an artifact.
     pub(crate) fn insert(&mut self, digest: Digest, manifest: &Manifest, now: SystemTime) {
         self.artifacts.insert(digest, Entry::new(manifest, now, now));
-    }
-
-    /// Forgets an artifact.
-    pub(crate) fn remove(&mut self, digest: Digest) {
-        self.artifacts.remove(&digest);
     }
 
     /// The bytes to store, after taking over the last uses that the lease files know.
@@ -108,7 +170,7 @@ impl Index {
     }
 
     /// A manifest that can't be read is left out; loading it says why.
-    fn rebuild(store: &Store, digests: &[Digest]) -> Result<Self, StoreError> {
+    pub(crate) fn rebuild(store: &Store, digests: &[Digest]) -> Result<Self, StoreError> {
         let mut artifacts = BTreeMap::new();
         for &digest in digests {
             if let Ok(Some(manifest)) = read_manifest(&store.layout, digest) {
@@ -129,6 +191,12 @@ impl Entry {
             imported_at: seconds(imported_at),
             last_use: seconds(last_use),
         }
+    }
+
+    /// What is known without the manifest.
+    fn unreadable(store: &Store, digest: Digest) -> Self {
+        let imported = seconds(modified(&store.layout.manifest(digest)).unwrap_or(UNIX_EPOCH));
+        Self { architecture: None, size: 0, imported_at: imported, last_use: imported }
     }
 }
 

@@ -8,6 +8,8 @@ use crate::{Digest, StoreError};
 const MAX_NAME: usize = 200;
 /// `/` in a name, as its file name has it. `%` itself is in no name.
 const SLASH: &str = "%2F";
+/// How the files in `tmp/` begin that hold a name in waiting.
+const WAITING: &str = "name-";
 
 /// The paths of one store.
 #[derive(Clone, Debug)]
@@ -33,7 +35,8 @@ impl Layout {
         &self.root
     }
 
-    /// Every folder, parents first.
+    /// The folders every store has, parents first; the others appear with what
+    /// is in them.
     pub(crate) fn folders(&self) -> [PathBuf; 6] {
         [self.root.clone(), self.blobs(), self.artifacts(), self.refs(), self.leases(), self.tmp()]
     }
@@ -83,6 +86,32 @@ impl Layout {
     pub(crate) fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
     }
+
+    /// Where a name waits for its artifact to be complete; see [`name_in_waiting`].
+    pub(crate) fn waiting_name(&self, name: &str) -> PathBuf {
+        self.tmp().join(format!("{WAITING}{}", name.replace('/', SLASH)))
+    }
+
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.root.join("pins")
+    }
+
+    pub(crate) fn pin(&self, digest: Digest) -> PathBuf {
+        self.pins().join(digest.to_string())
+    }
+
+    pub(crate) fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
+    pub(crate) fn quarantined(&self, blob: Digest) -> PathBuf {
+        self.quarantine().join(blob.to_string())
+    }
+}
+
+/// The name that waits in a file of `tmp/`, if it is such a file.
+pub(crate) fn name_in_waiting(file_name: &str) -> Option<String> {
+    Some(name_of_file(file_name.strip_prefix(WAITING)?)).filter(|name| check_name(name).is_ok())
 }
 
 /// The name whose reference has this file name.
@@ -99,7 +128,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), StoreError> {
     let good = ends.is_some_and(|(a, b)| a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric())
         && encoded_len <= MAX_NAME
         && name.bytes().all(legal)
-        && !name.contains("//")
+        && name.split('/').all(|part| !matches!(part, "" | "." | ".."))
         && name.parse::<Digest>().is_err();
     if good { Ok(()) } else { Err(StoreError::BadName(name.to_owned())) }
 }
@@ -122,7 +151,10 @@ mod tests {
     fn other_names_are_refused() {
         let long = "a".repeat(MAX_NAME + 1);
         let digest = Digest::of(b"x").to_string();
-        for name in ["", "..", "../x", "/x", "x/", "a//b", ".hidden", "a b", "a%2Fb", "ä", &long, &digest] {
+        for name in [
+            "", "..", "../x", "/x", "x/", "a//b", "a/../b", "a/./b", ".hidden", "a b", "a%2Fb", "ä", &long,
+            &digest,
+        ] {
             assert!(check_name(name).is_err(), "{name}");
         }
     }

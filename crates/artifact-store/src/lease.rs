@@ -11,7 +11,12 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{Digest, StoreError, error::IoContext, layout::Layout};
+use crate::{
+    Digest, StoreError,
+    disk::{exists, open_regular},
+    error::IoContext,
+    layout::Layout,
+};
 
 /// Held for as long as an artifact is in use.
 #[derive(Debug)]
@@ -25,7 +30,7 @@ impl Lease {
     pub(crate) fn take(layout: &Layout, digest: Digest) -> Result<Self, StoreError> {
         let path = layout.lease(digest);
         // A folder that can't be written still has the lease file import made.
-        let file = open_or_create(&path).or_else(|_| File::open(&path)).context("open", &path)?;
+        let file = open_or_create(&path).or_else(|_| open_regular(&path)).context("open", &path)?;
         file.lock_shared().context("lock", &path)?;
         Ok(Self { file })
     }
@@ -33,7 +38,7 @@ impl Lease {
     /// The sole hold on an artifact that nobody uses, or `None`.
     pub(crate) fn take_exclusive(layout: &Layout, digest: Digest) -> Result<Option<Self>, StoreError> {
         let path = layout.lease(digest);
-        let file = open_or_create(&path).context("open", &path)?;
+        let file = open_or_create(&path).or_else(|_| open_regular(&path)).context("open", &path)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Self { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -47,6 +52,10 @@ impl Lease {
     }
 }
 
+/// A symbolic link could lead to a file that is no lease.
 fn open_or_create(path: &Path) -> std::io::Result<File> {
+    if exists(path) {
+        open_regular(path)?;
+    }
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }

@@ -6,38 +6,69 @@
 //!         artifacts/<hex>.json    manifests, named by their SHA-256
 //!         refs/<name>             a human name -> the digest of a manifest
 //!         leases/<hex>            locked by who uses an artifact; modified when it was last used
+//!         pins/<hex>              artifacts that the user wants kept
+//!         quarantine/<hex>        blobs that failed their verification
 //!         tmp/  .lock             work in progress; one writer at a time
 //! ```
 //!
-//! Importing writes under `tmp/`, syncs, and renames: blobs first, then the
-//! manifest, then the name. So whatever a reader can find is complete, and what
-//! a crash leaves behind is found by nobody and removed by the next writer.
+//! An artifact exists from the moment its manifest has its place until the
+//! moment it is removed. Importing writes under `tmp/`, syncs, and renames:
+//! blobs first, then the manifest, then the name. Removing takes the manifest
+//! first, then names and blobs. So whatever a reader can find is complete, and
+//! what a crash leaves behind is found by nobody, and finished or undone by
+//! the next writer.
 //!
 //! Synchronous, no network, no MLX.
 
 mod artifact;
 mod digest;
+mod disk;
 mod error;
+mod evict;
+mod export;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gguf;
+mod holders;
 mod import;
 mod index;
+mod inventory;
 mod layout;
 mod lease;
 mod manifest;
 mod observer;
+mod pin;
 mod prune;
+mod quarantine;
+mod remove;
+mod repair;
 mod store;
+mod sweep;
+mod usage;
+mod verify;
 mod weights;
 mod writer;
 
 pub use artifact::Artifact;
 pub use digest::{Digest, ParseDigestError};
+pub use disk::Step;
 pub use error::StoreError;
-pub use index::Listed;
+pub use export::Exported;
+pub use holders::Holder;
+pub use import::ImportOptions;
+pub use index::{ArtifactState, Listed};
 pub use layout::default_store_dir;
-pub use manifest::{FileEntry, FileRole, Manifest, Source, SourceFormat, TensorEntry, Transform};
-pub use observer::{CommitStep, ImportEvent, Observer};
-pub use prune::PruneReport;
+pub use manifest::{
+    FileEntry, FileRole, Manifest, Quantization, Source, SourceFormat, TensorEntry, Transform,
+};
+pub use observer::{ImportEvent, Observer};
+pub use prune::{PruneOptions, PruneReport};
+pub use quarantine::BlobDefect;
+pub use remove::Removed;
+pub use repair::{Problem, RepairReport};
 pub use safetensors::Dtype;
-pub use store::Store;
+pub use store::{DEFAULT_MAX_SIZE, Store};
+pub use sweep::RepairAction;
+pub use usage::{ArtifactUsage, Usage};
+pub use verify::{BackgroundVerify, FailedBlob, Verified, VerifyEvent, VerifyObserver, VerifyOptions};
 pub use writer::Imported;

@@ -14,21 +14,6 @@ pub enum ImportEvent {
     Planned(u64),
     /// So many more of them are done.
     Advanced(u64),
-    /// About to make a part permanent.
-    Committing(CommitStep),
-}
-
-/// The steps that make an import permanent, in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommitStep {
-    /// A file takes its place among the blobs (once a file).
-    Blob,
-    /// The manifest takes its place: from here on the artifact exists.
-    Manifest,
-    /// The index learns of it.
-    Index,
-    /// The name stands for it.
-    Name,
 }
 
 /// Watches an import. [`ControlFlow::Break`] cancels it.

@@ -7,17 +7,23 @@ use std::{
 
 use crate::{
     Artifact, Digest, StoreError,
+    disk::{Step, StepHook, exists, read_regular},
     error::IoContext,
     layout::{Layout, check_name, name_of_file},
 };
 
 /// Fewest digits by which an artifact can be named.
 const MIN_PREFIX: usize = 8;
+/// Size to which imports keep a store unless they are told another, in bytes.
+pub const DEFAULT_MAX_SIZE: u64 = 100 << 30;
 
 /// A folder of artifacts. Any number of processes read it; one at a time writes.
 #[derive(Clone, Debug)]
 pub struct Store {
     pub(crate) layout: Layout,
+    /// Bytes; see [`Store::with_max_size`].
+    pub(crate) max_size: u64,
+    pub(crate) step_hook: StepHook,
     read_only: bool,
 }
 
@@ -28,7 +34,7 @@ impl Store {
         for folder in layout.folders() {
             fs::create_dir_all(&folder).context("create", &folder)?;
         }
-        Ok(Self { layout, read_only: false })
+        Ok(Self::new(layout, false))
     }
 
     /// Opens the store in `dir` without creating anything; writing is refused.
@@ -37,7 +43,21 @@ impl Store {
         if !layout.artifacts().is_dir() {
             return Err(StoreError::NoStore(dir.as_ref().to_owned()));
         }
-        Ok(Self { layout, read_only: true })
+        Ok(Self::new(layout, true))
+    }
+
+    /// With another limit than [`DEFAULT_MAX_SIZE`]: importing keeps the
+    /// blobs within `bytes` by removing what was used longest ago.
+    #[must_use]
+    pub fn with_max_size(self, bytes: u64) -> Self {
+        Self { max_size: bytes, ..self }
+    }
+
+    /// With a hook that is called before every change on the disk. It is how
+    /// tests look at what a crash would leave.
+    #[must_use]
+    pub fn with_step_hook(self, hook: impl Fn(Step<'_>) + Send + Sync + 'static) -> Self {
+        Self { step_hook: StepHook::new(hook), ..self }
     }
 
     /// The folder of the store.
@@ -49,35 +69,44 @@ impl Store {
     /// the first digits of a digest, at least 8. Costs the same however many
     /// or large the artifacts are, except for a shortened digest.
     pub fn resolve(&self, name_or_digest: &str) -> Result<Artifact, StoreError> {
+        let digest = self.locate(name_or_digest)?;
+        // Without it, it was removed just now.
+        Artifact::open(self, name_or_digest, digest)?.map_or_else(|| Err(self.unknown(name_or_digest)?), Ok)
+    }
+
+    /// The artifact that [`Store::resolve`] would open, without looking into
+    /// it: works for one that is damaged, too.
+    pub fn locate(&self, name_or_digest: &str) -> Result<Digest, StoreError> {
         let digest = match self.read_ref(name_or_digest)? {
             Some(digest) => Some(digest),
             None => self.find_digest(name_or_digest)?,
         };
-        let artifact = match digest {
-            Some(digest) => Artifact::open(&self.layout, name_or_digest, digest)?,
-            None => None,
-        };
-        match artifact {
-            Some(artifact) => Ok(artifact),
-            None => Err(StoreError::UnknownArtifact {
-                name: name_or_digest.to_owned(),
-                store: self.dir().to_owned(),
-                known: self.refs()?.into_iter().map(|(name, _)| name).collect(),
-            }),
+        match digest {
+            Some(digest) if exists(&self.layout.manifest(digest)) => Ok(digest),
+            _ => Err(self.unknown(name_or_digest)?),
         }
     }
 
-    /// Every name with the artifact it stands for, sorted.
+    /// Every name with the artifact it stands for, sorted. A name whose
+    /// artifact is not there, or whose file can't be read, is left out.
     pub fn refs(&self) -> Result<Vec<(String, Digest)>, StoreError> {
         let mut refs = Vec::new();
         for file_name in file_names(&self.layout.refs())? {
             let name = name_of_file(&file_name);
-            if let Some(digest) = self.read_ref(&name)? {
+            if let Ok(Some(digest)) = self.read_ref(&name)
+                && exists(&self.layout.manifest(digest))
+            {
                 refs.push((name, digest));
             }
         }
         refs.sort();
         Ok(refs)
+    }
+
+    /// The names of one artifact, sorted.
+    pub(crate) fn names_of(&self, digest: Digest) -> Result<Vec<String>, StoreError> {
+        let refs = self.refs()?.into_iter();
+        Ok(refs.filter(|(_, of)| *of == digest).map(|(name, _)| name).collect())
     }
 
     /// Every stored artifact, by digest, sorted.
@@ -99,14 +128,23 @@ impl Store {
             return Ok(None);
         }
         let path = self.layout.reference(name);
-        match fs::read_to_string(&path) {
-            Ok(text) => match text.trim_end().parse() {
+        match read_regular(&path) {
+            Ok(bytes) => match String::from_utf8_lossy(&bytes).trim_end().parse() {
                 Ok(digest) => Ok(Some(digest)),
                 Err(error) => Err(StoreError::damaged(&path, error.to_string())),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).context("read", &path),
         }
+    }
+
+    fn new(layout: Layout, read_only: bool) -> Self {
+        Self { layout, max_size: DEFAULT_MAX_SIZE, step_hook: StepHook::default(), read_only }
+    }
+
+    fn unknown(&self, name: &str) -> Result<StoreError, StoreError> {
+        let known = self.refs()?.into_iter().map(|(name, _)| name).collect();
+        Ok(StoreError::UnknownArtifact { name: name.to_owned(), store: self.dir().to_owned(), known })
     }
 
     fn find_digest(&self, text: &str) -> Result<Option<Digest>, StoreError> {
@@ -127,9 +165,13 @@ impl Store {
     }
 }
 
-/// Names of the entries of a folder, where they are text.
+/// Names of the entries of a folder, where they are text; none if there is no
+/// such folder.
 pub(crate) fn file_names(folder: &Path) -> Result<Vec<String>, StoreError> {
-    let entries = fs::read_dir(folder).context("list", folder)?;
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context("list", folder)?,
+    };
     let names: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.file_name().into_string().ok())).collect();
     Ok(names.context("list", folder)?.into_iter().flatten().collect())
 }

@@ -1,8 +1,9 @@
 //! The one writer of a store: stages files under `tmp/`, then makes them permanent.
 
 use std::{
-    collections::BTreeMap,
-    fs::{self, File, OpenOptions, Permissions, TryLockError},
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    fs::{File, OpenOptions, Permissions, TryLockError},
     io::{self, BufWriter, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -12,25 +13,30 @@ use std::{
 use tempfile::{NamedTempFile, TempPath};
 
 use crate::{
-    CommitStep, Digest, ImportEvent, Manifest, Observer, Store, StoreError,
+    Digest, ImportEvent, Listed, Manifest, Observer, Store, StoreError,
     artifact::read_manifest,
     digest::HashingWriter,
+    disk::{exists, open_regular},
     error::IoContext,
     index::Index,
+    inventory::Inventory,
     lease::Lease,
     observer::tell,
-    store::{file_names, paths_in},
 };
 
 /// Stored files never change, and everyone may read them.
 const STORED_MODE: u32 = 0o444;
-/// Left free on the disk beyond what is written, in bytes.
-const SPACE_MARGIN: u64 = 16 << 20;
 const WRITE_BUFFER: usize = 1 << 20;
 
 /// Holds `.lock` exclusively.
 pub(crate) struct Writer<'a> {
-    store: &'a Store,
+    pub(crate) store: &'a Store,
+    /// Bytes that were announced by [`Writer::check_space`].
+    pub(crate) announced: Cell<u64>,
+    /// Stored blobs that what is being imported uses.
+    pub(crate) reused: RefCell<BTreeSet<Digest>>,
+    /// What went to make room.
+    pub(crate) evicted: RefCell<Vec<Listed>>,
     _lock: File,
 }
 
@@ -40,7 +46,7 @@ pub(crate) struct Staged {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
     /// `None`: the blob is already stored.
-    temporary: Option<TempPath>,
+    pub(crate) temporary: Option<TempPath>,
 }
 
 /// What an import did.
@@ -58,6 +64,8 @@ pub struct Imported {
     pub already_stored: bool,
     /// What the name stood for until now, if that was something else.
     pub replaced: Option<Digest>,
+    /// Artifacts that were removed to keep the store within its limit.
+    pub evicted: Vec<Listed>,
 }
 
 impl<'a> Writer<'a> {
@@ -83,18 +91,8 @@ impl<'a> Writer<'a> {
             }
             Err(TryLockError::Error(source)) => return Err(source).context("lock", &path),
         }
-        Ok(Self { store, _lock: lock })
-    }
-
-    /// Refuses early what would not fit on the disk.
-    pub(crate) fn check_space(&self, bytes: u64) -> Result<(), StoreError> {
-        let root = self.store.dir();
-        let available = fs4::available_space(root).context("inspect the file system of", root)?;
-        let needed = bytes.saturating_add(SPACE_MARGIN);
-        if needed <= available {
-            return Ok(());
-        }
-        Err(StoreError::NoSpace { path: root.to_owned(), needed, available })
+        let (announced, reused, evicted) = Default::default();
+        Ok(Self { store, announced, reused, evicted, _lock: lock })
     }
 
     /// Writes a file under `tmp/`, hashing it on the way, and syncs it.
@@ -103,6 +101,7 @@ impl<'a> Writer<'a> {
         write: impl FnOnce(&mut dyn Write) -> Result<(), StoreError>,
     ) -> Result<Staged, StoreError> {
         let folder = self.store.layout.tmp();
+        self.store.step("write a file in", &folder);
         let file = NamedTempFile::new_in(&folder).context("create a file in", &folder)?;
         let path = file.path().to_owned();
         let mut writer = HashingWriter::new(BufWriter::with_capacity(WRITE_BUFFER, file));
@@ -121,7 +120,11 @@ impl<'a> Writer<'a> {
 
     /// A blob that needs no staging, if the store has it whole.
     pub(crate) fn stored(&self, digest: Digest, size: u64) -> Option<Staged> {
-        self.has_blob(digest, size).then_some(Staged { digest, size, temporary: None })
+        let stored = self.has_blob(digest, size);
+        if stored {
+            self.reused.borrow_mut().insert(digest);
+        }
+        stored.then_some(Staged { digest, size, temporary: None })
     }
 
     /// Where the staged bytes can be read.
@@ -134,42 +137,42 @@ impl<'a> Writer<'a> {
 
     /// Distinct blobs that the stored artifacts use, with their sizes.
     pub(crate) fn used_blobs(&self) -> Result<BTreeMap<Digest, u64>, StoreError> {
-        let mut used = BTreeMap::new();
-        for digest in self.store.digests()? {
-            if let Some(manifest) = read_manifest(&self.store.layout, digest)? {
-                used.extend(manifest.blobs());
-            }
-        }
-        Ok(used)
+        Ok(Inventory::read(self.store)?.used())
     }
 
-    /// Makes an artifact permanent: blobs, manifest, index, name, in this order.
+    /// Makes an artifact permanent: blobs, manifest, name, in this order. On
+    /// any error the store has what it had before.
     pub(crate) fn commit(
         &self,
         manifest: &Manifest,
         files: Vec<Staged>,
         name: &str,
-        observer: &mut Observer<'_>,
     ) -> Result<Imported, StoreError> {
-        let committed = self.commit_steps(manifest, files, name, observer);
+        let mut placed = None;
+        let committed = self.commit_steps(manifest, files, name, &mut placed);
         if committed.is_err() {
             // The first error is the one to report; the next writer sweeps again.
+            let _ = self.store.remove_file(&self.store.layout.waiting_name(name));
+            if let Some(digest) = placed {
+                let _ = self.store.remove_file(&self.store.layout.manifest(digest));
+            }
             let _ = self.sweep();
         }
         committed
     }
 
+    /// `placed` is the artifact, once its manifest is new in its place.
     fn commit_steps(
         &self,
         manifest: &Manifest,
         files: Vec<Staged>,
         name: &str,
-        observer: &mut Observer<'_>,
+        placed: &mut Option<Digest>,
     ) -> Result<Imported, StoreError> {
-        let layout = &self.store.layout;
+        let (store, layout) = (self.store, &self.store.layout);
+        self.check_staged(&files)?;
         let mut new_bytes = 0;
         for file in files {
-            tell(observer, ImportEvent::Committing(CommitStep::Blob))?;
             new_bytes += self.place_blob(file)?;
         }
 
@@ -179,60 +182,42 @@ impl<'a> Writer<'a> {
             .context("write a manifest to", &layout.artifacts())?;
         let digest = Digest::of(&bytes);
         let already_stored = matches!(read_manifest(layout, digest), Ok(Some(_)));
-        let replaced = self.store.read_ref(name).ok().flatten().filter(|old| *old != digest);
+        let replaced = store.read_ref(name).ok().flatten().filter(|old| *old != digest);
 
-        tell(observer, ImportEvent::Committing(CommitStep::Manifest))?;
         let now = SystemTime::now();
         Lease::take(layout, digest)?.touch(now, &layout.lease(digest))?;
+        // Should we be killed after the manifest is there, a sweep finishes the name.
+        self.replace(&layout.waiting_name(name), format!("{digest}\n").as_bytes())?;
         if !already_stored {
             self.replace(&layout.manifest(digest), &bytes)?;
+            *placed = Some(digest);
         }
-        tell(observer, ImportEvent::Committing(CommitStep::Index))?;
-        let mut index = Index::load(self.store)?;
-        if !already_stored {
-            index.insert(digest, manifest, now);
-        }
-        self.write_index(&mut index)?;
-        tell(observer, ImportEvent::Committing(CommitStep::Name))?;
-        self.replace(&layout.reference(name), format!("{digest}\n").as_bytes())?;
+        store.rename(&layout.waiting_name(name), &layout.reference(name))?;
+        self.refresh_index(Some((digest, manifest, now)));
 
-        let size = manifest.size();
-        Ok(Imported { name: name.to_owned(), digest, size, new_bytes, already_stored, replaced })
+        let (size, evicted) = (manifest.size(), self.evicted.take());
+        Ok(Imported { name: name.to_owned(), digest, size, new_bytes, already_stored, replaced, evicted })
     }
 
-    /// Replaces the index atomically.
-    pub(crate) fn write_index(&self, index: &mut Index) -> Result<(), StoreError> {
+    /// Brings the index up to date after a change. It is a copy of what the
+    /// manifests say: when it can't be written, reading it costs more.
+    pub(crate) fn refresh_index(&self, added: Option<(Digest, &Manifest, SystemTime)>) {
+        let _ = Index::load(self.store).and_then(|mut index| {
+            if let Some((digest, manifest, now)) = added {
+                index.insert(digest, manifest, now);
+            }
+            self.write_index(&mut index)
+        });
+    }
+
+    /// Makes the index anew from the manifests.
+    pub(crate) fn rebuild_index(&self) -> Result<(), StoreError> {
+        self.write_index(&mut Index::rebuild(self.store, &self.store.digests()?)?)
+    }
+
+    fn write_index(&self, index: &mut Index) -> Result<(), StoreError> {
         let bytes = index.refreshed_bytes(self.store)?;
         self.replace(&self.store.layout.index(), &bytes)
-    }
-
-    /// Removes a file and syncs its folder, so that the removal is permanent.
-    pub(crate) fn remove(&self, path: &Path) -> Result<(), StoreError> {
-        match fs::remove_file(path) {
-            Ok(()) => sync_folder_of(path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error).context("remove", path),
-        }
-    }
-
-    /// Removes what is under `tmp/` and the blobs that no manifest mentions.
-    /// Nobody else can be using either: this is the only writer.
-    pub(crate) fn sweep(&self) -> Result<(), StoreError> {
-        for path in paths_in(&self.store.layout.tmp())? {
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.context("remove", &path)?;
-        }
-        // With a manifest that can't be read, nobody knows which blobs are its.
-        let Ok(used) = self.used_blobs() else { return Ok(()) };
-        for shard in paths_in(&self.store.layout.blobs())? {
-            for file_name in file_names(&shard)? {
-                let orphan = file_name.parse().is_ok_and(|digest: Digest| !used.contains_key(&digest));
-                if orphan {
-                    self.remove(&shard.join(file_name))?;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Moves a staged file to its blob; returns the bytes that this added.
@@ -241,61 +226,26 @@ impl<'a> Writer<'a> {
         if self.has_blob(staged.digest, staged.size) {
             return Ok(0);
         }
-        let path = self.store.layout.blob(staged.digest);
-        let shard = folder_of(&path);
-        if !shard.is_dir() {
-            fs::create_dir_all(shard).context("create", shard)?;
-            sync_folder_of(shard)?;
+        self.store.rename(&temporary, &self.store.layout.blob(staged.digest))?;
+        let bad = self.store.layout.quarantined(staged.digest);
+        if exists(&bad) {
+            self.store.remove_file(&bad)?;
         }
-        temporary.persist(&path).map_err(|error| error.error).context("move a file to", &path)?;
-        sync_folder_of(&path)?;
         Ok(staged.size)
     }
 
     /// Writes a small file beside its place and renames it there.
     fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        let staged = self.stage_bytes(bytes)?;
-        if let Some(temporary) = staged.temporary {
-            temporary.persist(path).map_err(|error| error.error).context("move a file to", path)?;
+        match self.stage_bytes(bytes)?.temporary {
+            Some(temporary) => self.store.rename(&temporary, path),
+            None => Ok(()),
         }
-        sync_folder_of(path)
     }
 
     /// Reads the blob: to import a model again is how a damaged one is mended.
     fn has_blob(&self, digest: Digest, size: u64) -> bool {
-        let Ok(mut file) = File::open(self.store.layout.blob(digest)) else { return false };
+        let Ok(mut file) = open_regular(&self.store.layout.blob(digest)) else { return false };
         let whole = file.metadata().is_ok_and(|found| found.len() == size);
         whole && Digest::of_reader(&mut file).is_ok_and(|(found, _)| found == digest)
-    }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().unwrap_or(path)
-}
-
-/// A rename is permanent once its folder is synced.
-fn sync_folder_of(path: &Path) -> Result<(), StoreError> {
-    let folder = folder_of(path);
-    File::open(folder).and_then(|file| file.sync_all()).context("sync", folder)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::ops::ControlFlow;
-
-    use super::*;
-
-    #[test]
-    fn what_does_not_fit_on_the_disk_is_refused_early() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let writer = Writer::begin(&store, &mut |_| ControlFlow::Continue(())).unwrap();
-        writer.check_space(1).unwrap();
-        let error = writer.check_space(u64::MAX - 1).unwrap_err();
-        assert!(
-            matches!(error, StoreError::NoSpace { .. }) && error.to_string().contains("prune"),
-            "{error}"
-        );
     }
 }

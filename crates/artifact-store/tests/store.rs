@@ -1,64 +1,22 @@
-//! The store itself: look-up, damage, crashes, locks, pruning.
+//! The store itself: look-up, damage, the index, cancelling, taking turns.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "support/stores.rs"]
+mod stores;
 mod support;
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, File},
     ops::ControlFlow,
-    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
-    path::{Path, PathBuf},
-    process::Command,
     sync::mpsc,
     thread,
     time::{Duration, SystemTime},
 };
 
-use artifact_store::{CommitStep, FileRole, ImportEvent, Imported, Store, StoreError};
-use support::{Gguf, files_below, text, tiny_llama};
+use artifact_store::{ImportEvent, PruneOptions, Store, StoreError};
+use stores::{import, silent, source, spoil};
+use support::{files_below, tiny_llama};
 use tempfile::TempDir;
-
-/// Folder of the store that the killed child writes to.
-const CHILD_ROOT: &str = "STORE_TEST_ROOT";
-/// How many commit steps the child survives.
-const CHILD_STEPS: &str = "STORE_TEST_STEPS";
-
-fn silent(_: ImportEvent) -> ControlFlow<()> {
-    ControlFlow::Continue(())
-}
-
-/// Writes a GGUF file and imports it under `name`; another `name` is another artifact.
-fn import(root: &Path, name: &str) -> (Store, Imported) {
-    let source = source(root, name);
-    let store = Store::open(root.join("store")).unwrap();
-    let imported = store.import(&source, Some(name), &mut silent).unwrap();
-    (store, imported)
-}
-
-/// The artifacts share their weights and differ in their configuration.
-fn source(root: &Path, name: &str) -> PathBuf {
-    let mut gguf: Gguf = tiny_llama();
-    gguf.set("tokenizer.chat_template", text(name));
-    gguf.write(&root.join(format!("{name}.gguf")))
-}
-
-/// The same with weights of its own.
-fn import_distinct(root: &Path, name: &str, byte: u8) -> (Store, Imported) {
-    let mut gguf = tiny_llama();
-    gguf.tensors[1].data[0] = byte;
-    gguf.set("tokenizer.chat_template", text(name));
-    let source = gguf.write(&root.join(format!("{name}.gguf")));
-    let store = Store::open(root.join("store")).unwrap();
-    let imported = store.import(&source, Some(name), &mut silent).unwrap();
-    (store, imported)
-}
-
-fn spoil(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
-    let mut bytes = fs::read(path).unwrap();
-    change(&mut bytes);
-    fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
-    fs::write(path, bytes).unwrap();
-}
 
 #[test]
 fn an_artifact_is_found_by_name_and_by_digest() {
@@ -126,7 +84,10 @@ fn damaged_files_are_not_loaded_and_a_new_import_mends_them() {
     let manifest = root.path().join(format!("store/artifacts/{}.json", imported.digest));
     spoil(&manifest, |bytes| bytes.push(b' '));
     damaged(store.resolve("tiny").map(drop));
-    damaged(store.prune(0, false).map(drop));
+    let blobs = files_below(&root.path().join("store/blobs"));
+    let all = PruneOptions { max_size: Some(0), ..PruneOptions::default() };
+    assert!(store.prune(&all).unwrap().removed.is_empty());
+    assert_eq!(files_below(&root.path().join("store/blobs")), blobs, "what it may need stays");
     import(root.path(), "tiny");
     let mended = store.resolve("tiny").unwrap();
     mended.open_blob(weights).unwrap();
@@ -171,84 +132,27 @@ fn use_is_recorded_without_writing_the_index() {
 fn a_cancelled_import_leaves_the_store_as_it_was() {
     let root = TempDir::new().unwrap();
     let (store, first) = import(root.path(), "first");
-    let before = files_below(&root.path().join("store/blobs"));
+    let before = files_below(&root.path().join("store"));
     let mut second = tiny_llama();
     second.tensors[1].data[0] = 9;
     let second = second.write(&root.path().join("second.gguf"));
-    // Two blobs (the tokenizer is shared), manifest; then it exists.
-    for steps in 0..3 {
-        let mut left = steps;
-        let result = store.import(&second, None, &mut |event| match event {
-            ImportEvent::Committing(_) if left == 0 => ControlFlow::Break(()),
-            ImportEvent::Committing(_) => {
-                left -= 1;
-                ControlFlow::Continue(())
-            }
-            _ => ControlFlow::Continue(()),
+    let import = |cancel_at: usize| {
+        let mut events = 0;
+        let result = store.import(&second, None, &mut |_| {
+            events += 1;
+            if events > cancel_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        assert!(matches!(result, Err(StoreError::Cancelled)), "{steps}");
-        assert_eq!(files_below(&root.path().join("store/blobs")), before, "{steps}");
-        assert!(files_below(&root.path().join("store/tmp")).is_empty());
-        assert_eq!(store.refs().unwrap(), [("first".to_owned(), first.digest)]);
-    }
-}
-
-/// Imports and, if told to, dies in the middle of it as if killed.
-#[test]
-fn child_import() {
-    let steps: Option<u32> = std::env::var(CHILD_STEPS).ok().map(|steps| steps.parse().unwrap());
-    let own = TempDir::new().unwrap();
-    let root = std::env::var_os(CHILD_ROOT).map_or(own.path().to_owned(), PathBuf::from);
-    let mut left = steps;
-    let source = source(&root, "tiny");
-    let store = Store::open(root.join("store")).unwrap();
-    store
-        .import(&source, Some("tiny"), &mut |event| {
-            if matches!(event, ImportEvent::Committing(_)) {
-                match &mut left {
-                    Some(0) => std::process::abort(),
-                    Some(left) => *left -= 1,
-                    None => {}
-                }
-            }
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    assert_eq!(steps, None, "the child should not have survived");
-    store.resolve("tiny").unwrap();
-}
-
-#[test]
-fn a_killed_import_leaves_nothing_half_stored() {
-    // Two blobs, manifest, index, name: before each of them, and none is left after.
-    for steps in 0..5 {
-        let root = TempDir::new().unwrap();
-        let status = Command::new(std::env::current_exe().unwrap())
-            .args(["child_import", "--exact", "--quiet"])
-            .env(CHILD_ROOT, root.path())
-            .env(CHILD_STEPS, steps.to_string())
-            .output()
-            .unwrap()
-            .status;
-        assert!(status.signal().is_some(), "killed at step {steps}: {status}");
-
-        let store = Store::open(root.path().join("store")).unwrap();
-        assert!(store.refs().unwrap().is_empty());
-        // Whatever is listed is complete.
-        for listed in store.list().unwrap() {
-            let artifact = store.resolve(&listed.digest.to_string()).unwrap();
-            artifact.open_blob(&artifact.manifest.files[0]).unwrap();
-            artifact.read_tokenizer().unwrap();
+        (result, events)
+    };
+    for cancel_at in 0.. {
+        let (result, events) = import(cancel_at);
+        if events <= cancel_at {
+            assert!(result.is_ok() && cancel_at > 5);
+            break;
         }
-        let existed = !store.list().unwrap().is_empty();
-        assert_eq!(existed, steps >= 3, "it exists once its manifest does");
-
-        // The next writer removes what is left, and the same import succeeds.
-        store.prune(0, false).unwrap();
-        assert!(files_below(&root.path().join("store/blobs")).is_empty(), "{steps}");
-        assert!(files_below(&root.path().join("store/tmp")).is_empty(), "{steps}");
-        import(root.path(), "tiny");
-        store.resolve("tiny").unwrap();
+        assert!(matches!(result, Err(StoreError::Cancelled)), "{cancel_at}");
+        assert_eq!(files_below(&root.path().join("store")), before, "{cancel_at}");
+        assert_eq!(store.refs().unwrap(), [("first".to_owned(), first.digest)]);
     }
 }
 
@@ -291,71 +195,4 @@ fn writers_take_turns() {
         assert!(waited);
     });
     assert_eq!(store.refs().unwrap().len(), 2);
-}
-
-#[test]
-fn steps_come_in_the_order_that_crashes_need() {
-    let root = TempDir::new().unwrap();
-    let source = source(root.path(), "tiny");
-    let store = Store::open(root.path().join("store")).unwrap();
-    let mut steps = Vec::new();
-    store
-        .import(&source, None, &mut |event| {
-            if let ImportEvent::Committing(step) = event {
-                steps.push(step);
-            }
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    use CommitStep::{Blob, Index, Manifest, Name};
-    assert_eq!(steps, [Blob, Blob, Manifest, Index, Name]);
-}
-
-#[test]
-fn pruning_removes_the_least_recently_used_and_nothing_shared_or_in_use() {
-    let root = TempDir::new().unwrap();
-    let digests = [("old", 1), ("middle", 2), ("new", 3)]
-        .map(|(name, byte)| import_distinct(root.path(), name, byte).1.digest);
-    let (store, _) = import_distinct(root.path(), "twin-of-old", 1);
-    for (digest, age) in digests.iter().zip([3000, 2000, 1000]) {
-        let lease =
-            File::options().write(true).open(root.path().join(format!("store/leases/{digest}"))).unwrap();
-        lease.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
-    }
-    let names = |listed: &[artifact_store::Listed]| -> Vec<String> {
-        listed.iter().flat_map(|artifact| artifact.names.clone()).collect()
-    };
-    let held = store.resolve("middle").unwrap();
-    let before = files_below(&root.path().join("store"));
-    let plan = store.prune(0, true).unwrap();
-    assert_eq!(files_below(&root.path().join("store")), before, "a dry run changes nothing");
-    assert_eq!(names(&plan.removed), ["old", "new", "twin-of-old"]);
-    assert_eq!(names(&plan.kept_in_use), ["middle"]);
-
-    // One byte less than there is: the oldest goes, and its twin keeps the weights.
-    let report = store.prune(plan.size_before - 1, false).unwrap();
-    assert_eq!(names(&report.removed)[0], "old");
-    assert!(matches!(store.resolve("old"), Err(StoreError::UnknownArtifact { .. })));
-    let everything = store.prune(0, false).unwrap();
-    assert_eq!(everything.size_after, held.manifest.size());
-    assert_eq!(names(&store.list().unwrap()), ["middle"]);
-    held.open_blob(&held.manifest.files[0]).unwrap();
-    held.read_tokenizer().unwrap();
-
-    drop(held);
-    assert_eq!(store.prune(0, false).unwrap().size_after, 0);
-    assert!(files_below(&root.path().join("store/blobs")).is_empty());
-}
-
-#[test]
-fn a_blob_that_another_artifact_shares_survives() {
-    let root = TempDir::new().unwrap();
-    let (store, _) = import(root.path(), "one");
-    import(root.path(), "two");
-    let kept = store.resolve("two").unwrap();
-    store.prune(0, false).unwrap();
-    assert_eq!(store.list().unwrap().len(), 2, "removing `one` would free nothing");
-    for (_, file) in kept.files(FileRole::Weights) {
-        kept.open_blob(file).unwrap();
-    }
 }

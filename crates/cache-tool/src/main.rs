@@ -1,41 +1,53 @@
-//! `cache-tool`: manages the artifact store, offline.
+//! `cache-tool`: manages the artifact store; only `pull` uses the network.
 //!
 //! Data goes to stdout, everything said to people goes to stderr.
 
 mod commands;
 mod exit;
+mod hub;
 mod output;
+mod place;
 mod progress;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
-use artifact_store::default_store_dir;
 use clap::{Parser, Subcommand};
 
-use commands::{import, inspect, list, prune};
+use commands::{
+    completions, export, import, inspect, list, pin, prune, pull, remove, repair, unpin, usage, verify,
+};
+use place::Place;
 
 /// Manage the store of models that kr-serve serves from.
 #[derive(Debug, Parser)]
 #[command(version, after_help = exit::HELP)]
 struct Cli {
-    /// Folder of the store [default: $KR_CACHE_DIR, or kr-serve in the platform's cache folder]
-    #[arg(long, global = true, value_name = "DIR")]
-    store: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Pull(pull::Args),
     Import(import::Args),
     List(list::Args),
     Inspect(inspect::Args),
+    Usage(usage::Args),
+    Pin(pin::Args),
+    Unpin(unpin::Args),
+    Remove(remove::Args),
     Prune(prune::Args),
+    Verify(verify::Args),
+    Repair(repair::Args),
+    Export(export::Args),
+    Completions(completions::Args),
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(&Cli::parse()) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             exit::code(&error)
@@ -43,15 +55,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
-    let store = match cli.store {
-        Some(dir) => dir,
-        None => default_store_dir()?,
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let place = &cli.place;
+    let done = match &cli.command {
+        Command::Pull(args) => pull::run(place, args),
+        Command::Import(args) => import::run(place, args),
+        Command::List(args) => list::run(place, args),
+        Command::Inspect(args) => inspect::run(place, args),
+        Command::Usage(args) => usage::run(place, args),
+        Command::Pin(args) => pin::run(place, args),
+        Command::Unpin(args) => unpin::run(place, args),
+        Command::Remove(args) => remove::run(place, args),
+        Command::Prune(args) => prune::run(place, args),
+        // These two find damage without failing themselves.
+        Command::Verify(args) => return verify::run(place, args),
+        Command::Repair(args) => return repair::run(place, args),
+        Command::Export(args) => export::run(place, args),
+        Command::Completions(args) => completions::run(args),
     };
-    match cli.command {
-        Command::Import(args) => import::run(&store, &args),
-        Command::List(args) => list::run(&store, &args),
-        Command::Inspect(args) => inspect::run(&store, &args),
-        Command::Prune(args) => prune::run(&store, &args),
-    }
+    done.map(|()| ExitCode::SUCCESS)
 }

@@ -5,7 +5,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use artifact_store::Listed;
+use anyhow::Context;
+use artifact_store::{Imported, Listed, Store};
 use bytesize::ByteSize;
 use comfy_table::{Table, presets};
 use indicatif::HumanDuration;
@@ -71,7 +72,62 @@ pub(crate) fn listed_json(artifact: &Listed) -> Value {
         "size": artifact.size,
         "imported_at": seconds(artifact.imported_at),
         "last_use": seconds(artifact.last_use),
+        "pinned": artifact.pinned,
+        "state": artifact.state.to_string(),
     })
+}
+
+/// What an import or a pull did.
+pub(crate) fn print_imported(imported: &Imported, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(&json!({
+            "name": imported.name,
+            "digest": imported.digest.to_string(),
+            "size": imported.size,
+            "new_bytes": imported.new_bytes,
+            "already_stored": imported.already_stored,
+            "replaced": imported.replaced.map(|digest| digest.to_string()),
+            "evicted": imported.evicted.iter().map(listed_json).collect::<Vec<_>>(),
+        }));
+    }
+    for artifact in &imported.evicted {
+        eprintln!("removed {} ({}) to stay within the limit", names(artifact), size(artifact.size));
+    }
+    let new = size(imported.new_bytes);
+    eprintln!(
+        "`{}` {}",
+        imported.name,
+        match (imported.already_stored, imported.new_bytes) {
+            (true, 0) => "was stored already".to_owned(),
+            (true, _) => format!("was stored already, and {new} of it damaged, which are mended"),
+            (false, 0) => format!("has {}, all of which was in the store", size(imported.size)),
+            (false, _) => format!("has {}, of which {new} are new in the store", size(imported.size)),
+        }
+    );
+    if let Some(old) = imported.replaced {
+        eprintln!("the name stood for {} before, which stays in the store until it is pruned", old.short());
+    }
+    print(&imported.digest.to_string())
+}
+
+/// Whether an artifact is pinned now.
+pub(crate) fn print_pinned(store: &Store, name: &str, changed: bool, json: bool) -> anyhow::Result<()> {
+    let digest = store.locate(name)?;
+    let listed = store.list()?.into_iter().find(|listed| listed.digest == digest);
+    let listed = listed.context("the artifact was removed meanwhile")?;
+    if json {
+        let mut value = listed_json(&listed);
+        value["changed"] = changed.into();
+        return print_json(&value);
+    }
+    let state = match (listed.pinned, changed) {
+        (true, true) => "is now pinned",
+        (true, false) => "was pinned already",
+        (false, true) => "is no longer pinned",
+        (false, false) => "was not pinned",
+    };
+    eprintln!("{} {state}", names(&listed));
+    Ok(())
 }
 
 fn seconds(time: SystemTime) -> u64 {

@@ -1,8 +1,8 @@
-//! The progress bar of an import, on stderr, drawn only on a terminal.
+//! Progress bars of long work, on stderr, drawn only on a terminal.
 
 use std::ops::ControlFlow;
 
-use artifact_store::ImportEvent;
+use artifact_store::{ImportEvent, VerifyEvent};
 use indicatif::{ProgressBar, ProgressStyle};
 
 const TEMPLATE: &str = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
@@ -13,7 +13,7 @@ pub(crate) struct ImportProgress {
 
 impl ImportProgress {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        Ok(Self { bar: ProgressBar::no_length().with_style(ProgressStyle::with_template(TEMPLATE)?) })
+        Ok(Self { bar: bar()? })
     }
 
     /// Never cancels: an interrupted process leaves the store as it was.
@@ -32,4 +32,57 @@ impl ImportProgress {
     pub(crate) fn finish(self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// Of a verification; several threads advance it.
+pub(crate) struct VerifyProgress {
+    bar: ProgressBar,
+}
+
+impl VerifyProgress {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        Ok(Self { bar: bar()? })
+    }
+
+    pub(crate) fn observe(&self, event: VerifyEvent) -> ControlFlow<()> {
+        match event {
+            VerifyEvent::Planned(bytes) => self.bar.set_length(bytes),
+            VerifyEvent::Advanced(bytes) => self.bar.inc(bytes),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    pub(crate) fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Of a download of several files.
+pub(crate) struct PullProgress {
+    bar: ProgressBar,
+}
+
+impl PullProgress {
+    /// `bytes`: of all files together.
+    pub(crate) fn new(bytes: u64) -> anyhow::Result<Self> {
+        let style = ProgressStyle::with_template(&format!("{TEMPLATE} {{msg}}"))?;
+        Ok(Self { bar: ProgressBar::new(bytes).with_style(style) })
+    }
+
+    pub(crate) fn begin(&self, file: &str) {
+        self.bar.set_message(file.to_owned());
+    }
+
+    pub(crate) fn advance(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    pub(crate) fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn bar() -> anyhow::Result<ProgressBar> {
+    Ok(ProgressBar::no_length().with_style(ProgressStyle::with_template(TEMPLATE)?))
 }

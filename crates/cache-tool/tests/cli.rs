@@ -13,6 +13,22 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+const COMMANDS: [&str; 13] = [
+    "pull",
+    "import",
+    "list",
+    "inspect",
+    "usage",
+    "pin",
+    "unpin",
+    "remove",
+    "prune",
+    "verify",
+    "repair",
+    "export",
+    "completions",
+];
+
 /// A closed world: a folder with a store, a GGUF file and a Hugging Face folder.
 struct World {
     root: TempDir,
@@ -35,6 +51,7 @@ impl World {
         Command::new(env!("CARGO_BIN_EXE_cache-tool"))
             .args(args)
             .env("KR_CACHE_DIR", self.root.path().join("store"))
+            .env_remove("KR_CACHE_MAX_SIZE")
             .output()
             .unwrap()
     }
@@ -75,6 +92,27 @@ fn import_prints_the_digest_and_says_when_nothing_was_new() {
 }
 
 #[test]
+fn import_quantizes_and_says_that_the_name_moved() {
+    let world = World::new();
+    let matrix = ("a.weight", "F32", vec![2, 64], vec![0; 512]);
+    fs::remove_file(world.path("folder/model.safetensors.index.json")).unwrap();
+    fs::write(world.path("folder/model.safetensors"), support::raw_safetensors(&[matrix], 0)).unwrap();
+    world.ok(&["import", &world.path("folder")]);
+    let again = world.run(&["import", &world.path("folder"), "--quantize", "8"]);
+    assert!(text(&again.stderr).contains("the name stood for"), "{}", text(&again.stderr));
+    let json = world.json(&["inspect", "folder", "--json"]);
+    assert_eq!(json["quantization"], serde_json::json!({ "bits": 8, "group_size": 64 }));
+    assert_eq!(json["manifest"]["transforms"][0]["quantize"]["bits"], 8);
+
+    for wrong in
+        [&["--quantize", "5"][..], &["--group-size", "64"], &["--quantize", "4", "--group-size", "48"]]
+    {
+        let folder = world.path("folder");
+        assert_eq!(world.fails(&[&["import", &folder], wrong].concat()).0, 2, "{wrong:?}");
+    }
+}
+
+#[test]
 fn list_shows_what_was_imported() {
     let world = World::new();
     world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
@@ -112,6 +150,8 @@ fn prune_shows_first_and_then_removes() {
     let world = World::new();
     world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
     assert_eq!(world.json(&["prune", "--json"])["removed"], Value::Array(Vec::new()), "100 GiB are plenty");
+    assert_eq!(world.json(&["prune", "--keep", "1", "--json"])["removed"], Value::Array(Vec::new()));
+    assert_eq!(world.fails(&["prune", "--older-than", "soon"]).0, 2);
     let dry = world.ok(&["prune", "--max-size", "1KiB", "--dry-run"]);
     assert!(dry.contains("tiny"));
     assert_eq!(world.json(&["list", "--json"]).as_array().unwrap().len(), 1);
@@ -164,9 +204,214 @@ fn the_option_counts_more_than_the_environment() {
 #[test]
 fn help_has_an_example_for_each_command() {
     let world = World::new();
-    for command in ["import", "list", "inspect", "prune"] {
+    for command in COMMANDS {
         let help = world.ok(&[command, "--help"]);
         assert!(help.contains(&format!("Example: cache-tool {command}")), "{help}");
     }
     assert!(world.ok(&["--help"]).contains("Exit codes:"));
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+const ARTIFACT: [&str; 8] =
+    ["digest", "names", "architecture", "size", "imported_at", "last_use", "pinned", "state"];
+
+/// Programs rely on these; docs/store.md lists them.
+#[test]
+fn json_has_the_documented_keys() {
+    let world = World::new();
+    let tiny = world.path("tiny.gguf");
+    let imported = world.json(&["import", &tiny, "--name", "tiny", "--json"]);
+    assert_eq!(
+        keys(&imported),
+        ["name", "digest", "size", "new_bytes", "already_stored", "replaced", "evicted"]
+    );
+    let with = |more: &[&'static str]| [&ARTIFACT[..], more].concat();
+    assert_eq!(keys(&world.json(&["list", "--json"])[0]), ARTIFACT);
+    let inspected = world.json(&["inspect", "tiny", "--json"]);
+    let facts = [
+        "in_use",
+        "holders",
+        "parameters",
+        "quantization",
+        "dtypes",
+        "tokenizer",
+        "chat_templates",
+        "manifest",
+    ];
+    assert_eq!(keys(&inspected), with(&facts));
+    assert_eq!((&inspected["in_use"], &inspected["tokenizer"]["tokens"]), (&false.into(), &6.into()));
+    assert_eq!(inspected["chat_templates"][0], "default");
+    let usage = world.json(&["usage", "--json"]);
+    assert_eq!(
+        keys(&usage),
+        ["artifacts", "total", "shared", "limit", "available", "quarantined", "unfinished"]
+    );
+    assert_eq!(keys(&usage["artifacts"][0]), with(&["unique", "shared"]));
+    let pinned = world.json(&["pin", "tiny", "--json"]);
+    assert_eq!(
+        (keys(&pinned), &pinned["pinned"], &pinned["changed"]),
+        (with(&["changed"]), &true.into(), &true.into())
+    );
+    assert_eq!(world.json(&["unpin", "tiny", "--json"])["pinned"], false);
+    let pruned = world.json(&["prune", "--dry-run", "--json"]);
+    assert_eq!(
+        keys(&pruned),
+        ["dry_run", "removed", "kept_in_use", "kept_pinned", "size_before", "size_after"]
+    );
+    let verified = world.json(&["verify", "--json"]);
+    assert_eq!(keys(&verified), ["ok", "dry_run", "artifacts", "unreadable"]);
+    assert_eq!(keys(&verified["artifacts"][0]), ["digest", "name", "blobs", "bytes", "failed"]);
+    assert_eq!(keys(&world.json(&["repair", "--json"])), ["dry_run", "actions", "problems"]);
+    let exported = world.json(&["export", "tiny", &world.path("out"), "--json"]);
+    assert_eq!(keys(&exported), ["digest", "folder", "files", "bytes"]);
+    let removed = world.json(&["remove", "tiny", "--json"]);
+    assert_eq!(keys(&removed), ["names", "other_names", "artifact", "freed"]);
+    assert_eq!(removed["freed"], imported["size"]);
+}
+
+#[test]
+fn a_pinned_artifact_is_removed_only_by_force() {
+    let world = World::new();
+    world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
+    let said = text(&world.run(&["pin", "tiny"]).stderr);
+    assert!(said.contains("tiny is now pinned"), "{said}");
+    assert!(world.ok(&["list"]).contains("ready, pinned"));
+    let (code, said) = world.fails(&["remove", "tiny"]);
+    assert!(code == 7 && said.contains("cache-tool unpin tiny"), "{said}");
+    let said = text(&world.run(&["prune", "--max-size", "0"]).stderr);
+    assert!(said.contains("tiny is pinned and stays"), "{said}");
+    let said = text(&world.run(&["remove", "tiny", "--force"]).stderr);
+    assert!(said.contains("which frees"), "{said}");
+    assert_eq!(world.fails(&["unpin", "tiny"]).0, 3);
+}
+
+/// Another process with a lease on `tiny`: what it locks is what a worker locks.
+#[test]
+fn who_holds_an_artifact_is_shown_and_keeps_it() {
+    let world = World::new();
+    let digest = world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
+    let lease = world.path(&format!("store/leases/{}", digest.trim_end()));
+    let lease = fs::File::open(lease).unwrap();
+    lease.lock_shared().unwrap();
+    let inspected = world.json(&["inspect", "tiny", "--json"]);
+    assert_eq!(inspected["in_use"], true);
+    let (code, said) = world.fails(&["remove", "tiny", "--force"]);
+    assert!(code == 7 && said.contains("tiny is in use"), "{said}");
+    if cfg!(target_os = "linux") {
+        let own = std::process::id();
+        assert_eq!(inspected["holders"][0]["pid"], own);
+        assert!(said.contains(&format!("(process {own})")), "{said}");
+    }
+    drop(lease);
+    world.ok(&["remove", "tiny"]);
+}
+
+#[test]
+fn verify_sets_a_bad_file_aside_and_says_how_to_mend_it() {
+    let world = World::new();
+    world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
+    assert!(world.ok(&["verify", "--jobs", "2"]).contains("good"));
+    let json = world.json(&["inspect", "tiny", "--json"]);
+    let blob = json["manifest"]["files"][0]["blob"].as_str().unwrap();
+    let path = world.path(&format!("store/blobs/sha256/{}/{blob}", &blob[..2]));
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, bytes).unwrap();
+
+    let dry = world.run(&["verify", "tiny", "--dry-run", "--json"]);
+    assert_eq!(dry.status.code(), Some(5));
+    let dry: Value = serde_json::from_slice(&dry.stdout).unwrap();
+    let failed = &dry["artifacts"][0]["failed"][0];
+    assert_eq!(keys(failed), ["blob", "files", "reason", "quarantined", "path"]);
+    assert!(dry["ok"] == false && failed["quarantined"] == false && Path::new(&path).exists());
+
+    let run = world.run(&["verify"]);
+    assert_eq!(run.status.code(), Some(5));
+    assert!(text(&run.stdout).contains("1 bad") && text(&run.stderr).contains("same source again"));
+    assert!(!Path::new(&path).exists());
+    assert!(world.ok(&["list"]).contains("quarantined"));
+    let (code, said) = world.fails(&["inspect", "tiny"]);
+    assert!(code == 5 && said.contains("set aside"), "{said}");
+    let repair = world.run(&["repair", "--json"]);
+    let repair_json: Value = serde_json::from_slice(&repair.stdout).unwrap();
+    assert_eq!((repair.status.code(), &repair_json["problems"][0]["problem"]), (Some(5), &"file".into()));
+
+    let again = world.run(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
+    assert!(text(&again.stderr).contains("mended"), "{}", text(&again.stderr));
+    assert!(world.ok(&["verify"]).contains("good"));
+}
+
+#[test]
+fn repair_shows_first_and_then_does() {
+    let world = World::new();
+    world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
+    fs::write(world.path("store/tmp/half"), "half").unwrap();
+    let dry = world.json(&["repair", "--dry-run", "--json"]);
+    assert_eq!(dry["actions"][0]["action"], "remove-temporary");
+    assert!(Path::new(&world.path("store/tmp/half")).exists());
+    assert!(world.ok(&["repair"]).contains("remove unfinished work"));
+    assert!(!Path::new(&world.path("store/tmp/half")).exists());
+    assert_eq!(world.ok(&["repair"]), "");
+}
+
+#[test]
+fn the_limit_comes_from_the_option_the_environment_or_the_configuration() {
+    let world = World::new();
+    world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
+    let limit = |args: &[&str]| world.json(&[&["usage", "--json"], args].concat())["limit"].as_u64().unwrap();
+    assert_eq!(limit(&[]), 100 << 30);
+    fs::write(world.path("runtime.yaml"), "worker: {}\ncache:\n  max_size_bytes: 3MiB\n").unwrap();
+    let config = world.path("runtime.yaml");
+    assert_eq!(limit(&["--config", &config]), 3 << 20);
+    assert_eq!(limit(&["--config", &config, "--max-size", "5KiB"]), 5 << 10);
+    let from_environment = Command::new(env!("CARGO_BIN_EXE_cache-tool"))
+        .args(["usage", "--json"])
+        .env("KR_CACHE_DIR", world.path("store"))
+        .env("KR_CACHE_MAX_SIZE", "7MiB")
+        .output()
+        .unwrap();
+    let json: Value = serde_json::from_slice(&from_environment.stdout).unwrap();
+    assert_eq!(json["limit"], 7 << 20);
+    fs::write(world.path("runtime.yaml"), "cache:\n  max_size_bytes: 3 bananas\n").unwrap();
+    let (_, said) = world.fails(&["usage", "--config", &config]);
+    assert!(said.contains("cache.max_size_bytes") && said.contains("3 bananas"), "{said}");
+
+    // The second does not fit beside the first, which is used and therefore stays.
+    let size = world.json(&["usage", "--json"])["total"].as_u64().unwrap();
+    world.ok(&["pin", "tiny"]);
+    let mut other = support::tiny_llama();
+    other.tensors[1].data[0] = 9;
+    other.write(world.root.path().join("other.gguf").as_path());
+    let limit = (size + 10).to_string();
+    let (code, said) = world.fails(&["import", &world.path("other.gguf"), "--max-size", &limit]);
+    assert!(code == 6 && said.contains("unpin"), "{said}");
+    world.ok(&["unpin", "tiny"]);
+    let imported = world.json(&["import", &world.path("other.gguf"), "--max-size", &limit, "--json"]);
+    assert_eq!(imported["evicted"][0]["names"][0], "tiny");
+}
+
+#[test]
+fn an_export_is_a_folder_to_import() {
+    let world = World::new();
+    world.ok(&["import", &world.path("folder"), "--name", "one"]);
+    let printed = world.ok(&["export", "one", &world.path("exported")]);
+    assert_eq!(printed.trim_end(), world.path("exported"));
+    let again = world.json(&["import", &world.path("exported"), "--name", "two", "--json"]);
+    assert_eq!((&again["already_stored"], &again["new_bytes"]), (&true.into(), &0.into()));
+    let (code, said) = world.fails(&["export", "one", &world.path("exported")]);
+    assert!(code == 1 && said.contains("not an empty folder"), "{said}");
+}
+
+#[test]
+fn completions_know_every_command() {
+    let world = World::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = world.ok(&["completions", shell]);
+        assert!(COMMANDS.iter().all(|command| script.contains(command)), "{shell}");
+    }
+    assert_eq!(world.fails(&["completions", "cmd"]).0, 2);
 }

@@ -2,12 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use artifact_store::Store;
+use artifact_store::{ImportOptions, Imported, Quantization, Store};
 
-use crate::{
-    output::{print, size},
-    progress::ImportProgress,
-};
+use crate::{output::print_imported, place::Place, progress::ImportProgress};
 
 /// Take a model into the store.
 ///
@@ -16,7 +13,11 @@ use crate::{
 /// converted where MLX needs another layout, and stored once however often
 /// they are imported. Prints the digest of the artifact.
 ///
+/// --quantize makes dense matrices smaller, as MLX itself would: a weight then
+/// takes 4 or 8 bits, and a scale and a bias for each group of weights.
+///
 /// Example: cache-tool import SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2-135m
+/// Example: cache-tool import ~/models/Llama-3.2-1B-Instruct --quantize 4
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -25,27 +26,49 @@ pub(crate) struct Args {
     /// What to call it [default: the name of the file or folder]
     #[arg(long)]
     name: Option<String>,
+    #[command(flatten)]
+    quantize: QuantizeArgs,
+    /// Print JSON, sizes in bytes
+    #[arg(long)]
+    json: bool,
 }
 
-pub(crate) fn run(store: &Path, args: &Args) -> anyhow::Result<()> {
+/// What `import` and `pull` make of dense matrices.
+#[derive(Debug, clap::Args)]
+pub(crate) struct QuantizeArgs {
+    /// Quantize dense matrices to so many bits a weight
+    #[arg(long, value_name = "BITS", value_parser = ["4", "8"])]
+    quantize: Option<String>,
+    /// Weights that share a scale and a bias
+    #[arg(long, value_name = "WEIGHTS", value_parser = ["32", "64", "128"], default_value = "64", requires = "quantize")]
+    group_size: String,
+}
+
+impl QuantizeArgs {
+    pub(crate) fn options(&self) -> anyhow::Result<ImportOptions> {
+        let Some(bits) = &self.quantize else { return Ok(ImportOptions::default()) };
+        Ok(ImportOptions { quantize: Quantization::new(bits.parse()?, self.group_size.parse()?) })
+    }
+}
+
+pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     // A wrong path should not leave an empty store behind.
     args.source
         .metadata()
         .map_err(|error| anyhow::anyhow!("cannot read {}: {error}", args.source.display()))?;
-    let store = Store::open(store)?;
-    let mut progress = ImportProgress::new()?;
-    let imported = store.import(&args.source, args.name.as_deref(), &mut |event| progress.observe(event));
-    progress.finish();
-    let imported = imported?;
+    let imported = import(&place.open()?, &args.source, args.name.as_deref(), &args.quantize.options()?)?;
+    print_imported(&imported, args.json)
+}
 
-    let stored = if imported.already_stored {
-        "was stored already".to_owned()
-    } else {
-        format!("has {}, of which {} are new in the store", size(imported.size), size(imported.new_bytes))
-    };
-    eprintln!("`{}` {stored}", imported.name);
-    if let Some(old) = imported.replaced {
-        eprintln!("the name stood for {} before, which stays in the store until it is pruned", old.short());
-    }
-    print(&imported.digest.to_string())
+/// Imports, and shows how far it is.
+pub(crate) fn import(
+    store: &Store,
+    source: &Path,
+    name: Option<&str>,
+    options: &ImportOptions,
+) -> anyhow::Result<Imported> {
+    let mut progress = ImportProgress::new()?;
+    let imported = store.import_with(source, name, options, &mut |event| progress.observe(event));
+    progress.finish();
+    Ok(imported?)
 }

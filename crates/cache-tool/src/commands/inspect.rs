@@ -1,12 +1,15 @@
 //! `cache-tool inspect`.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use anyhow::Context;
-use artifact_store::{Artifact, FileRole, Listed, Manifest, Store};
+use artifact_store::{Artifact, FileRole, Holder, Listed, Manifest};
 use serde_json::{Value, json};
 
-use crate::output::{ago, listed_json, names, plain_table, print, print_json, print_table, size, table};
+use crate::{
+    output::{ago, listed_json, names, plain_table, print, print_json, print_table, size, table},
+    place::Place,
+};
 
 /// Show what an artifact is made of.
 ///
@@ -30,8 +33,26 @@ struct Summary {
     dtypes: BTreeMap<String, (usize, u64)>,
 }
 
-pub(crate) fn run(store: &Path, args: &Args) -> anyhow::Result<()> {
-    let store = Store::open_read_only(store)?;
+/// `tokenizer.json`, in short.
+struct Tokenizer {
+    kind: String,
+    tokens: usize,
+}
+
+/// All that is shown.
+struct Facts {
+    artifact: Artifact,
+    listed: Listed,
+    /// `None`: nobody uses it. Empty: somebody unknown.
+    holders: Option<Vec<Holder>>,
+    summary: Summary,
+    tokenizer: Option<Tokenizer>,
+}
+
+pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
+    let store = place.open_read_only()?;
+    // Before we are one of them.
+    let holders = store.holders(store.locate(&args.name)?)?;
     let artifact = store.resolve(&args.name)?;
     for file in &artifact.manifest.files {
         artifact.open_blob(file)?;
@@ -39,10 +60,26 @@ pub(crate) fn run(store: &Path, args: &Args) -> anyhow::Result<()> {
     let listed = store.list()?.into_iter().find(|listed| listed.digest == artifact.digest);
     let listed = listed.context("the artifact was removed meanwhile")?;
     let summary = Summary::of(&artifact.manifest);
-    if args.json {
-        print_json(&as_json(&artifact, &listed, &summary)?)
-    } else {
-        show(&artifact, &listed, &summary)
+    let tokenizer = Tokenizer::of(&artifact)?;
+    let facts = Facts { artifact, listed, holders, summary, tokenizer };
+    if args.json { print_json(&facts.as_json()?) } else { facts.show() }
+}
+
+impl Tokenizer {
+    fn of(artifact: &Artifact) -> anyhow::Result<Option<Self>> {
+        if artifact.files(FileRole::Tokenizer).next().is_none() {
+            return Ok(None);
+        }
+        let json: Value = serde_json::from_slice(&artifact.read_tokenizer()?).context("tokenizer.json")?;
+        // A vocabulary is an object, or a list of pairs; added tokens may be in it or not.
+        let vocabulary = &json["model"]["vocab"];
+        let has = |text: &str| vocabulary.get(text).is_some();
+        let tokens = vocabulary.as_object().map_or(0, |map| map.len())
+            + vocabulary.as_array().map_or(0, |list| list.len());
+        let added = json["added_tokens"].as_array().into_iter().flatten();
+        let added = added.filter(|token| !token["content"].as_str().is_some_and(has)).count();
+        let kind = json["model"]["type"].as_str().unwrap_or("unknown kind").to_owned();
+        Ok(Some(Self { kind, tokens: tokens + added }))
     }
 }
 
@@ -55,6 +92,13 @@ impl Summary {
             *bytes += tensor.len;
         }
         Self { parameters: parameters(manifest), dtypes }
+    }
+
+    fn tensors(&self) -> String {
+        let dtypes = self.dtypes.iter();
+        let words: Vec<_> =
+            dtypes.map(|(dtype, (count, bytes))| format!("{count} {dtype} ({})", size(*bytes))).collect();
+        words.join(", ")
     }
 }
 
@@ -101,50 +145,92 @@ fn quantization(config: &Value) -> String {
     text
 }
 
-fn as_json(artifact: &Artifact, listed: &Listed, summary: &Summary) -> anyhow::Result<Value> {
-    let mut value = listed_json(listed);
-    value["parameters"] = summary.parameters.into();
-    value["quantization"] = artifact.manifest.config["quantization"].clone();
-    let dtypes = summary
-        .dtypes
-        .iter()
-        .map(|(dtype, (tensors, bytes))| (dtype.clone(), json!({ "tensors": tensors, "bytes": bytes })));
-    value["dtypes"] = dtypes.collect::<serde_json::Map<_, _>>().into();
-    value["manifest"] = serde_json::to_value(&artifact.manifest)?;
-    Ok(value)
+impl Facts {
+    fn as_json(&self) -> anyhow::Result<Value> {
+        let manifest = &self.artifact.manifest;
+        let mut value = listed_json(&self.listed);
+        let holders = self.holders.iter().flatten();
+        let holders = holders.map(|holder| json!({ "pid": holder.pid, "program": holder.program }));
+        value["in_use"] = self.holders.is_some().into();
+        value["holders"] = holders.collect::<Vec<_>>().into();
+        value["parameters"] = self.summary.parameters.into();
+        value["quantization"] = manifest.config["quantization"].clone();
+        let dtypes =
+            self.summary.dtypes.iter().map(|(dtype, (tensors, bytes))| {
+                (dtype.clone(), json!({ "tensors": tensors, "bytes": bytes }))
+            });
+        value["dtypes"] = dtypes.collect::<serde_json::Map<_, _>>().into();
+        let tokenizer = self.tokenizer.as_ref();
+        value["tokenizer"] =
+            tokenizer.map_or(Value::Null, |it| json!({ "type": it.kind, "tokens": it.tokens }));
+        value["chat_templates"] = templates(manifest).into_iter().map(|(name, _)| name).collect();
+        value["manifest"] = serde_json::to_value(manifest)?;
+        Ok(value)
+    }
+
+    fn show(&self) -> anyhow::Result<()> {
+        let (manifest, listed) = (&self.artifact.manifest, &self.listed);
+        let mut facts = plain_table();
+        for (label, fact) in [
+            ("names", names(listed)),
+            ("digest", self.artifact.digest.to_string()),
+            ("architecture", manifest.architecture().unwrap_or("-").to_owned()),
+            ("parameters", millions(self.summary.parameters)),
+            ("quantization", quantization(&manifest.config)),
+            ("tensors", self.summary.tensors()),
+            ("tokenizer", self.tokenizer.as_ref().map_or("none".to_owned(), Tokenizer::describe)),
+            ("chat template", templates_in_words(manifest)),
+            ("changed by import", transforms_in_words(manifest)),
+            ("end tokens", format!("{:?}", manifest.eos_token_ids)),
+            ("size on disk", size(listed.size)),
+            ("imported", ago(listed.imported_at)),
+            ("last use", ago(listed.last_use)),
+            ("pinned", if listed.pinned { "yes" } else { "no" }.to_owned()),
+            ("in use", in_use(self.holders.as_deref())),
+        ] {
+            facts.add_row([label.to_owned(), fact]);
+        }
+        print_table(&facts)?;
+        print("")?;
+        let mut files = table(["FILE", "SIZE", "SHA-256"]);
+        for file in &manifest.files {
+            files.add_row([file.name.clone(), size(file.size), file.blob.to_string()]);
+        }
+        print_table(&files)
+    }
 }
 
-fn show(artifact: &Artifact, listed: &Listed, summary: &Summary) -> anyhow::Result<()> {
-    let manifest = &artifact.manifest;
-    let yes = |present: bool| if present { "yes" } else { "no" };
-    let tokenizer = artifact.files(FileRole::Tokenizer).next().is_some();
-    let dtypes = summary.dtypes.iter();
-    let dtypes: Vec<_> =
-        dtypes.map(|(dtype, (count, bytes))| format!("{count} {dtype} ({})", size(*bytes))).collect();
-    let mut facts = plain_table();
-    for (label, fact) in [
-        ("names", names(listed)),
-        ("digest", artifact.digest.to_string()),
-        ("architecture", manifest.architecture().unwrap_or("-").to_owned()),
-        ("parameters", millions(summary.parameters)),
-        ("quantization", quantization(&manifest.config)),
-        ("tensors", dtypes.join(", ")),
-        ("tokenizer", yes(tokenizer).to_owned()),
-        ("chat template", yes(manifest.chat_template.is_some()).to_owned()),
-        ("end tokens", format!("{:?}", manifest.eos_token_ids)),
-        ("size on disk", size(listed.size)),
-        ("imported", ago(listed.imported_at)),
-        ("last use", ago(listed.last_use)),
-    ] {
-        facts.add_row([label.to_owned(), fact]);
+impl Tokenizer {
+    fn describe(&self) -> String {
+        format!("{}, {} tokens", self.kind, self.tokens)
     }
-    print_table(&facts)?;
-    print("")?;
-    let mut files = table(["FILE", "SIZE", "SHA-256"]);
-    for file in &manifest.files {
-        files.add_row([file.name.clone(), size(file.size), file.blob.to_string()]);
+}
+
+/// Every chat template, the default one first.
+fn templates(manifest: &Manifest) -> Vec<(String, &str)> {
+    let default = manifest.chat_template.iter().map(|text| ("default".to_owned(), text.as_str()));
+    let named = manifest.named_chat_templates.iter().map(|(name, text)| (name.clone(), text.as_str()));
+    default.chain(named).collect()
+}
+
+fn transforms_in_words(manifest: &Manifest) -> String {
+    let words: Vec<_> = manifest.transforms.iter().map(ToString::to_string).collect();
+    if words.is_empty() { "nothing".to_owned() } else { words.join("; ") }
+}
+
+fn templates_in_words(manifest: &Manifest) -> String {
+    let templates = templates(manifest);
+    let words: Vec<_> =
+        templates.iter().map(|(name, text)| format!("{name} ({} characters)", text.len())).collect();
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+}
+
+fn in_use(holders: Option<&[Holder]>) -> String {
+    match holders {
+        None => "no".to_owned(),
+        Some([]) => "yes, by an unknown process".to_owned(),
+        Some(known) => known.iter().map(Holder::to_string).collect::<Vec<_>>().join(", "),
     }
-    print_table(&files)
 }
 
 fn millions(parameters: u64) -> String {

@@ -1,11 +1,12 @@
 //! `cache-tool list`.
 
-use std::path::Path;
-
-use artifact_store::Store;
+use artifact_store::{ArtifactState, Listed};
 use serde_json::Value;
 
-use crate::output::{ago, listed_json, names, print_json, print_table, size, table};
+use crate::{
+    output::{ago, listed_json, names, print_json, print_table, size, table},
+    place::Place,
+};
 
 /// List what the store holds, the most recently used first.
 ///
@@ -18,12 +19,12 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) fn run(store: &Path, args: &Args) -> anyhow::Result<()> {
-    let artifacts = Store::open_read_only(store)?.list()?;
+pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
+    let artifacts = place.open_read_only()?.list()?;
     if args.json {
         return print_json(&Value::Array(artifacts.iter().map(listed_json).collect()));
     }
-    let mut rows = table(["NAME", "ARCHITECTURE", "SIZE", "LAST USE", "DIGEST"]);
+    let mut rows = table(["NAME", "ARCHITECTURE", "SIZE", "LAST USE", "DIGEST", "STATE"]);
     for artifact in &artifacts {
         rows.add_row([
             names(artifact),
@@ -31,7 +32,17 @@ pub(crate) fn run(store: &Path, args: &Args) -> anyhow::Result<()> {
             size(artifact.size),
             ago(artifact.last_use),
             artifact.digest.short(),
+            state(artifact),
         ]);
     }
-    print_table(&rows)
+    print_table(&rows)?;
+    if artifacts.iter().any(|artifact| artifact.state != ArtifactState::Ready) {
+        eprintln!("`cache-tool repair --dry-run` says what is wrong and how to mend it");
+    }
+    Ok(())
+}
+
+fn state(artifact: &Listed) -> String {
+    let pinned = if artifact.pinned { ", pinned" } else { "" };
+    format!("{}{pinned}", artifact.state)
 }

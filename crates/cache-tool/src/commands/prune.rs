@@ -1,26 +1,36 @@
 //! `cache-tool prune`.
 
-use std::path::Path;
-
-use artifact_store::{Listed, Store};
-use bytesize::ByteSize;
+use artifact_store::{Listed, PruneOptions, PruneReport};
 use serde_json::{Value, json};
 
-use crate::output::{ago, listed_json, names, print_json, print_table, size, table};
+use crate::{
+    output::{ago, listed_json, names, print_json, print_table, size, table},
+    place::Place,
+};
 
 /// Make the store smaller.
 ///
-/// Removes artifacts, the least recently used first, until the store has at
-/// most the given size. What a process is using stays, and so do files that a
-/// remaining artifact shares.
+/// Removes artifacts, the least recently used first. One goes if any of these
+/// asks for it:
 ///
-/// Example: cache-tool prune --max-size 50GiB --dry-run
+///   --older-than AGE   it was not used for so long
+///   --max-size SIZE    the store is larger, and its going makes it smaller
+///   --keep N           protects the N most recently used from the other two;
+///                      given alone, everything but these goes
+///
+/// Without any of them, the limit of the store counts as --max-size. What is
+/// pinned or in use stays, and so do files that a remaining artifact shares.
+///
+/// Example: cache-tool prune --older-than 30d --max-size 50GiB --keep 3 --dry-run
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
-    /// Size the store may keep, such as 50GiB or 500MB
-    #[arg(long, value_name = "SIZE", default_value = "100GiB")]
-    max_size: ByteSize,
+    /// Remove what was not used for so long, such as 30d or 12h
+    #[arg(long, value_name = "AGE")]
+    older_than: Option<humantime::Duration>,
+    /// Keep the N most recently used
+    #[arg(long, value_name = "N")]
+    keep: Option<usize>,
     /// Remove nothing; show what would be removed
     #[arg(long)]
     dry_run: bool,
@@ -29,21 +39,34 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) fn run(store: &Path, args: &Args) -> anyhow::Result<()> {
-    // Asked for first, so that pruning does not create a store.
-    Store::open_read_only(store)?;
-    let report = Store::open(store)?.prune(args.max_size.as_u64(), args.dry_run)?;
-    if args.json {
-        let list = |artifacts: &[Listed]| Value::Array(artifacts.iter().map(listed_json).collect());
-        return print_json(&json!({
-            "dry_run": report.dry_run,
-            "removed": list(&report.removed),
-            "kept_in_use": list(&report.kept_in_use),
-            "size_before": report.size_before,
-            "size_after": report.size_after,
-        }));
+pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
+    let store = place.open_existing()?;
+    let mut options = PruneOptions {
+        max_size: place.max_size(),
+        older_than: args.older_than.map(Into::into),
+        keep: args.keep,
+        dry_run: args.dry_run,
+    };
+    if (options.max_size, options.older_than, options.keep) == (None, None, None) {
+        options.max_size = Some(place.limit()?);
     }
-    let verb = if report.dry_run { "would be removed" } else { "removed" };
+    let report = store.prune(&options)?;
+    if args.json { print_json(&as_json(&report)) } else { show(&report) }
+}
+
+fn as_json(report: &PruneReport) -> Value {
+    let list = |artifacts: &[Listed]| Value::Array(artifacts.iter().map(listed_json).collect());
+    json!({
+        "dry_run": report.dry_run,
+        "removed": list(&report.removed),
+        "kept_in_use": list(&report.kept_in_use),
+        "kept_pinned": list(&report.kept_pinned),
+        "size_before": report.size_before,
+        "size_after": report.size_after,
+    })
+}
+
+fn show(report: &PruneReport) -> anyhow::Result<()> {
     if !report.removed.is_empty() {
         let mut rows = table(["NAME", "SIZE", "LAST USE", "DIGEST"]);
         for artifact in &report.removed {
@@ -56,14 +79,17 @@ pub(crate) fn run(store: &Path, args: &Args) -> anyhow::Result<()> {
         }
         print_table(&rows)?;
     }
-    for artifact in &report.kept_in_use {
-        eprintln!("{} is in use and stays", names(artifact));
+    for (kept, why) in [(&report.kept_in_use, "in use"), (&report.kept_pinned, "pinned")] {
+        for artifact in kept {
+            eprintln!("{} is {why} and stays", names(artifact));
+        }
     }
+    let (verb, has) = if report.dry_run { ("would be removed", "would have") } else { ("removed", "has") };
     eprintln!(
-        "{} artifacts {verb}; the store had {} and {} {}",
+        "{} artifact{} {verb}; the store had {} and {has} {}",
         report.removed.len(),
+        if report.removed.len() == 1 { "" } else { "s" },
         size(report.size_before),
-        if report.dry_run { "would have" } else { "has" },
         size(report.size_after)
     );
     Ok(())

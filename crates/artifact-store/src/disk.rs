@@ -1,0 +1,136 @@
+//! Every change on the disk, one function a kind.
+//!
+//! Each tells the store's hook first, so that a test can end a process
+//! between any two of them.
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions},
+    io,
+    path::Path,
+    sync::Arc,
+};
+
+use crate::{Store, StoreError, error::IoContext};
+
+/// A change on the disk that is about to happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step<'a> {
+    /// What is going to be done, as a verb.
+    pub action: &'static str,
+    /// The file or folder that will have changed.
+    pub path: &'a Path,
+}
+
+/// Who is told of each [`Step`]; nobody, unless [`Store::with_step_hook`] was called.
+#[derive(Clone, Default)]
+pub(crate) struct StepHook(Option<Arc<dyn Fn(Step<'_>) + Send + Sync>>);
+
+impl StepHook {
+    pub(crate) fn new(hook: impl Fn(Step<'_>) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(hook)))
+    }
+}
+
+impl fmt::Debug for StepHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "StepHook(set)" } else { "StepHook(none)" })
+    }
+}
+
+impl Store {
+    /// Tells the hook what is about to happen.
+    pub(crate) fn step(&self, action: &'static str, path: &Path) {
+        if let Some(hook) = &self.step_hook.0 {
+            hook(Step { action, path });
+        }
+    }
+
+    /// Makes a folder whose parent exists, permanently.
+    pub(crate) fn make_folder(&self, folder: &Path) -> Result<(), StoreError> {
+        if folder.is_dir() {
+            return Ok(());
+        }
+        self.step("make", folder);
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(error).context("create", folder)
+            }
+            _ => self.sync_folder_of(folder),
+        }
+    }
+
+    /// Moves a file within the store, permanently, in place of what is there.
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        self.make_folder(folder_of(to))?;
+        self.step("move", to);
+        fs::rename(from, to).context("move a file to", to)?;
+        self.sync_folder_of(to)?;
+        if folder_of(from) == folder_of(to) { Ok(()) } else { self.sync_folder_of(from) }
+    }
+
+    /// Removes a file, or a symbolic link, permanently; `false` if there was none.
+    pub(crate) fn remove_file(&self, path: &Path) -> Result<bool, StoreError> {
+        self.step("remove", path);
+        match fs::remove_file(path) {
+            Ok(()) => self.sync_folder_of(path).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).context("remove", path),
+        }
+    }
+
+    /// Removes a folder of `tmp/` with what is in it, or a file.
+    pub(crate) fn remove_all(&self, path: &Path) -> Result<(), StoreError> {
+        if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+            self.step("remove", path);
+            return fs::remove_dir_all(path).context("remove", path);
+        }
+        self.remove_file(path).map(drop)
+    }
+
+    /// Makes an empty file, permanently; `false` if there is one already.
+    pub(crate) fn create_empty(&self, path: &Path) -> Result<bool, StoreError> {
+        self.make_folder(folder_of(path))?;
+        self.step("create", path);
+        match OpenOptions::new().write(true).create_new(true).open(path) {
+            Ok(file) => {
+                file.sync_all().context("sync", path)?;
+                self.sync_folder_of(path).map(|()| true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error).context("create", path),
+        }
+    }
+
+    /// A rename is permanent once its folder is synced.
+    fn sync_folder_of(&self, path: &Path) -> Result<(), StoreError> {
+        let folder = folder_of(path);
+        self.step("sync", folder);
+        File::open(folder).and_then(|file| file.sync_all()).context("sync", folder)
+    }
+}
+
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(path)
+}
+
+/// Opens a file of the store. All of them are regular files: a symbolic link
+/// could lead anywhere, and opening a pipe could block for ever.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    if fs::symlink_metadata(path)?.is_file() {
+        return File::open(path);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file"))
+}
+
+/// Reads a file of the store whole.
+pub(crate) fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut open_regular(path)?, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Whether something, even a broken link, has this path.
+pub(crate) fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}

@@ -1,0 +1,100 @@
+//! Who uses an artifact, as far as the platform tells.
+
+use std::{fmt, fs, path::Path};
+
+use crate::{Digest, Store, StoreError, lease::Lease};
+
+/// A process that holds a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its process id.
+    pub pid: u32,
+    /// Name of its program, if the platform tells.
+    pub program: Option<String>,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.program {
+            Some(program) => write!(f, "{program} (process {})", self.pid),
+            None => write!(f, "process {}", self.pid),
+        }
+    }
+}
+
+impl Store {
+    /// The other processes that use an artifact: `None` if nobody does, an
+    /// empty list if somebody does and the platform does not say who.
+    pub fn holders(&self, digest: Digest) -> Result<Option<Vec<Holder>>, StoreError> {
+        let path = self.layout.lease(digest);
+        let Ok(lease) = fs::symlink_metadata(&path) else { return Ok(None) };
+        let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+        let pids = sharers(&locks, &lease);
+        let own = std::process::id();
+        let others: Vec<Holder> = pids.iter().filter(|pid| **pid != own).map(|&pid| holder(pid)).collect();
+        if !others.is_empty() {
+            return Ok(Some(others));
+        }
+        // Processes of another container are not in the list, and a lease of
+        // our own would be in the way of asking.
+        let busy = !pids.contains(&own) && Lease::take_exclusive(&self.layout, digest)?.is_none();
+        Ok(busy.then(Vec::new))
+    }
+}
+
+fn holder(pid: u32) -> Holder {
+    let program = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("comm")).ok();
+    Holder { pid, program: program.map(|name| name.trim_end().to_owned()) }
+}
+
+/// The processes with a shared lock on a file, from lines such as
+/// `1: FLOCK  ADVISORY  READ 1234 fe:00:5678 0 EOF`; who waits has `->` before `FLOCK`.
+#[cfg(target_os = "linux")]
+fn sharers(locks: &str, file: &fs::Metadata) -> Vec<u32> {
+    use std::os::linux::fs::MetadataExt;
+
+    let device = file.st_dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let place = format!("{major:02x}:{minor:02x}:{}", file.st_ino());
+    let mut pids: Vec<u32> = locks
+        .lines()
+        .filter_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [_, "FLOCK", _, "READ", pid, of, ..] if of == place => pid.parse().ok(),
+            _ => None,
+        })
+        .collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sharers(_locks: &str, _file: &fs::Metadata) -> Vec<u32> {
+    Vec::new()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::linux::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn only_those_who_share_the_file_are_found() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let metadata = file.as_file().metadata().unwrap();
+        let device = metadata.st_dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let place = format!("{major:02x}:{minor:02x}:{}", metadata.st_ino());
+        let locks = format!(
+            "1: FLOCK  ADVISORY  READ 12 {place} 0 EOF\n\
+             1: -> FLOCK  ADVISORY  READ 13 {place} 0 EOF\n\
+             2: FLOCK  ADVISORY  WRITE 14 {place} 0 EOF\n\
+             3: POSIX  ADVISORY  READ 15 {place} 0 EOF\n\
+             4: FLOCK  ADVISORY  READ 16 {place}1 0 EOF\n\
+             5: FLOCK  ADVISORY  READ 11 {place} 0 EOF\n"
+        );
+        assert_eq!(sharers(&locks, &metadata), [11, 12]);
+    }
+}

@@ -1,0 +1,23 @@
+//! `cache-tool completions`.
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+use crate::{Cli, output::print};
+
+/// Print a completion script for a shell.
+///
+/// Example: cache-tool completions bash > ~/.local/share/bash-completion/completions/cache-tool
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    /// For which shell
+    shell: Shell,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    // Into memory first: a reader that went away is no error.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "cache-tool", &mut script);
+    print(String::from_utf8_lossy(&script).trim_end())
+}

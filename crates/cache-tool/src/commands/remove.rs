@@ -1,0 +1,58 @@
+//! `cache-tool remove`.
+
+use serde_json::json;
+
+use crate::{
+    output::{listed_json, print_json, size},
+    place::Place,
+};
+
+/// Remove a name, and with its last name an artifact.
+///
+/// Files that another artifact uses stay. A digest stands for the artifact
+/// with all its names. What a process uses is not removed.
+///
+/// Example: cache-tool remove smollm2-135m
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    /// A name, a digest, or the first digits of a digest
+    name: String,
+    /// Remove it even if it is pinned
+    #[arg(long)]
+    force: bool,
+    /// Print JSON, sizes in bytes, times in seconds since 1970
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
+    let removed = place.open_existing()?.remove(&args.name, args.force)?;
+    if args.json {
+        return print_json(&json!({
+            "names": removed.names,
+            "other_names": removed.other_names,
+            "artifact": removed.artifact.as_ref().map(listed_json),
+            "freed": removed.freed,
+        }));
+    }
+    match &removed.artifact {
+        Some(artifact) => {
+            let freed = match removed.freed {
+                0 => "nothing: other artifacts use its files".to_owned(),
+                bytes => size(bytes),
+            };
+            eprintln!(
+                "removed `{}` with its artifact {}, which frees {freed}",
+                args.name,
+                artifact.digest.short()
+            );
+        }
+        None => eprintln!(
+            "removed the name `{}`; its artifact stays as {}",
+            args.name,
+            removed.other_names.join(", ")
+        ),
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! `cache-tool usage`.
+
+use artifact_store::Usage;
+use serde_json::{Value, json};
+
+use crate::{
+    output::{ago, listed_json, names, plain_table, print, print_json, print_table, size, table},
+    place::Place,
+};
+
+/// Show how much room the store takes.
+///
+/// OWN is what the removal of an artifact would free; SHARED is what others
+/// use as well. A file that several artifacts use counts once in the total.
+///
+/// Example: cache-tool usage
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    /// Print JSON, sizes in bytes, times in seconds since 1970
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
+    let usage = place.open_read_only()?.usage()?;
+    if args.json {
+        return print_json(&as_json(&usage));
+    }
+    let mut rows = table(["NAME", "SIZE", "OWN", "SHARED", "PINNED", "LAST USE"]);
+    for entry in &usage.artifacts {
+        rows.add_row([
+            names(&entry.artifact),
+            size(entry.artifact.size),
+            size(entry.unique),
+            size(entry.shared),
+            if entry.artifact.pinned { "yes" } else { "" }.to_owned(),
+            ago(entry.artifact.last_use),
+        ]);
+    }
+    print_table(&rows)?;
+    print("")?;
+    let mut facts = plain_table();
+    for (label, bytes) in [
+        ("total", usage.total),
+        ("of it shared", usage.shared),
+        ("limit", usage.limit),
+        ("free on the disk", usage.available),
+        ("in quarantine", usage.quarantined),
+        ("unfinished work", usage.unfinished),
+    ] {
+        facts.add_row([label.to_owned(), size(bytes)]);
+    }
+    print_table(&facts)
+}
+
+fn as_json(usage: &Usage) -> Value {
+    let artifacts = usage.artifacts.iter().map(|entry| {
+        let mut value = listed_json(&entry.artifact);
+        value["unique"] = entry.unique.into();
+        value["shared"] = entry.shared.into();
+        value
+    });
+    json!({
+        "artifacts": artifacts.collect::<Vec<_>>(),
+        "total": usage.total,
+        "shared": usage.shared,
+        "limit": usage.limit,
+        "available": usage.available,
+        "quarantined": usage.quarantined,
+        "unfinished": usage.unfinished,
+    })
+}
