@@ -31,7 +31,7 @@ impl Digest {
     }
 
     /// Reads `reader` to its end; returns the digest and the number of bytes.
-    pub(crate) fn of_reader(reader: &mut impl io::Read) -> io::Result<(Self, u64)> {
+    pub fn of_reader(reader: &mut impl io::Read) -> io::Result<(Self, u64)> {
         Self::of_chunks(reader, |_| Ok(()))
     }
 

@@ -26,6 +26,8 @@ mod disk;
 mod error;
 mod evict;
 mod export;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gguf;
 mod holders;
 mod import;
@@ -53,9 +55,12 @@ pub use disk::Step;
 pub use error::StoreError;
 pub use export::Exported;
 pub use holders::Holder;
+pub use import::ImportOptions;
 pub use index::{ArtifactState, Listed};
 pub use layout::default_store_dir;
-pub use manifest::{FileEntry, FileRole, Manifest, Source, SourceFormat, TensorEntry, Transform};
+pub use manifest::{
+    FileEntry, FileRole, Manifest, Quantization, Source, SourceFormat, TensorEntry, Transform,
+};
 pub use observer::{ImportEvent, Observer};
 pub use prune::{PruneOptions, PruneReport};
 pub use quarantine::BlobDefect;

@@ -1,6 +1,6 @@
 //! What an artifact is made of: the file `artifacts/<digest>.json`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -58,14 +58,36 @@ pub enum SourceFormat {
     HuggingFace,
 }
 
-/// A change that import made to the weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A change that import made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transform {
     /// GGUF blocks became MLX affine packing: same values, other layout.
     RepackAffine,
     /// Rows of q and k went back to Hugging Face's order (`traditional = false` RoPE).
     UnpermuteRope,
+    /// Blocks that MLX's packing cannot hold became numbers of a float type, rounded to it.
+    Dequantize {
+        /// GGUF types of the blocks, sorted.
+        from: Vec<String>,
+        /// The float type.
+        to: safetensors::Dtype,
+    },
+    /// Dense matrices became MLX affine packing, rounded as `mx.quantize` rounds.
+    Quantize(Quantization),
+    /// Tensors moved inside their file, so that each starts at a multiple of its element's size.
+    Align,
+    /// The factors of the rotary frequencies (a tensor in GGUF) became `rope_scaling`.
+    RecoverRopeScaling,
+}
+
+/// MLX's affine quantization: how many bits a weight takes, and how many neighbours share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quantization {
+    /// 4 or 8.
+    pub(crate) bits: u8,
+    /// 32, 64 or 128.
+    pub(crate) group_size: u8,
 }
 
 /// One file of an artifact.
@@ -109,6 +131,33 @@ pub struct TensorEntry {
     pub offset: u64,
     /// Bytes.
     pub len: u64,
+}
+
+impl Quantization {
+    /// `None` for other widths than 4 and 8 bits, or other groups than 32, 64 and 128 weights.
+    pub fn new(bits: u8, group_size: u8) -> Option<Self> {
+        (matches!(bits, 4 | 8) && matches!(group_size, 32 | 64 | 128)).then_some(Self { bits, group_size })
+    }
+}
+
+impl fmt::Display for Quantization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bits in groups of {}", self.bits, self.group_size)
+    }
+}
+
+/// For people, as the end of "import …".
+impl fmt::Display for Transform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RepackAffine => f.write_str("repacked quantized matrices for MLX, values unchanged"),
+            Self::UnpermuteRope => f.write_str("put the rows of q and k back in Hugging Face's order"),
+            Self::Dequantize { from, to } => write!(f, "turned {} into {to}", from.join(", ")),
+            Self::Quantize(quantization) => write!(f, "quantized dense matrices to {quantization}"),
+            Self::Align => f.write_str("moved tensors to aligned places"),
+            Self::RecoverRopeScaling => f.write_str("turned rotary factors into rope_scaling"),
+        }
+    }
 }
 
 impl Manifest {

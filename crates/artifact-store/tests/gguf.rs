@@ -3,32 +3,16 @@
 
 mod support;
 
-use std::{fs, ops::ControlFlow, path::Path};
+use std::{fs, io::Write, ops::ControlFlow};
 
-use artifact_store::{Artifact, Dtype, FileRole, ImportEvent, Imported, Store, StoreError};
+use artifact_store::{Dtype, FileRole, ImportEvent, Store, StoreError, Transform};
 use half::f16;
 use proptest::prelude::*;
-use support::{Gguf, TOKENS, boolean, matrix, number, text, texts, tiny_llama};
+use support::{
+    Gguf, GgufTensor, TOKENS, float, import_bytes, import_gguf, matrix, number, stored_tensor, text, texts,
+    tiny_llama,
+};
 use tempfile::TempDir;
-
-fn silent(_: ImportEvent) -> ControlFlow<()> {
-    ControlFlow::Continue(())
-}
-
-fn import_bytes(folder: &Path, bytes: &[u8]) -> Result<(Store, Imported), StoreError> {
-    let source = folder.join("tiny.gguf");
-    fs::write(&source, bytes).unwrap();
-    let store = Store::open(folder.join("store"))?;
-    let imported = store.import(&source, Some("tiny"), &mut silent)?;
-    Ok((store, imported))
-}
-
-fn import(gguf: &Gguf) -> (TempDir, Artifact) {
-    let folder = TempDir::new().unwrap();
-    let (store, _) = import_bytes(folder.path(), &gguf.bytes()).unwrap();
-    let artifact = store.resolve("tiny").unwrap();
-    (folder, artifact)
-}
 
 fn refusal(gguf: &Gguf) -> String {
     let folder = TempDir::new().unwrap();
@@ -38,23 +22,13 @@ fn refusal(gguf: &Gguf) -> String {
     error.to_string()
 }
 
-/// The bytes of a tensor, read through the manifest alone.
-fn tensor(artifact: &Artifact, name: &str) -> (Dtype, Vec<u64>, Vec<u8>) {
-    let entry = artifact.manifest.tensors.iter().find(|tensor| tensor.name == name).unwrap();
-    let file = &artifact.manifest.files[entry.file];
-    artifact.open_blob(file).unwrap();
-    let bytes = fs::read(artifact.blob_path(file)).unwrap();
-    let range = entry.offset as usize..(entry.offset + entry.len) as usize;
-    (entry.dtype, entry.shape.clone(), bytes[range].to_vec())
-}
-
 fn halves(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks(2).map(|pair| f16::from_le_bytes([pair[0], pair[1]]).to_f32()).collect()
 }
 
 #[test]
 fn the_configuration_is_that_of_hugging_face() {
-    let (_folder, artifact) = import(&tiny_llama());
+    let (_folder, artifact) = import_gguf(&tiny_llama());
     let config = &artifact.manifest.config;
     assert_eq!(config["model_type"], "llama");
     assert_eq!(config["hidden_size"], 64);
@@ -74,12 +48,12 @@ fn the_configuration_is_that_of_hugging_face() {
 
 #[test]
 fn tensors_have_mlx_shapes_and_aligned_places() {
-    let (_folder, artifact) = import(&tiny_llama());
+    let (_folder, artifact) = import_gguf(&tiny_llama());
     let q = "model.layers.0.self_attn.q_proj";
-    assert_eq!(tensor(&artifact, &format!("{q}.weight")).1, [64, 8]);
-    assert_eq!(tensor(&artifact, &format!("{q}.biases")).1, [64, 2]);
-    assert_eq!(tensor(&artifact, "model.embed_tokens.weight").1, [6, 16]);
-    assert_eq!(tensor(&artifact, "model.norm.weight").0, Dtype::F32);
+    assert_eq!(stored_tensor(&artifact, &format!("{q}.weight")).1, [64, 8]);
+    assert_eq!(stored_tensor(&artifact, &format!("{q}.biases")).1, [64, 2]);
+    assert_eq!(stored_tensor(&artifact, "model.embed_tokens.weight").1, [6, 16]);
+    assert_eq!(stored_tensor(&artifact, "model.norm.weight").0, Dtype::F32);
     for entry in &artifact.manifest.tensors {
         let alignment = 1_u64 << entry.len.trailing_zeros().min(6);
         assert_eq!(entry.offset % alignment, 0, "{entry:?}");
@@ -88,10 +62,10 @@ fn tensors_have_mlx_shapes_and_aligned_places() {
 
 #[test]
 fn rows_of_q_and_k_are_back_in_their_order_and_others_stay() {
-    let (_folder, artifact) = import(&tiny_llama());
+    let (_folder, artifact) = import_gguf(&tiny_llama());
     // The scale of row n is n in the file. Row 1 of a head was stored as row 2, row 16 as row 1.
     let first_scales = |name: &str| -> Vec<f32> {
-        halves(&tensor(&artifact, &format!("model.layers.0.{name}.scales")).2)
+        halves(&stored_tensor(&artifact, &format!("model.layers.0.{name}.scales")).2)
             .into_iter()
             .step_by(2)
             .collect()
@@ -104,76 +78,119 @@ fn rows_of_q_and_k_are_back_in_their_order_and_others_stay() {
     assert_eq!(first_scales("self_attn.v_proj")[..3], [0.0, 1.0, 2.0]);
 }
 
-#[test]
-fn the_tokenizer_has_the_pre_tokenizer_that_the_file_names() {
-    let (_folder, artifact) = import(&tiny_llama());
-    let json: serde_json::Value = serde_json::from_slice(&artifact.read_tokenizer().unwrap()).unwrap();
-    assert_eq!(json["pre_tokenizer"]["pretokenizers"][0]["individual_digits"], true);
-    assert_eq!(json["model"]["vocab"]["ab"], 5);
-    assert_eq!(json["model"]["merges"], serde_json::json!([["a", "b"]]));
-    assert_eq!(json["added_tokens"].as_array().unwrap().len(), 3);
-    assert!(json["post_processor"].is_null());
+/// Bits, and type of scales.
+type Packing = (u32, Dtype);
 
-    let mut gguf = tiny_llama();
-    gguf.set("tokenizer.ggml.pre", text("llama-bpe"));
-    gguf.set("tokenizer.ggml.add_bos_token", boolean(true));
-    let (_folder, artifact) = import(&gguf);
-    let json: serde_json::Value = serde_json::from_slice(&artifact.read_tokenizer().unwrap()).unwrap();
-    assert_eq!(json["model"]["ignore_merges"], true);
-    assert_eq!(json["post_processor"]["special_tokens"]["<|im_start|>"]["ids"][0], 1);
+/// Number, name and packing: none where the elements become f16.
+const TYPES: [(u32, &str, Option<Packing>); 10] = [
+    (2, "Q4_0", Some((4, Dtype::F16))),
+    (3, "Q4_1", Some((4, Dtype::F16))),
+    (6, "Q5_0", Some((8, Dtype::F16))),
+    (7, "Q5_1", Some((8, Dtype::F16))),
+    (8, "Q8_0", Some((8, Dtype::F16))),
+    (12, "Q4_K", Some((4, Dtype::F32))),
+    (13, "Q5_K", Some((8, Dtype::F32))),
+    (10, "Q2_K", None),
+    (11, "Q3_K", None),
+    (14, "Q6_K", None),
+];
+
+/// A llama whose `attn_v` has this type: 128 rows of 256 elements, each with recorded blocks; and a row's values.
+fn llama_with_type(number: u32, name: &str) -> (Gguf, Vec<f32>) {
+    let recorded = &support::vectors("gguf.json")[name];
+    let bytes = |key: &str| hex(recorded[key].as_str().unwrap());
+    let values: Vec<f32> = floats(&bytes("values"));
+    // Two blocks: a row has both, several times, or is the first of two.
+    let (row, values) = match 256 / (values.len() / 2) {
+        1 => (bytes("blocks")[..bytes("blocks").len() / 2].to_vec(), values[..256].to_vec()),
+        blocks => (bytes("blocks").repeat(blocks / 2), values.repeat(blocks / 2)),
+    };
+    let mut gguf = support::llama(256, 256);
+    gguf.replace_tensor("blk.0.attn_v.weight", number, row.repeat(128));
+    (gguf, values)
 }
 
-/// What the tokenizers library makes of a file with these tokens and merges.
-fn library_tokenizer(pre: &str, add_bos: bool) -> tokenizers::Tokenizer {
-    // A byte-level vocabulary of everything the texts below need.
-    let mut tokens: Vec<String> = ["<|bos|>", "<|im_end|>"].map(str::to_owned).to_vec();
-    tokens.extend(('!'..='~').map(String::from));
-    tokens.extend(('¡'..='¬').chain('®'..='ÿ').map(String::from));
-    tokens.extend(('Ā'..='Ń').map(String::from));
-    tokens.extend(["12", "34", "1234", "Ġa"].map(str::to_owned));
-    let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
-    let types: Vec<u32> = (0..tokens.len()).map(|id| if id < 2 { 3 } else { 1 }).collect();
-
-    let mut gguf = tiny_llama();
-    gguf.tensors[0] = matrix("token_embd", tokens.len() as u64, support::HIDDEN, 8);
-    gguf.set("tokenizer.ggml.pre", text(pre));
-    gguf.set("tokenizer.ggml.tokens", texts(&tokens));
-    gguf.set("tokenizer.ggml.token_type", support::numbers(&types));
-    gguf.set("tokenizer.ggml.merges", texts(&["1 2", "3 4", "12 34", "Ġ a"]));
-    gguf.set("tokenizer.ggml.bos_token_id", number(0));
-    gguf.set("tokenizer.ggml.eos_token_id", number(1));
-    gguf.set("tokenizer.ggml.add_bos_token", boolean(add_bos));
-    let (_folder, artifact) = import(&gguf);
-    tokenizers::Tokenizer::from_bytes(artifact.read_tokenizer().unwrap()).unwrap()
+fn hex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
-fn tokens_of(tokenizer: &tokenizers::Tokenizer, text: &str) -> Vec<String> {
-    tokenizer.encode(text, true).unwrap().get_tokens().to_vec()
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
 #[test]
-fn the_tokenizers_library_splits_digits_as_each_pre_tokenizer_says() {
-    for (pre, expected) in [
-        ("smollm", &["1", "2", "3", "4"][..]),
-        ("qwen2", &["1", "2", "3", "4"]),
-        ("llama-bpe", &["12", "3", "4"]),
-        ("gpt-2", &["1234"]),
-        ("default", &["1234"]),
-    ] {
-        let tokenizer = library_tokenizer(pre, false);
-        assert_eq!(tokens_of(&tokenizer, "1234"), expected, "{pre}");
-        assert_eq!(tokens_of(&tokenizer, " a<|im_end|>"), ["Ġa", "<|im_end|>"], "{pre}");
-        for text in ["Grüße, 世界! 🦀\n\n it's  a", " a  b\t\r\n"] {
-            let ids = tokenizer.encode(text, true).unwrap();
-            assert_eq!(tokenizer.decode(ids.get_ids(), false).unwrap(), text, "{pre}");
-        }
+fn every_quantized_type_keeps_its_values() {
+    for (number, type_name, packing) in TYPES {
+        let (gguf, expected) = llama_with_type(number, type_name);
+        let (_folder, artifact) = import_gguf(&gguf);
+        let module = "model.layers.0.self_attn.v_proj";
+        let part = |part: &str| stored_tensor(&artifact, &format!("{module}.{part}"));
+        let (dtype, shape, weight) = part("weight");
+        let Some((bits, scales_dtype)) = packing else {
+            assert_eq!((dtype, &shape[..]), (Dtype::F16, &[128, 256][..]), "{type_name}");
+            let rounded: Vec<f32> = expected.iter().map(|value| f16::from_f32(*value).to_f32()).collect();
+            assert_eq!(halves(&weight), rounded.repeat(128), "{type_name}");
+            let transform = Transform::Dequantize { from: vec![type_name.to_owned()], to: Dtype::F16 };
+            assert!(artifact.manifest.transforms.contains(&transform), "{type_name}");
+            continue;
+        };
+        assert_eq!((dtype, &shape[..]), (Dtype::U32, &[128, u64::from(8 * bits)][..]), "{type_name}");
+        assert_eq!(part("scales").0, scales_dtype, "{type_name}");
+        let numbers = |bytes: &[u8]| if scales_dtype == Dtype::F16 { halves(bytes) } else { floats(bytes) };
+        let (scales, biases) = (numbers(&part("scales").2), numbers(&part("biases").2));
+        let found: Vec<f32> = (0..256 * 128)
+            .map(|i| {
+                let byte = weight[i * bits as usize / 8];
+                let q = if bits == 8 { byte } else { byte >> (4 * (i % 2)) & 15 };
+                scales[i / 32] * f32::from(q) + biases[i / 32]
+            })
+            .collect();
+        assert_eq!(found, expected.repeat(128), "{type_name}");
+        let config = &artifact.manifest.config["quantization"];
+        let bits_said = config[module]["bits"].as_u64().or(config["bits"].as_u64());
+        assert_eq!(bits_said, Some(bits.into()), "{type_name}");
     }
 }
 
+fn rope_factors(factors: impl Iterator<Item = f32>) -> GgufTensor {
+    let data: Vec<u8> = factors.flat_map(f32::to_le_bytes).collect();
+    GgufTensor { name: "rope_freqs.weight".to_owned(), dims: vec![data.len() as u64 / 4], kind: 0, data }
+}
+
 #[test]
-fn a_beginning_token_is_added_where_the_file_says_so() {
-    assert_eq!(tokens_of(&library_tokenizer("llama-bpe", true), " a"), ["<|bos|>", "Ġa"]);
-    assert_eq!(tokens_of(&library_tokenizer("llama-bpe", false), " a"), ["Ġa"]);
+fn rotary_factors_become_settings() {
+    let mut gguf = tiny_llama();
+    gguf.set("llama.rope.freq_base", float(500_000.0));
+    // Wavelengths of heads of 32, stretched as Llama 3.2 stretches them.
+    let factors = (0..16).map(|pair| {
+        let turns = 8192.0 / (500_000_f64.powf(f64::from(pair) / 16.0) * std::f64::consts::TAU);
+        let smooth = ((turns - 1.0) / 3.0).clamp(0.0, 1.0);
+        (1.0 / ((1.0 - smooth) / 32.0 + smooth)) as f32
+    });
+    gguf.tensors.push(rope_factors(factors));
+    let (_folder, artifact) = import_gguf(&gguf);
+    let scaling = &artifact.manifest.config["rope_scaling"];
+    assert_eq!((&scaling["rope_type"], &scaling["factor"]), (&"llama3".into(), &32.0.into()));
+    assert_eq!(scaling["original_max_position_embeddings"], 8192.0);
+    assert!(artifact.manifest.transforms.contains(&Transform::RecoverRopeScaling));
+    assert!(artifact.manifest.tensors.iter().all(|tensor| !tensor.name.contains("rope")));
+}
+
+#[test]
+fn a_file_that_changes_meanwhile_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let source = tiny_llama().write(&folder.path().join("tiny.gguf"));
+    let store = Store::open(folder.path().join("store")).unwrap();
+    let mut append = |event: ImportEvent| {
+        if let ImportEvent::Planned(_) = event {
+            fs::OpenOptions::new().append(true).open(&source).unwrap().write_all(&[0]).unwrap();
+        }
+        ControlFlow::Continue(())
+    };
+    let error = store.import(&source, None, &mut append).unwrap_err();
+    assert!(error.to_string().contains("changed while it was imported"), "{error}");
+    assert!(store.list().unwrap().is_empty());
+    assert!(store.import(&source, None, &mut |_| ControlFlow::Continue(())).is_ok());
 }
 
 #[test]
@@ -183,11 +200,11 @@ fn an_output_matrix_is_not_tied_and_biases_are_attention_biases() {
     let mut bias = gguf.tensors[1].clone();
     bias.name = "blk.0.attn_q.bias".to_owned();
     gguf.tensors.push(bias);
-    let (_folder, artifact) = import(&gguf);
+    let (_folder, artifact) = import_gguf(&gguf);
     assert_eq!(artifact.manifest.config["tie_word_embeddings"], false);
     assert_eq!(artifact.manifest.config["attention_bias"], true);
     assert_eq!(artifact.manifest.config["quantization"]["lm_head"]["bits"], 8);
-    let (_, shape, bytes) = tensor(&artifact, "model.layers.0.self_attn.q_proj.bias");
+    let (_, shape, bytes) = stored_tensor(&artifact, "model.layers.0.self_attn.q_proj.bias");
     assert_eq!(shape, [64]);
     let second = f32::from_le_bytes(bytes[4..8].try_into().unwrap());
     assert_eq!(second, 2.0, "biases are permuted like rows");
@@ -202,7 +219,8 @@ fn what_is_not_known_is_refused_with_a_reason() {
     };
     assert!(changed("general.architecture", text("mamba")).contains("`mamba`"));
     assert!(changed("tokenizer.ggml.pre", text("unheard-of")).contains("`unheard-of`"));
-    assert!(changed("tokenizer.ggml.model", text("llama")).contains("safetensors folder"));
+    assert!(changed("tokenizer.ggml.model", text("bert")).contains("safetensors folder"));
+    assert!(changed("tokenizer.ggml.model", text("llama")).contains("tokenizer.ggml.scores"));
     assert!(changed("tokenizer.ggml.merges", texts(&["a z"])).contains("`a z`"));
     assert!(changed("tokenizer.ggml.eos_token_id", number(99)).contains("99"));
     assert!(changed("llama.embedding_length", number(32)).contains("shape"));
@@ -217,11 +235,15 @@ fn what_is_not_known_is_refused_with_a_reason() {
         gguf.tensors[0].kind = kind;
         refusal(&gguf)
     };
-    assert!(with_tensor("token_embd.weight", 12).contains("Q4_K"));
+    assert!(
+        with_tensor("token_embd.weight", 12).contains("impossible shape"),
+        "64 elements are no superblock"
+    );
+    assert!(with_tensor("token_embd.weight", 39).contains("MXFP4"));
+    assert!(changed("split.count", number(3)).contains("one of 3 parts"));
     assert!(with_tensor("other.weight", 8).contains("token_embd.weight"));
     let mut gguf = tiny_llama();
-    gguf.tensors.push(gguf.tensors[1].clone());
-    gguf.tensors[11].name = "rope_freqs.weight".to_owned();
+    gguf.tensors.push(rope_factors((0..16).map(|pair| 1.0 + pair as f32)));
     assert!(refusal(&gguf).contains("rope_scaling"));
     let mut gguf = tiny_llama();
     gguf.version = 1;

@@ -5,10 +5,10 @@ mod support;
 
 use std::{fs, ops::ControlFlow, os::unix::fs::symlink, path::Path};
 
-use artifact_store::{FileRole, ImportEvent, Imported, Store, StoreError};
+use artifact_store::{Dtype, FileRole, ImportEvent, Imported, Store, StoreError, Transform};
 use proptest::prelude::*;
 use serde_json::json;
-use support::{huggingface_folder, safetensors};
+use support::{huggingface_folder, raw_safetensors, safetensors, stored_tensor};
 use tempfile::TempDir;
 
 fn import(root: &Path) -> Result<(Store, Imported), StoreError> {
@@ -92,6 +92,113 @@ fn two_models_share_equal_files() {
     assert_eq!(changed.new_bytes, config.len() as u64);
     assert_eq!(changed.replaced, Some(first.digest));
     assert_eq!(store.list().unwrap().len(), 2);
+}
+
+#[test]
+fn misaligned_tensors_are_moved_to_aligned_places() {
+    let root = TempDir::new().unwrap();
+    let folder = huggingface_folder(&root.path().join("model"));
+    let bytes = |n: u8| (0..n).collect::<Vec<u8>>();
+    // The data begin at an odd byte, and a BOOL stands before an F32.
+    let tensors = [
+        ("b", "F32", vec![2, 3], bytes(24)),
+        ("c", "BOOL", vec![3], bytes(3)),
+        ("d", "BF16", vec![2], bytes(4)),
+    ];
+    fs::write(folder.join("model-2.safetensors"), raw_safetensors(&tensors, 1)).unwrap();
+    let (store, imported) = import(root.path()).unwrap();
+    let artifact = store.resolve("model").unwrap();
+    assert_eq!(artifact.manifest.transforms, [Transform::Align]);
+    for tensor in &artifact.manifest.tensors {
+        assert_eq!(tensor.offset % (tensor.dtype.bitsize() as u64 / 8), 0, "{tensor:?}");
+    }
+    assert_eq!(stored_tensor(&artifact, "b"), (Dtype::F32, vec![2, 3], bytes(24)));
+    assert_eq!(stored_tensor(&artifact, "c"), (Dtype::BOOL, vec![3], bytes(3)));
+    assert_eq!(stored_tensor(&artifact, "d"), (Dtype::BF16, vec![2], bytes(4)));
+    assert_eq!(import(root.path()).unwrap().1.digest, imported.digest);
+}
+
+#[test]
+fn a_folder_of_many_shards_is_one_artifact() {
+    let root = TempDir::new().unwrap();
+    let folder = huggingface_folder(&root.path().join("model"));
+    let mut weight_map = serde_json::Map::new();
+    for shard in 0..40 {
+        let (file, tensor) = (format!("model-{shard:05}-of-00040.safetensors"), format!("t{shard}"));
+        fs::write(folder.join(&file), safetensors(&[(&tensor, vec![shard as f32; 7])])).unwrap();
+        weight_map.insert(tensor, file.into());
+    }
+    let index = json!({ "weight_map": weight_map });
+    fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    let (store, _) = import(root.path()).unwrap();
+    let artifact = store.resolve("model").unwrap();
+    assert_eq!(artifact.files(FileRole::Weights).count(), 40);
+    for shard in 0..40 {
+        let (_, _, bytes) = stored_tensor(&artifact, &format!("t{shard}"));
+        assert_eq!(bytes, (shard as f32).to_le_bytes().repeat(7));
+    }
+}
+
+#[test]
+fn quantized_modules_of_mlx_community_keep_their_settings() {
+    let root = TempDir::new().unwrap();
+    let folder = huggingface_folder(&root.path().join("model"));
+    let quantization = json!({ "group_size": 64, "bits": 4, "lm_head": { "group_size": 32, "bits": 8 } });
+    let config = json!({ "model_type": "llama", "quantization": quantization });
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let tensors = [
+        ("b", "F32", vec![1], vec![0; 4]),
+        ("lm_head.weight", "U32", vec![2, 16], vec![1; 128]),
+        ("lm_head.scales", "BF16", vec![2, 2], vec![2; 8]),
+        ("lm_head.biases", "BF16", vec![2, 2], vec![3; 8]),
+    ];
+    let bytes = raw_safetensors(&tensors, 0);
+    fs::write(folder.join("model-2.safetensors"), &bytes).unwrap();
+    let (store, _) = import(root.path()).unwrap();
+    let artifact = store.resolve("model").unwrap();
+    assert_eq!(artifact.manifest.config["quantization"], quantization);
+    assert!(artifact.manifest.transforms.is_empty());
+    let file = artifact.files(FileRole::Weights).nth(1).unwrap().1;
+    assert_eq!(fs::read(artifact.blob_path(file)).unwrap(), bytes);
+}
+
+#[test]
+fn a_file_that_changes_meanwhile_is_refused() {
+    for name in ["model-1.safetensors", "config.json", "tokenizer.json"] {
+        let root = TempDir::new().unwrap();
+        let folder = huggingface_folder(&root.path().join("model"));
+        let store = Store::open(root.path().join("store")).unwrap();
+        let mut touch = |event: ImportEvent| {
+            if let ImportEvent::Planned(_) = event {
+                // The same bytes in a new file: nobody could tell that from a change.
+                let bytes = fs::read(folder.join(name)).unwrap();
+                fs::write(folder.join("new"), bytes).unwrap();
+                fs::rename(folder.join("new"), folder.join(name)).unwrap();
+            }
+            ControlFlow::Continue(())
+        };
+        let error = store.import(&folder, None, &mut touch).unwrap_err().to_string();
+        assert!(error.contains("changed while it was imported") && error.contains(name), "{error}");
+        assert!(store.list().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn deeply_nested_settings_are_refused() {
+    let text = refusal(|folder| {
+        let nested = format!("{{\"model_type\":{}", "[".repeat(100_000));
+        fs::write(folder.join("config.json"), nested).unwrap();
+    });
+    assert!(text.contains("recursion limit"), "{text}");
+}
+
+#[test]
+fn links_that_lead_round_in_a_circle_are_refused() {
+    let text = refusal(|folder| {
+        fs::remove_file(folder.join("model-2.safetensors")).unwrap();
+        symlink("model-2.safetensors", folder.join("model-2.safetensors")).unwrap();
+    });
+    assert!(text.contains("model-2.safetensors"), "{text}");
 }
 
 #[test]

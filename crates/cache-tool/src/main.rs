@@ -1,9 +1,10 @@
-//! `cache-tool`: manages the artifact store, offline.
+//! `cache-tool`: manages the artifact store; only `pull` uses the network.
 //!
 //! Data goes to stdout, everything said to people goes to stderr.
 
 mod commands;
 mod exit;
+mod hub;
 mod output;
 mod place;
 mod progress;
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    completions, export, import, inspect, list, pin, prune, remove, repair, unpin, usage, verify,
+    completions, export, import, inspect, list, pin, prune, pull, remove, repair, unpin, usage, verify,
 };
 use place::Place;
 
@@ -29,6 +30,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Pull(pull::Args),
     Import(import::Args),
     List(list::Args),
     Inspect(inspect::Args),
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let place = &cli.place;
     let done = match &cli.command {
+        Command::Pull(args) => pull::run(place, args),
         Command::Import(args) => import::run(place, args),
         Command::List(args) => list::run(place, args),
         Command::Inspect(args) => inspect::run(place, args),

@@ -64,6 +64,31 @@ impl VerifyProgress {
     }
 }
 
+/// Of a download of several files.
+pub(crate) struct PullProgress {
+    bar: ProgressBar,
+}
+
+impl PullProgress {
+    /// `bytes`: of all files together.
+    pub(crate) fn new(bytes: u64) -> anyhow::Result<Self> {
+        let style = ProgressStyle::with_template(&format!("{TEMPLATE} {{msg}}"))?;
+        Ok(Self { bar: ProgressBar::new(bytes).with_style(style) })
+    }
+
+    pub(crate) fn begin(&self, file: &str) {
+        self.bar.set_message(file.to_owned());
+    }
+
+    pub(crate) fn advance(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    pub(crate) fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 fn bar() -> anyhow::Result<ProgressBar> {
     Ok(ProgressBar::no_length().with_style(ProgressStyle::with_template(TEMPLATE)?))
 }

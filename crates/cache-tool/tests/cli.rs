@@ -14,7 +14,8 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
+    "pull",
     "import",
     "list",
     "inspect",
@@ -89,6 +90,27 @@ fn import_prints_the_digest_and_says_when_nothing_was_new() {
     let second = world.run(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
     assert!(text(&second.stderr).contains("was stored already"), "{}", text(&second.stderr));
     assert_eq!(text(&second.stdout).trim_end(), digest);
+}
+
+#[test]
+fn import_quantizes_and_says_that_the_name_moved() {
+    let world = World::new();
+    let matrix = ("a.weight", "F32", vec![2, 64], vec![0; 512]);
+    fs::remove_file(world.path("folder/model.safetensors.index.json")).unwrap();
+    fs::write(world.path("folder/model.safetensors"), support::raw_safetensors(&[matrix], 0)).unwrap();
+    world.ok(&["import", &world.path("folder")]);
+    let again = world.run(&["import", &world.path("folder"), "--quantize", "8"]);
+    assert!(text(&again.stderr).contains("the name stood for"), "{}", text(&again.stderr));
+    let json = world.json(&["inspect", "folder", "--json"]);
+    assert_eq!(json["quantization"], serde_json::json!({ "bits": 8, "group_size": 64 }));
+    assert_eq!(json["manifest"]["transforms"][0]["quantize"]["bits"], 8);
+
+    for wrong in
+        [&["--quantize", "5"][..], &["--group-size", "64"], &["--quantize", "4", "--group-size", "48"]]
+    {
+        let folder = world.path("folder");
+        assert_eq!(world.fails(&[&["import", &folder], wrong].concat()).0, 2, "{wrong:?}");
+    }
 }
 
 #[test]

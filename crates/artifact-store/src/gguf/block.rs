@@ -1,258 +1,207 @@
-//! GGUF element types, and their blocks as MLX affine groups.
+//! Quantized blocks as groups of 32 elements, and as numbers.
 //!
 //! A GGUF block and an MLX group both hold 32 consecutive elements of a row:
 //!
 //! ```text
-//! GGUF  Q4_0  f16 d, 16 bytes            value = d * (q - 8)
-//!       Q4_1  f16 d, f16 m, 16 bytes     value = d * q + m
+//! GGUF  Q4_0  f16 d, 16 bytes                      value = d * (q - 8)
+//!       Q4_1  f16 d, f16 m, 16 bytes               value = d * q + m
+//!       Q5_0  f16 d, u32 fifth bits, 16 bytes      value = d * (q - 16)
+//!       Q5_1  f16 d, f16 m, u32 fifth bits, 16 b.  value = d * q + m
 //!             byte i: element i in the low half, element i + 16 in the high half
-//!       Q8_0  f16 d, 32 signed bytes     value = d * q
-//! MLX   weight: unsigned q, packed upwards from the low bits of u32 words
-//!       scales, biases: f16              value = scale * q + bias
+//!       Q8_0  f16 d, 32 signed bytes               value = d * q
+//! MLX   unsigned q, one scale and bias             value = scale * q + bias
 //! ```
 //!
-//! So the scale is `d`, the bias is `m`, `-8 d` or `-128 d` (exact, being
-//! powers of two times `d`), and no value changes.
+//! So the scale is `d`, the bias is `m`, or `d` times a negative power of two (exact in f16), and no value changes.
+//! `superblock` does the same for the types that end in `_K`.
 
-use half::f16;
-use safetensors::Dtype;
+use half::{f16, slice::HalfFloatSliceExt};
 
-use super::GgufError;
+use super::{
+    GgufError, superblock,
+    types::{GROUP, TensorType},
+};
 
-/// Elements of a quantized block, and of an MLX group made from it.
-pub(crate) const GROUP: u64 = 32;
-
-/// The element types that can be imported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TensorType {
-    F32,
-    F16,
-    Bf16,
-    Q4_0,
-    Q4_1,
-    Q8_0,
-}
-
-/// A quantized tensor becomes three, a dense one stays one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// The elements as they are.
-    Dense,
-    /// Packed integers, `[N, K * bits / 32]` u32.
-    Weight,
-    /// `[N, K / 32]` f16.
-    Scales,
-    /// `[N, K / 32]` f16.
-    Biases,
+/// 32 elements: `value = scale * q + bias`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Group {
+    pub(crate) scale: f32,
+    pub(crate) bias: f32,
+    pub(crate) q: [u8; GROUP as usize],
 }
 
 impl TensorType {
-    /// The type with this number in the file format.
-    pub(crate) fn of_number(number: u32, tensor: &str) -> Result<Self, GgufError> {
-        Ok(match number {
-            0 => Self::F32,
-            1 => Self::F16,
-            2 => Self::Q4_0,
-            3 => Self::Q4_1,
-            8 => Self::Q8_0,
-            30 => Self::Bf16,
-            other => {
-                return Err(GgufError::Unsupported(format!(
-                    "tensor `{tensor}` has type {}, which MLX cannot hold exactly; use a file with \
-                     Q4_0, Q4_1, Q8_0, F16, BF16 or F32 tensors only, or the original safetensors",
-                    type_name(other)
-                )));
-            }
-        })
-    }
-
-    /// Bits an element takes in MLX; `None` for dense types.
-    pub(crate) fn bits(self) -> Option<u64> {
-        match self {
-            Self::F32 | Self::F16 | Self::Bf16 => None,
-            Self::Q4_0 | Self::Q4_1 => Some(4),
-            Self::Q8_0 => Some(8),
-        }
-    }
-
-    /// Bytes of a tensor; `None` if that overflows or rows are not whole blocks.
-    pub(crate) fn byte_len(self, shape: &[u64]) -> Option<u64> {
-        let (elements, bytes) = self.block();
-        let row = *shape.last()?;
-        let total = shape.iter().try_fold(1_u64, |product, &dim| product.checked_mul(dim))?;
-        (total > 0 && row.is_multiple_of(elements)).then_some(())?;
-        (total / elements).checked_mul(bytes)
-    }
-
-    /// The tensors this one becomes, each with its type and shape; `None` for
-    /// a quantized tensor that is not a matrix.
-    pub(crate) fn parts(self, shape: &[u64]) -> Option<Vec<(Part, Dtype, Vec<u64>)>> {
-        let Some(bits) = self.bits() else {
-            return Some(vec![(Part::Dense, self.dense_dtype()?, shape.to_vec())]);
-        };
-        let &[rows, row] = shape else { return None };
-        Some(vec![
-            (Part::Weight, Dtype::U32, vec![rows, row * bits / 32]),
-            (Part::Scales, Dtype::F16, vec![rows, row / GROUP]),
-            (Part::Biases, Dtype::F16, vec![rows, row / GROUP]),
-        ])
-    }
-
-    /// Appends `part` of some whole blocks to `out`.
-    pub(crate) fn convert(self, part: Part, blocks: &[u8], out: &mut Vec<u8>) -> Result<(), GgufError> {
-        if part == Part::Dense {
-            out.extend_from_slice(blocks);
-            return Ok(());
-        }
+    /// The groups of some whole blocks of a type that MLX's packing holds ([`Form::Affine`]).
+    ///
+    /// # Errors
+    /// A scale or bias that is no finite number.
+    pub(crate) fn groups(
+        self,
+        blocks: &[u8],
+        mut each: impl FnMut(&Group) -> Result<(), GgufError>,
+    ) -> Result<(), GgufError> {
         for block in blocks.chunks_exact(self.block().1 as usize) {
-            match part {
-                Part::Weight => self.pack(block, out),
-                Part::Scales => out.extend_from_slice(&finite(scale(block))?.to_le_bytes()),
-                Part::Biases => out.extend_from_slice(&finite(self.bias(block))?.to_le_bytes()),
-                Part::Dense => {}
-            }
+            match self {
+                Self::Q4_K => superblock::q4(block).iter().try_for_each(|group| each(&finite(group)?)),
+                Self::Q5_K => superblock::q5(block).iter().try_for_each(|group| each(&finite(group)?)),
+                _ => each(&finite(&self.group(block))?),
+            }?;
         }
         Ok(())
     }
 
-    /// Elements and bytes of a block; a dense element is a block of its own.
-    fn block(self) -> (u64, u64) {
+    /// Appends the elements of some whole blocks.
+    ///
+    /// # Errors
+    /// A scale or an element that is no finite number.
+    pub(crate) fn values(self, blocks: &[u8], out: &mut Vec<f32>) -> Result<(), GgufError> {
+        let start = out.len();
         match self {
-            Self::F32 => (1, 4),
-            Self::F16 | Self::Bf16 => (1, 2),
-            Self::Q4_0 => (GROUP, 2 + 16),
-            Self::Q4_1 => (GROUP, 4 + 16),
-            Self::Q8_0 => (GROUP, 2 + 32),
+            Self::F32 => out.extend(blocks.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes))),
+            Self::Bf16 => {
+                out.extend(blocks.as_chunks::<2>().0.iter().map(|&[a, b]| f32::from_le_bytes([0, 0, a, b])));
+            }
+            Self::F16 => {
+                let halves: Vec<f16> =
+                    blocks.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes)).collect();
+                out.resize(start + halves.len(), 0.0);
+                halves.convert_to_f32_slice(&mut out[start..]);
+            }
+            Self::Q2_K | Self::Q3_K | Self::Q6_K => {
+                for block in blocks.chunks_exact(self.block().1 as usize) {
+                    match self {
+                        Self::Q2_K => superblock::q2_values(block, out),
+                        Self::Q3_K => superblock::q3_values(block, out),
+                        _ => superblock::q6_values(block, out),
+                    }
+                }
+            }
+            _ => self.groups(blocks, |group| {
+                out.extend(group.q.map(|q| group.scale * f32::from(q) + group.bias));
+                Ok(())
+            })?,
         }
+        // Without a branch, which would keep the loop from being vectorized.
+        let finite = out[start..].iter().fold(true, |all, value| all & value.is_finite());
+        if finite { Ok(()) } else { Err(GgufError::NotFinite) }
     }
 
-    fn dense_dtype(self) -> Option<Dtype> {
+    /// The group of a plain block.
+    fn group(self, block: &[u8]) -> Group {
+        let scale = half_at(block, 0);
         match self {
-            Self::F32 => Some(Dtype::F32),
-            Self::F16 => Some(Dtype::F16),
-            Self::Bf16 => Some(Dtype::BF16),
-            Self::Q4_0 | Self::Q4_1 | Self::Q8_0 => None,
-        }
-    }
-
-    fn pack(self, block: &[u8], out: &mut Vec<u8>) {
-        match self {
-            Self::Q4_0 => pack_nibbles(&block[2..], out),
-            Self::Q4_1 => pack_nibbles(&block[4..], out),
-            // A signed byte plus 128 is the byte with its top bit flipped.
-            _ => out.extend(block[2..].iter().map(|byte| byte ^ 0x80)),
-        }
-    }
-
-    fn bias(self, block: &[u8]) -> f16 {
-        let times = |factor: f32| f16::from_f32(factor * scale(block).to_f32());
-        match self {
-            Self::Q4_1 => f16::from_le_bytes([block[2], block[3]]),
-            Self::Q4_0 => times(-8.0),
-            _ => times(-128.0),
+            Self::Q4_0 => Group { scale, bias: -8.0 * scale, q: nibbles(&block[2..]) },
+            Self::Q4_1 => Group { scale, bias: half_at(block, 2), q: nibbles(&block[4..]) },
+            Self::Q5_0 => Group { scale, bias: -16.0 * scale, q: fives(&block[2..]) },
+            Self::Q5_1 => Group { scale, bias: half_at(block, 2), q: fives(&block[4..]) },
+            // Q8_0: a signed byte plus 128 is the byte with its top bit flipped.
+            _ => Group { scale, bias: -128.0 * scale, q: std::array::from_fn(|i| block[2 + i] ^ 0x80) },
         }
     }
 }
 
-fn scale(block: &[u8]) -> f16 {
-    f16::from_le_bytes([block[0], block[1]])
+/// The f16 at a byte.
+pub(super) fn half_at(bytes: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
-/// 16 bytes of halves (i, i + 16) to 16 bytes of halves (2 i, 2 i + 1).
-fn pack_nibbles(halves: &[u8], out: &mut Vec<u8>) {
-    let (pairs, _) = halves.as_chunks::<2>();
-    out.extend(pairs.iter().map(|[a, b]| (a & 0x0f) | (b << 4)));
-    out.extend(pairs.iter().map(|[a, b]| (a >> 4) | (b & 0xf0)));
+/// Of bytes that hold elements i and i + 16.
+fn nibbles(halves: &[u8]) -> [u8; 32] {
+    std::array::from_fn(|i| (halves[i % 16] >> (4 * (i / 16))) & 0x0f)
 }
 
-fn finite(value: f16) -> Result<f16, GgufError> {
-    if value.is_finite() {
-        return Ok(value);
-    }
-    Err(GgufError::Damaged("the scale of a block is not a finite number".to_owned()))
+/// The same after four bytes with a fifth bit for each element.
+fn fives(bytes: &[u8]) -> [u8; 32] {
+    let high = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    let low = nibbles(&bytes[4..]);
+    std::array::from_fn(|i| low[i] | (((high >> i) & 1) as u8) << 4)
 }
 
-/// Names of types that can't be imported, for the error.
-fn type_name(number: u32) -> String {
-    let name = match number {
-        6 => "Q5_0",
-        7 => "Q5_1",
-        9 => "Q8_1",
-        10 => "Q2_K",
-        11 => "Q3_K",
-        12 => "Q4_K",
-        13 => "Q5_K",
-        14 => "Q6_K",
-        15 => "Q8_K",
-        16..=23 | 29 => "IQ",
-        34 | 35 => "TQ",
-        39 => "MXFP4",
-        other => return format!("number {other}"),
-    };
-    name.to_owned()
+fn finite(group: &Group) -> Result<Group, GgufError> {
+    if group.scale.is_finite() && group.bias.is_finite() { Ok(*group) } else { Err(GgufError::NotFinite) }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use half::f16;
     use proptest::prelude::*;
+    use serde_json::Value;
 
     use super::*;
+    use crate::gguf::{definitions, types::Form};
 
-    /// Element values by the definition at the top of the file.
-    fn by_gguf(kind: TensorType, block: &[u8]) -> Vec<f32> {
-        let d = f16::from_le_bytes([block[0], block[1]]).to_f32();
-        let nibble = |bytes: &[u8], i: usize| f32::from((bytes[i % 16] >> (4 * (i / 16))) & 15);
-        (0..32)
-            .map(|i| match kind {
-                TensorType::Q4_0 => d * (nibble(&block[2..], i) - 8.0),
-                TensorType::Q4_1 => {
-                    d * nibble(&block[4..], i) + f16::from_le_bytes([block[2], block[3]]).to_f32()
-                }
-                _ => d * f32::from(block[2 + i] as i8),
-            })
-            .collect()
-    }
+    const QUANTIZED: [TensorType; 10] = [
+        TensorType::Q4_0,
+        TensorType::Q4_1,
+        TensorType::Q5_0,
+        TensorType::Q5_1,
+        TensorType::Q8_0,
+        TensorType::Q2_K,
+        TensorType::Q3_K,
+        TensorType::Q4_K,
+        TensorType::Q5_K,
+        TensorType::Q6_K,
+    ];
 
-    fn by_mlx(kind: TensorType, block: &[u8]) -> Vec<f32> {
-        let part = |part| {
-            let mut out = Vec::new();
-            kind.convert(part, block, &mut out).unwrap();
-            out
-        };
-        let half = |bytes: Vec<u8>| f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-        let (scale, bias) = (half(part(Part::Scales)), half(part(Part::Biases)));
-        let words: Vec<u32> =
-            part(Part::Weight).chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
-        let bits = kind.bits().unwrap() as u32;
-        let per_word = 32 / bits;
-        (0..32)
-            .map(|i| (words[(i / per_word) as usize] >> (bits * (i % per_word))) & ((1 << bits) - 1))
-            .map(|q| scale * q as f32 + bias)
-            .collect()
+    fn values(kind: TensorType, block: &[u8]) -> Vec<f32> {
+        let mut values = Vec::new();
+        kind.values(block, &mut values).unwrap();
+        values
     }
 
     proptest! {
         #[test]
-        fn no_value_changes(d in -60.0_f32..60.0, m in -60.0_f32..60.0, q in prop::array::uniform32(any::<u8>())) {
-            for (kind, payload) in [(TensorType::Q4_0, 16), (TensorType::Q4_1, 16), (TensorType::Q8_0, 32)] {
-                let mut block = f16::from_f32(d).to_le_bytes().to_vec();
-                if kind == TensorType::Q4_1 {
-                    block.extend(f16::from_f32(m).to_le_bytes());
-                }
-                block.extend(&q[..payload]);
-                // d * q + bias is exact in f32 for the symmetric types; Q4_1 is the same formula.
-                prop_assert_eq!(by_gguf(kind, &block), by_mlx(kind, &block));
+        fn values_are_those_of_the_definitions(
+            d in -60.0_f32..60.0, m in -60.0_f32..60.0, bytes in prop::collection::vec(any::<u8>(), 210),
+        ) {
+            for kind in QUANTIZED {
+                let mut block = bytes[..kind.block().1 as usize].to_vec();
+                definitions::set_scales(kind, &mut block, f16::from_f32(d), f16::from_f32(m));
+                prop_assert_eq!(values(kind, &block), definitions::values(kind, &block), "{:?}", kind);
+            }
+        }
+
+        /// Where scales are stored as f16, they were f16 in the file, and so are the biases made of them.
+        #[test]
+        fn groups_are_exact_in_the_type_of_their_scales(
+            d in -60.0_f32..60.0, m in -60.0_f32..60.0, bytes in prop::collection::vec(any::<u8>(), 210),
+        ) {
+            for kind in QUANTIZED {
+                let Form::Affine { bits, scales } = kind.form() else { continue };
+                let mut block = bytes[..kind.block().1 as usize].to_vec();
+                definitions::set_scales(kind, &mut block, f16::from_f32(d), f16::from_f32(m));
+                kind.groups(&block, |group| {
+                    assert!(group.q.iter().all(|q| u32::from(*q) < 1 << bits));
+                    if scales == safetensors::Dtype::F16 {
+                        assert_eq!([group.scale, group.bias].map(|x| f16::from_f32(x).to_f32()), [group.scale, group.bias]);
+                    }
+                    Ok(())
+                }).unwrap();
             }
         }
     }
 
+    /// What the `gguf` package of llama.cpp's authors makes of blocks; `tests/vectors/make.py` recorded it.
     #[test]
-    fn a_scale_that_is_no_number_is_refused() {
-        let mut block = f16::NAN.to_le_bytes().to_vec();
-        block.extend([0; 32]);
-        assert!(TensorType::Q8_0.convert(Part::Scales, &block, &mut Vec::new()).is_err());
-        block[..2].copy_from_slice(&f16::from_f32(60000.0).to_le_bytes());
-        assert!(TensorType::Q8_0.convert(Part::Biases, &block, &mut Vec::new()).is_err());
+    fn values_are_those_that_were_recorded() {
+        let recorded: Value = serde_json::from_str(include_str!("../../tests/vectors/gguf.json")).unwrap();
+        for kind in QUANTIZED {
+            let vector = &recorded[kind.name()];
+            let bytes = |key: &str| hex::decode(vector[key].as_str().unwrap()).unwrap();
+            let expected: Vec<f32> =
+                bytes("values").as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            assert_eq!(values(kind, &bytes("blocks")), expected, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn scales_that_are_no_numbers_are_refused() {
+        for kind in QUANTIZED {
+            let mut block = vec![0; kind.block().1 as usize];
+            definitions::set_scales(kind, &mut block, f16::INFINITY, f16::ONE);
+            assert!(kind.values(&block, &mut Vec::new()).is_err(), "{kind:?}");
+        }
+        assert!(TensorType::F32.values(&f32::NAN.to_le_bytes(), &mut Vec::new()).is_err());
     }
 }

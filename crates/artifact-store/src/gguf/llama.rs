@@ -1,16 +1,18 @@
 //! The `llama` architecture: metadata to `config.json`, tensors to their
 //! Hugging Face names, shapes and order of rows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use super::{
     GgufError,
-    block::GROUP,
     metadata::{Metadata, required},
     reader::{Gguf, Tensor},
+    rope,
+    types::{Form, GROUP},
 };
+use crate::Quantization;
 
 /// Most layers, and the largest of any other dimension, that are believed.
 const MAX_LAYERS: u64 = 4096;
@@ -38,6 +40,18 @@ pub(crate) struct Mapped<'a> {
     pub(crate) field: &'static str,
     /// The rows of each head come interleaved and go back to halves: rows a head.
     pub(crate) unpermute: Option<u64>,
+    /// It is quantized, to this.
+    pub(crate) quantize: Option<Quantization>,
+}
+
+/// The whole model, checked for completeness and shapes.
+#[derive(Clone, Debug)]
+pub(crate) struct Model<'a> {
+    /// As Hugging Face's `config.json`.
+    pub(crate) config: Value,
+    pub(crate) tensors: Vec<Mapped<'a>>,
+    /// Its `rope_scaling` comes from a tensor.
+    pub(crate) rope_recovered: bool,
 }
 
 /// A tensor the architecture may have.
@@ -49,14 +63,22 @@ struct Expected {
     optional: bool,
 }
 
-/// The configuration and every tensor, checked for completeness and shape.
-pub(crate) fn map(gguf: &Gguf) -> Result<(Value, Vec<Mapped<'_>>), GgufError> {
+/// The configuration and every tensor. `rope_factors` are the content of [`rope::FACTORS`]; `quantize` is for matrices
+/// that are stored densely otherwise.
+pub(crate) fn map<'a>(
+    gguf: &'a Gguf,
+    rope_factors: Option<&[f32]>,
+    quantize: Option<Quantization>,
+) -> Result<Model<'a>, GgufError> {
     let dims = Dims::read(gguf)?;
     let mut expected = expected_tensors(&dims);
-    let mut mapped = Vec::with_capacity(gguf.tensors.len());
-    for tensor in &gguf.tensors {
+    let mut tensors = Vec::with_capacity(gguf.tensors.len());
+    for tensor in gguf.tensors.iter().filter(|tensor| tensor.name != rope::FACTORS) {
         let Some(place) = expected.remove(&tensor.name) else {
-            return Err(unknown_tensor(&tensor.name));
+            return Err(GgufError::Unsupported(format!(
+                "tensor `{}` is not one that the llama architecture has",
+                tensor.name
+            )));
         };
         if tensor.shape != place.shape {
             return Err(GgufError::Damaged(format!(
@@ -65,13 +87,19 @@ pub(crate) fn map(gguf: &Gguf) -> Result<(Value, Vec<Mapped<'_>>), GgufError> {
             )));
         }
         let Expected { module, field, unpermute, .. } = place;
-        mapped.push(Mapped { tensor, module, field, unpermute });
+        let quantize = quantize.filter(|quantization| {
+            let whole_groups = |row: &u64| row.is_multiple_of(quantization.group_size.into());
+            tensor.shape.len() == 2
+                && tensor.kind.dense_dtype().is_some()
+                && tensor.shape.last().is_some_and(whole_groups)
+        });
+        tensors.push(Mapped { tensor, module, field, unpermute, quantize });
     }
     if let Some((name, _)) = expected.iter().find(|(_, place)| !place.optional) {
         return Err(GgufError::Damaged(format!("tensor `{name}` is missing")));
     }
-    let config = config(&gguf.metadata, &dims, &mapped)?;
-    Ok((config, mapped))
+    let (config, rope_recovered) = config(&gguf.metadata, rope_factors, &dims, &tensors)?;
+    Ok(Model { config, tensors, rope_recovered })
 }
 
 impl Dims {
@@ -162,21 +190,17 @@ fn expected_tensors(dims: &Dims) -> BTreeMap<String, Expected> {
     expected
 }
 
-fn unknown_tensor(name: &str) -> GgufError {
-    if name == "rope_freqs.weight" {
-        return GgufError::Unsupported(
-            "its rotary frequencies are a tensor (`rope_freqs.weight`, as Llama 3.1 and later have), from which \
-             the original `rope_scaling` cannot be told; import the original safetensors folder instead"
-                .to_owned(),
-        );
-    }
-    GgufError::Unsupported(format!("tensor `{name}` is not one that the llama architecture has"))
-}
-
-fn config(metadata: &Metadata, dims: &Dims, mapped: &[Mapped<'_>]) -> Result<Value, GgufError> {
+/// Also whether its `rope_scaling` comes from a tensor.
+fn config(
+    metadata: &Metadata,
+    rope_factors: Option<&[f32]>,
+    dims: &Dims,
+    mapped: &[Mapped<'_>],
+) -> Result<(Value, bool), GgufError> {
     let has = |module: &str, field: &str| {
         mapped.iter().any(|tensor| tensor.field == field && tensor.module.ends_with(module))
     };
+    let base = metadata.float("llama.rope.freq_base")?.unwrap_or(10000.0);
     let epsilon = "llama.attention.layer_norm_rms_epsilon";
     let context = "llama.context_length";
     let mut config = json!({
@@ -191,7 +215,7 @@ fn config(metadata: &Metadata, dims: &Dims, mapped: &[Mapped<'_>]) -> Result<Val
         "head_dim": dims.head_dim,
         "vocab_size": dims.vocab,
         "rms_norm_eps": required(metadata.float(epsilon)?, epsilon)?,
-        "rope_theta": metadata.float("llama.rope.freq_base")?.unwrap_or(10000.0),
+        "rope_theta": base,
         "rope_traditional": false,
         "max_position_embeddings": required(metadata.unsigned(context)?, context)?,
         "tie_word_embeddings": !has("lm_head", "weight"),
@@ -203,13 +227,22 @@ fn config(metadata: &Metadata, dims: &Dims, mapped: &[Mapped<'_>]) -> Result<Val
             config[key] = id.into();
         }
     }
-    if let Some(scaling) = rope_scaling(metadata)? {
-        config["rope_scaling"] = scaling;
+    let recovered =
+        rope_factors.map(|factors| rope::scaling(factors, base, dims.head_dim)).transpose()?.flatten();
+    let rope_recovered = recovered.is_some();
+    match (rope_scaling(metadata)?, recovered) {
+        (Some(_), Some(_)) => {
+            return Err(GgufError::Unsupported(
+                "it scales its rotary frequencies twice, by metadata and by a tensor".to_owned(),
+            ));
+        }
+        (None, None) => {}
+        (Some(scaling), None) | (None, Some(scaling)) => config["rope_scaling"] = scaling,
     }
     if let Some(quantization) = quantization(mapped) {
         config["quantization"] = quantization;
     }
-    Ok(config)
+    Ok((config, rope_recovered))
 }
 
 fn rope_scaling(metadata: &Metadata) -> Result<Option<Value>, GgufError> {
@@ -235,19 +268,31 @@ fn rope_scaling(metadata: &Metadata) -> Result<Option<Value>, GgufError> {
     }
 }
 
-/// The most frequent width for all, and an entry for each module that differs;
-/// modules without scales are dense. `None` if all are.
+/// The most frequent packing for all, and an entry for each module that differs; modules without scales are dense.
+/// `None` if all are.
 fn quantization(mapped: &[Mapped<'_>]) -> Option<Value> {
-    let mut frequency: HashMap<u64, usize> = HashMap::new();
-    for bits in mapped.iter().filter_map(|tensor| tensor.tensor.kind.bits()) {
-        *frequency.entry(bits).or_default() += 1;
+    let mut frequency: BTreeMap<(u64, u64), usize> = BTreeMap::new();
+    for packing in mapped.iter().filter_map(Mapped::packing) {
+        *frequency.entry(packing).or_default() += 1;
     }
-    let (&common, _) = frequency.iter().max_by_key(|&(&bits, &count)| (count, bits))?;
-    let mut quantization = json!({ "group_size": GROUP, "bits": common });
+    let (&common, _) = frequency.iter().max_by_key(|&(&packing, &count)| (count, packing))?;
+    let describe = |(bits, group_size): (u64, u64)| json!({ "group_size": group_size, "bits": bits });
+    let mut quantization = describe(common);
     for tensor in mapped {
-        if let Some(bits) = tensor.tensor.kind.bits().filter(|&bits| bits != common) {
-            quantization[&tensor.module] = json!({ "group_size": GROUP, "bits": bits });
+        if let Some(packing) = tensor.packing().filter(|&packing| packing != common) {
+            quantization[&tensor.module] = describe(packing);
         }
     }
     Some(quantization)
+}
+
+impl Mapped<'_> {
+    /// Bits and group size, if it is stored in MLX's packing.
+    fn packing(&self) -> Option<(u64, u64)> {
+        match (self.quantize, self.tensor.kind.form()) {
+            (Some(Quantization { bits, group_size }), _) => Some((bits.into(), group_size.into())),
+            (None, Form::Affine { bits, .. }) => Some((bits.into(), GROUP)),
+            (None, Form::Dense(_) | Form::Dequantized) => None,
+        }
+    }
 }

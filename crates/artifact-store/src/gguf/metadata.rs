@@ -38,10 +38,7 @@ impl Metadata {
     }
 
     pub(crate) fn float(&self, key: &str) -> Result<Option<f64>, GgufError> {
-        self.get(key, |value| match value {
-            Value::Float(number) => Some(*number),
-            _ => None,
-        })
+        self.get(key, Value::as_float)
     }
 
     pub(crate) fn boolean(&self, key: &str) -> Result<Option<bool>, GgufError> {
@@ -54,6 +51,11 @@ impl Metadata {
     /// An array of strings.
     pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<&str>>, GgufError> {
         self.get(key, |value| value.as_array()?.iter().map(Value::as_text).collect())
+    }
+
+    /// An array of numbers of a float type.
+    pub(crate) fn floats(&self, key: &str) -> Result<Option<Vec<f64>>, GgufError> {
+        self.get(key, |value| value.as_array()?.iter().map(Value::as_float).collect())
     }
 
     /// An array of integers that are not negative.
@@ -84,6 +86,13 @@ impl Value {
         match self {
             Self::Unsigned(number) => Some(*number),
             Self::Signed(number) => u64::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
+    fn as_float(&self) -> Option<f64> {
+        match self {
+            Self::Float(number) => Some(*number),
             _ => None,
         }
     }

@@ -3,16 +3,26 @@
 //!
 //! ```text
 //! reader     bytes -> metadata and the places of tensors; trusts nothing
-//! block      quantized blocks -> MLX affine packing, the same values
+//! types      element types: sizes, and what is stored for each
+//! block      quantized blocks -> groups with a scale and a bias, or numbers
+//! superblock the same for blocks of blocks
 //! llama      metadata -> config.json, and which tensor becomes which
-//! tokenizer  metadata -> tokenizer.json, end tokens
+//! rope       rotary factors -> rope_scaling
+//! tokenizer  metadata -> tokenizer.json, end tokens; byte_level and sentencepiece for its two kinds
 //! ```
 
 pub(crate) mod block;
+mod byte_level;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod definitions;
 pub(crate) mod llama;
 pub(crate) mod metadata;
 pub(crate) mod reader;
+pub(crate) mod rope;
+mod sentencepiece;
+mod superblock;
 pub(crate) mod tokenizer;
+pub(crate) mod types;
 
 /// Why a GGUF file cannot be imported.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +39,8 @@ pub(crate) enum GgufError {
     MissingKey(String),
     #[error("its metadata has another type than expected at `{0}`")]
     WrongType(String),
+    #[error("a weight, or the scale of a block, is not a finite number")]
+    NotFinite,
     #[error("{0}")]
     Unsupported(String),
     #[error("reading failed: {0}")]

@@ -7,8 +7,8 @@ use std::{collections::HashSet, io::Read};
 
 use super::{
     GgufError,
-    block::TensorType,
     metadata::{Metadata, Value},
+    types::TensorType,
 };
 
 /// Bytes of header, metadata and tensor list together. A vocabulary of 262144

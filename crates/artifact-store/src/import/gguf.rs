@@ -1,83 +1,77 @@
-//! A GGUF file: repacked for MLX into one safetensors file, with a
-//! `tokenizer.json` made from its metadata.
+//! A GGUF file: converted for MLX into one safetensors file, with a `tokenizer.json` made from its metadata.
 
 use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{BufReader, Seek, Write},
-    os::unix::fs::FileExt,
+    collections::{BTreeMap, BTreeSet},
+    io::BufReader,
     path::Path,
+    thread,
 };
 
 use safetensors::Dtype;
 use serde_json::Value;
 
-use super::source;
+use super::{
+    ImportOptions,
+    rewrite::{Change, Conversion, Plan},
+    source::SourceFile,
+    tensor_entry,
+};
 use crate::{
-    Digest, FileEntry, FileRole, ImportEvent, Manifest, Observer, Source, SourceFormat, StoreError,
-    TensorEntry, Transform,
+    Digest, FileEntry, FileRole, ImportEvent, Manifest, Observer, Quantization, Source, SourceFormat,
+    StoreError, Transform,
     error::IoContext,
     gguf::{
         GgufError,
-        block::Part,
         llama::{self, Mapped},
-        metadata::required,
+        metadata::{Metadata, required},
         reader::Gguf,
+        rope,
         tokenizer::Tokenizer,
+        types::{Form, TensorType},
     },
-    manifest::{FORMAT, byte_len},
+    manifest::FORMAT,
     observer::tell,
-    weights,
     writer::{Staged, Writer},
 };
 
-/// About as many bytes are read at a time.
-const CHUNK: u64 = 1 << 20;
 const WEIGHTS: &str = "model.safetensors";
-
-/// A tensor to write.
-struct Output<'a> {
-    name: String,
-    dtype: Dtype,
-    shape: Vec<u64>,
-    part: Part,
-    from: &'a Mapped<'a>,
-}
+/// Longest tensor of rotary factors, in bytes: heads of 8192.
+const MAX_ROPE_FACTORS: u64 = 4096 * 4;
 
 pub(super) fn stage(
     writer: &Writer<'_>,
     path: &Path,
+    options: &ImportOptions,
     observer: &mut Observer<'_>,
 ) -> Result<(Manifest, Vec<Staged>), StoreError> {
     let bad = |error: GgufError| StoreError::bad_source(path, error.to_string());
-    let (mut file, size) = source::open(path)?;
-    let gguf = Gguf::read(BufReader::new(&file), size).map_err(bad)?;
-    check_architecture(&gguf).map_err(bad)?;
-    let (config, mapped) = llama::map(&gguf).map_err(bad)?;
+    let file = SourceFile::open(path)?;
+    let gguf = Gguf::read(BufReader::new(file.reader()), file.len()).map_err(bad)?;
+    check_kind(&gguf.metadata).map_err(bad)?;
+    let factors = rope_factors(&gguf, &file)?;
+    let model = llama::map(&gguf, factors.as_deref(), options.quantize).map_err(bad)?;
     let tokenizer = Tokenizer::read(&gguf.metadata).map_err(bad)?;
-    check_vocabulary(&tokenizer, &config).map_err(bad)?;
-    let outputs = outputs(&mapped).map_err(bad)?;
+    check_vocabulary(&tokenizer, &model.config).map_err(bad)?;
+    let conversions = model.tensors.iter().map(conversion).collect();
+    let plan = Plan::new(conversions).map_err(|reason| StoreError::bad_source(path, reason))?;
+    tell(observer, ImportEvent::Planned(plan.len()))?;
 
-    let described = outputs.iter().map(|out| (out.name.clone(), out.dtype, out.shape.clone())).collect();
-    let (header, placed) =
-        weights::write_header(described).map_err(|error| StoreError::bad_source(path, error.to_string()))?;
-    let data: u64 = placed.iter().map(|tensor| tensor.len).sum();
-    writer.check_space(data)?;
-    tell(observer, ImportEvent::Planned(data))?;
-
-    file.rewind().context("read", path)?;
-    let (digest, _) = Digest::of_reader(&mut file).context("read", path)?;
-    let weights = writer.stage(|out| {
-        out.write_all(&header).context("write the weights of", path)?;
-        outputs.iter().try_for_each(|output| write_tensor(output, &file, path, out, observer))
+    // The file's own digest takes as long as the rest: beside it.
+    let (digest, weights) = thread::scope(|scope| {
+        let digest = scope.spawn(|| Digest::of_reader(&mut file.reader()));
+        let weights = plan.stage(writer, &file, observer)?;
+        let (digest, _) =
+            digest.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context("read", path)?;
+        Ok::<_, StoreError>((digest, weights))
     })?;
     let json = serde_json::to_vec(&tokenizer.json).map_err(std::io::Error::from);
     let tokens = writer.stage_bytes(&json.context("write the tokenizer of", path)?)?;
+    file.check_unchanged()?;
     let manifest = Manifest {
         format: FORMAT,
         source: Source { format: SourceFormat::Gguf, digest: Some(digest) },
-        transforms: vec![Transform::RepackAffine, Transform::UnpermuteRope],
-        config,
+        transforms: transforms(&model),
+        config: model.config,
         chat_template: tokenizer.chat_template,
         named_chat_templates: BTreeMap::new(),
         bos_token: tokenizer.bos_token,
@@ -87,14 +81,19 @@ pub(super) fn stage(
             entry(FileRole::Weights, WEIGHTS, &weights),
             entry(FileRole::Tokenizer, "tokenizer.json", &tokens),
         ],
-        tensors: placed.into_iter().map(tensor_entry).collect(),
+        tensors: plan.tensors.into_iter().map(|tensor| tensor_entry(tensor, 0)).collect(),
     };
     Ok((manifest, vec![weights, tokens]))
 }
 
-fn check_architecture(gguf: &Gguf) -> Result<(), GgufError> {
+fn check_kind(metadata: &Metadata) -> Result<(), GgufError> {
+    if let Some(parts @ 2..) = metadata.unsigned("split.count")? {
+        return Err(GgufError::Unsupported(format!(
+            "it is one of {parts} parts of a model; merge them with `llama-gguf-split --merge` first"
+        )));
+    }
     let key = "general.architecture";
-    match required(gguf.metadata.text(key)?, key)? {
+    match required(metadata.text(key)?, key)? {
         "llama" => Ok(()),
         other => Err(GgufError::Unsupported(format!(
             "its architecture is `{other}`; from GGUF only `llama` can be imported, for others use the original \
@@ -112,90 +111,73 @@ fn check_vocabulary(tokenizer: &Tokenizer, config: &Value) -> Result<(), GgufErr
     Err(GgufError::Damaged(format!("{} tokens and {rows} embeddings", tokenizer.size)))
 }
 
-/// What to write, in an order that aligns each tensor (see [`weights::alignment_rank`]).
-fn outputs<'a>(mapped: &'a [Mapped<'a>]) -> Result<Vec<Output<'a>>, GgufError> {
-    let mut outputs = Vec::new();
-    for from in mapped {
-        let parts = from.tensor.kind.parts(&from.tensor.shape);
-        let parts = parts.ok_or_else(|| {
-            GgufError::Unsupported(format!("tensor `{}` is quantized and not a matrix", from.tensor.name))
-        })?;
-        for (part, dtype, shape) in parts {
-            let field = match part {
-                Part::Dense | Part::Weight => from.field,
-                Part::Scales => "scales",
-                Part::Biases => "biases",
-            };
-            outputs.push(Output { name: format!("{}.{field}", from.module), dtype, shape, part, from });
-        }
+/// The tensor of rotary factors, if there is one.
+fn rope_factors(gguf: &Gguf, file: &SourceFile) -> Result<Option<Vec<f32>>, StoreError> {
+    let Some(tensor) = gguf.tensors.iter().find(|tensor| tensor.name == rope::FACTORS) else {
+        return Ok(None);
+    };
+    if tensor.kind != TensorType::F32 || tensor.len > MAX_ROPE_FACTORS {
+        let reason = format!("tensor `{}` is not a short list of F32 numbers", tensor.name);
+        return Err(StoreError::bad_source(file.path(), reason));
     }
-    outputs.sort_by_key(|output| {
-        weights::alignment_rank(byte_len(output.dtype, &output.shape).unwrap_or_default())
-    });
-    Ok(outputs)
+    let mut bytes = vec![0; tensor.len as usize];
+    file.read_exact_at(&mut bytes, tensor.offset)?;
+    let (numbers, _) = bytes.as_chunks();
+    Ok(Some(numbers.iter().map(|number| f32::from_le_bytes(*number)).collect()))
 }
 
-/// Reads whole rows (of a permuted tensor, whole heads), puts them in order,
-/// converts and writes them.
-fn write_tensor(
-    output: &Output<'_>,
-    file: &File,
-    path: &Path,
-    out: &mut dyn Write,
-    observer: &mut Observer<'_>,
-) -> Result<(), StoreError> {
-    let tensor = output.from.tensor;
-    let rows = tensor.shape[0];
-    let row_len = tensor.len / rows;
-    let rows_at_once = output.from.unpermute.unwrap_or_else(|| (CHUNK / row_len).clamp(1, rows));
-    let mut done = 0;
-    while done < rows {
-        let count = rows_at_once.min(rows - done);
-        let mut chunk = vec![0; (count * row_len) as usize];
-        file.read_exact_at(&mut chunk, tensor.offset + done * row_len).context("read", path)?;
-        let mut converted = Vec::new();
-        for row in 0..count {
-            let from = output.from.unpermute.map_or(row, |head_dim| interleaved(row, head_dim));
-            let blocks = &chunk[(from * row_len) as usize..((from + 1) * row_len) as usize];
-            tensor.kind.convert(output.part, blocks, &mut converted).map_err(|error| {
-                StoreError::bad_source(path, format!("tensor `{}`: {error}", tensor.name))
-            })?;
-        }
-        out.write_all(&converted).context("write the weights of", path)?;
-        tell(observer, ImportEvent::Advanced(converted.len() as u64))?;
-        done += count;
+fn conversion(mapped: &Mapped<'_>) -> Conversion {
+    let tensor = mapped.tensor;
+    let change = match (mapped.quantize, tensor.kind.form()) {
+        (Some(quantization), _) => Change::Quantize(tensor.kind, quantization),
+        (None, Form::Dense(dtype)) => Change::Copy(dtype),
+        (None, Form::Affine { .. }) => Change::Repack(tensor.kind),
+        (None, Form::Dequantized) => Change::Dequantize(tensor.kind),
+    };
+    let name = match change {
+        Change::Copy(_) | Change::Dequantize(_) => format!("{}.{}", mapped.module, mapped.field),
+        Change::Repack(_) | Change::Quantize(..) => mapped.module.clone(),
+    };
+    Conversion {
+        source: tensor.name.clone(),
+        name,
+        shape: tensor.shape.clone(),
+        offset: tensor.offset,
+        len: tensor.len,
+        change,
+        unpermute: mapped.unpermute,
     }
-    Ok(())
 }
 
-/// Where llama.cpp puts row `row` of a head. Hugging Face rotates the first
-/// half of a head's rows with the second half; llama.cpp rotates neighbours,
-/// and interleaves the halves for it.
-fn interleaved(row: u64, head_dim: u64) -> u64 {
-    let half = head_dim / 2;
-    (row % half) * 2 + row / half
+/// What is done to the tensors, in the order in which a reader would undo it last.
+fn transforms(model: &llama::Model<'_>) -> Vec<Transform> {
+    let tensors = &model.tensors;
+    let forms =
+        tensors.iter().filter(|mapped| mapped.quantize.is_none()).map(|mapped| mapped.tensor.kind.form());
+    let mut transforms = Vec::new();
+    if forms.into_iter().any(|form| matches!(form, Form::Affine { .. })) {
+        transforms.push(Transform::RepackAffine);
+    }
+    if tensors.iter().any(|mapped| mapped.unpermute.is_some()) {
+        transforms.push(Transform::UnpermuteRope);
+    }
+    let dequantized: BTreeSet<_> = tensors
+        .iter()
+        .map(|mapped| mapped.tensor.kind)
+        .filter(|kind| kind.form() == Form::Dequantized)
+        .collect();
+    if !dequantized.is_empty() {
+        let from = dequantized.into_iter().map(|kind| kind.name().to_owned()).collect();
+        transforms.push(Transform::Dequantize { from, to: Dtype::F16 });
+    }
+    let quantized: Option<Quantization> = tensors.iter().find_map(|mapped| mapped.quantize);
+    transforms.extend(quantized.map(Transform::Quantize));
+    if model.rope_recovered {
+        transforms.push(Transform::RecoverRopeScaling);
+    }
+    transforms
 }
 
 fn entry(role: FileRole, name: &str, staged: &Staged) -> FileEntry {
     FileEntry { role, name: name.to_owned(), blob: staged.digest, size: staged.size }
-}
-
-fn tensor_entry(tensor: weights::HeaderTensor) -> TensorEntry {
-    let weights::HeaderTensor { name, dtype, shape, offset, len } = tensor;
-    TensorEntry { name, dtype, shape, file: 0, offset, len }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The conversion that Hugging Face to GGUF makes: reshape each head to
-    /// (2, half), swap, flatten.
-    #[test]
-    fn rows_of_a_head_come_back_to_their_order() {
-        let head_dim = 6;
-        let permuted: Vec<u64> = (0..3).flat_map(|i| [i, i + 3]).collect();
-        let back: Vec<u64> = (0..head_dim).map(|row| permuted[interleaved(row, head_dim) as usize]).collect();
-        assert_eq!(back, [0, 1, 2, 3, 4, 5]);
-    }
 }

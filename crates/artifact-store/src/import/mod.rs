@@ -1,18 +1,49 @@
 //! Taking models into the store: hash, transform once, write, sync, rename.
 
+mod affine;
+mod folder;
 mod gguf;
 mod huggingface;
+mod pipeline;
+mod rewrite;
 mod source;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::{Imported, Observer, Store, StoreError, layout::check_name, writer::Writer};
+use crate::{
+    Digest, Imported, Observer, Quantization, Store, StoreError, TensorEntry, layout::check_name,
+    weights::HeaderTensor, writer::Writer,
+};
+
+/// How a model is taken into the store. The default: with every value as the source has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImportOptions {
+    /// What to make of matrices that are not quantized: `*.weight` tensors with two dimensions, of which the last is a
+    /// multiple of the group size.
+    pub quantize: Option<Quantization>,
+}
 
 impl Store {
-    /// Imports a GGUF file, or a folder as Hugging Face publishes models
-    /// (`config.json`, safetensors, `tokenizer.json`), under `name` or the
-    /// name of the file or folder. A name that exists stands for the new
-    /// artifact afterwards. Importing the same bytes again stores nothing.
+    /// Whether an artifact can have this name.
+    ///
+    /// # Errors
+    /// [`StoreError::BadName`] if it can't.
+    pub fn check_name(name: &str) -> Result<(), StoreError> {
+        check_name(name)
+    }
+
+    /// Folder for downloads that are to be imported. Nothing in the store uses it.
+    pub fn downloads(&self) -> PathBuf {
+        self.dir().join("downloads")
+    }
+
+    /// Where a blob of this digest and size is, if it is stored. Nothing holds it: it may be pruned at any time.
+    pub fn stored_blob(&self, digest: Digest, size: u64) -> Option<PathBuf> {
+        let path = self.layout.blob(digest);
+        path.metadata().is_ok_and(|found| found.is_file() && found.len() == size).then_some(path)
+    }
+
+    /// [`Store::import_with`] the default options.
     ///
     /// # Errors
     /// On any error the store is as it was before.
@@ -20,6 +51,22 @@ impl Store {
         &self,
         source: &Path,
         name: Option<&str>,
+        observer: &mut Observer<'_>,
+    ) -> Result<Imported, StoreError> {
+        self.import_with(source, name, &ImportOptions::default(), observer)
+    }
+
+    /// Imports a GGUF file, or a folder as Hugging Face publishes models (`config.json`, safetensors,
+    /// `tokenizer.json`), under `name` or the name of the file or folder. A name that exists stands for the new artifact
+    /// afterwards. Importing the same bytes with the same options again stores nothing.
+    ///
+    /// # Errors
+    /// On any error the store is as it was before. A source that changes meanwhile is an error.
+    pub fn import_with(
+        &self,
+        source: &Path,
+        name: Option<&str>,
+        options: &ImportOptions,
         observer: &mut Observer<'_>,
     ) -> Result<Imported, StoreError> {
         self.check_writable()?;
@@ -31,12 +78,18 @@ impl Store {
         check_name(&name)?;
         let writer = Writer::begin(self, observer)?;
         let (manifest, files) = if is_folder {
-            huggingface::stage(&writer, source, observer)?
+            huggingface::stage(&writer, source, options, observer)?
         } else {
-            gguf::stage(&writer, source, observer)?
+            gguf::stage(&writer, source, options, observer)?
         };
         writer.commit(&manifest, files, &name)
     }
+}
+
+/// The manifest's description of a tensor in the file with this index.
+fn tensor_entry(tensor: HeaderTensor, file: usize) -> TensorEntry {
+    let HeaderTensor { name, dtype, shape, offset, len } = tensor;
+    TensorEntry { name, dtype, shape, file, offset, len }
 }
 
 fn default_name(source: &Path, is_folder: bool) -> Result<String, StoreError> {

@@ -1,40 +1,134 @@
-//! Reading what others wrote: regular files only, with bounds.
+//! Reading what others wrote: regular files only, with bounds, and only as long as they do not change.
 
 use std::{
     fs::{self, File, Metadata},
-    io::Read,
-    path::Path,
+    io::{self, Read},
+    os::unix::fs::{FileExt, MetadataExt},
+    path::{Path, PathBuf},
 };
 
 use crate::{StoreError, error::IoContext};
+
+/// An open source file, and what it was when it was opened.
+pub(super) struct SourceFile {
+    path: PathBuf,
+    file: File,
+    then: Snapshot,
+}
+
+/// What a change of a file changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Snapshot {
+    len: u64,
+    /// Device and number of the file: another one took its place.
+    identity: (u64, u64),
+    /// Seconds and nanoseconds, of the content and of the rest.
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl SourceFile {
+    /// Opens a regular file. Anything else (a pipe, a device) could block for ever or never end.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        // Asked before opening too, since opening a pipe already blocks.
+        if metadata(path)?.is_file() {
+            let file = File::open(path).context("open", path)?;
+            let opened = file.metadata().context("inspect", path)?;
+            if opened.is_file() {
+                return Ok(Self { path: path.to_owned(), file, then: Snapshot::of(&opened) });
+            }
+        }
+        Err(StoreError::bad_source(path, "it is not a regular file"))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes.
+    pub(super) fn len(&self) -> u64 {
+        self.then.len
+    }
+
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.then
+    }
+
+    /// From its start to the end that it had when it was opened.
+    pub(super) fn reader(&self) -> impl Read + '_ {
+        Sequential { file: &self.file, at: 0 }.take(self.then.len)
+    }
+
+    pub(super) fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        match self.file.read_exact_at(bytes, offset) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.changed()),
+            other => other.context("read", &self.path),
+        }
+    }
+
+    /// The error that says so.
+    pub(super) fn changed(&self) -> StoreError {
+        changed(&self.path)
+    }
+
+    /// An error if the file is not what it was, or if another one has its name.
+    pub(super) fn check_unchanged(&self) -> Result<(), StoreError> {
+        if Snapshot::of(&self.file.metadata().context("inspect", &self.path)?) != self.then {
+            return Err(self.changed());
+        }
+        self.then.check(&self.path)
+    }
+}
+
+impl Snapshot {
+    /// An error if the file at `path` is not the one this is of, as it was then.
+    pub(super) fn check(&self, path: &Path) -> Result<(), StoreError> {
+        if Self::of(&metadata(path)?) == *self { Ok(()) } else { Err(changed(path)) }
+    }
+
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            len: metadata.len(),
+            identity: (metadata.dev(), metadata.ino()),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// Reads on from `at` without moving the file's own position, which readers on other threads share.
+struct Sequential<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for Sequential<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read_at(buf, self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
 
 /// Follows symbolic links, which the Hugging Face cache is made of.
 pub(super) fn metadata(path: &Path) -> Result<Metadata, StoreError> {
     fs::metadata(path).context("read", path)
 }
 
-/// Opens a regular file; returns it with its size. Anything else (a pipe, a
-/// device) could block for ever or never end.
-pub(super) fn open(path: &Path) -> Result<(File, u64), StoreError> {
-    // Asked before opening too, since opening a pipe already blocks.
-    let regular = |metadata: &Metadata| metadata.is_file();
-    if regular(&metadata(path)?) {
-        let file = File::open(path).context("open", path)?;
-        let opened = file.metadata().context("inspect", path)?;
-        if regular(&opened) {
-            return Ok((file, opened.len()));
-        }
+/// Reads a file of at most `limit` bytes; what it was comes back too.
+pub(super) fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, Snapshot), StoreError> {
+    let file = SourceFile::open(path)?;
+    if file.len() > limit {
+        return Err(StoreError::bad_source(path, format!("it has {} bytes, more than {limit}", file.len())));
     }
-    Err(StoreError::bad_source(path, "it is not a regular file"))
+    let mut bytes = vec![0; file.len() as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok((bytes, file.then))
 }
 
-/// Reads a file of at most `limit` bytes.
-pub(super) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, StoreError> {
-    let (file, size) = open(path)?;
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).context("read", path)?;
-    if bytes.len() as u64 > limit {
-        return Err(StoreError::bad_source(path, format!("it has {size} bytes, more than {limit}")));
-    }
-    Ok(bytes)
+fn changed(path: &Path) -> StoreError {
+    StoreError::bad_source(
+        path,
+        "it changed while it was imported; import it again when nothing writes to it",
+    )
 }

@@ -3,11 +3,14 @@
 
 use std::{
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
+use artifact_store::{Artifact, Dtype, Imported, Store, StoreError};
 use half::f16;
 use serde_json::json;
+use tempfile::TempDir;
 
 pub const HIDDEN: u64 = 64;
 pub const TOKENS: [&str; 6] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "a", "b", "ab"];
@@ -59,6 +62,10 @@ pub fn numbers(values: &[u32]) -> Vec<u8> {
     array(4, values.len(), values.iter().flat_map(|value| value.to_le_bytes()).collect())
 }
 
+pub fn floats(values: &[f32]) -> Vec<u8> {
+    array(6, values.len(), values.iter().flat_map(|value| value.to_le_bytes()).collect())
+}
+
 fn array(kind: u32, len: usize, data: Vec<u8>) -> Vec<u8> {
     [&9_u32.to_le_bytes()[..], &kind.to_le_bytes(), &(len as u64).to_le_bytes(), &data].concat()
 }
@@ -70,12 +77,18 @@ fn raw_text(value: &str) -> Vec<u8> {
 /// A llama of one layer, two query heads and one key head of 32: every row of
 /// a matrix has its row number as scale and different element values.
 pub fn tiny_llama() -> Gguf {
+    llama(HIDDEN, 96)
+}
+
+/// The same with other sizes.
+pub fn llama(hidden: u64, intermediate: u64) -> Gguf {
+    let head_dim = hidden / 2;
     let metadata = [
         ("general.architecture", text("llama")),
         ("llama.block_count", number(1)),
         ("llama.context_length", number(128)),
-        ("llama.embedding_length", number(HIDDEN as u32)),
-        ("llama.feed_forward_length", number(96)),
+        ("llama.embedding_length", number(hidden as u32)),
+        ("llama.feed_forward_length", number(intermediate as u32)),
         ("llama.attention.head_count", number(2)),
         ("llama.attention.head_count_kv", number(1)),
         ("llama.attention.layer_norm_rms_epsilon", float(1e-5)),
@@ -92,22 +105,22 @@ pub fn tiny_llama() -> Gguf {
     ];
     let norm = |name: &str| GgufTensor {
         name: format!("{name}.weight"),
-        dims: vec![HIDDEN],
+        dims: vec![hidden],
         kind: F32,
-        data: (0..HIDDEN).flat_map(|i| (i as f32).to_le_bytes()).collect(),
+        data: (0..hidden).flat_map(|i| (i as f32).to_le_bytes()).collect(),
     };
     let tensors = vec![
-        matrix("token_embd", TOKENS.len() as u64, HIDDEN, Q8_0),
+        matrix("token_embd", TOKENS.len() as u64, hidden, Q8_0),
         norm("output_norm"),
         norm("blk.0.attn_norm"),
-        matrix("blk.0.attn_q", 64, HIDDEN, Q4_1),
-        matrix("blk.0.attn_k", 32, HIDDEN, Q4_1),
-        matrix("blk.0.attn_v", 32, HIDDEN, Q4_1),
-        matrix("blk.0.attn_output", HIDDEN, 64, Q4_1),
+        matrix("blk.0.attn_q", hidden, hidden, Q4_1),
+        matrix("blk.0.attn_k", head_dim, hidden, Q4_1),
+        matrix("blk.0.attn_v", head_dim, hidden, Q4_1),
+        matrix("blk.0.attn_output", hidden, hidden, Q4_1),
         norm("blk.0.ffn_norm"),
-        matrix("blk.0.ffn_gate", 96, HIDDEN, Q4_1),
-        matrix("blk.0.ffn_up", 96, HIDDEN, Q4_1),
-        matrix("blk.0.ffn_down", HIDDEN, 96, Q4_1),
+        matrix("blk.0.ffn_gate", intermediate, hidden, Q4_1),
+        matrix("blk.0.ffn_up", intermediate, hidden, Q4_1),
+        matrix("blk.0.ffn_down", hidden, intermediate, Q4_1),
     ];
     let metadata = metadata.map(|(key, value)| (key.to_owned(), value)).to_vec();
     Gguf { version: 3, metadata, tensors }
@@ -129,6 +142,12 @@ pub fn matrix(name: &str, rows: u64, columns: u64, kind: u32) -> GgufTensor {
 }
 
 impl Gguf {
+    /// Replaces a tensor by one of the same shape with other elements.
+    pub fn replace_tensor(&mut self, name: &str, kind: u32, data: Vec<u8>) {
+        let tensor = self.tensors.iter_mut().find(|tensor| tensor.name == name).unwrap();
+        (tensor.kind, tensor.data) = (kind, data);
+    }
+
     pub fn set(&mut self, key: &str, value: Vec<u8>) {
         self.metadata.retain(|(other, _)| other != key);
         self.metadata.push((key.to_owned(), value));
@@ -170,17 +189,33 @@ impl Gguf {
     }
 }
 
+/// A tensor of a safetensors file: name, type, shape, bytes.
+pub type RawTensor<'a> = (&'a str, &'a str, Vec<u64>, Vec<u8>);
+
 /// A safetensors file of F32 tensors, by the format's definition.
 pub fn safetensors(tensors: &[(&str, Vec<f32>)]) -> Vec<u8> {
+    let tensors: Vec<_> = tensors
+        .iter()
+        .map(|(name, values)| {
+            let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            (*name, "F32", vec![values.len() as u64], bytes)
+        })
+        .collect();
+    raw_safetensors(&tensors, 0)
+}
+
+/// A safetensors file whose data start `shift` bytes after a multiple of 8.
+pub fn raw_safetensors(tensors: &[RawTensor<'_>], shift: usize) -> Vec<u8> {
     let mut header = serde_json::Map::new();
     let mut data = Vec::new();
-    for (name, values) in tensors {
+    for (name, dtype, shape, bytes) in tensors {
         let start = data.len();
-        data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-        let entry = json!({ "dtype": "F32", "shape": [values.len()], "data_offsets": [start, data.len()] });
+        data.extend(bytes);
+        let entry = json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, data.len()] });
         header.insert((*name).to_owned(), entry);
     }
-    let header = serde_json::to_vec(&header).unwrap();
+    let mut header = serde_json::to_vec(&header).unwrap();
+    header.resize(header.len().next_multiple_of(8) + shift, b' ');
     [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()
 }
 
@@ -219,6 +254,38 @@ pub fn huggingface_folder(folder: &Path) -> PathBuf {
     fs::write(folder.join("model-1.safetensors"), safetensors(&[("a", vec![1.0, 2.0])])).unwrap();
     fs::write(folder.join("model-2.safetensors"), safetensors(&[("b", vec![3.0; 5])])).unwrap();
     folder.to_owned()
+}
+
+/// Imports bytes as a GGUF file, under the name `tiny`, into a store in `folder`.
+pub fn import_bytes(folder: &Path, bytes: &[u8]) -> Result<(Store, Imported), StoreError> {
+    let source = folder.join("tiny.gguf");
+    fs::write(&source, bytes).unwrap();
+    let store = Store::open(folder.join("store"))?;
+    let imported = store.import(&source, Some("tiny"), &mut |_| ControlFlow::Continue(()))?;
+    Ok((store, imported))
+}
+
+pub fn import_gguf(gguf: &Gguf) -> (TempDir, Artifact) {
+    let folder = TempDir::new().unwrap();
+    let (store, _) = import_bytes(folder.path(), &gguf.bytes()).unwrap();
+    let artifact = store.resolve("tiny").unwrap();
+    (folder, artifact)
+}
+
+/// The bytes of a tensor with its type and shape, read through the manifest alone.
+pub fn stored_tensor(artifact: &Artifact, name: &str) -> (Dtype, Vec<u64>, Vec<u8>) {
+    let entry = artifact.manifest.tensors.iter().find(|tensor| tensor.name == name).unwrap();
+    let file = &artifact.manifest.files[entry.file];
+    artifact.open_blob(file).unwrap();
+    let bytes = fs::read(artifact.blob_path(file)).unwrap();
+    let range = entry.offset as usize..(entry.offset + entry.len) as usize;
+    (entry.dtype, entry.shape.clone(), bytes[range].to_vec())
+}
+
+/// A file of `tests/vectors`.
+pub fn vectors(name: &str) -> serde_json::Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
 /// Every regular file below a folder, relative to it, sorted.

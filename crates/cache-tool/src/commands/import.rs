@@ -1,6 +1,8 @@
 //! `cache-tool import`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use artifact_store::{ImportOptions, Imported, Quantization, Store};
 
 use crate::{output::print_imported, place::Place, progress::ImportProgress};
 
@@ -11,7 +13,11 @@ use crate::{output::print_imported, place::Place, progress::ImportProgress};
 /// converted where MLX needs another layout, and stored once however often
 /// they are imported. Prints the digest of the artifact.
 ///
+/// --quantize makes dense matrices smaller, as MLX itself would: a weight then
+/// takes 4 or 8 bits, and a scale and a bias for each group of weights.
+///
 /// Example: cache-tool import SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2-135m
+/// Example: cache-tool import ~/models/Llama-3.2-1B-Instruct --quantize 4
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -20,9 +26,29 @@ pub(crate) struct Args {
     /// What to call it [default: the name of the file or folder]
     #[arg(long)]
     name: Option<String>,
+    #[command(flatten)]
+    quantize: QuantizeArgs,
     /// Print JSON, sizes in bytes
     #[arg(long)]
     json: bool,
+}
+
+/// What `import` and `pull` make of dense matrices.
+#[derive(Debug, clap::Args)]
+pub(crate) struct QuantizeArgs {
+    /// Quantize dense matrices to so many bits a weight
+    #[arg(long, value_name = "BITS", value_parser = ["4", "8"])]
+    quantize: Option<String>,
+    /// Weights that share a scale and a bias
+    #[arg(long, value_name = "WEIGHTS", value_parser = ["32", "64", "128"], default_value = "64", requires = "quantize")]
+    group_size: String,
+}
+
+impl QuantizeArgs {
+    pub(crate) fn options(&self) -> anyhow::Result<ImportOptions> {
+        let Some(bits) = &self.quantize else { return Ok(ImportOptions::default()) };
+        Ok(ImportOptions { quantize: Quantization::new(bits.parse()?, self.group_size.parse()?) })
+    }
 }
 
 pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
@@ -30,9 +56,19 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     args.source
         .metadata()
         .map_err(|error| anyhow::anyhow!("cannot read {}: {error}", args.source.display()))?;
-    let store = place.open()?;
+    let imported = import(&place.open()?, &args.source, args.name.as_deref(), &args.quantize.options()?)?;
+    print_imported(&imported, args.json)
+}
+
+/// Imports, and shows how far it is.
+pub(crate) fn import(
+    store: &Store,
+    source: &Path,
+    name: Option<&str>,
+    options: &ImportOptions,
+) -> anyhow::Result<Imported> {
     let mut progress = ImportProgress::new()?;
-    let imported = store.import(&args.source, args.name.as_deref(), &mut |event| progress.observe(event));
+    let imported = store.import_with(source, name, options, &mut |event| progress.observe(event));
     progress.finish();
-    print_imported(&imported?, args.json)
+    Ok(imported?)
 }

@@ -180,6 +180,7 @@ impl Facts {
             ("tensors", self.summary.tensors()),
             ("tokenizer", self.tokenizer.as_ref().map_or("none".to_owned(), Tokenizer::describe)),
             ("chat template", templates_in_words(manifest)),
+            ("changed by import", transforms_in_words(manifest)),
             ("end tokens", format!("{:?}", manifest.eos_token_ids)),
             ("size on disk", size(listed.size)),
             ("imported", ago(listed.imported_at)),
@@ -210,6 +211,11 @@ fn templates(manifest: &Manifest) -> Vec<(String, &str)> {
     let default = manifest.chat_template.iter().map(|text| ("default".to_owned(), text.as_str()));
     let named = manifest.named_chat_templates.iter().map(|(name, text)| (name.clone(), text.as_str()));
     default.chain(named).collect()
+}
+
+fn transforms_in_words(manifest: &Manifest) -> String {
+    let words: Vec<_> = manifest.transforms.iter().map(ToString::to_string).collect();
+    if words.is_empty() { "nothing".to_owned() } else { words.join("; ") }
 }
 
 fn templates_in_words(manifest: &Manifest) -> String {

@@ -7,6 +7,7 @@ pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod pin;
 pub(crate) mod prune;
+pub(crate) mod pull;
 pub(crate) mod remove;
 pub(crate) mod repair;
 pub(crate) mod unpin;

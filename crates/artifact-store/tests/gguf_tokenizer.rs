@@ -1,0 +1,114 @@
+//! The tokenizers of GGUF files, as the tokenizers library understands them.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use support::{Gguf, boolean, import_gguf, matrix, number, text, texts, tiny_llama};
+
+#[test]
+fn the_tokenizer_has_the_pre_tokenizer_that_the_file_names() {
+    let (_folder, artifact) = import_gguf(&tiny_llama());
+    let json: serde_json::Value = serde_json::from_slice(&artifact.read_tokenizer().unwrap()).unwrap();
+    assert_eq!(json["pre_tokenizer"]["pretokenizers"][0]["individual_digits"], true);
+    assert_eq!(json["model"]["vocab"]["ab"], 5);
+    assert_eq!(json["model"]["merges"], serde_json::json!([["a", "b"]]));
+    assert_eq!(json["added_tokens"].as_array().unwrap().len(), 3);
+    assert!(json["post_processor"].is_null());
+
+    let mut gguf = tiny_llama();
+    gguf.set("tokenizer.ggml.pre", text("llama-bpe"));
+    gguf.set("tokenizer.ggml.add_bos_token", boolean(true));
+    let (_folder, artifact) = import_gguf(&gguf);
+    let json: serde_json::Value = serde_json::from_slice(&artifact.read_tokenizer().unwrap()).unwrap();
+    assert_eq!(json["model"]["ignore_merges"], true);
+    assert_eq!(json["post_processor"]["special_tokens"]["<|im_start|>"]["ids"][0], 1);
+}
+
+/// What the tokenizers library makes of a file with these tokens and merges.
+fn library_tokenizer(pre: &str, add_bos: bool) -> tokenizers::Tokenizer {
+    // A byte-level vocabulary of everything the texts below need.
+    let mut tokens: Vec<String> = ["<|bos|>", "<|im_end|>"].map(str::to_owned).to_vec();
+    tokens.extend(('!'..='~').map(String::from));
+    tokens.extend(('¡'..='¬').chain('®'..='ÿ').map(String::from));
+    tokens.extend(('Ā'..='Ń').map(String::from));
+    tokens.extend(["12", "34", "1234", "Ġa"].map(str::to_owned));
+    let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    let types: Vec<u32> = (0..tokens.len()).map(|id| if id < 2 { 3 } else { 1 }).collect();
+
+    let mut gguf = tiny_llama();
+    gguf.tensors[0] = matrix("token_embd", tokens.len() as u64, support::HIDDEN, 8);
+    gguf.set("tokenizer.ggml.pre", text(pre));
+    gguf.set("tokenizer.ggml.tokens", texts(&tokens));
+    gguf.set("tokenizer.ggml.token_type", support::numbers(&types));
+    gguf.set("tokenizer.ggml.merges", texts(&["1 2", "3 4", "12 34", "Ġ a"]));
+    gguf.set("tokenizer.ggml.bos_token_id", number(0));
+    gguf.set("tokenizer.ggml.eos_token_id", number(1));
+    gguf.set("tokenizer.ggml.add_bos_token", boolean(add_bos));
+    let (_folder, artifact) = import_gguf(&gguf);
+    tokenizers::Tokenizer::from_bytes(artifact.read_tokenizer().unwrap()).unwrap()
+}
+
+fn tokens_of(tokenizer: &tokenizers::Tokenizer, text: &str) -> Vec<String> {
+    tokenizer.encode(text, true).unwrap().get_tokens().to_vec()
+}
+
+#[test]
+fn the_tokenizers_library_splits_digits_as_each_pre_tokenizer_says() {
+    for (pre, expected) in [
+        ("smollm", &["1", "2", "3", "4"][..]),
+        ("qwen2", &["1", "2", "3", "4"]),
+        ("llama-bpe", &["12", "3", "4"]),
+        ("gpt-2", &["1234"]),
+        ("default", &["1234"]),
+    ] {
+        let tokenizer = library_tokenizer(pre, false);
+        assert_eq!(tokens_of(&tokenizer, "1234"), expected, "{pre}");
+        assert_eq!(tokens_of(&tokenizer, " a<|im_end|>"), ["Ġa", "<|im_end|>"], "{pre}");
+        for text in ["Grüße, 世界! 🦀\n\n it's  a", " a  b\t\r\n"] {
+            let ids = tokenizer.encode(text, true).unwrap();
+            assert_eq!(tokenizer.decode(ids.get_ids(), false).unwrap(), text, "{pre}");
+        }
+    }
+}
+
+/// A tokenizer of the library from a recorded SentencePiece vocabulary.
+fn sentencepiece(change: impl FnOnce(&mut Gguf)) -> (serde_json::Value, tokenizers::Tokenizer) {
+    let recorded = support::vectors("sentencepiece.json");
+    let list = |key: &str| recorded[key].as_array().unwrap().clone();
+    let tokens: Vec<String> = list("tokens").iter().map(|token| token.as_str().unwrap().to_owned()).collect();
+    let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    let scores: Vec<f32> = list("scores").iter().map(|score| score.as_f64().unwrap() as f32).collect();
+    let types: Vec<u32> = list("types").iter().map(|kind| kind.as_u64().unwrap() as u32).collect();
+
+    let mut gguf = tiny_llama();
+    gguf.tensors[0] = matrix("token_embd", tokens.len() as u64, support::HIDDEN, 8);
+    gguf.set("tokenizer.ggml.model", text("llama"));
+    gguf.set("tokenizer.ggml.tokens", texts(&tokens));
+    gguf.set("tokenizer.ggml.scores", support::floats(&scores));
+    gguf.set("tokenizer.ggml.token_type", support::numbers(&types));
+    change(&mut gguf);
+    let (_folder, artifact) = import_gguf(&gguf);
+    (recorded, tokenizers::Tokenizer::from_bytes(artifact.read_tokenizer().unwrap()).unwrap())
+}
+
+#[test]
+fn sentencepiece_vocabularies_give_the_tokens_of_sentencepiece() {
+    let (recorded, tokenizer) = sentencepiece(|_| {});
+    for case in recorded["texts"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        let encoded = tokenizer.encode(text, false).unwrap();
+        let expected: Vec<u32> =
+            case["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        assert_eq!(encoded.get_ids(), expected, "{text:?}");
+        assert_eq!(tokenizer.decode(encoded.get_ids(), true).unwrap(), text);
+    }
+    let (_, without) = sentencepiece(|gguf| gguf.set("tokenizer.ggml.add_space_prefix", boolean(false)));
+    let ids = without.encode("the", false).unwrap();
+    assert!(!ids.get_tokens()[0].starts_with('▁'), "{:?}", ids.get_tokens());
+}
+
+#[test]
+fn a_beginning_token_is_added_where_the_file_says_so() {
+    assert_eq!(tokens_of(&library_tokenizer("llama-bpe", true), " a"), ["<|bos|>", "Ġa"]);
+    assert_eq!(tokens_of(&library_tokenizer("llama-bpe", false), " a"), ["Ġa"]);
+}
