@@ -24,7 +24,9 @@ pub struct Step<'a> {
 
 /// Who is told of each [`Step`]; nobody, unless [`Store::with_step_hook`] was called.
 #[derive(Clone, Default)]
-pub(crate) struct StepHook(Option<Arc<dyn Fn(Step<'_>) + Send + Sync>>);
+pub(crate) struct StepHook(Option<Arc<Hook>>);
+
+type Hook = dyn Fn(Step<'_>) + Send + Sync;
 
 impl StepHook {
     pub(crate) fn new(hook: impl Fn(Step<'_>) + Send + Sync + 'static) -> Self {

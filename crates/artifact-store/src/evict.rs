@@ -183,13 +183,25 @@ impl Writer<'_> {
         self.fit(new.values().sum(), 0)
     }
 
+    /// Refuses what could never fit, before anything goes for its first part.
+    pub(crate) fn check_possible(&self, bytes: u64) -> Result<(), StoreError> {
+        self.plan_room(bytes, bytes).map(drop)
+    }
+
     /// `added` counts against the limit; `unwritten` of it is not on the disk yet.
     fn fit(&self, added: u64, unwritten: u64) -> Result<(), StoreError> {
-        if added == 0 {
-            return Ok(());
-        }
+        let (candidates, doomed) = self.plan_room(added, unwritten)?;
+        self.evicted.borrow_mut().extend(candidates.describe(&doomed));
+        self.remove_artifacts(&candidates, &doomed)
+    }
+
+    /// What would have to go.
+    fn plan_room(&self, added: u64, unwritten: u64) -> Result<(Candidates, Vec<Digest>), StoreError> {
         let (store, limit) = (self.store, self.store.max_size);
         let candidates = Candidates::take(store, &self.reused.borrow())?;
+        if added == 0 {
+            return Ok((candidates, Vec::new()));
+        }
         let max_size = Some(limit.saturating_sub(added));
         let doomed = choose(&candidates.all, &Criteria { max_size, ..Criteria::default() });
         let (before, after) = (candidates.size_without(&[]), candidates.size_without(&doomed));
@@ -202,8 +214,7 @@ impl Writer<'_> {
         if needed > available.saturating_add(before - after) {
             return Err(StoreError::NoSpace { path, needed, available });
         }
-        self.evicted.borrow_mut().extend(candidates.describe(&doomed));
-        self.remove_artifacts(&candidates, &doomed)
+        Ok((candidates, doomed))
     }
 
     /// Removes artifacts. Each one's end is that of its manifest; its names,

@@ -20,8 +20,9 @@ pub struct Usage {
     pub shared: u64,
     /// Blobs that failed their verification, set aside.
     pub quarantined: u64,
-    /// Temporary files and blobs without an artifact: work in progress, or
-    /// interrupted and removed by the next command that writes.
+    /// Downloads, temporary files and blobs without an artifact: work in
+    /// progress, or interrupted. A download goes on when it is asked for
+    /// again; the next command that writes removes the others.
     pub unfinished: u64,
     /// Size to which imports keep the store.
     pub limit: u64,
@@ -68,7 +69,7 @@ impl Store {
             total: users.values().map(|(size, _)| size).sum(),
             shared,
             quarantined: size_of(&self.layout.quarantine()),
-            unfinished: orphaned + size_of(&self.layout.tmp()),
+            unfinished: orphaned + size_of(&self.layout.tmp()) + size_of(&self.downloads()),
             limit: self.max_size,
             available: fs4::available_space(self.dir()).context("inspect the file system of", self.dir())?,
         })

@@ -194,6 +194,24 @@ fn what_cannot_fit_is_refused_before_anything_is_evicted_or_written() {
 }
 
 #[test]
+fn a_folder_that_cannot_fit_evicts_nothing_for_its_first_shards() {
+    let root = TempDir::new().unwrap();
+    let (store, old) = import_distinct(root.path(), "old", 1);
+    import_distinct(root.path(), "pinned", 2);
+    store.pin("pinned").unwrap();
+    let folder = huggingface_folder(&root.path().join("folder"));
+    // Each shard would fit in the place of `old`; both would not.
+    let floats = old.size as usize / 8;
+    for (file, tensor) in [("model-1.safetensors", "a"), ("model-2.safetensors", "b")] {
+        fs::write(folder.join(file), support::safetensors(&[(tensor, vec![7.0; floats * 3 / 2])])).unwrap();
+    }
+    let store = store.clone().with_max_size(store.usage().unwrap().total);
+    let error = store.import(&folder, None, &mut silent).unwrap_err();
+    assert!(matches!(error, StoreError::OverLimit { .. }), "{error}");
+    assert_eq!(names(&store.list().unwrap()), ["pinned", "old"]);
+}
+
+#[test]
 fn an_import_never_evicts_what_it_reuses() {
     let root = TempDir::new().unwrap();
     let folder = huggingface_folder(&root.path().join("folder"));

@@ -10,6 +10,7 @@ use std::{
     io::{Read, Seek},
     num::NonZeroUsize,
     ops::ControlFlow,
+    path::Path,
     sync::{
         atomic::{AtomicU64, Ordering},
         mpsc,
@@ -28,8 +29,8 @@ fn verify(artifact: &Artifact) -> Verified {
     artifact.verify(&VerifyOptions::all_cores(), &|_| ControlFlow::Continue(())).unwrap()
 }
 
-fn flip_last_bit(bytes: &mut Vec<u8>) {
-    *bytes.last_mut().unwrap() ^= 1;
+fn flip_last_bit(path: &Path) {
+    spoil(path, |bytes| *bytes.last_mut().unwrap() ^= 1);
 }
 
 #[test]
@@ -39,7 +40,7 @@ fn a_flipped_bit_is_found_and_set_aside_and_a_new_import_mends_it() {
     let artifact = store.resolve("tiny").unwrap();
     assert!(verify(&artifact).failed.is_empty());
     let weights = artifact.manifest.files[0].clone();
-    spoil(&weights_of(&artifact), flip_last_bit);
+    flip_last_bit(&weights_of(&artifact));
     artifact.open_blob(&weights).unwrap();
     // As a worker has it: open, as its mapping would be.
     let mut mapped = File::open(weights_of(&artifact)).unwrap();
@@ -104,7 +105,7 @@ fn a_shared_blob_is_read_once_and_fails_every_artifact() {
     let (store, _) = import(root.path(), "two");
     import_distinct(root.path(), "three", 9);
     let artifacts: Vec<_> = ["one", "two", "three"].map(|name| store.resolve(name).unwrap()).into();
-    spoil(&weights_of(&artifacts[0]), flip_last_bit);
+    flip_last_bit(&weights_of(&artifacts[0]));
     for jobs in [1, 2, 16] {
         let options = VerifyOptions {
             jobs: NonZeroUsize::new(jobs).unwrap(),
@@ -146,7 +147,7 @@ fn in_the_background_the_result_comes_on_another_thread() {
     let root = TempDir::new().unwrap();
     let (store, _) = import(root.path(), "tiny");
     let artifact = store.resolve("tiny").unwrap();
-    spoil(&weights_of(&artifact), flip_last_bit);
+    flip_last_bit(&weights_of(&artifact));
     let (sender, results) = mpsc::channel();
     let work = artifact.verify_in_background(move |result| sender.send(result).unwrap()).unwrap();
     let verified = results.recv().unwrap().unwrap();
@@ -164,7 +165,7 @@ fn a_store_that_is_only_read_is_verified_without_a_change() {
     import(root.path(), "tiny");
     let store = Store::open_read_only(root.path().join("store")).unwrap();
     let artifact = store.resolve("tiny").unwrap();
-    spoil(&weights_of(&artifact), flip_last_bit);
+    flip_last_bit(&weights_of(&artifact));
     let before = files_below(&root.path().join("store"));
     let verified = verify(&artifact);
     assert!(!verified.failed[0].quarantined);
@@ -178,7 +179,7 @@ fn a_blob_that_is_good_after_all_is_put_back() {
     let (store, _) = import(root.path(), "tiny");
     let artifact = store.resolve("tiny").unwrap();
     let good = fs::read(weights_of(&artifact)).unwrap();
-    spoil(&weights_of(&artifact), flip_last_bit);
+    flip_last_bit(&weights_of(&artifact));
     let failed = verify(&artifact).failed.remove(0);
     spoil(&failed.path, |bytes| *bytes = good);
     let report = store.repair(false, &mut silent).unwrap();
@@ -194,7 +195,7 @@ fn a_blob_that_is_mended_meanwhile_stays() {
     let path = weights_of(&store.resolve("tiny").unwrap());
     let good = root.path().join("good");
     fs::copy(&path, &good).unwrap();
-    spoil(&path, flip_last_bit);
+    flip_last_bit(&path);
     let mended = path.clone();
     let store = store.with_step_hook(move |step| {
         if step.action == "move" && step.path.parent().is_some_and(|folder| folder.ends_with("quarantine")) {
@@ -212,7 +213,7 @@ fn what_nobody_needs_leaves_the_quarantine() {
     let root = TempDir::new().unwrap();
     let (store, _) = import(root.path(), "tiny");
     let artifact = store.resolve("tiny").unwrap();
-    spoil(&weights_of(&artifact), flip_last_bit);
+    flip_last_bit(&weights_of(&artifact));
     verify(&artifact);
     drop(artifact);
     let problems = store.repair(false, &mut silent).unwrap().problems;

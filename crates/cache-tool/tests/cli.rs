@@ -6,7 +6,7 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -371,7 +371,8 @@ fn a_command_that_has_to_wait_says_so() {
         .spawn()
         .unwrap();
     let mut said = String::new();
-    BufReader::new(waits.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    let mut stderr = BufReader::new(waits.stderr.take().unwrap());
+    stderr.read_line(&mut said).unwrap();
     assert!(said.contains("waiting for another process"), "{said}");
     // Looking, pinning and verifying wait for nobody.
     world.ok(&["list"]);
@@ -379,7 +380,8 @@ fn a_command_that_has_to_wait_says_so() {
     world.ok(&["verify"]);
     world.ok(&["unpin", "tiny"]);
     drop(lock);
-    assert!(waits.wait().unwrap().success());
+    stderr.read_to_string(&mut said).unwrap();
+    assert!(waits.wait().unwrap().success(), "{said}");
     assert_eq!(world.json(&["list", "--json"]), Value::Array(Vec::new()));
 }
 

@@ -85,16 +85,21 @@ fn stage_files(
     let weights =
         folder.shards.iter().zip(plans).map(|(shard, plan)| (FileRole::Weights, shard.name.clone(), plan));
     let sources: Vec<_> = weights.chain(others.into_iter().map(|(role, name)| (role, name, None))).collect();
-    let mut planned = 0;
+    let known: BTreeMap<Digest, u64> = writer.used_blobs().unwrap_or_default();
+    let (mut planned, mut surely_new) = (0, 0);
     for (_, name, plan) in &sources {
-        planned += match plan {
+        let len = match plan {
             Some(plan) => plan.len(),
             None => SourceFile::open(&folder.path().join(name))?.len(),
         };
+        planned += len;
+        if plan.is_some() || !known.values().any(|&other| other == len) {
+            surely_new += len;
+        }
     }
     tell(observer, ImportEvent::Planned(planned))?;
+    writer.check_possible(surely_new)?;
 
-    let known: BTreeMap<Digest, u64> = writer.used_blobs().unwrap_or_default();
     let mut files = Vec::new();
     for (role, name, plan) in sources {
         let source = SourceFile::open(&folder.path().join(&name))?;
