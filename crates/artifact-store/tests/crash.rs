@@ -120,18 +120,20 @@ fn quarantined_tiny(root: &Path) {
 /// Something of everything that a repair puts right.
 fn mess(root: &Path) {
     tiny(root);
-    let (store, gone) = import_distinct(root, "gone", 5);
+    let (store, wrongly) = import_distinct(root, "wrongly", 6);
+    let (_, gone) = import_distinct(root, "gone", 5);
     store.pin("gone").unwrap();
+    // From here on by hand: an import would put it right.
     let path = |name: &str| root.join("store").join(name);
     fs::remove_file(path(&format!("artifacts/{}.json", gone.digest))).unwrap();
     fs::write(path("tmp/half"), "half").unwrap();
     fs::create_dir(path("tmp/folder")).unwrap();
     fs::write(path("tmp/folder/file"), "half").unwrap();
+    fs::write(path("tmp/name-finished"), wrongly.digest.to_string()).unwrap();
     fs::write(path("refs/torn"), "01").unwrap();
     spoil(&path("index.json"), |bytes| bytes.truncate(10));
     // A blob in quarantine that is good.
-    let (_, wrongly) = import_distinct(root, "wrongly", 6);
-    let artifact = store.resolve(&wrongly.digest.to_string()).unwrap();
+    let artifact = store.resolve("wrongly").unwrap();
     let weights = artifact.manifest.files[0].blob;
     fs::create_dir(path("quarantine")).unwrap();
     fs::rename(weights_of(&artifact), path(&format!("quarantine/{weights}"))).unwrap();
