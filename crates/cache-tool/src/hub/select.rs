@@ -54,7 +54,7 @@ pub(crate) fn weights<'a>(
         // Others beside it repeat it in another form.
         let main = all.iter().find(|file| file.path == "model.safetensors").copied();
         return match (main, &all[..]) {
-            (Some(file), _) | (None, [file]) => Ok(vec![file]),
+            (Some(file), _) | (None, &[file]) => Ok(vec![file]),
             (None, several) => {
                 let reason = format!("it has {} safetensors files and no {INDEX}", several.len());
                 Err(snapshot.repository.error(reason))

@@ -140,9 +140,9 @@ impl World {
         self.known.lock().unwrap().insert(pid);
         let line = fs::read_to_string(lives.join(pid.to_string())).unwrap();
         let args: Vec<_> = line.split_whitespace().collect();
-        let ["--socket", socket, "--verify", verify, model] = args[..] else { panic!("{args:?}") };
-        let model = model.strip_prefix("--model=").unwrap().to_owned();
-        TestProcess { pid, socket: socket.into(), verify: verify.to_owned(), model }
+        let after = |flag: &str| args[args.iter().position(|arg| *arg == flag).unwrap() + 1].to_owned();
+        let model = args.iter().find_map(|arg| arg.strip_prefix("--model=")).unwrap().to_owned();
+        TestProcess { pid, socket: after("--socket").into(), verify: after("--verify"), model }
     }
 
     pub fn routes(&self) -> Routes {
