@@ -1,6 +1,12 @@
 //! Compiles the C++ part where there is one, and tells dependents where the MLX libraries lie.
 
+#[path = "cpp/units.rs"]
+#[allow(dead_code, reason = "the CPU that compiles is not asked what it can run")]
+mod units;
+
 use std::{env, fs, path::PathBuf};
+
+use units::{FLAGS, INSTRUCTION_SETS, InstructionSet};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -38,31 +44,19 @@ fn main() {
 /// The kernels without instructions of a particular CPU, then one library for each kind of CPU: which of them runs is
 /// decided at run time (`cpp/kernels/cpu.cpp`).
 fn compile_kernels() {
-    let x86 = env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64");
-    let arm = env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("aarch64");
-    const AVX2: &[&str] = &["-mavx2", "-mfma", "-mf16c"];
-    const AVX512: &[&str] =
-        &["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"];
-    let kinds: [(&str, bool, &[&str]); 3] =
-        [("_avx2.cpp", x86, AVX2), ("_avx512.cpp", x86, AVX512), ("_neon.cpp", arm, &[])];
-    let (mut special, mut common) = (vec![Vec::new(); kinds.len()], Vec::new());
-    for file in kernel_files() {
-        let name = file.to_string_lossy().into_owned();
-        match kinds.iter().position(|(ending, ..)| name.ends_with(ending)) {
-            Some(kind) => special[kind].push(file),
-            None => common.push(file),
-        }
-    }
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    let set_of = |file: &PathBuf| InstructionSet::of_unit(&file.to_string_lossy());
+    let (special, common): (Vec<_>, Vec<_>) =
+        kernel_files().into_iter().partition(|file| set_of(file).is_some());
     // Before the others, whose symbols it needs: static libraries are searched in this order.
     kernels().files(common).compile("kr_kernels");
-    for ((ending, wanted, flags), files) in kinds.into_iter().zip(special) {
-        if wanted && !files.is_empty() {
-            let mut build = kernels();
-            flags.iter().for_each(|flag| {
-                build.flag(flag);
-            });
-            build.files(files).compile(&format!("kr_kernels{}", ending.trim_end_matches(".cpp")));
+    for set in INSTRUCTION_SETS.iter().filter(|set| set.arch == arch) {
+        let is_of_set = |file: &&PathBuf| set_of(file).is_some_and(|of_file| of_file.name == set.name);
+        let mut build = kernels();
+        for flag in set.flags {
+            build.flag(flag);
         }
+        build.files(special.iter().filter(is_of_set)).compile(&format!("kr_kernels_{}", set.name));
     }
 }
 
@@ -76,10 +70,13 @@ fn kernel_files() -> Vec<PathBuf> {
     files
 }
 
-/// Kernels are optimized in every profile, and rounded alike: no contraction into FMAs but the written ones.
+/// Kernels are optimized in every profile.
 fn kernels() -> cc::Build {
     let mut build = cpp();
-    build.opt_level(3).flag("-fno-math-errno").flag("-ffp-contract=off").warnings(true).extra_warnings(true);
+    build.opt_level(3).warnings(true).extra_warnings(true);
+    for flag in FLAGS {
+        build.flag(flag);
+    }
     build
 }
 

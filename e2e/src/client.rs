@@ -18,6 +18,8 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 pub struct Client {
     base: String,
     agent: Agent,
+    /// Sent with every `POST`.
+    key: Option<String>,
 }
 
 /// A whole answer.
@@ -43,7 +45,12 @@ impl Client {
     pub fn new(base: &str) -> Self {
         let config =
             Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).build();
-        Self { base: base.into(), agent: config.into() }
+        Self { base: base.into(), agent: config.into(), key: None }
+    }
+
+    /// The same client, with an API key.
+    pub fn with_key(&self, key: &str) -> Self {
+        Self { key: Some(key.into()), ..self.clone() }
     }
 
     /// `GET path`.
@@ -80,7 +87,11 @@ impl Client {
 
     fn send(&self, path: &str, body: &[u8]) -> Response<Body> {
         let url = format!("{}{path}", self.base);
-        self.agent.post(url).header("content-type", "application/json").send(body).unwrap()
+        let request = self.agent.post(url).header("content-type", "application/json");
+        match &self.key {
+            Some(key) => request.header("authorization", format!("Bearer {key}")).send(body).unwrap(),
+            None => request.send(body).unwrap(),
+        }
     }
 }
 

@@ -2,12 +2,17 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
+    path::PathBuf,
     process::{Child, ChildStderr, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::{self, JoinHandle},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, Receiver},
+    },
+    thread,
+    time::Duration,
 };
 
-use crate::{Client, MODEL, STORE, binary, variable};
+use crate::{Client, MODEL, STORE, binary, terminate, variable};
 
 /// Held by the server that runs: several models computing at once on a small machine make each other so slow
 /// that time limits of innocent requests pass.
@@ -22,24 +27,36 @@ pub struct Options {
     pub port: u16,
     /// Model to serve.
     pub model: &'static str,
+    /// The artifact store; `None`: the one that all tests share.
+    pub store: Option<PathBuf>,
     /// Further arguments of `kr-gateway`.
     pub arguments: Vec<String>,
+    /// Further variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
-/// A running `kr-gateway`; killed when dropped.
+/// A running `kr-gateway`; stopped when dropped.
 pub struct Server {
     /// Talks to it.
     pub client: Client,
     child: Child,
     log: Arc<Mutex<String>>,
-    logging: Option<JoinHandle<()>>,
+    /// Ends with the last of its processes: all of them write to the log.
+    gone: Mutex<Receiver<()>>,
     /// Declared last: the next server starts when this one is gone.
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { workers: 1, port: 0, model: MODEL, arguments: Vec::new() }
+        Self {
+            workers: 1,
+            port: 0,
+            model: MODEL,
+            store: None,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        }
     }
 }
 
@@ -50,8 +67,10 @@ impl Options {
         command
             .args(["--port", &self.port.to_string(), "--workers", &self.workers.to_string()])
             .args(["--model", self.model, "--store"])
-            .arg(variable(STORE))
+            .arg(self.store.clone().unwrap_or_else(|| variable(STORE)))
             .args(&self.arguments)
+            .env_remove("KR_ADMIN_KEY")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -73,7 +92,7 @@ impl Server {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let mut child = options.command().spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
-        let logging = Some(follow(child.stderr.take().unwrap(), Arc::clone(&log)));
+        let gone = follow(child.stderr.take().unwrap(), Arc::clone(&log));
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let ready = lines
             .by_ref()
@@ -85,7 +104,7 @@ impl Server {
         };
         // Keeps the pipe open and empty for as long as the gateway lives.
         thread::spawn(move || lines.for_each(drop));
-        Self { client: Client::new(&base), child, log, logging, _turn: turn }
+        Self { client: Client::new(&base), child, log, gone: Mutex::new(gone), _turn: turn }
     }
 
     /// The gateway's process id.
@@ -101,15 +120,25 @@ impl Server {
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
         let status = self.child.wait().unwrap();
-        if let Some(logging) = self.logging.take() {
-            logging.join().unwrap();
-        }
+        // An error is what tells that the log is whole.
+        let _ = self.gone.get_mut().unwrap().recv();
         status
     }
 }
 
+/// For a server to end after a signal: a second one ends streams that are left.
+const STOP: Duration = Duration::from_secs(10);
+
 impl Drop for Server {
     fn drop(&mut self) {
+        for _ in 0..2 {
+            // It may have ended already; asking for that keeps its process id from being another's.
+            if matches!(self.child.try_wait(), Ok(None)) {
+                terminate(self.pid());
+                let gone = self.gone.get_mut().unwrap_or_else(PoisonError::into_inner);
+                let _ = gone.recv_timeout(STOP);
+            }
+        }
         // Its workers end with it.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -119,12 +148,16 @@ impl Drop for Server {
     }
 }
 
-fn follow(stderr: ChildStderr, log: Arc<Mutex<String>>) -> JoinHandle<()> {
+/// Copies into `log` until the end. Nothing is ever sent: the receiver fails then.
+fn follow(stderr: ChildStderr, log: Arc<Mutex<String>>) -> Receiver<()> {
+    let (end, gone) = mpsc::channel();
     thread::spawn(move || {
+        let _end: mpsc::Sender<()> = end;
         let mut reader = BufReader::new(stderr);
         let mut buffer = [0; 4096];
         while let Ok(len @ 1..) = reader.read(&mut buffer) {
             log.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..len]));
         }
-    })
+    });
+    gone
 }

@@ -4,7 +4,7 @@
 
 use std::{fs, net::TcpListener, process::Output};
 
-use e2e::{MODEL, Options, Server, chat, children, is_alive, terminate};
+use e2e::{MODEL, Options, Server, chat, children, is_alive, kill, terminate};
 use serde_json::Value;
 
 /// Runs a gateway that is expected to end by itself.
@@ -55,4 +55,30 @@ fn a_stop_signal_finishes_what_runs() {
     assert!(finish["choices"][0]["finish_reason"].is_string(), "{finish}");
     assert!(server.wait().success(), "{}", server.log());
     assert!(!workers.iter().any(|&pid| is_alive(pid)), "{}", server.log());
+    let log = server.log();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "an orderly end is no reason to warn:\n{log}");
+}
+
+#[test]
+fn what_a_killed_gateway_leaves_is_swept_by_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let environment = vec![("XDG_RUNTIME_DIR", folder.path().to_str().unwrap().to_string())];
+    let options = Options { environment, ..Options::default() };
+    let folders = || -> Vec<_> {
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+    };
+    let mut server = Server::start_with(&options);
+    let left = folders();
+    assert_eq!(left.len(), 1, "{left:?}");
+    kill(server.pid());
+    server.wait();
+    assert_eq!(folders(), left, "nobody was there to remove it");
+    drop(server);
+
+    let mut server = Server::start_with(&options);
+    let own = folders();
+    assert!(own.len() == 1 && own != left, "{left:?}, then {own:?}");
+    terminate(server.pid());
+    assert!(server.wait().success());
+    assert!(folders().is_empty(), "{:?}", folders());
 }

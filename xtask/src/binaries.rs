@@ -1,6 +1,9 @@
 //! The three programs of kr-serve, built, and where cargo put them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -21,7 +24,7 @@ impl Binaries {
         cargo.arg("--message-format=json-render-diagnostics");
         let messages = process::output_with_progress(cargo)?;
         let find = |name| {
-            executable(&messages, name)
+            executable(&messages, "bin", name)
                 .with_context(|| format!("cargo built no {name}; is its [[bin]] still named so?"))
         };
         find("kr-worker")?;
@@ -34,13 +37,30 @@ impl Binaries {
     }
 }
 
-/// The executable of the binary `name`, not of its unit tests, in cargo's messages.
-fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+/// Builds the binary of the package `name`, of the same name, optimized, and returns its executable.
+pub(crate) fn optimized(workspace: &Workspace, name: &str) -> Result<PathBuf> {
+    one(workspace.cargo(&["build", "--release", "--package", name]), "bin", name)
+}
+
+/// Builds the benchmark `name` of `package`, optimized, and returns its executable.
+pub(crate) fn benchmark(workspace: &Workspace, package: &str, name: &str) -> Result<PathBuf> {
+    one(workspace.cargo(&["bench", "--package", package, "--bench", name, "--no-run"]), "bench", name)
+}
+
+fn one(mut cargo: Command, kind: &str, name: &str) -> Result<PathBuf> {
+    cargo.arg("--message-format=json-render-diagnostics");
+    let messages = process::output_with_progress(cargo)?;
+    executable(&messages, kind, name).with_context(|| format!("cargo built no {kind} target {name}"))
+}
+
+/// The executable of the target `name` of a `kind`, not of its unit tests, in cargo's messages.
+fn executable(messages: &str, kind: &str, name: &str) -> Option<PathBuf> {
     messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|message| {
         let wanted = message["reason"] == "compiler-artifact"
             && message["target"]["name"] == name
-            && message["target"]["kind"][0] == "bin"
-            && message["profile"]["test"] == false;
+            && message["target"]["kind"][0] == kind
+            // Of a binary; a benchmark is always built as a test.
+            && (kind == "bench" || message["profile"]["test"] == false);
         wanted.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
     })
 }
@@ -57,7 +77,7 @@ mod tests {
             r#"{"reason":"build-finished","success":true}"#,
         ]
         .join("\n");
-        assert_eq!(executable(&messages, "a"), Some(PathBuf::from("/t/a")));
-        assert_eq!(executable(&messages, "b"), None);
+        assert_eq!(executable(&messages, "bin", "a"), Some(PathBuf::from("/t/a")));
+        assert_eq!(executable(&messages, "bin", "b"), None);
     }
 }

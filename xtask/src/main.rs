@@ -5,12 +5,16 @@
 mod bench;
 mod binaries;
 mod build;
+#[cfg(target_os = "linux")]
+mod kernel_tests;
 mod lint;
 mod model;
 mod process;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS compiles nothing itself"))]
 mod progress;
 mod run;
+#[cfg(target_os = "linux")]
+mod sanitize;
 mod setup;
 mod test;
 mod tidy;
@@ -40,6 +44,9 @@ enum Command {
     Run(run::Args),
     /// Run every test, with real binaries and a real model.
     Test(test::Args),
+    #[cfg(target_os = "linux")]
+    /// Run the kernels' C++ tests under sanitizers, valgrind and an emulator, as far as the machine has these.
+    Sanitize(sanitize::Args),
     /// Measure, and print a table.
     Bench(bench::Args),
     /// Check format, rules, clippy, documentation and dependencies.
@@ -72,6 +79,8 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         }
         Command::Run(args) => run::run(&workspace, &args),
         Command::Test(args) => test::run(&workspace, &args),
+        #[cfg(target_os = "linux")]
+        Command::Sanitize(args) => sanitize::run(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),
         Command::Lint => lint::run(&workspace),
         Command::Tidy => tidy::run(&workspace),

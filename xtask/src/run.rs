@@ -44,7 +44,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         None => configured_model(&config)?.unwrap_or_else(|| model::DEFAULT.to_owned()),
     };
     let binaries = build::run(workspace)?;
-    Store::new(&binaries, args.store.as_deref()).provide(workspace, &model)?;
+    Store::new(&binaries.cache_tool, args.store.as_deref()).provide(workspace, &model)?;
 
     let mut gateway = Command::new(&binaries.gateway);
     gateway.arg("--config").arg(&config).args(["--model", &model]);

@@ -13,7 +13,8 @@ use crate::{
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Arguments for `cargo test`, such as `-p gateway` or a test's name; without any, all tests run, loom's too.
+    /// Arguments for `cargo test`, such as `-p gateway` or a test's name; without any, all tests run, loom's and the
+    /// kernels' in C++ too.
     #[arg(last = true)]
     arguments: Vec<String>,
 }
@@ -26,16 +27,18 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     // another minute of link-time optimization would not come back.
     let binaries = Binaries::build(workspace, &["build", "--workspace", "--bins", "--tests"])?;
     let store = workspace.mlx().join("test-store");
-    Store::new(&binaries, Some(&store)).provide(workspace, model::DEFAULT)?;
+    Store::new(&binaries.cache_tool, Some(&store)).provide(workspace, model::DEFAULT)?;
 
     // All of it runs even if a part fails: one run shows all that is broken.
-    let tests = cargo_test(workspace, &binaries, &store, &args.arguments);
-    let models = if args.arguments.is_empty() { loom(workspace) } else { Ok(()) };
-    match (tests, models) {
-        (Ok(()), Ok(())) => Ok(()),
-        (Err(error), Ok(())) | (Ok(()), Err(error)) => Err(error),
-        (Err(tests), Err(models)) => bail!("{tests:#}; and {models:#}"),
+    let mut results = vec![cargo_test(workspace, &binaries, &store, &args.arguments)];
+    if args.arguments.is_empty() {
+        results.push(loom(workspace));
+        #[cfg(target_os = "linux")]
+        results.push(crate::kernel_tests::PLAIN.run(workspace));
     }
+    let errors: Vec<String> =
+        results.into_iter().filter_map(|it| it.err().map(|e| format!("{e:#}"))).collect();
+    if errors.is_empty() { Ok(()) } else { bail!("{}", errors.join("; and ")) }
 }
 
 fn cargo_test(workspace: &Workspace, binaries: &Binaries, store: &Path, arguments: &[String]) -> Result<()> {

@@ -4,12 +4,17 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-/// Serves a model over an OpenAI-compatible HTTP interface.
+/// What no flag says: a key in a command line could be read by every user of the machine.
+const ENVIRONMENT: &str = "Environment:
+  KR_ADMIN_KEY  Key that allows to load and unload models over HTTP
+  RUST_LOG      What is logged to standard error [default: info]";
+
+/// Serves models over an OpenAI-compatible HTTP interface.
 ///
-/// Starts worker processes that run the model, and prints `ready http://HOST:PORT` once the first
-/// of them can answer. A flag beats the same setting of the configuration file.
+/// Starts worker processes that run the models, and prints `ready http://HOST:PORT` once every model
+/// has a worker that can answer. A flag beats the same setting of the configuration file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Parser)]
-#[command(name = "kr-gateway", version)]
+#[command(name = "kr-gateway", version, after_help = ENVIRONMENT)]
 pub struct Flags {
     /// Address to listen on [default: 127.0.0.1].
     #[arg(long, value_name = "ADDRESS")]
@@ -19,13 +24,13 @@ pub struct Flags {
     #[arg(long)]
     pub port: Option<u16>,
 
-    /// Number of worker processes [default: 1].
+    /// Number of worker processes of each model [default: 1].
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
 
-    /// Model to serve: a name in the artifact store.
-    #[arg(long, value_name = "NAME")]
-    pub model: Option<String>,
+    /// Model to serve: a name or digest in the artifact store. May be given several times.
+    #[arg(long = "model", value_name = "NAME")]
+    pub models: Vec<String>,
 
     /// Configuration file [default: config/runtime.yaml, if there is one].
     #[arg(long, value_name = "FILE")]

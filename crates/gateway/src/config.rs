@@ -3,30 +3,37 @@
 //! Everything is checked before a port is bound or a process started, and a mistake is reported
 //! with file and line. The keys, their defaults and their meaning are in `config/runtime.yaml`.
 
+mod admin_key;
+mod check;
 mod raw;
 
 use std::{
-    fs, io,
+    env, fs, io,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use serde_saphyr::Spanned;
-
-use self::raw::RawConfig;
+pub use self::admin_key::AdminKey;
+pub(crate) use self::check::MAX_WORKERS;
+use self::{check::Checker, raw::RawConfig};
 use crate::cli::Flags;
 
 /// Where settings are looked for when no file is named.
 pub const DEFAULT_FILE: &str = "config/runtime.yaml";
+
+/// Environment variable that holds the admin key; it beats the file's `server.admin_key_file`.
+pub const ADMIN_KEY_VARIABLE: &str = "KR_ADMIN_KEY";
 
 /// Checked settings, after flags were applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Listening and bodies.
     pub server: Server,
-    /// The model that all workers serve.
-    pub model: String,
+    /// The models that are served from the start, at least one.
+    pub models: Vec<String>,
+    /// Models that may be loaded at the same time.
+    pub max_loaded: usize,
     /// Worker processes.
     pub workers: Workers,
     /// Frames to workers.
@@ -35,6 +42,31 @@ pub struct Config {
     pub stream_registry: StreamRegistry,
     /// Bytes to which the artifact store is kept. Checked here, used by the store's tools.
     pub cache_max_size_bytes: u64,
+    /// How workers verify what they load.
+    pub verify: Verify,
+}
+
+/// How a worker verifies a stored model, beyond the size and header of every blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// Not at all.
+    Header,
+    /// SHA-256 of all blobs before it serves.
+    Full,
+    /// SHA-256 of all blobs while it serves.
+    Background,
+}
+
+impl Verify {
+    /// As the worker's flag has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Header => "header",
+            Self::Full => "full",
+            Self::Background => "background",
+        }
+    }
 }
 
 /// Listening and bodies.
@@ -48,12 +80,14 @@ pub struct Server {
     pub max_body_bytes: usize,
     /// Time for streams to end after a shutdown signal.
     pub drain_timeout: Duration,
+    /// Allows to load and unload models; `None`: nobody may.
+    pub admin_key: Option<AdminKey>,
 }
 
 /// Worker processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workers {
-    /// How many.
+    /// How many for each model.
     pub count: usize,
     /// Bytes of one ring; a power of two.
     pub ring_bytes: u64,
@@ -136,6 +170,14 @@ pub enum ConfigError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The admin key can't be used.
+    #[error("the admin key in {origin} {problem}")]
+    AdminKey {
+        /// The file or environment variable that it comes from.
+        origin: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Neither flag nor file name a model.
     #[error("no model to serve: give --model NAME, or set `model` in {DEFAULT_FILE} or the --config file")]
     NoModel,
@@ -161,7 +203,11 @@ impl Config {
                 Err(source) => return Err(ConfigError::Read { path: DEFAULT_FILE.into(), source }),
             },
         };
-        Self::from_text(&path, &text, flags)
+        let mut config = Self::from_text(&path, &text, flags)?;
+        if let Some(key) = env::var_os(ADMIN_KEY_VARIABLE) {
+            config.server.admin_key = Some(AdminKey::new(&key.to_string_lossy(), ADMIN_KEY_VARIABLE)?);
+        }
+        Ok(config)
     }
 
     /// [`Config::load`] of a text; `path` is for messages.
@@ -173,211 +219,6 @@ impl Config {
 
 fn read(path: &Path) -> Result<String, ConfigError> {
     fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
-}
-
-/// Turns raw values into checked ones; carries what error messages need.
-struct Checker<'a> {
-    path: &'a Path,
-}
-
-impl Checker<'_> {
-    fn config(&self, raw: RawConfig, flags: &Flags) -> Result<Config, ConfigError> {
-        let model = match (&flags.model, raw.model) {
-            (Some(model), _) if model.trim().is_empty() => {
-                return Err(ConfigError::Flag { flag: "model", problem: "is empty".into() });
-            }
-            (Some(model), _) => model.clone(),
-            (None, Some(model)) if model.value.trim().is_empty() => {
-                return Err(self.value("model", &model, "is empty; name a model or remove the line"));
-            }
-            (None, Some(model)) => model.value,
-            (None, None) => return Err(ConfigError::NoModel),
-        };
-        Ok(Config {
-            model,
-            server: self.server(raw.server, flags)?,
-            workers: self.workers(raw.workers, flags)?,
-            batch_queue: BatchQueue {
-                max_batch_size: self.size(
-                    "batch_queue.max_batch_size",
-                    raw.batch_queue.max_batch_size,
-                    1..=4096,
-                )?,
-                flush_interval: self.millis(
-                    "batch_queue.flush_interval_ms",
-                    raw.batch_queue.flush_interval_ms,
-                    0..=4,
-                )?,
-            },
-            stream_registry: self.stream_registry(raw.stream_registry)?,
-            cache_max_size_bytes: self.bytes("cache.max_size_bytes", &raw.cache.max_size_bytes)?,
-        })
-    }
-
-    fn server(&self, raw: raw::Server, flags: &Flags) -> Result<Server, ConfigError> {
-        let port = self.size("server.port", raw.port, 0..=u64::from(u16::MAX))?;
-        Ok(Server {
-            host: flags.host.clone().unwrap_or(raw.host),
-            port: flags.port.unwrap_or(u16::try_from(port).unwrap_or(u16::MAX)),
-            max_body_bytes: self.size("server.max_body_bytes", raw.max_body_bytes, 1024..=MAX_BODY)?,
-            drain_timeout: self.millis("server.drain_timeout_ms", raw.drain_timeout_ms, 0..=3_600_000)?,
-        })
-    }
-
-    fn workers(&self, raw: raw::Workers, flags: &Flags) -> Result<Workers, ConfigError> {
-        const DAY_MS: u64 = 86_400_000;
-        let configured = self.size("workers.count", raw.count, 1..=MAX_WORKERS)?;
-        let count = match flags.workers {
-            None => configured,
-            Some(n) if (1..=MAX_WORKERS).contains(&(n as u64)) => n,
-            Some(n) => {
-                let problem = format!("is {n}, but must be from 1 to {MAX_WORKERS}");
-                return Err(ConfigError::Flag { flag: "workers", problem });
-            }
-        };
-        let ring = self.number("workers.ring_bytes", &raw.ring_bytes, 64 << 10..=1 << 30)?;
-        if !ring.is_power_of_two() {
-            let problem = format!("is {ring}, but must be a power of two");
-            return Err(self.value("workers.ring_bytes", &raw.ring_bytes, problem));
-        }
-        let backoff = self.number("workers.restart_backoff_ms", &raw.restart_backoff_ms, 1..=DAY_MS)?;
-        let max = self.number("workers.max_restart_backoff_ms", &raw.max_restart_backoff_ms, 1..=DAY_MS)?;
-        if max < backoff {
-            let problem = format!("is {max}, less than `workers.restart_backoff_ms` ({backoff})");
-            return Err(self.value("workers.max_restart_backoff_ms", &raw.max_restart_backoff_ms, problem));
-        }
-        Ok(Workers {
-            count,
-            ring_bytes: ring,
-            connect_timeout: self.millis("workers.connect_timeout_ms", raw.connect_timeout_ms, 1..=DAY_MS)?,
-            load_timeout: self.millis("workers.load_timeout_ms", raw.load_timeout_ms, 1..=DAY_MS)?,
-            heartbeat_timeout: self.millis(
-                "workers.heartbeat_timeout_ms",
-                raw.heartbeat_timeout_ms,
-                100..=DAY_MS,
-            )?,
-            step_timeout: self.millis("workers.step_timeout_ms", raw.step_timeout_ms, 100..=DAY_MS)?,
-            restart_backoff: Duration::from_millis(backoff)..=Duration::from_millis(max),
-            crash_loop_deaths: self.size("workers.crash_loop_deaths", raw.crash_loop_deaths, 1..=1000)?,
-            crash_loop_window: self.millis(
-                "workers.crash_loop_window_ms",
-                raw.crash_loop_window_ms,
-                1..=DAY_MS,
-            )?,
-            binary: flags.worker_bin.clone(),
-            store: flags.store.clone(),
-        })
-    }
-
-    fn stream_registry(&self, raw: raw::StreamRegistry) -> Result<StreamRegistry, ConfigError> {
-        let limits = raw.adaptive_limits;
-        let min = self.number("stream_registry.adaptive_limits.min_streams", &limits.min_streams, STREAMS)?;
-        let max = self.number("stream_registry.adaptive_limits.max_streams", &limits.max_streams, STREAMS)?;
-        if max < min {
-            let problem = format!("is {max}, less than `min_streams` ({min})");
-            return Err(self.value(
-                "stream_registry.adaptive_limits.max_streams",
-                &limits.max_streams,
-                problem,
-            ));
-        }
-        let credit = self.size("stream_registry.credit_chunks", raw.credit_chunks, 4..=65_536)?;
-        Ok(StreamRegistry {
-            min_streams: min as usize,
-            max_streams: max as usize,
-            max_waiting: self.size("stream_registry.max_waiting", raw.max_waiting, 0..=1_000_000)?,
-            wait_timeout: self.millis(
-                "stream_registry.wait_timeout_ms",
-                raw.wait_timeout_ms,
-                0..=3_600_000,
-            )?,
-            credit_chunks: credit as u32,
-        })
-    }
-
-    fn number(
-        &self,
-        key: &'static str,
-        raw: &Spanned<u64>,
-        range: RangeInclusive<u64>,
-    ) -> Result<u64, ConfigError> {
-        if range.contains(&raw.value) {
-            return Ok(raw.value);
-        }
-        let problem = format!("is {}, but must be from {} to {}", raw.value, range.start(), range.end());
-        Err(self.value(key, raw, problem))
-    }
-
-    fn size(
-        &self,
-        key: &'static str,
-        raw: Spanned<u64>,
-        range: RangeInclusive<u64>,
-    ) -> Result<usize, ConfigError> {
-        self.number(key, &raw, range).map(|n| n as usize)
-    }
-
-    fn millis(
-        &self,
-        key: &'static str,
-        raw: Spanned<u64>,
-        range: RangeInclusive<u64>,
-    ) -> Result<Duration, ConfigError> {
-        self.number(key, &raw, range).map(Duration::from_millis)
-    }
-
-    fn bytes(&self, key: &'static str, raw: &Spanned<String>) -> Result<u64, ConfigError> {
-        let bytes = parse_bytes(&raw.value).ok_or_else(|| {
-            let problem = format!(
-                "is `{}`, but must be a number of bytes, or one with KiB, MiB, GiB or TiB",
-                raw.value
-            );
-            self.value(key, raw, problem)
-        })?;
-        if bytes == 0 {
-            return Err(self.value(key, raw, "is 0; a store needs room"));
-        }
-        Ok(bytes)
-    }
-
-    fn value<T>(&self, key: &'static str, raw: &Spanned<T>, problem: impl Into<String>) -> ConfigError {
-        let path = self.path.to_owned();
-        ConfigError::Value { path, line: raw.referenced.line(), key, problem: problem.into() }
-    }
-}
-
-/// A worker is a process with a model in it: more than this on one machine is a typing error.
-const MAX_WORKERS: u64 = 64;
-
-/// Encoded for a worker, a body of this size is still within the codec's limit of 64 MiB.
-const MAX_BODY: u64 = 32 << 20;
-
-/// A stream costs some hundred bytes here and a KV share in a worker.
-const STREAMS: RangeInclusive<u64> = 1..=100_000;
-
-/// `"100GiB"`, `"1.5 TiB"`, `"1073741824"`; `None` if it is none of these or does not fit.
-fn parse_bytes(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_')).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor: u64 = match unit.trim() {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        _ => return None,
-    };
-    let number = number.replace('_', "");
-    match number.parse::<u64>() {
-        Ok(n) => n.checked_mul(factor),
-        // A fraction of a byte means nothing.
-        Err(_) if factor == 1 => None,
-        Err(_) => {
-            let bytes = number.parse::<f64>().ok()? * factor as f64;
-            (bytes < u64::MAX as f64).then_some(bytes as u64)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,14 +6,15 @@
 //! ```text
 //! accept   http        JSON ─► checked request
 //! admit    admission   Permit | Rejection, before any response header
-//! route    router      the least loaded ready worker
+//! route    router      the model's least loaded ready worker
 //! batch    batcher     Submissions ─► Batch
 //! ship     link        Batch ─► frame ─► shared memory ─► worker
 //! deliver  streams     events ─► their Stream, within its credit
 //! respond  http::sse   Stream ─► server-sent events; the body owns the Permit
 //! ```
 //!
-//! Beside the way: [`supervisor`] keeps the workers running, [`shutdown`] ends everything in order.
+//! Beside the way: [`models`] loads and unloads models, [`supervisor`] keeps a model's workers running,
+//! [`shutdown`] ends everything in order.
 //!
 //! Modules in reading order.
 
@@ -29,6 +30,7 @@ pub mod batcher;
 pub mod link;
 pub mod streams;
 
+pub mod models;
 pub mod supervisor;
 
 pub mod metrics;

@@ -160,6 +160,17 @@ impl Link {
         self.alive.load(Ordering::Relaxed)
     }
 
+    /// Opens no further streams; those that are live go on.
+    pub fn close(&self) {
+        self.streams
+            .close(lost("the worker for this request is about to leave; send the request again".into()));
+    }
+
+    /// Returns when no stream is live.
+    pub async fn idle(&self) {
+        self.streams.idle().await;
+    }
+
     /// Asks the worker to finish and exit.
     pub fn drain(&self) {
         self.outbox.push(Submission::Drain);
@@ -168,12 +179,15 @@ impl Link {
     /// Ends every live stream with one error event, and opens no further ones.
     pub fn lose(&self, why: &str) {
         self.alive.store(false, Ordering::Relaxed);
-        self.streams.lose(Failure {
-            kind: FailureKind::WorkerLost,
-            param: None,
-            message: format!("the worker that ran this request is gone: {why}; send the request again"),
-        });
+        let message = format!("the worker that ran this request is gone: {why}; send the request again");
+        for id in self.streams.lose(lost(message)) {
+            self.outbox.push(Submission::Cancel(id));
+        }
     }
+}
+
+fn lost(message: String) -> Failure {
+    Failure { kind: FailureKind::WorkerLost, param: None, message }
 }
 
 impl LinkTask {
@@ -265,7 +279,9 @@ impl LinkTask {
                 }
             }
             Report::Ready(info) => reporter.tell(Event::Loaded(info)).await,
-            Report::LoadFailed(failure) => reporter.tell(Event::LoadFailed(failure.message)).await,
+            Report::LoadFailed(failure) => reporter.tell(Event::LoadFailed(failure)).await,
+            Report::Verified(verified) => reporter.verified(Ok(verified)).await,
+            Report::Damaged(failure) => reporter.verified(Err(failure)).await,
             Report::Heartbeat(heartbeat) => {
                 count.inc();
                 self.told_alive = Instant::now();

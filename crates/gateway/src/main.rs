@@ -1,4 +1,4 @@
-//! `kr-gateway`: reads its settings, binds its port, starts its workers, serves until a signal.
+//! `kr-gateway`: reads its settings, binds its port, loads its models, serves until a signal.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -10,14 +10,16 @@ use std::{
 use anyhow::Context;
 use axum::serve::ListenerExt;
 use clap::Parser;
+use futures_util::future::try_join_all;
 use gateway::{
     cli::Flags,
     config::Config,
     http::{self, App},
     metrics::Metrics,
+    models::{ModelError, Models},
     router::Router,
     shutdown::{Signals, shut_down},
-    supervisor::Supervisor,
+    supervisor::Setup,
 };
 use tokio::{net::TcpListener, sync::watch};
 use tracing::{error, info};
@@ -48,9 +50,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("can't listen for signals")?;
     let (listener, address) = bind(&config).await?;
     let metrics = Arc::new(Metrics::default());
-    let router = Arc::new(Router::new(config.model.clone(), config.workers.count));
-    let mut supervisor = Supervisor::start(&config, &router, &metrics)?;
-    let app = App::new(&config, router, metrics);
+    let router = Arc::new(Router::default());
+    let models = Models::new(Setup::new(&config, &metrics)?, Arc::clone(&router));
+    let app = App::new(&config, router, models.clone(), metrics);
 
     // From here on /livez answers, and /readyz tells how far the workers are.
     let (stop, mut stopped) = watch::channel(false);
@@ -69,9 +71,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     );
 
     let signal = tokio::select! {
-        ready = supervisor.wait_ready() => {
-            ready?;
-            announce(address, &config.model)?;
+        loaded = try_join_all(config.models.iter().map(|model| load_first(&models, model))) => {
+            loaded?;
+            announce(address, config.models.first().map_or("", String::as_str))?;
             signals.next().await
         }
         signal = signals.next() => signal,
@@ -82,8 +84,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             error!(%error, "the HTTP server failed");
         }
     };
-    shut_down(&app, supervisor, server, stop, config.server.drain_timeout, &mut signals).await;
+    shut_down(&app, server, stop, config.server.drain_timeout, &mut signals).await;
     Ok(())
+}
+
+/// Loads a model of the command line. Without it there is nothing to serve, unless that is what somebody wants.
+async fn load_first(models: &Models, model: &str) -> Result<(), ModelError> {
+    match models.load(model, None).await {
+        Ok(_) | Err(ModelError::Unloaded(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 async fn bind(config: &Config) -> anyhow::Result<(TcpListener, SocketAddr)> {

@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::supervisor::WorkerState;
+use crate::supervisor::{WorkerId, WorkerState};
 
 /// All of the gateway's metrics. Fields are incremented where things happen.
 #[derive(Debug)]
@@ -28,6 +28,7 @@ pub struct Metrics {
     deliver_frames: Family<WorkerLabel, Counter>,
     deliver_messages: Family<WorkerLabel, Counter>,
     bells: Family<BellLabels, Counter>,
+    verifications: Family<VerifyLabels, Counter>,
     /// Streams that hold a permit.
     pub streams_open: Gauge,
     /// Streams that may run at once.
@@ -75,18 +76,27 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct VerifyLabels {
+    model: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct WorkerLabel {
+    model: String,
     worker: u32,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabels {
+    model: String,
     worker: u32,
     state: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct BellLabels {
+    model: String,
     worker: u32,
     direction: &'static str,
 }
@@ -104,6 +114,7 @@ impl Default for Metrics {
             deliver_frames: Family::default(),
             deliver_messages: Family::default(),
             bells: Family::default(),
+            verifications: Family::default(),
             streams_open: Gauge::default(),
             admit_limit: Gauge::default(),
             admit_queue_length: Gauge::default(),
@@ -157,6 +168,7 @@ impl Metrics {
             self.inter_token_latency.clone(),
         );
         r.register("worker_restarts", "Lives of a worker after its first", self.worker_restarts.clone());
+        r.register("verify_runs", "Stored models read whole, by outcome", self.verifications.clone());
         r.register("worker_state", "1 for the state a worker is in", self.worker_states.clone());
     }
 
@@ -170,30 +182,57 @@ impl Metrics {
         self.rejections.get_or_create(&ReasonLabel { reason }).inc();
     }
 
+    /// A stored model was read whole while it served.
+    pub fn count_verification(&self, model: &str, good: bool) {
+        let outcome = if good { "good" } else { "damaged" };
+        self.verifications.get_or_create(&VerifyLabels { model: model.to_owned(), outcome }).inc();
+    }
+
     /// A worker begins another life.
-    pub fn count_restart(&self, worker: usize) {
-        self.worker_restarts.get_or_create(&label(worker)).inc();
+    pub fn count_restart(&self, worker: &WorkerId) {
+        self.worker_restarts.get_or_create(&worker.into()).inc();
     }
 
     /// A worker is in `state` now.
-    pub fn set_worker_state(&self, worker: usize, state: WorkerState) {
+    pub fn set_worker_state(&self, worker: &WorkerId, state: WorkerState) {
         for other in WorkerState::ALL {
-            let labels = StateLabels { worker: worker as u32, state: other.name() };
-            self.worker_states.get_or_create(&labels).set(i64::from(other == state));
+            let gauge = self.worker_states.get_or_create_owned(&StateLabels::of(worker, other));
+            gauge.set(i64::from(other == state));
         }
     }
 
     /// The counters of one worker's link.
-    pub fn link(&self, worker: usize) -> LinkMetrics {
-        let bells =
-            |direction| self.bells.get_or_create_owned(&BellLabels { worker: worker as u32, direction });
+    pub fn link(&self, worker: &WorkerId) -> LinkMetrics {
+        let label = worker.into();
+        let bells = |direction| self.bells.get_or_create_owned(&BellLabels::of(worker, direction));
         LinkMetrics {
-            ship_frames: self.ship_frames.get_or_create_owned(&label(worker)),
-            ship_messages: self.ship_messages.get_or_create_owned(&label(worker)),
-            deliver_frames: self.deliver_frames.get_or_create_owned(&label(worker)),
-            deliver_messages: self.deliver_messages.get_or_create_owned(&label(worker)),
-            bells_sent: bells("sent"),
-            bells_received: bells("received"),
+            ship_frames: self.ship_frames.get_or_create_owned(&label),
+            ship_messages: self.ship_messages.get_or_create_owned(&label),
+            deliver_frames: self.deliver_frames.get_or_create_owned(&label),
+            deliver_messages: self.deliver_messages.get_or_create_owned(&label),
+            bells_sent: bells(SENT),
+            bells_received: bells(RECEIVED),
+        }
+    }
+
+    /// A worker is gone for good: its lines go, too, or every model that was ever loaded would stay.
+    pub fn forget_worker(&self, worker: &WorkerId) {
+        let label = worker.into();
+        let of_workers = [
+            &self.worker_restarts,
+            &self.ship_frames,
+            &self.ship_messages,
+            &self.deliver_frames,
+            &self.deliver_messages,
+        ];
+        for family in of_workers {
+            family.remove(&label);
+        }
+        for direction in [SENT, RECEIVED] {
+            self.bells.remove(&BellLabels::of(worker, direction));
+        }
+        for state in WorkerState::ALL {
+            self.worker_states.remove(&StateLabels::of(worker, state));
         }
     }
 
@@ -206,6 +245,24 @@ impl Metrics {
     }
 }
 
-fn label(worker: usize) -> WorkerLabel {
-    WorkerLabel { worker: worker as u32 }
+/// Directions of bells, as their label has them.
+const SENT: &str = "sent";
+const RECEIVED: &str = "received";
+
+impl From<&WorkerId> for WorkerLabel {
+    fn from(worker: &WorkerId) -> Self {
+        Self { model: worker.model.to_string(), worker: worker.number as u32 }
+    }
+}
+
+impl StateLabels {
+    fn of(worker: &WorkerId, state: WorkerState) -> Self {
+        Self { model: worker.model.to_string(), worker: worker.number as u32, state: state.name() }
+    }
+}
+
+impl BellLabels {
+    fn of(worker: &WorkerId, direction: &'static str) -> Self {
+        Self { model: worker.model.to_string(), worker: worker.number as u32, direction }
+    }
 }

@@ -1,23 +1,52 @@
 //! Stage *route*: which worker takes a request.
 //!
-//! The table of workers is written by the supervisor and read by requests, `/readyz` and the model
-//! list: what they say is what the supervisor knows.
+//! The table of models and their workers is written by those who load models and keep workers
+//! running, and read by requests, `/readyz` and the model list: what they say is what is known.
+
+mod status;
 
 use std::{
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use protocol::message::{Heartbeat, ModelInfo};
+use protocol::message::ModelInfo;
 
-use crate::{link::Link, supervisor::WorkerState};
+pub use self::status::{ModelState, ModelStatus, WorkerStatus, WorkerWork};
+use crate::{
+    link::Link,
+    supervisor::{WorkerId, WorkerState},
+};
 
-/// The workers, as requests see them.
-#[derive(Debug)]
+/// The models and their workers, as requests see them.
+#[derive(Debug, Default)]
 pub struct Router {
-    /// The name under which the workers were told to load the model.
-    model: String,
-    workers: RwLock<Vec<Worker>>,
+    /// In the order in which they were loaded.
+    models: RwLock<Vec<Model>>,
+}
+
+#[derive(Debug)]
+struct Model {
+    /// The name or digest under which it was loaded.
+    name: String,
+    phase: Phase,
+    workers: Vec<Worker>,
+    /// What the last worker that became ready said.
+    info: Option<ModelInfo>,
+    /// What a verification found to be wrong with what is stored.
+    damage: Option<String>,
+    /// Unix seconds since when it is loaded.
+    since: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    /// It takes requests as soon as, and as long as, a worker is ready.
+    Serving,
+    /// It takes nothing new, and finishes what it has.
+    Draining,
+    /// It could not be loaded, and why: it has no workers.
+    Failed(String),
 }
 
 #[derive(Clone, Debug)]
@@ -33,8 +62,6 @@ struct Worker {
 struct Service {
     link: Link,
     info: ModelInfo,
-    /// Unix seconds at which it became ready.
-    since: u64,
 }
 
 /// Where a request goes.
@@ -50,11 +77,19 @@ pub struct Route {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
     /// Nobody serves this model, or will.
-    #[error("the model `{model}` does not exist; this server has `{served}`")]
+    #[error("the model `{model}` does not exist or is not loaded; this server has {served}")]
     UnknownModel {
         /// What was asked for.
         model: String,
-        /// What is served.
+        /// What is served, for people.
+        served: String,
+    },
+    /// It finishes what it has.
+    #[error("the model `{model}` is being unloaded and takes no more requests; this server has {served}")]
+    Unloading {
+        /// What was asked for.
+        model: String,
+        /// What else is served, for people.
         served: String,
     },
     /// Its workers are all loading, restarting or leaving.
@@ -65,158 +100,173 @@ pub enum RouteError {
     },
 }
 
-/// One worker's state, for `/readyz`.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct WorkerStatus {
-    /// Its number, from 0.
-    pub worker: usize,
-    /// What it is doing.
-    pub state: WorkerState,
-    /// Live streams on it.
-    pub streams: usize,
-    /// What it said about itself, once it serves.
-    #[serde(flatten)]
-    pub work: Option<WorkerWork>,
-    /// Why it is not ready.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
-}
-
-/// A serving worker's own words, for `/readyz`.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct WorkerWork {
-    /// Its process id.
-    pub pid: u32,
-    /// Microseconds from its start until the weights could be used, without the tokenizer.
-    pub load_micros: u64,
-    /// Microseconds for reading the tokenizer.
-    pub tokenizer_micros: u64,
-    /// Engine steps since its start.
-    pub step: u64,
-    /// Sequences that take part in steps.
-    pub running: u32,
-    /// Sequences that wait for a place.
-    pub waiting: u32,
-    /// Tokens whose keys and values it holds.
-    pub kv_tokens: u64,
-    /// Most tokens whose keys and values it may hold.
-    pub kv_capacity: u64,
-}
-
-/// A model that is served now, for the model list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServedModel {
-    /// What the workers say about it.
-    pub info: ModelInfo,
-    /// Unix seconds since when.
-    pub since: u64,
-}
+/// Models that could not be loaded and are still listed; older ones are forgotten.
+const MAX_FAILED: usize = 8;
 
 impl Router {
-    /// `count` workers that will load `model`, none ready.
-    pub fn new(model: String, count: usize) -> Self {
+    /// `count` workers will load `name`; none is ready. Replaces what is known of an earlier attempt.
+    pub fn add(&self, name: &str, count: usize) {
         let worker = Worker { state: WorkerState::Spawning, note: None, service: None };
-        Self { model, workers: RwLock::new(vec![worker; count]) }
+        // A clock before 1970 is no reason to fail.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let (phase, workers) = (Phase::Serving, vec![worker; count]);
+        let model = Model { name: name.to_owned(), phase, workers, info: None, damage: None, since };
+        let mut models = self.write();
+        models.retain(|model| model.name != name);
+        models.push(model);
     }
 
-    /// The least loaded ready worker.
-    pub fn route(&self, model: &str) -> Result<Route, RouteError> {
-        let workers = self.read();
-        let ready = || workers.iter().filter_map(Worker::ready).filter(|s| s.serves(model, &self.model));
-        if let Some(service) = ready().min_by_key(|service| service.link.live_streams()) {
-            return Ok(Route { link: service.link.clone(), info: service.info.clone() });
+    /// The model takes nothing new from now on.
+    pub fn set_draining(&self, name: &str) {
+        self.change(name, |model| model.phase = Phase::Draining);
+    }
+
+    /// The model could not be loaded; its workers are gone.
+    pub fn set_failed(&self, name: &str, why: String) {
+        self.change(name, |model| {
+            model.workers.clear();
+            model.phase = Phase::Failed(why);
+        });
+        let mut models = self.write();
+        if models.iter().filter(|model| model.has_failed()).count() > MAX_FAILED
+            && let Some(oldest) = models.iter().position(Model::has_failed)
+        {
+            models.remove(oldest);
         }
-        let known = workers.iter().filter_map(|w| w.service.as_ref()).any(|s| s.info.name == model);
-        if known || model == self.model {
-            Err(RouteError::NoWorker { model: model.to_owned() })
-        } else {
-            Err(RouteError::UnknownModel { model: model.to_owned(), served: self.model.clone() })
-        }
+    }
+
+    /// What a verification found to be wrong with what is stored of the model, if anything.
+    pub fn set_damage(&self, name: &str, damage: Option<String>) {
+        self.change(name, |model| model.damage = damage);
+    }
+
+    /// Forgets a model whose workers are gone. False if it was not known.
+    pub fn remove(&self, name: &str) -> bool {
+        let mut models = self.write();
+        let before = models.len();
+        models.retain(|model| model.name != name);
+        models.len() < before
     }
 
     /// The worker serves from now on.
-    pub fn set_ready(&self, worker: usize, link: Link, info: ModelInfo) {
-        // A clock before 1970 is no reason to fail.
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let service = Some(Service { link, info, since });
+    pub fn set_ready(&self, worker: &WorkerId, link: Link, info: ModelInfo) {
+        self.change(&worker.model, |model| model.info = Some(info.clone()));
+        let service = Some(Service { link, info });
         self.set(worker, Worker { state: WorkerState::Ready, note: None, service });
     }
 
     /// The worker does not serve (any more), and `note` says why.
-    pub fn set_state(&self, worker: usize, state: WorkerState, note: Option<String>) {
+    pub fn set_state(&self, worker: &WorkerId, state: WorkerState, note: Option<String>) {
         self.set(worker, Worker { state, note, service: None });
     }
 
-    /// Whether a request would be taken.
-    pub fn is_ready(&self) -> bool {
-        self.read().iter().any(|worker| worker.ready().is_some())
-    }
-
-    /// All workers' states, by number.
-    pub fn statuses(&self) -> Vec<WorkerStatus> {
-        let status = |(worker, w): (usize, &Worker)| WorkerStatus {
-            worker,
-            state: w.shown(),
-            streams: w.service.as_ref().map_or(0, |s| s.link.live_streams()),
-            work: w.service.as_ref().map(Service::work),
-            note: w.note.clone(),
+    /// The least loaded ready worker of the model with this name or digest.
+    pub fn route(&self, id: &str) -> Result<Route, RouteError> {
+        let models = self.read();
+        let asked = || id.to_owned();
+        let Some(model) = find(&models, id).filter(|model| !model.has_failed()) else {
+            return Err(RouteError::UnknownModel { model: asked(), served: served(&models) });
         };
-        self.read().iter().enumerate().map(status).collect()
+        if model.phase == Phase::Draining {
+            return Err(RouteError::Unloading { model: asked(), served: served(&models) });
+        }
+        let ready = model.workers.iter().filter_map(Worker::ready);
+        match ready.min_by_key(|service| service.link.live_streams()) {
+            Some(service) => Ok(Route { link: service.link.clone(), info: service.info.clone() }),
+            None => Err(RouteError::NoWorker { model: asked() }),
+        }
     }
 
-    /// The models that ready workers serve, each once.
-    pub fn models(&self) -> Vec<ServedModel> {
-        let mut models: Vec<ServedModel> = Vec::new();
-        for service in self.read().iter().filter_map(Worker::ready) {
-            if !models.iter().any(|m| m.info.name == service.info.name) {
-                models.push(ServedModel { info: service.info.clone(), since: service.since });
-            }
-        }
-        models
+    /// The name under which the model with this name or digest is known.
+    pub fn name_of(&self, id: &str) -> Option<String> {
+        find(&self.read(), id).map(|model| model.name.clone())
+    }
+
+    /// [`RouteError::UnknownModel`] for `id`, with what is served instead.
+    pub fn unknown(&self, id: &str) -> RouteError {
+        RouteError::UnknownModel { model: id.to_owned(), served: served(&self.read()) }
+    }
+
+    /// Whether a request for some model would be taken.
+    pub fn is_ready(&self) -> bool {
+        self.read().iter().any(|model| model.state() == ModelState::Ready)
+    }
+
+    /// All workers' states, model by model.
+    pub fn workers(&self) -> Vec<WorkerStatus> {
+        self.read().iter().flat_map(Model::worker_statuses).collect()
+    }
+
+    /// All models: those that are loaded, and those that lately could not be.
+    pub fn models(&self) -> Vec<ModelStatus> {
+        self.read().iter().map(Model::status).collect()
+    }
+
+    /// The model with this name or digest.
+    pub fn model(&self, id: &str) -> Option<ModelStatus> {
+        find(&self.read(), id).map(Model::status)
     }
 
     /// The links of all workers that serve.
     pub fn links(&self) -> Vec<Link> {
-        self.read().iter().filter_map(Worker::ready).map(|service| service.link.clone()).collect()
+        self.read().iter().flat_map(Model::links).collect()
     }
 
-    fn set(&self, worker: usize, value: Worker) {
-        if let Some(slot) = self.write().get_mut(worker) {
-            *slot = value;
+    /// The links of the model's workers that serve.
+    pub fn links_of(&self, name: &str) -> Vec<Link> {
+        let models = self.read();
+        models.iter().filter(|model| model.name == name).flat_map(Model::links).collect()
+    }
+
+    fn set(&self, worker: &WorkerId, value: Worker) {
+        self.change(&worker.model, |model| {
+            if let Some(slot) = model.workers.get_mut(worker.number) {
+                *slot = value;
+            }
+        });
+    }
+
+    fn change(&self, name: &str, change: impl FnOnce(&mut Model)) {
+        if let Some(model) = self.write().iter_mut().find(|model| model.name == name) {
+            change(model);
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Vec<Worker>> {
-        self.workers.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Vec<Model>> {
+        self.models.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Vec<Worker>> {
-        self.workers.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> RwLockWriteGuard<'_, Vec<Model>> {
+        self.models.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// By name, or by digest: several names may have one, and one that serves is preferred.
+fn find<'a>(models: &'a [Model], id: &str) -> Option<&'a Model> {
+    let has_digest = |model: &&Model| model.info.as_ref().is_some_and(|info| info.digest == id);
+    let digest = || models.iter().filter(has_digest).min_by_key(|model| model.phase != Phase::Serving);
+    models.iter().find(|model| model.name == id).or_else(digest)
+}
+
+/// For people.
+fn served(models: &[Model]) -> String {
+    let serving = models.iter().filter(|model| model.phase == Phase::Serving);
+    let names: Vec<_> = serving.map(|model| format!("`{}`", model.name)).collect();
+    if names.is_empty() { "no model".to_owned() } else { names.join(", ") }
+}
+
+impl Model {
+    fn has_failed(&self) -> bool {
+        matches!(self.phase, Phase::Failed(_))
+    }
+
+    fn links(&self) -> Vec<Link> {
+        self.workers.iter().filter_map(Worker::ready).map(|service| service.link.clone()).collect()
     }
 }
 
 impl Worker {
-    /// Its link may know of its death a moment before the supervisor does.
-    fn shown(&self) -> WorkerState {
-        let dead = self.state == WorkerState::Ready && self.ready().is_none();
-        if dead { WorkerState::Exited } else { self.state }
-    }
-
     fn ready(&self) -> Option<&Service> {
         self.service.as_ref().filter(|service| self.state == WorkerState::Ready && service.link.is_alive())
-    }
-}
-
-impl Service {
-    fn work(&self) -> WorkerWork {
-        let Heartbeat { step, running, waiting, kv_tokens, kv_capacity } = self.link.heartbeat();
-        let ModelInfo { load_micros, tokenizer_micros, .. } = self.info;
-        let pid = self.link.pid();
-        WorkerWork { pid, load_micros, tokenizer_micros, step, running, waiting, kv_tokens, kv_capacity }
-    }
-
-    /// By its own name, or by the one it was loaded under.
-    fn serves(&self, model: &str, configured: &str) -> bool {
-        self.info.name == model || configured == model
     }
 }

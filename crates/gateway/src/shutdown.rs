@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{http::App, supervisor::Supervisor};
+use crate::http::App;
 
 /// SIGINT and SIGTERM.
 #[derive(Debug)]
@@ -46,15 +46,13 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// ones are done.
 pub async fn shut_down(
     app: &App,
-    supervisor: Supervisor,
     server: impl Future<Output = ()>,
     stop: watch::Sender<bool>,
     drain_timeout: Duration,
     signals: &mut Signals,
 ) {
     app.admission.close();
-    // A draining worker leaves the router, but its streams may still have to be ended.
-    let links = app.router.links();
+    app.models.close();
     stop.send_replace(true);
     let mut server = std::pin::pin!(server);
     info!("streams may go on for {drain_timeout:?}; a second signal ends them at once");
@@ -65,11 +63,11 @@ pub async fn shut_down(
     };
     if let Some(why) = forced {
         warn!(why, "ending the streams that are left");
-        for link in &links {
+        for link in app.router.links() {
             link.lose("the server is shutting down");
         }
         // Idle connections may stay open for longer; they are not waited for.
         let _ = timeout(FLUSH, server).await;
     }
-    supervisor.drain().await;
+    app.models.drain().await;
 }

@@ -19,7 +19,7 @@ use protocol::{
     ids::RequestId,
     message::{Failure, FailureKind, Generate, StreamEvent, StreamEventKind, Submission},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::{link::Outbox, metrics::Metrics};
 
@@ -30,14 +30,16 @@ type Delivery = Vec<StreamEventKind>;
 #[derive(Debug)]
 pub struct Streams {
     table: Mutex<Table>,
+    /// Told when a stream ended.
+    ended: Notify,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     open: HashMap<RequestId, Entry>,
-    /// Set once, when the worker is gone: nothing can be opened any more.
-    lost: Option<Failure>,
+    /// Set once, when the worker takes nothing new or is gone: nothing can be opened any more.
+    refusal: Option<Failure>,
 }
 
 /// The worker's end of a stream.
@@ -77,10 +79,10 @@ pub struct Stream {
 impl Streams {
     /// No streams, for a worker that has just begun to live.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { table: Mutex::default(), metrics }
+        Self { table: Mutex::default(), ended: Notify::new(), metrics }
     }
 
-    /// Opens the stream of `generate` and queues it for the worker; the failure if the worker is gone.
+    /// Opens the stream of `generate` and queues it for the worker; the failure if the worker takes nothing any more.
     pub fn open(
         self: &Arc<Self>,
         outbox: &Arc<Outbox>,
@@ -93,7 +95,7 @@ impl Streams {
         let granted = Arc::new(AtomicU64::new(generate.credit.into()));
         let lump = (generate.credit / 4).max(1);
         let mut table = self.table();
-        if let Some(failure) = &table.lost {
+        if let Some(failure) = &table.refusal {
             return Err(failure.clone());
         }
         let (step, granted_too) = (Vec::new(), Arc::clone(&granted));
@@ -144,18 +146,45 @@ impl Streams {
         for id in touched {
             table.flush(id);
         }
+        drop(table);
+        self.ended.notify_waiters();
         broken
     }
 
-    /// Ends every stream with `failure`, and refuses new ones with it. The first failure stays.
-    pub fn lose(&self, failure: Failure) {
+    /// Refuses new streams with `failure`; those that are live go on. The first refusal stays.
+    pub fn close(&self, failure: Failure) {
+        self.table().refusal.get_or_insert(failure);
+    }
+
+    /// Returns when no stream is live. Only after [`Streams::close`] it stays so.
+    pub async fn idle(&self) {
+        loop {
+            // Asked for before the look, so that an end between the two is not missed.
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if self.is_empty() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Ends every stream with `failure`, and refuses new ones with it if nothing did before. Returns the streams
+    /// that it ended: a worker that still lives must be told to cancel them.
+    pub fn lose(&self, failure: Failure) -> Vec<RequestId> {
         let mut table = self.table();
-        let failure = table.lost.get_or_insert(failure).clone();
-        for (_, entry) in table.open.drain() {
+        table.refusal.get_or_insert_with(|| failure.clone());
+        let mut ended = Vec::with_capacity(table.open.len());
+        for (id, entry) in table.open.drain() {
             // It fails if the client has gone (nobody to tell), or if the channel is full, which the
             // sum at its creation rules out.
             let _ = entry.sender.try_send(vec![StreamEventKind::Failed(failure.clone())]);
+            ended.push(id);
         }
+        drop(table);
+        self.ended.notify_waiters();
+        ended
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -275,6 +304,7 @@ impl Drop for Stream {
         // If it is not live, its terminal event came and was not read: the worker is done with it.
         if live {
             self.outbox.push(Submission::Cancel(self.id));
+            self.streams.ended.notify_waiters();
         }
     }
 }

@@ -54,5 +54,8 @@ fn a_missing_worker_is_named() {
 #[test]
 fn a_worker_that_exits_at_once_ends_the_gateway_with_an_error() {
     let words = refusal(&["--model", "m", "--port", "0", "--worker-bin", "/bin/false"]);
-    assert!(words.contains("no worker could start: it exited with status 1 before it connected"), "{words}");
+    assert!(
+        words.contains("the model `m` could not be loaded: it exited with status 1 before it connected"),
+        "{words}"
+    );
 }

@@ -4,7 +4,7 @@
 mod support;
 
 use axum::{body::Body, http::Request};
-use protocol::message::{Failure, FailureKind, FinishReason, Heartbeat, Prompt, StreamEventKind};
+use protocol::message::{Failure, FailureKind, FinishReason, Heartbeat, Prompt, Report, StreamEventKind};
 use serde_json::{Value, json};
 use support::*;
 use tokio::{
@@ -121,13 +121,17 @@ async fn models_health_and_metrics_tell_the_truth() {
     assert_eq!(world.get("/livez").await.status.as_u16(), 200);
     let unready = world.get("/readyz").await;
     assert_eq!((unready.status.as_u16(), &unready.json()["ready"]), (503, &json!(false)));
-    assert_eq!(world.get("/v1/models").await.json(), json!({"object": "list", "data": []}));
-    assert_eq!(world.get("/v1/models/tiny").await.error().2, "no_worker");
+    let loading = world.get("/v1/models").await.json();
+    assert_eq!(
+        (&loading["data"][0]["id"], &loading["data"][0]["state"]),
+        (&json!("tiny"), &json!("loading"))
+    );
+    assert_eq!(world.get("/v1/models/tiny").await.json()["context_length"], Value::Null);
     let refused = world.post(CHAT, &chat(json!({}))).await;
     assert_eq!(refused.error(), (503, "server_error".into(), "no_worker".into()));
     assert_eq!((refused.header("retry-after"), refused.header("retry-after-ms")), ("2", "2000"));
 
-    worker.send(&protocol::message::Report::Ready(model())).await;
+    worker.send(&Report::Ready(info("tiny"))).await;
     until("a ready worker", || world.app.router.is_ready()).await;
     let ready = world.get("/readyz").await;
     assert_eq!(ready.status.as_u16(), 200);
@@ -138,15 +142,24 @@ async fn models_health_and_metrics_tell_the_truth() {
     );
     assert_eq!(status["running"], 0);
     let heartbeat = Heartbeat { step: 7, running: 2, ..Heartbeat::default() };
-    worker.send(&protocol::message::Report::Heartbeat(heartbeat)).await;
-    until("its heartbeat", || world.app.router.statuses()[0].work.as_ref().is_some_and(|w| w.step == 7))
-        .await;
+    worker.send(&Report::Heartbeat(heartbeat)).await;
+    until("its heartbeat", || world.app.router.workers()[0].work.as_ref().is_some_and(|w| w.step == 7)).await;
     assert_eq!(world.get("/readyz").await.json()["workers"][0]["running"], 2);
-    let list = world.get("/v1/models").await.json();
-    assert_eq!((&list["data"][0]["id"], &list["data"][0]["object"]), (&json!("tiny"), &json!("model")));
-    assert_eq!(world.get("/v1/models/tiny").await.json()["context_length"], 128);
-    assert_eq!(world.metric("kr_worker_state{worker=\"0\",state=\"ready\"}").await, "1");
-    assert_eq!(world.metric("kr_worker_state{worker=\"0\",state=\"loading\"}").await, "0");
+    let mut list = world.get("/v1/models").await.json();
+    assert!(list["data"][0]["created"].as_u64().unwrap() > 1_700_000_000);
+    list["data"][0]["created"] = Value::Null;
+    let expected = json!({
+        "id": "tiny", "object": "model", "created": null, "owned_by": "kr-serve", "state": "ready", "reason": null,
+        "workers": 1, "ready_workers": 1, "size_bytes": 7000, "context_length": 128, "architecture": "llama",
+        "digest": "0123456789abcdef",
+    });
+    assert_eq!(list, json!({"object": "list", "data": [expected]}));
+    for id in ["tiny", "0123456789abcdef"] {
+        assert_eq!(world.get(&format!("/v1/models/{id}")).await.json()["id"], "tiny");
+    }
+    let state = |state: &str| format!("kr_worker_state{{model=\"tiny\",worker=\"0\",state=\"{state}\"}}");
+    assert_eq!(world.metric(&state("ready")).await, "1");
+    assert_eq!(world.metric(&state("loading")).await, "0");
 
     world.app.admission.close();
     let closing = world.get("/readyz").await;

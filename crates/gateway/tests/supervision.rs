@@ -14,6 +14,11 @@ use support::*;
 const QUICK: &str =
     "workers:\n  restart_backoff_ms: 1\n  max_restart_backoff_ms: 1\n  heartbeat_timeout_ms: 60000\n";
 
+/// Why the model that is served from the start could not be loaded.
+async fn failed_start(world: World) -> String {
+    soon("the end", world.loading).await.unwrap().unwrap_err().to_string()
+}
+
 fn code(event: &str) -> Value {
     serde_json::from_str::<Value>(event).unwrap()["error"]["code"].clone()
 }
@@ -45,7 +50,7 @@ async fn a_dead_worker_ends_its_streams_once_and_the_next_life_serves() {
     let (id, response) = world.begin_stream(&mut worker).await;
     worker.events(id, vec![finished(FinishReason::Stop)]).await;
     assert_eq!(Reply::read(response).await.events().last().unwrap(), "[DONE]");
-    assert_eq!(world.metric("kr_worker_restarts_total{worker=\"0\"}").await, "1");
+    assert_eq!(world.metric("kr_worker_restarts_total{model=\"tiny\",worker=\"0\"}").await, "1");
 }
 
 #[tokio::test]
@@ -81,33 +86,33 @@ async fn a_worker_that_breaks_the_wire_ends_its_life_not_the_gateway() {
 
 #[tokio::test]
 async fn a_gateway_whose_every_worker_fails_at_first_gives_up_with_its_words() {
-    let mut world = World::start(QUICK);
+    let world = World::start(QUICK);
     let mut worker = world.next_worker().await;
     let message = "no artifact is named `tiny`".to_owned();
-    let failure = Failure { kind: FailureKind::InvalidRequest, param: None, message };
+    let failure = Failure { kind: FailureKind::UnknownModel, param: None, message };
     worker.send(&Report::LoadFailed(failure)).await;
     worker.die();
-    let error = soon("the end", world.supervisor.wait_ready()).await.unwrap_err();
-    assert_eq!(error.to_string(), "no worker could start: no artifact is named `tiny`");
+    let error = failed_start(world).await;
+    assert_eq!(error, "the model `tiny` could not be loaded: no artifact is named `tiny`");
 }
 
 #[tokio::test]
 async fn a_refused_hello_is_a_failed_start_with_the_workers_words() {
-    let mut world = World::start(QUICK);
-    let (_pid, path) = world.next_process().await;
+    let world = World::start(QUICK);
+    let path = world.next_process().await.socket;
     let (socket, _hello) = TestWorker::connect(&path).await;
     TestWorker::answer(&socket, HelloAck::refused("I am too old")).await;
-    let error = soon("the end", world.supervisor.wait_ready()).await.unwrap_err().to_string();
+    let error = failed_start(world).await;
     assert!(error.contains("I am too old"), "{error}");
     assert!(!path.exists(), "the socket's file is removed");
 }
 
 #[tokio::test]
 async fn a_worker_that_exits_before_it_connects_is_a_failed_start() {
-    let mut world = World::start(QUICK);
-    let (pid, _path) = world.next_process().await;
+    let world = World::start(QUICK);
+    let pid = world.next_process().await.pid;
     assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
-    let error = soon("the end", world.supervisor.wait_ready()).await.unwrap_err().to_string();
+    let error = failed_start(world).await;
     assert!(error.contains("was killed by signal 9 before it connected"), "{error}");
 }
 
@@ -118,8 +123,8 @@ async fn requests_go_to_the_least_loaded_worker_and_survive_the_other() {
     let mut one = world.next_ready_worker().await;
     let (_, held) = world.begin_stream(&mut one).await;
     let mut two = world.next_worker().await;
-    two.send(&Report::Ready(model())).await;
-    until("both", || world.app.router.statuses().iter().all(|s| s.state.name() == "ready")).await;
+    two.send(&Report::Ready(info("tiny"))).await;
+    until("both", || world.app.router.workers().iter().all(|s| s.state.name() == "ready")).await;
     let (id, response) = world.begin_stream(&mut two).await;
     one.die();
     assert_eq!(code(Reply::read(held).await.events().last().unwrap()), "worker_lost");
@@ -131,8 +136,8 @@ async fn requests_go_to_the_least_loaded_worker_and_survive_the_other() {
 #[tokio::test]
 async fn draining_tells_the_worker_and_waits_for_its_exit() {
     let (world, mut worker) = World::ready(QUICK).await;
-    let (router, pid) = (world.app.router.clone(), worker.pid);
-    let drained = tokio::spawn(world.supervisor.drain());
+    let (router, models, pid) = (world.app.router.clone(), world.app.models.clone(), worker.pid);
+    let drained = tokio::spawn(async move { models.drain().await });
     assert_eq!(worker.next().await, Submission::Drain);
     assert!(!router.is_ready());
     worker.send(&Report::Drained).await;

@@ -3,6 +3,16 @@
 
 use mlx_rs::{Array, error::Exception};
 
+/// Of the kernels, which are not there.
+pub fn instructions() -> &'static str {
+    "none"
+}
+
+/// Of the kernels, which are not there.
+pub fn threads() -> usize {
+    0
+}
+
 /// See the Linux build.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a> {

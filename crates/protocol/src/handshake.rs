@@ -29,7 +29,8 @@ use crate::{
 /// What this build speaks. History:
 ///
 /// - 1.0: the first.
-pub const VERSION: ProtocolVersion = ProtocolVersion { major: 1, minor: 0 };
+/// - 1.1: [`Report::Verified`](crate::message::Report) and `Damaged`, two more kinds of failure.
+pub const VERSION: ProtocolVersion = ProtocolVersion { major: 1, minor: 1 };
 
 /// First bytes of both messages.
 pub const MAGIC: [u8; 8] = *b"kr-mlx\r\n";

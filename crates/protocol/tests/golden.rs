@@ -11,7 +11,7 @@ use protocol::{
     ids::{Incarnation, RequestId},
     message::{
         Batch, ChatMessage, Failure, FailureKind, FinishReason, Generate, Heartbeat, ModelInfo, Prompt,
-        Report, Sampling, StreamEvent, StreamEventKind, Submission, TokenChunk, Usage,
+        Report, Sampling, StreamEvent, StreamEventKind, Submission, TokenChunk, Usage, Verified,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -108,6 +108,8 @@ fn reports() {
     check(Report::Heartbeat(heartbeat), "02 01 02 03 04 05");
     check(Report::Events(vec![]), "03 00");
     check(Report::Drained, "04");
+    check(Report::Verified(Verified { bytes: 5_000_000_000, micros: 9 }), "05 fd00f2052a01000000 09");
+    check(Report::Damaged(failure(FailureKind::DamagedModel)), "06 05 01 01 6e 02 6e6f");
 }
 
 #[test]
@@ -125,6 +127,8 @@ fn events() {
         (FailureKind::ContextLengthExceeded, "01"),
         (FailureKind::Internal, "02"),
         (FailureKind::WorkerLost, "03"),
+        (FailureKind::UnknownModel, "04"),
+        (FailureKind::DamagedModel, "05"),
     ];
     for (kind, expected) in kinds {
         let expected = format!("03 01 09 03 {expected} 01 01 6e 02 6e6f");

@@ -63,17 +63,18 @@ fn another_major_is_refused_whatever_its_body_is() {
     let mut bytes = hello(newer_major()).to_bytes().unwrap();
     bytes[HEADER_LEN..].fill(0xff);
     let error = read_hello(&mut &*bytes).unwrap_err();
-    let text =
-        "this side speaks protocol 1.0 and the peer 2.4; install gateway and worker from the same release";
+    let text = format!(
+        "this side speaks protocol {VERSION} and the peer 2.4; install gateway and worker from the same release"
+    );
     assert_eq!(error.to_string(), text);
 
     // The worker tells the gateway of the same version…
     let bytes = HelloAck::refused(&error).to_bytes().unwrap();
     let refusal = read_ack(&mut &*bytes).unwrap().accepted().unwrap_err();
-    assert_eq!(refusal.to_string(), format!("the worker (protocol 1.0) refused: {text}"));
+    assert_eq!(refusal.to_string(), format!("the worker (protocol {VERSION}) refused: {text}"));
 
     // …and one of another sees the version in the header.
-    let ack = HelloAck::Refused { version: newer_major(), reason: text.into() };
+    let ack = HelloAck::Refused { version: newer_major(), reason: text.clone() };
     let bytes = ack.to_bytes().unwrap();
     assert_eq!(read_ack(&mut &*bytes).unwrap_err().to_string(), text);
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 /// Runs one model on MLX for a gateway.
 ///
@@ -22,6 +22,10 @@ pub struct Cli {
     #[arg(long, value_name = "DIR", env = "KR_CACHE_DIR")]
     pub store: Option<PathBuf>,
 
+    /// What to verify of the stored model.
+    #[arg(long, value_name = "HOW", default_value = "background")]
+    pub verify: Verify,
+
     /// Most sequences that run at the same time; further ones wait.
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub max_running: usize,
@@ -33,4 +37,15 @@ pub struct Cli {
     /// Memory for keys and values, in MiB; preempted sequences are computed again.
     #[arg(long, value_name = "MIB", default_value_t = 4096)]
     pub kv_mib: u64,
+}
+
+/// How a stored model is verified, beyond the size and header of every blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Verify {
+    /// Not at all.
+    Header,
+    /// SHA-256 of all blobs before it serves.
+    Full,
+    /// SHA-256 of all blobs while it serves.
+    Background,
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use artifact_store::{Artifact, Store, default_store_dir};
+use artifact_store::{Artifact, Store, StoreError, default_store_dir};
 use crossbeam_channel::bounded;
 use protocol::message::{Failure, FailureKind, ModelInfo, Report};
 use tokenizers::Tokenizer;
@@ -17,7 +17,7 @@ use crate::{
     cli::Cli,
     engine::{Engine, Gauges, Inbox},
     link::{self, LinkSender, Receiver, Reports},
-    model::{Kernels, KvBudget, Model},
+    model::{Kernels, KvBudget, Model, ModelError},
     prepare::{ChatTemplate, Pool, Preparer},
     requests::Registry,
     scheduler::Limits,
@@ -50,8 +50,9 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     let sender = Arc::new(LinkSender::new(connected.sender, Arc::clone(&connected.socket)));
     let reports: Arc<dyn Reports> = Arc::clone(&sender) as _;
     let Loaded { artifact: _artifact, model, preparer, info } = load(cli, started).inspect_err(|error| {
-        let failure = Failure { kind: FailureKind::Internal, param: None, message: format!("{error:#}") };
-        reports.report(&Report::LoadFailed(failure));
+        // Before 1.1 there was one kind.
+        let kind = if connected.version.minor >= 1 { kind_of(error) } else { FailureKind::Internal };
+        reports.report(&Report::LoadFailed(Failure { kind, param: None, message: format!("{error:#}") }));
     })?;
 
     let limits = limits(cli, &model);
@@ -87,7 +88,7 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
             load_tokenizer(&artifact).map(|tokenizer| (tokenizer, began.elapsed()))
         });
         let kernels = Kernels::of(mlx_ext::init()?);
-        let budget = KvBudget { bytes: cli.kv_mib << 20, sequences: cli.max_running.max(1) };
+        let budget = KvBudget { bytes: cli.kv_mib << 20, sequences: cli.max_running.max(1), half: false };
         let model = Model::load(&artifact, kernels, budget)?;
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
@@ -116,6 +117,21 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
         vocab_size: model.vocab_size(),
     };
     Ok(Loaded { artifact, model, preparer, info })
+}
+
+/// What kind of trouble kept a model from being loaded.
+fn kind_of(error: &anyhow::Error) -> FailureKind {
+    let store = match error.downcast_ref::<ModelError>() {
+        Some(ModelError::Store(error)) => Some(error),
+        _ => error.downcast_ref::<StoreError>(),
+    };
+    match store {
+        Some(StoreError::UnknownArtifact { .. } | StoreError::AmbiguousDigest { .. }) => {
+            FailureKind::UnknownModel
+        }
+        Some(StoreError::Damaged { .. }) => FailureKind::DamagedModel,
+        _ => FailureKind::Internal,
+    }
 }
 
 fn chat_template(artifact: &Artifact) -> anyhow::Result<Option<ChatTemplate>> {

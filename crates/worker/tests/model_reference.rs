@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod lockstep;
+
 use std::time::{Duration, Instant};
 
 use artifact_store::Store;
@@ -16,7 +18,11 @@ const MLX_TOLERANCE: f64 = 1e-3;
 /// Of our own kernels, which round activations to 16 bits in each group before they meet quantized weights.
 const OWN_TOLERANCE: f64 = 1e-2;
 
-const BUDGET: KvBudget = KvBudget { bytes: 256 << 20, sequences: 4 };
+/// Tokens, all prompts together, that both kinds of kernels choose side by side: MLX's take a tenth of a second for each.
+/// `cargo xtask bench accuracy` compares more.
+const SIDE_BY_SIDE: usize = 8;
+
+const BUDGET: KvBudget = KvBudget { bytes: 256 << 20, sequences: 4, half: false };
 
 #[derive(Deserialize)]
 struct Reference {
@@ -91,6 +97,25 @@ fn smollm2_agrees_with_mlx_lm() {
         let rows = vec![StepRow { tokens: &prompt.tokens, kv: &mut kv, wants_logits: true }];
         agree(prompt, &forward(&plain, rows)[0], MLX_TOLERANCE);
     }
+    drop(kvs);
+    both_kernels_go_the_same_way(&reference, &[plain, model]);
+}
+
+/// Every logit of every step, where [`agree`] sees some of one; and the probability of a text.
+fn both_kernels_go_the_same_way(reference: &Reference, models: &[Model]) {
+    let prompts: Vec<Vec<u32>> =
+        reference.prompts.iter().map(|prompt| prompt.tokens[prompt.tokens.len() - 9..].to_vec()).collect();
+    let mut outcomes = lockstep::continue_greedily(models, &prompts, SIDE_BY_SIDE);
+    for (outcome, of_text) in outcomes.iter_mut().zip(lockstep::read(models, &prompts)) {
+        outcome.merge(of_text);
+    }
+    let [theirs, ours] = &outcomes[..] else { panic!("one outcome a model") };
+    assert_eq!((ours.chosen, ours.predicted), (SIDE_BY_SIDE * prompts.len(), 8 * prompts.len()));
+    assert!(ours.largest_difference < OWN_TOLERANCE, "{ours:?}");
+    assert!(ours.other_tokens.is_empty(), "{ours:?}");
+    // Of few tokens: their errors do not cancel yet as they do in a long text, where 0.05 % is allowed.
+    let ratio = ours.perplexity() / theirs.perplexity();
+    assert!((ratio - 1.0).abs() < 2e-3, "perplexity {ratio} times that of MLX's operations");
 }
 
 /// One more token for each sequence, with the others and then alone: not a bit may differ.

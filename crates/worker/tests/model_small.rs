@@ -35,7 +35,7 @@ fn import_folder(store: &Path, source: &Path) -> Artifact {
 }
 
 /// Room for every test here.
-const BUDGET: KvBudget = KvBudget { bytes: 64 << 20, sequences: 16 };
+const BUDGET: KvBudget = KvBudget { bytes: 64 << 20, sequences: 16, half: false };
 
 fn load(tiny: &Tiny) -> Loaded {
     load_with(tiny, Kernels::Own)
@@ -240,6 +240,29 @@ fn cuts_change_no_bit() {
             assert!(last.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits()), "cut at {cut}");
         }
     }
+}
+
+#[test]
+fn keys_and_values_in_float16_stay_near_and_take_half_the_room() {
+    let spec = Spec { kv_heads: 2, ..Spec::default() };
+    let tiny = Tiny::new(spec.clone(), 13);
+    let (artifact, _folder) = import(&tiny);
+    let load = |half| Model::load(&artifact, Kernels::Own, KvBudget { half, ..BUDGET }).unwrap();
+    let (whole, half) = (load(false), load(true));
+    let tokens = SplitMix(14).tokens(70, spec.vocab);
+    let expected = reference::logits(&tiny, &tokens);
+    let found = alone(&half, &mut half.new_kv(), &tokens);
+    let difference = largest_difference(&found, &expected[69]);
+    // float16 keeps eleven bits: two layers' rounding by 2^-12 of each key and value, logits near 4.
+    assert!(difference < 1e-2, "{difference}");
+    assert_ne!(found, alone(&whole, &mut whole.new_kv(), &tokens), "nothing was rounded");
+    let cut: Vec<f32> = {
+        let mut kv = half.new_kv();
+        tokens.chunks(9).map(|chunk| alone(&half, &mut kv, chunk)).last().unwrap()
+    };
+    assert!(cut.iter().zip(&found).all(|(a, b)| a.to_bits() == b.to_bits()));
+    let reserved = BUDGET.sequences * 32;
+    assert_eq!(half.kv_tokens() + reserved, 2 * (whole.kv_tokens() + reserved));
 }
 
 #[test]

@@ -5,7 +5,6 @@
 //!
 //! ```text
 //! .mlx/mlx-cpu-*        MLX itself: libmlx.so and headers            (a Python wheel, unpacked)
-//! .mlx/openblas-*       the matrix products MLX calls                (a Python wheel, unpacked)
 //! .mlx/libclang-*       what bindgen parses C with                   (a Python wheel, unpacked)
 //! .mlx/mlxc-*           libmlxc.so and headers: MLX's C interface    (compiled from the sources in mlx-sys)
 //! .mlx/bindings-*       bindings.rs: that interface in Rust          (bindgen)
@@ -25,6 +24,6 @@ pub(crate) mod piece;
 pub(crate) mod wheel;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{bindings, run};
+pub(crate) use linux::{bindings, prerequisites, run};
 #[cfg(target_os = "macos")]
 pub(crate) use macos::run;

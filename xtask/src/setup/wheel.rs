@@ -43,18 +43,6 @@ pub(crate) const MLX: Wheel = Wheel {
     },
 };
 
-/// OpenBLAS, its names prefixed with `scipy_`.
-pub(crate) const OPENBLAS: Wheel = Wheel {
-    kind: "openblas",
-    package: "scipy-openblas32",
-    version: "0.3.34.481.3",
-    size: "9 MB",
-    sha256: Sha256PerArch {
-        x86_64: "0595f94cd58c1f8a0d90c975621f4587337a003916b1979e834ebdf2cb5d9504",
-        aarch64: "e085dddbc5b9aa130f83def515d31c440e69f387a90c7e63b154a5575b4466bc",
-    },
-};
-
 /// The C parser that bindgen loads. Pinned, so that bindings do not depend on what the system has.
 pub(crate) const LIBCLANG: Wheel = Wheel {
     kind: "libclang",

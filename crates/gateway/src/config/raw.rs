@@ -8,13 +8,14 @@ use serde::{
 };
 use serde_saphyr::{Location, Spanned};
 
-use super::ConfigError;
+use super::{ConfigError, Verify};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawConfig {
     pub(super) model: Option<Spanned<String>>,
     pub(super) server: Server,
+    pub(super) models: Models,
     pub(super) workers: Workers,
     pub(super) batch_queue: BatchQueue,
     pub(super) stream_registry: StreamRegistry,
@@ -28,6 +29,13 @@ pub(super) struct Server {
     pub(super) port: Spanned<u64>,
     pub(super) max_body_bytes: Spanned<u64>,
     pub(super) drain_timeout_ms: Spanned<u64>,
+    pub(super) admin_key_file: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Models {
+    pub(super) max_loaded: Spanned<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -73,6 +81,7 @@ pub(super) struct AdaptiveLimits {
 pub(super) struct Cache {
     #[serde(deserialize_with = "number_or_text")]
     pub(super) max_size_bytes: Spanned<String>,
+    pub(super) verify: Verify,
 }
 
 impl RawConfig {
@@ -103,7 +112,14 @@ impl Default for Server {
             port: default(8080),
             max_body_bytes: default(8 << 20),
             drain_timeout_ms: default(30_000),
+            admin_key_file: None,
         }
+    }
+}
+
+impl Default for Models {
+    fn default() -> Self {
+        Self { max_loaded: default(4) }
     }
 }
 
@@ -149,7 +165,7 @@ impl Default for AdaptiveLimits {
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { max_size_bytes: default("100GiB".into()) }
+        Self { max_size_bytes: default("100GiB".into()), verify: Verify::Background }
     }
 }
 

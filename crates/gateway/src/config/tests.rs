@@ -2,11 +2,11 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{Config, parse_bytes};
+use super::{Config, Verify, check::parse_bytes};
 use crate::cli::Flags;
 
 fn load(text: &str) -> Result<Config, String> {
-    load_with(text, &Flags { model: Some("tiny".into()), ..Flags::default() })
+    load_with(text, &Flags { models: vec!["tiny".into()], ..Flags::default() })
 }
 
 fn load_with(text: &str, flags: &Flags) -> Result<Config, String> {
@@ -106,16 +106,16 @@ fn flags_beat_the_file() {
         host: Some("::1".into()),
         port: Some(0),
         workers: Some(3),
-        model: Some("flag".into()),
+        models: vec!["flag".into(), "another".into()],
         ..Flags::default()
     };
     let text =
         "model: file\nserver:\n  host: 0.0.0.0\n  port: 9\n  drain_timeout_ms: 7\nworkers:\n  count: 2\n";
     let config = load_with(text, &flags).unwrap();
     assert_eq!((config.server.host.as_str(), config.server.port), ("::1", 0));
-    assert_eq!((config.workers.count, config.model.as_str()), (3, "flag"));
+    assert_eq!((config.workers.count, config.models), (3, vec!["flag".to_owned(), "another".into()]));
     assert_eq!(config.server.drain_timeout, Duration::from_millis(7));
-    assert_eq!(load_with(text, &Flags::default()).unwrap().model, "file");
+    assert_eq!(load_with(text, &Flags::default()).unwrap().models, ["file"]);
 }
 
 #[test]
@@ -128,6 +128,37 @@ fn a_model_must_be_named_by_someone() {
 
 #[test]
 fn impossible_flags_are_refused() {
-    let flags = Flags { workers: Some(0), model: Some("m".into()), ..Flags::default() };
-    assert_eq!(load_with("", &flags).unwrap_err(), "--workers is 0, but must be from 1 to 64");
+    let flags = |workers, models: &[&str]| Flags {
+        workers,
+        models: models.iter().map(|&model| model.to_owned()).collect(),
+        ..Flags::default()
+    };
+    let refused = |text: &str, flags: Flags| load_with(text, &flags).unwrap_err();
+    assert_eq!(refused("", flags(Some(0), &["m"])), "--workers is 0, but must be from 1 to 64");
+    assert_eq!(refused("", flags(None, &["m", " "])), "--model is empty");
+    assert_eq!(refused("", flags(None, &["m", "n", "m"])), "--model names `m` twice");
+    let error = refused("models:\n  max_loaded: 1\n", flags(None, &["m", "n"]));
+    assert_eq!(error, "runtime.yaml:2: `models.max_loaded` is 1, but 2 models are to be served");
+}
+
+#[test]
+fn verification_is_one_of_three() {
+    let verify = |text: &str| load(&format!("cache:\n  verify: {text}\n")).map(|c| c.verify);
+    assert_eq!(load("").unwrap().verify, Verify::Background);
+    assert_eq!(verify("full").unwrap(), Verify::Full);
+    assert_eq!(verify("header").unwrap(), Verify::Header);
+    let error = verify("sometimes").unwrap_err();
+    assert!(error.starts_with("runtime.yaml:2:") && error.contains("background"), "{error}");
+}
+
+#[test]
+fn an_admin_key_is_read_from_its_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = format!("server:\n  admin_key_file: {}\n", file.path().display());
+    std::fs::write(file.path(), "0123456789abcdef\n").unwrap();
+    assert!(load(&text).unwrap().server.admin_key.unwrap().is(b"0123456789abcdef"));
+    std::fs::write(file.path(), "\n").unwrap();
+    let error = load(&text).unwrap_err();
+    assert!(error.contains(&file.path().display().to_string()) && error.contains("16"), "{error}");
+    assert_eq!(load("").unwrap().server.admin_key, None);
 }

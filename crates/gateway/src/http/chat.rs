@@ -1,29 +1,16 @@
 //! `POST /v1/chat/completions`.
 
-use std::time::Instant;
-
-use axum::{
-    extract::{Request, State},
-    response::Response,
-};
 use protocol::message::FinishReason;
 use serde::Serialize;
 
 use super::{
-    App, body,
     error::ApiError,
-    fields,
-    generation::{Shape, generate, reason_word},
+    fields::{self, Checked},
+    generation::{Shape, reason_word},
 };
 
-/// Answers a chat.
-pub(super) async fn create(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
-    let body = body::read(request, app.max_body_bytes).await?;
-    generate::<Chat>(&app, fields::chat::read(&body)?, arrived).await
-}
-
-struct Chat;
+/// A chat's answer.
+pub(super) struct Chat;
 
 #[derive(Serialize)]
 struct ChunkChoice<'a> {
@@ -60,6 +47,10 @@ impl Shape for Chat {
     const ID_PREFIX: &'static str = "chatcmpl-";
     const OBJECT: &'static str = "chat.completion";
     const CHUNK_OBJECT: &'static str = "chat.completion.chunk";
+
+    fn read(body: &[u8]) -> Result<Checked, ApiError> {
+        fields::chat::read(body)
+    }
 
     fn opening() -> Option<impl Serialize> {
         let delta = Delta { role: Some("assistant"), content: Some("") };

@@ -1,29 +1,16 @@
 //! `POST /v1/completions`.
 
-use std::time::Instant;
-
-use axum::{
-    extract::{Request, State},
-    response::Response,
-};
 use protocol::message::FinishReason;
 use serde::Serialize;
 
 use super::{
-    App, body,
     error::ApiError,
-    fields,
-    generation::{Shape, generate, reason_word},
+    fields::{self, Checked},
+    generation::{Shape, reason_word},
 };
 
-/// Continues a text.
-pub(super) async fn create(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
-    let body = body::read(request, app.max_body_bytes).await?;
-    generate::<Completion>(&app, fields::completion::read(&body)?, arrived).await
-}
-
-struct Completion;
+/// A text's continuation.
+pub(super) struct Completion;
 
 #[derive(Serialize)]
 struct Choice<'a> {
@@ -37,6 +24,10 @@ impl Shape for Completion {
     const ID_PREFIX: &'static str = "cmpl-";
     const OBJECT: &'static str = "text_completion";
     const CHUNK_OBJECT: &'static str = "text_completion";
+
+    fn read(body: &[u8]) -> Result<Checked, ApiError> {
+        fields::completion::read(body)
+    }
 
     fn opening() -> Option<impl Serialize> {
         None::<()>

@@ -1,4 +1,6 @@
-//! The one table from failures to HTTP statuses and OpenAI's error JSON.
+//! Everything that can go wrong with a request, in OpenAI's error JSON.
+
+mod table;
 
 use std::time::Duration;
 
@@ -7,10 +9,12 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use protocol::message::{Failure, FailureKind};
+use protocol::message::Failure;
 use serde::Serialize;
 
-use crate::{admission::Rejection, router::RouteError};
+use self::table::Row;
+use super::admin::Refusal;
+use crate::{admission::Rejection, models::ModelError, router::RouteError};
 
 /// Everything that can go wrong with a request.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +68,12 @@ pub enum ApiError {
     /// Nowhere to go.
     #[error(transparent)]
     Unroutable(#[from] RouteError),
+    /// Not from an administrator.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Not loaded or unloaded.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// The worker could not do it.
     #[error("{}", .0.message)]
     Failed(Failure),
@@ -81,64 +91,7 @@ impl From<Failure> for ApiError {
     }
 }
 
-/// One row of the table.
-struct Row {
-    status: StatusCode,
-    kind: &'static str,
-    code: Option<&'static str>,
-    retry_after: Option<Duration>,
-}
-
-const INVALID: &str = "invalid_request_error";
-const SERVER: &str = "server_error";
-
-/// A place comes free whenever a stream ends.
-const RETRY_BUSY: Duration = Duration::from_secs(1);
-/// A worker's restart takes a back-off and a load.
-const RETRY_WORKER: Duration = Duration::from_secs(2);
-
 impl ApiError {
-    fn row(&self) -> Row {
-        let row = |status, kind, code| Row { status, kind, code, retry_after: None };
-        let retry = |status, kind, code, after| Row { status, kind, code, retry_after: Some(after) };
-        let unavailable = |code| retry(StatusCode::SERVICE_UNAVAILABLE, SERVER, code, RETRY_WORKER);
-        match self {
-            Self::UnknownPath(_) => row(StatusCode::NOT_FOUND, INVALID, Some("unknown_url")),
-            Self::Method(_) => row(StatusCode::METHOD_NOT_ALLOWED, INVALID, Some("method_not_allowed")),
-            Self::MediaType(_) => {
-                row(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Some("unsupported_media_type"))
-            }
-            Self::BodyTooLarge { .. } => row(StatusCode::PAYLOAD_TOO_LARGE, INVALID, Some("body_too_large")),
-            Self::BodyBroken(_) => row(StatusCode::BAD_REQUEST, INVALID, None),
-            Self::BodyTimeout(_) => row(StatusCode::REQUEST_TIMEOUT, INVALID, Some("body_timeout")),
-            Self::NotUtf8(_) | Self::Json(_) => row(StatusCode::BAD_REQUEST, INVALID, Some("invalid_json")),
-            Self::Field { .. } => row(StatusCode::BAD_REQUEST, INVALID, Some("invalid_value")),
-            Self::Unsupported { .. } => row(StatusCode::BAD_REQUEST, INVALID, Some("unsupported_parameter")),
-            Self::Rejected(Rejection::QueueFull { .. }) => {
-                retry(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("queue_full"), RETRY_BUSY)
-            }
-            Self::Rejected(Rejection::WaitedTooLong { .. }) => {
-                retry(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("queue_timeout"), RETRY_BUSY)
-            }
-            Self::Rejected(Rejection::ShuttingDown) => unavailable(Some("shutting_down")),
-            Self::Unroutable(RouteError::UnknownModel { .. }) => {
-                row(StatusCode::NOT_FOUND, INVALID, Some("model_not_found"))
-            }
-            Self::Unroutable(RouteError::NoWorker { .. }) => unavailable(Some("no_worker")),
-            Self::Failed(failure) => match failure.kind {
-                FailureKind::InvalidRequest => row(StatusCode::BAD_REQUEST, INVALID, Some("invalid_value")),
-                FailureKind::ContextLengthExceeded => {
-                    row(StatusCode::BAD_REQUEST, INVALID, Some("context_length_exceeded"))
-                }
-                FailureKind::Internal => row(StatusCode::INTERNAL_SERVER_ERROR, SERVER, Some("worker_error")),
-                FailureKind::WorkerLost => unavailable(Some("worker_lost")),
-            },
-            Self::Random(_) | Self::Internal => {
-                row(StatusCode::INTERNAL_SERVER_ERROR, SERVER, Some("internal_error"))
-            }
-        }
-    }
-
     fn param(&self) -> Option<&str> {
         match self {
             Self::Field { param, .. } => param.as_deref(),
@@ -166,6 +119,9 @@ impl IntoResponse for ApiError {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
             headers.insert("retry-after-ms", HeaderValue::from(after.as_millis() as u64));
         }
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         response
     }
 }
@@ -186,63 +142,4 @@ struct ErrorJson {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn failed(kind: FailureKind) -> ApiError {
-        ApiError::Failed(Failure { kind, param: Some("messages".into()), message: "why".into() })
-    }
-
-    fn model(model: &str) -> String {
-        model.to_owned()
-    }
-
-    #[test]
-    fn every_failure_has_its_status_type_and_code() {
-        let rejected = |r: Rejection| ApiError::Rejected(r);
-        let table = [
-            (ApiError::UnknownPath("/x".into()), 404, INVALID, "unknown_url"),
-            (ApiError::Method(axum::http::Method::PUT), 405, INVALID, "method_not_allowed"),
-            (ApiError::MediaType("text/plain".into()), 415, INVALID, "unsupported_media_type"),
-            (ApiError::BodyTooLarge { limit: 1 }, 413, INVALID, "body_too_large"),
-            (ApiError::BodyTimeout(Duration::from_secs(1)), 408, INVALID, "body_timeout"),
-            (ApiError::NotUtf8(3), 400, INVALID, "invalid_json"),
-            (
-                ApiError::Unsupported { param: "n".into(), what: "2".into() },
-                400,
-                INVALID,
-                "unsupported_parameter",
-            ),
-            (rejected(Rejection::QueueFull { waiting: 1 }), 429, "rate_limit_error", "queue_full"),
-            (
-                rejected(Rejection::WaitedTooLong { waited: RETRY_BUSY }),
-                429,
-                "rate_limit_error",
-                "queue_timeout",
-            ),
-            (rejected(Rejection::ShuttingDown), 503, SERVER, "shutting_down"),
-            (RouteError::NoWorker { model: model("m") }.into(), 503, SERVER, "no_worker"),
-            (
-                RouteError::UnknownModel { model: model("m"), served: model("s") }.into(),
-                404,
-                INVALID,
-                "model_not_found",
-            ),
-            (failed(FailureKind::InvalidRequest), 400, INVALID, "invalid_value"),
-            (failed(FailureKind::ContextLengthExceeded), 400, INVALID, "context_length_exceeded"),
-            (failed(FailureKind::Internal), 500, SERVER, "worker_error"),
-            (failed(FailureKind::WorkerLost), 503, SERVER, "worker_lost"),
-            (ApiError::Internal, 500, SERVER, "internal_error"),
-        ];
-        for (error, status, kind, code) in table {
-            let body = error.body().error;
-            assert_eq!((body.kind, body.code), (kind, Some(code)), "{error}");
-            let words = error.to_string();
-            let response = error.into_response();
-            assert_eq!(response.status(), status, "{words}");
-            let retry = response.headers().get(header::RETRY_AFTER).is_some();
-            assert_eq!(retry, matches!(status, 429 | 503), "{words}");
-            assert_eq!(retry, response.headers().get("retry-after-ms").is_some(), "{words}");
-        }
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 //! change the answer: what the server can't do is refused by name. Fields that it does not know are
 //! allowed, since clients send many (`user`, `metadata`, `store`, …).
 
+pub(super) mod admin;
 pub(super) mod chat;
 mod check;
 pub(super) mod completion;

@@ -4,13 +4,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::{
     Json,
+    extract::{Request, State},
     response::{IntoResponse, Response},
 };
 use protocol::message::{FinishReason, StreamEventKind, Usage};
 use serde::Serialize;
 use tracing::{Instrument, debug_span};
 
-use super::{App, error::ApiError, fields::Checked, sse};
+use super::{App, body, error::ApiError, fields::Checked, sse};
 use crate::streams::Stream;
 
 /// What differs between the two kinds of completion.
@@ -21,6 +22,8 @@ pub(super) trait Shape: Send + Sync + Unpin + 'static {
     const OBJECT: &'static str;
     /// `object` of a streamed piece.
     const CHUNK_OBJECT: &'static str;
+    /// What is asked for.
+    fn read(body: &[u8]) -> Result<Checked, ApiError>;
     /// The choice of the chunk that opens a stream, if there is one.
     fn opening() -> Option<impl Serialize>;
     /// The choice of a streamed piece. The last one has a reason and no text.
@@ -83,12 +86,12 @@ pub(super) fn reason_word(reason: FinishReason) -> &'static str {
     }
 }
 
-/// Admits, routes and answers. An error comes before any header, also for a streamed answer.
-pub(super) async fn generate<S: Shape>(
-    app: &App,
-    checked: Checked,
-    arrived: Instant,
-) -> Result<Response, ApiError> {
+/// Checks, admits, routes and answers. An error comes before any header, also for a streamed answer.
+pub(super) async fn create<S: Shape>(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
+    let body = body::read(request, app.max_body_bytes).await?;
+    let checked = S::read(&body)?;
+    drop(body);
     let (model, stream, include_usage) = (checked.model.clone(), checked.stream, checked.include_usage);
     // An unknown model, or one without workers, need not wait for a permit.
     app.router.route(&model)?;

@@ -10,13 +10,28 @@ use serde::Serialize;
 use tracing::error;
 
 use super::{App, error::ApiError};
-use crate::router::WorkerStatus;
+use crate::router::{ModelState, ModelStatus, WorkerStatus};
 
 #[derive(Serialize)]
 struct Readiness {
     ready: bool,
     shutting_down: bool,
+    models: Vec<ModelHealth>,
     workers: Vec<WorkerStatus>,
+}
+
+#[derive(Serialize)]
+struct ModelHealth {
+    model: String,
+    state: ModelState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+impl From<ModelStatus> for ModelHealth {
+    fn from(ModelStatus { name, state, reason, .. }: ModelStatus) -> Self {
+        Self { model: name, state, reason }
+    }
 }
 
 /// The process answers.
@@ -29,7 +44,8 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
     let shutting_down = app.admission.is_closed();
     let ready = !shutting_down && app.router.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Readiness { ready, shutting_down, workers: app.router.statuses() })).into_response()
+    let models = app.router.models().into_iter().map(ModelHealth::from).collect();
+    (status, Json(Readiness { ready, shutting_down, models, workers: app.router.workers() })).into_response()
 }
 
 /// All metrics, in the OpenMetrics text format.

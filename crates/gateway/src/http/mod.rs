@@ -6,6 +6,7 @@
 //!                                       one JSON object, or sse ◄────────┘ which owns the Permit
 //! ```
 
+mod admin;
 mod body;
 mod chat;
 mod completions;
@@ -33,7 +34,14 @@ use protocol::ids::RequestId;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{Instrument, debug, info_span};
 
-use crate::{admission::Admission, config::Config, metrics::Metrics, router::Router};
+use self::{chat::Chat, completions::Completion};
+use crate::{
+    admission::Admission,
+    config::{AdminKey, Config},
+    metrics::Metrics,
+    models::Models,
+    router::Router,
+};
 
 pub use self::error::{ApiError, ErrorBody};
 
@@ -42,24 +50,29 @@ pub use self::error::{ApiError, ErrorBody};
 pub struct App {
     /// Lets requests in.
     pub admission: Admission,
-    /// Knows the workers.
+    /// Knows the models and their workers.
     pub router: Arc<Router>,
+    /// Loads and unloads models.
+    pub models: Models,
     /// Counts.
     pub metrics: Arc<Metrics>,
     max_body_bytes: usize,
     credit_chunks: u32,
+    admin_key: Option<AdminKey>,
     last_id: Arc<AtomicU64>,
 }
 
 impl App {
-    /// Over the workers in `router`.
-    pub fn new(config: &Config, router: Arc<Router>, metrics: Arc<Metrics>) -> Self {
+    /// Over the models in `router`, which `models` fills.
+    pub fn new(config: &Config, router: Arc<Router>, models: Models, metrics: Arc<Metrics>) -> Self {
         Self {
             admission: Admission::new(config.stream_registry, Arc::clone(&metrics)),
             router,
+            models,
             metrics,
             max_body_bytes: config.server.max_body_bytes,
             credit_chunks: config.stream_registry.credit_chunks,
+            admin_key: config.server.admin_key.clone(),
             last_id: Arc::default(),
         }
     }
@@ -72,11 +85,11 @@ impl App {
 /// All routes.
 pub fn routes(app: App) -> Routes {
     Routes::new()
-        .route("/v1/chat/completions", post(chat::create))
-        .route("/v1/completions", post(completions::create))
+        .route("/v1/chat/completions", post(generation::create::<Chat>))
+        .route("/v1/completions", post(generation::create::<Completion>))
         .route("/v1/models", get(models::list))
         // Names may have slashes, like `organization/model`.
-        .route("/v1/models/{*id}", get(models::retrieve))
+        .route("/v1/models/{*id}", get(models::retrieve).post(admin::act))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))

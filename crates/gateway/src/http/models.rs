@@ -1,4 +1,4 @@
-//! `GET /v1/models` and `/v1/models/{id}`: what ready workers serve, and nothing else.
+//! `GET /v1/models` and `/v1/models/{id}`: what is loaded, and what it is doing.
 
 use axum::{
     Json,
@@ -7,7 +7,7 @@ use axum::{
 use serde::Serialize;
 
 use super::{App, error::ApiError};
-use crate::router::{RouteError, ServedModel};
+use crate::router::{ModelState, ModelStatus};
 
 #[derive(Serialize)]
 pub(super) struct List {
@@ -15,16 +15,22 @@ pub(super) struct List {
     data: Vec<Model>,
 }
 
-/// OpenAI's model object; the fields from `context_length` on are additions.
+/// OpenAI's model object; the fields from `state` on are additions. Those that only a worker knows are null until
+/// one was ready.
 #[derive(Serialize)]
 pub(super) struct Model {
     id: String,
     object: &'static str,
     created: u64,
     owned_by: &'static str,
-    context_length: u32,
-    architecture: String,
-    digest: String,
+    state: ModelState,
+    reason: Option<String>,
+    workers: usize,
+    ready_workers: usize,
+    size_bytes: Option<u64>,
+    context_length: Option<u32>,
+    architecture: Option<String>,
+    digest: Option<String>,
 }
 
 pub(super) async fn list(State(app): State<App>) -> Json<List> {
@@ -36,27 +42,32 @@ pub(super) async fn retrieve(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<Model>, ApiError> {
-    let models = app.router.models();
-    if let Some(model) = models.into_iter().find(|model| model.info.name == id) {
-        return Ok(Json(model.into()));
-    }
-    // A model that is not ready now is unavailable; another one does not exist.
-    match app.router.route(&id) {
-        Err(error) => Err(error.into()),
-        Ok(route) => Err(RouteError::UnknownModel { model: id, served: route.info.name }.into()),
-    }
+    find(&app, &id).map(Json)
 }
 
-impl From<ServedModel> for Model {
-    fn from(ServedModel { info, since }: ServedModel) -> Self {
+/// The model with this name or digest.
+pub(super) fn find(app: &App, id: &str) -> Result<Model, ApiError> {
+    let model = app.router.model(id).ok_or_else(|| app.router.unknown(id))?;
+    Ok(model.into())
+}
+
+impl From<ModelStatus> for Model {
+    fn from(status: ModelStatus) -> Self {
+        let ModelStatus { name, state, reason, info, workers, ready_workers, since } = status;
+        let info = info.as_ref();
         Self {
-            id: info.name,
+            id: name,
             object: "model",
             created: since,
             owned_by: "kr-serve",
-            context_length: info.context_length,
-            architecture: info.architecture,
-            digest: info.digest,
+            state,
+            reason,
+            workers,
+            ready_workers,
+            size_bytes: info.map(|info| info.weight_bytes),
+            context_length: info.map(|info| info.context_length),
+            architecture: info.map(|info| info.architecture.clone()),
+            digest: info.map(|info| info.digest.clone()),
         }
     }
 }

@@ -137,11 +137,42 @@ fn a_lost_worker_ends_every_stream_once_even_a_full_one_and_opens_none() {
     world.streams.deliver(vec![event(1, chunk("a"))]);
     world.streams.deliver(vec![event(1, chunk("b"))]);
     let failure = Failure { kind: FailureKind::WorkerLost, param: None, message: "gone".into() };
-    world.streams.lose(failure.clone());
+    assert_eq!(world.streams.lose(failure.clone()).len(), 2);
     let events: Vec<_> = std::iter::from_fn(|| now(&mut full)).collect();
     assert_eq!(events.len(), 4);
     assert_eq!(events.last(), Some(&StreamEventKind::Failed(failure.clone())));
     assert_eq!(now(&mut idle), Some(StreamEventKind::Failed(failure.clone())));
     assert_eq!(now(&mut idle), None);
     assert_eq!(world.open(3, 2).unwrap_err(), failure);
+}
+
+#[test]
+fn closed_streams_go_on_and_no_other_is_opened() {
+    let world = World::new();
+    let (mut one, two) = (world.open(1, 8).unwrap(), world.open(2, 8).unwrap());
+    let failure =
+        |message: &str| Failure { kind: FailureKind::WorkerLost, param: None, message: message.into() };
+    world.streams.close(failure("leaving"));
+    assert_eq!(world.open(3, 8).unwrap_err(), failure("leaving"));
+    let mut idle = std::pin::pin!(world.streams.idle());
+    assert!(idle.as_mut().now_or_never().is_none());
+    world.streams.deliver(vec![event(1, chunk("x")), event(1, finished())]);
+    assert_eq!((now(&mut one), now(&mut one)), (Some(chunk("x")), Some(finished())));
+    assert!(idle.as_mut().now_or_never().is_none(), "one is left");
+    drop(two);
+    assert!(idle.now_or_never().is_some());
+}
+
+#[test]
+fn what_is_lost_while_closed_says_why_it_was_lost() {
+    let world = World::new();
+    let mut one = world.open(1, 8).unwrap();
+    let failure =
+        |message: &str| Failure { kind: FailureKind::WorkerLost, param: None, message: message.into() };
+    world.streams.close(failure("leaving"));
+    let idle = std::pin::pin!(world.streams.idle());
+    assert_eq!(world.streams.lose(failure("killed")), [RequestId(1)]);
+    assert_eq!(now(&mut one), Some(StreamEventKind::Failed(failure("killed"))));
+    assert!(idle.now_or_never().is_some());
+    assert_eq!(world.open(2, 8).unwrap_err(), failure("leaving"));
 }

@@ -1,6 +1,9 @@
 //! What a life tells the task that cares for its worker.
 
-use protocol::ids::Incarnation;
+use protocol::{
+    ids::Incarnation,
+    message::{Failure, Verified},
+};
 use tokio::sync::mpsc;
 
 use super::state::Event;
@@ -22,6 +25,8 @@ pub enum What {
     Event(Event),
     /// [`Event::Joined`], with what the event itself can't carry.
     Joined(Link),
+    /// It has verified the stored model, while it serves.
+    Verified(Result<Verified, Failure>),
 }
 
 /// A life's voice.
@@ -45,6 +50,11 @@ impl Reporter {
     /// Tells that both sides hold the segment.
     pub async fn joined(&self, link: Link) {
         self.send(What::Joined(link)).await;
+    }
+
+    /// Tells the outcome of a verification.
+    pub async fn verified(&self, outcome: Result<Verified, Failure>) {
+        self.send(What::Verified(outcome)).await;
     }
 
     async fn send(&self, what: What) {

@@ -3,13 +3,13 @@
 use std::{
     io,
     os::unix::process::ExitStatusExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::{ExitStatus, Stdio},
     sync::Arc,
     time::Duration,
 };
 
-use protocol::{ids::Incarnation, shm::RuntimeDir};
+use protocol::ids::Incarnation;
 use tokio::{
     process::{Child, Command},
     sync::{mpsc, oneshot},
@@ -18,23 +18,15 @@ use tokio::{
 use tracing::info;
 
 use super::{
+    Setup, WorkerId,
     news::{News, Reporter},
     rendezvous::{Joined, Rendezvous},
     state::Event,
 };
 use crate::{
-    config::Config,
+    config::{ADMIN_KEY_VARIABLE, Verify},
     link::{Link, LinkTask},
-    metrics::Metrics,
 };
-
-/// What every life needs; the same for all.
-pub(super) struct Setup {
-    pub(super) config: Config,
-    pub(super) binary: PathBuf,
-    pub(super) dir: RuntimeDir,
-    pub(super) metrics: Arc<Metrics>,
-}
 
 /// A life that has begun. Its last news is [`Event::Died`].
 pub(super) struct Life {
@@ -52,12 +44,14 @@ struct Kill {
 impl Life {
     pub(super) fn begin(
         setup: Arc<Setup>,
-        worker: usize,
-        incarnation: Incarnation,
+        worker: WorkerId,
+        verify: Verify,
         news: mpsc::Sender<News>,
     ) -> Self {
+        let incarnation = setup.next_incarnation();
         let (kill, killed) = oneshot::channel();
-        let living = Living { setup, worker, incarnation, reporter: Reporter::new(incarnation, news) };
+        let living =
+            Living { setup, worker, verify, incarnation, reporter: Reporter::new(incarnation, news) };
         tokio::spawn(async move {
             let why = living.live(killed).await.unwrap_or_else(|error| error);
             living.reporter.tell(Event::Died(why)).await;
@@ -89,7 +83,8 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 
 struct Living {
     setup: Arc<Setup>,
-    worker: usize,
+    worker: WorkerId,
+    verify: Verify,
     incarnation: Incarnation,
     reporter: Reporter,
 }
@@ -129,10 +124,10 @@ impl Living {
     async fn serve(&self, joined: Joined, child: Child, mut killed: oneshot::Receiver<Kill>) -> String {
         let metrics = &self.setup.metrics;
         let link = Link::new(joined.pid, self.setup.config.batch_queue, Arc::clone(metrics));
-        info!(worker = self.worker, pid = joined.pid, "worker connected");
+        info!(worker = %self.worker, pid = joined.pid, "worker connected");
         self.reporter.joined(link.clone()).await;
         let Joined { socket, sender, receiver, .. } = joined;
-        let task = LinkTask::new(link.clone(), socket, sender, receiver, metrics.link(self.worker));
+        let task = LinkTask::new(link.clone(), socket, sender, receiver, metrics.link(&self.worker));
         let (why, grace) = tokio::select! {
             end = task.run(&self.reporter) => (end.to_string(), REAP_GRACE),
             kill = &mut killed => {
@@ -159,12 +154,16 @@ impl Living {
     }
 
     fn spawn(&self, socket: &Path) -> Result<Child, String> {
-        let (setup, workers) = (&self.setup, &self.setup.config.workers);
+        let (setup, config) = (&self.setup, &self.setup.config);
         let mut command = Command::new(&setup.binary);
-        command.arg("--socket").arg(socket).arg("--model").arg(&setup.config.model);
-        if let Some(store) = &workers.store {
+        command.arg("--socket").arg(socket).args(["--verify", self.verify.name()]);
+        // In one word, so that no name can be taken for a flag.
+        command.arg(format!("--model={}", self.worker.model));
+        if let Some(store) = &config.workers.store {
             command.arg("--store").arg(store);
         }
+        // A worker has no use for it, and reads files that others made.
+        command.env_remove(ADMIN_KEY_VARIABLE);
         // A group of its own: Ctrl-C in the terminal is for the gateway, which drains the workers.
         // It is not killed on drop: when the gateway dies, the closing socket ends it.
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);

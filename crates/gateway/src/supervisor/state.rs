@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol::message::{Heartbeat, ModelInfo};
+use protocol::message::{Failure, FailureKind, Heartbeat, ModelInfo};
 use serde::Serialize;
 
 use crate::config::Workers;
@@ -67,14 +67,14 @@ pub enum Event {
     /// It reported that the model is loaded.
     Loaded(ModelInfo),
     /// It reported that the model can't be loaded.
-    LoadFailed(String),
+    LoadFailed(Failure),
     /// A frame came that is no heartbeat.
     Alive,
     /// A heartbeat came.
     Heartbeat(Heartbeat),
     /// Its process is gone and reaped, or never came to be.
     Died(String),
-    /// The gateway goes down.
+    /// The model is unloaded, or the gateway goes down; its streams have ended.
     Drain,
     /// Time has passed.
     Tick,
@@ -96,8 +96,8 @@ pub(super) enum Action {
     },
     /// Requests may go to it.
     Serve(ModelInfo),
-    /// It failed before it ever served; the words are for people.
-    ReportFirstFailure(String),
+    /// It failed before it ever served.
+    ReportFirstFailure(Failure),
     /// No further life comes.
     Stop,
 }
@@ -139,7 +139,8 @@ enum State {
     /// Killed, not reaped.
     Dying {
         why: String,
-        hopeless: bool,
+        /// The model can't be loaded: what kind of trouble that is.
+        hopeless: Option<FailureKind>,
     },
     /// Reaped; `None`: for good.
     Exited {
@@ -218,7 +219,7 @@ impl Machine {
             Event::Spawned => self.spawned(now),
             Event::Joined => self.joined(now),
             Event::Loaded(info) => self.loaded(info, now),
-            Event::LoadFailed(why) => self.kill(why, EXIT_GRACE, true),
+            Event::LoadFailed(failure) => self.kill(failure.message, EXIT_GRACE, Some(failure.kind)),
             Event::Alive => self.alive(now),
             Event::Heartbeat(heartbeat) => self.heartbeat(heartbeat, now),
             Event::Died(why) => self.died(why, now),
@@ -276,17 +277,19 @@ impl Machine {
             State::Exited { .. } => return vec![],
             // It was killed for a reason, which says more than how it died.
             State::Dying { why, hopeless } => (why.clone(), *hopeless, None),
-            State::Ready { since, .. } => (why, false, Some(*since)),
-            _ => (why, false, None),
+            State::Ready { since, .. } => (why, None, Some(*since)),
+            _ => (why, None, None),
         };
         if self.stopping {
             self.state = State::Exited { why, retry_at: None };
             return vec![Action::Stop];
         }
-        let retry_at = self.next_life(hopeless, served_since, now);
+        let retry_at = self.next_life(hopeless.is_some(), served_since, now);
         let mut actions = vec![];
         if !self.has_served {
-            actions.push(Action::ReportFirstFailure(why.clone()));
+            let kind = hopeless.unwrap_or(FailureKind::Internal);
+            let failure = Failure { kind, param: None, message: why.clone() };
+            actions.push(Action::ReportFirstFailure(failure));
         }
         self.state = State::Exited { why, retry_at: Some(retry_at) };
         actions
@@ -326,7 +329,7 @@ impl Machine {
             State::Draining { .. } | State::Dying { .. } => vec![],
             // It has no work yet.
             State::Spawning { .. } | State::Handshaking { .. } | State::Loading { .. } => {
-                self.kill("the gateway is shutting down".into(), Duration::ZERO, false)
+                self.kill("it is not needed any more".into(), Duration::ZERO, None)
             }
         }
     }
@@ -352,10 +355,10 @@ impl Machine {
             }
             State::Ready { .. } => format!("it froze: no step in {:?} of work", policy.step_timeout),
         };
-        self.kill(why, Duration::ZERO, false)
+        self.kill(why, Duration::ZERO, None)
     }
 
-    fn kill(&mut self, why: String, grace: Duration, hopeless: bool) -> Vec<Action> {
+    fn kill(&mut self, why: String, grace: Duration, hopeless: Option<FailureKind>) -> Vec<Action> {
         if let State::Dying { .. } | State::Exited { .. } = self.state {
             return vec![];
         }

@@ -27,8 +27,9 @@ use gateway::{
     config::Config,
     http::{self, App},
     metrics::Metrics,
-    router::Router,
-    supervisor::Supervisor,
+    models::{ModelError, Models},
+    router::{Router, WorkerStatus},
+    supervisor::Setup,
 };
 use http_body_util::BodyExt;
 use interprocess::local_socket::{
@@ -49,6 +50,7 @@ use protocol::{
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    task::JoinHandle,
     time::timeout,
 };
 use tower::ServiceExt;
@@ -79,7 +81,8 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
 
 pub struct World {
     pub app: App,
-    pub supervisor: Supervisor,
+    /// The load of the model that is served from the start.
+    pub loading: JoinHandle<Result<String, ModelError>>,
     dir: tempfile::TempDir,
     /// Processes that were played or are.
     known: Mutex<HashSet<u32>>,
@@ -93,12 +96,14 @@ impl World {
         let binary = dir.path().join("worker.sh");
         fs::write(&binary, SCRIPT).unwrap();
         fs::set_permissions(&binary, fs::Permissions::from_mode(0o700)).unwrap();
-        let flags = Flags { model: Some("tiny".into()), worker_bin: Some(binary), ..Flags::default() };
+        let flags = Flags { models: vec!["tiny".into()], worker_bin: Some(binary), ..Flags::default() };
         let config = Config::from_text(Path::new("test.yaml"), settings, &flags).unwrap();
         let metrics = Arc::new(Metrics::default());
-        let router = Arc::new(Router::new(config.model.clone(), config.workers.count));
-        let supervisor = Supervisor::start(&config, &router, &metrics).unwrap();
-        Self { app: App::new(&config, router, metrics), supervisor, dir, known: Mutex::default() }
+        let router = Arc::new(Router::default());
+        let models = Models::new(Setup::new(&config, &metrics).unwrap(), Arc::clone(&router));
+        let app = App::new(&config, router, models.clone(), metrics);
+        let loading = tokio::spawn(async move { models.load("tiny", None).await });
+        Self { app, loading, dir, known: Mutex::default() }
     }
 
     /// A gateway with one worker that serves.
@@ -110,19 +115,20 @@ impl World {
 
     /// The next life, after its handshake.
     pub async fn next_worker(&self) -> TestWorker {
-        let (pid, socket) = self.next_process().await;
-        TestWorker::join(pid, &socket).await
+        TestWorker::join(self.next_process().await).await
     }
 
     pub async fn next_ready_worker(&self) -> TestWorker {
         let mut worker = self.next_worker().await;
-        worker.send(&Report::Ready(model())).await;
-        until("a ready worker", || self.app.router.is_ready()).await;
+        let info = worker.info();
+        worker.send(&Report::Ready(info)).await;
+        let serves = |it: &WorkerStatus| it.work.as_ref().is_some_and(|work| work.pid == worker.pid);
+        until("a ready worker", || self.app.router.workers().iter().any(serves)).await;
         worker
     }
 
-    /// Process id and socket of the next life.
-    pub async fn next_process(&self) -> (u32, PathBuf) {
+    /// The process of the next life.
+    pub async fn next_process(&self) -> TestProcess {
         let lives = self.dir.path().join("lives");
         let next = || {
             let names = fs::read_dir(&lives).unwrap().map(|entry| entry.unwrap().file_name());
@@ -134,8 +140,9 @@ impl World {
         self.known.lock().unwrap().insert(pid);
         let line = fs::read_to_string(lives.join(pid.to_string())).unwrap();
         let args: Vec<_> = line.split_whitespace().collect();
-        let ["--socket", socket, "--model", "tiny"] = args[..] else { panic!("{args:?}") };
-        (pid, socket.into())
+        let ["--socket", socket, "--verify", verify, model] = args[..] else { panic!("{args:?}") };
+        let model = model.strip_prefix("--model=").unwrap().to_owned();
+        TestProcess { pid, socket: socket.into(), verify: verify.to_owned(), model }
     }
 
     pub fn routes(&self) -> Routes {
@@ -155,14 +162,18 @@ impl World {
     }
 
     /// A request that goes on while the test plays the worker.
-    pub fn begin(&self, path: &str, body: &Value) -> tokio::task::JoinHandle<Response> {
-        let (routes, request) = (self.routes(), post(path, body));
+    pub fn begin(&self, path: &str, body: &Value) -> JoinHandle<Response> {
+        self.begin_request(post(path, body))
+    }
+
+    pub fn begin_request(&self, request: Request<Body>) -> JoinHandle<Response> {
+        let routes = self.routes();
         tokio::spawn(async move { routes.oneshot(request).await.unwrap() })
     }
 
-    /// A streamed chat, of which `Admitted` is answered.
+    /// A streamed chat with the worker's model, of which `Admitted` is answered.
     pub async fn begin_stream(&self, worker: &mut TestWorker) -> (RequestId, Response) {
-        let begun = self.begin(CHAT, &chat(json!({"stream": true})));
+        let begun = self.begin(CHAT, &chat(json!({"model": worker.model, "stream": true})));
         let generate = worker.generate().await;
         worker.admit(generate.id).await;
         (generate.id, soon("headers", begun).await.unwrap())
@@ -188,14 +199,14 @@ pub fn chat(more: Value) -> Value {
     body
 }
 
-pub fn model() -> ModelInfo {
+pub fn info(name: &str) -> ModelInfo {
     ModelInfo {
-        name: "tiny".into(),
+        name: name.into(),
         digest: "0123456789abcdef".into(),
         architecture: "llama".into(),
         context_length: 128,
         vocab_size: 1000,
-        weight_bytes: 1,
+        weight_bytes: 7000,
         load_micros: 1,
         tokenizer_micros: 1,
     }
@@ -249,9 +260,19 @@ pub async fn piece(body: &mut Body) -> Option<Bytes> {
     soon("a piece of a body", body.frame()).await.map(|frame| frame.unwrap().into_data().unwrap())
 }
 
+/// A worker that was started and has not spoken yet.
+pub struct TestProcess {
+    pub pid: u32,
+    pub socket: PathBuf,
+    pub verify: String,
+    pub model: String,
+}
+
 /// The worker's side of a life.
 pub struct TestWorker {
     pub pid: u32,
+    pub model: String,
+    pub verify: String,
     pub hello: Hello,
     socket: Socket,
     sender: FrameSender,
@@ -276,12 +297,15 @@ impl TestWorker {
         socket.write_all(&ack.to_bytes().unwrap()).await.unwrap();
     }
 
-    async fn join(pid: u32, path: &Path) -> Self {
-        let (socket, hello) = Self::connect(path).await;
+    async fn join(process: TestProcess) -> Self {
+        let TestProcess { pid, socket, verify, model } = process;
+        let (socket, hello) = Self::connect(&socket).await;
         let (producer, consumer) = Segment::open(&hello.segment).unwrap().into_ends(Side::Worker);
         Self::answer(&socket, HelloAck::Accepted { version: handshake::VERSION, pid }).await;
         Self {
             pid,
+            model,
+            verify,
             socket,
             sender: FrameSender::new(producer, hello.incarnation),
             receiver: FrameReceiver::new(consumer, hello.incarnation),
@@ -289,6 +313,11 @@ impl TestWorker {
             queued: Default::default(),
             body: Vec::new(),
         }
+    }
+
+    /// What it says when it is ready.
+    pub fn info(&self) -> ModelInfo {
+        info(&self.model)
     }
 
     pub async fn send(&mut self, report: &Report) {

@@ -85,3 +85,5 @@ int available_cores() {
 }
 
 }  // namespace kr
+
+extern "C" const char* mlx_ext_instructions() { return kr::isa_name(kr::isa()); }

@@ -81,9 +81,15 @@ struct Pool::State {
   // Workers that are looking at the job or running its tasks. A sleeping or late worker is not among them, so that the
   // caller never waits for a thread which has nothing of its job in hand.
   alignas(64) std::atomic<int> busy{0};
-  alignas(64) std::atomic<int> next{0};
 
-  int count = 0;
+  // A thread's own tasks, neighbours, so that what it reads and asks for in advance goes on from task to task. Whoever
+  // has none left takes over those of others.
+  struct alignas(64) Share {
+    std::atomic<int> next{0};
+    int end = 0;
+  };
+  std::vector<Share> shares;
+
   void (*task)(void*, int) = nullptr;
   void* argument = nullptr;
 
@@ -93,11 +99,16 @@ struct Pool::State {
   std::vector<std::thread> workers;
   std::atomic<bool> stop{false};
 
-  void run_tasks() {
-    for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task(argument, i);
+  explicit State(int threads) : shares(threads) {}
+
+  void run_tasks(size_t thread) {
+    for (size_t k = 0; k < shares.size(); k++) {
+      Share& share = shares[(thread + k) % shares.size()];
+      for (int i; (i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) task(argument, i);
+    }
   }
 
-  void work() {
+  void work(size_t thread) {
     uint32_t seen = 0;
     for (;;) {
       job_opened.wait([&] { return generation.load(std::memory_order_seq_cst) != seen; });
@@ -106,28 +117,32 @@ struct Pool::State {
       // both sides write first and read the other's word second, in one total order.
       busy.fetch_add(1, std::memory_order_seq_cst);
       seen = generation.load(std::memory_order_seq_cst);
-      if (seen & 1) run_tasks();
+      if (seen & 1) run_tasks(thread);
       if (busy.fetch_sub(1, std::memory_order_seq_cst) == 1) all_idle.wake();
     }
   }
 
   void run(int job_count, void (*job_task)(void*, int), void* job_argument) {
     std::lock_guard lock(caller);
-    count = job_count;
     task = job_task;
     argument = job_argument;
-    next.store(0, std::memory_order_relaxed);
+    const auto threads = static_cast<int64_t>(shares.size());
+    for (int64_t i = 0; i < threads; i++) {
+      shares[i].next.store(static_cast<int>(job_count * i / threads), std::memory_order_relaxed);
+      shares[i].end = static_cast<int>(job_count * (i + 1) / threads);
+    }
     generation.fetch_add(1, std::memory_order_seq_cst);
     job_opened.wake();
-    run_tasks();
+    run_tasks(0);
     generation.fetch_add(1, std::memory_order_seq_cst);
     all_idle.wait([&] { return busy.load(std::memory_order_seq_cst) == 0; });
   }
 };
 
-Pool::Pool() : state_(std::make_unique<State>()) {
-  const int threads = wanted_threads();
-  for (int i = 1; i < threads; i++) state_->workers.emplace_back([state = state_.get()] { state->work(); });
+Pool::Pool() : state_(std::make_unique<State>(wanted_threads())) {
+  for (size_t i = 1; i < state_->shares.size(); i++) {
+    state_->workers.emplace_back([state = state_.get(), i] { state->work(i); });
+  }
 }
 
 Pool::~Pool() {
@@ -155,3 +170,5 @@ void Pool::run_erased(int count, void (*task)(void*, int), void* state) {
 }
 
 }  // namespace kr
+
+extern "C" int mlx_ext_threads() { return kr::Pool::shared().threads(); }

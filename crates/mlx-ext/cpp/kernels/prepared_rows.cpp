@@ -14,43 +14,52 @@ constexpr int64_t worth_sharing = 1 << 14;
 // Byte products add up 16 bits wide, which holds 32 inputs; so do their groups, whatever the weights' are.
 constexpr int byte_group = 32;
 
+// The packed weights of an output that TileKernels::one_row takes at a time.
+constexpr int one_row_bytes = 32;
+
+Form form_of(const LinearJob& job, const QuantizedMatrix& matrix, const TileKernels& kernels) {
+  if (job.rounding == Rounding::int8 && kernels.bytes_pay(matrix.bits)) return Form::bytes;
+  const bool whole = int64_t{matrix.inputs} * matrix.bits / 8 % one_row_bytes == 0;
+  return job.rows == 1 && kernels.one_row && whole ? Form::one_row : Form::pairs;
+}
+
 }  // namespace
 
 size_t PreparedRows::index_of(const QuantizedMatrix& matrix) const {
   size_t i = 0;
-  while (i < forms_.size() && (forms_[i].group != matrix.group || forms_[i].bits != matrix.bits)) i++;
+  while (i < kinds_.size() && (kinds_[i].group != matrix.group || kinds_[i].bits != matrix.bits)) i++;
   return i;
 }
 
-void PreparedRows::list_forms(const LinearJob& job, const TileKernels& kernels) {
-  forms_.clear();
+void PreparedRows::list_kinds(const LinearJob& job, const TileKernels& kernels) {
+  kinds_.clear();
   for (int i = 0; i < job.matrix_count; i++) {
     if (job.matrices[i].kind != Matrix::Kind::quantized) continue;
     const QuantizedMatrix& matrix = job.matrices[i].quantized;
-    if (index_of(matrix) < forms_.size()) continue;
-    const bool bytes = job.rounding == Rounding::int8 && kernels.bytes_pay(matrix.bits);
-    const int group = bytes ? byte_group : matrix.group;
-    forms_.push_back({matrix.group, matrix.bits, RoundedRows{nullptr, nullptr, nullptr, matrix.inputs, group, bytes}});
+    if (index_of(matrix) < kinds_.size()) continue;
+    const Form form = form_of(job, matrix, kernels);
+    const int group = form == Form::bytes ? byte_group : matrix.group;
+    kinds_.push_back({matrix.group, matrix.bits, RoundedRows{nullptr, nullptr, nullptr, matrix.inputs, group, form}});
   }
 }
 
 void PreparedRows::prepare(const LinearJob& job, const TileKernels& kernels) {
   const size_t rows = job.rows, inputs = job.matrices[0].inputs();
-  list_forms(job, kernels);
+  list_kinds(job, kernels);
 
   const auto lay_out = [&](Carver carver) {
     normalized_ = job.norm_weight ? carver.take<float>(rows * inputs) : nullptr;
-    for (Form& form : forms_) {
-      form.rows.values = carver.take<char>(rows * inputs * (form.rows.bytes ? 1 : 2));
-      form.rows.scales = carver.take<float>(rows * form.rows.groups());
-      form.rows.sums = carver.take<float>(rows * form.rows.groups());
+    for (Kind& kind : kinds_) {
+      kind.rows.values = carver.take<char>(rows * inputs * kind.rows.value_bytes());
+      kind.rows.scales = carver.take<float>(rows * kind.rows.groups());
+      kind.rows.sums = carver.take<float>(rows * kind.rows.groups());
     }
     return carver.used();
   };
   const size_t bytes = lay_out(Carver(nullptr));
   lay_out(Carver(buffer_.reserve(bytes)));
   floats_ = job.norm_weight ? normalized_ : job.x;
-  if (!job.norm_weight && forms_.empty()) return;
+  if (!job.norm_weight && kinds_.empty()) return;
 
   if (static_cast<int64_t>(rows * inputs) < worth_sharing) {
     for (int row = 0; row < job.rows; row++) prepare_row(job, kernels, row);
@@ -67,12 +76,12 @@ void PreparedRows::prepare_row(const LinearJob& job, const TileKernels& kernels,
   const int inputs = job.matrices[0].inputs();
   const size_t at = static_cast<size_t>(row) * inputs;
   if (job.norm_weight) kernels.normalize(job.x + at, job.norm_weight, job.norm_eps, inputs, normalized_ + at);
-  for (const Form& form : forms_) {
-    const RoundedRows& rounded = form.rows;
+  for (const Kind& kind : kinds_) {
+    const RoundedRows& rounded = kind.rows;
     const size_t group_at = static_cast<size_t>(row) * rounded.groups();
     // The buffer is this object's own; the kernels see it read-only.
-    char* values = static_cast<char*>(const_cast<void*>(rounded.values)) + at * (rounded.bytes ? 1 : 2);
-    kernels.round(floats_ + at, inputs, rounded.group, form.bits, rounded.bytes, values,
+    char* values = static_cast<char*>(const_cast<void*>(rounded.values)) + at * rounded.value_bytes();
+    kernels.round(floats_ + at, inputs, rounded.group, kind.bits, rounded.form, values,
                   const_cast<float*>(rounded.scales) + group_at, const_cast<float*>(rounded.sums) + group_at);
   }
 }

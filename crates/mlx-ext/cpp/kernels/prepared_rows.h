@@ -19,20 +19,20 @@ class PreparedRows {
   const float* floats() const { return floats_; }
 
   // Rounded rows for this matrix, one of the job's.
-  const RoundedRows& rounded(const QuantizedMatrix& matrix) const { return forms_[index_of(matrix)].rows; }
+  const RoundedRows& rounded(const QuantizedMatrix& matrix) const { return kinds_[index_of(matrix)].rows; }
 
  private:
-  struct Form {
+  struct Kind {
     int group;
     int bits;
     RoundedRows rows;
   };
 
   size_t index_of(const QuantizedMatrix& matrix) const;
-  void list_forms(const LinearJob& job, const TileKernels& kernels);
+  void list_kinds(const LinearJob& job, const TileKernels& kernels);
   void prepare_row(const LinearJob& job, const TileKernels& kernels, int row);
 
-  std::vector<Form> forms_;
+  std::vector<Kind> kinds_;
   const float* floats_ = nullptr;
   float* normalized_ = nullptr;
   AlignedBuffer buffer_;

@@ -258,7 +258,7 @@ void quantized_tile(const QuantizedMatrix& matrix, int first_output, const Round
       quantized_tile_of<Vec, Products, 8>(matrix, first_output, x, first_row, rows, tile, scratch, last);
     }
   };
-  if (x.bytes) {
+  if (x.form == Form::bytes) {
     run(typename Vec::Quads{});
   } else {
     run(typename Vec::Pairs{});

@@ -39,14 +39,43 @@ void normalize_row(const float* x, const float* weight, float eps, int inputs, f
   for (; i < inputs; i++) y[i] = x[i] * factor * weight[i];
 }
 
+// Writes a group's integers, the first of which is number `first` of its row, in the order of their form.
+template <int bits, Form form>
+void place_group(const int32_t* rounded, int group, size_t first, void* values) {
+  if constexpr (form == Form::bytes) {
+    auto* out = static_cast<int8_t*>(values) + first;
+    for (int i = 0; i < group; i++) out[i] = static_cast<int8_t>(rounded[i / 8 * 8 + unpacked_order<bits, true>(i % 8)]);
+    return;
+  }
+  // A pair of 16 bits is written as one 32-bit word.
+  constexpr int values_a_lane = 32 / bits, pairs = values_a_lane / 2, lanes_a_vector = 8;
+  auto* out = static_cast<uint32_t*>(values) + first / 2;
+  const auto pair = [&](int lane, int place) {
+    const int32_t* from = rounded + lane * values_a_lane + place;
+    return (static_cast<uint32_t>(from[0]) & 0xffff) | static_cast<uint32_t>(from[pairs]) << 16;
+  };
+  if constexpr (form == Form::pairs) {
+    for (int lane = 0; lane < group / values_a_lane; lane++) {
+      for (int place = 0; place < pairs; place++) out[lane * pairs + place] = pair(lane, place);
+    }
+  } else {
+    // A vector's lanes may come from two groups.
+    const int first_lane = static_cast<int>(first / values_a_lane % lanes_a_vector);
+    out -= first_lane * pairs;
+    for (int lane = 0; lane < group / values_a_lane; lane++) {
+      const int at = first_lane + lane;
+      uint32_t* vector = out + at / lanes_a_vector * lanes_a_vector * pairs + at % lanes_a_vector;
+      for (int place = 0; place < pairs; place++) vector[place * lanes_a_vector] = pair(lane, place);
+    }
+  }
+}
+
 // One row. Infinities and NaNs show in the group's scale or sum.
-template <class Vec, int bits, bool bytes>
+template <class Vec, int bits, Form form>
 void round_row_of(const float* x, int inputs, int group, void* values, float* scales, float* sums) {
-  using Value = std::conditional_t<bytes, int8_t, int16_t>;
-  constexpr float most = bytes ? 127.0f : 32767.0f;
+  constexpr float most = form == Form::bytes ? 127.0f : 32767.0f;
   constexpr int lanes = Vec::lanes;
-  auto* out = static_cast<Value*>(values);
-  for (int g = 0; g < inputs / group; g++, x += group, out += group) {
+  for (int g = 0; g < inputs / group; g++, x += group) {
     auto largest = Vec::zero(), sum = Vec::zero();
     for (int i = 0; i < group; i += lanes) {
       const auto here = Vec::load(x + i);
@@ -72,22 +101,24 @@ void round_row_of(const float* x, int inputs, int group, void* values, float* sc
     int32_t rounded_sum = 0;
     for (int i = 0; i < group; i++) rounded_sum += rounded[i];
     sums[g] = vanishes || !std::isfinite(plain_sum) ? plain_sum : scales[g] * static_cast<float>(rounded_sum);
-    for (int i = 0; i < group; i += 8) {
-      for (int place = 0; place < 8; place++) {
-        out[i + place] = static_cast<Value>(rounded[i + unpacked_order<bits, bytes>(place)]);
-      }
-    }
+    place_group<bits, form>(rounded, group, static_cast<size_t>(g) * group, values);
   }
 }
 
 template <class Vec>
-void round_row(const float* x, int inputs, int group, int bits, bool bytes, void* values, float* scales, float* sums) {
-  if (bits == 4) {
-    return bytes ? round_row_of<Vec, 4, true>(x, inputs, group, values, scales, sums)
-                 : round_row_of<Vec, 4, false>(x, inputs, group, values, scales, sums);
+void round_row(const float* x, int inputs, int group, int bits, Form form, void* values, float* scales, float* sums) {
+  const auto run = [&](auto constant) {
+    return bits == 4 ? round_row_of<Vec, 4, constant>(x, inputs, group, values, scales, sums)
+                     : round_row_of<Vec, 8, constant>(x, inputs, group, values, scales, sums);
+  };
+  switch (form) {
+    case Form::pairs:
+      return run(std::integral_constant<Form, Form::pairs>{});
+    case Form::bytes:
+      return run(std::integral_constant<Form, Form::bytes>{});
+    case Form::one_row:
+      return run(std::integral_constant<Form, Form::one_row>{});
   }
-  return bytes ? round_row_of<Vec, 8, true>(x, inputs, group, values, scales, sums)
-               : round_row_of<Vec, 8, false>(x, inputs, group, values, scales, sums);
 }
 
 template <class Vec>
@@ -103,7 +134,7 @@ bool bytes_pay_here(int bits) {
 }
 
 template <class Vec>
-constexpr TileKernels tile_kernels_of() {
+constexpr TileKernels tile_kernels_of(decltype(TileKernels::one_row) one_row = nullptr) {
   return TileKernels{
       .tile_outputs = Vec::lanes * Vec::tile_vectors,
       .rows_together = Vec::tile_rows,
@@ -111,6 +142,7 @@ constexpr TileKernels tile_kernels_of() {
       .normalize = normalize_row<Vec>,
       .round = round_row<Vec>,
       .quantized = quantized_tile<Vec>,
+      .one_row = one_row,
       .dense = dense_tile<Vec>,
       .swiglu = swiglu_rows<Vec>,
   };

@@ -6,16 +6,24 @@
 
 namespace kr {
 
-// Activations rounded for quantized matrices: integers in the order in which the kernels unpack weights, and for every
-// group of inputs the scale of its integers and the sum of its values as rounded.
+// What rounded activations are, and in which order.
+enum class Form {
+  pairs,    // int16, as tiles unpack weights
+  bytes,    // int8, as tiles unpack weights
+  one_row,  // int16, along the packed weights: every 32 bytes of them meet vectors with the same 32-bit lanes
+};
+
+// Activations rounded for quantized matrices: integers in an order that suits the packed weights, and for every group
+// of inputs the scale of its integers and the sum of its values as rounded.
 struct RoundedRows {
-  const void* values;   // [rows, inputs] int16, or int8 where `bytes`
+  const void* values;   // [rows, inputs] of the form's integers
   const float* scales;  // [rows, inputs / group]
   const float* sums;    // like scales
   int inputs;
   int group;
-  bool bytes;
+  Form form;
 
+  size_t value_bytes() const { return form == Form::bytes ? 1 : 2; }
   int groups() const { return inputs / group; }
 };
 
@@ -46,12 +54,15 @@ struct TileKernels {
   void (*normalize)(const float* x, const float* weight, float eps, int inputs, float* y);
 
   // One row of RoundedRows, in the order for weights of `bits`.
-  void (*round)(const float* x, int inputs, int group, int bits, bool bytes, void* values, float* scales, float* sums);
+  void (*round)(const float* x, int inputs, int group, int bits, Form form, void* values, float* scales, float* sums);
 
   // tile[r][o] = x[first_row + r] . matrix[first_output + o], for all outputs of a tile, which must exist. `last` says
   // that nothing of the matrix follows.
   void (*quantized)(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int first_row, int rows,
                     float* tile, const TileScratch& scratch, bool last);
+  // The same for a single row in Form::one_row, of a whole number of 32 bytes of weights; null where that is no faster.
+  void (*one_row)(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int row, float* tile,
+                  const TileScratch& scratch, bool last);
   void (*dense)(const DenseMatrix& matrix, int first_output, const float* x, int first_row, int rows, float* tile,
                 const TileScratch& scratch, bool last);
 

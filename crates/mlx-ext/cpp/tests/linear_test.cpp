@@ -1,14 +1,6 @@
 // Checks linear() and embedding() against double precision, and that a row's result does not depend on the rows around
-// it or on the number of threads. From crates/mlx-ext/cpp, on x86-64:
-//
-//   c="-O2 -g -std=c++20 -Wall -Wextra -ffp-contract=off -fsanitize=address,undefined"; v="-mavx2 -mfma -mf16c"
-//   w="$v -mavx512f -mavx512bw -mavx512vl -mavx512vnni"; d=/tmp/linear_test; mkdir -p $d
-//   for f in cpu pool tile_kernels prepared_rows linear embedding linear_portable; do
-//     g++ $c -c kernels/$f.cpp -o $d/$f.o; done
-//   g++ $c $v -c kernels/linear_avx2.cpp -o $d/avx2.o && g++ $c $w -c kernels/linear_avx512.cpp -o $d/avx512.o
-//   g++ $c tests/linear_test.cpp $d/*.o -pthread -o $d/test && $d/test
-//
-// KR_ISA=portable checks that instruction set. The program runs itself again with other numbers of threads.
+// it or on the number of threads. `cargo xtask test` compiles and runs it on every instruction set that the CPU has,
+// `cargo xtask sanitize` under checkers.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -17,11 +9,13 @@
 #include <cstring>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "../kernels/cpu.h"
-#include "../kernels/linear.h"
-#include "../kernels/pool.h"
+#include "child_process.h"
+#include "cpu.h"
+#include "linear.h"
+#include "pool.h"
 
 namespace {
 
@@ -31,7 +25,7 @@ using kr::Matrix;
 using kr::Rounding;
 
 int failures = 0;
-uint64_t digest = 1469598103934665603u;  // of all results, to compare processes
+bool brief = false;  // less of everything, for slow checkers and emulators
 
 std::mt19937 random_engine(1);
 
@@ -217,57 +211,65 @@ void check_against_reference(const Case& c, const std::vector<float>& x, const s
   }
 }
 
-void check(const Case& c) {
-  const int most_rows = 150;
-  const int inputs = c.matrices[0].matrix.inputs();
-  int width = 0;
-  std::vector<Matrix> matrices;
-  for (const TestMatrix& m : c.matrices) {
-    matrices.push_back(m.matrix);
-    width += c.swiglu && width > 0 ? 0 : m.matrix.outputs();
-  }
-  std::vector<float> x(static_cast<size_t>(most_rows) * inputs), norm_weight(inputs);
-  std::vector<float> residual(static_cast<size_t>(most_rows) * width);
-  for (size_t i = 0; i < x.size(); i++) x[i] = random_float(-2, 2) * (i % 61 == 0 ? 5.0f : 1.0f);
-  for (int k = 0; k < inputs; k++) x[5 * inputs + k] = 0;  // a row of zeros
-  for (float& v : norm_weight) v = random_float(0.5f, 1.5f);
-  for (float& v : residual) v = random_float(-1, 1);
+int most_rows() { return brief ? 40 : 150; }
 
-  const auto run = [&](int first, int rows) {
-    std::vector<float> y(residual.begin() + static_cast<size_t>(first) * width,
-                         residual.begin() + static_cast<size_t>(first + rows) * width);
-    LinearJob job{x.data() + static_cast<size_t>(first) * inputs,
+// A case with random inputs.
+class Trial {
+ public:
+  explicit Trial(const Case& c) : case_(c), inputs_(c.matrices[0].matrix.inputs()) {
+    for (const TestMatrix& m : c.matrices) {
+      matrices_.push_back(m.matrix);
+      width_ += c.swiglu && width_ > 0 ? 0 : m.matrix.outputs();
+    }
+    x_.resize(static_cast<size_t>(most_rows()) * inputs_);
+    norm_weight_.resize(inputs_);
+    residual_.resize(static_cast<size_t>(most_rows()) * width_);
+    for (size_t i = 0; i < x_.size(); i++) x_[i] = random_float(-2, 2) * (i % 61 == 0 ? 5.0f : 1.0f);
+    for (int k = 0; k < inputs_; k++) x_[5 * inputs_ + k] = 0;  // a row of zeros
+    for (float& v : norm_weight_) v = random_float(0.5f, 1.5f);
+    for (float& v : residual_) v = random_float(-1, 1);
+  }
+
+  std::vector<float> run(int first, int rows) const {
+    std::vector<float> y(residual_.begin() + at(first), residual_.begin() + at(first + rows));
+    LinearJob job{x_.data() + static_cast<size_t>(first) * inputs_,
                   rows,
-                  c.normalize ? norm_weight.data() : nullptr,
+                  case_.normalize ? norm_weight_.data() : nullptr,
                   1e-5f,
-                  matrices.data(),
-                  static_cast<int>(matrices.size()),
-                  c.swiglu,
-                  c.residual ? y.data() : nullptr,  // in place
+                  matrices_.data(),
+                  static_cast<int>(matrices_.size()),
+                  case_.swiglu,
+                  case_.residual ? y.data() : nullptr,  // in place
                   y.data(),
-                  c.rounding};
+                  case_.rounding};
     kr::linear(job);
     return y;
-  };
+  }
 
-  const std::vector<float> all = run(0, most_rows);
-  check_against_reference(c, x, norm_weight, residual, all, most_rows, width);
-  for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 13, 33, 64}) {
-    for (int first : {0, 4, 40}) {
-      const std::vector<float> some = run(first, rows);
-      if (std::memcmp(some.data(), all.data() + static_cast<size_t>(first) * width, some.size() * sizeof(float)) != 0) {
-        std::printf("FAIL %s: rows %d to %d differ from the same among %d\n", c.name.c_str(), first, first + rows,
-                    most_rows);
+  void check() const {
+    const std::vector<float> all = run(0, most_rows());
+    check_against_reference(case_, x_, norm_weight_, residual_, all, most_rows(), width_);
+    for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 13, 33, 64}) {
+      for (int first : {0, 4, 40}) {
+        if (first + rows > most_rows()) continue;
+        const std::vector<float> some = run(first, rows);
+        if (std::memcmp(some.data(), all.data() + at(first), some.size() * sizeof(float)) == 0) continue;
+        std::printf("FAIL %s: rows %d to %d differ from the same among %d\n", case_.name.c_str(), first, first + rows,
+                    most_rows());
         failures++;
       }
     }
   }
-  for (float v : all) {
-    uint32_t bits;
-    std::memcpy(&bits, &v, 4);
-    digest = (digest ^ bits) * 1099511628211u;
-  }
-}
+
+ private:
+  std::ptrdiff_t at(int row) const { return static_cast<std::ptrdiff_t>(row) * width_; }
+
+  const Case& case_;
+  int inputs_;
+  int width_ = 0;
+  std::vector<Matrix> matrices_;
+  std::vector<float> x_, norm_weight_, residual_;
+};
 
 void check_embedding(const TestMatrix& m, const char* name) {
   const uint32_t tokens[] = {0, static_cast<uint32_t>(m.matrix.outputs() - 1), 3, 3};
@@ -286,54 +288,67 @@ void check_embedding(const TestMatrix& m, const char* name) {
   }
 }
 
-void check_all() {
-  const Float types[] = {Float::f32, Float::f16, Float::bf16};
-  const char* type_names[] = {"f32", "f16", "bf16"};
-  for (int t = 0; t < 3; t++) {
-    const Float type = types[t];
-    const std::string of = type_names[t];
+// Calls take(case) for every way in which a product can be asked for.
+template <class Take>
+void for_each_case(const Take& take) {
+  for (const auto& [type, of] : {std::pair{Float::f32, "f32"}, {Float::f16, "f16"}, {Float::bf16, "bf16"}}) {
     for (Rounding rounding : {Rounding::int16, Rounding::int8}) {
-      const std::string how = of + (rounding == Rounding::int8 ? " int8" : "");
+      const std::string how = std::string(of) + (rounding == Rounding::int8 ? " int8" : "");
       for (int bits : {4, 8}) {
         for (int group : {32, 64, 128}) {
+          if (brief && type == Float::bf16) continue;  // widened like the others, and only the scales
           const std::string name = how + " q" + std::to_string(bits) + " group " + std::to_string(group);
-          const auto make = [&](int outputs, int inputs, bool with_bias) {
+          const auto make = [&, type = type](int outputs, int inputs, bool with_bias) {
             return TestMatrix::quantized(outputs, inputs, bits, group, type, with_bias);
           };
           Case plain{name + " plain", {}, false, false, false, rounding};
           plain.matrices.push_back(make(83, group * 9, false));
-          check(plain);
+          take(plain);
           Case tiny{name + " tiny", {}, true, false, false, rounding};
           tiny.matrices.push_back(make(1, group, true));
-          check(tiny);
+          take(tiny);
           Case qkv{name + " qkv", {}, true, false, false, rounding};
           for (int outputs : {64, 24, 17}) qkv.matrices.push_back(make(outputs, group * 11, true));
-          check(qkv);
+          take(qkv);
           Case mlp{name + " swiglu", {}, true, true, true, rounding};
           for (int i = 0; i < 2; i++) mlp.matrices.push_back(make(75, group * 4, i == 1));
-          check(mlp);
-          check_embedding(plain.matrices[0], name.c_str());
+          take(mlp);
         }
       }
       Case mixed{how + " mixed", {}, true, false, true, rounding};
       mixed.matrices.push_back(TestMatrix::quantized(40, 256, 4, 32, type, false));
       mixed.matrices.push_back(TestMatrix::quantized(33, 256, 8, 64, type, true));
       mixed.matrices.push_back(TestMatrix::of_floats(21, 256, type, true));
-      check(mixed);
+      take(mixed);
     }
     for (int inputs : {1, 7, 64, 300, 777}) {
-      Case dense{of + " dense, inputs " + std::to_string(inputs), {}, false, false, false};
+      Case dense{std::string(of) + " dense, inputs " + std::to_string(inputs), {}, false, false, false};
       dense.matrices.push_back(TestMatrix::of_floats(53, inputs, type, false));
-      check(dense);
-      check_embedding(dense.matrices[0], dense.name.c_str());
+      take(dense);
     }
-    Case mlp{of + " dense swiglu", {}, true, true, true};
+    Case mlp{std::string(of) + " dense swiglu", {}, true, true, true};
     for (int i = 0; i < 2; i++) mlp.matrices.push_back(TestMatrix::of_floats(75, 130, type, i == 0));
-    check(mlp);
+    take(mlp);
   }
   Case large{"q4 large", {}, true, false, true};
   large.matrices.push_back(TestMatrix::quantized(600, 1152, 4, 32, Float::f16, false));
-  check(large);
+  take(large);
+}
+
+void check_all() {
+  for_each_case([](const Case& c) {
+    Trial(c).check();
+    check_embedding(c.matrices[0], c.name.c_str());
+  });
+}
+
+uint64_t digest_of_all() {
+  Digest digest;
+  for_each_case([&](const Case& c) {
+    const std::vector<float> y = Trial(c).run(0, most_rows());
+    digest.add(y.data(), y.size());
+  });
+  return digest.value();
 }
 
 void check_pool() {
@@ -349,33 +364,23 @@ void check_pool() {
   }
 }
 
-// Runs this program with another number of threads and returns the digest that it prints.
-std::string digest_with_threads(const char* program, const char* threads) {
-  const std::string command = std::string("KR_THREADS=") + threads + " '" + program + "' digest";
-  FILE* output = popen(command.c_str(), "r");
-  if (!output) return "";
-  char line[64] = "";
-  if (!std::fgets(line, sizeof line, output)) line[0] = 0;
-  return pclose(output) == 0 ? line : "";
+void check_threads() {
+  const uint64_t one = digest_with_threads("1", digest_of_all);
+  failures += one == 0;
+  for (const char* threads : {"2", "5"}) {
+    if (digest_with_threads(threads, digest_of_all) == one) continue;
+    std::printf("FAIL: %s threads give other results than one\n", threads);
+    failures++;
+  }
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  brief = argc > 1 && std::strcmp(argv[1], "brief") == 0;
+  check_threads();  // first, while this process has none
   check_pool();
   check_all();
-  char own[64];
-  std::snprintf(own, sizeof own, "%016llx\n", static_cast<unsigned long long>(digest));
-  if (argc > 1) {
-    std::fputs(own, stdout);
-    return failures > 0;
-  }
-  std::printf("%s, %d threads: %d failures\n", kr::isa_name(kr::isa()), kr::Pool::shared().threads(), failures);
-  for (const char* threads : {"1", "2", "5"}) {
-    if (digest_with_threads(argv[0], threads) != own) {
-      std::printf("FAIL: %s threads give other results\n", threads);
-      failures++;
-    }
-  }
+  std::printf("linear, %s: %d failures\n", kr::isa_name(kr::isa()), failures);
   return failures > 0;
 }

@@ -12,7 +12,7 @@
 mod attention;
 mod linear;
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
 use mlx_rs::{Array, error::Exception};
 
@@ -21,6 +21,18 @@ pub use linear::{Linear, Matrix, Quantization, embedding, linear};
 
 /// Longest error text that crosses from C++.
 const MESSAGE_LEN: usize = 256;
+
+/// The CPU's instructions that the kernels use: "portable", "avx2", "avx512" or "neon".
+pub fn instructions() -> &'static str {
+    // SAFETY: the C++ function takes nothing and returns a literal.
+    unsafe { CStr::from_ptr(mlx_ext_instructions()) }.to_str().unwrap_or_default()
+}
+
+/// How many threads compute, the calling one included.
+pub fn threads() -> usize {
+    // SAFETY: the C++ function takes nothing; it may start the threads.
+    unsafe { mlx_ext_threads() }.unsigned_abs() as usize
+}
 
 /// Calls a maker of an array: it returns mlx-c's context, or null and a text.
 fn array_from(make: impl FnOnce(*mut c_char, usize) -> *mut c_void) -> Result<Array, Exception> {
@@ -37,4 +49,9 @@ fn array_from(make: impl FnOnce(*mut c_char, usize) -> *mut c_void) -> Result<Ar
 /// mlx-c's context of an array, which C++ reads as `mlx::core::array*`; null for none.
 fn context(array: Option<&Array>) -> *mut c_void {
     array.map_or(std::ptr::null_mut(), |array| array.as_ptr().ctx)
+}
+
+unsafe extern "C" {
+    fn mlx_ext_instructions() -> *const c_char;
+    fn mlx_ext_threads() -> c_int;
 }

@@ -11,6 +11,6 @@ mod submission;
 pub use generate::{ChatMessage, Generate, Prompt, Sampling};
 pub use report::{
     Failure, FailureKind, FinishReason, Heartbeat, ModelInfo, Report, StreamEvent, StreamEventKind,
-    TokenChunk, Usage,
+    TokenChunk, Usage, Verified,
 };
 pub use submission::{Batch, Submission};

@@ -17,6 +17,20 @@ pub enum Report {
     Events(Vec<StreamEvent>),
     /// Every submission before [`Submission::Drain`](super::Submission::Drain) has had its terminal event.
     Drained,
+    /// The stored model was read whole, while it served, and is what it should be. Since 1.1.
+    Verified(Verified),
+    /// The stored model was read whole, while it served, and is not what it should be: what was found is set aside,
+    /// and the model can't be loaded again until it is mended. Since 1.1.
+    Damaged(Failure),
+}
+
+/// What verifying cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Bytes whose SHA-256 was computed.
+    pub bytes: u64,
+    /// Microseconds that it took.
+    pub micros: u64,
 }
 
 /// What a worker serves.
@@ -144,4 +158,8 @@ pub enum FailureKind {
     Internal,
     /// The worker that had it is gone, or is going.
     WorkerLost,
+    /// The store has no model of this name or digest. Since 1.1.
+    UnknownModel,
+    /// The stored model is damaged and is not used. Since 1.1.
+    DamagedModel,
 }

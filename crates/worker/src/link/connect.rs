@@ -6,7 +6,7 @@ use anyhow::Context;
 use interprocess::local_socket::{GenericFilePath, Stream, ToFsName, traits::Stream as _};
 use protocol::{
     frame::{FrameReceiver, FrameSender},
-    handshake::{self, Hello, HelloAck, VERSION},
+    handshake::{self, Hello, HelloAck, ProtocolVersion, VERSION},
     shm::{Segment, Side},
 };
 
@@ -18,6 +18,8 @@ pub struct Connected {
     pub sender: FrameSender,
     /// Frames from the gateway.
     pub receiver: FrameReceiver,
+    /// What both sides speak.
+    pub version: ProtocolVersion,
 }
 
 /// Connects to the gateway that listens at `path`.
@@ -45,6 +47,7 @@ pub fn connect(path: &Path) -> anyhow::Result<Connected> {
         socket: Arc::new(socket),
         sender: FrameSender::new(producer, hello.incarnation),
         receiver: FrameReceiver::new(consumer, hello.incarnation),
+        version,
     })
 }
 

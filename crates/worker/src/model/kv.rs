@@ -25,6 +25,9 @@ pub struct KvBudget {
     pub bytes: u64,
     /// Sequences that hold some at the same time.
     pub sequences: usize,
+    /// Whether [`Kernels::Own`] keep float16 instead of float32, so that twice as many tokens fit. MLX's operations
+    /// keep what they compute with.
+    pub half: bool,
 }
 
 /// Where sequences get their memory from.
@@ -69,6 +72,7 @@ struct LayerKv {
 
 impl KvCache {
     pub(super) fn new(shape: KvShape, budget: KvBudget, kernels: Kernels) -> Result<Self, ModelError> {
+        let shape = KvShape { half: budget.half && kernels == Kernels::Own, ..shape };
         let block_bytes = KvPool::block_bytes(shape).max(1);
         let blocks = i32::try_from(budget.bytes / block_bytes).unwrap_or(i32::MAX);
         // The last block of each sequence may be partly empty: what is promised is there in any case.
@@ -216,7 +220,7 @@ mod tests {
     use super::*;
 
     const SHAPE: KvShape = KvShape { layers: 1, kv_heads: 2, head_dim: 8, half: false };
-    const BUDGET: KvBudget = KvBudget { bytes: 1 << 16, sequences: 2 };
+    const BUDGET: KvBudget = KvBudget { bytes: 1 << 16, sequences: 2, half: false };
 
     fn append(kv: &mut SequenceKv, value: f32, tokens: i32) {
         let new = Array::full::<f32>(&[1, 2, tokens, 8], Array::from_f32(value)).unwrap();

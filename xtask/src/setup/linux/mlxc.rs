@@ -4,10 +4,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
     thread,
 };
 
@@ -86,14 +82,13 @@ pub(crate) fn ensure(
     tools: &Tools,
     sources: &Sources,
     mlx: &Path,
-    openblas: &Path,
 ) -> Result<PathBuf> {
     let mut inputs = vec![tools.compiler_version.as_str(), &sources.mlx_sys, COMPAT];
     inputs.extend(FLAGS);
     inputs.extend(OWN.iter().flat_map(|(name, text)| [*name, *text]));
-    // The library names the wheels' folders in its run-time path.
-    let (mlx_name, openblas_name) = (folder_name(mlx)?, folder_name(openblas)?);
-    inputs.extend([mlx_name, openblas_name]);
+    // The library names the wheel's folder in its run-time path.
+    let mlx_name = folder_name(mlx)?;
+    inputs.push(mlx_name);
 
     pieces.ensure("mlxc", &piece::key(&inputs), |folder| {
         let objects = folder.join("objects");
@@ -108,20 +103,16 @@ pub(crate) fn ensure(
         let mut link = tools.compiler();
         link.args(["-shared", "-o"]).arg(library.join("libmlxc.so")).args(files_in(&objects, "o")?);
         link.arg(format!("-L{}", mlx.join(MLX_LIB).display())).arg("-lmlx");
-        link.arg(format!("-L{}", openblas.join(OPENBLAS_LIB).display())).arg("-lscipy_openblas");
         // Relative to the library itself, so that the checkout may be moved.
-        for (name, lib) in [(mlx_name, MLX_LIB), (openblas_name, OPENBLAS_LIB)] {
-            link.arg(format!("-Wl,-rpath,$ORIGIN/../../{name}/{lib}"));
-        }
+        link.arg(format!("-Wl,-rpath,$ORIGIN/../../{mlx_name}/{MLX_LIB}"));
         link.arg("-Wl,-soname,libmlxc.so");
         process::output(link)?;
         fs::remove_dir_all(&objects).with_context(|| format!("cannot remove {}", objects.display()))
     })
 }
 
-/// Where in the unpacked wheels the libraries are.
+/// Where in the unpacked wheel the library is.
 pub(crate) const MLX_LIB: &str = "mlx/lib";
-pub(crate) const OPENBLAS_LIB: &str = "scipy_openblas32/lib";
 
 fn folder_name(folder: &Path) -> Result<&str> {
     folder.file_name().and_then(|name| name.to_str()).context("a piece's folder has a plain name")
@@ -169,24 +160,7 @@ fn compile(commands: Vec<Command>) -> Result<()> {
         format!("compiling mlx-c, {} files on {cores} cores (a minute or two, once)", commands.len()),
         commands.len(),
     );
-    let count = commands.len();
-    let queue = Mutex::new(commands.into_iter());
-    let failed = AtomicBool::new(false);
-    let work = || -> Result<()> {
-        while !failed.load(Ordering::Relaxed) {
-            let Some(command) = queue.lock().ok().and_then(|mut queue| queue.next()) else { break };
-            process::output(command).inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
-            step.advance();
-        }
-        Ok(())
-    };
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..cores.min(count)).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| match worker.join() {
-            Ok(result) => result,
-            Err(_) => bail!("a thread that runs the compiler panicked"),
-        })
-    })?;
+    process::output_all(commands, || step.advance())?;
     step.finish();
     Ok(())
 }

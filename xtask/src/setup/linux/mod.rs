@@ -3,7 +3,7 @@
 pub(crate) mod bindings;
 mod mlxc;
 mod override_file;
-mod prerequisites;
+pub(crate) mod prerequisites;
 
 use anyhow::Result;
 
@@ -17,10 +17,9 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let sources = mlxc::Sources::locate(workspace)?;
 
     let mlx = wheel::MLX.ensure(&pieces)?;
-    let openblas = wheel::OPENBLAS.ensure(&pieces)?;
-    let mlxc = mlxc::ensure(&pieces, &tools, &sources, &mlx, &openblas)?;
+    let mlxc = mlxc::ensure(&pieces, &tools, &sources, &mlx)?;
     let bindings = bindings::ensure(&pieces, &tools, &sources)?;
-    override_file::write(workspace, &override_file::Paths { mlx, openblas, mlxc, bindings })?;
+    override_file::write(workspace, &override_file::Paths { mlx, mlxc, bindings })?;
 
     pieces.remove_unused()?;
     eprintln!("set-up: MLX is ready in {}", workspace.mlx().display());

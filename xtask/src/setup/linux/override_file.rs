@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::mlxc::{MLX_LIB, OPENBLAS_LIB};
+use super::mlxc::MLX_LIB;
 use crate::{
     setup::wheel,
     workspace::{Workspace, host_triple},
@@ -17,7 +17,6 @@ use crate::{
 /// The pieces' folders.
 pub(crate) struct Paths {
     pub(crate) mlx: PathBuf,
-    pub(crate) openblas: PathBuf,
     pub(crate) mlxc: PathBuf,
     pub(crate) bindings: PathBuf,
 }
@@ -35,10 +34,9 @@ pub(crate) fn write(workspace: &Workspace, paths: &Paths) -> Result<()> {
 }
 
 fn render(triple: &str, paths: &Paths) -> Result<String> {
-    let Paths { mlx, openblas, mlxc, bindings } = paths;
+    let Paths { mlx, mlxc, bindings } = paths;
     let mlxc_lib = mlxc.join("lib");
     let mlx_lib = mlx.join(MLX_LIB);
-    let openblas_lib = openblas.join(OPENBLAS_LIB);
     let include = mlxc.join("include");
     let private = include.join("mlx/c/private");
 
@@ -50,12 +48,12 @@ fn render(triple: &str, paths: &Paths) -> Result<String> {
         [&mlxc_lib, &mlx_lib].map(|folder| plain(folder).map(|path| quote(&format!("native={path}"))));
     let [mlxc_search, mlx_search] = search;
     line(format!("rustc-link-search = [{}, {}]", mlxc_search?, mlx_search?))?;
-    // mlxc first: it has the fast BLAS, and the loader takes the first definition of a name.
+    // mlxc first: it has the faster matrix product, and the loader takes the first definition of a name.
     line(r#"rustc-link-lib = ["dylib=mlxc", "dylib=mlx", "dylib=stdc++"]"#.into())?;
     line("# Keys of our own reach the build scripts of crates that depend on mlx-sys, as DEP_MLX_INCLUDE and so on.".into())?;
     line(format!("version = {}", quote(wheel::MLX.version())))?;
     line(format!("include = {}", path_list(&[&mlx.join("mlx/include"), &include, &private])?))?;
-    line(format!("rpath = {}", path_list(&[&mlxc_lib, &mlx_lib, &openblas_lib])?))?;
+    line(format!("rpath = {}", path_list(&[&mlxc_lib, &mlx_lib])?))?;
     line(format!("[target.{triple}.mlx.rustc-env]"))?;
     line(format!("OUT_DIR = {}", quote(plain(bindings)?)))?;
     Ok(text)

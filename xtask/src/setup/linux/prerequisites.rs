@@ -17,10 +17,19 @@ pub(crate) struct Tools {
 impl Tools {
     /// A command that starts the C++ compiler.
     pub(crate) fn compiler(&self) -> Command {
-        let mut command = Command::new(&self.compiler[0]);
-        command.args(&self.compiler[1..]);
-        command
+        command_of(&self.compiler)
     }
+}
+
+/// A command that starts the C++ compiler, if there is one.
+pub(crate) fn compiler() -> Option<Command> {
+    find_compiler().as_deref().map(command_of)
+}
+
+fn command_of(words: &[String]) -> Command {
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    command
 }
 
 /// Finds the tools, or says in one message what is missing and how to get it.

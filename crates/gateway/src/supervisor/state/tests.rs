@@ -88,6 +88,10 @@ fn info() -> ModelInfo {
     }
 }
 
+fn failure(kind: FailureKind, message: &str) -> Failure {
+    Failure { kind, param: None, message: message.into() }
+}
+
 fn killed(actions: &[Action]) -> &str {
     match actions {
         [Action::Kill { why, .. }] => why,
@@ -231,15 +235,16 @@ fn a_model_that_does_not_load_is_reported_and_not_tried_again_hot() {
     let mut world = World::new();
     world.on(Event::Spawned);
     world.on(Event::Joined);
-    assert_eq!(killed(&world.on(Event::LoadFailed("no such model".into()))), "no such model");
-    assert_eq!(world.died(), [Action::ReportFirstFailure("no such model".into())]);
+    let failure = failure(FailureKind::UnknownModel, "no such model");
+    assert_eq!(killed(&world.on(Event::LoadFailed(failure.clone()))), "no such model");
+    assert_eq!(world.died(), [Action::ReportFirstFailure(failure)]);
     assert_eq!(world.wait(), 30 * SECOND);
 }
 
 #[test]
 fn only_a_worker_that_never_served_reports_a_first_failure() {
     let mut world = World::new();
-    assert_eq!(world.died(), [Action::ReportFirstFailure("crash".into())]);
+    assert_eq!(world.died(), [Action::ReportFirstFailure(failure(FailureKind::Internal, "crash"))]);
     let mut world = World::ready();
     assert_eq!(world.died(), []);
 }
@@ -267,7 +272,7 @@ fn draining_has_a_limit() {
 fn a_worker_without_work_is_not_drained_but_ended() {
     let mut world = World::new();
     world.on(Event::Spawned);
-    assert_eq!(killed(&world.on(Event::Drain)), "the gateway is shutting down");
+    assert_eq!(killed(&world.on(Event::Drain)), "it is not needed any more");
     assert_eq!(world.died(), [Action::Stop]);
     let mut world = World::ready();
     world.died();

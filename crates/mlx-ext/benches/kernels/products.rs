@@ -1,0 +1,151 @@
+//! Products with weight matrices.
+
+use mlx_ext::cpu::{self, Linear};
+use mlx_rs::{
+    Array, Dtype,
+    nn::silu,
+    ops::{add, matmul, multiply, quantized_matmul, split},
+    random,
+    transforms::eval,
+};
+
+use super::{
+    bandwidth,
+    peak::Peak,
+    timing,
+    weights::{Format, Place, Storage, Weight, Weights},
+};
+
+/// Rows of activations: decode of one sequence, of some, and prefill.
+const ROWS: [i32; 4] = [1, 8, 64, 512];
+/// Multiply-adds of one measurement, about.
+const WORK: f64 = 4e9;
+
+/// What is computed with one copy of the weights.
+struct Job {
+    name: &'static str,
+    formats: Vec<Format>,
+}
+
+/// Prints a table of the bandwidth at one row, and one of the rates at several.
+pub(crate) fn run(integer: Option<&Peak>, float: Option<&Peak>) {
+    let jobs = jobs();
+    println!(
+        "\nOne row of activations: GB/s of the weights, beside a plain read of the same bytes by the same threads\n"
+    );
+    println!("| weights | where they are | kernel | plain read | share | MLX's operation |");
+    println!("| --- | --- | ---: | ---: | ---: | ---: |");
+    for job in &jobs {
+        for (place, title) in [(Place::MappedFile, "mapped file"), (Place::Anonymous, "anonymous")] {
+            job.bandwidth(place, title);
+        }
+    }
+    println!("\nMore rows: billion multiply-adds/s, and their share of the instruction's peak\n");
+    println!("| weights | rows | kernel | share of the peak | MLX's operation | ratio |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: |");
+    for job in &jobs {
+        let weights = Weights::make(&job.formats, Place::MappedFile);
+        let peak = if matches!(job.formats[0].storage, Storage::Dense) { float } else { integer };
+        ROWS.into_iter().for_each(|rows| job.rate(&weights, rows, peak));
+    }
+}
+
+fn jobs() -> Vec<Job> {
+    let affine =
+        |outputs, inputs, bits, group| Format { outputs, inputs, storage: Storage::Affine { bits, group } };
+    vec![
+        Job { name: "6144 x 1152, 4 bits, groups of 32", formats: vec![affine(6144, 1152, 4, 32)] },
+        Job { name: "4096 x 4096, 4 bits, groups of 64", formats: vec![affine(4096, 4096, 4, 64)] },
+        Job { name: "49152 x 576, 8 bits, groups of 32", formats: vec![affine(49152, 576, 8, 32)] },
+        Job {
+            name: "feed-forward 576-1536, 4 bits, groups of 32",
+            formats: vec![affine(1536, 576, 4, 32), affine(1536, 576, 4, 32), affine(576, 1536, 4, 32)],
+        },
+        Job {
+            name: "4096 x 4096, bfloat16",
+            formats: vec![Format { outputs: 4096, inputs: 4096, storage: Storage::Dense }],
+        },
+    ]
+}
+
+impl Job {
+    fn bandwidth(&self, place: Place, title: &str) {
+        let weights = Weights::make(&self.formats, place);
+        let x = self.activations(1);
+        let words = weights.words();
+        let [ours, read] =
+            timing::in_turns([&mut || self.compute(&weights.copies, &x), &mut || bandwidth::read(&words)]);
+        let theirs = timing::patiently(|| eval([&mlx(&weights.copies[0], &x)]).unwrap());
+        let rate = |seconds: f64| weights.all_bytes() / seconds / 1e9;
+        println!(
+            "| {} | {title} | {:.1} | {:.1} | {:.0} % | {:.2} |",
+            self.name,
+            rate(ours),
+            rate(read),
+            100.0 * read / ours,
+            weights.bytes as f64 / theirs / 1e9
+        );
+    }
+
+    fn rate(&self, weights: &Weights, rows: i32, peak: Option<&Peak>) {
+        let x = self.activations(rows);
+        let products = f64::from(rows) * self.formats.iter().map(|format| format.products()).sum::<f64>();
+        let count = ((WORK / products) as usize).clamp(1, weights.copies.len());
+        let [ours] = timing::in_turns([&mut || self.compute(&weights.copies[..count], &x)]);
+        let ours = count as f64 * products / ours;
+        let theirs = products / timing::patiently(|| eval([&mlx(&weights.copies[0], &x)]).unwrap());
+        println!(
+            "| {} | {rows} | {:.1} | {} | {:.2} | {:.0} |",
+            self.name,
+            ours / 1e9,
+            peak.map_or("-".to_owned(), |peak| format!("{:.0} %", 100.0 * ours / peak.rate)),
+            theirs / 1e9,
+            ours / theirs
+        );
+    }
+
+    fn activations(&self, rows: i32) -> Array {
+        let x = random::normal::<f32>(&[rows, self.formats[0].inputs], None, None, None).unwrap();
+        eval([&x]).unwrap();
+        x
+    }
+
+    /// One matrix: each copy by itself. Three: layers behind each other, as in a model, which are one node of MLX's graph.
+    fn compute(&self, copies: &[Vec<Weight>], x: &Array) {
+        if self.formats.len() == 1 {
+            let results = copies.iter().map(|copy| linear(x, &copy[..1], false, None));
+            return eval(&results.collect::<Vec<_>>()).unwrap();
+        }
+        let layer = |x: Array, copy: &Vec<Weight>| {
+            let inner = linear(&x, &copy[..2], true, None);
+            linear(&inner, &copy[2..], false, Some(&x))
+        };
+        eval([&copies.iter().fold(x.clone(), layer)]).unwrap();
+    }
+}
+
+fn linear(x: &Array, weights: &[Weight], gated: bool, residual: Option<&Array>) -> Array {
+    let matrices: Vec<cpu::Matrix<'_>> = weights.iter().map(Weight::matrix).collect();
+    cpu::linear(&Linear { x, norm: None, matrices: &matrices, gated, residual, int8: false }).unwrap()
+}
+
+/// The same with MLX's operations, in float32 where it can choose. Lazy.
+fn mlx(copy: &[Weight], x: &Array) -> Array {
+    let product = |x: &Array, weight: &Weight| {
+        let matrix = weight.matrix();
+        match matrix.quantization {
+            Some(packing) => {
+                let cpu::Quantization { scales, biases, group_size, bits } = packing;
+                quantized_matmul(x, matrix.weight, scales, biases, true, group_size, bits).unwrap()
+            }
+            None => matmul(x.as_dtype(Dtype::Bfloat16).unwrap(), matrix.weight.t()).unwrap(),
+        }
+    };
+    match copy {
+        [gate, up, down] => {
+            let inner = multiply(silu(product(x, gate)).unwrap(), product(x, up)).unwrap();
+            add(product(&inner, down), x).unwrap()
+        }
+        _ => product(x, &copy[0]),
+    }
+}

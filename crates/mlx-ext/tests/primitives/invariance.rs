@@ -1,0 +1,165 @@
+//! What changes no bit: a row's company, how a prompt was cut, the number of threads.
+
+use std::{
+    env, fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    path::Path,
+    process::Command,
+};
+
+use mlx_ext::cpu::{self, Linear, Matrix};
+use mlx_rs::{
+    Array,
+    ops::indexing::{TryIndexOp, take_axis},
+};
+
+use crate::support::{
+    Random,
+    attention::{Rotation, Server, Spec},
+    bits,
+    products::{Storage, Weights, computed, plain},
+};
+
+/// Where a process that [`threads_change_no_bit`] starts leaves the digest of all its results.
+const DIGEST: &str = "KR_TEST_DIGEST";
+
+/// Rows of the largest batch: more than registers hold, so that kernels go about them in several ways.
+const ROWS: i32 = 70;
+
+/// A row's results alone and in batches of 2, 7 and 33, which also put it at other places among other rows.
+#[test]
+fn company_changes_no_bit() {
+    check_products(&mut DefaultHasher::new());
+}
+
+/// A prompt's attention in one piece and in any others, alone and beside other sequences.
+#[test]
+fn cuts_change_no_bit() {
+    check_attention(&mut DefaultHasher::new());
+}
+
+/// The whole of the above in processes of one and of two threads.
+#[test]
+fn threads_change_no_bit() {
+    if let Some(path) = env::var_os(DIGEST) {
+        let mut digest = DefaultHasher::new();
+        check_products(&mut digest);
+        check_attention(&mut digest);
+        fs::write(path, digest.finish().to_string()).unwrap();
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let one = digest_with_threads("1", &folder.path().join("one"));
+    for threads in ["2", "5"] {
+        assert_eq!(digest_with_threads(threads, &folder.path().join(threads)), one, "{threads} threads");
+    }
+}
+
+fn digest_with_threads(threads: &str, path: &Path) -> String {
+    let run = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "invariance::threads_change_no_bit"])
+        .env("KR_THREADS", threads)
+        .env(DIGEST, path)
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{threads} threads: {}", String::from_utf8_lossy(&run.stdout));
+    fs::read_to_string(path).unwrap()
+}
+
+fn check_products(digest: &mut impl Hasher) {
+    let random = &mut Random::new(10);
+    for storage in Storage::all() {
+        let inputs = storage.group().max(13) * 9;
+        let weights: Vec<Weights> =
+            (0..2).map(|_| Weights::new(random, storage, 83, inputs).with_bias(random)).collect();
+        let matrices: Vec<Matrix<'_>> = weights.iter().map(Weights::matrix).collect();
+        let norm = random.normals(&[inputs]);
+        let x = random.activations(ROWS, inputs);
+        let residual = random.normals(&[ROWS, 2 * 83]);
+        check_rows(digest, &x, &residual, |x, _| computed(&plain(x, &matrices[..1])));
+        check_rows(digest, &x, &residual, |x, _| {
+            computed(&Linear { int8: true, ..plain(x, &matrices[..1]) })
+        });
+        check_rows(digest, &x, &residual, |x, residual| {
+            let norm = Some((&norm, 1e-5));
+            computed(&Linear { norm, residual: Some(residual), ..plain(x, &matrices) })
+        });
+        check_rows(digest, &x, &residual, |x, _| {
+            computed(&Linear { norm: Some((&norm, 1e-5)), gated: true, ..plain(x, &matrices) })
+        });
+        let tokens = Array::from_slice(&[5_u32, 82, 0, 5], &[4]);
+        let rows = bits(&cpu::embedding(&weights[0].matrix(), &tokens, inputs).unwrap());
+        let one =
+            bits(&cpu::embedding(&weights[0].matrix(), &Array::from_slice(&[82_u32], &[1]), inputs).unwrap());
+        assert_eq!(rows.chunks(inputs as usize).nth(1).unwrap(), one);
+        rows.hash(digest);
+    }
+    // Large enough to be cut up among threads, rows as well as outputs.
+    let storage = Storage::all()[0];
+    let weights = Weights::new(random, storage, 600, 1152);
+    let x = random.activations(ROWS, 1152);
+    check_rows(digest, &x, &x, |x, _| computed(&plain(x, &[weights.matrix()])));
+}
+
+/// `compute` on all rows at once and on some of them.
+fn check_rows(
+    digest: &mut impl Hasher,
+    x: &Array,
+    residual: &Array,
+    compute: impl Fn(&Array, &Array) -> Array,
+) {
+    let all = bits(&compute(x, residual));
+    all.hash(digest);
+    let width = all.len() / ROWS as usize;
+    for batch in [1, 2, 7, 33] {
+        for first in (0..ROWS).step_by(batch as usize).filter(|first| batch > 1 || first % 5 == 0) {
+            let end = (first + batch).min(ROWS);
+            let part = |array: &Array| array.try_index(first..end).unwrap();
+            let some = bits(&compute(&part(x), &part(residual)));
+            assert_eq!(some, &all[first as usize * width..end as usize * width], "rows {first} to {end}");
+        }
+    }
+    let backwards: Vec<i32> = (0..ROWS).rev().collect();
+    let backwards = |array: &Array| take_axis(array, Array::from_slice(&backwards, &[ROWS]), 0).unwrap();
+    let turned = bits(&compute(&backwards(x), &backwards(residual)));
+    assert!(turned.chunks(width).rev().eq(all.chunks(width)), "rows in the other order");
+}
+
+fn check_attention(digest: &mut impl Hasher) {
+    let random = &mut Random::new(11);
+    let plain = Spec {
+        kv_heads: 2,
+        group: 3,
+        head_dim: 40,
+        pairs: 20,
+        traditional: false,
+        window: None,
+        half: false,
+    };
+    let half = Spec { half: true, kv_heads: 1, group: 5, head_dim: 64, pairs: 16, ..plain };
+    for spec in [plain, half, Spec { window: Some(77), ..plain }, Spec { window: Some(300), ..half }] {
+        let lengths = [620, 33, 90];
+        let rotation = Rotation::new(spec, 620);
+        let sequences: Vec<Array> =
+            lengths.iter().map(|&length| random.normals(&[length, spec.width()])).collect();
+        let whole: Vec<Vec<u32>> = sequences
+            .iter()
+            .zip(lengths)
+            .map(|(qkv, length)| {
+                let server = Server::new(random, spec, &rotation, &[length]);
+                bits(&server.run(std::slice::from_ref(qkv), || length)[0])
+            })
+            .collect();
+        whole.hash(digest);
+        for cut in [1, 2, 7, 33, 256, 300] {
+            let server = Server::new(random, spec, &rotation, &lengths[..1]);
+            let cut_up = server.run(&sequences[..1], || cut);
+            assert!(bits(&cut_up[0]) == whole[0], "{spec:?} in pieces of {cut}");
+        }
+        let server = Server::new(random, spec, &rotation, &lengths);
+        let together = server.run(&sequences, || [0, 1, 1, 5, 64, 200][random.below(6)]);
+        for (together, alone) in together.iter().zip(&whole) {
+            assert!(bits(together) == *alone, "{spec:?} beside others");
+        }
+    }
+}

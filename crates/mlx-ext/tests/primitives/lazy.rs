@@ -1,0 +1,116 @@
+//! Operations as parts of MLX's graph: chains of them, and what they refuse.
+
+use mlx_ext::cpu::{self, KvPool, KvShape, Linear, Matrix, StepRow};
+use mlx_rs::{Array, Dtype, transforms::eval};
+
+use crate::support::{
+    Random, bits,
+    products::{Storage, Weights, plain},
+};
+
+/// Operations on each other's lazy results give the bits that they give one by one, whichever of them are asked for.
+#[test]
+fn a_chain_gives_the_bits_of_its_parts() {
+    let random = &mut Random::new(20);
+    let storage = Storage::Affine { bits: 4, group: 32, scales: Dtype::Float16 };
+    let table = Weights::new(random, Storage::Dense(Dtype::Bfloat16), 50, 64);
+    let (up, down) = (Weights::new(random, storage, 96, 64), Weights::new(random, storage, 64, 96));
+    let tokens = Array::from_slice(&[3_u32, 49, 0, 3, 7], &[5]);
+    let (up, down) = ([up.matrix()], [down.matrix()]);
+    let block = |x: &Array, between: &dyn Fn(&Array)| {
+        let inner = cpu::linear(&plain(x, &up)).unwrap();
+        between(&inner);
+        let y = cpu::linear(&Linear { residual: Some(x), ..plain(&inner, &down) }).unwrap();
+        between(&y);
+        (inner, y)
+    };
+    let lazy = |_: &Array| {};
+    let at_once = |array: &Array| array.eval().unwrap();
+
+    let x = cpu::embedding(&table.matrix(), &tokens, 64).unwrap();
+    x.eval().unwrap();
+    let (expected_inner, expected) = block(&x, &at_once);
+    let (_, expected_next) = block(&expected, &at_once);
+
+    let x = cpu::embedding(&table.matrix(), &tokens, 64).unwrap();
+    let (inner, y) = block(&x, &lazy);
+    let (_, next) = block(&y, &lazy);
+    eval([&next, &inner]).unwrap();
+    assert_eq!(bits(&next), bits(&expected_next));
+    assert_eq!(bits(&inner), bits(&expected_inner));
+    assert_eq!(bits(&y), bits(&expected));
+}
+
+/// Inputs may be MLX's own operations, still lazy too.
+#[test]
+fn mlx_s_lazy_results_are_inputs() {
+    let random = &mut Random::new(21);
+    let weights = Weights::new(random, Storage::Dense(Dtype::Float32), 20, 32);
+    let matrices = [weights.matrix()];
+    let (a, b) = (random.normals(&[4, 32]), random.normals(&[4, 32]));
+    let sum = &a + &b;
+    sum.eval().unwrap();
+    let expected = bits(&cpu::linear(&plain(&sum, &matrices)).unwrap());
+    let found = cpu::linear(&plain(&(&a + &b), &matrices)).unwrap();
+    // And the other way round: MLX's operations on ours.
+    let zero = &found - &found;
+    assert_eq!(bits(&found), expected);
+    assert!(bits(&zero).iter().all(|&bits| bits == 0));
+}
+
+#[test]
+fn products_that_do_not_fit_are_refused() {
+    let random = &mut Random::new(22);
+    let storage = Storage::Affine { bits: 4, group: 32, scales: Dtype::Float16 };
+    let weights = Weights::new(random, storage, 8, 64);
+    let matrix = weights.matrix();
+    let quantization = matrix.quantization.unwrap();
+    let (x, wide_x) = (random.normals(&[3, 64]), random.normals(&[3, 96]));
+    let refused = |job: &Linear<'_>| cpu::linear(job).unwrap_err().what().to_owned();
+    let one = [matrix];
+
+    assert!(refused(&plain(&wide_x, &one)).contains("differ in length"));
+    assert!(refused(&plain(&x.as_dtype(Dtype::Float16).unwrap(), &one)).contains("float32"));
+    assert!(refused(&Linear { gated: true, ..plain(&x, &one) }).contains("two matrices"));
+    assert!(refused(&Linear { norm: Some((&wide_x, 1e-5)), ..plain(&x, &one) }).contains("norm"));
+    assert!(refused(&Linear { residual: Some(&x), ..plain(&x, &one) }).contains("residual"));
+    let bits = cpu::Quantization { bits: 3, ..quantization };
+    let three_bits = [Matrix { quantization: Some(bits), ..matrix }];
+    assert!(refused(&plain(&x, &three_bits)).contains("4 or 8 bits"));
+    let group = cpu::Quantization { group_size: 16, ..quantization };
+    let small_group = [Matrix { quantization: Some(group), ..matrix }];
+    assert!(refused(&plain(&x, &small_group)).contains("32, 64 or 128"));
+    let scales = cpu::Quantization { scales: &x, ..quantization };
+    let other_scales = [Matrix { quantization: Some(scales), ..matrix }];
+    assert!(refused(&plain(&x, &other_scales)).contains("one scale a group"));
+}
+
+/// What is not contiguous shows only when there are data.
+#[test]
+fn inputs_that_are_not_contiguous_are_refused_when_evaluated() {
+    let random = &mut Random::new(23);
+    let weights = Weights::new(random, Storage::Dense(Dtype::Float32), 8, 64);
+    let x = random.normals(&[64, 3]);
+    let turned = x.t();
+    turned.eval().unwrap();
+    let y = cpu::linear(&plain(&turned, &[weights.matrix()])).unwrap();
+    let error = y.eval().unwrap_err();
+    assert!(error.what().contains("not contiguous"), "{error}");
+}
+
+#[test]
+fn steps_that_do_not_fit_the_pool_are_refused() {
+    mlx_ext::init().unwrap();
+    let shape = KvShape { layers: 1, kv_heads: 1, head_dim: 8, half: false };
+    assert!(KvPool::new(KvShape { head_dim: 12, ..shape }, 4).is_err());
+    assert!(KvPool::new(shape, 0).is_err());
+    let pool = KvPool::new(shape, 4).unwrap();
+    let row = |new_tokens, position, blocks| StepRow { new_tokens, position, blocks };
+    let refused = |rows: &[StepRow<'_>]| pool.step(rows).unwrap_err().what().to_owned();
+    assert!(refused(&[row(0, 0, &[0])]).contains("too few blocks"));
+    assert!(refused(&[row(1, 32, &[0])]).contains("too few blocks"));
+    assert!(refused(&[row(1, 0, &[4])]).contains("in the pool"));
+    assert!(refused(&[row(1, 0, &[-1])]).contains("in the pool"));
+    assert!(refused(&[row(1, 0, &[2]), row(1, 0, &[2])]).contains("each one row's"));
+    assert!(pool.step(&[row(1, 32, &[3, 1]), row(5, 0, &[0])]).is_ok());
+}
