@@ -2,12 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::ControlFlow,
     time::SystemTime,
 };
 
 use crate::{
-    Digest, Listed, Store, StoreError,
+    Digest, Listed, Observer, Store, StoreError,
     error::IoContext,
     inventory::Inventory,
     lease::Lease,
@@ -160,8 +159,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::OverLimit`] or [`StoreError::NoSpace`]; nothing went then.
-    pub fn make_room(&self, bytes: u64) -> Result<Vec<Listed>, StoreError> {
-        let writer = Writer::begin(self, &mut |_| ControlFlow::Continue(()))?;
+    pub fn make_room(&self, bytes: u64, observer: &mut Observer<'_>) -> Result<Vec<Listed>, StoreError> {
+        let writer = Writer::begin(self, observer)?;
         writer.check_space(bytes)?;
         Ok(writer.evicted.take())
     }
@@ -245,7 +244,10 @@ impl Writer<'_> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::{
+        ops::ControlFlow,
+        time::{Duration, UNIX_EPOCH},
+    };
 
     use super::*;
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use crate::StoreError;
 
-/// What an import is doing.
+/// What an import, or another command that writes, is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ImportEvent {
@@ -16,7 +16,7 @@ pub enum ImportEvent {
     Advanced(u64),
 }
 
-/// Watches an import. [`ControlFlow::Break`] cancels it.
+/// Watches long work. [`ControlFlow::Break`] cancels it.
 pub type Observer<'a> = dyn FnMut(ImportEvent) -> ControlFlow<()> + 'a;
 
 /// Tells the observer, and turns its break into an error.

@@ -2,12 +2,11 @@
 
 use std::{
     collections::BTreeSet,
-    ops::ControlFlow,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use crate::{
-    Digest, Listed, Store, StoreError,
+    Digest, Listed, Observer, Store, StoreError,
     evict::{Candidates, Criteria, Hold, choose},
     writer::Writer,
 };
@@ -50,9 +49,13 @@ impl Store {
     /// or the user pinned is never removed, nor a blob that a remaining
     /// artifact shares, nor one that an unreadable manifest mentions; so the
     /// store may stay larger than asked.
-    pub fn prune(&self, options: &PruneOptions) -> Result<PruneReport, StoreError> {
-        let silent = &mut |_| ControlFlow::Continue(());
-        let writer = if options.dry_run { Writer::lock(self, silent)? } else { Writer::begin(self, silent)? };
+    pub fn prune(
+        &self,
+        options: &PruneOptions,
+        observer: &mut Observer<'_>,
+    ) -> Result<PruneReport, StoreError> {
+        let writer =
+            if options.dry_run { Writer::lock(self, observer)? } else { Writer::begin(self, observer)? };
         let candidates = Candidates::take(self, &BTreeSet::new())?;
         let criteria = Criteria {
             max_size: options.max_size,

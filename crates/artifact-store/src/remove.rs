@@ -1,9 +1,9 @@
 //! Removing one artifact, or one of its names.
 
-use std::{collections::BTreeSet, ops::ControlFlow};
+use std::collections::BTreeSet;
 
 use crate::{
-    Listed, Store, StoreError,
+    Listed, Observer, Store, StoreError,
     evict::{Candidates, Hold},
     lease::Lease,
     writer::Writer,
@@ -30,8 +30,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::InUse`] while a process uses the artifact, even when
     /// forced; [`StoreError::Pinned`] if it is pinned and this is not forced.
-    pub fn remove(&self, name_or_digest: &str, force: bool) -> Result<Removed, StoreError> {
-        let writer = Writer::begin(self, &mut |_| ControlFlow::Continue(()))?;
+    pub fn remove(
+        &self,
+        name_or_digest: &str,
+        force: bool,
+        observer: &mut Observer<'_>,
+    ) -> Result<Removed, StoreError> {
+        let writer = Writer::begin(self, observer)?;
         let digest = self.locate(name_or_digest)?;
         let names = self.names_of(digest)?;
         let other_names: Vec<String> = names.iter().filter(|name| *name != name_or_digest).cloned().collect();

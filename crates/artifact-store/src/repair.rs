@@ -1,9 +1,9 @@
 //! Putting a store right: everything that can be, and a list of what can't.
 
-use std::{ops::ControlFlow, path::PathBuf};
+use std::path::PathBuf;
 
 use crate::{
-    Digest, RepairAction, Store, StoreError,
+    Digest, Observer, RepairAction, Store, StoreError,
     disk::{exists, open_regular},
     index::Index,
     inventory::Inventory,
@@ -58,8 +58,8 @@ impl Store {
     /// Finishes or undoes interrupted work, removes what nothing uses, and
     /// makes the index anew. Blobs are looked at from outside only; reading
     /// them is [`Store::verify`]'s part.
-    pub fn repair(&self, dry_run: bool) -> Result<RepairReport, StoreError> {
-        let writer = Writer::lock(self, &mut |_| ControlFlow::Continue(()))?;
+    pub fn repair(&self, dry_run: bool, observer: &mut Observer<'_>) -> Result<RepairReport, StoreError> {
+        let writer = Writer::lock(self, observer)?;
         let mut actions = sweep::plan(self)?;
         actions.extend(unreadable_names(self)?);
         actions.extend(good_after_all(self, &actions)?);

@@ -35,7 +35,7 @@ fn work(role: &str, store: &Store, root: &Path) {
     match role {
         "prune" => {
             let everything = PruneOptions { max_size: Some(0), ..PruneOptions::default() };
-            store.prune(&everything).unwrap();
+            store.prune(&everything, &mut silent).unwrap();
         }
         "hold" => {
             for (name, _) in store.refs().unwrap() {
@@ -57,18 +57,18 @@ fn work(role: &str, store: &Store, root: &Path) {
         }
         "manage" => {
             store.usage().unwrap();
-            store.repair(true).unwrap();
+            store.repair(true, &mut silent).unwrap();
             for artifact in store.list().unwrap() {
                 store.holders(artifact.digest).unwrap();
                 let name = artifact.digest.to_string();
                 unless_gone(store.pin(&name));
                 unless_gone(store.unpin(&name));
             }
-            match store.remove("first", false) {
+            match store.remove("first", false, &mut silent) {
                 Err(StoreError::UnknownArtifact { .. } | StoreError::InUse { .. }) => {}
                 result => drop(result.unwrap()),
             }
-            store.repair(false).unwrap();
+            store.repair(false, &mut silent).unwrap();
         }
         model => {
             let imported = store.import(&root.join(format!("{model}.gguf")), None, &mut silent).unwrap();
@@ -113,8 +113,8 @@ fn importers_pruners_holders_and_verifiers_work_at_once() {
 
     // What was in use all the time is there, and the rest is as if they had taken turns.
     assert!(is_whole(&held));
-    store.repair(false).unwrap();
-    let again = store.repair(true).unwrap();
+    store.repair(false, &mut silent).unwrap();
+    let again = store.repair(true, &mut silent).unwrap();
     assert!(again.actions.is_empty() && again.problems.is_empty(), "{again:?}");
     for artifact in store.list().unwrap() {
         assert_eq!(artifact.state, ArtifactState::Ready);

@@ -44,18 +44,22 @@ const SCENARIOS: [Scenario; 11] = [
     Scenario { name: "import", prepare: |_| (), act: import_tiny },
     Scenario { name: "import under a name that exists", prepare: tiny_of_old, act: import_tiny },
     Scenario { name: "import that evicts", prepare: full_store, act: import_tiny },
-    Scenario { name: "remove", prepare: pinned_tiny, act: |store, _| store.remove("tiny", true).map(drop) },
+    Scenario {
+        name: "remove",
+        prepare: pinned_tiny,
+        act: |store, _| store.remove("tiny", true, &mut silent).map(drop),
+    },
     Scenario {
         name: "remove one of two names",
         prepare: two_names,
-        act: |store, _| store.remove("tiny", false).map(drop),
+        act: |store, _| store.remove("tiny", false, &mut silent).map(drop),
     },
     Scenario { name: "prune", prepare: three_old, act: prune_all },
     Scenario { name: "pin", prepare: tiny, act: |store, _| store.pin("tiny").map(drop) },
     Scenario { name: "unpin", prepare: pinned_tiny, act: |store, _| store.unpin("tiny").map(drop) },
     Scenario { name: "quarantine", prepare: spoiled_tiny, act: verify_tiny },
     Scenario { name: "mend by importing", prepare: quarantined_tiny, act: import_tiny },
-    Scenario { name: "repair", prepare: mess, act: |store, _| store.repair(false).map(drop) },
+    Scenario { name: "repair", prepare: mess, act: |store, _| store.repair(false, &mut silent).map(drop) },
 ];
 
 fn import_tiny(store: &Store, root: &Path) -> Result<(), StoreError> {
@@ -64,7 +68,7 @@ fn import_tiny(store: &Store, root: &Path) -> Result<(), StoreError> {
 }
 
 fn prune_all(store: &Store, _: &Path) -> Result<(), StoreError> {
-    store.prune(&PruneOptions { max_size: Some(0), ..PruneOptions::default() }).map(drop)
+    store.prune(&PruneOptions { max_size: Some(0), ..PruneOptions::default() }, &mut silent).map(drop)
 }
 
 fn verify_tiny(store: &Store, _: &Path) -> Result<(), StoreError> {
@@ -212,8 +216,8 @@ fn check_what_was_stored(root: &Path, when: &str) {
 /// What the next command must have put right.
 fn check_nothing_is_left(root: &Path, when: &str) {
     let store = open(root);
-    store.repair(false).unwrap();
-    let again = store.repair(true).unwrap();
+    store.repair(false, &mut silent).unwrap();
+    let again = store.repair(true, &mut silent).unwrap();
     assert!(again.actions.is_empty(), "{when}: {:?}", again.actions);
     let usage = store.usage().unwrap();
     assert_eq!(usage.unfinished, 0, "{when}");

@@ -57,18 +57,18 @@ fn an_artifact_of_a_newer_version_is_left_alone() {
     // The others are managed as ever, and its blobs stay.
     let blobs = |_: ()| files_below(&root.path().join("store/blobs")).len();
     assert_eq!(blobs(()), 3, "two weights and the tokenizer they share");
-    assert_eq!(store.prune(&to_nothing()).unwrap().removed.len(), 1);
+    assert_eq!(store.prune(&to_nothing(), &mut silent).unwrap().removed.len(), 1);
     assert_eq!(blobs(()), 2);
     let listed = store.list().unwrap();
     assert_eq!((listed[0].state, &listed[0].names[0]), (ArtifactState::Unreadable, &"newer".to_owned()));
-    let report = store.repair(false).unwrap();
+    let report = store.repair(false, &mut silent).unwrap();
     assert!(
         matches!(&report.problems[..], [Problem::Manifest { names, .. }] if names[0] == "newer"),
         "{report:?}"
     );
     import_distinct(root.path(), "third", 3);
     assert_eq!(blobs(()), 3);
-    store.remove("newer", false).unwrap();
+    store.remove("newer", false, &mut silent).unwrap();
     assert_eq!(blobs(()), 2, "asked to, it goes");
 }
 
@@ -79,12 +79,12 @@ fn a_damaged_manifest_stops_no_other_command() {
     import_distinct(root.path(), "good", 2);
     spoil(&root.path().join(format!("store/artifacts/{}.json", bad.digest)), |bytes| bytes[20] ^= 1);
     let before = files_below(&root.path().join("store/blobs"));
-    let report = store.repair(false).unwrap();
+    let report = store.repair(false, &mut silent).unwrap();
     assert!(
         matches!(&report.problems[..], [Problem::Manifest { names, .. }] if names[0] == "bad"),
         "{report:?}"
     );
-    assert_eq!(store.prune(&to_nothing()).unwrap().removed.len(), 1);
+    assert_eq!(store.prune(&to_nothing(), &mut silent).unwrap().removed.len(), 1);
     assert_eq!(files_below(&root.path().join("store/blobs")).len(), before.len() - 1, "only `good`'s went");
     assert_eq!(store.usage().unwrap().artifacts.len(), 1);
     let (store, again) = import_distinct(root.path(), "bad", 1);
@@ -99,14 +99,14 @@ fn names_cannot_leave_the_store() {
     fs::write(root.path().join("outside"), tiny.digest.to_string()).unwrap();
     for name in ["../outside", "..%2Foutside", "/etc/passwd", "a/../../outside"] {
         assert!(matches!(store.resolve(name), Err(StoreError::UnknownArtifact { .. })), "{name}");
-        assert!(store.pin(name).is_err() && store.remove(name, true).is_err(), "{name}");
+        assert!(store.pin(name).is_err() && store.remove(name, true, &mut silent).is_err(), "{name}");
         let refused = store.import(&root.path().join("tiny.gguf"), Some(name), &mut silent);
         assert!(matches!(refused, Err(StoreError::BadName(_))), "{name}");
     }
     // One that somebody put there by hand is no name.
     fs::write(root.path().join("store/refs/..%2F..%2Foutside"), tiny.digest.to_string()).unwrap();
     assert_eq!(store.refs().unwrap(), [("tiny".to_owned(), tiny.digest)]);
-    assert!(matches!(store.repair(false).unwrap().problems[..], [Problem::Foreign(_)]));
+    assert!(matches!(store.repair(false, &mut silent).unwrap().problems[..], [Problem::Foreign(_)]));
     assert!(root.path().join("outside").exists());
 }
 
@@ -126,7 +126,7 @@ fn links_in_the_store_are_not_followed() {
 
     assert!(store.resolve("linked").is_err());
     assert_eq!(store.list().unwrap().len(), 1);
-    let report = store.repair(false).unwrap();
+    let report = store.repair(false, &mut silent).unwrap();
     assert!(report.actions.contains(&RepairAction::DropName { name: "linked".to_owned() }), "{report:?}");
     assert!(report.problems.contains(&Problem::Foreign(inside("blobs/sha256/00"))), "{report:?}");
     assert_eq!(fs::read_to_string(&orphan).unwrap(), "precious");
@@ -144,7 +144,7 @@ fn files_of_others_are_left_alone_and_stop_nothing() {
     }
     import_distinct(root.path(), "other", 4);
     assert_eq!(store.list().unwrap().len(), 2);
-    let report = store.repair(false).unwrap();
+    let report = store.repair(false, &mut silent).unwrap();
     assert_eq!((report.actions.len(), report.problems.len()), (0, strays.len()), "{report:?}");
     assert!(strays.iter().all(|stray| root.path().join("store").join(stray).exists()));
 }
@@ -219,7 +219,7 @@ fn child_full_disk() {
 
     // Making room works on the full disk, too.
     while fs::OpenOptions::new().append(true).open(&ballast).unwrap().write_all(&[0; 4096]).is_ok() {}
-    let freed = store.remove("before", false).unwrap().freed;
+    let freed = store.remove("before", false, &mut silent).unwrap().freed;
     assert!(freed > 0 && store.list().unwrap().is_empty());
     fs::remove_file(&ballast).unwrap();
     store.import(&large, None, &mut silent).unwrap();
@@ -253,9 +253,9 @@ fn child_read_only() {
     let refusals = [
         store.import(&source, None, &mut silent).map(drop),
         store.pin("tiny").map(drop),
-        store.remove("tiny", false).map(drop),
-        store.prune(&to_nothing()).map(drop),
-        store.repair(false).map(drop),
+        store.remove("tiny", false, &mut silent).map(drop),
+        store.prune(&to_nothing(), &mut silent).map(drop),
+        store.repair(false, &mut silent).map(drop),
     ];
     for refused in refusals {
         let error = refused.unwrap_err().to_string();

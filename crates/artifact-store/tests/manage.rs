@@ -36,22 +36,22 @@ fn pruning_removes_the_least_recently_used_and_nothing_shared_or_in_use() {
     import_distinct(root.path(), "twin-of-old", 1);
     let held = store.resolve("middle").unwrap();
     let before = files_below(&root.path().join("store"));
-    let plan = store.prune(&PruneOptions { dry_run: true, ..to_size(0) }).unwrap();
+    let plan = store.prune(&PruneOptions { dry_run: true, ..to_size(0) }, &mut silent).unwrap();
     assert_eq!(files_below(&root.path().join("store")), before, "a dry run changes nothing");
     assert_eq!(names(&plan.removed), ["old", "new", "twin-of-old"]);
     assert_eq!(names(&plan.kept_in_use), ["middle"]);
 
     // One byte less than there is: `old` would free nothing, its twin having the same weights.
-    let report = store.prune(&to_size(plan.size_before - 1)).unwrap();
+    let report = store.prune(&to_size(plan.size_before - 1), &mut silent).unwrap();
     assert_eq!(names(&report.removed), ["new"]);
     assert!(matches!(store.resolve("new"), Err(StoreError::UnknownArtifact { .. })));
-    let everything = store.prune(&to_size(0)).unwrap();
+    let everything = store.prune(&to_size(0), &mut silent).unwrap();
     assert_eq!(everything.size_after, held.manifest.size());
     assert_eq!(names(&store.list().unwrap()), ["middle"]);
     assert!(is_whole(&held));
 
     drop(held);
-    assert_eq!(store.prune(&to_size(0)).unwrap().size_after, 0);
+    assert_eq!(store.prune(&to_size(0), &mut silent).unwrap().size_after, 0);
     assert!(files_below(&root.path().join("store/blobs")).is_empty());
 }
 
@@ -61,7 +61,7 @@ fn a_blob_that_another_artifact_shares_survives() {
     let (store, _) = import(root.path(), "one");
     import(root.path(), "two");
     let kept = store.resolve("two").unwrap();
-    store.prune(&to_size(0)).unwrap();
+    store.prune(&to_size(0), &mut silent).unwrap();
     assert_eq!(store.list().unwrap().len(), 2, "removing `one` would free nothing");
     for (_, file) in kept.files(FileRole::Weights) {
         kept.open_blob(file).unwrap();
@@ -74,14 +74,14 @@ fn age_and_number_decide_as_well() {
     let store = three(root.path());
     store.pin("old").unwrap();
     let aged = PruneOptions { older_than: Some(Duration::from_secs(1500)), ..PruneOptions::default() };
-    let report = store.prune(&PruneOptions { dry_run: true, ..aged }).unwrap();
+    let report = store.prune(&PruneOptions { dry_run: true, ..aged }, &mut silent).unwrap();
     assert_eq!(
         (names(&report.removed), names(&report.kept_pinned)),
         (vec!["middle".into()], vec!["old".into()])
     );
-    let kept = store.prune(&PruneOptions { keep: Some(2), ..aged }).unwrap();
+    let kept = store.prune(&PruneOptions { keep: Some(2), ..aged }, &mut silent).unwrap();
     assert!(kept.removed.is_empty(), "`middle` is among the two latest");
-    let only = store.prune(&PruneOptions { keep: Some(1), ..PruneOptions::default() }).unwrap();
+    let only = store.prune(&PruneOptions { keep: Some(1), ..PruneOptions::default() }, &mut silent).unwrap();
     assert_eq!(names(&only.removed), ["middle"]);
     assert_eq!(names(&store.list().unwrap()), ["new", "old"]);
 }
@@ -93,12 +93,12 @@ fn a_pin_outlives_the_index_and_goes_with_its_artifact() {
     assert!(store.pin("tiny").unwrap() && !store.pin(&imported.digest.to_string()).unwrap());
     fs::remove_file(root.path().join("store/index.json")).unwrap();
     assert!(open(root.path()).list().unwrap()[0].pinned);
-    assert!(store.prune(&to_size(0)).unwrap().removed.is_empty());
-    assert!(matches!(store.remove("tiny", false), Err(StoreError::Pinned { .. })));
+    assert!(store.prune(&to_size(0), &mut silent).unwrap().removed.is_empty());
+    assert!(matches!(store.remove("tiny", false, &mut silent), Err(StoreError::Pinned { .. })));
 
     assert!(store.unpin("tiny").unwrap() && !store.unpin("tiny").unwrap());
     store.pin("tiny").unwrap();
-    let removed = store.remove("tiny", true).unwrap();
+    let removed = store.remove("tiny", true, &mut silent).unwrap();
     assert_eq!((removed.freed, removed.artifact.unwrap().digest), (imported.size, imported.digest));
     assert!(files_below(&root.path().join("store/pins")).is_empty());
     assert!(matches!(store.pin("tiny"), Err(StoreError::UnknownArtifact { .. })));
@@ -109,16 +109,16 @@ fn removing_a_name_keeps_an_artifact_with_others() {
     let root = TempDir::new().unwrap();
     let (store, imported) = import(root.path(), "tiny");
     store.import(&root.path().join("tiny.gguf"), Some("again"), &mut silent).unwrap();
-    let removed = store.remove("tiny", false).unwrap();
+    let removed = store.remove("tiny", false, &mut silent).unwrap();
     assert_eq!((removed.artifact, removed.other_names, removed.freed), (None, vec!["again".into()], 0));
 
     let held = store.resolve("again").unwrap();
-    let error = store.remove("again", true).unwrap_err();
+    let error = store.remove("again", true, &mut silent).unwrap_err();
     assert!(matches!(error, StoreError::InUse { .. }), "{error}");
     drop(held);
     // What another artifact shares stays: the weights and the tokenizer.
     let (_, other) = import(root.path(), "other");
-    let removed = store.remove(&imported.digest.to_string(), false).unwrap();
+    let removed = store.remove(&imported.digest.to_string(), false, &mut silent).unwrap();
     assert_eq!((removed.names, removed.freed), (vec!["again".into()], 0));
     let kept = store.resolve("other").unwrap();
     assert!(is_whole(&kept) && kept.manifest.size() == other.size);
@@ -166,9 +166,9 @@ fn room_can_be_made_before_the_bytes_are_there() {
     let store = three(root.path());
     let total = store.usage().unwrap().total;
     let store = store.with_max_size(total);
-    assert!(store.make_room(0).unwrap().is_empty());
-    assert_eq!(names(&store.make_room(100).unwrap()), ["old"]);
-    assert!(matches!(store.make_room(total + 1), Err(StoreError::OverLimit { .. })));
+    assert!(store.make_room(0, &mut silent).unwrap().is_empty());
+    assert_eq!(names(&store.make_room(100, &mut silent).unwrap()), ["old"]);
+    assert!(matches!(store.make_room(total + 1, &mut silent), Err(StoreError::OverLimit { .. })));
     assert_eq!(names(&store.list().unwrap()), ["new", "middle"]);
 }
 

@@ -86,7 +86,7 @@ fn damaged_files_are_not_loaded_and_a_new_import_mends_them() {
     damaged(store.resolve("tiny").map(drop));
     let blobs = files_below(&root.path().join("store/blobs"));
     let all = PruneOptions { max_size: Some(0), ..PruneOptions::default() };
-    assert!(store.prune(&all).unwrap().removed.is_empty());
+    assert!(store.prune(&all, &mut silent).unwrap().removed.is_empty());
     assert_eq!(files_below(&root.path().join("store/blobs")), blobs, "what it may need stays");
     import(root.path(), "tiny");
     let mended = store.resolve("tiny").unwrap();

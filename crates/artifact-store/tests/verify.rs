@@ -155,7 +155,7 @@ fn in_the_background_the_result_comes_on_another_thread() {
     drop(work);
     drop(artifact);
     // Its lease has ended with it.
-    store.remove("tiny", false).unwrap();
+    store.remove("tiny", false, &mut silent).unwrap();
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn a_blob_that_is_good_after_all_is_put_back() {
     spoil(&weights_of(&artifact), flip_last_bit);
     let failed = verify(&artifact).failed.remove(0);
     spoil(&failed.path, |bytes| *bytes = good);
-    let report = store.repair(false).unwrap();
+    let report = store.repair(false, &mut silent).unwrap();
     assert!(report.actions.contains(&RepairAction::RestoreBlob { blob: failed.blob }), "{report:?}");
     assert!(report.problems.is_empty() && is_whole(&artifact));
 }
@@ -215,12 +215,12 @@ fn what_nobody_needs_leaves_the_quarantine() {
     spoil(&weights_of(&artifact), flip_last_bit);
     verify(&artifact);
     drop(artifact);
-    let problems = store.repair(false).unwrap().problems;
+    let problems = store.repair(false, &mut silent).unwrap().problems;
     assert!(
         problems.len() == 1 && problems[0].to_string().contains("cache-tool remove tiny"),
         "{problems:?}"
     );
-    store.remove("tiny", false).unwrap();
+    store.remove("tiny", false, &mut silent).unwrap();
     store.import(&root.path().join("tiny.gguf"), None, &mut silent).unwrap();
     assert!(files_below(&root.path().join("store/quarantine")).is_empty());
 }

@@ -19,9 +19,7 @@ impl ImportProgress {
     /// Never cancels: an interrupted process leaves the store as it was.
     pub(crate) fn observe(&mut self, event: ImportEvent) -> ControlFlow<()> {
         match event {
-            ImportEvent::WaitingForWriter => {
-                eprintln!("waiting for another process that writes to the store")
-            }
+            ImportEvent::WaitingForWriter => return say_waiting(event),
             ImportEvent::Planned(bytes) => self.bar.set_length(bytes),
             ImportEvent::Advanced(bytes) => self.bar.inc(bytes),
             _ => {}
@@ -32,6 +30,14 @@ impl ImportProgress {
     pub(crate) fn finish(self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// For work without a bar of its own.
+pub(crate) fn say_waiting(event: ImportEvent) -> ControlFlow<()> {
+    if event == ImportEvent::WaitingForWriter {
+        eprintln!("waiting for another process that writes to the store");
+    }
+    ControlFlow::Continue(())
 }
 
 /// Of a verification; several threads advance it.

@@ -6,8 +6,9 @@ mod support;
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use serde_json::Value;
@@ -356,6 +357,30 @@ fn repair_shows_first_and_then_does() {
     assert!(world.ok(&["repair"]).contains("remove unfinished work"));
     assert!(!Path::new(&world.path("store/tmp/half")).exists());
     assert_eq!(world.ok(&["repair"]), "");
+}
+
+#[test]
+fn a_command_that_has_to_wait_says_so() {
+    let world = World::new();
+    world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
+    let lock = fs::File::open(world.path("store/.lock")).unwrap();
+    lock.lock().unwrap();
+    let mut waits = Command::new(env!("CARGO_BIN_EXE_cache-tool"))
+        .args(["--store", &world.path("store"), "remove", "tiny"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(waits.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("waiting for another process"), "{said}");
+    // Looking, pinning and verifying wait for nobody.
+    world.ok(&["list"]);
+    world.ok(&["pin", "tiny"]);
+    world.ok(&["verify"]);
+    world.ok(&["unpin", "tiny"]);
+    drop(lock);
+    assert!(waits.wait().unwrap().success());
+    assert_eq!(world.json(&["list", "--json"]), Value::Array(Vec::new()));
 }
 
 #[test]

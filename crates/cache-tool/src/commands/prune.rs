@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     output::{ago, listed_json, names, print_json, print_table, size, table},
     place::Place,
+    progress::say_waiting,
 };
 
 /// Make the store smaller.
@@ -50,7 +51,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     if (options.max_size, options.older_than, options.keep) == (None, None, None) {
         options.max_size = Some(place.limit()?);
     }
-    let report = store.prune(&options)?;
+    let report = store.prune(&options, &mut say_waiting)?;
     if args.json { print_json(&as_json(&report)) } else { show(&report) }
 }
 

@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::{
     output::{listed_json, print_json, size},
     place::Place,
+    progress::say_waiting,
 };
 
 /// Remove a name, and with its last name an artifact.
@@ -27,7 +28,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
-    let removed = place.open_existing()?.remove(&args.name, args.force)?;
+    let removed = place.open_existing()?.remove(&args.name, args.force, &mut say_waiting)?;
     if args.json {
         return print_json(&json!({
             "names": removed.names,

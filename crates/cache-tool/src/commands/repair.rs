@@ -9,6 +9,7 @@ use crate::{
     exit,
     output::{print, print_json, size},
     place::Place,
+    progress::say_waiting,
 };
 
 /// Put the store right.
@@ -33,7 +34,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<ExitCode> {
-    let report = place.open_existing()?.repair(args.dry_run)?;
+    let report = place.open_existing()?.repair(args.dry_run, &mut say_waiting)?;
     if args.json {
         print_json(&as_json(&report))?;
     } else {
@@ -50,12 +51,12 @@ fn show(report: &RepairReport) -> anyhow::Result<()> {
     for problem in &report.problems {
         eprintln!("{problem}");
     }
-    let things = match report.actions.len() {
-        0 => "nothing".to_owned(),
-        1 => "1 thing".to_owned(),
-        count => format!("{count} things"),
+    let (things, were) = match report.actions.len() {
+        0 => ("nothing".to_owned(), "was"),
+        1 => ("1 thing".to_owned(), "was"),
+        count => (format!("{count} things"), "were"),
     };
-    eprintln!("{things} {} put right", if report.dry_run { "would be" } else { "was" });
+    eprintln!("{things} {} put right", if report.dry_run { "would be" } else { were });
     if !report.problems.is_empty() {
         eprintln!("{} problem(s) left for you, see above", report.problems.len());
     }
