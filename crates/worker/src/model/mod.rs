@@ -52,7 +52,7 @@ pub enum Kernels {
     OwnInt8,
     /// MLX's operations, in the model's own float type: for the GPU.
     Mlx,
-    /// MLX's operations in float32: what the others are compared with.
+    /// MLX's operations on weights expanded to float32: what the others are compared with.
     MlxFloat32,
 }
 
