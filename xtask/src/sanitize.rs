@@ -21,7 +21,7 @@ const MODES: [Mode; 4] = [
         ],
         under: &[],
         environment: &[("KR_THREADS", "2")],
-        brief: false,
+        brief: true,
     },
     Mode {
         name: "thread",
@@ -42,6 +42,8 @@ const MODES: [Mode; 4] = [
             "--quiet",
             "--error-exitcode=99",
             "--leak-check=full",
+            // The pool's threads live as long as the process, and with them their memory.
+            "--show-leak-kinds=definite",
             "--errors-for-leak-kinds=definite",
             "--fair-sched=yes",
         ],

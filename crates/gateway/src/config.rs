@@ -5,6 +5,7 @@
 
 mod admin_key;
 mod check;
+mod cpu;
 mod raw;
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
 
 pub use self::admin_key::AdminKey;
 pub(crate) use self::check::MAX_WORKERS;
+pub use self::cpu::{Activations, Cpu, KvType};
 use self::{check::Checker, raw::RawConfig};
 use crate::cli::Flags;
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub cache_max_size_bytes: u64,
     /// How workers verify what they load.
     pub verify: Verify,
+    /// How workers compute on a CPU.
+    pub cpu: Cpu,
 }
 
 /// How a worker verifies a stored model, beyond the size and header of every blob.

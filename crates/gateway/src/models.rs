@@ -85,7 +85,9 @@ pub enum ModelError {
         loaded: Vec<String>,
     },
     /// It is loaded with another number of workers.
-    #[error("the model `{model}` is loaded already, with {workers} worker(s); unload it first to change that")]
+    #[error(
+        "the model `{model}` is loaded already, with {workers} worker(s); unload it first to change that"
+    )]
     OtherWorkers {
         /// Which.
         model: String,

@@ -44,7 +44,7 @@ struct Bounds {
 }
 
 /// The first is what the others are compared with.
-const VARIANTS: [Variant; 3] = [
+const VARIANTS: [Variant; 4] = [
     Variant {
         name: "MLX, float32",
         load: |artifact| Model::load(artifact, Kernels::MlxFloat32, BUDGET).unwrap(),
@@ -58,6 +58,11 @@ const VARIANTS: [Variant; 3] = [
     Variant {
         name: "own, KV in float16",
         load: |artifact| Model::load(artifact, Kernels::Own, KvBudget { half: true, ..BUDGET }).unwrap(),
+        bounds: None,
+    },
+    Variant {
+        name: "own, int8",
+        load: |artifact| Model::load(artifact, Kernels::OwnInt8, BUDGET).unwrap(),
         bounds: None,
     },
 ];

@@ -26,6 +26,14 @@ pub struct Cli {
     #[arg(long, value_name = "HOW", default_value = "background")]
     pub verify: Verify,
 
+    /// On the CPU: what activations are rounded to before they meet quantized weights.
+    #[arg(long, value_name = "TYPE", default_value = "int16")]
+    pub activations: Activations,
+
+    /// On the CPU: in what type keys and values are kept.
+    #[arg(long, value_name = "TYPE", default_value = "float32")]
+    pub kv_type: KvType,
+
     /// Most sequences that run at the same time; further ones wait.
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub max_running: usize,
@@ -48,4 +56,22 @@ pub enum Verify {
     Full,
     /// SHA-256 of all blobs while it serves.
     Background,
+}
+
+/// What activations are rounded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Activations {
+    /// As exact as float32.
+    Int16,
+    /// Faster on some CPUs, less exact.
+    Int8,
+}
+
+/// In what type keys and values are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KvType {
+    /// As they were computed.
+    Float32,
+    /// In half the memory, a little less exact.
+    Float16,
 }

@@ -15,3 +15,4 @@ pub mod requests;
 pub mod sampling;
 pub mod scheduler;
 pub mod startup;
+pub mod verify;

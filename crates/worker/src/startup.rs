@@ -7,20 +7,21 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use artifact_store::{Artifact, Store, StoreError, default_store_dir};
+use artifact_store::{Artifact, Store, default_store_dir};
 use crossbeam_channel::bounded;
 use protocol::message::{Failure, FailureKind, ModelInfo, Report};
 use tokenizers::Tokenizer;
 use tracing::{info, warn};
 
 use crate::{
-    cli::Cli,
+    cli::{Activations, Cli, KvType, Verify},
     engine::{Engine, Gauges, Inbox},
     link::{self, LinkSender, Receiver, Reports},
-    model::{Kernels, KvBudget, Model, ModelError},
+    model::{Kernels, KvBudget, Model},
     prepare::{ChatTemplate, Pool, Preparer},
     requests::Registry,
     scheduler::Limits,
+    verify,
 };
 
 /// Time between two heartbeats.
@@ -47,11 +48,12 @@ struct Loaded {
 /// The gateway can't be reached, or the model can't be loaded; the gateway has then been told why.
 pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     let connected = link::connect(&cli.socket)?;
+    // A gateway of before 1.1 would not understand it.
+    let speaks_of_verification = connected.version.minor >= 1;
     let sender = Arc::new(LinkSender::new(connected.sender, Arc::clone(&connected.socket)));
     let reports: Arc<dyn Reports> = Arc::clone(&sender) as _;
-    let Loaded { artifact: _artifact, model, preparer, info } = load(cli, started).inspect_err(|error| {
-        // Before 1.1 there was one kind.
-        let kind = if connected.version.minor >= 1 { kind_of(error) } else { FailureKind::Internal };
+    let Loaded { artifact, model, preparer, info } = load(cli, started).inspect_err(|error| {
+        let kind = if speaks_of_verification { verify::kind_of(error) } else { FailureKind::Internal };
         reports.report(&Report::LoadFailed(Failure { kind, param: None, message: format!("{error:#}") }));
     })?;
 
@@ -72,6 +74,8 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     info!(model = info.name, load_ms = info.load_micros / 1000, "ready");
     reports.report(&Report::Ready(info));
     thread::Builder::new().name("receive".into()).spawn(move || receiver.run())?;
+    let _verification = (cli.verify == Verify::Background && speaks_of_verification)
+        .then(|| verify::while_serving(&artifact, &reports));
     let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&gauges))?;
     Engine::new(model, limits, inbox, registry, reports, gauges).run();
     Ok(())
@@ -82,13 +86,20 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
     let dir = cli.store.clone().map_or_else(default_store_dir, Ok)?;
     let store = Store::open(&dir).with_context(|| format!("artifact store {}", dir.display()))?;
     let artifact = store.resolve(&cli.model)?;
+    if cli.verify == Verify::Full {
+        verify::before_serving(&artifact)?;
+    }
     let (model, load_micros, tokenizer, took) = thread::scope(|scope| {
         let tokenizer = scope.spawn(|| {
             let began = Instant::now();
             load_tokenizer(&artifact).map(|tokenizer| (tokenizer, began.elapsed()))
         });
-        let kernels = Kernels::of(mlx_ext::init()?);
-        let budget = KvBudget { bytes: cli.kv_mib << 20, sequences: cli.max_running.max(1), half: false };
+        let kernels = match Kernels::of(mlx_ext::init()?) {
+            Kernels::Own if cli.activations == Activations::Int8 => Kernels::OwnInt8,
+            kernels => kernels,
+        };
+        let half = cli.kv_type == KvType::Float16;
+        let budget = KvBudget { bytes: cli.kv_mib << 20, sequences: cli.max_running.max(1), half };
         let model = Model::load(&artifact, kernels, budget)?;
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
@@ -117,21 +128,6 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
         vocab_size: model.vocab_size(),
     };
     Ok(Loaded { artifact, model, preparer, info })
-}
-
-/// What kind of trouble kept a model from being loaded.
-fn kind_of(error: &anyhow::Error) -> FailureKind {
-    let store = match error.downcast_ref::<ModelError>() {
-        Some(ModelError::Store(error)) => Some(error),
-        _ => error.downcast_ref::<StoreError>(),
-    };
-    match store {
-        Some(StoreError::UnknownArtifact { .. } | StoreError::AmbiguousDigest { .. }) => {
-            FailureKind::UnknownModel
-        }
-        Some(StoreError::Damaged { .. }) => FailureKind::DamagedModel,
-        _ => FailureKind::Internal,
-    }
 }
 
 fn chat_template(artifact: &Artifact) -> anyhow::Result<Option<ChatTemplate>> {

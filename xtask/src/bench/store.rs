@@ -41,7 +41,6 @@ pub(super) struct Args {
 struct SourceModel {
     name: String,
     path: PathBuf,
-    bytes: u64,
 }
 
 /// What one artifact took.
@@ -64,15 +63,14 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     println!("{}\n", machine::describe());
 
     let real = model::file(workspace)?;
-    let bytes = fs::metadata(&real)?.len();
-    let real = SourceModel { name: model::DEFAULT.to_owned(), path: real, bytes };
+    let real = SourceModel { name: model::DEFAULT.to_owned(), path: real };
     let mut rows = vec![(real.name.clone(), measure(&binaries, folder.path(), &real)?)];
     for size in sizes(args, folder.path())? {
         let name = format!("made-{}-gb", size as f64 / 1e9);
         eprintln!("making {name}");
         let path = folder.path().join(&name);
-        let bytes = synthetic::make(&path, size)?;
-        let made = SourceModel { name: name.clone(), path, bytes };
+        synthetic::make(&path, size)?;
+        let made = SourceModel { name: name.clone(), path };
         rows.push((name, measure(&binaries, folder.path(), &made)?));
         fs::remove_dir_all(&made.path).with_context(|| format!("cannot remove {}", made.path.display()))?;
     }

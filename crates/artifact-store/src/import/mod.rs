@@ -11,8 +11,8 @@ mod source;
 use std::path::{Path, PathBuf};
 
 use crate::{
-    Digest, Imported, Observer, Quantization, Store, StoreError, TensorEntry, layout::check_name,
-    weights::HeaderTensor, writer::Writer,
+    Digest, Imported, Observer, Quantization, Store, StoreError, TensorEntry, error::IoContext,
+    layout::check_name, weights::HeaderTensor, writer::Writer,
 };
 
 /// How a model is taken into the store. The default: with every value as the source has it.
@@ -41,6 +41,16 @@ impl Store {
     pub fn stored_blob(&self, digest: Digest, size: u64) -> Option<PathBuf> {
         let path = self.layout.blob(digest);
         path.metadata().is_ok_and(|found| found.is_file() && found.len() == size).then_some(path)
+    }
+
+    /// Refuses early what would not fit on the store's disk.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] if it has less than `needed` bytes.
+    pub fn check_disk(&self, needed: u64) -> Result<(), StoreError> {
+        let path = self.dir().to_owned();
+        let available = fs4::available_space(&path).context("inspect the file system of", &path)?;
+        if needed <= available { Ok(()) } else { Err(StoreError::NoSpace { path, needed, available }) }
     }
 
     /// [`Store::import_with`] the default options.

@@ -113,29 +113,28 @@ impl<'a> Download<'a> {
     fn fetch(&self, hub: &Hub, snapshot: &Snapshot, files: &[&RemoteFile]) -> anyhow::Result<()> {
         let progress = PullProgress::new(files.iter().map(|file| file.size).sum())?;
         for file in files {
+            self.link_stored(file)?;
+        }
+        self.store.check_disk(files.iter().map(|file| hub::missing(file, &self.path)).sum())?;
+        for file in files {
             progress.begin(file.name());
-            if !self.link_stored(file)? {
-                hub::download(hub, snapshot, file, &self.path, &mut |bytes| progress.advance(bytes))?;
-            } else {
-                progress.advance(file.size);
-            }
+            hub::download(hub, snapshot, file, &self.path, &mut |bytes| progress.advance(bytes))?;
         }
         progress.finish();
         Ok(())
     }
 
     /// A file that the store has need not be downloaded.
-    fn link_stored(&self, file: &RemoteFile) -> anyhow::Result<bool> {
-        let Some(blob) = file.sha256.and_then(|digest| self.store.stored_blob(digest, file.size)) else {
-            return Ok(false);
-        };
+    fn link_stored(&self, file: &RemoteFile) -> anyhow::Result<()> {
         let link = self.path.join(file.name());
+        let Some(blob) = file.sha256.and_then(|digest| self.store.stored_blob(digest, file.size)) else {
+            return Ok(());
+        };
         if link.symlink_metadata().is_ok() {
-            return Ok(link.exists());
+            return Ok(());
         }
         let blob = blob.canonicalize().with_context(|| format!("cannot find {}", blob.display()))?;
-        symlink(blob, &link).with_context(|| format!("cannot create {}", link.display()))?;
-        Ok(true)
+        symlink(blob, &link).with_context(|| format!("cannot create {}", link.display()))
     }
 
     fn remove(self) -> anyhow::Result<()> {

@@ -29,21 +29,30 @@ enum Attempt {
     Complete,
 }
 
-/// Downloads `file` into `folder`; returns where it is. What an earlier download left there is used. `advanced` is told
-/// of bytes as they come, also of those that are there already.
+/// Bytes of `file` that an earlier download has not left in `folder`.
+pub(crate) fn missing(file: &RemoteFile, folder: &Path) -> u64 {
+    if folder.join(file.name()).is_file() {
+        return 0;
+    }
+    let have = fs::metadata(partial_path(file, folder)).map_or(0, |metadata| metadata.len());
+    file.size.saturating_sub(have)
+}
+
+/// Downloads `file` into `folder`. What an earlier download left there is used. `advanced` is told of bytes as they
+/// come, also of those that are there already.
 pub(crate) fn download(
     hub: &Hub,
     snapshot: &Snapshot,
     file: &RemoteFile,
     folder: &Path,
     advanced: &mut dyn FnMut(u64),
-) -> anyhow::Result<PathBuf> {
+) -> anyhow::Result<()> {
     let complete = folder.join(file.name());
     if complete.is_file() {
         advanced(file.size);
-        return Ok(complete);
+        return Ok(());
     }
-    let partial = folder.join(format!("{}.part", file.name()));
+    let partial = partial_path(file, folder);
     let mut have = fs::metadata(&partial).map_or(0, |metadata| metadata.len());
     if have > file.size {
         // Not of this file.
@@ -69,8 +78,11 @@ pub(crate) fn download(
         }
     }
     verify(file, &partial)?;
-    fs::rename(&partial, &complete).with_context(|| format!("cannot rename {}", partial.display()))?;
-    Ok(complete)
+    fs::rename(&partial, &complete).with_context(|| format!("cannot rename {}", partial.display()))
+}
+
+fn partial_path(file: &RemoteFile, folder: &Path) -> PathBuf {
+    folder.join(format!("{}.part", file.name()))
 }
 
 /// One request; what it brings is appended, and counted in `have`.

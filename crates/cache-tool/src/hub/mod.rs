@@ -17,7 +17,7 @@ use ureq::{
     http::{Response, StatusCode, header},
 };
 
-pub(crate) use download::download;
+pub(crate) use download::{download, missing};
 pub(crate) use select::{gguf_file, index_of, settings, weights};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";

@@ -43,6 +43,7 @@ impl Checker<'_> {
             stream_registry: self.stream_registry(raw.stream_registry)?,
             cache_max_size_bytes: self.bytes("cache.max_size_bytes", &raw.cache.max_size_bytes)?,
             verify: raw.cache.verify,
+            cpu: raw.cpu,
         })
     }
 

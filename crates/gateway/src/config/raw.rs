@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_saphyr::{Location, Spanned};
 
-use super::{ConfigError, Verify};
+use super::{ConfigError, Cpu, Verify};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -20,6 +20,7 @@ pub(super) struct RawConfig {
     pub(super) batch_queue: BatchQueue,
     pub(super) stream_registry: StreamRegistry,
     pub(super) cache: Cache,
+    pub(super) cpu: Cpu,
 }
 
 #[derive(Debug, Deserialize)]

@@ -152,6 +152,16 @@ fn verification_is_one_of_three() {
 }
 
 #[test]
+fn the_cpu_settings_become_flags_of_the_worker() {
+    let flags = |text: &str| load(text).map(|c| c.cpu.flags());
+    assert_eq!(flags("").unwrap(), ["--activations", "int16", "--kv-type", "float32"]);
+    let text = "cpu:\n  activations: int8\n  kv_type: float16\n";
+    assert_eq!(flags(text).unwrap(), ["--activations", "int8", "--kv-type", "float16"]);
+    let error = flags("cpu:\n  activations: int4\n").unwrap_err();
+    assert!(error.starts_with("runtime.yaml:2:") && error.contains("int16"), "{error}");
+}
+
+#[test]
 fn an_admin_key_is_read_from_its_file() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let text = format!("server:\n  admin_key_file: {}\n", file.path().display());

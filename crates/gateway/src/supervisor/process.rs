@@ -156,7 +156,7 @@ impl Living {
     fn spawn(&self, socket: &Path) -> Result<Child, String> {
         let (setup, config) = (&self.setup, &self.setup.config);
         let mut command = Command::new(&setup.binary);
-        command.arg("--socket").arg(socket).args(["--verify", self.verify.name()]);
+        command.arg("--socket").arg(socket).args(["--verify", self.verify.name()]).args(config.cpu.flags());
         // In one word, so that no name can be taken for a flag.
         command.arg(format!("--model={}", self.worker.model));
         if let Some(store) = &config.workers.store {

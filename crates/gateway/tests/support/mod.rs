@@ -6,12 +6,13 @@
 
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub, missing_docs)]
 
+mod worker;
+
 use std::{
     collections::HashSet,
     fs,
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::Command,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -32,28 +33,15 @@ use gateway::{
     supervisor::Setup,
 };
 use http_body_util::BodyExt;
-use interprocess::local_socket::{
-    GenericFilePath,
-    tokio::{Stream as Socket, prelude::*},
-};
 use protocol::{
-    codec,
-    frame::{BELL, FrameKind, FrameReceiver, FrameSender, Sent},
-    handshake::{self, Hello, HelloAck},
     ids::RequestId,
-    message::{
-        Batch, FinishReason, Generate, ModelInfo, Report, StreamEvent, StreamEventKind, Submission,
-        TokenChunk, Usage,
-    },
-    shm::{Armed, Segment, Side},
+    message::{FinishReason, ModelInfo, Report, StreamEventKind, TokenChunk, Usage},
 };
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    task::JoinHandle,
-    time::timeout,
-};
+use tokio::{task::JoinHandle, time::timeout};
 use tower::ServiceExt;
+
+pub use self::worker::{TestProcess, TestWorker};
 
 /// Announces itself, whole at once, and lives until it is killed or the test's folder is gone.
 const SCRIPT: &str = r#"#!/bin/sh
@@ -140,9 +128,9 @@ impl World {
         self.known.lock().unwrap().insert(pid);
         let line = fs::read_to_string(lives.join(pid.to_string())).unwrap();
         let args: Vec<_> = line.split_whitespace().collect();
-        let ["--socket", socket, "--verify", verify, model] = args[..] else { panic!("{args:?}") };
-        let model = model.strip_prefix("--model=").unwrap().to_owned();
-        TestProcess { pid, socket: socket.into(), verify: verify.to_owned(), model }
+        let after = |flag: &str| args[args.iter().position(|arg| *arg == flag).unwrap() + 1].to_owned();
+        let model = args.iter().find_map(|arg| arg.strip_prefix("--model=")).unwrap().to_owned();
+        TestProcess { pid, socket: after("--socket").into(), verify: after("--verify"), model }
     }
 
     pub fn routes(&self) -> Routes {
@@ -258,157 +246,6 @@ pub fn events(text: &str) -> Vec<String> {
 /// The next piece of a body; `None` at its end.
 pub async fn piece(body: &mut Body) -> Option<Bytes> {
     soon("a piece of a body", body.frame()).await.map(|frame| frame.unwrap().into_data().unwrap())
-}
-
-/// A worker that was started and has not spoken yet.
-pub struct TestProcess {
-    pub pid: u32,
-    pub socket: PathBuf,
-    pub verify: String,
-    pub model: String,
-}
-
-/// The worker's side of a life.
-pub struct TestWorker {
-    pub pid: u32,
-    pub model: String,
-    pub verify: String,
-    pub hello: Hello,
-    socket: Socket,
-    sender: FrameSender,
-    receiver: FrameReceiver,
-    queued: std::collections::VecDeque<Submission>,
-    body: Vec<u8>,
-}
-
-impl TestWorker {
-    pub async fn connect(path: &Path) -> (Socket, Hello) {
-        let socket = Socket::connect(path.to_fs_name::<GenericFilePath>().unwrap()).await.unwrap();
-        let mut io = &socket;
-        let mut header = [0; handshake::HEADER_LEN];
-        io.read_exact(&mut header).await.unwrap();
-        let mut body = vec![0; handshake::body_len(&header).unwrap()];
-        io.read_exact(&mut body).await.unwrap();
-        let hello = Hello::from_parts(&header, &body).unwrap();
-        (socket, hello)
-    }
-
-    pub async fn answer(mut socket: &Socket, ack: HelloAck) {
-        socket.write_all(&ack.to_bytes().unwrap()).await.unwrap();
-    }
-
-    async fn join(process: TestProcess) -> Self {
-        let TestProcess { pid, socket, verify, model } = process;
-        let (socket, hello) = Self::connect(&socket).await;
-        let (producer, consumer) = Segment::open(&hello.segment).unwrap().into_ends(Side::Worker);
-        Self::answer(&socket, HelloAck::Accepted { version: handshake::VERSION, pid }).await;
-        Self {
-            pid,
-            model,
-            verify,
-            socket,
-            sender: FrameSender::new(producer, hello.incarnation),
-            receiver: FrameReceiver::new(consumer, hello.incarnation),
-            hello,
-            queued: Default::default(),
-            body: Vec::new(),
-        }
-    }
-
-    /// What it says when it is ready.
-    pub fn info(&self) -> ModelInfo {
-        info(&self.model)
-    }
-
-    pub async fn send(&mut self, report: &Report) {
-        codec::encode(report, &mut self.body).unwrap();
-        let body = std::mem::take(&mut self.body);
-        self.send_bytes(FrameKind::Report, &body).await;
-        self.body = body;
-    }
-
-    pub async fn send_bytes(&mut self, kind: FrameKind, body: &[u8]) {
-        loop {
-            match self.sender.send(kind, body).unwrap() {
-                Sent::Done { ring_bell } => return self.ring(ring_bell).await,
-                Sent::Full { ring_bell } => self.ring(ring_bell).await,
-            }
-            self.hear().await;
-        }
-    }
-
-    pub async fn events(&mut self, id: RequestId, kinds: Vec<StreamEventKind>) {
-        let events = kinds.into_iter().map(|kind| StreamEvent { id, kind }).collect();
-        self.send(&Report::Events(events)).await;
-    }
-
-    pub async fn admit(&mut self, id: RequestId) {
-        self.events(id, vec![StreamEventKind::Admitted { prompt_tokens: 3 }]).await;
-    }
-
-    /// The next submission.
-    pub async fn next(&mut self) -> Submission {
-        soon("a submission", async {
-            loop {
-                if let Some(submission) = self.queued.pop_front() {
-                    return submission;
-                }
-                let batch = self.receiver.try_recv().unwrap().map(|frame| {
-                    assert_eq!(frame.kind, FrameKind::Batch);
-                    codec::decode::<Batch>(frame.body).unwrap()
-                });
-                let owed = self.receiver.take_owed_bell();
-                self.ring(owed).await;
-                match batch {
-                    Some(batch) => self.queued.extend(batch.submissions),
-                    None if self.receiver.arm() == Armed::Sleep => self.hear().await,
-                    None => {}
-                }
-            }
-        })
-        .await
-    }
-
-    pub async fn generate(&mut self) -> Generate {
-        match self.next().await {
-            Submission::Generate(generate) => *generate,
-            other => panic!("{other:?} is no Generate"),
-        }
-    }
-
-    /// Whether the process is there.
-    pub fn process_lives(&self) -> bool {
-        Path::new("/proc").join(self.pid.to_string()).exists()
-    }
-
-    /// The process dies of a signal, and its end of the socket with it.
-    pub fn die(self) {
-        assert!(Command::new("kill").args(["-9", &self.pid.to_string()]).status().unwrap().success());
-    }
-
-    /// Only the socket's end; for processes that are killed by others.
-    pub async fn closed(&self) {
-        let mut socket = &self.socket;
-        let mut bells = [0; 64];
-        soon("the socket's end", async { while let Ok(1..) = socket.read(&mut bells).await {} }).await;
-    }
-
-    async fn ring(&self, ring: bool) {
-        let mut socket = &self.socket;
-        if ring {
-            socket.write_all(&[BELL]).await.unwrap();
-        }
-    }
-
-    async fn hear(&self) {
-        let mut socket = &self.socket;
-        let mut bells = [0; 64];
-        assert_ne!(
-            soon("a bell", socket.read(&mut bells)).await.unwrap(),
-            0,
-            "the gateway closed the socket"
-        );
-    }
 }
 
 pub fn chunk(text: &str) -> StreamEventKind {

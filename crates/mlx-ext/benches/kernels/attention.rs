@@ -129,7 +129,7 @@ impl Heads {
 
 impl Bench {
     fn new(heads: Heads, layers: i32, rows: i32, context: i32) -> Self {
-        let blocks = context.div_ceil(KvPool::BLOCK_TOKENS as i32);
+        let blocks = context.unsigned_abs().div_ceil(KvPool::BLOCK_TOKENS as u32) as i32;
         let shape = KvShape { layers, kv_heads: heads.kv, head_dim: heads.dim, half: false };
         let pool = KvPool::new(shape, rows * blocks).unwrap();
         let tables = (0..rows).map(|row| (row * blocks..(row + 1) * blocks).collect()).collect();

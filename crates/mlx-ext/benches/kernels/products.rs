@@ -4,7 +4,7 @@ use mlx_ext::cpu::{self, Linear};
 use mlx_rs::{
     Array, Dtype,
     nn::silu,
-    ops::{add, matmul, multiply, quantized_matmul, split},
+    ops::{add, matmul, multiply, quantized_matmul},
     random,
     transforms::eval,
 };

@@ -192,9 +192,10 @@ void check_refusals() {
 // One long sequence and some short ones: what is spread over threads differs with their number.
 uint64_t digest_of_spread_steps() {
   Digest digest;
-  const int longest = brief ? 600 : 3000;
+  const int longest = brief ? 530 : 3000;  // beyond two partitions of keys
   for (Float type : {Float::f32, Float::f16})
     for (int window : {0, longest / 3}) {
+      if (brief && type == Float::f16 && window == 0) continue;
       Model model = {.heads = 3, .kv_heads = 1, .head_dim = 64, .type = type, .window = window};
       std::vector<std::vector<float>> prompts = {model.random_tokens(longest, 1), model.random_tokens(40, 2)};
       Server server(model, 2, longest);
@@ -212,9 +213,11 @@ int main(int argc, char** argv) {
   // First, while this process has no threads.
   const uint64_t one = digest_with_threads("1", digest_of_spread_steps);
   expect(one != 0, "one thread computes");
-  for (const char* threads : {"2", "3", "8"})
+  for (const char* threads : {"3", "2", "8"}) {
     expect(digest_with_threads(threads, digest_of_spread_steps) == one,
            std::string("one thread's results are those of ") + threads);
+    if (brief) break;
+  }
   check_models();
   check_extremes();
   check_refusals();

@@ -272,7 +272,8 @@ class Trial {
 };
 
 void check_embedding(const TestMatrix& m, const char* name) {
-  const uint32_t tokens[] = {0, static_cast<uint32_t>(m.matrix.outputs() - 1), 3, 3};
+  const auto outputs = static_cast<uint32_t>(m.matrix.outputs());
+  const uint32_t tokens[] = {0, outputs - 1, outputs / 2, outputs / 2};
   const int inputs = m.matrix.inputs();
   std::vector<float> y(4 * static_cast<size_t>(inputs));
   kr::embedding(m.matrix, tokens, 4, y.data());
@@ -367,10 +368,12 @@ void check_pool() {
 void check_threads() {
   const uint64_t one = digest_with_threads("1", digest_of_all);
   failures += one == 0;
-  for (const char* threads : {"2", "5"}) {
-    if (digest_with_threads(threads, digest_of_all) == one) continue;
-    std::printf("FAIL: %s threads give other results than one\n", threads);
-    failures++;
+  for (const char* threads : {"5", "2"}) {
+    if (digest_with_threads(threads, digest_of_all) != one) {
+      std::printf("FAIL: %s threads give other results than one\n", threads);
+      failures++;
+    }
+    if (brief) break;
   }
 }
 

@@ -72,7 +72,7 @@ struct LayerKv {
 
 impl KvCache {
     pub(super) fn new(shape: KvShape, budget: KvBudget, kernels: Kernels) -> Result<Self, ModelError> {
-        let shape = KvShape { half: budget.half && kernels == Kernels::Own, ..shape };
+        let shape = KvShape { half: budget.half && kernels.are_own(), ..shape };
         let block_bytes = KvPool::block_bytes(shape).max(1);
         let blocks = i32::try_from(budget.bytes / block_bytes).unwrap_or(i32::MAX);
         // The last block of each sequence may be partly empty: what is promised is there in any case.
@@ -85,12 +85,11 @@ impl KvCache {
         }
         let tokens = usable * KvPool::BLOCK_TOKENS;
         // The kernel's vectors have eight lanes; odd models get MLX's attention.
-        let kind = match kernels {
-            Kernels::Own if shape.head_dim % 8 == 0 => {
-                let pool = KvPool::new(shape, blocks)?;
-                CacheKind::Paged(Arc::new(Blocks { pool, free: Mutex::new((0..blocks).rev().collect()) }))
-            }
-            Kernels::Own | Kernels::Mlx | Kernels::MlxFloat32 => CacheKind::Grown,
+        let kind = if kernels.are_own() && shape.head_dim % 8 == 0 {
+            let pool = KvPool::new(shape, blocks)?;
+            CacheKind::Paged(Arc::new(Blocks { pool, free: Mutex::new((0..blocks).rev().collect()) }))
+        } else {
+            CacheKind::Grown
         };
         Ok(Self { kind, shape, tokens })
     }

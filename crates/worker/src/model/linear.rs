@@ -54,12 +54,10 @@ impl Projection {
 
     /// `x` `[tokens, inputs]`, `residual` and the result `[tokens, outputs]`; lazy.
     pub(super) fn forward(&self, x: &Array, residual: Option<&Array>) -> Result<Array, Exception> {
-        match self.kernels {
-            Kernels::Own => self.forward_cpu(x, &self.matrices, residual),
-            Kernels::Mlx | Kernels::MlxFloat32 => {
-                self.forward_composed(x, &self.matrices.iter().collect::<Vec<_>>(), residual)
-            }
+        if self.kernels.are_own() {
+            return self.forward_cpu(x, &self.matrices, residual);
         }
+        self.forward_composed(x, &self.matrices.iter().collect::<Vec<_>>(), residual)
     }
 
     fn forward_cpu(
@@ -75,7 +73,7 @@ impl Projection {
             matrices: &matrices,
             gated: self.gated,
             residual,
-            int8: false,
+            int8: self.kernels == Kernels::OwnInt8,
         })
     }
 
@@ -119,10 +117,10 @@ impl Embedding {
 
     /// `[tokens, width]` of token ids, uint32 `[tokens]`, in the type that activations have.
     pub(super) fn lookup(&self, tokens: &Array) -> Result<Array, Exception> {
-        match self.kernels {
-            Kernels::Own => cpu::embedding(&self.matrix.for_cpu(), tokens, self.width),
-            Kernels::Mlx | Kernels::MlxFloat32 => self.matrix.rows(tokens, self.kernels),
+        if self.kernels.are_own() {
+            return cpu::embedding(&self.matrix.for_cpu(), tokens, self.width);
         }
+        self.matrix.rows(tokens, self.kernels)
     }
 
     /// The same matrix as an output head.
@@ -155,6 +153,19 @@ enum Storage {
     },
 }
 
+impl Storage {
+    /// The same in float32. Takes memory; but MLX's product with packed weights is, on a CPU, a hundred times slower.
+    fn unpacked(self) -> Result<Self, Exception> {
+        Ok(Self::Dense(match self {
+            Self::Dense(weight) => weight.as_dtype(Dtype::Float32)?,
+            Self::Affine { packed, scales, biases, group_size, bits } => {
+                let (scales, biases) = (scales.as_dtype(Dtype::Float32)?, biases.as_dtype(Dtype::Float32)?);
+                dequantize(packed, scales, &biases, group_size, bits)?
+            }
+        }))
+    }
+}
+
 impl Matrix {
     /// Takes `<name>.weight` (with `.scales` and `.biases` where it is quantized) and, if `bias`, `<name>.bias`.
     pub(super) fn load(
@@ -178,6 +189,7 @@ impl Matrix {
         } else {
             Storage::Dense(weights.take_float(&weight, &[outputs, inputs])?)
         };
+        let storage = if kernels == Kernels::MlxFloat32 { storage.unpacked()? } else { storage };
         let bias = if bias { Some(weights.take_float(&format!("{name}.bias"), &[outputs])?) } else { None };
         Ok(Self { storage, bias: bias.map(|bias| computable(&bias, kernels)).transpose()? })
     }
@@ -220,7 +232,7 @@ impl Matrix {
 /// Small tensors that meet activations, in the type that these have.
 fn computable(array: &Array, kernels: Kernels) -> Result<Array, Exception> {
     match kernels {
-        Kernels::Own | Kernels::MlxFloat32 => array.as_dtype(Dtype::Float32),
+        Kernels::Own | Kernels::OwnInt8 | Kernels::MlxFloat32 => array.as_dtype(Dtype::Float32),
         Kernels::Mlx => Ok(array.clone()),
     }
 }

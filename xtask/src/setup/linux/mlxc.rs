@@ -77,12 +77,7 @@ impl Sources {
 }
 
 /// The folder with `lib/libmlxc.so` and `include/mlx/c`.
-pub(crate) fn ensure(
-    pieces: &Pieces,
-    tools: &Tools,
-    sources: &Sources,
-    mlx: &Path,
-) -> Result<PathBuf> {
+pub(crate) fn ensure(pieces: &Pieces, tools: &Tools, sources: &Sources, mlx: &Path) -> Result<PathBuf> {
     let mut inputs = vec![tools.compiler_version.as_str(), &sources.mlx_sys, COMPAT];
     inputs.extend(FLAGS);
     inputs.extend(OWN.iter().flat_map(|(name, text)| [*name, *text]));
