@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    Digest, Listed, Observer, Store, StoreError,
+    Digest, Listed, Store, StoreError,
     error::IoContext,
     inventory::Inventory,
     lease::Lease,
@@ -151,19 +151,6 @@ fn distinct_size(candidates: &[Candidate], without: &BTreeSet<Digest>) -> u64 {
     let remaining = candidates.iter().filter(|candidate| !without.contains(&candidate.digest));
     let blobs: BTreeMap<_, _> = remaining.flat_map(|candidate| &candidate.blobs).collect();
     blobs.values().copied().sum()
-}
-
-impl Store {
-    /// Makes sure that so many bytes can be added, as an import does before it
-    /// writes; for who fetches them first. Returns what went for them.
-    ///
-    /// # Errors
-    /// [`StoreError::OverLimit`] or [`StoreError::NoSpace`]; nothing went then.
-    pub fn make_room(&self, bytes: u64, observer: &mut Observer<'_>) -> Result<Vec<Listed>, StoreError> {
-        let writer = Writer::begin(self, observer)?;
-        writer.check_space(bytes)?;
-        Ok(writer.evicted.take())
-    }
 }
 
 impl Writer<'_> {

@@ -161,18 +161,6 @@ fn importing_makes_room_within_the_limit() {
 }
 
 #[test]
-fn room_can_be_made_before_the_bytes_are_there() {
-    let root = TempDir::new().unwrap();
-    let store = three(root.path());
-    let total = store.usage().unwrap().total;
-    let store = store.with_max_size(total);
-    assert!(store.make_room(0, &mut silent).unwrap().is_empty());
-    assert_eq!(names(&store.make_room(100, &mut silent).unwrap()), ["old"]);
-    assert!(matches!(store.make_room(total + 1, &mut silent), Err(StoreError::OverLimit { .. })));
-    assert_eq!(names(&store.list().unwrap()), ["new", "middle"]);
-}
-
-#[test]
 fn what_cannot_fit_is_refused_before_anything_is_evicted_or_written() {
     let root = TempDir::new().unwrap();
     let store = three(root.path());
