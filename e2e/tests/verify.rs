@@ -17,7 +17,7 @@ const OTHER: &str = "other";
 const READ: Duration = Duration::from_secs(120);
 
 /// Flips one bit in the middle of the weights.
-fn flip(bytes: &mut Vec<u8>) {
+fn flip(bytes: &mut [u8]) {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
 }
@@ -57,7 +57,7 @@ fn load(server: &Server, model: &str) -> (u16, Value) {
 #[test]
 fn damage_is_found_while_the_model_serves_and_no_load_takes_it_again() {
     let store = PrivateStore::with_names(&[OTHER]);
-    store.damage_weights(flip);
+    store.damage_weights(|bytes| flip(bytes));
     let server = Server::start_with(&options(&store, "background"));
     assert_eq!(outcome(&server), "damaged");
     let health = server.client.get("/readyz");
@@ -86,7 +86,7 @@ fn what_is_whole_is_found_to_be() {
 #[test]
 fn full_verification_comes_before_anything_is_served() {
     let store = PrivateStore::with_names(&[OTHER]);
-    store.damage_weights(flip);
+    store.damage_weights(|bytes| flip(bytes));
     let output = options(&store, "full").command().output().unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && log.contains("Import or pull"), "{log}");

@@ -147,13 +147,14 @@ fn compare(artifact: &Artifact, inputs: &Inputs) -> Vec<Outcome> {
     })
 }
 
-/// Prints a table, and returns which bounds are broken.
+/// Prints a table, and returns which bounds are broken. Its first columns are the largest differences of logits: after the
+/// prompts, and anywhere in continuations and text, some hundred million logits.
 fn report(outcomes: &[Outcome], prompts: usize) -> Vec<String> {
     println!(
-        "| {:<24} | {:>18} | {:>15} | {:>10} | {:>10} |",
-        "", "largest difference", "prompts alike", "perplexity", "relative"
+        "| {:<20} | {:>13} | {:>13} | {:>13} | {:>10} | {:>10} |",
+        "", "after prompts", "anywhere", "prompts alike", "perplexity", "relative"
     );
-    println!("|--{:-<24}|-{:->18}:|-{:->15}:|-{:->10}:|-{:->10}:|", "", "", "", "", "");
+    println!("|-{:-<20}-|-{:->13}:|-{:->13}:|-{:->13}:|-{:->10}:|-{:->10}:|", "", "", "", "", "", "");
     let perplexity = outcomes[0].perplexity();
     let mut broken = Vec::new();
     for (variant, outcome) in VARIANTS.iter().zip(outcomes) {
@@ -162,8 +163,9 @@ fn report(outcomes: &[Outcome], prompts: usize) -> Vec<String> {
         others.sort_by_key(|other| (other.sequence, other.index));
         others.dedup_by_key(|other| other.sequence);
         println!(
-            "| {:<24} | {:>18.6} | {:>15} | {:>10.5} | {:>8.4} % |",
+            "| {:<20} | {:>13.6} | {:>13.6} | {:>13} | {:>10.5} | {:>8.4} % |",
             variant.name,
+            outcome.after_prompts,
             outcome.largest_difference,
             format!("{} of {prompts}", prompts - others.len()),
             outcome.perplexity(),
@@ -171,8 +173,7 @@ fn report(outcomes: &[Outcome], prompts: usize) -> Vec<String> {
         );
         let Some(bounds) = &variant.bounds else { continue };
         if outcome.largest_difference >= bounds.difference {
-            let difference = outcome.largest_difference;
-            broken.push(format!("{}: a logit differs by {difference}", variant.name));
+            broken.push(format!("{}: a logit differs by {}", variant.name, outcome.largest_difference));
         }
         if relative.abs() >= bounds.perplexity {
             broken.push(format!("{}: the perplexity differs by {:.4} %", variant.name, 100.0 * relative));

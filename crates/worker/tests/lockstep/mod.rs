@@ -7,7 +7,9 @@ use worker::model::{Logits, Model, SequenceKv, StepInput, StepRow};
 /// What a model did otherwise than the one it is compared with.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outcome {
-    /// The largest difference of any logit.
+    /// The largest difference of any logit after a whole prompt.
+    pub(crate) after_prompts: f64,
+    /// The largest difference of any logit anywhere.
     pub(crate) largest_difference: f64,
     /// Where the best token was another, in order.
     pub(crate) other_tokens: Vec<OtherToken>,
@@ -34,6 +36,7 @@ impl Outcome {
     }
 
     pub(crate) fn merge(&mut self, other: Self) {
+        self.after_prompts = self.after_prompts.max(other.after_prompts);
         self.largest_difference = self.largest_difference.max(other.largest_difference);
         self.other_tokens.extend(other.other_tokens);
         self.chosen += other.chosen;
@@ -63,6 +66,9 @@ pub(crate) fn continue_greedily(models: &[Model], prompts: &[Vec<u32>], count: u
             let (token, margin) = best(expected);
             for (outcome, logits) in outcomes.iter_mut().zip(&logits) {
                 outcome.compare(logits.row(sequence), expected);
+                if index == 0 {
+                    outcome.after_prompts = outcome.largest_difference;
+                }
                 outcome.chosen += 1;
                 if best(logits.row(sequence)).0 != token {
                     outcome.other_tokens.push(OtherToken { sequence, index, margin });
