@@ -85,7 +85,7 @@ fn one_key_too_many_is_noticed() {
         let spec = Spec { half, ..spec };
         let rotation = Rotation::new(spec, 150);
         let qkv = random.normals(&[150, spec.width()]);
-        let out = Server::new(random, spec, &rotation, &[150]).run(&[qkv.clone()], || 150);
+        let out = Server::new(random, spec, &rotation, &[150]).run(std::slice::from_ref(&qkv), || 150);
         let miss = expected(Spec { window: Some(101), ..spec }, &qkv, &rotation).miss(&out[0]);
         assert!(miss > 2.0, "{miss}");
     }
@@ -110,7 +110,7 @@ fn the_rotation_is_mlx_s() {
         let rotation = Rotation::new(spec, position + 1);
         let qkv = random.normals(&[position + 1, spec.width()]);
         let server = Server::new(random, spec, &rotation, &[position + 1]);
-        let found = server.run(&[qkv.clone()], || position + 1);
+        let found = server.run(std::slice::from_ref(&qkv), || position + 1);
 
         // The same with rotations by MLX, and without any of ours.
         let heads = qkv.reshape(&[position + 1, 3, 1, head_dim]).unwrap();
