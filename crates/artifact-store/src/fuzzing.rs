@@ -3,23 +3,10 @@
 use std::collections::HashSet;
 
 use crate::{
-    gguf::{definitions, llama, reader::Gguf, tokenizer::Tokenizer, types::TensorType},
+    gguf::{definitions, llama, reader::Gguf, tokenizer::Tokenizer},
     manifest::byte_len,
     weights::{self, HeaderTensor},
 };
-
-const QUANTIZED: [TensorType; 10] = [
-    TensorType::Q4_0,
-    TensorType::Q4_1,
-    TensorType::Q5_0,
-    TensorType::Q5_1,
-    TensorType::Q8_0,
-    TensorType::Q2_K,
-    TensorType::Q3_K,
-    TensorType::Q4_K,
-    TensorType::Q5_K,
-    TensorType::Q6_K,
-];
 
 /// Bytes that claim to be a GGUF file: whatever is read of it lies inside it, and can be converted.
 pub fn read_gguf(data: &[u8]) {
@@ -62,7 +49,7 @@ pub fn read_safetensors(data: &[u8]) {
 /// Blocks of a type that the first byte chooses: values are those of the definition, or refused.
 pub fn convert_blocks(data: &[u8]) {
     let Some((choice, data)) = data.split_first() else { return };
-    let kind = QUANTIZED[usize::from(*choice) % QUANTIZED.len()];
+    let kind = definitions::QUANTIZED[usize::from(*choice) % definitions::QUANTIZED.len()];
     let len = kind.block().1 as usize;
     let blocks = &data[..data.len() / len * len];
     let expected: Vec<f32> = blocks.chunks(len).flat_map(|block| definitions::values(kind, block)).collect();

@@ -13,14 +13,10 @@ use super::{
     peers::{Asked, Case, Peer},
     server::LlamaServer,
     statistics::Sample,
+    subject::Subject,
     table,
 };
-use crate::{
-    binaries,
-    model::{self, Store},
-    setup,
-    workspace::Workspace,
-};
+use crate::{model, workspace::Workspace};
 
 /// Measures mlx-lm.
 const MLX_LM: &str = include_str!("mlx_lm.py");
@@ -31,12 +27,8 @@ const STEPS: usize = 32;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Model, by its name in the store [default: smollm2-135m-instruct, in a store of its own].
-    #[arg(long, value_name = "NAME", requires = "store")]
-    model: Option<String>,
-    /// Folder of the artifact store that has it.
-    #[arg(long, value_name = "DIR")]
-    store: Option<PathBuf>,
+    #[command(flatten)]
+    subject: Subject,
     /// GGUF file of the same model, for the other engines [default: the one the default model is imported from].
     #[arg(long, value_name = "FILE")]
     gguf: Option<PathBuf>,
@@ -69,21 +61,13 @@ struct Entrant {
 
 /// Sets up, builds, provides the model, measures, prints.
 pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
-    setup::run(workspace)?;
-    let tool = binaries::optimized(workspace, "cache-tool")?;
-    let benchmark = binaries::benchmark(workspace, "worker", "engine")?;
-    let store = args.store.clone().unwrap_or_else(|| workspace.mlx().join("test-store"));
-    let model = args.model.as_deref().unwrap_or(model::DEFAULT);
-    Store::new(&tool, Some(&store)).provide(workspace, model)?;
-
+    let command = args.subject.command(workspace, "engine")?;
     let decode = |&batch: &usize| Case::Decode { batch, context: CONTEXT, steps: STEPS };
     let cases: Vec<Case> = std::iter::once(Case::Prefill { tokens: args.prefill })
         .chain(args.batches.iter().map(decode))
         .collect();
-    let mut command = Command::new(benchmark);
-    command.arg(store).arg(model);
     let ours = Asked::start(command)?;
-    println!("{}\n{model}: {}", machine::describe(), ours.greeting);
+    println!("{}\n{}: {}", machine::describe(), args.subject.name(), ours.greeting);
     let mut entrants = vec![Entrant::new("kr-serve", Peer::Asked(ours), cases.len())];
     if args.llama_bench.is_some() || args.llama_server.is_some() || args.mlx_lm.is_some() {
         entrants.extend(others(workspace, args, cases.len())?);
@@ -118,7 +102,7 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
 
 /// The other engines that were asked for.
 fn others(workspace: &Workspace, args: &Args, cases: usize) -> Result<Vec<Entrant>> {
-    let gguf = match (&args.gguf, &args.model) {
+    let gguf = match (&args.gguf, &args.subject.model) {
         (Some(file), _) => file.clone(),
         (None, None) => model::file(workspace)?,
         (None, Some(model)) => anyhow::bail!("say with --gguf which file of {model} the other engines get"),

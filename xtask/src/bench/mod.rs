@@ -14,6 +14,7 @@ mod peers;
 mod server;
 mod statistics;
 mod store;
+mod subject;
 mod synthetic;
 
 use anyhow::Result;

@@ -131,19 +131,6 @@ mod tests {
     use super::*;
     use crate::gguf::{definitions, types::Form};
 
-    const QUANTIZED: [TensorType; 10] = [
-        TensorType::Q4_0,
-        TensorType::Q4_1,
-        TensorType::Q5_0,
-        TensorType::Q5_1,
-        TensorType::Q8_0,
-        TensorType::Q2_K,
-        TensorType::Q3_K,
-        TensorType::Q4_K,
-        TensorType::Q5_K,
-        TensorType::Q6_K,
-    ];
-
     fn values(kind: TensorType, block: &[u8]) -> Vec<f32> {
         let mut values = Vec::new();
         kind.values(block, &mut values).unwrap();
@@ -155,7 +142,7 @@ mod tests {
         fn values_are_those_of_the_definitions(
             d in -60.0_f32..60.0, m in -60.0_f32..60.0, bytes in prop::collection::vec(any::<u8>(), 210),
         ) {
-            for kind in QUANTIZED {
+            for kind in definitions::QUANTIZED {
                 let mut block = bytes[..kind.block().1 as usize].to_vec();
                 definitions::set_scales(kind, &mut block, f16::from_f32(d), f16::from_f32(m));
                 prop_assert_eq!(values(kind, &block), definitions::values(kind, &block), "{:?}", kind);
@@ -167,7 +154,7 @@ mod tests {
         fn groups_are_exact_in_the_type_of_their_scales(
             d in -60.0_f32..60.0, m in -60.0_f32..60.0, bytes in prop::collection::vec(any::<u8>(), 210),
         ) {
-            for kind in QUANTIZED {
+            for kind in definitions::QUANTIZED {
                 let Form::Affine { bits, scales } = kind.form() else { continue };
                 let mut block = bytes[..kind.block().1 as usize].to_vec();
                 definitions::set_scales(kind, &mut block, f16::from_f32(d), f16::from_f32(m));
@@ -186,7 +173,7 @@ mod tests {
     #[test]
     fn values_are_those_that_were_recorded() {
         let recorded: Value = serde_json::from_str(include_str!("../../tests/vectors/gguf.json")).unwrap();
-        for kind in QUANTIZED {
+        for kind in definitions::QUANTIZED {
             let vector = &recorded[kind.name()];
             let bytes = |key: &str| hex::decode(vector[key].as_str().unwrap()).unwrap();
             let expected: Vec<f32> =
@@ -197,7 +184,7 @@ mod tests {
 
     #[test]
     fn scales_that_are_no_numbers_are_refused() {
-        for kind in QUANTIZED {
+        for kind in definitions::QUANTIZED {
             let mut block = vec![0; kind.block().1 as usize];
             definitions::set_scales(kind, &mut block, f16::INFINITY, f16::ONE);
             assert!(kind.values(&block, &mut Vec::new()).is_err(), "{kind:?}");

@@ -4,6 +4,20 @@ use half::f16;
 
 use super::types::TensorType;
 
+/// The types whose elements come in blocks.
+pub(crate) const QUANTIZED: [TensorType; 10] = [
+    TensorType::Q4_0,
+    TensorType::Q4_1,
+    TensorType::Q5_0,
+    TensorType::Q5_1,
+    TensorType::Q8_0,
+    TensorType::Q2_K,
+    TensorType::Q3_K,
+    TensorType::Q4_K,
+    TensorType::Q5_K,
+    TensorType::Q6_K,
+];
+
 /// Elements of a block.
 pub(crate) fn values(kind: TensorType, block: &[u8]) -> Vec<f32> {
     (0..kind.block().0 as usize).map(|i| value(kind, block, i)).collect()
