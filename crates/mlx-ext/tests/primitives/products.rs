@@ -127,11 +127,15 @@ fn gating_alone() {
         let identity = identity(inputs);
         let matrix = Matrix { weight: &identity, quantization: None, bias: None };
         let found = computed(&Linear { gated: true, ..plain(&x, &[matrix, matrix]) });
-        // silu(x) x: ten roundings, and where e^-x leaves float32 next to nothing.
+        // silu(x) x: ten roundings; below -88.02, where the exponential of -x ends lest it leave float32, what silu
+        // then is instead of nothing, |x| e^-88.02, a hundredth more for its own roundings; and whatever is too small
+        // for a normal number.
         let x = wide(&x);
         let sigmoid = number(1.0) / (crate::support::exponential(&(&x * number(-1.0))) + number(1.0));
         let value = &x * &x * sigmoid;
-        let error = value.abs().unwrap() * number(10.0 * crate::support::ROUNDING) + number(1e-33);
+        let error = value.abs().unwrap() * number(10.0 * crate::support::ROUNDING)
+            + &x * &x * number((-88.01_f64).exp())
+            + number(f64::from(f32::MIN_POSITIVE));
         Expected { value, error }.check(&found);
     });
 }
