@@ -23,6 +23,7 @@
 mod artifact;
 mod digest;
 mod disk;
+mod early_sync;
 mod error;
 mod evict;
 mod export;

@@ -17,6 +17,7 @@ use crate::{
     artifact::read_manifest,
     digest::HashingWriter,
     disk::{exists, open_regular},
+    early_sync::EarlySync,
     error::IoContext,
     index::Index,
     inventory::Inventory,
@@ -27,6 +28,8 @@ use crate::{
 /// Stored files never change, and everyone may read them.
 const STORED_MODE: u32 = 0o444;
 const WRITE_BUFFER: usize = 1 << 20;
+/// A disk writes so much in a tenth of a second or so.
+const SYNC_STRIDE: u64 = 64 << 20;
 
 /// Holds `.lock` exclusively.
 pub(crate) struct Writer<'a> {
@@ -104,12 +107,13 @@ impl<'a> Writer<'a> {
         self.store.step("write a file in", &folder);
         let file = NamedTempFile::new_in(&folder).context("create a file in", &folder)?;
         let path = file.path().to_owned();
+        let file = EarlySync::new(file, SYNC_STRIDE);
         let mut writer = HashingWriter::new(BufWriter::with_capacity(WRITE_BUFFER, file));
         write(&mut writer)?;
         let (buffered, (digest, size)) = writer.finish();
         let file = buffered.into_inner().map_err(io::IntoInnerError::into_error).context("write", &path)?;
-        file.as_file().set_permissions(Permissions::from_mode(STORED_MODE)).context("protect", &path)?;
-        file.as_file().sync_all().context("sync", &path)?;
+        file.set_permissions(Permissions::from_mode(STORED_MODE)).context("protect", &path)?;
+        let file = file.finish().context("sync", &path)?;
         Ok(Staged { digest, size, temporary: Some(file.into_temp_path()) })
     }
 

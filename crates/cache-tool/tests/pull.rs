@@ -170,6 +170,16 @@ fn damaged_files_are_refused_and_not_kept() {
 }
 
 #[test]
+fn what_the_store_could_never_hold_is_not_downloaded() {
+    let world = World::new();
+    let (code, error) = world.fails(&["pull", "org/model", "--max-size", "200kB"]);
+    assert_eq!(code, 6, "{error}");
+    assert!(error.contains("390.8 KiB are to be added"), "{error}");
+    assert!(world.ranges("model-2.safetensors").is_empty(), "{error}");
+    world.ok(&["pull", "org/model"]);
+}
+
+#[test]
 fn a_gguf_file_is_chosen_by_its_name() {
     let world = World::gguf();
     let (code, said) = world.fails(&["pull", "org/model"]);

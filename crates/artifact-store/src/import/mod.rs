@@ -43,13 +43,19 @@ impl Store {
         path.metadata().is_ok_and(|found| found.is_file() && found.len() == size).then_some(path)
     }
 
-    /// Refuses early what would not fit on the store's disk.
+    /// Refuses early, before a download, what its import could never store: `downloaded` bytes that are written to the
+    /// store's disk first, and `imported` bytes of the artifact made of them.
     ///
     /// # Errors
-    /// [`StoreError::NoSpace`] if it has less than `needed` bytes.
-    pub fn check_disk(&self, needed: u64) -> Result<(), StoreError> {
-        let path = self.dir().to_owned();
+    /// [`StoreError::OverLimit`] if the artifact is larger than the store may be, [`StoreError::NoSpace`] if the disk has
+    /// less than both.
+    pub fn check_room(&self, downloaded: u64, imported: u64) -> Result<(), StoreError> {
+        let (path, limit) = (self.dir().to_owned(), self.max_size);
+        if imported > limit {
+            return Err(StoreError::OverLimit { path, needed: imported, limit, held: 0 });
+        }
         let available = fs4::available_space(&path).context("inspect the file system of", &path)?;
+        let needed = downloaded.saturating_add(imported);
         if needed <= available { Ok(()) } else { Err(StoreError::NoSpace { path, needed, available }) }
     }
 

@@ -2,12 +2,12 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::symlink,
+    os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
 };
 
 use anyhow::Context;
-use artifact_store::Store;
+use artifact_store::{ImportOptions, Store};
 use serde_json::Value;
 
 use super::import::{QuantizeArgs, import};
@@ -67,14 +67,14 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     let folder = Download::begin(&store, &snapshot)?;
     let source = match gguf {
         Some(file) => {
-            folder.fetch(&hub, &snapshot, &[file])?;
+            folder.fetch(&hub, &snapshot, &[file], &options)?;
             folder.path.join(file.name())
         }
         None => {
-            folder.fetch(&hub, &snapshot, &settings)?;
+            folder.fetch(&hub, &snapshot, &settings, &options)?;
             let index =
                 hub::index_of(&settings).map(|file| read_json(&folder.path.join(file.name()))).transpose()?;
-            folder.fetch(&hub, &snapshot, &hub::weights(&snapshot, index.as_ref())?)?;
+            folder.fetch(&hub, &snapshot, &hub::weights(&snapshot, index.as_ref())?, &options)?;
             folder.path.clone()
         }
     };
@@ -98,30 +98,52 @@ impl<'a> Download<'a> {
         let path = store.downloads().join(name);
         let create =
             || fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()));
-        create()?;
         let lock = path.join(".lock");
-        let opened = File::create(&lock).with_context(|| format!("cannot create {}", lock.display()))?;
-        if opened.try_lock().is_err() {
-            eprintln!("waiting for another process that downloads the same");
-            opened.lock().with_context(|| format!("cannot lock {}", lock.display()))?;
-            // The other one has removed it.
+        let mut told = false;
+        loop {
             create()?;
+            let opened = File::create(&lock).with_context(|| format!("cannot create {}", lock.display()))?;
+            if opened.try_lock().is_err() {
+                if !told {
+                    eprintln!("waiting for another process that downloads the same");
+                    told = true;
+                }
+                opened.lock().with_context(|| format!("cannot lock {}", lock.display()))?;
+            }
+            // The one that held it may have removed the folder, and a third one made it anew.
+            if is_at(&opened, &lock) {
+                return Ok(Self { store, path, _lock: opened });
+            }
         }
-        Ok(Self { store, path, _lock: opened })
     }
 
-    fn fetch(&self, hub: &Hub, snapshot: &Snapshot, files: &[&RemoteFile]) -> anyhow::Result<()> {
+    fn fetch(
+        &self,
+        hub: &Hub,
+        snapshot: &Snapshot,
+        files: &[&RemoteFile],
+        options: &ImportOptions,
+    ) -> anyhow::Result<()> {
         let progress = PullProgress::new(files.iter().map(|file| file.size).sum())?;
         for file in files {
             self.link_stored(file)?;
         }
-        self.store.check_disk(files.iter().map(|file| hub::missing(file, &self.path)).sum())?;
+        self.check_room(files, options)?;
         for file in files {
             progress.begin(file.name());
             hub::download(hub, snapshot, file, &self.path, &mut |bytes| progress.advance(bytes))?;
         }
         progress.finish();
         Ok(())
+    }
+
+    /// The import copies what was downloaded, except for blobs that the store has. What it makes of a file that it
+    /// quantizes is smaller, by how much is not known yet.
+    fn check_room(&self, files: &[&RemoteFile], options: &ImportOptions) -> anyhow::Result<()> {
+        let downloaded = files.iter().map(|file| hub::missing(file, &self.path)).sum();
+        let new = files.iter().filter(|file| !self.path.join(file.name()).is_symlink());
+        let imported = if options.quantize.is_none() { new.map(|file| file.size).sum() } else { 0 };
+        Ok(self.store.check_room(downloaded, imported)?)
     }
 
     /// A file that the store has need not be downloaded.
@@ -143,6 +165,12 @@ impl<'a> Download<'a> {
         let _ = fs::remove_dir(self.store.downloads());
         Ok(())
     }
+}
+
+/// Whether a path still leads to an open file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    file.metadata().is_ok_and(|open| path.metadata().is_ok_and(|there| identity(open) == identity(there)))
 }
 
 fn read_json(path: &Path) -> anyhow::Result<Value> {
