@@ -81,13 +81,19 @@ KR_INLINE void eight_columns(const uint16_t* scales, const uint16_t* biases, siz
   }
 }
 
-// Columns of all groups of eight outputs.
+// Columns of all groups of eight outputs. Those of the next eight are asked for, unless these are the `last`: they lie
+// apart from the packed weights, and the processor does not foresee them.
 template <Float type>
-KR_INLINE void columns_of(const QuantizedMatrix& matrix, int first_output, ScaleColumns<type>* out) {
+KR_INLINE void columns_of(const QuantizedMatrix& matrix, int first_output, bool last, ScaleColumns<type>* out) {
   using Value = std::remove_reference_t<decltype(out->scales[0])>;
   const size_t groups = matrix.inputs / matrix.group;
   const auto* scales = static_cast<const Value*>(matrix.scales) + first_output * groups;
   const auto* biases = static_cast<const Value*>(matrix.biases) + first_output * groups;
+  const size_t next = one_row_outputs * groups;
+  for (size_t i = 0; !last && i < next; i += 64 / sizeof(Value)) {
+    __builtin_prefetch(scales + next + i);
+    __builtin_prefetch(biases + next + i);
+  }
   if constexpr (type != Float::f32) {
     for (size_t g = 0; groups >= 8 && g < groups; g += 8) {
       if (g + 8 > groups) g = groups - 8;  // the last eight again cover some of those before
@@ -163,7 +169,7 @@ KR_INLINE void one_row_tile_of(const QuantizedMatrix& matrix, int first_output, 
   for (int o = 0; o < tile_outputs; o += one_row_outputs) {
     const uint8_t* packed = matrix.packed + (first_output + o) * stride;
     const uint8_t* next = last ? packed : packed + one_row_outputs * stride;
-    columns_of<type>(matrix, first_output + o, columns);
+    columns_of<type>(matrix, first_output + o, last, columns);
     eight_outputs<bits, halves, type>(packed, stride, next, columns, x, matrix.inputs,
                                       matrix.group * bits / 8 / one_row_bytes, tile + o);
   }
