@@ -141,7 +141,7 @@ async fn models_health_and_metrics_tell_the_truth() {
         (&json!(0), &json!("ready"), &json!(0))
     );
     assert_eq!(status["running"], 0);
-    let heartbeat = Heartbeat { step: 7, running: 2, ..Heartbeat::default() };
+    let heartbeat = Heartbeat { step: 7, runnable: 2, ..Heartbeat::default() };
     worker.send(&Report::Heartbeat(heartbeat)).await;
     until("its heartbeat", || world.app.router.workers()[0].work.as_ref().is_some_and(|w| w.step == 7)).await;
     assert_eq!(world.get("/readyz").await.json()["workers"][0]["running"], 2);

@@ -126,11 +126,13 @@ fn report() -> impl Strategy<Value = Report> {
             }
         },
     );
-    let heartbeat = (any::<[u64; 3]>(), any::<[u32; 2]>()).prop_map(
-        |([step, kv_tokens, kv_capacity], [running, waiting])| Heartbeat {
+    let heartbeat = (any::<[u64; 4]>(), any::<[u32; 3]>()).prop_map(
+        |([step, oldest_preparation_millis, kv_tokens, kv_capacity], [runnable, paused, waiting])| Heartbeat {
             step,
-            running,
+            runnable,
+            paused,
             waiting,
+            oldest_preparation_millis,
             kv_tokens,
             kv_capacity,
         },

@@ -104,8 +104,16 @@ fn reports() {
     };
     check(Report::Ready(info), "00 01 6d 02 6162 01 71 fb0010 fc80510200 fd00f2052a01000000 07 08");
     check(Report::LoadFailed(failure(FailureKind::Internal)), "01 02 01 01 6e 02 6e6f");
-    let heartbeat = Heartbeat { step: 1, running: 2, waiting: 3, kv_tokens: 4, kv_capacity: 5 };
-    check(Report::Heartbeat(heartbeat), "02 01 02 03 04 05");
+    let heartbeat = Heartbeat {
+        step: 1,
+        runnable: 2,
+        paused: 3,
+        waiting: 4,
+        oldest_preparation_millis: 5,
+        kv_tokens: 6,
+        kv_capacity: 7,
+    };
+    check(Report::Heartbeat(heartbeat), "02 01 02 03 04 05 06 07");
     check(Report::Events(vec![]), "03 00");
     check(Report::Drained, "04");
     check(Report::Verified(Verified { bytes: 5_000_000_000, micros: 9 }), "05 fd00f2052a01000000 09");
@@ -129,6 +137,7 @@ fn events() {
         (FailureKind::WorkerLost, "03"),
         (FailureKind::UnknownModel, "04"),
         (FailureKind::DamagedModel, "05"),
+        (FailureKind::Overloaded, "06"),
     ];
     for (kind, expected) in kinds {
         let expected = format!("03 01 09 03 {expected} 01 01 6e 02 6e6f");

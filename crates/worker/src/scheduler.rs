@@ -105,14 +105,19 @@ impl Scheduler {
         }
     }
 
-    /// Sequences in the running set.
-    pub fn running(&self) -> usize {
-        self.running.len()
+    /// Sequences in the running set that the next step can extend.
+    pub fn runnable(&self) -> usize {
+        self.running.iter().filter(|entry| !entry.paused).count()
+    }
+
+    /// Sequences that wait for credit, whether they hold a place or not.
+    pub fn paused(&self) -> usize {
+        self.running.iter().chain(&self.waiting).filter(|entry| entry.paused).count()
     }
 
     /// Sequences that wait for a place.
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.iter().filter(|entry| !entry.paused).count()
     }
 
     /// Tokens whose keys and values are held.

@@ -71,6 +71,8 @@ pub struct WorkerWork {
     pub step: u64,
     /// Sequences that take part in steps.
     pub running: u32,
+    /// Sequences whose client does not read.
+    pub paused: u32,
     /// Sequences that wait for a place.
     pub waiting: u32,
     /// Tokens whose keys and values it holds.
@@ -140,9 +142,19 @@ impl Worker {
 
 impl Service {
     fn work(&self) -> WorkerWork {
-        let Heartbeat { step, running, waiting, kv_tokens, kv_capacity } = self.link.heartbeat();
+        let Heartbeat { step, runnable, paused, waiting, kv_tokens, kv_capacity, .. } = self.link.heartbeat();
         let ModelInfo { load_micros, tokenizer_micros, .. } = self.info;
         let pid = self.link.pid();
-        WorkerWork { pid, load_micros, tokenizer_micros, step, running, waiting, kv_tokens, kv_capacity }
+        WorkerWork {
+            pid,
+            load_micros,
+            tokenizer_micros,
+            step,
+            running: runnable,
+            paused,
+            waiting,
+            kv_tokens,
+            kv_capacity,
+        }
     }
 }

@@ -262,7 +262,7 @@ impl Machine {
     fn heartbeat(&mut self, heartbeat: Heartbeat, now: Instant) -> Vec<Action> {
         if let State::Ready { last_frame, steps, .. } = &mut self.state {
             *last_frame = now;
-            if heartbeat.step != steps.step || heartbeat.running == 0 {
+            if heartbeat.step != steps.step || heartbeat.runnable == 0 {
                 *steps = Steps { step: heartbeat.step, stuck_since: None };
             } else {
                 steps.stuck_since.get_or_insert(now);

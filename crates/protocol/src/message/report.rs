@@ -54,15 +54,20 @@ pub struct ModelInfo {
     pub tokenizer_micros: u64,
 }
 
-/// A sign of life. `step` standing still while `running > 0` means that the engine is stuck.
+/// A sign of life. The engine is stuck if `step` stands still while `runnable > 0`; preparation is stuck if
+/// `oldest_preparation_millis` keeps growing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// Engine steps since the start.
     pub step: u64,
-    /// Sequences in the running set.
-    pub running: u32,
-    /// Sequences that wait for a place in it.
+    /// Sequences in the running set that the next step can extend.
+    pub runnable: u32,
+    /// Sequences that can't go on until their client's side gives credit.
+    pub paused: u32,
+    /// Sequences that wait for a place in the running set.
     pub waiting: u32,
+    /// How long the oldest prompt in preparation has been worked on; 0 if none is.
+    pub oldest_preparation_millis: u64,
     /// Tokens whose keys and values are held.
     pub kv_tokens: u64,
     /// Most tokens whose keys and values may be held.
@@ -162,4 +167,6 @@ pub enum FailureKind {
     UnknownModel,
     /// The stored model is damaged and is not used. Since 1.1.
     DamagedModel,
+    /// The worker has more to do than it can queue; later it may have less.
+    Overloaded,
 }

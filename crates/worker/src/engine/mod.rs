@@ -42,7 +42,8 @@ pub enum Inbox {
 #[derive(Debug, Default)]
 pub struct Gauges {
     step: AtomicU64,
-    running: AtomicU32,
+    runnable: AtomicU32,
+    paused: AtomicU32,
     waiting: AtomicU32,
     kv_tokens: AtomicU64,
     kv_capacity: AtomicU64,
@@ -240,7 +241,8 @@ impl Engine {
 
     fn publish_gauges(&self) {
         let gauges = &self.gauges;
-        gauges.running.store(self.scheduler.running() as u32, Ordering::Relaxed);
+        gauges.runnable.store(self.scheduler.runnable() as u32, Ordering::Relaxed);
+        gauges.paused.store(self.scheduler.paused() as u32, Ordering::Relaxed);
         gauges.waiting.store(self.scheduler.waiting() as u32, Ordering::Relaxed);
         gauges.kv_tokens.store(self.scheduler.held_tokens() as u64, Ordering::Relaxed);
     }
@@ -251,8 +253,10 @@ impl Gauges {
     pub fn heartbeat(&self) -> Heartbeat {
         Heartbeat {
             step: self.step.load(Ordering::Relaxed),
-            running: self.running.load(Ordering::Relaxed),
+            runnable: self.runnable.load(Ordering::Relaxed),
+            paused: self.paused.load(Ordering::Relaxed),
             waiting: self.waiting.load(Ordering::Relaxed),
+            oldest_preparation_millis: 0,
             kv_tokens: self.kv_tokens.load(Ordering::Relaxed),
             kv_capacity: self.kv_capacity.load(Ordering::Relaxed),
         }

@@ -113,7 +113,7 @@ proptest! {
                 lens.get_mut(&preempted.0).unwrap().2 = 0;
             }
             prop_assert!(paused.is_some() || lens.is_empty() || !plan.rows.is_empty(), "stuck: {scheduler:?}");
-            prop_assert!(scheduler.running() <= limits.max_running);
+            prop_assert!(scheduler.runnable() <= limits.max_running);
             for row in &plan.rows {
                 let (len, last, computed) = lens[&row.id.0];
                 prop_assert_ne!(Some(row.id.0), paused);

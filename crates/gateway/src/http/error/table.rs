@@ -110,6 +110,7 @@ fn of_failure(kind: FailureKind) -> Row {
         FailureKind::InvalidRequest => Row::invalid("invalid_value"),
         FailureKind::ContextLengthExceeded => Row::invalid("context_length_exceeded"),
         FailureKind::WorkerLost => Row::unavailable("worker_lost"),
+        FailureKind::Overloaded => Row::unavailable("overloaded"),
         // The last two are about loads, and no answer to a request for text.
         FailureKind::Internal | FailureKind::UnknownModel | FailureKind::DamagedModel => {
             Row::internal("worker_error")

@@ -160,7 +160,7 @@ fn a_silent_worker_is_killed_and_a_talking_one_is_not() {
 
 #[test]
 fn a_worker_whose_steps_stand_still_is_killed_only_while_it_has_work() {
-    let beat = |step, running| Event::Heartbeat(Heartbeat { step, running, ..Heartbeat::default() });
+    let beat = |step, runnable| Event::Heartbeat(Heartbeat { step, runnable, ..Heartbeat::default() });
     let mut world = World::ready();
     for step in 0..40 {
         world.pass(SECOND);
