@@ -1,0 +1,1 @@
+//! A failed import leaves the store as it was.

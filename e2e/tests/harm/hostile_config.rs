@@ -1,0 +1,1 @@
+//! A model whose sizes wrap around is refused when it is loaded.

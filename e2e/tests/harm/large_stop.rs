@@ -1,0 +1,1 @@
+//! Requests with megabytes of stop strings harm nobody.

@@ -1,0 +1,1 @@
+//! A prompt far beyond the context is refused quickly and cheaply.

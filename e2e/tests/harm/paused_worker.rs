@@ -1,0 +1,1 @@
+//! A worker whose only client stopped reading is not frozen.

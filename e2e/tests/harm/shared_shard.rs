@@ -1,0 +1,1 @@
+//! A shard that two models share survives the eviction of one.

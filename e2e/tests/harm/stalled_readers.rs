@@ -1,0 +1,1 @@
+//! Clients that stop reading don't block other models.
