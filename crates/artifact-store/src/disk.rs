@@ -77,6 +77,11 @@ impl Store {
         }
     }
 
+    /// The same where most often there is none: nothing is told then.
+    pub(crate) fn remove_file_if_there(&self, path: &Path) -> Result<(), StoreError> {
+        if exists(path) { self.remove_file(path).map(drop) } else { Ok(()) }
+    }
+
     /// Removes a folder of `tmp/` with what is in it, or a file.
     pub(crate) fn remove_all(&self, path: &Path) -> Result<(), StoreError> {
         if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {

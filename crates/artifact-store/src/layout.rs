@@ -10,6 +10,8 @@ const MAX_NAME: usize = 200;
 const SLASH: &str = "%2F";
 /// How the files in `tmp/` begin that hold a name in waiting.
 const WAITING: &str = "name-";
+/// How the files in `tmp/` begin that say what goes for an artifact.
+const EVICTIONS: &str = "evict-";
 
 /// The paths of one store.
 #[derive(Clone, Debug)]
@@ -114,6 +116,11 @@ impl Layout {
         self.tmp().join(format!("{WAITING}{}", name.replace('/', SLASH)))
     }
 
+    /// Which artifacts go once this one is complete; see [`evictions_in_waiting`].
+    pub(crate) fn waiting_evictions(&self, digest: Digest) -> PathBuf {
+        self.tmp().join(format!("{EVICTIONS}{digest}"))
+    }
+
     pub(crate) fn pins(&self) -> PathBuf {
         self.root.join("pins")
     }
@@ -134,6 +141,11 @@ impl Layout {
 /// The name that waits in a file of `tmp/`, if it is such a file.
 pub(crate) fn name_in_waiting(file_name: &str) -> Option<String> {
     Some(name_of_file(file_name.strip_prefix(WAITING)?)).filter(|name| check_name(name).is_ok())
+}
+
+/// The artifact for which others go, if a file of `tmp/` says so.
+pub(crate) fn evictions_in_waiting(file_name: &str) -> Option<Digest> {
+    file_name.strip_prefix(EVICTIONS)?.parse().ok()
 }
 
 /// The name whose reference has this file name.

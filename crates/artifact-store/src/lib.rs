@@ -15,8 +15,9 @@
 //!
 //! An artifact exists from the moment its manifest has its place until the
 //! moment it is removed. Importing writes under `tmp/`, syncs, and renames:
-//! blobs first, then the manifest, then the name. Removing takes the manifest
-//! first, then names and blobs. So whatever a reader can find is complete, and
+//! blobs first, then the manifest, then the name; only then artifacts go that
+//! have to make room for it. Removing takes the manifest first, then names and
+//! blobs. So whatever a reader can find is complete, and
 //! what a crash leaves behind is found by nobody, and finished or undone by
 //! the next writer.
 //!
@@ -49,6 +50,7 @@ mod prune;
 mod quarantine;
 mod remove;
 mod repair;
+mod room;
 mod store;
 mod sweep;
 mod usage;
