@@ -1,4 +1,5 @@
 //! A failed import leaves the store as it was.
+#![allow(clippy::unwrap_used)]
 
 use std::{fs, path::Path};
 

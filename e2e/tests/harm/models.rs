@@ -1,4 +1,5 @@
 //! Small models for the store, and its command line. Nothing can serve them.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     collections::BTreeMap,

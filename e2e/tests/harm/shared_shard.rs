@@ -1,4 +1,5 @@
 //! A shard that two models share survives the eviction of one.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     fs,
