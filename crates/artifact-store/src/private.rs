@@ -99,3 +99,32 @@ fn give_to_owner_of(folder: &Path, file: &File) {
 fn is_open(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.mode() & OTHERS != 0)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rustix::fs::chown;
+
+    use super::*;
+
+    #[test]
+    fn what_the_superuser_adds_to_the_store_of_another_user_is_that_users() {
+        if !geteuid().is_root() {
+            // Nobody else can give files away.
+            return;
+        }
+        let (dir, user) = (tempfile::tempdir().unwrap(), 12345);
+        chown(dir.path(), Some(Uid::from_raw(user)), Some(Gid::from_raw(user))).unwrap();
+        let (folder, lock) = (dir.path().join("folder"), dir.path().join("folder/lock"));
+        create_folder(&folder).unwrap();
+        drop(open_lock(&lock).unwrap());
+        for path in [&folder, &lock] {
+            let metadata = fs::metadata(path).unwrap();
+            assert_eq!((metadata.uid(), metadata.mode() & OTHERS), (user, 0), "{}", path.display());
+        }
+        // Nor is anything of the user's changed.
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        tighten(&File::open(&folder).unwrap(), FOLDER_MODE);
+        assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o777, 0o755);
+    }
+}

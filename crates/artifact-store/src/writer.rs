@@ -170,9 +170,8 @@ impl<'a> Writer<'a> {
         let files = files.into_iter().map(|file| self.without_copy(file)).collect();
         let room = self.plan_room(digest, manifest)?;
         let new_bytes = self.publish(&new, files, already_stored, &room).inspect_err(|_| {
-            // The first error is the one to report; the next writer sweeps again.
-            let _ = self.unpublish(&new, already_stored);
-            let _ = self.sweep();
+            // The first error is the one to report. What can't be taken back now is finished by the next writer.
+            let _ = self.unpublish(&new, already_stored).and_then(|()| self.sweep());
         })?;
 
         // It is there. What comes now is finished by the next writer, if need be.
@@ -214,6 +213,8 @@ impl<'a> Writer<'a> {
     /// Takes back what [`Writer::publish`] has done, but for blobs, which the sweep finds.
     fn unpublish(&self, new: &NewArtifact<'_>, already_stored: bool) -> Result<(), StoreError> {
         let (store, layout) = (self.store, &self.store.layout);
+        // This first: whatever else fails, nothing goes for it.
+        store.remove_file_if_there(&layout.waiting_evictions(new.digest))?;
         match new.before {
             Some(Some(old)) if store.read_ref(new.name).ok() != Some(Some(old)) => {
                 self.replace(&layout.reference(new.name), format!("{old}\n").as_bytes())?;
@@ -224,8 +225,7 @@ impl<'a> Writer<'a> {
         if !already_stored {
             store.remove_file_if_there(&layout.manifest(new.digest))?;
         }
-        store.remove_file_if_there(&layout.waiting_name(new.name))?;
-        store.remove_file_if_there(&layout.waiting_evictions(new.digest))
+        store.remove_file_if_there(&layout.waiting_name(new.name))
     }
 
     /// Brings the index up to date after a change. It is a copy of what the
