@@ -1,6 +1,6 @@
 //! A store is its owner's alone: folders 0700, lock files 0600.
 //!
-//! Whoever can open a lock file can lock it, and so keep everybody else waiting.
+//! Anyone who can open a lock file can lock it, and so keep everyone else waiting.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -88,7 +88,7 @@ fn tighten(file: &File, mode: u32) {
 }
 
 /// What the superuser makes in the store of another user is that user's, who could not open it otherwise.
-fn give_to_owner_of(folder: &Path, file: &File) {
+pub(crate) fn give_to_owner_of(folder: &Path, file: &File) {
     if geteuid().is_root()
         && let Ok(owner) = fs::metadata(folder)
     {

@@ -121,7 +121,7 @@ impl Writer<'_> {
     }
 }
 
-/// An error if the disk has no room for so many bytes more.
+/// An error if this many more bytes do not fit on the disk.
 fn check_disk(store: &Store, bytes: u64) -> Result<(), StoreError> {
     let path = store.dir().to_owned();
     let available = fs4::available_space(&path).context("inspect the file system of", &path)?;

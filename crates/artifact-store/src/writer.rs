@@ -23,7 +23,7 @@ use crate::{
     lease::Lease,
     lock::{BlobLock, LockKind, SignOfLife, try_lock, wait},
     observer::tell,
-    private::open_lock,
+    private::{give_to_owner_of, open_lock},
     room::Room,
     sweep::{size_of, stored_blobs},
 };
@@ -114,6 +114,7 @@ impl<'a> Writer<'a> {
         let folder = self.store.layout.tmp();
         self.store.step("write a file in", &folder);
         let file = NamedTempFile::new_in(&folder).context("create a file in", &folder)?;
+        give_to_owner_of(&folder, file.as_file());
         let path = file.path().to_owned();
         let file = EarlySync::new(file, SYNC_STRIDE);
         let mut writer = HashingWriter::new(BufWriter::with_capacity(WRITE_BUFFER, file));
@@ -167,7 +168,7 @@ impl<'a> Writer<'a> {
         let new = NewArtifact { digest, bytes, name, before: self.store.read_ref(name).ok() };
         let already_stored = matches!(read_manifest(&self.store.layout, digest), Ok(Some(_)));
         // This can take long. From here on, those who want to use what has to go wait.
-        let files = files.into_iter().map(|file| self.without_copy(file)).collect();
+        let files = files.into_iter().map(|file| self.without_copy(file)).collect::<Result<_, _>>()?;
         let room = self.plan_room(digest, manifest)?;
         let new_bytes = self.publish(&new, files, already_stored, &room).inspect_err(|_| {
             // The first error is the one to report. What can't be taken back now is finished by the next writer.
@@ -249,10 +250,16 @@ impl<'a> Writer<'a> {
         self.replace(&self.store.layout.index(), &bytes)
     }
 
-    /// What is staged and stored already needs no second copy.
-    fn without_copy(&self, staged: Staged) -> Staged {
-        let is_stored = staged.temporary.is_some() && self.has_blob(staged.digest, staged.size);
-        Staged { temporary: staged.temporary.filter(|_| !is_stored), ..staged }
+    /// What is staged and stored already needs no second copy. What was found in the store has to be there still: a
+    /// verification may have set it aside.
+    fn without_copy(&self, staged: Staged) -> Result<Staged, StoreError> {
+        let Staged { digest, size, temporary } = staged;
+        if temporary.is_none() && self.store.stored_blob(digest, size).is_none() {
+            let reason = "it was found damaged while it was about to be used again";
+            return Err(StoreError::damaged(&self.store.layout.blob(digest), reason));
+        }
+        let temporary = temporary.filter(|_| !self.has_blob(digest, size));
+        Ok(Staged { digest, size, temporary })
     }
 
     /// Moves a staged file to its blob; returns the bytes that this added.
