@@ -3,13 +3,14 @@
 //! Until everything is staged, nothing goes: an import that fails has cost no artifact. What has to go is decided when
 //! all the blobs are known, and goes after the new artifact has its name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Digest, Listed, Manifest, Store, StoreError,
     disk::exists,
     error::IoContext,
     evict::{Candidates, Criteria, Hold, choose},
+    inventory::Inventory,
     writer::Writer,
 };
 
@@ -27,12 +28,15 @@ impl Store {
     /// store's disk first, and `imported` bytes of the artifact made of them.
     ///
     /// # Errors
-    /// [`StoreError::OverLimit`] if the artifact is larger than the store may be, [`StoreError::NoSpace`] if the disk has
-    /// less than both.
+    /// [`StoreError::OverLimit`] if the artifact is larger than what the limit leaves beside pinned ones,
+    /// [`StoreError::NoSpace`] if the disk has less than both.
     pub fn check_room(&self, downloaded: u64, imported: u64) -> Result<(), StoreError> {
-        let (path, limit) = (self.dir().to_owned(), self.max_size);
-        if imported > limit {
-            return Err(StoreError::OverLimit { path, needed: imported, limit, held: 0 });
+        let artifacts = Inventory::read(self)?.artifacts.into_iter();
+        let pinned = artifacts.filter(|(digest, _)| self.is_pinned(*digest));
+        let pinned: BTreeMap<Digest, u64> = pinned.flat_map(|(_, manifest)| manifest.blobs()).collect();
+        let (held, limit) = (pinned.values().sum::<u64>(), self.max_size);
+        if imported > 0 && held.saturating_add(imported) > limit {
+            return Err(StoreError::OverLimit { path: self.dir().to_owned(), needed: imported, limit, held });
         }
         check_disk(self, downloaded.saturating_add(imported))
     }

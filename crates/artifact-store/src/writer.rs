@@ -193,9 +193,12 @@ impl<'a> Writer<'a> {
         room: &Room,
     ) -> Result<u64, StoreError> {
         let (store, layout) = (self.store, &self.store.layout);
-        let mut new_bytes = 0;
+        let (mut new_bytes, mut placed) = (0, BTreeSet::new());
         for file in files {
-            new_bytes += self.place_blob(file)?;
+            // Two files of a source may be the same.
+            if placed.insert(file.digest) {
+                new_bytes += self.place_blob(file)?;
+            }
         }
         Lease::take(store, new.digest)?.touch(SystemTime::now(), &layout.lease(new.digest))?;
         // Should we be killed after the manifest is there, a sweep finishes the name and the evictions.
@@ -240,7 +243,7 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// Makes the index anew from the manifests.
+    /// Rebuilds the index from the manifests.
     pub(crate) fn rebuild_index(&self) -> Result<(), StoreError> {
         self.write_index(&mut Index::rebuild(self.store, &self.store.digests()?)?)
     }

@@ -271,6 +271,21 @@ fn what_goes_is_what_nobody_uses_when_it_goes() {
 }
 
 #[test]
+fn a_download_is_refused_that_could_never_be_imported() {
+    let root = TempDir::new().unwrap();
+    let (store, old) = import_distinct(root.path(), "old", 1);
+    let store = store.with_max_size(old.size + 1000);
+    store.check_room(5000, old.size).unwrap();
+    assert!(matches!(store.check_room(1, old.size + 1001), Err(StoreError::OverLimit { .. })));
+    store.pin("old").unwrap();
+    store.check_room(5000, 1000).unwrap();
+    let refused = store.check_room(1001, 1001);
+    assert!(matches!(refused, Err(StoreError::OverLimit { held, .. }) if held == old.size), "{refused:?}");
+    let refused = store.check_room(u64::MAX / 2, 1000);
+    assert!(matches!(refused, Err(StoreError::NoSpace { .. })), "{refused:?}");
+}
+
+#[test]
 fn a_file_that_is_set_aside_while_it_is_reused_fails_the_import() {
     let root = TempDir::new().unwrap();
     let folder = huggingface_folder(&root.path().join("folder"));
