@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// Configuration file [default: config/runtime.yaml of the repository].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Folder of the artifact store [default: in the platform's cache folder].
+    /// Folder of the artifact store [default: the user's, see docs/store.md].
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
     /// Start the programs in this folder, which were built before, instead of building them.

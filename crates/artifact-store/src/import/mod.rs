@@ -11,8 +11,8 @@ mod source;
 use std::path::{Path, PathBuf};
 
 use crate::{
-    Digest, Imported, Observer, Quantization, Store, StoreError, TensorEntry, error::IoContext,
-    layout::check_name, weights::HeaderTensor, writer::Writer,
+    Digest, Imported, Observer, Quantization, Store, StoreError, TensorEntry, layout::check_name,
+    weights::HeaderTensor, writer::Writer,
 };
 
 /// How a model is taken into the store. The default: with every value as the source has it.
@@ -41,22 +41,6 @@ impl Store {
     pub fn stored_blob(&self, digest: Digest, size: u64) -> Option<PathBuf> {
         let path = self.layout.blob(digest);
         path.metadata().is_ok_and(|found| found.is_file() && found.len() == size).then_some(path)
-    }
-
-    /// Refuses early, before a download, what its import could never store: `downloaded` bytes that are written to the
-    /// store's disk first, and `imported` bytes of the artifact made of them.
-    ///
-    /// # Errors
-    /// [`StoreError::OverLimit`] if the artifact is larger than the store may be, [`StoreError::NoSpace`] if the disk has
-    /// less than both.
-    pub fn check_room(&self, downloaded: u64, imported: u64) -> Result<(), StoreError> {
-        let (path, limit) = (self.dir().to_owned(), self.max_size);
-        if imported > limit {
-            return Err(StoreError::OverLimit { path, needed: imported, limit, held: 0 });
-        }
-        let available = fs4::available_space(&path).context("inspect the file system of", &path)?;
-        let needed = downloaded.saturating_add(imported);
-        if needed <= available { Ok(()) } else { Err(StoreError::NoSpace { path, needed, available }) }
     }
 
     /// [`Store::import_with`] the default options.
@@ -93,6 +77,7 @@ impl Store {
         };
         check_name(&name)?;
         let writer = Writer::begin(self, observer)?;
+        self.check_case(&name)?;
         let (manifest, files) = if is_folder {
             huggingface::stage(&writer, source, options, observer)?
         } else {
