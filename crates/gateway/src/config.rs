@@ -18,6 +18,8 @@ use std::{
 pub use self::admin_key::AdminKey;
 pub(crate) use self::check::MAX_WORKERS;
 pub use self::cpu::{Activations, Cpu, KvType};
+use protocol::options::{self, WorkerOptions};
+
 use self::{check::Checker, raw::RawConfig};
 use crate::cli::Flags;
 
@@ -62,13 +64,12 @@ pub enum Verify {
     Background,
 }
 
-impl Verify {
-    /// As the worker's flag has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Header => "header",
-            Self::Full => "full",
-            Self::Background => "background",
+impl From<Verify> for options::Verify {
+    fn from(verify: Verify) -> Self {
+        match verify {
+            Verify::Header => Self::Header,
+            Verify::Full => Self::Full,
+            Verify::Background => Self::Background,
         }
     }
 }
@@ -218,6 +219,16 @@ impl Config {
     pub fn from_text(path: &Path, text: &str, flags: &Flags) -> Result<Self, ConfigError> {
         let raw = RawConfig::parse(path, text)?;
         Checker { path }.config(raw, flags)
+    }
+
+    /// What workers are told of it.
+    pub fn worker_options(&self) -> WorkerOptions {
+        WorkerOptions {
+            verify: self.verify.into(),
+            activations: self.cpu.activations.into(),
+            kv_type: self.cpu.kv_type.into(),
+            ..WorkerOptions::default()
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! How workers compute on a CPU.
 
+use protocol::options;
 use serde::Deserialize;
 
 /// Settings of the CPU's kernels; without effect on a GPU.
@@ -34,17 +35,20 @@ pub enum KvType {
     Float16,
 }
 
-impl Cpu {
-    /// The worker's flags that say the same.
-    pub fn flags(self) -> [&'static str; 4] {
-        let activations = match self.activations {
-            Activations::Int16 => "int16",
-            Activations::Int8 => "int8",
-        };
-        let kv_type = match self.kv_type {
-            KvType::Float32 => "float32",
-            KvType::Float16 => "float16",
-        };
-        ["--activations", activations, "--kv-type", kv_type]
+impl From<Activations> for options::Activations {
+    fn from(activations: Activations) -> Self {
+        match activations {
+            Activations::Int16 => Self::Int16,
+            Activations::Int8 => Self::Int8,
+        }
+    }
+}
+
+impl From<KvType> for options::KvType {
+    fn from(kv_type: KvType) -> Self {
+        match kv_type {
+            KvType::Float32 => Self::Float32,
+            KvType::Float16 => Self::Float16,
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
+use protocol::options::{self, WorkerOptions};
+
 use super::{Config, Verify, check::parse_bytes};
 use crate::cli::Flags;
 
@@ -152,12 +154,18 @@ fn verification_is_one_of_three() {
 }
 
 #[test]
-fn the_cpu_settings_become_flags_of_the_worker() {
-    let flags = |text: &str| load(text).map(|c| c.cpu.flags());
-    assert_eq!(flags("").unwrap(), ["--activations", "int16", "--kv-type", "float32"]);
-    let text = "cpu:\n  activations: int8\n  kv_type: float16\n";
-    assert_eq!(flags(text).unwrap(), ["--activations", "int8", "--kv-type", "float16"]);
-    let error = flags("cpu:\n  activations: int4\n").unwrap_err();
+fn what_concerns_workers_becomes_their_options() {
+    let options = |text: &str| load(text).map(|config| config.worker_options());
+    assert_eq!(options("").unwrap(), WorkerOptions::default());
+    let text = "cpu:\n  activations: int8\n  kv_type: float16\ncache:\n  verify: full\n";
+    let told = WorkerOptions {
+        verify: options::Verify::Full,
+        activations: options::Activations::Int8,
+        kv_type: options::KvType::Float16,
+        ..WorkerOptions::default()
+    };
+    assert_eq!(options(text).unwrap(), told);
+    let error = options("cpu:\n  activations: int4\n").unwrap_err();
     assert!(error.starts_with("runtime.yaml:2:") && error.contains("int16"), "{error}");
 }
 
