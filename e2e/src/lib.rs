@@ -8,11 +8,13 @@
 mod client;
 mod process;
 mod server;
+mod slow_reader;
 mod store;
 
 pub use client::{Answer, Client, StreamAnswer, chat};
-pub use process::{Memory, children, is_alive, kill, mapped_memory, terminate};
+pub use process::{Memory, children, is_alive, kill, mapped_memory, resume, suspend, terminate};
 pub use server::{Options, Server};
+pub use slow_reader::SlowReader;
 pub use store::PrivateStore;
 
 /// Names the folder that holds `kr-gateway`, `kr-worker` and `cache-tool`.

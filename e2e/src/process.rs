@@ -41,6 +41,16 @@ pub fn terminate(pid: u32) {
     kill_process(process(pid), Signal::TERM).unwrap();
 }
 
+/// `kill -STOP`.
+pub fn suspend(pid: u32) {
+    kill_process(process(pid), Signal::STOP).unwrap();
+}
+
+/// `kill -CONT`.
+pub fn resume(pid: u32) {
+    kill_process(process(pid), Signal::CONT).unwrap();
+}
+
 /// Memory of those mappings of `pid` whose line in `smaps` contains `name`; of all if it is empty.
 pub fn mapped_memory(pid: u32, name: &str) -> Memory {
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();

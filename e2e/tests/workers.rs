@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
-use e2e::{MODEL, Options, Server, chat, children, is_alive, kill, mapped_memory};
+use e2e::{MODEL, Options, Server, chat, children, is_alive, kill, mapped_memory, resume, suspend};
 use serde_json::Value;
 
 const CAPITAL: &str = "What is the capital of France?";
@@ -88,6 +91,31 @@ fn a_client_that_leaves_frees_the_worker() {
     wait_for(&server, "it runs", |_, state| state["workers"][0]["running"] == 1);
     drop(stream);
     wait_for(&server, "it is cancelled", |_, state| state["workers"][0]["running"] == 0);
+}
+
+#[test]
+fn a_suspended_gateway_keeps_its_workers() {
+    /// Less than the suspension, and more than a worker's heartbeat takes.
+    const TIMEOUT: Duration = Duration::from_millis(1500);
+    let mut settings = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    let timeout = TIMEOUT.as_millis();
+    write!(settings, "workers:\n  heartbeat_timeout_ms: {timeout}\n  step_timeout_ms: {timeout}\n").unwrap();
+    let server = Server::start_with(&Options {
+        workers: 2,
+        arguments: vec!["--config".into(), settings.path().to_str().unwrap().into()],
+        ..Options::default()
+    });
+    two_ready(&server);
+    let before = children(server.pid());
+    for _ in 0..3 {
+        suspend(server.pid());
+        // Time is what is tested: the workers' heartbeats wait in their rings meanwhile.
+        std::thread::sleep(2 * TIMEOUT);
+        resume(server.pid());
+        assert_eq!(server.client.ask(CAPITAL, 16), PARIS);
+        two_ready(&server);
+    }
+    assert_eq!(children(server.pid()), before, "{}", server.log());
 }
 
 #[test]

@@ -1,6 +1,13 @@
 //! What one client, one file or one crash can't do to the others: each module is an attack that once worked, run
 //! against the real binaries.
 
+#![allow(clippy::unwrap_used)]
+
+use std::io::Write;
+
+use e2e::Server;
+use serde_json::Value;
+
 mod failed_import;
 mod hostile_config;
 mod large_stop;
@@ -8,3 +15,15 @@ mod long_prompt;
 mod paused_worker;
 mod shared_shard;
 mod stalled_readers;
+
+/// A file with the gateway's settings.
+fn config(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+/// What the gateway says about its first worker.
+fn worker(server: &Server) -> Value {
+    server.client.get("/readyz").json["workers"][0].clone()
+}
