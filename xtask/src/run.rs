@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
+    binaries::Binaries,
     build,
     model::{self, Store},
     process,
@@ -25,29 +26,43 @@ pub(crate) struct Args {
     /// Number of worker processes [default: 1].
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Model to serve, by its name in the store [default: the configuration's, or smollm2-135m-instruct].
+    /// Model to serve, by its name in the store; may be repeated [default: the configuration's, or
+    /// smollm2-135m-instruct].
     #[arg(long, value_name = "NAME")]
-    model: Option<String>,
+    model: Vec<String>,
     /// Configuration file [default: config/runtime.yaml of the repository].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Folder of the artifact store [default: in the platform's cache folder].
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
+    /// Start the programs in this folder, which were built before, instead of building them.
+    #[arg(long, value_name = "DIR", env = "KR_BIN_DIR")]
+    binaries: Option<PathBuf>,
 }
 
 /// Sets up, builds, provides the model and becomes the gateway.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let config = args.config.clone().unwrap_or_else(|| workspace.root.join("config/runtime.yaml"));
-    let model = match &args.model {
-        Some(name) => name.clone(),
-        None => configured_model(&config)?.unwrap_or_else(|| model::DEFAULT.to_owned()),
+    let models = if args.model.is_empty() {
+        vec![configured_model(&config)?.unwrap_or_else(|| model::DEFAULT.to_owned())]
+    } else {
+        args.model.clone()
     };
-    let binaries = build::run(workspace)?;
-    Store::new(&binaries.cache_tool, args.store.as_deref()).provide(workspace, &model)?;
+    let binaries = match &args.binaries {
+        Some(folder) => Binaries::in_folder(folder)?,
+        None => build::run(workspace)?,
+    };
+    let store = Store::new(&binaries.cache_tool, args.store.as_deref());
+    for model in &models {
+        store.provide(workspace, model)?;
+    }
 
     let mut gateway = Command::new(&binaries.gateway);
-    gateway.arg("--config").arg(&config).args(["--model", &model]);
+    gateway.arg("--config").arg(&config);
+    for model in &models {
+        gateway.args(["--model", model]);
+    }
     if let Some(port) = args.port {
         gateway.args(["--port", &port.to_string()]);
     }

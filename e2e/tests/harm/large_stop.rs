@@ -9,7 +9,7 @@ use std::{
 use e2e::{MODEL, Options, Server, StreamAnswer};
 use serde_json::{Value, json};
 
-use crate::{config, worker};
+use crate::{POLL, config, worker};
 
 /// As large as a body may be, by default.
 const LARGE: usize = (8 << 20) - 512;
@@ -61,10 +61,11 @@ fn attack(path: &str, request: &Value) {
                 assert_ne!(answer.json["error"]["code"], "worker_lost", "{}", answer.json);
             });
         }
-        // The requests pace the loop. Some may be refused before they would have to wait.
+        // Some may be refused before they would have to wait.
         let deadline = Instant::now() + PATIENCE;
         while queued(&server) + answered.load(Ordering::Relaxed) < ATTACKS {
             assert!(Instant::now() < deadline, "{} of {ATTACKS} wait", queued(&server));
+            thread::sleep(POLL);
         }
         drop(held);
         let events = victim.rest();

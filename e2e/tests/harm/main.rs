@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use e2e::Server;
 use serde_json::Value;
@@ -15,6 +15,9 @@ mod long_prompt;
 mod paused_worker;
 mod shared_shard;
 mod stalled_readers;
+
+/// Between two looks: a loop of requests would take the processor from what it waits for.
+const POLL: Duration = Duration::from_millis(50);
 
 /// A file with the gateway's settings.
 fn config(text: &str) -> tempfile::NamedTempFile {

@@ -1,11 +1,14 @@
 //! A worker whose only client stopped reading is not frozen.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use e2e::{MODEL, Options, Server, SlowReader, chat};
 use serde_json::{Value, json};
 
-use crate::{config, worker};
+use crate::{POLL, config, worker};
 
 const STEP_TIMEOUT: Duration = Duration::from_millis(1500);
 
@@ -34,13 +37,13 @@ fn a_client_that_stops_reading_does_not_cost_the_worker_its_life() {
     });
     let reader = SlowReader::post(&server.client, "/v1/completions", &request);
 
-    // The requests pace the loop.
     let deadline = Instant::now() + PATIENCE;
     let mut paused_since = None;
     while paused_since.is_none_or(|since: Instant| since.elapsed() < 4 * STEP_TIMEOUT) {
         let now = worker(&server);
         assert_eq!(now["pid"], pid, "{now}\n{}", server.log());
         assert!(Instant::now() < deadline, "it is never paused: {now}");
+        thread::sleep(POLL);
         let paused = now["paused"] == 1 && now["running"] == 0;
         paused_since = if paused { paused_since.or_else(|| Some(Instant::now())) } else { None };
     }
