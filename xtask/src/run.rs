@@ -31,7 +31,7 @@ pub(crate) struct Args {
     /// Configuration file [default: config/runtime.yaml of the repository].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Folder of the artifact store [default: in the platform's cache folder].
+    /// Folder of the artifact store [default: the user's, see docs/store.md].
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
 }
