@@ -11,8 +11,8 @@ pub struct WorkerOptions {
     pub activations: Activations,
     /// On a CPU: the type in which keys and values are kept.
     pub kv_type: KvType,
-    /// Bytes for keys and values; `None` leaves the choice to the worker.
-    pub kv_bytes: Option<u64>,
+    /// Most bytes for keys and values.
+    pub kv_bytes: u64,
     /// Most sequences that run at the same time; further ones wait. At least 1.
     pub max_sequences: u32,
     /// Most tokens of a prompt that one step computes; the step's other sequences wait that long. At least 1.
@@ -61,7 +61,7 @@ impl Default for WorkerOptions {
             verify: Verify::default(),
             activations: Activations::default(),
             kv_type: KvType::default(),
-            kv_bytes: None,
+            kv_bytes: 4 << 30,
             max_sequences: 64,
             chunk_tokens: 256,
             special_tokens_in_content: false,

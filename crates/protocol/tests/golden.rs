@@ -152,13 +152,13 @@ fn options() {
         verify: Verify::Full,
         activations: Activations::Int8,
         kv_type: KvType::Float16,
-        kv_bytes: Some(1 << 32),
+        kv_bytes: 1 << 33,
         max_sequences: 300,
         chunk_tokens: 5,
         special_tokens_in_content: true,
     };
-    check(all, "01 01 01 01fd0000000001000000 fb2c01 05 01");
-    check(WorkerOptions::default(), "02 00 00 00 40 fb0001 00");
+    check(all, "01 01 01 fd0000000002000000 fb2c01 05 01");
+    check(WorkerOptions::default(), "02 00 00 fd0000000001000000 40 fb0001 00");
     check(Verify::Header, "00");
 }
 
@@ -175,8 +175,9 @@ fn handshake() {
         options: WorkerOptions::default(),
     };
     let bytes = hello.to_bytes().unwrap();
+    let options = "02 00 00 fd0000000001000000 40 fb0001 00";
     let expected =
-        format!("{magic} 0200 0000 17000000  02 00 03 02 2f73 fc00001000 fb0201 02 00 00 00 40 fb0001 00");
+        format!("{magic} 0200 0000 1f000000  02 00 03 02 2f73 fc00001000 fb0201 {options}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 

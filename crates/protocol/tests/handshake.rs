@@ -98,7 +98,7 @@ fn a_path_that_is_too_long_is_not_sent() {
 #[test]
 fn the_longest_path_fits_beside_the_options() {
     let options = WorkerOptions {
-        kv_bytes: Some(u64::MAX),
+        kv_bytes: u64::MAX,
         max_sequences: u32::MAX,
         chunk_tokens: u32::MAX,
         ..WorkerOptions::default()

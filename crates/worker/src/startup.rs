@@ -36,9 +36,6 @@ const MAX_INBOX: usize = 4096;
 /// Threads that prepare prompts. Tokenizing is fast: two keep a long prompt from delaying a short one.
 const PREPARE_THREADS: usize = 2;
 
-/// Memory for keys and values where the gateway leaves the choice to the worker.
-const KV_BYTES: u64 = 4 << 30;
-
 /// Everything that was loaded.
 struct Loaded {
     /// Keeps the lease on what the model's weights are views of.
@@ -150,7 +147,7 @@ fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<Tokenizer> {
 
 fn kv_budget(options: &WorkerOptions) -> KvBudget {
     KvBudget {
-        bytes: options.kv_bytes.unwrap_or(KV_BYTES),
+        bytes: options.kv_bytes,
         sequences: max_running(options),
         half: options.kv_type == KvType::Float16,
     }
