@@ -10,14 +10,16 @@ mod client;
 mod memory;
 mod process;
 mod server;
+mod slow_reader;
 mod store;
 mod tiny;
 
 pub use client::{Answer, Client, StreamAnswer, chat};
 #[cfg(target_os = "linux")]
 pub use memory::{Memory, mapped_memory};
-pub use process::{is_alive, kill, terminate, wait_for_end};
+pub use process::{is_alive, kill, resume, suspend, terminate, wait_for_end};
 pub use server::{Options, Server};
+pub use slow_reader::SlowReader;
 pub use store::PrivateStore;
 pub use tiny::{tiny_config, write_model, write_tiny_model};
 

@@ -38,6 +38,16 @@ pub fn terminate(pid: u32) {
     kill_process(process(pid), Signal::TERM).unwrap();
 }
 
+/// `kill -STOP`.
+pub fn suspend(pid: u32) {
+    kill_process(process(pid), Signal::STOP).unwrap();
+}
+
+/// `kill -CONT`.
+pub fn resume(pid: u32) {
+    kill_process(process(pid), Signal::CONT).unwrap();
+}
+
 fn process(pid: u32) -> Pid {
     Pid::from_raw(pid.try_into().unwrap()).unwrap()
 }

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use e2e::{Options, Server, chat, kill, wait_for_end};
+use std::{io::Write, time::Duration};
+
+use e2e::{Options, Server, chat, kill, resume, suspend, wait_for_end};
 use serde_json::Value;
 
 const CAPITAL: &str = "What is the capital of France?";
@@ -71,6 +73,31 @@ fn a_client_that_leaves_frees_the_worker() {
     server.wait_until("it runs", |_, state| state["workers"][0]["running"] == 1);
     drop(stream);
     server.wait_until("it is cancelled", |_, state| state["workers"][0]["running"] == 0);
+}
+
+#[test]
+fn a_suspended_gateway_keeps_its_workers() {
+    /// Less than the suspension, and more than a worker's heartbeat takes.
+    const TIMEOUT: Duration = Duration::from_millis(1500);
+    let mut settings = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    let timeout = TIMEOUT.as_millis();
+    write!(settings, "workers:\n  heartbeat_timeout_ms: {timeout}\n  step_timeout_ms: {timeout}\n").unwrap();
+    let server = Server::start_with(&Options {
+        workers: 2,
+        arguments: vec!["--config".into(), settings.path().to_str().unwrap().into()],
+        ..Options::default()
+    });
+    two_ready(&server);
+    let before = server.workers();
+    for _ in 0..3 {
+        suspend(server.pid());
+        // Time is what is tested: the workers' heartbeats wait in their rings meanwhile.
+        std::thread::sleep(2 * TIMEOUT);
+        resume(server.pid());
+        assert_eq!(server.client.ask(CAPITAL, 16), PARIS);
+        two_ready(&server);
+    }
+    assert_eq!(server.workers(), before, "{}", server.log());
 }
 
 /// On Linux only: other systems don't tell which pages processes share.
