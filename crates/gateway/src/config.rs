@@ -16,7 +16,7 @@ use std::{
 };
 
 pub use self::admin_key::AdminKey;
-pub(crate) use self::check::MAX_WORKERS;
+pub(crate) use self::check::{MAX_WORKERS, REQUEST_MEMORY_FACTOR};
 pub use self::cpu::{Activations, Cpu, KvType};
 use self::{check::Checker, raw::RawConfig};
 use crate::cli::Flags;
@@ -86,6 +86,31 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// Allows to load and unload models; `None`: nobody may.
     pub admin_key: Option<AdminKey>,
+    /// Limits of connections.
+    pub connections: Connections,
+    /// For a whole body to arrive.
+    pub body_timeout: Duration,
+    /// Longest silence of a stream.
+    pub sse_keepalive: Duration,
+    /// Bytes that bodies and waiting requests may take together.
+    pub request_memory: usize,
+    /// Hosts that requests may be addressed to, beside loopback ones.
+    pub allowed_hosts: Vec<String>,
+    /// Origins of web pages that may use the server, beside loopback ones.
+    pub allowed_origins: Vec<String>,
+}
+
+/// Limits of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// Open at the same time.
+    pub max_connections: usize,
+    /// From a request's first byte to the end of its header.
+    pub header_timeout: Duration,
+    /// Without a request.
+    pub idle_timeout: Duration,
+    /// For a client that takes no bytes, or next to none, of an answer.
+    pub slow_consumer_timeout: Duration,
 }
 
 /// Worker processes.

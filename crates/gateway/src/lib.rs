@@ -35,3 +35,4 @@ pub mod supervisor;
 
 pub mod metrics;
 pub mod shutdown;
+pub mod telemetry;

@@ -15,7 +15,7 @@ fn parse(event: &str) -> Value {
 async fn a_chat_streams_role_text_reason_and_done() {
     let (world, mut worker) = World::ready("").await;
     let (id, response) = world.begin_stream(&mut worker).await;
-    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    assert_eq!(response.headers()["content-type"], "text/event-stream; charset=utf-8");
     worker.events(id, vec![chunk("He"), chunk(""), chunk("llo")]).await;
     worker.events(id, vec![finished(FinishReason::Stop)]).await;
     let events = Reply::read(response).await.events();

@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, path::Path, time::Duration};
 use serde_saphyr::Spanned;
 
 use super::{
-    AdminKey, BatchQueue, Config, ConfigError, Server, StreamRegistry, Workers,
+    AdminKey, BatchQueue, Config, ConfigError, Connections, Server, StreamRegistry, Workers,
     raw::{self, RawConfig},
 };
 use crate::cli::Flags;
@@ -70,12 +70,36 @@ impl Checker<'_> {
 
     fn server(&self, raw: raw::Server, flags: &Flags) -> Result<Server, ConfigError> {
         let port = self.size("server.port", raw.port, 0..=u64::from(u16::MAX))?;
+        let max_body = self.size("server.max_body_bytes", raw.max_body_bytes, 1024..=MAX_BODY)?;
+        let least = REQUEST_MEMORY_FACTOR * max_body as u64;
+        if raw.request_memory_bytes.value < least {
+            let problem = format!(
+                "is {}, but must be at least {REQUEST_MEMORY_FACTOR} times `server.max_body_bytes` ({least})",
+                raw.request_memory_bytes.value
+            );
+            return Err(self.value("server.request_memory_bytes", &raw.request_memory_bytes, problem));
+        }
+        let limit = |key, raw| self.millis(key, raw, 100..=3_600_000);
         Ok(Server {
             host: flags.host.clone().unwrap_or(raw.host),
             port: flags.port.unwrap_or(u16::try_from(port).unwrap_or(u16::MAX)),
-            max_body_bytes: self.size("server.max_body_bytes", raw.max_body_bytes, 1024..=MAX_BODY)?,
+            max_body_bytes: max_body,
             drain_timeout: self.millis("server.drain_timeout_ms", raw.drain_timeout_ms, 0..=3_600_000)?,
             admin_key: raw.admin_key_file.as_deref().map(AdminKey::read).transpose()?,
+            connections: Connections {
+                max_connections: self.size("server.max_connections", raw.max_connections, 0..=1_000_000)?,
+                header_timeout: limit("server.header_timeout_ms", raw.header_timeout_ms)?,
+                idle_timeout: limit("server.idle_timeout_ms", raw.idle_timeout_ms)?,
+                slow_consumer_timeout: limit(
+                    "server.slow_consumer_timeout_ms",
+                    raw.slow_consumer_timeout_ms,
+                )?,
+            },
+            body_timeout: limit("server.body_timeout_ms", raw.body_timeout_ms)?,
+            sse_keepalive: limit("server.sse_keepalive_ms", raw.sse_keepalive_ms)?,
+            request_memory: usize::try_from(raw.request_memory_bytes.value).unwrap_or(usize::MAX),
+            allowed_hosts: raw.allowed_hosts,
+            allowed_origins: raw.allowed_origins,
         })
     }
 
@@ -207,6 +231,9 @@ pub(crate) const MAX_WORKERS: u64 = 64;
 
 /// A model is at least one process and the memory of its weights.
 const MAX_MODELS: u64 = 64;
+
+/// Bytes that a body may take while it is parsed, in its own bytes: itself, and lists of numbers that grow by doubling.
+pub(crate) const REQUEST_MEMORY_FACTOR: u64 = 6;
 
 /// Encoded for a worker, a body of this size is still within the codec's limit of 64 MiB.
 const MAX_BODY: u64 = 32 << 20;

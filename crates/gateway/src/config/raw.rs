@@ -31,6 +31,15 @@ pub(super) struct Server {
     pub(super) max_body_bytes: Spanned<u64>,
     pub(super) drain_timeout_ms: Spanned<u64>,
     pub(super) admin_key_file: Option<String>,
+    pub(super) max_connections: Spanned<u64>,
+    pub(super) header_timeout_ms: Spanned<u64>,
+    pub(super) body_timeout_ms: Spanned<u64>,
+    pub(super) idle_timeout_ms: Spanned<u64>,
+    pub(super) slow_consumer_timeout_ms: Spanned<u64>,
+    pub(super) sse_keepalive_ms: Spanned<u64>,
+    pub(super) request_memory_bytes: Spanned<u64>,
+    pub(super) allowed_hosts: Vec<String>,
+    pub(super) allowed_origins: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -114,6 +123,15 @@ impl Default for Server {
             max_body_bytes: default(8 << 20),
             drain_timeout_ms: default(30_000),
             admin_key_file: None,
+            max_connections: default(0),
+            header_timeout_ms: default(15_000),
+            body_timeout_ms: default(60_000),
+            idle_timeout_ms: default(60_000),
+            slow_consumer_timeout_ms: default(20_000),
+            sse_keepalive_ms: default(10_000),
+            request_memory_bytes: default(256 << 20),
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
         }
     }
 }
