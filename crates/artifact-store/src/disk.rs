@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Store, StoreError, error::IoContext};
+use crate::{Store, StoreError, error::IoContext, private::create_folder};
 
 /// A change on the disk that is about to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +54,8 @@ impl Store {
             return Ok(());
         }
         self.step("make", folder);
-        match fs::create_dir(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(error).context("create", folder)
-            }
-            _ => self.sync_folder_of(folder),
-        }
+        create_folder(folder).context("create", folder)?;
+        self.sync_folder_of(folder)
     }
 
     /// Moves a file within the store, permanently, in place of what is there.
@@ -79,6 +75,11 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error).context("remove", path),
         }
+    }
+
+    /// The same where most often there is none: nothing is told then.
+    pub(crate) fn remove_file_if_there(&self, path: &Path) -> Result<(), StoreError> {
+        if exists(path) { self.remove_file(path).map(drop) } else { Ok(()) }
     }
 
     /// Removes a folder of `tmp/` with what is in it, or a file.

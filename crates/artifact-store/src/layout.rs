@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Digest, StoreError};
+use crate::{Digest, StoreError, disk::folder_of};
 
 /// Longest name, in bytes: with `/` written as three bytes, still a legal file name.
 const MAX_NAME: usize = 200;
@@ -10,6 +10,8 @@ const MAX_NAME: usize = 200;
 const SLASH: &str = "%2F";
 /// How the files in `tmp/` begin that hold a name in waiting.
 const WAITING: &str = "name-";
+/// How the files in `tmp/` begin that say what goes for an artifact.
+const EVICTIONS: &str = "evict-";
 
 /// The paths of one store.
 #[derive(Clone, Debug)]
@@ -37,8 +39,16 @@ impl Layout {
 
     /// The folders every store has, parents first; the others appear with what
     /// is in them.
-    pub(crate) fn folders(&self) -> [PathBuf; 6] {
-        [self.root.clone(), self.blobs(), self.artifacts(), self.refs(), self.leases(), self.tmp()]
+    pub(crate) fn folders(&self) -> [PathBuf; 7] {
+        let blobs = self.blobs();
+        let parent = folder_of(&blobs).to_owned();
+        [self.root.clone(), parent, blobs, self.artifacts(), self.refs(), self.leases(), self.tmp()]
+    }
+
+    /// All folders that a store may have.
+    pub(crate) fn all_folders(&self) -> impl Iterator<Item = PathBuf> {
+        let others = [self.holds(), self.pins(), self.quarantine(), self.downloads()];
+        self.folders().into_iter().chain(others)
     }
 
     pub(crate) fn index(&self) -> PathBuf {
@@ -83,6 +93,20 @@ impl Layout {
         self.leases().join(digest.to_string())
     }
 
+    /// See [`crate::lock::BlobLock`].
+    pub(crate) fn blob_lock(&self) -> PathBuf {
+        self.root.join(".blobs.lock")
+    }
+
+    /// See [`crate::BlobHold`].
+    pub(crate) fn holds(&self) -> PathBuf {
+        self.root.join("holds")
+    }
+
+    pub(crate) fn downloads(&self) -> PathBuf {
+        self.root.join("downloads")
+    }
+
     pub(crate) fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
     }
@@ -90,6 +114,11 @@ impl Layout {
     /// Where a name waits for its artifact to be complete; see [`name_in_waiting`].
     pub(crate) fn waiting_name(&self, name: &str) -> PathBuf {
         self.tmp().join(format!("{WAITING}{}", name.replace('/', SLASH)))
+    }
+
+    /// Which artifacts go once this one is complete; see [`evictions_in_waiting`].
+    pub(crate) fn waiting_evictions(&self, digest: Digest) -> PathBuf {
+        self.tmp().join(format!("{EVICTIONS}{digest}"))
     }
 
     pub(crate) fn pins(&self) -> PathBuf {
@@ -112,6 +141,11 @@ impl Layout {
 /// The name that waits in a file of `tmp/`, if it is such a file.
 pub(crate) fn name_in_waiting(file_name: &str) -> Option<String> {
     Some(name_of_file(file_name.strip_prefix(WAITING)?)).filter(|name| check_name(name).is_ok())
+}
+
+/// The artifact for which others go, if a file of `tmp/` says so.
+pub(crate) fn evictions_in_waiting(file_name: &str) -> Option<Digest> {
+    file_name.strip_prefix(EVICTIONS)?.parse().ok()
 }
 
 /// The name whose reference has this file name.
