@@ -53,6 +53,11 @@ impl Client {
         Self { key: Some(key.into()), ..self.clone() }
     }
 
+    /// The gateway's address, such as `127.0.0.1:8080`.
+    pub fn address(&self) -> &str {
+        self.base.trim_start_matches("http://")
+    }
+
     /// `GET path`.
     pub fn get(&self, path: &str) -> Answer {
         answer(self.agent.get(format!("{}{path}", self.base)).call().unwrap())

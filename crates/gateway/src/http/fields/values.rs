@@ -54,62 +54,52 @@ macro_rules! values {
     };
 }
 
-values!(
-    Number,
-    "a number",
+values! { Number, "a number",
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<Number, E> {
         Ok(Number(value as f64))
-    },
+    }
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<Number, E> {
         Ok(Number(value as f64))
-    },
+    }
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Number, E> {
         Ok(Number(value))
     }
-);
+}
 
-values!(
-    Whole,
-    "a whole number",
+values! { Whole, "a whole number",
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<Whole, E> {
         Ok(Whole(value.into()))
-    },
+    }
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<Whole, E> {
         Ok(Whole(value.into()))
-    },
+    }
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Whole, E> {
         if value.fract() == 0.0 && value.abs() <= MAX_WHOLE_FLOAT {
             return Ok(Whole(value as i128));
         }
         Err(E::invalid_value(Unexpected::Float(value), &self))
     }
-);
+}
 
-values!(
-    Flag,
-    "true or false",
+values! { Flag, "true or false",
     fn visit_bool<E: de::Error>(self, value: bool) -> Result<Flag, E> {
         Ok(Flag(value))
     }
-);
+}
 
-values!(
-    Text,
-    "a string",
+values! { Text, "a string",
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Text, E> {
         Ok(Text(value.to_owned()))
-    },
+    }
     fn visit_string<E: de::Error>(self, value: String) -> Result<Text, E> {
         Ok(Text(value))
     }
-);
+}
 
-values!(
-    Texts,
-    "a string or a list of strings",
+values! { Texts, "a string or a list of strings",
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Texts, E> {
         Ok(Texts(vec![value.to_owned()]))
-    },
+    }
     fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Texts, A::Error> {
         let mut texts = Vec::new();
         while let Some(Text(text)) = list.next_element()? {
@@ -117,7 +107,7 @@ values!(
         }
         Ok(Texts(texts))
     }
-);
+}
 
 impl<'de> Deserialize<'de> for Key<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
