@@ -5,12 +5,9 @@ use serde_json::json;
 
 use crate::support::*;
 
-/// Time passes at once in these tests; the worker's limits must not.
-const PATIENT: &str = "workers: {heartbeat_timeout_ms: 86400000, step_timeout_ms: 86400000, \
-                       connect_timeout_ms: 86400000, load_timeout_ms: 86400000}\n";
-
+/// The limits of these tests are short, and passing them is what is waited for.
 fn with(server: &str) -> World {
-    World::start(&format!("{PATIENT}server: {{{server}}}\n"))
+    World::start(&format!("server: {{{server}}}\n"))
 }
 
 fn error(body: &str) -> String {
@@ -22,27 +19,23 @@ fn error(body: &str) -> String {
 
 #[tokio::test]
 async fn a_header_that_never_ends_is_a_408() {
-    let world = with("header_timeout_ms: 5000");
+    let world = with("header_timeout_ms: 300");
     let address = world.listen().await;
-    tokio::time::pause();
     for begun in ["P", "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-"] {
         let mut client = Wire::open(address).await;
-        let before = tokio::time::Instant::now();
         client.write(begun).await;
         let (head, body) = client.answer().await;
         assert!(head.starts_with("http/1.1 408 ") && head.contains("connection: close"), "{head}");
         assert!(head.contains("content-type: application/json"), "{head}");
         assert_eq!(error(&body), "header_timeout");
         assert_eq!(client.rest().await, "");
-        assert!(before.elapsed().as_secs() < 60);
     }
 }
 
 #[tokio::test]
 async fn a_body_that_never_ends_is_a_408() {
-    let world = with("body_timeout_ms: 5000");
+    let world = with("body_timeout_ms: 300");
     let address = world.listen().await;
-    tokio::time::pause();
     let mut client = Wire::open(address).await;
     client
         .write(format!(
@@ -57,9 +50,8 @@ async fn a_body_that_never_ends_is_a_408() {
 
 #[tokio::test]
 async fn a_connection_without_a_request_is_closed() {
-    let world = with("idle_timeout_ms: 5000");
+    let world = with("idle_timeout_ms: 300");
     let address = world.listen().await;
-    tokio::time::pause();
     let mut silent = Wire::open(address).await;
     assert_eq!(silent.rest().await, "");
     let mut used = Wire::open(address).await;

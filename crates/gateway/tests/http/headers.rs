@@ -35,7 +35,9 @@ async fn allow_names_the_methods_of_the_path() {
             if refused {
                 let named: Vec<_> = answer.header("allow").split(',').map(str::trim).collect();
                 assert_eq!(named, allowed, "{method} {path}");
-                assert_eq!(answer.error().2, "method_not_allowed");
+                if method != "HEAD" {
+                    assert_eq!(answer.error().2, "method_not_allowed");
+                }
             }
         }
     }

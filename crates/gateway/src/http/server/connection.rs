@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     config::Connections,
-    http::{ApiError, unread::close},
+    http::{ApiError, request_id, unread::close},
 };
 
 /// What a connection needs to know.
@@ -139,7 +139,8 @@ fn answer(request: Request<Incoming>, routes: &Routes, activity: &Arc<Activity>,
     let respond =
         move |response: Response| response.map(|body| Watched { body, part: Part::Response, activity });
     if is_extra && !is_health_check(&request) {
-        return Box::pin(async move { Ok(respond(close(full()))) });
+        let name = request_id::of(request.headers());
+        return Box::pin(async move { Ok(respond(close(request_id::name(full(), &name).await))) });
     }
     let routes = routes.clone();
     Box::pin(async move { routes.oneshot(request).await.map(respond) })
