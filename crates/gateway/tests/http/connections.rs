@@ -62,10 +62,11 @@ async fn a_connection_without_a_request_is_closed() {
 
 #[tokio::test]
 async fn silent_connections_make_room_for_others() {
-    let world = with("max_connections: 3");
+    // None of them is closed because of the time.
+    let world = with("max_connections: 3, header_timeout_ms: 3600000, idle_timeout_ms: 3600000");
     let address = world.listen().await;
     let mut silent = Vec::new();
-    for begun in ["", "GET / HT", "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{"] {
+    for begun in ["", "GET / HT", ""] {
         let mut client = Wire::open(address).await;
         client.write(begun).await;
         silent.push(client);
@@ -78,6 +79,28 @@ async fn silent_connections_make_room_for_others() {
         others.push(client);
     }
     for mut client in silent {
+        assert_eq!(client.rest().await, "");
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_come_make_room_when_nothing_else_does() {
+    let world = with("max_connections: 2");
+    let address = world.listen().await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut client = Wire::open(address).await;
+        client
+            .write(format!(
+                "POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{{"
+            ))
+            .await;
+        held.push(client);
+    }
+    let mut client = Wire::open(address).await;
+    client.send("GET", "/v1/models", "", b"").await;
+    assert!(client.answer().await.0.starts_with("http/1.1 200 "));
+    for mut client in held.into_iter().take(2) {
         client.rest().await;
     }
 }

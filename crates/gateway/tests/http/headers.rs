@@ -148,7 +148,7 @@ async fn only_an_administrator_sees_paths() {
         [("/v1/models", "/data/0/reason"), ("/v1/models/tiny", "/reason"), ("/readyz", "/models/0/reason")]
     {
         let shown = world.get(path).await.json().pointer(reason).unwrap().as_str().unwrap().to_owned();
-        assert!(shown.starts_with("the blob <path>: xxx") && shown.len() < 600, "{shown}");
+        assert!(shown.starts_with("the blob <path> is damaged: xxx") && shown.len() < 600, "{shown}");
         let request = Request::get(path).header("authorization", "Bearer an-admin-key-for-the-tests");
         assert_eq!(reply(&world, request, "").await.json().pointer(reason).unwrap(), &json!(message));
     }

@@ -44,10 +44,13 @@ fn path_start(text: &str) -> Option<usize> {
     None
 }
 
-/// A path may have spaces in it: it goes on up to a mark that ends it in our messages.
+/// Where it ends. It may have spaces in it: it goes on to the last word with a slash before a mark that ends it in our
+/// messages.
 fn path_len(text: &str) -> usize {
-    const ENDS: [&str; 9] = [": ", "; ", ", ", " (", ")", "`", "'", "\"", "\n"];
-    ENDS.iter().filter_map(|end| text.find(end)).min().unwrap_or(text.len())
+    const ENDS: [&str; 10] = [": ", "; ", ", ", ". ", " (", ")", "`", "'", "\"", "\n"];
+    let end = ENDS.iter().filter_map(|end| text.find(end)).min().unwrap_or(text.len());
+    let last = text[..end].rfind('/').unwrap_or_default();
+    text[last..end].find(' ').map_or(end, |space| last + space)
 }
 
 #[cfg(test)]
@@ -62,6 +65,9 @@ mod tests {
             ("cannot open /Users/Ann Lee/Library/x: No such file", "cannot open <path>: No such file"),
             ("`/var/x` and '/tmp/y', then", "`<path>` and '<path>', then"),
             ("in /a/b", "in <path>"),
+            ("/a/b is damaged: too short; import it", "<path> is damaged: too short; import it"),
+            ("/Users/Ann B Lee/x is damaged", "<path> is damaged"),
+            ("set aside as /a/b. Import it again", "set aside as <path>. Import it again"),
             ("(/a/b) is gone", "(<path>) is gone"),
             ("path=/a/b", "path=<path>"),
             ("file:///a/b", "file:<path>"),

@@ -98,7 +98,7 @@ fn fields_that_nobody_knows_are_refused_by_name() {
 
 #[test]
 fn no_field_is_both_offered_and_refused() {
-    for (names, ..) in foreign::RULES {
+    for (names, ..) in foreign::rules::RULES {
         assert!(names.iter().all(|name| !request::OFFERED.contains(name)), "{names:?}");
     }
 }

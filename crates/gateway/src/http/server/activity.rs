@@ -26,8 +26,8 @@ struct State {
     written: u64,
 }
 
-/// Where a connection is between two requests. The order is that of eviction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Where a connection is between two requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// No request has begun.
     Idle,

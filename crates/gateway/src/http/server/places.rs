@@ -71,7 +71,9 @@ impl Table {
     /// Its place is free at once; its descriptor a moment later.
     fn evict_idle(&mut self) {
         let waiting = self.taken.iter().map(|(number, activity)| (activity.phase(), *number));
-        let oldest = waiting.filter(|((phase, _), _)| *phase != Phase::Answering).min();
+        let waiting = waiting.filter(|((phase, _), _)| *phase != Phase::Answering);
+        // A body may be long in coming for good reasons.
+        let oldest = waiting.min_by_key(|((phase, since), number)| (*phase == Phase::Body, *since, *number));
         if let Some(activity) = oldest.and_then(|(_, number)| self.taken.remove(&number)) {
             activity.evicted.notify_one();
         }
