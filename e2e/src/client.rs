@@ -48,14 +48,14 @@ impl Client {
         Self { base: base.into(), agent: config.into(), key: None }
     }
 
+    /// Where the gateway listens, such as `127.0.0.1:8080`.
+    pub fn address(&self) -> &str {
+        self.base.trim_start_matches("http://")
+    }
+
     /// The same client, with an API key.
     pub fn with_key(&self, key: &str) -> Self {
         Self { key: Some(key.into()), ..self.clone() }
-    }
-
-    /// The gateway's address, such as `127.0.0.1:8080`.
-    pub fn address(&self) -> &str {
-        self.base.trim_start_matches("http://")
     }
 
     /// `GET path`.

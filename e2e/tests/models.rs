@@ -179,9 +179,11 @@ fn a_crash_in_one_model_touches_no_other() {
     whole(survivor);
     assert_eq!(world.worker(MODEL), mine);
     // It comes back by itself.
-    while world.states()[1].1 != "ready" {
-        assert_ne!(world.states()[1].1, "draining");
-    }
+    world.server.wait_until("it is back", |_, _| {
+        let state = &world.states()[1].1;
+        assert_ne!(state, "draining");
+        state == "ready"
+    });
     assert_ne!(world.worker(OTHER), others);
     assert_eq!(world.ask(OTHER).json["choices"][0]["message"]["content"], PARIS);
 }

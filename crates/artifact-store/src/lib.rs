@@ -30,6 +30,7 @@ mod early_sync;
 mod error;
 mod evict;
 mod export;
+mod fsync;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gguf;

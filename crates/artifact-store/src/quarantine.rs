@@ -7,7 +7,11 @@ use std::{
     os::unix::fs::MetadataExt,
 };
 
-use crate::{Digest, Store, StoreError, disk::open_regular, lock::BlobLock};
+use crate::{
+    Digest, Store, StoreError,
+    disk::{exists, open_regular},
+    lock::BlobLock,
+};
 
 /// What is wrong with a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,6 +17,8 @@ use crate::{
 
 /// Fewest digits by which an artifact can be named.
 const MIN_PREFIX: usize = 8;
+/// How often a name is looked up again whose artifact went meanwhile.
+const MAX_LOOKS: usize = 8;
 /// Size to which imports keep a store unless they are told another, in bytes.
 pub const DEFAULT_MAX_SIZE: u64 = 100 << 30;
 
@@ -44,7 +46,7 @@ impl Store {
         for folder in layout.folders() {
             create_folder(&folder).context("create", &folder)?;
         }
-        tighten_store(&layout)?;
+        tighten_store(&layout);
         Ok(Self::new(layout, false))
     }
 
@@ -54,7 +56,7 @@ impl Store {
         if !layout.artifacts().is_dir() {
             return Err(StoreError::NoStore(dir.as_ref().to_owned()));
         }
-        tighten_store(&layout)?;
+        tighten_store(&layout);
         Ok(Self::new(layout, true))
     }
 
@@ -88,9 +90,14 @@ impl Store {
     /// the first digits of a digest, at least 8. Costs the same however many
     /// or large the artifacts are, except for a shortened digest.
     pub fn resolve(&self, name_or_digest: &str) -> Result<Artifact, StoreError> {
-        let digest = self.locate(name_or_digest)?;
-        // Without it, it was removed just now.
-        Artifact::open(self, name_or_digest, digest)?.map_or_else(|| Err(self.unknown(name_or_digest)?), Ok)
+        for _ in 0..MAX_LOOKS {
+            let digest = self.locate(name_or_digest)?;
+            if let Some(artifact) = Artifact::open(self, name_or_digest, digest)? {
+                return Ok(artifact);
+            }
+            // It was removed just now; the name may stand for another one already.
+        }
+        Err(self.unknown(name_or_digest)?)
     }
 
     /// The artifact that [`Store::resolve`] would open, without looking into
@@ -139,6 +146,21 @@ impl Store {
 
     pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
         if self.read_only { Err(StoreError::ReadOnly(self.dir().to_owned())) } else { Ok(()) }
+    }
+
+    /// An error if another name differs from this one only in case: on a file system that takes both for the same, one
+    /// would replace the other, and a copy of the store would lose one.
+    pub(crate) fn check_case(&self, name: &str) -> Result<(), StoreError> {
+        let stored = file_names(&self.layout.refs())?;
+        let mut stored: Vec<String> = stored.iter().map(|file_name| name_of_file(file_name)).collect();
+        stored.sort();
+        let existing = stored.iter().find(|existing| existing.eq_ignore_ascii_case(name));
+        match existing.filter(|_| !stored.iter().any(|existing| existing == name)) {
+            Some(existing) if check_name(existing).is_ok() => {
+                Err(StoreError::SimilarName { name: name.to_owned(), existing: existing.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What `name` stands for; `None` if it is no name of this store.

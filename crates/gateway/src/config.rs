@@ -5,6 +5,7 @@
 
 mod admin_key;
 mod combine;
+mod worker_options;
 
 use std::{
     env, io,

@@ -28,6 +28,7 @@ pub mod router;
 
 pub mod batcher;
 pub mod link;
+pub mod outbox;
 pub mod streams;
 
 pub mod models;
@@ -36,3 +37,6 @@ pub mod supervisor;
 pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;
+
+#[cfg(test)]
+mod error_tests;

@@ -161,6 +161,8 @@ pub struct Worker {
     /// Most tokens of prompts that one step computes; the step's other sequences wait that long.
     #[serde(deserialize_with = "number::<_, _, 1, 65_536>")]
     pub max_prompt_chunk_tokens: u32,
+    /// Whether the text of a special token in a chat's message is that token.
+    pub special_tokens_in_content: bool,
 }
 
 /// Frames to workers.
@@ -333,7 +335,12 @@ impl Default for Workers {
 
 impl Default for Worker {
     fn default() -> Self {
-        Self { kv_max_bytes: 4 << 30, max_num_seqs: 64, max_prompt_chunk_tokens: 256 }
+        Self {
+            kv_max_bytes: 4 << 30,
+            max_num_seqs: 64,
+            max_prompt_chunk_tokens: 256,
+            special_tokens_in_content: false,
+        }
     }
 }
 

@@ -9,12 +9,15 @@ use std::{
 use anyhow::{Context, anyhow};
 use artifact_store::{Artifact, Store, default_store_dir};
 use crossbeam_channel::bounded;
-use protocol::message::{Failure, FailureKind, ModelInfo, Report};
+use protocol::{
+    message::{Failure, ModelInfo, Report},
+    options::{Activations, KvType, Verify, WorkerOptions},
+};
 use tokenizers::Tokenizer;
 use tracing::{info, warn};
 
 use crate::{
-    cli::{Activations, Cli, KvType, Verify},
+    cli::Cli,
     engine::{Engine, Gauges, Inbox},
     link::{self, LinkSender, Receiver, Reports},
     model::{Kernels, KvBudget, Model},
@@ -48,17 +51,17 @@ struct Loaded {
 /// The gateway can't be reached, or the model can't be loaded; the gateway has then been told why.
 pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     let connected = link::connect(&cli.socket)?;
-    // A gateway of before 1.1 would not understand it.
-    let speaks_of_verification = connected.version.minor >= 1;
-    let sender = Arc::new(LinkSender::new(connected.sender, Arc::clone(&connected.socket)));
+    let options = connected.options;
+    let registry = Arc::new(Registry::default());
+    let (socket, requests) = (Arc::clone(&connected.socket), Arc::clone(&registry));
+    let sender = Arc::new(LinkSender::new(connected.sender, socket, requests));
     let reports: Arc<dyn Reports> = Arc::clone(&sender) as _;
-    let Loaded { artifact, model, preparer, info } = load(cli, started).inspect_err(|error| {
-        let kind = if speaks_of_verification { verify::kind_of(error) } else { FailureKind::Internal };
+    let Loaded { artifact, model, preparer, info } = load(cli, &options, started).inspect_err(|error| {
+        let kind = verify::kind_of(error);
         reports.report(&Report::LoadFailed(Failure { kind, param: None, message: format!("{error:#}") }));
     })?;
 
-    let limits = limits(cli, &model);
-    let registry = Arc::new(Registry::default());
+    let limits = limits(&options, &model);
     let gauges = Arc::new(Gauges::default());
     let (engine, inbox) = bounded::<Inbox>(MAX_INBOX);
     let pool =
@@ -74,19 +77,19 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     info!(model = info.name, load_ms = info.load_micros / 1000, "ready");
     reports.report(&Report::Ready(info));
     thread::Builder::new().name("receive".into()).spawn(move || receiver.run())?;
-    let _verification = (cli.verify == Verify::Background && speaks_of_verification)
-        .then(|| verify::while_serving(&artifact, &reports));
+    let _verification =
+        (options.verify == Verify::Background).then(|| verify::while_serving(&artifact, &reports));
     let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&gauges))?;
     Engine::new(model, limits, inbox, registry, reports, gauges).run();
     Ok(())
 }
 
 /// Loads the weights on this thread, which will run them, and the tokenizer beside it.
-fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
+fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<Loaded> {
     let dir = cli.store.clone().map_or_else(default_store_dir, Ok)?;
     let store = Store::open(&dir).with_context(|| format!("artifact store {}", dir.display()))?;
     let artifact = store.resolve(&cli.model)?;
-    if cli.verify == Verify::Full {
+    if options.verify == Verify::Full {
         verify::before_serving(&artifact)?;
     }
     let (model, load_micros, tokenizer, took) = thread::scope(|scope| {
@@ -95,11 +98,10 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
             load_tokenizer(&artifact).map(|tokenizer| (tokenizer, began.elapsed()))
         });
         let kernels = match Kernels::of(mlx_ext::init()?) {
-            Kernels::Own if cli.activations == Activations::Int8 => Kernels::OwnInt8,
+            Kernels::Own if options.activations == Activations::Int8 => Kernels::OwnInt8,
             kernels => kernels,
         };
-        let half = cli.kv_type == KvType::Float16;
-        let budget = KvBudget { bytes: cli.kv_mib << 20, sequences: cli.max_running.max(1), half };
+        let budget = kv_budget(options);
         let model = Model::load(&artifact, kernels, budget)?;
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
@@ -143,14 +145,27 @@ fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<Tokenizer> {
     Tokenizer::from_bytes(bytes).map_err(|error| anyhow!("tokenizer.json of {}: {error}", artifact.name))
 }
 
-fn limits(cli: &Cli, model: &Model) -> Limits {
+fn kv_budget(options: &WorkerOptions) -> KvBudget {
+    KvBudget {
+        bytes: options.kv_bytes,
+        sequences: max_running(options),
+        half: options.kv_type == KvType::Float16,
+    }
+}
+
+fn limits(options: &WorkerOptions, model: &Model) -> Limits {
+    let (max_running, chunk_tokens) = (max_running(options), options.chunk_tokens.max(1) as usize);
     Limits {
-        max_running: cli.max_running.max(1),
-        chunk_tokens: cli.chunk_tokens.max(1),
+        max_running,
+        chunk_tokens,
         // Room for every decode and a chunk, so that neither waits for the other.
-        step_tokens: cli.max_running.max(1) + cli.chunk_tokens.max(1),
+        step_tokens: max_running + chunk_tokens,
         kv_tokens: model.kv_tokens(),
     }
+}
+
+fn max_running(options: &WorkerOptions) -> usize {
+    options.max_sequences.max(1) as usize
 }
 
 /// Sends heartbeats until the returned sender is dropped.

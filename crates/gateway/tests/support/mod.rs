@@ -136,7 +136,7 @@ impl World {
         let args: Vec<_> = line.split_whitespace().collect();
         let after = |flag: &str| args[args.iter().position(|arg| *arg == flag).unwrap() + 1].to_owned();
         let model = args.iter().find_map(|arg| arg.strip_prefix("--model=")).unwrap().to_owned();
-        TestProcess { pid, socket: after("--socket").into(), verify: after("--verify"), model }
+        TestProcess { pid, socket: after("--socket").into(), model }
     }
 
     pub fn routes(&self) -> Routes {
