@@ -40,6 +40,7 @@ mod manifest;
 mod observer;
 mod pin;
 mod prune;
+pub mod python_json;
 mod quarantine;
 mod remove;
 mod repair;
