@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::{
     cli::{Activations, Cli, KvType, Verify},
-    engine::{Engine, Gauges, Inbox},
+    engine::{Engine, EosTokens, Gauges, Inbox},
     link::{self, LinkSender, Receiver, Reports},
     model::{Kernels, KvBudget, Model},
     prepare::{ChatTemplate, Pool, Preparer},
@@ -77,8 +77,7 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     let _verification = (cli.verify == Verify::Background && speaks_of_verification)
         .then(|| verify::while_serving(&artifact, &reports));
     let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&gauges))?;
-    Engine::new(model, limits, inbox, registry, reports, gauges).run();
-    Ok(())
+    Ok(Engine::new(model, limits, inbox, registry, reports, gauges).run()?)
 }
 
 /// Loads the weights on this thread, which will run them, and the tokenizer beside it.
@@ -123,7 +122,7 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
     let preparer = Preparer {
         tokenizer: Arc::new(tokenizer),
         template: chat_template(&artifact)?,
-        eos_tokens: artifact.manifest.eos_token_ids.clone(),
+        eos_tokens: EosTokens::new(artifact.manifest.eos_token_ids.clone()),
         context_length: (model.context_length() as usize).min(model.kv_tokens()),
         vocab_size: model.vocab_size(),
     };

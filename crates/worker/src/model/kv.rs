@@ -54,6 +54,8 @@ pub(super) struct Blocks {
 pub struct SequenceKv {
     kind: SequenceKind,
     len: usize,
+    /// Arrays have been changed, and the change has not been counted yet.
+    appending: bool,
 }
 
 enum SequenceKind {
@@ -80,7 +82,7 @@ impl KvCache {
         if usable == 0 {
             return Err(ModelError::KvBudget {
                 bytes: budget.bytes,
-                needed: block_bytes * (budget.sequences as u64 + 1),
+                needed: block_bytes.saturating_mul((budget.sequences as u64).saturating_add(1)),
             });
         }
         let tokens = usable * KvPool::BLOCK_TOKENS;
@@ -109,7 +111,7 @@ impl KvCache {
                 SequenceKind::Grown { layers, shape: self.shape }
             }
         };
-        SequenceKv { kind, len: 0 }
+        SequenceKv { kind, len: 0, appending: false }
     }
 
     /// The pool, where there is one.
@@ -138,6 +140,12 @@ impl SequenceKv {
         self.len == 0
     }
 
+    /// Whether the tokens it has can be gone on with after a step that failed. In a pool nothing is written but behind
+    /// them; arrays that a failed step has changed are unusable.
+    pub fn is_intact(&self) -> bool {
+        !self.appending
+    }
+
     /// Forgets every token from `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
@@ -161,6 +169,7 @@ impl SequenceKv {
     /// Counts `tokens` that every layer has appended.
     pub(super) fn advance(&mut self, tokens: usize) {
         self.len += tokens;
+        self.appending = false;
     }
 
     /// Puts new keys and values, `[1, kv_heads, new, head_dim]`, behind the `len` tokens of a layer, and returns views
@@ -174,6 +183,7 @@ impl SequenceKv {
         let SequenceKind::Grown { layers, shape } = &mut self.kind else {
             return Err(Exception::custom("a paged sequence is appended to by its attention"));
         };
+        self.appending = true;
         let room = |tokens, dtype: Dtype| zeros_dtype(&[1, shape.kv_heads, tokens, shape.head_dim], dtype);
         let start = self.len as i32;
         let end = start + keys.dim(2);

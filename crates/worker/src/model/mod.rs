@@ -1,9 +1,10 @@
 //! Models: from an artifact's weights and new tokens to logits.
 //!
-//! One file a `model_type`, each with the same five names: `ModelArgs`, `Attention`, `Mlp`,
-//! `TransformerBlock`, `Model`. What they share is here:
+//! One file a `model_type`, each with the same four names: `Attention`, `Mlp`, `TransformerBlock`, `Model`. What they
+//! share is here:
 //!
 //! ```text
+//! args       what the configuration says, checked (settings, rope_args: how it is read)
 //! weights    tensors by name, as views of the mapped blobs
 //! linear     products with dense and quantized matrices, and what stands around them
 //! rope       rotary positions
@@ -18,12 +19,15 @@
 //! **Batch invariance.** With our own primitives a sequence's logits depend, bit for bit, on its own tokens alone: not
 //! on what else is in the step, nor on where its prompt was cut.
 
+mod args;
 mod attention;
 mod error;
 mod kv;
 mod linear;
 mod llama;
 mod rope;
+mod rope_args;
+mod settings;
 mod step;
 mod weights;
 
@@ -47,8 +51,8 @@ const SUPPORTED: [&str; 1] = ["llama"];
 pub enum Kernels {
     /// Primitives of our own, in float32: for the CPU.
     Own,
-    /// The same, but activations are rounded to 8 bits instead of 16 before they meet quantized weights, where the
-    /// CPU multiplies bytes faster. Less exact.
+    /// The same, but activations are rounded to 8 bits instead of 16 before they meet weights of 4 bits: faster and less
+    /// exact.
     OwnInt8,
     /// MLX's operations, in the model's own float type: for the GPU.
     Mlx,
@@ -142,7 +146,7 @@ impl Model {
     /// # Errors
     /// Input that does not fit ([`ModelError::EmptyRow`], [`ModelError::TokenOutOfRange`],
     /// [`ModelError::ContextFull`]) is refused before anything is computed. After any error every
-    /// sequence has the length it had before; after one of MLX its contents are unusable.
+    /// sequence has the length it had before; [`SequenceKv::is_intact`] says whether it can go on.
     pub fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
         step::check(input, self.vocab_size(), self.context_length())?;
         if input.rows.is_empty() {
