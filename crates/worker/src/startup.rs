@@ -98,8 +98,11 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
             kernels => kernels,
         };
         let half = cli.kv_type == KvType::Float16;
-        let budget = KvBudget { bytes: cli.kv_mib << 20, sequences: cli.max_running.max(1), half };
+        let budget = KvBudget { bytes: cli.kv_mib.saturating_mul(1 << 20), sequences: cli.max_running.max(1), half };
         let model = Model::load(&artifact, kernels, budget)?;
+        if kernels == Kernels::Mlx {
+            model.warm_up(cli.chunk_tokens)?;
+        }
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;
@@ -147,7 +150,7 @@ fn limits(cli: &Cli, model: &Model) -> Limits {
         max_running: cli.max_running.max(1),
         chunk_tokens: cli.chunk_tokens.max(1),
         // Room for every decode and a chunk, so that neither waits for the other.
-        step_tokens: cli.max_running.max(1) + cli.chunk_tokens.max(1),
+        step_tokens: cli.max_running.max(1).saturating_add(cli.chunk_tokens.max(1)),
         kv_tokens: model.kv_tokens(),
     }
 }

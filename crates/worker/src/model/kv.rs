@@ -74,7 +74,9 @@ struct LayerKv {
 
 impl KvCache {
     pub(super) fn new(shape: KvShape, budget: KvBudget, kernels: Kernels) -> Result<Self, ModelError> {
-        let shape = KvShape { half: budget.half && kernels.are_own(), ..shape };
+        // The kernel's vectors have eight lanes; odd models get MLX's attention, which keeps what it computes with.
+        let paged = kernels.are_own() && shape.head_dim % 8 == 0;
+        let shape = KvShape { half: if paged { budget.half } else { shape.half }, ..shape };
         let block_bytes = KvPool::block_bytes(shape).max(1);
         let blocks = i32::try_from(budget.bytes / block_bytes).unwrap_or(i32::MAX);
         // The last block of each sequence may be partly empty: what is promised is there in any case.
@@ -86,8 +88,7 @@ impl KvCache {
             });
         }
         let tokens = usable * KvPool::BLOCK_TOKENS;
-        // The kernel's vectors have eight lanes; odd models get MLX's attention.
-        let kind = if kernels.are_own() && shape.head_dim % 8 == 0 {
+        let kind = if paged {
             let pool = KvPool::new(shape, blocks)?;
             CacheKind::Paged(Arc::new(Blocks { pool, free: Mutex::new((0..blocks).rev().collect()) }))
         } else {

@@ -1,13 +1,13 @@
 //! `model_type` "llama": Llama 2 and 3, SmolLM2, and others of the same build.
 
 use mlx_ext::cpu::KvShape;
-use mlx_rs::{Array, error::Exception};
+use mlx_rs::{Array, Dtype, error::Exception};
 
 use super::{
     Kernels, ModelError,
     args::ModelArgs,
     attention::{Heads, StepAttention},
-    linear::{Embedding, Matrix, Norm, Projection},
+    linear::{Embedding, Matrix, Norm, Projection, computed_in},
     rope::Rope,
     weights::Weights,
 };
@@ -125,6 +125,8 @@ pub(super) struct Model {
     rope: Rope,
     /// The last normalization, then the output head.
     head: Projection,
+    /// Whether activations, and so MLX's keys and values, have 16 bits.
+    half: bool,
 }
 
 impl Model {
@@ -147,7 +149,8 @@ impl Model {
             .ignore(|name| name.ends_with(".rotary_emb.inv_freq") || (tied && name.starts_with("lm_head.")));
         let head = Projection::new(Some(norm), vec![head], kernels);
         let rope = Rope::new(args.heads.dim, &args.rope, args.max_position_embeddings);
-        Ok(Self { rope, args, embed_tokens, layers, head })
+        let half = computed_in(weights, kernels) != Dtype::Float32;
+        Ok(Self { rope, args, embed_tokens, layers, head, half })
     }
 
     pub(super) fn context_length(&self) -> u32 {
@@ -168,7 +171,7 @@ impl Model {
 
     pub(super) fn kv_shape(&self) -> KvShape {
         let Heads { kv, dim, .. } = self.args.heads;
-        KvShape { layers: self.args.num_hidden_layers, kv_heads: kv, head_dim: dim, half: false }
+        KvShape { layers: self.args.num_hidden_layers, kv_heads: kv, head_dim: dim, half: self.half }
     }
 
     /// `[tokens, hidden]` of `tokens`, before the last normalization; appends their keys and values. Lazy.

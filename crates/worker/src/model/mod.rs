@@ -32,7 +32,7 @@ mod step;
 mod weights;
 
 use artifact_store::Artifact;
-use mlx_ext::Backend;
+use mlx_ext::{Backend, MappedFile};
 use mlx_rs::{Array, Dtype, error::Exception, ops::indexing::take_axis, transforms::eval};
 
 pub use error::ModelError;
@@ -41,7 +41,7 @@ pub use step::{Logits, StepInput, StepRow};
 
 use attention::StepAttention;
 use kv::KvCache;
-use weights::Weights;
+use weights::{Taken, Weights};
 
 /// The `model_type`s that [`Model::load`] knows.
 const SUPPORTED: [&str; 1] = ["llama"];
@@ -65,6 +65,8 @@ pub struct Model {
     architecture: Architecture,
     cache: KvCache,
     weight_bytes: u64,
+    /// What the weights are views of.
+    _files: Vec<MappedFile>,
 }
 
 enum Architecture {
@@ -102,11 +104,11 @@ impl Model {
             Some("llama") => Architecture::Llama(llama::Model::load(config, &mut weights, kernels)?),
             other => return Err(ModelError::UnsupportedType { found: other.map(str::to_owned) }),
         };
-        let weight_bytes = weights.finish()?;
+        let Taken { bytes: weight_bytes, files } = weights.finish()?;
         let cache = match &architecture {
             Architecture::Llama(model) => KvCache::new(model.kv_shape(), budget, kernels)?,
         };
-        Ok(Self { architecture, cache, weight_bytes })
+        Ok(Self { architecture, cache, weight_bytes, _files: files })
     }
 
     /// The most tokens a sequence can have, prompt and answer together.
@@ -136,6 +138,24 @@ impl Model {
     /// Keys and values of a sequence that has no tokens yet.
     pub fn new_kv(&self) -> SequenceKv {
         self.cache.sequence()
+    }
+
+    /// Computes a prompt of `chunk` tokens and one token more, for nothing: on a GPU the first use of the weights reads
+    /// them, and that of each operation compiles it. A first step that also did so would look frozen.
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward).
+    pub fn warm_up(&self, chunk: usize) -> Result<(), ModelError> {
+        let most = self.kv_tokens().min(self.context_length() as usize);
+        let prompt = vec![0; chunk.clamp(1, most)];
+        let mut kv = self.new_kv();
+        for tokens in [&prompt[..], &[0]] {
+            if kv.len() + tokens.len() <= most {
+                let rows = vec![StepRow { tokens, kv: &mut kv, wants_logits: true }];
+                self.forward(&mut StepInput { rows })?;
+            }
+        }
+        Ok(())
     }
 
     /// Runs the new tokens of several sequences, appending to their keys and values.
