@@ -18,6 +18,9 @@ const MLX_TOLERANCE: f64 = 1e-3;
 /// Of our own kernels, which round activations to 16 bits in each group before they meet quantized weights.
 const OWN_TOLERANCE: f64 = 1e-2;
 
+/// Of MLX's operations in float16: eleven bits, in thirty layers.
+const GPU_TOLERANCE: f64 = 0.5;
+
 /// Tokens, all prompts together, that both kinds of kernels choose side by side: MLX's take a tenth of a second for each.
 /// `cargo xtask bench accuracy` compares more.
 const SIDE_BY_SIDE: usize = 8;
@@ -53,16 +56,19 @@ fn smollm2_agrees_with_mlx_lm() {
     let store = std::env::var_os("KR_TEST_STORE")
         .expect("KR_TEST_STORE names no store with the test model: run `cargo xtask test`, which makes one and sets it");
     let reference: Reference = serde_json::from_str(include_str!("reference/smollm2.json")).unwrap();
-    mlx_ext::init().unwrap();
+    let kernels = Kernels::of(mlx_ext::init().unwrap());
+    let on_cpu = kernels == Kernels::Own;
+    let tolerance = if on_cpu { OWN_TOLERANCE } else { GPU_TOLERANCE };
     let artifact = Store::open_read_only(store).unwrap().resolve(&reference.model).unwrap();
 
     let started = Instant::now();
-    let model = Model::load(&artifact, Kernels::Own, BUDGET).unwrap();
+    let model = Model::load(&artifact, kernels, BUDGET).unwrap();
     let loading = started.elapsed();
     assert!(model.weight_bytes() > 90_000_000);
     assert!(loading < Duration::from_millis(500), "loading took {loading:?}: it should read no weights");
     let active = mlx_rs::memory::active_memory().unwrap();
-    assert!(active < 1_000_000, "loading allocated {active} bytes: it should copy no weights");
+    // On a GPU the mapped weights count, too.
+    assert!(!on_cpu || active < 1_000_000, "loading allocated {active} bytes: it should copy no weights");
 
     let mut kvs: Vec<SequenceKv> = Vec::new();
     let mut next: Vec<u32> = Vec::new();
@@ -71,7 +77,7 @@ fn smollm2_agrees_with_mlx_lm() {
         let logits =
             forward(&model, vec![StepRow { tokens: &prompt.tokens, kv: &mut kv, wants_logits: true }])
                 .remove(0);
-        agree(prompt, &logits, OWN_TOLERANCE);
+        agree(prompt, &logits, tolerance);
         next.push(argmax(&logits));
         kvs.push(kv);
     }
@@ -85,6 +91,10 @@ fn smollm2_agrees_with_mlx_lm() {
         for (tokens, logits) in found.iter_mut().zip(forward(&model, rows.collect())) {
             tokens.push(argmax(&logits));
         }
+    }
+    if !on_cpu {
+        // float16 takes another token where two are near, and its kernels depend on the batch.
+        return;
     }
     for (prompt, found) in reference.prompts.iter().zip(&found) {
         assert_eq!(found, &prompt.greedy, "greedy tokens after prompt `{}`", prompt.name);

@@ -22,7 +22,7 @@ use worker::{
     scheduler::Limits,
 };
 
-use super::{Loaded, Spec, Tiny, load_with};
+use super::{Loaded, Spec, Tiny, here, load_with};
 
 /// In no prompt but those that the model fails on.
 const POISON: u32 = 100;
@@ -122,9 +122,9 @@ const LONG: [u32; 40] = [7; 40];
 
 #[test]
 fn a_token_that_the_model_does_not_have_ends_its_own_stream() {
-    let (result, alone) = serve(Kernels::Own, &[&[1, 2, 3], &LONG], |_| false);
+    let (result, alone) = serve(here(), &[&[1, 2, 3], &LONG], |_| false);
     assert!(result.is_ok() && alone.values().all(finished), "{alone:?}");
-    let (result, beside) = serve(Kernels::Own, &[&[1, 2, 3], &LONG, &[5, 101], &[4_000_000_000]], |_| false);
+    let (result, beside) = serve(here(), &[&[1, 2, 3], &LONG, &[5, 101], &[4_000_000_000]], |_| false);
     assert!(result.is_ok());
     assert_eq!((&beside[&0], &beside[&1]), (&alone[&0], &alone[&1]));
     for id in [2, 3] {
@@ -135,7 +135,7 @@ fn a_token_that_the_model_does_not_have_ends_its_own_stream() {
 #[test]
 fn a_row_on_which_the_model_fails_ends_its_own_stream() {
     let poisoned = |input: &StepInput<'_>| input.rows.iter().any(|row| row.tokens.contains(&POISON));
-    for kernels in [Kernels::Own, Kernels::MlxFloat32] {
+    for kernels in [here(), Kernels::MlxFloat32] {
         let (_, alone) = serve(kernels, &[&[1, 2, 3], &LONG], |_| false);
         let mut prompt = LONG;
         prompt[30] = POISON;
@@ -150,8 +150,8 @@ fn a_row_on_which_the_model_fails_ends_its_own_stream() {
 
 #[test]
 fn a_step_that_fails_only_as_a_whole_costs_nobody_anything() {
-    let (_, alone) = serve(Kernels::Own, &[&[1, 2, 3], &LONG], |_| false);
-    let (result, together) = serve(Kernels::Own, &[&[1, 2, 3], &LONG], |input| input.rows.len() > 1);
+    let (_, alone) = serve(here(), &[&[1, 2, 3], &LONG], |_| false);
+    let (result, together) = serve(here(), &[&[1, 2, 3], &LONG], |input| input.rows.len() > 1);
     assert!(result.is_ok());
     assert_eq!(together, alone);
 }
@@ -159,15 +159,15 @@ fn a_step_that_fails_only_as_a_whole_costs_nobody_anything() {
 /// Many requests that fail one after the other are no sign of a broken device; a device that computes nothing is.
 #[test]
 fn the_engine_ends_only_if_nothing_can_be_computed() {
-    let prompts = [[9, POISON]; 20];
+    let prompts = [[9, POISON]; 60];
     let prompts: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt[..]).collect();
     let (result, outcome) =
-        serve(Kernels::Own, &prompts, |input| input.rows.iter().any(|row| row.tokens.contains(&POISON)));
+        serve(here(), &prompts, |input| input.rows.iter().any(|row| row.tokens.contains(&POISON)));
     assert!(result.is_ok() && outcome.values().all(|stream| failed(stream, "injected")));
 
     let prompts = [[1; 60]; 60];
     let prompts: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt[..]).collect();
-    let (result, outcome) = serve(Kernels::Own, &prompts, |_| true);
+    let (result, outcome) = serve(here(), &prompts, |_| true);
     assert!(result.is_err());
     assert!(outcome.len() < prompts.len(), "the rest is for another process");
 }
