@@ -23,7 +23,7 @@ macro_rules! foreign {
         $(
             #[cfg(not(target_os = "linux"))]
             pub(super) unsafe fn $name($($argument: $of),*) $(-> $result)? {
-                let _ = ($($argument,)*);
+                $(let _ = $argument;)*
                 $absent
             }
         )*
