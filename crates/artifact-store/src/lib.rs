@@ -48,6 +48,7 @@ mod pin;
 mod printable;
 mod private;
 mod prune;
+pub mod python_json;
 mod quarantine;
 mod remove;
 mod repair;

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::{
     cli::Cli,
-    engine::{Engine, Gauges, Inbox},
+    engine::{Engine, EosTokens, Gauges, Inbox},
     link::{self, LinkSender, Receiver, Reports},
     model::{Kernels, KvBudget, Model},
     prepare::{ChatTemplate, Pool, Preparer},
@@ -80,8 +80,7 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     let _verification =
         (options.verify == Verify::Background).then(|| verify::while_serving(&artifact, &reports));
     let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&gauges))?;
-    Engine::new(model, limits, inbox, registry, reports, gauges).run();
-    Ok(())
+    Ok(Engine::new(model, limits, inbox, registry, reports, gauges).run()?)
 }
 
 /// Loads the weights on this thread, which will run them, and the tokenizer beside it.
@@ -103,6 +102,9 @@ fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<
         };
         let budget = kv_budget(options);
         let model = Model::load(&artifact, kernels, budget)?;
+        if kernels == Kernels::Mlx {
+            model.warm_up(options.chunk_tokens.max(1) as usize)?;
+        }
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;
@@ -125,7 +127,7 @@ fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<
     let preparer = Preparer {
         tokenizer: Arc::new(tokenizer),
         template: chat_template(&artifact)?,
-        eos_tokens: artifact.manifest.eos_token_ids.clone(),
+        eos_tokens: EosTokens::new(artifact.manifest.eos_token_ids.clone()),
         context_length: (model.context_length() as usize).min(model.kv_tokens()),
         vocab_size: model.vocab_size(),
     };
@@ -159,7 +161,7 @@ fn limits(options: &WorkerOptions, model: &Model) -> Limits {
         max_running,
         chunk_tokens,
         // Room for every decode and a chunk, so that neither waits for the other.
-        step_tokens: max_running + chunk_tokens,
+        step_tokens: max_running.saturating_add(chunk_tokens),
         kv_tokens: model.kv_tokens(),
     }
 }

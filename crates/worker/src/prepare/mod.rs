@@ -10,7 +10,12 @@ use protocol::message::{Failure, FailureKind, Generate, Prompt};
 pub use template::ChatTemplate;
 use tokenizers::Tokenizer;
 
-use crate::{emit::Emitter, engine::Sequence, requests::Control, sampling::Sampler};
+use crate::{
+    emit::Emitter,
+    engine::{EosTokens, Sequence},
+    requests::Control,
+    sampling::Sampler,
+};
 
 /// What preparation knows of the model: everything but its weights.
 #[derive(Debug)]
@@ -20,7 +25,7 @@ pub struct Preparer {
     /// Its chat template; base models have none.
     pub template: Option<ChatTemplate>,
     /// Tokens that end an output.
-    pub eos_tokens: Vec<u32>,
+    pub eos_tokens: EosTokens,
     /// Most tokens of prompt and output together.
     pub context_length: usize,
     /// Number of token ids.
@@ -42,11 +47,12 @@ impl Preparer {
             control,
             prompt_len: tokens.len(),
             max_len: tokens.len() + room.min(asked),
-            eos_tokens: if generate.ignore_eos { Vec::new() } else { self.eos_tokens.clone() },
+            eos_tokens: if generate.ignore_eos { EosTokens::default() } else { self.eos_tokens.clone() },
             sampler: Sampler::new(generate.sampling, &tokens),
             emitter: Emitter::new(Arc::clone(&self.tokenizer), &generate.stop),
             tokens,
             kv: None,
+            row: None,
         })
     }
 
