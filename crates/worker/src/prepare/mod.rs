@@ -1,7 +1,7 @@
 //! Stage 7, prepare: from what the client asked to tokens that fit the model, on threads of its own.
 
 mod pool;
-mod template;
+pub mod template;
 
 use std::sync::Arc;
 
@@ -56,9 +56,7 @@ impl Preparer {
                 let template = self.template.as_ref().ok_or_else(|| {
                     invalid("messages", "this model has no chat template; use /v1/completions with a prompt")
                 })?;
-                let text = template.render(messages).map_err(|error| {
-                    invalid("messages", format!("the model's chat template refuses them: {error}"))
-                })?;
+                let text = template.render(messages).map_err(|error| error.failure())?;
                 // The template writes the special tokens itself.
                 self.encode(&text, false)?
             }
