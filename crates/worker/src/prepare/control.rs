@@ -94,19 +94,19 @@ impl ControlTokens {
 
     /// The messages with stand-ins; `None` if no control token is in them.
     pub(super) fn disguise(&self, messages: &[ChatMessage]) -> Result<Option<Disguised>, NoStandIns> {
-        let mut places: Vec<Vec<BTreeSet<usize>>> = Vec::with_capacity(messages.len());
+        let mut places: Vec<[Vec<usize>; 3]> = Vec::with_capacity(messages.len());
         for message in messages {
             let known = ROLES.contains(&message.role.as_str());
-            let role = if known { BTreeSet::new() } else { self.places(&message.role) };
+            let role = if known { Vec::new() } else { self.places(&message.role) };
             let name = message.name.as_ref().map(|name| self.places(name)).unwrap_or_default();
-            places.push(vec![role, self.places(&message.content), name]);
+            places.push([role, self.places(&message.content), name]);
         }
-        if places.iter().flatten().all(BTreeSet::is_empty) {
+        if places.iter().flatten().all(Vec::is_empty) {
             return Ok(None);
         }
         let mut free = free_stand_ins(messages);
         let mut by_character: HashMap<char, char> = HashMap::new();
-        let mut replace = |text: &str, places: &BTreeSet<usize>| -> Result<String, NoStandIns> {
+        let mut replace = |text: &str, places: &[usize]| -> Result<String, NoStandIns> {
             let mut replaced = String::with_capacity(text.len());
             let mut end = 0;
             for &place in places {
@@ -138,26 +138,27 @@ impl ControlTokens {
     }
 
     /// Where characters have to be replaced so that no control token is left, and none can be completed.
-    fn places(&self, text: &str) -> BTreeSet<usize> {
-        let mut places: BTreeSet<usize> =
+    fn places(&self, text: &str) -> Vec<usize> {
+        let mut places: Vec<usize> =
             self.whole.find_overlapping_iter(text).map(|found| found.start()).collect();
-        for (at, _) in text.char_indices().rev().take_while(|(at, _)| text.len() - at <= MAX_PARTIAL) {
-            if self.beginnings.contains(&text[at..]) {
-                places.insert(at);
-            }
+        // Templates trim what they put beside their own text.
+        for text in [text, text.trim_end()] {
+            let near_end = text.char_indices().rev().take_while(|(at, _)| text.len() - at <= MAX_PARTIAL);
+            places.extend(near_end.map(|(at, _)| at).filter(|&at| self.beginnings.contains(&text[at..])));
         }
-        for (at, c) in text.char_indices().take_while(|(at, _)| *at < MAX_PARTIAL) {
-            let end = at + c.len_utf8();
-            if self.ends.contains(&text[..end]) {
-                places.insert(at);
-            }
+        for (trimmed, text) in [(0, text), (text.len() - text.trim_start().len(), text.trim_start())] {
+            let near_begin = text.char_indices().take_while(|(at, _)| *at < MAX_PARTIAL);
+            let completes = near_begin.filter(|(at, c)| self.ends.contains(&text[..at + c.len_utf8()]));
+            places.extend(completes.map(|(at, _)| trimmed + at));
         }
         self.add_normalized_places(text, &mut places);
+        places.sort_unstable();
+        places.dedup();
         places
     }
 
     /// Adds where the normalizer would make a control token of something else.
-    fn add_normalized_places(&self, text: &str, places: &mut BTreeSet<usize>) {
+    fn add_normalized_places(&self, text: &str, places: &mut Vec<usize>) {
         let (Some(patterns), Some(normalizer)) = (&self.normalized, self.tokenizer.get_normalizer()) else {
             return;
         };

@@ -208,9 +208,7 @@ impl Rules {
                 if changed(&bpe.continuing_subword_prefix) || changed(&bpe.end_of_word_suffix) {
                     return None;
                 }
-                let one_each = bpe.unk_token.is_some() && !bpe.fuse_unk;
                 match &self.bytes {
-                    Some(_) if one_each => {}
                     Some(bytes) => {
                         let lacks = |(c, byte): (&char, &u8)| (!has(&c.to_string())).then_some(*byte);
                         self.unspelled = bytes.iter().filter_map(lacks).collect();

@@ -20,7 +20,8 @@ struct Events(Sender<StreamEvent>);
 impl Reports for Events {
     fn report(&self, report: &Report) {
         let Report::Events(events) = report else { panic!("{report:?}") };
-        events.iter().for_each(|event| self.0.send(event.clone()).unwrap());
+        // A test may end before what it began.
+        events.iter().for_each(|event| drop(self.0.send(event.clone())));
     }
 }
 
@@ -36,8 +37,8 @@ impl World {
         let (engine, inbox) = bounded(4096);
         let registry = Arc::new(Registry::default());
         let prepare = move |generate: Generate, _| {
-            begins.send(generate.id).unwrap();
-            opened.recv().unwrap();
+            let _ = begins.send(generate.id);
+            let _ = opened.recv();
             Err(refusal())
         };
         let context = Context {
@@ -150,8 +151,10 @@ fn the_age_is_that_of_the_oldest_in_preparation() {
     world.submit(2, 1).unwrap();
     world.begun.recv().unwrap();
     assert!(age.oldest() >= first, "the younger does not count");
-    world.gate.send(()).unwrap();
-    world.gate.send(()).unwrap();
+    for _ in 0..2 {
+        world.gate.send(()).unwrap();
+        world.events.recv().unwrap();
+    }
     // The threads note the end after they have told the engine: when they have gone, both have.
     let Pool { queue, .. } = &world.pool;
     let queue = Arc::clone(queue);
