@@ -9,11 +9,13 @@ mod client;
 mod process;
 mod server;
 mod store;
+mod tiny;
 
 pub use client::{Answer, Client, StreamAnswer, chat};
 pub use process::{Memory, children, is_alive, kill, mapped_memory, terminate};
 pub use server::{Options, Server};
 pub use store::PrivateStore;
+pub use tiny::{tiny_config, write_model, write_tiny_model};
 
 /// Names the folder that holds `kr-gateway`, `kr-worker` and `cache-tool`.
 pub const BIN_DIR: &str = "KR_TEST_BIN_DIR";

@@ -45,6 +45,11 @@ pub struct Cli {
     /// Memory for keys and values, in MiB; preempted sequences are computed again.
     #[arg(long, value_name = "MIB", default_value_t = 4096)]
     pub kv_mib: u64,
+
+    /// Let the text of a special token in a chat's message be that token. Whoever writes a message can then end its
+    /// turn and begin others.
+    #[arg(long)]
+    pub special_tokens_in_content: bool,
 }
 
 /// How a stored model is verified, beyond the size and header of every blob.

@@ -9,8 +9,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use artifact_store::{Artifact, Store, default_store_dir};
 use crossbeam_channel::bounded;
-use protocol::message::{Failure, FailureKind, ModelInfo, Report};
-use tokenizers::Tokenizer;
+use protocol::message::{Failure, FailureKind, Heartbeat, ModelInfo, Report};
 use tracing::{info, warn};
 
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
     engine::{Engine, Gauges, Inbox},
     link::{self, LinkSender, Receiver, Reports},
     model::{Kernels, KvBudget, Model},
-    prepare::{ChatTemplate, Pool, Preparer},
+    prepare::{ChatTemplate, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
     requests::Registry,
     scheduler::Limits,
     verify,
@@ -29,9 +28,6 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// Messages that may wait for the engine; it takes all of them in before each step.
 const MAX_INBOX: usize = 4096;
-
-/// Threads that prepare prompts. Tokenizing is fast: two keep a long prompt from delaying a short one.
-const PREPARE_THREADS: usize = 2;
 
 /// Everything that was loaded.
 struct Loaded {
@@ -61,8 +57,8 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::default());
     let gauges = Arc::new(Gauges::default());
     let (engine, inbox) = bounded::<Inbox>(MAX_INBOX);
-    let pool =
-        Pool::start(PREPARE_THREADS, preparer, Arc::clone(&registry), Arc::clone(&reports), engine.clone())?;
+    let pool = Pool::start(preparer, Arc::clone(&registry), Arc::clone(&reports), engine.clone())?;
+    let preparation = pool.age();
     let receiver = Receiver {
         frames: connected.receiver,
         socket: connected.socket,
@@ -76,7 +72,7 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     thread::Builder::new().name("receive".into()).spawn(move || receiver.run())?;
     let _verification = (cli.verify == Verify::Background && speaks_of_verification)
         .then(|| verify::while_serving(&artifact, &reports));
-    let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&gauges))?;
+    let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&gauges), preparation)?;
     Engine::new(model, limits, inbox, registry, reports, gauges).run();
     Ok(())
 }
@@ -120,13 +116,14 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
         load_micros,
         tokenizer_micros: micros(took),
     };
-    let preparer = Preparer {
-        tokenizer: Arc::new(tokenizer),
+    let settings = Settings {
         template: chat_template(&artifact),
         eos_tokens: artifact.manifest.eos_token_ids.clone(),
         context_length: (model.context_length() as usize).min(model.kv_tokens()),
         vocab_size: model.vocab_size(),
+        special_tokens_in_content: cli.special_tokens_in_content,
     };
+    let preparer = Preparer::new(tokenizer, settings);
     Ok(Loaded { artifact, model, preparer, info })
 }
 
@@ -141,9 +138,9 @@ fn chat_template(artifact: &Artifact) -> Option<ChatTemplate> {
     Some(template)
 }
 
-fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<Tokenizer> {
+fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<PromptTokenizer> {
     let bytes = artifact.read_tokenizer()?;
-    Tokenizer::from_bytes(bytes).map_err(|error| anyhow!("tokenizer.json of {}: {error}", artifact.name))
+    PromptTokenizer::from_bytes(&bytes).with_context(|| format!("the tokenizer of {}", artifact.name))
 }
 
 fn limits(cli: &Cli, model: &Model) -> Limits {
@@ -160,11 +157,13 @@ fn limits(cli: &Cli, model: &Model) -> Limits {
 fn start_heartbeat(
     reports: Arc<dyn Reports>,
     gauges: Arc<Gauges>,
+    preparation: PreparationAge,
 ) -> std::io::Result<crossbeam_channel::Sender<()>> {
     let (stop, stopped) = bounded::<()>(0);
     thread::Builder::new().name("heartbeat".into()).spawn(move || {
         while stopped.recv_timeout(HEARTBEAT) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
-            reports.report(&Report::Heartbeat(gauges.heartbeat()));
+            let oldest_preparation_millis = preparation.oldest().as_millis().try_into().unwrap_or(u64::MAX);
+            reports.report(&Report::Heartbeat(Heartbeat { oldest_preparation_millis, ..gauges.heartbeat() }));
         }
     })?;
     Ok(stop)

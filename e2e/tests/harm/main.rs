@@ -2,6 +2,7 @@
 //! against the real binaries.
 
 mod failed_import;
+mod forged_turns;
 mod hostile_config;
 mod large_stop;
 mod long_prompt;

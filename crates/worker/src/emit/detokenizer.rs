@@ -115,7 +115,8 @@ impl Detokenizer {
 
     fn is_byte(&self, token: &str) -> bool {
         let digits = token.strip_prefix("<0x").and_then(|token| token.strip_suffix('>'));
-        self.traits.byte_fallback && digits.is_some_and(|it| it.len() == 2 && u8::from_str_radix(it, 16).is_ok())
+        self.traits.byte_fallback
+            && digits.is_some_and(|it| it.len() == 2 && u8::from_str_radix(it, 16).is_ok())
     }
 }
 

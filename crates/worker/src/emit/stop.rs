@@ -328,7 +328,10 @@ mod tests {
         assert_eq!(scan(&["ab"], &output), (String::new(), true));
         assert_eq!(scan(&["s>"], &output), ("ab".to_string(), false));
         assert_eq!(scan(&["<s>"], &[piece("x<"), piece("s>y")]), ("x".to_string(), true));
-        assert_eq!(scan(&["<s><s>b"], &[piece("a"), special.clone(), special, piece("b")]), ("a".to_string(), true));
+        assert_eq!(
+            scan(&["<s><s>b"], &[piece("a"), special.clone(), special, piece("b")]),
+            ("a".to_string(), true)
+        );
     }
 
     /// A stop text as long as this one was searched for from its beginning for each token.

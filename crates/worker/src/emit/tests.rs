@@ -5,7 +5,8 @@ use super::*;
 /// Words, a special token, and the bytes of a character.
 fn emitter(stops: &[&str]) -> (Emitter, impl Fn(&str) -> u32) {
     let tokens = ["<unk>", "<|end|>", "Ġone", "Ġtwo", "â", "Ĥ¬", "on", "<|", "end", "|>"];
-    let vocab = tokens.iter().enumerate().map(|(id, token)| format!("{token:?}: {id}")).collect::<Vec<_>>().join(",");
+    let vocab =
+        tokens.iter().enumerate().map(|(id, token)| format!("{token:?}: {id}")).collect::<Vec<_>>().join(",");
     let file = format!(
         r#"{{"version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": null,
         "post_processor": null, "decoder": {{"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true,

@@ -44,25 +44,56 @@ fn sequence(decoders: &[Value]) -> Value {
 /// A small tokenizer of each family, with special tokens, spaces, parts of characters and whatever else its decoder
 /// treats in a way of its own.
 fn families() -> Vec<(&'static str, Tokenizer)> {
-    let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
-    let strip = |start: u32, stop: u32| json!({"type": "Strip", "content": " ", "start": start, "stop": stop});
+    let replace =
+        |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    let strip =
+        |start: u32, stop: u32| json!({"type": "Strip", "content": " ", "start": start, "stop": stop});
     let (fuse, fallback) = (json!({"type": "Fuse"}), json!({"type": "ByteFallback"}));
     // In the alphabet of byte-level tokenizers "Ġ" is a space, "âĤ¬" the bytes of "€", "ðŁĺĢ" those of an emoji.
-    let bytes = ["<|end|>", "Ġ", "Ġa", "b", "â", "Ĥ", "¬", "âĤ", "Ĥ¬", "¬â", "ð", "ŁĺĢ", "ðŁ", "ĺĢ", "ï¿½", "ÿ", "<|x|>", "Ċ"];
-    let pieces = ["<unk>", "<|s|>", "▁", "▁a", "b", "▁▁", "<0xE2>", "<0x82>", "<0xAC>", "<0x41>", "<0xFF>", "<0x20>", "é", "<|x|>", "\u{fffd}", "."];
-    let words = ["[UNK]", "<|CLS|>", "a", "##b", "b", ".", ",", "'", "n't", "##'", "do", "not", "'s", "<|SEP|>", "##"];
+    let bytes = [
+        "<|end|>", "Ġ", "Ġa", "b", "â", "Ĥ", "¬", "âĤ", "Ĥ¬", "¬â", "ð", "ŁĺĢ", "ðŁ", "ĺĢ", "ï¿½", "ÿ",
+        "<|x|>", "Ċ",
+    ];
+    let pieces = [
+        "<unk>", "<|s|>", "▁", "▁a", "b", "▁▁", "<0xE2>", "<0x82>", "<0xAC>", "<0x41>", "<0xFF>", "<0x20>",
+        "é", "<|x|>", "\u{fffd}", ".",
+    ];
+    let words = [
+        "[UNK]", "<|CLS|>", "a", "##b", "b", ".", ",", "'", "n't", "##'", "do", "not", "'s", "<|SEP|>", "##",
+    ];
     let plain = ["<unk>", "<|s|>", "w1", "w2", "", " ", "<|x|>"];
     let ends = ["<unk>", "<|s|>", "a</w>", "b", "c</w>", "</w>", "<|x|>"];
     let metaspace = |scheme: &str| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true});
     let word_piece = |cleanup: bool| json!({"type": "WordPiece", "prefix": "##", "cleanup": cleanup});
-    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+    let byte_level =
+        json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
     vec![
         ("byte level", tokenizer("BPE", &bytes, byte_level.clone())),
         ("byte level in a sequence", tokenizer("BPE", &bytes, sequence(&[byte_level]))),
-        ("byte level, then a replacement", tokenizer("BPE", &bytes, sequence(&[json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}), replace(" a", "A")]))),
-        ("Llama", tokenizer("BPE", &pieces, sequence(&[replace("▁", " "), fallback.clone(), fuse.clone(), strip(1, 0)]))),
+        (
+            "byte level, then a replacement",
+            tokenizer(
+                "BPE",
+                &bytes,
+                sequence(&[
+                    json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}),
+                    replace(" a", "A"),
+                ]),
+            ),
+        ),
+        (
+            "Llama",
+            tokenizer(
+                "BPE",
+                &pieces,
+                sequence(&[replace("▁", " "), fallback.clone(), fuse.clone(), strip(1, 0)]),
+            ),
+        ),
         ("Gemma", tokenizer("BPE", &pieces, sequence(&[replace("▁", " "), fallback.clone(), fuse.clone()]))),
-        ("stripped at both ends", tokenizer("BPE", &pieces, sequence(&[replace("▁", " "), fallback, fuse, strip(2, 2)]))),
+        (
+            "stripped at both ends",
+            tokenizer("BPE", &pieces, sequence(&[replace("▁", " "), fallback, fuse, strip(2, 2)])),
+        ),
         ("Unigram", tokenizer("Unigram", &pieces, metaspace("always"))),
         ("Unigram, first word", tokenizer("Unigram", &pieces, metaspace("first"))),
         ("Unigram, never", tokenizer("Unigram", &pieces, metaspace("never"))),
@@ -70,7 +101,14 @@ fn families() -> Vec<(&'static str, Tokenizer)> {
         ("WordPiece, not cleaned up", tokenizer("WordPiece", &words, word_piece(false))),
         ("WordLevel", tokenizer("WordLevel", &plain, Value::Null)),
         ("BPE with ends of words", tokenizer("BPE", &ends, json!({"type": "BPEDecoder", "suffix": "</w>"}))),
-        ("CTC", tokenizer("WordLevel", &["<unk>", "<|s|>", "<pad>", "|", "a", "b", ".", "n't"], json!({"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": true}))),
+        (
+            "CTC",
+            tokenizer(
+                "WordLevel",
+                &["<unk>", "<|s|>", "<pad>", "|", "a", "b", ".", "n't"],
+                json!({"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": true}),
+            ),
+        ),
     ]
 }
 

@@ -1,15 +1,13 @@
 //! Jinja's tests, what stands behind `is`, where the engine's differ or could do unbounded work.
 
-use minijinja::{
-    Environment, State, Value,
-    value::ValueKind,
-};
+use minijinja::{Environment, State, Value, value::ValueKind};
 
 use super::operators::compare_two;
 
 /// Adds them.
 pub(super) fn add_to(environment: &mut Environment<'static>) {
-    environment.add_test("number", |value: Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
+    environment
+        .add_test("number", |value: Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
     environment.add_test("iterable", |value: Value| {
         !matches!(value.kind(), ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Plain)
     });

@@ -48,10 +48,13 @@ fn syntax_error(error: Error) -> Unusable {
 }
 
 fn add_functions(environment: &mut Environment<'static>, clock: Clock) {
-    environment.add_function("raise_exception", |state: &State<'_, '_>, message: Value| -> Result<Value, Error> {
-        let message = Raised::new(&text(state, &message)?);
-        Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(message))
-    });
+    environment.add_function(
+        "raise_exception",
+        |state: &State<'_, '_>, message: Value| -> Result<Value, Error> {
+            let message = Raised::new(&text(state, &message)?);
+            Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(message))
+        },
+    );
     environment.add_function("strftime_now", move |format: Value| {
         let format = format.as_str().ok_or_else(|| failed("strftime_now wants a text"))?;
         clock::strftime(clock(), format).map_err(failed)

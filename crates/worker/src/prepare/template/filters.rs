@@ -43,8 +43,12 @@ impl Object for Generator {
 pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("tojson", tojson);
     environment.add_filter("string", |state: &State<'_, '_>, value: Value| text(state, &value));
-    environment.add_filter("upper", |state: &State<'_, '_>, value: Value| text(state, &value).map(|it| it.to_uppercase()));
-    environment.add_filter("lower", |state: &State<'_, '_>, value: Value| text(state, &value).map(|it| it.to_lowercase()));
+    environment.add_filter("upper", |state: &State<'_, '_>, value: Value| {
+        text(state, &value).map(|it| it.to_uppercase())
+    });
+    environment.add_filter("lower", |state: &State<'_, '_>, value: Value| {
+        text(state, &value).map(|it| it.to_lowercase())
+    });
     environment.add_filter("title", title);
     environment.add_filter("capitalize", capitalize);
     environment.add_filter("trim", |state: &State<'_, '_>, value: Value, chars: Option<String>| {
@@ -58,13 +62,19 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
         let separates = |c: char| c != '_' && !c.is_alphanumeric();
         text(state, &value).map(|it| it.split(separates).filter(|word| !word.is_empty()).count())
     });
-    environment.add_filter("urlencode", |state: &State<'_, '_>, value: Value| text(state, &value).map(|it| quoted(&it)));
+    environment.add_filter("urlencode", |state: &State<'_, '_>, value: Value| {
+        text(state, &value).map(|it| quoted(&it))
+    });
     for name in ["escape", "e", "forceescape"] {
-        environment.add_filter(name, |state: &State<'_, '_>, value: Value| text(state, &value).map(|it| Value::from_safe_string(texts::escaped(&it))));
+        environment.add_filter(name, |state: &State<'_, '_>, value: Value| {
+            text(state, &value).map(|it| Value::from_safe_string(texts::escaped(&it)))
+        });
     }
     environment.add_filter("format", |state: &State<'_, '_>, arguments: Rest<ValueOrKwargs>| {
         let arguments = arguments.into_values();
-        let Some((pattern, arguments)) = arguments.split_first() else { return Err(failed("format wants a text")) };
+        let Some((pattern, arguments)) = arguments.split_first() else {
+            return Err(failed("format wants a text"));
+        };
         printf(state, &text(state, pattern)?, arguments)
     });
     environment.add_filter("default", default);
@@ -73,7 +83,11 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("float", float);
     environment.add_filter("attr", |value: Value, name: String| {
         // Of an object; never an item of a dictionary or a list.
-        if matches!(value.kind(), ValueKind::Map | ValueKind::Seq) { Ok(Value::UNDEFINED) } else { value.get_attr(&name) }
+        if matches!(value.kind(), ValueKind::Map | ValueKind::Seq) {
+            Ok(Value::UNDEFINED)
+        } else {
+            value.get_attr(&name)
+        }
     });
     add_walking(environment);
     add_lazy(environment);
@@ -81,12 +95,19 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
 
 /// Those that walk, print or compare values: first it is made sure that they end.
 fn add_walking(environment: &mut Environment<'static>) {
-    environment.add_filter("join", |state: &mut State<'_, '_>, value: Value, joiner: Option<String>, attribute: Option<String>, named: Kwargs| {
-        let joiner = joiner.or(named.get::<Option<String>>("d")?).unwrap_or_default();
-        let attribute = attribute.or(named.get::<Option<String>>("attribute")?);
-        named.assert_all_used()?;
-        join(state, &value, &joiner, attribute.as_deref())
-    });
+    environment.add_filter(
+        "join",
+        |state: &mut State<'_, '_>,
+         value: Value,
+         joiner: Option<String>,
+         attribute: Option<String>,
+         named: Kwargs| {
+            let joiner = joiner.or(named.get::<Option<String>>("d")?).unwrap_or_default();
+            let attribute = attribute.or(named.get::<Option<String>>("attribute")?);
+            named.assert_all_used()?;
+            join(state, &value, &joiner, attribute.as_deref())
+        },
+    );
     environment.add_filter("dictsort", dictsort);
     environment.add_filter("list", |state: &State<'_, '_>, value: Value| {
         not_none(&value)?;
@@ -121,31 +142,47 @@ fn add_lazy(environment: &mut Environment<'static>) {
     fn generator(items: Items) -> Result<Value> {
         items.map(|items| Value::from_object(Generator(items)))
     }
-    environment.add_filter("map", |state: &mut State<'_, '_>, value: Value, arguments: Rest<ValueOrKwargs>| {
-        let value = or_empty(value)?;
-        generator(filters::map(state, value, arguments))
-    });
-    for (name, selects) in [("select", true), ("reject", false)] {
-        environment.add_filter(name, move |state: &mut State<'_, '_>, value: Value, test: Option<String>, arguments: Rest<ValueOrKwargs>| {
+    environment.add_filter(
+        "map",
+        |state: &mut State<'_, '_>, value: Value, arguments: Rest<ValueOrKwargs>| {
             let value = or_empty(value)?;
-            let test = test.map(Into::into);
-            generator(if selects {
-                filters::select(state, value, test, arguments)
-            } else {
-                filters::reject(state, value, test, arguments)
-            })
-        });
+            generator(filters::map(state, value, arguments))
+        },
+    );
+    for (name, selects) in [("select", true), ("reject", false)] {
+        environment.add_filter(
+            name,
+            move |state: &mut State<'_, '_>,
+                  value: Value,
+                  test: Option<String>,
+                  arguments: Rest<ValueOrKwargs>| {
+                let value = or_empty(value)?;
+                let test = test.map(Into::into);
+                generator(if selects {
+                    filters::select(state, value, test, arguments)
+                } else {
+                    filters::reject(state, value, test, arguments)
+                })
+            },
+        );
     }
     for (name, selects) in [("selectattr", true), ("rejectattr", false)] {
-        environment.add_filter(name, move |state: &mut State<'_, '_>, value: Value, attribute: String, test: Option<String>, arguments: Rest<ValueOrKwargs>| {
-            let value = or_empty(value)?;
-            let (attribute, test) = (attribute.into(), test.map(Into::into));
-            generator(if selects {
-                filters::selectattr(state, value, attribute, test, arguments)
-            } else {
-                filters::rejectattr(state, value, attribute, test, arguments)
-            })
-        });
+        environment.add_filter(
+            name,
+            move |state: &mut State<'_, '_>,
+                  value: Value,
+                  attribute: String,
+                  test: Option<String>,
+                  arguments: Rest<ValueOrKwargs>| {
+                let value = or_empty(value)?;
+                let (attribute, test) = (attribute.into(), test.map(Into::into));
+                generator(if selects {
+                    filters::selectattr(state, value, attribute, test, arguments)
+                } else {
+                    filters::rejectattr(state, value, attribute, test, arguments)
+                })
+            },
+        );
     }
 }
 

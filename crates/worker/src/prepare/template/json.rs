@@ -129,7 +129,9 @@ impl Style {
     fn scalar(&self, out: &mut String, value: &Value) -> Result<(), Error> {
         match value.kind() {
             ValueKind::String => self.text(out, value.as_str().unwrap_or_default()),
-            ValueKind::Undefined | ValueKind::Bytes | ValueKind::Invalid => return Err(unserializable(value)),
+            ValueKind::Undefined | ValueKind::Bytes | ValueKind::Invalid => {
+                return Err(unserializable(value));
+            }
             _ => out.push_str(&plain(value)),
         }
         Ok(())

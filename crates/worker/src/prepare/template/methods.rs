@@ -45,9 +45,9 @@ pub(super) fn call(
             }
             if method == "index" { Err(failed("the list has no such item")) } else { Ok(Value::from(count)) }
         }
-        (ValueKind::Number, "is_integer") => {
-            Ok(Value::from(value.is_integer() || f64::try_from(value.clone()).is_ok_and(|it| it.fract() == 0.0)))
-        }
+        (ValueKind::Number, "is_integer") => Ok(Value::from(
+            value.is_integer() || f64::try_from(value.clone()).is_ok_and(|it| it.fract() == 0.0),
+        )),
         (ValueKind::Number, "bit_length") if value.is_integer() => {
             let number = i128::try_from(value.clone())?;
             Ok(Value::from(i128::BITS - number.unsigned_abs().leading_zeros()))
@@ -131,7 +131,8 @@ fn search(state: &State<'_, '_>, text: &str, method: &str, given: &Arguments<'_>
         let wanted = given.get(0, "prefix").unwrap_or_default();
         let wanted: Vec<Value> = if wanted.is_tuple() { wanted.try_iter()?.collect() } else { vec![wanted] };
         for one in wanted {
-            let one = one.as_str().ok_or_else(|| failed(format!("{method} wants a str or a tuple of str")))?;
+            let one =
+                one.as_str().ok_or_else(|| failed(format!("{method} wants a str or a tuple of str")))?;
             if if method == "startswith" { part.starts_with(one) } else { part.ends_with(one) } {
                 return Ok(Value::from(true));
             }
@@ -196,7 +197,8 @@ fn title(state: &State<'_, '_>, text: &str) -> Result<Value, Error> {
 
 fn split(state: &State<'_, '_>, text: &str, given: &Arguments<'_>, from_right: bool) -> Result<Value, Error> {
     let separator = given.text(0, "sep")?.map(not_empty).transpose()?;
-    let limit = given.integer(1, "maxsplit")?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let limit =
+        given.integer(1, "maxsplit")?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
     let parts = texts::split(text, separator.as_deref(), limit, from_right);
     state.consume_fuel(parts.len() as u64)?;
     Ok(parts.into_iter().map(Value::from).collect())

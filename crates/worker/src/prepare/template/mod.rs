@@ -4,8 +4,8 @@
 //! does ends as an error of one request.
 
 mod arguments;
-mod checks;
 mod chat;
+mod checks;
 mod clock;
 mod environment;
 mod error;
@@ -63,8 +63,9 @@ impl ChatTemplate {
         eos_token: Option<String>,
         clock: Clock,
     ) -> Self {
-        let compiled = on_own_stack(|| environment::environment(source, clock))
-            .unwrap_or_else(|error| Err(Unusable::Syntax(format!("there is no thread to compile it: {error}"))));
+        let compiled = on_own_stack(|| environment::environment(source, clock)).unwrap_or_else(|error| {
+            Err(Unusable::Syntax(format!("there is no thread to compile it: {error}")))
+        });
         Self { compiled, bos_token, eos_token }
     }
 
@@ -86,8 +87,10 @@ impl ChatTemplate {
     /// # Errors
     /// The template refuses the conversation, or fails on it.
     pub fn render_chat(&self, chat: &Chat) -> Result<String, TemplateError> {
-        let environment = self.compiled.as_ref().map_err(|problem| TemplateError::Unusable(problem.clone()))?;
-        on_own_stack(|| self.run(environment, chat)).unwrap_or_else(|error| Err(TemplateError::no_thread(&error)))
+        let environment =
+            self.compiled.as_ref().map_err(|problem| TemplateError::Unusable(problem.clone()))?;
+        on_own_stack(|| self.run(environment, chat))
+            .unwrap_or_else(|error| Err(TemplateError::no_thread(&error)))
     }
 
     fn run(&self, environment: &Environment<'static>, chat: &Chat) -> Result<String, TemplateError> {

@@ -35,7 +35,8 @@ fn add(state: &State<'_, '_>, left: Value, right: Value) -> Result<Value, Error>
             (true, true) => Value::from_safe_string(format!("{a}{b}")),
         });
     }
-    if left.kind() == ValueKind::Seq && right.kind() == ValueKind::Seq && left.is_tuple() == right.is_tuple() {
+    if left.kind() == ValueKind::Seq && right.kind() == ValueKind::Seq && left.is_tuple() == right.is_tuple()
+    {
         let len = left.len().unwrap_or_default().saturating_add(right.len().unwrap_or_default());
         state.consume_fuel(len as u64 / 8)?;
         let items: Vec<Value> = left.try_iter()?.chain(right.try_iter()?).collect();
@@ -123,7 +124,8 @@ fn ordered(
     if number(left) && number(right) || left.as_str().is_some() && right.as_str().is_some() {
         return Ok(left.partial_cmp(right));
     }
-    if left.kind() == ValueKind::Seq && right.kind() == ValueKind::Seq && left.is_tuple() == right.is_tuple() {
+    if left.kind() == ValueKind::Seq && right.kind() == ValueKind::Seq && left.is_tuple() == right.is_tuple()
+    {
         check_size(state, left)?;
         check_size(state, right)?;
         return Ok(left.partial_cmp(right));
@@ -259,7 +261,9 @@ fn pay_for_widths(state: &State<'_, '_>, pattern: &str, arguments: &[Value]) -> 
     // A width can be an argument as well: `%*d`, `{:{}}`.
     let given: u64 = arguments
         .iter()
-        .filter_map(|argument| integer(argument).map(|it| u64::try_from(it.unsigned_abs()).unwrap_or(u64::MAX)))
+        .filter_map(|argument| {
+            integer(argument).map(|it| u64::try_from(it.unsigned_abs()).unwrap_or(u64::MAX))
+        })
         .fold(0, u64::saturating_add);
     let nested = pattern.contains('*') || pattern.contains(":{") || pattern.contains("{}}");
     let bytes = written.saturating_add(if nested { given } else { 0 });

@@ -68,7 +68,9 @@ fn edits_of(source: &str, tag: &Tag) -> Result<Vec<Edit>, Unusable> {
 fn apply(source: &str, edits: Vec<Edit>) -> String {
     let mut edits: Vec<(usize, Edit)> = edits.into_iter().enumerate().collect();
     // At one place what closes comes first; of what opens there, the outermost, which was found last.
-    edits.sort_by_key(|(made, edit)| (edit.at, edit.opens, if edit.opens { Reverse(*made) } else { Reverse(usize::MAX - made) }));
+    edits.sort_by_key(|(made, edit)| {
+        (edit.at, edit.opens, if edit.opens { Reverse(*made) } else { Reverse(usize::MAX - made) })
+    });
     let mut text = String::with_capacity(source.len() + edits.len() * 16);
     let mut done = 0;
     for (_, edit) in edits {
@@ -115,7 +117,16 @@ mod tests {
 
     #[test]
     fn what_is_no_expression_is_an_error() {
-        for source in ["{{ }}", "{{ a b }}", "{{ a ~ }}", "{{ (a }}", "{% if %}", "{% set x = %}", "{{ a | }}", "{{ f(a b) }}"] {
+        for source in [
+            "{{ }}",
+            "{{ a b }}",
+            "{{ a ~ }}",
+            "{{ (a }}",
+            "{% if %}",
+            "{% set x = %}",
+            "{{ a | }}",
+            "{{ f(a b) }}",
+        ] {
             assert!(rewritten(source).is_err(), "{source}");
         }
     }

@@ -235,7 +235,10 @@ mod tests {
 
     #[test]
     fn comments_and_raw_blocks_have_none() {
-        assert_eq!(words("{# {{ x }} #}{% raw %}{{ y }}{% if %}{%- endraw -%}{{ z }}"), [vec!["raw"], vec!["z"]]);
+        assert_eq!(
+            words("{# {{ x }} #}{% raw %}{{ y }}{% if %}{%- endraw -%}{{ z }}"),
+            [vec!["raw"], vec!["z"]]
+        );
     }
 
     #[test]

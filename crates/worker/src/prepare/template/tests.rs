@@ -46,8 +46,14 @@ fn what_transformers_gives_a_template_is_there() {
         ("{{ messages[1].content | tojson }}", "\"<hi> & 'ho'\""),
         ("{{ messages[0] | tojson(indent=2) }}", "{\n  \"role\": \"system\",\n  \"content\": \"S\"\n}"),
         ("{{ strftime_now('%d %b %Y') }}", "03 Feb 2026"),
-        ("{% for m in messages %}{% generation %}{{ m.role }}{% endgeneration %}{% break %}{% endfor %}", "system"),
-        ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% endfor %}", "user"),
+        (
+            "{% for m in messages %}{% generation %}{{ m.role }}{% endgeneration %}{% break %}{% endfor %}",
+            "system",
+        ),
+        (
+            "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% endfor %}",
+            "user",
+        ),
         ("{% for m in messages %}{{ m.name is defined }}{% endfor %}", "FalseFalse"),
         ("{{ '%s-%d' % ('a', 3) }}{{ none ~ true ~ 1e-7 }}", "a-3NoneTrue1e-07"),
     ] {
@@ -58,7 +64,9 @@ fn what_transformers_gives_a_template_is_there() {
 #[test]
 fn messages_may_carry_more_than_text() {
     let chat = Chat {
-        messages: vec![json!({"role": "assistant", "content": null, "reasoning": "hm", "tool_calls": [{"n": 1.0}]})],
+        messages: vec![
+            json!({"role": "assistant", "content": null, "reasoning": "hm", "tool_calls": [{"n": 1.0}]}),
+        ],
         tools: json!([{"name": "f"}]),
         more: json!({"enable_thinking": false}).as_object().unwrap().clone(),
         ..Chat::default()
@@ -162,7 +170,9 @@ fn whatever_a_template_does_ends_as_an_error() {
     ] {
         hostile.push(format!("{doubled}{use_of_it}"));
         let other = doubled.replace("set x", "set y").replace("[x, x]", "[y, y]");
-        hostile.push(format!("{doubled}{other}{{{{ x == y }}}}{{{{ x in [y] }}}}{{{{ x is eq(y) }}}}{use_of_it}"));
+        hostile.push(format!(
+            "{doubled}{other}{{{{ x == y }}}}{{{{ x in [y] }}}}{{{{ x is eq(y) }}}}{use_of_it}"
+        ));
     }
     for source in hostile {
         let error = render(&source).expect_err(&source);
@@ -179,10 +189,17 @@ fn deep_values_do_not_overflow_the_stack() {
         nest(20)
     );
     assert_eq!(render(&format!("{deep}ok")).unwrap(), "ok");
-    for walk in ["{{ ns.x }}", "{{ ns.x ~ '' }}", "{{ ns.x | tojson }}", "{{ ns.x == [[1]] }}", "{{ [ns.x] | unique | list }}"] {
+    for walk in [
+        "{{ ns.x }}",
+        "{{ ns.x ~ '' }}",
+        "{{ ns.x | tojson }}",
+        "{{ ns.x == [[1]] }}",
+        "{{ [ns.x] | unique | list }}",
+    ] {
         assert!(render(&format!("{deep}{walk}")).is_err(), "{walk}");
     }
-    let chained = "{% set ns = namespace(x=[1]) %}{% for i in range(9999) %}{% set ns.x = ns.x + [1] %}{% endfor %}";
+    let chained =
+        "{% set ns = namespace(x=[1]) %}{% for i in range(9999) %}{% set ns.x = ns.x + [1] %}{% endfor %}";
     assert!(render(&format!("{chained}{{{{ ns.x | length }}}}")).is_err(), "quadratic work has a limit");
     assert!(render("{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}").is_err());
 }

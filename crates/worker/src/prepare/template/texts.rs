@@ -12,7 +12,8 @@ pub(super) fn is_decimal(c: char) -> bool {
 
 /// A digit, raised ones too.
 pub(super) fn is_digit(c: char) -> bool {
-    is_decimal(c) || matches!(c, '\u{b2}' | '\u{b3}' | '\u{b9}' | '\u{2070}' | '\u{2074}'..='\u{2079}' | '\u{2080}'..='\u{2089}' | '\u{2460}'..='\u{2468}')
+    is_decimal(c)
+        || matches!(c, '\u{b2}' | '\u{b3}' | '\u{b9}' | '\u{2070}' | '\u{2074}'..='\u{2079}' | '\u{2080}'..='\u{2089}' | '\u{2460}'..='\u{2468}')
 }
 
 /// Fractions, raised and encircled numbers, numerals of letters and of Chinese.
@@ -87,7 +88,8 @@ pub(super) fn lines(text: &str, keep_ends: bool) -> Vec<String> {
     let mut rest = text;
     while let Some(end) = rest.find(ends) {
         let (line, after) = rest.split_at(end);
-        let ending = if after.starts_with("\r\n") { 2 } else { after.chars().next().map_or(0, char::len_utf8) };
+        let ending =
+            if after.starts_with("\r\n") { 2 } else { after.chars().next().map_or(0, char::len_utf8) };
         let (ending, after) = after.split_at(ending);
         lines.push(if keep_ends { format!("{line}{ending}") } else { line.to_owned() });
         rest = after;

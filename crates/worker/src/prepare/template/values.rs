@@ -49,7 +49,8 @@ fn count(object: &DynObject, depth: usize, left: &mut usize) -> Result<(), Error
         return Err(failed(format!("a value is nested more than {MAX_DEPTH} times")));
     };
     let mut item = |value: &Value| {
-        *left = left.checked_sub(1).ok_or_else(|| failed(format!("a value has more than {MAX_ITEMS} items")))?;
+        *left =
+            left.checked_sub(1).ok_or_else(|| failed(format!("a value has more than {MAX_ITEMS} items")))?;
         value.as_object().map_or(Ok(()), |object| count(object, depth, left))
     };
     match object.repr() {
