@@ -117,7 +117,7 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
         tokenizer_micros: micros(took),
     };
     let settings = Settings {
-        template: chat_template(&artifact)?,
+        template: chat_template(&artifact),
         eos_tokens: artifact.manifest.eos_token_ids.clone(),
         context_length: (model.context_length() as usize).min(model.kv_tokens()),
         vocab_size: model.vocab_size(),
@@ -127,12 +127,15 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
     Ok(Loaded { artifact, model, preparer, info })
 }
 
-fn chat_template(artifact: &Artifact) -> anyhow::Result<Option<ChatTemplate>> {
+/// A template that can't be used fails chats; completions need none.
+fn chat_template(artifact: &Artifact) -> Option<ChatTemplate> {
     let manifest = &artifact.manifest;
-    let text = |token: &Option<String>| token.clone().unwrap_or_default();
-    let Some(source) = manifest.chat_template.clone() else { return Ok(None) };
-    let template = ChatTemplate::new(source, text(&manifest.bos_token), text(&manifest.eos_token));
-    Ok(Some(template.context("the model's chat template")?))
+    let source = manifest.chat_template.as_ref()?;
+    let template = ChatTemplate::new(source, manifest.bos_token.clone(), manifest.eos_token.clone());
+    if let Some(problem) = template.problem() {
+        warn!(%problem, "the model's chat template can't be used; chats with this model will fail");
+    }
+    Some(template)
 }
 
 fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<PromptTokenizer> {

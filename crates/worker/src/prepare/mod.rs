@@ -7,7 +7,7 @@ mod least;
 mod pool;
 #[cfg(test)]
 mod samples;
-mod template;
+pub mod template;
 mod tokens;
 
 use std::sync::Arc;
@@ -101,11 +101,7 @@ impl Preparer {
         let template = self.settings.template.as_ref().ok_or_else(|| {
             invalid("messages", "this model has no chat template; use /v1/completions with a prompt")
         })?;
-        let render = |messages: &[ChatMessage]| {
-            template.render(messages).map_err(|error| {
-                invalid("messages", format!("the model's chat template refuses them: {error}"))
-            })
-        };
+        let render = |messages: &[ChatMessage]| template.render(messages).map_err(|error| error.failure());
         let check = |text: &str| self.tokenizer.check_length(text, self.settings.context_length, "messages");
         let disguised = match &self.control {
             Some(control) => control.disguise(messages).map_err(|_| {
