@@ -57,7 +57,7 @@ pub use disk::Step;
 pub use error::StoreError;
 pub use export::Exported;
 pub use holders::Holder;
-pub use import::ImportOptions;
+pub use import::{ImportOptions, Unservable, check_config};
 pub use index::{ArtifactState, Listed};
 pub use layout::default_store_dir;
 pub use manifest::{

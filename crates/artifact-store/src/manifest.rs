@@ -31,6 +31,9 @@ pub struct Manifest {
     pub bos_token: Option<String>,
     /// Text of the token that ends a sequence; templates call it `eos_token`.
     pub eos_token: Option<String>,
+    /// Texts of further special tokens, by the names that templates have for them: `unk_token`, `pad_token`, …
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub special_tokens: BTreeMap<String, String>,
     /// Every token that ends a generation, ascending.
     pub eos_token_ids: Vec<u32>,
     /// The files, each a blob.

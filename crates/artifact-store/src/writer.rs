@@ -25,8 +25,10 @@ use crate::{
     observer::tell,
 };
 
-/// Stored files never change, and everyone may read them.
+/// Stored files never change, and everyone may read them, unless their source was private.
 const STORED_MODE: u32 = 0o444;
+/// The owner can always read them.
+const OWNER_READS: u32 = 0o400;
 const WRITE_BUFFER: usize = 1 << 20;
 /// A disk writes so much in a tenth of a second or so.
 const SYNC_STRIDE: u64 = 64 << 20;
@@ -40,6 +42,8 @@ pub(crate) struct Writer<'a> {
     pub(crate) reused: RefCell<BTreeSet<Digest>>,
     /// What went to make room.
     pub(crate) evicted: RefCell<Vec<Listed>>,
+    /// Who may read the manifest; see [`Writer::limit_readers`].
+    readers: Cell<u32>,
     _lock: File,
 }
 
@@ -69,6 +73,8 @@ pub struct Imported {
     pub replaced: Option<Digest>,
     /// Artifacts that were removed to keep the store within its limit.
     pub evicted: Vec<Listed>,
+    /// What is odd about the source and does not keep it from being imported.
+    pub warnings: Vec<String>,
 }
 
 impl<'a> Writer<'a> {
@@ -95,12 +101,26 @@ impl<'a> Writer<'a> {
             Err(TryLockError::Error(source)) => return Err(source).context("lock", &path),
         }
         let (announced, reused, evicted) = Default::default();
-        Ok(Self { store, announced, reused, evicted, _lock: lock })
+        Ok(Self { store, announced, reused, evicted, readers: Cell::new(STORED_MODE), _lock: lock })
     }
 
     /// Writes a file under `tmp/`, hashing it on the way, and syncs it.
     pub(crate) fn stage(
         &self,
+        write: impl FnOnce(&mut dyn Write) -> Result<(), StoreError>,
+    ) -> Result<Staged, StoreError> {
+        self.stage_readable_by(STORED_MODE, write)
+    }
+
+    /// The manifest will contain what only these may read (permissions).
+    pub(crate) fn limit_readers(&self, readers: u32) {
+        self.readers.set(readers);
+    }
+
+    /// [`Writer::stage`] for what was made of a file with these read permissions: it gets no others.
+    pub(crate) fn stage_readable_by(
+        &self,
+        readers: u32,
         write: impl FnOnce(&mut dyn Write) -> Result<(), StoreError>,
     ) -> Result<Staged, StoreError> {
         let folder = self.store.layout.tmp();
@@ -112,7 +132,8 @@ impl<'a> Writer<'a> {
         write(&mut writer)?;
         let (buffered, (digest, size)) = writer.finish();
         let file = buffered.into_inner().map_err(io::IntoInnerError::into_error).context("write", &path)?;
-        file.set_permissions(Permissions::from_mode(STORED_MODE)).context("protect", &path)?;
+        let mode = STORED_MODE & readers | OWNER_READS;
+        file.set_permissions(Permissions::from_mode(mode)).context("protect", &path)?;
         let file = file.finish().context("sync", &path)?;
         Ok(Staged { digest, size, temporary: Some(file.into_temp_path()) })
     }
@@ -193,14 +214,26 @@ impl<'a> Writer<'a> {
         // Should we be killed after the manifest is there, a sweep finishes the name.
         self.replace(&layout.waiting_name(name), format!("{digest}\n").as_bytes())?;
         if !already_stored {
-            self.replace(&layout.manifest(digest), &bytes)?;
+            let staged = self.stage_readable_by(self.readers.get(), |out| {
+                out.write_all(&bytes).context("write a manifest to", &layout.artifacts())
+            })?;
+            self.put(staged, &layout.manifest(digest))?;
             *placed = Some(digest);
         }
         store.rename(&layout.waiting_name(name), &layout.reference(name))?;
         self.refresh_index(Some((digest, manifest, now)));
 
         let (size, evicted) = (manifest.size(), self.evicted.take());
-        Ok(Imported { name: name.to_owned(), digest, size, new_bytes, already_stored, replaced, evicted })
+        Ok(Imported {
+            name: name.to_owned(),
+            digest,
+            size,
+            new_bytes,
+            already_stored,
+            replaced,
+            evicted,
+            warnings: Vec::new(),
+        })
     }
 
     /// Brings the index up to date after a change. It is a copy of what the
@@ -240,7 +273,11 @@ impl<'a> Writer<'a> {
 
     /// Writes a small file beside its place and renames it there.
     fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        match self.stage_bytes(bytes)?.temporary {
+        self.put(self.stage_bytes(bytes)?, path)
+    }
+
+    fn put(&self, staged: Staged, path: &Path) -> Result<(), StoreError> {
+        match staged.temporary {
             Some(temporary) => self.store.rename(&temporary, path),
             None => Ok(()),
         }

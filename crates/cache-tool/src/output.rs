@@ -88,7 +88,11 @@ pub(crate) fn print_imported(imported: &Imported, json: bool) -> anyhow::Result<
             "already_stored": imported.already_stored,
             "replaced": imported.replaced.map(|digest| digest.to_string()),
             "evicted": imported.evicted.iter().map(listed_json).collect::<Vec<_>>(),
+            "warnings": imported.warnings,
         }));
+    }
+    for warning in &imported.warnings {
+        eprintln!("warning: {warning}");
     }
     for artifact in &imported.evicted {
         eprintln!("removed {} ({}) to stay within the limit", names(artifact), size(artifact.size));
