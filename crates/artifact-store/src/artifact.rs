@@ -48,7 +48,7 @@ impl Artifact {
         if !exists(&layout.manifest(digest)) {
             return Ok(None);
         }
-        let lease = Lease::take(layout, digest)?;
+        let lease = Lease::take(store, digest)?;
         let Some(manifest) = read_manifest(layout, digest)? else { return Ok(None) };
         Ok(Some(Self { name: name.to_owned(), digest, manifest, store: store.clone(), lease }))
     }

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Store, StoreError, error::IoContext};
+use crate::{Store, StoreError, error::IoContext, private::create_folder};
 
 /// A change on the disk that is about to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +54,8 @@ impl Store {
             return Ok(());
         }
         self.step("make", folder);
-        match fs::create_dir(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(error).context("create", folder)
-            }
-            _ => self.sync_folder_of(folder),
-        }
+        create_folder(folder).context("create", folder)?;
+        self.sync_folder_of(folder)
     }
 
     /// Moves a file within the store, permanently, in place of what is there.

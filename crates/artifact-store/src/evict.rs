@@ -10,6 +10,7 @@ use crate::{
     error::IoContext,
     inventory::Inventory,
     lease::Lease,
+    lock::BlobLock,
     sweep::size_of,
     writer::{Staged, Writer},
 };
@@ -54,7 +55,7 @@ pub(crate) struct Criteria {
 }
 
 impl Candidates {
-    /// `reused` are blobs that must stay although no manifest mentions them yet.
+    /// `reused` are blobs that must stay although no manifest mentions them yet; so must those that a process holds.
     pub(crate) fn take(store: &Store, reused: &BTreeSet<Digest>) -> Result<Self, StoreError> {
         let mut inventory = Inventory::read(store)?;
         let listed = store.list()?;
@@ -81,7 +82,7 @@ impl Candidates {
         for unreadable in &inventory.unreadable {
             unknown(unreadable.digest, &unreadable.mentions);
         }
-        unknown(Digest::of(b""), reused);
+        unknown(Digest::of(b""), &(reused | &store.held_blobs_now()?));
         Ok(Self { listed, all, _leases: leases })
     }
 
@@ -229,11 +230,15 @@ impl Writer<'_> {
                 store.remove_file(&layout.pin(*digest))?;
             }
         }
+        let lock = BlobLock::take(store)?;
+        // Somebody may have begun to hold one since this was decided.
+        used.extend(store.held_blobs(&lock)?);
         for blob in going.iter().flat_map(|candidate| candidate.blobs.keys()) {
             if used.insert(*blob) {
                 store.remove_file(&layout.blob(*blob))?;
             }
         }
+        drop(lock);
         self.refresh_index(None);
         Ok(())
     }

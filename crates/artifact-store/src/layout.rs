@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Digest, StoreError};
+use crate::{Digest, StoreError, disk::folder_of};
 
 /// Longest name, in bytes: with `/` written as three bytes, still a legal file name.
 const MAX_NAME: usize = 200;
@@ -37,8 +37,16 @@ impl Layout {
 
     /// The folders every store has, parents first; the others appear with what
     /// is in them.
-    pub(crate) fn folders(&self) -> [PathBuf; 6] {
-        [self.root.clone(), self.blobs(), self.artifacts(), self.refs(), self.leases(), self.tmp()]
+    pub(crate) fn folders(&self) -> [PathBuf; 7] {
+        let blobs = self.blobs();
+        let parent = folder_of(&blobs).to_owned();
+        [self.root.clone(), parent, blobs, self.artifacts(), self.refs(), self.leases(), self.tmp()]
+    }
+
+    /// All folders that a store may have.
+    pub(crate) fn all_folders(&self) -> impl Iterator<Item = PathBuf> {
+        let others = [self.holds(), self.pins(), self.quarantine(), self.downloads()];
+        self.folders().into_iter().chain(others)
     }
 
     pub(crate) fn index(&self) -> PathBuf {
@@ -81,6 +89,20 @@ impl Layout {
 
     pub(crate) fn lease(&self, digest: Digest) -> PathBuf {
         self.leases().join(digest.to_string())
+    }
+
+    /// See [`crate::lock::BlobLock`].
+    pub(crate) fn blob_lock(&self) -> PathBuf {
+        self.root.join(".blobs.lock")
+    }
+
+    /// See [`crate::BlobHold`].
+    pub(crate) fn holds(&self) -> PathBuf {
+        self.root.join("holds")
+    }
+
+    pub(crate) fn downloads(&self) -> PathBuf {
+        self.root.join("downloads")
     }
 
     pub(crate) fn tmp(&self) -> PathBuf {

@@ -7,10 +7,7 @@ use std::{
     os::unix::fs::MetadataExt,
 };
 
-use crate::{
-    Digest, Store, StoreError,
-    disk::{exists, open_regular},
-};
+use crate::{Digest, Store, StoreError, disk::open_regular, lock::BlobLock};
 
 /// What is wrong with a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +50,8 @@ impl fmt::Display for BlobDefect {
 pub(crate) struct FileId {
     device: u64,
     inode: u64,
+    /// Seconds and nanoseconds: the number may be given to another file later.
+    modified: (i64, i64),
 }
 
 /// A blob that is not what it should be.
@@ -65,7 +64,8 @@ pub(crate) struct Bad {
 
 impl FileId {
     fn of(metadata: &Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino() }
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        Self { device: metadata.dev(), inode: metadata.ino(), modified }
     }
 }
 
@@ -131,26 +131,14 @@ fn open(store: &Store, blob: Digest, size: u64) -> Result<(fs::File, FileId), Ba
 }
 
 /// Moves a blob to `quarantine/`, if it still is the file that was looked at;
-/// `false` if it was mended or removed meanwhile. Waits for no writer: a
-/// rename is enough, and who has the file mapped keeps it.
+/// `false` if it was mended or removed meanwhile. Waits for no writer, only
+/// while one places or removes a blob; who has the file mapped keeps it.
 pub(crate) fn set_aside(store: &Store, blob: Digest, seen: FileId) -> Result<bool, StoreError> {
     store.check_writable()?;
     let (place, aside) = (store.layout.blob(blob), store.layout.quarantined(blob));
-    let is_it = |path| fs::symlink_metadata(path).is_ok_and(|metadata| FileId::of(&metadata) == seen);
-    if !is_it(&place) {
+    let _lock = BlobLock::take(store)?;
+    if !fs::symlink_metadata(&place).is_ok_and(|metadata| FileId::of(&metadata) == seen) {
         return Ok(false);
     }
-    match store.rename(&place, &aside) {
-        Ok(()) if is_it(&aside) => return Ok(true),
-        Ok(()) => {}
-        Err(_) if !exists(&place) => return Ok(false),
-        Err(error) => return Err(error),
-    }
-    // An import mended it between the look and the move: back with the good one.
-    if exists(&place) {
-        store.remove_file(&aside)?;
-    } else {
-        store.rename(&aside, &place)?;
-    }
-    Ok(false)
+    store.rename(&place, &aside).map(|()| true)
 }

@@ -3,13 +3,16 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use crate::{
     Artifact, Digest, StoreError,
-    disk::{Step, StepHook, exists, read_regular},
+    disk::{Step, StepHook, exists, folder_of, read_regular},
     error::IoContext,
     layout::{Layout, check_name, name_of_file},
+    lock::DEFAULT_PATIENCE,
+    private::{create_folder, tighten_store},
 };
 
 /// Fewest digits by which an artifact can be named.
@@ -23,17 +26,25 @@ pub struct Store {
     pub(crate) layout: Layout,
     /// Bytes; see [`Store::with_max_size`].
     pub(crate) max_size: u64,
+    /// See [`Store::with_lock_timeout`].
+    pub(crate) lock_patience: Duration,
     pub(crate) step_hook: StepHook,
     read_only: bool,
 }
 
 impl Store {
-    /// Opens the store in `dir`, creating its folders where they are missing.
+    /// Opens the store in `dir`, creating its folders where they are missing. They are their owner's alone, and become
+    /// so where they are ours and were not.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, StoreError> {
         let layout = Layout::new(dir.as_ref());
-        for folder in layout.folders() {
-            fs::create_dir_all(&folder).context("create", &folder)?;
+        let parent = folder_of(layout.root());
+        if !parent.as_os_str().is_empty() {
+            fs::create_dir_all(parent).context("create", parent)?;
         }
+        for folder in layout.folders() {
+            create_folder(&folder).context("create", &folder)?;
+        }
+        tighten_store(&layout)?;
         Ok(Self::new(layout, false))
     }
 
@@ -43,6 +54,7 @@ impl Store {
         if !layout.artifacts().is_dir() {
             return Err(StoreError::NoStore(dir.as_ref().to_owned()));
         }
+        tighten_store(&layout)?;
         Ok(Self::new(layout, true))
     }
 
@@ -51,6 +63,13 @@ impl Store {
     #[must_use]
     pub fn with_max_size(self, bytes: u64) -> Self {
         Self { max_size: bytes, ..self }
+    }
+
+    /// With another limit than 30 seconds on waiting for a process that holds a lock and does not show that it works.
+    /// Then [`StoreError::Locked`] says which one it is.
+    #[must_use]
+    pub fn with_lock_timeout(self, timeout: Duration) -> Self {
+        Self { lock_patience: timeout, ..self }
     }
 
     /// With a hook that is called before every change on the disk. It is how
@@ -139,7 +158,8 @@ impl Store {
     }
 
     fn new(layout: Layout, read_only: bool) -> Self {
-        Self { layout, max_size: DEFAULT_MAX_SIZE, step_hook: StepHook::default(), read_only }
+        let (max_size, lock_patience, step_hook) = (DEFAULT_MAX_SIZE, DEFAULT_PATIENCE, StepHook::default());
+        Self { layout, max_size, lock_patience, step_hook, read_only }
     }
 
     fn unknown(&self, name: &str) -> Result<StoreError, StoreError> {

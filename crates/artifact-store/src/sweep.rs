@@ -16,6 +16,7 @@ use crate::{
     disk::{exists, read_regular},
     inventory::Inventory,
     layout::{name_in_waiting, name_of_file},
+    lock::BlobLock,
     store::{file_names, paths_in},
     writer::Writer,
 };
@@ -98,6 +99,7 @@ pub(crate) fn plan(store: &Store) -> Result<Vec<RepairAction>, StoreError> {
     {
         let mut needed: BTreeSet<Digest> = inventory.used().into_keys().collect();
         needed.extend(inventory.mentioned());
+        needed.extend(store.held_blobs_now()?);
         actions.extend(unneeded_blobs(store, &needed)?);
     }
     Ok(actions)
@@ -178,14 +180,31 @@ impl Writer<'_> {
                 return store.rename(&layout.waiting_name(name), &layout.reference(name));
             }
             RepairAction::RestoreBlob { blob } => {
+                let _lock = BlobLock::take(store)?;
+                if exists(&layout.blob(*blob)) {
+                    return Ok(());
+                }
                 return store.rename(&layout.quarantined(*blob), &layout.blob(*blob));
             }
             RepairAction::RebuildIndex => return self.rebuild_index(),
             RepairAction::RemoveTemporary { path, .. } => return store.remove_all(path),
             RepairAction::DropName { name } => store.remove_file(&layout.reference(name)),
             RepairAction::DropPin { digest } => store.remove_file(&layout.pin(*digest)),
-            RepairAction::RemoveOrphan { blob, .. } => store.remove_file(&layout.blob(*blob)),
-            RepairAction::DropQuarantined { blob, .. } => store.remove_file(&layout.quarantined(*blob)),
+            RepairAction::RemoveOrphan { blob, .. } => {
+                let lock = BlobLock::take(store)?;
+                if store.held_blobs(&lock)?.contains(blob) {
+                    return Ok(());
+                }
+                store.remove_file(&layout.blob(*blob))
+            }
+            RepairAction::DropQuarantined { blob, .. } => {
+                let _lock = BlobLock::take(store)?;
+                // A verification may have set aside what was in its place.
+                if !exists(&layout.blob(*blob)) && Inventory::read(store)?.used().contains_key(blob) {
+                    return Ok(());
+                }
+                store.remove_file(&layout.quarantined(*blob))
+            }
         };
         removed.map(drop)
     }

@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
-    fs::{File, OpenOptions, Permissions, TryLockError},
+    fs::{File, Permissions},
     io::{self, BufWriter, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -22,7 +22,9 @@ use crate::{
     index::Index,
     inventory::Inventory,
     lease::Lease,
+    lock::{BlobLock, LockKind, SignOfLife, try_lock, wait},
     observer::tell,
+    private::open_lock,
 };
 
 /// Stored files never change, and everyone may read them, unless their source was private.
@@ -44,6 +46,7 @@ pub(crate) struct Writer<'a> {
     pub(crate) evicted: RefCell<Vec<Listed>>,
     /// Who may read the manifest; see [`Writer::limit_readers`].
     readers: Cell<u32>,
+    _sign_of_life: SignOfLife,
     _lock: File,
 }
 
@@ -90,18 +93,15 @@ impl<'a> Writer<'a> {
     pub(crate) fn lock(store: &'a Store, observer: &mut Observer<'_>) -> Result<Self, StoreError> {
         store.check_writable()?;
         let path = store.layout.lock();
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let lock = options.context("open", &path)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                tell(observer, ImportEvent::WaitingForWriter)?;
-                lock.lock().context("lock", &path)?;
-            }
-            Err(TryLockError::Error(source)) => return Err(source).context("lock", &path),
+        let lock = open_lock(&path).context("open", &path)?;
+        if !try_lock(&lock, &path, LockKind::Exclusive)? {
+            tell(observer, ImportEvent::WaitingForWriter)?;
+            wait(&lock, &path, LockKind::Exclusive, store.lock_patience)?;
         }
+        let sign_of_life = SignOfLife::start(&path)?;
         let (announced, reused, evicted) = Default::default();
-        Ok(Self { store, announced, reused, evicted, readers: Cell::new(STORED_MODE), _lock: lock })
+        let readers = Cell::new(STORED_MODE);
+        Ok(Self { store, announced, reused, evicted, readers, _sign_of_life: sign_of_life, _lock: lock })
     }
 
     /// Writes a file under `tmp/`, hashing it on the way, and syncs it.
@@ -210,7 +210,7 @@ impl<'a> Writer<'a> {
         let replaced = store.read_ref(name).ok().flatten().filter(|old| *old != digest);
 
         let now = SystemTime::now();
-        Lease::take(layout, digest)?.touch(now, &layout.lease(digest))?;
+        Lease::take(store, digest)?.touch(now, &layout.lease(digest))?;
         // Should we be killed after the manifest is there, a sweep finishes the name.
         self.replace(&layout.waiting_name(name), format!("{digest}\n").as_bytes())?;
         if !already_stored {
@@ -263,6 +263,8 @@ impl<'a> Writer<'a> {
         if self.has_blob(staged.digest, staged.size) {
             return Ok(0);
         }
+        // A verification must not set aside what is just being placed.
+        let _lock = BlobLock::take(self.store)?;
         self.store.rename(&temporary, &self.store.layout.blob(staged.digest))?;
         let bad = self.store.layout.quarantined(staged.digest);
         if exists(&bad) {
