@@ -67,6 +67,19 @@ pub enum StoreError {
     )]
     BadName(String),
 
+    /// There is a name that is the same but for upper and lower case.
+    #[error(
+        "`{}` differs from the stored name `{existing}` only in upper and lower case, which some file systems take for \
+         the same: use that name, another one, or `cache-tool remove {existing}` first",
+        quoted(name)
+    )]
+    SimilarName {
+        /// What was asked for.
+        name: String,
+        /// The name there is.
+        existing: String,
+    },
+
     /// A stored file is not what the store says it is.
     #[error(
         "{} is damaged: {}; it is not used. Import the model again, which replaces it",
@@ -245,4 +258,96 @@ fn known_names(names: &[String]) -> String {
 fn by_whom(holders: &[Holder]) -> String {
     let holders: Vec<String> = holders.iter().map(Holder::to_string).collect();
     if holders.is_empty() { String::new() } else { format!(" by {}", holders.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    /// What a hostile file or client may put into a message.
+    const FOREIGN: &str = "x\n2026 ERROR forged\u{1b}[2J\u{202e}";
+
+    /// One of each.
+    fn every_error() -> Vec<StoreError> {
+        let (path, text) = (PathBuf::from(FOREIGN), FOREIGN.to_owned());
+        let holders = vec![Holder { pid: 7, program: Some(text.clone()) }];
+        let digest = Digest::of(b"x");
+        let all = vec![
+            StoreError::NoCacheDir,
+            StoreError::NoStore(path.clone()),
+            StoreError::Io {
+                action: "open",
+                path: path.clone(),
+                source: io::Error::other("the disk is on fire"),
+            },
+            StoreError::UnknownArtifact { name: text.clone(), store: path.clone(), known: vec![] },
+            StoreError::AmbiguousDigest { prefix: text.clone(), count: 2 },
+            StoreError::BadName(text.clone()),
+            StoreError::SimilarName { name: text.clone(), existing: "y".to_owned() },
+            StoreError::Damaged { path: path.clone(), reason: text.clone() },
+            StoreError::Quarantined { artifact: text.clone(), file: text.clone(), path: path.clone() },
+            StoreError::NewerFormat { path: path.clone(), format: 9, readable: 1 },
+            StoreError::MissingFile { digest, what: "tokenizer" },
+            StoreError::BadSource { path: path.clone(), reason: text.clone() },
+            StoreError::NoSpace { path: path.clone(), needed: 2, available: 1 },
+            StoreError::OverLimit { path: path.clone(), needed: 2, limit: 1, held: 0 },
+            StoreError::InUse { artifact: text.clone(), holders: holders.clone() },
+            StoreError::Pinned { artifact: text },
+            StoreError::Locked { path: path.clone(), holders, seconds: 30 },
+            StoreError::ExportTarget(path.clone()),
+            StoreError::Cancelled,
+            StoreError::ReadOnly(path),
+        ];
+        // A new variant does not compile here until it is above.
+        for error in &all {
+            match error {
+                StoreError::NoCacheDir
+                | StoreError::NoStore(_)
+                | StoreError::Io { .. }
+                | StoreError::UnknownArtifact { .. }
+                | StoreError::AmbiguousDigest { .. }
+                | StoreError::BadName(_)
+                | StoreError::SimilarName { .. }
+                | StoreError::Damaged { .. }
+                | StoreError::Quarantined { .. }
+                | StoreError::NewerFormat { .. }
+                | StoreError::MissingFile { .. }
+                | StoreError::BadSource { .. }
+                | StoreError::NoSpace { .. }
+                | StoreError::OverLimit { .. }
+                | StoreError::InUse { .. }
+                | StoreError::Pinned { .. }
+                | StoreError::Locked { .. }
+                | StoreError::ExportTarget(_)
+                | StoreError::Cancelled
+                | StoreError::ReadOnly(_) => {}
+            }
+        }
+        let kinds: std::collections::HashSet<_> = all.iter().map(std::mem::discriminant).collect();
+        assert_eq!(kinds.len(), all.len(), "one is there twice, and another one may be missing");
+        all
+    }
+
+    #[test]
+    fn no_error_says_its_cause_twice() {
+        for error in every_error() {
+            let all = with_causes(&error);
+            if let Some(cause) = error.source() {
+                assert!(!error.to_string().contains(&cause.to_string()), "{error}");
+                assert_eq!(all.matches(&cause.to_string()).count(), 1, "{all}");
+            } else {
+                assert_eq!(all, error.to_string());
+            }
+        }
+    }
+
+    #[test]
+    fn no_error_prints_what_others_wrote_as_it_is() {
+        for error in every_error() {
+            let text = with_causes(&error);
+            assert!(!text.chars().any(char::is_control) && !text.contains('\u{202e}'), "{text:?}");
+        }
+    }
 }

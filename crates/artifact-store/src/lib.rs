@@ -15,8 +15,9 @@
 //!
 //! An artifact exists from the moment its manifest has its place until the
 //! moment it is removed. Importing writes under `tmp/`, syncs, and renames:
-//! blobs first, then the manifest, then the name. Removing takes the manifest
-//! first, then names and blobs. So whatever a reader can find is complete, and
+//! blobs first, then the manifest, then the name; only then artifacts go that
+//! have to make room for it. Removing takes the manifest first, then names and
+//! blobs. So whatever a reader can find is complete, and
 //! what a crash leaves behind is found by nobody, and finished or undone by
 //! the next writer.
 //!
@@ -29,6 +30,7 @@ mod early_sync;
 mod error;
 mod evict;
 mod export;
+mod fsync;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gguf;
@@ -50,6 +52,7 @@ pub mod python_json;
 mod quarantine;
 mod remove;
 mod repair;
+mod room;
 mod store;
 mod sweep;
 mod usage;

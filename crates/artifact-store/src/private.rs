@@ -6,7 +6,7 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
@@ -15,7 +15,6 @@ use rustix::{
 };
 
 use crate::{
-    StoreError,
     disk::{exists, folder_of, open_regular},
     layout::Layout,
     store::paths_in,
@@ -30,7 +29,7 @@ const OTHERS: u32 = 0o077;
 pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
         Ok(()) => give_to_owner_of(folder_of(folder), &File::open(folder)?),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
+        Err(_) if folder.is_dir() => {}
         Err(error) => return Err(error),
     }
     Ok(())
@@ -52,25 +51,30 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Takes from others, where it is ours, what a store of an earlier version allowed them.
-pub(crate) fn tighten_store(layout: &Layout) -> Result<(), StoreError> {
-    // Before the folders: until they are closed, somebody may add to them.
-    let had_open_leases = is_open(&layout.leases());
-    for folder in layout.all_folders() {
-        if let Ok(opened) = File::open(&folder)
-            && opened.metadata().is_ok_and(|metadata| metadata.is_dir())
-        {
+/// Takes from others, where it is ours, what a store of an earlier version allowed them. Where that can't be done, the
+/// store is used as it is.
+pub(crate) fn tighten_store(layout: &Layout) {
+    // What is in these was made by the same version.
+    let within = |folder: PathBuf| if is_open(&folder) { paths_in(&folder) } else { Ok(Vec::new()) };
+    let (leases, shards) = (within(layout.leases()), within(layout.blobs()));
+    let (leases, shards) = (leases.unwrap_or_default(), shards.unwrap_or_default());
+    let is_folder = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+    let mut folders: Vec<PathBuf> = layout.all_folders().chain(shards).filter(is_folder).collect();
+    // Somebody may have named a folder that is for other things too.
+    if paths_in(layout.root()).is_ok_and(|paths| paths.iter().all(|path| layout.is_ours(path))) {
+        folders.push(layout.root().to_owned());
+    }
+    for folder in folders {
+        if let Ok(opened) = File::open(&folder) {
             tighten(&opened, FOLDER_MODE);
         }
     }
-    let leases = if had_open_leases { paths_in(&layout.leases())? } else { Vec::new() };
-    for lock in leases.into_iter().chain([layout.lock()]) {
-        // Most often it is not there, or not ours.
+    for lock in leases.into_iter().chain([layout.lock(), layout.blob_lock()]) {
+        // Most often it is not there.
         if let Ok(file) = open_regular(&lock) {
             tighten(&file, LOCK_MODE);
         }
     }
-    Ok(())
 }
 
 /// Only the owner may do this; where the file system refuses, as a read-only one does, it stays as it is.

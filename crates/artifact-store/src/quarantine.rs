@@ -7,7 +7,11 @@ use std::{
     os::unix::fs::MetadataExt,
 };
 
-use crate::{Digest, Store, StoreError, disk::open_regular, lock::BlobLock};
+use crate::{
+    Digest, Store, StoreError,
+    disk::{exists, open_regular},
+    lock::BlobLock,
+};
 
 /// What is wrong with a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,8 +141,19 @@ pub(crate) fn set_aside(store: &Store, blob: Digest, seen: FileId) -> Result<boo
     store.check_writable()?;
     let (place, aside) = (store.layout.blob(blob), store.layout.quarantined(blob));
     let _lock = BlobLock::take(store)?;
-    if !fs::symlink_metadata(&place).is_ok_and(|metadata| FileId::of(&metadata) == seen) {
+    let is_it = |path| fs::symlink_metadata(path).is_ok_and(|metadata| FileId::of(&metadata) == seen);
+    if !is_it(&place) {
         return Ok(false);
     }
-    store.rename(&place, &aside).map(|()| true)
+    store.rename(&place, &aside)?;
+    if is_it(&aside) {
+        return Ok(true);
+    }
+    // Another program replaced it between the look and the move: back with the good one.
+    if exists(&place) {
+        store.remove_file(&aside)?;
+    } else {
+        store.rename(&aside, &place)?;
+    }
+    Ok(false)
 }

@@ -44,7 +44,7 @@ impl Store {
         for folder in layout.folders() {
             create_folder(&folder).context("create", &folder)?;
         }
-        tighten_store(&layout)?;
+        tighten_store(&layout);
         Ok(Self::new(layout, false))
     }
 
@@ -54,7 +54,7 @@ impl Store {
         if !layout.artifacts().is_dir() {
             return Err(StoreError::NoStore(dir.as_ref().to_owned()));
         }
-        tighten_store(&layout)?;
+        tighten_store(&layout);
         Ok(Self::new(layout, true))
     }
 
@@ -139,6 +139,21 @@ impl Store {
 
     pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
         if self.read_only { Err(StoreError::ReadOnly(self.dir().to_owned())) } else { Ok(()) }
+    }
+
+    /// An error if another name differs from this one only in case: on a file system that takes both for the same, one
+    /// would replace the other, and a copy of the store would lose one.
+    pub(crate) fn check_case(&self, name: &str) -> Result<(), StoreError> {
+        let stored = file_names(&self.layout.refs())?;
+        let mut stored: Vec<String> = stored.iter().map(|file_name| name_of_file(file_name)).collect();
+        stored.sort();
+        let existing = stored.iter().find(|existing| existing.eq_ignore_ascii_case(name));
+        match existing.filter(|_| !stored.iter().any(|existing| existing == name)) {
+            Some(existing) if check_name(existing).is_ok() => {
+                Err(StoreError::SimilarName { name: name.to_owned(), existing: existing.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What `name` stands for; `None` if it is no name of this store.

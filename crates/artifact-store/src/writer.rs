@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs::{File, Permissions},
     io::{self, BufWriter, Write},
     os::unix::fs::PermissionsExt,
@@ -20,11 +20,12 @@ use crate::{
     early_sync::EarlySync,
     error::IoContext,
     index::Index,
-    inventory::Inventory,
     lease::Lease,
     lock::{BlobLock, LockKind, SignOfLife, try_lock, wait},
     observer::tell,
     private::open_lock,
+    room::Room,
+    sweep::{size_of, stored_blobs},
 };
 
 /// Stored files never change, and everyone may read them, unless their source was private.
@@ -42,8 +43,6 @@ pub(crate) struct Writer<'a> {
     pub(crate) announced: Cell<u64>,
     /// Stored blobs that what is being imported uses.
     pub(crate) reused: RefCell<BTreeSet<Digest>>,
-    /// What went to make room.
-    pub(crate) evicted: RefCell<Vec<Listed>>,
     /// Who may read the manifest; see [`Writer::limit_readers`].
     readers: Cell<u32>,
     _sign_of_life: SignOfLife,
@@ -59,6 +58,16 @@ pub(crate) struct Staged {
     pub(crate) temporary: Option<TempPath>,
 }
 
+/// What is being committed.
+struct NewArtifact<'a> {
+    digest: Digest,
+    /// Of the manifest.
+    bytes: Vec<u8>,
+    name: &'a str,
+    /// What the name stands for now; `None` if that can't be read.
+    before: Option<Option<Digest>>,
+}
+
 /// What an import did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Imported {
@@ -72,7 +81,7 @@ pub struct Imported {
     pub new_bytes: u64,
     /// The very same artifact was stored already.
     pub already_stored: bool,
-    /// What the name stood for until now, if that was something else.
+    /// What the name stood for until now, if that was something else and is still stored.
     pub replaced: Option<Digest>,
     /// Artifacts that were removed to keep the store within its limit.
     pub evicted: Vec<Listed>,
@@ -99,9 +108,9 @@ impl<'a> Writer<'a> {
             wait(&lock, &path, LockKind::Exclusive, store.lock_patience)?;
         }
         let sign_of_life = SignOfLife::start(&path)?;
-        let (announced, reused, evicted) = Default::default();
+        let (announced, reused) = Default::default();
         let readers = Cell::new(STORED_MODE);
-        Ok(Self { store, announced, reused, evicted, readers, _sign_of_life: sign_of_life, _lock: lock })
+        Ok(Self { store, announced, reused, readers, _sign_of_life: sign_of_life, _lock: lock })
     }
 
     /// Writes a file under `tmp/`, hashing it on the way, and syncs it.
@@ -160,72 +169,42 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Distinct blobs that the stored artifacts use, with their sizes.
-    pub(crate) fn used_blobs(&self) -> Result<BTreeMap<Digest, u64>, StoreError> {
-        Ok(Inventory::read(self.store)?.used())
+    /// Sizes of the blobs that the store has.
+    pub(crate) fn stored_sizes(&self) -> Result<BTreeSet<u64>, StoreError> {
+        Ok(stored_blobs(self.store)?.iter().map(|(_, path)| size_of(path)).collect())
     }
 
-    /// Makes an artifact permanent: blobs, manifest, name, in this order. On
-    /// any error the store has what it had before.
+    /// Makes an artifact permanent: blobs, manifest, name, in this order; then what had to make room goes. On any error
+    /// the store has what it had before.
     pub(crate) fn commit(
         &self,
         manifest: &Manifest,
         files: Vec<Staged>,
         name: &str,
     ) -> Result<Imported, StoreError> {
-        let mut placed = None;
-        let committed = self.commit_steps(manifest, files, name, &mut placed);
-        if committed.is_err() {
-            // The first error is the one to report; the next writer sweeps again.
-            let _ = self.store.remove_file(&self.store.layout.waiting_name(name));
-            if let Some(digest) = placed {
-                let _ = self.store.remove_file(&self.store.layout.manifest(digest));
-            }
-            let _ = self.sweep();
-        }
-        committed
-    }
-
-    /// `placed` is the artifact, once its manifest is new in its place.
-    fn commit_steps(
-        &self,
-        manifest: &Manifest,
-        files: Vec<Staged>,
-        name: &str,
-        placed: &mut Option<Digest>,
-    ) -> Result<Imported, StoreError> {
-        let (store, layout) = (self.store, &self.store.layout);
-        self.check_staged(&files)?;
-        let mut new_bytes = 0;
-        for file in files {
-            new_bytes += self.place_blob(file)?;
-        }
-
-        let bytes = manifest
-            .canonical_bytes()
-            .map_err(io::Error::from)
-            .context("write a manifest to", &layout.artifacts())?;
+        let artifacts = self.store.layout.artifacts();
+        let bytes =
+            manifest.canonical_bytes().map_err(io::Error::from).context("write a manifest to", &artifacts)?;
         let digest = Digest::of(&bytes);
-        let already_stored = matches!(read_manifest(layout, digest), Ok(Some(_)));
-        let replaced = store.read_ref(name).ok().flatten().filter(|old| *old != digest);
+        let new = NewArtifact { digest, bytes, name, before: self.store.read_ref(name).ok() };
+        let already_stored = matches!(read_manifest(&self.store.layout, digest), Ok(Some(_)));
+        // This can take long. From here on, those who want to use what has to go wait.
+        let files = files.into_iter().map(|file| self.without_copy(file)).collect();
+        let room = self.plan_room(digest, manifest)?;
+        let new_bytes = self.publish(&new, files, already_stored, &room).inspect_err(|_| {
+            // The first error is the one to report; the next writer sweeps again.
+            let _ = self.unpublish(&new, already_stored);
+            let _ = self.sweep();
+        })?;
 
-        let now = SystemTime::now();
-        Lease::take(store, digest)?.touch(now, &layout.lease(digest))?;
-        // Should we be killed after the manifest is there, a sweep finishes the name.
-        self.replace(&layout.waiting_name(name), format!("{digest}\n").as_bytes())?;
-        if !already_stored {
-            let staged = self.stage_readable_by(self.readers.get(), |out| {
-                out.write_all(&bytes).context("write a manifest to", &layout.artifacts())
-            })?;
-            self.put(staged, &layout.manifest(digest))?;
-            *placed = Some(digest);
-        }
-        store.rename(&layout.waiting_name(name), &layout.reference(name))?;
-        self.refresh_index(Some((digest, manifest, now)));
-
-        let (size, evicted) = (manifest.size(), self.evicted.take());
+        // It is there. What comes now is finished by the next writer, if need be.
+        let evicted = self.make_room(digest, room);
+        self.refresh_index(Some((digest, manifest, SystemTime::now())));
+        let is_stored = |old: &Digest| *old != digest && exists(&self.store.layout.manifest(*old));
+        let replaced = new.before.flatten().filter(is_stored);
+        let (name, size) = (name.to_owned(), manifest.size());
         Ok(Imported {
-            name: name.to_owned(),
+            name,
             digest,
             size,
             new_bytes,
@@ -234,6 +213,53 @@ impl<'a> Writer<'a> {
             evicted,
             warnings: Vec::new(),
         })
+    }
+
+    /// Everything up to the name; returns the bytes that it added.
+    fn publish(
+        &self,
+        new: &NewArtifact<'_>,
+        files: Vec<Staged>,
+        already_stored: bool,
+        room: &Room,
+    ) -> Result<u64, StoreError> {
+        let (store, layout) = (self.store, &self.store.layout);
+        let mut new_bytes = 0;
+        for file in files {
+            new_bytes += self.place_blob(file)?;
+        }
+        Lease::take(store, new.digest)?.touch(SystemTime::now(), &layout.lease(new.digest))?;
+        // Should we be killed after the manifest is there, a sweep finishes the name and the evictions.
+        if !room.doomed.is_empty() {
+            let lines: String = room.doomed.iter().map(|digest| format!("{digest}\n")).collect();
+            self.replace(&layout.waiting_evictions(new.digest), lines.as_bytes())?;
+        }
+        self.replace(&layout.waiting_name(new.name), format!("{}\n", new.digest).as_bytes())?;
+        if !already_stored {
+            let staged = self.stage_readable_by(self.readers.get(), |out| {
+                out.write_all(&new.bytes).context("write a manifest to", &layout.artifacts())
+            })?;
+            self.put(staged, &layout.manifest(new.digest))?;
+        }
+        store.rename(&layout.waiting_name(new.name), &layout.reference(new.name))?;
+        Ok(new_bytes)
+    }
+
+    /// Takes back what [`Writer::publish`] has done, but for blobs, which the sweep finds.
+    fn unpublish(&self, new: &NewArtifact<'_>, already_stored: bool) -> Result<(), StoreError> {
+        let (store, layout) = (self.store, &self.store.layout);
+        match new.before {
+            Some(Some(old)) if store.read_ref(new.name).ok() != Some(Some(old)) => {
+                self.replace(&layout.reference(new.name), format!("{old}\n").as_bytes())?;
+            }
+            Some(None) => store.remove_file_if_there(&layout.reference(new.name))?,
+            _ => {}
+        }
+        if !already_stored {
+            store.remove_file_if_there(&layout.manifest(new.digest))?;
+        }
+        store.remove_file_if_there(&layout.waiting_name(new.name))?;
+        store.remove_file_if_there(&layout.waiting_evictions(new.digest))
     }
 
     /// Brings the index up to date after a change. It is a copy of what the
@@ -257,12 +283,15 @@ impl<'a> Writer<'a> {
         self.replace(&self.store.layout.index(), &bytes)
     }
 
+    /// What is staged and stored already needs no second copy.
+    fn without_copy(&self, staged: Staged) -> Staged {
+        let is_stored = staged.temporary.is_some() && self.has_blob(staged.digest, staged.size);
+        Staged { temporary: staged.temporary.filter(|_| !is_stored), ..staged }
+    }
+
     /// Moves a staged file to its blob; returns the bytes that this added.
     fn place_blob(&self, staged: Staged) -> Result<u64, StoreError> {
         let Some(temporary) = staged.temporary else { return Ok(0) };
-        if self.has_blob(staged.digest, staged.size) {
-            return Ok(0);
-        }
         // A verification must not set aside what is just being placed.
         let _lock = BlobLock::take(self.store)?;
         self.store.rename(&temporary, &self.store.layout.blob(staged.digest))?;

@@ -13,7 +13,7 @@ const LIMIT_VARIABLE: &str = "KR_CACHE_MAX_SIZE";
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Store")]
 pub(crate) struct Place {
-    /// Folder of the store [default: $KR_CACHE_DIR, or kr-serve in the platform's cache folder]
+    /// Folder of the store [default: $KR_CACHE_DIR, or kr-serve in the user's cache folder (macOS: Application Support)]
     #[arg(long, global = true, value_name = "DIR")]
     store: Option<PathBuf>,
     /// Size to keep the store to, such as 50GiB [default: $KR_CACHE_MAX_SIZE, or that of --config, or 100GiB]

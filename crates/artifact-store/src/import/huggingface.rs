@@ -91,20 +91,7 @@ fn stage_files(
         .zip(plans)
         .map(|(shard, plan)| (FileRole::Weights, shard.name.clone(), plan));
     let sources: Vec<_> = weights.chain(others.into_iter().map(|(role, name)| (role, name, None))).collect();
-    let known: BTreeMap<Digest, u64> = writer.used_blobs().unwrap_or_default();
-    let (mut planned, mut surely_new) = (0, 0);
-    for (_, name, plan) in &sources {
-        let len = match plan {
-            Some(plan) => plan.len(),
-            None => folder.root.open_file(name)?.len(),
-        };
-        planned += len;
-        if plan.is_some() || !known.values().any(|&other| other == len) {
-            surely_new += len;
-        }
-    }
-    tell(observer, ImportEvent::Planned(planned))?;
-    writer.check_possible(surely_new)?;
+    let mut reused = reusable(writer, folder, &sources, observer)?;
 
     let mut files = Vec::new();
     for (role, name, plan) in sources {
@@ -119,7 +106,13 @@ fn stage_files(
                     out.write_all(&json).context("write", source.path())
                 })?
             }
-            None => stage_copy(writer, &source, &known, observer)?,
+            None => match reused.remove(&name) {
+                Some(stored) => {
+                    tell(observer, ImportEvent::Advanced(source.len()))?;
+                    stored
+                }
+                None => stage_copy(writer, &source, observer)?,
+            },
         };
         if role == FileRole::Weights {
             // The header of the bytes that were hashed.
@@ -134,6 +127,42 @@ fn stage_files(
         files.push(staged);
     }
     Ok(files)
+}
+
+/// The files whose bytes the store has already, by name; what is not to be rewritten is read for it. Announces the work,
+/// and refuses what can't fit before anything is written.
+fn reusable(
+    writer: &Writer<'_>,
+    folder: &Folder,
+    sources: &[(FileRole, String, Option<Plan>)],
+    observer: &mut Observer<'_>,
+) -> Result<BTreeMap<String, Staged>, StoreError> {
+    let lens = sources.iter().map(|(_, name, plan)| match plan {
+        Some(plan) => Ok(plan.len()),
+        None => folder.root.open_file(name).map(|source| source.len()),
+    });
+    let lens = lens.collect::<Result<Vec<_>, _>>()?;
+    tell(observer, ImportEvent::Planned(lens.iter().sum()))?;
+    let known = writer.stored_sizes()?;
+    let (mut reused, mut surely_new) = (BTreeMap::new(), 0);
+    for ((_, name, plan), len) in sources.iter().zip(lens) {
+        // Reading twice is worth it only where a blob of this size exists.
+        if known.contains(&len) {
+            // What a rewritten file will be is not known yet; it may be stored.
+            if plan.is_some() {
+                continue;
+            }
+            let source = folder.root.open_file(name)?;
+            let (digest, read) = Digest::of_reader(&mut source.reader()).context("read", source.path())?;
+            if let Some(stored) = writer.stored(digest, read) {
+                reused.insert(name.clone(), stored);
+                continue;
+            }
+        }
+        surely_new += len;
+    }
+    writer.check_possible(surely_new)?;
+    Ok(reused)
 }
 
 /// Says in the configuration what will be quantized, as mlx-community does.
@@ -192,22 +221,12 @@ fn plan(shard: &Shard, quantize: Option<Quantization>) -> Result<Option<Plan>, S
     if changed || !shard.is_aligned() { Plan::new(conversions).map(Some) } else { Ok(None) }
 }
 
-/// Copies a file to `tmp/`, unless the store has the same bytes already.
+/// Copies a file to `tmp/`.
 fn stage_copy(
     writer: &Writer<'_>,
     source: &SourceFile,
-    known: &BTreeMap<Digest, u64>,
     observer: &mut Observer<'_>,
 ) -> Result<Staged, StoreError> {
-    // Reading twice is worth it only where a blob of this size exists.
-    if known.values().any(|&other| other == source.len()) {
-        let (digest, read) = Digest::of_reader(&mut source.reader()).context("read", source.path())?;
-        if let Some(stored) = writer.stored(digest, read) {
-            tell(observer, ImportEvent::Advanced(source.len()))?;
-            return Ok(stored);
-        }
-    }
-    writer.check_space(source.len())?;
     let chunks: Vec<u64> = (0..source.len()).step_by(CHUNK as usize).collect();
     writer.stage_readable_by(source.readers(), |out| {
         let read = |offset: &u64| {

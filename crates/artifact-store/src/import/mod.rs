@@ -117,6 +117,7 @@ impl Store {
         };
         check_name(&name)?;
         let writer = Writer::begin(self, observer)?;
+        self.check_case(&name)?;
         let staging = if is_folder {
             huggingface::stage(&writer, source, options, observer)?
         } else {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use artifact_store::{Problem, RepairAction, RepairReport};
+use artifact_store::{Digest, Problem, RepairAction, RepairReport};
 use serde_json::{Value, json};
 
 use crate::{
@@ -68,6 +68,10 @@ fn describe(action: &RepairAction) -> String {
         RepairAction::FinishName { name, digest } => {
             format!("finish the import of `{name}`, artifact {}", digest.short())
         }
+        RepairAction::FinishEviction { digests } => {
+            let digests: Vec<String> = digests.iter().map(Digest::short).collect();
+            format!("remove what had to make room for an import: {}", digests.join(", "))
+        }
         RepairAction::RemoveTemporary { path, bytes } => {
             format!("remove unfinished work, {}: {}", size(*bytes), path.display())
         }
@@ -102,6 +106,9 @@ fn action_json(action: &RepairAction) -> Value {
     match action {
         RepairAction::FinishName { name, digest } => {
             json!({ "action": "finish-name", "name": name, "digest": digest })
+        }
+        RepairAction::FinishEviction { digests } => {
+            json!({ "action": "finish-eviction", "digests": digests })
         }
         RepairAction::RemoveTemporary { path, bytes } => {
             json!({ "action": "remove-temporary", "path": path, "bytes": bytes })

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, process::ExitCode};
 
-use artifact_store::{Artifact, FailedBlob, Store, Verified, VerifyOptions};
+use artifact_store::{Artifact, FailedBlob, Store, Verified, VerifyOptions, with_causes};
 use serde_json::{Value, json};
 
 use crate::{
@@ -71,7 +71,7 @@ fn resolve(store: &Store, names: &[String]) -> anyhow::Result<(Vec<Artifact>, Ve
         let name = listed.names.first().cloned().unwrap_or_else(|| listed.digest.to_string());
         match store.resolve(&name) {
             Ok(artifact) => artifacts.push(artifact),
-            Err(error) => unreadable.push(Unreadable { name, reason: error.to_string() }),
+            Err(error) => unreadable.push(Unreadable { name, reason: with_causes(&error) }),
         }
     }
     Ok((artifacts, unreadable))
