@@ -82,6 +82,8 @@ pub enum Transform {
     Align,
     /// The factors of the rotary frequencies (a tensor in GGUF) became `rope_scaling`.
     RecoverRopeScaling,
+    /// Tokens that only the tokenizer's settings define became tokens of `tokenizer.json`.
+    AddTokens,
 }
 
 /// MLX's affine quantization: how many bits a weight takes, and how many neighbours share a scale.
@@ -159,6 +161,7 @@ impl fmt::Display for Transform {
             Self::Quantize(quantization) => write!(f, "quantized dense matrices to {quantization}"),
             Self::Align => f.write_str("moved tensors to aligned places"),
             Self::RecoverRopeScaling => f.write_str("turned rotary factors into rope_scaling"),
+            Self::AddTokens => f.write_str("added the tokens that only the tokenizer's settings define"),
         }
     }
 }

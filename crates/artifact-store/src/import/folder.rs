@@ -9,7 +9,7 @@ use super::{
     servable,
     shards::Shards,
     templates::{self, Templates},
-    tokens::TokenFiles,
+    tokens::{Additions, TokenFiles},
     vocabulary::Vocabulary,
 };
 use crate::{
@@ -24,7 +24,7 @@ const MAX_SETTINGS: u64 = 32 << 20;
 /// Largest `tokenizer.json`, in bytes; the largest in use are about 35 MB.
 pub(super) const MAX_TOKENIZER: u64 = 128 << 20;
 pub(super) const CONFIG: &str = "config.json";
-const TOKENIZER: &str = "tokenizer.json";
+pub(super) const TOKENIZER: &str = "tokenizer.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
@@ -48,6 +48,8 @@ const MAX_NAMED: usize = 3;
 pub(super) struct Folder {
     pub(super) root: Root,
     pub(super) config: Value,
+    /// `tokenizer.json` with the tokens that only other files define, if there are any.
+    pub(super) tokenizer: Option<Vec<u8>>,
     pub(super) shards: Shards,
     pub(super) templates: Templates,
     /// Texts of special tokens, by their names.
@@ -68,8 +70,9 @@ impl Folder {
             return Err(bad_config("it has no \"model_type\"".to_owned()));
         }
         servable::check_config(&config).map_err(|reason| bad_config(reason.to_string()))?;
-        let vocabulary = Vocabulary::read(&root.read(TOKENIZER, MAX_TOKENIZER)?)
-            .map_err(|reason| StoreError::bad_source(&path.join(TOKENIZER), reason))?;
+        let bad_tokenizer = |reason: String| StoreError::bad_source(&path.join(TOKENIZER), reason);
+        let tokenizer = root.read(TOKENIZER, MAX_TOKENIZER)?;
+        let mut vocabulary = Vocabulary::read(&tokenizer).map_err(bad_tokenizer)?;
         let mut optional = |name| read_optional_json(&mut root, name);
         let tokenizer_config = optional(TOKENIZER_CONFIG)?;
         let files = TokenFiles {
@@ -82,13 +85,19 @@ impl Folder {
         };
         let special_tokens = files.special_tokens();
         let eos_token_ids = files.end_tokens().map_err(|reason| StoreError::bad_source(path, reason))?;
+        let additions = files.additions();
+        let tokenizer = with_tokens(&tokenizer, &additions).map_err(bad_tokenizer)?;
+        if let Some(bytes) = &tokenizer {
+            vocabulary = Vocabulary::read(bytes).map_err(bad_tokenizer)?;
+        }
         let templates = templates::read(&mut root, &tokenizer_config)?;
         let shards = Shards::read(&mut root)?;
         servable::check_tensors(shards.tensors())
             .map_err(|reason| StoreError::bad_source(path, reason.to_string()))?;
-        let unreachable = without_embedding(&vocabulary, &shards, &config);
-        let warnings = shards.warning.clone().into_iter().chain(unreachable).collect();
-        Ok(Self { root, config, shards, templates, special_tokens, eos_token_ids, warnings })
+        let warnings =
+            [shards.warning.clone(), misplaced(&additions), without_embedding(&vocabulary, &shards, &config)];
+        let warnings = warnings.into_iter().flatten().collect();
+        Ok(Self { root, config, tokenizer, shards, templates, special_tokens, eos_token_ids, warnings })
     }
 
     /// What is stored beside the weights.
@@ -101,6 +110,35 @@ impl Folder {
         files.extend(named.map(|name| (FileRole::Settings, format!("{}/{name}", templates::FOLDER))));
         Ok(files)
     }
+}
+
+/// `tokenizer.json` with further tokens; `None` without any.
+fn with_tokens(tokenizer: &[u8], additions: &Additions) -> Result<Option<Vec<u8>>, String> {
+    if additions.tokens.is_empty() {
+        return Ok(None);
+    }
+    let add = || {
+        let mut json: Value = serde_json::from_slice(tokenizer)?;
+        let added = &mut json["added_tokens"];
+        if !added.is_array() {
+            *added = Value::Array(Vec::new());
+        }
+        if let Value::Array(added) = added {
+            added.extend(additions.tokens.iter().cloned());
+        }
+        serde_json::to_vec(&json)
+    };
+    add().map(Some).map_err(|error: serde_json::Error| error.to_string())
+}
+
+fn misplaced(additions: &Additions) -> Option<String> {
+    let (text, id) = additions.misplaced.first()?;
+    let others = additions.misplaced.len() - 1;
+    let more = if others > 0 { format!(" and {others} more") } else { String::new() };
+    Some(format!(
+        "the settings of the tokenizer define {text:?} as token {id}{more}, which {TOKENIZER} does not have and can't be \
+         given; in a prompt it is plain text"
+    ))
 }
 
 /// Tokens that a prompt can contain and the model has no embedding for. transformers imports such a model too.

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     ImportOptions, Staging,
-    folder::{CONFIG, Folder},
+    folder::{CONFIG, Folder, TOKENIZER},
     pipeline::in_order,
     rewrite::{Change, Conversion, Plan},
     shards::{Shard, read_header},
@@ -44,6 +44,9 @@ pub(super) fn stage(
     }
     if folder.shards.all.iter().any(|shard| !shard.is_aligned()) {
         transforms.push(Transform::Align);
+    }
+    if folder.tokenizer.is_some() {
+        transforms.push(Transform::AddTokens);
     }
     let mut templates = std::mem::take(&mut folder.templates);
     let mut special_tokens = std::mem::take(&mut folder.special_tokens);
@@ -101,10 +104,10 @@ fn stage_files(
             Some(plan) => plan.stage(writer, &source, observer)?,
             None if name == CONFIG && options.quantize.is_some() => {
                 let json = serde_json::to_vec_pretty(&folder.config).map_err(std::io::Error::from);
-                let json = json.context("write", source.path())?;
-                writer.stage_readable_by(source.readers(), |out| {
-                    out.write_all(&json).context("write", source.path())
-                })?
+                stage_made(writer, &source, &json.context("write", source.path())?)?
+            }
+            None if name == TOKENIZER && folder.tokenizer.is_some() => {
+                stage_made(writer, &source, folder.tokenizer.as_deref().unwrap_or_default())?
             }
             None => match reused.remove(&name) {
                 Some(stored) => {
@@ -219,6 +222,11 @@ fn plan(shard: &Shard, quantize: Option<Quantization>) -> Result<Option<Plan>, S
     let conversions: Vec<_> = shard.tensors.iter().map(convert).collect();
     let changed = conversions.iter().any(|conversion| !matches!(conversion.change, Change::Copy(_)));
     if changed || !shard.is_aligned() { Plan::new(conversions).map(Some) } else { Ok(None) }
+}
+
+/// Stages what was made of a small file.
+fn stage_made(writer: &Writer<'_>, source: &SourceFile, bytes: &[u8]) -> Result<Staged, StoreError> {
+    writer.stage_readable_by(source.readers(), |out| out.write_all(bytes).context("write", source.path()))
 }
 
 /// Copies a file to `tmp/`.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::vocabulary::Vocabulary;
 
@@ -34,7 +34,59 @@ pub(super) struct TokenFiles<'a> {
     pub(super) vocabulary: &'a Vocabulary,
 }
 
+/// Tokens that `tokenizer.json` lacks.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Additions {
+    /// As `tokenizer.json` describes them.
+    pub(super) tokens: Vec<Value>,
+    /// Text and id of those that can't be added, as another id would be theirs.
+    pub(super) misplaced: Vec<(String, u64)>,
+}
+
 impl TokenFiles<'_> {
+    /// The tokens that only the other files define. transformers adds them to the tokenizer, in the order of their ids.
+    pub(super) fn additions(&self) -> Additions {
+        let mut additions = Additions::default();
+        let mut next = self.vocabulary.next_id();
+        for (id, token) in self.defined() {
+            let Some(text) = token_text(&token).filter(|text| self.vocabulary.id(text).is_none()) else {
+                continue;
+            };
+            if id != next {
+                additions.misplaced.push((text, id));
+                continue;
+            }
+            next += 1;
+            let flag = |key: &str, default: bool| token[key].as_bool().unwrap_or(default);
+            let special = flag("special", false);
+            additions.tokens.push(json!({
+                "id": id,
+                "content": text,
+                "single_word": flag("single_word", false),
+                "lstrip": flag("lstrip", false),
+                "rstrip": flag("rstrip", false),
+                "normalized": flag("normalized", !special),
+                "special": special,
+            }));
+        }
+        additions
+    }
+
+    /// Ids and descriptions of added tokens outside of `tokenizer.json`.
+    fn defined(&self) -> BTreeMap<u64, Value> {
+        if let Some(decoder) = self.tokenizer_config["added_tokens_decoder"].as_object() {
+            return decoder
+                .iter()
+                .filter_map(|(id, token)| Some((id.parse().ok()?, token.clone())))
+                .collect();
+        }
+        let special: BTreeSet<String> = self.special_tokens().into_values().collect();
+        let describe = |(text, id): (&String, &Value)| {
+            Some((id.as_u64()?, json!({ "content": text, "special": special.contains(text) })))
+        };
+        self.added_tokens.as_object().into_iter().flatten().filter_map(describe).collect()
+    }
+
     /// Texts of the special tokens by their names: `bos_token`, …
     pub(super) fn special_tokens(&self) -> BTreeMap<String, String> {
         let found = SPECIAL.iter().filter_map(|name| Some(((*name).to_owned(), self.special_token(name)?)));
@@ -164,6 +216,32 @@ mod tests {
         for (files, expected) in cases {
             assert_eq!(end_tokens(&files), expected, "{files}");
         }
+    }
+
+    #[test]
+    fn tokens_that_only_other_files_define_are_added() {
+        let additions = |files: &Value| with_files(files, |files| files.additions());
+        let decoder = json!({
+            "5": { "content": "<b>", "special": false, "lstrip": true }, "4": { "content": "<a>", "special": true },
+            "3": { "content": "<end>" }, "9": { "content": "<far>" },
+        });
+        let found =
+            additions(&json!({ "tokenizer": { "added_tokens_decoder": decoder }, "added": { "<x>": 6 } }));
+        let texts: Vec<_> =
+            found.tokens.iter().map(|token| (token["id"].as_u64(), token["content"].as_str())).collect();
+        assert_eq!(texts, [(Some(4), Some("<a>")), (Some(5), Some("<b>"))]);
+        assert_eq!(found.misplaced, [("<far>".to_owned(), 9)]);
+        let flags =
+            |token: &Value| ["special", "normalized", "lstrip"].map(|flag| token[flag].as_bool().unwrap());
+        assert_eq!(
+            (flags(&found.tokens[0]), flags(&found.tokens[1])),
+            ([true, false, false], [false, true, true])
+        );
+
+        let older =
+            additions(&json!({ "tokenizer": { "eos_token": "<x>" }, "added": { "<x>": 4, "<end>": 3 } }));
+        assert_eq!((older.tokens.len(), &older.tokens[0]["special"]), (1, &json!(true)));
+        assert_eq!(additions(&json!({})), Additions::default());
     }
 
     #[test]

@@ -66,6 +66,12 @@ impl Vocabulary {
         beyond
     }
 
+    /// The id that the tokenizers library gives to the next token that is added.
+    pub(super) fn next_id(&self) -> u64 {
+        let known = self.model.as_ref().map_or(0, |model| model.vocab.0.len() as u64);
+        self.added().map(|token| token.id.saturating_add(1)).fold(known, u64::max)
+    }
+
     fn added(&self) -> impl Iterator<Item = &AddedToken> {
         self.added_tokens.iter().flatten()
     }
@@ -185,6 +191,7 @@ mod tests {
                 [Some(0), Some(1), Some(9), None]
             );
             assert_eq!(vocabulary.beyond(10), []);
+            assert_eq!(vocabulary.next_id(), 10);
             assert_eq!(vocabulary.beyond(1), [(1, "b"), (9, "<pad>")]);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{fs, ops::ControlFlow, path::Path};
 
-use artifact_store::{Manifest, python_json};
+use artifact_store::{Manifest, Transform, python_json};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -117,6 +117,31 @@ fn an_end_token_may_stand_in_the_vocabulary_or_in_the_decoder_only() {
         write(folder, "tokenizer_config.json", &config.to_string());
     });
     assert_eq!(in_decoder.eos_token_ids, [2, 7, 11]);
+}
+
+/// As transformers adds it, so that a template's text becomes this token.
+#[test]
+fn a_token_that_only_the_decoder_has_is_added_to_the_tokenizer() {
+    let root = TempDir::new().unwrap();
+    let folder = huggingface_folder(&root.path().join("model"));
+    let decoder = json!({ "10": { "content": "<|im_end|>", "special": true }, "9": { "content": "<end>" } });
+    let config = json!({ "eos_token": "<|im_end|>", "added_tokens_decoder": decoder });
+    write(&folder, "tokenizer_config.json", &config.to_string());
+    let (store, imported) = import(root.path()).unwrap();
+    let artifact = store.resolve("model").unwrap();
+    let tokenizer: Value = serde_json::from_slice(&artifact.read_tokenizer().unwrap()).unwrap();
+    assert_eq!(tokenizer["added_tokens"][1]["content"], "<|im_end|>");
+    assert_eq!(
+        (&tokenizer["added_tokens"][1]["id"], tokenizer["added_tokens"].as_array().unwrap().len()),
+        (&json!(10), 2)
+    );
+    assert_eq!(artifact.manifest.transforms, [Transform::AddTokens]);
+    assert_eq!(artifact.manifest.eos_token_ids, [2, 7, 10]);
+    assert!(
+        imported.warnings.iter().any(|warning| warning.contains("<|im_end|>")),
+        "it has no embedding either"
+    );
+    assert_eq!(import(root.path()).unwrap().1.digest, imported.digest);
 }
 
 #[test]
