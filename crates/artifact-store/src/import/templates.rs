@@ -43,14 +43,13 @@ pub(super) fn read(root: &mut Root, tokenizer_config: &Value) -> Result<Template
             templates.insert(file_name.trim_end_matches(EXTENSION).to_owned(), text);
         }
     }
-    if !templates.contains_key(DEFAULT) {
-        if let Some(bytes) = root.read_optional(LEGACY_FILE, MAX_TEMPLATE as u64)? {
-            let json = python_json::from_slice(&bytes);
-            let json = json
-                .map_err(|error| StoreError::bad_source(&root.path_of(LEGACY_FILE), json_reason(&error)))?;
-            for (name, text) in of_value(&json[KEY]) {
-                templates.entry(name).or_insert(text);
-            }
+    if !templates.contains_key(DEFAULT)
+        && let Some(bytes) = root.read_optional(LEGACY_FILE, MAX_TEMPLATE as u64)?
+    {
+        let bad = |error| StoreError::bad_source(&root.path_of(LEGACY_FILE), json_reason(&error));
+        let json = python_json::from_slice(&bytes).map_err(bad)?;
+        for (name, text) in of_value(&json[KEY]) {
+            templates.entry(name).or_insert(text);
         }
     }
     check(&templates).map_err(|reason| StoreError::bad_source(root.path(), reason))?;

@@ -14,8 +14,11 @@ use crate::{
 const LAYERS: [&str; 3] =
     ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"];
 
+/// A weights file: its name, and the names of its tensors.
+type File<'a> = (&'a str, &'a [&'a str]);
+
 /// A folder with this index and these files; names of the stored weights and warnings, or the error.
-fn imported(index: &str, files: &[(&str, &[&str])]) -> Result<(Vec<String>, Vec<String>), StoreError> {
+fn imported(index: &str, files: &[File<'_>]) -> Result<(Vec<String>, Vec<String>), StoreError> {
     let root = TempDir::new().unwrap();
     let folder = huggingface_folder(&root.path().join("model"));
     for shard in ["model-1.safetensors", "model-2.safetensors"] {
@@ -30,7 +33,7 @@ fn imported(index: &str, files: &[(&str, &[&str])]) -> Result<(Vec<String>, Vec<
     Ok((weights.collect(), imported.warnings))
 }
 
-fn write_shards(folder: &Path, files: &[(&str, &[&str])]) {
+fn write_shards(folder: &Path, files: &[File<'_>]) {
     for (name, tensors) in files {
         let tensors: Vec<_> = tensors.iter().map(|tensor| (*tensor, vec![1.0, 2.0])).collect();
         fs::write(folder.join(name), safetensors(&tensors)).unwrap();
@@ -48,7 +51,7 @@ fn a_stale_index_beside_a_complete_file_is_told_and_not_used() {
     let (one, two) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
     let [embedding, first, second] = LAYERS;
     let old = index(&[(embedding, one), (first, one), (second, two), ("lm_head.weight", two)]);
-    let cases: [(&str, &[(&str, &[&str])]); 6] = [
+    let cases: [(&str, &[File<'_>]); 6] = [
         (&old, &[("model.safetensors", &LAYERS)]),
         (&old, &[("model.safetensors", &LAYERS), (one, &[embedding, first])]),
         // One that names the file itself, of a form with other tensors.
@@ -72,7 +75,7 @@ fn a_missing_shard_is_named_with_what_to_do() {
     let (one, two) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
     let [embedding, first, second] = LAYERS;
     let both = index(&[(embedding, one), (first, one), (second, two)]);
-    let cases: [&[(&str, &[&str])]; 4] = [
+    let cases: [&[File<'_>]; 4] = [
         &[(one, &[embedding, first])],
         &[(one, &[embedding, first]), ("consolidated.safetensors", &LAYERS)],
         // Not the whole model.
@@ -92,7 +95,7 @@ fn an_index_that_fits_is_used() {
     let (one, two) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
     let [embedding, first, second] = LAYERS;
     let both = index(&[(embedding, one), (first, one), (second, two)]);
-    let files: &[(&str, &[&str])] =
+    let files: &[File<'_>] =
         &[(one, &[embedding, first]), (two, &[second]), ("consolidated.safetensors", &LAYERS)];
     let (weights, warnings) = imported(&both, files).unwrap();
     assert_eq!(weights, [one, two]);
