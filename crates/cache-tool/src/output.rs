@@ -137,7 +137,7 @@ pub(crate) fn print_imported(imported: &Imported, json: bool) -> anyhow::Result<
         imported.name,
         match (imported.already_stored, imported.new_bytes) {
             (true, 0) => "was stored already".to_owned(),
-            (true, _) => format!("was stored already, and {new} of it damaged, which is repaired"),
+            (true, _) => format!("was stored already, and {new} of it damaged, which are mended"),
             (false, 0) => format!("has {}, all of which was in the store", size(imported.size)),
             (false, _) => format!("has {}, of which {new} are new in the store", size(imported.size)),
         }
@@ -186,7 +186,8 @@ mod tests {
             let value = json!({ text.clone(): [text] });
             let written = json_text(&value).unwrap();
             prop_assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), value);
-            prop_assert_eq!(printable(&written.replace('\n', "")), written.replace('\n', ""));
+            let line = written.replace('\n', "");
+            prop_assert_eq!(printable(&line), line.as_str());
         }
     }
 }
