@@ -160,6 +160,15 @@ fn distinct_size(candidates: &[Candidate], without: &BTreeSet<Digest>) -> u64 {
 }
 
 impl Writer<'_> {
+    /// Removes a blob, unless a process holds it; then a later sweep does.
+    pub(crate) fn remove_blob(&self, blob: Digest) -> Result<(), StoreError> {
+        let lock = BlobLock::take(self.store)?;
+        if self.store.held_blobs(&lock)?.contains(&blob) {
+            return Ok(());
+        }
+        self.store.remove_file(&self.store.layout.blob(blob)).map(drop)
+    }
+
     /// Removes artifacts. Each one's end is that of its manifest; its names,
     /// its pin and its blobs follow, by a sweep if need be. The index comes
     /// last: on a full disk it can be written only then.
@@ -185,15 +194,11 @@ impl Writer<'_> {
                 store.remove_file(&layout.pin(*digest))?;
             }
         }
-        let lock = BlobLock::take(store)?;
-        // Somebody may have begun to hold one since this was decided.
-        used.extend(store.held_blobs(&lock)?);
         for blob in going.iter().flat_map(|candidate| candidate.blobs.keys()) {
             if used.insert(*blob) {
-                store.remove_file(&layout.blob(*blob))?;
+                self.remove_blob(*blob)?;
             }
         }
-        drop(lock);
         self.refresh_index(None);
         Ok(())
     }

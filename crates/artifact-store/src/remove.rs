@@ -47,7 +47,8 @@ impl Store {
             return Ok(Removed { names, artifact: None, other_names, freed: 0 });
         }
 
-        let candidates = Candidates::take(self, &BTreeSet::new())?;
+        let mut candidates = Candidates::take(self, &BTreeSet::new())?;
+        candidates.let_go_of_all_but(&[digest]);
         let candidate = candidates.all.iter().find(|candidate| candidate.digest == digest);
         let hold = candidate.map_or(Hold::Unknown, |candidate| candidate.hold);
         // One that can't be read may be mapped all the same.

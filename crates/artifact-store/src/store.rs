@@ -17,6 +17,8 @@ use crate::{
 
 /// Fewest digits by which an artifact can be named.
 const MIN_PREFIX: usize = 8;
+/// How often a name is looked up again whose artifact went meanwhile.
+const MAX_LOOKS: usize = 8;
 /// Size to which imports keep a store unless they are told another, in bytes.
 pub const DEFAULT_MAX_SIZE: u64 = 100 << 30;
 
@@ -88,9 +90,14 @@ impl Store {
     /// the first digits of a digest, at least 8. Costs the same however many
     /// or large the artifacts are, except for a shortened digest.
     pub fn resolve(&self, name_or_digest: &str) -> Result<Artifact, StoreError> {
-        let digest = self.locate(name_or_digest)?;
-        // Without it, it was removed just now.
-        Artifact::open(self, name_or_digest, digest)?.map_or_else(|| Err(self.unknown(name_or_digest)?), Ok)
+        for _ in 0..MAX_LOOKS {
+            let digest = self.locate(name_or_digest)?;
+            if let Some(artifact) = Artifact::open(self, name_or_digest, digest)? {
+                return Ok(artifact);
+            }
+            // It was removed just now; the name may stand for another one already.
+        }
+        Err(self.unknown(name_or_digest)?)
     }
 
     /// The artifact that [`Store::resolve`] would open, without looking into

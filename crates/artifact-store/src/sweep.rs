@@ -216,13 +216,7 @@ impl Writer<'_> {
             RepairAction::RemoveTemporary { path, .. } => return store.remove_all(path),
             RepairAction::DropName { name } => store.remove_file(&layout.reference(name)),
             RepairAction::DropPin { digest } => store.remove_file(&layout.pin(*digest)),
-            RepairAction::RemoveOrphan { blob, .. } => {
-                let lock = BlobLock::take(store)?;
-                if store.held_blobs(&lock)?.contains(blob) {
-                    return Ok(());
-                }
-                store.remove_file(&layout.blob(*blob))
-            }
+            RepairAction::RemoveOrphan { blob, .. } => return self.remove_blob(*blob),
             RepairAction::DropQuarantined { blob, .. } => {
                 let _lock = BlobLock::take(store)?;
                 // A verification may have set aside what was in its place.

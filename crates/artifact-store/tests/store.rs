@@ -298,3 +298,32 @@ fn names_differ_in_more_than_case() {
     store.import(&other, Some("TINY"), &mut silent).unwrap();
     store.import(&other, Some("org/tiny"), &mut silent).unwrap();
 }
+
+/// An import that replaces a model and evicts the old one holds that one's lease meanwhile.
+#[cfg(target_os = "linux")]
+#[test]
+fn who_waits_for_a_model_that_is_being_replaced_gets_the_new_one() {
+    let root = TempDir::new().unwrap();
+    let (store, old) = import(root.path(), "tiny");
+    let new = store.import(&source(root.path(), "new"), None, &mut silent).unwrap();
+    let lease_path = root.path().join(format!("store/leases/{}", old.digest));
+    let lease = File::open(&lease_path).unwrap();
+    lease.lock().unwrap();
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| store.resolve("tiny").unwrap().digest);
+        // It has read the name once it has opened the lease, too.
+        let open_leases = || {
+            let open =
+                fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+            open.filter(|path| *path == lease_path).count()
+        };
+        while open_leases() < 2 {
+            thread::yield_now();
+        }
+        fs::write(root.path().join("name"), format!("{}\n", new.digest)).unwrap();
+        fs::rename(root.path().join("name"), root.path().join("store/refs/tiny")).unwrap();
+        fs::remove_file(root.path().join(format!("store/artifacts/{}.json", old.digest))).unwrap();
+        drop(lease);
+        assert_eq!(reader.join().unwrap(), new.digest);
+    });
+}

@@ -14,7 +14,7 @@ Exit codes:
   4  the source cannot be imported
   5  something stored is damaged
   6  not enough space on the disk, or within the limit of the store
-  7  the artifact is in use, or pinned";
+  7  the artifact is in use, or pinned, or the store is locked";
 
 /// Something stored is damaged.
 pub(crate) const DAMAGED: u8 = 5;

@@ -18,7 +18,7 @@ pub struct Cli {
     #[arg(long, value_name = "NAME")]
     pub model: String,
 
-    /// Artifact store; the platform's cache folder if not given.
+    /// Artifact store; the user's default one if not given.
     #[arg(long, value_name = "DIR", env = "KR_CACHE_DIR")]
     pub store: Option<PathBuf>,
 

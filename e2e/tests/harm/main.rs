@@ -5,6 +5,7 @@ mod failed_import;
 mod hostile_config;
 mod large_stop;
 mod long_prompt;
+mod models;
 mod paused_worker;
 mod shared_shard;
 mod stalled_readers;
