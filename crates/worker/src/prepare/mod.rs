@@ -69,7 +69,8 @@ impl Preparer {
         let tokens = self.tokens(&generate.prompt)?;
         let room = self.room(tokens.len(), &generate.prompt)?;
         let asked = generate.max_tokens.map_or(usize::MAX, |max| max as usize);
-        let eos_tokens = if generate.ignore_eos { EosTokens::default() } else { self.settings.eos_tokens.clone() };
+        let eos_tokens =
+            if generate.ignore_eos { EosTokens::default() } else { self.settings.eos_tokens.clone() };
         Ok(Sequence {
             id: generate.id,
             control,
