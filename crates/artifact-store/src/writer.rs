@@ -28,8 +28,10 @@ use crate::{
     sweep::{size_of, stored_blobs},
 };
 
-/// Stored files never change, and everyone may read them.
+/// Stored files never change, and everyone may read them, unless their source was private.
 const STORED_MODE: u32 = 0o444;
+/// The owner can always read them.
+const OWNER_READS: u32 = 0o400;
 const WRITE_BUFFER: usize = 1 << 20;
 /// A disk writes so much in a tenth of a second or so.
 const SYNC_STRIDE: u64 = 64 << 20;
@@ -41,6 +43,8 @@ pub(crate) struct Writer<'a> {
     pub(crate) announced: Cell<u64>,
     /// Stored blobs that what is being imported uses.
     pub(crate) reused: RefCell<BTreeSet<Digest>>,
+    /// Who may read the manifest; see [`Writer::limit_readers`].
+    readers: Cell<u32>,
     _sign_of_life: SignOfLife,
     _lock: File,
 }
@@ -81,6 +85,8 @@ pub struct Imported {
     pub replaced: Option<Digest>,
     /// Artifacts that were removed to keep the store within its limit.
     pub evicted: Vec<Listed>,
+    /// What is odd about the source and does not keep it from being imported.
+    pub warnings: Vec<String>,
 }
 
 impl<'a> Writer<'a> {
@@ -103,12 +109,27 @@ impl<'a> Writer<'a> {
         }
         let sign_of_life = SignOfLife::start(&path)?;
         let (announced, reused) = Default::default();
-        Ok(Self { store, announced, reused, _sign_of_life: sign_of_life, _lock: lock })
+        let readers = Cell::new(STORED_MODE);
+        Ok(Self { store, announced, reused, readers, _sign_of_life: sign_of_life, _lock: lock })
     }
 
     /// Writes a file under `tmp/`, hashing it on the way, and syncs it.
     pub(crate) fn stage(
         &self,
+        write: impl FnOnce(&mut dyn Write) -> Result<(), StoreError>,
+    ) -> Result<Staged, StoreError> {
+        self.stage_readable_by(STORED_MODE, write)
+    }
+
+    /// The manifest will contain what only these may read (permissions).
+    pub(crate) fn limit_readers(&self, readers: u32) {
+        self.readers.set(readers);
+    }
+
+    /// [`Writer::stage`] for what was made of a file with these read permissions: it gets no others.
+    pub(crate) fn stage_readable_by(
+        &self,
+        readers: u32,
         write: impl FnOnce(&mut dyn Write) -> Result<(), StoreError>,
     ) -> Result<Staged, StoreError> {
         let folder = self.store.layout.tmp();
@@ -121,7 +142,8 @@ impl<'a> Writer<'a> {
         write(&mut writer)?;
         let (buffered, (digest, size)) = writer.finish();
         let file = buffered.into_inner().map_err(io::IntoInnerError::into_error).context("write", &path)?;
-        file.set_permissions(Permissions::from_mode(STORED_MODE)).context("protect", &path)?;
+        let mode = STORED_MODE & readers | OWNER_READS;
+        file.set_permissions(Permissions::from_mode(mode)).context("protect", &path)?;
         let file = file.finish().context("sync", &path)?;
         Ok(Staged { digest, size, temporary: Some(file.into_temp_path()) })
     }
@@ -181,7 +203,16 @@ impl<'a> Writer<'a> {
         let is_stored = |old: &Digest| *old != digest && exists(&self.store.layout.manifest(*old));
         let replaced = new.before.flatten().filter(is_stored);
         let (name, size) = (name.to_owned(), manifest.size());
-        Ok(Imported { name, digest, size, new_bytes, already_stored, replaced, evicted })
+        Ok(Imported {
+            name,
+            digest,
+            size,
+            new_bytes,
+            already_stored,
+            replaced,
+            evicted,
+            warnings: Vec::new(),
+        })
     }
 
     /// Everything up to the name; returns the bytes that it added.
@@ -208,7 +239,10 @@ impl<'a> Writer<'a> {
         }
         self.replace(&layout.waiting_name(new.name), format!("{}\n", new.digest).as_bytes())?;
         if !already_stored {
-            self.replace(&layout.manifest(new.digest), &new.bytes)?;
+            let staged = self.stage_readable_by(self.readers.get(), |out| {
+                out.write_all(&new.bytes).context("write a manifest to", &layout.artifacts())
+            })?;
+            self.put(staged, &layout.manifest(new.digest))?;
         }
         store.rename(&layout.waiting_name(new.name), &layout.reference(new.name))?;
         Ok(new_bytes)
@@ -280,7 +314,11 @@ impl<'a> Writer<'a> {
 
     /// Writes a small file beside its place and renames it there.
     fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        match self.stage_bytes(bytes)?.temporary {
+        self.put(self.stage_bytes(bytes)?, path)
+    }
+
+    fn put(&self, staged: Staged, path: &Path) -> Result<(), StoreError> {
+        match staged.temporary {
             Some(temporary) => self.store.rename(&temporary, path),
             None => Ok(()),
         }

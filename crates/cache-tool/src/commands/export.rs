@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::{
-    output::{print, print_json, size},
+    output::{print, print_json, say, size},
     place::Place,
     progress::ImportProgress,
 };
@@ -44,6 +44,6 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
             "bytes": exported.bytes,
         }));
     }
-    eprintln!("wrote {} files, {}", exported.files.len(), size(exported.bytes));
+    say(&format!("wrote {} files, {}", exported.files.len(), size(exported.bytes)));
     print(&exported.folder.display().to_string())
 }

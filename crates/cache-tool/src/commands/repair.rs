@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     exit,
-    output::{print, print_json, size},
+    output::{print, print_json, say, size},
     place::Place,
     progress::say_waiting,
 };
@@ -49,16 +49,16 @@ fn show(report: &RepairReport) -> anyhow::Result<()> {
         print(&describe(action))?;
     }
     for problem in &report.problems {
-        eprintln!("{problem}");
+        say(&problem.to_string());
     }
     let (things, were) = match report.actions.len() {
         0 => ("nothing".to_owned(), "was"),
         1 => ("1 thing".to_owned(), "was"),
         count => (format!("{count} things"), "were"),
     };
-    eprintln!("{things} {} put right", if report.dry_run { "would be" } else { were });
+    say(&format!("{things} {} repaired", if report.dry_run { "would be" } else { were }));
     if !report.problems.is_empty() {
-        eprintln!("{} problem(s) left for you, see above", report.problems.len());
+        say(&format!("{} problem(s) left for you, see above", report.problems.len()));
     }
     Ok(())
 }
@@ -82,7 +82,7 @@ fn describe(action: &RepairAction) -> String {
         }
         RepairAction::DropQuarantined { blob, bytes } => {
             format!(
-                "remove from quarantine what was mended or is not needed, {}: {}",
+                "remove from quarantine what was repaired or is not needed, {}: {}",
                 size(*bytes),
                 blob.short()
             )
@@ -90,7 +90,7 @@ fn describe(action: &RepairAction) -> String {
         RepairAction::RestoreBlob { blob } => {
             format!("put back from quarantine, being good after all: {}", blob.short())
         }
-        RepairAction::RebuildIndex => "make the index anew".to_owned(),
+        RepairAction::RebuildIndex => "rebuild the index".to_owned(),
     }
 }
 
