@@ -159,7 +159,7 @@ fn what_a_pull_reuses_stays_when_its_artifact_goes_meanwhile() {
 #[test]
 fn sizes_that_no_disk_has_are_added_up_and_refused() {
     let world = World::new();
-    let mut sizes = vec![("model-1.safetensors", 1 << 63), ("model-2.safetensors", 1 << 63)];
+    let mut sizes = [("model-1.safetensors", 1 << 63), ("model-2.safetensors", 1 << 63)];
     for repeated in [false, true] {
         world.hub.repository.lock().unwrap().sizes =
             sizes.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect();
