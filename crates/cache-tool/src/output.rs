@@ -118,7 +118,7 @@ pub(crate) fn listed_json(artifact: &Listed) -> Value {
 /// What an import or a pull did.
 pub(crate) fn print_imported(imported: &Imported, json: bool) -> anyhow::Result<()> {
     if json {
-        return print_json(&json!({
+        let mut value = json!({
             "name": imported.name,
             "digest": imported.digest.to_string(),
             "size": imported.size,
@@ -126,7 +126,14 @@ pub(crate) fn print_imported(imported: &Imported, json: bool) -> anyhow::Result<
             "already_stored": imported.already_stored,
             "replaced": imported.replaced.map(|digest| digest.to_string()),
             "evicted": imported.evicted.iter().map(listed_json).collect::<Vec<_>>(),
-        }));
+        });
+        if !imported.warnings.is_empty() {
+            value["warnings"] = imported.warnings.clone().into();
+        }
+        return print_json(&value);
+    }
+    for warning in &imported.warnings {
+        eprintln!("warning: {warning}");
     }
     for artifact in &imported.evicted {
         say(&format!("removed {} ({}) to stay within the limit", names(artifact), size(artifact.size)));
