@@ -6,6 +6,7 @@
 use std::{
     fmt::Write as _,
     io::{self, ErrorKind, Write},
+    path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -81,6 +82,11 @@ fn json_text(value: &Value) -> anyhow::Result<String> {
         }
     }
     Ok(escaped)
+}
+
+/// A path as JSON. What is not UTF-8 in it can't be in JSON, and is replaced.
+pub(crate) fn path_json(path: &Path) -> Value {
+    path.to_string_lossy().into()
 }
 
 /// "93.8 MiB".

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::{
-    output::{print, print_json, say, size},
+    output::{path_json, print, print_json, say, size},
     place::Place,
     progress::ImportProgress,
 };
@@ -39,7 +39,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     if args.json {
         return print_json(&json!({
             "digest": artifact.digest.to_string(),
-            "folder": exported.folder,
+            "folder": path_json(&exported.folder),
             "files": exported.files,
             "bytes": exported.bytes,
         }));
