@@ -14,7 +14,7 @@ use crate::{
 ///
 /// The folder is as Hugging Face and mlx-community publish models: safetensors
 /// files, tokenizer.json, config.json, settings and chat template. It must not
-/// exist, or be empty. Importing it again stores no weights anew. Prints the
+/// exist, or be empty. Importing it again stores no weights again. Prints the
 /// folder.
 ///
 /// Example: cache-tool export smollm2-135m ~/models/smollm2-135m

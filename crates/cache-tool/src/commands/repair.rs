@@ -16,9 +16,9 @@ use crate::{
 ///
 /// Finishes or undoes what a killed process left, removes temporary files,
 /// files that no artifact uses, and names that stand for nothing, puts back
-/// what is in quarantine without reason, and makes the index anew. Nothing
+/// what is in quarantine without reason, and rebuilds the index. Nothing
 /// that an artifact may need is removed. What remains, such as a damaged file,
-/// is shown with how to mend it; then the exit code is 5. To read every file,
+/// is shown with how to repair it; then the exit code is 5. To read every file,
 /// see `verify`.
 ///
 /// Example: cache-tool repair --dry-run
