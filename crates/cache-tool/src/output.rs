@@ -6,6 +6,7 @@
 use std::{
     fmt::Write as _,
     io::{self, ErrorKind, Write},
+    path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -83,6 +84,11 @@ fn json_text(value: &Value) -> anyhow::Result<String> {
     Ok(escaped)
 }
 
+/// A path as JSON. What is not UTF-8 in it can't be in JSON, and is replaced.
+pub(crate) fn path_json(path: &Path) -> Value {
+    path.to_string_lossy().into()
+}
+
 /// "93.8 MiB".
 pub(crate) fn size(bytes: u64) -> String {
     ByteSize(bytes).to_string()
@@ -133,7 +139,7 @@ pub(crate) fn print_imported(imported: &Imported, json: bool) -> anyhow::Result<
         return print_json(&value);
     }
     for warning in &imported.warnings {
-        eprintln!("warning: {warning}");
+        say(&format!("warning: {warning}"));
     }
     for artifact in &imported.evicted {
         say(&format!("removed {} ({}) to stay within the limit", names(artifact), size(artifact.size)));

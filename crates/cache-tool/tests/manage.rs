@@ -204,3 +204,24 @@ fn completions_know_every_command() {
     }
     assert_eq!(world.fails(&["completions", "cmd"]).0, 2);
 }
+
+/// Other systems refuse such names.
+#[cfg(target_os = "linux")]
+#[test]
+fn paths_may_have_any_bytes() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+
+    let world = World::new();
+    let store = world.root.path().join(OsStr::from_bytes(b"st\xffore"));
+    let run = |args: &[&str]| {
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_cache-tool"));
+        tool.arg("--store").arg(&store).args(args).output().unwrap()
+    };
+    assert!(run(&["import", &world.path("tiny.gguf"), "--name", "tiny"]).status.success());
+    fs::write(store.join("artifacts/a\u{1b}[2J\nforged"), "").unwrap();
+    let json: Value = serde_json::from_slice(&run(&["repair", "--json"]).stdout).unwrap();
+    let path = json["problems"][0]["path"].as_str().unwrap();
+    assert!(path.ends_with("st\u{fffd}ore/artifacts/a\u{1b}[2J\nforged"), "{path:?}");
+    let said = text(&run(&["repair"]).stderr);
+    assert!(said.contains("a\\u{1b}[2J\\nforged") && !said.contains('\u{1b}'), "{said:?}");
+}

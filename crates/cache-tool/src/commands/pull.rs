@@ -64,7 +64,10 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
         }
         None => {
             folder.fetch(&settings, &options)?;
-            let index = hub::index_of(&settings).map(|file| Index::read(&folder.place(file))).transpose()?;
+            let index = match hub::index_of(&settings) {
+                Some(file) => Index::read(&folder.place(file), &snapshot)?,
+                None => None,
+            };
             folder.fetch(&hub::weights(&snapshot, index.as_ref())?, &options)?;
             folder.path().to_owned()
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     exit,
-    output::{print, print_json, say, size},
+    output::{path_json, print, print_json, say, size},
     place::Place,
     progress::say_waiting,
 };
@@ -16,9 +16,9 @@ use crate::{
 ///
 /// Finishes or undoes what a killed process left, removes temporary files,
 /// files that no artifact uses, and names that stand for nothing, puts back
-/// what is in quarantine without reason, and makes the index anew. Nothing
+/// what is in quarantine without reason, and rebuilds the index. Nothing
 /// that an artifact may need is removed. What remains, such as a damaged file,
-/// is shown with how to mend it; then the exit code is 5. To read every file,
+/// is shown with how to repair it; then the exit code is 5. To read every file,
 /// see `verify`.
 ///
 /// Example: cache-tool repair --dry-run
@@ -111,7 +111,7 @@ fn action_json(action: &RepairAction) -> Value {
             json!({ "action": "finish-eviction", "digests": digests })
         }
         RepairAction::RemoveTemporary { path, bytes } => {
-            json!({ "action": "remove-temporary", "path": path, "bytes": bytes })
+            json!({ "action": "remove-temporary", "path": path_json(path), "bytes": bytes })
         }
         RepairAction::DropName { name } => json!({ "action": "drop-name", "name": name }),
         RepairAction::DropPin { digest } => json!({ "action": "drop-pin", "digest": digest }),
@@ -135,6 +135,6 @@ fn problem_json(problem: &Problem) -> Value {
         Problem::File { digest, names, file, .. } => {
             json!({ "problem": "file", "digest": digest, "names": names, "file": file, "reason": reason })
         }
-        Problem::Foreign(path) => json!({ "problem": "foreign", "path": path, "reason": reason }),
+        Problem::Foreign(path) => json!({ "problem": "foreign", "path": path_json(path), "reason": reason }),
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     exit,
-    output::{Rows, print_json, say, size},
+    output::{Rows, path_json, print_json, say, size},
     place::Place,
     progress::VerifyProgress,
 };
@@ -84,7 +84,7 @@ fn as_json(verified: &[Verified], unreadable: &[Unreadable], dry_run: bool, ok: 
             "files": failed.files,
             "reason": failed.defect.to_string(),
             "quarantined": failed.quarantined,
-            "path": failed.path,
+            "path": path_json(&failed.path),
         })
     };
     let artifacts = verified.iter().map(|artifact| {

@@ -43,11 +43,18 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Reads a file that is no larger than [`settings`] allows.
-    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+    /// Reads a file that is no larger than [`settings`] allows. `None`: it can't be read, and is not needed, since one
+    /// file has the whole model.
+    pub(crate) fn read(path: &Path, snapshot: &Snapshot) -> anyhow::Result<Option<Self>> {
         let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&bytes)
-            .with_context(|| format!("{} is not the index of a model's weights", path.display()))
+        match serde_json::from_slice(&bytes) {
+            Err(_) if snapshot.files.contains_key(WHOLE) => Ok(None),
+            read => read.map(Some).map_err(|error| {
+                snapshot
+                    .repository
+                    .error(format!("its {INDEX} does not say which file has which tensor: {error}"))
+            }),
+        }
     }
 }
 

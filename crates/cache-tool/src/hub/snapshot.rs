@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::bail;
-use artifact_store::Digest;
 use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 
@@ -53,7 +52,7 @@ struct Sibling {
 
 #[derive(Deserialize)]
 struct Lfs {
-    sha256: String,
+    sha256: Option<String>,
     size: Option<u64>,
 }
 
@@ -89,12 +88,12 @@ impl RemoteFile {
         };
         // Of a large file, the blob is only a pointer.
         let checksum = match (lfs, blob_id) {
-            (Some(lfs), _) => match lfs.sha256.to_ascii_lowercase().parse::<Digest>() {
+            (Some(Lfs { sha256: Some(text), .. }), _) => match text.to_ascii_lowercase().parse() {
                 Ok(digest) => Some(Checksum::Sha256(digest)),
                 Err(_) => bail!("the SHA-256 of `{path}` is not 64 hex digits"),
             },
             (None, Some(id)) => git_blob(&id).map(Checksum::GitBlob),
-            (None, None) => None,
+            _ => None,
         };
         Ok(Self { path, size, checksum })
     }
@@ -134,6 +133,7 @@ fn git_blob(text: &str) -> Option<[u8; 20]> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use artifact_store::Digest;
     use serde_json::{Value, json};
 
     use super::*;

@@ -23,6 +23,9 @@ pub struct Asked {
     pub authorization: Option<String>,
 }
 
+/// Is told the name of a file.
+pub type OnFile = Box<dyn FnMut(&str) + Send>;
+
 #[derive(Default)]
 pub struct Repository {
     pub files: BTreeMap<String, Vec<u8>>,
@@ -45,7 +48,7 @@ pub struct Repository {
     /// Where its files are [default: the same port of another host].
     pub cdn: Option<String>,
     /// Called with the name of a file before it is sent.
-    pub on_file: Option<Box<dyn FnMut(&str) + Send>>,
+    pub on_file: Option<OnFile>,
 }
 
 pub struct Hub {

@@ -159,7 +159,7 @@ fn what_a_pull_reuses_stays_when_its_artifact_goes_meanwhile() {
 #[test]
 fn sizes_that_no_disk_has_are_added_up_and_refused() {
     let world = World::new();
-    let mut sizes = vec![("model-1.safetensors", 1 << 63), ("model-2.safetensors", 1 << 63)];
+    let mut sizes = [("model-1.safetensors", 1 << 63), ("model-2.safetensors", 1 << 63)];
     for repeated in [false, true] {
         world.hub.repository.lock().unwrap().sizes =
             sizes.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect();
@@ -208,10 +208,11 @@ fn two_files_of_one_name_are_not_mixed_up() {
     let mut other = support::tiny_llama().bytes();
     {
         let mut repository = world.hub.repository.lock().unwrap();
-        // Another value at the end of the last tensor.
-        *other.last_mut().unwrap() ^= 1;
+        // Another value near the end, in the part that comes before the connection breaks.
+        let at = other.len() - 40;
+        other[at] ^= 1;
         repository.files.insert("Q8/tiny.gguf".to_owned(), other.clone());
-        (repository.refuses, repository.cuts) = (true, vec![other.len() / 2]);
+        (repository.refuses, repository.cuts) = (true, vec![other.len() - 8]);
     }
     assert_eq!(world.fails(&["pull", "org/model", "--file", "Q4/tiny.gguf"]).0, 4);
     world.hub.repository.lock().unwrap().refuses = false;
