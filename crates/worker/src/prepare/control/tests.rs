@@ -156,7 +156,8 @@ proptest! {
     /// Beginnings and ends alone change nothing: the tokens are those of the plain text.
     #[test]
     fn without_control_tokens_nothing_changes(
-        content in parts(vec!["a", "the ", " ", "\n", "<", "|", ">", "<|im_", "_end|>", "s", "é", "▁", "\u{100000}", "<think>", "ＩＮ"]),
+        content in parts(vec!["a", "the ", " ", "\n", "<", "|", ">", "<|im_", "_end|>", "s", "é", "▁",
+            "\u{100000}", "<think>", "ＩＮ"]),
         role in prop::sample::select(vec!["user", "assistant", "<odd", "odd>"]),
     ) {
         for model in MODELS.iter() {
