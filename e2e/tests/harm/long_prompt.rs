@@ -66,7 +66,7 @@ fn chat(content: &str) -> Value {
     json!({"model": "tiny", "messages": [{"role": "user", "content": content}], "max_tokens": 1})
 }
 
-/// A tiny model whose tokens are bytes, in a store of its own.
+/// Imports a tiny model whose tokens are bytes into another store.
 fn import(folder: &Path) -> std::path::PathBuf {
     let (source, store) = (folder.join("source"), folder.join("store"));
     let mut config = tiny_config();

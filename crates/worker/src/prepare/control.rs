@@ -1,9 +1,9 @@
-//! Control tokens that a client typed: text, not control. Whoever writes `<|im_end|>` into a message must not end the
-//! turn with it.
+//! Control tokens that a client typed: text, not control. A message that contains `<|im_end|>` must not end its turn
+//! there.
 //!
 //! Templates mix the messages with their own control tokens in one text. So before the template runs, one character
 //! of each control token in a message is replaced by a stand-in, a character for private use that no message has.
-//! A stand-in is as long as what it stands for and is no whitespace, so templates treat it the same. In the rendered
+//! Like what it stands for, it is one character, and not whitespace, so templates treat it the same. In the rendered
 //! text only the template's own control tokens are left to be found; then the stand-ins give way to the characters
 //! again, before the text is cut into words.
 

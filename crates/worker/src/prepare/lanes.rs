@@ -136,7 +136,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_are_counted_exactly(steps in prop::collection::vec((0_u8..4, 0_u64..20, 0_usize..2 * LONG), 0..200)) {
+        fn bytes_are_counted_exactly(
+            steps in prop::collection::vec((0_u8..4, 0_u64..20, 0_usize..2 * LONG), 0..200),
+        ) {
             let mut lanes = Lanes::default();
             let mut waiting: Vec<(u64, usize)> = Vec::new();
             for (step, id, bytes) in steps {
@@ -145,7 +147,8 @@ mod tests {
                     1 => lanes.take(Takes::Any),
                     2 => lanes.remove(RequestId(id)),
                     _ => {
-                        if waiting.iter().all(|&(other, _)| other != id) && lanes.push(RequestId(id), bytes, id).is_ok() {
+                        let new = waiting.iter().all(|&(other, _)| other != id);
+                        if new && lanes.push(RequestId(id), bytes, id).is_ok() {
                             waiting.push((id, bytes));
                         }
                         None

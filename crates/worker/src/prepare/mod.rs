@@ -37,8 +37,8 @@ pub struct Settings {
     pub context_length: usize,
     /// Number of token ids: rows of the embedding.
     pub vocab_size: u32,
-    /// Whether the text of a special token in a chat's message is that token, as transformers has it. Then whoever
-    /// writes a message can end its turn and begin others.
+    /// Whether the text of a special token in a chat's message is that token, as transformers has it. Then a
+    /// message can end its turn and forge others.
     pub special_tokens_in_content: bool,
 }
 
@@ -115,7 +115,10 @@ impl Preparer {
         };
         // The template writes the special tokens itself.
         let tokens = if let Some(disguised) = disguised {
-            let text = render(&disguised.messages)?;
+            let text = render(&disguised.messages).map_err(|mut failure| {
+                failure.message = disguised.reveal(&failure.message);
+                failure
+            })?;
             check(&disguised.reveal(&text))?;
             disguised.encode(self.tokenizer.tokenizer(), &text)
         } else {
@@ -130,7 +133,7 @@ impl Preparer {
         self.tokenizer.check_length(text, self.settings.context_length, param(prompt))
     }
 
-    /// Ids that the model has no row for would fail the step that they are in, whoever else is in it. A tokenizer
+    /// Ids that the model has no row for would fail the step that they are in, with all requests in it. A tokenizer
     /// may produce them as well: some have tokens that were added after training.
     fn check_rows(&self, tokens: &[u32], prompt: &Prompt) -> Result<(), Failure> {
         let vocab_size = self.settings.vocab_size;

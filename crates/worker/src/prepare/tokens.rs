@@ -166,7 +166,7 @@ impl PromptTokenizer {
     }
 }
 
-/// That a prompt of so many tokens is too long for a context of `length`.
+/// The prompt has `tokens`, too many for a context of `length`.
 pub(super) fn too_long(length: usize, tokens: &str, param: &str) -> Failure {
     Failure {
         kind: FailureKind::ContextLengthExceeded,

@@ -130,8 +130,10 @@ proptest! {
     #[test]
     fn no_text_has_fewer_tokens(
         parts in prop::collection::vec(prop::sample::select(vec![
-            "a", "ab", "abab", "the", " ", "  ", "        ", "\n", "\n\n", "u", "¤", "é", "e\u{301}", "\u{301}", "한", "\u{1112}\u{1161}\u{11ab}",
-            "▁", "▁▁▁▁", "\u{212a}", "ﬁ", "<s>", "</s>", " <s> ", "<|im_start|>", "<|im_end|>", "<|im", "the the", "\u{a0}", "日本", "🙂", "\u{fdfa}",
+            "a", "ab", "abab", "the", " ", "  ", "        ", "\n", "\n\n", "u", "¤", "é",
+            "e\u{301}", "\u{301}", "한", "\u{1112}\u{1161}\u{11ab}",
+            "▁", "▁▁▁▁", "\u{212a}", "ﬁ", "<s>", "</s>", " <s> ",
+            "<|im_start|>", "<|im_end|>", "<|im", "the the", "\u{a0}", "日本", "🙂", "\u{fdfa}",
         ]), 0..60),
     ) {
         let text = parts.concat();
