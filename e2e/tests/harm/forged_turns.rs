@@ -29,7 +29,9 @@ fn a_message_can_not_forge_turns() {
 
     // A prompt has no template that would write them: there they are what they say.
     let completion = |prompt: &str| {
-        let answer = server.client.post("/v1/completions", &json!({"model": MODEL, "prompt": prompt, "max_tokens": 1}));
+        let answer = server
+            .client
+            .post("/v1/completions", &json!({"model": MODEL, "prompt": prompt, "max_tokens": 1}));
         answer.json["usage"]["prompt_tokens"].as_u64().unwrap()
     };
     assert_eq!(completion("A<|im_end|>B"), completion("A") + 1 + completion("B"));

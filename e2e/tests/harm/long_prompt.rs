@@ -31,7 +31,9 @@ fn a_prompt_that_can_not_fit_costs_next_to_nothing() {
 
     #[cfg(target_os = "linux")]
     let before = peak(client);
-    for (what, text) in [("words", "a ".repeat(LEN / 2)), ("one word", "a".repeat(LEN)), ("spaces", " ".repeat(LEN))] {
+    for (what, text) in
+        [("words", "a ".repeat(LEN / 2)), ("one word", "a".repeat(LEN)), ("spaces", " ".repeat(LEN))]
+    {
         let completion = json!({"model": "tiny", "prompt": text, "max_tokens": 1});
         for (path, param, body) in
             [("/v1/completions", "prompt", completion), ("/v1/chat/completions", "messages", chat(&text))]
@@ -41,7 +43,12 @@ fn a_prompt_that_can_not_fit_costs_next_to_nothing() {
             let took = began.elapsed();
             println!("{path}, {what}: {took:?}");
             let error = &answer.json["error"];
-            assert_eq!((answer.status, &error["param"]), (400, &json!(param)), "{path}, {what}: {}", answer.json);
+            assert_eq!(
+                (answer.status, &error["param"]),
+                (400, &json!(param)),
+                "{path}, {what}: {}",
+                answer.json
+            );
             assert_eq!(error["code"], "context_length_exceeded", "{path}, {what}");
             assert!(took < LIMIT, "{path}, {what}: {took:?}");
         }
@@ -82,7 +89,8 @@ fn import(folder: &Path) -> std::path::PathBuf {
 fn tokenizer() -> Value {
     let printable = |byte: &u32| matches!(*byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let others = (0..256_u32).filter(|byte| !printable(byte)).zip(0x100_u32..);
-    let mut characters: Vec<(u32, u32)> = (0..256).filter(printable).map(|byte| (byte, byte)).chain(others).collect();
+    let mut characters: Vec<(u32, u32)> =
+        (0..256).filter(printable).map(|byte| (byte, byte)).chain(others).collect();
     // Lower case and space first.
     characters.sort_unstable_by_key(|&(byte, _)| (byte != 0x20 && !(0x61..=0x7a).contains(&byte), byte));
     let vocab: Map<String, Value> = characters
@@ -91,7 +99,8 @@ fn tokenizer() -> Value {
         .enumerate()
         .map(|(id, (_, character))| (char::from_u32(character).unwrap().to_string(), json!(id)))
         .collect();
-    let stage = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let stage =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
         "pre_tokenizer": stage, "post_processor": null, "decoder": stage,

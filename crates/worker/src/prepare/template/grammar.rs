@@ -1,4 +1,4 @@
-//! Jinja's grammar of tags: finds where expressions begin and end, and makes the [edits](super::rewrite) of a tag.
+//! Jinja's grammar of expressions: finds where they begin and end, and makes the [edits](super::rewrite) of a tag.
 
 use super::{
     rewrite::Edit,
@@ -11,15 +11,15 @@ const MAX_DEPTH: usize = 200;
 /// Where an expression is in the source.
 pub(super) type Span = (usize, usize);
 
-type Parsed<T = Span> = Result<T, String>;
+pub(super) type Parsed<T = Span> = Result<T, String>;
 
 /// Reads the tokens of one tag.
 pub(super) struct Grammar<'a> {
     source: &'a str,
-    tokens: &'a [Token],
-    at: usize,
+    pub(super) tokens: &'a [Token],
+    pub(super) at: usize,
     depth: usize,
-    edits: Vec<Edit>,
+    pub(super) edits: Vec<Edit>,
 }
 
 impl<'a> Grammar<'a> {
@@ -41,43 +41,6 @@ impl<'a> Grammar<'a> {
         if self.at == self.tokens.len() { Ok(()) } else { Err(format!("unexpected {:?}", self.text())) }
     }
 
-    /// What a `{% … %}` holds.
-    pub(super) fn statement(&mut self) -> Parsed<()> {
-        let keyword = self.text();
-        self.at += 1;
-        match keyword {
-            "for" => self.for_head()?,
-            "if" | "elif" => drop(self.tuple(false)?),
-            "set" => self.set_head()?,
-            "with" => self.assignments(&[])?,
-            "macro" => {
-                self.name()?;
-                self.parameters()?;
-            }
-            "call" => {
-                if self.text() == "(" {
-                    self.parameters()?;
-                }
-                self.tuple(true)?;
-            }
-            "filter" => {
-                self.filter_name()?;
-                self.filters()?;
-            }
-            "do" => drop(self.tuple(true)?),
-            "generation" => self.rename("with"),
-            "endgeneration" => self.rename("endwith"),
-            // Of these the engine sees to the rest.
-            "include" | "extends" | "import" | "from" | "autoescape" => {
-                self.tuple(false)?;
-                self.at = self.tokens.len();
-            }
-            // They have no expression.
-            _ => self.at = self.tokens.len(),
-        }
-        Ok(())
-    }
-
     /// `a`, `a, b`, `a,`: an expression or the items of a tuple.
     pub(super) fn tuple(&mut self, conditional: bool) -> Parsed {
         let mut span = self.expression(conditional)?;
@@ -91,63 +54,8 @@ impl<'a> Grammar<'a> {
         Ok(span)
     }
 
-    fn for_head(&mut self) -> Parsed<()> {
-        while self.text() != "in" {
-            if self.at == self.tokens.len() {
-                return Err("a for without in".into());
-            }
-            self.at += 1;
-        }
-        self.at += 1;
-        let items = self.tuple(false)?;
-        self.wrap(items, "_kr_iter((", "))");
-        if self.eat("if") {
-            self.expression(true)?;
-        }
-        self.eat("recursive");
-        Ok(())
-    }
-
-    /// `x = …`, or the head of a block: `x | filter`.
-    fn set_head(&mut self) -> Parsed<()> {
-        loop {
-            match self.text() {
-                "=" => {
-                    self.at += 1;
-                    return self.tuple(true).map(drop);
-                }
-                "|" => return self.filters(),
-                _ if self.at == self.tokens.len() => return Ok(()),
-                _ => self.at += 1,
-            }
-        }
-    }
-
-    /// `a = 1, b = 2`, until a token of `ends`. A value may be absent where the engine allows it.
-    fn assignments(&mut self, ends: &[&str]) -> Parsed<()> {
-        while self.at < self.tokens.len() && !ends.contains(&self.text()) {
-            self.at += 1;
-            if self.eat("=") {
-                self.expression(true)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn parameters(&mut self) -> Parsed<()> {
-        self.expect("(")?;
-        self.assignments(&[")"])?;
-        self.expect(")")
-    }
-
-    fn rename(&mut self, name: &str) {
-        if let Some(token) = self.tokens.first() {
-            self.edits.push(Edit::replace(token.start, token.end, name));
-        }
-    }
-
     /// `a if b else c`, and all that binds tighter.
-    fn expression(&mut self, conditional: bool) -> Parsed {
+    pub(super) fn expression(&mut self, conditional: bool) -> Parsed {
         let mut span = self.or()?;
         while conditional && self.eat("if") {
             span.1 = self.or()?.1;
@@ -344,7 +252,7 @@ impl<'a> Grammar<'a> {
     }
 
     /// Filters, tests, and calls of what they give.
-    fn filters(&mut self) -> Parsed<()> {
+    pub(super) fn filters(&mut self) -> Parsed<()> {
         loop {
             match self.text() {
                 "|" => {
@@ -358,7 +266,7 @@ impl<'a> Grammar<'a> {
         }
     }
 
-    fn filter_name(&mut self) -> Parsed<()> {
+    pub(super) fn filter_name(&mut self) -> Parsed<()> {
         self.name()?;
         while self.eat(".") {
             self.name()?;
@@ -418,7 +326,7 @@ impl<'a> Grammar<'a> {
         parsed
     }
 
-    fn wrap(&mut self, span: Span, open: &str, close: &str) {
+    pub(super) fn wrap(&mut self, span: Span, open: &str, close: &str) {
         self.edits.push(Edit::open(span.0, open));
         self.edits.push(Edit::close(span.1, close));
     }
@@ -431,7 +339,7 @@ impl<'a> Grammar<'a> {
         }
     }
 
-    fn text(&self) -> &'a str {
+    pub(super) fn text(&self) -> &'a str {
         self.tokens.get(self.at).map_or("", |token| token.of(self.source))
     }
 
@@ -439,17 +347,17 @@ impl<'a> Grammar<'a> {
         self.at.checked_sub(1).and_then(|at| self.tokens.get(at)).map_or(0, |token| token.end)
     }
 
-    fn eat(&mut self, text: &str) -> bool {
+    pub(super) fn eat(&mut self, text: &str) -> bool {
         let found = self.text() == text;
         self.at += usize::from(found);
         found
     }
 
-    fn expect(&mut self, text: &str) -> Parsed<()> {
+    pub(super) fn expect(&mut self, text: &str) -> Parsed<()> {
         if self.eat(text) { Ok(()) } else { Err(format!("expected {text:?}, found {:?}", self.text())) }
     }
 
-    fn name(&mut self) -> Parsed<()> {
+    pub(super) fn name(&mut self) -> Parsed<()> {
         let is_name = self.tokens.get(self.at).is_some_and(|token| token.kind == Kind::Name);
         self.at += usize::from(is_name);
         if is_name { Ok(()) } else { Err(format!("expected a name, found {:?}", self.text())) }
