@@ -27,7 +27,7 @@ impl Model {
 
     /// The prompt as text and as tokens, with control tokens of messages as text.
     fn prompt(&self, template: &str, messages: &[ChatMessage]) -> (String, Vec<u32>) {
-        let template = ChatTemplate::new(template.into(), "<s>".into(), "</s>".into()).unwrap();
+        let template = ChatTemplate::new(template, Some("<s>".into()), Some("</s>".into()));
         match self.control.disguise(messages).unwrap() {
             Some(disguised) => {
                 let text = template.render(&disguised.messages).unwrap();
@@ -103,7 +103,7 @@ fn templates_treat_content_as_before() {
         "{{ messages[0]['content'].strip().split('x')[0] }}",
         "{{ messages[0].content | upper }}",
     ] {
-        let plain = ChatTemplate::new(template.into(), String::new(), String::new()).unwrap();
+        let plain = ChatTemplate::new(template, None, None);
         let (text, tokens) = model.prompt(template, &[message("user", typed)]);
         assert_eq!(text, plain.render(&[message("user", typed)]).unwrap(), "{template}");
         assert_eq!(model.specials(&tokens), [0; 6], "{template}");

@@ -136,8 +136,14 @@ impl<'a> Grammar<'a> {
         operand: impl Fn(&mut Self) -> Parsed,
     ) -> Parsed {
         let mut span = operand(self)?;
+        // One call for all that follow each other: calls in calls would be nested too deeply for the engine.
+        let mut calls = false;
         loop {
             let is_called = self.text() == called;
+            if calls && !is_called {
+                self.wrap(span, open, ")");
+            }
+            calls = is_called;
             if is_called {
                 self.comma();
             } else if kept.contains(&self.text()) {
@@ -146,9 +152,6 @@ impl<'a> Grammar<'a> {
                 return Ok(span);
             }
             span.1 = operand(self)?.1;
-            if is_called {
-                self.wrap(span, open, ")");
-            }
         }
     }
 
@@ -182,18 +185,22 @@ impl<'a> Grammar<'a> {
 
     /// Texts beside each other are one text.
     fn texts(&mut self) {
-        let quote = self.text().chars().next().unwrap_or('\'');
-        self.at += 1;
+        let (first, quote) = (self.at, self.text().chars().next().unwrap_or('\''));
+        let mut joined = String::new();
         while let Some(token) = self.tokens.get(self.at).filter(|token| token.kind == Kind::Text) {
             let content = self.source.get(token.start + 1..token.end - 1).unwrap_or_default();
-            let content = if self.text().starts_with(quote) {
-                content.to_owned()
+            if self.text().starts_with(quote) {
+                joined.push_str(content);
             } else {
-                content.replace(quote, &format!("\\{quote}"))
-            };
-            // From the quote that closes what was there to the one that closes this.
-            self.edits.push(Edit::replace(self.previous_end() - 1, token.end - 1, content));
+                joined.push_str(&content.replace(quote, &format!("\\{quote}")));
+            }
             self.at += 1;
+        }
+        if self.at > first + 1 {
+            // The first quote stays.
+            let start = self.tokens.get(first).map_or(0, |token| token.start + 1);
+            joined.push(quote);
+            self.edits.push(Edit::replace(start, self.previous_end(), joined));
         }
     }
 
@@ -211,7 +218,18 @@ impl<'a> Grammar<'a> {
     fn postfix(&mut self) -> Parsed<()> {
         loop {
             match self.text() {
-                "." => self.at += 2,
+                "." => {
+                    self.at += 2;
+                    let method = self.tokens.get(self.at - 1).map_or("", |token| token.of(self.source));
+                    // The engine compares the arguments with those before.
+                    if method == "changed" && self.text() == "(" {
+                        self.bracketed(")", |this| {
+                            let span = this.expression(true)?;
+                            this.wrap(span, "_kr_checked(", ")");
+                            Ok(())
+                        })?;
+                    }
+                }
                 "[" => self.subscript()?,
                 "(" => self.call()?,
                 _ => return Ok(()),

@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 pub(super) const MAX_DEPTH: usize = 200;
 
 /// Most items of a value that is looked at as a whole: lists that hold each other can be endless in few bytes.
-const MAX_ITEMS: usize = 1 << 20;
+const MAX_ITEMS: usize = 1 << 18;
 
 /// Items that cost as much as one instruction.
 const ITEMS_PER_FUEL: usize = 8;
