@@ -8,6 +8,9 @@ use super::{
 /// Deepest nesting of one tag. The engine refuses more than 150.
 const MAX_DEPTH: usize = 200;
 
+/// Most operands of one call.
+const MAX_ARGUMENTS: usize = 100;
+
 /// Where an expression is in the source.
 pub(super) type Span = (usize, usize);
 
@@ -110,17 +113,7 @@ impl<'a> Grammar<'a> {
     }
 
     fn concatenation(&mut self) -> Parsed {
-        let mut span = self.product()?;
-        let mut joins = false;
-        while self.text() == "~" {
-            self.comma();
-            span.1 = self.product()?.1;
-            joins = true;
-        }
-        if joins {
-            self.wrap(span, "_kr_concat(", ")");
-        }
-        Ok(span)
+        self.calls(&[], "~", "_kr_concat(", Self::product)
     }
 
     fn product(&mut self) -> Parsed {
@@ -136,16 +129,17 @@ impl<'a> Grammar<'a> {
         operand: impl Fn(&mut Self) -> Parsed,
     ) -> Parsed {
         let mut span = operand(self)?;
-        // One call for all that follow each other: calls in calls would be nested too deeply for the engine.
-        let mut calls = false;
+        // One call for many that follow each other: the engine limits both arguments and calls in calls.
+        let mut operands = 1;
         loop {
             let is_called = self.text() == called;
-            if calls && !is_called {
+            if operands == MAX_ARGUMENTS || (operands > 1 && !is_called) {
                 self.wrap(span, open, ")");
+                operands = 1;
             }
-            calls = is_called;
             if is_called {
                 self.comma();
+                operands += 1;
             } else if kept.contains(&self.text()) {
                 self.at += 1;
             } else {

@@ -298,7 +298,9 @@ fn pay_for_widths(state: &State<'_, '_>, pattern: &str, arguments: &[Value]) -> 
 pub(super) fn check_key(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
     let tuple = value.is_tuple();
     match value.kind() {
-        ValueKind::Map | ValueKind::Iterable => Err(failed(format!("unhashable type: '{}'", type_name(value)))),
+        ValueKind::Map | ValueKind::Iterable => {
+            Err(failed(format!("unhashable type: '{}'", type_name(value))))
+        }
         ValueKind::Seq if !tuple => Err(failed("unhashable type: 'list'")),
         _ => check_size(state, value),
     }

@@ -98,7 +98,10 @@ mod tests {
             ("{{ '%s' % x|f ~ 'y' }}", "{{ _kr_concat(_kr_modulo('%s' , x|f) , 'y') }}"),
             ("{{ a % b % c }}", "{{ _kr_modulo(a , b , c) }}"),
             ("{{ a + b - c + d * 2 }}", "{{ _kr_add(_kr_add(a , b) - c , d * 2) }}"),
-            ("{{ a + b + c }}{{ loop.changed(x) }}", "{{ _kr_add(a , b , c) }}{{ loop.changed(_kr_checked(x)) }}"),
+            (
+                "{{ a + b + c }}{{ loop.changed(x) }}",
+                "{{ _kr_add(a , b , c) }}{{ loop.changed(_kr_checked(x)) }}",
+            ),
             ("{{ a[b] }}{{ a['b'] }}{{ a[1:] }}", "{{ a[_kr_key(b)] }}{{ a['b'] }}{{ a[1:] }}"),
             ("{{ {k: 1, 'x': y} }}", "{{ {_kr_key(k): 1, 'x': y} }}"),
             ("{% for a, b in x if a > 1 %}", "{% for a, b in _kr_iter((x)) if _kr_compare(a ,'>', 1) %}"),
