@@ -111,7 +111,7 @@ fn templates_give_what_jinja2_gives() {
     }
 
     let (templates, snippets) = (reference.cases.len(), reference.snippets.len());
-    println!(
+    eprintln!(
         "{alike} of {templates} templates are alike in all of {renderings} renderings; {snippets} snippets"
     );
     assert!(templates >= 50 && snippets >= 500, "the reference is not complete");

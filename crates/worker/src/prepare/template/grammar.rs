@@ -244,7 +244,8 @@ impl<'a> Grammar<'a> {
                 key = Some(self.deeper(|this| this.tuple(true))?);
             }
         }
-        if let Some(key) = key.filter(|_| !slice && !(literal && self.at == first + 1)) {
+        let plain = slice || (literal && self.at == first + 1);
+        if let Some(key) = key.filter(|_| !plain) {
             self.wrap(key, "_kr_key(", ")");
         }
         self.expect("]")
