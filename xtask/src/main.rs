@@ -16,6 +16,7 @@ mod run;
 #[cfg(target_os = "linux")]
 mod sanitize;
 mod setup;
+mod templates;
 mod test;
 mod tidy;
 mod workspace;

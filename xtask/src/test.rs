@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::{
     binaries::Binaries,
     model::{self, Store},
-    process, setup,
+    process, setup, templates,
     workspace::Workspace,
 };
 
@@ -29,8 +29,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let store = workspace.mlx().join("test-store");
     Store::new(&binaries.cache_tool, Some(&store)).provide(workspace, model::DEFAULT)?;
 
+    let templates = templates::ensure(workspace)?;
+
     // All of it runs even if a part fails: one run shows all that is broken.
-    let mut results = vec![cargo_test(workspace, &binaries, &store, &args.arguments)];
+    let mut results = vec![cargo_test(workspace, &binaries, &store, &templates, &args.arguments)];
     if args.arguments.is_empty() {
         results.push(loom(workspace));
         #[cfg(target_os = "linux")]
@@ -41,7 +43,13 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     if errors.is_empty() { Ok(()) } else { bail!("{}", errors.join("; and ")) }
 }
 
-fn cargo_test(workspace: &Workspace, binaries: &Binaries, store: &Path, arguments: &[String]) -> Result<()> {
+fn cargo_test(
+    workspace: &Workspace,
+    binaries: &Binaries,
+    store: &Path,
+    templates: &Path,
+    arguments: &[String],
+) -> Result<()> {
     let mut cargo = workspace.cargo(&["test"]);
     if !arguments.iter().any(|argument| argument.starts_with("-p") || argument.starts_with("--package")) {
         cargo.arg("--workspace");
@@ -52,6 +60,7 @@ fn cargo_test(workspace: &Workspace, binaries: &Binaries, store: &Path, argument
     cargo.args(arguments);
     cargo.env("KR_TEST_STORE", store).env("KR_TEST_BIN_DIR", binaries.folder());
     cargo.env("KR_TEST_GGUF", model::file(workspace)?);
+    cargo.env("KR_TEST_TEMPLATES", templates);
     process::run(cargo)
 }
 

@@ -1,10 +1,12 @@
 //! The real SmolLM2 against mlx-lm's values in `reference/smollm2.json`.
 //!
-//! One test: it measures MLX's memory, which all threads of a process share.
+//! One test of models: it measures MLX's memory, which all threads of a process share. The other is of chat templates,
+//! which need none of it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod lockstep;
+mod templates;
 
 use artifact_store::Store;
 use serde::Deserialize;

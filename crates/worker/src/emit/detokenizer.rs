@@ -4,6 +4,8 @@
 //! after it (the rest of a character). So a few last tokens are decoded together, and what they give beyond what was given
 //! before is new. Special tokens have no part in it: decoding drops them first.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use serde_json::Value;
 use tokenizers::{Decoder, Tokenizer};
 
@@ -145,7 +147,11 @@ impl Traits {
 
 fn decode(tokenizer: &Tokenizer, tokens: &[String]) -> tokenizers::Result<String> {
     match tokenizer.get_decoder() {
-        Some(decoder) => decoder.decode(tokens.to_vec()),
+        // Some decoders count back from the last token.
+        _ if tokens.is_empty() => Ok(String::new()),
+        // Some panic on texts that they did not expect, and this is the thread that serves everyone.
+        Some(decoder) => catch_unwind(AssertUnwindSafe(|| decoder.decode(tokens.to_vec())))
+            .unwrap_or_else(|_| Err("its decoder panicked".into())),
         None => Ok(tokens.join(" ")),
     }
 }

@@ -153,7 +153,7 @@ COLLECTIONS = """
 
 TESTS = """
 {{ missing is defined }} {{ missing is undefined }} {{ nothing is defined }} {{ nothing is none }} {{ missing is none }} {{ d.a is defined }} {{ d.zz is defined }} {{ d.zz is not defined }}
-{% for x in [missing, nothing, yes, n, f, s, l, d, empty, (1,), range(2)] %}{{ x is string }} {{ x is number }} {{ x is integer }} {{ x is float }} {{ x is boolean }} {{ x is mapping }} {{ x is iterable }} {{ x is sequence }} {{ x is none }} {{ x is callable }} {{ x is true }} {{ x is false }};{% endfor %}
+{% for x in [missing, nothing, yes, n, f, s, l, d, empty, (1,)] %}{{ x is string }} {{ x is number }} {{ x is integer }} {{ x is float }} {{ x is boolean }} {{ x is mapping }} {{ x is iterable }} {{ x is sequence }} {{ x is none }} {{ x is callable }} {{ x is true }} {{ x is false }};{% endfor %}
 {{ tiny is float }} {{ tiny is number }} {{ huge is integer }} {{ huge > 1 }} {{ tiny < 1 }} {{ tiny == 1e-7 }} {{ tiny * 10 }} {{ huge + 1 }} {{ -tiny }} {{ tiny | abs }} {{ tiny | round(8) }} {{ 1 if tiny else 0 }} {{ [huge, tiny] | sort }} {{ [huge, tiny] | max }} {{ huge in [1e30] }}
 {{ d.items() is iterable }} {{ d.items() is sequence }} {{ d.items is defined }} {{ namespace() is defined }} {{ (l | map('string')) is iterable }} {{ (l | map('string')) is sequence }}
 {{ 3 is odd }} {{ 4 is even }} {{ 6 is divisibleby 3 }} {{ 6 is divisibleby(4) }} {{ 'a' is in 'abc' }} {{ 1 is in [1, 2] }} {{ 'a' is eq 'a' }} {{ 1 is ne 2 }} {{ 3 is gt 2 }} {{ 3 is lessthan 2 }} {{ 3 is ge(3) }} {{ 'A' is upper }} {{ 'a' is lower }} {{ n is sameas n }} {{ none is sameas none }} {{ true is sameas true }} {{ 1 is sameas true }} {{ 'upper' is filter }} {{ 'odd' is test }} {{ 'zz' is filter }} {{ s is escaped }}

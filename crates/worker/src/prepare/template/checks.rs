@@ -1,8 +1,8 @@
 //! Jinja's tests, what stands behind `is`, where the engine's differ or could do unbounded work.
 
-use minijinja::{Environment, State, Value, value::ValueKind};
+use minijinja::{Environment, Error, State, Value, value::ValueKind};
 
-use super::operators::compare_two;
+use super::{operators::compare_two, values::text};
 
 /// Adds them.
 pub(super) fn add_to(environment: &mut Environment<'static>) {
@@ -19,6 +19,18 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
         // Calling an undefined value is an error, but it can be called.
         value.is_undefined() || value.kind() == ValueKind::Plain
     });
+    for (name, upper) in [("upper", true), ("lower", false)] {
+        environment.add_test(name, move |state: &State<'_, '_>, value: Value| {
+            let text = text(state, &value)?;
+            let wrong = |c: char| if upper { c.is_lowercase() } else { c.is_uppercase() };
+            let right = |c: char| if upper { c.is_uppercase() } else { c.is_lowercase() };
+            Ok::<bool, Error>(text.chars().any(right) && !text.chars().any(wrong))
+        });
+    }
+    // Jinja has none of these.
+    for name in ["startingwith", "endingwith", "safe"] {
+        environment.remove_test(name);
+    }
     for (names, operator) in [
         (["==", "eq", "equalto"], "=="),
         (["!=", "ne", "ne"], "!="),

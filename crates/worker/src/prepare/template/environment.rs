@@ -59,10 +59,12 @@ fn add_functions(environment: &mut Environment<'static>, clock: Clock) {
         let format = format.as_str().ok_or_else(|| failed("strftime_now wants a text"))?;
         clock::strftime(clock(), format).map_err(failed)
     });
-    environment.add_function("namespace", |defaults: Option<Value>, more: Kwargs| {
-        functions::namespace(Some(dict(defaults, &more)?.into()))
+    environment.add_function("namespace", |state: &State<'_, '_>, defaults: Option<Value>, more: Kwargs| {
+        functions::namespace(Some(dict(state, defaults, &more)?.into()))
     });
-    environment.add_function("dict", |entries: Option<Value>, more: Kwargs| dict(entries, &more));
+    environment.add_function("dict", |state: &State<'_, '_>, entries: Option<Value>, more: Kwargs| {
+        dict(state, entries, &more)
+    });
     environment.add_function("joiner", globals::joiner);
     environment.add_function("cycler", |items: Rest<Value>| globals::cycler(items.to_vec()));
     // It shows what is for the model's operator.
@@ -70,13 +72,15 @@ fn add_functions(environment: &mut Environment<'static>, clock: Clock) {
 }
 
 /// Python's `dict`: of a mapping or of pairs, and of named values.
-fn dict(entries: Option<Value>, more: &Kwargs) -> Result<Value, Error> {
+fn dict(state: &State<'_, '_>, entries: Option<Value>, more: &Kwargs) -> Result<Value, Error> {
     let mut all: Vec<(Value, Value)> = Vec::new();
     if let Some(entries) = entries {
         if entries.kind() == ValueKind::Map {
             all.extend(entries.as_object().and_then(|it| it.try_iter_pairs()).into_iter().flatten());
         } else {
             for pair in entries.try_iter()? {
+                state.consume_fuel(1)?;
+                operators::check_key(state, &pair.get_item_by_index(0)?)?;
                 all.push((pair.get_item_by_index(0)?, pair.get_item_by_index(1)?));
             }
         }
@@ -84,6 +88,5 @@ fn dict(entries: Option<Value>, more: &Kwargs) -> Result<Value, Error> {
     for name in more.args() {
         all.push((Value::from(name), more.peek(name)?));
     }
-    more.assert_all_used().or(Ok::<(), Error>(()))?;
     Ok(Value::from_pairs(all))
 }

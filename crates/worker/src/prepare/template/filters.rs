@@ -39,6 +39,17 @@ impl Object for Generator {
     }
 }
 
+/// An argument that must be a text; the engine would make one of any value.
+fn word(value: Option<Value>) -> Result<Option<String>> {
+    match value.filter(|value| !value.is_none()) {
+        None => Ok(None),
+        Some(value) => match value.as_str() {
+            Some(text) => Ok(Some(text.to_owned())),
+            None => Err(failed(format!("a filter wants a str, not {}", type_name(&value)))),
+        },
+    }
+}
+
 /// Adds them.
 pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("tojson", tojson);
@@ -51,7 +62,8 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     });
     environment.add_filter("title", title);
     environment.add_filter("capitalize", capitalize);
-    environment.add_filter("trim", |state: &State<'_, '_>, value: Value, chars: Option<String>| {
+    environment.add_filter("trim", |state: &State<'_, '_>, value: Value, chars: Option<Value>| {
+        let chars = word(chars)?;
         text(state, &value).map(|it| texts::strip(&it, chars.as_deref(), true, true).to_owned())
     });
     environment.add_filter("replace", replace);
@@ -64,6 +76,9 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     });
     environment.add_filter("urlencode", |state: &State<'_, '_>, value: Value| {
         text(state, &value).map(|it| quoted(&it))
+    });
+    environment.add_filter("safe", |state: &State<'_, '_>, value: Value| {
+        text(state, &value).map(Value::from_safe_string)
     });
     for name in ["escape", "e", "forceescape"] {
         environment.add_filter(name, |state: &State<'_, '_>, value: Value| {
@@ -81,7 +96,8 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("d", default);
     environment.add_filter("int", int);
     environment.add_filter("float", float);
-    environment.add_filter("attr", |value: Value, name: String| {
+    environment.add_filter("attr", |value: Value, name: Value| {
+        let name = word(Some(name))?.unwrap_or_default();
         // Of an object; never an item of a dictionary or a list.
         if matches!(value.kind(), ValueKind::Map | ValueKind::Seq) {
             Ok(Value::UNDEFINED)
@@ -89,6 +105,10 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
             value.get_attr(&name)
         }
     });
+    // Jinja has none of these.
+    for name in ["split", "lines", "bool", "chain", "zip"] {
+        environment.remove_filter(name);
+    }
     add_walking(environment);
     add_lazy(environment);
 }
@@ -99,11 +119,11 @@ fn add_walking(environment: &mut Environment<'static>) {
         "join",
         |state: &mut State<'_, '_>,
          value: Value,
-         joiner: Option<String>,
-         attribute: Option<String>,
+         joiner: Option<Value>,
+         attribute: Option<Value>,
          named: Kwargs| {
-            let joiner = joiner.or(named.get::<Option<String>>("d")?).unwrap_or_default();
-            let attribute = attribute.or(named.get::<Option<String>>("attribute")?);
+            let joiner = word(joiner.or(named.get::<Option<Value>>("d")?))?.unwrap_or_default();
+            let attribute = word(attribute.or(named.get::<Option<Value>>("attribute")?))?;
             named.assert_all_used()?;
             join(state, &value, &joiner, attribute.as_deref())
         },
@@ -138,51 +158,26 @@ fn add_walking(environment: &mut Environment<'static>) {
 
 /// Those that give a generator in Python.
 fn add_lazy(environment: &mut Environment<'static>) {
-    type Items = std::result::Result<Vec<Value>, Error>;
-    fn generator(items: Items) -> Result<Value> {
-        items.map(|items| Value::from_object(Generator(items)))
-    }
-    environment.add_filter(
-        "map",
-        |state: &mut State<'_, '_>, value: Value, arguments: Rest<ValueOrKwargs>| {
-            let value = or_empty(value)?;
-            generator(filters::map(state, value, arguments))
-        },
-    );
-    for (name, selects) in [("select", true), ("reject", false)] {
-        environment.add_filter(
-            name,
-            move |state: &mut State<'_, '_>,
-                  value: Value,
-                  test: Option<String>,
-                  arguments: Rest<ValueOrKwargs>| {
-                let value = or_empty(value)?;
-                let test = test.map(Into::into);
-                generator(if selects {
-                    filters::select(state, value, test, arguments)
-                } else {
-                    filters::reject(state, value, test, arguments)
-                })
-            },
-        );
-    }
-    for (name, selects) in [("selectattr", true), ("rejectattr", false)] {
-        environment.add_filter(
-            name,
-            move |state: &mut State<'_, '_>,
-                  value: Value,
-                  attribute: String,
-                  test: Option<String>,
-                  arguments: Rest<ValueOrKwargs>| {
-                let value = or_empty(value)?;
-                let (attribute, test) = (attribute.into(), test.map(Into::into));
-                generator(if selects {
-                    filters::selectattr(state, value, attribute, test, arguments)
-                } else {
-                    filters::rejectattr(state, value, attribute, test, arguments)
-                })
-            },
-        );
+    for name in ["map", "select", "reject", "selectattr", "rejectattr"] {
+        let builtin = match name {
+            "map" => Value::from_function(filters::map),
+            "select" => Value::from_function(filters::select),
+            "reject" => Value::from_function(filters::reject),
+            "selectattr" => Value::from_function(filters::selectattr),
+            _ => Value::from_function(filters::rejectattr),
+        };
+        environment.add_filter(name, move |state: &mut State<'_, '_>, arguments: Rest<ValueOrKwargs>| {
+            let mut arguments = arguments.into_values();
+            // Names of filters, tests and attributes, and what those compare with.
+            for argument in arguments.iter().skip(1) {
+                check_size(state, argument)?;
+            }
+            if let Some(value) = arguments.first_mut() {
+                *value = or_empty(std::mem::take(value))?;
+            }
+            let items = builtin.call(state, &arguments)?;
+            Ok::<Value, Error>(Value::from_object(Generator(items.try_iter()?.collect())))
+        });
     }
 }
 

@@ -1,4 +1,4 @@
-//! Jinja's grammar of tags: finds where expressions begin and end, and makes the [edits](super::rewrite) of a tag.
+//! Jinja's grammar of expressions: finds where they begin and end, and makes the [edits](super::rewrite) of a tag.
 
 use super::{
     rewrite::Edit,
@@ -8,18 +8,21 @@ use super::{
 /// Deepest nesting of one tag. The engine refuses more than 150.
 const MAX_DEPTH: usize = 200;
 
+/// Most operands of one call.
+const MAX_ARGUMENTS: usize = 100;
+
 /// Where an expression is in the source.
 pub(super) type Span = (usize, usize);
 
-type Parsed<T = Span> = Result<T, String>;
+pub(super) type Parsed<T = Span> = Result<T, String>;
 
 /// Reads the tokens of one tag.
 pub(super) struct Grammar<'a> {
     source: &'a str,
-    tokens: &'a [Token],
-    at: usize,
+    pub(super) tokens: &'a [Token],
+    pub(super) at: usize,
     depth: usize,
-    edits: Vec<Edit>,
+    pub(super) edits: Vec<Edit>,
 }
 
 impl<'a> Grammar<'a> {
@@ -41,43 +44,6 @@ impl<'a> Grammar<'a> {
         if self.at == self.tokens.len() { Ok(()) } else { Err(format!("unexpected {:?}", self.text())) }
     }
 
-    /// What a `{% … %}` holds.
-    pub(super) fn statement(&mut self) -> Parsed<()> {
-        let keyword = self.text();
-        self.at += 1;
-        match keyword {
-            "for" => self.for_head()?,
-            "if" | "elif" => drop(self.tuple(false)?),
-            "set" => self.set_head()?,
-            "with" => self.assignments(&[])?,
-            "macro" => {
-                self.name()?;
-                self.parameters()?;
-            }
-            "call" => {
-                if self.text() == "(" {
-                    self.parameters()?;
-                }
-                self.tuple(true)?;
-            }
-            "filter" => {
-                self.filter_name()?;
-                self.filters()?;
-            }
-            "do" => drop(self.tuple(true)?),
-            "generation" => self.rename("with"),
-            "endgeneration" => self.rename("endwith"),
-            // Of these the engine sees to the rest.
-            "include" | "extends" | "import" | "from" | "autoescape" => {
-                self.tuple(false)?;
-                self.at = self.tokens.len();
-            }
-            // They have no expression.
-            _ => self.at = self.tokens.len(),
-        }
-        Ok(())
-    }
-
     /// `a`, `a, b`, `a,`: an expression or the items of a tuple.
     pub(super) fn tuple(&mut self, conditional: bool) -> Parsed {
         let mut span = self.expression(conditional)?;
@@ -91,63 +57,8 @@ impl<'a> Grammar<'a> {
         Ok(span)
     }
 
-    fn for_head(&mut self) -> Parsed<()> {
-        while self.text() != "in" {
-            if self.at == self.tokens.len() {
-                return Err("a for without in".into());
-            }
-            self.at += 1;
-        }
-        self.at += 1;
-        let items = self.tuple(false)?;
-        self.wrap(items, "_kr_iter((", "))");
-        if self.eat("if") {
-            self.expression(true)?;
-        }
-        self.eat("recursive");
-        Ok(())
-    }
-
-    /// `x = …`, or the head of a block: `x | filter`.
-    fn set_head(&mut self) -> Parsed<()> {
-        loop {
-            match self.text() {
-                "=" => {
-                    self.at += 1;
-                    return self.tuple(true).map(drop);
-                }
-                "|" => return self.filters(),
-                _ if self.at == self.tokens.len() => return Ok(()),
-                _ => self.at += 1,
-            }
-        }
-    }
-
-    /// `a = 1, b = 2`, until a token of `ends`. A value may be absent where the engine allows it.
-    fn assignments(&mut self, ends: &[&str]) -> Parsed<()> {
-        while self.at < self.tokens.len() && !ends.contains(&self.text()) {
-            self.at += 1;
-            if self.eat("=") {
-                self.expression(true)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn parameters(&mut self) -> Parsed<()> {
-        self.expect("(")?;
-        self.assignments(&[")"])?;
-        self.expect(")")
-    }
-
-    fn rename(&mut self, name: &str) {
-        if let Some(token) = self.tokens.first() {
-            self.edits.push(Edit::replace(token.start, token.end, name));
-        }
-    }
-
     /// `a if b else c`, and all that binds tighter.
-    fn expression(&mut self, conditional: bool) -> Parsed {
+    pub(super) fn expression(&mut self, conditional: bool) -> Parsed {
         let mut span = self.or()?;
         while conditional && self.eat("if") {
             span.1 = self.or()?.1;
@@ -202,17 +113,7 @@ impl<'a> Grammar<'a> {
     }
 
     fn concatenation(&mut self) -> Parsed {
-        let mut span = self.product()?;
-        let mut joins = false;
-        while self.text() == "~" {
-            self.comma();
-            span.1 = self.product()?.1;
-            joins = true;
-        }
-        if joins {
-            self.wrap(span, "_kr_concat(", ")");
-        }
-        Ok(span)
+        self.calls(&[], "~", "_kr_concat(", Self::product)
     }
 
     fn product(&mut self) -> Parsed {
@@ -228,19 +129,23 @@ impl<'a> Grammar<'a> {
         operand: impl Fn(&mut Self) -> Parsed,
     ) -> Parsed {
         let mut span = operand(self)?;
+        // One call for many that follow each other: the engine limits both arguments and calls in calls.
+        let mut operands = 1;
         loop {
             let is_called = self.text() == called;
+            if operands == MAX_ARGUMENTS || (operands > 1 && !is_called) {
+                self.wrap(span, open, ")");
+                operands = 1;
+            }
             if is_called {
                 self.comma();
+                operands += 1;
             } else if kept.contains(&self.text()) {
                 self.at += 1;
             } else {
                 return Ok(span);
             }
             span.1 = operand(self)?.1;
-            if is_called {
-                self.wrap(span, open, ")");
-            }
         }
     }
 
@@ -274,18 +179,22 @@ impl<'a> Grammar<'a> {
 
     /// Texts beside each other are one text.
     fn texts(&mut self) {
-        let quote = self.text().chars().next().unwrap_or('\'');
-        self.at += 1;
+        let (first, quote) = (self.at, self.text().chars().next().unwrap_or('\''));
+        let mut joined = String::new();
         while let Some(token) = self.tokens.get(self.at).filter(|token| token.kind == Kind::Text) {
             let content = self.source.get(token.start + 1..token.end - 1).unwrap_or_default();
-            let content = if self.text().starts_with(quote) {
-                content.to_owned()
+            if self.text().starts_with(quote) {
+                joined.push_str(content);
             } else {
-                content.replace(quote, &format!("\\{quote}"))
-            };
-            // From the quote that closes what was there to the one that closes this.
-            self.edits.push(Edit::replace(self.previous_end() - 1, token.end - 1, content));
+                joined.push_str(&content.replace(quote, &format!("\\{quote}")));
+            }
             self.at += 1;
+        }
+        if self.at > first + 1 {
+            // The first quote stays.
+            let start = self.tokens.get(first).map_or(0, |token| token.start + 1);
+            joined.push(quote);
+            self.edits.push(Edit::replace(start, self.previous_end(), joined));
         }
     }
 
@@ -303,7 +212,18 @@ impl<'a> Grammar<'a> {
     fn postfix(&mut self) -> Parsed<()> {
         loop {
             match self.text() {
-                "." => self.at += 2,
+                "." => {
+                    self.at += 2;
+                    let method = self.tokens.get(self.at - 1).map_or("", |token| token.of(self.source));
+                    // The engine compares the arguments with those before.
+                    if method == "changed" && self.text() == "(" {
+                        self.bracketed(")", |this| {
+                            let span = this.expression(true)?;
+                            this.wrap(span, "_kr_checked(", ")");
+                            Ok(())
+                        })?;
+                    }
+                }
                 "[" => self.subscript()?,
                 "(" => self.call()?,
                 _ => return Ok(()),
@@ -324,7 +244,8 @@ impl<'a> Grammar<'a> {
                 key = Some(self.deeper(|this| this.tuple(true))?);
             }
         }
-        if let Some(key) = key.filter(|_| !slice && !(literal && self.at == first + 1)) {
+        let plain = slice || (literal && self.at == first + 1);
+        if let Some(key) = key.filter(|_| !plain) {
             self.wrap(key, "_kr_key(", ")");
         }
         self.expect("]")
@@ -344,7 +265,7 @@ impl<'a> Grammar<'a> {
     }
 
     /// Filters, tests, and calls of what they give.
-    fn filters(&mut self) -> Parsed<()> {
+    pub(super) fn filters(&mut self) -> Parsed<()> {
         loop {
             match self.text() {
                 "|" => {
@@ -358,7 +279,7 @@ impl<'a> Grammar<'a> {
         }
     }
 
-    fn filter_name(&mut self) -> Parsed<()> {
+    pub(super) fn filter_name(&mut self) -> Parsed<()> {
         self.name()?;
         while self.eat(".") {
             self.name()?;
@@ -418,7 +339,7 @@ impl<'a> Grammar<'a> {
         parsed
     }
 
-    fn wrap(&mut self, span: Span, open: &str, close: &str) {
+    pub(super) fn wrap(&mut self, span: Span, open: &str, close: &str) {
         self.edits.push(Edit::open(span.0, open));
         self.edits.push(Edit::close(span.1, close));
     }
@@ -431,7 +352,7 @@ impl<'a> Grammar<'a> {
         }
     }
 
-    fn text(&self) -> &'a str {
+    pub(super) fn text(&self) -> &'a str {
         self.tokens.get(self.at).map_or("", |token| token.of(self.source))
     }
 
@@ -439,17 +360,17 @@ impl<'a> Grammar<'a> {
         self.at.checked_sub(1).and_then(|at| self.tokens.get(at)).map_or(0, |token| token.end)
     }
 
-    fn eat(&mut self, text: &str) -> bool {
+    pub(super) fn eat(&mut self, text: &str) -> bool {
         let found = self.text() == text;
         self.at += usize::from(found);
         found
     }
 
-    fn expect(&mut self, text: &str) -> Parsed<()> {
+    pub(super) fn expect(&mut self, text: &str) -> Parsed<()> {
         if self.eat(text) { Ok(()) } else { Err(format!("expected {text:?}, found {:?}", self.text())) }
     }
 
-    fn name(&mut self) -> Parsed<()> {
+    pub(super) fn name(&mut self) -> Parsed<()> {
         let is_name = self.tokens.get(self.at).is_some_and(|token| token.kind == Kind::Name);
         self.at += usize::from(is_name);
         if is_name { Ok(()) } else { Err(format!("expected a name, found {:?}", self.text())) }

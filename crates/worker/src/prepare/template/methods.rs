@@ -8,7 +8,7 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::{
     arguments::Arguments,
-    operators::{compare_two, str_format},
+    operators::{check_key, compare_two, str_format},
     texts::{self, is_space},
     values::{failed, is_printable},
 };
@@ -51,6 +51,10 @@ pub(super) fn call(
         (ValueKind::Number, "bit_length") if value.is_integer() => {
             let number = i128::try_from(value.clone())?;
             Ok(Value::from(i128::BITS - number.unsigned_abs().leading_zeros()))
+        }
+        (ValueKind::Map, "get") => {
+            given.get(0, "key").map_or(Ok(()), |key| check_key(state, &key))?;
+            unknown_method_callback(state, value, method, arguments)
         }
         (ValueKind::Map, _) => unknown_method_callback(state, value, method, arguments),
         _ => Err(Error::from(ErrorKind::UnknownMethod)),

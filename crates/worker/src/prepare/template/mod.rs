@@ -16,6 +16,7 @@ mod methods;
 mod operators;
 mod rewrite;
 mod scan;
+mod statements;
 mod texts;
 mod values;
 

@@ -19,12 +19,26 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_function("_kr_concat", concat);
     environment.add_function("_kr_compare", compare);
     environment.add_function("_kr_modulo", modulo);
-    environment.add_function("_kr_key", key);
+    environment.add_function("_kr_checked", |state: &State<'_, '_>, value: Value| {
+        check_size(state, &value)?;
+        Ok::<Value, Error>(value)
+    });
+    environment.add_function("_kr_key", |state: &State<'_, '_>, value: Value| {
+        check_key(state, &value)?;
+        Ok::<Value, Error>(value)
+    });
     environment.add_function("_kr_iter", iterable);
 }
 
-/// `a + b`: of texts, of lists, of numbers.
-fn add(state: &State<'_, '_>, left: Value, right: Value) -> Result<Value, Error> {
+/// `a + b + c`.
+fn add(state: &State<'_, '_>, parts: Rest<Value>) -> Result<Value, Error> {
+    let mut parts = parts.iter().cloned();
+    let first = parts.next().unwrap_or_default();
+    parts.try_fold(first, |sum, part| add_two(state, sum, part))
+}
+
+/// Of texts, of lists, of numbers.
+fn add_two(state: &State<'_, '_>, left: Value, right: Value) -> Result<Value, Error> {
     if let (Some(a), Some(b)) = (left.as_str(), right.as_str()) {
         state.consume_fuel((a.len() + b.len()) as u64 / 64)?;
         // A text that was marked as safe for HTML escapes what is added to it.
@@ -147,7 +161,10 @@ fn contains(state: &State<'_, '_>, container: &Value, value: &Value) -> Result<b
     }
     match container.kind() {
         ValueKind::Undefined => Ok(false),
-        ValueKind::Map => Ok(container.as_object().is_some_and(|map| map.get_value(value).is_some())),
+        ValueKind::Map => {
+            check_key(state, value)?;
+            Ok(container.as_object().is_some_and(|map| map.get_value(value).is_some()))
+        }
         ValueKind::Seq | ValueKind::Iterable => {
             for item in container.try_iter()? {
                 state.consume_fuel(1)?;
@@ -161,8 +178,15 @@ fn contains(state: &State<'_, '_>, container: &Value, value: &Value) -> Result<b
     }
 }
 
-/// `a % b`: of numbers, or Python's formatting.
-fn modulo(state: &State<'_, '_>, left: &Value, right: &Value) -> Result<Value, Error> {
+/// `a % b % c`.
+fn modulo(state: &State<'_, '_>, parts: Rest<Value>) -> Result<Value, Error> {
+    let mut parts = parts.iter();
+    let first = parts.next().cloned().unwrap_or_default();
+    parts.try_fold(first, |rest, part| modulo_two(state, &rest, part))
+}
+
+/// Of numbers, or Python's formatting.
+fn modulo_two(state: &State<'_, '_>, left: &Value, right: &Value) -> Result<Value, Error> {
     if let Some(pattern) = left.as_str() {
         let arguments: Vec<Value> =
             if right.is_tuple() { right.try_iter()?.collect() } else { vec![right.clone()] };
@@ -270,15 +294,16 @@ fn pay_for_widths(state: &State<'_, '_>, pattern: &str, arguments: &[Value]) -> 
     state.consume_fuel(bytes / 16 + pattern.len() as u64 / 16)
 }
 
-/// What `container[value]` and `{value: …}` look up: a text or a number, as a rule.
-fn key(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
-    if matches!(value.kind(), ValueKind::Map | ValueKind::Iterable)
-        || (value.kind() == ValueKind::Seq && !value.is_tuple())
-    {
-        return Err(failed(format!("unhashable type: '{}'", type_name(value))));
+/// Refuses what can't be a key, of `container[value]` and `{value: …}`: a text or a number, as a rule.
+pub(super) fn check_key(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
+    let tuple = value.is_tuple();
+    match value.kind() {
+        ValueKind::Map | ValueKind::Iterable => {
+            Err(failed(format!("unhashable type: '{}'", type_name(value))))
+        }
+        ValueKind::Seq if !tuple => Err(failed("unhashable type: 'list'")),
+        _ => check_size(state, value),
     }
-    check_size(state, value)?;
-    Ok(value.clone())
 }
 
 /// What a `for` runs over.

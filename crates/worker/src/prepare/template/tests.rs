@@ -180,6 +180,120 @@ fn whatever_a_template_does_ends_as_an_error() {
     }
 }
 
+/// These may give something, or not; but soon.
+#[test]
+fn values_that_are_endless_can_be_handled() {
+    let mut endless = String::from("{% set x = [1] %}{% set y = [1] %}");
+    for _ in 0..60 {
+        endless.push_str("{% set x = [x, x] %}{% set y = [y, y] %}");
+    }
+    for use_of_it in [
+        "'a' | trim(x)",
+        "[1] | join(x)",
+        "[1] | select(x) | list",
+        "{} | attr(x)",
+        "dict(x)",
+        "dict(a=x)",
+        "range(x)",
+        "joiner(x)()",
+        "cycler(x)",
+        "strftime_now(x)",
+        "[1] | map(x) | list",
+        "[{}] | groupby(x)",
+        "[{}] | sort(attribute=x)",
+        "[{}] | map(attribute=x) | list",
+        "[1] | selectattr(x) | list",
+        "x is string",
+        "x is sameas y",
+        "x is startingwith('a')",
+        "'a' is startingwith(x)",
+        "'a' is in x",
+        "x in 'a'",
+        "x in {}",
+        "'a' in x",
+        "x[1:] | length",
+        "x[::-1] | length",
+        "x | first | length",
+        "x | abs",
+        "x | round",
+        "x | int",
+        "x | float",
+        "x | bool",
+        "x | items | list",
+        "x | zip(x) | length",
+        "x | chain(x) | length",
+        "x | lines",
+        "x | split",
+        "'a' | split(x)",
+        "x | reverse | length",
+        "x < y",
+        "x | urlencode",
+        "x.foo",
+        "x()",
+        "x is odd",
+        "x is divisibleby(2)",
+        "-x",
+        "x / 2",
+        "x ** x",
+        "x * 2 | length",
+        "x - y",
+        "x | default(y) | length",
+        "x | unique | list | length",
+        "x | batch(1) | list | length",
+        "x | slice(1) | list | length",
+        "x | sum",
+        "x | min | length",
+        "x | capitalize",
+        "x | title",
+        "x | safe",
+        "x | escape",
+        "x | tojson(indent=x)",
+        "1 | tojson(separators=x)",
+        "'a'.split(x)",
+        "'a'.replace(x, y)",
+        "x.index(y)",
+        "x.count(y)",
+        "'a'.join(x)",
+        "'{:{}}'.format(1, x)",
+        "'%*d' % (x, 1)",
+        "namespace(a=x).a | length",
+        "x is eq y",
+        "x is lower",
+        "x is number",
+        "x if x else y",
+        "x | last | length",
+        "x | dictsort",
+        "x | format(y)",
+        "'%(a)s' % {'a': x}",
+        "x and y and 1",
+        "{'a': x} == {'a': y}",
+        "(x, 1) == (y, 1)",
+        "(x, 1) in [(y, 1)]",
+        "{(x, 1): 1}",
+        "messages[x]",
+        "messages | length + x",
+    ] {
+        let _ = render(&format!("{endless}{{{{ {use_of_it} }}}}"));
+    }
+    for statement in [
+        "{% for i in [x, y, x] %}{{ loop.changed(i) }}{% endfor %}",
+        "{% for i in [x, y, x] %}{{ loop.cycle(x, y) | length }}{% endfor %}",
+        "{% set a, b, c = x %}",
+        "{% include x %}",
+        "{% extends x %}",
+        "{% macro f(a) %}{{ a | length }}{% endmacro %}{{ f(x) }}{{ f(**x) }}",
+        "{% call(a) x() %}{% endcall %}",
+        "{% with a = x %}{{ a }}{% endwith %}",
+        "{% filter upper %}{{ x | length }}{% endfilter %}",
+        "{% set z | replace(x, y) %}a{% endset %}",
+        "{% for a in x recursive %}{{ loop(a) }}{% endfor %}",
+        "{% autoescape x %}{{ x | length }}{% endautoescape %}",
+        "{% autoescape true %}{{ x }}{% endautoescape %}",
+    ] {
+        let _ = render(&format!("{endless}{statement}"));
+    }
+}
+
 /// What is deep can be made, since it is only freed; but nothing may walk it.
 #[test]
 fn deep_values_do_not_overflow_the_stack() {
@@ -207,7 +321,9 @@ fn deep_values_do_not_overflow_the_stack() {
 #[test]
 fn sources_that_are_too_large_or_too_deep_do_not_compile() {
     let mut elifs = String::from("{% if a %}");
-    (0..200_000).for_each(|n| drop(write!(elifs, "{{% elif a == {n} %}}")));
+    for n in 0..200_000 {
+        let _ = write!(elifs, "{{% elif a == {n} %}}");
+    }
     let many = |part: &str, n: usize| part.repeat(n);
     for source in [
         elifs + "{% endif %}",

@@ -135,7 +135,7 @@ pub(super) fn expand_tabs(text: &str, size: usize) -> String {
     for c in text.chars() {
         match c {
             '\t' => {
-                let spaces = size.checked_sub(column % size.max(1)).unwrap_or_default();
+                let spaces = size.saturating_sub(column % size.max(1));
                 expanded.extend(std::iter::repeat_n(' ', spaces));
                 column += spaces;
             }

@@ -1,6 +1,6 @@
 //! Values of a template: from JSON, as Python's text, and how large they are.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use minijinja::{
     Error, ErrorKind, State, Value,
@@ -12,7 +12,10 @@ use serde_json::Value as Json;
 pub(super) const MAX_DEPTH: usize = 200;
 
 /// Most items of a value that is looked at as a whole: lists that hold each other can be endless in few bytes.
-const MAX_ITEMS: usize = 1 << 20;
+const MAX_ITEMS: usize = 1 << 18;
+
+/// Most bytes of an object of the engine's in a text.
+const MAX_OBJECT: usize = 1000;
 
 /// Items that cost as much as one instruction.
 const ITEMS_PER_FUEL: usize = 8;
@@ -110,8 +113,22 @@ pub(super) fn repr(out: &mut String, value: &Value) {
             out.push_str(if tuple && len == 1 { "," } else { "" });
             out.push(if tuple { ')' } else { ']' });
         }
-        _ => drop(write!(out, "{value}")),
+        _ => engine_object(out, value),
     }
+}
+
+/// An object of the engine's, such as a macro: some show all that they hold.
+fn engine_object(out: &mut String, value: &Value) {
+    struct Beginning<'a>(&'a mut String, usize);
+    impl fmt::Write for Beginning<'_> {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.1 = self.1.checked_sub(text.len()).ok_or(fmt::Error)?;
+            self.0.push_str(text);
+            Ok(())
+        }
+    }
+    // It ends in an error where it is cut.
+    let _ = write!(Beginning(out, MAX_OBJECT), "{value}");
 }
 
 fn scalar(out: &mut String, value: &Value) {

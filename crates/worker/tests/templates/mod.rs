@@ -1,0 +1,119 @@
+//! Public chat templates, rendered here and by Jinja2 as transformers sets it up. `reference/templates.py` has made the
+//! reference; one test is to say which templates differ and where.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use worker::prepare::template::{Chat, ChatTemplate, Clock};
+
+/// What the script has written.
+#[derive(Deserialize)]
+struct Reference {
+    /// The time that its clock shows.
+    now: String,
+    cases: Vec<Case>,
+    /// Small templates, all with `variables`.
+    snippets: Vec<Snippet>,
+    variables: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    template: String,
+    /// Of a template that is not Jinja.
+    error: Option<String>,
+    renderings: Vec<Rendering>,
+}
+
+/// What a template gives for one conversation.
+#[derive(Deserialize)]
+struct Rendering {
+    conversation: String,
+    messages: Vec<Value>,
+    variables: Map<String, Value>,
+    /// Absent if it refuses the conversation or fails on it.
+    text: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Snippet {
+    source: String,
+    text: Option<String>,
+}
+
+impl Rendering {
+    fn render(&self, source: &str, clock: &Clock) -> Result<String, String> {
+        let mut more = self.variables.clone();
+        let mut take = |name: &str| more.shift_remove(name).unwrap_or_default();
+        let token = |token: Value| token.as_str().map(str::to_owned);
+        let (bos, eos) = (token(take("bos_token")), token(take("eos_token")));
+        let chat = Chat {
+            messages: self.messages.clone(),
+            tools: take("tools"),
+            documents: take("documents"),
+            add_generation_prompt: take("add_generation_prompt").as_bool().unwrap(),
+            more,
+        };
+        render(&ChatTemplate::with_clock(source, bos, eos, Arc::clone(clock)), &chat)
+    }
+}
+
+fn render(template: &ChatTemplate, chat: &Chat) -> Result<String, String> {
+    template.render_chat(chat).map_err(|error| error.failure().message)
+}
+
+/// What is wrong with a result, if anything. An error's words are not compared: Python's name Python's types.
+fn difference(found: &Result<String, String>, expected: Option<&str>) -> Option<String> {
+    match (found, expected) {
+        (Ok(found), Some(expected)) if found == expected => None,
+        (Err(_), None) => None,
+        (Ok(found), Some(expected)) => {
+            let same = found.chars().zip(expected.chars()).take_while(|(a, b)| a == b).count();
+            let part = |text: &str| text.chars().skip(same.saturating_sub(20)).take(60).collect::<String>();
+            Some(format!("found {:?}, expected {:?}", part(found), part(expected)))
+        }
+        (Ok(_), None) => Some("rendered, but Jinja2 fails".into()),
+        (Err(error), Some(_)) => Some(error.clone()),
+    }
+}
+
+#[test]
+fn templates_give_what_jinja2_gives() {
+    let folder = PathBuf::from(std::env::var_os("KR_TEST_TEMPLATES").expect(
+        "KR_TEST_TEMPLATES names no folder with reference renderings: run `cargo xtask test`, which makes it and sets it",
+    ));
+    let reference = fs::read(folder.join("cases.json")).unwrap();
+    let reference: Reference = serde_json::from_slice(&reference).unwrap();
+    let now = reference.now.parse().unwrap();
+    let clock: Clock = Arc::new(move || now);
+    let mut differences = Vec::new();
+
+    let (mut alike, mut renderings) = (0, 0);
+    for case in &reference.cases {
+        let source = fs::read_to_string(folder.join("templates").join(&case.template)).unwrap();
+        assert!(case.error.is_none(), "{}: {:?}", case.template, case.error);
+        let before = differences.len();
+        for rendering in &case.renderings {
+            let found = rendering.render(&source, &clock);
+            let difference = difference(&found, rendering.text.as_deref());
+            differences
+                .extend(difference.map(|it| format!("{}, {}: {it}", case.template, rendering.conversation)));
+        }
+        renderings += case.renderings.len();
+        alike += usize::from(differences.len() == before);
+    }
+    for snippet in &reference.snippets {
+        let chat = Chat { more: reference.variables.clone(), ..Chat::default() };
+        let template = ChatTemplate::with_clock(&snippet.source, None, None, Arc::clone(&clock));
+        let difference = difference(&render(&template, &chat), snippet.text.as_deref());
+        differences.extend(difference.map(|it| format!("{:?}: {it}", snippet.source)));
+    }
+
+    let (templates, snippets) = (reference.cases.len(), reference.snippets.len());
+    eprintln!(
+        "{alike} of {templates} templates are alike in all of {renderings} renderings; {snippets} snippets"
+    );
+    assert!(templates >= 50 && snippets >= 500, "the reference is not complete");
+    assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
+}
