@@ -98,7 +98,8 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
             kernels => kernels,
         };
         let half = cli.kv_type == KvType::Float16;
-        let budget = KvBudget { bytes: cli.kv_mib.saturating_mul(1 << 20), sequences: cli.max_running.max(1), half };
+        let budget =
+            KvBudget { bytes: cli.kv_mib.saturating_mul(1 << 20), sequences: cli.max_running.max(1), half };
         let model = Model::load(&artifact, kernels, budget)?;
         if kernels == Kernels::Mlx {
             model.warm_up(cli.chunk_tokens)?;
