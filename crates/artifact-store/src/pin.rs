@@ -11,7 +11,7 @@ impl Store {
     pub fn pin(&self, name_or_digest: &str) -> Result<bool, StoreError> {
         self.check_writable()?;
         let digest = self.locate(name_or_digest)?;
-        let _lease = Lease::take(&self.layout, digest)?;
+        let _lease = Lease::take(self, digest)?;
         // It may have been removed while we waited for the lease.
         self.locate(&digest.to_string())?;
         self.create_empty(&self.layout.pin(digest))

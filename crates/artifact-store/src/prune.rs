@@ -56,7 +56,7 @@ impl Store {
     ) -> Result<PruneReport, StoreError> {
         let writer =
             if options.dry_run { Writer::lock(self, observer)? } else { Writer::begin(self, observer)? };
-        let candidates = Candidates::take(self, &BTreeSet::new())?;
+        let mut candidates = Candidates::take(self, &BTreeSet::new())?;
         let criteria = Criteria {
             max_size: options.max_size,
             unused_since: options
@@ -65,6 +65,7 @@ impl Store {
             keep: options.keep,
         };
         let doomed = choose(&candidates.all, &criteria);
+        candidates.let_go_of_all_but(&doomed);
         if !options.dry_run {
             writer.remove_artifacts(&candidates, &doomed)?;
         }

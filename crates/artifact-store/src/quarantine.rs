@@ -10,6 +10,7 @@ use std::{
 use crate::{
     Digest, Store, StoreError,
     disk::{exists, open_regular},
+    lock::BlobLock,
 };
 
 /// What is wrong with a blob.
@@ -53,6 +54,8 @@ impl fmt::Display for BlobDefect {
 pub(crate) struct FileId {
     device: u64,
     inode: u64,
+    /// Seconds and nanoseconds: the number may be given to another file later.
+    modified: (i64, i64),
 }
 
 /// A blob that is not what it should be.
@@ -65,7 +68,8 @@ pub(crate) struct Bad {
 
 impl FileId {
     fn of(metadata: &Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino() }
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        Self { device: metadata.dev(), inode: metadata.ino(), modified }
     }
 }
 
@@ -131,22 +135,21 @@ fn open(store: &Store, blob: Digest, size: u64) -> Result<(fs::File, FileId), Ba
 }
 
 /// Moves a blob to `quarantine/`, if it still is the file that was looked at;
-/// `false` if it was mended or removed meanwhile. Waits for no writer: a
-/// rename is enough, and who has the file mapped keeps it.
+/// `false` if it was mended or removed meanwhile. Waits for no writer, only
+/// while one places or removes a blob; who has the file mapped keeps it.
 pub(crate) fn set_aside(store: &Store, blob: Digest, seen: FileId) -> Result<bool, StoreError> {
     store.check_writable()?;
     let (place, aside) = (store.layout.blob(blob), store.layout.quarantined(blob));
+    let _lock = BlobLock::take(store)?;
     let is_it = |path| fs::symlink_metadata(path).is_ok_and(|metadata| FileId::of(&metadata) == seen);
     if !is_it(&place) {
         return Ok(false);
     }
-    match store.rename(&place, &aside) {
-        Ok(()) if is_it(&aside) => return Ok(true),
-        Ok(()) => {}
-        Err(_) if !exists(&place) => return Ok(false),
-        Err(error) => return Err(error),
+    store.rename(&place, &aside)?;
+    if is_it(&aside) {
+        return Ok(true);
     }
-    // An import mended it between the look and the move: back with the good one.
+    // Another program replaced it between the look and the move: back with the good one.
     if exists(&place) {
         store.remove_file(&aside)?;
     } else {

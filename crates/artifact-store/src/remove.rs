@@ -39,14 +39,16 @@ impl Store {
         let writer = Writer::begin(self, observer)?;
         let digest = self.locate(name_or_digest)?;
         let names = self.names_of(digest)?;
-        let other_names: Vec<String> = names.iter().filter(|name| *name != name_or_digest).cloned().collect();
-        if names.len() > other_names.len() && !other_names.is_empty() {
-            self.remove_file(&self.layout.reference(name_or_digest))?;
-            let names = vec![name_or_digest.to_owned()];
+        let called = self.called(&names, name_or_digest)?;
+        let other_names: Vec<String> = names.iter().filter(|name| Some(*name) != called).cloned().collect();
+        if let Some(called) = called.filter(|_| !other_names.is_empty()) {
+            self.remove_file(&self.layout.reference(called))?;
+            let names = vec![called.clone()];
             return Ok(Removed { names, artifact: None, other_names, freed: 0 });
         }
 
-        let candidates = Candidates::take(self, &BTreeSet::new())?;
+        let mut candidates = Candidates::take(self, &BTreeSet::new())?;
+        candidates.let_go_of_all_but(&[digest]);
         let candidate = candidates.all.iter().find(|candidate| candidate.digest == digest);
         let hold = candidate.map_or(Hold::Unknown, |candidate| candidate.hold);
         // One that can't be read may be mapped all the same.
@@ -64,5 +66,15 @@ impl Store {
         let listed = candidates.describe(&[digest]).pop();
         writer.remove_artifacts(&candidates, &[digest])?;
         Ok(Removed { names, artifact: listed, other_names: Vec::new(), freed })
+    }
+
+    /// Which of an artifact's names it was asked for by; `None`: by its digest. The file system may take names for the
+    /// same that differ in case.
+    fn called<'a>(&self, names: &'a [String], asked: &str) -> Result<Option<&'a String>, StoreError> {
+        if self.read_ref(asked)?.is_none() {
+            return Ok(None);
+        }
+        let exactly = names.iter().find(|name| *name == asked);
+        Ok(exactly.or_else(|| names.iter().find(|name| name.eq_ignore_ascii_case(asked))))
     }
 }

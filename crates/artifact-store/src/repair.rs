@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use crate::{
     Digest, Observer, RepairAction, Store, StoreError,
     disk::{exists, open_regular},
+    error::with_causes,
     index::Index,
     inventory::Inventory,
     layout::{check_name, name_of_file},
+    printable::shown,
     store::{file_names, paths_in},
     sweep::{self, digests_below, is_shard},
     writer::Writer,
@@ -50,7 +52,7 @@ pub enum Problem {
         reason: String,
     },
     /// Something that no version of this program put there.
-    #[error("{} is nothing of the store's; it is left alone", .0.display())]
+    #[error("the store did not create {}; it is left alone", shown(.0))]
     Foreign(PathBuf),
 }
 
@@ -108,7 +110,7 @@ fn problems(
     let mut problems = Vec::new();
     for unreadable in &inventory.unreadable {
         let (digest, names) = (unreadable.digest, store.names_of(unreadable.digest)?);
-        problems.push(Problem::Manifest { digest, names, reason: unreadable.reason.to_string() });
+        problems.push(Problem::Manifest { digest, names, reason: with_causes(&unreadable.reason) });
     }
     for &digest in inventory.artifacts.keys() {
         let names = store.names_of(digest)?;
@@ -123,7 +125,7 @@ fn problems(
                     digest,
                     names: names.clone(),
                     file: file.name.clone(),
-                    reason: error.to_string(),
+                    reason: with_causes(&error),
                 });
             }
         }

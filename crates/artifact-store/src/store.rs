@@ -3,17 +3,22 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use crate::{
     Artifact, Digest, StoreError,
-    disk::{Step, StepHook, exists, read_regular},
+    disk::{Step, StepHook, exists, folder_of, read_regular},
     error::IoContext,
     layout::{Layout, check_name, name_of_file},
+    lock::DEFAULT_PATIENCE,
+    private::{create_folder, tighten_store},
 };
 
 /// Fewest digits by which an artifact can be named.
 const MIN_PREFIX: usize = 8;
+/// How often a name is looked up again whose artifact went meanwhile.
+const MAX_LOOKS: usize = 8;
 /// Size to which imports keep a store unless they are told another, in bytes.
 pub const DEFAULT_MAX_SIZE: u64 = 100 << 30;
 
@@ -23,17 +28,25 @@ pub struct Store {
     pub(crate) layout: Layout,
     /// Bytes; see [`Store::with_max_size`].
     pub(crate) max_size: u64,
+    /// See [`Store::with_lock_timeout`].
+    pub(crate) lock_patience: Duration,
     pub(crate) step_hook: StepHook,
     read_only: bool,
 }
 
 impl Store {
-    /// Opens the store in `dir`, creating its folders where they are missing.
+    /// Opens the store in `dir`, creating its folders where they are missing. They are their owner's alone, and become
+    /// so where they are ours and were not.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, StoreError> {
         let layout = Layout::new(dir.as_ref());
-        for folder in layout.folders() {
-            fs::create_dir_all(&folder).context("create", &folder)?;
+        let parent = folder_of(layout.root());
+        if !parent.as_os_str().is_empty() {
+            fs::create_dir_all(parent).context("create", parent)?;
         }
+        for folder in layout.folders() {
+            create_folder(&folder).context("create", &folder)?;
+        }
+        tighten_store(&layout);
         Ok(Self::new(layout, false))
     }
 
@@ -43,6 +56,7 @@ impl Store {
         if !layout.artifacts().is_dir() {
             return Err(StoreError::NoStore(dir.as_ref().to_owned()));
         }
+        tighten_store(&layout);
         Ok(Self::new(layout, true))
     }
 
@@ -51,6 +65,13 @@ impl Store {
     #[must_use]
     pub fn with_max_size(self, bytes: u64) -> Self {
         Self { max_size: bytes, ..self }
+    }
+
+    /// With another limit than 30 seconds on waiting for a process that holds a lock and does not show that it works.
+    /// Then [`StoreError::Locked`] says which one it is.
+    #[must_use]
+    pub fn with_lock_timeout(self, timeout: Duration) -> Self {
+        Self { lock_patience: timeout, ..self }
     }
 
     /// With a hook that is called before every change on the disk. It is how
@@ -69,9 +90,14 @@ impl Store {
     /// the first digits of a digest, at least 8. Costs the same however many
     /// or large the artifacts are, except for a shortened digest.
     pub fn resolve(&self, name_or_digest: &str) -> Result<Artifact, StoreError> {
-        let digest = self.locate(name_or_digest)?;
-        // Without it, it was removed just now.
-        Artifact::open(self, name_or_digest, digest)?.map_or_else(|| Err(self.unknown(name_or_digest)?), Ok)
+        for _ in 0..MAX_LOOKS {
+            let digest = self.locate(name_or_digest)?;
+            if let Some(artifact) = Artifact::open(self, name_or_digest, digest)? {
+                return Ok(artifact);
+            }
+            // It was removed just now; the name may stand for another one already.
+        }
+        Err(self.unknown(name_or_digest)?)
     }
 
     /// The artifact that [`Store::resolve`] would open, without looking into
@@ -122,6 +148,24 @@ impl Store {
         if self.read_only { Err(StoreError::ReadOnly(self.dir().to_owned())) } else { Ok(()) }
     }
 
+    /// An error if another name differs from this one only in case: on a file system that takes both for the same, one
+    /// would replace the other, and a copy of the store would lose one.
+    ///
+    /// # Errors
+    /// [`StoreError::SimilarName`].
+    pub fn check_case(&self, name: &str) -> Result<(), StoreError> {
+        let stored = file_names(&self.layout.refs())?;
+        let mut stored: Vec<String> = stored.iter().map(|file_name| name_of_file(file_name)).collect();
+        stored.sort();
+        let existing = stored.iter().find(|existing| existing.eq_ignore_ascii_case(name));
+        match existing.filter(|_| !stored.iter().any(|existing| existing == name)) {
+            Some(existing) if check_name(existing).is_ok() => {
+                Err(StoreError::SimilarName { name: name.to_owned(), existing: existing.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What `name` stands for; `None` if it is no name of this store.
     pub(crate) fn read_ref(&self, name: &str) -> Result<Option<Digest>, StoreError> {
         if check_name(name).is_err() {
@@ -139,7 +183,8 @@ impl Store {
     }
 
     fn new(layout: Layout, read_only: bool) -> Self {
-        Self { layout, max_size: DEFAULT_MAX_SIZE, step_hook: StepHook::default(), read_only }
+        let (max_size, lock_patience, step_hook) = (DEFAULT_MAX_SIZE, DEFAULT_PATIENCE, StepHook::default());
+        Self { layout, max_size, lock_patience, step_hook, read_only }
     }
 
     fn unknown(&self, name: &str) -> Result<StoreError, StoreError> {

@@ -2,7 +2,8 @@
 //!
 //! Every change of the store has one moment at which it happens: a manifest
 //! appears or goes. What comes before it leaves files that nothing mentions,
-//! which are removed; what comes after it is done again here.
+//! which are removed; what comes after it (the name, and the going of what made
+//! room) is done again here.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +16,8 @@ use crate::{
     artifact::read_manifest,
     disk::{exists, read_regular},
     inventory::Inventory,
-    layout::{name_in_waiting, name_of_file},
+    layout::{evictions_in_waiting, name_in_waiting, name_of_file},
+    lock::BlobLock,
     store::{file_names, paths_in},
     writer::Writer,
 };
@@ -29,6 +31,11 @@ pub enum RepairAction {
         name: String,
         /// The artifact.
         digest: Digest,
+    },
+    /// Artifacts go that had to make room for an import, which was interrupted just before.
+    FinishEviction {
+        /// Those that are still there.
+        digests: Vec<Digest>,
     },
     /// A file or folder of interrupted work is removed.
     RemoveTemporary {
@@ -72,13 +79,20 @@ pub enum RepairAction {
 
 /// What the next writer does before anything else. Changes nothing itself.
 pub(crate) fn plan(store: &Store) -> Result<Vec<RepairAction>, StoreError> {
-    let mut actions = Vec::new();
+    let (mut actions, mut evictions, mut temporary) = (Vec::new(), Vec::new(), Vec::new());
     for path in paths_in(&store.layout.tmp())? {
-        actions.push(match waiting(store, &path) {
-            Some((name, digest)) => RepairAction::FinishName { name, digest },
-            None => RepairAction::RemoveTemporary { bytes: size_of(&path), path },
-        });
+        if let Some((name, digest)) = waiting(store, &path) {
+            actions.push(RepairAction::FinishName { name, digest });
+            continue;
+        }
+        if let Some(digests) = evictions_left(store, &path) {
+            evictions.push(RepairAction::FinishEviction { digests });
+        }
+        temporary.push(RepairAction::RemoveTemporary { bytes: size_of(&path), path });
     }
+    // A name may have stood for what goes now.
+    actions.extend(evictions);
+    actions.extend(temporary);
     for file_name in file_names(&store.layout.refs())? {
         let name = name_of_file(&file_name);
         if let Ok(Some(digest)) = store.read_ref(&name)
@@ -98,6 +112,7 @@ pub(crate) fn plan(store: &Store) -> Result<Vec<RepairAction>, StoreError> {
     {
         let mut needed: BTreeSet<Digest> = inventory.used().into_keys().collect();
         needed.extend(inventory.mentioned());
+        needed.extend(store.held_blobs_now()?);
         actions.extend(unneeded_blobs(store, &needed)?);
     }
     Ok(actions)
@@ -148,6 +163,18 @@ fn waiting(store: &Store, path: &Path) -> Option<(String, Digest)> {
     matches!(read_manifest(&store.layout, digest), Ok(Some(_))).then_some((name, digest))
 }
 
+/// What still has to go for a complete artifact, if a file of `tmp/` says so.
+fn evictions_left(store: &Store, path: &Path) -> Option<Vec<Digest>> {
+    let imported = evictions_in_waiting(path.file_name()?.to_str()?)?;
+    let text = String::from_utf8(read_regular(path).ok()?).ok()?;
+    if !matches!(read_manifest(&store.layout, imported), Ok(Some(_))) {
+        return None;
+    }
+    let digests: Vec<Digest> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    let left = digests.into_iter().filter(|digest| exists(&store.layout.manifest(*digest)));
+    Some(left.collect()).filter(|left: &Vec<Digest>| !left.is_empty())
+}
+
 fn unneeded_blobs(store: &Store, needed: &BTreeSet<Digest>) -> Result<Vec<RepairAction>, StoreError> {
     let mut actions = Vec::new();
     for (blob, path) in stored_blobs(store)? {
@@ -178,14 +205,26 @@ impl Writer<'_> {
                 return store.rename(&layout.waiting_name(name), &layout.reference(name));
             }
             RepairAction::RestoreBlob { blob } => {
+                let _lock = BlobLock::take(store)?;
+                if exists(&layout.blob(*blob)) {
+                    return Ok(());
+                }
                 return store.rename(&layout.quarantined(*blob), &layout.blob(*blob));
             }
+            RepairAction::FinishEviction { digests } => return self.finish_evictions(digests),
             RepairAction::RebuildIndex => return self.rebuild_index(),
             RepairAction::RemoveTemporary { path, .. } => return store.remove_all(path),
             RepairAction::DropName { name } => store.remove_file(&layout.reference(name)),
             RepairAction::DropPin { digest } => store.remove_file(&layout.pin(*digest)),
-            RepairAction::RemoveOrphan { blob, .. } => store.remove_file(&layout.blob(*blob)),
-            RepairAction::DropQuarantined { blob, .. } => store.remove_file(&layout.quarantined(*blob)),
+            RepairAction::RemoveOrphan { blob, .. } => return self.remove_blob(*blob),
+            RepairAction::DropQuarantined { blob, .. } => {
+                let _lock = BlobLock::take(store)?;
+                // A verification may have set aside what was in its place.
+                if !exists(&layout.blob(*blob)) && Inventory::read(store)?.used().contains_key(blob) {
+                    return Ok(());
+                }
+                store.remove_file(&layout.quarantined(*blob))
+            }
         };
         removed.map(drop)
     }

@@ -2,8 +2,8 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
-    fs::{File, OpenOptions, Permissions, TryLockError},
+    collections::BTreeSet,
+    fs::{File, Permissions},
     io::{self, BufWriter, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -20,13 +20,18 @@ use crate::{
     early_sync::EarlySync,
     error::IoContext,
     index::Index,
-    inventory::Inventory,
     lease::Lease,
+    lock::{BlobLock, LockKind, SignOfLife, try_lock, wait},
     observer::tell,
+    private::{give_to_owner_of, open_lock},
+    room::Room,
+    sweep::{size_of, stored_blobs},
 };
 
-/// Stored files never change, and everyone may read them.
+/// Stored files never change, and everyone may read them, unless their source was private.
 const STORED_MODE: u32 = 0o444;
+/// The owner can always read them.
+const OWNER_READS: u32 = 0o400;
 const WRITE_BUFFER: usize = 1 << 20;
 /// A disk writes so much in a tenth of a second or so.
 const SYNC_STRIDE: u64 = 64 << 20;
@@ -38,8 +43,9 @@ pub(crate) struct Writer<'a> {
     pub(crate) announced: Cell<u64>,
     /// Stored blobs that what is being imported uses.
     pub(crate) reused: RefCell<BTreeSet<Digest>>,
-    /// What went to make room.
-    pub(crate) evicted: RefCell<Vec<Listed>>,
+    /// Who may read the manifest; see [`Writer::limit_readers`].
+    readers: Cell<u32>,
+    _sign_of_life: SignOfLife,
     _lock: File,
 }
 
@@ -50,6 +56,16 @@ pub(crate) struct Staged {
     pub(crate) size: u64,
     /// `None`: the blob is already stored.
     pub(crate) temporary: Option<TempPath>,
+}
+
+/// What is being committed.
+struct NewArtifact<'a> {
+    digest: Digest,
+    /// Of the manifest.
+    bytes: Vec<u8>,
+    name: &'a str,
+    /// What the name stands for now; `None` if that can't be read.
+    before: Option<Option<Digest>>,
 }
 
 /// What an import did.
@@ -65,10 +81,12 @@ pub struct Imported {
     pub new_bytes: u64,
     /// The very same artifact was stored already.
     pub already_stored: bool,
-    /// What the name stood for until now, if that was something else.
+    /// What the name stood for until now, if that was something else and is still stored.
     pub replaced: Option<Digest>,
     /// Artifacts that were removed to keep the store within its limit.
     pub evicted: Vec<Listed>,
+    /// What is odd about the source and does not keep it from being imported.
+    pub warnings: Vec<String>,
 }
 
 impl<'a> Writer<'a> {
@@ -84,18 +102,15 @@ impl<'a> Writer<'a> {
     pub(crate) fn lock(store: &'a Store, observer: &mut Observer<'_>) -> Result<Self, StoreError> {
         store.check_writable()?;
         let path = store.layout.lock();
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let lock = options.context("open", &path)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                tell(observer, ImportEvent::WaitingForWriter)?;
-                lock.lock().context("lock", &path)?;
-            }
-            Err(TryLockError::Error(source)) => return Err(source).context("lock", &path),
+        let lock = open_lock(&path).context("open", &path)?;
+        if !try_lock(&lock, &path, LockKind::Exclusive)? {
+            tell(observer, ImportEvent::WaitingForWriter)?;
+            wait(&lock, &path, LockKind::Exclusive, store.lock_patience)?;
         }
-        let (announced, reused, evicted) = Default::default();
-        Ok(Self { store, announced, reused, evicted, _lock: lock })
+        let sign_of_life = SignOfLife::start(&path)?;
+        let (announced, reused) = Default::default();
+        let readers = Cell::new(STORED_MODE);
+        Ok(Self { store, announced, reused, readers, _sign_of_life: sign_of_life, _lock: lock })
     }
 
     /// Writes a file under `tmp/`, hashing it on the way, and syncs it.
@@ -103,16 +118,32 @@ impl<'a> Writer<'a> {
         &self,
         write: impl FnOnce(&mut dyn Write) -> Result<(), StoreError>,
     ) -> Result<Staged, StoreError> {
+        self.stage_readable_by(STORED_MODE, write)
+    }
+
+    /// The manifest will contain what only these may read (permissions).
+    pub(crate) fn limit_readers(&self, readers: u32) {
+        self.readers.set(readers);
+    }
+
+    /// [`Writer::stage`] for what was made of a file with these read permissions: it gets no others.
+    pub(crate) fn stage_readable_by(
+        &self,
+        readers: u32,
+        write: impl FnOnce(&mut dyn Write) -> Result<(), StoreError>,
+    ) -> Result<Staged, StoreError> {
         let folder = self.store.layout.tmp();
         self.store.step("write a file in", &folder);
         let file = NamedTempFile::new_in(&folder).context("create a file in", &folder)?;
+        give_to_owner_of(&folder, file.as_file());
         let path = file.path().to_owned();
         let file = EarlySync::new(file, SYNC_STRIDE);
         let mut writer = HashingWriter::new(BufWriter::with_capacity(WRITE_BUFFER, file));
         write(&mut writer)?;
         let (buffered, (digest, size)) = writer.finish();
         let file = buffered.into_inner().map_err(io::IntoInnerError::into_error).context("write", &path)?;
-        file.set_permissions(Permissions::from_mode(STORED_MODE)).context("protect", &path)?;
+        let mode = STORED_MODE & readers | OWNER_READS;
+        file.set_permissions(Permissions::from_mode(mode)).context("protect", &path)?;
         let file = file.finish().context("sync", &path)?;
         Ok(Staged { digest, size, temporary: Some(file.into_temp_path()) })
     }
@@ -139,68 +170,100 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Distinct blobs that the stored artifacts use, with their sizes.
-    pub(crate) fn used_blobs(&self) -> Result<BTreeMap<Digest, u64>, StoreError> {
-        Ok(Inventory::read(self.store)?.used())
+    /// Sizes of the blobs that the store has.
+    pub(crate) fn stored_sizes(&self) -> Result<BTreeSet<u64>, StoreError> {
+        Ok(stored_blobs(self.store)?.iter().map(|(_, path)| size_of(path)).collect())
     }
 
-    /// Makes an artifact permanent: blobs, manifest, name, in this order. On
-    /// any error the store has what it had before.
+    /// Makes an artifact permanent: blobs, manifest, name, in this order; then what had to make room goes. On any error
+    /// the store has what it had before.
     pub(crate) fn commit(
         &self,
         manifest: &Manifest,
         files: Vec<Staged>,
         name: &str,
     ) -> Result<Imported, StoreError> {
-        let mut placed = None;
-        let committed = self.commit_steps(manifest, files, name, &mut placed);
-        if committed.is_err() {
-            // The first error is the one to report; the next writer sweeps again.
-            let _ = self.store.remove_file(&self.store.layout.waiting_name(name));
-            if let Some(digest) = placed {
-                let _ = self.store.remove_file(&self.store.layout.manifest(digest));
-            }
-            let _ = self.sweep();
-        }
-        committed
+        let artifacts = self.store.layout.artifacts();
+        let bytes =
+            manifest.canonical_bytes().map_err(io::Error::from).context("write a manifest to", &artifacts)?;
+        let digest = Digest::of(&bytes);
+        let new = NewArtifact { digest, bytes, name, before: self.store.read_ref(name).ok() };
+        let already_stored = matches!(read_manifest(&self.store.layout, digest), Ok(Some(_)));
+        // This can take long. From here on, those who want to use what has to go wait.
+        let files = files.into_iter().map(|file| self.without_copy(file)).collect::<Result<_, _>>()?;
+        let room = self.plan_room(digest, manifest)?;
+        let new_bytes = self.publish(&new, files, already_stored, &room).inspect_err(|_| {
+            // The first error is the one to report. What can't be taken back now is finished by the next writer.
+            let _ = self.unpublish(&new, already_stored).and_then(|()| self.sweep());
+        })?;
+
+        // It is there. What comes now is finished by the next writer, if need be.
+        let evicted = self.make_room(digest, room);
+        self.refresh_index(Some((digest, manifest, SystemTime::now())));
+        let is_stored = |old: &Digest| *old != digest && exists(&self.store.layout.manifest(*old));
+        let replaced = new.before.flatten().filter(is_stored);
+        let (name, size) = (name.to_owned(), manifest.size());
+        Ok(Imported {
+            name,
+            digest,
+            size,
+            new_bytes,
+            already_stored,
+            replaced,
+            evicted,
+            warnings: Vec::new(),
+        })
     }
 
-    /// `placed` is the artifact, once its manifest is new in its place.
-    fn commit_steps(
+    /// Everything up to the name; returns the bytes that it added.
+    fn publish(
         &self,
-        manifest: &Manifest,
+        new: &NewArtifact<'_>,
         files: Vec<Staged>,
-        name: &str,
-        placed: &mut Option<Digest>,
-    ) -> Result<Imported, StoreError> {
+        already_stored: bool,
+        room: &Room,
+    ) -> Result<u64, StoreError> {
         let (store, layout) = (self.store, &self.store.layout);
-        self.check_staged(&files)?;
-        let mut new_bytes = 0;
+        let (mut new_bytes, mut placed) = (0, BTreeSet::new());
         for file in files {
-            new_bytes += self.place_blob(file)?;
+            // Two files of a source may be the same.
+            if placed.insert(file.digest) {
+                new_bytes += self.place_blob(file)?;
+            }
         }
-
-        let bytes = manifest
-            .canonical_bytes()
-            .map_err(io::Error::from)
-            .context("write a manifest to", &layout.artifacts())?;
-        let digest = Digest::of(&bytes);
-        let already_stored = matches!(read_manifest(layout, digest), Ok(Some(_)));
-        let replaced = store.read_ref(name).ok().flatten().filter(|old| *old != digest);
-
-        let now = SystemTime::now();
-        Lease::take(layout, digest)?.touch(now, &layout.lease(digest))?;
-        // Should we be killed after the manifest is there, a sweep finishes the name.
-        self.replace(&layout.waiting_name(name), format!("{digest}\n").as_bytes())?;
+        Lease::take(store, new.digest)?.touch(SystemTime::now(), &layout.lease(new.digest))?;
+        // Should we be killed after the manifest is there, a sweep finishes the name and the evictions.
+        if !room.doomed.is_empty() {
+            let lines: String = room.doomed.iter().map(|digest| format!("{digest}\n")).collect();
+            self.replace(&layout.waiting_evictions(new.digest), lines.as_bytes())?;
+        }
+        self.replace(&layout.waiting_name(new.name), format!("{}\n", new.digest).as_bytes())?;
         if !already_stored {
-            self.replace(&layout.manifest(digest), &bytes)?;
-            *placed = Some(digest);
+            let staged = self.stage_readable_by(self.readers.get(), |out| {
+                out.write_all(&new.bytes).context("write a manifest to", &layout.artifacts())
+            })?;
+            self.put(staged, &layout.manifest(new.digest))?;
         }
-        store.rename(&layout.waiting_name(name), &layout.reference(name))?;
-        self.refresh_index(Some((digest, manifest, now)));
+        store.rename(&layout.waiting_name(new.name), &layout.reference(new.name))?;
+        Ok(new_bytes)
+    }
 
-        let (size, evicted) = (manifest.size(), self.evicted.take());
-        Ok(Imported { name: name.to_owned(), digest, size, new_bytes, already_stored, replaced, evicted })
+    /// Takes back what [`Writer::publish`] has done, but for blobs, which the sweep finds.
+    fn unpublish(&self, new: &NewArtifact<'_>, already_stored: bool) -> Result<(), StoreError> {
+        let (store, layout) = (self.store, &self.store.layout);
+        // This first: whatever else fails, nothing goes for it.
+        store.remove_file_if_there(&layout.waiting_evictions(new.digest))?;
+        match new.before {
+            Some(Some(old)) if store.read_ref(new.name).ok() != Some(Some(old)) => {
+                self.replace(&layout.reference(new.name), format!("{old}\n").as_bytes())?;
+            }
+            Some(None) => store.remove_file_if_there(&layout.reference(new.name))?,
+            _ => {}
+        }
+        if !already_stored {
+            store.remove_file_if_there(&layout.manifest(new.digest))?;
+        }
+        store.remove_file_if_there(&layout.waiting_name(new.name))
     }
 
     /// Brings the index up to date after a change. It is a copy of what the
@@ -214,7 +277,7 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// Makes the index anew from the manifests.
+    /// Rebuilds the index from the manifests.
     pub(crate) fn rebuild_index(&self) -> Result<(), StoreError> {
         self.write_index(&mut Index::rebuild(self.store, &self.store.digests()?)?)
     }
@@ -224,12 +287,23 @@ impl<'a> Writer<'a> {
         self.replace(&self.store.layout.index(), &bytes)
     }
 
+    /// What is staged and stored already needs no second copy. What was found in the store has to be there still: a
+    /// verification may have set it aside.
+    fn without_copy(&self, staged: Staged) -> Result<Staged, StoreError> {
+        let Staged { digest, size, temporary } = staged;
+        if temporary.is_none() && self.store.stored_blob(digest, size).is_none() {
+            let reason = "it was found damaged while it was about to be used again";
+            return Err(StoreError::damaged(&self.store.layout.blob(digest), reason));
+        }
+        let temporary = temporary.filter(|_| !self.has_blob(digest, size));
+        Ok(Staged { digest, size, temporary })
+    }
+
     /// Moves a staged file to its blob; returns the bytes that this added.
     fn place_blob(&self, staged: Staged) -> Result<u64, StoreError> {
         let Some(temporary) = staged.temporary else { return Ok(0) };
-        if self.has_blob(staged.digest, staged.size) {
-            return Ok(0);
-        }
+        // A verification must not set aside what is just being placed.
+        let _lock = BlobLock::take(self.store)?;
         self.store.rename(&temporary, &self.store.layout.blob(staged.digest))?;
         let bad = self.store.layout.quarantined(staged.digest);
         if exists(&bad) {
@@ -240,7 +314,11 @@ impl<'a> Writer<'a> {
 
     /// Writes a small file beside its place and renames it there.
     fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        match self.stage_bytes(bytes)?.temporary {
+        self.put(self.stage_bytes(bytes)?, path)
+    }
+
+    fn put(&self, staged: Staged, path: &Path) -> Result<(), StoreError> {
+        match staged.temporary {
             Some(temporary) => self.store.rename(&temporary, path),
             None => Ok(()),
         }

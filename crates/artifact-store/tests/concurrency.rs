@@ -1,4 +1,4 @@
-//! Eight processes at work on one store.
+//! Ten processes at work on one store.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "support/stores.rs"]
@@ -12,7 +12,7 @@ use std::{
     process::{Child, Stdio},
 };
 
-use artifact_store::{ArtifactState, PruneOptions, Store, StoreError, VerifyOptions};
+use artifact_store::{ArtifactState, Digest, PruneOptions, Store, StoreError, VerifyOptions};
 use stores::{distinct_source, import, is_whole, open, silent, this_binary};
 use tempfile::TempDir;
 
@@ -20,7 +20,8 @@ const ROOT: &str = "STORE_CROWD_ROOT";
 const ROLE: &str = "STORE_CROWD_ROLE";
 /// How often each does its work.
 const ROUNDS: usize = 40;
-const ROLES: [&str; 8] = ["same", "same", "first", "second", "prune", "hold", "verify", "manage"];
+const ROLES: [&str; 10] =
+    ["same", "same", "first", "second", "prune", "hold", "verify", "manage", "evict", "download"];
 
 /// An artifact that was pruned a moment ago is no failure.
 fn unless_gone<T>(result: Result<T, StoreError>) -> Option<T> {
@@ -45,6 +46,32 @@ fn work(role: &str, store: &Store, root: &Path) {
                     assert!(is_whole(&artifact) && is_whole(&artifact), "{name}");
                     artifact.read_tokenizer().unwrap();
                 }
+            }
+        }
+        // About a model: each import has to evict what it finds, but for what it reuses.
+        "evict" => {
+            let source = root.join("same.gguf");
+            let limit = source.metadata().unwrap().len();
+            match store.clone().with_max_size(limit).import(&source, Some("evicting"), &mut silent) {
+                // What others use at this moment may leave too little room.
+                Err(StoreError::OverLimit { .. }) => {}
+                imported => drop(imported.unwrap()),
+            }
+        }
+        // A pull that finds files in the store, and imports only later.
+        "download" => {
+            let mut hold = store.hold_blobs().unwrap();
+            let digests: Vec<_> = store.list().unwrap().into_iter().map(|it| it.digest.to_string()).collect();
+            let artifacts = digests.iter().filter_map(|digest| unless_gone(store.resolve(digest)));
+            let files: Vec<_> = artifacts.flat_map(|artifact| artifact.manifest.files.clone()).collect();
+            let held: Vec<_> = files
+                .iter()
+                .filter_map(|file| Some((hold.add(file.blob, file.size).unwrap()?, file)))
+                .collect();
+            let everything = PruneOptions { max_size: Some(0), ..PruneOptions::default() };
+            store.prune(&everything, &mut silent).unwrap();
+            for (path, file) in held {
+                assert_eq!(Digest::of(&fs::read(&path).unwrap()), file.blob, "{}", file.name);
             }
         }
         "verify" => {

@@ -25,7 +25,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use stores::{
     age, distinct_source, import, import_distinct, is_whole, open, silent, spoil, this_binary, weights_of,
 };
-use support::files_below;
+use support::{files_below, huggingface_folder, safetensors};
 use tempfile::TempDir;
 
 const ROOT: &str = "STORE_CRASH_ROOT";
@@ -40,10 +40,15 @@ struct Scenario {
     act: fn(&Store, &Path) -> Result<(), StoreError>,
 }
 
-const SCENARIOS: [Scenario; 11] = [
+const SCENARIOS: [Scenario; 12] = [
     Scenario { name: "import", prepare: |_| (), act: import_tiny },
     Scenario { name: "import under a name that exists", prepare: tiny_of_old, act: import_tiny },
     Scenario { name: "import that evicts", prepare: full_store, act: import_tiny },
+    Scenario {
+        name: "import that evicts what it shares a file with",
+        prepare: full_of_shared,
+        act: import_sharing,
+    },
     Scenario {
         name: "remove",
         prepare: pinned_tiny,
@@ -65,6 +70,11 @@ const SCENARIOS: [Scenario; 11] = [
 fn import_tiny(store: &Store, root: &Path) -> Result<(), StoreError> {
     let limit = fs::read_to_string(root.join("limit")).map_or(u64::MAX, |text| text.parse().unwrap());
     store.clone().with_max_size(limit).import(&root.join("tiny.gguf"), None, &mut silent).map(drop)
+}
+
+fn import_sharing(store: &Store, root: &Path) -> Result<(), StoreError> {
+    let limit = fs::read_to_string(root.join("limit")).unwrap().parse().unwrap();
+    store.clone().with_max_size(limit).import(&root.join("folder"), Some("tiny"), &mut silent).map(drop)
 }
 
 fn prune_all(store: &Store, _: &Path) -> Result<(), StoreError> {
@@ -89,6 +99,17 @@ fn full_store(root: &Path) {
     let (store, old) = import_distinct(root, "old", 5);
     age(root, old.digest, 5000);
     fs::write(root.join("limit"), store.usage().unwrap().total.to_string()).unwrap();
+}
+
+/// Two folders with a shard in common; the first one is stored under two names, of which the second one takes one.
+fn full_of_shared(root: &Path) {
+    let folder = huggingface_folder(&root.join("folder"));
+    let store = open(root);
+    let old = store.import(&folder, Some("old"), &mut silent).unwrap();
+    store.import(&folder, Some("tiny"), &mut silent).unwrap();
+    age(root, old.digest, 5000);
+    fs::write(root.join("limit"), store.usage().unwrap().total.to_string()).unwrap();
+    fs::write(folder.join("model-2.safetensors"), safetensors(&[("b", vec![4.0; 5])])).unwrap();
 }
 
 fn pinned_tiny(root: &Path) {
@@ -210,6 +231,9 @@ fn check_what_was_stored(root: &Path, when: &str) {
         assert!(spoiled || is_whole(&resolved), "{when}: {artifact:?}");
     }
     let names = |name: &str| listed.iter().any(|artifact| artifact.names.contains(&name.to_owned()));
+    if when.starts_with("import that evicts") {
+        assert!(names("old") || names("tiny"), "{when}: the old one went before the new one was there");
+    }
     if !when.starts_with("import under") && !when.starts_with("remove") && !when.starts_with("prune") {
         assert!(names("tiny") || when.starts_with("import"), "{when}: an artifact was lost");
     }

@@ -15,7 +15,8 @@ use std::{
 };
 
 use artifact_store::{
-    ArtifactState, Digest, ImportEvent, Problem, PruneOptions, RepairAction, Store, StoreError, VerifyOptions,
+    ArtifactState, Digest, ImportEvent, Problem, PruneOptions, RepairAction, Store, StoreError,
+    VerifyOptions, with_causes,
 };
 use stores::{import, import_distinct, is_whole, open, silent, spoil, this_binary, weights_of};
 use support::{files_below, huggingface_folder};
@@ -214,8 +215,21 @@ fn child_full_disk() {
     });
     let error = error.unwrap_err();
     let full = matches!(&error, StoreError::Io { source, .. } if source.kind() == ErrorKind::StorageFull);
-    assert!(full && error.to_string().contains("No space left"), "{error}");
+    assert!(full && with_causes(&error).contains("No space left"), "{error}");
     assert!(is_whole(&store.resolve("before").unwrap()));
+    // The same where `before` would have had to go.
+    fs::remove_file(&ballast).unwrap();
+    let tight = store.clone().with_max_size((12 << 20) + (1 << 13));
+    let error = tight.import(&large, None, &mut |event| {
+        if matches!(event, ImportEvent::Advanced(_)) && !ballast.exists() {
+            let mut file = fs::File::create(&ballast).unwrap();
+            while file.write_all(&[0; 4096]).is_ok() {}
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(error, Err(StoreError::Io { .. })), "{error:?}");
+    assert!(is_whole(&store.resolve("before").unwrap()));
+    assert!(files_below(&root.join("store/tmp")).is_empty());
 
     // Making room works on the full disk, too.
     while fs::OpenOptions::new().append(true).open(&ballast).unwrap().write_all(&[0; 4096]).is_ok() {}
@@ -224,6 +238,14 @@ fn child_full_disk() {
     fs::remove_file(&ballast).unwrap();
     store.import(&large, None, &mut silent).unwrap();
     assert!(is_whole(&store.resolve("large").unwrap()));
+
+    // The limit would let it replace `large`, but both do not fit on the disk at once.
+    weigh(20);
+    let tight = store.clone().with_max_size(30 << 20);
+    let before = files_below(&root.join("store"));
+    let error = tight.import(&large, Some("larger"), &mut silent).unwrap_err();
+    assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
+    assert_eq!(files_below(&root.join("store")), before);
 }
 
 #[test]
@@ -258,7 +280,7 @@ fn child_read_only() {
         store.repair(false, &mut silent).map(drop),
     ];
     for refused in refusals {
-        let error = refused.unwrap_err().to_string();
+        let error = with_causes(&refused.unwrap_err());
         assert!(error.contains("Read-only file system"), "{error}");
     }
     assert!(is_whole(&store.resolve("tiny").unwrap()));

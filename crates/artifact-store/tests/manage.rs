@@ -1,6 +1,10 @@
 //! Managing a store: pins, removal, usage, pruning, eviction, export.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "manage/hold.rs"]
+mod hold;
+#[path = "manage/room.rs"]
+mod room;
 #[path = "support/stores.rs"]
 mod stores;
 mod support;
@@ -8,7 +12,7 @@ mod support;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use artifact_store::{FileRole, Listed, PruneOptions, Store, StoreError};
-use stores::{age, distinct_source, import, import_distinct, is_whole, open, silent, source};
+use stores::{age, import, import_distinct, is_whole, open, silent, source};
 use support::{Gguf, files_below, huggingface_folder, text, tiny_llama};
 use tempfile::TempDir;
 
@@ -145,76 +149,6 @@ fn usage_counts_shared_blobs_once() {
         .map(|file| fs::metadata(root.path().join("store/blobs").join(file)).unwrap().len())
         .sum();
     assert_eq!(usage.total, on_disk);
-}
-
-#[test]
-fn importing_makes_room_within_the_limit() {
-    let root = TempDir::new().unwrap();
-    let store = three(root.path());
-    let limit = store.usage().unwrap().total;
-    let store = store.with_max_size(limit);
-    let fourth = distinct_source(root.path(), "fourth", 4);
-    let imported = store.import(&fourth, None, &mut silent).unwrap();
-    assert_eq!(names(&imported.evicted), ["old"]);
-    assert_eq!(names(&store.list().unwrap()), ["fourth", "new", "middle"]);
-    assert!(store.usage().unwrap().total <= limit);
-}
-
-#[test]
-fn what_cannot_fit_is_refused_before_anything_is_evicted_or_written() {
-    let root = TempDir::new().unwrap();
-    let store = three(root.path());
-    store.pin("old").unwrap();
-    let held = store.resolve("middle").unwrap();
-    let total = store.usage().unwrap().total;
-    let before = files_below(&root.path().join("store"));
-    let fourth = distinct_source(root.path(), "fourth", 4);
-    // Even without `new` it would not fit.
-    let tight = store.clone().with_max_size(total * 2 / 3);
-    let error = tight.import(&fourth, None, &mut silent).unwrap_err();
-    assert!(matches!(error, StoreError::OverLimit { .. }), "{error}");
-    assert!(error.to_string().contains("unpin"), "{error}");
-    assert_eq!(files_below(&root.path().join("store")), before);
-
-    let imported = store.with_max_size(total).import(&fourth, None, &mut silent).unwrap();
-    assert_eq!(names(&imported.evicted), ["new"], "neither pinned nor in use");
-    assert!(is_whole(&held));
-}
-
-#[test]
-fn a_folder_that_cannot_fit_evicts_nothing_for_its_first_shards() {
-    let root = TempDir::new().unwrap();
-    let (store, old) = import_distinct(root.path(), "old", 1);
-    import_distinct(root.path(), "pinned", 2);
-    store.pin("pinned").unwrap();
-    let folder = huggingface_folder(&root.path().join("folder"));
-    // Each shard would fit in the place of `old`; both would not.
-    let floats = old.size as usize / 8;
-    for (file, tensor) in [("model-1.safetensors", "a"), ("model-2.safetensors", "b")] {
-        fs::write(folder.join(file), support::safetensors(&[(tensor, vec![7.0; floats * 3 / 2])])).unwrap();
-    }
-    let store = store.clone().with_max_size(store.usage().unwrap().total);
-    let error = store.import(&folder, None, &mut silent).unwrap_err();
-    assert!(matches!(error, StoreError::OverLimit { .. }), "{error}");
-    assert_eq!(names(&store.list().unwrap()), ["pinned", "old"]);
-}
-
-#[test]
-fn an_import_never_evicts_what_it_reuses() {
-    let root = TempDir::new().unwrap();
-    let folder = huggingface_folder(&root.path().join("folder"));
-    let store = open(root.path());
-    let first = store.import(&folder, Some("first"), &mut silent).unwrap();
-    age(root.path(), first.digest, 1000);
-    // A second folder with one shard of the first and one of its own.
-    let second = huggingface_folder(&root.path().join("second"));
-    let shard = support::safetensors(&[("b", vec![4.0; 5])]);
-    fs::write(second.join("model-2.safetensors"), &shard).unwrap();
-    let total = store.usage().unwrap().total;
-    let store = store.with_max_size(total);
-    let imported = store.import(&second, Some("second"), &mut silent).unwrap();
-    assert_eq!(names(&imported.evicted), ["first"]);
-    assert!(is_whole(&store.resolve("second").unwrap()));
 }
 
 #[test]

@@ -6,8 +6,11 @@ mod stores;
 mod support;
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     ops::ControlFlow,
+    os::unix::fs::PermissionsExt,
+    path::Path,
     sync::mpsc,
     thread,
     time::{Duration, SystemTime},
@@ -195,4 +198,132 @@ fn writers_take_turns() {
         assert!(waited);
     });
     assert_eq!(store.refs().unwrap().len(), 2);
+}
+
+/// Permissions of everything in a store that is a folder or is locked.
+fn modes(store: &Path) -> BTreeMap<String, u32> {
+    let mut modes = BTreeMap::new();
+    let mut folders = vec![store.to_owned()];
+    let mut note = |path: &Path| {
+        let name = path.strip_prefix(store).unwrap().to_str().unwrap().to_owned();
+        modes.insert(name, fs::metadata(path).unwrap().permissions().mode() & 0o777);
+    };
+    while let Some(folder) = folders.pop() {
+        note(&folder);
+        for path in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+            let is_lock = folder.ends_with("leases") || path.to_str().unwrap().ends_with(".lock");
+            match path.is_dir() {
+                true => folders.push(path),
+                false if is_lock => note(&path),
+                false => {}
+            }
+        }
+    }
+    modes
+}
+
+#[test]
+fn nobody_else_can_reach_a_store_or_lock_it() {
+    let root = TempDir::new().unwrap();
+    let (store, _) = import(root.path(), "tiny");
+    store.pin("tiny").unwrap();
+    let _hold = store.hold_blobs().unwrap();
+    let dir = root.path().join("store");
+    let tight = modes(&dir);
+    assert!(tight.len() > 12 && tight.contains_key(".lock"), "{tight:?}");
+    for (name, mode) in &tight {
+        let expected = if dir.join(name).is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(*mode, expected, "{name}");
+    }
+
+    // One that an earlier version made.
+    for open in [|dir: &Path| Store::open(dir).map(drop), |dir: &Path| Store::open_read_only(dir).map(drop)] {
+        for name in tight.keys() {
+            let path = dir.join(name);
+            let mode = if path.is_dir() { 0o755 } else { 0o644 };
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        open(&dir).unwrap();
+        assert_eq!(modes(&dir), tight);
+    }
+    // A folder that has other things in it, too.
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(dir.join("letter"), "").unwrap();
+    Store::open(&dir).unwrap();
+    assert_eq!(modes(&dir)[""], 0o755);
+    assert!(stores::is_whole(&store.resolve("tiny").unwrap()));
+}
+
+#[test]
+fn a_process_that_keeps_a_lock_is_named_in_time() {
+    let root = TempDir::new().unwrap();
+    let (store, imported) = import(root.path(), "tiny");
+    let store = store.with_lock_timeout(Duration::from_millis(20));
+    let locked = |what: &str, file: &str, attempt: &dyn Fn() -> Result<(), StoreError>| {
+        let path = root.path().join("store").join(file);
+        let held = File::open(&path).unwrap();
+        held.lock().unwrap();
+        let error = attempt().unwrap_err();
+        let StoreError::Locked { path: named, holders, .. } = &error else { panic!("{what}: {error}") };
+        assert_eq!(*named, path, "{what}");
+        let own = holders.iter().any(|holder| holder.pid == std::process::id());
+        assert!(own || cfg!(not(target_os = "linux")), "{what}: {error}");
+        drop(held);
+        attempt().unwrap();
+    };
+    let lease = format!("leases/{}", imported.digest);
+    locked("load", &lease, &|| store.resolve("tiny").map(drop));
+    locked("pin", &lease, &|| store.pin("tiny").map(drop));
+    locked("hold", ".blobs.lock", &|| store.hold_blobs().map(drop));
+    let source = root.path().join("tiny.gguf");
+    locked("import", ".lock", &|| store.import(&source, None, &mut silent).map(drop));
+    locked("prune", ".lock", &|| store.prune(&PruneOptions::default(), &mut silent).map(drop));
+}
+
+#[test]
+fn names_differ_in_more_than_case() {
+    let root = TempDir::new().unwrap();
+    let (store, first) = import(root.path(), "tiny");
+    let other = source(root.path(), "other");
+    let refused = store.import(&other, Some("Tiny"), &mut silent);
+    assert!(
+        matches!(&refused, Err(StoreError::SimilarName { existing, .. }) if existing == "tiny"),
+        "{refused:?}"
+    );
+    assert_eq!(store.refs().unwrap(), [("tiny".to_owned(), first.digest)]);
+    // Those that an earlier version let in can still be imported again.
+    let refs = root.path().join("store/refs");
+    fs::copy(refs.join("tiny"), refs.join("TINY")).unwrap();
+    store.import(&other, Some("tiny"), &mut silent).unwrap();
+    store.import(&other, Some("TINY"), &mut silent).unwrap();
+    store.import(&other, Some("org/tiny"), &mut silent).unwrap();
+}
+
+/// An import that replaces a model and evicts the old one holds that one's lease meanwhile.
+#[cfg(target_os = "linux")]
+#[test]
+fn who_waits_for_a_model_that_is_being_replaced_gets_the_new_one() {
+    let root = TempDir::new().unwrap();
+    let (store, old) = import(root.path(), "tiny");
+    let new = store.import(&source(root.path(), "new"), None, &mut silent).unwrap();
+    let lease_path = root.path().join(format!("store/leases/{}", old.digest));
+    let lease = File::open(&lease_path).unwrap();
+    lease.lock().unwrap();
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| store.resolve("tiny").unwrap().digest);
+        // It has read the name once it has opened the lease, too.
+        let open_leases = || {
+            let open =
+                fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+            open.filter(|path| *path == lease_path).count()
+        };
+        while open_leases() < 2 {
+            thread::yield_now();
+        }
+        fs::write(root.path().join("name"), format!("{}\n", new.digest)).unwrap();
+        fs::rename(root.path().join("name"), root.path().join("store/refs/tiny")).unwrap();
+        fs::remove_file(root.path().join(format!("store/artifacts/{}.json", old.digest))).unwrap();
+        drop(lease);
+        assert_eq!(reader.join().unwrap(), new.digest);
+    });
 }

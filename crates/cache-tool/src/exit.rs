@@ -14,7 +14,7 @@ Exit codes:
   4  the source cannot be imported
   5  something stored is damaged
   6  not enough space on the disk, or within the limit of the store
-  7  the artifact is in use, or pinned";
+  7  the artifact is in use, or pinned, or the store is locked";
 
 /// Something stored is damaged.
 pub(crate) const DAMAGED: u8 = 5;
@@ -22,7 +22,7 @@ pub(crate) const DAMAGED: u8 = 5;
 /// The code for an error; the command line's own errors end in `clap`, with 2.
 pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
     let code = match error.downcast_ref::<StoreError>() {
-        Some(StoreError::BadName(_)) => 2,
+        Some(StoreError::BadName(_) | StoreError::SimilarName { .. }) => 2,
         Some(
             StoreError::UnknownArtifact { .. } | StoreError::AmbiguousDigest { .. } | StoreError::NoStore(_),
         ) => 3,
@@ -35,7 +35,7 @@ pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
         ) => DAMAGED,
         Some(StoreError::NoSpace { .. } | StoreError::OverLimit { .. }) => 6,
         Some(StoreError::Io { source, .. }) if is_full(source.kind()) => 6,
-        Some(StoreError::InUse { .. } | StoreError::Pinned { .. }) => 7,
+        Some(StoreError::InUse { .. } | StoreError::Pinned { .. } | StoreError::Locked { .. }) => 7,
         _ => 1,
     };
     ExitCode::from(code)

@@ -2,7 +2,10 @@
 //!
 //! Data goes to stdout, everything said to people goes to stderr.
 
+#![warn(clippy::print_stderr)] // foreign text must pass through `output`
+
 mod commands;
+mod download;
 mod exit;
 mod hub;
 mod output;
@@ -49,7 +52,7 @@ fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            output::say(&format!("error: {error:#}"));
             exit::code(&error)
         }
     }

@@ -1,11 +1,10 @@
 //! Which store, and how large it may become: options of every command.
 
-use std::{env, fs, path::PathBuf};
+use std::{env, path::PathBuf};
 
-use anyhow::{Context, anyhow};
-use artifact_store::{DEFAULT_MAX_SIZE, Store, StoreError, default_store_dir};
-use bytesize::ByteSize;
-use serde_json::Value;
+use anyhow::anyhow;
+use artifact_store::{Store, StoreError, default_store_dir};
+use settings::{Cache, File, parse_size};
 
 /// Where the limit comes from when no option says it.
 const LIMIT_VARIABLE: &str = "KR_CACHE_MAX_SIZE";
@@ -13,13 +12,13 @@ const LIMIT_VARIABLE: &str = "KR_CACHE_MAX_SIZE";
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Store")]
 pub(crate) struct Place {
-    /// Folder of the store [default: $KR_CACHE_DIR, or kr-serve in the platform's cache folder]
+    /// Folder of the store [default: $KR_CACHE_DIR, or kr-serve in the user's cache folder (macOS: Application Support)]
     #[arg(long, global = true, value_name = "DIR")]
     store: Option<PathBuf>,
     /// Size to keep the store to, such as 50GiB [default: $KR_CACHE_MAX_SIZE, or that of --config, or 100GiB]
-    #[arg(long, global = true, value_name = "SIZE")]
-    max_size: Option<ByteSize>,
-    /// Configuration of the server, for its cache.max_size_bytes
+    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size)]
+    max_size: Option<u64>,
+    /// Configuration of the server, for its cache.max_size_bytes; all of it is checked
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -43,38 +42,30 @@ impl Place {
 
     /// What the option says, in bytes.
     pub(crate) fn max_size(&self) -> Option<u64> {
-        self.max_size.map(|size| size.as_u64())
+        self.max_size
     }
 
     /// Size to which imports keep the store, in bytes.
     pub(crate) fn limit(&self) -> anyhow::Result<u64> {
+        // A mistake in the file is told even if its limit is not the one that counts.
+        let configured = self.configured()?;
         if let Some(size) = self.max_size() {
             return Ok(size);
         }
-        if let Ok(text) = env::var(LIMIT_VARIABLE) {
-            return parse(&text).with_context(|| format!("${LIMIT_VARIABLE}"));
+        match env::var_os(LIMIT_VARIABLE) {
+            Some(text) => {
+                parse_size(&text.to_string_lossy()).map_err(|problem| anyhow!("${LIMIT_VARIABLE} {problem}"))
+            }
+            None => Ok(configured.unwrap_or_else(|| Cache::default().max_size_bytes)),
         }
-        Ok(self.configured()?.unwrap_or(DEFAULT_MAX_SIZE))
     }
 
     fn configured(&self) -> anyhow::Result<Option<u64>> {
         let Some(path) = &self.config else { return Ok(None) };
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let config: Value = serde_saphyr::from_str(&text).with_context(|| path.display().to_string())?;
-        let size = match &config["cache"]["max_size_bytes"] {
-            Value::Null => return Ok(None),
-            Value::String(size) => size.clone(),
-            other => other.to_string(),
-        };
-        parse(&size).map(Some).with_context(|| format!("{}: cache.max_size_bytes", path.display()))
+        Ok(Some(File::load(Some(path))?.settings.cache.max_size_bytes))
     }
 
     fn dir(&self) -> Result<PathBuf, StoreError> {
         self.store.clone().map_or_else(default_store_dir, Ok)
     }
-}
-
-fn parse(text: &str) -> anyhow::Result<u64> {
-    let size: Result<ByteSize, String> = text.parse();
-    size.map(|size| size.as_u64()).map_err(|_| anyhow!("`{text}` is no size; write for example 50GiB"))
 }

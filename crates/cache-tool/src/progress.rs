@@ -2,8 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use artifact_store::{ImportEvent, VerifyEvent};
+use artifact_store::{ImportEvent, VerifyEvent, printable};
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::output::say;
 
 const TEMPLATE: &str = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
 
@@ -35,7 +37,7 @@ impl ImportProgress {
 /// For work without a bar of its own.
 pub(crate) fn say_waiting(event: ImportEvent) -> ControlFlow<()> {
     if event == ImportEvent::WaitingForWriter {
-        eprintln!("waiting for another process that writes to the store");
+        say("waiting for another process that writes to the store");
     }
     ControlFlow::Continue(())
 }
@@ -77,7 +79,7 @@ impl PullProgress {
     }
 
     pub(crate) fn begin(&self, file: &str) {
-        self.bar.set_message(file.to_owned());
+        self.bar.set_message(printable(file).into_owned());
     }
 
     pub(crate) fn advance(&self, bytes: u64) {

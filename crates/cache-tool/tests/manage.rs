@@ -133,7 +133,7 @@ fn the_limit_comes_from_the_option_the_environment_or_the_configuration() {
     world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
     let limit = |args: &[&str]| world.json(&[&["usage", "--json"], args].concat())["limit"].as_u64().unwrap();
     assert_eq!(limit(&[]), 100 << 30);
-    fs::write(world.path("runtime.yaml"), "worker: {}\ncache:\n  max_size_bytes: 3MiB\n").unwrap();
+    fs::write(world.path("runtime.yaml"), "workers: {count: 2}\ncache:\n  max_size_bytes: 3MiB\n").unwrap();
     let config = world.path("runtime.yaml");
     assert_eq!(limit(&["--config", &config]), 3 << 20);
     assert_eq!(limit(&["--config", &config, "--max-size", "5KiB"]), 5 << 10);
@@ -148,6 +148,26 @@ fn the_limit_comes_from_the_option_the_environment_or_the_configuration() {
     fs::write(world.path("runtime.yaml"), "cache:\n  max_size_bytes: 3 bananas\n").unwrap();
     let (_, said) = world.fails(&["usage", "--config", &config]);
     assert!(said.contains("cache.max_size_bytes") && said.contains("3 bananas"), "{said}");
+
+    // The file means what it means to the gateway.
+    let written = |text: &str| fs::write(world.path("runtime.yaml"), text).unwrap();
+    for (text, bytes) in [("1GB", 1_000_000_000), ("1_024 KiB", 1 << 20), ("4096", 4096)] {
+        written(&format!("cache: {{max_size_bytes: {text}}}\n"));
+        assert_eq!(limit(&["--config", &config]), bytes, "{text}");
+        assert_eq!(limit(&["--max-size", text]), bytes, "{text}");
+    }
+    written("# nothing\n");
+    assert_eq!(limit(&["--config", &config]), 100 << 30);
+    written("cache:\n  max_size_byte: 3MiB\n");
+    for more in [&[][..], &["--max-size", "5KiB"]] {
+        let (code, said) = world.fails(&[&["usage", "--config", &config], more].concat());
+        assert_eq!(code, 1);
+        let expected =
+            "runtime.yaml:2: `cache.max_size_byte` is not a known key; did you mean `cache.max_size_bytes`?";
+        assert!(said.contains(expected), "{said}");
+    }
+    let (_, said) = world.fails(&["usage", "--config", &world.path("absent.yaml")]);
+    assert_eq!(said.matches("No such file").count(), 1, "{said}");
 
     // The second does not fit beside the first, which is used and therefore stays.
     let size = world.json(&["usage", "--json"])["total"].as_u64().unwrap();
@@ -183,4 +203,25 @@ fn completions_know_every_command() {
         assert!(COMMANDS.iter().all(|command| script.contains(command)), "{shell}");
     }
     assert_eq!(world.fails(&["completions", "cmd"]).0, 2);
+}
+
+/// Other systems refuse such names.
+#[cfg(target_os = "linux")]
+#[test]
+fn paths_may_have_any_bytes() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+
+    let world = World::new();
+    let store = world.root.path().join(OsStr::from_bytes(b"st\xffore"));
+    let run = |args: &[&str]| {
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_cache-tool"));
+        tool.arg("--store").arg(&store).args(args).output().unwrap()
+    };
+    assert!(run(&["import", &world.path("tiny.gguf"), "--name", "tiny"]).status.success());
+    fs::write(store.join("artifacts/a\u{1b}[2J\nforged"), "").unwrap();
+    let json: Value = serde_json::from_slice(&run(&["repair", "--json"]).stdout).unwrap();
+    let path = json["problems"][0]["path"].as_str().unwrap();
+    assert!(path.ends_with("st\u{fffd}ore/artifacts/a\u{1b}[2J\nforged"), "{path:?}");
+    let said = text(&run(&["repair"]).stderr);
+    assert!(said.contains("a\\u{1b}[2J\\nforged") && !said.contains('\u{1b}'), "{said:?}");
 }

@@ -1,6 +1,8 @@
 //! `cache-tool pull` from a hub on the loopback interface.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+#[path = "pull/hostile.rs"]
+mod hostile;
 mod hub;
 #[path = "../../artifact-store/tests/support/mod.rs"]
 mod support;
@@ -230,4 +232,21 @@ fn what_is_not_there_is_said() {
     world.hub.repository.lock().unwrap().files.retain(|name, _| name == "README.md");
     let (code, said) = world.fails(&["pull", "org/model"]);
     assert!(code == 4 && said.contains("neither safetensors nor GGUF"), "{said}");
+}
+
+#[test]
+fn an_index_that_is_left_over_does_not_hide_the_whole_model() {
+    let missing = r#"{ "weight_map": { "w": "gone.safetensors" } }"#;
+    for index in [missing, "{", "[]", r#"{ "weight_map": { "w": 7 } }"#] {
+        let world = World::new();
+        let put = |name: &str, bytes: &[u8]| {
+            world.hub.repository.lock().unwrap().files.insert(name.to_owned(), bytes.to_owned());
+        };
+        put("model.safetensors.index.json", index.as_bytes());
+        let (code, said) = world.fails(&["pull", "org/model"]);
+        assert!(code == 4 && said.contains("model.safetensors.index.json"), "{index}: {said}");
+        put("model.safetensors", &support::safetensors(&[("w", vec![1.0; 8])]));
+        let pulled = world.ok(&["pull", "org/model"]);
+        assert!(text(&pulled.stderr).contains("warning: "), "{index}: {}", text(&pulled.stderr));
+    }
 }

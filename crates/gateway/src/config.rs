@@ -1,28 +1,26 @@
-//! Settings: what was typed (`RawConfig`), then what it means ([`Config`]).
+//! What the settings mean for the gateway: the file, as the `settings` crate reads it, with the flags applied.
 //!
 //! Everything is checked before a port is bound or a process started, and a mistake is reported
 //! with file and line. The keys, their defaults and their meaning are in `config/runtime.yaml`.
 
 mod admin_key;
-mod check;
-mod cpu;
-mod raw;
+mod combine;
+mod worker_options;
 
 use std::{
-    env, fs, io,
+    env, io,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-pub use self::admin_key::AdminKey;
-pub(crate) use self::check::MAX_WORKERS;
-pub use self::cpu::{Activations, Cpu, KvType};
-use self::{check::Checker, raw::RawConfig};
-use crate::cli::Flags;
+pub use settings::{Activations, Cpu, KvType, Verify, Worker};
+use settings::{DEFAULT_FILE, File, SettingsError};
+pub(crate) use settings::{MAX_WORKERS, REQUEST_MEMORY_FACTOR};
+use tracing::warn;
 
-/// Where settings are looked for when no file is named.
-pub const DEFAULT_FILE: &str = "config/runtime.yaml";
+pub use self::admin_key::AdminKey;
+use crate::cli::Flags;
 
 /// Environment variable that holds the admin key; it beats the file's `server.admin_key_file`.
 pub const ADMIN_KEY_VARIABLE: &str = "KR_ADMIN_KEY";
@@ -42,35 +40,12 @@ pub struct Config {
     pub batch_queue: BatchQueue,
     /// Concurrency of streams.
     pub stream_registry: StreamRegistry,
-    /// Bytes to which the artifact store is kept. Checked here, used by the store's tools.
-    pub cache_max_size_bytes: u64,
+    /// What each worker may use.
+    pub worker: Worker,
     /// How workers verify what they load.
     pub verify: Verify,
     /// How workers compute on a CPU.
     pub cpu: Cpu,
-}
-
-/// How a worker verifies a stored model, beyond the size and header of every blob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verify {
-    /// Not at all.
-    Header,
-    /// SHA-256 of all blobs before it serves.
-    Full,
-    /// SHA-256 of all blobs while it serves.
-    Background,
-}
-
-impl Verify {
-    /// As the worker's flag has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Header => "header",
-            Self::Full => "full",
-            Self::Background => "background",
-        }
-    }
 }
 
 /// Listening and bodies.
@@ -84,8 +59,33 @@ pub struct Server {
     pub max_body_bytes: usize,
     /// Time for streams to end after a shutdown signal.
     pub drain_timeout: Duration,
-    /// Allows to load and unload models; `None`: nobody may.
+    /// Authorizes loading and unloading models; `None`: nobody may.
     pub admin_key: Option<AdminKey>,
+    /// Limits of connections.
+    pub connections: Connections,
+    /// For a whole body to arrive.
+    pub body_timeout: Duration,
+    /// Longest silence of a stream.
+    pub sse_keepalive: Duration,
+    /// Bytes that bodies and waiting requests may take together.
+    pub request_memory: usize,
+    /// Hosts that requests may be addressed to, beside loopback ones.
+    pub allowed_hosts: Vec<String>,
+    /// Origins of web pages that may use the server, beside loopback ones.
+    pub allowed_origins: Vec<String>,
+}
+
+/// Limits of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// Open at the same time.
+    pub max_connections: usize,
+    /// From a request's first byte to the end of its header.
+    pub header_timeout: Duration,
+    /// Without a request.
+    pub idle_timeout: Duration,
+    /// For a client that takes no bytes, or next to none, of an answer.
+    pub slow_consumer_timeout: Duration,
 }
 
 /// Worker processes.
@@ -127,9 +127,9 @@ pub struct BatchQueue {
 /// Concurrency of streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamRegistry {
-    /// Lower end of the limit's range.
+    /// Lower end of the range of a limit that adapts; nothing adapts it yet.
     pub min_streams: usize,
-    /// Upper end of the limit's range.
+    /// Streams that may run at the same time.
     pub max_streams: usize,
     /// Requests that may wait for a permit.
     pub max_waiting: usize,
@@ -142,37 +142,16 @@ pub struct StreamRegistry {
 /// A setting that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file can't be read.
-    #[error("cannot read the configuration {}: {source}", path.display())]
-    Read {
+    /// The file can't be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The file that holds the admin key can't be read.
+    #[error("cannot read the admin key in {}", path.display())]
+    ReadAdminKey {
         /// The file.
         path: PathBuf,
-        /// The system's words.
+        /// Why.
         source: io::Error,
-    },
-    /// The file is not YAML of the known keys and types.
-    #[error("{}:{line}:{column}: {message}", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Line, from 1.
-        line: u64,
-        /// Column, from 1.
-        column: u64,
-        /// What is wrong.
-        message: String,
-    },
-    /// A value is out of range.
-    #[error("{}:{line}: `{key}` {problem}", path.display())]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// Line, from 1; 0 for a default that a flag or another key made impossible.
-        line: u64,
-        /// The key, with its parents.
-        key: &'static str,
-        /// What is wrong with it.
-        problem: String,
     },
     /// The admin key can't be used.
     #[error("the admin key in {origin} {problem}")]
@@ -196,18 +175,15 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads the file that `flags` names (or [`DEFAULT_FILE`] if there is one) and applies the flags.
+    /// Reads the file that `flags` names (or the default one if it exists) and applies the flags.
     pub fn load(flags: &Flags) -> Result<Self, ConfigError> {
-        let (path, text) = match &flags.config {
-            Some(path) => (path.clone(), read(path)?),
-            // The default file may be missing, but not unreadable.
-            None => match fs::read_to_string(DEFAULT_FILE) {
-                Ok(text) => (DEFAULT_FILE.into(), text),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => ("(defaults)".into(), String::new()),
-                Err(source) => return Err(ConfigError::Read { path: DEFAULT_FILE.into(), source }),
-            },
-        };
-        let mut config = Self::from_text(&path, &text, flags)?;
+        let file = File::load(flags.config.as_deref())?;
+        if file.settings.stream_registry.adaptive_limits.min_streams.is_some() {
+            warn!(
+                "`stream_registry.adaptive_limits.min_streams` has no effect: the limit does not adapt yet"
+            );
+        }
+        let mut config = combine::combine(&file, flags)?;
         if let Some(key) = env::var_os(ADMIN_KEY_VARIABLE) {
             config.server.admin_key = Some(AdminKey::new(&key.to_string_lossy(), ADMIN_KEY_VARIABLE)?);
         }
@@ -216,13 +192,8 @@ impl Config {
 
     /// [`Config::load`] of a text; `path` is for messages.
     pub fn from_text(path: &Path, text: &str, flags: &Flags) -> Result<Self, ConfigError> {
-        let raw = RawConfig::parse(path, text)?;
-        Checker { path }.config(raw, flags)
+        combine::combine(&File::parse(path, text)?, flags)
     }
-}
-
-fn read(path: &Path) -> Result<String, ConfigError> {
-    fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use artifact_store::{Artifact, BackgroundVerify, StoreError, VerifyOptions};
+use artifact_store::{Artifact, BackgroundVerify, StoreError, VerifyOptions, with_causes};
 use protocol::message::{Failure, FailureKind, Report, Verified};
 use tracing::{error, info, warn};
 
@@ -42,7 +42,7 @@ pub fn while_serving(artifact: &Artifact, reports: &Arc<dyn Reports>) -> Option<
         }
     });
     // It serves all the same; that nothing was verified must only not be hidden.
-    started.inspect_err(|error| warn!(%error, "the stored model can't be verified")).ok()
+    started.inspect_err(|error| warn!(error = with_causes(error), "the stored model can't be verified")).ok()
 }
 
 /// `None`: nothing was found out.
@@ -50,7 +50,7 @@ fn report(outcome: Result<artifact_store::Verified, StoreError>, took: Duration)
     let bytes = match &outcome {
         Ok(verified) => verified.bytes,
         Err(error) => {
-            warn!(%error, "the stored model could not be verified");
+            warn!(error = with_causes(error), "the stored model could not be verified");
             return None;
         }
     };
@@ -61,9 +61,9 @@ fn report(outcome: Result<artifact_store::Verified, StoreError>, took: Duration)
             Some(Report::Verified(Verified { bytes, micros }))
         }
         Err(error) => {
-            error!(%error, "the stored model is damaged");
-            let failure =
-                Failure { kind: FailureKind::DamagedModel, param: None, message: error.to_string() };
+            let message = with_causes(&error);
+            error!(error = message, "the stored model is damaged");
+            let failure = Failure { kind: FailureKind::DamagedModel, param: None, message };
             Some(Report::Damaged(failure))
         }
     }

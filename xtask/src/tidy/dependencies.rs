@@ -29,10 +29,16 @@ const RULES: &[Rule] = &[
         mlx: false,
         why: "models are kept without MLX and without a server",
     },
+    Rule {
+        name: "settings",
+        own: &[],
+        mlx: false,
+        why: "each program that reads the configuration links it",
+    },
     Rule { name: "mlx-ext", own: &[], mlx: true, why: "it completes MLX and knows nothing of serving" },
     Rule {
         name: "gateway",
-        own: &["protocol"],
+        own: &["protocol", "settings"],
         mlx: false,
         why: "a fault in MLX or in a model's file must not reach it",
     },
@@ -44,7 +50,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "cache-tool",
-        own: &["artifact-store"],
+        own: &["artifact-store", "settings"],
         mlx: false,
         why: "it works where neither MLX nor a server runs",
     },

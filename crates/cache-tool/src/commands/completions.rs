@@ -3,7 +3,7 @@
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use crate::{Cli, output::print};
+use crate::{Cli, output::print_script};
 
 /// Print a completion script for a shell.
 ///
@@ -19,5 +19,5 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     // Into memory first: a reader that went away is no error.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "cache-tool", &mut script);
-    print(String::from_utf8_lossy(&script).trim_end())
+    print_script(String::from_utf8_lossy(&script).trim_end())
 }

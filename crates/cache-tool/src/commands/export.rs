@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::{
-    output::{print, print_json, size},
+    output::{path_json, print, print_json, say, size},
     place::Place,
     progress::ImportProgress,
 };
@@ -14,7 +14,7 @@ use crate::{
 ///
 /// The folder is as Hugging Face and mlx-community publish models: safetensors
 /// files, tokenizer.json, config.json, settings and chat template. It must not
-/// exist, or be empty. Importing it again stores no weights anew. Prints the
+/// exist, or be empty. Importing it again stores no weights again. Prints the
 /// folder.
 ///
 /// Example: cache-tool export smollm2-135m ~/models/smollm2-135m
@@ -39,11 +39,11 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     if args.json {
         return print_json(&json!({
             "digest": artifact.digest.to_string(),
-            "folder": exported.folder,
+            "folder": path_json(&exported.folder),
             "files": exported.files,
             "bytes": exported.bytes,
         }));
     }
-    eprintln!("wrote {} files, {}", exported.files.len(), size(exported.bytes));
+    say(&format!("wrote {} files, {}", exported.files.len(), size(exported.bytes)));
     print(&exported.folder.display().to_string())
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use artifact_store::{ImportOptions, Imported, Quantization, Store};
 
 use crate::{output::print_imported, place::Place, progress::ImportProgress};
@@ -53,9 +54,7 @@ impl QuantizeArgs {
 
 pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     // A wrong path should not leave an empty store behind.
-    args.source
-        .metadata()
-        .map_err(|error| anyhow::anyhow!("cannot read {}: {error}", args.source.display()))?;
+    args.source.metadata().with_context(|| format!("cannot read {}", args.source.display()))?;
     let imported = import(&place.open()?, &args.source, args.name.as_deref(), &args.quantize.options()?)?;
     print_imported(&imported, args.json)
 }

@@ -7,7 +7,7 @@ use artifact_store::{Artifact, FileRole, Holder, Listed, Manifest};
 use serde_json::{Value, json};
 
 use crate::{
-    output::{ago, listed_json, names, plain_table, print, print_json, print_table, size, table},
+    output::{Rows, ago, listed_json, names, print_json, print_script, size},
     place::Place,
 };
 
@@ -170,7 +170,7 @@ impl Facts {
 
     fn show(&self) -> anyhow::Result<()> {
         let (manifest, listed) = (&self.artifact.manifest, &self.listed);
-        let mut facts = plain_table();
+        let mut facts = Rows::new();
         for (label, fact) in [
             ("names", names(listed)),
             ("digest", self.artifact.digest.to_string()),
@@ -190,13 +190,13 @@ impl Facts {
         ] {
             facts.add_row([label.to_owned(), fact]);
         }
-        print_table(&facts)?;
-        print("")?;
-        let mut files = table(["FILE", "SIZE", "SHA-256"]);
+        facts.print()?;
+        print_script("")?;
+        let mut files = Rows::with_header(["FILE", "SIZE", "SHA-256"]);
         for file in &manifest.files {
             files.add_row([file.name.clone(), size(file.size), file.blob.to_string()]);
         }
-        print_table(&files)
+        files.print()
     }
 }
 

@@ -4,7 +4,7 @@ use artifact_store::{ArtifactState, Listed};
 use serde_json::Value;
 
 use crate::{
-    output::{ago, listed_json, names, print_json, print_table, size, table},
+    output::{Rows, ago, listed_json, names, print_json, say, size},
     place::Place,
 };
 
@@ -24,7 +24,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     if args.json {
         return print_json(&Value::Array(artifacts.iter().map(listed_json).collect()));
     }
-    let mut rows = table(["NAME", "ARCHITECTURE", "SIZE", "LAST USE", "DIGEST", "STATE"]);
+    let mut rows = Rows::with_header(["NAME", "ARCHITECTURE", "SIZE", "LAST USE", "DIGEST", "STATE"]);
     for artifact in &artifacts {
         rows.add_row([
             names(artifact),
@@ -35,9 +35,9 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
             state(artifact),
         ]);
     }
-    print_table(&rows)?;
+    rows.print()?;
     if artifacts.iter().any(|artifact| artifact.state != ArtifactState::Ready) {
-        eprintln!("`cache-tool repair --dry-run` says what is wrong and how to mend it");
+        say("`cache-tool repair --dry-run` says what is wrong and how to repair it");
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use artifact_store::{Listed, PruneOptions, PruneReport};
 use serde_json::{Value, json};
 
 use crate::{
-    output::{ago, listed_json, names, print_json, print_table, size, table},
+    output::{Rows, ago, listed_json, names, print_json, say, size},
     place::Place,
     progress::say_waiting,
 };
@@ -69,7 +69,7 @@ fn as_json(report: &PruneReport) -> Value {
 
 fn show(report: &PruneReport) -> anyhow::Result<()> {
     if !report.removed.is_empty() {
-        let mut rows = table(["NAME", "SIZE", "LAST USE", "DIGEST"]);
+        let mut rows = Rows::with_header(["NAME", "SIZE", "LAST USE", "DIGEST"]);
         for artifact in &report.removed {
             rows.add_row([
                 names(artifact),
@@ -78,20 +78,20 @@ fn show(report: &PruneReport) -> anyhow::Result<()> {
                 artifact.digest.short(),
             ]);
         }
-        print_table(&rows)?;
+        rows.print()?;
     }
     for (kept, why) in [(&report.kept_in_use, "in use"), (&report.kept_pinned, "pinned")] {
         for artifact in kept {
-            eprintln!("{} is {why} and stays", names(artifact));
+            say(&format!("{} is {why} and stays", names(artifact)));
         }
     }
     let (verb, has) = if report.dry_run { ("would be removed", "would have") } else { ("removed", "has") };
-    eprintln!(
+    say(&format!(
         "{} artifact{} {verb}; the store had {} and {has} {}",
         report.removed.len(),
         if report.removed.len() == 1 { "" } else { "s" },
         size(report.size_before),
         size(report.size_after)
-    );
+    ));
     Ok(())
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::{
-    output::{listed_json, print_json, size},
+    output::{listed_json, print_json, say, size},
     place::Place,
     progress::say_waiting,
 };
@@ -43,17 +43,14 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
                 0 => "nothing: other artifacts use its files".to_owned(),
                 bytes => size(bytes),
             };
-            eprintln!(
-                "removed `{}` with its artifact {}, which frees {freed}",
-                args.name,
-                artifact.digest.short()
-            );
+            let digest = artifact.digest.short();
+            say(&format!("removed `{}` with its artifact {digest}, which frees {freed}", args.name));
         }
-        None => eprintln!(
+        None => say(&format!(
             "removed the name `{}`; its artifact stays as {}",
             args.name,
             removed.other_names.join(", ")
-        ),
+        )),
     }
     Ok(())
 }

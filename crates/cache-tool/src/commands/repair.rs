@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use artifact_store::{Problem, RepairAction, RepairReport};
+use artifact_store::{Digest, Problem, RepairAction, RepairReport};
 use serde_json::{Value, json};
 
 use crate::{
     exit,
-    output::{print, print_json, size},
+    output::{path_json, print, print_json, say, size},
     place::Place,
     progress::say_waiting,
 };
@@ -16,9 +16,9 @@ use crate::{
 ///
 /// Finishes or undoes what a killed process left, removes temporary files,
 /// files that no artifact uses, and names that stand for nothing, puts back
-/// what is in quarantine without reason, and makes the index anew. Nothing
+/// what is in quarantine without reason, and rebuilds the index. Nothing
 /// that an artifact may need is removed. What remains, such as a damaged file,
-/// is shown with how to mend it; then the exit code is 5. To read every file,
+/// is shown with how to repair it; then the exit code is 5. To read every file,
 /// see `verify`.
 ///
 /// Example: cache-tool repair --dry-run
@@ -49,16 +49,16 @@ fn show(report: &RepairReport) -> anyhow::Result<()> {
         print(&describe(action))?;
     }
     for problem in &report.problems {
-        eprintln!("{problem}");
+        say(&problem.to_string());
     }
     let (things, were) = match report.actions.len() {
         0 => ("nothing".to_owned(), "was"),
         1 => ("1 thing".to_owned(), "was"),
         count => (format!("{count} things"), "were"),
     };
-    eprintln!("{things} {} put right", if report.dry_run { "would be" } else { were });
+    say(&format!("{things} {} repaired", if report.dry_run { "would be" } else { were }));
     if !report.problems.is_empty() {
-        eprintln!("{} problem(s) left for you, see above", report.problems.len());
+        say(&format!("{} problem(s) left for you, see above", report.problems.len()));
     }
     Ok(())
 }
@@ -67,6 +67,10 @@ fn describe(action: &RepairAction) -> String {
     match action {
         RepairAction::FinishName { name, digest } => {
             format!("finish the import of `{name}`, artifact {}", digest.short())
+        }
+        RepairAction::FinishEviction { digests } => {
+            let digests: Vec<String> = digests.iter().map(Digest::short).collect();
+            format!("remove what had to make room for an import: {}", digests.join(", "))
         }
         RepairAction::RemoveTemporary { path, bytes } => {
             format!("remove unfinished work, {}: {}", size(*bytes), path.display())
@@ -78,7 +82,7 @@ fn describe(action: &RepairAction) -> String {
         }
         RepairAction::DropQuarantined { blob, bytes } => {
             format!(
-                "remove from quarantine what was mended or is not needed, {}: {}",
+                "remove from quarantine what was repaired or is not needed, {}: {}",
                 size(*bytes),
                 blob.short()
             )
@@ -86,7 +90,7 @@ fn describe(action: &RepairAction) -> String {
         RepairAction::RestoreBlob { blob } => {
             format!("put back from quarantine, being good after all: {}", blob.short())
         }
-        RepairAction::RebuildIndex => "make the index anew".to_owned(),
+        RepairAction::RebuildIndex => "rebuild the index".to_owned(),
     }
 }
 
@@ -103,8 +107,11 @@ fn action_json(action: &RepairAction) -> Value {
         RepairAction::FinishName { name, digest } => {
             json!({ "action": "finish-name", "name": name, "digest": digest })
         }
+        RepairAction::FinishEviction { digests } => {
+            json!({ "action": "finish-eviction", "digests": digests })
+        }
         RepairAction::RemoveTemporary { path, bytes } => {
-            json!({ "action": "remove-temporary", "path": path, "bytes": bytes })
+            json!({ "action": "remove-temporary", "path": path_json(path), "bytes": bytes })
         }
         RepairAction::DropName { name } => json!({ "action": "drop-name", "name": name }),
         RepairAction::DropPin { digest } => json!({ "action": "drop-pin", "digest": digest }),
@@ -128,6 +135,6 @@ fn problem_json(problem: &Problem) -> Value {
         Problem::File { digest, names, file, .. } => {
             json!({ "problem": "file", "digest": digest, "names": names, "file": file, "reason": reason })
         }
-        Problem::Foreign(path) => json!({ "problem": "foreign", "path": path, "reason": reason }),
+        Problem::Foreign(path) => json!({ "problem": "foreign", "path": path_json(path), "reason": reason }),
     }
 }

@@ -4,7 +4,7 @@ use artifact_store::Usage;
 use serde_json::{Value, json};
 
 use crate::{
-    output::{ago, listed_json, names, plain_table, print, print_json, print_table, size, table},
+    output::{Rows, ago, listed_json, names, print_json, print_script, size},
     place::Place,
 };
 
@@ -27,7 +27,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     if args.json {
         return print_json(&as_json(&usage));
     }
-    let mut rows = table(["NAME", "SIZE", "OWN", "SHARED", "PINNED", "LAST USE"]);
+    let mut rows = Rows::with_header(["NAME", "SIZE", "OWN", "SHARED", "PINNED", "LAST USE"]);
     for entry in &usage.artifacts {
         rows.add_row([
             names(&entry.artifact),
@@ -38,9 +38,9 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
             ago(entry.artifact.last_use),
         ]);
     }
-    print_table(&rows)?;
-    print("")?;
-    let mut facts = plain_table();
+    rows.print()?;
+    print_script("")?;
+    let mut facts = Rows::new();
     for (label, bytes) in [
         ("total", usage.total),
         ("of it shared", usage.shared),
@@ -51,7 +51,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     ] {
         facts.add_row([label.to_owned(), size(bytes)]);
     }
-    print_table(&facts)
+    facts.print()
 }
 
 fn as_json(usage: &Usage) -> Value {

@@ -2,12 +2,12 @@
 
 use std::{num::NonZeroUsize, process::ExitCode};
 
-use artifact_store::{Artifact, FailedBlob, Store, Verified, VerifyOptions};
+use artifact_store::{Artifact, FailedBlob, Store, Verified, VerifyOptions, with_causes};
 use serde_json::{Value, json};
 
 use crate::{
     exit,
-    output::{print_json, print_table, size, table},
+    output::{Rows, path_json, print_json, say, size},
     place::Place,
     progress::VerifyProgress,
 };
@@ -16,7 +16,7 @@ use crate::{
 ///
 /// A file that is not what was stored is moved to quarantine, where no load
 /// finds it; a process that has it mapped keeps it. Importing or pulling the
-/// same source again mends the artifact. Exits with 5 if anything was bad.
+/// same source again repairs the artifact. Exits with 5 if anything was bad.
 ///
 /// Example: cache-tool verify smollm2-135m
 #[derive(Debug, clap::Args)]
@@ -71,7 +71,7 @@ fn resolve(store: &Store, names: &[String]) -> anyhow::Result<(Vec<Artifact>, Ve
         let name = listed.names.first().cloned().unwrap_or_else(|| listed.digest.to_string());
         match store.resolve(&name) {
             Ok(artifact) => artifacts.push(artifact),
-            Err(error) => unreadable.push(Unreadable { name, reason: error.to_string() }),
+            Err(error) => unreadable.push(Unreadable { name, reason: with_causes(&error) }),
         }
     }
     Ok((artifacts, unreadable))
@@ -84,7 +84,7 @@ fn as_json(verified: &[Verified], unreadable: &[Unreadable], dry_run: bool, ok: 
             "files": failed.files,
             "reason": failed.defect.to_string(),
             "quarantined": failed.quarantined,
-            "path": failed.path,
+            "path": path_json(&failed.path),
         })
     };
     let artifacts = verified.iter().map(|artifact| {
@@ -106,7 +106,7 @@ fn as_json(verified: &[Verified], unreadable: &[Unreadable], dry_run: bool, ok: 
 }
 
 fn show(verified: Vec<Verified>, unreadable: Vec<Unreadable>) -> anyhow::Result<()> {
-    let mut rows = table(["NAME", "FILES", "SIZE", "RESULT"]);
+    let mut rows = Rows::with_header(["NAME", "FILES", "SIZE", "RESULT"]);
     for artifact in &verified {
         let result = match artifact.failed.len() {
             0 => "good".to_owned(),
@@ -117,16 +117,16 @@ fn show(verified: Vec<Verified>, unreadable: Vec<Unreadable>) -> anyhow::Result<
     for artifact in &unreadable {
         rows.add_row([artifact.name.clone(), "-".to_owned(), "-".to_owned(), "unreadable".to_owned()]);
     }
-    print_table(&rows)?;
+    rows.print()?;
     for artifact in verified {
         for failed in &artifact.failed {
             let moved = if failed.quarantined { "; it is in quarantine" } else { "" };
-            eprintln!("{} of {}: {}{moved}", failed.files.join(", "), artifact.name, failed.defect);
+            say(&format!("{} of {}: {}{moved}", failed.files.join(", "), artifact.name, failed.defect));
         }
         if let Err(error) = artifact.into_result() {
-            eprintln!("{error}");
+            say(&with_causes(&error));
         }
     }
-    unreadable.iter().for_each(|artifact| eprintln!("{}", artifact.reason));
+    unreadable.iter().for_each(|artifact| say(&artifact.reason));
     Ok(())
 }

@@ -1,76 +1,65 @@
 //! The Hugging Face Hub, as far as `pull` needs it: what a repository holds, and its files.
 //!
-//! Not the `hf-hub` crate: its version 1 begins an interrupted download anew, and brings 280 crates and an asynchronous
+//! Not the `hf-hub` crate: its version 1 starts an interrupted download again, and brings 280 crates and an asynchronous
 //! runtime; the version before it resumes, and has ended.
 
+mod checksum;
 mod download;
+mod pace;
+mod repository;
 mod select;
+mod snapshot;
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::{env, fs, io::Read as _, path::PathBuf, time::Duration};
 
-use anyhow::{Context, bail};
-use artifact_store::{Digest, StoreError};
-use serde_json::Value;
+use anyhow::{Context, anyhow, bail, ensure};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ureq::{
     Agent, Body,
-    config::RedirectAuthHeaders,
     http::{Response, StatusCode, header},
 };
+use url::Url;
 
-pub(crate) use download::{download, missing};
-pub(crate) use select::{gguf_file, index_of, settings, weights};
+use self::pace::Paced;
+pub(crate) use self::{
+    checksum::Checksum,
+    download::{download, missing, remove, settle},
+    repository::Repository,
+    select::{Index, gguf_file, index_of, settings, weights},
+    snapshot::{RemoteFile, Snapshot},
+};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
-const DEFAULT_REVISION: &str = "main";
 /// Longest answer that describes a repository, in bytes.
 const MAX_DESCRIPTION: u64 = 32 << 20;
+const MAX_REDIRECTS: usize = 10;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
-/// A connection that sends nothing for so long is given up; the download goes on with another one.
+/// A connection that sends nothing for this long is given up; the download goes on with another one.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What stands for itself in one part of a URL's path.
+const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// The same with the slashes between parts.
+const PATH: &AsciiSet = &COMPONENT.remove(b'/');
 
 /// A hub, and who asks it.
 pub(crate) struct Hub {
     agent: Agent,
+    /// Without a slash at its end.
     endpoint: String,
     token: Option<String>,
 }
 
-/// `ORGANISATION/NAME`, and which of its revisions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Repository {
-    pub(crate) id: String,
-    /// A branch, a tag or a commit.
-    pub(crate) revision: String,
-}
-
-/// A revision of a repository, as the hub describes it.
-#[derive(Debug)]
-pub(crate) struct Snapshot {
-    pub(crate) repository: Repository,
-    /// What the revision stands for now. Its files never change.
-    pub(crate) commit: String,
-    pub(crate) files: Vec<RemoteFile>,
-}
-
-/// A file of a repository.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RemoteFile {
-    /// With its folders.
-    pub(crate) path: String,
-    /// Bytes.
-    pub(crate) size: u64,
-    /// Known of large files only.
-    pub(crate) sha256: Option<Digest>,
-}
-
 impl Hub {
     /// Of the usual variables: `HF_ENDPOINT`, and `HF_TOKEN` or the file in which `hf auth login` leaves the token.
-    pub(crate) fn from_env() -> Self {
+    pub(crate) fn from_env() -> anyhow::Result<Self> {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
-            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            // They are followed in `get`, where it is known who may see the token.
+            .max_redirects(0)
+            .timeout_resolve(Some(CONNECT_TIMEOUT))
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_recv_response(Some(RESPONSE_TIMEOUT))
             .timeout_per_read(Some(READ_TIMEOUT))
@@ -78,82 +67,89 @@ impl Hub {
             .build()
             .into();
         let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
-        Self { agent, endpoint: endpoint.trim_end_matches('/').to_owned(), token: token() }
+        let url = Url::parse(&endpoint).with_context(|| format!("HF_ENDPOINT is not a URL: {endpoint}"))?;
+        ensure!(
+            matches!(url.scheme(), "http" | "https"),
+            "HF_ENDPOINT is not a URL of http or https: {endpoint}"
+        );
+        Ok(Self { agent, endpoint: endpoint.trim_end_matches('/').to_owned(), token: token() })
+    }
+
+    /// The address of the hub.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 
     /// What `repository` holds.
     pub(crate) fn snapshot(&self, repository: &Repository) -> anyhow::Result<Snapshot> {
         let Repository { id, revision } = repository;
-        let url =
-            format!("{}/api/models/{id}/revision/{}?blobs=true", self.endpoint, encoded(revision, false));
-        let mut response = self.get(&url, None)?;
+        let revision = utf8_percent_encode(revision, COMPONENT);
+        let url = format!("{}/api/models/{id}/revision/{revision}?blobs=true", self.endpoint);
+        let response = self.get(&url, None).with_context(|| format!("cannot read {url}"))?;
         check(&response, repository, self.token.is_some())?;
-        let body = response.body_mut().with_config().limit(MAX_DESCRIPTION).read_to_vec();
-        let bytes = body.with_context(|| format!("cannot read {url}"))?;
-        let described: Option<(String, Vec<RemoteFile>)> =
-            serde_json::from_slice(&bytes).ok().and_then(|json: Value| {
-                let files =
-                    json["siblings"].as_array()?.iter().map(RemoteFile::described).collect::<Option<_>>()?;
-                Some((json["sha"].as_str()?.to_owned(), files))
-            });
-        let Some((commit, files)) = described.filter(|(commit, _)| is_commit(commit)) else {
-            bail!(
-                "{url} did not answer as a Hugging Face Hub does: a commit and files with sizes are missing"
-            );
-        };
-        Ok(Snapshot { repository: repository.clone(), commit, files })
+        let mut json = Vec::new();
+        let mut body = Paced::new(response.into_body().into_reader()).take(MAX_DESCRIPTION + 1);
+        body.read_to_end(&mut json).with_context(|| format!("cannot read {url}"))?;
+        ensure!(
+            json.len() as u64 <= MAX_DESCRIPTION,
+            "{url} answered with more than {MAX_DESCRIPTION} bytes"
+        );
+        Snapshot::read(repository, &json)
+            .with_context(|| format!("{url} did not answer as a Hugging Face Hub does"))
     }
 
     /// The bytes of a file, from one on. Follows redirections.
-    fn open(&self, snapshot: &Snapshot, path: &str, from: u64) -> Result<Response<Body>, ureq::Error> {
+    fn open(&self, snapshot: &Snapshot, path: &str, from: u64) -> anyhow::Result<Response<Body>> {
         let Snapshot { repository, commit, .. } = snapshot;
-        let url = format!("{}/{}/resolve/{commit}/{}", self.endpoint, repository.id, encoded(path, true));
+        let path = utf8_percent_encode(path, PATH);
+        let url = format!("{}/{}/resolve/{commit}/{path}", self.endpoint, repository.id);
         self.get(&url, (from > 0).then(|| format!("bytes={from}-")))
     }
 
-    fn get(&self, url: &str, range: Option<String>) -> Result<Response<Body>, ureq::Error> {
-        let mut request = self.agent.get(url);
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    /// The token goes to the hub itself: to no other host, port or scheme.
+    fn get(&self, url: &str, range: Option<String>) -> anyhow::Result<Response<Body>> {
+        let mut url = Url::parse(url)?;
+        let origin = url.origin();
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = self.agent.get(url.as_str());
+            if let Some(token) = self.token.as_ref().filter(|_| url.origin() == origin) {
+                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            }
+            if let Some(range) = &range {
+                request = request.header(header::RANGE, range);
+            }
+            let response = request.call()?;
+            match redirection(&response, &url)? {
+                None => return Ok(response),
+                Some(next) => url = next,
+            }
         }
-        if let Some(range) = range {
-            request = request.header(header::RANGE, range);
-        }
-        request.call()
+        bail!("there are more than {MAX_REDIRECTS} redirections");
     }
 }
 
-impl Repository {
-    /// Reads `REPO[@REVISION]`.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let (id, revision) = text.split_once('@').unwrap_or((text, DEFAULT_REVISION));
-        let part = |part: &str| {
-            let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-            part.bytes().all(legal) && part.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
-        };
-        if id.split('/').count() > 2 || !id.split('/').all(part) || revision.is_empty() {
-            return Err("write ORGANISATION/NAME, or ORGANISATION/NAME@REVISION".to_owned());
-        }
-        Ok(Self { id: id.to_owned(), revision: revision.to_owned() })
+/// Where a response leads, if it leads anywhere.
+fn redirection(response: &Response<Body>, from: &Url) -> anyhow::Result<Option<Url>> {
+    let follows = [
+        StatusCode::MOVED_PERMANENTLY,
+        StatusCode::FOUND,
+        StatusCode::SEE_OTHER,
+        StatusCode::TEMPORARY_REDIRECT,
+        StatusCode::PERMANENT_REDIRECT,
+    ];
+    if !follows.contains(&response.status()) {
+        return Ok(None);
     }
-
-    /// This repository cannot be imported, because of `reason`.
-    pub(crate) fn error(&self, reason: impl Into<String>) -> anyhow::Error {
-        StoreError::BadSource { path: PathBuf::from(&self.id), reason: reason.into() }.into()
-    }
-}
-
-impl RemoteFile {
-    fn described(json: &Value) -> Option<Self> {
-        let sha256 = json["lfs"]["sha256"].as_str().and_then(|text| text.parse().ok());
-        let size = json["lfs"]["size"].as_u64().or_else(|| json["size"].as_u64())?;
-        Some(Self { path: json["rfilename"].as_str()?.to_owned(), size, sha256 })
-    }
-
-    /// Without its folders.
-    pub(crate) fn name(&self) -> &str {
-        self.path.rsplit('/').next().unwrap_or(&self.path)
-    }
+    let location = response.headers().get(header::LOCATION).and_then(|location| location.to_str().ok());
+    let to = location.and_then(|location| from.join(location).ok());
+    let to = to.ok_or_else(|| anyhow!("a redirection of the hub leads nowhere"))?;
+    let is_worse = from.scheme() == "https" && to.scheme() != "https";
+    ensure!(!is_worse, "a redirection leads from an encrypted connection to one that is not");
+    ensure!(
+        matches!(to.scheme(), "http" | "https"),
+        "a redirection leads to a URL of another kind than http"
+    );
+    Ok(Some(to))
 }
 
 /// Turns an answer that is no success into an error that says what to do.
@@ -192,36 +188,35 @@ fn variable(name: &str) -> Option<String> {
     env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
-/// Forty hex digits: it becomes a part of a path.
-fn is_commit(text: &str) -> bool {
-    text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-/// As a part of a URL's path.
-fn encoded(text: &str, slashes: bool) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b) || (slashes && b == b'/');
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
-    fn a_repository_may_have_a_revision() {
-        let parsed = |text| Repository::parse(text).map(|repository| (repository.id, repository.revision));
-        let both = |id: &str, revision: &str| Ok((id.to_owned(), revision.to_owned()));
-        assert_eq!(parsed("org/Name-1.5"), both("org/Name-1.5", "main"));
-        assert_eq!(parsed("gpt2@refs/pr/1"), both("gpt2", "refs/pr/1"));
-        for bad in ["", "a/b/c", "../x", "a//b", "a/..", "a b", "a/b@", "/a", "a/", "https://host/a"] {
-            assert!(parsed(bad).is_err(), "{bad}");
-        }
+    fn urls_have_no_letters_with_a_meaning() {
+        assert_eq!(utf8_percent_encode("refs/pr/1", COMPONENT).to_string(), "refs%2Fpr%2F1");
+        assert_eq!(utf8_percent_encode("Q4/a b+%?.gguf", PATH).to_string(), "Q4/a%20b%2B%25%3F.gguf");
+        assert_eq!(utf8_percent_encode("-._~\u{e9}", COMPONENT).to_string(), "-._~%C3%A9");
+    }
+
+    fn redirected(from: &str, to: &str) -> Result<Option<String>, String> {
+        let response =
+            Response::builder().status(302).header(header::LOCATION, to).body(Body::builder().data(""));
+        let found =
+            redirection(&response.map_err(|e| e.to_string())?, &Url::parse(from).map_err(|e| e.to_string())?);
+        found.map(|url| url.map(String::from)).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn urls_have_no_letters_with_a_meaning() {
-        assert_eq!(encoded("refs/pr/1", false), "refs%2Fpr%2F1");
-        assert_eq!(encoded("Q4/a b+%?.gguf", true), "Q4/a%20b%2B%25%3F.gguf");
+    fn a_redirection_may_be_relative_and_never_leads_out_of_encryption() {
+        let url = |text: &str| Ok(Some(text.to_owned()));
+        assert_eq!(redirected("https://hub/a/b", "/c"), url("https://hub/c"));
+        assert_eq!(redirected("https://hub/a/b", "https://cdn/x?y=1"), url("https://cdn/x?y=1"));
+        assert_eq!(redirected("http://hub/a", "https://hub/a"), url("https://hub/a"));
+        for (from, to) in
+            [("https://hub/a", "http://hub/a"), ("http://hub/a", "file:///etc/passwd"), ("http://hub", "//")]
+        {
+            assert!(redirected(from, to).is_err(), "{from} {to}");
+        }
     }
 }

@@ -1,6 +1,12 @@
-//! The key that allows to load and unload models.
+//! The key that authorizes loading and unloading models.
 
-use std::{fmt, fs, path::Path};
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read as _},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
 
 use constant_time_eq::constant_time_eq;
 
@@ -12,6 +18,9 @@ pub struct AdminKey(String);
 
 /// A shorter key could be guessed.
 const MIN_LEN: usize = 16;
+
+/// A longer key would not fit into a header.
+const MAX_FILE: u64 = 8 << 10;
 
 impl AdminKey {
     /// A key as it was written; white space around it is not part of it. `origin` is for messages.
@@ -28,10 +37,25 @@ impl AdminKey {
         Ok(Self(key.into()))
     }
 
-    /// The key in a file.
+    /// The key in a file, which only its owner may have access to.
     pub fn read(path: &str) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: Path::new(path).to_owned(), source })?;
+        let unreadable = |source| ConfigError::ReadAdminKey { path: Path::new(path).to_owned(), source };
+        let mut file = File::open(path).map_err(unreadable)?;
+        let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            let problem = format!(
+                "is open to other users (mode {mode:04o}); run `chmod 600` on it, and replace the key if it was seen"
+            );
+            return Err(ConfigError::AdminKey { origin: path.into(), problem });
+        }
+        let mut text = String::new();
+        let read = file.by_ref().take(MAX_FILE + 1).read_to_string(&mut text).map_err(unreadable)?;
+        if read as u64 > MAX_FILE {
+            return Err(unreadable(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "it is too large to hold a key",
+            )));
+        }
         Self::new(&text, path)
     }
 
@@ -59,6 +83,8 @@ impl fmt::Debug for AdminKey {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::fs;
+
     use super::*;
 
     const KEY: &str = "0123456789abcdef";
@@ -73,6 +99,25 @@ mod tests {
             assert!(!key.is(wrong.as_bytes()), "{wrong:?}");
         }
         assert!(!format!("{key:?}").contains(KEY));
+    }
+
+    #[test]
+    fn a_file_that_other_users_may_read_or_change_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), KEY).unwrap();
+        let path = file.path().to_str().unwrap();
+        for mode in [0o644, 0o640, 0o604, 0o620, 0o602, 0o610, 0o601, 0o777] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            let refused = AdminKey::read(path).unwrap_err().to_string();
+            assert!(refused.contains(path) && refused.contains("chmod 600"), "{mode:o}: {refused}");
+            assert!(refused.contains(&format!("mode {mode:04o}")) && !refused.contains(KEY), "{refused}");
+        }
+        for mode in [0o600, 0o400, 0o700] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            assert!(AdminKey::read(path).unwrap().is(KEY.as_bytes()), "{mode:o}");
+        }
+        fs::write(path, KEY.repeat(1000)).unwrap();
+        assert!(AdminKey::read(path).is_err());
     }
 
     #[test]

@@ -61,13 +61,14 @@ impl Sequence {
         let token = self.sampler.sample(logits, self.tokens.len() as u64);
         self.tokens.push(token);
         if self.eos_tokens.contains(token) {
-            let text = self.emitter.finish()?;
+            let (text, _) = self.emitter.finish()?;
             return Ok((TokenChunk { text, tokens: vec![token] }, Some(FinishReason::Stop)));
         }
         let (mut chunk, mut reason) = self.emitter.push(token)?;
         if reason.is_none() && self.tokens.len() >= self.max_len {
-            chunk.text += &self.emitter.finish()?;
-            reason = Some(FinishReason::Length);
+            let (text, stopped) = self.emitter.finish()?;
+            chunk.text += &text;
+            reason = Some(stopped.unwrap_or(FinishReason::Length));
         }
         Ok((chunk, reason))
     }

@@ -89,7 +89,7 @@ pub enum ModelError {
     },
     /// Not even one block for each sequence.
     #[error(
-        "{bytes} bytes for keys and values are too few: {needed} are needed; raise --kv-mib or lower --max-running"
+        "{bytes} bytes for keys and values are too few: {needed} are needed; raise `worker.kv_max_bytes` or lower `worker.max_num_seqs`"
     )]
     KvBudget {
         /// What was allowed.

@@ -1,0 +1,378 @@
+//! The keys of the file. A field's documentation says what the key means; `config/runtime.yaml` says more.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::value::{bytes, millis, number, power_of_two, section, some_text};
+
+/// Most workers of one model. A worker is a process with a model in it: more than this on one machine is a typing
+/// error.
+pub const MAX_WORKERS: u64 = 64;
+
+/// A model is at least one process and the memory of its weights.
+const MAX_MODELS: u64 = 64;
+
+/// Encoded for a worker, a body of this size is still within the codec's limit of 64 MiB.
+const MAX_BODY: u64 = 32 << 20;
+
+/// A stream costs some hundred bytes in the gateway and a share of the keys and values in a worker.
+const MAX_STREAMS: u64 = 100_000;
+
+/// Bytes that a body may take while it is parsed, in its own bytes: itself, and lists of numbers that grow by doubling.
+pub const REQUEST_MEMORY_FACTOR: u64 = 6;
+
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+/// The whole file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The model that is served from the start: a name or digest in the artifact store.
+    #[serde(deserialize_with = "some_text")]
+    pub model: Option<String>,
+    /// Listening and bodies.
+    #[serde(deserialize_with = "section")]
+    pub server: Server,
+    /// Which models are served.
+    #[serde(deserialize_with = "section")]
+    pub models: Models,
+    /// Worker processes: how many, and how they are supervised.
+    #[serde(deserialize_with = "section")]
+    pub workers: Workers,
+    /// What each worker may use.
+    #[serde(deserialize_with = "section")]
+    pub worker: Worker,
+    /// Frames to workers.
+    #[serde(deserialize_with = "section")]
+    pub batch_queue: BatchQueue,
+    /// Concurrency of streams.
+    #[serde(deserialize_with = "section")]
+    pub stream_registry: StreamRegistry,
+    /// The artifact store.
+    #[serde(deserialize_with = "section")]
+    pub cache: Cache,
+    /// How workers compute on a CPU.
+    #[serde(deserialize_with = "section")]
+    pub cpu: Cpu,
+}
+
+/// Listening and bodies.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// Address to listen on.
+    pub host: String,
+    /// TCP port; 0 takes any free one.
+    #[serde(deserialize_with = "number::<_, _, 0, 65_535>")]
+    pub port: u16,
+    /// Largest request body in bytes.
+    #[serde(deserialize_with = "bytes::<_, 1024, MAX_BODY>")]
+    pub max_body_bytes: u64,
+    /// How long running streams may go on after a signal to stop.
+    #[serde(deserialize_with = "millis::<_, 0, HOUR_MS>")]
+    pub drain_timeout_ms: Duration,
+    /// File that holds the key for loading and unloading models over HTTP.
+    #[serde(deserialize_with = "some_text")]
+    pub admin_key_file: Option<String>,
+    /// Connections that may be open at the same time; 0: as many as the limit of open files allows.
+    #[serde(deserialize_with = "number::<_, _, 0, 1_000_000>")]
+    pub max_connections: usize,
+    /// From a request's first byte to the end of its header.
+    #[serde(deserialize_with = "millis::<_, 100, HOUR_MS>")]
+    pub header_timeout_ms: Duration,
+    /// For a whole body to arrive.
+    #[serde(deserialize_with = "millis::<_, 100, HOUR_MS>")]
+    pub body_timeout_ms: Duration,
+    /// How long a connection without a request stays open.
+    #[serde(deserialize_with = "millis::<_, 100, HOUR_MS>")]
+    pub idle_timeout_ms: Duration,
+    /// How long a client may take nothing, or next to nothing, of its answer.
+    #[serde(deserialize_with = "millis::<_, 100, HOUR_MS>")]
+    pub slow_consumer_timeout_ms: Duration,
+    /// Longest silence of a stream.
+    #[serde(deserialize_with = "millis::<_, 100, HOUR_MS>")]
+    pub sse_keepalive_ms: Duration,
+    /// Bytes that bodies being read and requests that wait may take together.
+    #[serde(deserialize_with = "bytes::<_, 1024, { 1 << 40 }>")]
+    pub request_memory_bytes: u64,
+    /// Hosts that requests may be addressed to, beside loopback ones.
+    pub allowed_hosts: Vec<String>,
+    /// Origins of web pages that may use the server, beside loopback ones.
+    pub allowed_origins: Vec<String>,
+}
+
+/// Which models are served.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Models {
+    /// Models that may be loaded at the same time.
+    #[serde(deserialize_with = "number::<_, _, 1, MAX_MODELS>")]
+    pub max_loaded: usize,
+}
+
+/// Worker processes: how many, and how they are supervised.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Workers {
+    /// Processes of each model.
+    #[serde(deserialize_with = "number::<_, _, 1, MAX_WORKERS>")]
+    pub count: usize,
+    /// Bytes of each of a worker's two shared-memory rings; a power of two.
+    #[serde(deserialize_with = "power_of_two::<_, { 64 << 10 }, { 1 << 30 }>")]
+    pub ring_bytes: u64,
+    /// From the start of a worker to the end of the handshake.
+    #[serde(deserialize_with = "millis::<_, 1, DAY_MS>")]
+    pub connect_timeout_ms: Duration,
+    /// How long loading the model may take.
+    #[serde(deserialize_with = "millis::<_, 1, DAY_MS>")]
+    pub load_timeout_ms: Duration,
+    /// Longest time without a frame from a loaded worker.
+    #[serde(deserialize_with = "millis::<_, 100, DAY_MS>")]
+    pub heartbeat_timeout_ms: Duration,
+    /// Longest time without a step while sequences run.
+    #[serde(deserialize_with = "millis::<_, 100, DAY_MS>")]
+    pub step_timeout_ms: Duration,
+    /// Wait before the first restart.
+    #[serde(deserialize_with = "millis::<_, 1, DAY_MS>")]
+    pub restart_backoff_ms: Duration,
+    /// Longest wait before a restart.
+    #[serde(deserialize_with = "millis::<_, 1, DAY_MS>")]
+    pub max_restart_backoff_ms: Duration,
+    /// Deaths within `crash_loop_window_ms` after which restarts pause.
+    #[serde(deserialize_with = "number::<_, _, 1, 1000>")]
+    pub crash_loop_deaths: usize,
+    /// See `crash_loop_deaths`; also the length of the pause.
+    #[serde(deserialize_with = "millis::<_, 1, DAY_MS>")]
+    pub crash_loop_window_ms: Duration,
+}
+
+/// What each worker may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Worker {
+    /// Memory for keys and values, in bytes. When it is full, the latest sequences are computed again later.
+    #[serde(deserialize_with = "bytes::<_, { 1 << 20 }, { 1 << 50 }>")]
+    pub kv_max_bytes: u64,
+    /// Most sequences that run at the same time; further ones wait.
+    #[serde(deserialize_with = "number::<_, _, 1, 4096>")]
+    pub max_num_seqs: u32,
+    /// Most tokens of prompts that one step computes; the step's other sequences wait that long.
+    #[serde(deserialize_with = "number::<_, _, 1, 65_536>")]
+    pub max_prompt_chunk_tokens: u32,
+    /// Whether the text of a special token in a chat's message is that token.
+    pub special_tokens_in_content: bool,
+}
+
+/// Frames to workers.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchQueue {
+    /// Most submissions in one frame.
+    #[serde(deserialize_with = "number::<_, _, 1, 4096>")]
+    pub max_batch_size: usize,
+    /// How long a submission may be held so that others can share its frame.
+    #[serde(deserialize_with = "millis::<_, 0, 4>")]
+    pub flush_interval_ms: Duration,
+}
+
+/// Concurrency of streams.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamRegistry {
+    /// Limits of concurrent streams.
+    #[serde(deserialize_with = "section")]
+    pub adaptive_limits: AdaptiveLimits,
+    /// Requests that may wait for a free stream.
+    #[serde(deserialize_with = "number::<_, _, 0, 1_000_000>")]
+    pub max_waiting: usize,
+    /// How long a request may wait.
+    #[serde(deserialize_with = "millis::<_, 0, HOUR_MS>")]
+    pub wait_timeout_ms: Duration,
+    /// Chunks that a stream may be ahead of its reader.
+    #[serde(deserialize_with = "number::<_, _, 4, 65_536>")]
+    pub credit_chunks: u32,
+}
+
+/// Limits of concurrent streams. The limit does not adapt yet: it is `max_streams`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdaptiveLimits {
+    /// Reserved for a limit that adapts: checked, and without effect so far.
+    #[serde(deserialize_with = "min_streams")]
+    pub min_streams: Option<usize>,
+    /// Streams that may run at the same time.
+    #[serde(deserialize_with = "number::<_, _, 1, MAX_STREAMS>")]
+    pub max_streams: usize,
+}
+
+/// The artifact store.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cache {
+    /// Size in bytes to which `cache-tool` keeps the store.
+    #[serde(deserialize_with = "bytes::<_, 1, { u64::MAX }>")]
+    pub max_size_bytes: u64,
+    /// What a worker verifies of a stored model.
+    pub verify: Verify,
+}
+
+/// How a worker verifies a stored model, beyond the size and header of every blob.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// Not at all.
+    Header,
+    /// SHA-256 of all blobs before it serves.
+    Full,
+    /// SHA-256 of all blobs while it serves.
+    #[default]
+    Background,
+}
+
+/// How workers compute on a CPU; without effect on a GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cpu {
+    /// What activations are rounded to before they meet quantized weights.
+    pub activations: Activations,
+    /// In what type keys and values are kept.
+    pub kv_type: KvType,
+}
+
+/// What activations are rounded to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activations {
+    /// As exact as float32.
+    #[default]
+    Int16,
+    /// Faster on some CPUs, less exact.
+    Int8,
+}
+
+/// In what type keys and values are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvType {
+    /// As they were computed.
+    #[default]
+    Float32,
+    /// In half the memory, a little less exact.
+    Float16,
+}
+
+impl Verify {
+    /// As the file has it, and the worker's command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Header => "header",
+            Self::Full => "full",
+            Self::Background => "background",
+        }
+    }
+}
+
+impl Cpu {
+    /// The worker's flags that say the same.
+    pub fn flags(self) -> [&'static str; 4] {
+        let activations = match self.activations {
+            Activations::Int16 => "int16",
+            Activations::Int8 => "int8",
+        };
+        let kv_type = match self.kv_type {
+            KvType::Float32 => "float32",
+            KvType::Float16 => "float16",
+        };
+        ["--activations", activations, "--kv-type", kv_type]
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".into(),
+            port: 8080,
+            max_body_bytes: 8 << 20,
+            drain_timeout_ms: Duration::from_secs(30),
+            admin_key_file: None,
+            max_connections: 0,
+            header_timeout_ms: Duration::from_secs(15),
+            body_timeout_ms: Duration::from_secs(60),
+            idle_timeout_ms: Duration::from_secs(60),
+            slow_consumer_timeout_ms: Duration::from_secs(20),
+            sse_keepalive_ms: Duration::from_secs(10),
+            request_memory_bytes: 256 << 20,
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+        }
+    }
+}
+
+impl Default for Models {
+    fn default() -> Self {
+        Self { max_loaded: 4 }
+    }
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self {
+            count: 1,
+            ring_bytes: 4 << 20,
+            connect_timeout_ms: Duration::from_secs(20),
+            load_timeout_ms: Duration::from_secs(600),
+            heartbeat_timeout_ms: Duration::from_secs(15),
+            step_timeout_ms: Duration::from_secs(120),
+            restart_backoff_ms: Duration::from_millis(250),
+            max_restart_backoff_ms: Duration::from_secs(15),
+            crash_loop_deaths: 5,
+            crash_loop_window_ms: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self {
+            kv_max_bytes: 4 << 30,
+            max_num_seqs: 64,
+            max_prompt_chunk_tokens: 256,
+            special_tokens_in_content: false,
+        }
+    }
+}
+
+impl Default for BatchQueue {
+    fn default() -> Self {
+        Self { max_batch_size: 64, flush_interval_ms: Duration::ZERO }
+    }
+}
+
+impl Default for StreamRegistry {
+    fn default() -> Self {
+        Self {
+            adaptive_limits: AdaptiveLimits::default(),
+            max_waiting: 256,
+            wait_timeout_ms: Duration::from_secs(30),
+            credit_chunks: 64,
+        }
+    }
+}
+
+impl Default for AdaptiveLimits {
+    fn default() -> Self {
+        Self { min_streams: None, max_streams: 50 }
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { max_size_bytes: 100 << 30, verify: Verify::default() }
+    }
+}
+
+fn min_streams<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    number::<_, _, 1, MAX_STREAMS>(deserializer).map(Some)
+}
