@@ -129,7 +129,7 @@ impl MappedFile {
         Ok(flat.reshape(shape)?)
     }
 
-    /// The same in memory of its own, from any offset: not every writer of files aligns what it writes.
+    /// The same as a copy, from any offset: not every writer of files aligns what it writes.
     ///
     /// # Errors
     /// [`MapError::Shape`], [`MapError::OutOfRange`], [`MapError::Mlx`].

@@ -10,7 +10,7 @@ use super::{
     linear::{RawLinear, RawMatrix},
 };
 
-/// What whoever calls a primitive elsewhere is told.
+/// What a caller of a primitive is told elsewhere.
 pub(super) const ABSENT: &std::ffi::CStr = c"the CPU primitives are built on Linux only; use the GPU";
 
 /// Declares each function; what follows `=` is what its stand-in returns.

@@ -12,7 +12,7 @@ use crate::{
     scheduler::{PlannedRow, StepPlan},
 };
 
-/// So many steps in a row may fail before the engine asks whether the model can compute at all. After repeated errors
+/// Steps that may fail in a row before the engine asks whether the model can compute at all. After repeated errors
 /// macOS ignores everything that a process submits to its GPU.
 const FAILED_STEPS: u32 = 5;
 

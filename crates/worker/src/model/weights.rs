@@ -96,7 +96,7 @@ impl<'a> Weights<'a> {
         let array = file.array(tensor.offset, shape, dtype).or_else(|error| match error {
             // Some writers put no padding behind the header.
             MapError::Misaligned { .. } => {
-                warn!(tensor = name, "it is not aligned in its file: it takes memory of its own");
+                warn!(tensor = name, "it is not aligned in its file and is copied");
                 file.copy(tensor.offset, shape, dtype)
             }
             other => Err(other),
