@@ -51,13 +51,13 @@ const FOREIGN: [(&str, &str); 21] = [
 /// Why a model can't be served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Unservable(String);
+pub(super) struct Unservable(String);
 
 /// Refuses a model by its `config.json`, as far as that tells; import looks at the tensors as well.
 ///
 /// # Errors
 /// If its weights have a quantization that can't be served, or its sizes are beyond what kernels can count.
-pub fn check_config(config: &Value) -> Result<(), Unservable> {
+pub(super) fn check_config(config: &Value) -> Result<(), Unservable> {
     for config in [config, &config["text_config"]] {
         check_dimensions(config)?;
         let quantization = mlx_quantization(config)?;
