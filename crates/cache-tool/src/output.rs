@@ -133,7 +133,7 @@ pub(crate) fn print_imported(imported: &Imported, json: bool) -> anyhow::Result<
         return print_json(&value);
     }
     for warning in &imported.warnings {
-        eprintln!("warning: {warning}");
+        say(&format!("warning: {warning}"));
     }
     for artifact in &imported.evicted {
         say(&format!("removed {} ({}) to stay within the limit", names(artifact), size(artifact.size)));
