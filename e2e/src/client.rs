@@ -18,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 pub struct Client {
     base: String,
     agent: Agent,
-    /// Sent with every `POST`.
+    /// Sent with every request.
     key: Option<String>,
 }
 
@@ -48,6 +48,11 @@ impl Client {
         Self { base: base.into(), agent: config.into(), key: None }
     }
 
+    /// Where the gateway listens, such as `127.0.0.1:8080`.
+    pub fn address(&self) -> &str {
+        self.base.trim_start_matches("http://")
+    }
+
     /// The same client, with an API key.
     pub fn with_key(&self, key: &str) -> Self {
         Self { key: Some(key.into()), ..self.clone() }
@@ -55,7 +60,11 @@ impl Client {
 
     /// `GET path`.
     pub fn get(&self, path: &str) -> Answer {
-        answer(self.agent.get(format!("{}{path}", self.base)).call().unwrap())
+        let request = self.agent.get(format!("{}{path}", self.base));
+        answer(match &self.key {
+            Some(key) => request.header("authorization", format!("Bearer {key}")).call().unwrap(),
+            None => request.call().unwrap(),
+        })
     }
 
     /// `POST path` with any bytes as JSON.

@@ -6,14 +6,22 @@
 #![allow(clippy::unwrap_used, reason = "a test stops where its world breaks")]
 
 mod client;
+#[cfg(target_os = "linux")]
+mod memory;
 mod process;
 mod server;
+mod slow_reader;
 mod store;
+mod tiny;
 
 pub use client::{Answer, Client, StreamAnswer, chat};
-pub use process::{Memory, children, is_alive, kill, mapped_memory, terminate};
+#[cfg(target_os = "linux")]
+pub use memory::{Memory, mapped_memory};
+pub use process::{is_alive, kill, resume, suspend, terminate, wait_for_end};
 pub use server::{Options, Server};
+pub use slow_reader::SlowReader;
 pub use store::PrivateStore;
+pub use tiny::{tiny_config, write_model, write_tiny_model};
 
 /// Names the folder that holds `kr-gateway`, `kr-worker` and `cache-tool`.
 pub const BIN_DIR: &str = "KR_TEST_BIN_DIR";

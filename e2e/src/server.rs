@@ -9,8 +9,10 @@ use std::{
         mpsc::{self, Receiver},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use serde_json::Value;
 
 use crate::{Client, MODEL, STORE, binary, terminate, variable};
 
@@ -112,6 +114,29 @@ impl Server {
         self.child.id()
     }
 
+    /// Process ids of its workers, in their order: those that are connected.
+    pub fn workers(&self) -> Vec<u32> {
+        let state = self.client.get("/readyz").json;
+        let workers = state["workers"].as_array().unwrap();
+        workers.iter().filter_map(|worker| worker["pid"].as_u64()?.try_into().ok()).collect()
+    }
+
+    /// Asks `/readyz` until `done` says so of its status and body. The requests pace the loop.
+    ///
+    /// # Panics
+    /// `what` has not come to be after a while.
+    pub fn wait_until(&self, what: &str, mut done: impl FnMut(u16, &Value) -> bool) {
+        let deadline = Instant::now() + CHANGE;
+        loop {
+            let answer = self.client.get("/readyz");
+            if done(answer.status, &answer.json) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what}: not after {CHANGE:?}; {}", answer.json);
+            thread::sleep(POLL);
+        }
+    }
+
     /// What it has written to standard error so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
@@ -125,6 +150,12 @@ impl Server {
         status
     }
 }
+
+/// Longest time for a state to change: a worker's restart with its back-off, on a busy machine.
+const CHANGE: Duration = Duration::from_secs(60);
+
+/// Between two looks: a loop of requests would take the processor from what it waits for.
+const POLL: Duration = Duration::from_millis(20);
 
 /// For a server to end after a signal: a second one ends streams that are left.
 const STOP: Duration = Duration::from_secs(10);

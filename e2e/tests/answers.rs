@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::HashSet, thread};
+use std::collections::HashSet;
+#[cfg(not(target_os = "macos"))]
+use std::thread;
 
 use e2e::{MODEL, Server, chat};
 use serde_json::{Value, json};
@@ -43,6 +45,8 @@ fn the_capital_of_france() {
     drop(server);
 }
 
+/// On the CPU only: MLX chooses Metal kernels by the size of the batch, so near ties may fall differently there.
+#[cfg(not(target_os = "macos"))]
 #[test]
 fn eight_at_once_are_answered_as_alone() {
     let server = Server::start();

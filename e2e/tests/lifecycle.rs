@@ -4,7 +4,7 @@
 
 use std::{fs, net::TcpListener, process::Output};
 
-use e2e::{MODEL, Options, Server, chat, children, is_alive, kill, terminate};
+use e2e::{MODEL, Options, Server, chat, is_alive, kill, terminate};
 use serde_json::Value;
 
 /// Runs a gateway that is expected to end by itself.
@@ -43,7 +43,7 @@ fn an_unknown_model_is_an_error() {
 #[test]
 fn a_stop_signal_finishes_what_runs() {
     let mut server = Server::start();
-    let workers = children(server.pid());
+    let workers = server.workers();
     let mut request = chat("Count from one to twenty in words.", 24);
     request["stream"] = true.into();
     let mut stream = server.client.stream("/v1/chat/completions", &request);

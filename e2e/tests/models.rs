@@ -158,9 +158,11 @@ fn what_can_not_be_loaded_is_refused_with_what_to_do() {
     world.store.damage_weights(|bytes| bytes.truncate(bytes.len() - 1));
     let message = refused(&world.act(OTHER, "load"), 422, "model_damaged");
     assert!(message.to_lowercase().contains("import"), "{message}");
-    let failed = world.server.client.get(&format!("/v1/models/{OTHER}")).json;
+    let failed = world.admin.get(&format!("/v1/models/{OTHER}")).json;
     assert_eq!(failed["state"], "failed");
     assert!(message.contains(failed["reason"].as_str().unwrap()), "{failed}");
+    let shown = world.server.client.get(&format!("/v1/models/{OTHER}")).json["reason"].to_string();
+    assert!(!shown.contains(world.store.path().to_str().unwrap()), "{shown}");
     assert_eq!(world.ask(MODEL).json["choices"][0]["message"]["content"], PARIS, "it has its own mapping");
 }
 
@@ -177,9 +179,11 @@ fn a_crash_in_one_model_touches_no_other() {
     whole(survivor);
     assert_eq!(world.worker(MODEL), mine);
     // It comes back by itself.
-    while world.states()[1].1 != "ready" {
-        assert_ne!(world.states()[1].1, "draining");
-    }
+    world.server.wait_until("it is back", |_, _| {
+        let state = &world.states()[1].1;
+        assert_ne!(state, "draining");
+        state == "ready"
+    });
     assert_ne!(world.worker(OTHER), others);
     assert_eq!(world.ask(OTHER).json["choices"][0]["message"]["content"], PARIS);
 }

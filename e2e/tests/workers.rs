@@ -2,28 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::time::{Duration, Instant};
+use std::{io::Write, time::Duration};
 
-use e2e::{MODEL, Options, Server, chat, children, is_alive, kill, mapped_memory};
+use e2e::{Options, Server, chat, kill, resume, suspend, wait_for_end};
 use serde_json::Value;
 
 const CAPITAL: &str = "What is the capital of France?";
 const PARIS: &str = "The capital of France is Paris.";
-
-/// Longest time for a worker to come back.
-const RESTART: Duration = Duration::from_secs(30);
-
-/// Asks `/readyz` until `done` says so. The requests themselves pace the loop.
-fn wait_for(server: &Server, what: &str, mut done: impl FnMut(u16, &Value) -> bool) {
-    let deadline = Instant::now() + RESTART;
-    loop {
-        let answer = server.client.get("/readyz");
-        if done(answer.status, &answer.json) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{what}: {}", answer.json);
-    }
-}
 
 fn ready_workers(state: &Value) -> usize {
     let workers = state["workers"].as_array().unwrap();
@@ -31,24 +16,24 @@ fn ready_workers(state: &Value) -> usize {
 }
 
 fn two_ready(server: &Server) {
-    wait_for(server, "both workers ready", |_, state| ready_workers(state) == 2);
+    server.wait_until("both workers ready", |_, state| ready_workers(state) == 2);
 }
 
 #[test]
 fn one_of_two_dies_and_comes_back() {
     let server = Server::start_with(&Options { workers: 2, ..Options::default() });
     two_ready(&server);
-    let before = children(server.pid());
+    let before = server.workers();
     assert_eq!(before.len(), 2);
 
     kill(before[0]);
-    wait_for(&server, "the death is seen", |status, state| {
+    server.wait_until("the death is seen", |status, state| {
         assert_eq!(status, 200, "one worker is left: {state}");
         ready_workers(state) == 1
     });
     assert_eq!(server.client.ask(CAPITAL, 16), PARIS);
     two_ready(&server);
-    let after = children(server.pid());
+    let after = server.workers();
     assert_eq!(after.len(), 2);
     assert!(after.contains(&before[1]) && !after.contains(&before[0]), "{before:?} {after:?}");
     assert_eq!(server.client.ask(CAPITAL, 16), PARIS);
@@ -63,14 +48,14 @@ fn the_only_worker_dies_in_the_middle_of_a_stream() {
     for _ in 0..4 {
         assert!(stream.next_data().is_some());
     }
-    kill(children(server.pid())[0]);
+    kill(server.workers()[0]);
     let rest = stream.rest();
     let last = rest.last().unwrap();
     assert!(serde_json::from_str::<Value>(last).unwrap()["error"]["message"].is_string(), "{last}");
     assert_eq!(rest.iter().filter(|event| event.contains("\"error\"")).count(), 1, "{rest:?}");
     assert!(!rest.iter().any(|event| event == "[DONE]" || event.contains("\"stop\"")), "{rest:?}");
 
-    wait_for(&server, "it is back", |status, state| {
+    server.wait_until("it is back", |status, state| {
         assert_eq!(status == 200, ready_workers(state) == 1, "readiness and states agree: {state}");
         status == 200
     });
@@ -85,11 +70,38 @@ fn a_client_that_leaves_frees_the_worker() {
     request["ignore_eos"] = true.into();
     let mut stream = server.client.stream("/v1/chat/completions", &request);
     assert!(stream.next_data().is_some());
-    wait_for(&server, "it runs", |_, state| state["workers"][0]["running"] == 1);
+    server.wait_until("it runs", |_, state| state["workers"][0]["running"] == 1);
     drop(stream);
-    wait_for(&server, "it is cancelled", |_, state| state["workers"][0]["running"] == 0);
+    server.wait_until("it is cancelled", |_, state| state["workers"][0]["running"] == 0);
 }
 
+#[test]
+fn a_suspended_gateway_keeps_its_workers() {
+    /// Less than the suspension, and more than a worker's heartbeat takes.
+    const TIMEOUT: Duration = Duration::from_millis(1500);
+    let mut settings = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    let timeout = TIMEOUT.as_millis();
+    write!(settings, "workers:\n  heartbeat_timeout_ms: {timeout}\n  step_timeout_ms: {timeout}\n").unwrap();
+    let server = Server::start_with(&Options {
+        workers: 2,
+        arguments: vec!["--config".into(), settings.path().to_str().unwrap().into()],
+        ..Options::default()
+    });
+    two_ready(&server);
+    let before = server.workers();
+    for _ in 0..3 {
+        suspend(server.pid());
+        // Time is what is tested: the workers' heartbeats wait in their rings meanwhile.
+        std::thread::sleep(2 * TIMEOUT);
+        resume(server.pid());
+        assert_eq!(server.client.ask(CAPITAL, 16), PARIS);
+        two_ready(&server);
+    }
+    assert_eq!(server.workers(), before, "{}", server.log());
+}
+
+/// On Linux only: other systems don't tell which pages processes share.
+#[cfg(target_os = "linux")]
 #[test]
 fn two_workers_hold_one_copy_of_the_weights() {
     let server = Server::start_with(&Options { workers: 2, ..Options::default() });
@@ -101,9 +113,9 @@ fn two_workers_hold_one_copy_of_the_weights() {
             assert_eq!(answer.join().unwrap(), PARIS);
         }
     });
-    let workers = children(server.pid());
-    let blobs: Vec<_> = workers.iter().map(|&pid| mapped_memory(pid, "/blobs/sha256/")).collect();
-    let all: Vec<_> = workers.iter().map(|&pid| mapped_memory(pid, "")).collect();
+    let workers = server.workers();
+    let blobs: Vec<_> = workers.iter().map(|&pid| e2e::mapped_memory(pid, "/blobs/sha256/")).collect();
+    let all: Vec<_> = workers.iter().map(|&pid| e2e::mapped_memory(pid, "")).collect();
     eprintln!("blobs {blobs:?}\nall {all:?}");
     let copy = blobs.iter().map(|memory| memory.rss).max().unwrap();
     let shared: u64 = blobs.iter().map(|memory| memory.pss).sum();
@@ -115,12 +127,8 @@ fn two_workers_hold_one_copy_of_the_weights() {
 #[test]
 fn workers_end_with_their_gateway() {
     let mut server = Server::start();
-    let worker = children(server.pid())[0];
+    let worker = server.workers()[0];
     kill(server.pid());
     server.wait();
-    let deadline = Instant::now() + RESTART;
-    while is_alive(worker) {
-        assert!(Instant::now() < deadline, "worker {worker} of {MODEL} outlives its gateway");
-        std::thread::yield_now();
-    }
+    wait_for_end(worker);
 }

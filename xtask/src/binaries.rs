@@ -5,7 +5,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::{process, workspace::Workspace};
@@ -29,6 +29,16 @@ impl Binaries {
         };
         find("kr-worker")?;
         Ok(Self { gateway: find("kr-gateway")?, cache_tool: find("cache-tool")? })
+    }
+
+    /// Those that were built before, in `folder`.
+    pub(crate) fn in_folder(folder: &Path) -> Result<Self> {
+        for name in ["kr-gateway", "kr-worker", "cache-tool"] {
+            if !folder.join(name).is_file() {
+                bail!("there is no {name} in {}; `cargo xtask build` builds it", folder.display());
+            }
+        }
+        Ok(Self { gateway: folder.join("kr-gateway"), cache_tool: folder.join("cache-tool") })
     }
 
     /// The folder they are in.

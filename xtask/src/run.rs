@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
+    binaries::Binaries,
     build,
     model::{self, Store},
     process,
@@ -25,15 +26,19 @@ pub(crate) struct Args {
     /// Number of worker processes [default: 1].
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Model to serve, by its name in the store [default: the configuration's, or smollm2-135m-instruct].
+    /// Model to serve, by its name in the store; may be repeated [default: the configuration's, or
+    /// smollm2-135m-instruct].
     #[arg(long, value_name = "NAME")]
-    model: Option<String>,
+    model: Vec<String>,
     /// Configuration file [default: config/runtime.yaml of the repository].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Folder of the artifact store [default: the user's, see docs/store.md].
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
+    /// Start the programs in this folder, which were built before, instead of building them.
+    #[arg(long, value_name = "DIR", env = "KR_BIN_DIR")]
+    binaries: Option<PathBuf>,
 }
 
 /// Sets up, builds, provides the model and becomes the gateway.
@@ -41,13 +46,25 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     // The default file may be missing; then everything is a default.
     let default = workspace.root.join("config/runtime.yaml");
     let config = args.config.clone().or_else(|| default.exists().then_some(default));
-    let configured = config.as_deref().filter(|_| args.model.is_none()).map(configured_model).transpose()?;
-    let model = args.model.clone().or(configured.flatten()).unwrap_or_else(|| model::DEFAULT.to_owned());
-    let binaries = build::run(workspace)?;
-    Store::new(&binaries.cache_tool, args.store.as_deref()).provide(workspace, &model)?;
+    let models = if args.model.is_empty() {
+        let configured = config.as_deref().map(configured_model).transpose()?;
+        vec![configured.flatten().unwrap_or_else(|| model::DEFAULT.to_owned())]
+    } else {
+        args.model.clone()
+    };
+    let binaries = match &args.binaries {
+        Some(folder) => Binaries::in_folder(folder)?,
+        None => build::run(workspace)?,
+    };
+    let store = Store::new(&binaries.cache_tool, args.store.as_deref());
+    for model in &models {
+        store.provide(workspace, model)?;
+    }
 
     let mut gateway = Command::new(&binaries.gateway);
-    gateway.args(["--model", &model]);
+    for model in &models {
+        gateway.args(["--model", model]);
+    }
     if let Some(config) = &config {
         gateway.arg("--config").arg(config);
     }

@@ -51,6 +51,7 @@ fn cargo_test(workspace: &Workspace, binaries: &Binaries, store: &Path, argument
     }
     cargo.args(arguments);
     cargo.env("KR_TEST_STORE", store).env("KR_TEST_BIN_DIR", binaries.folder());
+    cargo.env("KR_TEST_GGUF", model::file(workspace)?);
     process::run(cargo)
 }
 

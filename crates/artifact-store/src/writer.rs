@@ -23,7 +23,7 @@ use crate::{
     lease::Lease,
     lock::{BlobLock, LockKind, SignOfLife, try_lock, wait},
     observer::tell,
-    private::open_lock,
+    private::{give_to_owner_of, open_lock},
     room::Room,
     sweep::{size_of, stored_blobs},
 };
@@ -135,6 +135,7 @@ impl<'a> Writer<'a> {
         let folder = self.store.layout.tmp();
         self.store.step("write a file in", &folder);
         let file = NamedTempFile::new_in(&folder).context("create a file in", &folder)?;
+        give_to_owner_of(&folder, file.as_file());
         let path = file.path().to_owned();
         let file = EarlySync::new(file, SYNC_STRIDE);
         let mut writer = HashingWriter::new(BufWriter::with_capacity(WRITE_BUFFER, file));
@@ -189,12 +190,11 @@ impl<'a> Writer<'a> {
         let new = NewArtifact { digest, bytes, name, before: self.store.read_ref(name).ok() };
         let already_stored = matches!(read_manifest(&self.store.layout, digest), Ok(Some(_)));
         // This can take long. From here on, those who want to use what has to go wait.
-        let files = files.into_iter().map(|file| self.without_copy(file)).collect();
+        let files = files.into_iter().map(|file| self.without_copy(file)).collect::<Result<_, _>>()?;
         let room = self.plan_room(digest, manifest)?;
         let new_bytes = self.publish(&new, files, already_stored, &room).inspect_err(|_| {
-            // The first error is the one to report; the next writer sweeps again.
-            let _ = self.unpublish(&new, already_stored);
-            let _ = self.sweep();
+            // The first error is the one to report. What can't be taken back now is finished by the next writer.
+            let _ = self.unpublish(&new, already_stored).and_then(|()| self.sweep());
         })?;
 
         // It is there. What comes now is finished by the next writer, if need be.
@@ -224,9 +224,12 @@ impl<'a> Writer<'a> {
         room: &Room,
     ) -> Result<u64, StoreError> {
         let (store, layout) = (self.store, &self.store.layout);
-        let mut new_bytes = 0;
+        let (mut new_bytes, mut placed) = (0, BTreeSet::new());
         for file in files {
-            new_bytes += self.place_blob(file)?;
+            // Two files of a source may be the same.
+            if placed.insert(file.digest) {
+                new_bytes += self.place_blob(file)?;
+            }
         }
         Lease::take(store, new.digest)?.touch(SystemTime::now(), &layout.lease(new.digest))?;
         // Should we be killed after the manifest is there, a sweep finishes the name and the evictions.
@@ -248,6 +251,8 @@ impl<'a> Writer<'a> {
     /// Takes back what [`Writer::publish`] has done, but for blobs, which the sweep finds.
     fn unpublish(&self, new: &NewArtifact<'_>, already_stored: bool) -> Result<(), StoreError> {
         let (store, layout) = (self.store, &self.store.layout);
+        // This first: whatever else fails, nothing goes for it.
+        store.remove_file_if_there(&layout.waiting_evictions(new.digest))?;
         match new.before {
             Some(Some(old)) if store.read_ref(new.name).ok() != Some(Some(old)) => {
                 self.replace(&layout.reference(new.name), format!("{old}\n").as_bytes())?;
@@ -258,8 +263,7 @@ impl<'a> Writer<'a> {
         if !already_stored {
             store.remove_file_if_there(&layout.manifest(new.digest))?;
         }
-        store.remove_file_if_there(&layout.waiting_name(new.name))?;
-        store.remove_file_if_there(&layout.waiting_evictions(new.digest))
+        store.remove_file_if_there(&layout.waiting_name(new.name))
     }
 
     /// Brings the index up to date after a change. It is a copy of what the
@@ -273,7 +277,7 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// Makes the index anew from the manifests.
+    /// Rebuilds the index from the manifests.
     pub(crate) fn rebuild_index(&self) -> Result<(), StoreError> {
         self.write_index(&mut Index::rebuild(self.store, &self.store.digests()?)?)
     }
@@ -283,10 +287,16 @@ impl<'a> Writer<'a> {
         self.replace(&self.store.layout.index(), &bytes)
     }
 
-    /// What is staged and stored already needs no second copy.
-    fn without_copy(&self, staged: Staged) -> Staged {
-        let is_stored = staged.temporary.is_some() && self.has_blob(staged.digest, staged.size);
-        Staged { temporary: staged.temporary.filter(|_| !is_stored), ..staged }
+    /// What is staged and stored already needs no second copy. What was found in the store has to be there still: a
+    /// verification may have set it aside.
+    fn without_copy(&self, staged: Staged) -> Result<Staged, StoreError> {
+        let Staged { digest, size, temporary } = staged;
+        if temporary.is_none() && self.store.stored_blob(digest, size).is_none() {
+            let reason = "it was found damaged while it was about to be used again";
+            return Err(StoreError::damaged(&self.store.layout.blob(digest), reason));
+        }
+        let temporary = temporary.filter(|_| !self.has_blob(digest, size));
+        Ok(Staged { digest, size, temporary })
     }
 
     /// Moves a staged file to its blob; returns the bytes that this added.

@@ -28,6 +28,7 @@ pub mod router;
 
 pub mod batcher;
 pub mod link;
+pub mod outbox;
 pub mod streams;
 
 pub mod models;
@@ -35,3 +36,7 @@ pub mod supervisor;
 
 pub mod metrics;
 pub mod shutdown;
+pub mod telemetry;
+
+#[cfg(test)]
+mod error_tests;

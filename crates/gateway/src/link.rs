@@ -11,7 +11,7 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -22,21 +22,21 @@ use interprocess::local_socket::tokio::Stream as Socket;
 use protocol::{
     codec::{self, CodecError},
     frame::{BELL, FrameError, FrameKind, FrameReceiver, FrameSender, Sent},
-    message::{Batch, Failure, FailureKind, Generate, Heartbeat, Report, Submission},
+    message::{Failure, FailureKind, Generate, Heartbeat, Report, Verified},
     shm::Armed,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::Notify,
     time::sleep_until,
 };
-use tracing::{debug, debug_span, warn};
+use tracing::{debug_span, warn};
 
 use crate::{
-    batcher::{Batcher, Next},
+    batcher::{self, Next, Queued},
     config::BatchQueue,
     metrics::{LinkMetrics, Metrics},
-    streams::{Stream, Streams},
+    outbox::Outbox,
+    streams::{Stream, Streams, unsendable},
     supervisor::{Event, Reporter},
 };
 
@@ -52,13 +52,6 @@ pub struct Link {
     alive: Arc<AtomicBool>,
 }
 
-/// Submissions on their way to the link's task.
-#[derive(Debug)]
-pub struct Outbox {
-    batcher: Mutex<Batcher>,
-    pushed: Notify,
-}
-
 /// What the task owns.
 pub struct LinkTask {
     link: Link,
@@ -71,6 +64,8 @@ pub struct LinkTask {
     /// Submissions in `body` if it was not (wholly) sent yet, else 0.
     unsent: usize,
     told_alive: Instant,
+    /// It has told what a verification found. It tells once, however often it says it.
+    verified: bool,
 }
 
 /// Why a link ended.
@@ -80,47 +75,30 @@ pub enum LinkEnd {
     #[error("its socket closed")]
     Closed,
     /// The socket broke.
-    #[error("its socket failed: {0}")]
+    #[error("its socket failed")]
     Socket(#[from] io::Error),
     /// The shared memory or a frame in it is not as it must be.
-    #[error("its shared memory can't be used: {0}")]
+    #[error("its shared memory can't be used")]
     Frame(#[from] FrameError),
-    /// A message could not be encoded or decoded.
-    #[error("a message between gateway and worker is broken: {0}")]
+    /// A message could not be decoded.
+    #[error("a message from it is broken")]
     Codec(#[from] CodecError),
+    /// It described its model at a length that no model has.
+    #[error("it described its model in {0} bytes")]
+    Description(usize),
     /// It sent what only a gateway may send.
     #[error("it sent a frame of kind {0:?}")]
     Kind(FrameKind),
 }
 
+/// Most bytes of a model's name, digest and architecture together.
+const MAX_DESCRIPTION: usize = 16 << 10;
+
+/// A larger buffer is given back when it was sent.
+const KEPT_BODY: usize = 4 << 20;
+
 /// The supervisor hears of a living worker this often at most, however many frames come.
 const TELL_ALIVE_EVERY: Duration = Duration::from_millis(50);
-
-impl Outbox {
-    /// Empty.
-    pub fn new(settings: BatchQueue) -> Self {
-        Self { batcher: Mutex::new(Batcher::new(settings)), pushed: Notify::new() }
-    }
-
-    /// Queues a submission and wakes the link's task. Never blocks; see [`Batcher`] for the bound.
-    pub fn push(&self, submission: Submission) {
-        self.batcher().push(submission, Instant::now());
-        self.pushed.notify_one();
-    }
-
-    /// The next batch, which is empty if nothing is queued.
-    pub fn take(&self) -> Batch {
-        self.batcher().take()
-    }
-
-    fn next(&self, now: Instant) -> Next {
-        self.batcher().next(now)
-    }
-
-    fn batcher(&self) -> MutexGuard<'_, Batcher> {
-        self.batcher.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 impl Link {
     /// For a worker that has just joined.
@@ -173,7 +151,7 @@ impl Link {
 
     /// Asks the worker to finish and exit.
     pub fn drain(&self) {
-        self.outbox.push(Submission::Drain);
+        self.outbox.push(Queued::Drain);
     }
 
     /// Ends every live stream with one error event, and opens no further ones.
@@ -181,7 +159,7 @@ impl Link {
         self.alive.store(false, Ordering::Relaxed);
         let message = format!("the worker that ran this request is gone: {why}; send the request again");
         for id in self.streams.lose(lost(message)) {
-            self.outbox.push(Submission::Cancel(id));
+            self.outbox.push(Queued::Cancel(id));
         }
     }
 }
@@ -200,11 +178,21 @@ impl LinkTask {
         metrics: LinkMetrics,
     ) -> Self {
         let told_alive = Instant::now();
-        Self { link, socket, sender, receiver, metrics, body: Vec::new(), unsent: 0, told_alive }
+        Self {
+            link,
+            socket,
+            sender,
+            receiver,
+            metrics,
+            body: Vec::new(),
+            unsent: 0,
+            told_alive,
+            verified: false,
+        }
     }
 
     /// Runs until the worker is gone or can't be trusted any more. What it had published before
-    /// is delivered. `reporter` hears what is no stream's business.
+    /// is delivered. `reporter` handles messages that are not tied to a stream.
     pub async fn run(mut self, reporter: &Reporter) -> LinkEnd {
         let end = match self.work(reporter).await {
             Ok(never) => match never {},
@@ -242,7 +230,7 @@ impl LinkTask {
                     0 => return Err(LinkEnd::Closed),
                     count => { self.metrics.bells_received.inc_by(count as u64); }
                 },
-                () = self.link.outbox.pushed.notified() => {}
+                () = self.link.outbox.pushed() => {}
                 () = held => {}
             }
         }
@@ -259,7 +247,7 @@ impl LinkTask {
             }
             let report = codec::decode::<Report>(frame.body)?;
             self.metrics.deliver_frames.inc();
-            self.dispatch(report, reporter).await;
+            self.dispatch(report, reporter).await?;
             if self.receiver.take_owed_bell() {
                 self.ring();
             }
@@ -267,7 +255,7 @@ impl LinkTask {
         Ok(true)
     }
 
-    async fn dispatch(&mut self, report: Report, reporter: &Reporter) {
+    async fn dispatch(&mut self, report: Report, reporter: &Reporter) -> Result<(), LinkEnd> {
         let count = &self.metrics.deliver_messages;
         match report {
             Report::Events(events) => {
@@ -275,26 +263,47 @@ impl LinkTask {
                 let _span = debug_span!("deliver", events = events.len()).entered();
                 for id in self.link.streams.deliver(events) {
                     warn!(%id, "the worker overspent the stream's credit; the stream was ended");
-                    self.link.outbox.push(Submission::Cancel(id));
+                    self.link.outbox.push(Queued::Cancel(id));
                 }
             }
-            Report::Ready(info) => reporter.tell(Event::Loaded(info)).await,
-            Report::LoadFailed(failure) => reporter.tell(Event::LoadFailed(failure)).await,
-            Report::Verified(verified) => reporter.verified(Ok(verified)).await,
-            Report::Damaged(failure) => reporter.verified(Err(failure)).await,
+            Report::Ready(info) => {
+                let described = info.name.len() + info.digest.len() + info.architecture.len();
+                if described > MAX_DESCRIPTION {
+                    return Err(LinkEnd::Description(described));
+                }
+                reporter.tell(Event::Loaded(info)).await;
+            }
+            Report::LoadFailed(mut failure) => {
+                failure.shorten();
+                reporter.tell(Event::LoadFailed(failure)).await;
+            }
+            Report::Verified(verified) => self.verified(Ok(verified), reporter).await,
+            Report::Damaged(failure) => self.verified(Err(failure), reporter).await,
             Report::Heartbeat(heartbeat) => {
                 count.inc();
                 self.told_alive = Instant::now();
                 *self.link.heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = heartbeat;
-                return reporter.tell(Event::Heartbeat(heartbeat)).await;
+                reporter.tell(Event::Heartbeat(heartbeat)).await;
+                return Ok(());
             }
-            Report::Drained => debug!("the worker is drained"),
+            Report::Drained => reporter.tell(Event::Drained).await,
         }
         let now = Instant::now();
         if now - self.told_alive >= TELL_ALIVE_EVERY {
             self.told_alive = now;
             reporter.tell(Event::Alive).await;
         }
+        Ok(())
+    }
+
+    async fn verified(&mut self, mut outcome: Result<Verified, Failure>, reporter: &Reporter) {
+        if std::mem::replace(&mut self.verified, true) {
+            return;
+        }
+        if let Err(failure) = &mut outcome {
+            failure.shorten();
+        }
+        reporter.verified(outcome).await;
     }
 
     /// Sends what is queued, until the queue is empty, held, or the ring full. Returns the end of the hold.
@@ -306,9 +315,10 @@ impl LinkTask {
                     Next::HoldUntil(until) => return Ok(Some(until)),
                     Next::Ship => {}
                 }
-                let batch = self.link.outbox.take();
-                codec::encode(&batch, &mut self.body)?;
-                self.unsent = batch.submissions.len();
+                self.unsent = self.pack();
+                if self.unsent == 0 {
+                    continue;
+                }
             }
             let _span = debug_span!("ship", submissions = self.unsent, bytes = self.body.len()).entered();
             match self.sender.send(FrameKind::Batch, &self.body)? {
@@ -316,6 +326,7 @@ impl LinkTask {
                     self.metrics.ship_frames.inc();
                     self.metrics.ship_messages.inc_by(self.unsent as u64);
                     self.unsent = 0;
+                    self.body.shrink_to(KEPT_BODY);
                     if ring_bell {
                         self.ring();
                     }
@@ -331,7 +342,28 @@ impl LinkTask {
         }
     }
 
-    /// If the socket's buffer is full, the worker has bells enough; if it is closed, reading will tell.
+    /// Encodes the next batch, and returns how many submissions are in it. Should it not be possible, its streams end,
+    /// and no others.
+    fn pack(&mut self) -> usize {
+        let taken = self.link.outbox.take();
+        let ids: Vec<_> = taken.iter().filter_map(Queued::request).collect();
+        let count = taken.len();
+        match batcher::encode(taken, &mut self.body) {
+            Ok(()) => count,
+            Err(error) => {
+                let failure = unsendable(error);
+                warn!(
+                    submissions = count,
+                    why = failure.message,
+                    "a batch can't be encoded; its requests fail"
+                );
+                self.link.streams.fail(&ids, &failure);
+                0
+            }
+        }
+    }
+
+    /// If the socket's buffer is full, a bell is pending already; if it is closed, reading will tell.
     fn ring(&self) {
         let mut socket = &self.socket;
         if let Some(Ok(1)) = socket.write(&[BELL]).now_or_never() {

@@ -184,7 +184,7 @@ impl Metrics {
 
     /// A stored model was read whole while it served.
     pub fn count_verification(&self, model: &str, good: bool) {
-        let outcome = if good { "good" } else { "damaged" };
+        let outcome = if good { GOOD } else { DAMAGED };
         self.verifications.get_or_create(&VerifyLabels { model: model.to_owned(), outcome }).inc();
     }
 
@@ -236,6 +236,13 @@ impl Metrics {
         }
     }
 
+    /// A model is unloaded: what only it had goes, too.
+    pub fn forget_model(&self, model: &str) {
+        for outcome in [GOOD, DAMAGED] {
+            self.verifications.remove(&VerifyLabels { model: model.to_owned(), outcome });
+        }
+    }
+
     /// Everything in the OpenMetrics text format.
     pub fn render(&self) -> Result<String, std::fmt::Error> {
         let registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -244,6 +251,10 @@ impl Metrics {
         Ok(out)
     }
 }
+
+/// Outcomes of a verification, as their label has them.
+const GOOD: &str = "good";
+const DAMAGED: &str = "damaged";
 
 /// Directions of bells, as their label has them.
 const SENT: &str = "sent";

@@ -259,6 +259,7 @@ impl Inner {
             let _ = unload.wait_for(|unload| *unload).await;
         }
         supervisor.drain().await;
+        self.setup.metrics.forget_model(&name);
         // The table first: who hears of the end may load it again at once.
         let mut table = self.table();
         table.loaded.remove(&name);

@@ -9,19 +9,20 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Instant,
 };
 
 use protocol::{
+    codec::CodecError,
     ids::RequestId,
-    message::{Failure, FailureKind, Generate, StreamEvent, StreamEventKind, Submission},
+    message::{Failure, FailureKind, Generate, StreamEvent, StreamEventKind, TokenChunk},
 };
 use tokio::sync::{Notify, mpsc};
 
-use crate::{link::Outbox, metrics::Metrics};
+use crate::{batcher::Queued, metrics::Metrics, outbox::Outbox};
 
 /// What one step brought for one stream.
 type Delivery = Vec<StreamEventKind>;
@@ -48,14 +49,22 @@ struct Entry {
     sender: mpsc::Sender<Delivery>,
     /// Events of the step that is being delivered.
     step: Delivery,
-    /// Chunks that the worker may have sent in all; the client's end raises it.
-    granted: Arc<AtomicU64>,
-    /// Chunks that it has sent.
+    flow: Arc<Flow>,
+    /// Chunks that the worker has sent.
     spent: u64,
     /// When the request arrived.
     arrived: Instant,
     /// When the last tokens came.
     last_tokens: Option<Instant>,
+}
+
+/// How far the worker may go, and has gone: what both ends of a stream count.
+#[derive(Debug)]
+struct Flow {
+    /// Chunks that the worker may have sent in all; the client's end raises it.
+    granted: AtomicU64,
+    /// Bytes of chunks that the client's end has not yielded.
+    unread: AtomicUsize,
 }
 
 /// The client's end of a stream: yields its events and ends after the terminal one. Dropping it
@@ -67,7 +76,7 @@ pub struct Stream {
     /// Received, not yet yielded.
     ready: VecDeque<StreamEventKind>,
     ended: bool,
-    granted: Arc<AtomicU64>,
+    flow: Arc<Flow>,
     /// Chunks yielded for which no credit was given back yet.
     unreturned: u32,
     /// Credit is given back in lumps of this many chunks.
@@ -76,39 +85,45 @@ pub struct Stream {
     outbox: Arc<Outbox>,
 }
 
+/// Most bytes of chunks that wait for one reader. The credit bounds their number, and honest chunks are small; a text
+/// that was held back because a stop string might begin in it comes at once, and fits.
+const MAX_UNREAD: usize = 4 << 20;
+
 impl Streams {
     /// No streams, for a worker that has just begun to live.
     pub fn new(metrics: Arc<Metrics>) -> Self {
         Self { table: Mutex::default(), ended: Notify::new(), metrics }
     }
 
-    /// Opens the stream of `generate` and queues it for the worker; the failure if the worker takes nothing any more.
+    /// Opens the stream of `generate` and queues it for the worker; the failure if the worker takes nothing any more, or
+    /// could not be sent this.
     pub fn open(
         self: &Arc<Self>,
         outbox: &Arc<Outbox>,
         generate: Generate,
         arrived: Instant,
     ) -> Result<Stream, Failure> {
-        let id = generate.id;
+        let (id, credit) = (generate.id, generate.credit);
+        let queued = Queued::generate(generate).map_err(unsendable)?;
         // One item per chunk at most, and two for the events that are none.
-        let (sender, receiver) = mpsc::channel(generate.credit as usize + 2);
-        let granted = Arc::new(AtomicU64::new(generate.credit.into()));
-        let lump = (generate.credit / 4).max(1);
+        let (sender, receiver) = mpsc::channel(credit as usize + 2);
+        let flow = Arc::new(Flow { granted: AtomicU64::new(credit.into()), unread: AtomicUsize::new(0) });
+        let lump = (credit / 4).max(1);
         let mut table = self.table();
         if let Some(failure) = &table.refusal {
             return Err(failure.clone());
         }
-        let (step, granted_too) = (Vec::new(), Arc::clone(&granted));
-        let entry = Entry { sender, step, granted: granted_too, spent: 0, arrived, last_tokens: None };
+        let (step, flow_too) = (Vec::new(), Arc::clone(&flow));
+        let entry = Entry { sender, step, flow: flow_too, spent: 0, arrived, last_tokens: None };
         table.open.insert(id, entry);
         drop(table);
-        outbox.push(Submission::Generate(Box::new(generate)));
+        outbox.push(queued);
         Ok(Stream {
             id,
             receiver,
             ready: VecDeque::new(),
             ended: false,
-            granted,
+            flow,
             unreturned: 0,
             lump,
             streams: Arc::clone(self),
@@ -149,6 +164,19 @@ impl Streams {
         drop(table);
         self.ended.notify_waiters();
         broken
+    }
+
+    /// Ends these streams alone: what was queued for them could not be sent.
+    pub fn fail(&self, ids: &[RequestId], failure: &Failure) {
+        let mut table = self.table();
+        for id in ids {
+            if let Some(entry) = table.open.remove(id) {
+                // As in `lose`.
+                let _ = entry.sender.try_send(vec![StreamEventKind::Failed(failure.clone())]);
+            }
+        }
+        drop(table);
+        self.ended.notify_waiters();
     }
 
     /// Refuses new streams with `failure`; those that are live go on. The first refusal stays.
@@ -207,17 +235,16 @@ impl Table {
 impl Entry {
     /// Adds an event to the step's. False if the worker had no right to send it; the stream then
     /// ends with a failure that says so.
-    fn accept(&mut self, event: StreamEventKind, now: Instant, metrics: &Metrics) -> bool {
+    fn accept(&mut self, mut event: StreamEventKind, now: Instant, metrics: &Metrics) -> bool {
         if self.step.last().is_some_and(StreamEventKind::is_terminal) {
             return true; // Nothing may follow, and the stream has its end: drop it.
         }
-        match &event {
+        match &mut event {
             StreamEventKind::Admitted { prompt_tokens } => {
                 metrics.tokens_in.inc_by((*prompt_tokens).into());
             }
             StreamEventKind::Chunk(chunk) => {
-                self.spent += 1;
-                if self.spent > self.granted.load(Ordering::Acquire) {
+                if !self.may_send(chunk) {
                     self.step.push(StreamEventKind::Failed(Failure {
                         kind: FailureKind::Internal,
                         param: None,
@@ -227,10 +254,19 @@ impl Entry {
                 }
                 self.measure(chunk.tokens.len(), now, metrics);
             }
-            StreamEventKind::Finished { .. } | StreamEventKind::Failed(_) => {}
+            StreamEventKind::Failed(failure) => failure.shorten(),
+            StreamEventKind::Finished { .. } => {}
         }
         self.step.push(event);
         true
+    }
+
+    /// Counts a chunk, and says whether the worker had the right to send it.
+    fn may_send(&mut self, chunk: &TokenChunk) -> bool {
+        self.spent += 1;
+        let bytes = size(chunk);
+        let unread = self.flow.unread.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.spent <= self.flow.granted.load(Ordering::Acquire) && unread <= MAX_UNREAD
     }
 
     fn measure(&mut self, tokens: usize, now: Instant, metrics: &Metrics) {
@@ -282,13 +318,14 @@ impl Stream {
     fn hand_out(&mut self, event: StreamEventKind) -> StreamEventKind {
         if event.is_terminal() {
             self.ended = true;
-        } else if matches!(event, StreamEventKind::Chunk(_)) {
+        } else if let StreamEventKind::Chunk(chunk) = &event {
+            self.flow.unread.fetch_sub(size(chunk), Ordering::Relaxed);
             self.unreturned += 1;
             if self.unreturned >= self.lump {
                 let chunks = std::mem::take(&mut self.unreturned);
                 // First raise what the table allows, then tell the worker.
-                self.granted.fetch_add(chunks.into(), Ordering::Release);
-                self.outbox.push(Submission::Credit { id: self.id, chunks });
+                self.flow.granted.fetch_add(chunks.into(), Ordering::Release);
+                self.outbox.push(Queued::Credit { id: self.id, chunks });
             }
         }
         event
@@ -303,10 +340,21 @@ impl Drop for Stream {
         let live = self.streams.table().open.remove(&self.id).is_some();
         // If it is not live, its terminal event came and was not read: the worker is done with it.
         if live {
-            self.outbox.push(Submission::Cancel(self.id));
+            self.outbox.push(Queued::Cancel(self.id));
             self.streams.ended.notify_waiters();
         }
     }
+}
+
+fn size(chunk: &TokenChunk) -> usize {
+    chunk.text.len() + size_of_val(&*chunk.tokens)
+}
+
+/// The worker never hears of such a request.
+pub(crate) fn unsendable(error: CodecError) -> Failure {
+    let message =
+        format!("the request can't be sent to a worker: {:#}; shorten it", anyhow::Error::new(error));
+    Failure { kind: FailureKind::InvalidRequest, param: None, message }
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 use std::{
     fs,
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::Path,
     process::{Command, Output},
 };
 
@@ -51,9 +53,43 @@ fn a_missing_worker_is_named() {
     assert!(words.contains("/no/such/worker") && words.contains("--worker-bin"), "{words}");
 }
 
+/// An executable script in `dir`.
+fn script(dir: &Path, text: &str) -> String {
+    let path = dir.join("worker.sh");
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_worker_gets_no_secrets() {
+    let dir = tempfile::tempdir().unwrap();
+    let worker = script(dir.path(), r#"env > "$(dirname "$0")/environment""#);
+    let output = Command::new(env!("CARGO_BIN_EXE_kr-gateway"))
+        .args(["--model", "m", "--port", "0", "--worker-bin", &worker])
+        .current_dir(dir.path())
+        .envs([
+            ("HF_TOKEN", "secret-1"),
+            ("KR_ADMIN_KEY", "secret-2-0123456789"),
+            ("AWS_SECRET_ACCESS_KEY", "secret-3"),
+            ("DATABASE_URL", "postgres://me:secret-4@localhost"),
+            ("KR_CACHE_DIR", "/the/store"),
+        ])
+        .output()
+        .unwrap();
+    assert!(!output.status.success(), "the worker ends before it connects");
+    let environment = fs::read_to_string(dir.path().join("environment")).unwrap();
+    assert!(!environment.contains("secret"), "{environment}");
+    for kept in ["PATH=", "KR_CACHE_DIR=/the/store"] {
+        assert!(environment.lines().any(|line| line.starts_with(kept)), "{kept}: {environment}");
+    }
+}
+
 #[test]
 fn a_worker_that_exits_at_once_ends_the_gateway_with_an_error() {
-    let words = refusal(&["--model", "m", "--port", "0", "--worker-bin", "/bin/false"]);
+    let dir = tempfile::tempdir().unwrap();
+    let worker = script(dir.path(), "exit 1");
+    let words = refusal(&["--model", "m", "--port", "0", "--worker-bin", &worker]);
     assert!(
         words.contains("the model `m` could not be loaded: it exited with status 1 before it connected"),
         "{words}"

@@ -8,7 +8,10 @@ use axum::{
     http::{Request, header},
     response::Response,
 };
-use protocol::message::{Failure, FailureKind, FinishReason, Report, Submission, Verified};
+use protocol::{
+    message::{Failure, FailureKind, FinishReason, Report, Submission, Verified},
+    options::Verify,
+};
 use serde_json::{Value, json};
 use support::*;
 use tokio::task::JoinHandle;
@@ -25,6 +28,11 @@ fn keyed(more: &str) -> (String, tempfile::NamedTempFile) {
 async fn world(more: &str) -> (World, TestWorker) {
     let (settings, _file) = keyed(more);
     World::ready(&settings).await
+}
+
+/// What the worker is to verify.
+fn verify(worker: &TestWorker) -> Verify {
+    worker.hello.options.verify
 }
 
 fn request(path: &str, authorization: Option<&str>, body: &Value) -> Request<Body> {
@@ -89,8 +97,8 @@ async fn only_the_admin_key_loads_and_unloads() {
     let answer = reply(ask(&world, "tiny/load", Value::Null)).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["id"]), (200, &json!("tiny")), "it is loaded already");
     for (path, body, status, code) in [
-        ("tiny", json!({}), 404, "unknown_url"),
-        ("load", json!({}), 404, "unknown_url"),
+        ("tiny", json!({}), 405, "method_not_allowed"),
+        ("load", json!({}), 405, "method_not_allowed"),
         ("tiny/load", json!({"workers": 0}), 400, "invalid_value"),
         ("tiny/load", json!({"worker": 1}), 400, "invalid_value"),
         ("tiny/load", json!([]), 400, "invalid_value"),
@@ -283,24 +291,47 @@ async fn what_a_worker_finds_out_about_the_stored_model_is_shown() {
     let health = world.get("/readyz").await;
     assert_eq!((health.status.as_u16(), &health.json()["models"][0]["reason"]), (200, &json!(message)));
     assert_eq!(world.metric(&runs("damaged")).await, "1");
-    worker.send(&Report::Verified(Verified { bytes: 5, micros: 1 })).await;
+    // It has said it: what else it says of it, however often, changes nothing and is not logged.
+    let verified = Report::Verified(Verified { bytes: 5, micros: 1 });
+    for _ in 0..100 {
+        let failure = Failure { kind: FailureKind::DamagedModel, param: None, message: "other".into() };
+        worker.send(&Report::Damaged(failure)).await;
+        worker.send(&verified).await;
+    }
+    let (id, response) = world.begin_stream(&mut worker).await;
+    worker.events(id, vec![finished(FinishReason::Stop)]).await;
+    Reply::read(response).await;
+    assert_eq!(world.metric(&runs("damaged")).await, "1");
+    assert_eq!(listed(&world, "tiny").await["reason"], json!(message));
+
+    worker.die();
+    let mut worker = world.next_ready_worker().await;
+    worker.send(&verified).await;
     until("better news", || world.app.router.models()[0].reason.is_none()).await;
     assert_eq!(world.metric(&runs("good")).await, "1");
+
+    let unloading = ask(&world, "tiny/unload", Value::Null);
+    assert_eq!(worker.next().await, Submission::Drain);
+    worker.die();
+    assert_eq!(reply(unloading).await.status.as_u16(), 200);
+    let metrics = world.app.metrics.render().unwrap();
+    assert!(!metrics.contains("model=\"tiny\""), "{metrics}");
 }
 
 #[tokio::test]
 async fn in_the_background_one_worker_verifies_until_it_has_done_so() {
     let (world, first) = world("workers:\n  count: 2\n  restart_backoff_ms: 1\n").await;
     let second = world.next_worker().await;
-    let (verifier, other) = if first.verify == "background" { (first, second) } else { (second, first) };
-    assert_eq!((verifier.verify.as_str(), other.verify.as_str()), ("background", "header"));
+    let (verifier, other) =
+        if verify(&first) == Verify::Background { (first, second) } else { (second, first) };
+    assert_eq!((verify(&verifier), verify(&other)), (Verify::Background, Verify::Header));
     verifier.die();
     let mut verifier = world.next_ready_worker().await;
-    assert_eq!(verifier.verify, "background", "its life was too short");
+    assert_eq!(verify(&verifier), Verify::Background, "its life was too short");
     verifier.send(&Report::Verified(Verified { bytes: 5, micros: 1 })).await;
     until("the news", || world.app.metrics.render().unwrap().contains("outcome=\"good\"")).await;
     verifier.die();
-    assert_eq!(world.next_worker().await.verify, "header");
+    assert_eq!(verify(&world.next_worker().await), Verify::Header);
 }
 
 #[tokio::test]

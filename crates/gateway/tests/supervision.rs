@@ -4,9 +4,14 @@
 mod support;
 
 use protocol::{
+    codec,
     frame::FrameKind,
     handshake::HelloAck,
-    message::{Failure, FailureKind, FinishReason, Report, Submission},
+    ids::RequestId,
+    message::{
+        Failure, FailureKind, FinishReason, Heartbeat, MAX_CHUNK_TOKENS, MAX_EVENTS, ModelInfo, Report,
+        StreamEvent, StreamEventKind, Submission, TokenChunk, max_report_bytes,
+    },
 };
 use serde_json::{Value, json};
 use support::*;
@@ -66,10 +71,7 @@ async fn a_frozen_worker_is_killed_and_replaced() {
     let old = worker.pid;
     let worker = world.next_worker().await;
     assert_ne!(worker.pid, old);
-    assert!(
-        !std::path::Path::new("/proc").join(old.to_string()).exists(),
-        "it was reaped before the next life"
-    );
+    assert!(!TestProcess::lives(old), "it was reaped before the next life");
 }
 
 #[tokio::test]
@@ -79,6 +81,61 @@ async fn a_worker_that_breaks_the_wire_ends_its_life_not_the_gateway() {
         let (_, response) = world.begin_stream(&mut worker).await;
         worker.send_bytes(kind, body).await;
         assert_eq!(code(Reply::read(response).await.events().last().unwrap()), "worker_lost");
+        worker.closed().await;
+        worker = world.next_ready_worker().await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_prepares_one_prompt_for_ever_is_killed_and_replaced() {
+    let settings =
+        "workers:\n  restart_backoff_ms: 1\n  heartbeat_timeout_ms: 60000\n  step_timeout_ms: 100\n";
+    let (world, mut worker) = World::ready(settings).await;
+    let begun = world.begin(CHAT, &chat(json!({})));
+    worker.generate().await;
+    for oldest_preparation_millis in [1000, 2000] {
+        worker
+            .send(&Report::Heartbeat(Heartbeat { oldest_preparation_millis, ..Heartbeat::default() }))
+            .await;
+    }
+    let reply = Reply::read(soon("an answer", begun).await.unwrap()).await;
+    assert_eq!(reply.error().2, "worker_lost");
+    assert!(reply.text.contains("preparation"), "{}", reply.text);
+    worker.closed().await;
+    world.next_ready_worker().await;
+}
+
+/// What it says is bounded in every direction, whatever it says.
+#[tokio::test]
+async fn a_worker_that_says_too_much_ends_its_life_and_costs_little() {
+    let (world, mut worker) = World::ready(QUICK).await;
+    let limit = max_report_bytes(worker.hello.ring_bytes);
+    let encoded = |report: &Report| {
+        let mut bytes = Vec::new();
+        codec::encode(report, &mut bytes).unwrap();
+        bytes
+    };
+    let chunk = |id, tokens| {
+        let chunk = TokenChunk { text: "x".into(), tokens: vec![7; tokens] };
+        StreamEvent { id, kind: StreamEventKind::Chunk(chunk) }
+    };
+    type Say<'a> = &'a dyn Fn(RequestId) -> Vec<u8>;
+    let long = ModelInfo { digest: "d".repeat(1 << 20), ..info("tiny") };
+    let said: [(Say<'_>, &str); 4] = [
+        (&|_| vec![0; limit + 1], "over the limit"),
+        (
+            &|id| encoded(&Report::Events(vec![chunk(id, MAX_CHUNK_TOKENS + 1)])),
+            "a message from it is broken",
+        ),
+        (&|id| encoded(&Report::Events(vec![chunk(id, 0); MAX_EVENTS + 1])), "a message from it is broken"),
+        (&|_| encoded(&Report::Ready(long.clone())), "it described its model"),
+    ];
+    for (say, why) in said {
+        let (id, response) = world.begin_stream(&mut worker).await;
+        worker.try_send_bytes(FrameKind::Report, &say(id)).await;
+        let events = Reply::read(response).await.events();
+        let error = events.last().unwrap();
+        assert!(code(error) == "worker_lost" && error.contains(why), "{why}: {error}");
         worker.closed().await;
         worker = world.next_ready_worker().await;
     }
@@ -144,5 +201,5 @@ async fn draining_tells_the_worker_and_waits_for_its_exit() {
     assert!(worker.process_lives());
     worker.die();
     soon("the end", drained).await.unwrap();
-    assert!(!std::path::Path::new("/proc").join(pid.to_string()).exists());
+    assert!(!TestProcess::lives(pid));
 }

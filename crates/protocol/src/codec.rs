@@ -12,17 +12,19 @@ pub const MAX_ENCODED: usize = 64 << 20;
 /// Why a message could not be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
-    /// The message is larger than [`MAX_ENCODED`].
-    #[error("message of {len} bytes is over the limit of {MAX_ENCODED} bytes")]
+    /// The message is too large.
+    #[error("a message of {len} bytes is over the limit of {limit} bytes")]
     TooLarge {
         /// Its encoded size in bytes.
         len: usize,
+        /// Most bytes that it may have.
+        limit: usize,
     },
     /// The value refused to be encoded.
-    #[error("message can't be encoded: {0}")]
+    #[error("the message can't be encoded")]
     Encode(#[source] bincode::error::EncodeError),
-    /// The bytes are no message of this type.
-    #[error("bytes are no such message: {0}")]
+    /// The bytes are not a message of this type.
+    #[error("the bytes are not such a message")]
     Decode(#[source] bincode::error::DecodeError),
     /// A message was decoded, and something follows it.
     #[error("{rest} bytes follow after the end of the message")]
@@ -42,7 +44,7 @@ pub fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecErr
     let len = out.len();
     let result = match result {
         Err(error) => Err(CodecError::Encode(error)),
-        Ok(_) if len > MAX_ENCODED => Err(CodecError::TooLarge { len }),
+        Ok(_) if len > MAX_ENCODED => Err(CodecError::TooLarge { len, limit: MAX_ENCODED }),
         Ok(_) => Ok(()),
     };
     if result.is_err() {
@@ -60,7 +62,7 @@ pub fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecErr
 /// If `bytes` are longer than [`MAX_ENCODED`], are no `T`, or hold more than one `T`.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     if bytes.len() > MAX_ENCODED {
-        return Err(CodecError::TooLarge { len: bytes.len() });
+        return Err(CodecError::TooLarge { len: bytes.len(), limit: MAX_ENCODED });
     }
     // bincode allocates a string before it looks whether the input is that long, and its limit is a constant
     // of the type. Hence a few limits to choose from, by the number of binary digits of the input's size.

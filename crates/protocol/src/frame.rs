@@ -80,13 +80,15 @@ pub enum Sent {
 /// [`Unfinished`](Self::Unfinished) end the incarnation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// The body is larger than [`MAX_BODY`].
-    #[error("body of {len} bytes is over the limit of {MAX_BODY} bytes")]
+    /// The body is larger than the sender may send.
+    #[error("a body of {len} bytes is over the limit of {max} bytes")]
     TooLarge {
         /// In bytes.
         len: usize,
+        /// In bytes.
+        max: usize,
     },
-    /// `send` was called with another body while one was sent by halves.
+    /// `send` was called with another body while one was only partly sent.
     #[error("another body of {len} bytes is still being sent")]
     Unfinished {
         /// That body's size in bytes.
@@ -107,6 +109,7 @@ pub enum FrameError {
 pub struct FrameSender {
     producer: Producer,
     incarnation: Incarnation,
+    max_body: usize,
     /// A body of which some parts may be in the ring.
     pending: Option<Pending>,
 }
@@ -125,7 +128,17 @@ impl FrameSender {
     /// If the ring is smaller than the smallest frame.
     pub fn new(producer: Producer, incarnation: Incarnation) -> Self {
         assert!(producer.capacity() > HEADER_LEN, "a ring has room for a header and some data");
-        Self { producer, incarnation, pending: None }
+        Self { producer, incarnation, max_body: MAX_BODY, pending: None }
+    }
+
+    /// Sends only bodies of at most `max` bytes: fewer than [`MAX_BODY`].
+    pub fn with_max_body(self, max: usize) -> Self {
+        Self { max_body: max.min(MAX_BODY), ..self }
+    }
+
+    /// Most bytes of a body.
+    pub fn max_body(&self) -> usize {
+        self.max_body
     }
 
     /// Copies as much of `body` as fits. After [`Sent::Full`], call again with the same kind and body once the
@@ -135,8 +148,8 @@ impl FrameSender {
     /// If the body is too large, is not the one that was begun, or the peer has broken the ring.
     pub fn send(&mut self, kind: FrameKind, body: &[u8]) -> Result<Sent, FrameError> {
         let len = body.len();
-        if len > MAX_BODY {
-            return Err(FrameError::TooLarge { len });
+        if len > self.max_body {
+            return Err(FrameError::TooLarge { len, max: self.max_body });
         }
         let mut pending = match self.pending {
             None => Pending { kind, len, sent: 0 },
@@ -175,7 +188,7 @@ impl FrameSender {
     }
 
     /// Free bytes that are worth a part: room for all the `rest`, or for a fair share of the ring. A ring that is
-    /// almost full would else be fed with crumbs.
+    /// almost full would otherwise be given tiny pieces.
     fn least_free(&self, rest: usize) -> usize {
         let whole = HEADER_LEN + rest.next_multiple_of(8);
         whole.min((self.producer.capacity() / 4).max(HEADER_LEN + 8))
@@ -186,6 +199,7 @@ impl FrameSender {
 pub struct FrameReceiver {
     consumer: Consumer,
     incarnation: Incarnation,
+    max_body: usize,
     /// Only grows, so that it is not cleared each time; the body is the first `filled` bytes.
     buffer: Vec<u8>,
     filled: usize,
@@ -197,7 +211,20 @@ pub struct FrameReceiver {
 impl FrameReceiver {
     /// A receiver for this end of a new ring.
     pub fn new(consumer: Consumer, incarnation: Incarnation) -> Self {
-        Self { consumer, incarnation, buffer: Vec::new(), filled: 0, partial: None, owed_bell: false }
+        Self {
+            consumer,
+            incarnation,
+            max_body: MAX_BODY,
+            buffer: Vec::new(),
+            filled: 0,
+            partial: None,
+            owed_bell: false,
+        }
+    }
+
+    /// Takes only bodies of at most `max` bytes: fewer than [`MAX_BODY`].
+    pub fn with_max_body(self, max: usize) -> Self {
+        Self { max_body: max.min(MAX_BODY), ..self }
     }
 
     /// The next whole body, copied out of the ring into a buffer that is reused; `None` if there is none (yet).
@@ -236,12 +263,6 @@ impl FrameReceiver {
         self.consumer.arm().unwrap_or(Armed::Ready)
     }
 
-    /// Whether some parts of a body, but not all, have come. If the writer is dead, they are the rest of what it was
-    /// about to say.
-    pub fn is_mid_body(&self) -> bool {
-        self.partial.is_some()
-    }
-
     /// Copies the next frame's part to the end of `buffer` and checks its sum. Returns its header and its whole size.
     fn copy_part(&mut self, available: usize) -> Result<(Header, usize), FrameError> {
         let corrupt = |what| Err(FrameError::Corrupt { what });
@@ -258,7 +279,7 @@ impl FrameReceiver {
         if self.partial.is_none() {
             self.filled = 0;
         }
-        // At most MAX_BODY, which add_part looks after, and one ring.
+        // At most `max_body`, which add_part looks after, and one ring.
         let end = self.filled + padded;
         if self.buffer.len() < end {
             self.buffer.resize(end, 0);
@@ -294,7 +315,7 @@ impl FrameReceiver {
             return corrupt("it is empty but not the last part");
         }
         self.filled += header.len as usize;
-        if self.filled > MAX_BODY {
+        if self.filled > self.max_body {
             return corrupt("its body is over the limit");
         }
         self.partial = more.then_some(kind);

@@ -11,8 +11,9 @@
 //! ```
 //!
 //! Bytes of both messages: magic (8), major (2), minor (2), length of the body (4), body. Integers are
-//! little-endian. These 16 bytes never change, so that any two versions can at least tell each other apart; the
-//! body is a [`codec`] encoding that may change with the major version only.
+//! little-endian. These 16 bytes never change, so that any two versions can tell each other apart. All that follows,
+//! here and in the rings, is a [`codec`] encoding by position, which only the same version understands: the versions
+//! must be equal, and each side refuses any other.
 
 use std::{
     fmt,
@@ -24,13 +25,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     codec::{self, CodecError},
     ids::Incarnation,
+    options::WorkerOptions,
 };
 
-/// What this build speaks. History:
-///
-/// - 1.0: the first.
-/// - 1.1: [`Report::Verified`](crate::message::Report) and `Damaged`, two more kinds of failure.
-pub const VERSION: ProtocolVersion = ProtocolVersion { major: 1, minor: 1 };
+/// What this build speaks. Raised with every change of a message, a frame or the segment.
+pub const VERSION: ProtocolVersion = ProtocolVersion { major: 2, minor: 0 };
 
 /// First bytes of both messages.
 pub const MAGIC: [u8; 8] = *b"kr-mlx\r\n";
@@ -38,25 +37,25 @@ pub const MAGIC: [u8; 8] = *b"kr-mlx\r\n";
 /// Bytes before the body.
 pub const HEADER_LEN: usize = 16;
 
-/// Most bytes of a body: a path (4 KiB at most) or a reason, and a few numbers.
+/// Most bytes of a body: a path (4 KiB at most) and the options, or a reason.
 pub const MAX_BODY: usize = 8 << 10;
 
 /// Most bytes of [`HelloAck::Refused`]'s reason; longer ones are cut, so that a refusal always fits.
 const MAX_REASON: usize = 4 << 10;
 
-/// Majors must be equal; of two minors the lower is spoken.
+/// Gateway and worker ship together, so both must speak the same one: nothing is negotiated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProtocolVersion {
-    /// Raised when the peer of an older version can't be understood.
+    /// Raised when how the two work together changes.
     pub major: u16,
-    /// Raised when something is added that an older peer does not send and is not sent.
+    /// Raised when only the bytes change.
     pub minor: u16,
 }
 
 /// Gateway to worker: who I am, and where we meet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// The highest version that the gateway speaks.
+    /// The version that the gateway speaks.
     pub version: ProtocolVersion,
     /// Of the worker that is being greeted; goes into all frames of both.
     pub incarnation: Incarnation,
@@ -66,6 +65,8 @@ pub struct Hello {
     pub ring_bytes: u64,
     /// The gateway's process id.
     pub pid: u32,
+    /// How the worker is to work.
+    pub options: WorkerOptions,
 }
 
 /// Worker to gateway: the answer to a [`Hello`].
@@ -73,7 +74,7 @@ pub struct Hello {
 pub enum HelloAck {
     /// The segment is mapped; frames may be sent.
     Accepted {
-        /// The version to speak: of both sides' the lower.
+        /// The version that the worker speaks: the gateway's own.
         version: ProtocolVersion,
         /// The worker's process id.
         pid: u32,
@@ -91,11 +92,11 @@ pub enum HelloAck {
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// The socket failed or ended.
-    #[error("handshake ended early: {0}")]
+    #[error("the handshake ended early")]
     Io(#[from] io::Error),
     /// The peer is some other program.
     #[error(
-        "handshake starts with {found:02x?} instead of {MAGIC:02x?}: the peer is no part of kr-serve-mlx"
+        "the handshake starts with {found:02x?} instead of {MAGIC:02x?}: the peer is not part of kr-serve-mlx"
     )]
     Magic {
         /// What came.
@@ -112,13 +113,15 @@ pub enum HandshakeError {
         theirs: ProtocolVersion,
     },
     /// The body's announced or actual size is wrong.
-    #[error("handshake body of {len} bytes; at most {MAX_BODY} are allowed, and as many as were announced")]
+    #[error(
+        "a handshake body of {len} bytes; at most {MAX_BODY} are allowed, and exactly what was announced"
+    )]
     Length {
         /// In bytes.
         len: usize,
     },
     /// The body can't be understood.
-    #[error("handshake body: {0}")]
+    #[error("the handshake's body can't be used")]
     Body(#[from] CodecError),
     /// Header and body name different versions.
     #[error("handshake header says protocol {header} and its body {body}")]
@@ -139,16 +142,12 @@ pub enum HandshakeError {
 }
 
 impl ProtocolVersion {
-    /// What to speak with a peer of version `theirs`.
+    /// Whether a peer of version `theirs` can be understood.
     ///
     /// # Errors
-    /// [`HandshakeError::Version`] if the majors differ.
-    pub fn negotiate(self, theirs: Self) -> Result<Self, HandshakeError> {
-        if self.major == theirs.major {
-            Ok(Self { major: self.major, minor: self.minor.min(theirs.minor) })
-        } else {
-            Err(HandshakeError::Version { ours: self, theirs })
-        }
+    /// [`HandshakeError::Version`] if it is not the same.
+    pub fn require(self, theirs: Self) -> Result<(), HandshakeError> {
+        if self == theirs { Ok(()) } else { Err(HandshakeError::Version { ours: self, theirs }) }
     }
 }
 
@@ -170,7 +169,7 @@ impl Hello {
     /// What `header` and the [`body_len`] bytes after it mean.
     ///
     /// # Errors
-    /// If they are no `Hello` of our major version.
+    /// If they are not a `Hello` of our version.
     pub fn from_parts(header: &[u8; HEADER_LEN], body: &[u8]) -> Result<Self, HandshakeError> {
         let hello: Self = from_parts(header, body)?;
         check_agreement(header, hello.version)?;
@@ -197,20 +196,20 @@ impl HelloAck {
     /// What `header` and the [`body_len`] bytes after it mean.
     ///
     /// # Errors
-    /// If they are no `HelloAck` of our major version.
+    /// If they are not a `HelloAck` of our version.
     pub fn from_parts(header: &[u8; HEADER_LEN], body: &[u8]) -> Result<Self, HandshakeError> {
         let ack: Self = from_parts(header, body)?;
         check_agreement(header, ack.version())?;
         Ok(ack)
     }
 
-    /// The agreed version and the worker's process id.
+    /// The worker's process id.
     ///
     /// # Errors
     /// [`HandshakeError::Refused`] if that is what the answer was.
-    pub fn accepted(self) -> Result<(ProtocolVersion, u32), HandshakeError> {
+    pub fn accepted(self) -> Result<u32, HandshakeError> {
         match self {
-            Self::Accepted { version, pid } => Ok((version, pid)),
+            Self::Accepted { pid, .. } => Ok(pid),
             Self::Refused { version, reason } => Err(HandshakeError::Refused { version, reason }),
         }
     }
@@ -225,7 +224,7 @@ impl HelloAck {
 /// How many bytes of body follow after `header`.
 ///
 /// # Errors
-/// If the peer is of another kind or another major version, or the body too long. The worker answers such an
+/// If the peer is of another kind or another version, or the body too long. The worker answers such an
 /// error with [`HelloAck::refused`].
 pub fn body_len(header: &[u8; HEADER_LEN]) -> Result<usize, HandshakeError> {
     let [m0, m1, m2, m3, m4, m5, m6, m7, _, _, _, _, l0, l1, l2, l3] = *header;
@@ -233,7 +232,7 @@ pub fn body_len(header: &[u8; HEADER_LEN]) -> Result<usize, HandshakeError> {
     if magic != MAGIC {
         return Err(HandshakeError::Magic { found: magic });
     }
-    VERSION.negotiate(version_of(header))?;
+    VERSION.require(version_of(header))?;
     let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
     if len > MAX_BODY {
         return Err(HandshakeError::Length { len });
@@ -241,20 +240,15 @@ pub fn body_len(header: &[u8; HEADER_LEN]) -> Result<usize, HandshakeError> {
     Ok(len)
 }
 
-/// Blocking: sends the gateway's part.
-///
-/// # Errors
-/// If the socket fails or the message is too long.
-pub fn write_hello(to: &mut impl Write, hello: &Hello) -> Result<(), HandshakeError> {
-    Ok(to.write_all(&hello.to_bytes()?)?)
-}
-
 /// Blocking: receives the gateway's part, and not a byte more.
 ///
 /// # Errors
-/// If the socket ends, or what came is no `Hello` of our major version.
+/// If the socket ends, or what came is not a `Hello` of our version.
 pub fn read_hello(from: &mut impl Read) -> Result<Hello, HandshakeError> {
-    let (header, body) = read_parts(from)?;
+    let mut header = [0; HEADER_LEN];
+    from.read_exact(&mut header)?;
+    let mut body = vec![0; body_len(&header)?];
+    from.read_exact(&mut body)?;
     Hello::from_parts(&header, &body)
 }
 
@@ -264,23 +258,6 @@ pub fn read_hello(from: &mut impl Read) -> Result<Hello, HandshakeError> {
 /// If the socket fails or the message is too long.
 pub fn write_ack(to: &mut impl Write, ack: &HelloAck) -> Result<(), HandshakeError> {
     Ok(to.write_all(&ack.to_bytes()?)?)
-}
-
-/// Blocking: receives the worker's part, and not a byte more.
-///
-/// # Errors
-/// If the socket ends, or what came is no `HelloAck` of our major version.
-pub fn read_ack(from: &mut impl Read) -> Result<HelloAck, HandshakeError> {
-    let (header, body) = read_parts(from)?;
-    HelloAck::from_parts(&header, &body)
-}
-
-fn read_parts(from: &mut impl Read) -> Result<([u8; HEADER_LEN], Vec<u8>), HandshakeError> {
-    let mut header = [0; HEADER_LEN];
-    from.read_exact(&mut header)?;
-    let mut body = vec![0; body_len(&header)?];
-    from.read_exact(&mut body)?;
-    Ok((header, body))
 }
 
 fn to_bytes(version: ProtocolVersion, message: &impl Serialize) -> Result<Vec<u8>, HandshakeError> {

@@ -7,8 +7,9 @@ use protocol::{
     codec::{CodecError, MAX_ENCODED, decode, encode},
     ids::RequestId,
     message::{
-        Batch, ChatMessage, Failure, FailureKind, FinishReason, Generate, Heartbeat, ModelInfo, Prompt,
-        Report, Sampling, StreamEvent, StreamEventKind, Submission, TokenChunk, Usage,
+        Batch, ChatMessage, EncodedSubmission, Failure, FailureKind, FinishReason, Generate, Heartbeat,
+        MAX_CHUNK_TOKENS, MAX_EVENTS, ModelInfo, Prompt, Report, Sampling, StreamEvent, StreamEventKind,
+        Submission, TokenChunk, Usage, encode_batch,
     },
 };
 use serde::Serialize;
@@ -147,6 +148,14 @@ proptest! {
     }
 
     #[test]
+    fn a_batch_of_encoded_submissions_is_the_encoded_batch(batch in batch()) {
+        let parts: Vec<_> = batch.submissions.iter().map(|it| EncodedSubmission::new(it).unwrap()).collect();
+        let mut bytes = vec![1, 2, 3];
+        encode_batch(&parts, &mut bytes).unwrap();
+        prop_assert_eq!(bytes, bytes_of(&batch));
+    }
+
+    #[test]
     fn reports_come_back_as_they_were(report in report()) {
         prop_assert_eq!(decode::<Report>(&bytes_of(&report)).unwrap(), report);
     }
@@ -191,22 +200,50 @@ fn too_large_a_message_is_neither_encoded_nor_decoded() {
     assert_eq!(bytes.len(), MAX_ENCODED);
     assert!(decode::<Batch>(&bytes).unwrap() == largest);
 
+    // The largest submission is a batch of that size, and one more byte is refused before it is in a batch.
+    let part = EncodedSubmission::new(&largest.submissions[0]).unwrap();
+    assert_eq!(part.size(), EncodedSubmission::MAX);
+    let mut again = Vec::new();
+    encode_batch(std::slice::from_ref(&part), &mut again).unwrap();
+    assert!(again == bytes);
+    let error = EncodedSubmission::new(&text(MAX_ENCODED - frame + 1).submissions[0]).unwrap_err();
+    assert!(matches!(error, CodecError::TooLarge { len, limit } if len == limit + 1), "{error}");
+    let drain = EncodedSubmission::new(&Submission::Drain).unwrap();
+    assert!(matches!(encode_batch(&[part, drain], &mut again), Err(CodecError::TooLarge { .. })));
+    assert!(again.is_empty());
+
     let mut bytes = vec![1];
     let error = encode(&text(MAX_ENCODED - frame + 1), &mut bytes).unwrap_err();
-    assert!(matches!(error, CodecError::TooLarge { len } if len == MAX_ENCODED + 1), "{error}");
+    assert!(matches!(error, CodecError::TooLarge { len, .. } if len == MAX_ENCODED + 1), "{error}");
     assert!(bytes.is_empty());
     let error = decode::<Batch>(&vec![0; MAX_ENCODED + 1]).unwrap_err();
     assert!(matches!(error, CodecError::TooLarge { .. }), "{error}");
+}
+
+#[test]
+fn lists_of_a_report_are_bounded() {
+    let chunk = |tokens| {
+        let chunk = TokenChunk { text: String::new(), tokens: vec![7; tokens] };
+        Report::Events(vec![StreamEvent { id: RequestId(1), kind: StreamEventKind::Chunk(chunk) }])
+    };
+    let events = |count| {
+        let kind = StreamEventKind::Admitted { prompt_tokens: 1 };
+        Report::Events(vec![StreamEvent { id: RequestId(1), kind }; count])
+    };
+    for (within, beyond) in
+        [(chunk(MAX_CHUNK_TOKENS), chunk(MAX_CHUNK_TOKENS + 1)), (events(MAX_EVENTS), events(MAX_EVENTS + 1))]
+    {
+        assert!(decode::<Report>(&bytes_of(&within)).unwrap() == within);
+        assert!(matches!(decode::<Report>(&bytes_of(&beyond)), Err(CodecError::Decode(_))));
+    }
 }
 
 /// Small numbers take one byte and count as eight: the decoder's limit must leave room for that, at every size.
 #[test]
 fn many_small_numbers_are_within_the_limit() {
     for len in [100, 3000, 10_000, 60_000, 250_000, 1_000_000, 4_000_000] {
-        let events = (0..len / 5)
-            .map(|_| StreamEvent { id: RequestId(1), kind: StreamEventKind::Admitted { prompt_tokens: 1 } });
-        let report = Report::Events(events.collect());
-        assert!(decode::<Report>(&bytes_of(&report)).unwrap() == report);
+        let batch = Batch { submissions: vec![Submission::Cancel(RequestId(1)); len / 2] };
+        assert!(decode::<Batch>(&bytes_of(&batch)).unwrap() == batch);
     }
 }
 
@@ -215,8 +252,8 @@ fn many_small_numbers_are_within_the_limit() {
 fn a_hostile_length_allocates_nothing() {
     let huge = [0xfd, 0, 0, 0, 0, 0, 1, 0, 0];
     let text = [&[1, 0, 1, 1][..], &huge].concat();
-    let error = decode::<Batch>(&text).unwrap_err().to_string();
-    assert!(error.contains("LimitExceeded"), "{error}");
+    let error = decode::<Batch>(&text).unwrap_err();
+    assert!(format!("{error:?}").contains("LimitExceeded"), "{error:?}");
     let submissions = [&huge[..], &[3, 3, 3]].concat();
     assert!(matches!(decode::<Batch>(&submissions), Err(CodecError::Decode(_))));
 }

@@ -1,5 +1,5 @@
-//! The exact bytes of every message. A change here is a change of the protocol: append variants and fields, and raise
-//! the version. The frame's and the segment's bytes are pinned next to their code.
+//! The exact bytes of every message. A change here is a change of the protocol, which needs a new `VERSION`: only the
+//! same version understands it. The frame's and the segment's bytes are pinned next to their code.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used)]
 
@@ -7,12 +7,13 @@ use std::fmt::Debug;
 
 use protocol::{
     codec::{decode, encode},
-    handshake::{Hello, HelloAck, ProtocolVersion, read_ack, read_hello},
+    handshake::{HEADER_LEN, Hello, HelloAck, VERSION, read_hello},
     ids::{Incarnation, RequestId},
     message::{
         Batch, ChatMessage, Failure, FailureKind, FinishReason, Generate, Heartbeat, ModelInfo, Prompt,
         Report, Sampling, StreamEvent, StreamEventKind, Submission, TokenChunk, Usage, Verified,
     },
+    options::{Activations, KvType, Verify, WorkerOptions},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -146,23 +147,47 @@ fn events() {
 }
 
 #[test]
+fn options() {
+    let all = WorkerOptions {
+        verify: Verify::Full,
+        activations: Activations::Int8,
+        kv_type: KvType::Float16,
+        kv_bytes: 1 << 33,
+        max_sequences: 300,
+        chunk_tokens: 5,
+        special_tokens_in_content: true,
+    };
+    check(all, "01 01 01 fd0000000002000000 fb2c01 05 01");
+    check(WorkerOptions::default(), "02 00 00 fd0000000001000000 40 fb0001 00");
+    check(Verify::Header, "00");
+}
+
+#[test]
 fn handshake() {
-    let version = ProtocolVersion { major: 1, minor: 0 };
+    let version = VERSION;
     let magic = "6b722d6d6c780d0a";
-    let hello =
-        Hello { version, incarnation: Incarnation(3), segment: "/s".into(), ring_bytes: 1 << 20, pid: 258 };
+    let hello = Hello {
+        version,
+        incarnation: Incarnation(3),
+        segment: "/s".into(),
+        ring_bytes: 1 << 20,
+        pid: 258,
+        options: WorkerOptions::default(),
+    };
     let bytes = hello.to_bytes().unwrap();
-    let expected = format!("{magic} 0100 0000 0e000000  01 00 03 02 2f73 fc00001000 fb0201");
+    let options = "02 00 00 fd0000000001000000 40 fb0001 00";
+    let expected = format!("{magic} 0200 0000 1f000000  02 00 03 02 2f73 fc00001000 fb0201 {options}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 
     let acks = [
-        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 01 00 09"),
-        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 01 00 02 6e6f"),
+        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 02 00 09"),
+        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 02 00 02 6e6f"),
     ];
     for (ack, expected) in acks {
         let bytes = ack.to_bytes().unwrap();
-        assert_eq!(hex(&bytes), format!("{magic} 0100 0000 {expected}").replace(' ', ""));
-        assert_eq!(read_ack(&mut &*bytes).unwrap(), ack);
+        assert_eq!(hex(&bytes), format!("{magic} 0200 0000 {expected}").replace(' ', ""));
+        let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().unwrap();
+        assert_eq!(HelloAck::from_parts(header, body).unwrap(), ack);
     }
 }

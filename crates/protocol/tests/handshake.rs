@@ -1,34 +1,48 @@
-//! The opening talk with peers that are older, newer, or something else.
+//! The opening talk with peers of this version, of another, or of another kind.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used)]
 
 use protocol::{
     handshake::{
-        HEADER_LEN, HandshakeError, Hello, HelloAck, MAX_BODY, ProtocolVersion, VERSION, body_len, read_ack,
-        read_hello, write_ack, write_hello,
+        HEADER_LEN, HandshakeError, Hello, HelloAck, MAX_BODY, ProtocolVersion, VERSION, body_len,
+        read_hello, write_ack,
     },
     ids::Incarnation,
+    options::WorkerOptions,
 };
 
 fn hello(version: ProtocolVersion) -> Hello {
-    Hello { version, incarnation: Incarnation(1), segment: "/run/segment".into(), ring_bytes: 4096, pid: 1 }
+    Hello {
+        version,
+        incarnation: Incarnation(1),
+        segment: "/run/segment".into(),
+        ring_bytes: 4096,
+        pid: 1,
+        options: WorkerOptions::default(),
+    }
 }
 
-fn newer_major() -> ProtocolVersion {
-    ProtocolVersion { major: VERSION.major + 1, minor: 4 }
+/// As the gateway reads it: header, then body.
+fn read_ack(bytes: &[u8]) -> Result<HelloAck, HandshakeError> {
+    let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().unwrap();
+    HelloAck::from_parts(header, &body[..body_len(header)?])
+}
+
+fn others() -> [ProtocolVersion; 4] {
+    let ProtocolVersion { major, minor } = VERSION;
+    [(major + 1, minor), (major - 1, minor), (major, minor + 1), (1, 1)]
+        .map(|(major, minor)| ProtocolVersion { major, minor })
 }
 
 #[test]
 fn both_messages_pass_and_nothing_after_them_is_read() {
     let mut socket = Vec::new();
-    write_hello(&mut socket, &hello(VERSION)).unwrap();
+    socket.extend(hello(VERSION).to_bytes().unwrap());
     let ack = HelloAck::Accepted { version: VERSION, pid: 7 };
     write_ack(&mut socket, &ack).unwrap();
-    socket.push(b'!');
     let mut unread = &*socket;
     assert_eq!(read_hello(&mut unread).unwrap(), hello(VERSION));
-    assert_eq!(read_ack(&mut unread).unwrap(), ack);
-    assert_eq!(unread, b"!");
+    assert_eq!(read_ack(unread).unwrap(), ack);
 }
 
 #[test]
@@ -41,55 +55,57 @@ fn reading_by_parts_gives_the_same() {
 }
 
 #[test]
-fn the_lower_minor_is_spoken() {
-    let older = ProtocolVersion { major: 3, minor: 2 };
-    let newer = ProtocolVersion { major: 3, minor: 5 };
-    assert_eq!(older.negotiate(newer).unwrap(), older);
-    assert_eq!(newer.negotiate(older).unwrap(), older);
-    let other = ProtocolVersion { major: 4, minor: 2 };
-    assert!(matches!(older.negotiate(other), Err(HandshakeError::Version { .. })));
-}
+fn any_other_version_is_refused_whatever_its_body_is() {
+    for theirs in others() {
+        let mut bytes = hello(theirs).to_bytes().unwrap();
+        bytes[HEADER_LEN..].fill(0xff);
+        let error = read_hello(&mut &*bytes).unwrap_err();
+        let text = format!(
+            "this side speaks protocol {VERSION} and the peer {theirs}; install gateway and worker from the \
+             same release"
+        );
+        assert_eq!(error.to_string(), text);
 
-#[test]
-fn another_minor_is_understood() {
-    let newer = ProtocolVersion { minor: VERSION.minor + 1, ..VERSION };
-    let bytes = hello(newer).to_bytes().unwrap();
-    let hello = read_hello(&mut &*bytes).unwrap();
-    assert_eq!(VERSION.negotiate(hello.version).unwrap(), VERSION);
-}
+        // The worker tells the gateway of its own version why it ends…
+        let bytes = HelloAck::refused(&error).to_bytes().unwrap();
+        let refusal = read_ack(&bytes).unwrap().accepted().unwrap_err();
+        assert_eq!(refusal.to_string(), format!("the worker (protocol {VERSION}) refused: {text}"));
 
-#[test]
-fn another_major_is_refused_whatever_its_body_is() {
-    let mut bytes = hello(newer_major()).to_bytes().unwrap();
-    bytes[HEADER_LEN..].fill(0xff);
-    let error = read_hello(&mut &*bytes).unwrap_err();
-    let text = format!(
-        "this side speaks protocol {VERSION} and the peer 2.4; install gateway and worker from the same release"
-    );
-    assert_eq!(error.to_string(), text);
-
-    // The worker tells the gateway of the same version…
-    let bytes = HelloAck::refused(&error).to_bytes().unwrap();
-    let refusal = read_ack(&mut &*bytes).unwrap().accepted().unwrap_err();
-    assert_eq!(refusal.to_string(), format!("the worker (protocol {VERSION}) refused: {text}"));
-
-    // …and one of another sees the version in the header.
-    let ack = HelloAck::Refused { version: newer_major(), reason: text.clone() };
-    let bytes = ack.to_bytes().unwrap();
-    assert_eq!(read_ack(&mut &*bytes).unwrap_err().to_string(), text);
+        // …and one of another version sees the difference in the header.
+        for ack in [
+            HelloAck::Refused { version: theirs, reason: text.clone() },
+            HelloAck::Accepted { version: theirs, pid: 1 },
+        ] {
+            let bytes = ack.to_bytes().unwrap();
+            assert_eq!(read_ack(&bytes).unwrap_err().to_string(), text);
+        }
+    }
 }
 
 #[test]
 fn any_reason_fits_into_a_refusal() {
     let ack = HelloAck::refused("é".repeat(MAX_BODY));
     let bytes = ack.to_bytes().unwrap();
-    assert_eq!(read_ack(&mut &*bytes).unwrap(), ack);
+    assert_eq!(read_ack(&bytes).unwrap(), ack);
 }
 
 #[test]
 fn a_path_that_is_too_long_is_not_sent() {
     let hello = Hello { segment: "/".repeat(MAX_BODY), ..hello(VERSION) };
     assert!(matches!(hello.to_bytes(), Err(HandshakeError::Length { .. })));
+}
+
+#[test]
+fn the_longest_path_fits_beside_the_options() {
+    let options = WorkerOptions {
+        kv_bytes: u64::MAX,
+        max_sequences: u32::MAX,
+        chunk_tokens: u32::MAX,
+        ..WorkerOptions::default()
+    };
+    let hello = Hello { segment: "/".repeat(4096), options, ..hello(VERSION) };
+    let bytes = hello.to_bytes().unwrap();
+    assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 }
 
 #[test]
@@ -107,8 +123,8 @@ fn strangers_and_torn_messages_are_told_apart() {
     assert!(matches!(read_hello(&mut &*long), Err(HandshakeError::Length { .. })));
 
     let mut two_faced = whole.clone();
-    two_faced[10] += 1;
+    two_faced[HEADER_LEN] += 1;
     assert!(matches!(read_hello(&mut &*two_faced), Err(HandshakeError::Contradiction { .. })));
 
-    assert!(matches!(read_ack(&mut &*whole), Err(HandshakeError::Body(_))));
+    assert!(matches!(read_ack(&whole), Err(HandshakeError::Body(_))));
 }

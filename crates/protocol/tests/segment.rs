@@ -3,15 +3,20 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
+    error::Error,
     fs,
+    iter::successors,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
 use protocol::{
-    frame::{FrameKind, FrameReceiver, FrameSender, Sent},
+    codec::decode,
+    frame::{FrameError, FrameKind, FrameReceiver, FrameSender, Sent},
+    handshake::HandshakeError,
     ids::Incarnation,
-    shm::{Segment, SegmentError, Side},
+    message::Report,
+    shm::{RingError, Segment, SegmentError, Side},
 };
 use tempfile::TempDir;
 
@@ -109,6 +114,30 @@ fn an_existing_file_is_not_taken_over() {
     let second = Segment::create(folder.file(), RING);
     assert!(matches!(second, Err(SegmentError::Io { action: "create it", .. })));
     assert!(folder.file().exists(), "the failure must not remove the first one's file");
+}
+
+/// An error says what failed, and its source why: a chain of them says everything once.
+#[test]
+fn no_error_repeats_its_source() {
+    let broken = || decode::<Report>(b"\xff").unwrap_err();
+    let ended = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+    let folder = Folder::new();
+    let errors: [(Box<dyn Error>, usize); 8] = [
+        (Box::new(broken()), 2),
+        (Box::new(decode::<Report>(&[4, 4]).unwrap_err()), 1),
+        (Box::new(HandshakeError::Io(ended())), 2),
+        (Box::new(HandshakeError::Body(broken())), 3),
+        (Box::new(FrameError::Ring(RingError::NoRoom { wanted: 2, free: 1 })), 1),
+        (Box::new(FrameError::Corrupt { what: "it is short" }), 1),
+        (Box::new(Segment::open(folder.file()).err().unwrap()), 2),
+        (Box::new(Segment::create(folder.file(), 1).err().unwrap()), 1),
+    ];
+    for (error, links) in errors {
+        let chain: Vec<_> =
+            successors(Some(&*error), |error| error.source()).map(ToString::to_string).collect();
+        assert_eq!(chain.len(), links, "{chain:?}");
+        assert!(chain.windows(2).all(|pair| !pair[0].contains(&pair[1])), "{chain:?}");
+    }
 }
 
 #[test]

@@ -9,16 +9,18 @@ use std::{
 use anyhow::{Context, anyhow};
 use artifact_store::{Artifact, Store, default_store_dir};
 use crossbeam_channel::bounded;
-use protocol::message::{Failure, FailureKind, ModelInfo, Report};
-use tokenizers::Tokenizer;
+use protocol::{
+    message::{Failure, Heartbeat, ModelInfo, Report},
+    options::{Activations, KvType, Verify, WorkerOptions},
+};
 use tracing::{info, warn};
 
 use crate::{
-    cli::{Activations, Cli, KvType, Verify},
-    engine::{Engine, Gauges, Inbox},
+    cli::Cli,
+    engine::{Engine, EosTokens, Gauges, Inbox},
     link::{self, LinkSender, Receiver, Reports},
     model::{Kernels, KvBudget, Model},
-    prepare::{ChatTemplate, Pool, Preparer},
+    prepare::{ChatTemplate, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
     requests::Registry,
     scheduler::Limits,
     verify,
@@ -29,9 +31,6 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// Messages that may wait for the engine; it takes all of them in before each step.
 const MAX_INBOX: usize = 4096;
-
-/// Threads that prepare prompts. Tokenizing is fast: two keep a long prompt from delaying a short one.
-const PREPARE_THREADS: usize = 2;
 
 /// Everything that was loaded.
 struct Loaded {
@@ -48,21 +47,21 @@ struct Loaded {
 /// The gateway can't be reached, or the model can't be loaded; the gateway has then been told why.
 pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     let connected = link::connect(&cli.socket)?;
-    // A gateway of before 1.1 would not understand it.
-    let speaks_of_verification = connected.version.minor >= 1;
-    let sender = Arc::new(LinkSender::new(connected.sender, Arc::clone(&connected.socket)));
+    let options = connected.options;
+    let registry = Arc::new(Registry::default());
+    let (socket, requests) = (Arc::clone(&connected.socket), Arc::clone(&registry));
+    let sender = Arc::new(LinkSender::new(connected.sender, socket, requests));
     let reports: Arc<dyn Reports> = Arc::clone(&sender) as _;
-    let Loaded { artifact, model, preparer, info } = load(cli, started).inspect_err(|error| {
-        let kind = if speaks_of_verification { verify::kind_of(error) } else { FailureKind::Internal };
+    let Loaded { artifact, model, preparer, info } = load(cli, &options, started).inspect_err(|error| {
+        let kind = verify::kind_of(error);
         reports.report(&Report::LoadFailed(Failure { kind, param: None, message: format!("{error:#}") }));
     })?;
 
-    let limits = limits(cli, &model);
-    let registry = Arc::new(Registry::default());
+    let limits = limits(&options, &model);
     let gauges = Arc::new(Gauges::default());
     let (engine, inbox) = bounded::<Inbox>(MAX_INBOX);
-    let pool =
-        Pool::start(PREPARE_THREADS, preparer, Arc::clone(&registry), Arc::clone(&reports), engine.clone())?;
+    let pool = Pool::start(preparer, Arc::clone(&registry), Arc::clone(&reports), engine.clone())?;
+    let preparation = pool.age();
     let receiver = Receiver {
         frames: connected.receiver,
         socket: connected.socket,
@@ -74,19 +73,18 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     info!(model = info.name, load_ms = info.load_micros / 1000, "ready");
     reports.report(&Report::Ready(info));
     thread::Builder::new().name("receive".into()).spawn(move || receiver.run())?;
-    let _verification = (cli.verify == Verify::Background && speaks_of_verification)
-        .then(|| verify::while_serving(&artifact, &reports));
-    let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&gauges))?;
-    Engine::new(model, limits, inbox, registry, reports, gauges).run();
-    Ok(())
+    let _verification =
+        (options.verify == Verify::Background).then(|| verify::while_serving(&artifact, &reports));
+    let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&gauges), preparation)?;
+    Ok(Engine::new(model, limits, inbox, registry, reports, gauges).run()?)
 }
 
 /// Loads the weights on this thread, which will run them, and the tokenizer beside it.
-fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
+fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<Loaded> {
     let dir = cli.store.clone().map_or_else(default_store_dir, Ok)?;
     let store = Store::open(&dir).with_context(|| format!("artifact store {}", dir.display()))?;
     let artifact = store.resolve(&cli.model)?;
-    if cli.verify == Verify::Full {
+    if options.verify == Verify::Full {
         verify::before_serving(&artifact)?;
     }
     let (model, load_micros, tokenizer, took) = thread::scope(|scope| {
@@ -95,12 +93,14 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
             load_tokenizer(&artifact).map(|tokenizer| (tokenizer, began.elapsed()))
         });
         let kernels = match Kernels::of(mlx_ext::init()?) {
-            Kernels::Own if cli.activations == Activations::Int8 => Kernels::OwnInt8,
+            Kernels::Own if options.activations == Activations::Int8 => Kernels::OwnInt8,
             kernels => kernels,
         };
-        let half = cli.kv_type == KvType::Float16;
-        let budget = KvBudget { bytes: cli.kv_mib << 20, sequences: cli.max_running.max(1), half };
+        let budget = kv_budget(options);
         let model = Model::load(&artifact, kernels, budget)?;
+        if kernels == Kernels::Mlx {
+            model.warm_up(options.chunk_tokens.max(1) as usize)?;
+        }
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;
@@ -120,48 +120,67 @@ fn load(cli: &Cli, started: Instant) -> anyhow::Result<Loaded> {
         load_micros,
         tokenizer_micros: micros(took),
     };
-    let preparer = Preparer {
-        tokenizer: Arc::new(tokenizer),
-        template: chat_template(&artifact)?,
-        eos_tokens: artifact.manifest.eos_token_ids.clone(),
+    let settings = Settings {
+        template: chat_template(&artifact),
+        eos_tokens: EosTokens::new(artifact.manifest.eos_token_ids.clone()),
         context_length: (model.context_length() as usize).min(model.kv_tokens()),
         vocab_size: model.vocab_size(),
+        special_tokens_in_content: options.special_tokens_in_content,
     };
+    let preparer = Preparer::new(tokenizer, settings);
     Ok(Loaded { artifact, model, preparer, info })
 }
 
-fn chat_template(artifact: &Artifact) -> anyhow::Result<Option<ChatTemplate>> {
+/// A template that can't be used fails chats; completions need none.
+fn chat_template(artifact: &Artifact) -> Option<ChatTemplate> {
     let manifest = &artifact.manifest;
-    let text = |token: &Option<String>| token.clone().unwrap_or_default();
-    let Some(source) = manifest.chat_template.clone() else { return Ok(None) };
-    let template = ChatTemplate::new(source, text(&manifest.bos_token), text(&manifest.eos_token));
-    Ok(Some(template.context("the model's chat template")?))
+    let source = manifest.chat_template.as_ref()?;
+    let template = ChatTemplate::new(source, manifest.bos_token.clone(), manifest.eos_token.clone());
+    if let Some(problem) = template.problem() {
+        warn!(%problem, "the model's chat template can't be used; chats with this model will fail");
+    }
+    Some(template)
 }
 
-fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<Tokenizer> {
+fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<PromptTokenizer> {
     let bytes = artifact.read_tokenizer()?;
-    Tokenizer::from_bytes(bytes).map_err(|error| anyhow!("tokenizer.json of {}: {error}", artifact.name))
+    PromptTokenizer::from_bytes(&bytes).with_context(|| format!("the tokenizer of {}", artifact.name))
 }
 
-fn limits(cli: &Cli, model: &Model) -> Limits {
+fn kv_budget(options: &WorkerOptions) -> KvBudget {
+    KvBudget {
+        bytes: options.kv_bytes,
+        sequences: max_running(options),
+        half: options.kv_type == KvType::Float16,
+    }
+}
+
+fn limits(options: &WorkerOptions, model: &Model) -> Limits {
+    let (max_running, chunk_tokens) = (max_running(options), options.chunk_tokens.max(1) as usize);
     Limits {
-        max_running: cli.max_running.max(1),
-        chunk_tokens: cli.chunk_tokens.max(1),
+        max_running,
+        chunk_tokens,
         // Room for every decode and a chunk, so that neither waits for the other.
-        step_tokens: cli.max_running.max(1) + cli.chunk_tokens.max(1),
+        step_tokens: max_running.saturating_add(chunk_tokens),
         kv_tokens: model.kv_tokens(),
     }
+}
+
+fn max_running(options: &WorkerOptions) -> usize {
+    options.max_sequences.max(1) as usize
 }
 
 /// Sends heartbeats until the returned sender is dropped.
 fn start_heartbeat(
     reports: Arc<dyn Reports>,
     gauges: Arc<Gauges>,
+    preparation: PreparationAge,
 ) -> std::io::Result<crossbeam_channel::Sender<()>> {
     let (stop, stopped) = bounded::<()>(0);
     thread::Builder::new().name("heartbeat".into()).spawn(move || {
         while stopped.recv_timeout(HEARTBEAT) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
-            reports.report(&Report::Heartbeat(gauges.heartbeat()));
+            let oldest_preparation_millis = preparation.oldest().as_millis().try_into().unwrap_or(u64::MAX);
+            reports.report(&Report::Heartbeat(Heartbeat { oldest_preparation_millis, ..gauges.heartbeat() }));
         }
     })?;
     Ok(stop)

@@ -41,6 +41,10 @@ pub(super) struct Args {
     /// Python with mlx-lm, which is measured in float32 (a script that preloads a BLAS first will do).
     #[arg(long, value_name = "PATH")]
     mlx_lm: Option<PathBuf>,
+    /// The executable of this benchmark from another build, such as that of an earlier commit:
+    /// `cargo bench -p worker --bench engine --no-run` names it.
+    #[arg(long, value_name = "PATH")]
+    other_build: Option<PathBuf>,
     /// Tokens of the prompt.
     #[arg(long, value_name = "N", default_value_t = 512)]
     prefill: usize,
@@ -69,6 +73,10 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let ours = Asked::start(command)?;
     println!("{}\n{}: {}", machine::describe(), args.subject.name(), ours.greeting);
     let mut entrants = vec![Entrant::new("kr-serve", Peer::Asked(ours), cases.len())];
+    if let Some(path) = &args.other_build {
+        let asked = Asked::start(args.subject.measured_by(workspace, path))?;
+        entrants.push(Entrant::new("other build", Peer::Asked(asked), cases.len()));
+    }
     if args.llama_bench.is_some() || args.llama_server.is_some() || args.mlx_lm.is_some() {
         entrants.extend(others(workspace, args, cases.len())?);
     }

@@ -1,7 +1,6 @@
 //! A gateway with its workers, started to be measured.
 
 use std::{
-    fs,
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
@@ -10,10 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, test_kill_process};
 use serde_json::{Value, json};
 use ureq::Agent;
 
-use super::memory;
 use crate::{binaries::Binaries, process};
 
 /// Longest time for an answer, and for workers to end.
@@ -69,7 +68,9 @@ impl Gateway {
 
     /// Process ids of the workers.
     pub(super) fn workers(&self) -> Result<Vec<u32>> {
-        memory::children(self.child.id())
+        let mut pids = Vec::new();
+        collect(&self.get("/readyz")?, "pid", &mut pids);
+        Ok(pids.into_iter().filter_map(|pid| pid.try_into().ok()).collect())
     }
 
     /// Has `model` answer with `tokens` tokens.
@@ -98,7 +99,10 @@ impl Drop for Gateway {
         let _ = self.child.wait();
         // Workers end with their gateway. The next measurement should not meet them.
         let deadline = Instant::now() + TIMEOUT;
-        let alive = |pid: &u32| fs::metadata(format!("/proc/{pid}")).is_ok();
+        let alive = |pid: &u32| {
+            let pid = i32::try_from(*pid).ok().and_then(Pid::from_raw);
+            pid.is_some_and(|pid| test_kill_process(pid).is_ok())
+        };
         while workers.iter().any(alive) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
         }

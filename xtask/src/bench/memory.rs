@@ -23,19 +23,6 @@ pub(super) fn mapped(pid: u32, name: &str) -> Result<Memory> {
     Ok(sum(&text, name))
 }
 
-/// Process ids of the children of `pid`.
-pub(super) fn children(pid: u32) -> Result<Vec<u32>> {
-    let path = format!("/proc/{pid}/task");
-    let mut children = Vec::new();
-    for task in fs::read_dir(&path).with_context(|| format!("cannot read {path}"))? {
-        let path = task?.path().join("children");
-        // A thread that has ended meanwhile has no children.
-        let list = fs::read_to_string(path).unwrap_or_default();
-        children.extend(list.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-    }
-    Ok(children)
-}
-
 fn sum(smaps: &str, name: &str) -> Memory {
     let mut memory = Memory::default();
     let mut counts = false;

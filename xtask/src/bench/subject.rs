@@ -1,6 +1,9 @@
 //! The model that a benchmark of the worker measures.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::Result;
 
@@ -33,10 +36,18 @@ impl Subject {
         setup::run(workspace)?;
         let tool = binaries::optimized(workspace, "cache-tool")?;
         let benchmark = binaries::benchmark(workspace, "worker", benchmark)?;
-        let store = self.store.clone().unwrap_or_else(|| workspace.mlx().join("test-store"));
-        Store::new(&tool, Some(&store)).provide(workspace, self.name())?;
+        Store::new(&tool, Some(&self.store(workspace))).provide(workspace, self.name())?;
+        Ok(self.measured_by(workspace, &benchmark))
+    }
+
+    /// The command that measures it with a benchmark's executable, once the store has it.
+    pub(super) fn measured_by(&self, workspace: &Workspace, benchmark: &Path) -> Command {
         let mut command = Command::new(benchmark);
-        command.arg(store).arg(self.name());
-        Ok(command)
+        command.arg(self.store(workspace)).arg(self.name());
+        command
+    }
+
+    fn store(&self, workspace: &Workspace) -> PathBuf {
+        self.store.clone().unwrap_or_else(|| workspace.mlx().join("test-store"))
     }
 }

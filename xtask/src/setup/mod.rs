@@ -20,6 +20,8 @@ mod linux;
 mod macos;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS only fetches the default model"))]
 pub(crate) mod piece;
+#[cfg(any(target_os = "macos", test))]
+mod version;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS only fetches the default model"))]
 pub(crate) mod wheel;
 

@@ -64,6 +64,8 @@ impl Pieces {
         let unfinished = self.folder.join(format!("{UNFINISHED}{kind}-{}", process::id()));
         fs::create_dir(&unfinished).with_context(|| format!("cannot make {}", unfinished.display()))?;
         fill(&unfinished)?;
+        // What has its final name is never looked at again: all of it has to be on the disk before.
+        sync(&unfinished).with_context(|| format!("cannot write {}", unfinished.display()))?;
         fs::rename(&unfinished, &complete).with_context(|| format!("cannot make {}", complete.display()))?;
         Ok(complete)
     }
@@ -88,6 +90,20 @@ impl Pieces {
         let entries = entries.with_context(|| format!("cannot read {}", self.folder.display()))?;
         Ok(entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())
     }
+}
+
+/// Writes every file and folder in `folder` through to the disk, and the folder itself.
+fn sync(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            sync(&entry.path())?;
+        } else if kind.is_file() {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(folder)?.sync_all()
 }
 
 /// `mlxc` of `mlxc-0123456789ab`.

@@ -3,6 +3,7 @@
 //! If a rule is wrong, change it here in the same commit, and say why.
 
 mod dependencies;
+mod errors;
 mod manifest;
 mod mask;
 mod source;

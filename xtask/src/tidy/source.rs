@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Finding, mask::mask, relative};
+use super::{Finding, errors, mask::mask, relative};
 
 /// A file that is longer cannot be held in the head: it has more than one subject.
 const MAX_LINES: usize = 400;
@@ -66,6 +66,7 @@ fn check(file: &Path, text: &str) -> Vec<Finding> {
         for (index, line) in masked.lines().enumerate() {
             findings.extend(check_line(file, line).map(|message| Finding::new(file, index + 1, message)));
         }
+        findings.extend(errors::check(file, text));
     }
     findings
 }

@@ -20,7 +20,6 @@ pub use self::folder::check_config_file;
 use crate::{
     Digest, Imported, Manifest, Observer, Quantization, Store, StoreError, TensorEntry,
     artifact::parse_manifest,
-    error::IoContext,
     layout::check_name,
     weights::HeaderTensor,
     writer::{Staged, Writer},
@@ -65,22 +64,6 @@ impl Store {
     pub fn stored_blob(&self, digest: Digest, size: u64) -> Option<PathBuf> {
         let path = self.layout.blob(digest);
         path.metadata().is_ok_and(|found| found.is_file() && found.len() == size).then_some(path)
-    }
-
-    /// Refuses early, before a download, what its import could never store: `downloaded` bytes that are written to the
-    /// store's disk first, and `imported` bytes of the artifact made of them.
-    ///
-    /// # Errors
-    /// [`StoreError::OverLimit`] if the artifact is larger than the store may be, [`StoreError::NoSpace`] if the disk has
-    /// less than both.
-    pub fn check_room(&self, downloaded: u64, imported: u64) -> Result<(), StoreError> {
-        let (path, limit) = (self.dir().to_owned(), self.max_size);
-        if imported > limit {
-            return Err(StoreError::OverLimit { path, needed: imported, limit, held: 0 });
-        }
-        let available = fs4::available_space(&path).context("inspect the file system of", &path)?;
-        let needed = downloaded.saturating_add(imported);
-        if needed <= available { Ok(()) } else { Err(StoreError::NoSpace { path, needed, available }) }
     }
 
     /// [`Store::import_with`] the default options.

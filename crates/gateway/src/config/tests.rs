@@ -2,6 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
+use protocol::options::{self, WorkerOptions};
+
 use super::{Config, Verify, Worker};
 use crate::cli::Flags;
 
@@ -37,10 +39,20 @@ fn mistakes_are_refused_with_file_line_and_key() {
 
 #[test]
 fn what_a_worker_may_use_is_read() {
-    let worker = Worker { kv_max_bytes: 4 << 30, max_num_seqs: 64, max_prompt_chunk_tokens: 256 };
+    let worker = Worker {
+        kv_max_bytes: 4 << 30,
+        max_num_seqs: 64,
+        max_prompt_chunk_tokens: 256,
+        special_tokens_in_content: false,
+    };
     assert_eq!(load("").unwrap().worker, worker);
     let text = "worker: {kv_max_bytes: 1GiB, max_num_seqs: 8, max_prompt_chunk_tokens: 32}\n";
-    let worker = Worker { kv_max_bytes: 1 << 30, max_num_seqs: 8, max_prompt_chunk_tokens: 32 };
+    let worker = Worker {
+        kv_max_bytes: 1 << 30,
+        max_num_seqs: 8,
+        max_prompt_chunk_tokens: 32,
+        special_tokens_in_content: false,
+    };
     assert_eq!(load(text).unwrap().worker, worker);
 }
 
@@ -110,12 +122,23 @@ fn verification_is_one_of_three() {
 }
 
 #[test]
-fn the_cpu_settings_become_flags_of_the_worker() {
-    let flags = |text: &str| load(text).map(|c| c.cpu.flags());
-    assert_eq!(flags("").unwrap(), ["--activations", "int16", "--kv-type", "float32"]);
-    let text = "cpu:\n  activations: int8\n  kv_type: float16\n";
-    assert_eq!(flags(text).unwrap(), ["--activations", "int8", "--kv-type", "float16"]);
-    let error = flags("cpu:\n  activations: int4\n").unwrap_err();
+fn what_concerns_workers_becomes_their_options() {
+    let options = |text: &str| load(text).map(|config| config.worker_options());
+    assert_eq!(options("").unwrap(), WorkerOptions::default());
+    let text = "cpu:\n  activations: int8\n  kv_type: float16\ncache:\n  verify: full\nworker:\n  \
+                kv_max_bytes: 1MiB\n  max_num_seqs: 3\n  max_prompt_chunk_tokens: 5\n  \
+                special_tokens_in_content: true\n";
+    let told = WorkerOptions {
+        verify: options::Verify::Full,
+        activations: options::Activations::Int8,
+        kv_type: options::KvType::Float16,
+        kv_bytes: 1 << 20,
+        max_sequences: 3,
+        chunk_tokens: 5,
+        special_tokens_in_content: true,
+    };
+    assert_eq!(options(text).unwrap(), told);
+    let error = options("cpu:\n  activations: int4\n").unwrap_err();
     assert!(error.starts_with("runtime.yaml:2:") && error.contains("int16"), "{error}");
 }
 

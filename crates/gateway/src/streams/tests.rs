@@ -1,10 +1,13 @@
 #![allow(clippy::unwrap_used)]
 
 use futures_util::FutureExt;
-use protocol::message::{FinishReason, Prompt, Sampling, TokenChunk, Usage};
+use protocol::{
+    codec,
+    message::{Batch, FinishReason, MAX_FAILURE_TEXT, Prompt, Sampling, Submission, TokenChunk, Usage},
+};
 
 use super::*;
-use crate::config::BatchQueue;
+use crate::{batcher, config::BatchQueue};
 
 struct World {
     streams: Arc<Streams>,
@@ -18,9 +21,13 @@ impl World {
     }
 
     fn open(&self, id: u64, credit: u32) -> Result<Stream, Failure> {
+        self.open_with(id, credit, "x")
+    }
+
+    fn open_with(&self, id: u64, credit: u32, prompt: &str) -> Result<Stream, Failure> {
         let generate = Generate {
             id: RequestId(id),
-            prompt: Prompt::Text("x".into()),
+            prompt: Prompt::Text(prompt.into()),
             sampling: Sampling::default(),
             max_tokens: None,
             stop: Vec::new(),
@@ -31,7 +38,9 @@ impl World {
     }
 
     fn submitted(&self) -> Vec<Submission> {
-        self.outbox.take().submissions
+        let mut body = Vec::new();
+        batcher::encode(self.outbox.take(), &mut body).unwrap();
+        codec::decode::<Batch>(&body).unwrap().submissions
     }
 }
 
@@ -105,6 +114,52 @@ fn a_worker_that_overspends_ends_that_stream_alone() {
     assert!(matches!(now(&mut one), Some(StreamEventKind::Failed(f)) if f.kind == FailureKind::Internal));
     assert_eq!(now(&mut one), None);
     assert_eq!(world.streams.len(), 1);
+}
+
+#[test]
+fn a_worker_that_sends_too_many_bytes_ends_that_stream_alone() {
+    let world = World::new();
+    let (mut one, _two) = (world.open(1, 8).unwrap(), world.open(2, 8).unwrap());
+    let large = || event(1, chunk(&"x".repeat(MAX_UNREAD / 2 - 8)));
+    assert!(world.streams.deliver(vec![large(), large()]).is_empty());
+    now(&mut one);
+    assert!(world.streams.deliver(vec![large(), event(2, chunk("y"))]).is_empty(), "there was room again");
+    assert_eq!(world.streams.deliver(vec![large()]), [RequestId(1)]);
+    now(&mut one);
+    now(&mut one);
+    assert!(matches!(now(&mut one), Some(StreamEventKind::Failed(f)) if f.kind == FailureKind::Internal));
+    assert_eq!(world.streams.len(), 1);
+}
+
+#[test]
+fn a_failure_of_any_length_is_cut() {
+    let world = World::new();
+    let mut one = world.open(1, 8).unwrap();
+    let message = "é".repeat(MAX_FAILURE_TEXT);
+    let failure = Failure { kind: FailureKind::Internal, param: Some(message.clone()), message };
+    world.streams.deliver(vec![event(1, StreamEventKind::Failed(failure))]);
+    let Some(StreamEventKind::Failed(failure)) = now(&mut one) else { panic!("not a failure") };
+    assert_eq!((failure.message.len(), failure.param.unwrap().len()), (MAX_FAILURE_TEXT, MAX_FAILURE_TEXT));
+}
+
+#[test]
+fn a_request_that_can_not_be_sent_fails_alone_and_opens_nothing() {
+    let world = World::new();
+    let _one = world.open(1, 8).unwrap();
+    let failure = world.open_with(2, 8, &"x".repeat(codec::MAX_ENCODED)).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::InvalidRequest);
+    assert_eq!((world.streams.len(), world.submitted().len()), (1, 1));
+}
+
+#[test]
+fn streams_that_fail_one_by_one_leave_the_others() {
+    let world = World::new();
+    let (mut one, mut two) = (world.open(1, 8).unwrap(), world.open(2, 8).unwrap());
+    let failure = Failure { kind: FailureKind::Internal, param: None, message: "no".into() };
+    world.streams.fail(&[RequestId(1), RequestId(7)], &failure);
+    assert_eq!((now(&mut one), now(&mut one)), (Some(StreamEventKind::Failed(failure)), None));
+    world.streams.deliver(vec![event(2, finished())]);
+    assert_eq!(now(&mut two), Some(finished()));
 }
 
 #[test]

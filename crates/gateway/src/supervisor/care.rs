@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol::message::{Failure, ModelInfo, Verified};
+use protocol::{
+    message::{Failure, ModelInfo, Verified},
+    options::{Verify, WorkerOptions},
+};
 use tokio::{
     sync::{mpsc, watch},
     time::sleep_until,
@@ -18,7 +21,7 @@ use super::{
     process::Life,
     state::{Action, Event, Machine},
 };
-use crate::{config::Verify, link::Link, router::Router};
+use crate::{link::Link, router::Router};
 
 /// For a drained worker to exit: it is drained when its streams have ended.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -184,13 +187,13 @@ impl Care {
             info!(worker = %self.worker, "restarting worker");
         }
         self.link = None;
-        self.life =
-            Some(Life::begin(Arc::clone(&self.setup), self.worker.clone(), self.verify(), news.clone()));
+        let options = WorkerOptions { verify: self.verify(), ..self.setup.options };
+        self.life = Some(Life::begin(Arc::clone(&self.setup), self.worker.clone(), options, news.clone()));
     }
 
     /// In the background, one of a model's workers verifies, and once: reading all of a large model takes minutes.
     fn verify(&self) -> Verify {
-        match self.setup.config.verify {
+        match self.setup.options.verify {
             Verify::Background if self.verified || self.worker.number > 0 => Verify::Header,
             verify => verify,
         }

@@ -1,6 +1,7 @@
 //! Keeps a model's workers running: `state` decides, `process` acts, one task a worker connects both.
 
 mod care;
+mod environment;
 mod news;
 mod process;
 mod rendezvous;
@@ -78,7 +79,7 @@ impl Supervisor {
         self.drain.send_replace(true);
         while let Some(ended) = self.tasks.join_next().await {
             if let Err(error) = ended {
-                error!(%error, "a worker's supervision failed");
+                error!(%error, "the supervision of a worker failed");
             }
         }
         for worker in &self.workers {

@@ -9,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-use protocol::ids::Incarnation;
+use anyhow::Context;
+use protocol::{ids::Incarnation, options::WorkerOptions};
 use tokio::{
     process::{Child, Command},
     sync::{mpsc, oneshot},
@@ -18,15 +19,12 @@ use tokio::{
 use tracing::info;
 
 use super::{
-    Setup, WorkerId,
+    Setup, WorkerId, environment,
     news::{News, Reporter},
     rendezvous::{Joined, Rendezvous},
     state::Event,
 };
-use crate::{
-    config::{ADMIN_KEY_VARIABLE, Verify},
-    link::{Link, LinkTask},
-};
+use crate::link::{Link, LinkTask};
 
 /// A life that has begun. Its last news is [`Event::Died`].
 pub(super) struct Life {
@@ -45,13 +43,13 @@ impl Life {
     pub(super) fn begin(
         setup: Arc<Setup>,
         worker: WorkerId,
-        verify: Verify,
+        options: WorkerOptions,
         news: mpsc::Sender<News>,
     ) -> Self {
         let incarnation = setup.next_incarnation();
         let (kill, killed) = oneshot::channel();
         let living =
-            Living { setup, worker, verify, incarnation, reporter: Reporter::new(incarnation, news) };
+            Living { setup, worker, options, incarnation, reporter: Reporter::new(incarnation, news) };
         tokio::spawn(async move {
             let why = living.live(killed).await.unwrap_or_else(|error| error);
             living.reporter.tell(Event::Died(why)).await;
@@ -84,7 +82,7 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 struct Living {
     setup: Arc<Setup>,
     worker: WorkerId,
-    verify: Verify,
+    options: WorkerOptions,
     incarnation: Incarnation,
     reporter: Reporter,
 }
@@ -95,7 +93,7 @@ impl Living {
         let rendezvous = self.open().await?;
         let mut child = self.spawn(rendezvous.path())?;
         self.reporter.tell(Event::Spawned).await;
-        let join = rendezvous.join();
+        let join = rendezvous.join(self.options);
         tokio::pin!(join);
         let joined = tokio::select! {
             joined = &mut join => joined,
@@ -114,7 +112,7 @@ impl Living {
             Ok(joined) => joined,
             Err(error) => {
                 let end = reap(child, REAP_GRACE).await;
-                return Err(format!("{error}; then it {end}"));
+                return Err(format!("{:#}; then it {end}", anyhow::Error::new(error)));
             }
         };
         Ok(self.serve(joined, child, killed).await)
@@ -129,7 +127,7 @@ impl Living {
         let Joined { socket, sender, receiver, .. } = joined;
         let task = LinkTask::new(link.clone(), socket, sender, receiver, metrics.link(&self.worker));
         let (why, grace) = tokio::select! {
-            end = task.run(&self.reporter) => (end.to_string(), REAP_GRACE),
+            end = task.run(&self.reporter) => (format!("{:#}", anyhow::Error::new(end)), REAP_GRACE),
             kill = &mut killed => {
                 let Kill { grace, why } = kill.unwrap_or_else(|_| Kill::abandoned());
                 (why, grace)
@@ -146,27 +144,28 @@ impl Living {
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
             let _entered = runtime.enter();
-            Rendezvous::open(setup.dir.path(), incarnation, ring_bytes)
+            let dir = setup.dir.path().context("can't make a folder for sockets and shared memory")?;
+            anyhow::Ok(Rendezvous::open(&dir, incarnation, ring_bytes, setup.descriptors())?)
         })
         .await
         .map_err(|e| e.to_string())?
-        .map_err(|e| e.to_string())
+        .map_err(|e| format!("{e:#}"))
     }
 
     fn spawn(&self, socket: &Path) -> Result<Child, String> {
         let (setup, config) = (&self.setup, &self.setup.config);
         let mut command = Command::new(&setup.binary);
-        command.arg("--socket").arg(socket).args(["--verify", self.verify.name()]).args(config.cpu.flags());
+        command.arg("--socket").arg(socket);
         // In one word, so that no name can be taken for a flag.
         command.arg(format!("--model={}", self.worker.model));
         if let Some(store) = &config.workers.store {
             command.arg("--store").arg(store);
         }
-        // A worker has no use for it, and reads files that others made.
-        command.env_remove(ADMIN_KEY_VARIABLE);
+        command.env_clear().envs(environment::for_worker());
         // A group of its own: Ctrl-C in the terminal is for the gateway, which drains the workers.
         // It is not killed on drop: when the gateway dies, the closing socket ends it.
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        let _alone = setup.descriptors();
         command.spawn().map_err(|e| {
             format!(
                 "can't start {}: {e}; name the worker's executable with --worker-bin",

@@ -1,17 +1,18 @@
-//! What all lives of all workers need alike, and what tells workers apart.
+//! What all lives of all workers share, and what tells workers apart.
 
 use std::{
     fmt, io,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use protocol::{
     ids::Incarnation,
-    shm::{RuntimeDir, runtime_dir},
+    options::WorkerOptions,
+    shm::{NoRuntimeDir, RuntimeDir, runtime_dir},
 };
 
 use crate::{config::Config, metrics::Metrics};
@@ -21,9 +22,12 @@ use crate::{config::Config, metrics::Metrics};
 pub struct Setup {
     pub(crate) config: Config,
     pub(crate) metrics: Arc<Metrics>,
+    /// How all workers are to work.
+    pub(super) options: WorkerOptions,
     pub(super) binary: PathBuf,
     pub(super) dir: RuntimeDir,
     lives: AtomicU64,
+    descriptors: Mutex<()>,
 }
 
 /// Which worker of which model.
@@ -39,10 +43,10 @@ pub struct WorkerId {
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// No place for sockets and segments.
-    #[error("can't make a folder for sockets and shared memory: {0}")]
-    RuntimeDir(#[source] io::Error),
+    #[error("can't start workers; set XDG_RUNTIME_DIR or TMPDIR to a folder that only you can enter")]
+    RuntimeDir(#[source] NoRuntimeDir),
     /// The default worker can't be located.
-    #[error("can't find this program's own folder to look for kr-worker in it: {0}; use --worker-bin")]
+    #[error("can't find this program's own folder to look for kr-worker in it; use --worker-bin")]
     OwnPath(#[source] io::Error),
     /// There is no worker to run.
     #[error("there is no worker at {}; build or install kr-worker, or name it with --worker-bin", .0.display())]
@@ -54,11 +58,22 @@ impl Setup {
     pub fn new(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, SetupError> {
         Ok(Self {
             config: config.clone(),
+            options: config.worker_options(),
             binary: worker_binary(config)?,
             dir: runtime_dir().map_err(SetupError::RuntimeDir)?,
             metrics: Arc::clone(metrics),
             lives: AtomicU64::new(1),
+            descriptors: Mutex::default(),
         })
+    }
+
+    /// Held while a descriptor is made that workers must not inherit, and while a worker is started. On macOS a
+    /// descriptor can't be made close-on-exec at once but only a moment later, and a process that is started in between
+    /// would get it. Connections that are accepted meanwhile are not covered: a worker that inherits one keeps it open
+    /// until the worker ends, and does nothing with it. A worker can hold only connections that are older than itself,
+    /// so workers never keep each other alive.
+    pub(super) fn descriptors(&self) -> MutexGuard<'_, ()> {
+        self.descriptors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Of the life that begins now; no other has had it.

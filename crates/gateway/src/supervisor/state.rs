@@ -10,52 +10,23 @@
 //!
 //! A worker that is to be killed counts as exited at once, before its process is reaped; a new life
 //! begins only after that.
+//!
+//! A gateway that was suspended (by a signal, a frozen container, a sleeping machine) finds all limits passed when it
+//! goes on, and what its workers said meanwhile unread. So the machine asks to be woken every now and then, and starts
+//! all limits again if that came much too late.
+
+mod health;
+mod shown;
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-use protocol::message::{Failure, FailureKind, Heartbeat, ModelInfo};
-use serde::Serialize;
-
+use self::health::Health;
+pub use self::shown::WorkerState;
 use crate::config::Workers;
-
-/// What a worker is doing, for people and machines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WorkerState {
-    /// Its process is being started.
-    Spawning,
-    /// It has to connect and to answer Hello.
-    Handshaking,
-    /// It loads the model.
-    Loading,
-    /// It serves.
-    Ready,
-    /// It finishes what it has, takes nothing new, and exits.
-    Draining,
-    /// It is dead; the next life comes after the back-off, if one comes.
-    Exited,
-}
-
-impl WorkerState {
-    /// All states, in the order of a life.
-    pub const ALL: [Self; 6] =
-        [Self::Spawning, Self::Handshaking, Self::Loading, Self::Ready, Self::Draining, Self::Exited];
-
-    /// As it is shown.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Spawning => "spawning",
-            Self::Handshaking => "handshaking",
-            Self::Loading => "loading",
-            Self::Ready => "ready",
-            Self::Draining => "draining",
-            Self::Exited => "exited",
-        }
-    }
-}
+use protocol::message::{Failure, FailureKind, Heartbeat, ModelInfo};
 
 /// Something that happened to the worker.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,12 +39,14 @@ pub enum Event {
     Loaded(ModelInfo),
     /// It reported that the model can't be loaded.
     LoadFailed(Failure),
-    /// A frame came that is no heartbeat.
+    /// A frame came that is not a heartbeat.
     Alive,
     /// A heartbeat came.
     Heartbeat(Heartbeat),
     /// Its process is gone and reaped, or never came to be.
     Died(String),
+    /// It reported that it has finished what it had.
+    Drained,
     /// The model is unloaded, or the gateway goes down; its streams have ended.
     Drain,
     /// Time has passed.
@@ -115,6 +88,8 @@ pub(super) struct Machine {
     /// Whether any life has served.
     has_served: bool,
     stopping: bool,
+    /// When the last event came.
+    ran_at: Instant,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -130,8 +105,7 @@ enum State {
     },
     Ready {
         since: Instant,
-        last_frame: Instant,
-        steps: Steps,
+        health: Health,
     },
     Draining {
         until: Instant,
@@ -149,16 +123,20 @@ enum State {
     },
 }
 
-/// Whether the engine moves, by its heartbeats.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Steps {
-    step: u64,
-    /// The first heartbeat that found work and the counter where it had been.
-    stuck_since: Option<Instant>,
-}
-
-/// A worker that said it is done, or whose socket closed, is mostly exiting already.
+/// A worker that said that it can't load the model is exiting already.
 const EXIT_GRACE: Duration = Duration::from_millis(500);
+
+/// A worker that said that it is drained is exiting already; it may have much memory to give back.
+const DRAINED_GRACE: Duration = Duration::from_secs(2);
+
+/// Longest time between two events while a limit runs; less for short limits.
+const PULSE: Duration = Duration::from_secs(1);
+
+/// What share of a limit the pulse takes.
+const PULSES: u32 = 8;
+
+/// A busy machine wakes its processes this late.
+const MIN_LATE: Duration = Duration::from_millis(100);
 
 impl Machine {
     /// A worker's first life begins; `now` counts as its spawn.
@@ -172,6 +150,7 @@ impl Machine {
             in_a_row: 0,
             has_served: false,
             stopping: false,
+            ran_at: now,
         };
         (machine, vec![Action::Spawn])
     }
@@ -198,30 +177,60 @@ impl Machine {
 
     /// When [`Event::Tick`] is due next.
     pub(super) fn wake_at(&self) -> Option<Instant> {
+        let limit = self.deadline()?;
+        let waits = matches!(self.state, State::Exited { .. });
+        Some(if waits { limit } else { limit.min(self.ran_at + self.pulse()) })
+    }
+
+    /// When the limit of the present state is passed, if nothing happens.
+    fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Spawning { until }
             | State::Handshaking { until }
             | State::Loading { until }
             | State::Draining { until } => Some(*until),
-            State::Ready { last_frame, steps, .. } => {
-                let silent = *last_frame + self.policy.heartbeat_timeout;
-                let stuck = steps.stuck_since.map(|since| since + self.policy.step_timeout);
-                Some(stuck.map_or(silent, |stuck| stuck.min(silent)))
-            }
+            State::Ready { health, .. } => Some(health.deadline(&self.policy)),
             State::Dying { .. } => None,
             State::Exited { retry_at, .. } => *retry_at,
         }
     }
 
+    fn pulse(&self) -> Duration {
+        let limit = self.policy.heartbeat_timeout.min(self.policy.step_timeout);
+        PULSE.min(limit / PULSES)
+    }
+
+    /// Starts the present state's limits again if the gateway did not run for a while.
+    fn notice_suspension(&mut self, now: Instant) {
+        let pulse = self.pulse();
+        let late = now.saturating_duration_since(self.ran_at) > pulse + pulse.max(MIN_LATE);
+        self.ran_at = now;
+        if !late {
+            return;
+        }
+        match &mut self.state {
+            State::Spawning { until } | State::Handshaking { until } => {
+                *until = now + self.policy.connect_timeout;
+            }
+            State::Loading { until } => *until = now + self.policy.load_timeout,
+            State::Draining { until } => *until = now + self.drain_timeout,
+            State::Ready { health, .. } => health.restart(now),
+            // Its wait is no less over.
+            State::Dying { .. } | State::Exited { .. } => {}
+        }
+    }
+
     /// Moves on. Events that mean nothing in the present state change nothing.
     pub(super) fn on(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        self.notice_suspension(now);
         match event {
             Event::Spawned => self.spawned(now),
             Event::Joined => self.joined(now),
             Event::Loaded(info) => self.loaded(info, now),
             Event::LoadFailed(failure) => self.kill(failure.message, EXIT_GRACE, Some(failure.kind)),
             Event::Alive => self.alive(now),
-            Event::Heartbeat(heartbeat) => self.heartbeat(heartbeat, now),
+            Event::Heartbeat(heartbeat) => self.heartbeat(&heartbeat, now),
+            Event::Drained => self.drained(now),
             Event::Died(why) => self.died(why, now),
             Event::Drain => self.drain(now),
             Event::Tick => self.tick(now),
@@ -247,26 +256,29 @@ impl Machine {
     /// `Loading => Ready`
     fn loaded(&mut self, info: ModelInfo, now: Instant) -> Vec<Action> {
         let State::Loading { .. } = self.state else { return vec![] };
-        self.state = State::Ready { since: now, last_frame: now, steps: Steps::default() };
+        self.state = State::Ready { since: now, health: Health::new(now) };
         self.has_served = true;
         vec![Action::Serve(info)]
     }
 
     fn alive(&mut self, now: Instant) -> Vec<Action> {
-        if let State::Ready { last_frame, .. } = &mut self.state {
-            *last_frame = now;
+        if let State::Ready { health, .. } = &mut self.state {
+            health.alive(now);
         }
         vec![]
     }
 
-    fn heartbeat(&mut self, heartbeat: Heartbeat, now: Instant) -> Vec<Action> {
-        if let State::Ready { last_frame, steps, .. } = &mut self.state {
-            *last_frame = now;
-            if heartbeat.step != steps.step || heartbeat.runnable == 0 {
-                *steps = Steps { step: heartbeat.step, stuck_since: None };
-            } else {
-                steps.stuck_since.get_or_insert(now);
-            }
+    fn heartbeat(&mut self, heartbeat: &Heartbeat, now: Instant) -> Vec<Action> {
+        if let State::Ready { health, .. } = &mut self.state {
+            health.heartbeat(heartbeat, now);
+        }
+        vec![]
+    }
+
+    /// All that is left is to exit.
+    fn drained(&mut self, now: Instant) -> Vec<Action> {
+        if let State::Draining { until } = &mut self.state {
+            *until = (*until).min(now + DRAINED_GRACE);
         }
         vec![]
     }
@@ -336,7 +348,7 @@ impl Machine {
 
     /// `Exited => Spawning` when the back-off is over; a state that took too long `=> Dying`.
     fn tick(&mut self, now: Instant) -> Vec<Action> {
-        if self.wake_at().is_none_or(|at| now < at) {
+        if self.deadline().is_none_or(|at| now < at) {
             return vec![];
         }
         let policy = &self.policy;
@@ -350,10 +362,10 @@ impl Machine {
             State::Handshaking { .. } => format!("it did not connect within {:?}", policy.connect_timeout),
             State::Loading { .. } => format!("it did not load the model within {:?}", policy.load_timeout),
             State::Draining { .. } => format!("it did not finish within {:?}", self.drain_timeout),
-            State::Ready { last_frame, .. } if now >= *last_frame + policy.heartbeat_timeout => {
-                format!("it froze: nothing came from it for {:?}", policy.heartbeat_timeout)
-            }
-            State::Ready { .. } => format!("it froze: no step in {:?} of work", policy.step_timeout),
+            State::Ready { health, .. } => match health.verdict(policy, now) {
+                Some(why) => why,
+                None => return vec![],
+            },
         };
         self.kill(why, Duration::ZERO, None)
     }

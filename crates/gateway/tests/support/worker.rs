@@ -18,6 +18,7 @@ use protocol::{
     message::{Batch, Generate, ModelInfo, Report, StreamEvent, StreamEventKind, Submission},
     shm::{Armed, Segment, Side},
 };
+use rustix::process::{Pid, test_kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{info, soon};
@@ -26,15 +27,20 @@ use super::{info, soon};
 pub struct TestProcess {
     pub pid: u32,
     pub socket: PathBuf,
-    pub verify: String,
     pub model: String,
+}
+
+impl TestProcess {
+    /// Whether a process of this id is there, on any system. One that ended and was not reaped is.
+    pub fn lives(pid: u32) -> bool {
+        test_kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap()).is_ok()
+    }
 }
 
 /// The worker's side of a life.
 pub struct TestWorker {
     pub pid: u32,
     pub model: String,
-    pub verify: String,
     pub hello: Hello,
     socket: Socket,
     sender: FrameSender,
@@ -60,14 +66,13 @@ impl TestWorker {
     }
 
     pub(super) async fn join(process: TestProcess) -> Self {
-        let TestProcess { pid, socket, verify, model } = process;
+        let TestProcess { pid, socket, model } = process;
         let (socket, hello) = Self::connect(&socket).await;
         let (producer, consumer) = Segment::open(&hello.segment).unwrap().into_ends(Side::Worker);
         Self::answer(&socket, HelloAck::Accepted { version: handshake::VERSION, pid }).await;
         Self {
             pid,
             model,
-            verify,
             socket,
             sender: FrameSender::new(producer, hello.incarnation),
             receiver: FrameReceiver::new(consumer, hello.incarnation),
@@ -90,12 +95,26 @@ impl TestWorker {
     }
 
     pub async fn send_bytes(&mut self, kind: FrameKind, body: &[u8]) {
+        assert!(self.try_send_bytes(kind, body).await, "the gateway closed the socket");
+    }
+
+    /// False if the gateway would not hear it to its end.
+    pub async fn try_send_bytes(&mut self, kind: FrameKind, body: &[u8]) -> bool {
         loop {
-            match self.sender.send(kind, body).unwrap() {
-                Sent::Done { ring_bell } => return self.ring(ring_bell).await,
-                Sent::Full { ring_bell } => self.ring(ring_bell).await,
+            let (done, ring_bell) = match self.sender.send(kind, body).unwrap() {
+                Sent::Done { ring_bell } => (true, ring_bell),
+                Sent::Full { ring_bell } => (false, ring_bell),
+            };
+            let mut socket = &self.socket;
+            if ring_bell && socket.write_all(&[BELL]).await.is_err() {
+                return false;
             }
-            self.hear().await;
+            if done {
+                return true;
+            }
+            if !matches!(soon("a bell", socket.read(&mut [0; 64])).await, Ok(1..)) {
+                return false;
+            }
         }
     }
 
@@ -140,7 +159,7 @@ impl TestWorker {
 
     /// Whether the process is there.
     pub fn process_lives(&self) -> bool {
-        Path::new("/proc").join(self.pid.to_string()).exists()
+        TestProcess::lives(self.pid)
     }
 
     /// The process dies of a signal, and its end of the socket with it.

@@ -78,7 +78,7 @@ fn large_bodies_come_in_parts_and_both_sides_are_woken() {
     assert_eq!(sender.send(FrameKind::Batch, &body), Ok(Sent::Full { ring_bell: true }));
     for _ in 0..3 {
         assert_eq!(received(&mut receiver), None);
-        assert!(receiver.is_mid_body());
+        assert!(receiver.partial.is_some());
         assert!(receiver.take_owed_bell());
         assert!(!receiver.take_owed_bell());
         assert_eq!(sender.send(FrameKind::Batch, &body), Ok(Sent::Full { ring_bell: false }));
@@ -87,7 +87,7 @@ fn large_bodies_come_in_parts_and_both_sides_are_woken() {
     assert_eq!(receiver.arm(), Armed::Sleep);
     assert_eq!(sender.send(FrameKind::Batch, &body), Ok(Sent::Done { ring_bell: true }));
     assert_eq!(received(&mut receiver), Some((FrameKind::Batch, body)));
-    assert!(!receiver.is_mid_body());
+    assert!(!receiver.partial.is_some());
 }
 
 #[test]
@@ -111,7 +111,10 @@ fn a_full_ring_is_not_fed_with_crumbs() {
 fn limits_of_the_sender() {
     let (mut sender, _receiver) = link(CAPACITY);
     let len = MAX_BODY + 1;
-    assert_eq!(sender.send(FrameKind::Batch, &vec![0; len]), Err(FrameError::TooLarge { len }));
+    assert_eq!(
+        sender.send(FrameKind::Batch, &vec![0; len]),
+        Err(FrameError::TooLarge { len, max: MAX_BODY })
+    );
     assert_eq!(sender.send(FrameKind::Batch, &[0; 500]), Ok(Sent::Full { ring_bell: false }));
     let unfinished = Err(FrameError::Unfinished { len: 500 });
     assert_eq!(sender.send(FrameKind::Batch, &[0; 501]), unfinished);
@@ -128,6 +131,30 @@ fn the_largest_body_passes() {
     }
     let frame = received(&mut receiver).unwrap();
     assert!(frame == (FrameKind::Report, body), "not compared with assert_eq: it would print 128 MiB");
+}
+
+#[test]
+fn a_side_may_have_a_lower_limit() {
+    let (producer, consumer) = heap_ring(CAPACITY);
+    let mut limited = FrameSender::new(producer, THIS).with_max_body(600);
+    let too_large = Err(FrameError::TooLarge { len: 601, max: 600 });
+    assert_eq!(limited.send(FrameKind::Report, &[0; 601]), too_large);
+    let mut receiver = FrameReceiver::new(consumer, THIS).with_max_body(600);
+    while limited.send(FrameKind::Report, &[7; 600]) != Ok(Sent::Done { ring_bell: false }) {
+        assert_eq!(received(&mut receiver), None);
+    }
+    assert_eq!(received(&mut receiver), Some((FrameKind::Report, vec![7; 600])));
+
+    let (mut sender, receiver) = link(CAPACITY);
+    let mut receiver = receiver.with_max_body(599);
+    let refused = loop {
+        let _ = sender.send(FrameKind::Report, &[7; 600]).unwrap();
+        if let Err(error) = receiver.try_recv() {
+            break error;
+        }
+    };
+    assert_eq!(refused, FrameError::Corrupt { what: "its body is over the limit" });
+    assert!(receiver.buffer.len() <= 599 + CAPACITY, "no more is kept than the limit and a ring");
 }
 
 #[test]

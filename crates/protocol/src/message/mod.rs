@@ -1,14 +1,18 @@
 //! What the two processes say to each other once a [`Segment`](crate::shm::Segment) connects them.
 //!
 //! The gateway sends [`Batch`]es of [`Submission`]s; the worker answers with [`Report`]s. An enum's
-//! variants and a struct's fields are encoded by position: append, never reorder, and raise
-//! [`ProtocolVersion`](crate::handshake::ProtocolVersion) when something is added.
+//! variants and a struct's fields are encoded by position, and a message is decoded to its last byte: any change of
+//! either needs a new [`VERSION`](crate::handshake::VERSION), and only the same version is spoken to.
 
+mod encoded;
 mod generate;
+mod limits;
 mod report;
 mod submission;
 
+pub use encoded::{EncodedSubmission, encode_batch};
 pub use generate::{ChatMessage, Generate, Prompt, Sampling};
+pub use limits::{MAX_CHUNK_TOKENS, MAX_EVENTS, MAX_FAILURE_TEXT, max_report_bytes};
 pub use report::{
     Failure, FailureKind, FinishReason, Heartbeat, ModelInfo, Report, StreamEvent, StreamEventKind,
     TokenChunk, Usage, Verified,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::{self, MAX_CHUNK_TOKENS, MAX_EVENTS, MAX_FAILURE_TEXT};
 use crate::ids::RequestId;
 
 /// Body of a [`FrameKind::Report`](crate::frame::FrameKind) frame.
@@ -14,13 +15,14 @@ pub enum Report {
     /// The worker is alive, and this is what it does.
     Heartbeat(Heartbeat),
     /// Everything that one engine step (or one preparation) produced, for all of its streams.
-    Events(Vec<StreamEvent>),
-    /// Every submission before [`Submission::Drain`](super::Submission::Drain) has had its terminal event.
+    Events(#[serde(deserialize_with = "limits::at_most::<_, _, MAX_EVENTS>")] Vec<StreamEvent>),
+    /// Every submission before [`Submission::Drain`](super::Submission::Drain) has had its terminal event; the worker
+    /// exits after this.
     Drained,
-    /// The stored model was read whole, while it served, and is what it should be. Since 1.1.
+    /// The stored model was read whole, while it served, and is what it should be.
     Verified(Verified),
     /// The stored model was read whole, while it served, and is not what it should be: what was found is set aside,
-    /// and the model can't be loaded again until it is mended. Since 1.1.
+    /// and the model can't be loaded again until it is repaired.
     Damaged(Failure),
 }
 
@@ -105,6 +107,20 @@ pub enum StreamEventKind {
     Failed(Failure),
 }
 
+impl StreamEvent {
+    /// Whether it may be sent, as far as that does not depend on the ring.
+    pub fn is_within_limits(&self) -> bool {
+        match &self.kind {
+            StreamEventKind::Chunk(chunk) => chunk.tokens.len() <= MAX_CHUNK_TOKENS,
+            StreamEventKind::Failed(failure) => {
+                let param = failure.param.as_ref().map_or(0, String::len);
+                failure.message.len().max(param) <= MAX_FAILURE_TEXT
+            }
+            StreamEventKind::Admitted { .. } | StreamEventKind::Finished { .. } => true,
+        }
+    }
+}
+
 impl StreamEventKind {
     /// Whether nothing may follow in the stream.
     pub fn is_terminal(&self) -> bool {
@@ -118,6 +134,7 @@ pub struct TokenChunk {
     /// Whole characters; may be empty while a character or a possible stop text is incomplete.
     pub text: String,
     /// The tokens generated since the last chunk, so that another worker can continue the stream.
+    #[serde(deserialize_with = "limits::at_most::<_, _, MAX_CHUNK_TOKENS>")]
     pub tokens: Vec<u32>,
 }
 
@@ -144,12 +161,22 @@ pub struct Usage {
 /// Why something was not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What kind of trouble; the gateway's one table turns it into an HTTP status.
+    /// The kind of failure; the gateway's one table turns it into an HTTP status.
     pub kind: FailureKind,
     /// Which field of the request is to blame, in the client's terms.
     pub param: Option<String>,
     /// What happened and what to do, for a person.
     pub message: String,
+}
+
+impl Failure {
+    /// Cuts what is too long for a log or an answer.
+    pub fn shorten(&mut self) {
+        limits::cut(&mut self.message, MAX_FAILURE_TEXT);
+        if let Some(param) = &mut self.param {
+            limits::cut(param, MAX_FAILURE_TEXT);
+        }
+    }
 }
 
 /// Kinds of [`Failure`].
@@ -163,9 +190,9 @@ pub enum FailureKind {
     Internal,
     /// The worker that had it is gone, or is going.
     WorkerLost,
-    /// The store has no model of this name or digest. Since 1.1.
+    /// The store has no model of this name or digest.
     UnknownModel,
-    /// The stored model is damaged and is not used. Since 1.1.
+    /// The stored model is damaged and is not used.
     DamagedModel,
     /// The worker has more to do than it can queue; later it may have less.
     Overloaded,

@@ -12,7 +12,7 @@ mod sync;
 
 pub use ring::{Armed, Consumer, Producer, RingError, heap_ring};
 #[cfg(not(loom))]
-pub use runtime_dir::{RuntimeDir, runtime_dir};
+pub use runtime_dir::{NoRuntimeDir, RuntimeDir, runtime_dir};
 #[cfg(not(loom))]
 pub use segment::{Segment, SegmentError, Side};
 

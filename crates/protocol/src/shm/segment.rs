@@ -61,7 +61,7 @@ pub struct Segment {
 #[derive(Debug, thiserror::Error)]
 pub enum SegmentError {
     /// The system refused.
-    #[error("segment {}: can't {action}: {source}", path.display())]
+    #[error("segment {}: can't {action}", path.display())]
     Io {
         /// What was tried.
         action: &'static str,
@@ -79,7 +79,7 @@ pub enum SegmentError {
         ring_bytes: u64,
     },
     /// The file is something else, or is damaged.
-    #[error("{} is no segment of this build: {what}; start gateway and worker from the same release", path.display())]
+    #[error("{} is not a segment of this build: {what}; start gateway and worker from the same release", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,

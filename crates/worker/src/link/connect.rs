@@ -6,7 +6,9 @@ use anyhow::Context;
 use interprocess::local_socket::{GenericFilePath, Stream, ToFsName, traits::Stream as _};
 use protocol::{
     frame::{FrameReceiver, FrameSender},
-    handshake::{self, Hello, HelloAck, ProtocolVersion, VERSION},
+    handshake::{self, Hello, HelloAck, VERSION},
+    message::max_report_bytes,
+    options::WorkerOptions,
     shm::{Segment, Side},
 };
 
@@ -18,8 +20,8 @@ pub struct Connected {
     pub sender: FrameSender,
     /// Frames from the gateway.
     pub receiver: FrameReceiver,
-    /// What both sides speak.
-    pub version: ProtocolVersion,
+    /// How the gateway wants the worker to work.
+    pub options: WorkerOptions,
 }
 
 /// Connects to the gateway that listens at `path`.
@@ -40,19 +42,20 @@ pub fn connect(path: &Path) -> anyhow::Result<Connected> {
             return Err(error);
         }
     };
-    let version = VERSION.negotiate(hello.version)?;
-    handshake::write_ack(&mut &socket, &HelloAck::Accepted { version, pid: std::process::id() })?;
+    let ack = HelloAck::Accepted { version: VERSION, pid: std::process::id() };
+    handshake::write_ack(&mut &socket, &ack).context("can't answer the gateway's greeting")?;
+    let max_report = max_report_bytes(segment.ring_bytes());
     let (producer, consumer) = segment.into_ends(Side::Worker);
     Ok(Connected {
         socket: Arc::new(socket),
-        sender: FrameSender::new(producer, hello.incarnation),
+        sender: FrameSender::new(producer, hello.incarnation).with_max_body(max_report),
         receiver: FrameReceiver::new(consumer, hello.incarnation),
-        version,
+        options: hello.options,
     })
 }
 
 fn greet(socket: &Stream) -> anyhow::Result<(Hello, Segment)> {
-    let hello = handshake::read_hello(&mut &*socket).context("the gateway's greeting")?;
+    let hello = handshake::read_hello(&mut &*socket).context("can't use the gateway's greeting")?;
     let segment = Segment::open(Path::new(&hello.segment))
         .with_context(|| format!("shared memory segment {}", hello.segment))?;
     Ok((hello, segment))

@@ -1,6 +1,7 @@
 //! Stage 6, receive, and the way back: this worker's end of the segment and its socket.
 
 mod connect;
+mod fit;
 mod receive;
 mod send;
 

@@ -1,5 +1,7 @@
 use super::*;
 
+mod limits;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 fn policy() -> Workers {
@@ -55,7 +57,18 @@ impl World {
         self.on(Event::Died("crash".into()))
     }
 
+    /// Lets time pass, with every tick that is due meanwhile and nothing to be done about it.
     fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.machine.wake_at().filter(|at| *at < end) {
+            self.now = at;
+            assert_eq!(self.on(Event::Tick), [], "after {:?}", self.now - self.start);
+        }
+        self.now = end;
+    }
+
+    /// Time in which the gateway does not run.
+    fn suspend(&mut self, time: Duration) {
         self.now += time;
     }
 
@@ -63,15 +76,21 @@ impl World {
         self.machine.shown()
     }
 
-    /// How long until the next tick is due.
+    /// How long until the present state's limit is passed.
     fn wait(&self) -> Duration {
-        self.machine.wake_at().map_or(Duration::MAX, |at| at - self.now)
+        self.machine.deadline().map_or(Duration::MAX, |at| at - self.now)
     }
 
-    /// Lets time pass until the tick is due.
+    /// Lets time pass until there is something to be done.
     fn tick(&mut self) -> Vec<Action> {
-        self.now = self.machine.wake_at().unwrap_or(self.now);
-        self.on(Event::Tick)
+        while let Some(at) = self.machine.wake_at() {
+            self.now = at;
+            let actions = self.on(Event::Tick);
+            if !actions.is_empty() {
+                return actions;
+            }
+        }
+        vec![]
     }
 }
 
@@ -225,7 +244,10 @@ fn the_back_off_is_capped_and_forgets_after_a_long_service() {
         world.live();
     }
     assert_eq!(waits, [1, 2, 4, 8, 8, 8]);
-    world.pass(30 * SECOND);
+    for _ in 0..30 {
+        world.pass(SECOND);
+        world.on(Event::Alive);
+    }
     world.died();
     assert_eq!(world.wait(), SECOND);
 }
@@ -257,6 +279,18 @@ fn draining_is_asked_for_waited_for_and_final() {
     assert_eq!(world.on(Event::Drain), []);
     assert_eq!(world.died(), [Action::Stop]);
     assert_eq!(world.wait(), Duration::MAX);
+}
+
+#[test]
+fn a_drained_worker_must_exit_soon() {
+    let mut world = World::ready();
+    assert_eq!(world.on(Event::Drained), [], "nobody asked for it");
+    assert_eq!(world.wait(), 3 * SECOND);
+    world.on(Event::Drain);
+    world.pass(SECOND);
+    assert_eq!(world.on(Event::Drained), []);
+    assert_eq!(world.wait(), DRAINED_GRACE);
+    assert!(matches!(world.tick()[..], [Action::Kill { .. }]));
 }
 
 #[test]

@@ -1,0 +1,57 @@
+//! An error says what failed; why it did is its source. So a chain of them says everything once.
+#![allow(clippy::unwrap_used)]
+
+use std::{error::Error, io};
+
+use protocol::{
+    codec::{self, CodecError},
+    frame::FrameError,
+    handshake::HandshakeError,
+    message::Report,
+    shm::Segment,
+};
+
+use crate::{
+    link::LinkEnd,
+    supervisor::{JoinError, SetupError},
+};
+
+/// The messages from the outside in, none of which is in the one before it.
+#[track_caller]
+fn chain(error: &dyn Error) -> Vec<String> {
+    let all: Vec<_> =
+        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+    for pair in all.windows(2) {
+        assert!(!pair[0].contains(&pair[1]), "{all:?}");
+    }
+    all
+}
+
+fn broken() -> CodecError {
+    codec::decode::<Report>(b"\xff").unwrap_err()
+}
+
+fn io_error() -> io::Error {
+    io::Error::other("the reason")
+}
+
+#[test]
+fn what_failed_is_said_once_and_why_it_did_by_its_source() {
+    let no_folder = Segment::create("/nonexistent/segment", 4096).err().unwrap();
+    let errors: [(Box<dyn Error>, usize); 10] = [
+        (Box::new(LinkEnd::Closed), 1),
+        (Box::new(LinkEnd::Socket(io_error())), 2),
+        (Box::new(LinkEnd::Frame(FrameError::Corrupt { what: "it is short" })), 2),
+        (Box::new(LinkEnd::Codec(broken())), 3),
+        (Box::new(JoinError::Listen { path: "/x.sock".into(), source: io_error() }), 2),
+        (Box::new(JoinError::Segment(no_folder)), 2),
+        (Box::new(JoinError::Handshake(HandshakeError::Io(io_error()))), 2),
+        (Box::new(JoinError::Handshake(HandshakeError::Body(broken()))), 3),
+        (Box::new(SetupError::OwnPath(io_error())), 2),
+        (Box::new(SetupError::NoBinary("/no/worker".into())), 1),
+    ];
+    for (error, links) in errors {
+        let chain = chain(&*error);
+        assert_eq!(chain.len(), links, "{chain:?}");
+    }
+}

@@ -1,0 +1,108 @@
+//! Whether a ready worker still works, by what comes from it.
+
+use std::time::{Duration, Instant};
+
+use protocol::message::Heartbeat;
+
+use crate::config::Workers;
+
+/// What came from a ready worker, and when.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Health {
+    last_frame: Instant,
+    /// The step counter of the last heartbeat.
+    step: u64,
+    /// The first heartbeat that found sequences to extend, and the step counter where it had been.
+    stuck_since: Option<Instant>,
+    preparing: Option<Preparing>,
+}
+
+/// A prompt that is being prepared.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Preparing {
+    /// The first heartbeat that told of it.
+    since: Instant,
+    /// The last heartbeat that did.
+    told: Instant,
+    /// For how long it had been in preparation by then, by the worker's clock.
+    age: Duration,
+}
+
+impl Health {
+    /// Of a worker that has just become ready.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { last_frame: now, step: 0, stuck_since: None, preparing: None }
+    }
+
+    /// A frame came.
+    pub(super) fn alive(&mut self, now: Instant) {
+        self.last_frame = now;
+    }
+
+    /// A heartbeat came.
+    pub(super) fn heartbeat(&mut self, heartbeat: &Heartbeat, now: Instant) {
+        self.last_frame = now;
+        if heartbeat.step != self.step || heartbeat.runnable == 0 {
+            self.step = heartbeat.step;
+            self.stuck_since = None;
+        } else {
+            self.stuck_since.get_or_insert(now);
+        }
+        let age = Duration::from_millis(heartbeat.oldest_preparation_millis);
+        self.preparing = match self.preparing {
+            _ if age.is_zero() => None,
+            // The oldest one can only be the same if it is older now.
+            Some(Preparing { since, age: before, .. }) if age > before => {
+                Some(Preparing { since, told: now, age })
+            }
+            _ => Some(Preparing { since: now, told: now, age }),
+        };
+    }
+
+    /// Nothing that came so far counts against the worker.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.last_frame = now;
+        if let Some(since) = &mut self.stuck_since {
+            *since = now;
+        }
+        if let Some(preparing) = &mut self.preparing {
+            preparing.since = now;
+        }
+    }
+
+    /// When it counts as frozen if nothing else comes.
+    pub(super) fn deadline(&self, policy: &Workers) -> Instant {
+        let verdicts = [Some(self.silent_at(policy)), self.stuck_at(policy), self.preparing_until(policy)];
+        verdicts.into_iter().flatten().min().unwrap_or(self.last_frame)
+    }
+
+    /// Why it counts as frozen, if it does.
+    pub(super) fn verdict(&self, policy: &Workers, now: Instant) -> Option<String> {
+        let over = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+        if over(Some(self.silent_at(policy))) {
+            Some(format!("it froze: nothing came from it for {:?}", policy.heartbeat_timeout))
+        } else if over(self.stuck_at(policy)) {
+            Some(format!("it froze: no step in {:?} of work", policy.step_timeout))
+        } else if over(self.preparing_until(policy)) {
+            Some(format!("it froze: one prompt was in preparation for {:?}", policy.step_timeout))
+        } else {
+            None
+        }
+    }
+
+    fn silent_at(&self, policy: &Workers) -> Instant {
+        self.last_frame + policy.heartbeat_timeout
+    }
+
+    fn stuck_at(&self, policy: &Workers) -> Option<Instant> {
+        self.stuck_since.map(|since| since + policy.step_timeout)
+    }
+
+    /// By both clocks: the worker's may have gone on while the worker was suspended, and a later prompt may look like
+    /// an earlier one.
+    fn preparing_until(&self, policy: &Workers) -> Option<Instant> {
+        let limit = policy.step_timeout;
+        self.preparing
+            .map(|Preparing { since, told, age }| (since + limit).max(told + limit.saturating_sub(age)))
+    }
+}

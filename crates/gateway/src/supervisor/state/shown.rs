@@ -1,0 +1,39 @@
+//! A worker's state as it is shown.
+
+use serde::Serialize;
+
+/// What a worker is doing, for people and machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerState {
+    /// Its process is being started.
+    Spawning,
+    /// It has to connect and to answer Hello.
+    Handshaking,
+    /// It loads the model.
+    Loading,
+    /// It serves.
+    Ready,
+    /// It finishes what it has, takes nothing new, and exits.
+    Draining,
+    /// It is dead; the next life comes after the back-off, if one comes.
+    Exited,
+}
+
+impl WorkerState {
+    /// All states, in the order of a life.
+    pub const ALL: [Self; 6] =
+        [Self::Spawning, Self::Handshaking, Self::Loading, Self::Ready, Self::Draining, Self::Exited];
+
+    /// As it is shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Spawning => "spawning",
+            Self::Handshaking => "handshaking",
+            Self::Loading => "loading",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Exited => "exited",
+        }
+    }
+}

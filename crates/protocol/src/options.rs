@@ -1,0 +1,70 @@
+//! How a worker is to work: what the gateway's settings say about it, sent in [`Hello`](crate::handshake::Hello).
+
+use serde::{Deserialize, Serialize};
+
+/// A worker's options. The one definition of them: the gateway fills it from its settings, the worker reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerOptions {
+    /// How the stored model is verified.
+    pub verify: Verify,
+    /// On a CPU: what activations are rounded to before they meet quantized weights.
+    pub activations: Activations,
+    /// On a CPU: the type in which keys and values are kept.
+    pub kv_type: KvType,
+    /// Most bytes for keys and values.
+    pub kv_bytes: u64,
+    /// Most sequences that run at the same time; further ones wait. At least 1.
+    pub max_sequences: u32,
+    /// Most tokens of a prompt that one step computes; the step's other sequences wait that long. At least 1.
+    pub chunk_tokens: u32,
+    /// Whether the text of a special token means that token inside a message's content too, and not only where the
+    /// chat template writes it. Clients can then forge turns.
+    pub special_tokens_in_content: bool,
+}
+
+/// How a stored model is verified, in addition to the size and header of every blob.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verify {
+    /// Not at all.
+    Header,
+    /// SHA-256 of all blobs before it serves.
+    Full,
+    /// SHA-256 of all blobs while it serves.
+    #[default]
+    Background,
+}
+
+/// What activations are rounded to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activations {
+    /// As exact as float32.
+    #[default]
+    Int16,
+    /// Faster on some CPUs, less exact.
+    Int8,
+}
+
+/// The type in which keys and values are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KvType {
+    /// As they were computed.
+    #[default]
+    Float32,
+    /// In half the memory, a little less exact.
+    Float16,
+}
+
+impl Default for WorkerOptions {
+    /// What the gateway's settings say if nothing is set.
+    fn default() -> Self {
+        Self {
+            verify: Verify::default(),
+            activations: Activations::default(),
+            kv_type: KvType::default(),
+            kv_bytes: 4 << 30,
+            max_sequences: 64,
+            chunk_tokens: 256,
+            special_tokens_in_content: false,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! A model of a few thousand weights, which loads and answers at once. What it says means nothing.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use serde_json::{Map, Value, json};
+
+const HIDDEN: usize = 64;
+const INNER: usize = 128;
+const HEADS: usize = 2;
+const VOCABULARY: usize = 64;
+
+/// Writes a folder as Hugging Face publishes models: llama, one layer, float32, words `w0`, `w1`, … as tokens.
+///
+/// # Panics
+/// The folder can't be written.
+pub fn write_tiny_model(folder: &Path) {
+    write_model(folder, &tiny_config());
+}
+
+/// The configuration of [`write_tiny_model`].
+pub fn tiny_config() -> Value {
+    json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"],
+        "hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": 1,
+        "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "vocab_size": VOCABULARY,
+        "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "hidden_act": "silu", "rope_theta": 10000.0,
+        "tie_word_embeddings": true, "eos_token_id": 0,
+    })
+}
+
+/// The same weights with another configuration.
+///
+/// # Panics
+/// The folder can't be written.
+pub fn write_model(folder: &Path, config: &Value) {
+    fs::create_dir_all(folder).unwrap();
+    let template = "{% for message in messages %}{{ message.content }} {% endfor %}";
+    for (name, content) in [
+        ("config.json", config.clone()),
+        ("tokenizer.json", tokenizer()),
+        ("tokenizer_config.json", json!({ "chat_template": template, "eos_token": "w0" })),
+    ] {
+        fs::write(folder.join(name), content.to_string()).unwrap();
+    }
+    fs::write(folder.join("model.safetensors"), weights()).unwrap();
+}
+
+fn tokenizer() -> Value {
+    let vocabulary: Map<String, Value> = (0..VOCABULARY).map(|id| (format!("w{id}"), json!(id))).collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "w1" },
+    })
+}
+
+/// A safetensors file of small numbers.
+fn weights() -> Vec<u8> {
+    let square = vec![HIDDEN, HIDDEN];
+    let layer = |part: &str| format!("model.layers.0.{part}.weight");
+    let tensors = BTreeMap::from([
+        ("model.embed_tokens.weight".to_owned(), vec![VOCABULARY, HIDDEN]),
+        ("model.norm.weight".to_owned(), vec![HIDDEN]),
+        (layer("self_attn.q_proj"), square.clone()),
+        (layer("self_attn.k_proj"), square.clone()),
+        (layer("self_attn.v_proj"), square.clone()),
+        (layer("self_attn.o_proj"), square),
+        (layer("mlp.gate_proj"), vec![INNER, HIDDEN]),
+        (layer("mlp.up_proj"), vec![INNER, HIDDEN]),
+        (layer("mlp.down_proj"), vec![HIDDEN, INNER]),
+        (layer("input_layernorm"), vec![HIDDEN]),
+        (layer("post_attention_layernorm"), vec![HIDDEN]),
+    ]);
+    let (mut header, mut data) = (Map::new(), Vec::<u8>::new());
+    for (name, shape) in tensors {
+        let begin = data.len();
+        let count: usize = shape.iter().product();
+        let value = |index: usize| ((index * 37 % 101) as f32 - 50.0) / 500.0;
+        data.extend((0..count).flat_map(|index| value(index).to_le_bytes()));
+        header.insert(name, json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()] }));
+    }
+    let mut text = Value::Object(header).to_string();
+    // Data begins at a multiple of 8 bytes.
+    text.extend(std::iter::repeat_n(' ', text.len().wrapping_neg() % 8));
+    let mut file = (text.len() as u64).to_le_bytes().to_vec();
+    file.extend(text.bytes().chain(data));
+    file
+}

@@ -1,0 +1,137 @@
+//! Every command that the documents show, run: none of them may show one that fails.
+//!
+//! A document's blocks run one after another, as a reader pastes them. What they need and a reader would have (a model's
+//! folder, a key) is made before.
+
+#![allow(clippy::unwrap_used)]
+
+mod commands;
+mod hub;
+mod sandbox;
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use commands::{blocks, documents, inline};
+use e2e::{STORE, variable, write_tiny_model};
+use sandbox::{Sandbox, root};
+
+/// Documents whose blocks a test of this file runs.
+const RUN: &[&str] = &[
+    "CONTRIBUTING.md",
+    "README.md",
+    "docs/http.md",
+    "docs/operating.md",
+    "docs/performance.md",
+    "docs/store.md",
+];
+
+const GGUF: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+
+/// Names the default model's GGUF file.
+const GGUF_VARIABLE: &str = "KR_TEST_GGUF";
+
+/// Runs the blocks of `document` in order and returns what each printed.
+fn run(sandbox: &Sandbox, document: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join(document)).unwrap();
+    let blocks = blocks(&text);
+    assert!(!blocks.is_empty(), "{document} shows no commands");
+    blocks
+        .iter()
+        .map(|block| sandbox.run(&format!("{document}, line {}", block.line), &block.script))
+        .collect()
+}
+
+/// A hub whose repositories hold the tiny model, and the default model as the GGUF file `gguf`.
+fn start_hub(folder: &Path, gguf: Option<&str>) -> String {
+    write_tiny_model(folder);
+    let mut files: BTreeMap<String, Vec<u8>> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+        .collect();
+    files.extend(gguf.map(|name| (name.to_owned(), fs::read(variable(GGUF_VARIABLE)).unwrap())));
+    hub::start(files)
+}
+
+#[test]
+fn readme() {
+    let mut sandbox = Sandbox::new();
+    let endpoint = start_hub(&sandbox.home().join("published"), None);
+    sandbox.variable("HF_ENDPOINT", &endpoint);
+    write_tiny_model(&sandbox.checkout().join("path/to/model"));
+    let printed = run(&sandbox, "README.md").concat();
+    assert!(printed.contains("The capital of France is Paris."), "{printed}");
+}
+
+#[test]
+fn contributing_and_performance() {
+    let sandbox = Sandbox::new();
+    run(&sandbox, "CONTRIBUTING.md");
+    run(&sandbox, "docs/performance.md");
+}
+
+#[test]
+fn operating() {
+    let sandbox = Sandbox::new();
+    write_tiny_model(&sandbox.home().join("tiny"));
+    let store = variable(STORE);
+    let import = "cache-tool import ~/tiny --name my-model\ncache-tool import ~/tiny --name other-model\n";
+    sandbox.run("the models", import);
+    sandbox.run("another store", "cache-tool --store ~/kr-store import ~/tiny --name my-model");
+    let export = format!("cache-tool --store '{}' export smollm2-135m-instruct ~/smollm2", store.display());
+    sandbox.run("the default model", &export);
+    sandbox.run("the default model", "cache-tool import ~/smollm2 --name smollm2-135m-instruct");
+    fs::write(sandbox.checkout().join("runtime.yaml"), "server:\n  admin_key_file: admin-key\n").unwrap();
+    // The first command uses the same file; a reader's has no key in it yet.
+    sandbox.run("a key", "(umask 077; echo a-key-for-the-first-command > admin-key)");
+    run(&sandbox, "docs/operating.md");
+}
+
+#[test]
+fn http() {
+    let mut sandbox = Sandbox::new();
+    sandbox.variable("KR_ADMIN_KEY", "an-admin-key-for-the-tests");
+    write_tiny_model(&sandbox.home().join("tiny"));
+    for name in ["first", "my-model"] {
+        sandbox.run("the models", &format!("cache-tool import ~/tiny --name {name}"));
+    }
+    sandbox.run("the server", "target/release/kr-gateway --model first");
+    run(&sandbox, "docs/http.md");
+}
+
+#[test]
+fn store() {
+    let mut sandbox = Sandbox::new();
+    let endpoint = start_hub(&sandbox.home().join("published"), Some("SmolLM2-135M-Instruct-Q4_K_M.gguf"));
+    sandbox.variable("HF_ENDPOINT", &endpoint);
+    fs::copy(variable(GGUF_VARIABLE), sandbox.checkout().join(GGUF)).unwrap();
+    let models = sandbox.home().join("models");
+    write_tiny_model(&models.join("Llama-3.2-1B-Instruct"));
+    let quantized = "cache-tool import ~/models/Llama-3.2-1B-Instruct --quantize 4 --name quantized\n\
+                     cache-tool export quantized ~/models/Llama-3.2-1B-Instruct-4bit\n\
+                     cache-tool import ~/models/Llama-3.2-1B-Instruct --name my-model\n\
+                     mkdir -p ~/.local/share/bash-completion/completions\n";
+    sandbox.run("the models", quantized);
+    run(&sandbox, "docs/store.md");
+}
+
+/// A command within a sentence is at least one that its program understands.
+#[test]
+fn commands_within_sentences_are_understood() {
+    let sandbox = Sandbox::new();
+    for document in documents(&root()) {
+        let text = fs::read_to_string(root().join(&document)).unwrap();
+        for command in inline(&text, &["cargo xtask", "cache-tool"]) {
+            sandbox.run(&document.display().to_string(), &format!("{command} --help"));
+        }
+    }
+}
+
+#[test]
+fn no_document_with_commands_is_left_out() {
+    let with_commands: Vec<_> = documents(&root())
+        .into_iter()
+        .filter(|path| !blocks(&fs::read_to_string(root().join(path)).unwrap()).is_empty())
+        .collect();
+    assert_eq!(with_commands, RUN.iter().map(Path::new).collect::<Vec<_>>());
+}
