@@ -81,11 +81,12 @@ pub(super) fn check_tensors<'a>(tensors: impl Iterator<Item = &'a HeaderTensor>)
             _ => continue,
         }
         let part = |field: &str| tensors.get(format!("{module}.{field}").as_str()).copied();
-        let (Some(scales), Some(_)) = (part("scales"), part("biases")) else {
-            return refuse("packed without scales and biases, as MXFP4 and NVFP4 are");
-        };
+        let Some(scales) = part("scales") else { continue };
+        if matches!(scales.dtype, Dtype::U8 | Dtype::F8_E4M3 | Dtype::F8_E8M0) {
+            return refuse("scales of 8 bits, as MXFP4 and NVFP4 have them");
+        }
         let rows = |tensor: &HeaderTensor| tensor.shape.split_last().map(|(_, rows)| rows.to_vec());
-        if rows(tensors[name]) != rows(scales) {
+        if part("biases").is_none() || rows(tensors[name]) != rows(scales) {
             // Not a quantization but a mistake, which loading describes.
             continue;
         }
@@ -280,7 +281,10 @@ mod tests {
         }
         assert!(check_tensors(packed(32, 0).iter()).is_err());
         assert!(check_tensors(packed(32, 3).iter()).is_err());
-        assert!(check_tensors(packed(32, 4)[..2].iter()).unwrap_err().to_string().contains("MXFP4"));
+        let mut scales_of_bytes = packed(32, 4);
+        scales_of_bytes[1].dtype = Dtype::U8;
+        assert!(check_tensors(scales_of_bytes[..2].iter()).unwrap_err().to_string().contains("MXFP4"));
+        assert!(check_tensors(packed(32, 4)[..2].iter()).is_ok(), "loading says what is missing");
         for (name, dtype, word) in [
             ("m.qweight", Dtype::I32, "GPTQ"),
             ("m.weight", Dtype::F8_E4M3, "FP8"),
