@@ -67,7 +67,7 @@ pub use error::{StoreError, with_causes};
 pub use export::Exported;
 pub use hold::BlobHold;
 pub use holders::Holder;
-pub use import::{ImportOptions, Unservable, check_config};
+pub use import::{ImportOptions, check_config_file};
 pub use index::{ArtifactState, Listed};
 pub use layout::default_store_dir;
 pub use manifest::{

@@ -23,7 +23,7 @@ const FLOATS: [(&str, f64); 3] =
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PythonJsonError {
-    /// It is no JSON, even with Python's additions.
+    /// It is not JSON, even with Python's additions.
     #[error("it is not JSON")]
     Syntax(#[from] serde_json::Error),
     /// Its lists and objects are nested more than [`MAX_DEPTH`] deep.

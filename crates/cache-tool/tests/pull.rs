@@ -182,6 +182,17 @@ fn what_the_store_could_never_hold_is_not_downloaded() {
 }
 
 #[test]
+fn what_could_not_be_served_is_not_downloaded() {
+    let world = World::new();
+    let config = br#"{"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}"#;
+    world.hub.repository.lock().unwrap().files.insert("config.json".to_owned(), config.to_vec());
+    let (code, error) = world.fails(&["pull", "org/model"]);
+    assert_eq!(code, 4, "{error}");
+    assert!(error.contains("GPTQ") && error.contains("--quantize"), "{error}");
+    assert!(!world.hub.asked().iter().any(|asked| asked.path.ends_with(".safetensors")));
+}
+
+#[test]
 fn a_gguf_file_is_chosen_by_its_name() {
     let world = World::gguf();
     let (code, said) = world.fails(&["pull", "org/model"]);

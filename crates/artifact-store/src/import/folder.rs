@@ -8,6 +8,7 @@ use super::{
     root::Root,
     servable,
     shards::Shards,
+    source::SourceFile,
     templates::{self, Templates},
     tokens::{Additions, TokenFiles},
     vocabulary::Vocabulary,
@@ -58,6 +59,17 @@ pub(super) struct Folder {
     pub(super) eos_token_ids: Vec<u32>,
     /// What the user should know.
     pub(super) warnings: Vec<String>,
+}
+
+/// Refuses a `config.json` of a model that could not be served, for example before its weights are downloaded.
+///
+/// # Errors
+/// [`StoreError::BadSource`] with the reason.
+pub fn check_config_file(path: &Path) -> Result<(), StoreError> {
+    let bad = |reason: String| StoreError::bad_source(path, reason);
+    let bytes = SourceFile::open(path)?.read_all(MAX_CONFIG)?;
+    let config = python_json::from_slice(&bytes).map_err(|error| bad(json_reason(&error)))?;
+    servable::check_config(&config).map_err(|reason| bad(reason.to_string()))
 }
 
 impl Folder {

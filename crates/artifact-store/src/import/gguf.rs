@@ -11,9 +11,10 @@ use safetensors::Dtype;
 use serde_json::Value;
 
 use super::{
-    ImportOptions, Staging, check_config,
+    ImportOptions, Staging,
     folder::MAX_TOKENIZER,
     rewrite::{Change, Conversion, Plan},
+    servable,
     source::SourceFile,
     templates, tensor_entry,
 };
@@ -53,7 +54,8 @@ pub(super) fn stage(
     let model = llama::map(&gguf, factors.as_deref(), options.quantize).map_err(bad)?;
     let tokenizer = Tokenizer::read(&gguf.metadata).map_err(bad)?;
     check_vocabulary(&tokenizer, &model.config).map_err(bad)?;
-    check_config(&model.config).map_err(|reason| StoreError::bad_source(path, reason.to_string()))?;
+    servable::check_config(&model.config)
+        .map_err(|reason| StoreError::bad_source(path, reason.to_string()))?;
     let mut templates = tokenizer.chat_templates;
     templates::check(&templates).map_err(|reason| StoreError::bad_source(path, reason))?;
     let json = tokenizer_bytes(&tokenizer.json, path)?;

@@ -16,7 +16,7 @@ mod vocabulary;
 
 use std::path::{Path, PathBuf};
 
-pub use self::servable::{Unservable, check_config};
+pub use self::folder::check_config_file;
 use crate::{
     Digest, Imported, Manifest, Observer, Quantization, Store, StoreError, TensorEntry,
     artifact::parse_manifest,
@@ -114,7 +114,7 @@ impl Store {
 }
 
 impl Staging {
-    /// Reads the manifest as whoever loads the artifact will: what could not be read is not published.
+    /// Reads the manifest the way it is read when the artifact is loaded: what could not be read is not published.
     fn check_readable(&self, source: &Path) -> Result<(), StoreError> {
         let bad = |reason: String| {
             StoreError::bad_source(source, format!("the artifact could not be read: {reason}"))

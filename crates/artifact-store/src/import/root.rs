@@ -1,7 +1,7 @@
 //! The folder that is imported, and what a name in it may lead to.
 //!
-//! Whoever made a folder may have put links into it, and `git clone` and tar keep them. Were they followed anywhere, a
-//! link named `chat_template.jinja` would publish a private file. So a link is followed within the folder, into `blobs/`
+//! A folder that somebody else made may have links in it: `git clone` and tar keep them. If they were followed anywhere,
+//! a link named `chat_template.jinja` could publish a private file. So a link is followed within the folder, into `blobs/`
 //! of the Hugging Face cache that the folder is a snapshot of, and into the blobs of the store itself (an unfinished
 //! `pull` has such links), and nowhere else.
 
@@ -65,7 +65,7 @@ impl Root {
     /// Opens a file.
     ///
     /// # Errors
-    /// [`StoreError::BadSource`] if there is none, if it is no regular file, or if it is a link that leads out.
+    /// [`StoreError::BadSource`] if it is missing, if it is not a regular file, or if it is a link that leads out.
     pub(super) fn open_file(&self, name: &str) -> Result<SourceFile, StoreError> {
         let path = self.path_of(name);
         let real = match self.real.join(name).canonicalize() {
@@ -77,7 +77,7 @@ impl Root {
         let is_file = fs::metadata(&real).context("read", &path)?.is_file();
         if is_file && !self.may_lead_to(&real) {
             let reason = format!(
-                "it is a link to {}, which is outside of the folder, and could be anybody's file; if it belongs to the \
+                "it is a link to {}, which is outside of the folder and could be a private file; if it belongs to the \
                  model, put the file itself in place of the link",
                 real.display()
             );

@@ -272,7 +272,7 @@ mod tests {
         let llama = json!({ "tokenizer": { "tokenizer_class": "LlamaTokenizerFast" } });
         assert_eq!(special(&llama, "bos_token").as_deref(), Some("<s>"));
         assert_eq!(end_tokens(&llama), [2]);
-        assert_eq!(special(&llama, "unk_token"), None, "it is no token of this model");
+        assert_eq!(special(&llama, "unk_token"), None, "this model does not have it");
         let none = json!({ "tokenizer": { "tokenizer_class": "LlamaTokenizer", "bos_token": null } });
         assert_eq!(special(&none, "bos_token"), None);
         let plain = json!({ "config": { "model_type": "llama" }, "tokenizer": { "tokenizer_class": "PreTrainedTokenizerFast" } });

@@ -1,6 +1,6 @@
 //! `cache-tool pull`.
 
-use artifact_store::Store;
+use artifact_store::{Store, check_config_file};
 
 use super::import::{QuantizeArgs, import};
 use crate::{
@@ -64,6 +64,10 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
         }
         None => {
             folder.fetch(&settings, &options)?;
+            // Before the weights, which are all the rest.
+            for config in settings.iter().filter(|file| file.path == "config.json") {
+                check_config_file(&folder.place(config))?;
+            }
             let index = match hub::index_of(&settings) {
                 Some(file) => Index::read(&folder.place(file), &snapshot)?,
                 None => None,
