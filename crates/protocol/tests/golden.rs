@@ -176,8 +176,7 @@ fn handshake() {
     };
     let bytes = hello.to_bytes().unwrap();
     let options = "02 00 00 fd0000000001000000 40 fb0001 00";
-    let expected =
-        format!("{magic} 0200 0000 1f000000  02 00 03 02 2f73 fc00001000 fb0201 {options}");
+    let expected = format!("{magic} 0200 0000 1f000000  02 00 03 02 2f73 fc00001000 fb0201 {options}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 

@@ -10,10 +10,9 @@ use anyhow::{Context, anyhow};
 use artifact_store::{Artifact, Store, default_store_dir};
 use crossbeam_channel::bounded;
 use protocol::{
-    message::{Failure, ModelInfo, Report},
+    message::{Failure, Heartbeat, ModelInfo, Report},
     options::{Activations, KvType, Verify, WorkerOptions},
 };
-use tokenizers::Tokenizer;
 use tracing::{info, warn};
 
 use crate::{
@@ -21,7 +20,7 @@ use crate::{
     engine::{Engine, Gauges, Inbox},
     link::{self, LinkSender, Receiver, Reports},
     model::{Kernels, KvBudget, Model},
-    prepare::{ChatTemplate, Pool, Preparer},
+    prepare::{ChatTemplate, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
     requests::Registry,
     scheduler::Limits,
     verify,
@@ -32,9 +31,6 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// Messages that may wait for the engine; it takes all of them in before each step.
 const MAX_INBOX: usize = 4096;
-
-/// Threads that prepare prompts. Tokenizing is fast: two keep a long prompt from delaying a short one.
-const PREPARE_THREADS: usize = 2;
 
 /// Everything that was loaded.
 struct Loaded {
@@ -64,8 +60,8 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     let limits = limits(&options, &model);
     let gauges = Arc::new(Gauges::default());
     let (engine, inbox) = bounded::<Inbox>(MAX_INBOX);
-    let pool =
-        Pool::start(PREPARE_THREADS, preparer, Arc::clone(&registry), Arc::clone(&reports), engine.clone())?;
+    let pool = Pool::start(preparer, Arc::clone(&registry), Arc::clone(&reports), engine.clone())?;
+    let preparation = pool.age();
     let receiver = Receiver {
         frames: connected.receiver,
         socket: connected.socket,
@@ -79,7 +75,7 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     thread::Builder::new().name("receive".into()).spawn(move || receiver.run())?;
     let _verification =
         (options.verify == Verify::Background).then(|| verify::while_serving(&artifact, &reports));
-    let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&gauges))?;
+    let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&gauges), preparation)?;
     Engine::new(model, limits, inbox, registry, reports, gauges).run();
     Ok(())
 }
@@ -122,13 +118,14 @@ fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<
         load_micros,
         tokenizer_micros: micros(took),
     };
-    let preparer = Preparer {
-        tokenizer: Arc::new(tokenizer),
+    let settings = Settings {
         template: chat_template(&artifact)?,
         eos_tokens: artifact.manifest.eos_token_ids.clone(),
         context_length: (model.context_length() as usize).min(model.kv_tokens()),
         vocab_size: model.vocab_size(),
+        special_tokens_in_content: options.special_tokens_in_content,
     };
+    let preparer = Preparer::new(tokenizer, settings);
     Ok(Loaded { artifact, model, preparer, info })
 }
 
@@ -140,9 +137,9 @@ fn chat_template(artifact: &Artifact) -> anyhow::Result<Option<ChatTemplate>> {
     Ok(Some(template.context("the model's chat template")?))
 }
 
-fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<Tokenizer> {
+fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<PromptTokenizer> {
     let bytes = artifact.read_tokenizer()?;
-    Tokenizer::from_bytes(bytes).map_err(|error| anyhow!("tokenizer.json of {}: {error}", artifact.name))
+    PromptTokenizer::from_bytes(&bytes).with_context(|| format!("the tokenizer of {}", artifact.name))
 }
 
 fn kv_budget(options: &WorkerOptions) -> KvBudget {
@@ -172,11 +169,13 @@ fn max_running(options: &WorkerOptions) -> usize {
 fn start_heartbeat(
     reports: Arc<dyn Reports>,
     gauges: Arc<Gauges>,
+    preparation: PreparationAge,
 ) -> std::io::Result<crossbeam_channel::Sender<()>> {
     let (stop, stopped) = bounded::<()>(0);
     thread::Builder::new().name("heartbeat".into()).spawn(move || {
         while stopped.recv_timeout(HEARTBEAT) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
-            reports.report(&Report::Heartbeat(gauges.heartbeat()));
+            let oldest_preparation_millis = preparation.oldest().as_millis().try_into().unwrap_or(u64::MAX);
+            reports.report(&Report::Heartbeat(Heartbeat { oldest_preparation_millis, ..gauges.heartbeat() }));
         }
     })?;
     Ok(stop)

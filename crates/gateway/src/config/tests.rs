@@ -39,10 +39,20 @@ fn mistakes_are_refused_with_file_line_and_key() {
 
 #[test]
 fn what_a_worker_may_use_is_read() {
-    let worker = Worker { kv_max_bytes: 4 << 30, max_num_seqs: 64, max_prompt_chunk_tokens: 256, special_tokens_in_content: false };
+    let worker = Worker {
+        kv_max_bytes: 4 << 30,
+        max_num_seqs: 64,
+        max_prompt_chunk_tokens: 256,
+        special_tokens_in_content: false,
+    };
     assert_eq!(load("").unwrap().worker, worker);
     let text = "worker: {kv_max_bytes: 1GiB, max_num_seqs: 8, max_prompt_chunk_tokens: 32}\n";
-    let worker = Worker { kv_max_bytes: 1 << 30, max_num_seqs: 8, max_prompt_chunk_tokens: 32, special_tokens_in_content: false };
+    let worker = Worker {
+        kv_max_bytes: 1 << 30,
+        max_num_seqs: 8,
+        max_prompt_chunk_tokens: 32,
+        special_tokens_in_content: false,
+    };
     assert_eq!(load(text).unwrap().worker, worker);
 }
 

@@ -9,7 +9,8 @@ impl Config {
     /// How workers are to work.
     pub fn worker_options(&self) -> WorkerOptions {
         let Cpu { activations, kv_type } = self.cpu;
-        let Worker { kv_max_bytes, max_num_seqs, max_prompt_chunk_tokens, special_tokens_in_content } = self.worker;
+        let Worker { kv_max_bytes, max_num_seqs, max_prompt_chunk_tokens, special_tokens_in_content } =
+            self.worker;
         WorkerOptions {
             verify: match self.verify {
                 Verify::Header => options::Verify::Header,
