@@ -18,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 pub struct Client {
     base: String,
     agent: Agent,
-    /// Sent with every `POST`.
+    /// Sent with every request.
     key: Option<String>,
 }
 
@@ -60,7 +60,11 @@ impl Client {
 
     /// `GET path`.
     pub fn get(&self, path: &str) -> Answer {
-        answer(self.agent.get(format!("{}{path}", self.base)).call().unwrap())
+        let request = self.agent.get(format!("{}{path}", self.base));
+        answer(match &self.key {
+            Some(key) => request.header("authorization", format!("Bearer {key}")).call().unwrap(),
+            None => request.call().unwrap(),
+        })
     }
 
     /// `POST path` with any bytes as JSON.

@@ -158,9 +158,11 @@ fn what_can_not_be_loaded_is_refused_with_what_to_do() {
     world.store.damage_weights(|bytes| bytes.truncate(bytes.len() - 1));
     let message = refused(&world.act(OTHER, "load"), 422, "model_damaged");
     assert!(message.to_lowercase().contains("import"), "{message}");
-    let failed = world.server.client.get(&format!("/v1/models/{OTHER}")).json;
+    let failed = world.admin.get(&format!("/v1/models/{OTHER}")).json;
     assert_eq!(failed["state"], "failed");
     assert!(message.contains(failed["reason"].as_str().unwrap()), "{failed}");
+    let shown = world.server.client.get(&format!("/v1/models/{OTHER}")).json["reason"].to_string();
+    assert!(!shown.contains(world.store.path().to_str().unwrap()), "{shown}");
     assert_eq!(world.ask(MODEL).json["choices"][0]["message"]["content"], PARIS, "it has its own mapping");
 }
 

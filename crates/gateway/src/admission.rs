@@ -9,9 +9,11 @@
 //!    └─ queue full ───────────────► Rejection::QueueFull
 //! ```
 //!
-//! What has a permit is never dropped; only what still waits can be turned away.
+//! What has a permit is never dropped; only what still waits can be turned away. Each model has permits and a queue
+//! for itself: it has workers for itself, and clients of one must not keep those of another waiting.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -32,6 +34,21 @@ pub struct Admission {
 #[derive(Debug)]
 struct Inner {
     settings: StreamRegistry,
+    gates: Mutex<Gates>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Gates {
+    /// By model.
+    open: HashMap<String, Arc<Gate>>,
+    closed: bool,
+}
+
+/// The permits of one model.
+#[derive(Debug)]
+struct Gate {
+    settings: StreamRegistry,
     permits: Arc<Semaphore>,
     state: Mutex<State>,
     metrics: Arc<Metrics>,
@@ -51,7 +68,7 @@ struct State {
 #[derive(Debug)]
 pub struct Permit {
     permit: Option<OwnedSemaphorePermit>,
-    inner: Arc<Inner>,
+    gate: Arc<Gate>,
 }
 
 /// Why a request was not let in.
@@ -88,82 +105,109 @@ impl Rejection {
 impl Admission {
     /// Starts with the highest limit.
     pub fn new(settings: StreamRegistry, metrics: Arc<Metrics>) -> Self {
-        let limit = settings.max_streams;
-        metrics.admit_limit.set(limit as i64);
-        let state = Mutex::new(State { limit, debt: 0, waiting: 0 });
-        let permits = Arc::new(Semaphore::new(limit));
-        Self { inner: Arc::new(Inner { settings, permits, state, metrics }) }
+        metrics.admit_limit.set(settings.max_streams as i64);
+        Self { inner: Arc::new(Inner { settings, gates: Mutex::default(), metrics }) }
     }
 
-    /// A permit at once, or after waiting in order of arrival.
-    pub async fn admit(&self) -> Result<Permit, Rejection> {
+    /// A permit for a stream of `model` at once, or after waiting in order of arrival.
+    pub async fn admit(&self, model: &str) -> Result<Permit, Rejection> {
         let arrived = Instant::now();
-        let admitted = match Arc::clone(&self.inner.permits).try_acquire_owned() {
-            Ok(permit) => Ok(permit),
-            Err(TryAcquireError::Closed) => Err(Rejection::ShuttingDown),
-            Err(TryAcquireError::NoPermits) => self.wait().await,
-        };
         let metrics = &self.inner.metrics;
-        match admitted {
-            Ok(permit) => {
-                metrics.queue_time.observe(arrived.elapsed().as_secs_f64());
-                metrics.streams_open.inc();
-                Ok(Permit { permit: Some(permit), inner: Arc::clone(&self.inner) })
-            }
-            Err(rejection) => {
-                metrics.count_rejection(rejection.reason());
-                Err(rejection)
-            }
+        let admitted = match self.gate(model) {
+            Some(gate) => gate.admit().await,
+            None => Err(Rejection::ShuttingDown),
+        };
+        match &admitted {
+            Ok(_) => metrics.queue_time.observe(arrived.elapsed().as_secs_f64()),
+            Err(rejection) => metrics.count_rejection(rejection.reason()),
         }
+        admitted
     }
 
-    async fn wait(&self) -> Result<OwnedSemaphorePermit, Rejection> {
-        let _place = self.inner.queue_up()?;
-        let longest = self.inner.settings.wait_timeout;
-        match timeout(longest, Arc::clone(&self.inner.permits).acquire_owned()).await {
+    /// Moves the model's limit, held within the configured range, and returns what it became. Running streams go on: a
+    /// lower limit takes effect as they end. No effect once all is closed.
+    pub fn set_limit(&self, model: &str, limit: usize) -> usize {
+        self.gate(model).map_or(0, |gate| gate.set_limit(limit))
+    }
+
+    /// Turns away whoever waits or comes; permits given stay good.
+    pub fn close(&self) {
+        let mut gates = self.gates();
+        gates.closed = true;
+        gates.open.values().for_each(|gate| gate.permits.close());
+    }
+
+    /// Whether [`Admission::close`] was called.
+    pub fn is_closed(&self) -> bool {
+        self.gates().closed
+    }
+
+    /// The model's gate; `None` once all are closed.
+    fn gate(&self, model: &str) -> Option<Arc<Gate>> {
+        let mut gates = self.gates();
+        if gates.closed {
+            return None;
+        }
+        if let Some(gate) = gates.open.get(model) {
+            return Some(Arc::clone(gate));
+        }
+        // Models come and go: gates at which nobody is are made again when they are needed.
+        gates.open.retain(|_, gate| Arc::strong_count(gate) > 1);
+        let gate = Arc::new(Gate::new(self.inner.settings, Arc::clone(&self.inner.metrics)));
+        gates.open.insert(model.to_owned(), Arc::clone(&gate));
+        Some(gate)
+    }
+
+    fn gates(&self) -> MutexGuard<'_, Gates> {
+        // Right after every statement, like the numbers of a gate.
+        self.inner.gates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gate {
+    fn new(settings: StreamRegistry, metrics: Arc<Metrics>) -> Self {
+        let limit = settings.max_streams;
+        let state = Mutex::new(State { limit, debt: 0, waiting: 0 });
+        Self { settings, permits: Arc::new(Semaphore::new(limit)), state, metrics }
+    }
+
+    async fn admit(self: Arc<Self>) -> Result<Permit, Rejection> {
+        let permit = match Arc::clone(&self.permits).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(TryAcquireError::Closed) => return Err(Rejection::ShuttingDown),
+            Err(TryAcquireError::NoPermits) => self.wait().await?,
+        };
+        self.metrics.streams_open.inc();
+        Ok(Permit { permit: Some(permit), gate: self })
+    }
+
+    async fn wait(self: &Arc<Self>) -> Result<OwnedSemaphorePermit, Rejection> {
+        let _place = self.queue_up()?;
+        let longest = self.settings.wait_timeout;
+        match timeout(longest, Arc::clone(&self.permits).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_closed)) => Err(Rejection::ShuttingDown),
             Err(_elapsed) => Err(Rejection::WaitedTooLong { waited: longest }),
         }
     }
 
-    /// Moves the limit, held within the configured range, and returns what it became. Running
-    /// streams go on: a lower limit takes effect as they end.
-    pub fn set_limit(&self, limit: usize) -> usize {
-        let settings = &self.inner.settings;
+    fn set_limit(&self, limit: usize) -> usize {
+        let settings = &self.settings;
         let limit = limit.clamp(settings.min_streams, settings.max_streams);
-        let mut state = self.inner.state();
+        let mut state = self.state();
         if limit > state.limit {
             let raise = limit - state.limit;
             let forgiven = raise.min(state.debt);
             state.debt -= forgiven;
-            self.inner.permits.add_permits(raise - forgiven);
+            self.permits.add_permits(raise - forgiven);
         } else {
             let cut = state.limit - limit;
-            state.debt += cut - self.inner.permits.forget_permits(cut);
+            state.debt += cut - self.permits.forget_permits(cut);
         }
         state.limit = limit;
-        self.inner.metrics.admit_limit.set(limit as i64);
         limit
     }
 
-    /// Streams that may run at once.
-    pub fn limit(&self) -> usize {
-        self.inner.state().limit
-    }
-
-    /// Turns away whoever waits or comes; permits given stay good.
-    pub fn close(&self) {
-        self.inner.permits.close();
-    }
-
-    /// Whether [`Admission::close`] was called.
-    pub fn is_closed(&self) -> bool {
-        self.inner.permits.is_closed()
-    }
-}
-
-impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         // The numbers are right after every statement: a panic elsewhere can't have broken them.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -175,27 +219,26 @@ impl Inner {
             return Err(Rejection::QueueFull { waiting: state.waiting });
         }
         state.waiting += 1;
-        self.metrics.admit_queue_length.set(state.waiting as i64);
+        self.metrics.admit_queue_length.inc();
         Ok(Place(Arc::clone(self)))
     }
 }
 
 /// A place in the wait queue; given up on drop, also when the client has gone.
-struct Place(Arc<Inner>);
+struct Place(Arc<Gate>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.waiting -= 1;
-        self.0.metrics.admit_queue_length.set(state.waiting as i64);
+        self.0.state().waiting -= 1;
+        self.0.metrics.admit_queue_length.dec();
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.inner.metrics.streams_open.dec();
+        self.gate.metrics.streams_open.dec();
         let Some(permit) = self.permit.take() else { return };
-        let mut state = self.inner.state();
+        let mut state = self.gate.state();
         if state.debt > 0 {
             state.debt -= 1;
             permit.forget();
@@ -204,98 +247,4 @@ impl Drop for Permit {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use futures_util::{FutureExt, poll};
-    use std::pin::pin;
-
-    use super::*;
-
-    fn admission(max_streams: usize, max_waiting: usize) -> Admission {
-        let settings = StreamRegistry {
-            min_streams: 1,
-            max_streams,
-            max_waiting,
-            wait_timeout: Duration::from_secs(30),
-            credit_chunks: 64,
-        };
-        Admission::new(settings, Arc::default())
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn waiters_get_permits_in_order_of_arrival() {
-        let admission = admission(1, 2);
-        let held = admission.admit().await.unwrap();
-        let (mut first, mut second) = (pin!(admission.admit()), pin!(admission.admit()));
-        assert!(poll!(&mut first).is_pending());
-        assert!(poll!(&mut second).is_pending());
-        drop(held);
-        assert!(poll!(&mut second).is_pending());
-        let first = first.now_or_never().unwrap().unwrap();
-        assert!(poll!(&mut second).is_pending());
-        drop(first);
-        assert!(second.now_or_never().unwrap().is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_full_queue_rejects_at_once_and_a_leaver_makes_room() {
-        let admission = admission(1, 1);
-        let _held = admission.admit().await.unwrap();
-        let mut waiter = Box::pin(admission.admit());
-        assert!(poll!(&mut waiter).is_pending());
-        let rejection = admission.admit().now_or_never().unwrap().unwrap_err();
-        assert_eq!(rejection, Rejection::QueueFull { waiting: 1 });
-        drop(waiter);
-        assert!(admission.admit().now_or_never().is_none(), "the leaver's place was not given up");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn waiting_ends_at_the_deadline() {
-        let admission = admission(1, 1);
-        let _held = admission.admit().await.unwrap();
-        let began = Instant::now();
-        let rejection = admission.admit().await.unwrap_err();
-        assert_eq!(rejection, Rejection::WaitedTooLong { waited: Duration::from_secs(30) });
-        assert_eq!(began.elapsed().as_secs(), 30);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lower_limit_takes_effect_as_streams_end() {
-        let admission = admission(3, 0);
-        let mut held = Vec::new();
-        for _ in 0..3 {
-            held.push(admission.admit().await.unwrap());
-        }
-        assert_eq!(admission.set_limit(1), 1);
-        held.truncate(1);
-        assert!(admission.admit().await.is_err(), "two of three ended, and the limit is one");
-        held.clear();
-        held.push(admission.admit().await.unwrap());
-        assert!(admission.admit().await.is_err());
-        assert_eq!(admission.set_limit(99), 3, "the limit stays within its range");
-        held.push(admission.admit().await.unwrap());
-        held.push(admission.admit().await.unwrap());
-        assert!(admission.admit().await.is_err());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn raising_the_limit_forgives_debt_before_it_adds_permits() {
-        let admission = admission(2, 0);
-        let _held = [admission.admit().await.unwrap(), admission.admit().await.unwrap()];
-        admission.set_limit(1);
-        admission.set_limit(2);
-        assert!(admission.admit().await.is_err(), "two streams run and the limit is two");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn closing_turns_away_waiters_and_newcomers() {
-        let admission = admission(1, 1);
-        let _held = admission.admit().await.unwrap();
-        let mut waiter = pin!(admission.admit());
-        assert!(poll!(&mut waiter).is_pending());
-        admission.close();
-        assert_eq!(waiter.await.unwrap_err(), Rejection::ShuttingDown);
-        assert_eq!(admission.admit().await.unwrap_err(), Rejection::ShuttingDown);
-    }
-}
+mod tests;

@@ -14,9 +14,9 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use settings::MAX_WORKERS;
 pub use settings::{Activations, Cpu, KvType, Verify, Worker};
 use settings::{DEFAULT_FILE, File, SettingsError};
+pub(crate) use settings::{MAX_WORKERS, REQUEST_MEMORY_FACTOR};
 use tracing::warn;
 
 pub use self::admin_key::AdminKey;
@@ -61,6 +61,31 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// Authorizes loading and unloading models; `None`: nobody may.
     pub admin_key: Option<AdminKey>,
+    /// Limits of connections.
+    pub connections: Connections,
+    /// For a whole body to arrive.
+    pub body_timeout: Duration,
+    /// Longest silence of a stream.
+    pub sse_keepalive: Duration,
+    /// Bytes that bodies and waiting requests may take together.
+    pub request_memory: usize,
+    /// Hosts that requests may be addressed to, beside loopback ones.
+    pub allowed_hosts: Vec<String>,
+    /// Origins of web pages that may use the server, beside loopback ones.
+    pub allowed_origins: Vec<String>,
+}
+
+/// Limits of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// Open at the same time.
+    pub max_connections: usize,
+    /// From a request's first byte to the end of its header.
+    pub header_timeout: Duration,
+    /// Without a request.
+    pub idle_timeout: Duration,
+    /// For a client that takes no bytes, or next to none, of an answer.
+    pub slow_consumer_timeout: Duration,
 }
 
 /// Worker processes.

@@ -36,6 +36,7 @@ pub mod supervisor;
 
 pub mod metrics;
 pub mod shutdown;
+pub mod telemetry;
 
 #[cfg(test)]
 mod error_tests;

@@ -1,14 +1,13 @@
 //! `kr-gateway`: reads its settings, binds its port, loads its models, serves until a signal.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     net::SocketAddr,
     process::ExitCode,
     sync::Arc,
 };
 
 use anyhow::Context;
-use axum::serve::ListenerExt;
 use clap::Parser;
 use futures_util::future::try_join_all;
 use gateway::{
@@ -20,19 +19,14 @@ use gateway::{
     router::Router,
     shutdown::{Signals, shut_down},
     supervisor::Setup,
+    telemetry,
 };
 use tokio::{net::TcpListener, sync::watch};
 use tracing::{error, info};
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
-        .init();
+    telemetry::init();
     let run = || -> anyhow::Result<()> {
         let config = Config::load(&flags)?;
         tokio::runtime::Runtime::new().context("can't start the runtime")?.block_on(serve(config))
@@ -60,15 +54,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         // An error means that `stop` is gone: stop, too.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    // A token is a small packet that must not wait for the next one.
-    let listener = listener.tap_io(|tcp| {
-        if let Err(error) = tcp.set_nodelay(true) {
-            info!(%error, "TCP_NODELAY can't be set");
-        }
-    });
-    let server = tokio::spawn(
-        axum::serve(listener, http::routes(app.clone())).with_graceful_shutdown(stopped).into_future(),
-    );
+    let server = tokio::spawn(http::server::serve(listener, app.clone(), stopped));
 
     let signal = tokio::select! {
         loaded = try_join_all(config.models.iter().map(|model| load_first(&models, model))) => {
@@ -80,7 +66,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     info!(signal, "shutting down");
     let server = async {
-        if let Ok(Err(error)) = server.await {
+        if let Err(error) = server.await {
             error!(%error, "the HTTP server failed");
         }
     };

@@ -1,16 +1,18 @@
 //! Requests and answers, in OpenAI's shape.
 #![allow(clippy::unwrap_used)]
 
+#[path = "http/connections.rs"]
+mod connections;
+#[path = "http/headers.rs"]
+mod headers;
+#[path = "http/memory.rs"]
+mod memory;
 mod support;
 
 use axum::{body::Body, http::Request};
 use protocol::message::{Failure, FailureKind, FinishReason, Heartbeat, Prompt, Report, StreamEventKind};
 use serde_json::{Value, json};
 use support::*;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
 
 fn failed(kind: FailureKind) -> StreamEventKind {
     StreamEventKind::Failed(Failure { kind, param: Some("messages".into()), message: "too long".into() })
@@ -192,38 +194,4 @@ async fn a_full_queue_is_a_429_that_says_when_to_come_back() {
     }
     assert_eq!(world.metric("kr_admit_rejections_total{reason=\"queue_full\"}").await, "1");
     assert_eq!(world.metric("kr_streams_open").await, "0");
-}
-
-#[tokio::test]
-async fn a_client_that_sends_far_too_much_still_reads_its_413() {
-    let world = World::start("");
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = tokio::spawn(axum::serve(listener, world.routes()).into_future());
-    const SIZE: usize = 50 << 20;
-    for framing in [format!("content-length: {SIZE}"), "transfer-encoding: chunked".into()] {
-        let (mut read, mut write) = TcpStream::connect(address).await.unwrap().into_split();
-        let head = format!(
-            "POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n{framing}\r\n\r\n"
-        );
-        write.write_all(head.as_bytes()).await.unwrap();
-        let part = vec![b' '; 1 << 20];
-        for _ in 0..SIZE / part.len() {
-            if framing.starts_with("transfer") {
-                write.write_all(format!("{:x}\r\n", part.len()).as_bytes()).await.unwrap();
-            }
-            write.write_all(&part).await.unwrap();
-            if framing.starts_with("transfer") {
-                write.write_all(b"\r\n").await.unwrap();
-            }
-        }
-        if framing.starts_with("transfer") {
-            write.write_all(b"0\r\n\r\n").await.unwrap();
-        }
-        let mut answer = String::new();
-        soon("an answer", read.read_to_string(&mut answer)).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-        assert!(answer.contains("body_too_large"), "{answer}");
-    }
-    server.abort();
 }

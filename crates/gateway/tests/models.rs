@@ -97,8 +97,8 @@ async fn only_the_admin_key_loads_and_unloads() {
     let answer = reply(ask(&world, "tiny/load", Value::Null)).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["id"]), (200, &json!("tiny")), "it is loaded already");
     for (path, body, status, code) in [
-        ("tiny", json!({}), 404, "unknown_url"),
-        ("load", json!({}), 404, "unknown_url"),
+        ("tiny", json!({}), 405, "method_not_allowed"),
+        ("load", json!({}), 405, "method_not_allowed"),
         ("tiny/load", json!({"workers": 0}), 400, "invalid_value"),
         ("tiny/load", json!({"worker": 1}), 400, "invalid_value"),
         ("tiny/load", json!([]), 400, "invalid_value"),

@@ -15,7 +15,7 @@ fn parse(event: &str) -> Value {
 async fn a_chat_streams_role_text_reason_and_done() {
     let (world, mut worker) = World::ready("").await;
     let (id, response) = world.begin_stream(&mut worker).await;
-    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    assert_eq!(response.headers()["content-type"], "text/event-stream; charset=utf-8");
     worker.events(id, vec![chunk("He"), chunk(""), chunk("llo")]).await;
     worker.events(id, vec![finished(FinishReason::Stop)]).await;
     let events = Reply::read(response).await.events();
@@ -205,4 +205,92 @@ async fn many_requests_at_once_are_batched_and_all_answered() {
     assert!(frames < 50, "{frames} frames for 50 requests");
     assert_eq!(world.metric("kr_tokens_out_total").await, "50");
     assert_eq!(world.metric("kr_time_to_first_token_seconds_count").await, "50");
+}
+
+/// In these tests time passes at once; the worker's limits must not.
+const PATIENT: &str = "workers: {heartbeat_timeout_ms: 86400000, step_timeout_ms: 86400000}\n\
+                       server: {sse_keepalive_ms: 5000}\n";
+const COMMENT: &[u8] = b": keep-alive\n\n";
+
+/// Waits for what only time brings. Nothing else may be awaited meanwhile: time would overtake it.
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::pause();
+    let came = future.await;
+    tokio::time::resume();
+    came
+}
+
+/// What a body has to the end, without comments.
+async fn rest(mut body: axum::body::Body) -> Vec<String> {
+    let mut text = String::new();
+    while let Some(piece) = piece(&mut body).await {
+        text.push_str(std::str::from_utf8(&piece).unwrap());
+    }
+    events(&text.replace(std::str::from_utf8(COMMENT).unwrap(), ""))
+}
+
+#[tokio::test]
+async fn a_silent_stream_sends_comments() {
+    let (world, mut worker) = World::ready(PATIENT).await;
+    let (id, response) = world.begin_stream(&mut worker).await;
+    let mut body = response.into_body();
+    assert!(piece(&mut body).await.unwrap().starts_with(b"data: "));
+    for _ in 0..3 {
+        let before = tokio::time::Instant::now();
+        assert_eq!(in_time(piece(&mut body)).await.unwrap(), COMMENT);
+        assert!((4000..7000).contains(&before.elapsed().as_millis()));
+    }
+    worker.events(id, vec![chunk("a"), finished(FinishReason::Stop)]).await;
+    let events = rest(body).await;
+    assert_eq!((events.len(), events.last().unwrap().as_str()), (3, "[DONE]"));
+}
+
+#[tokio::test]
+async fn a_stream_that_waits_for_long_gets_its_header_and_comments() {
+    let settings = format!("{PATIENT}stream_registry: {{adaptive_limits: {{max_streams: 1}}}}\n");
+    let (world, mut worker) = World::ready(&settings).await;
+    let (first, held) = world.begin_stream(&mut worker).await;
+    // In the gateway's queue, and then in the worker's.
+    let begun = world.begin(CHAT, &chat(json!({"stream": true})));
+    let mut body = in_time(soon("headers", begun)).await.unwrap().into_body();
+    assert_eq!(in_time(piece(&mut body)).await.unwrap(), COMMENT);
+    assert_eq!(in_time(piece(&mut body)).await.unwrap(), COMMENT);
+    drop(held);
+    assert_eq!(worker.next().await, Submission::Cancel(first));
+    assert_eq!(in_time(piece(&mut body)).await.unwrap(), COMMENT);
+    let id = worker.generate().await.id;
+    assert_eq!(in_time(piece(&mut body)).await.unwrap(), COMMENT);
+    worker.admit(id).await;
+    worker.events(id, vec![chunk("a"), finished(FinishReason::Stop)]).await;
+    let events = rest(body).await;
+    assert_eq!((events.len(), events.last().unwrap().as_str()), (4, "[DONE]"));
+}
+
+#[tokio::test]
+async fn an_error_after_the_header_is_an_event() {
+    let (world, mut worker) = World::ready(PATIENT).await;
+    let begun = world.begin(CHAT, &chat(json!({"stream": true})));
+    let id = worker.generate().await.id;
+    let mut body = in_time(soon("headers", begun)).await.unwrap().into_body();
+    assert_eq!(in_time(piece(&mut body)).await.unwrap(), COMMENT);
+    let failure =
+        Failure { kind: FailureKind::ContextLengthExceeded, param: None, message: "too long".into() };
+    worker.events(id, vec![StreamEventKind::Failed(failure)]).await;
+    let events = rest(body).await;
+    let [error] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(parse(error)["error"]["code"], "context_length_exceeded");
+    until("a free place", || world.app.metrics.streams_open.get() == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_it_waits_with_a_header_is_forgotten() {
+    let settings = format!("{PATIENT}stream_registry: {{adaptive_limits: {{max_streams: 1}}}}\n");
+    let (world, mut worker) = World::ready(&settings).await;
+    let (first, held) = world.begin_stream(&mut worker).await;
+    let waiting = in_time(soon("headers", world.begin(CHAT, &chat(json!({"stream": true}))))).await.unwrap();
+    assert_eq!(world.app.metrics.admit_queue_length.get(), 1);
+    drop(waiting);
+    assert_eq!(world.app.metrics.admit_queue_length.get(), 0);
+    drop(held);
+    assert_eq!(worker.next().await, Submission::Cancel(first));
 }

@@ -8,7 +8,11 @@ use std::{
 use serde::Deserialize;
 use serde_saphyr::{Location, MessageFormatter as _, UserMessageFormatter};
 
-use crate::{error::SettingsError, lines::Lines, schema::Settings};
+use crate::{
+    error::SettingsError,
+    lines::Lines,
+    schema::{REQUEST_MEMORY_FACTOR, Settings},
+};
 
 /// Where settings are looked for when no file is named.
 pub const DEFAULT_FILE: &str = "config/runtime.yaml";
@@ -64,7 +68,15 @@ impl File {
 
     /// Values that contradict each other.
     fn check(&self) -> Result<(), SettingsError> {
-        let Settings { workers, stream_registry, .. } = &self.settings;
+        let Settings { server, workers, stream_registry, .. } = &self.settings;
+        let least = REQUEST_MEMORY_FACTOR * server.max_body_bytes;
+        if server.request_memory_bytes < least {
+            let problem = format!(
+                "is {}, but must be at least {REQUEST_MEMORY_FACTOR} times `server.max_body_bytes` ({least})",
+                server.request_memory_bytes
+            );
+            return Err(self.refuse("server.request_memory_bytes", problem));
+        }
         let (first, max) = (workers.restart_backoff_ms, workers.max_restart_backoff_ms);
         if max < first {
             let problem = format!(

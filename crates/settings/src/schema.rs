@@ -19,6 +19,9 @@ const MAX_BODY: u64 = 32 << 20;
 /// A stream costs some hundred bytes in the gateway and a share of the keys and values in a worker.
 const MAX_STREAMS: u64 = 100_000;
 
+/// Bytes that a body may take while it is parsed, in its own bytes: itself, and lists of numbers that grow by doubling.
+pub const REQUEST_MEMORY_FACTOR: u64 = 6;
+
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
@@ -73,6 +76,31 @@ pub struct Server {
     /// File that holds the key for loading and unloading models over HTTP.
     #[serde(deserialize_with = "some_text")]
     pub admin_key_file: Option<String>,
+    /// Connections that may be open at the same time; 0: as many as the limit of open files allows.
+    #[serde(deserialize_with = "number::<_, _, 0, 1_000_000>")]
+    pub max_connections: usize,
+    /// From a request's first byte to the end of its header.
+    #[serde(deserialize_with = "millis::<_, 100, HOUR_MS>")]
+    pub header_timeout_ms: Duration,
+    /// For a whole body to arrive.
+    #[serde(deserialize_with = "millis::<_, 100, HOUR_MS>")]
+    pub body_timeout_ms: Duration,
+    /// How long a connection without a request stays open.
+    #[serde(deserialize_with = "millis::<_, 100, HOUR_MS>")]
+    pub idle_timeout_ms: Duration,
+    /// How long a client may take nothing, or next to nothing, of its answer.
+    #[serde(deserialize_with = "millis::<_, 100, HOUR_MS>")]
+    pub slow_consumer_timeout_ms: Duration,
+    /// Longest silence of a stream.
+    #[serde(deserialize_with = "millis::<_, 100, HOUR_MS>")]
+    pub sse_keepalive_ms: Duration,
+    /// Bytes that bodies being read and requests that wait may take together.
+    #[serde(deserialize_with = "bytes::<_, 1024, { 1 << 40 }>")]
+    pub request_memory_bytes: u64,
+    /// Hosts that requests may be addressed to, beside loopback ones.
+    pub allowed_hosts: Vec<String>,
+    /// Origins of web pages that may use the server, beside loopback ones.
+    pub allowed_origins: Vec<String>,
 }
 
 /// Which models are served.
@@ -269,6 +297,15 @@ impl Default for Server {
             max_body_bytes: 8 << 20,
             drain_timeout_ms: Duration::from_secs(30),
             admin_key_file: None,
+            max_connections: 0,
+            header_timeout_ms: Duration::from_secs(15),
+            body_timeout_ms: Duration::from_secs(60),
+            idle_timeout_ms: Duration::from_secs(60),
+            slow_consumer_timeout_ms: Duration::from_secs(20),
+            sse_keepalive_ms: Duration::from_secs(10),
+            request_memory_bytes: 256 << 20,
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
         }
     }
 }

@@ -14,7 +14,13 @@ fn parse(text: &str) -> Result<Settings, String> {
 fn the_shipped_file_says_the_defaults_and_leaves_out_only_what_has_none() {
     let shipped = include_str!("../../../config/runtime.yaml");
     assert_eq!(parse(shipped).unwrap(), Settings::default());
-    let optional = ["# model: ", "  # admin_key_file: ", "    # min_streams: "];
+    let optional = [
+        "# model: ",
+        "  # admin_key_file: ",
+        "  # allowed_hosts: ",
+        "  # allowed_origins: ",
+        "    # min_streams: ",
+    ];
     for key in optional {
         assert!(shipped.lines().any(|line| line.starts_with(key)), "{key}");
     }
@@ -112,6 +118,10 @@ fn a_value_out_of_range_is_refused_with_line_and_range() {
         (
             "workers:\n  restart_backoff_ms: 9\n  max_restart_backoff_ms: 8\n",
             "3: `workers.max_restart_backoff_ms` is 8, less than `workers.restart_backoff_ms` (9)",
+        ),
+        (
+            "server:\n  max_body_bytes: 2048\n  request_memory_bytes: 12287\n",
+            "3: `server.request_memory_bytes` is 12287, but must be at least 6 times `server.max_body_bytes` (12288)",
         ),
         (
             "stream_registry:\n  adaptive_limits:\n    min_streams: 9\n    max_streams: 8\n",

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::{
     cli::Cli,
-    engine::{Engine, Gauges, Inbox},
+    engine::{Engine, EosTokens, Gauges, Inbox},
     link::{self, LinkSender, Receiver, Reports},
     model::{Kernels, KvBudget, Model},
     prepare::{ChatTemplate, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
@@ -76,8 +76,7 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     let _verification =
         (options.verify == Verify::Background).then(|| verify::while_serving(&artifact, &reports));
     let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&gauges), preparation)?;
-    Engine::new(model, limits, inbox, registry, reports, gauges).run();
-    Ok(())
+    Ok(Engine::new(model, limits, inbox, registry, reports, gauges).run()?)
 }
 
 /// Loads the weights on this thread, which will run them, and the tokenizer beside it.
@@ -99,6 +98,9 @@ fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<
         };
         let budget = kv_budget(options);
         let model = Model::load(&artifact, kernels, budget)?;
+        if kernels == Kernels::Mlx {
+            model.warm_up(options.chunk_tokens.max(1) as usize)?;
+        }
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;
@@ -119,8 +121,8 @@ fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<
         tokenizer_micros: micros(took),
     };
     let settings = Settings {
-        template: chat_template(&artifact)?,
-        eos_tokens: artifact.manifest.eos_token_ids.clone(),
+        template: chat_template(&artifact),
+        eos_tokens: EosTokens::new(artifact.manifest.eos_token_ids.clone()),
         context_length: (model.context_length() as usize).min(model.kv_tokens()),
         vocab_size: model.vocab_size(),
         special_tokens_in_content: options.special_tokens_in_content,
@@ -129,12 +131,15 @@ fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<
     Ok(Loaded { artifact, model, preparer, info })
 }
 
-fn chat_template(artifact: &Artifact) -> anyhow::Result<Option<ChatTemplate>> {
+/// A template that can't be used fails chats; completions need none.
+fn chat_template(artifact: &Artifact) -> Option<ChatTemplate> {
     let manifest = &artifact.manifest;
-    let text = |token: &Option<String>| token.clone().unwrap_or_default();
-    let Some(source) = manifest.chat_template.clone() else { return Ok(None) };
-    let template = ChatTemplate::new(source, text(&manifest.bos_token), text(&manifest.eos_token));
-    Ok(Some(template.context("the model's chat template")?))
+    let source = manifest.chat_template.as_ref()?;
+    let template = ChatTemplate::new(source, manifest.bos_token.clone(), manifest.eos_token.clone());
+    if let Some(problem) = template.problem() {
+        warn!(%problem, "the model's chat template can't be used; chats with this model will fail");
+    }
+    Some(template)
 }
 
 fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<PromptTokenizer> {
@@ -156,7 +161,7 @@ fn limits(options: &WorkerOptions, model: &Model) -> Limits {
         max_running,
         chunk_tokens,
         // Room for every decode and a chunk, so that neither waits for the other.
-        step_tokens: max_running + chunk_tokens,
+        step_tokens: max_running.saturating_add(chunk_tokens),
         kv_tokens: model.kv_tokens(),
     }
 }

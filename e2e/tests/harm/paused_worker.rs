@@ -16,9 +16,10 @@ const STEP_TIMEOUT: Duration = Duration::from_millis(1500);
 const PATIENCE: Duration = Duration::from_secs(240);
 
 fn settings() -> String {
-    // Few chunks ahead of the reader: the rest of what is under way is the system's.
+    // Few chunks ahead of the reader: the rest of what is under way is the system's. The gateway would end the stream.
     format!(
-        "workers:\n  step_timeout_ms: {}\nstream_registry:\n  credit_chunks: 4\n",
+        "server:\n  slow_consumer_timeout_ms: 3600000\nworkers:\n  step_timeout_ms: {}\n\
+         stream_registry:\n  credit_chunks: 4\n",
         STEP_TIMEOUT.as_millis()
     )
 }

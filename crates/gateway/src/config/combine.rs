@@ -2,7 +2,7 @@
 
 use settings::{File, MAX_WORKERS, Settings};
 
-use super::{AdminKey, BatchQueue, Config, ConfigError, Server, StreamRegistry, Workers};
+use super::{AdminKey, BatchQueue, Config, ConfigError, Connections, Server, StreamRegistry, Workers};
 use crate::cli::Flags;
 
 /// A flag overrides the file.
@@ -55,6 +55,17 @@ fn server(settings: &settings::Server, flags: &Flags) -> Result<Server, ConfigEr
         max_body_bytes: settings.max_body_bytes as usize,
         drain_timeout: settings.drain_timeout_ms,
         admin_key: settings.admin_key_file.as_deref().map(AdminKey::read).transpose()?,
+        connections: Connections {
+            max_connections: settings.max_connections,
+            header_timeout: settings.header_timeout_ms,
+            idle_timeout: settings.idle_timeout_ms,
+            slow_consumer_timeout: settings.slow_consumer_timeout_ms,
+        },
+        body_timeout: settings.body_timeout_ms,
+        sse_keepalive: settings.sse_keepalive_ms,
+        request_memory: usize::try_from(settings.request_memory_bytes).unwrap_or(usize::MAX),
+        allowed_hosts: settings.allowed_hosts.clone(),
+        allowed_origins: settings.allowed_origins.clone(),
     })
 }
 

@@ -1,10 +1,8 @@
 //! `POST /v1/models/{id}/load` and `/v1/models/{id}/unload`: for those who have the admin key.
 
-use std::time::Duration;
-
 use axum::{
     Json,
-    extract::{Path, Request, State},
+    extract::Request,
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
@@ -45,19 +43,26 @@ struct Unloaded {
 /// Most bytes of a body that holds two numbers.
 const MAX_BODY: usize = 4 << 10;
 
-/// Loads or unloads: the last part of the path says which, since names may have slashes.
-pub(super) async fn act(
-    State(app): State<App>,
-    Path(path): Path<String>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let (id, action) = match path.rsplit_once('/') {
-        Some((id, action @ ("load" | "unload"))) if !id.is_empty() => (id, action),
-        _ => return Err(ApiError::UnknownPath(request.uri().path().to_owned())),
-    };
-    authorize(&app, request.headers())?;
-    let body = body::read(request, MAX_BODY).await?;
-    if action == "load" { load(&app, id, &body).await } else { unload(&app, id, &body).await }
+/// What an administrator can do to a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Load,
+    Unload,
+}
+
+/// Loads or unloads the model `id`.
+pub(super) async fn act(app: &App, id: &str, action: Action, request: Request) -> Result<Response, ApiError> {
+    authorize(app, request.headers())?;
+    let body = body::read(app, request, MAX_BODY).await?;
+    match action {
+        Action::Load => load(app, id, &body.bytes).await,
+        Action::Unload => unload(app, id, &body.bytes).await,
+    }
+}
+
+/// Whether a request has the admin key.
+pub(super) fn is_admin(app: &App, headers: &HeaderMap) -> bool {
+    authorize(app, headers).is_ok()
 }
 
 /// Before anything else is looked at.
@@ -74,11 +79,11 @@ fn authorize(app: &App, headers: &HeaderMap) -> Result<(), Refusal> {
 async fn load(app: &App, id: &str, body: &Bytes) -> Result<Response, ApiError> {
     let workers = LoadFields::read(body)?.workers()?;
     let name = app.models.load(id, workers).await?;
-    Ok(Json(models::find(app, &name)?).into_response())
+    Ok(Json(models::find(app, &name, true)?).into_response())
 }
 
 async fn unload(app: &App, id: &str, body: &Bytes) -> Result<Response, ApiError> {
-    let patience = UnloadFields::read(body)?.drain_timeout_ms.map(Duration::from_millis);
-    let id = app.models.unload(id, patience).await?;
+    let drain_timeout = UnloadFields::read(body)?.drain_timeout()?;
+    let id = app.models.unload(id, drain_timeout).await?;
     Ok(Json(Unloaded { id, object: "model", state: "unloaded" }).into_response())
 }

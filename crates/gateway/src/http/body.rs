@@ -1,9 +1,7 @@
-//! Reads a request's body, within its limit.
-
-use std::time::Duration;
+//! Reads a request's body, within its limits.
 
 use axum::{
-    body::{Body, Bytes},
+    body::Bytes,
     extract::Request,
     http::{HeaderMap, header},
 };
@@ -11,77 +9,69 @@ use bytes::BytesMut;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use super::error::ApiError;
+use super::{App, budget::Charge, error::ApiError};
 
-/// For the whole body. A client that dribbles would hold memory for nothing.
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// A whole body, and the memory set aside for it.
+pub(super) struct Whole {
+    pub(super) bytes: Bytes,
+    pub(super) charge: Charge,
+}
 
-/// A client that is still writing does not see an answer when the connection is closed under it. So
-/// up to this much of a body that is too large is read and thrown away first.
-const DISCARD_BYTES: usize = 256 << 20;
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The body of a request for JSON.
-pub(super) async fn read(request: Request, limit: usize) -> Result<Bytes, ApiError> {
-    let (parts, mut body) = request.into_parts();
-    check_media_type(&parts.headers)?;
+/// The body of a request for JSON, of at most `limit` bytes.
+pub(super) async fn read(app: &App, request: Request, limit: usize) -> Result<Whole, ApiError> {
+    let (parts, body) = request.into_parts();
+    check_headers(&parts.headers)?;
     if content_length(&parts.headers).is_some_and(|length| length > limit as u64) {
-        // Who waits for 100-continue has not begun to write.
-        if !parts.headers.contains_key(header::EXPECT) {
-            discard(body).await;
-        }
         return Err(ApiError::BodyTooLarge { limit });
     }
-    let read = timeout(TIMEOUT, read_within(&mut body, limit));
-    match read.await {
-        Err(_elapsed) => Err(ApiError::BodyTimeout(TIMEOUT)),
-        Ok(Err(error @ ApiError::BodyTooLarge { .. })) => {
-            discard(body).await;
-            Err(error)
-        }
-        Ok(read) => read,
-    }
-}
-
-async fn read_within(body: &mut Body, limit: usize) -> Result<Bytes, ApiError> {
-    let mut chunks = std::mem::take(body).into_data_stream();
-    let mut bytes = BytesMut::new();
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|e| ApiError::BodyBroken(e.to_string()))?;
-        if bytes.len() + chunk.len() > limit {
-            *body = Body::from_stream(chunks);
-            return Err(ApiError::BodyTooLarge { limit });
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes.freeze())
-}
-
-/// Reads until the end, a limit or an error; none of them changes the answer.
-async fn discard(body: Body) {
-    let drain = async {
-        let mut left = DISCARD_BYTES;
+    let read = async {
+        let mut charge = app.budget.charge();
         let mut chunks = body.into_data_stream();
-        while let Some(Ok(chunk)) = chunks.next().await {
-            left = left.saturating_sub(chunk.len());
-            if left == 0 {
-                return;
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|e| ApiError::BodyBroken(e.to_string()))?;
+            let length = bytes.len() + chunk.len();
+            if length > limit {
+                return Err(ApiError::BodyTooLarge { limit });
             }
+            charge.resize(length)?;
+            bytes.extend_from_slice(&chunk);
         }
+        Ok(Whole { bytes: bytes.freeze(), charge })
     };
-    let _ = timeout(DISCARD_TIMEOUT, drain).await;
+    timeout(app.body_timeout, read).await.unwrap_or(Err(ApiError::BodyTimeout(app.body_timeout)))
 }
 
-/// A missing type is taken as JSON: the body will show.
-fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        let encoding = String::from_utf8_lossy(value.as_bytes());
+        if !encoding.trim().eq_ignore_ascii_case("identity") && !encoding.trim().is_empty() {
+            return Err(ApiError::ContentEncoding(encoding.into_owned()));
+        }
+    }
+    // A missing type is taken as JSON: the body will show. Web pages can't send one without being asked for an origin.
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let text = String::from_utf8_lossy(value.as_bytes());
-    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
-        Ok(())
-    } else {
-        Err(ApiError::MediaType(text.into_owned()))
+    let mut parts = text.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let is_json = essence.starts_with("application/") && essence.ends_with("+json");
+    if essence != "application/json" && !is_json {
+        return Err(ApiError::MediaType(text.into_owned()));
     }
+    match parts.filter_map(|parameter| parameter.split_once('=')).find(|(name, _)| is_charset(name)) {
+        Some((_, charset)) if !is_utf8(charset) => Err(ApiError::Charset(charset.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+fn is_charset(name: &str) -> bool {
+    name.trim().eq_ignore_ascii_case("charset")
+}
+
+/// ASCII is UTF-8, too.
+fn is_utf8(charset: &str) -> bool {
+    let name = charset.trim().trim_matches('"').to_ascii_lowercase();
+    matches!(name.as_str(), "utf-8" | "utf8" | "us-ascii" | "ascii")
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -1,6 +1,9 @@
 //! What chat and text completions have in common: the way from a checked request to its answer.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    pin::Pin,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use axum::{
     Json,
@@ -9,10 +12,19 @@ use axum::{
 };
 use protocol::message::{FinishReason, StreamEventKind, Usage};
 use serde::Serialize;
+use tokio::{task::spawn_blocking, time::timeout};
 use tracing::{Instrument, debug_span};
 
-use super::{App, body, error::ApiError, fields::Checked, sse};
-use crate::streams::Stream;
+use super::{
+    App,
+    body::{self, Whole},
+    budget::Charge,
+    error::ApiError,
+    fields::Checked,
+    request_id::RequestName,
+    sse,
+};
+use crate::{admission::Permit, config::REQUEST_MEMORY_FACTOR, streams::Stream};
 
 /// What differs between the two kinds of completion.
 pub(super) trait Shape: Send + Sync + Unpin + 'static {
@@ -86,36 +98,82 @@ pub(super) fn reason_word(reason: FinishReason) -> &'static str {
     }
 }
 
-/// Checks, admits, routes and answers. An error comes before any header, also for a streamed answer.
+/// A generation that the worker has accepted.
+pub(super) struct Opened {
+    pub(super) events: Stream,
+    pub(super) permit: Permit,
+    pub(super) head: Head,
+}
+
+/// A generation on its way to that.
+pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Opened, ApiError>> + Send>>;
+
+/// Checks, admits, routes and answers. An error comes before any header, also for a streamed answer, unless the
+/// request had to wait for so long that something had to be sent.
 pub(super) async fn create<S: Shape>(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let body = body::read(request, app.max_body_bytes).await?;
-    let checked = S::read(&body)?;
-    drop(body);
-    let (model, stream, include_usage) = (checked.model.clone(), checked.stream, checked.include_usage);
+    let name = request.extensions().get::<RequestName>().cloned();
+    let body = body::read(&app, request, app.max_body_bytes).await?;
+    let (checked, charge) = parse::<S>(body).await?;
+    let (stream, include_usage) = (checked.stream, checked.include_usage);
+    let keepalive = app.sse_keepalive;
+    let mut opening: Opening = Box::pin(open::<S>(app, checked, charge, arrived).in_current_span());
+    if stream {
+        let source = match timeout(keepalive, &mut opening).await {
+            Ok(opened) => sse::Source::Open(opened?),
+            Err(_elapsed) => sse::Source::Opening(opening),
+        };
+        return Ok(sse::respond::<S>(source, sse::Settings { include_usage, keepalive, name }));
+    }
+    let Opened { events, permit, head } = opening.await?;
+    let answer = collect::<S>(events, &head).instrument(debug_span!("respond")).await;
+    drop(permit);
+    answer
+}
+
+/// From here on parsing would keep other requests waiting for their turn on this thread.
+const LARGE_BODY: usize = 64 << 10;
+
+async fn parse<S: Shape>(Whole { bytes, mut charge }: Whole) -> Result<(Checked, Charge), ApiError> {
+    charge.resize(bytes.len().saturating_mul(REQUEST_MEMORY_FACTOR as usize))?;
+    let is_large = bytes.len() >= LARGE_BODY;
+    // The charge goes along: the memory is in use until the thread is done, whether the client waits or not.
+    let read = move || {
+        let checked = S::read(&bytes)?;
+        drop(bytes);
+        charge.resize(checked.bytes())?;
+        Ok((checked, charge))
+    };
+    if is_large { spawn_blocking(read).await.map_err(|_| ApiError::Internal)? } else { read() }
+}
+
+/// Finds a place and a worker, and waits until the worker has accepted the prompt.
+async fn open<S: Shape>(
+    app: App,
+    checked: Checked,
+    charge: Charge,
+    arrived: Instant,
+) -> Result<Opened, ApiError> {
+    let (model, stream) = (checked.model.clone(), checked.stream);
     // An unknown model, or one without workers, need not wait for a permit.
     app.router.route(&model)?;
-    let permit = app.admission.admit().instrument(debug_span!("admit")).await?;
+    // A model may be asked for by its digest, too.
+    let known = app.router.name_of(&model).unwrap_or_else(|| model.clone());
+    let permit = app.admission.admit(&known).instrument(debug_span!("admit")).await?;
     // Workers may have come or gone while the request waited.
     let route = debug_span!("route").in_scope(|| app.router.route(&model))?;
     let generate = checked.into_generate(app.next_id(), app.credit_chunks);
     let mut events = route.link.open(generate, arrived)?;
     prepared(&mut events).await?;
-
-    let object = if stream { S::CHUNK_OBJECT } else { S::OBJECT };
+    drop(charge);
     let head = Head {
         id: format!("{}{}", S::ID_PREFIX, random_id()?),
-        object,
+        object: if stream { S::CHUNK_OBJECT } else { S::OBJECT },
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         model,
         system_fingerprint: format!("fp_{}", route.info.digest.get(..12).unwrap_or(&route.info.digest)),
     };
-    if stream {
-        return Ok(sse::respond::<S>(events, permit, head, include_usage));
-    }
-    let answer = collect::<S>(events, &head).instrument(debug_span!("respond")).await;
-    drop(permit);
-    answer
+    Ok(Opened { events, permit, head })
 }
 
 /// Waits until the worker has accepted the prompt.

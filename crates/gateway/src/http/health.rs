@@ -3,13 +3,13 @@
 use axum::{
     Json,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 use tracing::error;
 
-use super::{App, error::ApiError};
+use super::{App, admin::is_admin, error::ApiError, models::shown};
 use crate::router::{ModelState, ModelStatus, WorkerStatus};
 
 #[derive(Serialize)]
@@ -28,9 +28,9 @@ struct ModelHealth {
     reason: Option<String>,
 }
 
-impl From<ModelStatus> for ModelHealth {
-    fn from(ModelStatus { name, state, reason, .. }: ModelStatus) -> Self {
-        Self { model: name, state, reason }
+impl ModelHealth {
+    fn new(ModelStatus { name, state, reason, .. }: ModelStatus, is_admin: bool) -> Self {
+        Self { model: name, state, reason: shown(reason, is_admin) }
     }
 }
 
@@ -40,12 +40,17 @@ pub(super) async fn livez() -> &'static str {
 }
 
 /// A request would be taken.
-pub(super) async fn readyz(State(app): State<App>) -> Response {
+pub(super) async fn readyz(State(app): State<App>, headers: HeaderMap) -> Response {
+    let is_admin = is_admin(&app, &headers);
     let shutting_down = app.admission.is_closed();
     let ready = !shutting_down && app.router.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let models = app.router.models().into_iter().map(ModelHealth::from).collect();
-    (status, Json(Readiness { ready, shutting_down, models, workers: app.router.workers() })).into_response()
+    let models = app.router.models().into_iter().map(|model| ModelHealth::new(model, is_admin)).collect();
+    let mut workers = app.router.workers();
+    for worker in &mut workers {
+        worker.note = shown(worker.note.take(), is_admin);
+    }
+    (status, Json(Readiness { ready, shutting_down, models, workers })).into_response()
 }
 
 /// All metrics, in the OpenMetrics text format.

@@ -8,6 +8,7 @@
 
 mod admin;
 mod body;
+mod budget;
 mod chat;
 mod completions;
 mod error;
@@ -15,11 +16,18 @@ mod fields;
 mod generation;
 mod health;
 mod models;
+mod origin;
+mod request_id;
+pub mod server;
 mod sse;
+mod unread;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{
@@ -28,16 +36,16 @@ use axum::{
     http::{Method, Uri},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{any, get, post},
 };
 use protocol::ids::RequestId;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{Instrument, debug, info_span};
 
-use self::{chat::Chat, completions::Completion};
+use self::{budget::Budget, chat::Chat, completions::Completion, origin::Origins};
 use crate::{
     admission::Admission,
-    config::{AdminKey, Config},
+    config::{AdminKey, Config, Connections},
     metrics::Metrics,
     models::Models,
     router::Router,
@@ -59,6 +67,11 @@ pub struct App {
     max_body_bytes: usize,
     credit_chunks: u32,
     admin_key: Option<AdminKey>,
+    connections: Connections,
+    body_timeout: Duration,
+    sse_keepalive: Duration,
+    budget: Budget,
+    origins: Arc<Origins>,
     last_id: Arc<AtomicU64>,
 }
 
@@ -73,6 +86,11 @@ impl App {
             max_body_bytes: config.server.max_body_bytes,
             credit_chunks: config.stream_registry.credit_chunks,
             admin_key: config.server.admin_key.clone(),
+            connections: config.server.connections,
+            body_timeout: config.server.body_timeout,
+            sse_keepalive: config.server.sse_keepalive,
+            budget: Budget::new(config.server.request_memory),
+            origins: Arc::new(Origins::new(&config.server)),
             last_id: Arc::default(),
         }
     }
@@ -89,13 +107,15 @@ pub fn routes(app: App) -> Routes {
         .route("/v1/completions", post(generation::create::<Completion>))
         .route("/v1/models", get(models::list))
         // Names may have slashes, like `organization/model`.
-        .route("/v1/models/{*id}", get(models::retrieve).post(admin::act))
+        .route("/v1/models/{*id}", any(models::one))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
         .fallback(async |uri: Uri| ApiError::UnknownPath(uri.path().to_owned()))
         .method_not_allowed_fallback(async |method: Method| ApiError::Method(method))
         .layer(CatchPanicLayer::custom(|_| ApiError::Internal.into_response()))
+        .layer(middleware::from_fn_with_state(app.clone(), origin::guard))
+        .layer(middleware::from_fn(unread::settle))
         .layer(middleware::from_fn_with_state(app.clone(), observe))
         .with_state(app)
 }
@@ -104,13 +124,16 @@ pub fn routes(app: App) -> Routes {
 async fn observe(
     State(app): State<App>,
     path: Option<MatchedPath>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     // Unknown paths share a label: clients must not be able to make metrics.
     let route = path.as_ref().map_or("unknown", MatchedPath::as_str);
-    let span = info_span!("accept", method = %request.method(), route);
+    let name = request_id::of(request.headers());
+    let span = info_span!("accept", method = %request.method(), route, request_id = name.0);
+    request.extensions_mut().insert(name.clone());
     let response = next.run(request).instrument(span.clone()).await;
+    let response = request_id::name(response, &name).await;
     let code = response.status().as_u16();
     span.in_scope(|| debug!(code, "answered"));
     app.metrics.count_request(route, code);

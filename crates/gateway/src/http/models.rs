@@ -1,12 +1,18 @@
-//! `GET /v1/models` and `/v1/models/{id}`: what is loaded, and what it is doing.
+//! `/v1/models` and what is below it: what is loaded, and what it is doing.
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, Request, State, rejection::PathRejection},
+    http::{HeaderMap, HeaderValue, Method, header},
+    response::{IntoResponse, Response},
 };
 use serde::Serialize;
 
-use super::{App, error::ApiError};
+use super::{
+    App,
+    admin::{self, Action},
+    error::{ApiError, public},
+};
 use crate::router::{ModelState, ModelStatus};
 
 #[derive(Serialize)]
@@ -33,26 +39,51 @@ pub(super) struct Model {
     digest: Option<String>,
 }
 
-pub(super) async fn list(State(app): State<App>) -> Json<List> {
-    let data = app.router.models().into_iter().map(Model::from).collect();
+pub(super) async fn list(State(app): State<App>, headers: HeaderMap) -> Json<List> {
+    let is_admin = admin::is_admin(&app, &headers);
+    let data = app.router.models().into_iter().map(|status| Model::new(status, is_admin)).collect();
     Json(List { object: "list", data })
 }
 
-pub(super) async fn retrieve(
+/// `/v1/models/{id}`, `…/load` and `…/unload`. The last part of the path says which, since names may have slashes.
+pub(super) async fn one(
     State(app): State<App>,
-    Path(id): Path<String>,
-) -> Result<Json<Model>, ApiError> {
-    find(&app, &id).map(Json)
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let Ok(Path(path)) = path else { return Err(ApiError::BadPath) };
+    let action = match path.rsplit_once('/') {
+        Some((id, "load")) if !id.is_empty() => Some((id, Action::Load)),
+        Some((id, "unload")) if !id.is_empty() => Some((id, Action::Unload)),
+        _ => None,
+    };
+    let method = request.method().clone();
+    let reads = matches!(method, Method::GET | Method::HEAD);
+    match action {
+        Some((id, action)) if method == Method::POST => admin::act(&app, id, action, request).await,
+        // A model may have such a name.
+        Some(_) if !(reads && app.router.model(&path).is_some()) => Ok(not_allowed(method, "POST")),
+        _ if reads => find(&app, &path, admin::is_admin(&app, request.headers()))
+            .map(|model| Json(model).into_response()),
+        _ => Ok(not_allowed(method, "GET,HEAD")),
+    }
+}
+
+fn not_allowed(method: Method, allowed: &'static str) -> Response {
+    let mut response = ApiError::Method(method).into_response();
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
 }
 
 /// The model with this name or digest.
-pub(super) fn find(app: &App, id: &str) -> Result<Model, ApiError> {
+pub(super) fn find(app: &App, id: &str, is_admin: bool) -> Result<Model, ApiError> {
     let model = app.router.model(id).ok_or_else(|| app.router.unknown(id))?;
-    Ok(model.into())
+    Ok(Model::new(model, is_admin))
 }
 
-impl From<ModelStatus> for Model {
-    fn from(status: ModelStatus) -> Self {
+impl Model {
+    /// Only an administrator sees what paths the store and the workers have.
+    fn new(status: ModelStatus, is_admin: bool) -> Self {
         let ModelStatus { name, state, reason, info, workers, ready_workers, since } = status;
         let info = info.as_ref();
         Self {
@@ -61,7 +92,7 @@ impl From<ModelStatus> for Model {
             created: since,
             owned_by: "kr-serve",
             state,
-            reason,
+            reason: shown(reason, is_admin),
             workers,
             ready_workers,
             size_bytes: info.map(|info| info.weight_bytes),
@@ -70,4 +101,9 @@ impl From<ModelStatus> for Model {
             digest: info.map(|info| info.digest.clone()),
         }
     }
+}
+
+/// Words of the server's inside, for whoever asked.
+pub(super) fn shown(words: Option<String>, is_admin: bool) -> Option<String> {
+    words.map(|words| if is_admin { words } else { public(&words) })
 }

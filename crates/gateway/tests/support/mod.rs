@@ -11,6 +11,7 @@ mod worker;
 use std::{
     collections::HashSet,
     fs,
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::Path,
     sync::{Arc, Mutex},
@@ -38,7 +39,12 @@ use protocol::{
     message::{FinishReason, ModelInfo, Report, StreamEventKind, TokenChunk, Usage},
 };
 use serde_json::{Value, json};
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
 use tower::ServiceExt;
 
 pub use self::worker::{TestProcess, TestWorker};
@@ -139,6 +145,14 @@ impl World {
 
     pub fn routes(&self) -> Routes {
         http::routes(self.app.clone())
+    }
+
+    /// The same gateway behind a socket, until the test ends.
+    pub async fn listen(&self) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(http::server::serve(listener, self.app.clone(), std::future::pending()));
+        address
     }
 
     pub async fn send(&self, request: Request<Body>) -> Response {
@@ -245,6 +259,54 @@ pub fn events(text: &str) -> Vec<String> {
     events
         .map(|event| event.strip_prefix("data: ").unwrap_or_else(|| panic!("{event:?}")).to_owned())
         .collect()
+}
+
+/// A client that writes and reads bytes.
+pub struct Wire(pub TcpStream);
+
+impl Wire {
+    pub async fn open(address: SocketAddr) -> Self {
+        Self(TcpStream::connect(address).await.unwrap())
+    }
+
+    pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        soon("bytes to be taken", self.0.write_all(bytes.as_ref())).await.unwrap();
+    }
+
+    /// Sends a request with these headers and this body.
+    pub async fn send(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) {
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\n{headers}content-length: {length}\r\n\r\n"
+        );
+        self.write(head).await;
+        self.write(body).await;
+    }
+
+    /// The next answer: its head, and its body if it says how long it is.
+    pub async fn answer(&mut self) -> (String, String) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let byte = soon("a head", self.0.read_u8()).await;
+            head.push(byte.unwrap_or_else(|e| panic!("{e} after {:?}", String::from_utf8_lossy(&head))));
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        let length = head
+            .split("content-length: ")
+            .nth(1)
+            .map_or(0, |rest| rest.split("\r\n").next().unwrap().parse().unwrap());
+        let mut body = vec![0; length];
+        soon("a body", self.0.read_exact(&mut body)).await.unwrap();
+        (head, String::from_utf8(body).unwrap())
+    }
+
+    /// Everything up to the end of the connection.
+    pub async fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        // A reset is an end, too.
+        let _ = soon("the end of the connection", self.0.read_to_end(&mut rest)).await;
+        String::from_utf8_lossy(&rest).into_owned()
+    }
 }
 
 /// The next piece of a body; `None` at its end.

@@ -19,6 +19,8 @@ use tokenizers::{
     PreTokenizedString, PreTokenizer as _, Tokenizer, normalizer::Range,
 };
 
+use crate::engine::EosTokens;
+
 /// Longest beginning or end of a control token that is looked for where a message ends or begins.
 const MAX_PARTIAL: usize = 64;
 
@@ -61,11 +63,11 @@ pub(super) struct Disguised {
 impl ControlTokens {
     /// Those texts of a tokenizer that change the course of a chat: special tokens, and the added ones among
     /// `eos_tokens`. `None` if it has none. Tokens from `vocab_size` on are left out: their text is refused.
-    pub(super) fn of(tokenizer: &Arc<Tokenizer>, eos_tokens: &[u32], vocab_size: u32) -> Option<Self> {
+    pub(super) fn of(tokenizer: &Arc<Tokenizer>, eos_tokens: &EosTokens, vocab_size: u32) -> Option<Self> {
         let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
         let tokens: Vec<&AddedToken> = added
             .iter()
-            .filter(|&(id, token)| (token.special || eos_tokens.contains(id)) && *id < vocab_size)
+            .filter(|&(id, token)| (token.special || eos_tokens.contains(*id)) && *id < vocab_size)
             .map(|(_, token)| token)
             // Templates lay out their text with whitespace: that is never control alone.
             .filter(|token| !token.content.trim().is_empty())

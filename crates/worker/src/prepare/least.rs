@@ -48,9 +48,6 @@ impl LeastTokens {
 
     /// The fewest tokens of `text`, if that is more than `max`; it stops counting there.
     pub(super) fn exceeding(&self, text: &str, max: usize) -> Option<usize> {
-        if text.len() <= max {
-            return None;
-        }
         if self.rules.counts_words() {
             let words = text.split_whitespace().take(max + 1).count();
             return (words > max).then_some(words);

@@ -7,7 +7,7 @@ mod least;
 mod pool;
 #[cfg(test)]
 mod samples;
-mod template;
+pub mod template;
 mod tokens;
 
 use std::sync::Arc;
@@ -19,7 +19,12 @@ pub use template::ChatTemplate;
 use tokens::too_long;
 pub use tokens::{PromptTokenizer, TokenizerError};
 
-use crate::{emit::Emitter, engine::Sequence, requests::Control, sampling::Sampler};
+use crate::{
+    emit::Emitter,
+    engine::{EosTokens, Sequence},
+    requests::Control,
+    sampling::Sampler,
+};
 
 /// What is known of a model beside its tokenizer and its weights.
 #[derive(Debug)]
@@ -27,7 +32,7 @@ pub struct Settings {
     /// Its chat template; base models have none.
     pub template: Option<ChatTemplate>,
     /// Tokens that end an output.
-    pub eos_tokens: Vec<u32>,
+    pub eos_tokens: EosTokens,
     /// Most tokens of prompt and output together.
     pub context_length: usize,
     /// Number of token ids: rows of the embedding.
@@ -48,10 +53,7 @@ pub struct Preparer {
 
 impl Preparer {
     /// Puts together what is needed.
-    pub fn new(tokenizer: PromptTokenizer, mut settings: Settings) -> Self {
-        // The engine looks for each new token among them.
-        settings.eos_tokens.sort_unstable();
-        settings.eos_tokens.dedup();
+    pub fn new(tokenizer: PromptTokenizer, settings: Settings) -> Self {
         let control = (!settings.special_tokens_in_content)
             .then(|| ControlTokens::of(tokenizer.tokenizer(), &settings.eos_tokens, settings.vocab_size))
             .flatten();
@@ -67,7 +69,8 @@ impl Preparer {
         let tokens = self.tokens(&generate.prompt)?;
         let room = self.room(tokens.len(), &generate.prompt)?;
         let asked = generate.max_tokens.map_or(usize::MAX, |max| max as usize);
-        let eos_tokens = if generate.ignore_eos { Vec::new() } else { self.settings.eos_tokens.clone() };
+        let eos_tokens =
+            if generate.ignore_eos { EosTokens::default() } else { self.settings.eos_tokens.clone() };
         Ok(Sequence {
             id: generate.id,
             control,
@@ -78,6 +81,7 @@ impl Preparer {
             emitter: Emitter::new(Arc::clone(self.tokenizer.tokenizer()), &generate.stop),
             tokens,
             kv: None,
+            row: None,
         })
     }
 
@@ -101,11 +105,7 @@ impl Preparer {
         let template = self.settings.template.as_ref().ok_or_else(|| {
             invalid("messages", "this model has no chat template; use /v1/completions with a prompt")
         })?;
-        let render = |messages: &[ChatMessage]| {
-            template.render(messages).map_err(|error| {
-                invalid("messages", format!("the model's chat template refuses them: {error}"))
-            })
-        };
+        let render = |messages: &[ChatMessage]| template.render(messages).map_err(|error| error.failure());
         let check = |text: &str| self.tokenizer.check_length(text, self.settings.context_length, "messages");
         let disguised = match &self.control {
             Some(control) => control.disguise(messages).map_err(|_| {

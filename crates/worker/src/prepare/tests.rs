@@ -21,7 +21,7 @@ fn preparer(tokenizer: &Value) -> Preparer {
 fn preparer_with(tokenizer: &Value, change: impl FnOnce(&mut Settings)) -> Preparer {
     let tokenizer = samples::load(tokenizer);
     let vocab_size = tokenizer.tokenizer().get_vocab_size(true) as u32;
-    let template = ChatTemplate::new(CHATML.into(), "<s>".into(), "</s>".into()).unwrap();
+    let template = ChatTemplate::new(CHATML, Some("<s>".into()), Some("</s>".into()));
     let mut settings = Settings {
         template: Some(template),
         eos_tokens: vec![3, 1, 3],

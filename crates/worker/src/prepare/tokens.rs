@@ -1,6 +1,9 @@
 //! The model's tokenizer as prompts need it: nothing in its file may cut, pad or blow up a prompt.
 
-use std::{error::Error, sync::Arc};
+use std::{
+    error::Error,
+    sync::{Arc, OnceLock},
+};
 
 use protocol::message::{Failure, FailureKind};
 use serde::Deserialize;
@@ -26,7 +29,8 @@ const SAMPLE: usize = 4 << 10;
 #[derive(Debug)]
 pub struct PromptTokenizer {
     tokenizer: Arc<Tokenizer>,
-    least: Option<LeastTokens>,
+    /// Found out when the first long prompt comes: loading must not wait for it.
+    least: OnceLock<Option<LeastTokens>>,
     growth: u64,
 }
 
@@ -102,8 +106,7 @@ impl PromptTokenizer {
             model.dropout = None;
             tokenizer.with_model(model);
         }
-        let least = LeastTokens::new(&tokenizer);
-        Ok(Self { tokenizer: Arc::new(tokenizer), least, growth })
+        Ok(Self { tokenizer: Arc::new(tokenizer), least: OnceLock::new(), growth })
     }
 
     /// The tokenizer itself.
@@ -123,8 +126,12 @@ impl PromptTokenizer {
     /// spent on it. `param` is the field that it is from.
     pub(super) fn check_length(&self, text: &str, room: usize, param: &str) -> Result<(), Failure> {
         let most = room.saturating_sub(1);
-        if let Some(tokens) = self.least.as_ref().and_then(|least| least.exceeding(text, most)) {
-            return Err(too_long(room, &format!("at least {tokens}"), param));
+        // The bound is never above the number of bytes.
+        if text.len() > most {
+            let least = self.least.get_or_init(|| LeastTokens::new(&self.tokenizer));
+            if let Some(tokens) = least.as_ref().and_then(|least| least.exceeding(text, most)) {
+                return Err(too_long(room, &format!("at least {tokens}"), param));
+            }
         }
         if self.normalized_len(text) > MAX_NORMALIZED {
             return Err(Failure {

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
 use axum::http::Method;
 use protocol::message::FailureKind;
 
@@ -23,10 +25,32 @@ fn model(model: &str) -> String {
     model.to_owned()
 }
 
-#[test]
-fn every_failure_has_its_status_type_and_code() {
+/// (error, status, type, code), at least one of each kind.
+fn samples() -> Vec<(ApiError, u16, &'static str, &'static str)> {
     let rejected = |r: Rejection| ApiError::Rejected(r);
-    let table = [
+    let malformed = |status| ApiError::Malformed { status };
+    let field = ApiError::Field { param: None, message: "x".into() };
+    let json = serde_json::from_str::<()>("{").unwrap_err();
+    vec![
+        (malformed(StatusCode::BAD_REQUEST), 400, INVALID, "malformed_request"),
+        (malformed(StatusCode::URI_TOO_LONG), 414, INVALID, "malformed_request"),
+        (malformed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), 431, INVALID, "malformed_request"),
+        (ApiError::HeaderTimeout, 408, INVALID, "header_timeout"),
+        (ApiError::TooManyConnections, 503, SERVER, "too_many_connections"),
+        (ApiError::ForeignHost("h".into()), 403, INVALID, "host_not_allowed"),
+        (ApiError::ForeignOrigin("o".into()), 403, INVALID, "origin_not_allowed"),
+        (ApiError::BadPath, 400, INVALID, "invalid_path"),
+        (ApiError::ContentEncoding("br".into()), 415, INVALID, "unsupported_encoding"),
+        (ApiError::Charset("utf-16".into()), 415, INVALID, "unsupported_charset"),
+        (ApiError::BodyBroken("x".into()), 400, INVALID, "body_broken"),
+        (ApiError::Json(json), 400, INVALID, "invalid_json"),
+        (field, 400, INVALID, "invalid_value"),
+        (ApiError::Unknown { param: "x".into() }, 400, INVALID, "unknown_parameter"),
+        (ApiError::Memory, 429, "rate_limit_error", "out_of_memory_budget"),
+        (ApiError::Random(getrandom::Error::UNSUPPORTED), 500, SERVER, "internal_error"),
+        (failed(FailureKind::Overloaded), 503, SERVER, "overloaded"),
+        (failed(FailureKind::UnknownModel), 500, SERVER, "worker_error"),
+        (failed(FailureKind::DamagedModel), 500, SERVER, "worker_error"),
         (ApiError::UnknownPath("/x".into()), 404, INVALID, "unknown_url"),
         (ApiError::Method(Method::PUT), 405, INVALID, "method_not_allowed"),
         (ApiError::MediaType("text/plain".into()), 415, INVALID, "unsupported_media_type"),
@@ -67,8 +91,108 @@ fn every_failure_has_its_status_type_and_code() {
         (failed(FailureKind::Internal), 500, SERVER, "worker_error"),
         (failed(FailureKind::WorkerLost), 503, SERVER, "worker_lost"),
         (ApiError::Internal, 500, SERVER, "internal_error"),
-    ];
-    for (error, status, kind, code) in table {
+    ]
+}
+
+/// Fails to compile when a kind is added, so that its sample is not forgotten.
+fn number(error: &ApiError) -> usize {
+    match error {
+        ApiError::Malformed { .. } => 0,
+        ApiError::HeaderTimeout => 1,
+        ApiError::TooManyConnections => 2,
+        ApiError::ForeignHost(_) => 3,
+        ApiError::ForeignOrigin(_) => 4,
+        ApiError::UnknownPath(_) => 5,
+        ApiError::BadPath => 6,
+        ApiError::Method(_) => 7,
+        ApiError::MediaType(_) => 8,
+        ApiError::ContentEncoding(_) => 9,
+        ApiError::Charset(_) => 10,
+        ApiError::BodyTooLarge { .. } => 11,
+        ApiError::BodyBroken(_) => 12,
+        ApiError::BodyTimeout(_) => 13,
+        ApiError::NotUtf8(_) => 14,
+        ApiError::Json(_) => 15,
+        ApiError::Field { .. } => 16,
+        ApiError::Unsupported { .. } => 17,
+        ApiError::Unknown { .. } => 18,
+        ApiError::Memory => 19,
+        ApiError::Rejected(Rejection::QueueFull { .. }) => 20,
+        ApiError::Rejected(Rejection::WaitedTooLong { .. }) => 21,
+        ApiError::Rejected(Rejection::ShuttingDown) => 22,
+        ApiError::Unroutable(RouteError::UnknownModel { .. }) => 23,
+        ApiError::Unroutable(RouteError::Unloading { .. }) => 24,
+        ApiError::Unroutable(RouteError::NoWorker { .. }) => 25,
+        ApiError::Refused(Refusal::Disabled) => 26,
+        ApiError::Refused(Refusal::NoKey) => 27,
+        ApiError::Refused(Refusal::WrongKey) => 28,
+        ApiError::Model(ModelError::Failed { .. }) => 29,
+        ApiError::Model(ModelError::TooMany { .. }) => 30,
+        ApiError::Model(ModelError::OtherWorkers { .. }) => 31,
+        ApiError::Model(ModelError::Unloading(_)) => 32,
+        ApiError::Model(ModelError::Unloaded(_)) => 33,
+        ApiError::Model(ModelError::NotLoaded(_)) => 34,
+        ApiError::Model(ModelError::ShuttingDown) => 35,
+        ApiError::Failed(failure) => match failure.kind {
+            FailureKind::InvalidRequest => 36,
+            FailureKind::ContextLengthExceeded => 37,
+            FailureKind::Internal => 38,
+            FailureKind::WorkerLost => 39,
+            FailureKind::Overloaded => 40,
+            FailureKind::UnknownModel => 41,
+            FailureKind::DamagedModel => 42,
+        },
+        ApiError::Random(_) => 43,
+        ApiError::Internal => 44,
+    }
+}
+
+#[test]
+fn every_kind_of_error_has_a_sample() {
+    let seen: std::collections::BTreeSet<_> = samples().iter().map(|(error, ..)| number(error)).collect();
+    let all: std::collections::BTreeSet<_> = (0..=44).collect();
+    assert_eq!(seen, all);
+}
+
+#[test]
+fn the_documented_table_is_the_real_one() {
+    let documented = include_str!("../../../../../docs/http.md");
+    let rows = documented.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| ")?.split(" | ");
+        let status: u16 = cells.next()?.parse().ok()?;
+        let codes = cells.next()?.split('`').skip(1).step_by(2);
+        Some(codes.map(move |code| (status, code)))
+    });
+    let documented: std::collections::BTreeSet<_> = rows.flatten().collect();
+    let real: std::collections::BTreeSet<_> =
+        samples().into_iter().map(|(_, status, _, code)| (status, code)).collect();
+    assert_eq!(documented, real);
+}
+
+#[test]
+fn what_a_client_sent_does_not_make_an_error_long() {
+    let long = "x".repeat(1 << 20);
+    let route = RouteError::UnknownModel { model: long.clone(), served: "`m`".into() };
+    for error in [ApiError::MediaType(long.clone()), route.into(), ApiError::UnknownPath(long.clone())] {
+        assert!(serde_json::to_string(&error.body()).unwrap().len() < 2000);
+    }
+    let param = ApiError::Unsupported { param: long, what: "x".into() };
+    assert!(param.body().error.param.unwrap().len() < 300);
+}
+
+#[test]
+fn a_workers_words_about_itself_show_no_paths() {
+    let failure = Failure {
+        kind: FailureKind::Internal,
+        param: None,
+        message: "cannot read /home/ann/store/blobs/ab: gone".into(),
+    };
+    assert_eq!(ApiError::Failed(failure).body().error.message, "cannot read <path>: gone");
+}
+
+#[test]
+fn every_failure_has_its_status_type_and_code() {
+    for (error, status, kind, code) in samples() {
         let body = error.body().error;
         assert_eq!((body.kind, body.code), (kind, Some(code)), "{error}");
         let words = error.to_string();

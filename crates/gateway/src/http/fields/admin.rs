@@ -1,23 +1,24 @@
 //! Fields of requests to load and unload. Unknown ones are refused: nobody else speaks this part.
 
+use std::time::Duration;
+
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{check::field, parse};
+use super::{check::field, parse, values::Whole};
 use crate::{config::MAX_WORKERS, http::error::ApiError};
 
 /// Of a request to load.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::http) struct LoadFields {
-    workers: Option<u64>,
+    workers: Option<Whole>,
 }
 
 /// Of a request to unload.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::http) struct UnloadFields {
-    /// How long streams may go on.
-    pub(in crate::http) drain_timeout_ms: Option<u64>,
+    drain_timeout_ms: Option<Whole>,
 }
 
 impl LoadFields {
@@ -29,8 +30,10 @@ impl LoadFields {
     pub(in crate::http) fn workers(&self) -> Result<Option<usize>, ApiError> {
         match self.workers {
             None => Ok(None),
-            Some(workers @ 1..=MAX_WORKERS) => Ok(Some(workers as usize)),
-            Some(workers) => {
+            Some(Whole(workers)) if (1..=i128::from(MAX_WORKERS)).contains(&workers) => {
+                Ok(Some(workers as usize))
+            }
+            Some(Whole(workers)) => {
                 Err(field("workers", format!("is {workers}, but must be from 1 to {MAX_WORKERS}")))
             }
         }
@@ -40,6 +43,15 @@ impl LoadFields {
 impl UnloadFields {
     pub(in crate::http) fn read(body: &[u8]) -> Result<Self, ApiError> {
         read(body)
+    }
+
+    /// How long streams may go on.
+    pub(in crate::http) fn drain_timeout(&self) -> Result<Option<Duration>, ApiError> {
+        let Some(Whole(millis)) = self.drain_timeout_ms else { return Ok(None) };
+        let millis = u64::try_from(millis);
+        millis
+            .map(|it| Some(Duration::from_millis(it)))
+            .map_err(|_| field("drain_timeout_ms", "must be a number of milliseconds, at least 0"))
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::{fmt::Display, ops::RangeInclusive};
 
-use serde_json::Value;
-
+use super::values::{Number, Whole};
 use crate::http::error::ApiError;
 
 /// A field is wrong; `problem` continues the sentence after its name.
@@ -16,51 +15,70 @@ pub(super) fn unsupported(param: &str, what: impl Into<String>) -> ApiError {
     ApiError::Unsupported { param: param.to_owned(), what: what.into() }
 }
 
-/// Refuses a value that asks for `what`. Null, which is also a missing field, asks for nothing.
-pub(super) fn refuse(
-    param: &str,
-    value: &Value,
-    asks: impl FnOnce(&Value) -> bool,
-    what: &str,
-) -> Result<(), ApiError> {
-    if !value.is_null() && asks(value) { Err(unsupported(param, what)) } else { Ok(()) }
-}
-
-/// Whether a list, text or object has something in it.
-pub(super) fn is_filled(value: &Value) -> bool {
-    match value {
-        Value::Array(list) => !list.is_empty(),
-        Value::Object(map) => !map.is_empty(),
-        Value::String(text) => !text.is_empty(),
-        _ => true,
-    }
-}
-
 /// A number in `range`, or `default`.
 pub(super) fn float(
     param: &str,
-    value: Option<f64>,
+    value: Option<Number>,
     default: f32,
     range: RangeInclusive<f64>,
 ) -> Result<f32, ApiError> {
     match value {
         None => Ok(default),
-        Some(value) if range.contains(&value) => Ok(value as f32),
-        Some(value) => {
+        Some(Number(value)) if range.contains(&value) => Ok(value as f32),
+        Some(Number(value)) => {
             Err(field(param, format!("is {value}, but must be from {} to {}", range.start(), range.end())))
         }
     }
 }
 
-/// A number of tokens to generate: at least 1. More than any context is as good as the largest number.
-pub(super) fn tokens(param: &str, value: Option<u64>) -> Result<Option<u32>, ApiError> {
-    match value {
-        Some(0) => Err(field(param, "must be at least 1")),
-        value => Ok(value.map(|n| u32::try_from(n).unwrap_or(u32::MAX))),
+/// The same thing under several names: all that are given must agree.
+pub(super) fn one_of<T: PartialEq + Copy>(
+    values: &[(&'static str, Option<T>)],
+    show: impl Fn(T) -> String,
+) -> Result<Option<(&'static str, T)>, ApiError> {
+    let mut given = values.iter().filter_map(|(name, value)| value.map(|value| (*name, value)));
+    let Some((name, value)) = given.next() else { return Ok(None) };
+    match given.find(|(_, other)| *other != value) {
+        Some((other, differs)) => {
+            let (is, but) = (show(value), show(differs));
+            Err(field(name, format!("is {is}, but `{other}` is {but}: send one of them")))
+        }
+        None => Ok(Some((name, value))),
     }
 }
 
-/// A token id in digits alone.
-pub(super) fn integer_text(text: &str) -> Option<u32> {
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+/// A number of tokens to generate. `None` is no limit.
+pub(super) fn tokens(param: &str, Whole(value): Whole) -> Result<Option<u32>, ApiError> {
+    match value {
+        // As llama.cpp, LM Studio and Ollama have it; their -2 ends at the context's end, which ends everything here.
+        -1 => Ok(None),
+        -2 if matches!(param, "n_predict" | "num_predict") => Ok(None),
+        1.. => Ok(Some(u32::try_from(value).unwrap_or(u32::MAX))),
+        _ => Err(field(param, "must be at least 1, or -1 for no limit")),
+    }
+}
+
+/// What JSON's reader says about a value, in the words of JSON.
+pub(super) fn reword(error: &serde_json::Error) -> String {
+    let words = error.to_string();
+    let place = format!("line {} column {}", error.line(), error.column());
+    let words = words.strip_suffix(&format!(" at {place}")).unwrap_or(&words);
+    let given = words.strip_prefix("invalid type: ").or_else(|| words.strip_prefix("invalid value: "));
+    match given.and_then(|given| given.rsplit_once(", expected ")) {
+        Some((given, expected)) => format!("must be {expected}, not {} ({place})", name(given)),
+        None => format!("{words} ({place})"),
+    }
+}
+
+/// A value as serde names it, in the words of JSON.
+fn name(given: &str) -> String {
+    let (kind, value) = given.split_once(' ').unwrap_or((given, ""));
+    let value = value.trim_start_matches("point ").trim_matches('`');
+    match kind {
+        "map" => "an object".into(),
+        "sequence" => "a list".into(),
+        "string" => format!("the string {}", &value[..value.floor_char_boundary(60)]),
+        "boolean" | "integer" | "floating" => value.to_owned(),
+        _ => given.to_owned(),
+    }
 }

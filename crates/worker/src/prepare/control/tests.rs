@@ -21,7 +21,7 @@ struct Model {
 impl Model {
     fn new(tokenizer: &Value) -> Self {
         let tokenizer = Arc::clone(samples::load(tokenizer).tokenizer());
-        let control = ControlTokens::of(&tokenizer, &[], u32::MAX).unwrap();
+        let control = ControlTokens::of(&tokenizer, &EosTokens::default(), u32::MAX).unwrap();
         Self { tokenizer, control }
     }
 
@@ -128,9 +128,9 @@ fn what_only_the_normalizer_makes_a_control_token_is_text_too() {
 fn ends_of_turns_are_control_tokens_even_if_not_special() {
     let tokenizer = Arc::clone(samples::load(&samples::byte_level()).tokenizer());
     let think = tokenizer.token_to_id("<think>").unwrap();
-    let control = ControlTokens::of(&tokenizer, &[think], u32::MAX).unwrap();
+    let control = ControlTokens::of(&tokenizer, &EosTokens::new(vec![think]), u32::MAX).unwrap();
     assert!(control.disguise(&[message("user", "<think>")]).unwrap().is_some());
-    let control = ControlTokens::of(&tokenizer, &[], u32::MAX).unwrap();
+    let control = ControlTokens::of(&tokenizer, &EosTokens::default(), u32::MAX).unwrap();
     assert!(control.disguise(&[message("user", "<think>")]).unwrap().is_none(), "parsed, as in transformers");
 }
 

@@ -1,0 +1,94 @@
+//! Accepts connections and serves them until told to stop.
+//!
+//! ```text
+//! accept ─► a place? ─► hyper over a watched socket ─► routes
+//!             │ all taken: the longest idle connection gives its place up
+//!             └ none is idle: health checks are answered, all else is 503
+//! ```
+//!
+//! `axum::serve` has neither time limits nor a bound on connections.
+
+mod activity;
+mod connection;
+mod descriptors;
+mod places;
+mod socket;
+
+use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
+
+use axum::{extract::Request, response::IntoResponse};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+use tracing::{info, warn};
+
+use self::{connection::Connection, places::Places};
+use super::{ApiError, App, routes};
+
+/// After the system refused a connection for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `app` on `listener` until `stopped` resolves and the requests of that moment are answered.
+pub async fn serve(listener: TcpListener, app: App, stopped: impl Future<Output = ()>) {
+    let fitting = descriptors::raise_limit();
+    let places = Arc::new(Places::new(match app.connections.max_connections {
+        0 => fitting,
+        configured => configured.min(fitting),
+    }));
+    let routes = routes(app.clone());
+    let (stop, stopping) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let mut stopped = pin!(stopped);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut stopped => break,
+            Some(_) = tasks.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let tcp = match accepted {
+            Ok((tcp, _)) => tcp,
+            Err(error) => {
+                pause(&error, &places).await;
+                continue;
+            }
+        };
+        prepare(&tcp);
+        // Without a place the connection is closed at once: there are far too many.
+        let Some(place) = places.take() else { continue };
+        let connection = Connection { limits: app.connections, place, stopping: stopping.clone() };
+        tasks.spawn(connection.run(tcp, routes.clone()));
+    }
+    drop(listener);
+    stop.send_replace(true);
+    while tasks.join_next().await.is_some() {}
+}
+
+/// A connection that failed before it was accepted is the client's business; a lack of descriptors is ours.
+async fn pause(error: &io::Error, places: &Places) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
+        return;
+    }
+    warn!(%error, "a connection could not be accepted");
+    places.evict_idle();
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+/// A token is a small packet that must not wait for the next one.
+fn prepare(tcp: &TcpStream) {
+    if let Err(error) = tcp.set_nodelay(true) {
+        info!(%error, "TCP_NODELAY can't be set");
+    }
+}
+
+/// What a connection beyond the limit may still ask for.
+fn is_health_check(request: &Request) -> bool {
+    matches!(request.uri().path(), "/livez" | "/readyz" | "/metrics")
+}
+
+/// The answer to everything else.
+fn full() -> axum::response::Response {
+    ApiError::TooManyConnections.into_response()
+}

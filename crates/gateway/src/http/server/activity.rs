@@ -1,0 +1,208 @@
+//! What a connection is doing, and until when it may.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::{
+    sync::Notify,
+    time::{Duration, Instant},
+};
+
+use crate::config::Connections;
+
+/// Shared by a connection's socket, its requests and the task that drives it.
+#[derive(Debug)]
+pub(super) struct Activity {
+    state: Mutex<State>,
+    /// Told when the connection must give its place up.
+    pub(super) evicted: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    since: Instant,
+    lag: Option<Lag>,
+    /// Bytes the socket has taken.
+    written: u64,
+}
+
+/// Where a connection is between two requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No request has begun.
+    Idle,
+    /// A part of a header has come.
+    Head,
+    /// A part of a body has come.
+    Body,
+    /// The request is complete, its answer is not.
+    Answering,
+}
+
+/// Bytes wait for a reader that takes them slowly or not at all.
+#[derive(Clone, Copy, Debug)]
+struct Lag {
+    since: Instant,
+    written: u64,
+}
+
+/// A time limit that passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expired {
+    /// No request came.
+    Idle,
+    /// A header was not completed.
+    Head,
+    /// The client did not read its answer.
+    Reading,
+}
+
+/// A reader must take at least this many bytes a second while bytes wait for it. A client that takes one byte now
+/// and then makes progress too, but would hold its stream for days.
+const MIN_BYTES_PER_SECOND: u64 = 256;
+
+impl Activity {
+    pub(super) fn new() -> Self {
+        let state = State { phase: Phase::Idle, since: Instant::now(), lag: None, written: 0 };
+        Self { state: Mutex::new(state), evicted: Notify::new() }
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        let mut state = self.state();
+        (state.phase, state.since) = (phase, Instant::now());
+    }
+
+    /// The request's body ended; its answer may have ended already.
+    pub(super) fn body_ended(&self) {
+        if self.state().phase == Phase::Body {
+            self.enter(Phase::Answering);
+        }
+    }
+
+    /// Bytes came.
+    pub(super) fn received(&self) {
+        if self.state().phase == Phase::Idle {
+            self.enter(Phase::Head);
+        }
+    }
+
+    /// The socket took bytes.
+    pub(super) fn wrote(&self, bytes: usize) {
+        self.state().written += bytes as u64;
+    }
+
+    /// The socket takes no more bytes for now.
+    pub(super) fn blocked(&self) {
+        let mut state = self.state();
+        let written = state.written;
+        state.lag.get_or_insert_with(|| Lag { since: Instant::now(), written });
+    }
+
+    /// The socket has taken all there was.
+    pub(super) fn flushed(&self) {
+        self.state().lag = None;
+    }
+
+    /// What the connection is doing, and since when.
+    pub(super) fn phase(&self) -> (Phase, Instant) {
+        let state = self.state();
+        (state.phase, state.since)
+    }
+
+    /// The next moment at which something expires. `None` if nothing can.
+    pub(super) fn deadline(&self, limits: &Connections) -> Option<Instant> {
+        let state = self.state();
+        let phase = match state.phase {
+            Phase::Idle => Some(state.since + limits.idle_timeout),
+            Phase::Head => Some(state.since + limits.header_timeout),
+            // Whoever reads the body has a limit for it.
+            Phase::Body | Phase::Answering => None,
+        };
+        let reading = state.lag.map(|lag| lag.since + limits.slow_consumer_timeout);
+        [phase, reading].into_iter().flatten().min()
+    }
+
+    /// What has expired by now, if anything.
+    pub(super) fn expired(&self, limits: &Connections) -> Option<Expired> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let written = state.written;
+        if let Some(lag) = &mut state.lag
+            && now >= lag.since + limits.slow_consumer_timeout
+        {
+            if written - lag.written < least(limits.slow_consumer_timeout) {
+                return Some(Expired::Reading);
+            }
+            *lag = Lag { since: now, written };
+        }
+        match state.phase {
+            Phase::Idle if now >= state.since + limits.idle_timeout => Some(Expired::Idle),
+            Phase::Head if now >= state.since + limits.header_timeout => Some(Expired::Head),
+            _ => None,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bytes that count as progress within `time`: at least one.
+fn least(time: Duration) -> u64 {
+    (time.as_millis() as u64 * MIN_BYTES_PER_SECOND / 1000).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Connections = Connections {
+        max_connections: 1,
+        header_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(60),
+        slow_consumer_timeout: Duration::from_secs(20),
+    };
+
+    async fn pass(seconds: u64) {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_has_one_limit_however_often_a_byte_comes() {
+        let activity = Activity::new();
+        pass(59).await;
+        activity.received();
+        for _ in 0..9 {
+            pass(1).await;
+            activity.received();
+            assert_eq!(activity.expired(&LIMITS), None);
+        }
+        pass(1).await;
+        assert_eq!(activity.expired(&LIMITS), Some(Expired::Head));
+        activity.enter(Phase::Answering);
+        assert_eq!((activity.expired(&LIMITS), activity.deadline(&LIMITS)), (None, None));
+        activity.enter(Phase::Idle);
+        pass(60).await;
+        assert_eq!(activity.expired(&LIMITS), Some(Expired::Idle));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_too_little_expires_and_a_slow_one_does_not() {
+        for (each, expires) in [(0, true), (1, true), (255, true), (256, false)] {
+            let activity = Activity::new();
+            activity.enter(Phase::Answering);
+            activity.blocked();
+            let mut expired = None;
+            for _ in 0..60 {
+                pass(1).await;
+                activity.wrote(each);
+                activity.blocked();
+                expired = expired.or(activity.expired(&LIMITS));
+            }
+            assert_eq!(expired, expires.then_some(Expired::Reading), "{each} bytes a second");
+            activity.flushed();
+            pass(1000).await;
+            assert_eq!(activity.expired(&LIMITS), None);
+        }
+    }
+}

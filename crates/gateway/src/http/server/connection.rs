@@ -1,0 +1,194 @@
+//! One connection, from its first byte to its last.
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use axum::{Router as Routes, body::Body, extract::Request, response::Response};
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, sync::watch, time::sleep_until};
+use tower::ServiceExt;
+use tracing::debug;
+
+use super::{
+    activity::{Activity, Expired, Phase},
+    full, is_health_check,
+    places::Place,
+    socket::Socket,
+};
+use crate::{
+    config::Connections,
+    http::{ApiError, request_id, unread::close},
+};
+
+/// What a connection needs to know.
+pub(super) struct Connection {
+    pub(super) limits: Connections,
+    pub(super) place: Place,
+    pub(super) stopping: watch::Receiver<bool>,
+}
+
+/// Why a connection ended.
+enum End {
+    /// hyper is done with it.
+    Done(hyper::Result<()>),
+    /// A limit passed.
+    Expired(Expired),
+    /// It was idle when its place was needed, or when the gateway was to stop.
+    GivenUp,
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<hyper::Response<Watched>, Infallible>> + Send>>;
+
+impl Connection {
+    /// Serves it until it ends, and lets its client read the last answer.
+    pub(super) async fn run(self, tcp: TcpStream, routes: Routes) {
+        let Self { limits, place, mut stopping } = self;
+        let activity = Arc::clone(&place.activity);
+        let socket = TokioIo::new(Socket::new(tcp, Arc::clone(&activity)));
+        let is_extra = place.is_extra;
+        let service = service_fn(|request| answer(request, &routes, &activity, is_extra));
+        // The time limits are ours. Vectored writes would keep the socket from seeing an answer in one piece.
+        let mut hyper =
+            http1::Builder::new().header_read_timeout(None).writev(false).serve_connection(socket, service);
+        let end = {
+            let mut stop = pin!(stopping.wait_for(|stop| *stop));
+            let mut evicted = pin!(activity.evicted.notified());
+            let mut timer = pin!(sleep_until(tokio::time::Instant::now()));
+            let mut is_stopping = false;
+            poll_fn(|cx| {
+                if !is_stopping && stop.as_mut().poll(cx).is_ready() {
+                    is_stopping = true;
+                    Pin::new(&mut hyper).graceful_shutdown();
+                }
+                if let Poll::Ready(result) = hyper.poll_without_shutdown(cx) {
+                    return Poll::Ready(End::Done(result));
+                }
+                let waits = matches!(activity.phase().0, Phase::Idle | Phase::Head);
+                if evicted.as_mut().poll(cx).is_ready() || (is_stopping && waits) {
+                    return Poll::Ready(End::GivenUp);
+                }
+                expire(&activity, &limits, timer.as_mut(), cx)
+            })
+            .await
+        };
+        let socket = hyper.into_parts().io.into_inner();
+        finish(socket, end, &activity).await;
+        drop(place);
+    }
+}
+
+/// Resolves when a limit has passed. The activity changes only while the connection is polled, so looking at it after
+/// each poll misses nothing.
+fn expire(
+    activity: &Activity,
+    limits: &Connections,
+    mut timer: Pin<&mut tokio::time::Sleep>,
+    cx: &mut Context<'_>,
+) -> Poll<End> {
+    loop {
+        if let Some(expired) = activity.expired(limits) {
+            return Poll::Ready(End::Expired(expired));
+        }
+        let Some(deadline) = activity.deadline(limits) else { return Poll::Pending };
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        ready!(timer.as_mut().poll(cx));
+    }
+}
+
+async fn finish(socket: Socket, end: End, activity: &Activity) {
+    // While it lingers it may be given up like any idle one.
+    activity.enter(Phase::Idle);
+    let close = async {
+        match end {
+            End::Done(result) => {
+                if let Err(error) = result {
+                    debug!(%error, "a connection ended early");
+                }
+                socket.close().await;
+            }
+            End::Expired(Expired::Head) => socket.refuse(&ApiError::HeaderTimeout).await,
+            End::Expired(Expired::Reading) => {
+                debug!("a client did not read its answer");
+                socket.abort();
+            }
+            End::Expired(Expired::Idle) | End::GivenUp => drop(socket),
+        }
+    };
+    tokio::select! {
+        () = close => {}
+        () = activity.evicted.notified() => {}
+    }
+}
+
+/// Passes a request on, and keeps the activity up to date.
+fn answer(request: Request<Incoming>, routes: &Routes, activity: &Arc<Activity>, is_extra: bool) -> Answer {
+    activity.enter(if request.body().is_end_stream() { Phase::Answering } else { Phase::Body });
+    let watch = |body, part| Watched { body, part, activity: Arc::clone(activity) };
+    let request = request.map(|body| Body::new(watch(Body::new(body), Part::Request)));
+    let activity = Arc::clone(activity);
+    let respond =
+        move |response: Response| response.map(|body| Watched { body, part: Part::Response, activity });
+    if is_extra && !is_health_check(&request) {
+        let name = request_id::of(request.headers());
+        return Box::pin(async move { Ok(respond(close(request_id::name(full(), &name).await))) });
+    }
+    let routes = routes.clone();
+    Box::pin(async move { routes.oneshot(request).await.map(respond) })
+}
+
+/// A body whose end the activity is told.
+struct Watched {
+    body: Body,
+    part: Part,
+    activity: Arc<Activity>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Request,
+    Response,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if self.part == Part::Request && (frame.is_none() || self.body.is_end_stream()) {
+            self.activity.body_ended();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        match self.part {
+            // It will not be read any more: the answer is what the connection is about from now on.
+            Part::Request => self.activity.body_ended(),
+            Part::Response => self.activity.enter(Phase::Idle),
+        }
+    }
+}

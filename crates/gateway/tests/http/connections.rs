@@ -1,0 +1,264 @@
+//! Time limits and places of connections, and what an early answer does to one.
+
+use protocol::message::{FinishReason, Submission};
+use serde_json::json;
+
+use crate::support::*;
+
+/// The limits of these tests are short, and passing them is what is waited for.
+fn with(server: &str) -> World {
+    World::start(&format!("server: {{{server}}}\n"))
+}
+
+fn error(body: &str) -> String {
+    let json: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {body}"));
+    assert!(json["error"]["message"].as_str().is_some_and(|it| !it.is_empty()), "{body}");
+    assert!(json["error"]["request_id"].as_str().is_some_and(|it| !it.is_empty()), "{body}");
+    json["error"]["code"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_header_that_never_ends_is_a_408() {
+    let world = with("header_timeout_ms: 300");
+    let address = world.listen().await;
+    for begun in ["P", "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-"] {
+        let mut client = Wire::open(address).await;
+        client.write(begun).await;
+        let (head, body) = client.answer().await;
+        assert!(head.starts_with("http/1.1 408 ") && head.contains("connection: close"), "{head}");
+        assert!(head.contains("content-type: application/json"), "{head}");
+        assert_eq!(error(&body), "header_timeout");
+        assert_eq!(client.rest().await, "");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_never_ends_is_a_408() {
+    let world = with("body_timeout_ms: 300");
+    let address = world.listen().await;
+    let mut client = Wire::open(address).await;
+    client
+        .write(format!(
+            "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
+        ))
+        .await;
+    let (head, body) = client.answer().await;
+    assert!(head.starts_with("http/1.1 408 ") && head.contains("connection: close"), "{head}");
+    assert_eq!(error(&body), "body_timeout");
+    assert_eq!(client.rest().await, "");
+}
+
+#[tokio::test]
+async fn a_connection_without_a_request_is_closed() {
+    let world = with("idle_timeout_ms: 300");
+    let address = world.listen().await;
+    let mut silent = Wire::open(address).await;
+    assert_eq!(silent.rest().await, "");
+    let mut used = Wire::open(address).await;
+    used.send("GET", "/livez", "", b"").await;
+    assert_eq!(used.answer().await.1, "ok\n");
+    assert_eq!(used.rest().await, "");
+}
+
+#[tokio::test]
+async fn silent_connections_make_room_for_others() {
+    // None of them is closed because of the time.
+    let world = with("max_connections: 3, header_timeout_ms: 3600000, idle_timeout_ms: 3600000");
+    let address = world.listen().await;
+    let mut silent = Vec::new();
+    for begun in ["", "GET / HT", ""] {
+        let mut client = Wire::open(address).await;
+        client.write(begun).await;
+        silent.push(client);
+    }
+    let mut others = Vec::new();
+    for _ in 0..6 {
+        let mut client = Wire::open(address).await;
+        client.send("GET", "/livez", "", b"").await;
+        assert_eq!(client.answer().await.1, "ok\n");
+        others.push(client);
+    }
+    for mut client in silent {
+        assert_eq!(client.rest().await, "");
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_come_make_room_when_nothing_else_does() {
+    let world = with("max_connections: 2");
+    let address = world.listen().await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut client = Wire::open(address).await;
+        client
+            .write(format!(
+                "POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{{"
+            ))
+            .await;
+        held.push(client);
+    }
+    let mut client = Wire::open(address).await;
+    client.send("GET", "/v1/models", "", b"").await;
+    assert!(client.answer().await.0.starts_with("http/1.1 200 "));
+    for mut client in held.into_iter().take(2) {
+        client.rest().await;
+    }
+}
+
+#[tokio::test]
+async fn health_checks_are_answered_when_all_connections_are_busy() {
+    let (world, mut worker) = World::ready("server: {max_connections: 1}\n").await;
+    let address = world.listen().await;
+    let mut busy = Wire::open(address).await;
+    let body = chat(json!({"stream": true})).to_string();
+    busy.send("POST", CHAT, "content-type: application/json\r\n", body.as_bytes()).await;
+    let id = worker.generate().await.id;
+    worker.admit(id).await;
+    assert!(busy.answer().await.0.starts_with("http/1.1 200 "));
+
+    let mut health = Wire::open(address).await;
+    health.send("GET", "/livez", "", b"").await;
+    assert_eq!(health.answer().await.1, "ok\n");
+    let mut another = Wire::open(address).await;
+    another.send("GET", "/v1/models", "", b"").await;
+    let (head, body) = another.answer().await;
+    assert!(head.starts_with("http/1.1 503 ") && head.contains("retry-after: "), "{head}");
+    assert_eq!(error(&body), "too_many_connections");
+
+    worker.events(id, vec![chunk("x"), finished(FinishReason::Stop)]).await;
+    drop(busy);
+}
+
+/// Requests that are answered before their body is read, and the status.
+const EARLY: [(&str, &str, &str, u16); 6] = [
+    ("POST", "/chat/completions", "content-type: application/json\r\n", 404),
+    ("POST", "/v1/models", "content-type: application/json\r\n", 405),
+    ("POST", CHAT, "content-type: text/plain\r\n", 415),
+    ("POST", CHAT, "content-type: application/json\r\ncontent-encoding: gzip\r\n", 415),
+    ("POST", CHAT, "content-type: application/json\r\norigin: https://evil.example\r\n", 403),
+    ("POST", "/v1/models/x/load", "content-type: application/json\r\n", 403),
+];
+
+#[tokio::test]
+async fn an_early_answer_leaves_the_connection_usable_or_says_that_it_ends() {
+    let world = World::start("");
+    let address = world.listen().await;
+    for (method, path, headers, status) in EARLY {
+        for length in [0, 1, 1000, 200 << 10, 300 << 10, 9 << 20] {
+            let mut client = Wire::open(address).await;
+            client.send(method, path, headers, &vec![b' '; length]).await;
+            let (head, body) = client.answer().await;
+            assert!(head.starts_with(&format!("http/1.1 {status} ")), "{path}: {head}");
+            error(&body);
+            if head.contains("connection: close") {
+                assert!(length > 256 << 10, "{path} with {length} bytes");
+                assert_eq!(client.rest().await, "");
+            } else {
+                client.send("GET", "/livez", "", b"").await;
+                assert_eq!(client.answer().await.1, "ok\n", "{path} with {length} bytes");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_far_too_much_still_reads_its_413() {
+    let world = World::start("");
+    let address = world.listen().await;
+    const SIZE: usize = 50 << 20;
+    for framing in [format!("content-length: {SIZE}"), "transfer-encoding: chunked".into()] {
+        let mut client = Wire::open(address).await;
+        client
+            .write(format!(
+                "POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{framing}\r\n\r\n"
+            ))
+            .await;
+        let part = vec![b' '; 1 << 20];
+        for _ in 0..SIZE / part.len() {
+            if framing.starts_with("transfer") {
+                client.write(format!("{:x}\r\n", part.len())).await;
+            }
+            client.write(&part).await;
+            if framing.starts_with("transfer") {
+                client.write("\r\n").await;
+            }
+        }
+        if framing.starts_with("transfer") {
+            client.write("0\r\n\r\n").await;
+        }
+        let (head, body) = client.answer().await;
+        assert!(head.starts_with("http/1.1 413 ") && head.contains("connection: close"), "{head}");
+        assert_eq!(error(&body), "body_too_large");
+        assert_eq!(client.rest().await, "");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_100_continue_is_answered_without_its_body() {
+    let world = World::start("");
+    let address = world.listen().await;
+    let mut client = Wire::open(address).await;
+    client
+        .write(format!(
+            "POST {CHAT} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-type: text/plain\r\n\
+             content-length: 100\r\n\r\n"
+        ))
+        .await;
+    let (head, body) = client.answer().await;
+    assert!(head.starts_with("http/1.1 415 ") && head.contains("connection: close"), "{head}");
+    assert_eq!(error(&body), "unsupported_media_type");
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_answered_in_json() {
+    let world = World::start("");
+    let address = world.listen().await;
+    let long = "x".repeat(1 << 20);
+    for (bytes, status) in [
+        ("nonsense\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.1\r\nno colon\r\n\r\n".into(), 400),
+        (format!("GET / HTTP/1.1\r\nx: {long}\r\n\r\n"), 431),
+        (format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", &long[..70_000]), 414),
+    ] {
+        let mut client = Wire::open(address).await;
+        client.write(bytes).await;
+        let (head, body) = client.answer().await;
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{head}");
+        assert!(head.contains("content-type: application/json") && head.contains("x-request-id: "), "{head}");
+        assert_eq!(error(&body), "malformed_request");
+        assert_eq!(client.rest().await, "");
+    }
+    let mut http2 = Wire::open(address).await;
+    http2.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    assert_eq!(http2.rest().await, "");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_loses_its_stream_and_frees_its_place() {
+    let settings = "server: {slow_consumer_timeout_ms: 500}\n\
+                    stream_registry: {credit_chunks: 8, adaptive_limits: {max_streams: 1}}\n";
+    let (world, mut worker) = World::ready(settings).await;
+    let address = world.listen().await;
+    let mut stalled = Wire::open(address).await;
+    let body = chat(json!({"stream": true})).to_string();
+    stalled.send("POST", CHAT, "content-type: application/json\r\n", body.as_bytes()).await;
+    let id = worker.generate().await.id;
+    worker.admit(id).await;
+    // It fills what the kernel and the gateway buffer, and then no more credit comes.
+    let text = "x".repeat(100_000);
+    let mut credit = 8;
+    loop {
+        for _ in 0..credit {
+            worker.events(id, vec![chunk(&text)]).await;
+        }
+        match worker.next().await {
+            Submission::Credit { chunks, .. } => credit = chunks,
+            Submission::Cancel(cancelled) => break assert_eq!(cancelled, id),
+            other => panic!("{other:?}"),
+        }
+    }
+    until("a free place", || world.app.metrics.streams_open.get() == 0).await;
+    let (_, response) = world.begin_stream(&mut worker).await;
+    assert_eq!(response.status().as_u16(), 200);
+    drop(stalled);
+}
