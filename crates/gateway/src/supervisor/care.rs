@@ -79,7 +79,7 @@ impl Care {
     pub(super) async fn run(mut self, mut draining: watch::Receiver<bool>) {
         let (sender, mut news) = mpsc::channel(NEWS_QUEUE);
         let policy = self.setup.config.workers.clone();
-        let (mut machine, actions) = Machine::new(policy, EXIT_TIMEOUT, Instant::now());
+        let (mut machine, actions) = Machine::new(policy, EXIT_TIMEOUT, now());
         self.publish(&machine);
         self.act(actions, &sender);
         loop {
@@ -101,7 +101,7 @@ impl Care {
                 () = tick(&machine) => Event::Tick,
             };
             let before = machine.shown();
-            let actions = machine.on(event, Instant::now());
+            let actions = machine.on(event, now());
             if machine.shown() != before && machine.shown() != WorkerState::Ready {
                 self.publish(&machine);
             }
@@ -228,6 +228,11 @@ async fn idle(link: Option<&Link>) {
     if let Some(link) = link {
         link.idle().await;
     }
+}
+
+/// By the clock of [`tick`]: a test may pause it, and then the two would differ.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 async fn tick(machine: &Machine) {

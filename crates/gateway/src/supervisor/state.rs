@@ -215,7 +215,7 @@ impl Machine {
             State::Loading { until } => *until = now + self.policy.load_timeout,
             State::Draining { until } => *until = now + self.drain_timeout,
             State::Ready { health, .. } => health.restart(now),
-            // Its wait is no less over.
+            // A wait that is over stays over.
             State::Dying { .. } | State::Exited { .. } => {}
         }
     }

@@ -15,7 +15,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -65,12 +65,16 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 /// Lets others work until `condition` holds.
 pub async fn until(what: &str, condition: impl Fn() -> bool) {
-    soon(what, async {
-        while !condition() {
+    /// Of real time, also where the test's own is paused: a loop without it would take a processor from the others.
+    const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        for _ in 0..16 {
             tokio::task::yield_now().await;
         }
-    })
-    .await;
+        std::thread::sleep(BETWEEN_LOOKS);
+    }
 }
 
 pub struct World {
