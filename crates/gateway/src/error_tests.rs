@@ -20,7 +20,7 @@ use crate::{
 #[track_caller]
 fn chain(error: &dyn Error) -> Vec<String> {
     let all: Vec<_> =
-        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+        std::iter::successors(Some(error), |&error| error.source()).map(ToString::to_string).collect();
     for pair in all.windows(2) {
         assert!(!pair[0].contains(&pair[1]), "{all:?}");
     }
