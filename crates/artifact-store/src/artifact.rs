@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io::{self, BufReader, Read, Seek},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::SystemTime,
 };
 
@@ -166,15 +166,20 @@ pub(crate) fn read_manifest(layout: &Layout, digest: Digest) -> Result<Option<Ma
     if Digest::of(&bytes) != digest {
         return Err(StoreError::damaged(&path, "its SHA-256 is not its name"));
     }
-    if let Ok(Versioned { format }) = serde_json::from_slice(&bytes)
+    parse_manifest(&bytes, &path).map(Some)
+}
+
+/// The manifest in these bytes; `path` is where they are.
+pub(crate) fn parse_manifest(bytes: &[u8], path: &Path) -> Result<Manifest, StoreError> {
+    if let Ok(Versioned { format }) = serde_json::from_slice(bytes)
         && format > u64::from(FORMAT)
     {
-        return Err(StoreError::NewerFormat { path, format, readable: FORMAT });
+        return Err(StoreError::NewerFormat { path: path.to_owned(), format, readable: FORMAT });
     }
     let manifest: Manifest =
-        serde_json::from_slice(&bytes).map_err(|error| StoreError::damaged(&path, error.to_string()))?;
+        serde_json::from_slice(bytes).map_err(|error| StoreError::damaged(path, error.to_string()))?;
     match manifest.defect() {
-        None => Ok(Some(manifest)),
-        Some(reason) => Err(StoreError::damaged(&path, reason)),
+        None => Ok(manifest),
+        Some(reason) => Err(StoreError::damaged(path, reason)),
     }
 }

@@ -11,13 +11,14 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Artifact, FileRole, ImportEvent, Manifest, Observer, StoreError, disk::folder_of, error::IoContext,
-    observer::tell,
+    observer::tell, python_json,
 };
 
 const CONFIG: &str = "config.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
+const TEMPLATES: &str = "additional_chat_templates";
 const INDEX: &str = "model.safetensors.index.json";
 /// What others may do with exported files; the umask of the process is not asked.
 const FILE_MODE: u32 = 0o644;
@@ -71,10 +72,14 @@ impl Artifact {
     /// The blobs, under their names.
     fn copy_files(&self, folder: &Path, observer: &mut Observer<'_>) -> Result<(), StoreError> {
         for file in &self.manifest.files {
-            let path = folder.join(plain(&file.name).ok_or_else(|| {
+            if !is_plain(&file.name) {
                 let manifest = self.store.layout.manifest(self.digest);
-                StoreError::damaged(&manifest, format!("`{}` is no name of a file", file.name))
-            })?);
+                return Err(StoreError::damaged(&manifest, format!("`{}` is no name of a file", file.name)));
+            }
+            let path = folder.join(&file.name);
+            if folder_of(&path) != folder {
+                fs::create_dir_all(folder_of(&path)).context("create", &path)?;
+            }
             drop(self.open_blob(file)?);
             // The kernel copies, sharing blocks where the file system can.
             fs::copy(self.blob_path(file), &path).context("write", &path)?;
@@ -119,14 +124,14 @@ impl Artifact {
     /// The `config.json` that came with the source, if it was kept.
     fn stored_config(&self) -> Result<Option<Value>, StoreError> {
         let Some(file) = self.manifest.files.iter().find(|file| file.name == CONFIG) else { return Ok(None) };
-        Ok(serde_json::from_slice(&self.read_blob(file)?).ok())
+        Ok(python_json::from_slice(&self.read_blob(file)?).ok())
     }
 }
 
-/// A name that stays in its folder.
-fn plain(name: &str) -> Option<&str> {
-    let is_plain = Path::new(name).file_name().is_some_and(|part| part == name);
-    is_plain.then_some(name)
+/// Whether a name stays in the folder: it is that of a file in it, or in its folder of named chat templates.
+fn is_plain(name: &str) -> bool {
+    let file = name.strip_prefix(TEMPLATES).and_then(|rest| rest.strip_prefix('/')).unwrap_or(name);
+    Path::new(file).file_name().is_some_and(|part| part == file)
 }
 
 /// What the tokenizer's user has to know, as Hugging Face's library reads it.
@@ -161,6 +166,9 @@ fn index(manifest: &Manifest) -> Value {
 
 fn exported(folder: &Path) -> Result<Exported, StoreError> {
     let mut files = crate::store::file_names(folder)?;
+    files.retain(|name| name != TEMPLATES);
+    let named = crate::store::file_names(&folder.join(TEMPLATES))?;
+    files.extend(named.into_iter().map(|name| format!("{TEMPLATES}/{name}")));
     files.sort();
     let sizes = files.iter().map(|name| fs::metadata(folder.join(name)).map_or(0, |metadata| metadata.len()));
     Ok(Exported { folder: folder.to_owned(), bytes: sizes.sum(), files })

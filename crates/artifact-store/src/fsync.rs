@@ -26,7 +26,7 @@ pub(crate) fn sync_folder(folder: &File) -> io::Result<()> {
     }])
 }
 
-/// The second way only where there is no first one.
+/// The second way, only where the file system does not offer the first.
 fn strongest([first, second]: [&dyn Fn() -> io::Result<()>; 2]) -> io::Result<()> {
     match first() {
         Err(error) if Errno::from_io_error(&error).is_some_and(is_unsupported) => second(),

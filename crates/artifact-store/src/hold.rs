@@ -1,7 +1,7 @@
 //! Holds on blobs that no lease protects: a download that uses a stored file has no artifact yet.
 //!
 //! A hold is a locked file `holds/<random>` with a line for each blob. The operating system drops the lock with the
-//! process, and whoever removes blobs then removes the file.
+//! process; the next process that removes blobs then removes the file.
 
 use std::{collections::BTreeSet, fs, io::Write, path::PathBuf};
 
@@ -12,6 +12,7 @@ use crate::{
     disk::{open_regular, read_regular},
     error::IoContext,
     lock::{BlobLock, LockKind, try_lock},
+    private::give_to_owner_of,
     store::file_names,
 };
 
@@ -33,6 +34,7 @@ impl Store {
         // Until it is locked, it looks like one that a killed process left.
         let _lock = BlobLock::take(self)?;
         let file = NamedTempFile::new_in(&folder).context("create a file in", &folder)?;
+        give_to_owner_of(&folder, file.as_file());
         try_lock(file.as_file(), file.path(), LockKind::Exclusive)?;
         Ok(BlobHold { store: self.clone(), file })
     }

@@ -48,6 +48,7 @@ mod pin;
 mod printable;
 mod private;
 mod prune;
+pub mod python_json;
 mod quarantine;
 mod remove;
 mod repair;
@@ -66,7 +67,7 @@ pub use error::{StoreError, with_causes};
 pub use export::Exported;
 pub use hold::BlobHold;
 pub use holders::Holder;
-pub use import::ImportOptions;
+pub use import::{ImportOptions, Unservable, check_config};
 pub use index::{ArtifactState, Listed};
 pub use layout::default_store_dir;
 pub use manifest::{

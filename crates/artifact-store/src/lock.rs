@@ -27,7 +27,7 @@ pub(crate) enum LockKind {
 #[derive(Debug)]
 pub(crate) struct BlobLock(#[expect(dead_code, reason = "closing it lets go")] File);
 
-/// Keeps setting the time of a lock file, on a thread: whoever waits for the lock sees that its holder works.
+/// Keeps setting the time of a lock file, on a thread, so that those who wait for the lock see its holder working.
 pub(crate) struct SignOfLife {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -83,7 +83,7 @@ pub(crate) fn try_lock(file: &File, path: &Path, kind: LockKind) -> Result<bool,
 
 impl SignOfLife {
     pub(crate) fn start(path: &Path) -> Result<Self, StoreError> {
-        // A file of its own: a copy of the locked one would keep the lock.
+        // Opened again: a copy of the locked file would keep the lock.
         let file = open_lock(path).context("open", path)?;
         let (stop, stopped) = channel::<()>();
         let work = move || {

@@ -31,6 +31,9 @@ pub struct Manifest {
     pub bos_token: Option<String>,
     /// Text of the token that ends a sequence; templates call it `eos_token`.
     pub eos_token: Option<String>,
+    /// Texts of further special tokens, by the names that templates have for them: `unk_token`, `pad_token`, …
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub special_tokens: BTreeMap<String, String>,
     /// Every token that ends a generation, ascending.
     pub eos_token_ids: Vec<u32>,
     /// The files, each a blob.
@@ -79,6 +82,8 @@ pub enum Transform {
     Align,
     /// The factors of the rotary frequencies (a tensor in GGUF) became `rope_scaling`.
     RecoverRopeScaling,
+    /// Tokens that only the tokenizer's settings define became tokens of `tokenizer.json`.
+    AddTokens,
 }
 
 /// MLX's affine quantization: how many bits a weight takes, and how many neighbours share a scale.
@@ -156,6 +161,7 @@ impl fmt::Display for Transform {
             Self::Quantize(quantization) => write!(f, "quantized dense matrices to {quantization}"),
             Self::Align => f.write_str("moved tensors to aligned places"),
             Self::RecoverRopeScaling => f.write_str("turned rotary factors into rope_scaling"),
+            Self::AddTokens => f.write_str("added the tokens that only the tokenizer's settings define"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A store is its owner's alone: folders 0700, lock files 0600.
 //!
-//! Whoever can open a lock file can lock it, and so keep everybody else waiting.
+//! Anyone who can open a lock file can lock it, and so keep everyone else waiting.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -88,7 +88,7 @@ fn tighten(file: &File, mode: u32) {
 }
 
 /// What the superuser makes in the store of another user is that user's, who could not open it otherwise.
-fn give_to_owner_of(folder: &Path, file: &File) {
+pub(crate) fn give_to_owner_of(folder: &Path, file: &File) {
     if geteuid().is_root()
         && let Ok(owner) = fs::metadata(folder)
     {
@@ -98,4 +98,33 @@ fn give_to_owner_of(folder: &Path, file: &File) {
 
 fn is_open(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.mode() & OTHERS != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rustix::fs::chown;
+
+    use super::*;
+
+    #[test]
+    fn what_the_superuser_adds_to_the_store_of_another_user_is_that_users() {
+        if !geteuid().is_root() {
+            // Nobody else can give files away.
+            return;
+        }
+        let (dir, user) = (tempfile::tempdir().unwrap(), 12345);
+        chown(dir.path(), Some(Uid::from_raw(user)), Some(Gid::from_raw(user))).unwrap();
+        let (folder, lock) = (dir.path().join("folder"), dir.path().join("folder/lock"));
+        create_folder(&folder).unwrap();
+        drop(open_lock(&lock).unwrap());
+        for path in [&folder, &lock] {
+            let metadata = fs::metadata(path).unwrap();
+            assert_eq!((metadata.uid(), metadata.mode() & OTHERS), (user, 0), "{}", path.display());
+        }
+        // Nor is anything of the user's changed.
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        tighten(&File::open(&folder).unwrap(), FOLDER_MODE);
+        assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o777, 0o755);
+    }
 }

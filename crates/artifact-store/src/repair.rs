@@ -52,7 +52,7 @@ pub enum Problem {
         reason: String,
     },
     /// Something that no version of this program put there.
-    #[error("{} is nothing of the store's; it is left alone", shown(.0))]
+    #[error("the store did not create {}; it is left alone", shown(.0))]
     Foreign(PathBuf),
 }
 

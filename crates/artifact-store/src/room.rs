@@ -3,13 +3,14 @@
 //! Until everything is staged, nothing goes: an import that fails has cost no artifact. What has to go is decided when
 //! all the blobs are known, and goes after the new artifact has its name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Digest, Listed, Manifest, StoreError,
+    Digest, Listed, Manifest, Store, StoreError,
     disk::exists,
     error::IoContext,
     evict::{Candidates, Criteria, Hold, choose},
+    inventory::Inventory,
     writer::Writer,
 };
 
@@ -22,11 +23,30 @@ pub(crate) struct Room {
     pub(crate) doomed: Vec<Digest>,
 }
 
+impl Store {
+    /// Refuses early, before a download, what its import could never store: `downloaded` bytes that are written to the
+    /// store's disk first, and `imported` bytes of the artifact made of them.
+    ///
+    /// # Errors
+    /// [`StoreError::OverLimit`] if the artifact is larger than what the limit leaves beside pinned ones,
+    /// [`StoreError::NoSpace`] if the disk has less than both.
+    pub fn check_room(&self, downloaded: u64, imported: u64) -> Result<(), StoreError> {
+        let artifacts = Inventory::read(self)?.artifacts.into_iter();
+        let pinned = artifacts.filter(|(digest, _)| self.is_pinned(*digest));
+        let pinned: BTreeMap<Digest, u64> = pinned.flat_map(|(_, manifest)| manifest.blobs()).collect();
+        let (held, limit) = (pinned.values().sum::<u64>(), self.max_size);
+        if imported > 0 && held.saturating_add(imported) > limit {
+            return Err(StoreError::OverLimit { path: self.dir().to_owned(), needed: imported, limit, held });
+        }
+        check_disk(self, downloaded.saturating_add(imported))
+    }
+}
+
 impl Writer<'_> {
     /// Refuses, before they are written, bytes that can't fit: on the disk as it is, and within the limit of the store
     /// if all went that may go. Several calls add up. Nothing goes yet.
     pub(crate) fn check_space(&self, bytes: u64) -> Result<(), StoreError> {
-        self.check_disk(bytes)?;
+        check_disk(self.store, bytes)?;
         // What has the size of a stored blob may turn out to be that blob.
         if !self.stored_sizes()?.contains(&bytes) {
             self.announced.set(self.announced.get().saturating_add(bytes));
@@ -36,7 +56,7 @@ impl Writer<'_> {
 
     /// The same at once for several parts that follow, before the first one is written.
     pub(crate) fn check_possible(&self, bytes: u64) -> Result<(), StoreError> {
-        self.check_disk(bytes)?;
+        check_disk(self.store, bytes)?;
         self.check_limit(bytes)
     }
 
@@ -88,13 +108,6 @@ impl Writer<'_> {
         self.remove_artifacts(&candidates, &doomed)
     }
 
-    fn check_disk(&self, bytes: u64) -> Result<(), StoreError> {
-        let path = self.store.dir().to_owned();
-        let available = fs4::available_space(&path).context("inspect the file system of", &path)?;
-        let needed = bytes.saturating_add(if bytes > 0 { SPACE_MARGIN } else { 0 });
-        if needed <= available { Ok(()) } else { Err(StoreError::NoSpace { path, needed, available }) }
-    }
-
     /// `added` are bytes that no stored blob has.
     fn check_limit(&self, added: u64) -> Result<(), StoreError> {
         if added == 0 {
@@ -112,13 +125,20 @@ impl Writer<'_> {
     }
 }
 
+/// An error if this many more bytes do not fit on the disk.
+fn check_disk(store: &Store, bytes: u64) -> Result<(), StoreError> {
+    let path = store.dir().to_owned();
+    let available = fs4::available_space(&path).context("inspect the file system of", &path)?;
+    let needed = bytes.saturating_add(if bytes > 0 { SPACE_MARGIN } else { 0 });
+    if needed <= available { Ok(()) } else { Err(StoreError::NoSpace { path, needed, available }) }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::ops::ControlFlow;
 
     use super::*;
-    use crate::Store;
 
     #[test]
     fn what_does_not_fit_on_the_disk_is_refused_early() {

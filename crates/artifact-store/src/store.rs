@@ -150,7 +150,10 @@ impl Store {
 
     /// An error if another name differs from this one only in case: on a file system that takes both for the same, one
     /// would replace the other, and a copy of the store would lose one.
-    pub(crate) fn check_case(&self, name: &str) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::SimilarName`].
+    pub fn check_case(&self, name: &str) -> Result<(), StoreError> {
         let stored = file_names(&self.layout.refs())?;
         let mut stored: Vec<String> = stored.iter().map(|file_name| name_of_file(file_name)).collect();
         stored.sort();

@@ -23,13 +23,15 @@ use crate::{
     lease::Lease,
     lock::{BlobLock, LockKind, SignOfLife, try_lock, wait},
     observer::tell,
-    private::open_lock,
+    private::{give_to_owner_of, open_lock},
     room::Room,
     sweep::{size_of, stored_blobs},
 };
 
-/// Stored files never change, and everyone may read them.
+/// Stored files never change, and everyone may read them, unless their source was private.
 const STORED_MODE: u32 = 0o444;
+/// The owner can always read them.
+const OWNER_READS: u32 = 0o400;
 const WRITE_BUFFER: usize = 1 << 20;
 /// A disk writes so much in a tenth of a second or so.
 const SYNC_STRIDE: u64 = 64 << 20;
@@ -41,6 +43,8 @@ pub(crate) struct Writer<'a> {
     pub(crate) announced: Cell<u64>,
     /// Stored blobs that what is being imported uses.
     pub(crate) reused: RefCell<BTreeSet<Digest>>,
+    /// Who may read the manifest; see [`Writer::limit_readers`].
+    readers: Cell<u32>,
     _sign_of_life: SignOfLife,
     _lock: File,
 }
@@ -81,6 +85,8 @@ pub struct Imported {
     pub replaced: Option<Digest>,
     /// Artifacts that were removed to keep the store within its limit.
     pub evicted: Vec<Listed>,
+    /// What is odd about the source and does not keep it from being imported.
+    pub warnings: Vec<String>,
 }
 
 impl<'a> Writer<'a> {
@@ -103,7 +109,8 @@ impl<'a> Writer<'a> {
         }
         let sign_of_life = SignOfLife::start(&path)?;
         let (announced, reused) = Default::default();
-        Ok(Self { store, announced, reused, _sign_of_life: sign_of_life, _lock: lock })
+        let readers = Cell::new(STORED_MODE);
+        Ok(Self { store, announced, reused, readers, _sign_of_life: sign_of_life, _lock: lock })
     }
 
     /// Writes a file under `tmp/`, hashing it on the way, and syncs it.
@@ -111,16 +118,32 @@ impl<'a> Writer<'a> {
         &self,
         write: impl FnOnce(&mut dyn Write) -> Result<(), StoreError>,
     ) -> Result<Staged, StoreError> {
+        self.stage_readable_by(STORED_MODE, write)
+    }
+
+    /// The manifest will contain what only these may read (permissions).
+    pub(crate) fn limit_readers(&self, readers: u32) {
+        self.readers.set(readers);
+    }
+
+    /// [`Writer::stage`] for what was made of a file with these read permissions: it gets no others.
+    pub(crate) fn stage_readable_by(
+        &self,
+        readers: u32,
+        write: impl FnOnce(&mut dyn Write) -> Result<(), StoreError>,
+    ) -> Result<Staged, StoreError> {
         let folder = self.store.layout.tmp();
         self.store.step("write a file in", &folder);
         let file = NamedTempFile::new_in(&folder).context("create a file in", &folder)?;
+        give_to_owner_of(&folder, file.as_file());
         let path = file.path().to_owned();
         let file = EarlySync::new(file, SYNC_STRIDE);
         let mut writer = HashingWriter::new(BufWriter::with_capacity(WRITE_BUFFER, file));
         write(&mut writer)?;
         let (buffered, (digest, size)) = writer.finish();
         let file = buffered.into_inner().map_err(io::IntoInnerError::into_error).context("write", &path)?;
-        file.set_permissions(Permissions::from_mode(STORED_MODE)).context("protect", &path)?;
+        let mode = STORED_MODE & readers | OWNER_READS;
+        file.set_permissions(Permissions::from_mode(mode)).context("protect", &path)?;
         let file = file.finish().context("sync", &path)?;
         Ok(Staged { digest, size, temporary: Some(file.into_temp_path()) })
     }
@@ -167,12 +190,11 @@ impl<'a> Writer<'a> {
         let new = NewArtifact { digest, bytes, name, before: self.store.read_ref(name).ok() };
         let already_stored = matches!(read_manifest(&self.store.layout, digest), Ok(Some(_)));
         // This can take long. From here on, those who want to use what has to go wait.
-        let files = files.into_iter().map(|file| self.without_copy(file)).collect();
+        let files = files.into_iter().map(|file| self.without_copy(file)).collect::<Result<_, _>>()?;
         let room = self.plan_room(digest, manifest)?;
         let new_bytes = self.publish(&new, files, already_stored, &room).inspect_err(|_| {
-            // The first error is the one to report; the next writer sweeps again.
-            let _ = self.unpublish(&new, already_stored);
-            let _ = self.sweep();
+            // The first error is the one to report. What can't be taken back now is finished by the next writer.
+            let _ = self.unpublish(&new, already_stored).and_then(|()| self.sweep());
         })?;
 
         // It is there. What comes now is finished by the next writer, if need be.
@@ -181,7 +203,16 @@ impl<'a> Writer<'a> {
         let is_stored = |old: &Digest| *old != digest && exists(&self.store.layout.manifest(*old));
         let replaced = new.before.flatten().filter(is_stored);
         let (name, size) = (name.to_owned(), manifest.size());
-        Ok(Imported { name, digest, size, new_bytes, already_stored, replaced, evicted })
+        Ok(Imported {
+            name,
+            digest,
+            size,
+            new_bytes,
+            already_stored,
+            replaced,
+            evicted,
+            warnings: Vec::new(),
+        })
     }
 
     /// Everything up to the name; returns the bytes that it added.
@@ -193,9 +224,12 @@ impl<'a> Writer<'a> {
         room: &Room,
     ) -> Result<u64, StoreError> {
         let (store, layout) = (self.store, &self.store.layout);
-        let mut new_bytes = 0;
+        let (mut new_bytes, mut placed) = (0, BTreeSet::new());
         for file in files {
-            new_bytes += self.place_blob(file)?;
+            // Two files of a source may be the same.
+            if placed.insert(file.digest) {
+                new_bytes += self.place_blob(file)?;
+            }
         }
         Lease::take(store, new.digest)?.touch(SystemTime::now(), &layout.lease(new.digest))?;
         // Should we be killed after the manifest is there, a sweep finishes the name and the evictions.
@@ -205,7 +239,10 @@ impl<'a> Writer<'a> {
         }
         self.replace(&layout.waiting_name(new.name), format!("{}\n", new.digest).as_bytes())?;
         if !already_stored {
-            self.replace(&layout.manifest(new.digest), &new.bytes)?;
+            let staged = self.stage_readable_by(self.readers.get(), |out| {
+                out.write_all(&new.bytes).context("write a manifest to", &layout.artifacts())
+            })?;
+            self.put(staged, &layout.manifest(new.digest))?;
         }
         store.rename(&layout.waiting_name(new.name), &layout.reference(new.name))?;
         Ok(new_bytes)
@@ -214,6 +251,8 @@ impl<'a> Writer<'a> {
     /// Takes back what [`Writer::publish`] has done, but for blobs, which the sweep finds.
     fn unpublish(&self, new: &NewArtifact<'_>, already_stored: bool) -> Result<(), StoreError> {
         let (store, layout) = (self.store, &self.store.layout);
+        // This first: whatever else fails, nothing goes for it.
+        store.remove_file_if_there(&layout.waiting_evictions(new.digest))?;
         match new.before {
             Some(Some(old)) if store.read_ref(new.name).ok() != Some(Some(old)) => {
                 self.replace(&layout.reference(new.name), format!("{old}\n").as_bytes())?;
@@ -224,8 +263,7 @@ impl<'a> Writer<'a> {
         if !already_stored {
             store.remove_file_if_there(&layout.manifest(new.digest))?;
         }
-        store.remove_file_if_there(&layout.waiting_name(new.name))?;
-        store.remove_file_if_there(&layout.waiting_evictions(new.digest))
+        store.remove_file_if_there(&layout.waiting_name(new.name))
     }
 
     /// Brings the index up to date after a change. It is a copy of what the
@@ -239,7 +277,7 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// Makes the index anew from the manifests.
+    /// Rebuilds the index from the manifests.
     pub(crate) fn rebuild_index(&self) -> Result<(), StoreError> {
         self.write_index(&mut Index::rebuild(self.store, &self.store.digests()?)?)
     }
@@ -249,10 +287,16 @@ impl<'a> Writer<'a> {
         self.replace(&self.store.layout.index(), &bytes)
     }
 
-    /// What is staged and stored already needs no second copy.
-    fn without_copy(&self, staged: Staged) -> Staged {
-        let is_stored = staged.temporary.is_some() && self.has_blob(staged.digest, staged.size);
-        Staged { temporary: staged.temporary.filter(|_| !is_stored), ..staged }
+    /// What is staged and stored already needs no second copy. What was found in the store has to be there still: a
+    /// verification may have set it aside.
+    fn without_copy(&self, staged: Staged) -> Result<Staged, StoreError> {
+        let Staged { digest, size, temporary } = staged;
+        if temporary.is_none() && self.store.stored_blob(digest, size).is_none() {
+            let reason = "it was found damaged while it was about to be used again";
+            return Err(StoreError::damaged(&self.store.layout.blob(digest), reason));
+        }
+        let temporary = temporary.filter(|_| !self.has_blob(digest, size));
+        Ok(Staged { digest, size, temporary })
     }
 
     /// Moves a staged file to its blob; returns the bytes that this added.
@@ -270,7 +314,11 @@ impl<'a> Writer<'a> {
 
     /// Writes a small file beside its place and renames it there.
     fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        match self.stage_bytes(bytes)?.temporary {
+        self.put(self.stage_bytes(bytes)?, path)
+    }
+
+    fn put(&self, staged: Staged, path: &Path) -> Result<(), StoreError> {
+        match staged.temporary {
             Some(temporary) => self.store.rename(&temporary, path),
             None => Ok(()),
         }

@@ -1,6 +1,8 @@
 //! Importing GGUF files: what comes out, and that nothing bad gets in.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "gguf/settings.rs"]
+mod settings;
 mod support;
 
 use std::{fs, io::Write, ops::ControlFlow};
@@ -239,7 +241,17 @@ fn what_is_not_known_is_refused_with_a_reason() {
         with_tensor("token_embd.weight", 12).contains("impossible shape"),
         "64 elements are no superblock"
     );
-    assert!(with_tensor("token_embd.weight", 39).contains("MXFP4"));
+    for (kind, name) in [
+        (39, "MXFP4"),
+        (40, "NVFP4"),
+        (16, "IQ2_XXS"),
+        (23, "IQ4_XS"),
+        (34, "TQ1_0"),
+        (31, "31"),
+        (255, "255"),
+    ] {
+        assert!(with_tensor("token_embd.weight", kind).contains(name), "{name}");
+    }
     assert!(changed("split.count", number(3)).contains("one of 3 parts"));
     assert!(with_tensor("other.weight", 8).contains("token_embd.weight"));
     let mut gguf = tiny_llama();

@@ -112,3 +112,59 @@ fn a_beginning_token_is_added_where_the_file_says_so() {
     assert_eq!(tokens_of(&library_tokenizer("llama-bpe", true), " a"), ["<|bos|>", "Ġa"]);
     assert_eq!(tokens_of(&library_tokenizer("llama-bpe", false), " a"), ["Ġa"]);
 }
+
+/// A SentencePiece file with these pieces of the same score.
+fn pieces(pieces: &[String]) -> Gguf {
+    let mut gguf = tiny_llama();
+    let tokens: Vec<&str> = pieces.iter().map(String::as_str).collect();
+    gguf.tensors[0] = matrix("token_embd", tokens.len() as u64, support::HIDDEN, 8);
+    gguf.set("tokenizer.ggml.model", text("llama"));
+    gguf.set("tokenizer.ggml.tokens", texts(&tokens));
+    gguf.set("tokenizer.ggml.scores", support::floats(&vec![-1.0; tokens.len()]));
+    gguf.set("tokenizer.ggml.token_type", support::numbers(&vec![1; tokens.len()]));
+    gguf
+}
+
+#[test]
+fn pieces_that_begin_each_other_cannot_make_a_huge_tokenizer() {
+    let runs = |longest: usize| -> Vec<String> { (1..=longest).map(|len| "a".repeat(len)).collect() };
+    let folder = tempfile::TempDir::new().unwrap();
+    let import = |gguf: &Gguf| support::import_bytes(folder.path(), &gguf.bytes());
+    let error = import(&pieces(&runs(1000))).unwrap_err().to_string();
+    assert!(error.contains("ways to make its tokens"), "{error}");
+    let error = import(&pieces(&[vec!["a".repeat(1025)], runs(4)].concat())).unwrap_err().to_string();
+    assert!(error.contains("1024 characters"), "{error}");
+    let (store, _) = import(&pieces(&runs(64))).unwrap();
+    let json = store.resolve("tiny").unwrap().read_tokenizer().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(json["model"]["merges"].as_array().unwrap().len(), 64 * 63 / 2);
+}
+
+#[test]
+fn scores_that_are_no_numbers_are_refused() {
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut gguf = pieces(&["a".to_owned(), "b".to_owned(), "ab".to_owned()]);
+        gguf.set("tokenizer.ggml.scores", support::floats(&[-1.0, bad, -3.0]));
+        let folder = tempfile::TempDir::new().unwrap();
+        let error = support::import_bytes(folder.path(), &gguf.bytes()).unwrap_err().to_string();
+        assert!(error.contains("tokenizer.ggml.scores"), "{error}");
+    }
+}
+
+#[test]
+fn named_templates_are_read_and_bounded() {
+    let mut gguf = tiny_llama();
+    gguf.set("tokenizer.chat_templates", texts(&["tool_use", "absent"]));
+    gguf.set("tokenizer.chat_template.tool_use", text("T"));
+    let (_folder, artifact) = import_gguf(&gguf);
+    assert_eq!(artifact.manifest.chat_template.as_deref(), Some(support::TEMPLATE));
+    assert_eq!(
+        artifact.manifest.named_chat_templates.into_iter().collect::<Vec<_>>(),
+        [("tool_use".into(), "T".into())]
+    );
+
+    gguf.set("tokenizer.chat_template", text(&"x".repeat((1 << 20) + 1)));
+    let folder = tempfile::TempDir::new().unwrap();
+    let error = support::import_bytes(folder.path(), &gguf.bytes()).unwrap_err().to_string();
+    assert!(error.contains("chat template"), "{error}");
+}

@@ -1,6 +1,14 @@
 //! Importing Hugging Face folders.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "huggingface/links.rs"]
+mod links;
+#[path = "huggingface/places.rs"]
+mod places;
+#[path = "huggingface/refused.rs"]
+mod refused;
+#[path = "huggingface/shards.rs"]
+mod shards;
 mod support;
 
 use std::{fs, ops::ControlFlow, os::unix::fs::symlink, path::Path};
@@ -54,27 +62,6 @@ fn everything_a_worker_needs_is_in_the_manifest() {
     assert_eq!(bytes[b.offset as usize..][..4], 3.0_f32.to_le_bytes());
     assert_eq!((b.len, &b.shape[..]), (20, &[5][..]));
     artifact.open_blob(file).unwrap();
-}
-
-#[test]
-fn a_template_file_counts_more_than_the_tokenizer_configuration() {
-    let root = TempDir::new().unwrap();
-    let folder = huggingface_folder(&root.path().join("model"));
-    fs::write(folder.join("chat_template.jinja"), "from the file").unwrap();
-    let (store, _) = import(root.path()).unwrap();
-    assert_eq!(store.resolve("model").unwrap().manifest.chat_template.as_deref(), Some("from the file"));
-}
-
-#[test]
-fn a_single_file_needs_no_index_and_links_are_followed() {
-    let root = TempDir::new().unwrap();
-    let folder = huggingface_folder(&root.path().join("model"));
-    fs::remove_file(folder.join("model.safetensors.index.json")).unwrap();
-    fs::remove_file(folder.join("model-1.safetensors")).unwrap();
-    fs::rename(folder.join("model-2.safetensors"), root.path().join("elsewhere")).unwrap();
-    symlink("../elsewhere", folder.join("model.safetensors")).unwrap();
-    let (store, _) = import(root.path()).unwrap();
-    assert_eq!(store.resolve("model").unwrap().manifest.tensors[0].name, "b");
 }
 
 #[test]
@@ -181,15 +168,6 @@ fn a_file_that_changes_meanwhile_is_refused() {
         assert!(error.contains("changed while it was imported") && error.contains(name), "{error}");
         assert!(store.list().unwrap().is_empty());
     }
-}
-
-#[test]
-fn deeply_nested_settings_are_refused() {
-    let text = refusal(|folder| {
-        let nested = format!("{{\"model_type\":{}", "[".repeat(100_000));
-        fs::write(folder.join("config.json"), nested).unwrap();
-    });
-    assert!(text.contains("recursion limit"), "{text}");
 }
 
 #[test]

@@ -255,7 +255,7 @@ fn nobody_else_can_reach_a_store_or_lock_it() {
 }
 
 #[test]
-fn whoever_keeps_a_lock_is_named_in_time() {
+fn a_process_that_keeps_a_lock_is_named_in_time() {
     let root = TempDir::new().unwrap();
     let (store, imported) = import(root.path(), "tiny");
     let store = store.with_lock_timeout(Duration::from_millis(20));

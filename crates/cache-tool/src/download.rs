@@ -1,6 +1,7 @@
 //! The folder of a download.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder, File},
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt, symlink},
@@ -16,6 +17,8 @@ use crate::{
     progress::PullProgress,
 };
 
+const LOCK: &str = ".lock";
+
 /// A folder of the store for one commit of one repository of one hub. It is outside of the store's `tmp`, which every
 /// writer clears, so that a download can be resumed.
 pub(crate) struct Download<'a> {
@@ -23,6 +26,8 @@ pub(crate) struct Download<'a> {
     hub: &'a Hub,
     snapshot: &'a Snapshot,
     path: PathBuf,
+    /// What was fetched.
+    files: BTreeSet<PathBuf>,
     /// Stored blobs that it links to; they stay until the import has them.
     hold: BlobHold,
     /// Held while it lives: two that append to one file would spoil it.
@@ -36,7 +41,7 @@ impl<'a> Download<'a> {
             let created = DirBuilder::new().recursive(true).mode(0o700).create(&path);
             created.with_context(|| format!("cannot create {}", path.display()))
         };
-        let lock = path.join(".lock");
+        let lock = path.join(LOCK);
         let mut told = false;
         loop {
             create()?;
@@ -55,7 +60,7 @@ impl<'a> Download<'a> {
             // The one that held it may have removed the folder, and a third one created it again.
             if is_at(&opened, &lock) {
                 let hold = store.hold_blobs()?;
-                return Ok(Self { store, hub, snapshot, path, hold, _lock: opened });
+                return Ok(Self { store, hub, snapshot, path, files: BTreeSet::new(), hold, _lock: opened });
             }
         }
     }
@@ -79,8 +84,30 @@ impl<'a> Download<'a> {
         for file in files {
             progress.begin(file.name());
             hub::download(self.hub, self.snapshot, file, &self.path, &mut |bytes| progress.advance(bytes))?;
+            self.files.insert(self.place(file));
         }
         progress.finish();
+        Ok(())
+    }
+
+    /// Removes what else lies in the folder, which `import` would take for a part of the model.
+    pub(crate) fn remove_others(&self) -> anyhow::Result<()> {
+        self.remove_others_in(&self.path)
+    }
+
+    fn remove_others_in(&self, folder: &Path) -> anyhow::Result<()> {
+        let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+        for entry in entries {
+            let path = entry.with_context(|| format!("cannot list {}", folder.display()))?.path();
+            if self.files.contains(&path) || path.file_name().is_some_and(|name| name == LOCK) {
+                continue;
+            }
+            if self.files.iter().any(|file| file.starts_with(&path)) {
+                self.remove_others_in(&path)?;
+            } else {
+                hub::remove(&path)?;
+            }
+        }
         Ok(())
     }
 

@@ -118,7 +118,7 @@ pub(crate) fn listed_json(artifact: &Listed) -> Value {
 /// What an import or a pull did.
 pub(crate) fn print_imported(imported: &Imported, json: bool) -> anyhow::Result<()> {
     if json {
-        return print_json(&json!({
+        let mut value = json!({
             "name": imported.name,
             "digest": imported.digest.to_string(),
             "size": imported.size,
@@ -126,7 +126,14 @@ pub(crate) fn print_imported(imported: &Imported, json: bool) -> anyhow::Result<
             "already_stored": imported.already_stored,
             "replaced": imported.replaced.map(|digest| digest.to_string()),
             "evicted": imported.evicted.iter().map(listed_json).collect::<Vec<_>>(),
-        }));
+        });
+        if !imported.warnings.is_empty() {
+            value["warnings"] = imported.warnings.clone().into();
+        }
+        return print_json(&value);
+    }
+    for warning in &imported.warnings {
+        eprintln!("warning: {warning}");
     }
     for artifact in &imported.evicted {
         say(&format!("removed {} ({}) to stay within the limit", names(artifact), size(artifact.size)));
@@ -137,7 +144,7 @@ pub(crate) fn print_imported(imported: &Imported, json: bool) -> anyhow::Result<
         imported.name,
         match (imported.already_stored, imported.new_bytes) {
             (true, 0) => "was stored already".to_owned(),
-            (true, _) => format!("was stored already, and {new} of it damaged, which is repaired"),
+            (true, _) => format!("was stored already, and {new} of it damaged, which are mended"),
             (false, 0) => format!("has {}, all of which was in the store", size(imported.size)),
             (false, _) => format!("has {}, of which {new} are new in the store", size(imported.size)),
         }
@@ -186,7 +193,8 @@ mod tests {
             let value = json!({ text.clone(): [text] });
             let written = json_text(&value).unwrap();
             prop_assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), value);
-            prop_assert_eq!(printable(&written.replace('\n', "")), written.replace('\n', ""));
+            let line = written.replace('\n', "");
+            prop_assert_eq!(printable(&line), line.as_str());
         }
     }
 }

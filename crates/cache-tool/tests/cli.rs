@@ -198,3 +198,34 @@ fn json_has_the_documented_keys() {
     assert_eq!(keys(&removed), ["names", "other_names", "artifact", "freed"]);
     assert_eq!(removed["freed"], imported["size"]);
 }
+
+#[test]
+fn foreign_text_is_escaped_for_people_and_whole_for_programs() {
+    let world = World::new();
+    let evil = "x\u{1b}]0;owned\u{7}\u{9b}2J\nforged  line\u{202e}";
+    let config = serde_json::json!({ "chat_template": [{ "name": evil, "template": "{{ messages }}" }] });
+    std::fs::write(world.path("folder/tokenizer_config.json"), config.to_string()).unwrap();
+    world.ok(&["import", &world.path("folder"), "--name", "evil"]);
+
+    let shown = world.ok(&["inspect", "evil"]);
+    assert!(shown.contains("x\\u{1b}]0;owned\\u{7}\\u{9b}2J\\nforged  line\\u{202e} ("), "{shown}");
+    let unsafe_in = |text: &str| text.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}');
+    assert!(!unsafe_in(&shown), "{shown:?}");
+
+    let json = world.ok(&["inspect", "evil", "--json"]);
+    assert!(!unsafe_in(&json), "{json:?}");
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert!(json["chat_templates"].as_array().unwrap().contains(&evil.into()), "{json}");
+}
+
+#[test]
+fn an_error_says_its_cause_once() {
+    let world = World::new();
+    let said = |args: &[&str]| world.fails(args).1;
+    let absent = said(&["import", &world.path("absent")]);
+    assert!(absent.ends_with("absent: No such file or directory (os error 2)\n"), "{absent}");
+    std::fs::write(world.path("file"), "").unwrap();
+    let store = world.path("file/store");
+    let blocked = said(&["--store", &store, "import", &world.path("tiny.gguf")]);
+    assert_eq!(blocked.matches("(os error").count(), 1, "{blocked}");
+}

@@ -1,6 +1,8 @@
 //! `cache-tool pull` from a hub on the loopback interface.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+#[path = "pull/hostile.rs"]
+mod hostile;
 mod hub;
 #[path = "../../artifact-store/tests/support/mod.rs"]
 mod support;

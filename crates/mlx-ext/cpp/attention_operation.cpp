@@ -17,7 +17,11 @@ namespace {
 class KvPool {
  public:
   KvPool(KvShape shape, int blocks) : shape_(shape), blocks_(blocks) {
-    size_ = kv_block_bytes(shape) * static_cast<size_t>(shape.layers) * static_cast<size_t>(blocks);
+    size_t a_layer;
+    if (__builtin_mul_overflow(kv_block_bytes(shape), static_cast<size_t>(blocks), &a_layer) ||
+        __builtin_mul_overflow(a_layer, static_cast<size_t>(shape.layers), &size_)) {
+      throw std::bad_alloc();
+    }
     void* memory = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     memory_ = static_cast<char*>(memory);
@@ -103,7 +107,6 @@ struct MlxExtAttention {
   float scale;
   int window;
   int traditional;
-  int rope_dims;
 };
 
 namespace kr {
@@ -116,13 +119,15 @@ mx::array make_attention(const MlxExtAttention& spec) {
   const mx::array& sin = array_at(spec.sin);
   require(qkv.dtype() == mx::float32 && qkv.ndim() == 2, "queries, keys and values are float32 [tokens, width]");
   require(qkv.shape(0) == spec.step->step->tokens, "the step has another number of tokens than its queries");
-  require(spec.heads % shape.kv_heads == 0, "query heads are a multiple of key heads");
-  require(qkv.shape(1) == (spec.heads + 2 * shape.kv_heads) * shape.head_dim, "queries, keys and values of all heads");
+  require(spec.heads > 0 && spec.heads % shape.kv_heads == 0, "query heads are a multiple of key heads");
+  const int64_t all_heads = int64_t{spec.heads} + 2 * int64_t{shape.kv_heads};
+  require(qkv.shape(1) == all_heads * shape.head_dim, "queries, keys and values of all heads");
   require(spec.layer >= 0 && spec.layer < shape.layers, "no such layer");
-  require(cos.dtype() == mx::float32 && cos.ndim() == 2 && cos.shape(1) * 2 == spec.rope_dims, "cos [positions, pairs]");
+  require(cos.dtype() == mx::float32 && cos.ndim() == 2, "cos [positions, pairs]");
+  require(int64_t{cos.shape(1)} * 2 <= shape.head_dim, "a head has fewer components than are rotated");
   require(sin.dtype() == mx::float32 && sin.shape() == cos.shape(), "sin like cos");
   for (const AttentionRow& row : spec.step->step->rows) {
-    require(row.position + row.new_tokens <= cos.shape(0), "a position is beyond the rotary table");
+    require(int64_t{row.position} + row.new_tokens <= cos.shape(0), "a position is beyond the rotary table");
   }
   ChainBuilder chain({&qkv});
   auto attention = std::make_unique<Attention>(chain.activation(qkv), chain.weight(cos), chain.weight(sin));
@@ -135,11 +140,12 @@ mx::array make_attention(const MlxExtAttention& spec) {
   job.scale = spec.scale;
   job.window = spec.window;
   job.traditional = spec.traditional != 0;
-  job.rope_dims = spec.rope_dims;
+  job.rope_dims = cos.shape(1) * 2;
   job.pool = attention->pool->memory();
   job.blocks_in_pool = attention->pool->blocks();
   job.rows = attention->step->rows.data();
   job.row_count = static_cast<int>(attention->step->rows.size());
+  // Less than the width of `qkv`, which is an int.
   return chain.append({qkv.shape(0), spec.heads * shape.head_dim}, std::move(attention));
 }
 
@@ -179,10 +185,6 @@ extern "C" MlxExtStep* mlx_ext_step_new(
 }
 
 extern "C" void mlx_ext_step_free(MlxExtStep* step) noexcept { delete step; }
-
-extern "C" size_t mlx_ext_kv_block_bytes(int kv_heads, int head_dim, int block_tokens, int half) noexcept {
-  return kr::kv_block_bytes({1, kv_heads, head_dim, block_tokens, half ? kr::Float::f16 : kr::Float::f32});
-}
 
 extern "C" void* mlx_ext_attention(const MlxExtAttention* spec, char* message, size_t message_size) noexcept {
   return kr::array_or_null(message, message_size, [&] { return kr::make_attention(*spec); });

@@ -3,6 +3,7 @@
 #include "kernels/linear.h"
 #include "operations.h"
 
+#include <limits>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -175,14 +176,16 @@ mx::array make_linear(const MlxExtLinear& spec) {
     require(norm.dtype() == mx::float32 && norm.shape() == mx::Shape{x.shape(1)}, "a norm is float32, one an input");
     linear->norm = chain.weight(norm);
   }
-  int width = 0;
+  require(spec.matrix_count > 0, "a product has a matrix");
+  int64_t width = 0;
   for (int i = 0; i < spec.matrix_count; i++) {
     linear->matrices.push_back(arrays_of(chain, spec.matrices[i], x.shape(1)));
     const int outputs = linear->matrices.back().weight.shape(0);
     require(!spec.swiglu || i == 0 || outputs == width, "gate and up differ in length");
     width = spec.swiglu ? outputs : width + outputs;
   }
-  const mx::Shape shape{x.shape(0), width};
+  require(width <= std::numeric_limits<int>::max(), "the result of a product is too wide");
+  const mx::Shape shape{x.shape(0), static_cast<int>(width)};
   if (residual) {
     require(residual->dtype() == mx::float32 && residual->shape() == shape, "a residual is float32 like the result");
     linear->residual = chain.activation(*residual);

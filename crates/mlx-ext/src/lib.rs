@@ -8,17 +8,18 @@
 //! MLX's streams belong to threads: arrays that are still lazy must be evaluated on the thread that
 //! built them. One thread of a process should own all MLX work.
 
-#[cfg(target_os = "linux")]
 pub mod cpu;
 #[cfg(not(target_os = "linux"))]
-#[path = "cpu_absent.rs"]
-pub mod cpu;
+mod errors;
 mod mapped_file;
 mod region;
 
-use mlx_rs::{Device, DeviceType, error::Exception, transforms::compile};
+use mlx_rs::{Device, DeviceType, error::Exception, memory, transforms::compile};
 
 pub use mapped_file::{MapError, MappedFile};
+
+/// Freed memory that MLX keeps for later arrays on a GPU. Without a limit it keeps all that a long prompt ever needed.
+const GPU_CACHE_BYTES: usize = 2 << 30;
 
 /// Where MLX computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,14 +50,20 @@ impl Backend {
 /// which ends the process, is replaced by one that makes a Rust error of the failed call.
 ///
 /// # Errors
-/// When MLX has no such device.
+/// When MLX has no such device, or it does not start.
 pub fn init() -> Result<Backend, Exception> {
     // mlx-rs installs its error handler on the first call that can fail. This is that call:
     // `Device::set_default` below reports nothing, and must not be the one that exits.
     Backend::current()?;
     let wanted = if cfg!(target_os = "macos") { Backend::Gpu } else { Backend::Cpu };
     match wanted {
-        Backend::Gpu => Device::set_default(&Device::gpu()),
+        Backend::Gpu => {
+            Device::set_default(&Device::gpu());
+            // The first call that needs the device itself: what keeps Metal from starting is said here, and not in
+            // terms of whatever would be the first to fail.
+            memory::memory_limit()?;
+            memory::set_cache_limit(GPU_CACHE_BYTES)?;
+        }
         Backend::Cpu => {
             Device::set_default(&Device::cpu());
             compile::disable_compile();

@@ -72,7 +72,9 @@ impl Region {
         } else {
             // Copy-on-write: should MLX ever reuse the buffer for a result, it writes to a page of
             // its own instead of faulting.
-            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE)
+            // No swap is reserved for that: it would have to hold the whole file, and one larger than
+            // the machine's memory could not be mapped.
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_NORESERVE)
         };
         // SAFETY: MAP_FIXED replaces exactly `data .. data + file_len` rounded up to pages, which
         // lies inside our own reservation (`padded_len` is a multiple of the page size), and no

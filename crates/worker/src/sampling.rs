@@ -9,27 +9,43 @@ use std::collections::HashMap;
 use protocol::message::Sampling;
 
 /// Chooses the tokens of one sequence, and counts what the penalties need to know.
+///
+/// What a token costs is bounded by the vocabulary, however long the prompt, the output and the list of biases are.
 #[derive(Debug)]
 pub struct Sampler {
+    /// Its biases are sorted, one a token.
     sampling: Sampling,
-    /// Occurrences among the generated tokens; empty unless a penalty asks for it.
-    generated: HashMap<u32, u32>,
-    /// Tokens of the prompt; empty unless the repetition penalty asks for it.
-    in_prompt: Vec<u32>,
+    /// Generated tokens, each once, and how often; empty unless a penalty asks for it.
+    generated: Vec<(u32, u32)>,
+    /// Where a token is in `generated`.
+    places: HashMap<u32, usize>,
+    /// Tokens of prompt and output, each once; empty unless the repetition penalty asks for it.
+    seen: Vec<u32>,
+    /// How many of them, sorted, are the prompt's.
+    in_prompt: usize,
     /// Reused between calls: (logit, then probability; token).
     candidates: Vec<(f32, u32)>,
 }
 
 impl Sampler {
     /// A sampler for a sequence that begins with `prompt`.
-    pub fn new(sampling: Sampling, prompt: &[u32]) -> Self {
-        let mut in_prompt = Vec::new();
+    pub fn new(mut sampling: Sampling, prompt: &[u32]) -> Self {
+        let mut seen = Vec::new();
         if sampling.repetition_penalty != 1.0 {
-            in_prompt.extend_from_slice(prompt);
-            in_prompt.sort_unstable();
-            in_prompt.dedup();
+            seen.extend_from_slice(prompt);
+            seen.sort_unstable();
+            seen.dedup();
         }
-        Self { sampling, generated: HashMap::new(), in_prompt, candidates: Vec::new() }
+        sum_biases(&mut sampling.logit_bias);
+        let in_prompt = seen.len();
+        Self {
+            sampling,
+            generated: Vec::new(),
+            places: HashMap::new(),
+            seen,
+            in_prompt,
+            candidates: Vec::new(),
+        }
     }
 
     /// The token that follows, given the logits of every token of the vocabulary.
@@ -50,9 +66,23 @@ impl Sampler {
             }
         };
         if self.counts_tokens() {
-            *self.generated.entry(token).or_default() += 1;
+            self.count(token);
         }
         token
+    }
+
+    fn count(&mut self, token: u32) {
+        let place = *self.places.entry(token).or_insert(self.generated.len());
+        match self.generated.get_mut(place) {
+            Some((_, count)) => *count += 1,
+            None => {
+                self.generated.push((token, 1));
+                let is_new = self.seen[..self.in_prompt].binary_search(&token).is_err();
+                if is_new && self.sampling.repetition_penalty != 1.0 {
+                    self.seen.push(token);
+                }
+            }
+        }
     }
 
     fn counts_tokens(&self) -> bool {
@@ -68,16 +98,12 @@ impl Sampler {
     fn adjust(&mut self) {
         let Sampling { repetition_penalty, presence_penalty, frequency_penalty, .. } = self.sampling;
         let candidates = &mut self.candidates;
-        if repetition_penalty != 1.0 {
-            let only_in_prompt = self.in_prompt.iter().filter(|token| !self.generated.contains_key(token));
-            for &token in only_in_prompt.chain(self.generated.keys()) {
-                if let Some((logit, _)) = candidates.get_mut(token as usize) {
-                    *logit =
-                        if *logit > 0.0 { *logit / repetition_penalty } else { *logit * repetition_penalty };
-                }
+        for &token in &self.seen {
+            if let Some((logit, _)) = candidates.get_mut(token as usize) {
+                *logit = if *logit > 0.0 { *logit / repetition_penalty } else { *logit * repetition_penalty };
             }
         }
-        for (&token, &count) in &self.generated {
+        for &(token, count) in &self.generated {
             if let Some((logit, _)) = candidates.get_mut(token as usize) {
                 *logit -= presence_penalty + frequency_penalty * count as f32;
             }
@@ -107,6 +133,18 @@ impl Sampler {
         }
         pick(candidates, quantile * total)
     }
+}
+
+/// One bias a token, sorted: those of a token that is named several times are added up, in the order in which they came.
+fn sum_biases(biases: &mut Vec<(u32, f32)>) {
+    biases.sort_by_key(|(token, _)| *token);
+    biases.dedup_by(|next, kept| {
+        let same = next.0 == kept.0;
+        if same {
+            kept.1 += next.1;
+        }
+        same
+    });
 }
 
 /// Largest value, the lowest token among equals.

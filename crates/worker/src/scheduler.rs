@@ -3,17 +3,21 @@
 //! ```text
 //!              plan: a place and memory            last token
 //!   Waiting ────────────────────────────▶ Running ───────────▶ Finished (removed)
-//!      ▲                                    │
-//!      └────────────────────────────────────┘
-//!            plan: preempted, memory is short
+//!      ▲  ▲                                 │  │
+//!      │  └────── no credit, then credit ───┘  │   (its memory is kept until others need it)
+//!      └───────────────────────────────────────┘
+//!                plan: preempted, memory is short
 //! ```
 //!
 //! Every step decodes all running sequences that are complete up to their last token, and spends the rest
 //! of the token budget on chunks of prompts, so that a long prompt never stops the others. Chunks are always
 //! cut at the same places, multiples of [`Limits::chunk_tokens`], whatever else is in the batch: a sequence's
 //! arithmetic must not depend on its company.
+//!
+//! A sequence whose reader is slow gives up its place, but not its memory. Places are given in the order of
+//! arrival. Memory is taken back from those without a place first, the latest arrival first.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap};
 
 use protocol::ids::RequestId;
 
@@ -31,7 +35,7 @@ pub struct Limits {
 }
 
 /// What the scheduler knows of a sequence.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Entry {
     id: RequestId,
     /// Tokens of prompt and output so far.
@@ -40,6 +44,8 @@ struct Entry {
     computed: usize,
     /// Its reader is slow: no step may extend it.
     paused: bool,
+    /// It is one of the running set.
+    placed: bool,
 }
 
 /// One sequence's part of a step.
@@ -68,149 +74,216 @@ pub struct StepPlan {
 #[derive(Debug)]
 pub struct Scheduler {
     limits: Limits,
-    waiting: VecDeque<Entry>,
-    /// In order of arrival, so that the last is the one to preempt.
-    running: Vec<Entry>,
+    /// By arrival.
+    entries: BTreeMap<u64, Entry>,
+    arrivals: HashMap<RequestId, u64>,
+    next_arrival: u64,
 }
 
 impl Scheduler {
     /// A scheduler without sequences.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, waiting: VecDeque::new(), running: Vec::new() }
+        Self { limits, entries: BTreeMap::new(), arrivals: HashMap::new(), next_arrival: 0 }
     }
 
     /// Lets a sequence of `len` known tokens wait for a place.
     pub fn add(&mut self, id: RequestId, len: usize) {
-        self.waiting.push_back(Entry { id, len, computed: 0, paused: false });
+        let entry = Entry { id, len, computed: 0, paused: false, placed: false };
+        self.entries.insert(self.next_arrival, entry);
+        self.arrivals.insert(id, self.next_arrival);
+        self.next_arrival += 1;
     }
 
     /// Forgets a sequence, in whichever state it is.
     pub fn remove(&mut self, id: RequestId) {
-        self.waiting.retain(|entry| entry.id != id);
-        self.running.retain(|entry| entry.id != id);
+        if let Some(arrival) = self.arrivals.remove(&id) {
+            self.entries.remove(&arrival);
+        }
     }
 
-    /// Says whether a sequence's reader keeps it from going on.
+    /// Says whether a sequence's reader keeps it from going on. If so, its place is free for another.
     pub fn set_paused(&mut self, id: RequestId, paused: bool) {
-        if let Some(entry) = self.running.iter_mut().chain(&mut self.waiting).find(|entry| entry.id == id) {
+        if let Some(entry) = self.entry(id) {
             entry.paused = paused;
+            entry.placed &= !paused;
         }
     }
 
     /// Records that a planned row was computed, and that a token was appended if it was one that samples.
     pub fn advance(&mut self, row: &PlannedRow) {
-        if let Some(entry) = self.running.iter_mut().find(|entry| entry.id == row.id) {
+        if let Some(entry) = self.entry(row.id) {
             entry.computed = row.end;
             entry.len += usize::from(row.samples);
         }
     }
 
-    /// Sequences in the running set that the next step can extend.
-    pub fn runnable(&self) -> usize {
-        self.running.iter().filter(|entry| !entry.paused).count()
+    /// Records that a sequence's keys and values are lost: it waits, and is computed again from its start.
+    pub fn forget_computed(&mut self, id: RequestId) {
+        if let Some(entry) = self.entry(id) {
+            entry.computed = 0;
+            entry.placed = false;
+        }
     }
 
-    /// Sequences that wait for credit, whether they hold a place or not.
+    /// Sequences in the running set that the next step can extend.
+    pub fn runnable(&self) -> usize {
+        self.running().count()
+    }
+
+    /// Sequences that wait for credit.
     pub fn paused(&self) -> usize {
-        self.running.iter().chain(&self.waiting).filter(|entry| entry.paused).count()
+        self.entries.values().filter(|entry| entry.paused).count()
     }
 
     /// Sequences that wait for a place.
     pub fn waiting(&self) -> usize {
-        self.waiting.iter().filter(|entry| !entry.paused).count()
+        self.entries.values().filter(|entry| !entry.paused && !entry.placed).count()
     }
 
     /// Tokens whose keys and values are held.
     pub fn held_tokens(&self) -> usize {
-        self.running.iter().map(|entry| entry.computed).sum()
+        self.entries.values().map(|entry| entry.computed).sum()
     }
 
     /// Decides the next step. Empty if no sequence can go on.
     pub fn plan(&mut self) -> StepPlan {
         let mut plan = StepPlan::default();
-        self.preempt_until_decodes_fit(&mut plan);
         loop {
+            self.preempt_until_decodes_fit(&mut plan);
+            self.give_places(&mut plan);
             self.plan_rows(&mut plan);
             // Prompts can block each other when outputs have grown into the memory they counted on.
-            if !plan.rows.is_empty() || !self.anyone_can_go_on() || !self.preempt(&mut plan) {
+            if !plan.rows.is_empty() || self.runnable() == 0 || !self.preempt(&mut plan) {
                 return plan;
             }
         }
     }
 
-    fn plan_rows(&mut self, plan: &mut StepPlan) {
-        let mut budget = self.limits.step_tokens;
-        self.plan_decodes(plan, &mut budget);
-        let mut free = self.limits.kv_tokens.saturating_sub(self.held_tokens() + plan.rows.len());
-        self.plan_chunks(plan, &mut budget, &mut free);
-        self.admit(plan, &mut budget, free);
+    fn entry(&mut self, id: RequestId) -> Option<&mut Entry> {
+        self.entries.get_mut(self.arrivals.get(&id)?)
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values().filter(|entry| entry.placed)
+    }
+
+    fn free_tokens(&self) -> usize {
+        let decodes = self.running().filter(|entry| entry.decodes()).count();
+        self.limits.kv_tokens.saturating_sub(self.held_tokens() + decodes)
     }
 
     /// Takes memory back until every decode of this step has room for one more token.
     fn preempt_until_decodes_fit(&mut self, plan: &mut StepPlan) {
         loop {
-            let decodes = self.running.iter().filter(|entry| entry.decodes()).count();
+            let decodes = self.running().filter(|entry| entry.decodes()).count();
             if self.held_tokens() + decodes <= self.limits.kv_tokens || !self.preempt(plan) {
                 return;
             }
         }
     }
 
-    /// Takes one sequence's memory: of those whose readers are slow the latest, else the latest of all, but
+    /// Takes one sequence's memory: of those without a place the latest arrival's, else the latest of all, but
     /// never the only one's that can go on. False if there is none to take.
     fn preempt(&mut self, plan: &mut StepPlan) -> bool {
-        let paused = self.running.iter().rposition(|entry| entry.paused);
-        let latest = if self.running.len() > 1 { self.running.len().checked_sub(1) } else { None };
-        let Some(victim) = paused.or(latest) else { return false };
-        let entry = self.running.remove(victim);
+        if self.preempt_without_place(plan, 0) {
+            return true;
+        }
+        let mut running = self.entries.iter().filter(|(_, entry)| entry.placed).map(|(&arrival, _)| arrival);
+        match (running.next(), running.next_back()) {
+            (Some(_), Some(latest)) => self.take_memory(latest, plan),
+            _ => false,
+        }
+    }
+
+    /// Takes the memory of a sequence that has no place and arrived not before `from`: of the latest paused one,
+    /// else of the latest. False if there is none.
+    fn preempt_without_place(&mut self, plan: &mut StepPlan, from: u64) -> bool {
+        let mut victim = None;
+        for (&arrival, entry) in self.entries.iter().rev() {
+            if entry.placed || entry.computed == 0 {
+                continue;
+            }
+            if entry.paused {
+                victim = Some(arrival);
+                break;
+            }
+            if victim.is_none() && arrival >= from {
+                victim = Some(arrival);
+            }
+        }
+        victim.is_some_and(|arrival| self.take_memory(arrival, plan))
+    }
+
+    fn take_memory(&mut self, arrival: u64, plan: &mut StepPlan) -> bool {
+        let Some(entry) = self.entries.get_mut(&arrival) else { return false };
+        entry.computed = 0;
+        entry.placed = false;
         plan.preempted.push(entry.id);
-        self.waiting.push_front(Entry { computed: 0, ..entry });
         true
     }
 
-    fn anyone_can_go_on(&self) -> bool {
-        self.running.iter().chain(&self.waiting).any(|entry| !entry.paused)
+    /// Gives places to sequences that can go on, in the order of arrival. Where none is free, the latest arrival gives
+    /// its own up to an earlier one, which was paused until now.
+    ///
+    /// A place is given only with memory for the whole sequence and one token, beside what prompts already begun still
+    /// need: else two half-computed prompts could block each other.
+    fn give_places(&mut self, plan: &mut StepPlan) {
+        let candidates = self.entries.iter().filter(|(_, entry)| !entry.placed && !entry.paused);
+        let candidates: Vec<u64> =
+            candidates.map(|(&arrival, _)| arrival).take(self.limits.max_running).collect();
+        let mut taken = self.runnable();
+        let (mut free, mut promised) = (self.free_tokens(), self.promised_tokens());
+        for arrival in candidates {
+            if taken >= self.limits.max_running {
+                let latest =
+                    self.entries.iter().rev().find(|(_, entry)| entry.placed).map(|(&latest, _)| latest);
+                let Some(latest) = latest.filter(|&latest| latest > arrival) else { return };
+                self.entries.get_mut(&latest).into_iter().for_each(|entry| entry.placed = false);
+                taken -= 1;
+                (free, promised) = (self.free_tokens(), self.promised_tokens());
+            }
+            let Some(&entry) = self.entries.get(&arrival) else { continue };
+            let needed = entry.len + 1 - entry.computed;
+            while needed + promised > free && self.preempt_without_place(plan, arrival + 1) {
+                free = self.free_tokens();
+            }
+            if needed + promised > free && taken > 0 {
+                return;
+            }
+            self.entries.get_mut(&arrival).into_iter().for_each(|entry| entry.placed = true);
+            taken += 1;
+            if entry.decodes() {
+                free = free.saturating_sub(1);
+            } else {
+                promised += entry.len - entry.computed;
+            }
+        }
     }
 
-    fn plan_decodes(&self, plan: &mut StepPlan, budget: &mut usize) {
-        for entry in self.running.iter().filter(|entry| entry.decodes()) {
+    /// Tokens that prompts with a place still have to compute.
+    fn promised_tokens(&self) -> usize {
+        self.running().filter(|entry| !entry.decodes()).map(|entry| entry.len - entry.computed).sum()
+    }
+
+    /// Decodes, then chunks of prompts that have a place, the earliest first.
+    fn plan_rows(&self, plan: &mut StepPlan) {
+        let mut budget = self.limits.step_tokens;
+        let mut free = self.free_tokens();
+        for entry in self.running().filter(|entry| entry.decodes()) {
             plan.rows.push(entry.row(entry.len));
-            *budget = budget.saturating_sub(1);
+            budget = budget.saturating_sub(1);
         }
-    }
-
-    /// Continues prompts that have been begun, the earliest first.
-    fn plan_chunks(&self, plan: &mut StepPlan, budget: &mut usize, free: &mut usize) {
-        for entry in self.running.iter().filter(|entry| entry.prefills()) {
+        let decodes = plan.rows.len();
+        for entry in self.running().filter(|entry| !entry.decodes()) {
             let row = entry.row(entry.chunk_end(self.limits.chunk_tokens));
-            if !takes(row, plan, budget, free) {
+            let tokens = row.end - row.start;
+            // One chunk always passes the token budget.
+            if (tokens > budget && plan.rows.len() > decodes) || tokens > free {
                 return;
             }
-        }
-    }
-
-    /// Gives places to waiting sequences, in order but for the paused ones, as long as their first chunk
-    /// fits the step.
-    fn admit(&mut self, plan: &mut StepPlan, budget: &mut usize, mut free: usize) {
-        let promised: usize = self.running.iter().filter(|e| e.prefills()).map(|e| e.len - e.computed).sum();
-        let chunks_planned: usize =
-            plan.rows.iter().filter(|row| row.end - row.start > 1).map(|row| row.end - row.start).sum();
-        let mut reserve = promised.saturating_sub(chunks_planned);
-        while self.running.len() < self.limits.max_running {
-            let Some(next) = self.waiting.iter().position(|entry| !entry.paused) else { return };
-            let entry = &self.waiting[next];
-            let row = entry.row(entry.chunk_end(self.limits.chunk_tokens));
-            // A place is given only with memory for the whole prompt and one token, beside what prompts
-            // already begun still need: else two half-computed prompts could block each other.
-            let alone = self.running.is_empty();
-            if !alone && entry.len + 1 + reserve > free {
-                return;
-            }
-            if !takes(row, plan, budget, &mut free) {
-                return;
-            }
-            reserve += entry.len - row.end;
-            self.running.extend(self.waiting.remove(next));
+            budget = budget.saturating_sub(tokens);
+            free -= tokens;
+            plan.rows.push(row);
         }
     }
 }
@@ -218,12 +291,7 @@ impl Scheduler {
 impl Entry {
     /// Whether the next step computes just its last token.
     fn decodes(&self) -> bool {
-        !self.paused && self.computed > 0 && self.computed + 1 == self.len
-    }
-
-    /// Whether more than its last token is to be computed.
-    fn prefills(&self) -> bool {
-        !self.paused && !self.decodes()
+        self.computed > 0 && self.computed + 1 == self.len
     }
 
     fn chunk_end(&self, chunk: usize) -> usize {
@@ -233,19 +301,6 @@ impl Entry {
     fn row(&self, end: usize) -> PlannedRow {
         PlannedRow { id: self.id, start: self.computed, end, samples: end == self.len }
     }
-}
-
-/// Adds a chunk to the plan if the step has room for it. One chunk always passes the token budget.
-fn takes(row: PlannedRow, plan: &mut StepPlan, budget: &mut usize, free: &mut usize) -> bool {
-    let tokens = row.end - row.start;
-    let has_chunk = plan.rows.last().is_some_and(|last| last.end - last.start > 1);
-    if (tokens > *budget && has_chunk) || tokens > *free {
-        return false;
-    }
-    *budget = budget.saturating_sub(tokens);
-    *free -= tokens;
-    plan.rows.push(row);
-    true
 }
 
 #[cfg(test)]

@@ -10,18 +10,17 @@ use anyhow::{Context, anyhow};
 use artifact_store::{Artifact, Store, default_store_dir};
 use crossbeam_channel::bounded;
 use protocol::{
-    message::{Failure, ModelInfo, Report},
+    message::{Failure, Heartbeat, ModelInfo, Report},
     options::{Activations, KvType, Verify, WorkerOptions},
 };
-use tokenizers::Tokenizer;
 use tracing::{info, warn};
 
 use crate::{
     cli::Cli,
-    engine::{Engine, Gauges, Inbox},
+    engine::{Engine, EosTokens, Gauges, Inbox},
     link::{self, LinkSender, Receiver, Reports},
     model::{Kernels, KvBudget, Model},
-    prepare::{ChatTemplate, Pool, Preparer},
+    prepare::{ChatTemplate, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
     requests::Registry,
     scheduler::Limits,
     verify,
@@ -32,9 +31,6 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// Messages that may wait for the engine; it takes all of them in before each step.
 const MAX_INBOX: usize = 4096;
-
-/// Threads that prepare prompts. Tokenizing is fast: two keep a long prompt from delaying a short one.
-const PREPARE_THREADS: usize = 2;
 
 /// Everything that was loaded.
 struct Loaded {
@@ -64,8 +60,8 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     let limits = limits(&options, &model);
     let gauges = Arc::new(Gauges::default());
     let (engine, inbox) = bounded::<Inbox>(MAX_INBOX);
-    let pool =
-        Pool::start(PREPARE_THREADS, preparer, Arc::clone(&registry), Arc::clone(&reports), engine.clone())?;
+    let pool = Pool::start(preparer, Arc::clone(&registry), Arc::clone(&reports), engine.clone())?;
+    let preparation = pool.age();
     let receiver = Receiver {
         frames: connected.receiver,
         socket: connected.socket,
@@ -79,9 +75,8 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     thread::Builder::new().name("receive".into()).spawn(move || receiver.run())?;
     let _verification =
         (options.verify == Verify::Background).then(|| verify::while_serving(&artifact, &reports));
-    let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&gauges))?;
-    Engine::new(model, limits, inbox, registry, reports, gauges).run();
-    Ok(())
+    let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&gauges), preparation)?;
+    Ok(Engine::new(model, limits, inbox, registry, reports, gauges).run()?)
 }
 
 /// Loads the weights on this thread, which will run them, and the tokenizer beside it.
@@ -103,6 +98,9 @@ fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<
         };
         let budget = kv_budget(options);
         let model = Model::load(&artifact, kernels, budget)?;
+        if kernels == Kernels::Mlx {
+            model.warm_up(options.chunk_tokens.max(1) as usize)?;
+        }
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;
@@ -122,27 +120,31 @@ fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<
         load_micros,
         tokenizer_micros: micros(took),
     };
-    let preparer = Preparer {
-        tokenizer: Arc::new(tokenizer),
-        template: chat_template(&artifact)?,
-        eos_tokens: artifact.manifest.eos_token_ids.clone(),
+    let settings = Settings {
+        template: chat_template(&artifact),
+        eos_tokens: EosTokens::new(artifact.manifest.eos_token_ids.clone()),
         context_length: (model.context_length() as usize).min(model.kv_tokens()),
         vocab_size: model.vocab_size(),
+        special_tokens_in_content: options.special_tokens_in_content,
     };
+    let preparer = Preparer::new(tokenizer, settings);
     Ok(Loaded { artifact, model, preparer, info })
 }
 
-fn chat_template(artifact: &Artifact) -> anyhow::Result<Option<ChatTemplate>> {
+/// A template that can't be used fails chats; completions need none.
+fn chat_template(artifact: &Artifact) -> Option<ChatTemplate> {
     let manifest = &artifact.manifest;
-    let text = |token: &Option<String>| token.clone().unwrap_or_default();
-    let Some(source) = manifest.chat_template.clone() else { return Ok(None) };
-    let template = ChatTemplate::new(source, text(&manifest.bos_token), text(&manifest.eos_token));
-    Ok(Some(template.context("the model's chat template")?))
+    let source = manifest.chat_template.as_ref()?;
+    let template = ChatTemplate::new(source, manifest.bos_token.clone(), manifest.eos_token.clone());
+    if let Some(problem) = template.problem() {
+        warn!(%problem, "the model's chat template can't be used; chats with this model will fail");
+    }
+    Some(template)
 }
 
-fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<Tokenizer> {
+fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<PromptTokenizer> {
     let bytes = artifact.read_tokenizer()?;
-    Tokenizer::from_bytes(bytes).map_err(|error| anyhow!("tokenizer.json of {}: {error}", artifact.name))
+    PromptTokenizer::from_bytes(&bytes).with_context(|| format!("the tokenizer of {}", artifact.name))
 }
 
 fn kv_budget(options: &WorkerOptions) -> KvBudget {
@@ -159,7 +161,7 @@ fn limits(options: &WorkerOptions, model: &Model) -> Limits {
         max_running,
         chunk_tokens,
         // Room for every decode and a chunk, so that neither waits for the other.
-        step_tokens: max_running + chunk_tokens,
+        step_tokens: max_running.saturating_add(chunk_tokens),
         kv_tokens: model.kv_tokens(),
     }
 }
@@ -172,11 +174,13 @@ fn max_running(options: &WorkerOptions) -> usize {
 fn start_heartbeat(
     reports: Arc<dyn Reports>,
     gauges: Arc<Gauges>,
+    preparation: PreparationAge,
 ) -> std::io::Result<crossbeam_channel::Sender<()>> {
     let (stop, stopped) = bounded::<()>(0);
     thread::Builder::new().name("heartbeat".into()).spawn(move || {
         while stopped.recv_timeout(HEARTBEAT) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
-            reports.report(&Report::Heartbeat(gauges.heartbeat()));
+            let oldest_preparation_millis = preparation.oldest().as_millis().try_into().unwrap_or(u64::MAX);
+            reports.report(&Report::Heartbeat(Heartbeat { oldest_preparation_millis, ..gauges.heartbeat() }));
         }
     })?;
     Ok(stop)

@@ -9,6 +9,7 @@ use e2e::Server;
 use serde_json::Value;
 
 mod failed_import;
+mod forged_turns;
 mod hostile_config;
 mod large_stop;
 mod long_prompt;

@@ -14,9 +14,10 @@ use super::{
 };
 use crate::Quantization;
 
-/// Most layers, and the largest of any other dimension, that are believed.
+/// Most layers, the largest of any other dimension, and the longest context that are believed.
 const MAX_LAYERS: u64 = 4096;
 const MAX_DIM: u64 = 1 << 24;
+const MAX_CONTEXT: u64 = 1 << 30;
 
 /// Sizes of the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,15 +106,7 @@ pub(crate) fn map<'a>(
 impl Dims {
     fn read(gguf: &Gguf) -> Result<Self, GgufError> {
         let metadata = &gguf.metadata;
-        let optional = |key: &str| {
-            let value = metadata.unsigned(key)?;
-            match value {
-                Some(dim) if !(1..=MAX_DIM).contains(&dim) => {
-                    Err(GgufError::Damaged(format!("`{key}` is {dim}")))
-                }
-                value => Ok(value),
-            }
-        };
+        let optional = |key: &str| size(metadata, key, MAX_DIM);
         let dim = |key: &str| required(optional(key)?, key);
         if metadata.unsigned("llama.expert_count")?.unwrap_or(0) > 0 {
             return Err(GgufError::Unsupported(
@@ -132,16 +125,24 @@ impl Dims {
                  are not a shape this program's llama has"
             )));
         }
-        let layers = dim("llama.block_count")?;
-        if layers > MAX_LAYERS {
-            return Err(GgufError::Damaged(format!("`llama.block_count` is {layers}")));
-        }
+        let layers = "llama.block_count";
+        let layers = required(size(metadata, layers, MAX_LAYERS)?, layers)?;
         let embedding = gguf.tensors.iter().find(|tensor| tensor.name == "token_embd.weight");
         let vocab = embedding.and_then(|tensor| tensor.shape.first().copied());
         let vocab =
             vocab.ok_or_else(|| GgufError::Damaged("tensor `token_embd.weight` is missing".to_owned()))?;
         let intermediate = dim("llama.feed_forward_length")?;
         Ok(Self { hidden, intermediate, layers, heads, kv_heads, head_dim, vocab })
+    }
+}
+
+/// A number from 1 to `most`.
+fn size(metadata: &Metadata, key: &str, most: u64) -> Result<Option<u64>, GgufError> {
+    match metadata.unsigned(key)? {
+        Some(size) if !(1..=most).contains(&size) => {
+            Err(GgufError::Damaged(format!("`{key}` is {size}, which is not from 1 to {most}")))
+        }
+        size => Ok(size),
     }
 }
 
@@ -200,7 +201,7 @@ fn config(
     let has = |module: &str, field: &str| {
         mapped.iter().any(|tensor| tensor.field == field && tensor.module.ends_with(module))
     };
-    let base = metadata.float("llama.rope.freq_base")?.unwrap_or(10000.0);
+    let base = metadata.positive("llama.rope.freq_base")?.unwrap_or(10000.0);
     let epsilon = "llama.attention.layer_norm_rms_epsilon";
     let context = "llama.context_length";
     let mut config = json!({
@@ -214,10 +215,10 @@ fn config(
         "num_key_value_heads": dims.kv_heads,
         "head_dim": dims.head_dim,
         "vocab_size": dims.vocab,
-        "rms_norm_eps": required(metadata.float(epsilon)?, epsilon)?,
+        "rms_norm_eps": required(metadata.positive(epsilon)?, epsilon)?,
         "rope_theta": base,
         "rope_traditional": false,
-        "max_position_embeddings": required(metadata.unsigned(context)?, context)?,
+        "max_position_embeddings": required(size(metadata, context, MAX_CONTEXT)?, context)?,
         "tie_word_embeddings": !has("lm_head", "weight"),
         "attention_bias": has("q_proj", "bias"),
         "mlp_bias": has("up_proj", "bias"),
@@ -246,20 +247,24 @@ fn config(
 }
 
 fn rope_scaling(metadata: &Metadata) -> Result<Option<Value>, GgufError> {
-    let factor = "llama.rope.scaling.factor";
+    let key = "llama.rope.scaling.factor";
+    // Older files have another name for it, and where the type is not said, it is linear.
+    let factor = match metadata.positive(key)? {
+        None => metadata.positive("llama.rope.scale_linear")?,
+        factor => factor,
+    };
     match metadata.text("llama.rope.scaling.type")? {
-        None | Some("none") => Ok(None),
-        Some("linear") => {
-            let factor = required(metadata.float(factor)?, factor)?;
-            Ok(Some(json!({ "type": "linear", "rope_type": "linear", "factor": factor })))
-        }
+        Some("none") => Ok(None),
+        None => Ok(factor
+            .filter(|factor| *factor != 1.0)
+            .map(|factor| json!({ "rope_type": "linear", "factor": factor }))),
+        Some("linear") => Ok(Some(json!({ "rope_type": "linear", "factor": required(factor, key)? }))),
         Some("yarn") => {
             let original = "llama.rope.scaling.original_context_length";
             Ok(Some(json!({
-                "type": "yarn",
                 "rope_type": "yarn",
-                "factor": required(metadata.float(factor)?, factor)?,
-                "original_max_position_embeddings": required(metadata.unsigned(original)?, original)?,
+                "factor": required(factor, key)?,
+                "original_max_position_embeddings": required(size(metadata, original, MAX_CONTEXT)?, original)?,
             })))
         }
         Some(other) => {

@@ -37,8 +37,14 @@ impl Metadata {
         self.get(key, Value::as_unsigned)
     }
 
-    pub(crate) fn float(&self, key: &str) -> Result<Option<f64>, GgufError> {
-        self.get(key, Value::as_float)
+    /// A number of a float type that is more than zero and finite, also as the `f32` that it is computed with.
+    pub(crate) fn positive(&self, key: &str) -> Result<Option<f64>, GgufError> {
+        let Some(number) = self.get(key, Value::as_float)? else { return Ok(None) };
+        let computed = number as f32;
+        if computed.is_finite() && computed > 0.0 {
+            return Ok(Some(number));
+        }
+        Err(GgufError::Damaged(format!("`{key}` is {number}, which is not a positive number")))
     }
 
     pub(crate) fn boolean(&self, key: &str) -> Result<Option<bool>, GgufError> {
@@ -53,9 +59,16 @@ impl Metadata {
         self.get(key, |value| value.as_array()?.iter().map(Value::as_text).collect())
     }
 
-    /// An array of numbers of a float type.
+    /// An array of finite numbers of a float type.
     pub(crate) fn floats(&self, key: &str) -> Result<Option<Vec<f64>>, GgufError> {
-        self.get(key, |value| value.as_array()?.iter().map(Value::as_float).collect())
+        let floats: Option<Vec<f64>> =
+            self.get(key, |value| value.as_array()?.iter().map(Value::as_float).collect())?;
+        match floats.iter().flatten().find(|number| !number.is_finite()) {
+            Some(number) => {
+                Err(GgufError::Damaged(format!("`{key}` has {number}, which is not a finite number")))
+            }
+            None => Ok(floats),
+        }
     }
 
     /// An array of integers that are not negative.

@@ -20,6 +20,12 @@ const UNKNOWN: u64 = 2;
 const BYTE: u64 = 6;
 /// Longest piece, in characters: each place where it could be split is looked at.
 const MAX_PIECE: usize = 1024;
+/// Bytes that may be looked at for that, over all pieces; a vocabulary of 262144 tokens has about 100 million.
+const MAX_COMPARED: usize = 1 << 31;
+/// Bytes of all merges together, as they are written; the same vocabulary has about 10 million.
+const MAX_MERGES: usize = 48 << 20;
+/// What a merge takes beside its two pieces when it is written.
+const MERGE_FRAME: usize = 16;
 /// What a space is in a piece.
 const SPACE: &str = "▁";
 
@@ -90,13 +96,26 @@ fn merges<'a>(vocabulary: &Vocabulary<'a>, scores: &[f64]) -> Result<Vec<[&'a st
         .map(|(((token, _), score), id)| (*token, (*score, id)));
     let pieces: HashMap<&str, (f64, u32)> = normal.clone().collect();
     let mut merges = Vec::new();
+    let (mut compared, mut written) = (0_usize, 0_usize);
     for (piece, (score, _)) in normal {
-        if piece.chars().nth(MAX_PIECE).is_some() {
+        let characters = piece.chars().count();
+        if characters > MAX_PIECE {
             return Err(GgufError::Damaged(format!("a token has more than {MAX_PIECE} characters")));
+        }
+        compared = compared.saturating_add(characters * piece.len());
+        if compared > MAX_COMPARED {
+            return Err(GgufError::Damaged("its tokens are too long".to_owned()));
         }
         for (at, _) in piece.char_indices().skip(1) {
             let (left, right) = piece.split_at(at);
             if let (Some((_, left_id)), Some((_, right_id))) = (pieces.get(left), pieces.get(right)) {
+                // Before they are made: pieces that are beginnings of each other have cubically many.
+                written += piece.len() + MERGE_FRAME;
+                if written > MAX_MERGES {
+                    return Err(GgufError::Damaged(format!(
+                        "the ways to make its tokens of each other take more than {MAX_MERGES} bytes"
+                    )));
+                }
                 merges.push(Merge { score, left, right, ids: (*left_id, *right_id) });
             }
         }

@@ -1,6 +1,6 @@
 //! The vocabulary in a GGUF file as `tokenizer.json` of the tokenizers library.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::{Map, Value, json};
 
@@ -50,7 +50,8 @@ pub(crate) struct Tokenizer {
     pub(crate) eos_token: Option<String>,
     /// Ascending.
     pub(crate) eos_token_ids: Vec<u32>,
-    pub(crate) chat_template: Option<String>,
+    /// By name; the default one is named `default`.
+    pub(crate) chat_templates: BTreeMap<String, String>,
 }
 
 /// The tokens of a file.
@@ -118,7 +119,7 @@ impl Tokenizer {
             bos_token: owned(bos),
             eos_token: owned(eos),
             eos_token_ids: end_tokens(metadata, &vocabulary)?,
-            chat_template: metadata.text("tokenizer.chat_template")?.map(str::to_owned),
+            chat_templates: chat_templates(metadata)?,
         })
     }
 }
@@ -162,6 +163,19 @@ impl<'a> Vocabulary<'a> {
         };
         added.map(describe).collect()
     }
+}
+
+/// The default template, and those that a list names.
+fn chat_templates(metadata: &Metadata) -> Result<BTreeMap<String, String>, GgufError> {
+    let key = "tokenizer.chat_template";
+    let default = metadata.text(key)?.map(|text| ("default".to_owned(), text.to_owned()));
+    let mut templates: BTreeMap<String, String> = default.into_iter().collect();
+    for name in metadata.texts("tokenizer.chat_templates")?.unwrap_or_default() {
+        if let Some(text) = metadata.text(&format!("{key}.{name}"))? {
+            templates.insert(name.to_owned(), text.to_owned());
+        }
+    }
+    Ok(templates)
 }
 
 fn end_tokens(metadata: &Metadata, vocabulary: &Vocabulary<'_>) -> Result<Vec<u32>, GgufError> {

@@ -11,10 +11,11 @@ use safetensors::Dtype;
 use serde_json::Value;
 
 use super::{
-    ImportOptions,
+    ImportOptions, Staging, check_config,
+    folder::MAX_TOKENIZER,
     rewrite::{Change, Conversion, Plan},
     source::SourceFile,
-    tensor_entry,
+    templates, tensor_entry,
 };
 use crate::{
     Digest, FileEntry, FileRole, ImportEvent, Manifest, Observer, Quantization, Source, SourceFormat,
@@ -43,7 +44,7 @@ pub(super) fn stage(
     path: &Path,
     options: &ImportOptions,
     observer: &mut Observer<'_>,
-) -> Result<(Manifest, Vec<Staged>), StoreError> {
+) -> Result<Staging, StoreError> {
     let bad = |error: GgufError| StoreError::bad_source(path, error.to_string());
     let file = SourceFile::open(path)?;
     let gguf = Gguf::read(BufReader::new(file.reader()), file.len()).map_err(bad)?;
@@ -52,6 +53,10 @@ pub(super) fn stage(
     let model = llama::map(&gguf, factors.as_deref(), options.quantize).map_err(bad)?;
     let tokenizer = Tokenizer::read(&gguf.metadata).map_err(bad)?;
     check_vocabulary(&tokenizer, &model.config).map_err(bad)?;
+    check_config(&model.config).map_err(|reason| StoreError::bad_source(path, reason.to_string()))?;
+    let mut templates = tokenizer.chat_templates;
+    templates::check(&templates).map_err(|reason| StoreError::bad_source(path, reason))?;
+    let json = tokenizer_bytes(&tokenizer.json, path)?;
     let conversions = model.tensors.iter().map(conversion).collect();
     let plan = Plan::new(conversions).map_err(|reason| StoreError::bad_source(path, reason))?;
     tell(observer, ImportEvent::Planned(plan.len()))?;
@@ -64,18 +69,20 @@ pub(super) fn stage(
             digest.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context("read", path)?;
         Ok::<_, StoreError>((digest, weights))
     })?;
-    let json = serde_json::to_vec(&tokenizer.json).map_err(std::io::Error::from);
-    let tokens = writer.stage_bytes(&json.context("write the tokenizer of", path)?)?;
+    let tokens = writer.stage_readable_by(file.readers(), |out| {
+        out.write_all(&json).context("write the tokenizer of", path)
+    })?;
     file.check_unchanged()?;
     let manifest = Manifest {
         format: FORMAT,
         source: Source { format: SourceFormat::Gguf, digest: Some(digest) },
         transforms: transforms(&model),
         config: model.config,
-        chat_template: tokenizer.chat_template,
-        named_chat_templates: BTreeMap::new(),
+        chat_template: templates.remove(templates::DEFAULT),
+        named_chat_templates: templates,
         bos_token: tokenizer.bos_token,
         eos_token: tokenizer.eos_token,
+        special_tokens: BTreeMap::new(),
         eos_token_ids: tokenizer.eos_token_ids,
         files: vec![
             entry(FileRole::Weights, WEIGHTS, &weights),
@@ -83,7 +90,19 @@ pub(super) fn stage(
         ],
         tensors: plan.tensors.into_iter().map(|tensor| tensor_entry(tensor, 0)).collect(),
     };
-    Ok((manifest, vec![weights, tokens]))
+    let (files, readers) = (vec![weights, tokens], file.readers());
+    Ok(Staging { manifest, files, readers, warnings: Vec::new() })
+}
+
+/// `tokenizer.json`, no longer than one of a folder may be.
+fn tokenizer_bytes(json: &Value, path: &Path) -> Result<Vec<u8>, StoreError> {
+    let bytes = serde_json::to_vec(json).map_err(std::io::Error::from);
+    let bytes = bytes.context("write the tokenizer of", path)?;
+    if bytes.len() as u64 > MAX_TOKENIZER {
+        let reason = format!("its tokenizer takes {} bytes, more than {MAX_TOKENIZER}", bytes.len());
+        return Err(StoreError::bad_source(path, reason));
+    }
+    Ok(bytes)
 }
 
 fn check_kind(metadata: &Metadata) -> Result<(), GgufError> {

@@ -8,12 +8,13 @@ use std::{collections::BTreeMap, path::Path};
 use serde_json::json;
 
 use super::{
-    ImportOptions,
-    folder::{CONFIG, Folder, Shard, read_header},
+    ImportOptions, Staging,
+    folder::{CONFIG, Folder, TOKENIZER},
     pipeline::in_order,
     rewrite::{Change, Conversion, Plan},
+    shards::{Shard, read_header},
     source::SourceFile,
-    tensor_entry,
+    templates, tensor_entry,
 };
 use crate::{
     Digest, Dtype, FileEntry, FileRole, ImportEvent, Manifest, Observer, Quantization, Source, SourceFormat,
@@ -34,34 +35,38 @@ pub(super) fn stage(
     path: &Path,
     options: &ImportOptions,
     observer: &mut Observer<'_>,
-) -> Result<(Manifest, Vec<Staged>), StoreError> {
-    let mut folder = Folder::read(path)?;
-    let mut templates = folder.chat_templates()?;
+) -> Result<Staging, StoreError> {
+    let mut folder = Folder::read(path, &writer.store.layout.blobs())?;
     let mut transforms = Vec::new();
     if let Some(quantization) = options.quantize {
         quantize_config(&mut folder, quantization)?;
         transforms.push(Transform::Quantize(quantization));
     }
-    if folder.shards.iter().any(|shard| !shard.is_aligned()) {
+    if folder.shards.all.iter().any(|shard| !shard.is_aligned()) {
         transforms.push(Transform::Align);
     }
-    let [bos_token, eos_token] = folder.special_tokens();
+    if folder.tokenizer.is_some() {
+        transforms.push(Transform::AddTokens);
+    }
+    let mut templates = std::mem::take(&mut folder.templates);
+    let mut special_tokens = std::mem::take(&mut folder.special_tokens);
     let mut manifest = Manifest {
         format: FORMAT,
         source: Source { format: SourceFormat::HuggingFace, digest: None },
         transforms,
         config: folder.config.clone(),
-        chat_template: templates.remove("default"),
+        chat_template: templates.remove(templates::DEFAULT),
         named_chat_templates: templates,
-        bos_token,
-        eos_token,
-        eos_token_ids: folder.eos_token_ids(),
+        bos_token: special_tokens.remove("bos_token"),
+        eos_token: special_tokens.remove("eos_token"),
+        special_tokens,
+        eos_token_ids: std::mem::take(&mut folder.eos_token_ids),
         files: Vec::new(),
         tensors: Vec::new(),
     };
     let files = stage_files(writer, &folder, options, &mut manifest, observer)?;
-    folder.check_unchanged()?;
-    Ok((manifest, files))
+    folder.root.check_unchanged()?;
+    Ok(Staging { manifest, files, readers: folder.root.readers(), warnings: folder.warnings })
 }
 
 /// The weights first.
@@ -72,30 +77,37 @@ fn stage_files(
     manifest: &mut Manifest,
     observer: &mut Observer<'_>,
 ) -> Result<Vec<Staged>, StoreError> {
-    let bad = |shard: &Shard, reason| StoreError::bad_source(&folder.path().join(&shard.name), reason);
+    let bad = |shard: &Shard, reason| StoreError::bad_source(&folder.root.path_of(&shard.name), reason);
     let plan = |shard| plan(shard, options.quantize).map_err(|reason| bad(shard, reason));
-    let plans = folder.shards.iter().map(plan).collect::<Result<Vec<_>, _>>()?;
-    for (index, (shard, plan)) in folder.shards.iter().zip(&plans).enumerate() {
+    let plans = folder.shards.all.iter().map(plan).collect::<Result<Vec<_>, _>>()?;
+    for (index, (shard, plan)) in folder.shards.all.iter().zip(&plans).enumerate() {
         let tensors = plan.as_ref().map_or(&shard.tensors, |plan| &plan.tensors);
         manifest.tensors.extend(tensors.iter().cloned().map(|tensor| tensor_entry(tensor, index)));
     }
-    folder.check_names(&manifest.tensors)?;
+    folder.shards.check_names(folder.root.path(), &manifest.tensors)?;
 
     let others = folder.other_files()?;
-    let weights =
-        folder.shards.iter().zip(plans).map(|(shard, plan)| (FileRole::Weights, shard.name.clone(), plan));
+    let weights = folder
+        .shards
+        .all
+        .iter()
+        .zip(plans)
+        .map(|(shard, plan)| (FileRole::Weights, shard.name.clone(), plan));
     let sources: Vec<_> = weights.chain(others.into_iter().map(|(role, name)| (role, name, None))).collect();
     let mut reused = reusable(writer, folder, &sources, observer)?;
 
     let mut files = Vec::new();
     for (role, name, plan) in sources {
-        let source = SourceFile::open(&folder.path().join(&name))?;
-        let rewritten = plan.is_some();
+        let source = folder.root.open_file(&name)?;
+        let expected = plan.as_ref().map(|plan| plan.tensors.clone());
         let staged = match plan {
             Some(plan) => plan.stage(writer, &source, observer)?,
             None if name == CONFIG && options.quantize.is_some() => {
                 let json = serde_json::to_vec_pretty(&folder.config).map_err(std::io::Error::from);
-                writer.stage_bytes(&json.context("write", source.path())?)?
+                stage_made(writer, &source, &json.context("write", source.path())?)?
+            }
+            None if name == TOKENIZER && folder.tokenizer.is_some() => {
+                stage_made(writer, &source, folder.tokenizer.as_deref().unwrap_or_default())?
             }
             None => match reused.remove(&name) {
                 Some(stored) => {
@@ -105,10 +117,11 @@ fn stage_files(
                 None => stage_copy(writer, &source, observer)?,
             },
         };
-        if role == FileRole::Weights && !rewritten {
+        if role == FileRole::Weights {
             // The header of the bytes that were hashed.
             let copy = SourceFile::open(&writer.staged_path(&staged))?;
-            if read_header(&copy, source.path())? != folder.shards[files.len()].tensors {
+            let tensors = expected.as_ref().unwrap_or(&folder.shards.all[files.len()].tensors);
+            if read_header(&copy, source.path())? != *tensors {
                 return Err(source.changed());
             }
         }
@@ -129,7 +142,7 @@ fn reusable(
 ) -> Result<BTreeMap<String, Staged>, StoreError> {
     let lens = sources.iter().map(|(_, name, plan)| match plan {
         Some(plan) => Ok(plan.len()),
-        None => SourceFile::open(&folder.path().join(name)).map(|source| source.len()),
+        None => folder.root.open_file(name).map(|source| source.len()),
     });
     let lens = lens.collect::<Result<Vec<_>, _>>()?;
     tell(observer, ImportEvent::Planned(lens.iter().sum()))?;
@@ -142,7 +155,7 @@ fn reusable(
             if plan.is_some() {
                 continue;
             }
-            let source = SourceFile::open(&folder.path().join(name))?;
+            let source = folder.root.open_file(name)?;
             let (digest, read) = Digest::of_reader(&mut source.reader()).context("read", source.path())?;
             if let Some(stored) = writer.stored(digest, read) {
                 reused.insert(name.clone(), stored);
@@ -157,17 +170,17 @@ fn reusable(
 
 /// Says in the configuration what will be quantized, as mlx-community does.
 fn quantize_config(folder: &mut Folder, quantization: Quantization) -> Result<(), StoreError> {
-    let path = folder.path().join(CONFIG);
+    let path = folder.root.path_of(CONFIG);
     if ["quantization", "quantization_config"].iter().any(|key| !folder.config[*key].is_null()) {
         return Err(StoreError::bad_source(
             &path,
             "the model is quantized already; import it without --quantize",
         ));
     }
-    let mut tensors = folder.shards.iter().flat_map(|shard| &shard.tensors);
+    let mut tensors = folder.shards.tensors();
     if !tensors.any(|tensor| quantizable(tensor, quantization).is_some()) {
         let reason = format!("none of its matrices can have {quantization}; import it without --quantize");
-        return Err(StoreError::bad_source(folder.path(), reason));
+        return Err(StoreError::bad_source(folder.root.path(), reason));
     }
     let entry = json!({ "group_size": quantization.group_size, "bits": quantization.bits });
     folder.config["quantization"] = entry.clone();
@@ -211,6 +224,11 @@ fn plan(shard: &Shard, quantize: Option<Quantization>) -> Result<Option<Plan>, S
     if changed || !shard.is_aligned() { Plan::new(conversions).map(Some) } else { Ok(None) }
 }
 
+/// Stages what was made of a small file.
+fn stage_made(writer: &Writer<'_>, source: &SourceFile, bytes: &[u8]) -> Result<Staged, StoreError> {
+    writer.stage_readable_by(source.readers(), |out| out.write_all(bytes).context("write", source.path()))
+}
+
 /// Copies a file to `tmp/`.
 fn stage_copy(
     writer: &Writer<'_>,
@@ -218,7 +236,7 @@ fn stage_copy(
     observer: &mut Observer<'_>,
 ) -> Result<Staged, StoreError> {
     let chunks: Vec<u64> = (0..source.len()).step_by(CHUNK as usize).collect();
-    writer.stage(|out| {
+    writer.stage_readable_by(source.readers(), |out| {
         let read = |offset: &u64| {
             let mut bytes = vec![0; CHUNK.min(source.len() - offset) as usize];
             source.read_exact_at(&mut bytes, *offset).map(|()| bytes)

@@ -6,14 +6,27 @@ mod gguf;
 mod huggingface;
 mod pipeline;
 mod rewrite;
+mod root;
+mod servable;
+mod shards;
 mod source;
+mod templates;
+mod tokens;
+mod vocabulary;
 
 use std::path::{Path, PathBuf};
 
+pub use self::servable::{Unservable, check_config};
 use crate::{
-    Digest, Imported, Observer, Quantization, Store, StoreError, TensorEntry, error::IoContext,
-    layout::check_name, weights::HeaderTensor, writer::Writer,
+    Digest, Imported, Manifest, Observer, Quantization, Store, StoreError, TensorEntry,
+    artifact::parse_manifest,
+    layout::check_name,
+    weights::HeaderTensor,
+    writer::{Staged, Writer},
 };
+
+/// Largest manifest, in bytes: a hundred thousand tensors take about 20 MB.
+const MAX_MANIFEST: usize = 128 << 20;
 
 /// How a model is taken into the store. The default: with every value as the source has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +34,16 @@ pub struct ImportOptions {
     /// What to make of matrices that are not quantized: `*.weight` tensors with two dimensions, of which the last is a
     /// multiple of the group size.
     pub quantize: Option<Quantization>,
+}
+
+/// What an import is about to publish.
+struct Staging {
+    manifest: Manifest,
+    files: Vec<Staged>,
+    /// The read permissions that all of its sources have.
+    readers: u32,
+    /// What the user should know.
+    warnings: Vec<String>,
 }
 
 impl Store {
@@ -41,22 +64,6 @@ impl Store {
     pub fn stored_blob(&self, digest: Digest, size: u64) -> Option<PathBuf> {
         let path = self.layout.blob(digest);
         path.metadata().is_ok_and(|found| found.is_file() && found.len() == size).then_some(path)
-    }
-
-    /// Refuses early, before a download, what its import could never store: `downloaded` bytes that are written to the
-    /// store's disk first, and `imported` bytes of the artifact made of them.
-    ///
-    /// # Errors
-    /// [`StoreError::OverLimit`] if the artifact is larger than the store may be, [`StoreError::NoSpace`] if the disk has
-    /// less than both.
-    pub fn check_room(&self, downloaded: u64, imported: u64) -> Result<(), StoreError> {
-        let (path, limit) = (self.dir().to_owned(), self.max_size);
-        if imported > limit {
-            return Err(StoreError::OverLimit { path, needed: imported, limit, held: 0 });
-        }
-        let available = fs4::available_space(&path).context("inspect the file system of", &path)?;
-        let needed = downloaded.saturating_add(imported);
-        if needed <= available { Ok(()) } else { Err(StoreError::NoSpace { path, needed, available }) }
     }
 
     /// [`Store::import_with`] the default options.
@@ -94,12 +101,33 @@ impl Store {
         check_name(&name)?;
         let writer = Writer::begin(self, observer)?;
         self.check_case(&name)?;
-        let (manifest, files) = if is_folder {
+        let staging = if is_folder {
             huggingface::stage(&writer, source, options, observer)?
         } else {
             gguf::stage(&writer, source, options, observer)?
         };
-        writer.commit(&manifest, files, &name)
+        staging.check_readable(source)?;
+        writer.limit_readers(staging.readers);
+        let imported = writer.commit(&staging.manifest, staging.files, &name)?;
+        Ok(Imported { warnings: staging.warnings, ..imported })
+    }
+}
+
+impl Staging {
+    /// Reads the manifest as whoever loads the artifact will: what could not be read is not published.
+    fn check_readable(&self, source: &Path) -> Result<(), StoreError> {
+        let bad = |reason: String| {
+            StoreError::bad_source(source, format!("the artifact could not be read: {reason}"))
+        };
+        let bytes = self.manifest.canonical_bytes().map_err(|error| bad(error.to_string()))?;
+        if bytes.len() > MAX_MANIFEST {
+            return Err(bad(format!("its manifest has {} bytes, more than {MAX_MANIFEST}", bytes.len())));
+        }
+        match parse_manifest(&bytes, source) {
+            Ok(_) => Ok(()),
+            Err(StoreError::Damaged { reason, .. }) => Err(bad(reason)),
+            Err(other) => Err(other),
+        }
     }
 }
 

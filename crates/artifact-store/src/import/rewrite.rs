@@ -127,7 +127,7 @@ impl Plan {
         observer: &mut Observer<'_>,
     ) -> Result<Staged, StoreError> {
         writer.check_space(self.len())?;
-        writer.stage(|out| {
+        writer.stage_readable_by(source.readers(), |out| {
             let path = source.path();
             let mut emit = |bytes: &[u8]| {
                 out.write_all(bytes).context("write the weights of", path)?;

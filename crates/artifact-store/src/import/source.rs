@@ -1,13 +1,18 @@
 //! Reading what others wrote: regular files only, with bounds, and only as long as they do not change.
 
 use std::{
-    fs::{self, File, Metadata},
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, Read},
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
+use rustix::fs::OFlags;
+
 use crate::{StoreError, error::IoContext};
+
+/// The permission to read: of the owner, the group, the others.
+const READ: u32 = 0o444;
 
 /// An open source file, and what it was when it was opened.
 pub(super) struct SourceFile {
@@ -25,14 +30,28 @@ pub(super) struct Snapshot {
     /// Seconds and nanoseconds, of the content and of the rest.
     modified: (i64, i64),
     changed: (i64, i64),
+    /// Permissions.
+    mode: u32,
 }
 
 impl SourceFile {
-    /// Opens a regular file. Anything else (a pipe, a device) could block for ever or never end.
+    /// Opens the file that the user named, following links.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        // Asked before opening too, since opening a pipe already blocks.
-        if metadata(path)?.is_file() {
-            let file = File::open(path).context("open", path)?;
+        Self::from_opened(path, path, |path| {
+            OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)
+        })
+    }
+
+    /// Opens a regular file with `open`, which does not wait: anything else (a pipe, a device) could block for ever or
+    /// never end. `path` is for errors, `real` is what is opened.
+    pub(super) fn from_opened(
+        path: &Path,
+        real: &Path,
+        open: impl FnOnce(&Path) -> io::Result<File>,
+    ) -> Result<Self, StoreError> {
+        // Asked before opening too, since opening a device can already do something.
+        if fs::metadata(real).context("read", path)?.is_file() {
+            let file = open(real).context("open", path)?;
             let opened = file.metadata().context("inspect", path)?;
             if opened.is_file() {
                 return Ok(Self { path: path.to_owned(), file, then: Snapshot::of(&opened) });
@@ -52,6 +71,22 @@ impl SourceFile {
 
     pub(super) fn snapshot(&self) -> &Snapshot {
         &self.then
+    }
+
+    /// Its read permissions, which what is made of it has at most.
+    pub(super) fn readers(&self) -> u32 {
+        self.then.readers()
+    }
+
+    /// Its bytes, at most `limit`.
+    pub(super) fn read_all(&self, limit: u64) -> Result<Vec<u8>, StoreError> {
+        if self.len() > limit {
+            let reason = format!("it has {} bytes, more than {limit}", self.len());
+            return Err(StoreError::bad_source(&self.path, reason));
+        }
+        let mut bytes = vec![0; self.len() as usize];
+        self.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
     }
 
     /// From its start to the end that it had when it was opened.
@@ -81,6 +116,11 @@ impl SourceFile {
 }
 
 impl Snapshot {
+    /// Its read permissions.
+    pub(super) fn readers(&self) -> u32 {
+        self.mode & READ
+    }
+
     /// An error if the file at `path` is not the one this is of, as it was then.
     pub(super) fn check(&self, path: &Path) -> Result<(), StoreError> {
         if Self::of(&metadata(path)?) == *self { Ok(()) } else { Err(changed(path)) }
@@ -92,6 +132,7 @@ impl Snapshot {
             identity: (metadata.dev(), metadata.ino()),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
+            mode: metadata.mode(),
         }
     }
 }
@@ -113,17 +154,6 @@ impl Read for Sequential<'_> {
 /// Follows symbolic links, which the Hugging Face cache is made of.
 pub(super) fn metadata(path: &Path) -> Result<Metadata, StoreError> {
     fs::metadata(path).context("read", path)
-}
-
-/// Reads a file of at most `limit` bytes; what it was comes back too.
-pub(super) fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, Snapshot), StoreError> {
-    let file = SourceFile::open(path)?;
-    if file.len() > limit {
-        return Err(StoreError::bad_source(path, format!("it has {} bytes, more than {limit}", file.len())));
-    }
-    let mut bytes = vec![0; file.len() as usize];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok((bytes, file.then))
 }
 
 fn changed(path: &Path) -> StoreError {

@@ -76,7 +76,7 @@ fn an_import_never_evicts_what_it_reuses() {
     let store = open(root.path());
     let first = store.import(&folder, Some("first"), &mut silent).unwrap();
     age(root.path(), first.digest, 1000);
-    // A second folder with one shard of the first and one of its own.
+    // A second folder that shares one shard with the first.
     let second = huggingface_folder(&root.path().join("second"));
     let shard = safetensors(&[("b", vec![4.0; 5])]);
     fs::write(second.join("model-2.safetensors"), &shard).unwrap();
@@ -154,7 +154,7 @@ fn an_import_that_fails_late_leaves_the_store_as_it_was() {
         unchanged("cancelled");
     }
 
-    // Nothing of it can be put in its place.
+    // A folder of the store can't be written.
     for folder in ["refs", "artifacts"] {
         let (path, away) = (root.path().join("store").join(folder), root.path().join("away"));
         let (from, to) = (path.clone(), away.clone());
@@ -213,7 +213,7 @@ fn what_is_stored_already_takes_no_room() {
     }
     assert_eq!(files_below(&root.path().join("store")), full);
 
-    // The same for a folder, quantized anew.
+    // The same for a folder that is quantized.
     let folder = huggingface_folder(&root.path().join("folder"));
     let matrix: Vec<u8> = (0..64 * 32).flat_map(|i| (i as f32).to_le_bytes()).collect();
     let shard = raw_safetensors(&[("a", "F32", vec![64, 32], matrix)], 0);
@@ -268,4 +268,43 @@ fn what_goes_is_what_nobody_uses_when_it_goes() {
     });
     assert_eq!(names(&imported.unwrap().evicted), ["middle"]);
     assert!(is_whole(&held.unwrap()));
+}
+
+#[test]
+fn a_download_is_refused_that_could_never_be_imported() {
+    let root = TempDir::new().unwrap();
+    let (store, old) = import_distinct(root.path(), "old", 1);
+    let store = store.with_max_size(old.size + 1000);
+    store.check_room(5000, old.size).unwrap();
+    assert!(matches!(store.check_room(1, old.size + 1001), Err(StoreError::OverLimit { .. })));
+    store.pin("old").unwrap();
+    store.check_room(5000, 1000).unwrap();
+    let refused = store.check_room(1001, 1001);
+    assert!(matches!(refused, Err(StoreError::OverLimit { held, .. }) if held == old.size), "{refused:?}");
+    let refused = store.check_room(u64::MAX / 2, 1000);
+    assert!(matches!(refused, Err(StoreError::NoSpace { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_file_that_is_set_aside_while_it_is_reused_fails_the_import() {
+    let root = TempDir::new().unwrap();
+    let folder = huggingface_folder(&root.path().join("folder"));
+    let store = open(root.path());
+    store.import(&folder, Some("first"), &mut silent).unwrap();
+    fs::write(folder.join("model-2.safetensors"), safetensors(&[("b", vec![4.0; 5])])).unwrap();
+    let first = store.resolve("first").unwrap();
+    let shard = first.manifest.files.iter().find(|file| file.name == "model-1.safetensors").unwrap();
+    let (path, away) = (first.blob_path(shard), root.path().join("away"));
+    // The settings are copied after the shards have been found.
+    let failed = store.import(&folder, Some("second"), &mut |event| {
+        if matches!(event, ImportEvent::Advanced(_)) && !away.exists() {
+            fs::rename(&path, &away).unwrap();
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(failed.is_err(), "{failed:?}");
+    assert_eq!(store.refs().unwrap().len(), 1);
+    fs::rename(&away, &path).unwrap();
+    store.import(&folder, Some("second"), &mut silent).unwrap();
+    assert!(is_whole(&store.resolve("second").unwrap()));
 }

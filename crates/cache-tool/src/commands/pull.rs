@@ -69,6 +69,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
             folder.path().to_owned()
         }
     };
+    folder.remove_others()?;
     let imported = import(&store, &source, Some(name), &options)?;
     folder.remove()?;
     print_imported(&imported, args.json)

@@ -252,7 +252,8 @@ fn is_passing(error: &anyhow::Error) -> bool {
     matches!(error, Some(ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed))
 }
 
-fn remove(path: &Path) -> anyhow::Result<()> {
+/// Removes a file, a link or a folder.
+pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
     let is_folder = path.symlink_metadata().is_ok_and(|found| found.is_dir());
     let removed = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     removed.with_context(|| format!("cannot remove {}", path.display()))

@@ -23,7 +23,7 @@ use url::Url;
 use self::pace::Paced;
 pub(crate) use self::{
     checksum::Checksum,
-    download::{download, missing, settle},
+    download::{download, missing, remove, settle},
     repository::Repository,
     select::{Index, gguf_file, index_of, settings, weights},
     snapshot::{RemoteFile, Snapshot},

@@ -15,7 +15,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// Attempts in a row that bring little.
 const MAX_FRUITLESS: u32 = 5;
 /// Before the second fruitless attempt; doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// An attempt that brings less than one part in this many of the file is fruitless, too: so their number is bounded.
 const MOST_PARTS: u64 = 4096;
 
@@ -112,7 +112,7 @@ mod tests {
         let mut attempts = Attempts::new(1 << 30);
         let pauses: Vec<_> =
             std::iter::from_fn(|| attempts.again_after(1)).map(|pause| pause.as_millis()).collect();
-        assert_eq!(pauses, [250, 500, 1000, 2000]);
+        assert_eq!(pauses, [500, 1000, 2000, 4000]);
         let mut attempts = Attempts::new(100_000);
         assert!((0..1000).all(|_| attempts.again_after(MIN_BYTES) == Some(Duration::ZERO)));
     }

@@ -109,8 +109,9 @@ pub(crate) fn weights<'a>(
         };
     };
     let names: BTreeSet<&String> = index.weight_map.values().collect();
-    let find = |name: &&String| snapshot.files.get(*name).filter(|file| is_weights(file)).ok_or(*name);
-    match (names.iter().map(find).collect::<Result<Vec<_>, _>>(), whole) {
+    let found =
+        names.into_iter().map(|name| snapshot.files.get(name).filter(|it| is_weights(it)).ok_or(name));
+    match (found.collect::<Result<Vec<_>, _>>(), whole) {
         (Ok(files), _) => Ok(files),
         // The index is left over from another form of the model; `import` sees that, too.
         (Err(_), Some(whole)) => Ok(vec![whole]),

@@ -10,6 +10,7 @@ use std::{
 
 use artifact_store::Digest;
 use serde_json::json;
+use sha1::{Digest as _, Sha1};
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const TOKEN: &str = "secret";
@@ -37,6 +38,14 @@ pub struct Repository {
     pub no_ranges: bool,
     /// Sends other bytes than it describes.
     pub damaged: bool,
+    /// Sizes that it claims of files.
+    pub sizes: BTreeMap<String, u64>,
+    /// Names the Git blobs of small files.
+    pub blob_ids: bool,
+    /// Where its files are [default: the same port of another host].
+    pub cdn: Option<String>,
+    /// Called with the name of a file before it is sent.
+    pub on_file: Option<Box<dyn FnMut(&str) + Send>>,
 }
 
 pub struct Hub {
@@ -87,26 +96,28 @@ fn answer(stream: &TcpStream, repository: &mut Repository, asked: &Asked) {
     let resolve = format!("/org/model/resolve/{COMMIT}/");
     let path = asked.path.split('?').next().unwrap();
     let allowed = !repository.gated || asked.authorization.as_deref() == Some(&format!("Bearer {TOKEN}"));
-    if path.starts_with("/api/models/org/model/revision/") && !allowed {
+    if let Some(rest) = path.strip_prefix("/api/models/org/moved/") {
+        let to = format!("Location: /api/models/org/model/{rest}?blobs=true");
+        send(stream, "307 Temporary Redirect", &[to], b"", usize::MAX);
+    } else if path.starts_with("/api/models/org/model/revision/") && !allowed {
         send(stream, "401 Unauthorized", &[], b"{}", usize::MAX);
     } else if ["main", COMMIT, "v1%2Fx"]
         .iter()
         .any(|rev| path == format!("/api/models/org/model/revision/{rev}"))
     {
         send(stream, "200 OK", &[], describe(repository).as_bytes(), usize::MAX);
-    } else if let Some(name) = path.strip_prefix(&resolve) {
+    } else if let Some(name) = path.strip_prefix(&resolve).or(path.strip_prefix("/org/moved/resolve/")) {
         // Files are on another host.
-        let port = stream.local_addr().unwrap().port();
-        send(
-            stream,
-            "302 Found",
-            &[format!("Location: http://localhost:{port}/cdn/{name}")],
-            b"",
-            usize::MAX,
-        );
-    } else if let Some(bytes) =
-        path.strip_prefix("/cdn/").and_then(|name| repository.files.get(name)).cloned()
+        let elsewhere = || format!("http://localhost:{}", stream.local_addr().unwrap().port());
+        let cdn = repository.cdn.clone().unwrap_or_else(elsewhere);
+        let name = name.strip_prefix(&format!("{COMMIT}/")).unwrap_or(name);
+        send(stream, "302 Found", &[format!("Location: {cdn}/cdn/{name}")], b"", usize::MAX);
+    } else if let Some((name, bytes)) =
+        path.strip_prefix("/cdn/").and_then(|name| Some((name, repository.files.get(name)?.clone())))
     {
+        if let Some(on_file) = &mut repository.on_file {
+            on_file(name);
+        }
         send_file(stream, repository, asked, bytes);
     } else {
         send(stream, "404 Not Found", &[], b"{}", usize::MAX);
@@ -141,11 +152,22 @@ fn send_file(stream: &TcpStream, repository: &mut Repository, asked: &Asked, mut
 fn describe(repository: &Repository) -> String {
     let describe = |(name, bytes): (&String, &Vec<u8>)| {
         let large = name.ends_with(".safetensors") || name.ends_with(".gguf");
-        let lfs = json!({ "sha256": Digest::of(bytes).to_string(), "size": bytes.len(), "pointerSize": 130 });
-        json!({ "rfilename": name, "size": bytes.len(), "lfs": if large { lfs } else { json!(null) } })
+        let size = repository.sizes.get(name).copied().unwrap_or(bytes.len() as u64);
+        let lfs = json!({ "sha256": Digest::of(bytes).to_string(), "size": size, "pointerSize": 130 });
+        let mut file =
+            json!({ "rfilename": name, "size": size, "lfs": if large { lfs } else { json!(null) } });
+        if repository.blob_ids && !large {
+            file["blobId"] = git_blob(bytes).into();
+        }
+        file
     };
     json!({ "sha": COMMIT, "siblings": repository.files.iter().map(describe).collect::<Vec<_>>() })
         .to_string()
+}
+
+fn git_blob(bytes: &[u8]) -> String {
+    let blob = [format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat();
+    hex::encode(Sha1::digest(blob))
 }
 
 /// A client that went away is no fault of the hub.

@@ -12,6 +12,10 @@ mod weights;
 
 fn main() {
     mlx_ext::init().unwrap();
+    if mlx_ext::cpu::threads() == 0 {
+        println!("the CPU primitives are not built for this system: nothing to measure");
+        return;
+    }
     println!("{} kernels, {} threads", mlx_ext::cpu::instructions(), mlx_ext::cpu::threads());
     let (integer, float) = (peak::integer(), peak::float());
     for peak in [&integer, &float].into_iter().flatten() {

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "attention_kernels.h"
+#include "exact_fma.h"
 
 namespace kr {
 namespace {
@@ -83,9 +84,17 @@ inline Vec sub(const Vec& a, const Vec& b) {
 inline Vec mul(const Vec& a, const Vec& b) {
   return each([&](int l) { return a.lane[l] * b.lane[l]; });
 }
-// Rounds twice, where other units round once: without an instruction for it, fma is a slow call.
 inline Vec fma(const Vec& a, const Vec& b, const Vec& c) {
-  return each([&](int l) { return a.lane[l] * b.lane[l] + c.lane[l]; });
+  Vec result;
+  for (int l = 0; l < 8; l += 4) {
+    FourFloats four[3];
+    std::memcpy(&four[0], a.lane + l, sizeof four[0]);
+    std::memcpy(&four[1], b.lane + l, sizeof four[1]);
+    std::memcpy(&four[2], c.lane + l, sizeof four[2]);
+    four[0] = exact_fma(four[0], four[1], four[2]);
+    std::memcpy(result.lane + l, &four[0], sizeof four[0]);
+  }
+  return result;
 }
 // b where either is NaN.
 inline Vec maximum(const Vec& a, const Vec& b) {

@@ -72,8 +72,8 @@ class Products {
       for (int block = 0; block < row_blocks_; block++) compute(block, 0, tiles_);
       return;
     }
-    const int wanted_tasks = pool.threads() * tasks_per_thread;
-    const int tiles_a_task = std::max(1, tiles_ * row_blocks_ / wanted_tasks);
+    const int64_t wanted_tasks = int64_t{pool.threads()} * tasks_per_thread;
+    const int tiles_a_task = static_cast<int>(std::max<int64_t>(1, int64_t{tiles_} * row_blocks_ / wanted_tasks));
     const int tasks_a_block = (tiles_ + tiles_a_task - 1) / tiles_a_task;
     pool.run(row_blocks_ * tasks_a_block, [&](int task) {
       const int first = task % tasks_a_block * tiles_a_task;

@@ -8,8 +8,13 @@ namespace kr {
 // How activations are rounded before they meet a quantized matrix.
 enum class Rounding {
   int16,  // float32-like accuracy
-  int8,   // faster where the machine has byte products, less exact
+  int8,   // less exact and faster, where bytes_meet() says so; int16 elsewhere
 };
+
+// Whether Rounding::int8 rounds activations to bytes before they meet weights of so many bits. The weights alone decide,
+// never the processor, so that a model gives the same results on all of them. With 8 bits, byte products overflow 16 bits
+// and what avoids that costs what they save, unless there are instructions for it.
+constexpr bool bytes_meet(int bits) { return bits == 4; }
 
 // y = f(norm(x) W^T + bias) (+ residual), for rows of float32.
 //

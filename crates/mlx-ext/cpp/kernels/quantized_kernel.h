@@ -25,10 +25,9 @@ using Place = std::integral_constant<int, value>;
 template <class Vec, class Products, int bits, int word, class Take>
 KR_INLINE void unpack_word(typename Vec::Ints packed, const Take& take) {
   constexpr bool bytes = Products::values == 4;
+  static_assert(!bytes || bits == 4);
   constexpr int first = word * 32 / bits / Products::values;
-  if constexpr (bits == 8 && bytes) {
-    take(packed, Place<first>{});
-  } else if constexpr (bits == 8) {
+  if constexpr (bits == 8) {
     take(Vec::bits_and(packed, Vec::splat_bits(0x00ff00ff)), Place<first>{});
     take(Vec::template shift_right_16<8>(packed), Place<first + 1>{});
   } else if constexpr (bytes) {
@@ -44,12 +43,10 @@ KR_INLINE void unpack_word(typename Vec::Ints packed, const Take& take) {
   }
 }
 
-// The order in which unpack_word leaves every eight weights. Activations are rounded into the same.
-template <int bits, bool bytes>
-constexpr int unpacked_order(int place) {
-  constexpr int orders[2][2][8] = {{{0, 4, 1, 5, 2, 6, 3, 7}, {0, 2, 1, 3, 4, 6, 5, 7}},
-                                   {{0, 2, 4, 6, 1, 3, 5, 7}, {0, 1, 2, 3, 4, 5, 6, 7}}};
-  return orders[bytes][bits == 8][place];
+// The order in which unpack_word leaves every eight weights as bytes. Activations are rounded into the same.
+constexpr int order_of_bytes(int place) {
+  constexpr int order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+  return order[place];
 }
 
 template <class Vec, class Products, int bits, class Take>
@@ -251,17 +248,15 @@ void quantized_tile_of(const QuantizedMatrix& matrix, int first_output, const Ro
 template <class Vec>
 void quantized_tile(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int first_row, int rows,
                     float* tile, const TileScratch& scratch, bool last) {
-  const auto run = [&]<class Products>(Products) {
-    if (matrix.bits == 4) {
-      quantized_tile_of<Vec, Products, 4>(matrix, first_output, x, first_row, rows, tile, scratch, last);
-    } else {
-      quantized_tile_of<Vec, Products, 8>(matrix, first_output, x, first_row, rows, tile, scratch, last);
-    }
+  const auto run = [&]<class Products, int bits>() {
+    quantized_tile_of<Vec, Products, bits>(matrix, first_output, x, first_row, rows, tile, scratch, last);
   };
   if (x.form == Form::bytes) {
-    run(typename Vec::Quads{});
+    run.template operator()<typename Vec::Quads, 4>();
+  } else if (matrix.bits == 4) {
+    run.template operator()<typename Vec::Pairs, 4>();
   } else {
-    run(typename Vec::Pairs{});
+    run.template operator()<typename Vec::Pairs, 8>();
   }
 }
 

@@ -19,20 +19,34 @@ KR_INLINE float sum_of_lanes(typename Vec::Floats x) {
   return sum;
 }
 
+// The sum of squares, in an order that does not depend on the vectors' length: sixteen chains, of every sixteenth value
+// each; the ninth chain is added to the first and so on, then those eight in their order, then the values left over.
+template <class Vec>
+KR_INLINE float sum_of_squares(const float* x, int inputs) {
+  constexpr int chains = 16, vectors = chains / Vec::lanes;
+  typename Vec::Floats sums[vectors];
+  for (auto& sum : sums) sum = Vec::zero();
+  int i = 0;
+  for (; i + chains <= inputs; i += chains) {
+    for (int v = 0; v < vectors; v++) {
+      const auto here = Vec::load(x + i + v * Vec::lanes);
+      sums[v] = Vec::fma(here, here, sums[v]);
+    }
+  }
+  float chain[chains];
+  for (int v = 0; v < vectors; v++) Vec::store(chain + v * Vec::lanes, sums[v]);
+  float squares = chain[0] + chain[chains / 2];
+  for (int c = 1; c < chains / 2; c++) squares += chain[c] + chain[c + chains / 2];
+  for (; i < inputs; i++) squares += x[i] * x[i];
+  return squares;
+}
+
 template <class Vec>
 void normalize_row(const float* x, const float* weight, float eps, int inputs, float* y) {
   constexpr int lanes = Vec::lanes;
-  auto even = Vec::zero(), odd = Vec::zero();  // two chains: additions overlap
-  int i = 0;
-  for (; i + 2 * lanes <= inputs; i += 2 * lanes) {
-    const auto a = Vec::load(x + i), b = Vec::load(x + i + lanes);
-    even = Vec::fma(a, a, even);
-    odd = Vec::fma(b, b, odd);
-  }
-  float squares = sum_of_lanes<Vec>(Vec::add(even, odd));
-  for (; i < inputs; i++) squares += x[i] * x[i];
+  const float squares = sum_of_squares<Vec>(x, inputs);
   const float factor = 1.0f / sqrtf(squares / static_cast<float>(inputs) + eps);
-  i = 0;
+  int i = 0;
   for (; i + lanes <= inputs; i += lanes) {
     Vec::store(y + i, Vec::multiply(Vec::multiply(Vec::load(x + i), Vec::splat(factor)), Vec::load(weight + i)));
   }
@@ -44,7 +58,7 @@ template <int bits, Form form>
 void place_group(const int32_t* rounded, int group, size_t first, void* values) {
   if constexpr (form == Form::bytes) {
     auto* out = static_cast<int8_t*>(values) + first;
-    for (int i = 0; i < group; i++) out[i] = static_cast<int8_t>(rounded[i / 8 * 8 + unpacked_order<bits, true>(i % 8)]);
+    for (int i = 0; i < group; i++) out[i] = static_cast<int8_t>(rounded[i / 8 * 8 + order_of_bytes(i % 8)]);
     return;
   }
   // A pair of 16 bits is written as one 32-bit word.
@@ -100,7 +114,11 @@ void round_row_of(const float* x, int inputs, int group, void* values, float* sc
     // products with the weights' unsigned values is taken back by what it does to this.
     int32_t rounded_sum = 0;
     for (int i = 0; i < group; i++) rounded_sum += rounded[i];
-    sums[g] = vanishes || !std::isfinite(plain_sum) ? plain_sum : scales[g] * static_cast<float>(rounded_sum);
+    sums[g] = scales[g] * static_cast<float>(rounded_sum);
+    if (vanishes || !std::isfinite(plain_sum)) {
+      sums[g] = 0;
+      for (int i = 0; i < group; i++) sums[g] += x[i];
+    }
     place_group<bits, form>(rounded, group, static_cast<size_t>(g) * group, values);
   }
 }
@@ -129,16 +147,10 @@ void swiglu_rows(float* gate, const float* up, int count) {
 }
 
 template <class Vec>
-bool bytes_pay_here(int bits) {
-  return Vec::Quads::pays(bits);
-}
-
-template <class Vec>
 constexpr TileKernels tile_kernels_of(decltype(TileKernels::one_row) one_row = nullptr) {
   return TileKernels{
       .tile_outputs = Vec::lanes * Vec::tile_vectors,
       .rows_together = Vec::tile_rows,
-      .bytes_pay = bytes_pay_here<Vec>,
       .normalize = normalize_row<Vec>,
       .round = round_row<Vec>,
       .quantized = quantized_tile<Vec>,

@@ -9,7 +9,7 @@ namespace kr {
 // What rounded activations are, and in which order.
 enum class Form {
   pairs,    // int16, as tiles unpack weights
-  bytes,    // int8, as tiles unpack weights
+  bytes,    // int8, as tiles unpack weights, which have 4 bits
   one_row,  // int16, along the packed weights: every 32 bytes of them meet vectors with the same 32-bit lanes
 };
 
@@ -46,9 +46,6 @@ struct TileKernels {
   int tile_outputs;
   // Rows from which on a tile is unpacked; that is, which are best served in one go.
   int rows_together;
-
-  // Whether Rounding::int8 is faster than int16 with such weights.
-  bool (*bytes_pay)(int bits);
 
   // y = x / sqrt(mean(x^2) + eps) * weight.
   void (*normalize)(const float* x, const float* weight, float eps, int inputs, float* y);

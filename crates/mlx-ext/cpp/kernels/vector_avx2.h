@@ -101,13 +101,11 @@ struct Avx2 {
     KR_INLINE Ints total(Sums sums) { return sums; }
   };
 
-  // Products of four bytes a lane, weights without and activations with a sign. With weights of four bits the eight
-  // products that a group of 32 adds up in each 16 bits stay below 8 * 2 * 15 * 127 = 30480. With weights of eight bits
-  // even two could overflow, and what avoids that makes bytes no faster than Pairs.
+  // Products of four bytes a lane, weights of four bits with activations. The eight products that a group of 32 adds up
+  // in each 16 bits stay below 8 * 2 * 15 * 127 = 30480.
   struct Quads {
     using Sums = __m256i;
     static constexpr int values = 4;
-    static constexpr bool pays(int bits) { return bits == 4; }
     KR_INLINE Sums zero() { return _mm256_setzero_si256(); }
     KR_INLINE Sums add_products(Sums sums, Ints weights, Ints x) {
       Ints products;

@@ -99,11 +99,10 @@ struct Avx512 {
     KR_INLINE Ints total(Sums sums) { return sums; }
   };
 
-  // Products of four bytes a lane, weights without and activations with a sign.
+  // Products of four bytes a lane, weights of four bits with activations.
   struct Quads {
     using Sums = __m512i;
     static constexpr int values = 4;
-    static constexpr bool pays(int) { return true; }
     KR_INLINE Sums zero() { return _mm512_setzero_si512(); }
     KR_INLINE Sums add_products(Sums sums, Ints weights, Ints x) { return _mm512_dpbusd_epi32(sums, weights, x); }
     KR_INLINE Ints total(Sums sums) { return sums; }

@@ -1,4 +1,5 @@
-// Digests of results, and computing them in processes with other numbers of threads: the pool is made once a process.
+// Digests of results, and computing them in processes with other numbers of threads or other instructions: both are
+// chosen once a process.
 #pragma once
 
 #include <sys/wait.h>
@@ -26,16 +27,16 @@ class Digest {
   uint64_t value_ = 14695981039346656037u;
 };
 
-// What compute() returns in a process with so many threads; 0 and a message if that process fails. Only for a process
-// that has not started threads yet: a child has none but the one that forked.
+// What compute() returns in a process with this environment variable; 0 and a message if that process fails. Only for a
+// process that has not started threads yet: a child has none but the one that forked.
 template <class Compute>
-uint64_t digest_with_threads(const char* threads, const Compute& compute) {
+uint64_t digest_with(const char* variable, const char* value, const Compute& compute) {
   int ends[2];
   if (pipe(ends) != 0) std::abort();
   const pid_t child = fork();
   if (child < 0) std::abort();
   if (child == 0) {
-    setenv("KR_THREADS", threads, 1);
+    setenv(variable, value, 1);
     const uint64_t digest = compute();
     _exit(write(ends[1], &digest, sizeof digest) == sizeof digest ? 0 : 1);
   }
@@ -46,6 +47,27 @@ uint64_t digest_with_threads(const char* threads, const Compute& compute) {
   int status = 0;
   waitpid(child, &status, 0);
   if (complete && status == 0) return digest;
-  std::fprintf(stderr, "FAILED: the process with KR_THREADS=%s does not end well\n", threads);
+  std::fprintf(stderr, "FAILED: the process with %s=%s does not end well\n", variable, value);
   return 0;
+}
+
+// How many of the other instruction sets give another digest than the first. Those that the processor does not have are
+// the same as the best it has.
+template <class Compute>
+int differing_instruction_sets(const Compute& compute) {
+  const uint64_t portable = digest_with("KR_ISA", "portable", compute);
+  int differing = portable == 0;
+#if defined(__x86_64__)
+  const char* const others[] = {"avx2", "avx512"};
+#elif defined(__aarch64__)
+  const char* const others[] = {"neon"};
+#else
+  const char* const others[] = {"portable"};
+#endif
+  for (const char* isa : others) {
+    if (digest_with("KR_ISA", isa, compute) == portable) continue;
+    std::fprintf(stderr, "FAILED: %s gives other results than portable\n", isa);
+    ++differing;
+  }
+  return differing;
 }

@@ -1,13 +1,19 @@
 //! Attention of a whole step over ragged sequences, on keys and values kept in blocks.
 
 use std::{
-    ffi::{c_char, c_int, c_void},
+    ffi::{c_int, c_void},
     ptr::NonNull,
 };
 
 use mlx_rs::{Array, error::Exception};
 
-use super::{array_from, context};
+use super::{
+    array_from, context,
+    foreign::{
+        ABSENT, mlx_ext_attention, mlx_ext_kv_pool_free, mlx_ext_kv_pool_new, mlx_ext_step_free,
+        mlx_ext_step_new,
+    },
+};
 
 /// Geometry of keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +22,7 @@ pub struct KvShape {
     pub layers: i32,
     /// Heads of keys and values.
     pub kv_heads: i32,
-    /// Components of a head; a multiple of 8.
+    /// Components of a head; a multiple of 8, at most [`KvPool::MAX_HEAD_DIM`].
     pub head_dim: i32,
     /// Keep float16 instead of float32.
     pub half: bool,
@@ -73,14 +79,22 @@ impl KvPool {
     /// Tokens of a block.
     pub const BLOCK_TOKENS: usize = 32;
 
+    /// Most components of a head. Published models have up to 576; threads keep scratch memory of some hundred times as
+    /// many floats.
+    pub const MAX_HEAD_DIM: i32 = 4096;
+
     /// Reserves address space for `blocks` blocks.
     ///
     /// # Errors
     /// The system has no such space, or a dimension is not positive.
     pub fn new(shape: KvShape, blocks: i32) -> Result<Self, Exception> {
         let KvShape { layers, kv_heads, head_dim, half } = shape;
-        if layers < 1 || kv_heads < 1 || head_dim < 8 || head_dim % 8 != 0 || blocks < 1 {
+        let heads_fit = (8..=Self::MAX_HEAD_DIM).contains(&head_dim) && head_dim % 8 == 0;
+        if layers < 1 || kv_heads < 1 || !heads_fit || blocks < 1 {
             return Err(Exception::custom(format!("no room for {blocks} blocks of {shape:?}")));
+        }
+        if !cfg!(target_os = "linux") {
+            return Err(Exception::custom(ABSENT.to_string_lossy()));
         }
         // SAFETY: plain numbers, checked above.
         let raw = unsafe {
@@ -96,13 +110,13 @@ impl KvPool {
         self.blocks
     }
 
-    /// Bytes that one block takes in all layers together.
+    /// Bytes that one block takes in all layers together; `u64::MAX` if they are more than that.
     pub fn block_bytes(shape: KvShape) -> u64 {
         let KvShape { layers, kv_heads, head_dim, half } = shape;
-        // SAFETY: plain numbers.
-        let bytes =
-            unsafe { mlx_ext_kv_block_bytes(kv_heads, head_dim, Self::BLOCK_TOKENS as c_int, half.into()) };
-        bytes as u64 * u64::from(layers.unsigned_abs())
+        let values = [layers, kv_heads, head_dim].map(|n| u64::from(n.unsigned_abs()));
+        let value_bytes = if half { 2 } else { 4 };
+        // Keys and values.
+        values.into_iter().fold(2 * Self::BLOCK_TOKENS as u64 * value_bytes, u64::saturating_mul)
     }
 
     /// The rows of a step, for [`Step::attend`].
@@ -110,10 +124,12 @@ impl KvPool {
     /// # Errors
     /// A row has no tokens, too few blocks, or a block that is not in the pool or another row's.
     pub fn step(&self, rows: &[StepRow<'_>]) -> Result<Step, Exception> {
-        let (mut raw_rows, mut blocks, mut tokens) = (Vec::with_capacity(rows.len()), Vec::new(), 0);
+        let (mut raw_rows, mut blocks) = (Vec::with_capacity(rows.len()), Vec::new());
+        let mut tokens: c_int = 0;
         for row in rows {
-            let needed = (row.position + row.new_tokens) as usize;
-            if row.position < 0 || row.new_tokens < 1 || row.blocks.len() * Self::BLOCK_TOKENS < needed {
+            let needed = i64::from(row.position) + i64::from(row.new_tokens);
+            let room = row.blocks.len() as i64 * Self::BLOCK_TOKENS as i64;
+            if row.position < 0 || row.new_tokens < 1 || room < needed {
                 return Err(Exception::custom(format!("a step row has too few blocks: {row:?}")));
             }
             let first_block = blocks.len() as c_int;
@@ -124,7 +140,9 @@ impl KvPool {
                 first_block,
             });
             blocks.extend_from_slice(row.blocks);
-            tokens += row.new_tokens;
+            tokens = tokens
+                .checked_add(row.new_tokens)
+                .ok_or_else(|| Exception::custom("a step has too many tokens"))?;
         }
         let mut sorted = blocks.clone();
         sorted.sort_unstable();
@@ -175,7 +193,6 @@ impl Step {
             scale: attention.scale,
             window: attention.window.unwrap_or(0),
             traditional: attention.traditional.into(),
-            rope_dims: attention.cos.shape().last().map_or(0, |pairs| pairs * 2),
         };
         // SAFETY: step and arrays are borrowed for the call; the primitive shares the ownership of the step's rows and
         // pool, and copies the handles of the arrays. Shapes are checked in C++; the blocks were, in `KvPool::step`.
@@ -204,19 +221,19 @@ unsafe impl Sync for KvPool {}
 
 /// Opaque.
 #[repr(C)]
-struct RawPool {
+pub(super) struct RawPool {
     _opaque: [u8; 0],
 }
 
 /// Opaque.
 #[repr(C)]
-struct RawStep {
+pub(super) struct RawStep {
     _opaque: [u8; 0],
 }
 
 /// `MlxExtStepRow` of `attention_operation.cpp`.
 #[repr(C)]
-struct RawRow {
+pub(super) struct RawRow {
     first_token: c_int,
     new_tokens: c_int,
     position: c_int,
@@ -225,7 +242,7 @@ struct RawRow {
 
 /// `MlxExtAttention` of `attention_operation.cpp`.
 #[repr(C)]
-struct RawAttention {
+pub(super) struct RawAttention {
     qkv: *mut c_void,
     cos: *mut c_void,
     sin: *mut c_void,
@@ -235,28 +252,4 @@ struct RawAttention {
     scale: f32,
     window: c_int,
     traditional: c_int,
-    rope_dims: c_int,
-}
-
-unsafe extern "C" {
-    fn mlx_ext_kv_pool_new(
-        layers: c_int,
-        kv_heads: c_int,
-        head_dim: c_int,
-        block_tokens: c_int,
-        half: c_int,
-        blocks: c_int,
-    ) -> *mut RawPool;
-    fn mlx_ext_kv_pool_free(pool: *mut RawPool);
-    fn mlx_ext_kv_block_bytes(kv_heads: c_int, head_dim: c_int, block_tokens: c_int, half: c_int) -> usize;
-    fn mlx_ext_step_new(
-        pool: *const RawPool,
-        rows: *const RawRow,
-        row_count: c_int,
-        blocks: *const i32,
-        block_count: c_int,
-        tokens: c_int,
-    ) -> *mut RawStep;
-    fn mlx_ext_step_free(step: *mut RawStep);
-    fn mlx_ext_attention(spec: *const RawAttention, message: *mut c_char, message_len: usize) -> *mut c_void;
 }

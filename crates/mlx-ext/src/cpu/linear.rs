@@ -1,10 +1,13 @@
 //! Products of activations with weight matrices.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_int, c_void};
 
 use mlx_rs::{Array, error::Exception};
 
-use super::{array_from, context};
+use super::{
+    array_from, context,
+    foreign::{mlx_ext_embedding, mlx_ext_linear},
+};
 
 /// A weight matrix `[outputs, inputs]` as it is stored.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +46,7 @@ pub struct Linear<'a> {
     pub gated: bool,
     /// float32 like the result, contiguous.
     pub residual: Option<&'a Array>,
-    /// Round activations to int8 instead of int16: faster on some machines, less exact.
+    /// Round activations to int8 instead of int16 where they meet weights of 4 bits: faster, less exact.
     pub int8: bool,
 }
 
@@ -87,7 +90,7 @@ pub fn embedding(matrix: &Matrix<'_>, tokens: &Array, inputs: i32) -> Result<Arr
 
 /// `MlxExtMatrix` of `linear_operation.cpp`.
 #[repr(C)]
-struct RawMatrix {
+pub(super) struct RawMatrix {
     weight: *mut c_void,
     scales: *mut c_void,
     biases: *mut c_void,
@@ -112,7 +115,7 @@ impl RawMatrix {
 
 /// `MlxExtLinear` of `linear_operation.cpp`.
 #[repr(C)]
-struct RawLinear {
+pub(super) struct RawLinear {
     x: *mut c_void,
     norm: *mut c_void,
     residual: *mut c_void,
@@ -121,15 +124,4 @@ struct RawLinear {
     eps: f32,
     gated: c_int,
     int8: c_int,
-}
-
-unsafe extern "C" {
-    fn mlx_ext_linear(spec: *const RawLinear, message: *mut c_char, message_len: usize) -> *mut c_void;
-    fn mlx_ext_embedding(
-        tokens: *mut c_void,
-        matrix: *const RawMatrix,
-        inputs: c_int,
-        message: *mut c_char,
-        message_len: usize,
-    ) -> *mut c_void;
 }

@@ -2,40 +2,44 @@
 //!
 //! MLX's CPU backend computes these with one scalar thread; these use all cores and the CPU's vector instructions. Their
 //! results are lazy arrays of MLX's graph like any other, in float32. What a row's result is, bit for bit, depends on
-//! the row and the weights alone: not on the other rows of the call, nor on the number of threads.
+//! the row and the weights alone: not on the other rows of the call, the number of threads, or the CPU's instructions.
 //!
 //! Operations on each other's lazy results become one node of the graph (`cpp/chain.h` says why). The kernels are C++
-//! without MLX (`cpp/kernels`); what makes operations of them is `cpp/*_operation.cpp`.
+//! without MLX (`cpp/kernels`); what makes operations of them is `cpp/*_operation.cpp`. They are built on Linux only;
+//! elsewhere every call is an error.
 
 #![allow(unsafe_code)]
 
 mod attention;
+mod foreign;
 mod linear;
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_void};
 
 use mlx_rs::{Array, error::Exception};
 
 pub use attention::{Attention, KvPool, KvShape, Step, StepRow};
+use foreign::{mlx_ext_instructions, mlx_ext_threads};
 pub use linear::{Linear, Matrix, Quantization, embedding, linear};
 
 /// Longest error text that crosses from C++.
 const MESSAGE_LEN: usize = 256;
 
-/// The CPU's instructions that the kernels use: "portable", "avx2", "avx512" or "neon".
+/// The CPU's instructions that the kernels use: "portable", "avx2", "avx512" or "neon"; "none" where
+/// they are not built.
 pub fn instructions() -> &'static str {
     // SAFETY: the C++ function takes nothing and returns a literal.
     unsafe { CStr::from_ptr(mlx_ext_instructions()) }.to_str().unwrap_or_default()
 }
 
-/// How many threads compute, the calling one included.
+/// How many threads compute, the calling one included; 0 where the kernels are not built.
 pub fn threads() -> usize {
     // SAFETY: the C++ function takes nothing; it may start the threads.
     unsafe { mlx_ext_threads() }.unsigned_abs() as usize
 }
 
 /// Calls a maker of an array: it returns mlx-c's context, or null and a text.
-fn array_from(make: impl FnOnce(*mut c_char, usize) -> *mut c_void) -> Result<Array, Exception> {
+pub(crate) fn array_from(make: impl FnOnce(*mut c_char, usize) -> *mut c_void) -> Result<Array, Exception> {
     let mut message = [0_u8; MESSAGE_LEN];
     let ctx = make(message.as_mut_ptr().cast(), MESSAGE_LEN);
     if ctx.is_null() {
@@ -49,9 +53,4 @@ fn array_from(make: impl FnOnce(*mut c_char, usize) -> *mut c_void) -> Result<Ar
 /// mlx-c's context of an array, which C++ reads as `mlx::core::array*`; null for none.
 fn context(array: Option<&Array>) -> *mut c_void {
     array.map_or(std::ptr::null_mut(), |array| array.as_ptr().ctx)
-}
-
-unsafe extern "C" {
-    fn mlx_ext_instructions() -> *const c_char;
-    fn mlx_ext_threads() -> c_int;
 }

@@ -1,9 +1,8 @@
-//! What changes no bit: a row's company, how a prompt was cut, the number of threads.
+//! What changes no bit: a row's company, how a prompt was cut, the number of threads, the instruction set.
 
 use std::{
     env, fs,
     hash::{DefaultHasher, Hash, Hasher},
-    path::Path,
     process::Command,
 };
 
@@ -13,14 +12,17 @@ use mlx_rs::{
     ops::indexing::{TryIndexOp, take_axis},
 };
 
-use crate::support::{
-    Random,
-    attention::{Rotation, Server, Spec},
-    bits,
-    products::{Storage, Weights, computed, plain},
+use crate::{
+    instruction_sets,
+    support::{
+        Random,
+        attention::{Rotation, Server, Spec},
+        bits,
+        products::{Storage, Weights, computed, plain},
+    },
 };
 
-/// Where a process that [`threads_change_no_bit`] starts leaves the digest of all its results.
+/// Where a process that [`digest_with`] starts leaves the digest of all its results.
 const DIGEST: &str = "KR_TEST_DIGEST";
 
 /// Rows of the largest batch: more than registers hold, so that kernels go about them in several ways.
@@ -48,21 +50,35 @@ fn threads_change_no_bit() {
         fs::write(path, digest.finish().to_string()).unwrap();
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let one = digest_with_threads("1", &folder.path().join("one"));
+    let one = digest_with("KR_THREADS", "1");
     for threads in ["2", "5"] {
-        assert_eq!(digest_with_threads(threads, &folder.path().join(threads)), one, "{threads} threads");
+        assert_eq!(digest_with("KR_THREADS", threads), one, "{threads} threads");
     }
 }
 
-fn digest_with_threads(threads: &str, path: &Path) -> String {
+/// The same on every instruction set that this CPU has, with activations of 16 and of 8 bits.
+#[test]
+fn instructions_change_no_bit() {
+    if env::var_os("KR_ISA").is_some() {
+        return; // the process with the best of them compares them all
+    }
+    let here = digest_with("KR_ISA", cpu::instructions());
+    for name in instruction_sets::others() {
+        assert_eq!(digest_with("KR_ISA", name), here, "{name} and {}", cpu::instructions());
+    }
+}
+
+/// The digest of everything above, from a process with this environment variable.
+fn digest_with(variable: &str, value: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("digest");
     let run = Command::new(env::current_exe().unwrap())
         .args(["--exact", "invariance::threads_change_no_bit"])
-        .env("KR_THREADS", threads)
-        .env(DIGEST, path)
+        .env(variable, value)
+        .env(DIGEST, &path)
         .output()
         .unwrap();
-    assert!(run.status.success(), "{threads} threads: {}", String::from_utf8_lossy(&run.stdout));
+    assert!(run.status.success(), "{variable}={value}: {}", String::from_utf8_lossy(&run.stdout));
     fs::read_to_string(path).unwrap()
 }
 
@@ -77,8 +93,9 @@ fn check_products(digest: &mut impl Hasher) {
         let x = random.activations(ROWS, inputs);
         let residual = random.normals(&[ROWS, 2 * 83]);
         check_rows(digest, &x, &residual, |x, _| computed(&plain(x, &matrices[..1])));
-        check_rows(digest, &x, &residual, |x, _| {
-            computed(&Linear { int8: true, ..plain(x, &matrices[..1]) })
+        check_rows(digest, &x, &residual, |x, residual| {
+            let norm = Some((&norm, 1e-5));
+            computed(&Linear { norm, residual: Some(residual), int8: true, ..plain(x, &matrices) })
         });
         check_rows(digest, &x, &residual, |x, residual| {
             let norm = Some((&norm, 1e-5));

@@ -1,56 +1,154 @@
-//! Tokens to text, a piece at a time and never half a character.
+//! Tokens to text, a piece at a time: all pieces together are what the whole output decodes to at once.
+//!
+//! A token's text depends on others: on what comes before it (leading spaces, bytes of one character) and on what comes
+//! after it (the rest of a character). So a few last tokens are decoded together, and what they give beyond what was given
+//! before is new. Special tokens have no part in it: decoding drops them first.
 
-use tokenizers::Tokenizer;
+use serde_json::Value;
+use tokenizers::{Decoder, Tokenizer};
 
-/// A character of UTF-8 has at most four bytes, so at most this many byte tokens are incomplete together.
-/// More pending tokens mean bytes that will never be a character.
-const MAX_PENDING: usize = 4;
+/// Tokens that are decoded again as context of new ones. A token has a byte at least, and after four bytes UTF-8 is
+/// decoded alike from wherever one began.
+const CONTEXT: usize = 5;
 
-/// Remembers the few last tokens of one sequence, whose text depends on what follows.
-///
-/// A token's text can depend on the tokens before it (leading spaces, bytes of one character), so each piece
-/// is the difference between two decodings of a short window.
-#[derive(Debug, Default)]
+/// What a token turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Decoded {
+    /// Text that has become certain; empty while it depends on what follows.
+    Text(String),
+    /// A special token, which is not part of the output. This is its text.
+    Special(String),
+}
+
+/// The last tokens of one sequence.
+#[derive(Debug)]
 pub struct Detokenizer {
-    /// `window[..settled]` has been emitted, and gives the rest its context.
-    window: Vec<u32>,
-    settled: usize,
+    traits: Traits,
+    /// Tokens that are decoded together; special ones are not among them.
+    window: Vec<String>,
+    /// How much of the window's text was given.
+    given: usize,
+}
+
+/// How a tokenizer's decoder joins tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Traits {
+    /// Tokens such as `<0xE2>` are bytes. Those beside each other are decoded together: if they are no text as a whole,
+    /// each becomes a replacement character. So none of them is certain before the last.
+    byte_fallback: bool,
+    /// Bytes at the end that a replacement in the joined text may still change.
+    unsure: usize,
 }
 
 impl Detokenizer {
-    /// Text that has become certain with `token`; empty while a character is incomplete.
+    /// At the beginning of an output.
+    pub fn new(tokenizer: &Tokenizer) -> Self {
+        let decoder = tokenizer.get_decoder().and_then(|decoder| serde_json::to_value(decoder).ok());
+        let mut traits = Traits::default();
+        traits.read(&decoder.unwrap_or_default(), &mut false);
+        Self { traits, window: Vec::new(), given: 0 }
+    }
+
+    /// Takes the next token.
     ///
     /// # Errors
     /// Those of the tokenizer's decoder.
-    pub fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> tokenizers::Result<String> {
-        self.window.push(token);
-        let text = self.unsettled(tokenizer)?;
-        let pending = self.window.len() - self.settled;
-        if text.ends_with(char::REPLACEMENT_CHARACTER) && pending < MAX_PENDING {
-            return Ok(String::new());
+    pub fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> tokenizers::Result<Decoded> {
+        // Decoding drops ids without a token, as models have that were padded to a round size.
+        let Some(token) = tokenizer.id_to_token(token) else { return Ok(Decoded::Text(String::new())) };
+        if tokenizer.get_added_vocabulary().is_special_token(&token) {
+            return Ok(Decoded::Special(token));
         }
-        self.window.drain(..self.settled);
-        self.settled = self.window.len();
-        Ok(text)
+        let in_run = self.is_byte(&token);
+        self.window.push(token);
+        if in_run {
+            return Ok(Decoded::Text(String::new()));
+        }
+        let text = decode(tokenizer, &self.window)?;
+        let new = self.give(&text, self.certain(&text));
+        self.shorten(tokenizer, &text)?;
+        Ok(Decoded::Text(new))
     }
 
-    /// Text of an incomplete character at the end of the output: replacement characters.
+    /// What is left at the end of the output, such as the replacement character of an incomplete one.
     ///
     /// # Errors
     /// Those of the tokenizer's decoder.
     pub fn finish(&mut self, tokenizer: &Tokenizer) -> tokenizers::Result<String> {
-        let text = self.unsettled(tokenizer)?;
-        self.settled = self.window.len();
-        Ok(text)
+        let text = decode(tokenizer, &self.window)?;
+        Ok(self.give(&text, text.len()))
     }
 
-    fn unsettled(&self, tokenizer: &Tokenizer) -> tokenizers::Result<String> {
-        let before = tokenizer.decode(&self.window[..self.settled], true)?;
-        let mut all = tokenizer.decode(&self.window, true)?;
-        // The settled part decodes to the same text with and without what follows, unless a decoder
-        // rewrites it: then nothing sensible can be taken back, and the longest common part is cut.
-        let common = all.bytes().zip(before.bytes()).take_while(|(a, b)| a == b).count();
-        let cut = (0..=common).rev().find(|&at| all.is_char_boundary(at)).unwrap_or(0);
-        Ok(all.split_off(cut))
+    fn give(&mut self, text: &str, until: usize) -> String {
+        let new = text.get(self.given..until).unwrap_or_default().to_owned();
+        self.given = self.given.max(until);
+        new
+    }
+
+    /// How much of the window's text stays as it is, whatever follows.
+    fn certain(&self, text: &str) -> usize {
+        // It may be the first bytes of a character; the text alone does not tell.
+        let incomplete = if text.ends_with(char::REPLACEMENT_CHARACTER) { '\u{fffd}'.len_utf8() } else { 0 };
+        let end = text.len() - self.traits.unsure.max(incomplete).min(text.len());
+        (0..=end).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
+    }
+
+    /// Drops tokens that are far enough back. `text` is the window's.
+    fn shorten(&mut self, tokenizer: &Tokenizer, text: &str) -> tokenizers::Result<()> {
+        if self.window.len() <= 2 * CONTEXT {
+            return Ok(());
+        }
+        let mut start = self.window.len() - CONTEXT;
+        while start > 0 && self.is_byte(&self.window[start]) {
+            start -= 1;
+        }
+        // What was not given is at the end, and the same for any window that begins before it. The beginning may differ:
+        // decoders strip spaces there.
+        let left = text.len() - self.given;
+        let shorter = decode(tokenizer, &self.window[start..])?;
+        if start > 0 && shorter.len() > left {
+            self.window.drain(..start);
+            self.given = shorter.len() - left;
+        }
+        Ok(())
+    }
+
+    fn is_byte(&self, token: &str) -> bool {
+        let digits = token.strip_prefix("<0x").and_then(|token| token.strip_suffix('>'));
+        self.traits.byte_fallback
+            && digits.is_some_and(|it| it.len() == 2 && u8::from_str_radix(it, 16).is_ok())
     }
 }
+
+impl Traits {
+    /// From the decoder as `tokenizer.json` has it. `joined` tells whether an earlier step has joined the tokens.
+    fn read(&mut self, decoder: &Value, joined: &mut bool) {
+        match decoder["type"].as_str().unwrap_or_default() {
+            "Sequence" => {
+                for step in decoder["decoders"].as_array().into_iter().flatten() {
+                    self.read(step, joined);
+                }
+            }
+            "ByteFallback" => self.byte_fallback = true,
+            "Fuse" | "ByteLevel" => *joined = true,
+            // Whole tokens are replaced in one go; in joined text, the next token may complete what is replaced.
+            "Replace" if *joined => {
+                let pattern = &decoder["pattern"];
+                self.unsure += pattern["String"].as_str().map_or(32, |text| text.len().saturating_sub(1));
+            }
+            // The longest of what they clean up is " do not".
+            "WordPiece" | "CTC" if *joined => self.unsure += 7,
+            _ => {}
+        }
+    }
+}
+
+fn decode(tokenizer: &Tokenizer, tokens: &[String]) -> tokenizers::Result<String> {
+    match tokenizer.get_decoder() {
+        Some(decoder) => decoder.decode(tokens.to_vec()),
+        None => Ok(tokens.join(" ")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,9 @@ mod stop;
 
 use std::sync::Arc;
 
-pub use detokenizer::Detokenizer;
+pub use detokenizer::{Decoded, Detokenizer};
 use protocol::message::{FinishReason, TokenChunk};
-pub use stop::{Scanned, StopTexts};
+pub use stop::{Scanned, Scanner, StopTexts};
 use tokenizers::Tokenizer;
 
 /// The text side of one sequence.
@@ -15,13 +15,22 @@ use tokenizers::Tokenizer;
 pub struct Emitter {
     tokenizer: Arc<Tokenizer>,
     detokenizer: Detokenizer,
-    stops: StopTexts,
+    stops: Scanner,
 }
 
 impl Emitter {
-    /// An emitter for a sequence that stops at any of `stops`.
+    /// An emitter for a sequence that stops at any of `stops`, also where one is the text of a special token.
     pub fn new(tokenizer: Arc<Tokenizer>, stops: &[String]) -> Self {
-        Self { tokenizer, detokenizer: Detokenizer::default(), stops: StopTexts::new(stops) }
+        let added = tokenizer.get_added_vocabulary();
+        let special: Vec<&str> = added
+            .get_added_tokens_decoder()
+            .values()
+            .filter(|token| token.special && !token.content.is_empty())
+            .map(|token| token.content.as_str())
+            .collect();
+        let stops = StopTexts::new(stops, |stop| special.iter().any(|special| stop.contains(special)));
+        let detokenizer = Detokenizer::new(&tokenizer);
+        Self { tokenizer, detokenizer, stops: Scanner::new(stops) }
     }
 
     /// The chunk for a token that is part of the output, and whether a stop text ended it.
@@ -29,23 +38,45 @@ impl Emitter {
     /// # Errors
     /// Those of the tokenizer's decoder.
     pub fn push(&mut self, token: u32) -> tokenizers::Result<(TokenChunk, Option<FinishReason>)> {
-        let piece = self.detokenizer.push(&self.tokenizer, token)?;
-        let (text, reason) = match self.stops.push(&piece) {
+        let scanned = match self.detokenizer.push(&self.tokenizer, token)? {
+            Decoded::Text(piece) => self.stops.push(&piece),
+            Decoded::Special(text) => self.special(&text)?,
+        };
+        let (text, reason) = match scanned {
             Scanned::Text(text) => (text, None),
             Scanned::Stopped(text) => (text, Some(FinishReason::Stop)),
         };
         Ok((TokenChunk { text, tokens: vec![token] }, reason))
     }
 
-    /// Text that was held back, when the sequence ends for another reason than a stop text.
+    /// Text that was held back, when the sequence ends for another reason than a stop text; and whether a stop text was
+    /// in it.
     ///
     /// # Errors
     /// Those of the tokenizer's decoder.
-    pub fn finish(&mut self) -> tokenizers::Result<String> {
+    pub fn finish(&mut self) -> tokenizers::Result<(String, Option<FinishReason>)> {
         let rest = self.detokenizer.finish(&self.tokenizer)?;
-        Ok(match self.stops.push(&rest) {
-            Scanned::Stopped(text) => text,
-            Scanned::Text(text) => text + &self.stops.finish(),
+        let shown = match self.stops.push(&rest) {
+            Scanned::Text(text) => text,
+            Scanned::Stopped(text) => return Ok((text, Some(FinishReason::Stop))),
+        };
+        Ok(match self.stops.finish() {
+            Scanned::Text(text) => (shown + &text, None),
+            Scanned::Stopped(text) => (shown + &text, Some(FinishReason::Stop)),
         })
     }
+
+    fn special(&mut self, text: &str) -> tokenizers::Result<Scanned> {
+        let scanned = self.stops.push_hidden(text);
+        match scanned {
+            // Text of an incomplete character was generated before the token.
+            Scanned::Stopped(text) if self.stops.stopped_at_end() => {
+                Ok(Scanned::Stopped(text + &self.detokenizer.finish(&self.tokenizer)?))
+            }
+            scanned => Ok(scanned),
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,48 @@
 //! Texts that end a generation.
+//!
+//! The output ends where the stop text that begins earliest begins, wherever the tokens' boundaries fall: as if the whole
+//! output had been searched at once. So a stop text that was found waits while one that began before it may still come.
+//! Of several that begin at the same place none is shown, so it does not matter which one is meant.
+//!
+//! Each byte is looked at once for each stop text that may be under way: the work of a token grows neither with the
+//! length of the stop texts nor with what was generated before.
 
-/// Holds back output that may turn out to be the beginning of a stop text.
-#[derive(Debug, Default)]
+use std::collections::VecDeque;
+
+/// The stop texts of a request, prepared for searching. Made where requests are prepared: it takes time for long ones.
+#[derive(Clone, Debug, Default)]
 pub struct StopTexts {
-    stops: Vec<String>,
+    patterns: Vec<Pattern>,
+}
+
+/// One stop text, for the search of Knuth, Morris and Pratt.
+#[derive(Clone, Debug)]
+struct Pattern {
+    bytes: Vec<u8>,
+    /// For each length of a beginning, the next shorter one that it also ends with.
+    shorter: Vec<u32>,
+    /// It contains the text of a special token, which is in no output. So it is searched for in the output with them.
+    special: bool,
+}
+
+/// Searches a growing output for [`StopTexts`].
+#[derive(Debug, Default)]
+pub struct Scanner {
+    stops: StopTexts,
+    /// How much of each pattern the output ends with now.
+    partial: Vec<usize>,
+    /// Patterns with a part.
+    active: Vec<usize>,
+    /// Output that is not certain yet, behind some that was shown already.
     held: String,
+    /// How much of `held` was shown.
+    gone: usize,
+    /// Where in the output `held` begins.
+    base: usize,
+    /// Hidden texts: where in the output they stood, and their bytes. Those that a pattern may still go back to.
+    hidden: VecDeque<(usize, usize)>,
+    /// Where the earliest stop text found so far begins, as a position in the output.
+    found: Option<usize>,
 }
 
 /// What a piece of output led to.
@@ -17,37 +55,193 @@ pub enum Scanned {
 }
 
 impl StopTexts {
-    /// Empty texts stop nothing.
-    pub fn new(stops: &[String]) -> Self {
-        Self { stops: stops.iter().filter(|stop| !stop.is_empty()).cloned().collect(), held: String::new() }
+    /// Empty texts stop nothing. `is_special` tells whether a text contains that of a special token.
+    pub fn new(stops: &[String], is_special: impl Fn(&str) -> bool) -> Self {
+        let mut stops: Vec<&String> = stops.iter().filter(|stop| !stop.is_empty()).collect();
+        stops.sort_unstable();
+        stops.dedup();
+        Self { patterns: stops.into_iter().map(|stop| Pattern::new(stop, is_special(stop))).collect() }
     }
 
-    /// Takes the next piece.
-    pub fn push(&mut self, piece: &str) -> Scanned {
-        self.held.push_str(piece);
-        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
-            self.held.truncate(at);
-            return Scanned::Stopped(std::mem::take(&mut self.held));
-        }
-        let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
-        let tail = self.held.split_off(self.held.len() - keep);
-        Scanned::Text(std::mem::replace(&mut self.held, tail))
-    }
-
-    /// What was held back, when no more comes.
-    pub fn finish(&mut self) -> String {
-        std::mem::take(&mut self.held)
+    fn is_empty(&self) -> bool {
+        self.patterns.is_empty()
     }
 }
 
-/// Bytes of the longest end of `text` with which `stop` begins.
-fn overlap(text: &str, stop: &str) -> usize {
-    stop.char_indices()
-        .map(|(at, _)| at)
-        .skip(1)
-        .filter(|&len| text.ends_with(&stop[..len]))
-        .max()
-        .unwrap_or(0)
+impl Pattern {
+    fn new(stop: &str, special: bool) -> Self {
+        let bytes = stop.as_bytes().to_vec();
+        let mut shorter = vec![0_u32; bytes.len() + 1];
+        let mut len = 0;
+        for at in 1..bytes.len() {
+            while len > 0 && bytes[at] != bytes[len] {
+                len = shorter[len] as usize;
+            }
+            len += usize::from(bytes[at] == bytes[len]);
+            shorter[at + 1] = len as u32;
+        }
+        Self { bytes, shorter, special }
+    }
+
+    /// How much of it is there after `byte`, if `len` was before.
+    fn next(&self, mut len: usize, byte: u8) -> usize {
+        while len > 0 && (len == self.bytes.len() || self.bytes[len] != byte) {
+            len = self.shorter[len] as usize;
+        }
+        len + usize::from(self.bytes[len] == byte)
+    }
+}
+
+impl Scanner {
+    /// At the beginning of an output.
+    pub fn new(stops: StopTexts) -> Self {
+        Self { partial: vec![0; stops.patterns.len()], stops, ..Self::default() }
+    }
+
+    /// Takes the next piece of output.
+    pub fn push(&mut self, piece: &str) -> Scanned {
+        if self.stops.is_empty() {
+            return Scanned::Text(piece.to_owned());
+        }
+        let before = self.end();
+        self.held.push_str(piece);
+        for (n, &byte) in piece.as_bytes().iter().enumerate() {
+            if self.take(byte, before + n + 1, false) {
+                return self.stopped();
+            }
+        }
+        Scanned::Text(self.certain())
+    }
+
+    /// Takes the text of a special token: stop texts may contain it, but it is not output.
+    pub fn push_hidden(&mut self, text: &str) -> Scanned {
+        if !self.stops.patterns.iter().any(|pattern| pattern.special) {
+            return Scanned::Text(String::new());
+        }
+        let at = self.end();
+        if self.hidden.back().is_none_or(|&(last, _)| last != at) {
+            self.hidden.push_back((at, 0));
+        }
+        for &byte in text.as_bytes() {
+            if let Some((_, len)) = self.hidden.back_mut() {
+                *len += 1;
+            }
+            if self.take(byte, at, true) {
+                return self.stopped();
+            }
+        }
+        Scanned::Text(self.certain())
+    }
+
+    /// What was held back, when no more comes.
+    pub fn finish(&mut self) -> Scanned {
+        if self.found.is_some() {
+            return self.stopped();
+        }
+        let end = self.end();
+        Scanned::Text(self.show_until(end))
+    }
+
+    /// Whether the stop text began behind all output so far.
+    pub fn stopped_at_end(&self) -> bool {
+        self.found == Some(self.end())
+    }
+
+    /// How much output there was, with what is held back.
+    fn end(&self) -> usize {
+        self.base + self.held.len()
+    }
+
+    /// Takes one byte, which ends at `position` of the output. True if the earliest stop text is known.
+    fn take(&mut self, byte: u8, position: usize, hidden: bool) -> bool {
+        self.advance(byte, hidden);
+        for &n in &self.active {
+            if self.partial[n] == self.stops.patterns[n].bytes.len() {
+                let start = self.begin(n, position);
+                self.found = Some(self.found.map_or(start, |found| found.min(start)));
+            }
+        }
+        self.found.is_some_and(|found| self.earliest(position).is_none_or(|earliest| earliest >= found))
+    }
+
+    fn advance(&mut self, byte: u8, hidden: bool) {
+        let patterns = &self.stops.patterns;
+        self.active.clear();
+        for (n, (pattern, partial)) in patterns.iter().zip(&mut self.partial).enumerate() {
+            if !hidden || pattern.special {
+                *partial = pattern.next(*partial, byte);
+            }
+            if *partial > 0 {
+                self.active.push(n);
+            }
+        }
+    }
+
+    /// Where a stop text that is under way and not complete begins, the first of them.
+    fn earliest(&self, position: usize) -> Option<usize> {
+        let unfinished = |n: usize| {
+            let (pattern, len) = (&self.stops.patterns[n], self.partial[n]);
+            // Of one that is complete, a part of it may begin another.
+            if len == pattern.bytes.len() { pattern.shorter[len] as usize } else { len }
+        };
+        let parts = self.active.iter().map(|&n| (n, unfinished(n))).filter(|&(_, len)| len > 0);
+        parts.map(|(n, len)| self.back(n, position, len)).min()
+    }
+
+    /// Where the part of a pattern begins that ends at `position`.
+    fn begin(&self, n: usize, position: usize) -> usize {
+        self.back(n, position, self.partial[n])
+    }
+
+    /// The position in the output that is `len` bytes before `position`, hidden texts counted if the pattern sees them.
+    fn back(&self, n: usize, position: usize, len: usize) -> usize {
+        if !self.stops.patterns[n].special {
+            return position - len;
+        }
+        let (mut position, mut left) = (position, len);
+        for &(at, hidden) in self.hidden.iter().rev() {
+            let between = position.saturating_sub(at);
+            if left <= between {
+                break;
+            }
+            left -= between;
+            position = at;
+            left = left.saturating_sub(hidden);
+            if left == 0 {
+                return position;
+            }
+        }
+        position.saturating_sub(left)
+    }
+
+    /// Takes what can't be part of a stop text any more.
+    fn certain(&mut self) -> String {
+        let end = self.end();
+        let start = self.earliest(end).into_iter().chain(self.found).min().unwrap_or(end);
+        while self.hidden.front().is_some_and(|&(at, _)| at < start) {
+            self.hidden.pop_front();
+        }
+        self.show_until(start)
+    }
+
+    fn stopped(&mut self) -> Scanned {
+        let start = self.found.unwrap_or_default();
+        Scanned::Stopped(self.show_until(start))
+    }
+
+    /// The output up to a position, as far as it was not shown.
+    fn show_until(&mut self, position: usize) -> String {
+        let until = position.saturating_sub(self.base).clamp(self.gone, self.held.len());
+        let text = self.held.get(self.gone..until).unwrap_or_default().to_owned();
+        self.gone += text.len();
+        // Not every time: what stays can be long.
+        if self.gone > self.held.len() / 2 {
+            self.held.drain(..self.gone);
+            self.base += self.gone;
+            self.gone = 0;
+        }
+        text
+    }
 }
 
 #[cfg(test)]
@@ -58,50 +252,155 @@ mod tests {
 
     use super::*;
 
-    fn scan(stops: &[&str], pieces: &[&str]) -> (String, bool) {
+    /// A piece of output, or the text of a special token.
+    #[derive(Clone, Debug)]
+    enum Piece {
+        Shown(String),
+        Hidden(String),
+    }
+
+    fn scan(stops: &[&str], pieces: &[Piece]) -> (String, bool) {
         let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
-        let mut scanner = StopTexts::new(&stops);
+        let mut scanner = Scanner::new(StopTexts::new(&stops, |stop| stop.contains("<s>")));
         let mut output = String::new();
         for piece in pieces {
-            match scanner.push(piece) {
+            let scanned = match piece {
+                Piece::Shown(text) => scanner.push(text),
+                Piece::Hidden(text) => scanner.push_hidden(text),
+            };
+            match scanned {
                 Scanned::Text(text) => output.push_str(&text),
                 Scanned::Stopped(text) => return (output + &text, true),
             }
         }
-        (output + &scanner.finish(), false)
+        match scanner.finish() {
+            Scanned::Text(text) => (output + &text, false),
+            Scanned::Stopped(text) => (output + &text, true),
+        }
+    }
+
+    fn shown(stops: &[&str], pieces: &[&str]) -> (String, bool) {
+        let pieces: Vec<Piece> = pieces.iter().map(|piece| Piece::Shown((*piece).into())).collect();
+        scan(stops, &pieces)
+    }
+
+    /// The earliest beginning of any stop text in the whole output.
+    fn naive(stops: &[&str], text: &str) -> (String, bool) {
+        match stops.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop)).min() {
+            Some(at) => (text[..at].to_owned(), true),
+            None => (text.to_owned(), false),
+        }
+    }
+
+    fn pieces(text: &str, cuts: &[usize]) -> Vec<String> {
+        let chars: Vec<char> = text.chars().collect();
+        let mut cuts: Vec<usize> = cuts.iter().map(|&cut| cut.min(chars.len())).collect();
+        cuts.extend([0, chars.len()]);
+        cuts.sort_unstable();
+        cuts.windows(2).map(|w| chars[w[0]..w[1]].iter().collect()).collect()
     }
 
     #[test]
     fn a_stop_text_over_several_pieces_is_found_and_not_shown() {
-        assert_eq!(scan(&["END"], &["a E", "N", "D b"]), ("a ".to_string(), true));
-        assert_eq!(scan(&["END"], &["a E", "N", "X"]), ("a ENX".to_string(), false));
-        assert_eq!(scan(&["é!", "\n\n"], &["caf", "é", "?\n"]), ("café?\n".to_string(), false));
-        assert_eq!(scan(&[""], &["a"]), ("a".to_string(), false));
+        assert_eq!(shown(&["END"], &["a E", "N", "D b"]), ("a ".to_string(), true));
+        assert_eq!(shown(&["END"], &["a E", "N", "X"]), ("a ENX".to_string(), false));
+        assert_eq!(shown(&["é!", "\n\n"], &["caf", "é", "?\n"]), ("café?\n".to_string(), false));
+        assert_eq!(shown(&[""], &["a"]), ("a".to_string(), false));
+    }
+
+    #[test]
+    fn the_one_that_begins_earliest_wins() {
+        assert_eq!(shown(&["abc", "b"], &["xab", "c"]), ("x".to_string(), true));
+        assert_eq!(shown(&["abc", "b"], &["xab", "d"]), ("xa".to_string(), true));
+        assert_eq!(shown(&["abc", "b"], &["xab"]), ("xa".to_string(), true));
+    }
+
+    #[test]
+    fn texts_of_special_tokens_stop_and_are_not_shown() {
+        let piece = |text: &str| Piece::Shown(text.into());
+        let special = Piece::Hidden("<s>".into());
+        let output = [piece("a"), special.clone(), piece("b")];
+        assert_eq!(scan(&["<s>"], &output), ("a".to_string(), true));
+        assert_eq!(scan(&["a<s>"], &output), (String::new(), true));
+        assert_eq!(scan(&["a<s>b"], &output), (String::new(), true));
+        assert_eq!(scan(&["a<s>c", "b"], &output), ("a".to_string(), true));
+        // What is not shown is not between what is.
+        assert_eq!(scan(&["ab"], &output), (String::new(), true));
+        assert_eq!(scan(&["s>"], &output), ("ab".to_string(), false));
+        assert_eq!(scan(&["<s>"], &[piece("x<"), piece("s>y")]), ("x".to_string(), true));
+        assert_eq!(
+            scan(&["<s><s>b"], &[piece("a"), special.clone(), special, piece("b")]),
+            ("a".to_string(), true)
+        );
+    }
+
+    /// A stop text as long as this one was searched for from its beginning for each token.
+    #[test]
+    fn what_is_held_back_is_not_looked_at_again() {
+        let len = 200_000;
+        let stop = "a".repeat(len) + "b";
+        let mut scanner = Scanner::new(StopTexts::new(&[stop], |_| false));
+        let mut shown = 0;
+        for _ in 0..2 * len {
+            match scanner.push("a") {
+                Scanned::Text(text) => shown += text.len(),
+                Scanned::Stopped(_) => panic!("it has not come"),
+            }
+        }
+        assert_eq!(shown, len);
+        assert!(scanner.held.len() <= 2 * len + 2);
     }
 
     proptest! {
         #[test]
         fn pieces_do_not_matter(
             text in "[ab\u{e9}]{0,30}",
-            stops in prop::collection::vec("[ab\u{e9}]{1,4}", 0..3),
+            stops in prop::collection::vec("[ab\u{e9}]{0,5}", 0..6),
             cuts in prop::collection::vec(0_usize..30, 0..10),
         ) {
             let stops: Vec<&str> = stops.iter().map(String::as_str).collect();
-            let chars: Vec<char> = text.chars().collect();
-            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(chars.len())).collect();
-            cuts.extend([0, chars.len()]);
-            cuts.sort_unstable();
-            let pieces: Vec<String> = cuts.windows(2).map(|w| chars[w[0]..w[1]].iter().collect()).collect();
+            let pieces = pieces(&text, &cuts);
             let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
-            // The first end of a stop text decides, so compare with character-wise feeding.
-            let single: Vec<String> = chars.iter().map(ToString::to_string).collect();
-            let single: Vec<&str> = single.iter().map(String::as_str).collect();
-            let whole = scan(&stops, &pieces);
-            let by_char = scan(&stops, &single);
-            prop_assert_eq!(whole.1, by_char.1);
-            if stops.len() <= 1 {
-                prop_assert_eq!(whole.0, by_char.0);
-            }
+            prop_assert_eq!(shown(&stops, &pieces), naive(&stops, &text));
         }
+
+        #[test]
+        fn special_tokens_between_do_not_matter(
+            text in "[ab]{0,20}",
+            stops in prop::collection::vec("[ab]{1,4}", 0..4),
+            specials in prop::collection::vec(("[ab]{0,2}<s>[ab]{0,2}", Just(())), 0..3),
+            cuts in prop::collection::vec(0_usize..20, 0..8),
+        ) {
+            // The output with and without special tokens, each at a cut.
+            let mut all = String::new();
+            let mut output = Vec::new();
+            let mut positions = Vec::new();
+            for (n, piece) in pieces(&text, &cuts).iter().enumerate() {
+                positions.extend((0..piece.len()).map(|at| (all.len() + at, output_len(&output) + at)));
+                all.push_str(piece);
+                output.push(Piece::Shown(piece.clone()));
+                if n % 2 == 0 {
+                    positions.extend((0..3).map(|at| (all.len() + at, output_len(&output))));
+                    all.push_str("<s>");
+                    output.push(Piece::Hidden("<s>".into()));
+                }
+            }
+            let with: Vec<&str> = specials.iter().map(|(stop, ())| stop.as_str()).collect();
+            let in_all = with.iter().filter_map(|stop| all.find(stop)).map(|at| {
+                positions.iter().find(|&&(position, _)| position == at).unwrap().1
+            });
+            let plain: Vec<&str> = stops.iter().map(String::as_str).collect();
+            let in_text = plain.iter().filter_map(|stop| text.find(stop));
+            let expected = match in_all.chain(in_text).min() {
+                Some(at) => (text[..at].to_owned(), true),
+                None => (text.clone(), false),
+            };
+            let every: Vec<&str> = plain.iter().chain(&with).copied().collect();
+            prop_assert_eq!(scan(&every, &output), expected);
+        }
+    }
+
+    fn output_len(output: &[Piece]) -> usize {
+        output.iter().map(|piece| if let Piece::Shown(text) = piece { text.len() } else { 0 }).sum()
     }
 }

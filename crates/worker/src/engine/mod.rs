@@ -1,7 +1,9 @@
 //! Stage 9, step: the one thread that owns MLX. Each turn takes in what arrived, plans a step, runs the
 //! model once over all planned rows, chooses tokens, and sends everything that came of it in one report.
 
+mod outbox;
 mod sequence;
+mod step;
 
 use std::{
     collections::HashMap,
@@ -12,18 +14,19 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvError, TryRecvError};
+use outbox::Outbox;
 use protocol::{
     ids::RequestId,
-    message::{Failure, FailureKind, Heartbeat, Report, StreamEvent, StreamEventKind},
+    message::{Heartbeat, Report, StreamEvent, StreamEventKind},
 };
-pub use sequence::Sequence;
-use tracing::{error, trace};
+pub use sequence::{EosTokens, Sequence};
+pub use step::{Broken, Forward};
 
 use crate::{
     link::Reports,
-    model::{Logits, Model, ModelError, StepInput, StepRow},
+    model::Model,
     requests::Registry,
-    scheduler::{Limits, PlannedRow, Scheduler, StepPlan},
+    scheduler::{Limits, Scheduler},
 };
 
 /// What reaches the engine from other threads.
@@ -38,7 +41,7 @@ pub enum Inbox {
     Drain,
 }
 
-/// Numbers for the heartbeat, written by the engine once a step.
+/// Numbers for the heartbeat, written by the engine before and after each step.
 #[derive(Debug, Default)]
 pub struct Gauges {
     step: AtomicU64,
@@ -50,23 +53,24 @@ pub struct Gauges {
 }
 
 /// The engine's whole state.
-pub struct Engine {
-    model: Model,
+pub struct Engine<M = Model> {
+    model: M,
+    limits: Limits,
     scheduler: Scheduler,
-    sequences: HashMap<RequestId, Sequence>,
+    sequences: HashMap<RequestId, Box<Sequence>>,
     inbox: Receiver<Inbox>,
     registry: Arc<Registry>,
-    reports: Arc<dyn Reports>,
+    outbox: Outbox,
     gauges: Arc<Gauges>,
     draining: bool,
-    /// Of the current step; sent as one report.
-    events: Vec<StreamEvent>,
+    /// Steps in a row of which the model could compute nothing.
+    failed_steps: u32,
 }
 
-impl Engine {
+impl<M: Forward> Engine<M> {
     /// An engine without sequences. It must stay on the thread that loaded the model.
     pub fn new(
-        model: Model,
+        model: M,
         limits: Limits,
         inbox: Receiver<Inbox>,
         registry: Arc<Registry>,
@@ -76,38 +80,43 @@ impl Engine {
         gauges.kv_capacity.store(limits.kv_tokens as u64, Ordering::Relaxed);
         Self {
             model,
+            limits,
             scheduler: Scheduler::new(limits),
             sequences: HashMap::new(),
             inbox,
             registry,
-            reports,
+            outbox: Outbox::new(reports),
             gauges,
             draining: false,
-            events: Vec::new(),
+            failed_steps: 0,
         }
     }
 
     /// Serves until it has drained, or nobody can send to it any more.
-    pub fn run(mut self) {
+    ///
+    /// # Errors
+    /// The model can't compute anything any more: only a new process can.
+    pub fn run(mut self) -> Result<(), Broken> {
         loop {
             if self.take_in_all().is_err() {
-                return;
+                return Ok(());
             }
             self.look_at_controls();
             let plan = self.scheduler.plan();
+            // Before the step, too: one that never ends must be seen to have something to do.
+            self.publish_gauges();
             if !plan.rows.is_empty() {
-                self.step(&plan);
+                self.step(&plan)?;
                 continue;
             }
-            self.publish_gauges();
             if self.draining && self.registry.is_empty() {
-                self.reports.report(&Report::Drained);
-                return;
+                self.outbox.report(&Report::Drained);
+                return Ok(());
             }
             // Nothing can go on: wait for a request, a credit, a cancellation.
             match self.inbox.recv() {
                 Ok(message) => self.take_in(message),
-                Err(RecvError) => return,
+                Err(RecvError) => return Ok(()),
             }
         }
     }
@@ -126,7 +135,7 @@ impl Engine {
         match message {
             Inbox::Sequence(sequence) => {
                 self.scheduler.add(sequence.id, sequence.tokens.len());
-                self.sequences.insert(sequence.id, *sequence);
+                self.sequences.insert(sequence.id, sequence);
             }
             Inbox::Drain => self.draining = true,
             Inbox::Nudge | Inbox::Ended => {}
@@ -154,88 +163,8 @@ impl Engine {
         self.registry.end(id);
     }
 
-    fn step(&mut self, plan: &StepPlan) {
-        for id in &plan.preempted {
-            if let Some(sequence) = self.sequences.get_mut(id) {
-                sequence.kv = None;
-            }
-        }
-        trace!(rows = plan.rows.len(), "step");
-        match self.forward(&plan.rows) {
-            Ok(logits) => self.extend(&plan.rows, logits.as_ref()),
-            Err(error) => self.fail_rows(&plan.rows, &error),
-        }
-        self.gauges.step.fetch_add(1, Ordering::Relaxed);
-        self.publish_gauges();
-        if !self.events.is_empty() {
-            let report = Report::Events(std::mem::take(&mut self.events));
-            self.reports.report(&report);
-            if let Report::Events(mut events) = report {
-                events.clear();
-                self.events = events;
-            }
-        }
-    }
-
-    /// Runs the model over the rows. Logits come in the order of the rows that sample.
-    fn forward(&mut self, rows: &[PlannedRow]) -> Result<Option<Logits>, ModelError> {
-        // The model needs all rows' tokens and memory at once, so they leave the map for the call.
-        let mut taken: Vec<(PlannedRow, Sequence)> = rows
-            .iter()
-            .filter_map(|row| self.sequences.remove(&row.id).map(|sequence| (*row, sequence)))
-            .collect();
-        let step_rows = taken
-            .iter_mut()
-            .map(|(row, sequence)| StepRow {
-                tokens: &sequence.tokens[row.start..row.end],
-                kv: sequence.kv.get_or_insert_with(|| self.model.new_kv()),
-                wants_logits: row.samples,
-            })
-            .collect();
-        let logits = self.model.forward(&mut StepInput { rows: step_rows });
-        self.sequences.extend(taken.into_iter().map(|(_, sequence)| (sequence.id, sequence)));
-        logits
-    }
-
-    /// Records what was computed and appends a token to every sequence that samples.
-    fn extend(&mut self, rows: &[PlannedRow], logits: Option<&Logits>) {
-        let mut next = 0;
-        for row in rows {
-            self.scheduler.advance(row);
-            if !row.samples {
-                continue;
-            }
-            let Some(logits) = logits else { continue };
-            let result = self.sequences.get_mut(&row.id).map(|sequence| {
-                sequence.control.spend_credit();
-                (sequence.extend(logits.row(next)), sequence.usage())
-            });
-            next += 1;
-            match result {
-                Some((Ok((chunk, reason)), usage)) => {
-                    self.events.push(StreamEvent { id: row.id, kind: StreamEventKind::Chunk(chunk) });
-                    if let Some(reason) = reason {
-                        self.end(row.id, StreamEventKind::Finished { reason, usage });
-                    }
-                }
-                Some((Err(error), _)) => {
-                    self.end(row.id, failed(format!("the tokenizer failed on the output: {error}")));
-                }
-                None => {}
-            }
-        }
-    }
-
-    /// An MLX error ends the requests that took part in the step: their memory is in an unknown state.
-    fn fail_rows(&mut self, rows: &[PlannedRow], error: &ModelError) {
-        error!(%error, rows = rows.len(), "step failed");
-        for row in rows {
-            self.end(row.id, failed(format!("the model failed: {error}")));
-        }
-    }
-
     fn end(&mut self, id: RequestId, kind: StreamEventKind) {
-        self.events.push(StreamEvent { id, kind });
+        self.outbox.push(StreamEvent { id, kind });
         self.remove(id);
     }
 
@@ -261,8 +190,4 @@ impl Gauges {
             kv_capacity: self.kv_capacity.load(Ordering::Relaxed),
         }
     }
-}
-
-fn failed(message: String) -> StreamEventKind {
-    StreamEventKind::Failed(Failure { kind: FailureKind::Internal, param: None, message })
 }

@@ -22,13 +22,33 @@ pub struct Sequence {
     /// Length at which the output ends.
     pub max_len: usize,
     /// Tokens that end the output.
-    pub eos_tokens: Vec<u32>,
+    pub eos_tokens: EosTokens,
     /// Chooses its tokens.
     pub sampler: Sampler,
     /// Turns them into text.
     pub emitter: Emitter,
     /// Keys and values of a prefix of the tokens, while it is running.
     pub kv: Option<SequenceKv>,
+    /// Its row in the step that is being put together.
+    pub row: Option<usize>,
+}
+
+/// Tokens that end an output. Sequences share one list, in which a token is found in no time however many there are.
+#[derive(Clone, Debug, Default)]
+pub struct EosTokens(Arc<[u32]>);
+
+impl EosTokens {
+    /// Takes tokens in any order.
+    pub fn new(mut tokens: Vec<u32>) -> Self {
+        tokens.sort_unstable();
+        tokens.dedup();
+        Self(tokens.into())
+    }
+
+    /// Whether `token` is one of them.
+    pub fn contains(&self, token: u32) -> bool {
+        self.0.binary_search(&token).is_ok()
+    }
 }
 
 impl Sequence {
@@ -40,14 +60,15 @@ impl Sequence {
     pub fn extend(&mut self, logits: &[f32]) -> tokenizers::Result<(TokenChunk, Option<FinishReason>)> {
         let token = self.sampler.sample(logits, self.tokens.len() as u64);
         self.tokens.push(token);
-        if self.eos_tokens.contains(&token) {
-            let text = self.emitter.finish()?;
+        if self.eos_tokens.contains(token) {
+            let (text, _) = self.emitter.finish()?;
             return Ok((TokenChunk { text, tokens: vec![token] }, Some(FinishReason::Stop)));
         }
         let (mut chunk, mut reason) = self.emitter.push(token)?;
         if reason.is_none() && self.tokens.len() >= self.max_len {
-            chunk.text += &self.emitter.finish()?;
-            reason = Some(FinishReason::Length);
+            let (text, stopped) = self.emitter.finish()?;
+            chunk.text += &text;
+            reason = Some(stopped.unwrap_or(FinishReason::Length));
         }
         Ok((chunk, reason))
     }

@@ -85,7 +85,12 @@ impl Receiver {
                     // Blocking is right: everything before the drain has been taken in.
                     let _ = self.engine.send(Inbox::Drain);
                 }
-                Submission::Cancel(_) | Submission::Credit { .. } => {
+                Submission::Cancel(id) => {
+                    self.registry.apply(&submission);
+                    self.pool.cancel(id);
+                    changed = true;
+                }
+                Submission::Credit { .. } => {
                     self.registry.apply(&submission);
                     changed = true;
                 }

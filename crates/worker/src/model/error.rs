@@ -20,14 +20,27 @@ pub enum ModelError {
         /// `model_type` of the configuration.
         found: Option<String>,
     },
-    /// A setting is missing or has the wrong type.
-    #[error("the model's config.json cannot be used: {0}")]
-    Config(#[from] serde_json::Error),
+    /// A setting is missing.
+    #[error("the model's config.json does not say `{setting}`")]
+    MissingSetting {
+        /// Name of the setting.
+        setting: &'static str,
+    },
+    /// A setting has the wrong type, or is out of range.
+    #[error("the model's config.json says `{setting}` = {value}; this worker takes {expected}")]
+    BadSetting {
+        /// Name of the setting.
+        setting: String,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        expected: String,
+    },
     /// A setting has a value that this implementation does not cover.
     #[error("the model's config.json says `{setting}` = {value}, which this worker cannot run")]
     UnsupportedSetting {
         /// Name of the setting.
-        setting: &'static str,
+        setting: String,
         /// Its value.
         value: String,
     },
@@ -67,7 +80,7 @@ pub enum ModelError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A file or a part of it can't be made an array.
-    #[error("cannot load `{what}`: {source}")]
+    #[error("cannot load `{what}`")]
     Map {
         /// Name of the file or the tensor.
         what: String,
@@ -116,4 +129,16 @@ pub enum ModelError {
     /// MLX refused or failed an operation.
     #[error(transparent)]
     Mlx(#[from] Exception),
+}
+
+impl ModelError {
+    /// The row that a step was refused for, before anything was computed.
+    pub fn row(&self) -> Option<usize> {
+        match *self {
+            Self::EmptyRow { row } | Self::TokenOutOfRange { row, .. } | Self::ContextFull { row, .. } => {
+                Some(row)
+            }
+            _ => None,
+        }
+    }
 }

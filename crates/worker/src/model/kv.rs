@@ -54,6 +54,8 @@ pub(super) struct Blocks {
 pub struct SequenceKv {
     kind: SequenceKind,
     len: usize,
+    /// Arrays have been changed, and the change has not been counted yet.
+    appending: bool,
 }
 
 enum SequenceKind {
@@ -72,7 +74,9 @@ struct LayerKv {
 
 impl KvCache {
     pub(super) fn new(shape: KvShape, budget: KvBudget, kernels: Kernels) -> Result<Self, ModelError> {
-        let shape = KvShape { half: budget.half && kernels.are_own(), ..shape };
+        // The kernel's vectors have eight lanes; odd models get MLX's attention, which keeps what it computes with.
+        let paged = kernels.are_own() && shape.head_dim % 8 == 0;
+        let shape = KvShape { half: if paged { budget.half } else { shape.half }, ..shape };
         let block_bytes = KvPool::block_bytes(shape).max(1);
         let blocks = i32::try_from(budget.bytes / block_bytes).unwrap_or(i32::MAX);
         // The last block of each sequence may be partly empty: what is promised is there in any case.
@@ -80,12 +84,11 @@ impl KvCache {
         if usable == 0 {
             return Err(ModelError::KvBudget {
                 bytes: budget.bytes,
-                needed: block_bytes * (budget.sequences as u64 + 1),
+                needed: block_bytes.saturating_mul((budget.sequences as u64).saturating_add(1)),
             });
         }
         let tokens = usable * KvPool::BLOCK_TOKENS;
-        // The kernel's vectors have eight lanes; odd models get MLX's attention.
-        let kind = if kernels.are_own() && shape.head_dim % 8 == 0 {
+        let kind = if paged {
             let pool = KvPool::new(shape, blocks)?;
             CacheKind::Paged(Arc::new(Blocks { pool, free: Mutex::new((0..blocks).rev().collect()) }))
         } else {
@@ -109,7 +112,7 @@ impl KvCache {
                 SequenceKind::Grown { layers, shape: self.shape }
             }
         };
-        SequenceKv { kind, len: 0 }
+        SequenceKv { kind, len: 0, appending: false }
     }
 
     /// The pool, where there is one.
@@ -138,6 +141,12 @@ impl SequenceKv {
         self.len == 0
     }
 
+    /// Whether the tokens it has can be gone on with after a step that failed. In a pool nothing is written but behind
+    /// them; arrays that a failed step has changed are unusable.
+    pub fn is_intact(&self) -> bool {
+        !self.appending
+    }
+
     /// Forgets every token from `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
@@ -161,6 +170,7 @@ impl SequenceKv {
     /// Counts `tokens` that every layer has appended.
     pub(super) fn advance(&mut self, tokens: usize) {
         self.len += tokens;
+        self.appending = false;
     }
 
     /// Puts new keys and values, `[1, kv_heads, new, head_dim]`, behind the `len` tokens of a layer, and returns views
@@ -174,6 +184,7 @@ impl SequenceKv {
         let SequenceKind::Grown { layers, shape } = &mut self.kind else {
             return Err(Exception::custom("a paged sequence is appended to by its attention"));
         };
+        self.appending = true;
         let room = |tokens, dtype: Dtype| zeros_dtype(&[1, shape.kv_heads, tokens, shape.head_dim], dtype);
         let start = self.len as i32;
         let end = start + keys.dim(2);

@@ -26,7 +26,7 @@ impl Norm {
         kernels: Kernels,
     ) -> Result<Self, ModelError> {
         let weight = weights.take_float(&format!("{name}.weight"), &[width])?;
-        Ok(Self { weight: computable(&weight, kernels)?, eps })
+        Ok(Self { weight: weight.as_dtype(computed_in(weights, kernels))?, eps })
     }
 }
 
@@ -120,7 +120,7 @@ impl Embedding {
         if self.kernels.are_own() {
             return cpu::embedding(&self.matrix.for_cpu(), tokens, self.width);
         }
-        self.matrix.rows(tokens, self.kernels)
+        self.matrix.rows(tokens)
     }
 
     /// The same matrix as an output head.
@@ -134,6 +134,8 @@ impl Embedding {
 pub(super) struct Matrix {
     storage: Storage,
     bias: Option<Array>,
+    /// Type of activations.
+    dtype: Dtype,
 }
 
 #[derive(Clone)]
@@ -191,7 +193,8 @@ impl Matrix {
         };
         let storage = if kernels == Kernels::MlxFloat32 { storage.unpacked()? } else { storage };
         let bias = if bias { Some(weights.take_float(&format!("{name}.bias"), &[outputs])?) } else { None };
-        Ok(Self { storage, bias: bias.map(|bias| computable(&bias, kernels)).transpose()? })
+        let dtype = computed_in(weights, kernels);
+        Ok(Self { storage, bias: bias.map(|bias| bias.as_dtype(dtype)).transpose()?, dtype })
     }
 
     fn for_cpu(&self) -> cpu::Matrix<'_> {
@@ -212,28 +215,30 @@ impl Matrix {
                 quantized_matmul(x, packed, scales, biases, true, *group_size, *bits)?
             }
         };
+        // A matrix of another type than most must not change that of everything behind it.
+        let y = y.as_dtype(self.dtype)?;
         self.bias.as_ref().map_or(Ok(y.clone()), |bias| y.add(bias))
     }
 
-    fn rows(&self, indices: &Array, kernels: Kernels) -> Result<Array, Exception> {
+    fn rows(&self, indices: &Array) -> Result<Array, Exception> {
         let of = |array: &Array| take_axis(array, indices, 0);
         match &self.storage {
-            Storage::Dense(weight) => computable(&of(weight)?, kernels),
+            Storage::Dense(weight) => of(weight)?.as_dtype(self.dtype),
             Storage::Affine { packed, scales, biases, group_size, bits } => {
                 // The result has the scales' type, and is rounded to it.
-                let (scales, biases) =
-                    (computable(&of(scales)?, kernels)?, computable(&of(biases)?, kernels)?);
+                let (scales, biases) = (of(scales)?.as_dtype(self.dtype)?, of(biases)?.as_dtype(self.dtype)?);
                 dequantize(of(packed)?, scales, &biases, *group_size, *bits)
             }
         }
     }
 }
 
-/// Small tensors that meet activations, in the type that these have.
-fn computable(array: &Array, kernels: Kernels) -> Result<Array, Exception> {
+/// The type of activations, and of the small tensors that meet them: one in the whole model. MLX would promote what is of
+/// two types, and convert the larger operand of each product in each step.
+pub(super) fn computed_in(weights: &Weights<'_>, kernels: Kernels) -> Dtype {
     match kernels {
-        Kernels::Own | Kernels::OwnInt8 | Kernels::MlxFloat32 => array.as_dtype(Dtype::Float32),
-        Kernels::Mlx => Ok(array.clone()),
+        Kernels::Own | Kernels::OwnInt8 | Kernels::MlxFloat32 => Dtype::Float32,
+        Kernels::Mlx => weights.float(),
     }
 }
 

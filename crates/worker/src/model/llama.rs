@@ -1,113 +1,16 @@
 //! `model_type` "llama": Llama 2 and 3, SmolLM2, and others of the same build.
 
 use mlx_ext::cpu::KvShape;
-use mlx_rs::{Array, error::Exception};
-use serde::Deserialize;
+use mlx_rs::{Array, Dtype, error::Exception};
 
 use super::{
     Kernels, ModelError,
+    args::ModelArgs,
     attention::{Heads, StepAttention},
-    linear::{Embedding, Matrix, Norm, Projection},
-    rope::{Rope, RopeScaling},
+    linear::{Embedding, Matrix, Norm, Projection, computed_in},
+    rope::Rope,
     weights::Weights,
 };
-
-/// What the configuration says, with Hugging Face's names and defaults.
-#[derive(Debug, Clone, Deserialize)]
-pub(super) struct ModelArgs {
-    hidden_size: i32,
-    num_hidden_layers: i32,
-    intermediate_size: i32,
-    num_attention_heads: i32,
-    num_key_value_heads: Option<i32>,
-    head_dim: Option<i32>,
-    vocab_size: i32,
-    rms_norm_eps: f32,
-    #[serde(default = "default_context")]
-    max_position_embeddings: i32,
-    #[serde(default = "default_activation")]
-    hidden_act: String,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-    rope_theta: Option<f32>,
-    #[serde(default)]
-    rope_traditional: bool,
-    rope_scaling: Option<RopeScaling>,
-    /// The name that newer configurations have for it.
-    rope_parameters: Option<RopeScaling>,
-    /// Whether the embedding gives the logits; where it is not said, the weights tell.
-    tie_word_embeddings: Option<bool>,
-    #[serde(default)]
-    layer_types: Vec<String>,
-    quantization: Option<Quantization>,
-}
-
-/// The one thing about quantization that the tensors' shapes don't tell.
-#[derive(Debug, Clone, Deserialize)]
-struct Quantization {
-    mode: Option<String>,
-}
-
-fn default_context() -> i32 {
-    2048
-}
-
-fn default_activation() -> String {
-    "silu".to_owned()
-}
-
-impl ModelArgs {
-    fn parse(config: &serde_json::Value) -> Result<Self, ModelError> {
-        let args = Self::deserialize(config)?;
-        let sizes = [
-            ("hidden_size", args.hidden_size),
-            ("num_hidden_layers", args.num_hidden_layers),
-            ("intermediate_size", args.intermediate_size),
-            ("num_attention_heads", args.num_attention_heads),
-            ("num_key_value_heads", args.kv_heads()),
-            ("vocab_size", args.vocab_size),
-            ("max_position_embeddings", args.max_position_embeddings),
-        ];
-        for (setting, value) in sizes {
-            supported(setting, value, value > 0)?;
-        }
-        supported("num_key_value_heads", args.kv_heads(), args.num_attention_heads % args.kv_heads() == 0)?;
-        let head_dim = args.head_dim();
-        supported("head_dim", head_dim, head_dim > 0 && head_dim % 2 == 0)?;
-        supported("hidden_act", &args.hidden_act, args.hidden_act == "silu")?;
-        if let Some(other) = args.layer_types.iter().find(|kind| *kind != "full_attention") {
-            supported("layer_types", other, false)?;
-        }
-        if let Some(mode) = args.quantization.as_ref().and_then(|quantization| quantization.mode.as_ref()) {
-            supported("quantization.mode", mode, mode == "affine")?;
-        }
-        Ok(args)
-    }
-
-    fn kv_heads(&self) -> i32 {
-        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
-    }
-
-    fn head_dim(&self) -> i32 {
-        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
-    }
-
-    fn heads(&self) -> Heads {
-        Heads { queries: self.num_attention_heads, kv: self.kv_heads(), dim: self.head_dim() }
-    }
-
-    fn rope(&self) -> Result<Rope, ModelError> {
-        let scaling = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
-        let base = self.rope_theta.or(scaling.and_then(|scaling| scaling.rope_theta)).unwrap_or(10_000.0);
-        Rope::new(self.head_dim(), self.rope_traditional, base, scaling)
-    }
-}
-
-fn supported(setting: &'static str, value: impl ToString, holds: bool) -> Result<(), ModelError> {
-    if holds { Ok(()) } else { Err(ModelError::UnsupportedSetting { setting, value: value.to_string() }) }
-}
 
 /// Grouped-query attention, behind a normalization and beside a bypass.
 struct Attention {
@@ -124,7 +27,7 @@ impl Attention {
         norm: Norm,
         kernels: Kernels,
     ) -> Result<Self, ModelError> {
-        let Heads { queries, kv, dim } = args.heads();
+        let Heads { queries, kv, dim } = args.heads;
         let mut load = |part: &str, shape| {
             Matrix::load(weights, &format!("{name}.{part}"), shape, args.attention_bias, kernels)
         };
@@ -222,6 +125,8 @@ pub(super) struct Model {
     rope: Rope,
     /// The last normalization, then the output head.
     head: Projection,
+    /// Whether activations, and so MLX's keys and values, have 16 bits.
+    half: bool,
 }
 
 impl Model {
@@ -243,7 +148,9 @@ impl Model {
         weights
             .ignore(|name| name.ends_with(".rotary_emb.inv_freq") || (tied && name.starts_with("lm_head.")));
         let head = Projection::new(Some(norm), vec![head], kernels);
-        Ok(Self { rope: args.rope()?, args, embed_tokens, layers, head })
+        let rope = Rope::new(args.heads.dim, &args.rope, args.max_position_embeddings);
+        let half = computed_in(weights, kernels) != Dtype::Float32;
+        Ok(Self { rope, args, embed_tokens, layers, head, half })
     }
 
     pub(super) fn context_length(&self) -> u32 {
@@ -255,7 +162,7 @@ impl Model {
     }
 
     pub(super) fn heads(&self) -> Heads {
-        self.args.heads()
+        self.args.heads
     }
 
     pub(super) fn rope(&self) -> &Rope {
@@ -263,8 +170,8 @@ impl Model {
     }
 
     pub(super) fn kv_shape(&self) -> KvShape {
-        let Heads { kv, dim, .. } = self.args.heads();
-        KvShape { layers: self.args.num_hidden_layers, kv_heads: kv, head_dim: dim, half: false }
+        let Heads { kv, dim, .. } = self.args.heads;
+        KvShape { layers: self.args.num_hidden_layers, kv_heads: kv, head_dim: dim, half: self.half }
     }
 
     /// `[tokens, hidden]` of `tokens`, before the last normalization; appends their keys and values. Lazy.

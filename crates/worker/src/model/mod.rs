@@ -1,9 +1,10 @@
 //! Models: from an artifact's weights and new tokens to logits.
 //!
-//! One file a `model_type`, each with the same five names: `ModelArgs`, `Attention`, `Mlp`,
-//! `TransformerBlock`, `Model`. What they share is here:
+//! One file a `model_type`, each with the same four names: `Attention`, `Mlp`, `TransformerBlock`, `Model`. What they
+//! share is here:
 //!
 //! ```text
+//! args       what the configuration says, checked (settings, rope_args: how it is read)
 //! weights    tensors by name, as views of the mapped blobs
 //! linear     products with dense and quantized matrices, and what stands around them
 //! rope       rotary positions
@@ -18,17 +19,20 @@
 //! **Batch invariance.** With our own primitives a sequence's logits depend, bit for bit, on its own tokens alone: not
 //! on what else is in the step, nor on where its prompt was cut.
 
+mod args;
 mod attention;
 mod error;
 mod kv;
 mod linear;
 mod llama;
 mod rope;
+mod rope_args;
+mod settings;
 mod step;
 mod weights;
 
 use artifact_store::Artifact;
-use mlx_ext::Backend;
+use mlx_ext::{Backend, MappedFile};
 use mlx_rs::{Array, Dtype, error::Exception, ops::indexing::take_axis, transforms::eval};
 
 pub use error::ModelError;
@@ -37,7 +41,7 @@ pub use step::{Logits, StepInput, StepRow};
 
 use attention::StepAttention;
 use kv::KvCache;
-use weights::Weights;
+use weights::{Taken, Weights};
 
 /// The `model_type`s that [`Model::load`] knows.
 const SUPPORTED: [&str; 1] = ["llama"];
@@ -47,8 +51,8 @@ const SUPPORTED: [&str; 1] = ["llama"];
 pub enum Kernels {
     /// Primitives of our own, in float32: for the CPU.
     Own,
-    /// The same, but activations are rounded to 8 bits instead of 16 before they meet quantized weights, where the
-    /// CPU multiplies bytes faster. Less exact.
+    /// The same, but activations are rounded to 8 bits instead of 16 before they meet weights of 4 bits: faster and less
+    /// exact.
     OwnInt8,
     /// MLX's operations, in the model's own float type: for the GPU.
     Mlx,
@@ -61,6 +65,8 @@ pub struct Model {
     architecture: Architecture,
     cache: KvCache,
     weight_bytes: u64,
+    /// What the weights are views of.
+    _files: Vec<MappedFile>,
 }
 
 enum Architecture {
@@ -98,11 +104,11 @@ impl Model {
             Some("llama") => Architecture::Llama(llama::Model::load(config, &mut weights, kernels)?),
             other => return Err(ModelError::UnsupportedType { found: other.map(str::to_owned) }),
         };
-        let weight_bytes = weights.finish()?;
+        let Taken { bytes: weight_bytes, files } = weights.finish()?;
         let cache = match &architecture {
             Architecture::Llama(model) => KvCache::new(model.kv_shape(), budget, kernels)?,
         };
-        Ok(Self { architecture, cache, weight_bytes })
+        Ok(Self { architecture, cache, weight_bytes, _files: files })
     }
 
     /// The most tokens a sequence can have, prompt and answer together.
@@ -134,6 +140,24 @@ impl Model {
         self.cache.sequence()
     }
 
+    /// Computes a prompt of `chunk` tokens and one token more, for nothing: on a GPU the first use of the weights reads
+    /// them, and that of each operation compiles it. A first step that also did so would look frozen.
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward).
+    pub fn warm_up(&self, chunk: usize) -> Result<(), ModelError> {
+        let most = self.kv_tokens().min(self.context_length() as usize);
+        let prompt = vec![0; chunk.clamp(1, most)];
+        let mut kv = self.new_kv();
+        for tokens in [&prompt[..], &[0]] {
+            if kv.len() + tokens.len() <= most {
+                let rows = vec![StepRow { tokens, kv: &mut kv, wants_logits: true }];
+                self.forward(&mut StepInput { rows })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Runs the new tokens of several sequences, appending to their keys and values.
     ///
     /// Returns the evaluated logits after the last token of each row that wants them, in the order
@@ -142,7 +166,7 @@ impl Model {
     /// # Errors
     /// Input that does not fit ([`ModelError::EmptyRow`], [`ModelError::TokenOutOfRange`],
     /// [`ModelError::ContextFull`]) is refused before anything is computed. After any error every
-    /// sequence has the length it had before; after one of MLX its contents are unusable.
+    /// sequence has the length it had before; [`SequenceKv::is_intact`] says whether it can go on.
     pub fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
         step::check(input, self.vocab_size(), self.context_length())?;
         if input.rows.is_empty() {

@@ -3,21 +3,31 @@
 use std::{cell::RefCell, f64::consts::TAU};
 
 use mlx_rs::{Array, error::Exception, fast::rope_dynamic};
-use serde::Deserialize;
+/// What the configuration says of rotation.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct RopeArgs {
+    /// Whether pairs are neighbours; otherwise they are half a head apart.
+    pub(super) traditional: bool,
+    /// Wavelengths are its powers.
+    pub(super) base: f32,
+    pub(super) scaling: RopeScaling,
+}
 
-use super::ModelError;
-
-/// `rope_scaling` (or `rope_parameters`) of a configuration.
-#[derive(Debug, Clone, Default, Deserialize)]
-pub(super) struct RopeScaling {
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    /// In newer configurations the base stands here.
-    pub(super) rope_theta: Option<f32>,
-    factor: Option<f64>,
-    low_freq_factor: Option<f64>,
-    high_freq_factor: Option<f64>,
-    original_max_position_embeddings: Option<f64>,
+/// How the context was stretched after the first training.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum RopeScaling {
+    Plain,
+    /// Positions are divided by `factor`.
+    Linear {
+        factor: f64,
+    },
+    /// Long wavelengths are, short ones are not, and there is a ramp between.
+    Llama3 {
+        factor: f64,
+        low_freq_factor: f64,
+        high_freq_factor: f64,
+        old_context: f64,
+    },
 }
 
 /// Rotates pairs of a head's components by angles that grow with the position.
@@ -28,6 +38,8 @@ pub(super) struct Rope {
     /// Factor of the position.
     scale: f32,
     wavelengths: Wavelengths,
+    /// Positions of the model's context.
+    context: usize,
     table: RefCell<Option<Table>>,
 }
 
@@ -48,37 +60,39 @@ enum Wavelengths {
 }
 
 impl Rope {
-    pub(super) fn new(
-        head_dim: i32,
-        traditional: bool,
-        base: f32,
-        scaling: Option<&RopeScaling>,
-    ) -> Result<Self, ModelError> {
-        let mut rope = Self {
-            head_dim,
-            traditional,
-            scale: 1.0,
-            wavelengths: Wavelengths::Base(base),
-            table: RefCell::default(),
+    /// `context`: how many positions there can be.
+    pub(super) fn new(head_dim: i32, args: &RopeArgs, context: i32) -> Self {
+        let (scale, wavelengths) = match args.scaling {
+            RopeScaling::Plain => (1.0, Wavelengths::Base(args.base)),
+            RopeScaling::Linear { factor } => ((1.0 / factor) as f32, Wavelengths::Base(args.base)),
+            RopeScaling::Llama3 { .. } => (1.0, Wavelengths::each(args.llama3_wavelengths(head_dim))),
         };
-        let Some(scaling) = scaling else { return Ok(rope) };
-        match scaling.rope_type.as_deref().unwrap_or("default") {
-            "default" => {}
-            "linear" => rope.scale = (1.0 / required("rope_scaling.factor", scaling.factor)?) as f32,
-            "llama3" => rope.wavelengths = llama3(head_dim, base, scaling)?,
-            other => {
-                return Err(ModelError::UnsupportedSetting {
-                    setting: "rope_scaling.rope_type",
-                    value: format!("`{other}`"),
-                });
-            }
+        Self {
+            head_dim,
+            traditional: args.traditional,
+            scale,
+            wavelengths,
+            context: context.unsigned_abs() as usize,
+            table: RefCell::default(),
         }
-        Ok(rope)
     }
 
     /// Whether pairs are neighbours.
     pub(super) fn traditional(&self) -> bool {
         self.traditional
+    }
+
+    /// Whether every angle can be computed.
+    #[cfg(test)]
+    pub(super) fn is_finite(&self) -> bool {
+        let wavelengths_are = match &self.wavelengths {
+            Wavelengths::Base(base) => {
+                let last = plain_wavelength(*base, self.head_dim / 2 - 1, self.head_dim);
+                base.is_normal() && last.is_normal() && (last as f32).is_normal()
+            }
+            Wavelengths::Each { values, .. } => values.iter().all(|value| (*value as f32).is_normal()),
+        };
+        wavelengths_are && self.scale.is_normal()
     }
 
     /// Cosines and sines of at least the first `positions` positions.
@@ -91,7 +105,8 @@ impl Rope {
         }
         // At least doubled, so that a growing sequence costs each position a constant number of computations.
         let old = table.as_ref().map_or(0, |table| table.cos.dim(0) as usize);
-        let made = self.make_table(positions.next_multiple_of(TABLE_GROWTH).max(2 * old));
+        let grown = positions.next_multiple_of(TABLE_GROWTH).max(2 * old);
+        let made = self.make_table(grown.min(self.context.max(positions)));
         let Table { cos, sin } = table.insert(made);
         (cos.clone(), sin.clone())
     }
@@ -131,29 +146,36 @@ impl Rope {
     }
 }
 
-/// Llama 3's stretched context: long wavelengths by `factor`, short ones not at all, and a ramp
-/// between.
-fn llama3(head_dim: i32, base: f32, scaling: &RopeScaling) -> Result<Wavelengths, ModelError> {
-    let factor = required("rope_scaling.factor", scaling.factor)?;
-    let low = scaling.low_freq_factor.unwrap_or(1.0);
-    let high = scaling.high_freq_factor.unwrap_or(4.0);
-    let old_context = scaling.original_max_position_embeddings.unwrap_or(8192.0);
-    let stretch = |pair: i32| {
-        let plain = plain_wavelength(base, pair, head_dim);
-        let turns = old_context / (TAU * plain); // full turns within the old context
-        if turns < low {
-            plain * factor
-        } else if turns > high {
-            plain
-        } else {
-            let smooth = (turns - low) / (high - low);
-            plain / ((1.0 - smooth) / factor + smooth)
-        }
-    };
-    let pairs = head_dim / 2;
-    let values: Vec<f64> = (0..pairs).map(stretch).collect();
-    let single: Vec<f32> = values.iter().map(|&value| value as f32).collect();
-    Ok(Wavelengths::Each { values, array: Array::from_slice(&single, &[pairs]) })
+impl RopeArgs {
+    /// Llama 3's stretched wavelengths, divided by 2π, one for each pair of components.
+    fn llama3_wavelengths(&self, head_dim: i32) -> Vec<f64> {
+        let pairs = (0..head_dim / 2).map(|pair| plain_wavelength(self.base, pair, head_dim));
+        let RopeScaling::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, old_context } =
+            self.scaling
+        else {
+            return pairs.collect();
+        };
+        let stretch = |plain: f64| {
+            let turns = old_context / (TAU * plain); // full turns within the old context
+            if turns < low {
+                plain * factor
+            } else if turns > high {
+                plain
+            } else {
+                let smooth = (turns - low) / (high - low);
+                plain / ((1.0 - smooth) / factor + smooth)
+            }
+        };
+        pairs.map(stretch).collect()
+    }
+}
+
+impl Wavelengths {
+    fn each(values: Vec<f64>) -> Self {
+        let single: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+        let array = Array::from_slice(&single, &[single.len() as i32]);
+        Self::Each { values, array }
+    }
 }
 
 /// Wavelength of a pair of components, divided by 2π, as the embedding defines it.
@@ -161,10 +183,5 @@ fn plain_wavelength(base: f32, pair: i32, head_dim: i32) -> f64 {
     f64::from(base).powf(f64::from(2 * pair) / f64::from(head_dim))
 }
 
-fn required(setting: &'static str, value: Option<f64>) -> Result<f64, ModelError> {
-    match value {
-        Some(value) if value > 0.0 => Ok(value),
-        Some(value) => Err(ModelError::UnsupportedSetting { setting, value: value.to_string() }),
-        None => Err(ModelError::UnsupportedSetting { setting, value: "nothing".to_owned() }),
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use artifact_store::{Artifact, Dtype as StoredDtype, FileRole, TensorEntry};
-use mlx_ext::MappedFile;
+use mlx_ext::{MapError, MappedFile};
 use mlx_rs::{Array, Dtype};
+use tracing::warn;
 
 use super::ModelError;
 
@@ -16,6 +17,15 @@ pub(super) struct Weights<'a> {
     tensors: HashMap<&'a str, &'a TensorEntry>,
     files: HashMap<usize, MappedFile>,
     bytes: u64,
+    float: Dtype,
+}
+
+/// What is left when everything has been taken.
+pub(super) struct Taken {
+    /// Bytes of what was taken.
+    pub(super) bytes: u64,
+    /// To be kept while the tensors are computed with.
+    pub(super) files: Vec<MappedFile>,
 }
 
 impl<'a> Weights<'a> {
@@ -29,7 +39,12 @@ impl<'a> Weights<'a> {
             files.insert(index, mapped);
         }
         let tensors = artifact.manifest.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
-        Ok(Self { tensors, files, bytes: 0 })
+        Ok(Self { tensors, files, bytes: 0, float: main_float(&artifact.manifest.tensors) })
+    }
+
+    /// The type that most of the matrices (or their scales) have, in which the model computes on a GPU.
+    pub(super) fn float(&self) -> Dtype {
+        self.float
     }
 
     /// Whether a tensor is there and has not been taken.
@@ -47,12 +62,7 @@ impl<'a> Weights<'a> {
     /// Takes a tensor of floating-point numbers.
     pub(super) fn take_float(&mut self, name: &str, shape: &[i32]) -> Result<Array, ModelError> {
         let expected = "F32, F16 or BF16";
-        self.take(name, shape, expected, |dtype| match dtype {
-            StoredDtype::F32 => Some(Dtype::Float32),
-            StoredDtype::F16 => Some(Dtype::Float16),
-            StoredDtype::BF16 => Some(Dtype::Bfloat16),
-            _ => None,
-        })
+        self.take(name, shape, expected, float_of)
     }
 
     /// Takes a tensor of packed quantized values.
@@ -83,8 +93,15 @@ impl<'a> Weights<'a> {
         })?;
         let file = self.files.get(&tensor.file).ok_or_else(missing)?;
         self.bytes += tensor.len;
-        file.array(tensor.offset, shape, dtype)
-            .map_err(|source| ModelError::Map { what: name.to_owned(), source })
+        let array = file.array(tensor.offset, shape, dtype).or_else(|error| match error {
+            // Some writers put no padding behind the header.
+            MapError::Misaligned { .. } => {
+                warn!(tensor = name, "it is not aligned in its file: it takes memory of its own");
+                file.copy(tensor.offset, shape, dtype)
+            }
+            other => Err(other),
+        });
+        array.map_err(|source| ModelError::Map { what: name.to_owned(), source })
     }
 
     /// Drops tensors that a model can do without.
@@ -93,14 +110,34 @@ impl<'a> Weights<'a> {
     }
 
     /// Refuses leftovers: a tensor without effect means that the model is not what it seems.
-    /// Returns the bytes that were taken.
-    pub(super) fn finish(self) -> Result<u64, ModelError> {
+    pub(super) fn finish(self) -> Result<Taken, ModelError> {
         let mut names: Vec<&str> = self.tensors.into_keys().collect();
         if names.is_empty() {
-            return Ok(self.bytes);
+            return Ok(Taken { bytes: self.bytes, files: self.files.into_values().collect() });
         }
         names.sort_unstable();
         names.truncate(NAMES_IN_ERROR);
         Err(ModelError::UnexpectedTensors { names: names.into_iter().map(str::to_owned).collect() })
     }
+}
+
+fn float_of(stored: StoredDtype) -> Option<Dtype> {
+    match stored {
+        StoredDtype::F32 => Some(Dtype::Float32),
+        StoredDtype::F16 => Some(Dtype::Float16),
+        StoredDtype::BF16 => Some(Dtype::Bfloat16),
+        _ => None,
+    }
+}
+
+fn main_float(tensors: &[TensorEntry]) -> Dtype {
+    let mut elements = [(Dtype::Bfloat16, 0_u64), (Dtype::Float16, 0), (Dtype::Float32, 0)];
+    for tensor in tensors.iter().filter(|tensor| tensor.shape.len() == 2) {
+        let of_type = elements.iter_mut().find(|(dtype, _)| Some(*dtype) == float_of(tensor.dtype));
+        if let Some((_, count)) = of_type {
+            *count =
+                count.saturating_add(tensor.shape.iter().fold(1, |all: u64, &dim| all.saturating_mul(dim)));
+        }
+    }
+    elements.into_iter().max_by_key(|(_, count)| *count).map_or(Dtype::Float32, |(dtype, _)| dtype)
 }

@@ -1,112 +1,167 @@
 //! Stage 7, prepare: from what the client asked to tokens that fit the model, on threads of its own.
 
+mod control;
+mod growth;
+mod lanes;
+mod least;
 mod pool;
-mod template;
+#[cfg(test)]
+mod samples;
+pub mod template;
+mod tokens;
 
 use std::sync::Arc;
 
-pub use pool::Pool;
-use protocol::message::{Failure, FailureKind, Generate, Prompt};
+use control::ControlTokens;
+pub use pool::{Pool, PreparationAge};
+use protocol::message::{ChatMessage, Failure, FailureKind, Generate, Prompt};
 pub use template::ChatTemplate;
-use tokenizers::Tokenizer;
+use tokens::too_long;
+pub use tokens::{PromptTokenizer, TokenizerError};
 
-use crate::{emit::Emitter, engine::Sequence, requests::Control, sampling::Sampler};
+use crate::{
+    emit::Emitter,
+    engine::{EosTokens, Sequence},
+    requests::Control,
+    sampling::Sampler,
+};
+
+/// What is known of a model beside its tokenizer and its weights.
+#[derive(Debug)]
+pub struct Settings {
+    /// Its chat template; base models have none.
+    pub template: Option<ChatTemplate>,
+    /// Tokens that end an output.
+    pub eos_tokens: EosTokens,
+    /// Most tokens of prompt and output together.
+    pub context_length: usize,
+    /// Number of token ids: rows of the embedding.
+    pub vocab_size: u32,
+    /// Whether the text of a special token in a chat's message is that token, as transformers has it. Then whoever
+    /// writes a message can end its turn and begin others.
+    pub special_tokens_in_content: bool,
+}
 
 /// What preparation knows of the model: everything but its weights.
 #[derive(Debug)]
 pub struct Preparer {
-    /// The model's tokenizer.
-    pub tokenizer: Arc<Tokenizer>,
-    /// Its chat template; base models have none.
-    pub template: Option<ChatTemplate>,
-    /// Tokens that end an output.
-    pub eos_tokens: Vec<u32>,
-    /// Most tokens of prompt and output together.
-    pub context_length: usize,
-    /// Number of token ids.
-    pub vocab_size: u32,
+    tokenizer: PromptTokenizer,
+    settings: Settings,
+    /// The control tokens that messages must not contain.
+    control: Option<ControlTokens>,
 }
 
 impl Preparer {
+    /// Puts together what is needed.
+    pub fn new(tokenizer: PromptTokenizer, settings: Settings) -> Self {
+        let control = (!settings.special_tokens_in_content)
+            .then(|| ControlTokens::of(tokenizer.tokenizer(), &settings.eos_tokens, settings.vocab_size))
+            .flatten();
+        Self { tokenizer, settings, control }
+    }
+
     /// Turns a request into a sequence that can be scheduled.
     ///
     /// # Errors
     /// The request can't be served by this model; the failure names the field to blame.
     pub fn prepare(&self, generate: Generate, control: Arc<Control>) -> Result<Sequence, Failure> {
+        self.check_bias(&generate.sampling.logit_bias)?;
         let tokens = self.tokens(&generate.prompt)?;
         let room = self.room(tokens.len(), &generate.prompt)?;
-        self.check_bias(&generate.sampling.logit_bias)?;
         let asked = generate.max_tokens.map_or(usize::MAX, |max| max as usize);
+        let eos_tokens =
+            if generate.ignore_eos { EosTokens::default() } else { self.settings.eos_tokens.clone() };
         Ok(Sequence {
             id: generate.id,
             control,
             prompt_len: tokens.len(),
             max_len: tokens.len() + room.min(asked),
-            eos_tokens: if generate.ignore_eos { Vec::new() } else { self.eos_tokens.clone() },
+            eos_tokens,
             sampler: Sampler::new(generate.sampling, &tokens),
-            emitter: Emitter::new(Arc::clone(&self.tokenizer), &generate.stop),
+            emitter: Emitter::new(Arc::clone(self.tokenizer.tokenizer()), &generate.stop),
             tokens,
             kv: None,
+            row: None,
         })
     }
 
     fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
         let tokens = match prompt {
-            Prompt::Chat(messages) => {
-                let template = self.template.as_ref().ok_or_else(|| {
-                    invalid("messages", "this model has no chat template; use /v1/completions with a prompt")
-                })?;
-                let text = template.render(messages).map_err(|error| {
-                    invalid("messages", format!("the model's chat template refuses them: {error}"))
-                })?;
-                // The template writes the special tokens itself.
-                self.encode(&text, false)?
+            Prompt::Chat(messages) => self.chat(messages)?,
+            Prompt::Text(text) => {
+                self.check_length(text, prompt)?;
+                self.tokenizer.encode(text, true).map_err(|error| not_encoded(&error, "prompt"))?
             }
-            Prompt::Text(text) => self.encode(text, true)?,
-            Prompt::Tokens(tokens) => {
-                if let Some(bad) = tokens.iter().find(|&&token| token >= self.vocab_size) {
-                    let message =
-                        format!("token {bad} is not in the model's vocabulary of {} tokens", self.vocab_size);
-                    return Err(invalid("prompt", message));
-                }
-                tokens.clone()
-            }
+            Prompt::Tokens(tokens) => tokens.clone(),
         };
         if tokens.is_empty() {
             return Err(invalid(param(prompt), "the prompt is empty: there is nothing to continue"));
         }
+        self.check_rows(&tokens, prompt)?;
         Ok(tokens)
     }
 
-    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, Failure> {
-        let encoding = self.tokenizer.encode_fast(text, add_special_tokens).map_err(|error| Failure {
-            kind: FailureKind::Internal,
-            param: None,
-            message: format!("the tokenizer failed on the prompt: {error}"),
+    fn chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, Failure> {
+        let template = self.settings.template.as_ref().ok_or_else(|| {
+            invalid("messages", "this model has no chat template; use /v1/completions with a prompt")
         })?;
-        Ok(encoding.get_ids().to_vec())
+        let render = |messages: &[ChatMessage]| template.render(messages).map_err(|error| error.failure());
+        let check = |text: &str| self.tokenizer.check_length(text, self.settings.context_length, "messages");
+        let disguised = match &self.control {
+            Some(control) => control.disguise(messages).map_err(|_| {
+                invalid("messages", "they use all characters for private use; none is left to work with")
+            })?,
+            None => None,
+        };
+        // The template writes the special tokens itself.
+        let tokens = if let Some(disguised) = disguised {
+            let text = render(&disguised.messages)?;
+            check(&disguised.reveal(&text))?;
+            disguised.encode(self.tokenizer.tokenizer(), &text)
+        } else {
+            let text = render(messages)?;
+            check(&text)?;
+            self.tokenizer.encode(&text, false)
+        };
+        tokens.map_err(|error| not_encoded(&error, "messages"))
+    }
+
+    fn check_length(&self, text: &str, prompt: &Prompt) -> Result<(), Failure> {
+        self.tokenizer.check_length(text, self.settings.context_length, param(prompt))
+    }
+
+    /// Ids that the model has no row for would fail the step that they are in, whoever else is in it. A tokenizer
+    /// may produce them as well: some have tokens that were added after training.
+    fn check_rows(&self, tokens: &[u32], prompt: &Prompt) -> Result<(), Failure> {
+        let vocab_size = self.settings.vocab_size;
+        let Some(bad) = tokens.iter().find(|&&token| token >= vocab_size) else { return Ok(()) };
+        let text = match prompt {
+            Prompt::Tokens(_) => None,
+            Prompt::Chat(_) | Prompt::Text(_) => self.tokenizer.tokenizer().id_to_token(*bad),
+        };
+        let what =
+            text.map_or_else(|| format!("token {bad}"), |text| format!("the text {text:?}, token {bad},"));
+        let message = format!("{what} is not in the model's vocabulary of {vocab_size} tokens");
+        Err(invalid(param(prompt), message))
     }
 
     /// How many tokens can follow a prompt of `len` tokens.
     fn room(&self, len: usize, prompt: &Prompt) -> Result<usize, Failure> {
-        match self.context_length.checked_sub(len) {
-            None | Some(0) => Err(Failure {
-                kind: FailureKind::ContextLengthExceeded,
-                param: Some(param(prompt).into()),
-                message: format!(
-                    "This model's maximum context length is {} tokens, and the prompt has {len}. Shorten it.",
-                    self.context_length
-                ),
-            }),
+        let length = self.settings.context_length;
+        match length.checked_sub(len) {
+            None | Some(0) => Err(too_long(length, &len.to_string(), param(prompt))),
             Some(room) => Ok(room),
         }
     }
 
     fn check_bias(&self, bias: &[(u32, f32)]) -> Result<(), Failure> {
-        match bias.iter().find(|&&(token, _)| token >= self.vocab_size) {
+        match bias.iter().find(|&&(token, _)| token >= self.settings.vocab_size) {
             Some((token, _)) => Err(invalid(
                 "logit_bias",
-                format!("token {token} is not in the model's vocabulary of {} tokens", self.vocab_size),
+                format!(
+                    "token {token} is not in the model's vocabulary of {} tokens",
+                    self.settings.vocab_size
+                ),
             )),
             None => Ok(()),
         }
@@ -120,6 +175,14 @@ fn param(prompt: &Prompt) -> &'static str {
     }
 }
 
+/// A tokenizer without a token for what it does not know fails on it.
+fn not_encoded(error: &tokenizers::Error, param: &str) -> Failure {
+    invalid(param, format!("the model's tokenizer can't encode it: {error}"))
+}
+
 fn invalid(param: &str, message: impl Into<String>) -> Failure {
     Failure { kind: FailureKind::InvalidRequest, param: Some(param.into()), message: message.into() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,7 +56,57 @@ fn penalties_and_bias_change_the_choice() {
     assert_eq!(sampler.sample(&logits, 1), 1, "token 0 stands in the prompt");
 }
 
+#[test]
+fn what_a_token_costs_is_bounded_by_the_vocabulary() {
+    let logit_bias = (0..100_000_u32).map(|i| (i % 3, 0.5)).collect();
+    let sampling = Sampling { logit_bias, repetition_penalty: 1.5, presence_penalty: 0.1, ..warm(3) };
+    let prompt: Vec<u32> = (0..100_000_u32).map(|i| i % 2).collect();
+    let mut sampler = Sampler::new(sampling, &prompt);
+    for position in 0..1000 {
+        sampler.sample(&[1.0, 2.0, 3.0], position);
+    }
+    assert_eq!(sampler.sampling.logit_bias.len(), 3);
+    assert_eq!((sampler.seen.len(), sampler.in_prompt, sampler.generated.len()), (3, 2, 3));
+    assert_eq!(sampler.generated.iter().map(|(_, count)| count).sum::<u32>(), 1000);
+}
+
 proptest! {
+    /// Whatever is kept from token to token, the choice is that of penalties counted from the start.
+    #[test]
+    fn penalties_are_those_of_the_whole_sequence(
+        logits in prop::collection::vec(-5.0_f32..5.0, 1..20),
+        prompt in prop::collection::vec(0..25_u32, 0..20),
+        biases in prop::collection::vec((0..20_u32, -3.0_f32..3.0), 0..30),
+        repetition_penalty in prop_oneof![Just(1.0_f32), 0.5_f32..2.0],
+        presence_penalty in prop_oneof![Just(0.0_f32), -2.0_f32..2.0],
+        frequency_penalty in prop_oneof![Just(0.0_f32), -2.0_f32..2.0],
+    ) {
+        let sampling = Sampling {
+            repetition_penalty, presence_penalty, frequency_penalty, logit_bias: biases.clone(),
+            ..Sampling::default()
+        };
+        let mut sampler = Sampler::new(sampling, &prompt);
+        let mut output: Vec<u32> = Vec::new();
+        for position in 0..12 {
+            let adjusted = logits.iter().zip(0..).map(|(&logit, token)| {
+                let count = output.iter().filter(|&&other| other == token).count();
+                let mut logit = logit;
+                if count > 0 || prompt.contains(&token) {
+                    logit = if logit > 0.0 { logit / repetition_penalty } else { logit * repetition_penalty };
+                }
+                if count > 0 {
+                    logit -= presence_penalty + frequency_penalty * count as f32;
+                }
+                let of_token = biases.iter().filter(|(other, _)| *other == token);
+                let bias = of_token.map(|(_, bias)| *bias).reduce(|sum, bias| sum + bias);
+                (logit + bias.unwrap_or(0.0), token)
+            });
+            let expected = argmax(adjusted);
+            prop_assert_eq!(sampler.sample(&logits, position), expected);
+            output.push(expected);
+        }
+    }
+
     #[test]
     fn a_draw_depends_on_seed_and_position_alone(
         logits in prop::collection::vec(-10.0_f32..10.0, 1..300),

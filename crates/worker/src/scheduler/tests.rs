@@ -83,6 +83,70 @@ fn short_memory_preempts_the_latest() {
     assert_eq!(rows(&step(&mut scheduler)), [(2, 0, 8, false)], "computed again from the start");
 }
 
+/// Readers that have stalled must not keep others from being served: one more than there are places.
+#[test]
+fn paused_sequences_leave_their_places_to_others_and_keep_their_memory() {
+    let mut scheduler = Scheduler::new(LIMITS);
+    for n in 0..4 {
+        scheduler.add(id(n), 4);
+    }
+    step(&mut scheduler);
+    step(&mut scheduler);
+    scheduler.add(id(4), 4);
+    assert!(step(&mut scheduler).rows.iter().all(|row| row.id != id(4)), "all places are taken");
+    for n in 0..4 {
+        scheduler.set_paused(id(n), true);
+    }
+    assert_eq!((scheduler.runnable(), scheduler.paused(), scheduler.waiting()), (0, 4, 1));
+    assert_eq!(rows(&step(&mut scheduler)), [(4, 0, 4, true)]);
+    assert!(scheduler.held_tokens() > 4, "the others' is still there");
+}
+
+#[test]
+fn a_resumed_sequence_gets_its_place_back_from_the_latest() {
+    let limits = Limits { max_running: 1, ..LIMITS };
+    let mut scheduler = Scheduler::new(limits);
+    scheduler.add(id(1), 4);
+    step(&mut scheduler);
+    scheduler.add(id(2), 4);
+    scheduler.set_paused(id(1), true);
+    assert_eq!(rows(&step(&mut scheduler)), [(2, 0, 4, true)]);
+    scheduler.set_paused(id(1), false);
+    assert_eq!(rows(&step(&mut scheduler)), [(1, 4, 5, true)], "where it stood");
+    assert_eq!((scheduler.runnable(), scheduler.waiting()), (1, 1));
+    scheduler.remove(id(1));
+    assert_eq!(rows(&step(&mut scheduler)), [(2, 4, 5, true)], "it has kept what was computed");
+}
+
+#[test]
+fn memory_of_paused_sequences_is_taken_when_others_need_it() {
+    let limits = Limits { kv_tokens: 30, ..LIMITS };
+    let mut scheduler = Scheduler::new(limits);
+    scheduler.add(id(1), 8);
+    scheduler.add(id(2), 8);
+    step(&mut scheduler);
+    scheduler.add(id(3), 3);
+    step(&mut scheduler);
+    scheduler.set_paused(id(1), true);
+    scheduler.set_paused(id(2), true);
+    scheduler.add(id(4), 8);
+    let plan = step(&mut scheduler);
+    assert_eq!(plan.preempted, [id(2)], "the later of the two, and no more than needed");
+    assert_eq!(rows(&plan), [(3, 3, 4, true), (4, 0, 8, true)]);
+    scheduler.set_paused(id(2), false);
+    scheduler.remove(id(4));
+    assert_eq!(rows(&step(&mut scheduler)).last(), Some(&(2, 0, 8, false)), "computed again from its start");
+}
+
+#[test]
+fn a_sequence_whose_memory_was_lost_is_computed_again() {
+    let mut scheduler = Scheduler::new(LIMITS);
+    scheduler.add(id(1), 4);
+    step(&mut scheduler);
+    scheduler.forget_computed(id(1));
+    assert_eq!(rows(&step(&mut scheduler)), [(1, 0, 5, true)]);
+}
+
 proptest! {
     /// Random arrivals, pauses and removals: limits hold in every step, every row continues where its
     /// sequence stood, cuts lie at multiples of the chunk, and whoever can go on goes on.
@@ -136,5 +200,54 @@ proptest! {
             }
         }
         prop_assert!(lens.is_empty(), "not finished: {lens:?}");
+    }
+
+    /// However many readers have stalled, and whenever: those that have not are served, at most as many as there are
+    /// places; and a sequence goes on where it stood or, after it was preempted, from its start.
+    #[test]
+    fn stalled_readers_starve_nobody(
+        prompts in prop::collection::vec(1_usize..30, 2..20),
+        max_running in 1_usize..4,
+        stalls in prop::collection::vec(prop::collection::vec(any::<bool>(), 20), 1..40),
+    ) {
+        let limits = Limits { max_running, kv_tokens: 70, ..LIMITS };
+        let mut scheduler = Scheduler::new(limits);
+        let mut computed = vec![0; prompts.len()];
+        let mut lens = prompts.clone();
+        for (n, &prompt) in prompts.iter().enumerate() {
+            scheduler.add(id(n as u64), prompt);
+        }
+        for stalled in &stalls {
+            for n in 0..prompts.len() {
+                scheduler.set_paused(id(n as u64), stalled[n]);
+            }
+            let plan = scheduler.plan();
+            for preempted in &plan.preempted {
+                computed[preempted.0 as usize] = 0;
+            }
+            let able = (0..prompts.len()).filter(|&n| !stalled[n]).count();
+            prop_assert_eq!(scheduler.runnable() + scheduler.waiting() + scheduler.paused(), prompts.len());
+            prop_assert!(scheduler.runnable() <= max_running);
+            prop_assert!(able == 0 || !plan.rows.is_empty(), "nobody is served: {:?}", scheduler);
+            for row in &plan.rows {
+                let n = row.id.0 as usize;
+                prop_assert!(!stalled[n]);
+                prop_assert_eq!(row.start, computed[n]);
+                prop_assert_eq!(row.samples, row.end == lens[n]);
+                scheduler.advance(row);
+                computed[n] = row.end;
+                lens[n] += usize::from(row.samples);
+            }
+            prop_assert!(scheduler.held_tokens() <= limits.kv_tokens);
+            // As the engine ends sequences at the context's end.
+            for n in 0..prompts.len() {
+                if lens[n] < 65 {
+                    continue;
+                }
+                scheduler.remove(id(n as u64));
+                scheduler.add(id(n as u64), prompts[n]);
+                (lens[n], computed[n]) = (prompts[n], 0);
+            }
+        }
     }
 }

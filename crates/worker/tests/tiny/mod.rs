@@ -101,14 +101,22 @@ pub(crate) struct Tiny {
     pub(crate) tensors: BTreeMap<String, Tensor>,
     /// Row-major, by the name of the module (`model.norm`, `….q_proj`, `….q_proj.bias`).
     pub(crate) values: BTreeMap<String, Vec<f64>>,
+    /// Spaces behind the header beyond what aligns the data.
+    pub(crate) header_excess: usize,
     random: SplitMix,
 }
 
 impl Tiny {
     pub(crate) fn new(spec: Spec, seed: u64) -> Self {
         let config = spec.config();
-        let mut tiny =
-            Self { spec, config, tensors: BTreeMap::new(), values: BTreeMap::new(), random: SplitMix(seed) };
+        let mut tiny = Self {
+            spec,
+            config,
+            tensors: BTreeMap::new(),
+            values: BTreeMap::new(),
+            header_excess: 0,
+            random: SplitMix(seed),
+        };
         let s = tiny.spec.clone();
         let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
         tiny.matrix("model.embed_tokens", s.vocab, s.hidden, false);
@@ -213,7 +221,7 @@ impl Tiny {
             header.insert(name.clone(), entry);
         }
         let mut header = Value::Object(header).to_string().into_bytes();
-        header.resize(header.len().next_multiple_of(8), b' ');
+        header.resize(header.len().next_multiple_of(8) + self.header_excess, b' ');
         let mut file = (header.len() as u64).to_le_bytes().to_vec();
         file.extend(header);
         file.extend(data);
@@ -222,7 +230,7 @@ impl Tiny {
 }
 
 /// A tokenizer with as many tokens; its text plays no part.
-fn tokenizer(vocab: usize) -> Value {
+pub(crate) fn tokenizer(vocab: usize) -> Value {
     let vocab: serde_json::Map<String, Value> = (0..vocab).map(|id| (format!("t{id}"), json!(id))).collect();
     json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,

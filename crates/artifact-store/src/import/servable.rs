@@ -1,0 +1,343 @@
+//! What no worker here could load, refused by name before it is stored.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use crate::{Dtype, Quantization, python_json::as_float, weights::HeaderTensor};
+
+/// What to do about a quantization that can't be served.
+const ADVICE: &str = "MLX's affine quantization with 4 or 8 bits in groups of 32, 64 or 128, and weights that are not \
+                      quantized, can be served: import such a conversion, for example from mlx-community, or the \
+                      original model with --quantize 4";
+/// Largest number that a model's dimension, or the product of two, may be: kernels count in 32 bits.
+const MAX_DIMENSION: f64 = i32::MAX as f64;
+/// Settings that are such numbers.
+const DIMENSIONS: [&str; 8] = [
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+];
+/// Ends of tensor names, and the quantization that has such tensors.
+const FOREIGN: [(&str, &str); 21] = [
+    (".qweight", "GPTQ or AWQ"),
+    (".qzeros", "GPTQ or AWQ"),
+    (".g_idx", "GPTQ"),
+    (".q_weight", "EXL2"),
+    (".q_scale", "EXL2"),
+    (".trellis", "EXL3"),
+    (".absmax", "bitsandbytes"),
+    (".quant_map", "bitsandbytes"),
+    (".quant_state.bitsandbytes__nf4", "bitsandbytes"),
+    (".quant_state.bitsandbytes__fp4", "bitsandbytes"),
+    (".SCB", "bitsandbytes"),
+    (".weight_scale_inv", "FP8"),
+    (".weight_scale", "FP8 or compressed-tensors"),
+    (".weight_scale_2", "NVFP4"),
+    (".weight_packed", "compressed-tensors"),
+    (".weight_zero_point", "compressed-tensors"),
+    ("_blocks", "MXFP4"),
+    (".W_q", "HQQ"),
+    (".codebooks", "AQLM"),
+    (".centroids", "VPTQ"),
+    (".tlut", "QTIP"),
+];
+
+/// Why a model can't be served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unservable(String);
+
+/// Refuses a model by its `config.json`, as far as that tells; import looks at the tensors as well.
+///
+/// # Errors
+/// If its weights have a quantization that can't be served, or its sizes are beyond what kernels can count.
+pub fn check_config(config: &Value) -> Result<(), Unservable> {
+    for config in [config, &config["text_config"]] {
+        check_dimensions(config)?;
+        let quantization = mlx_quantization(config)?;
+        match quantization {
+            Value::Null => {}
+            Value::Object(settings) => {
+                check_packing("its quantization", quantization)?;
+                for (module, own) in settings.iter().filter(|(_, own)| own.is_object()) {
+                    check_packing(&format!("the quantization of `{module}`"), own)?;
+                }
+            }
+            other => return Err(unservable("its quantization", &other.to_string())),
+        }
+    }
+    Ok(())
+}
+
+/// Refuses tensors of a quantization that can't be served, whatever the configuration says.
+pub(super) fn check_tensors<'a>(tensors: impl Iterator<Item = &'a HeaderTensor>) -> Result<(), Unservable> {
+    let tensors: HashMap<&str, &HeaderTensor> =
+        tensors.map(|tensor| (tensor.name.as_str(), tensor)).collect();
+    let mut names: Vec<&str> = tensors.keys().copied().collect();
+    names.sort_unstable();
+    for name in names {
+        let refuse = |what: &str| Err(unservable(&format!("the quantization of tensor `{name}`"), what));
+        if let Some((_, method)) = FOREIGN.iter().find(|(end, _)| name.ends_with(end)) {
+            return refuse(method);
+        }
+        let Some(module) = name.strip_suffix(".weight") else { continue };
+        match tensors[name].dtype {
+            Dtype::F4 | Dtype::F6_E2M3 | Dtype::F6_E3M2 => return refuse("a float of 4 or 6 bits"),
+            Dtype::F8_E5M2 | Dtype::F8_E4M3 | Dtype::F8_E8M0 => return refuse("FP8"),
+            Dtype::I8 | Dtype::U8 => return refuse("bytes"),
+            Dtype::U32 => {}
+            _ => continue,
+        }
+        let part = |field: &str| tensors.get(format!("{module}.{field}").as_str()).copied();
+        let (Some(scales), Some(_)) = (part("scales"), part("biases")) else {
+            return refuse("packed without scales and biases, as MXFP4 and NVFP4 are");
+        };
+        // The shapes tell the bits of a group, which is its size times the bits of a weight.
+        let columns = |tensor: &HeaderTensor| tensor.shape.last().copied().unwrap_or_default();
+        let (words, groups) = (columns(tensors[name]), columns(scales));
+        let group_bits =
+            words.saturating_mul(32).checked_div(groups).filter(|bits| bits * groups == words * 32);
+        if !group_bits.is_some_and(is_servable_group) {
+            return refuse(&format!("{words} words of 32 bits in {groups} groups"));
+        }
+    }
+    Ok(())
+}
+
+/// MLX's settings of a quantized model; `null` if it is not quantized.
+fn mlx_quantization(config: &Value) -> Result<&Value, Unservable> {
+    if !config["quantization"].is_null() {
+        return Ok(&config["quantization"]);
+    }
+    let other = [&config["quantization_config"], &config["compression_config"]];
+    let Some(settings) = other.into_iter().find(|settings| !settings.is_null()) else {
+        return Ok(&Value::Null);
+    };
+    let text = |key: &str| settings[key].as_str();
+    match text("quant_method").or(text("quant_algo")) {
+        Some("mlx" | "affine") => Ok(settings),
+        Some(method) => Err(unservable("its quantization", &method_name(method))),
+        None if settings["load_in_4bit"] == true || settings["load_in_8bit"] == true => {
+            Err(unservable("its quantization", "bitsandbytes"))
+        }
+        None if settings["config_groups"].is_object() => {
+            Err(unservable("its quantization", "compressed-tensors"))
+        }
+        None => Ok(settings),
+    }
+}
+
+/// A method as it is usually written, and as the configuration has it.
+fn method_name(method: &str) -> String {
+    let usual = match method {
+        "gptq" | "awq" | "fp8" | "mxfp4" | "hqq" | "aqlm" | "vptq" | "eetq" | "exl2" | "exl3" => {
+            method.to_uppercase()
+        }
+        "bitsandbytes" => "bitsandbytes".to_owned(),
+        other => return format!("{other:?}"),
+    };
+    format!("{usual} (\"quant_method\": {method:?})")
+}
+
+/// `what` has these MLX settings: MLX's defaults where they say nothing.
+fn check_packing(what: &str, settings: &Value) -> Result<(), Unservable> {
+    match &settings["mode"] {
+        Value::Null => {}
+        Value::String(mode) if mode == "affine" => {}
+        Value::String(mode) => return Err(unservable(what, &mode.to_uppercase())),
+        other => return Err(unservable(what, &format!("\"mode\": {other}"))),
+    }
+    let number = |key: &str, default: f64| {
+        if settings[key].is_null() { Some(default) } else { as_float(&settings[key]) }
+    };
+    let (bits, group_size) = (number("bits", 4.0), number("group_size", 64.0));
+    let byte =
+        |number: f64| (number.fract() == 0.0 && (0.0..256.0).contains(&number)).then_some(number as u8);
+    let servable = bits.and_then(byte).zip(group_size.and_then(byte));
+    if servable.is_some_and(|(bits, group_size)| Quantization::new(bits, group_size).is_some()) {
+        return Ok(());
+    }
+    let said = |key: &str, default: &str| match &settings[key] {
+        Value::Null => default.to_owned(),
+        other => other.to_string(),
+    };
+    Err(unservable(what, &format!("{} bits in groups of {}", said("bits", "4"), said("group_size", "64"))))
+}
+
+/// Whether a group of so many bits can be one of [`Quantization`].
+fn is_servable_group(group_bits: u64) -> bool {
+    let sizes = [32, 64, 128].into_iter();
+    sizes.flat_map(|size| [4 * size, 8 * size]).any(|servable| servable == group_bits)
+}
+
+fn check_dimensions(config: &Value) -> Result<(), Unservable> {
+    let fits = |number: f64| (0.0..=MAX_DIMENSION).contains(&number);
+    for key in DIMENSIONS {
+        if let Some(number) = as_float(&config[key])
+            && !fits(number)
+        {
+            return Err(Unservable(format!("{key:?} in its config.json is {number}, which no model has")));
+        }
+    }
+    let number = |key: &str| as_float(&config[key]);
+    let Some(heads) = number("num_attention_heads").filter(|heads| *heads >= 1.0) else { return Ok(()) };
+    let head_dim =
+        number("head_dim").or(number("hidden_size").map(|hidden| hidden / heads)).unwrap_or_default();
+    let kv_heads = number("num_key_value_heads").unwrap_or(heads);
+    if fits(heads * head_dim) && fits(kv_heads * head_dim) {
+        return Ok(());
+    }
+    let reason = format!(
+        "its config.json asks for {heads} query and {kv_heads} key heads of {head_dim}, which no model has"
+    );
+    Err(Unservable(reason))
+}
+
+fn unservable(subject: &str, what: &str) -> Unservable {
+    Unservable(format!("{subject} can't be served: {what}. {ADVICE}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn refusal(config: &Value) -> String {
+        check_config(config).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_can_be_served_is_accepted() {
+        for config in [
+            json!({}),
+            json!({ "quantization": null, "quantization_config": null, "num_attention_heads": 32, "head_dim": null }),
+            json!({ "quantization": { "bits": 4, "group_size": 64 } }),
+            json!({ "quantization": { "bits": 8.0, "group_size": 32, "mode": "affine" } }),
+            json!({ "quantization": { "group_size": 128 } }),
+            json!({ "quantization_config": { "bits": 4, "group_size": 64 } }),
+            json!({ "quantization": { "bits": 4, "group_size": 64, "lm_head": { "bits": 8, "group_size": 32 }, "x": false } }),
+            json!({ "quantization": { "bits": 4, "group_size": 64 }, "quantization_config": { "quant_method": "fp8" } }),
+        ] {
+            assert_eq!(check_config(&config), Ok(()), "{config}");
+        }
+    }
+
+    #[test]
+    fn foreign_methods_are_named() {
+        let methods = [
+            "gptq",
+            "awq",
+            "bitsandbytes",
+            "fp8",
+            "mxfp4",
+            "compressed-tensors",
+            "hqq",
+            "aqlm",
+            "quanto",
+            "torchao",
+            "fbgemm_fp8",
+            "modelopt",
+            "auto-round",
+            "bitnet",
+            "something new",
+        ];
+        for method in methods {
+            let settings = json!({ "quant_method": method, "bits": 4, "group_size": 64 });
+            let nested = json!({ "text_config": { "quantization_config": settings } });
+            for config in [json!({ "quantization_config": settings }), nested] {
+                let refused = refusal(&config);
+                assert!(refused.contains(method) && refused.contains("--quantize"), "{refused}");
+            }
+        }
+        assert!(
+            refusal(&json!({ "quantization_config": { "load_in_4bit": true } })).contains("bitsandbytes")
+        );
+        assert!(
+            refusal(&json!({ "compression_config": { "config_groups": {} } })).contains("compressed-tensors")
+        );
+        assert!(refusal(&json!({ "quantization_config": { "quant_algo": "NVFP4" } })).contains("NVFP4"));
+    }
+
+    #[test]
+    fn widths_groups_and_modes_are_named() {
+        for bits in [2, 3, 5, 6, 1, 16, 0, -4] {
+            let refused = refusal(&json!({ "quantization": { "bits": bits, "group_size": 64 } }));
+            assert!(refused.contains(&format!("{bits} bits in groups of 64")), "{refused}");
+        }
+        let refused = refusal(&json!({ "quantization": { "bits": 4, "group_size": 16 } }));
+        assert!(refused.contains("groups of 16"), "{refused}");
+        for mode in ["mxfp4", "nvfp4", "mxfp8"] {
+            let refused = refusal(&json!({ "quantization": { "bits": 4, "group_size": 32, "mode": mode } }));
+            assert!(refused.to_lowercase().contains(mode), "{refused}");
+        }
+        let mixed = json!({ "bits": 4, "group_size": 64, "model.layers.1.mlp.up_proj": { "bits": 6, "group_size": 64 } });
+        let refused = refusal(&json!({ "quantization": mixed }));
+        assert!(refused.contains("`model.layers.1.mlp.up_proj`") && refused.contains("6 bits"), "{refused}");
+        for odd in [json!("awq"), json!(4), json!({ "bits": "4" }), json!({ "bits": 4.5 })] {
+            refusal(&json!({ "quantization": odd }));
+        }
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused() {
+        for config in [
+            json!({ "num_attention_heads": 67_108_865, "head_dim": 64 }),
+            json!({ "num_attention_heads": 2, "num_key_value_heads": 67_108_865, "head_dim": 64 }),
+            json!({ "hidden_size": 4_294_967_296_u64 }),
+            json!({ "vocab_size": -1 }),
+            json!({ "head_dim": { "__float__": "Infinity" } }),
+            json!({ "text_config": { "num_hidden_layers": 1e30 } }),
+        ] {
+            assert!(refusal(&config).contains("no model has"), "{config}");
+        }
+    }
+
+    fn tensor(name: &str, dtype: Dtype, shape: &[u64]) -> HeaderTensor {
+        HeaderTensor { name: name.to_owned(), dtype, shape: shape.to_vec(), offset: 0, len: 0 }
+    }
+
+    #[test]
+    fn tensors_tell_what_a_configuration_does_not() {
+        let packed = |words, groups| {
+            let part = |field: &str, dtype, columns| tensor(&format!("m.{field}"), dtype, &[8, columns]);
+            let [scales, biases] = ["scales", "biases"].map(|field| part(field, Dtype::F16, groups));
+            [part("weight", Dtype::U32, words), scales, biases]
+        };
+        // 256 inputs: bits, group size.
+        for (bits, group, served) in [
+            (4, 64, true),
+            (8, 32, true),
+            (4, 128, true),
+            (3, 64, false),
+            (6, 64, false),
+            (5, 32, false),
+            (2, 32, false),
+        ] {
+            let tensors = packed(256 * bits / 32, 256 / group);
+            assert_eq!(check_tensors(tensors.iter()).is_ok(), served, "{bits} bits in groups of {group}");
+        }
+        assert!(check_tensors(packed(32, 0).iter()).is_err());
+        assert!(check_tensors(packed(32, 3).iter()).is_err());
+        assert!(check_tensors(packed(32, 4)[..2].iter()).unwrap_err().to_string().contains("MXFP4"));
+        for (name, dtype, word) in [
+            ("m.qweight", Dtype::I32, "GPTQ"),
+            ("m.weight", Dtype::F8_E4M3, "FP8"),
+            ("m.weight", Dtype::U8, "bytes"),
+            ("m.weight.absmax", Dtype::F32, "bitsandbytes"),
+            ("m.weight_scale_inv", Dtype::F32, "FP8"),
+            ("m.weight_packed", Dtype::I32, "compressed-tensors"),
+        ] {
+            let refused = check_tensors([tensor(name, dtype, &[8, 8])].iter()).unwrap_err().to_string();
+            assert!(refused.contains(word) && refused.contains(name), "{refused}");
+        }
+        assert!(check_tensors([tensor("m.weight", Dtype::BF16, &[8, 8])].iter()).is_ok());
+    }
+}

@@ -1,0 +1,64 @@
+//! The C++ functions behind this module. They are built on Linux only, whose only backend is the CPU; elsewhere functions
+//! of the same names stand in, which make nothing and say so.
+
+use std::ffi::{c_char, c_int, c_void};
+#[cfg(not(target_os = "linux"))]
+use std::ptr::null_mut;
+
+use super::{
+    attention::{RawAttention, RawPool, RawRow, RawStep},
+    linear::{RawLinear, RawMatrix},
+};
+
+/// What whoever calls a primitive elsewhere is told.
+pub(super) const ABSENT: &std::ffi::CStr = c"the CPU primitives are built on Linux only; use the GPU";
+
+/// Declares each function; what follows `=` is what its stand-in returns.
+macro_rules! foreign {
+    ($(fn $name:ident($($argument:ident: $of:ty),*) $(-> $result:ty)? = $absent:expr;)*) => {
+        #[cfg(target_os = "linux")]
+        unsafe extern "C" {
+            $(pub(super) fn $name($($argument: $of),*) $(-> $result)?;)*
+        }
+        $(
+            #[cfg(not(target_os = "linux"))]
+            pub(super) unsafe fn $name($($argument: $of),*) $(-> $result)? {
+                $(let _ = $argument;)*
+                $absent
+            }
+        )*
+    };
+}
+
+foreign! {
+    fn mlx_ext_instructions() -> *const c_char = c"none".as_ptr();
+    fn mlx_ext_threads() -> c_int = 0;
+
+    fn mlx_ext_linear(spec: *const RawLinear, message: *mut c_char, message_len: usize) -> *mut c_void
+        = absent(message, message_len);
+    fn mlx_ext_embedding(
+        tokens: *mut c_void, matrix: *const RawMatrix, inputs: c_int, message: *mut c_char, message_len: usize
+    ) -> *mut c_void = absent(message, message_len);
+
+    fn mlx_ext_kv_pool_new(
+        layers: c_int, kv_heads: c_int, head_dim: c_int, block_tokens: c_int, half: c_int, blocks: c_int
+    ) -> *mut RawPool = null_mut();
+    fn mlx_ext_kv_pool_free(pool: *mut RawPool) = ();
+    fn mlx_ext_step_new(
+        pool: *const RawPool, rows: *const RawRow, row_count: c_int, blocks: *const i32, block_count: c_int,
+        tokens: c_int
+    ) -> *mut RawStep = null_mut();
+    fn mlx_ext_step_free(step: *mut RawStep) = ();
+    fn mlx_ext_attention(spec: *const RawAttention, message: *mut c_char, message_len: usize) -> *mut c_void
+        = absent(message, message_len);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn absent(message: *mut c_char, message_len: usize) -> *mut c_void {
+    let text = ABSENT.to_bytes_with_nul();
+    if text.len() <= message_len {
+        // SAFETY: every caller passes a buffer of `message_len` bytes, and the text is a constant elsewhere.
+        unsafe { std::ptr::copy_nonoverlapping(text.as_ptr().cast(), message, text.len()) };
+    }
+    null_mut()
+}

@@ -1,0 +1,188 @@
+#![allow(clippy::unwrap_used)]
+
+use crossbeam_channel::{Receiver, bounded, unbounded};
+use protocol::message::Sampling;
+
+use super::{super::lanes::LONG, *};
+
+/// Requests arrive in `begun` when their preparation begins; it ends, refused, when something is in `gate`.
+struct World {
+    pool: Pool,
+    registry: Arc<Registry>,
+    begun: Receiver<RequestId>,
+    gate: Sender<()>,
+    events: Receiver<StreamEvent>,
+    inbox: Receiver<Inbox>,
+}
+
+struct Events(Sender<StreamEvent>);
+
+impl Reports for Events {
+    fn report(&self, report: &Report) {
+        let Report::Events(events) = report else { panic!("{report:?}") };
+        // A test may end before what it began.
+        events.iter().for_each(|event| drop(self.0.send(event.clone())));
+    }
+}
+
+fn refusal() -> Failure {
+    Failure { kind: FailureKind::InvalidRequest, param: None, message: "refused".into() }
+}
+
+impl World {
+    fn new() -> Self {
+        let (begins, begun) = unbounded();
+        let (gate, opened) = unbounded::<()>();
+        let (reports, events) = unbounded();
+        let (engine, inbox) = bounded(4096);
+        let registry = Arc::new(Registry::default());
+        let prepare = move |generate: Generate, _| {
+            let _ = begins.send(generate.id);
+            let _ = opened.recv();
+            Err(refusal())
+        };
+        let context = Context {
+            prepare: Box::new(prepare),
+            registry: Arc::clone(&registry),
+            reports: Arc::new(Events(reports)),
+            engine,
+        };
+        Self { pool: Pool::start_with(context).unwrap(), registry, begun, gate, events, inbox }
+    }
+
+    fn submit(&self, id: u64, bytes: usize) -> Result<(), Failure> {
+        let id = RequestId(id);
+        let control = self.registry.begin(id, 1).unwrap();
+        let generate = Generate {
+            id,
+            prompt: Prompt::Text("x".repeat(bytes)),
+            sampling: Sampling::default(),
+            max_tokens: None,
+            stop: Vec::new(),
+            ignore_eos: false,
+            credit: 1,
+        };
+        self.pool.submit(Box::new(generate), control).inspect_err(|_| self.registry.end(id))
+    }
+
+    fn cancel(&self, id: u64) {
+        self.registry.apply(&protocol::message::Submission::Cancel(RequestId(id)));
+        self.pool.cancel(RequestId(id));
+    }
+
+    /// Both threads at work: with a long request, and with a short one.
+    fn busy() -> Self {
+        let world = Self::new();
+        world.submit(1, LONG + 1).unwrap();
+        assert_eq!(world.begun.recv().unwrap(), RequestId(1));
+        world.submit(2, 1).unwrap();
+        assert_eq!(world.begun.recv().unwrap(), RequestId(2));
+        world
+    }
+}
+
+#[test]
+fn long_prompts_leave_a_thread_to_short_ones() {
+    let world = World::new();
+    for id in 1..=3 {
+        world.submit(id, LONG + 1).unwrap();
+    }
+    assert_eq!(world.begun.recv().unwrap(), RequestId(1));
+    world.submit(4, 1).unwrap();
+    assert_eq!(world.begun.recv().unwrap(), RequestId(4), "two long prompts wait before it");
+    drop(world.gate);
+}
+
+#[test]
+fn what_was_cancelled_while_it_waited_is_gone_at_once() {
+    let world = World::busy();
+    for id in 10..2_010 {
+        world.submit(id, 1 << 20).unwrap();
+        world.cancel(id);
+        assert!(matches!(world.inbox.try_recv(), Ok(Inbox::Ended)));
+        assert!(world.registry.begin(RequestId(id), 1).is_some(), "{id} is still registered");
+    }
+    world.submit(3, 1).unwrap();
+    for id in 1..=3 {
+        world.gate.send(()).unwrap();
+        assert_eq!(world.events.recv().unwrap().kind, StreamEventKind::Failed(refusal()), "{id}");
+    }
+    assert_eq!(world.begun.recv().unwrap(), RequestId(3), "nothing that was cancelled was prepared");
+    assert!(world.begun.is_empty() && world.events.is_empty());
+}
+
+#[test]
+fn what_was_cancelled_while_it_was_prepared_ends_in_silence() {
+    let world = World::busy();
+    world.cancel(1);
+    world.cancel(2);
+    world.gate.send(()).unwrap();
+    world.gate.send(()).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(world.inbox.recv().unwrap(), Inbox::Ended));
+    }
+    assert!(world.registry.is_empty());
+    assert!(world.events.is_empty());
+}
+
+#[test]
+fn a_full_queue_is_overload() {
+    let world = World::busy();
+    let failures: Vec<Failure> = (10..2_000).filter_map(|id| world.submit(id, 1).err()).collect();
+    assert_eq!(failures.len(), 1_990 - MAX_QUEUED);
+    assert!(failures.iter().all(|failure| failure.kind == FailureKind::Overloaded), "{:?}", failures[0]);
+    drop(world.gate);
+
+    let world = World::busy();
+    let bytes = (10..100).filter(|&id| world.submit(id, 8 << 20).is_ok()).count() * (8 << 20);
+    assert_eq!(bytes, MAX_QUEUED_BYTES);
+    assert_eq!(world.submit(100, 1).unwrap_err().kind, FailureKind::Overloaded);
+    drop(world.gate);
+}
+
+#[test]
+fn the_age_is_that_of_the_oldest_in_preparation() {
+    let world = World::new();
+    let age = world.pool.age();
+    assert_eq!(age.oldest(), Duration::ZERO);
+    world.submit(1, LONG + 1).unwrap();
+    world.begun.recv().unwrap();
+    let first = age.oldest();
+    world.submit(2, 1).unwrap();
+    world.begun.recv().unwrap();
+    assert!(age.oldest() >= first, "the younger does not count");
+    for _ in 0..2 {
+        world.gate.send(()).unwrap();
+        world.events.recv().unwrap();
+    }
+    // The threads note the end after they have told the engine: when they have gone, both have.
+    let Pool { queue, .. } = &world.pool;
+    let queue = Arc::clone(queue);
+    drop(world);
+    while Arc::strong_count(&queue) > 2 {
+        thread::yield_now();
+    }
+    assert_eq!(age.oldest(), Duration::ZERO);
+}
+
+#[test]
+fn a_panic_is_the_failure_of_one_request() {
+    let (reports, events) = unbounded();
+    let (engine, inbox) = bounded(16);
+    let registry = Arc::new(Registry::default());
+    let context = Context {
+        prepare: Box::new(|_, _| panic!("a template or tokenizer that panics")),
+        registry: Arc::clone(&registry),
+        reports: Arc::new(Events(reports)),
+        engine,
+    };
+    let (begins, begun) = unbounded();
+    drop(begins);
+    let (gate, _) = unbounded();
+    let world = World { pool: Pool::start_with(context).unwrap(), registry, begun, gate, events, inbox };
+    for id in 0..4 {
+        world.submit(id, 1).unwrap();
+        let event = world.events.recv().unwrap();
+        assert_eq!((event.id, event.kind), (RequestId(id), StreamEventKind::Failed(panicked())));
+    }
+}

@@ -1,0 +1,457 @@
+//! Jinja's grammar of tags: finds where expressions begin and end, and makes the [edits](super::rewrite) of a tag.
+
+use super::{
+    rewrite::Edit,
+    scan::{Kind, Token},
+};
+
+/// Deepest nesting of one tag. The engine refuses more than 150.
+const MAX_DEPTH: usize = 200;
+
+/// Where an expression is in the source.
+pub(super) type Span = (usize, usize);
+
+type Parsed<T = Span> = Result<T, String>;
+
+/// Reads the tokens of one tag.
+pub(super) struct Grammar<'a> {
+    source: &'a str,
+    tokens: &'a [Token],
+    at: usize,
+    depth: usize,
+    edits: Vec<Edit>,
+}
+
+impl<'a> Grammar<'a> {
+    pub(super) fn new(source: &'a str, tokens: &'a [Token]) -> Self {
+        Self { source, tokens, at: 0, depth: 0, edits: Vec::new() }
+    }
+
+    pub(super) fn into_edits(self) -> Vec<Edit> {
+        self.edits
+    }
+
+    /// Where in the source it has arrived.
+    pub(super) fn position(&self) -> usize {
+        self.tokens.get(self.at).or(self.tokens.last()).map_or(0, |token| token.start)
+    }
+
+    /// Nothing may be left.
+    pub(super) fn end(&self) -> Parsed<()> {
+        if self.at == self.tokens.len() { Ok(()) } else { Err(format!("unexpected {:?}", self.text())) }
+    }
+
+    /// What a `{% … %}` holds.
+    pub(super) fn statement(&mut self) -> Parsed<()> {
+        let keyword = self.text();
+        self.at += 1;
+        match keyword {
+            "for" => self.for_head()?,
+            "if" | "elif" => drop(self.tuple(false)?),
+            "set" => self.set_head()?,
+            "with" => self.assignments(&[])?,
+            "macro" => {
+                self.name()?;
+                self.parameters()?;
+            }
+            "call" => {
+                if self.text() == "(" {
+                    self.parameters()?;
+                }
+                self.tuple(true)?;
+            }
+            "filter" => {
+                self.filter_name()?;
+                self.filters()?;
+            }
+            "do" => drop(self.tuple(true)?),
+            "generation" => self.rename("with"),
+            "endgeneration" => self.rename("endwith"),
+            // Of these the engine sees to the rest.
+            "include" | "extends" | "import" | "from" | "autoescape" => {
+                self.tuple(false)?;
+                self.at = self.tokens.len();
+            }
+            // They have no expression.
+            _ => self.at = self.tokens.len(),
+        }
+        Ok(())
+    }
+
+    /// `a`, `a, b`, `a,`: an expression or the items of a tuple.
+    pub(super) fn tuple(&mut self, conditional: bool) -> Parsed {
+        let mut span = self.expression(conditional)?;
+        while self.eat(",") {
+            span.1 = self.previous_end();
+            if self.at == self.tokens.len() || matches!(self.text(), ")" | "if" | "recursive") {
+                break;
+            }
+            span.1 = self.expression(conditional)?.1;
+        }
+        Ok(span)
+    }
+
+    fn for_head(&mut self) -> Parsed<()> {
+        while self.text() != "in" {
+            if self.at == self.tokens.len() {
+                return Err("a for without in".into());
+            }
+            self.at += 1;
+        }
+        self.at += 1;
+        let items = self.tuple(false)?;
+        self.wrap(items, "_kr_iter((", "))");
+        if self.eat("if") {
+            self.expression(true)?;
+        }
+        self.eat("recursive");
+        Ok(())
+    }
+
+    /// `x = …`, or the head of a block: `x | filter`.
+    fn set_head(&mut self) -> Parsed<()> {
+        loop {
+            match self.text() {
+                "=" => {
+                    self.at += 1;
+                    return self.tuple(true).map(drop);
+                }
+                "|" => return self.filters(),
+                _ if self.at == self.tokens.len() => return Ok(()),
+                _ => self.at += 1,
+            }
+        }
+    }
+
+    /// `a = 1, b = 2`, until a token of `ends`. A value may be absent where the engine allows it.
+    fn assignments(&mut self, ends: &[&str]) -> Parsed<()> {
+        while self.at < self.tokens.len() && !ends.contains(&self.text()) {
+            self.at += 1;
+            if self.eat("=") {
+                self.expression(true)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn parameters(&mut self) -> Parsed<()> {
+        self.expect("(")?;
+        self.assignments(&[")"])?;
+        self.expect(")")
+    }
+
+    fn rename(&mut self, name: &str) {
+        if let Some(token) = self.tokens.first() {
+            self.edits.push(Edit::replace(token.start, token.end, name));
+        }
+    }
+
+    /// `a if b else c`, and all that binds tighter.
+    fn expression(&mut self, conditional: bool) -> Parsed {
+        let mut span = self.or()?;
+        while conditional && self.eat("if") {
+            span.1 = self.or()?.1;
+            if self.eat("else") {
+                span.1 = self.deeper(|this| this.expression(true))?.1;
+            }
+        }
+        Ok(span)
+    }
+
+    fn or(&mut self) -> Parsed {
+        self.chain(&["or"], |this| this.chain(&["and"], Self::not))
+    }
+
+    fn not(&mut self) -> Parsed {
+        let start = self.position();
+        if self.eat("not") {
+            return Ok((start, self.deeper(Self::not)?.1));
+        }
+        self.comparison()
+    }
+
+    fn comparison(&mut self) -> Parsed {
+        let mut span = self.sum()?;
+        let mut compares = false;
+        while let Some((end, operator)) = self.comparator() {
+            let start = self.position();
+            self.at += if operator == "not in" { 2 } else { 1 };
+            self.edits.push(Edit::replace(start, end, format!(",'{operator}',")));
+            span.1 = self.sum()?.1;
+            compares = true;
+        }
+        if compares {
+            self.wrap(span, "_kr_compare(", ")");
+        }
+        Ok(span)
+    }
+
+    fn comparator(&self) -> Option<(usize, &'a str)> {
+        let next = self.tokens.get(self.at + 1);
+        match self.text() {
+            "not" => next.filter(|it| it.of(self.source) == "in").map(|it| (it.end, "not in")),
+            operator @ ("==" | "!=" | "<" | "<=" | ">" | ">=" | "in") => {
+                self.tokens.get(self.at).map(|it| (it.end, operator))
+            }
+            _ => None,
+        }
+    }
+
+    fn sum(&mut self) -> Parsed {
+        self.calls(&["-"], "+", "_kr_add(", Self::concatenation)
+    }
+
+    fn concatenation(&mut self) -> Parsed {
+        let mut span = self.product()?;
+        let mut joins = false;
+        while self.text() == "~" {
+            self.comma();
+            span.1 = self.product()?.1;
+            joins = true;
+        }
+        if joins {
+            self.wrap(span, "_kr_concat(", ")");
+        }
+        Ok(span)
+    }
+
+    fn product(&mut self) -> Parsed {
+        self.calls(&["*", "/", "//"], "%", "_kr_modulo(", Self::power)
+    }
+
+    /// A chain of operators of which `called` becomes a call.
+    fn calls(
+        &mut self,
+        kept: &[&str],
+        called: &str,
+        open: &str,
+        operand: impl Fn(&mut Self) -> Parsed,
+    ) -> Parsed {
+        let mut span = operand(self)?;
+        loop {
+            let is_called = self.text() == called;
+            if is_called {
+                self.comma();
+            } else if kept.contains(&self.text()) {
+                self.at += 1;
+            } else {
+                return Ok(span);
+            }
+            span.1 = operand(self)?.1;
+            if is_called {
+                self.wrap(span, open, ")");
+            }
+        }
+    }
+
+    fn power(&mut self) -> Parsed {
+        self.chain(&["**"], Self::unary)
+    }
+
+    fn unary(&mut self) -> Parsed {
+        let start = self.position();
+        if self.eat("-") || self.eat("+") {
+            return Ok((start, self.deeper(Self::unary)?.1));
+        }
+        self.primary()?;
+        self.postfix()?;
+        self.filters()?;
+        Ok((start, self.previous_end()))
+    }
+
+    fn primary(&mut self) -> Parsed<()> {
+        let Some(token) = self.tokens.get(self.at) else { return Err("an expression is missing".into()) };
+        match (token.kind, token.of(self.source)) {
+            (Kind::Text, _) => self.texts(),
+            (Kind::Name | Kind::Number, _) => self.at += 1,
+            (_, "(") => self.bracketed(")", |this| this.expression(true).map(drop))?,
+            (_, "[") => self.bracketed("]", |this| this.expression(true).map(drop))?,
+            (_, "{") => self.bracketed("}", Self::entry)?,
+            (_, other) => return Err(format!("unexpected {other:?}")),
+        }
+        Ok(())
+    }
+
+    /// Texts beside each other are one text.
+    fn texts(&mut self) {
+        let quote = self.text().chars().next().unwrap_or('\'');
+        self.at += 1;
+        while let Some(token) = self.tokens.get(self.at).filter(|token| token.kind == Kind::Text) {
+            let content = self.source.get(token.start + 1..token.end - 1).unwrap_or_default();
+            let content = if self.text().starts_with(quote) {
+                content.to_owned()
+            } else {
+                content.replace(quote, &format!("\\{quote}"))
+            };
+            // From the quote that closes what was there to the one that closes this.
+            self.edits.push(Edit::replace(self.previous_end() - 1, token.end - 1, content));
+            self.at += 1;
+        }
+    }
+
+    fn entry(&mut self) -> Parsed<()> {
+        let literal = self.tokens.get(self.at).is_some_and(|it| matches!(it.kind, Kind::Text | Kind::Number));
+        let first = self.at;
+        let key = self.expression(true)?;
+        if !literal || self.at != first + 1 {
+            self.wrap(key, "_kr_key(", ")");
+        }
+        self.expect(":")?;
+        self.expression(true).map(drop)
+    }
+
+    fn postfix(&mut self) -> Parsed<()> {
+        loop {
+            match self.text() {
+                "." => self.at += 2,
+                "[" => self.subscript()?,
+                "(" => self.call()?,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn subscript(&mut self) -> Parsed<()> {
+        self.expect("[")?;
+        let first = self.at;
+        let literal = self.tokens.get(self.at).is_some_and(|it| matches!(it.kind, Kind::Text | Kind::Number));
+        let mut slice = false;
+        let mut key = None;
+        while self.text() != "]" {
+            if self.eat(":") {
+                slice = true;
+            } else {
+                key = Some(self.deeper(|this| this.tuple(true))?);
+            }
+        }
+        if let Some(key) = key.filter(|_| !slice && !(literal && self.at == first + 1)) {
+            self.wrap(key, "_kr_key(", ")");
+        }
+        self.expect("]")
+    }
+
+    fn call(&mut self) -> Parsed<()> {
+        self.bracketed(")", |this| {
+            let named = this.tokens.get(this.at + 1).is_some_and(|it| it.of(this.source) == "=");
+            if named {
+                this.name()?;
+                this.expect("=")?;
+            } else if !this.eat("*") {
+                this.eat("**");
+            }
+            this.expression(true).map(drop)
+        })
+    }
+
+    /// Filters, tests, and calls of what they give.
+    fn filters(&mut self) -> Parsed<()> {
+        loop {
+            match self.text() {
+                "|" => {
+                    self.at += 1;
+                    self.filter_name()?;
+                }
+                "is" => self.test()?,
+                "(" => self.call()?,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn filter_name(&mut self) -> Parsed<()> {
+        self.name()?;
+        while self.eat(".") {
+            self.name()?;
+        }
+        if self.text() == "(" { self.call() } else { Ok(()) }
+    }
+
+    fn test(&mut self) -> Parsed<()> {
+        self.expect("is")?;
+        self.eat("not");
+        self.name()?;
+        while self.eat(".") {
+            self.name()?;
+        }
+        let Some(token) = self.tokens.get(self.at) else { return Ok(()) };
+        match (token.kind, token.of(self.source)) {
+            (_, "(") => self.call(),
+            (Kind::Name, "else" | "or" | "and" | "is" | "if" | "in" | "not" | "recursive") => Ok(()),
+            (Kind::Operator, "[" | "{") | (Kind::Name | Kind::Number | Kind::Text, _) => {
+                self.primary()?;
+                self.postfix()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Items between brackets, separated by commas.
+    fn bracketed(&mut self, close: &str, item: impl Fn(&mut Self) -> Parsed<()>) -> Parsed<()> {
+        self.at += 1;
+        self.deeper(|this| {
+            while this.text() != close {
+                item(this)?;
+                if !this.eat(",") {
+                    break;
+                }
+            }
+            this.expect(close)
+        })
+    }
+
+    fn chain(&mut self, operators: &[&str], operand: impl Fn(&mut Self) -> Parsed) -> Parsed {
+        let mut span = operand(self)?;
+        while operators.contains(&self.text()) {
+            self.at += 1;
+            span.1 = operand(self)?.1;
+        }
+        Ok(span)
+    }
+
+    fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err("too deeply nested".into());
+        }
+        let parsed = parse(self);
+        self.depth -= 1;
+        parsed
+    }
+
+    fn wrap(&mut self, span: Span, open: &str, close: &str) {
+        self.edits.push(Edit::open(span.0, open));
+        self.edits.push(Edit::close(span.1, close));
+    }
+
+    /// Takes an operator and writes a comma in its place.
+    fn comma(&mut self) {
+        if let Some(token) = self.tokens.get(self.at) {
+            self.edits.push(Edit::replace(token.start, token.end, ","));
+            self.at += 1;
+        }
+    }
+
+    fn text(&self) -> &'a str {
+        self.tokens.get(self.at).map_or("", |token| token.of(self.source))
+    }
+
+    fn previous_end(&self) -> usize {
+        self.at.checked_sub(1).and_then(|at| self.tokens.get(at)).map_or(0, |token| token.end)
+    }
+
+    fn eat(&mut self, text: &str) -> bool {
+        let found = self.text() == text;
+        self.at += usize::from(found);
+        found
+    }
+
+    fn expect(&mut self, text: &str) -> Parsed<()> {
+        if self.eat(text) { Ok(()) } else { Err(format!("expected {text:?}, found {:?}", self.text())) }
+    }
+
+    fn name(&mut self) -> Parsed<()> {
+        let is_name = self.tokens.get(self.at).is_some_and(|token| token.kind == Kind::Name);
+        self.at += usize::from(is_name);
+        if is_name { Ok(()) } else { Err(format!("expected a name, found {:?}", self.text())) }
+    }
+}

@@ -1,0 +1,221 @@
+#![allow(clippy::unwrap_used)]
+
+use protocol::{
+    ids::RequestId,
+    message::{ChatMessage, FailureKind, Generate, Prompt, Sampling},
+};
+use serde_json::{Value, json};
+
+use super::*;
+
+const CHATML: &str = "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
+                      {% endfor %}<|im_start|>assistant\n";
+
+const CONTEXT: usize = 256;
+
+fn preparer(tokenizer: &Value) -> Preparer {
+    preparer_with(tokenizer, |_| {})
+}
+
+/// A model with a row for every token of the sample.
+fn preparer_with(tokenizer: &Value, change: impl FnOnce(&mut Settings)) -> Preparer {
+    let tokenizer = samples::load(tokenizer);
+    let vocab_size = tokenizer.tokenizer().get_vocab_size(true) as u32;
+    let template = ChatTemplate::new(CHATML, Some("<s>".into()), Some("</s>".into()));
+    let mut settings = Settings {
+        template: Some(template),
+        eos_tokens: vec![3, 1, 3],
+        context_length: CONTEXT,
+        vocab_size,
+        special_tokens_in_content: false,
+    };
+    change(&mut settings);
+    Preparer::new(tokenizer, settings)
+}
+
+fn text(text: &str) -> Prompt {
+    Prompt::Text(text.into())
+}
+
+fn chat(content: &str) -> Prompt {
+    Prompt::Chat(vec![ChatMessage { role: "user".into(), content: content.into(), name: None }])
+}
+
+fn prepare(preparer: &Preparer, prompt: Prompt) -> Result<Vec<u32>, Failure> {
+    let generate = Generate {
+        id: RequestId(1),
+        prompt,
+        sampling: Sampling::default(),
+        max_tokens: Some(1),
+        stop: Vec::new(),
+        ignore_eos: false,
+        credit: 1,
+    };
+    let sequence = preparer.prepare(generate, Arc::new(Control::new(1)))?;
+    assert_eq!(sequence.eos_tokens, [1, 3]);
+    Ok(sequence.tokens)
+}
+
+fn count(tokens: &[u32], preparer: &Preparer, text: &str) -> usize {
+    let id = preparer.tokenizer.tokenizer().token_to_id(text).unwrap();
+    tokens.iter().filter(|&&token| token == id).count()
+}
+
+#[test]
+fn what_training_left_in_the_tokenizer_changes_no_prompt() {
+    let expected = prepare(&preparer(&samples::byte_level()), text(&"x".repeat(100))).unwrap();
+    let changes = [
+        (
+            "truncation",
+            json!({"direction": "Right", "max_length": 32, "strategy": "LongestFirst", "stride": 0}),
+        ),
+        (
+            "padding",
+            json!({"strategy": {"Fixed": 128}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+                "pad_type_id": 0, "pad_token": "!"}),
+        ),
+    ];
+    for (field, value) in changes {
+        let mut tokenizer = samples::byte_level();
+        tokenizer[field] = value;
+        assert_eq!(prepare(&preparer(&tokenizer), text(&"x".repeat(100))).unwrap(), expected, "{field}");
+    }
+    let mut tokenizer = samples::byte_level();
+    tokenizer["model"]["dropout"] = 0.9.into();
+    let (random, plain) = (preparer(&tokenizer), preparer(&samples::byte_level()));
+    let words = "the end of the ababab";
+    assert_eq!(prepare(&random, text(words)).unwrap(), prepare(&plain, text(words)).unwrap());
+}
+
+#[test]
+fn the_tokenizer_adds_its_tokens_to_texts_and_the_template_to_chats() {
+    let mut tokenizer = samples::byte_level();
+    let bos = samples::load(&tokenizer).tokenizer().token_to_id("<s>").unwrap();
+    tokenizer["post_processor"] = json!({
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [bos], "tokens": ["<s>"]}},
+    });
+    let preparer = preparer(&tokenizer);
+    for prompt in [text("a"), chat("a"), chat("<|im_end|>")] {
+        let tokens = prepare(&preparer, prompt).unwrap();
+        assert_eq!((tokens[0], count(&tokens, &preparer, "<s>")), (bos, 1), "{tokens:?}");
+    }
+}
+
+#[test]
+fn a_token_without_a_row_fails_its_request() {
+    let mut tokenizer = samples::byte_level();
+    let rows = samples::load(&tokenizer).tokenizer().get_vocab_size(true) as u32;
+    let pad = json!({"id": rows, "content": "[PAD]", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true});
+    tokenizer["added_tokens"].as_array_mut().unwrap().push(pad);
+    let preparer = preparer_with(&tokenizer, |settings| settings.vocab_size = rows);
+    let cases = [
+        (text("a [PAD] b"), "prompt"),
+        (chat("a [PAD] b"), "messages"),
+        (Prompt::Tokens(vec![1, rows]), "prompt"),
+    ];
+    for (prompt, param) in cases {
+        let given = matches!(prompt, Prompt::Tokens(_));
+        let failure = prepare(&preparer, prompt).unwrap_err();
+        assert_eq!((failure.kind, failure.param.as_deref()), (FailureKind::InvalidRequest, Some(param)));
+        assert!(failure.message.contains(&format!("token {rows}")), "{}", failure.message);
+        assert!(given || failure.message.contains("[PAD]"), "{}", failure.message);
+    }
+    assert!(prepare(&preparer, text("hello")).is_ok());
+    assert!(prepare(&preparer, Prompt::Tokens(vec![rows - 1])).is_ok());
+}
+
+#[test]
+fn a_prompt_fits_if_one_token_can_follow() {
+    let preparer = preparer(&samples::byte_level());
+    assert_eq!(prepare(&preparer, text(&"x".repeat(CONTEXT - 1))).unwrap().len(), CONTEXT - 1);
+    // "abab" is one token, and so are eight spaces.
+    assert_eq!(prepare(&preparer, text(&"abab".repeat(CONTEXT - 1))).unwrap().len(), CONTEXT - 1);
+    let long = [
+        text(&"x".repeat(CONTEXT)),
+        text(&"abab".repeat(CONTEXT)),
+        text(&"a ".repeat(1 << 20)),
+        chat(&"a ".repeat(1 << 20)),
+        chat(&("<s>".to_owned() + &"a ".repeat(1 << 20))),
+        Prompt::Tokens(vec![1; CONTEXT]),
+    ];
+    for prompt in long {
+        let param = param(&prompt);
+        let failure = prepare(&preparer, prompt).unwrap_err();
+        assert_eq!(
+            (failure.kind, failure.param.as_deref()),
+            (FailureKind::ContextLengthExceeded, Some(param))
+        );
+        assert!(failure.message.contains("maximum context length is 256 tokens"), "{}", failure.message);
+    }
+}
+
+#[test]
+fn typed_control_tokens_are_text_unless_the_operator_wants_them() {
+    let typed = "blue<|im_end|>";
+    let safe = preparer(&samples::byte_level());
+    let tokens = prepare(&safe, chat(typed)).unwrap();
+    assert_eq!(count(&tokens, &safe, "<|im_end|>"), 1);
+    // Prompts that are not chats have no template that would write them.
+    let tokens = prepare(&safe, text(typed)).unwrap();
+    assert_eq!(count(&tokens, &safe, "<|im_end|>"), 1);
+
+    let open = preparer_with(&samples::byte_level(), |settings| settings.special_tokens_in_content = true);
+    let tokens = prepare(&open, chat(typed)).unwrap();
+    assert_eq!(count(&tokens, &open, "<|im_end|>"), 2);
+}
+
+#[test]
+fn a_tokenizer_that_blows_texts_up_is_not_loaded() {
+    let step = json!({"type": "Replace", "pattern": {"String": "x"}, "content": "x".repeat(16)});
+    let steps = |count: usize| vec![step.clone(); count];
+    let load = |field: &str, value: Value| {
+        let mut tokenizer = samples::byte_level();
+        tokenizer[field] = value;
+        PromptTokenizer::from_bytes(tokenizer.to_string().as_bytes()).map(drop)
+    };
+    let normalizers = |count| json!({"type": "Sequence", "normalizers": steps(count)});
+    let error = load("normalizer", normalizers(8)).unwrap_err();
+    assert!(
+        matches!(error, TokenizerError::Growth { stage: "normalizer", factor: 0x1_0000_0000 }),
+        "{error}"
+    );
+    let error = load("decoder", json!({"type": "Sequence", "decoders": steps(8)})).unwrap_err();
+    assert!(matches!(error, TokenizerError::Growth { stage: "decoder", .. }), "{error}");
+    let bytes =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let error =
+        load("pre_tokenizer", json!({"type": "Sequence", "pretokenizers": vec![bytes; 30]})).unwrap_err();
+    assert!(matches!(error, TokenizerError::Growth { stage: "pre_tokenizer", .. }), "{error}");
+    let error =
+        load("normalizer", json!({"type": "Sequence", "normalizers": vec![json!({"type": "NFC"}); 65]}));
+    assert!(error.is_err());
+    load("normalizer", normalizers(2)).unwrap();
+    assert!(matches!(load("normalizer", json!({"type": "Odd"})), Err(TokenizerError::Unreadable(_))));
+}
+
+#[test]
+fn what_a_normalizer_makes_of_a_prompt_is_bounded() {
+    let mut tokenizer = samples::byte_level();
+    tokenizer["normalizer"] =
+        json!({"type": "Replace", "pattern": {"String": "xx"}, "content": "x".repeat(2048)});
+    let preparer = preparer(&tokenizer);
+    let failure = prepare(&preparer, text(&"x".repeat(200_000))).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::ContextLengthExceeded);
+    assert!(failure.message.contains("the model's normalizer makes more than 64 MiB"), "{}", failure.message);
+    // The same length of other text stays what it is.
+    assert!(prepare(&preparer, text("yy")).is_ok());
+    let failure = prepare(&preparer, text(&"y".repeat(200_000))).unwrap_err();
+    assert!(failure.message.contains("and the prompt has"), "{}", failure.message);
+}
+
+#[test]
+fn what_the_tokenizer_has_no_token_for_is_the_requests_fault() {
+    let mut tokenizer = samples::words();
+    tokenizer["model"]["unk_token"] = "absent".into();
+    let failure = prepare(&preparer(&tokenizer), text("strange")).unwrap_err();
+    assert_eq!((failure.kind, failure.param.as_deref()), (FailureKind::InvalidRequest, Some("prompt")));
+}
