@@ -225,9 +225,11 @@ async fn a_silent_stream_sends_comments() {
     let (world, mut worker) = World::ready(KEEPALIVE).await;
     let (id, response) = world.begin_stream(&mut worker).await;
     let mut body = response.into_body();
-    assert!(piece(&mut body).await.unwrap().starts_with(b"data: "));
-    for _ in 0..3 {
-        assert_eq!(piece(&mut body).await.unwrap(), COMMENT);
+    let mut comments = 0;
+    while comments < 3 {
+        let piece = piece(&mut body).await.unwrap();
+        comments += usize::from(piece == COMMENT);
+        assert!(piece == COMMENT || piece.starts_with(b"data: "));
     }
     worker.events(id, vec![chunk("a"), finished(FinishReason::Stop)]).await;
     let events = rest(body).await;
