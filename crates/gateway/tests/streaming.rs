@@ -207,18 +207,9 @@ async fn many_requests_at_once_are_batched_and_all_answered() {
     assert_eq!(world.metric("kr_time_to_first_token_seconds_count").await, "50");
 }
 
-/// In these tests time passes at once; the worker's limits must not.
-const PATIENT: &str = "workers: {heartbeat_timeout_ms: 86400000, step_timeout_ms: 86400000}\n\
-                       server: {sse_keepalive_ms: 5000}\n";
+/// Short, since it is what these tests wait for. More comments than are waited for do no harm.
+const KEEPALIVE: &str = "server: {sse_keepalive_ms: 300}\n";
 const COMMENT: &[u8] = b": keep-alive\n\n";
-
-/// Waits for what only time brings. Nothing else may be awaited meanwhile: time would overtake it.
-async fn in_time<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::pause();
-    let came = future.await;
-    tokio::time::resume();
-    came
-}
 
 /// What a body has to the end, without comments.
 async fn rest(mut body: axum::body::Body) -> Vec<String> {
@@ -231,14 +222,14 @@ async fn rest(mut body: axum::body::Body) -> Vec<String> {
 
 #[tokio::test]
 async fn a_silent_stream_sends_comments() {
-    let (world, mut worker) = World::ready(PATIENT).await;
+    let (world, mut worker) = World::ready(KEEPALIVE).await;
     let (id, response) = world.begin_stream(&mut worker).await;
     let mut body = response.into_body();
-    assert!(piece(&mut body).await.unwrap().starts_with(b"data: "));
-    for _ in 0..3 {
-        let before = tokio::time::Instant::now();
-        assert_eq!(in_time(piece(&mut body)).await.unwrap(), COMMENT);
-        assert!((4000..7000).contains(&before.elapsed().as_millis()));
+    let mut comments = 0;
+    while comments < 3 {
+        let piece = piece(&mut body).await.unwrap();
+        comments += usize::from(piece == COMMENT);
+        assert!(piece == COMMENT || piece.starts_with(b"data: "));
     }
     worker.events(id, vec![chunk("a"), finished(FinishReason::Stop)]).await;
     let events = rest(body).await;
@@ -247,19 +238,19 @@ async fn a_silent_stream_sends_comments() {
 
 #[tokio::test]
 async fn a_stream_that_waits_for_long_gets_its_header_and_comments() {
-    let settings = format!("{PATIENT}stream_registry: {{adaptive_limits: {{max_streams: 1}}}}\n");
+    let settings = format!("{KEEPALIVE}stream_registry: {{adaptive_limits: {{max_streams: 1}}}}\n");
     let (world, mut worker) = World::ready(&settings).await;
     let (first, held) = world.begin_stream(&mut worker).await;
     // In the gateway's queue, and then in the worker's.
     let begun = world.begin(CHAT, &chat(json!({"stream": true})));
-    let mut body = in_time(soon("headers", begun)).await.unwrap().into_body();
-    assert_eq!(in_time(piece(&mut body)).await.unwrap(), COMMENT);
-    assert_eq!(in_time(piece(&mut body)).await.unwrap(), COMMENT);
+    let mut body = soon("headers", begun).await.unwrap().into_body();
+    assert_eq!(piece(&mut body).await.unwrap(), COMMENT);
+    assert_eq!(piece(&mut body).await.unwrap(), COMMENT);
     drop(held);
     assert_eq!(worker.next().await, Submission::Cancel(first));
-    assert_eq!(in_time(piece(&mut body)).await.unwrap(), COMMENT);
+    assert_eq!(piece(&mut body).await.unwrap(), COMMENT);
     let id = worker.generate().await.id;
-    assert_eq!(in_time(piece(&mut body)).await.unwrap(), COMMENT);
+    assert_eq!(piece(&mut body).await.unwrap(), COMMENT);
     worker.admit(id).await;
     worker.events(id, vec![chunk("a"), finished(FinishReason::Stop)]).await;
     let events = rest(body).await;
@@ -268,11 +259,11 @@ async fn a_stream_that_waits_for_long_gets_its_header_and_comments() {
 
 #[tokio::test]
 async fn an_error_after_the_header_is_an_event() {
-    let (world, mut worker) = World::ready(PATIENT).await;
+    let (world, mut worker) = World::ready(KEEPALIVE).await;
     let begun = world.begin(CHAT, &chat(json!({"stream": true})));
     let id = worker.generate().await.id;
-    let mut body = in_time(soon("headers", begun)).await.unwrap().into_body();
-    assert_eq!(in_time(piece(&mut body)).await.unwrap(), COMMENT);
+    let mut body = soon("headers", begun).await.unwrap().into_body();
+    assert_eq!(piece(&mut body).await.unwrap(), COMMENT);
     let failure =
         Failure { kind: FailureKind::ContextLengthExceeded, param: None, message: "too long".into() };
     worker.events(id, vec![StreamEventKind::Failed(failure)]).await;
@@ -284,10 +275,10 @@ async fn an_error_after_the_header_is_an_event() {
 
 #[tokio::test]
 async fn a_client_that_leaves_while_it_waits_with_a_header_is_forgotten() {
-    let settings = format!("{PATIENT}stream_registry: {{adaptive_limits: {{max_streams: 1}}}}\n");
+    let settings = format!("{KEEPALIVE}stream_registry: {{adaptive_limits: {{max_streams: 1}}}}\n");
     let (world, mut worker) = World::ready(&settings).await;
     let (first, held) = world.begin_stream(&mut worker).await;
-    let waiting = in_time(soon("headers", world.begin(CHAT, &chat(json!({"stream": true}))))).await.unwrap();
+    let waiting = soon("headers", world.begin(CHAT, &chat(json!({"stream": true})))).await.unwrap();
     assert_eq!(world.app.metrics.admit_queue_length.get(), 1);
     drop(waiting);
     assert_eq!(world.app.metrics.admit_queue_length.get(), 0);

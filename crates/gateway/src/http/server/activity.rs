@@ -100,23 +100,25 @@ impl Activity {
 
     /// The socket has taken all there was.
     pub(super) fn flushed(&self) {
-        self.state().lag = None;
+        let mut state = self.state();
+        if state.lag.take().is_some() {
+            state.since = Instant::now();
+        }
     }
 
     /// What the connection is doing, and since when.
     pub(super) fn phase(&self) -> (Phase, Instant) {
-        let state = self.state();
-        (state.phase, state.since)
+        self.state().phase()
     }
 
     /// The next moment at which something expires. `None` if nothing can.
     pub(super) fn deadline(&self, limits: &Connections) -> Option<Instant> {
         let state = self.state();
-        let phase = match state.phase {
-            Phase::Idle => Some(state.since + limits.idle_timeout),
-            Phase::Head => Some(state.since + limits.header_timeout),
+        let phase = match state.phase() {
+            (Phase::Idle, since) => Some(since + limits.idle_timeout),
+            (Phase::Head, since) => Some(since + limits.header_timeout),
             // Whoever reads the body has a limit for it.
-            Phase::Body | Phase::Answering => None,
+            (Phase::Body | Phase::Answering, _) => None,
         };
         let reading = state.lag.map(|lag| lag.since + limits.slow_consumer_timeout);
         [phase, reading].into_iter().flatten().min()
@@ -135,15 +137,22 @@ impl Activity {
             }
             *lag = Lag { since: now, written };
         }
-        match state.phase {
-            Phase::Idle if now >= state.since + limits.idle_timeout => Some(Expired::Idle),
-            Phase::Head if now >= state.since + limits.header_timeout => Some(Expired::Head),
+        match state.phase() {
+            (Phase::Idle, since) if now >= since + limits.idle_timeout => Some(Expired::Idle),
+            (Phase::Head, since) if now >= since + limits.header_timeout => Some(Expired::Head),
             _ => None,
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// An answer goes on until its client has it, although the next request may have begun.
+    fn phase(&self) -> (Phase, Instant) {
+        (if self.lag.is_some() { Phase::Answering } else { self.phase }, self.since)
     }
 }
 
@@ -183,6 +192,24 @@ mod tests {
         assert_eq!((activity.expired(&LIMITS), activity.deadline(&LIMITS)), (None, None));
         activity.enter(Phase::Idle);
         pass(60).await;
+        assert_eq!(activity.expired(&LIMITS), Some(Expired::Idle));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_not_idle_before_its_answer_was_taken() {
+        let activity = Activity::new();
+        activity.enter(Phase::Answering);
+        activity.blocked();
+        activity.enter(Phase::Idle);
+        for _ in 0..10 {
+            pass(19).await;
+            activity.wrote(1 << 20);
+            assert_eq!((activity.phase().0, activity.expired(&LIMITS)), (Phase::Answering, None));
+        }
+        activity.flushed();
+        pass(59).await;
+        assert_eq!((activity.phase().0, activity.expired(&LIMITS)), (Phase::Idle, None));
+        pass(1).await;
         assert_eq!(activity.expired(&LIMITS), Some(Expired::Idle));
     }
 
