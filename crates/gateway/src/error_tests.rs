@@ -18,18 +18,12 @@ use crate::{
 
 /// The messages from the outside in, none of which is in the one before it.
 #[track_caller]
-<<<<<<< HEAD
 fn chain(error: &(dyn Error + 'static)) -> Vec<String> {
     let (mut all, mut source) = (vec![error.to_string()], error.source());
     while let Some(error) = source {
         all.push(error.to_string());
         source = error.source();
     }
-=======
-fn chain(error: &dyn Error) -> Vec<String> {
-    let all: Vec<_> =
-        std::iter::successors(Some(error), |&error| error.source()).map(ToString::to_string).collect();
->>>>>>> http
     for pair in all.windows(2) {
         assert!(!pair[0].contains(&pair[1]), "{all:?}");
     }
