@@ -315,7 +315,7 @@ impl LinkTask {
                     Next::HoldUntil(until) => return Ok(Some(until)),
                     Next::Ship => {}
                 }
-                self.unsent = self.pack();
+                self.unsent = debug_span!("batch").in_scope(|| self.pack());
                 if self.unsent == 0 {
                     continue;
                 }

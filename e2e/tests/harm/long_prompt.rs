@@ -41,7 +41,7 @@ fn a_prompt_that_can_not_fit_costs_next_to_nothing() {
             let began = Instant::now();
             let answer = client.post(path, &body);
             let took = began.elapsed();
-            println!("{path}, {what}: {took:?}");
+            eprintln!("{path}, {what}: {took:?}");
             let error = &answer.json["error"];
             assert_eq!(
                 (answer.status, &error["param"]),
@@ -56,7 +56,7 @@ fn a_prompt_that_can_not_fit_costs_next_to_nothing() {
     #[cfg(target_os = "linux")]
     {
         let grown = peak(client) - before;
-        println!("the worker's peak grew by {} MiB", grown >> 20);
+        eprintln!("the worker's peak grew by {} MiB", grown >> 20);
         // A few copies of the request: its frame, its text, what the template made of it.
         assert!(grown < 128 << 20, "the worker's peak grew by {} MiB", grown >> 20);
     }

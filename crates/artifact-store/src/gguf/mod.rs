@@ -43,6 +43,6 @@ pub(crate) enum GgufError {
     NotFinite,
     #[error("{0}")]
     Unsupported(String),
-    #[error("reading failed: {0}")]
+    #[error("reading it failed")]
     Io(#[from] std::io::Error),
 }

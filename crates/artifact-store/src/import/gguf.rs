@@ -21,7 +21,7 @@ use super::{
 use crate::{
     Digest, FileEntry, FileRole, ImportEvent, Manifest, Observer, Quantization, Source, SourceFormat,
     StoreError, Transform,
-    error::IoContext,
+    error::{IoContext, with_causes},
     gguf::{
         GgufError,
         llama::{self, Mapped},
@@ -46,7 +46,7 @@ pub(super) fn stage(
     options: &ImportOptions,
     observer: &mut Observer<'_>,
 ) -> Result<Staging, StoreError> {
-    let bad = |error: GgufError| StoreError::bad_source(path, error.to_string());
+    let bad = |error: GgufError| StoreError::bad_source(path, with_causes(&error));
     let file = SourceFile::open(path)?;
     let gguf = Gguf::read(BufReader::new(file.reader()), file.len()).map_err(bad)?;
     check_kind(&gguf.metadata).map_err(bad)?;

@@ -87,7 +87,7 @@ fn large_bodies_come_in_parts_and_both_sides_are_woken() {
     assert_eq!(receiver.arm(), Armed::Sleep);
     assert_eq!(sender.send(FrameKind::Batch, &body), Ok(Sent::Done { ring_bell: true }));
     assert_eq!(received(&mut receiver), Some((FrameKind::Batch, body)));
-    assert!(!receiver.partial.is_some());
+    assert!(receiver.partial.is_none());
 }
 
 #[test]

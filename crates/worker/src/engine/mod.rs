@@ -21,6 +21,7 @@ use protocol::{
 };
 pub use sequence::{EosTokens, Sequence};
 pub use step::{Broken, Forward};
+use tracing::debug_span;
 
 use crate::{
     link::Reports,
@@ -102,7 +103,7 @@ impl<M: Forward> Engine<M> {
                 return Ok(());
             }
             self.look_at_controls();
-            let plan = self.scheduler.plan();
+            let plan = debug_span!("schedule").in_scope(|| self.scheduler.plan());
             // Before the step, too: one that never ends must be seen to have something to do.
             self.publish_gauges();
             if !plan.rows.is_empty() {

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use protocol::message::{StreamEvent, StreamEventKind};
 use thiserror::Error;
-use tracing::{error, trace, warn};
+use tracing::{debug_span, error, warn};
 
 use super::{Engine, Sequence, outbox::failed};
 use crate::{
@@ -56,7 +56,7 @@ impl<M: Forward> Engine<M> {
                 sequence.kv = None;
             }
         }
-        trace!(rows = plan.rows.len(), "step");
+        let _span = debug_span!("step", rows = plan.rows.len()).entered();
         let computed = self.compute(&plan.rows);
         self.gauges.step.fetch_add(1, Ordering::Relaxed);
         self.publish_gauges();
@@ -79,7 +79,7 @@ impl<M: Forward> Engine<M> {
         loop {
             match self.forward(&rows) {
                 Ok(logits) => {
-                    self.extend(&rows, logits.as_ref());
+                    debug_span!("emit").in_scope(|| self.extend(&rows, logits.as_ref()));
                     return true;
                 }
                 // It was refused before anything was computed: the others can go on together.

@@ -11,7 +11,7 @@ use protocol::{
     message::{Batch, Failure, FailureKind, Generate, Report, StreamEvent, StreamEventKind, Submission},
     shm::Armed,
 };
-use tracing::{info, warn};
+use tracing::{debug_span, info, warn};
 
 use super::{LinkSender, Reports};
 use crate::{engine::Inbox, prepare::Pool, requests::Registry};
@@ -77,6 +77,7 @@ impl Receiver {
     }
 
     fn take_in(&self, batch: Batch) {
+        let _span = debug_span!("receive", submissions = batch.submissions.len()).entered();
         let mut changed = false;
         for submission in batch.submissions {
             match submission {

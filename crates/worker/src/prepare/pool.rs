@@ -17,6 +17,8 @@ use super::{
     Preparer,
     lanes::{Full, Lanes, MAX_QUEUED, MAX_QUEUED_BYTES, Takes},
 };
+use tracing::debug_span;
+
 use crate::{
     engine::{Inbox, Sequence},
     link::Reports,
@@ -173,6 +175,7 @@ impl Queue {
 impl Context {
     fn run(&self, generate: Box<Generate>, control: Arc<Control>) {
         let id = generate.id;
+        let _span = debug_span!("prepare", %id).entered();
         // A panic in a template or tokenizer is this request's trouble alone.
         let prepared = catch_unwind(AssertUnwindSafe(|| (self.prepare)(*generate, Arc::clone(&control))));
         let outcome = prepared.unwrap_or_else(|_| Err(panicked()));

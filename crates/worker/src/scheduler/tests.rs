@@ -218,8 +218,8 @@ proptest! {
             scheduler.add(id(n as u64), prompt);
         }
         for stalled in &stalls {
-            for n in 0..prompts.len() {
-                scheduler.set_paused(id(n as u64), stalled[n]);
+            for (n, &paused) in stalled.iter().enumerate().take(prompts.len()) {
+                scheduler.set_paused(id(n as u64), paused);
             }
             let plan = scheduler.plan();
             for preempted in &plan.preempted {

@@ -53,8 +53,11 @@ impl Forward for Flaky {
 }
 
 /// Of each stream its tokens and its end.
+type Outcome = BTreeMap<u64, (Vec<u32>, Option<StreamEventKind>)>;
+
+/// Collects what is reported.
 #[derive(Default)]
-struct Streams(Mutex<BTreeMap<u64, (Vec<u32>, Option<StreamEventKind>)>>);
+struct Streams(Mutex<Outcome>);
 
 impl Reports for Streams {
     fn report(&self, report: &Report) {
@@ -70,8 +73,6 @@ impl Reports for Streams {
         }
     }
 }
-
-type Outcome = BTreeMap<u64, (Vec<u32>, Option<StreamEventKind>)>;
 
 /// Serves the prompts, eight tokens each, until all have ended.
 fn serve(
