@@ -1,4 +1,4 @@
-//! Stage *batch*: submissions become [`Batch`]es. Pure: time comes in as an argument.
+//! Stage *batch*: submissions become [`Batch`](protocol::message::Batch)es. Pure: time comes in as an argument.
 //!
 //! Whatever is queued goes in one frame, up to `max_batch_size`. A hold window may let a submission
 //! wait for others; it is 0 by default, because a busy link batches by itself: while one frame is

@@ -43,7 +43,7 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Reads a file that is no larger than [`settings`] allows. `None`: it can't be read, and is not needed, since one
+    /// Reads a file that is no larger than [`settings()`] allows. `None`: it can't be read, and is not needed, since one
     /// file has the whole model.
     pub(crate) fn read(path: &Path, snapshot: &Snapshot) -> anyhow::Result<Option<Self>> {
         let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
