@@ -20,7 +20,7 @@ pub use memory::{Memory, mapped_memory};
 pub use process::{is_alive, kill, resume, suspend, terminate, wait_for_end};
 pub use server::{Options, Server};
 pub use slow_reader::SlowReader;
-pub use store::PrivateStore;
+pub use store::{PrivateStore, import};
 pub use tiny::{tiny_config, write_model, write_tiny_model};
 
 /// Names the folder that holds `kr-gateway`, `kr-worker` and `cache-tool`.

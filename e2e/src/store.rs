@@ -3,12 +3,24 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{MODEL, STORE, variable};
+use crate::{MODEL, STORE, binary, variable};
+
+/// Imports the folder or file `source` into `store` under `name`.
+///
+/// # Panics
+/// cache-tool refuses it.
+pub fn import(store: &Path, source: &Path, name: &str) {
+    let mut command = Command::new(binary("cache-tool"));
+    command.arg("--store").arg(store).arg("import").arg(source).args(["--name", name]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+}
 
 /// A copy of the tests' store. Blobs are links where the file system allows it.
 pub struct PrivateStore {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{fs, net::TcpListener, process::Output};
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, process::Output};
 
 use e2e::{MODEL, Options, Server, chat, is_alive, kill, terminate};
 use serde_json::Value;
@@ -62,6 +62,8 @@ fn a_stop_signal_finishes_what_runs() {
 #[test]
 fn what_a_killed_gateway_leaves_is_swept_by_the_next() {
     let folder = tempfile::tempdir().unwrap();
+    // As the system makes it: others have no access, or it would not be used.
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let environment = vec![("XDG_RUNTIME_DIR", folder.path().to_str().unwrap().to_string())];
     let options = Options { environment, ..Options::default() };
     let folders = || -> Vec<_> {

@@ -5,10 +5,9 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use e2e::{MODEL, Options, PrivateStore, Server, binary};
+use e2e::{MODEL, Options, PrivateStore, Server, import};
 use serde_json::{Map, Value, json};
 
 const KEY: &str = "an-admin-key-for-the-tests";
@@ -70,18 +69,6 @@ fn sizes_that_wrap_are_refused_while_another_model_serves() {
     assert_eq!(server.client.post("/v1/completions", &request).status, 200);
     assert_eq!(server.client.ask("What is the capital of France?", 16), "The capital of France is Paris.");
     assert_eq!(server.client.get(&format!("/v1/models/{MODEL}")).json["state"], "ready");
-}
-
-fn import(store: &Path, folder: &Path, name: &str) {
-    let run = Command::new(binary("cache-tool"))
-        .arg("--store")
-        .arg(store)
-        .arg("import")
-        .arg(folder)
-        .args(["--name", name])
-        .output()
-        .unwrap();
-    assert!(run.status.success(), "{name}: {}", String::from_utf8_lossy(&run.stderr));
 }
 
 /// A folder with a model of one layer, all of whose matrices have 64 rows and columns, the embedding's aside.

@@ -5,11 +5,10 @@
 
 use std::{
     path::Path,
-    process::Command,
     time::{Duration, Instant},
 };
 
-use e2e::{Options, Server, binary, tiny_config, write_model};
+use e2e::{Options, Server, import, tiny_config, write_model};
 use serde_json::{Map, Value, json};
 
 /// Just below what the gateway takes.
@@ -21,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 #[test]
 fn a_prompt_that_can_not_fit_costs_next_to_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let store = import(folder.path());
+    let store = store_with_model(folder.path());
     let server = Server::start_with(&Options { model: "tiny", store: Some(store), ..Options::default() });
     let client = &server.client;
     let fits = client.post("/v1/completions", &json!({"model": "tiny", "prompt": "a b", "max_tokens": 1}));
@@ -67,21 +66,13 @@ fn chat(content: &str) -> Value {
 }
 
 /// Imports a tiny model whose tokens are bytes into another store.
-fn import(folder: &Path) -> std::path::PathBuf {
+fn store_with_model(folder: &Path) -> std::path::PathBuf {
     let (source, store) = (folder.join("source"), folder.join("store"));
     let mut config = tiny_config();
     config["max_position_embeddings"] = 2048.into();
     write_model(&source, &config);
     std::fs::write(source.join("tokenizer.json"), tokenizer().to_string()).unwrap();
-    let imported = Command::new(binary("cache-tool"))
-        .arg("--store")
-        .arg(&store)
-        .arg("import")
-        .arg(&source)
-        .args(["--name", "tiny"])
-        .output()
-        .unwrap();
-    assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+    import(&store, &source, "tiny");
     store
 }
 
