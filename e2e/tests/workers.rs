@@ -80,8 +80,8 @@ fn a_suspended_gateway_keeps_its_workers() {
     /// Less than the suspension, and more than a worker's heartbeat takes.
     const TIMEOUT: Duration = Duration::from_millis(1500);
     let mut settings = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
-    let timeout = TIMEOUT.as_millis();
-    write!(settings, "workers:\n  heartbeat_timeout_ms: {timeout}\n  step_timeout_ms: {timeout}\n").unwrap();
+    // The limit of a step stays long: how fast the model computes is not what is tested.
+    write!(settings, "workers:\n  heartbeat_timeout_ms: {}\n", TIMEOUT.as_millis()).unwrap();
     let server = Server::start_with(&Options {
         workers: 2,
         arguments: vec!["--config".into(), settings.path().to_str().unwrap().into()],
