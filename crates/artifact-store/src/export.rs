@@ -74,7 +74,7 @@ impl Artifact {
         for file in &self.manifest.files {
             if !is_plain(&file.name) {
                 let manifest = self.store.layout.manifest(self.digest);
-                return Err(StoreError::damaged(&manifest, format!("`{}` is no name of a file", file.name)));
+                return Err(StoreError::damaged(&manifest, format!("`{}` is not a file name", file.name)));
             }
             let path = folder.join(&file.name);
             if folder_of(&path) != folder {

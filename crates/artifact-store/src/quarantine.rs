@@ -135,7 +135,7 @@ fn open(store: &Store, blob: Digest, size: u64) -> Result<(fs::File, FileId), Ba
 }
 
 /// Moves a blob to `quarantine/`, if it still is the file that was looked at;
-/// `false` if it was mended or removed meanwhile. Waits for no writer, only
+/// `false` if it was repaired or removed meanwhile. Waits for no writer, only
 /// while one places or removes a blob; who has the file mapped keeps it.
 pub(crate) fn set_aside(store: &Store, blob: Digest, seen: FileId) -> Result<bool, StoreError> {
     store.check_writable()?;

@@ -130,7 +130,7 @@ impl Admission {
         self.gate(model).map_or(0, |gate| gate.set_limit(limit))
     }
 
-    /// Turns away whoever waits or comes; permits given stay good.
+    /// Turns away waiting and new requests; permits already given stay valid.
     pub fn close(&self) {
         let mut gates = self.gates();
         gates.closed = true;

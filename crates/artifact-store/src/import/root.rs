@@ -94,7 +94,7 @@ impl Root {
         Ok(bytes)
     }
 
-    /// The same of a file that need not be there.
+    /// The same for a file that may be missing.
     pub(super) fn read_optional(&mut self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, StoreError> {
         if fs::symlink_metadata(self.real.join(name)).is_err() {
             return Ok(None);

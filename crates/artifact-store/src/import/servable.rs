@@ -162,7 +162,7 @@ fn check_packing(what: &str, settings: &Value) -> Result<(), Unservable> {
     Err(unservable(what, &format!("{} bits in groups of {}", said("bits", "4"), said("group_size", "64"))))
 }
 
-/// Whether a group of so many bits can be one of [`Quantization`].
+/// Whether a group of this many bits can be a group of a [`Quantization`].
 fn is_servable_group(group_bits: u64) -> bool {
     let sizes = [32, 64, 128].into_iter();
     sizes.flat_map(|size| [4 * size, 8 * size]).any(|servable| servable == group_bits)
