@@ -11,10 +11,7 @@ use protocol::{
     shm::Segment,
 };
 
-use crate::{
-    link::LinkEnd,
-    supervisor::{JoinError, SetupError},
-};
+use crate::worker::{JoinError, LaunchError, link::LinkEnd};
 
 /// The messages from the outside in, none of which is in the one before it.
 #[track_caller]
@@ -50,8 +47,8 @@ fn what_failed_is_said_once_and_why_it_did_by_its_source() {
         (Box::new(JoinError::Segment(no_folder)), 2),
         (Box::new(JoinError::Handshake(HandshakeError::Io(io_error()))), 2),
         (Box::new(JoinError::Handshake(HandshakeError::Body(broken()))), 3),
-        (Box::new(SetupError::OwnPath(io_error())), 2),
-        (Box::new(SetupError::NoBinary("/no/worker".into())), 1),
+        (Box::new(LaunchError::OwnPath(io_error())), 2),
+        (Box::new(LaunchError::NoBinary("/no/worker".into())), 1),
     ];
     for (error, links) in errors {
         let chain = chain(&*error);

@@ -4,35 +4,30 @@
 //! request's way, one module a stage:
 //!
 //! ```text
-//! accept   http        JSON ─► checked request
-//! admit    admission   Permit | Rejection, before any response header
-//! route    router      the model's least loaded ready worker
-//! batch    batcher     Submissions ─► Batch
-//! ship     link        Batch ─► frame ─► shared memory ─► worker
-//! deliver  streams     events ─► their Stream, within its credit
-//! respond  http::sse   Stream ─► server-sent events; the body owns the Permit
+//! accept   http              JSON ─► checked request
+//! admit    serve::admission  Permit | Rejection, before any response header
+//! route    fleet::registry   the model's least loaded ready worker
+//! batch    worker::batcher   Submissions ─► Batch
+//! ship     worker::link      Batch ─► frame ─► shared memory ─► worker
+//! deliver  worker::streams   events ─► their Stream, within its credit
+//! respond  http::sse         Stream ─► server-sent events; the body owns the Permit
 //! ```
 //!
-//! Beside the way: [`models`] loads and unloads models, [`supervisor`] keeps a model's workers running,
-//! [`shutdown`] ends everything in order.
+//! Layers, top to bottom: [`http`], [`serve`], [`fleet`], [`worker`], [`config`]. A lower layer never names a higher
+//! one. Beside them: [`shutdown`] ends everything in order; [`telemetry`] has logs and traces.
 //!
-//! Modules in reading order.
-
-pub mod cli;
-pub mod config;
+//! Modules from the top layer down.
 
 pub mod http;
 
-pub mod admission;
-pub mod router;
+pub mod serve;
 
-pub mod batcher;
-pub mod link;
-pub mod outbox;
-pub mod streams;
+pub mod fleet;
 
-pub mod models;
-pub mod supervisor;
+pub mod worker;
+
+pub mod cli;
+pub mod config;
 
 pub mod metrics;
 pub mod shutdown;

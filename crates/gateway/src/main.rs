@@ -13,13 +13,12 @@ use futures_util::future::try_join_all;
 use gateway::{
     cli::Flags,
     config::Config,
+    fleet::{ModelError, ModelRegistry, Models},
     http::{self, App},
     metrics::Metrics,
-    models::{ModelError, Models},
-    router::Router,
     shutdown::{Signals, shut_down},
-    supervisor::Setup,
     telemetry,
+    worker::WorkerLauncher,
 };
 use tokio::{net::TcpListener, sync::watch};
 use tracing::{error, info};
@@ -44,8 +43,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("can't listen for signals")?;
     let (listener, address) = bind(&config).await?;
     let metrics = Arc::new(Metrics::default());
-    let router = Arc::new(Router::default());
-    let models = Models::new(Setup::new(&config, &metrics)?, Arc::clone(&router));
+    let router = Arc::new(ModelRegistry::default());
+    let models = Models::new(WorkerLauncher::new(&config, &metrics)?, Arc::clone(&router));
     let app = App::new(&config, router, models.clone(), metrics);
 
     // From here on /livez answers, and /readyz tells how far the workers are.

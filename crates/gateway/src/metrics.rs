@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::supervisor::{WorkerId, WorkerState};
+use crate::worker::{WorkerId, WorkerState};
 
 /// All of the gateway's metrics. Fields are incremented where things happen.
 #[derive(Debug)]

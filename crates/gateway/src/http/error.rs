@@ -16,7 +16,10 @@ use serde::Serialize;
 pub(super) use self::public::public;
 use self::{public::clip, table::Row};
 use super::{admin::Refusal, request_id};
-use crate::{admission::Rejection, models::ModelError, router::RouteError};
+use crate::{
+    fleet::{ModelError, RouteError},
+    serve::admission::Rejection,
+};
 
 /// Everything that can go wrong with a request.
 #[derive(Debug, thiserror::Error)]

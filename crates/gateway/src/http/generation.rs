@@ -24,7 +24,7 @@ use super::{
     request_id::RequestName,
     sse,
 };
-use crate::{admission::Permit, config::REQUEST_MEMORY_FACTOR, streams::Stream};
+use crate::{config::REQUEST_MEMORY_FACTOR, serve::admission::Permit, worker::streams::Stream};
 
 /// What differs between the two kinds of completion.
 pub(super) trait Shape: Send + Sync + Unpin + 'static {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tracing::error;
 
 use super::{App, admin::is_admin, error::ApiError, models::shown};
-use crate::router::{ModelState, ModelStatus, WorkerStatus};
+use crate::fleet::{ModelState, ModelStatus, WorkerStatus};
 
 #[derive(Serialize)]
 struct Readiness {

@@ -44,11 +44,10 @@ use tracing::{Instrument, debug, info_span};
 
 use self::{budget::Budget, chat::Chat, completions::Completion, origin::Origins};
 use crate::{
-    admission::Admission,
     config::{AdminKey, Config, Connections},
+    fleet::{ModelRegistry, Models},
     metrics::Metrics,
-    models::Models,
-    router::Router,
+    serve::admission::Admission,
 };
 
 pub use self::error::{ApiError, ErrorBody};
@@ -59,7 +58,7 @@ pub struct App {
     /// Lets requests in.
     pub admission: Admission,
     /// Knows the models and their workers.
-    pub router: Arc<Router>,
+    pub router: Arc<ModelRegistry>,
     /// Loads and unloads models.
     pub models: Models,
     /// Counts.
@@ -77,7 +76,7 @@ pub struct App {
 
 impl App {
     /// Over the models in `router`, which `models` fills.
-    pub fn new(config: &Config, router: Arc<Router>, models: Models, metrics: Arc<Metrics>) -> Self {
+    pub fn new(config: &Config, router: Arc<ModelRegistry>, models: Models, metrics: Arc<Metrics>) -> Self {
         Self {
             admission: Admission::new(config.stream_registry, Arc::clone(&metrics)),
             router,

@@ -13,7 +13,7 @@ use super::{
     admin::{self, Action},
     error::{ApiError, public},
 };
-use crate::router::{ModelState, ModelStatus};
+use crate::fleet::{ModelState, ModelStatus};
 
 #[derive(Serialize)]
 pub(super) struct List {

@@ -36,8 +36,8 @@ pub(super) async fn settle(request: Request, next: Next) -> Response {
     let State { body, was_read } = left.take();
     let Some(body) = body.filter(|body| !body.is_end_stream()) else { return response };
     // A client that waits to be asked for its body has not sent it, and one whose body was late is not waited for.
-    let hopeless = (expects && !was_read) || response.status() == StatusCode::REQUEST_TIMEOUT;
-    if hopeless || !drain(body).await { close(response) } else { response }
+    let permanent = (expects && !was_read) || response.status() == StatusCode::REQUEST_TIMEOUT;
+    if permanent || !drain(body).await { close(response) } else { response }
 }
 
 /// The answer is the connection's last.

@@ -27,11 +27,10 @@ use axum::{
 use gateway::{
     cli::Flags,
     config::Config,
+    fleet::{ModelError, ModelRegistry, Models, WorkerStatus},
     http::{self, App},
     metrics::Metrics,
-    models::{ModelError, Models},
-    router::{Router, WorkerStatus},
-    supervisor::Setup,
+    worker::WorkerLauncher,
 };
 use http_body_util::BodyExt;
 use protocol::{
@@ -97,8 +96,8 @@ impl World {
         let flags = Flags { models: vec!["tiny".into()], worker_bin: Some(binary), ..Flags::default() };
         let config = Config::from_text(Path::new("test.yaml"), settings, &flags).unwrap();
         let metrics = Arc::new(Metrics::default());
-        let router = Arc::new(Router::default());
-        let models = Models::new(Setup::new(&config, &metrics).unwrap(), Arc::clone(&router));
+        let router = Arc::new(ModelRegistry::default());
+        let models = Models::new(WorkerLauncher::new(&config, &metrics).unwrap(), Arc::clone(&router));
         let app = App::new(&config, router, models.clone(), metrics);
         let loading = tokio::spawn(async move { models.load("tiny", None).await });
         Self { app, loading, dir, known: Mutex::default() }

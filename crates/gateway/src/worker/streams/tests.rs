@@ -7,7 +7,7 @@ use protocol::{
 };
 
 use super::*;
-use crate::{batcher, config::BatchQueue};
+use crate::{config::BatchQueue, worker::batcher};
 
 struct World {
     streams: Arc<Streams>,

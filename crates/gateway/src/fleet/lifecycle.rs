@@ -16,7 +16,6 @@
 //! all limits again if that came much too late.
 
 mod health;
-mod shown;
 
 use std::{
     collections::VecDeque,
@@ -24,34 +23,12 @@ use std::{
 };
 
 use self::health::Health;
-pub use self::shown::WorkerState;
-use crate::config::Workers;
 use protocol::message::{Failure, FailureKind, Heartbeat, ModelInfo};
 
-/// Something that happened to the worker.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// Its process runs.
-    Spawned,
-    /// Both sides hold the segment.
-    Joined,
-    /// It reported that the model is loaded.
-    Loaded(ModelInfo),
-    /// It reported that the model can't be loaded.
-    LoadFailed(Failure),
-    /// A frame came that is not a heartbeat.
-    Alive,
-    /// A heartbeat came.
-    Heartbeat(Heartbeat),
-    /// Its process is gone and reaped, or never came to be.
-    Died(String),
-    /// It reported that it has finished what it had.
-    Drained,
-    /// The model is unloaded, or the gateway goes down; its streams have ended.
-    Drain,
-    /// Time has passed.
-    Tick,
-}
+use crate::{
+    config::Workers,
+    worker::{Event, WorkerState},
+};
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,7 +54,7 @@ pub(super) enum Action {
 
 /// The state machine of one worker, over all its lives.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(super) struct WorkerStateMachine {
     policy: Workers,
     drain_timeout: Duration,
     state: State,
@@ -114,7 +91,7 @@ enum State {
     Dying {
         why: String,
         /// The model can't be loaded: what kind of trouble that is.
-        hopeless: Option<FailureKind>,
+        permanent: Option<FailureKind>,
     },
     /// Reaped; `None`: for good.
     Exited {
@@ -138,7 +115,7 @@ const PULSES: u32 = 8;
 /// A busy machine wakes its processes this late.
 const MIN_LATE: Duration = Duration::from_millis(100);
 
-impl Machine {
+impl WorkerStateMachine {
     /// A worker's first life begins; `now` counts as its spawn.
     pub(super) fn new(policy: Workers, drain_timeout: Duration, now: Instant) -> (Self, Vec<Action>) {
         let state = State::Spawning { until: now + policy.connect_timeout };
@@ -285,10 +262,10 @@ impl Machine {
 
     /// `* => Exited`
     fn died(&mut self, why: String, now: Instant) -> Vec<Action> {
-        let (why, hopeless, served_since) = match &self.state {
+        let (why, permanent, served_since) = match &self.state {
             State::Exited { .. } => return vec![],
             // It was killed for a reason, which says more than how it died.
-            State::Dying { why, hopeless } => (why.clone(), *hopeless, None),
+            State::Dying { why, permanent } => (why.clone(), *permanent, None),
             State::Ready { since, .. } => (why, None, Some(*since)),
             _ => (why, None, None),
         };
@@ -296,10 +273,10 @@ impl Machine {
             self.state = State::Exited { why, retry_at: None };
             return vec![Action::Stop];
         }
-        let retry_at = self.next_life(hopeless.is_some(), served_since, now);
+        let retry_at = self.next_life(permanent.is_some(), served_since, now);
         let mut actions = vec![];
         if !self.has_served {
-            let kind = hopeless.unwrap_or(FailureKind::Internal);
+            let kind = permanent.unwrap_or(FailureKind::Internal);
             let failure = Failure { kind, param: None, message: why.clone() };
             actions.push(Action::ReportFirstFailure(failure));
         }
@@ -308,7 +285,7 @@ impl Machine {
     }
 
     /// Back-off doubles with every death in a row; the brake waits for a whole window.
-    fn next_life(&mut self, hopeless: bool, served_since: Option<Instant>, now: Instant) -> Instant {
+    fn next_life(&mut self, permanent: bool, served_since: Option<Instant>, now: Instant) -> Instant {
         let window = self.policy.crash_loop_window;
         if served_since.is_some_and(|since| now - since >= window) {
             self.in_a_row = 0;
@@ -318,7 +295,7 @@ impl Machine {
         while self.deaths.front().is_some_and(|death| now - *death >= window) {
             self.deaths.pop_front();
         }
-        if hopeless || self.deaths.len() >= self.policy.crash_loop_deaths {
+        if permanent || self.deaths.len() >= self.policy.crash_loop_deaths {
             return now + window;
         }
         let (first, longest) = (*self.policy.restart_backoff.start(), *self.policy.restart_backoff.end());
@@ -370,11 +347,11 @@ impl Machine {
         self.kill(why, Duration::ZERO, None)
     }
 
-    fn kill(&mut self, why: String, grace: Duration, hopeless: Option<FailureKind>) -> Vec<Action> {
+    fn kill(&mut self, why: String, grace: Duration, permanent: Option<FailureKind>) -> Vec<Action> {
         if let State::Dying { .. } | State::Exited { .. } = self.state {
             return vec![];
         }
-        self.state = State::Dying { why: why.clone(), hopeless };
+        self.state = State::Dying { why: why.clone(), permanent };
         vec![Action::Kill { grace, why }]
     }
 }

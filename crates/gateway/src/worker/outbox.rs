@@ -7,10 +7,8 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::{
-    batcher::{Batcher, Next, Queued},
-    config::BatchQueue,
-};
+use super::batcher::{Batcher, Next, Queued};
+use crate::config::BatchQueue;
 
 /// Submissions on their way to the link's task.
 #[derive(Debug)]

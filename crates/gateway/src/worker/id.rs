@@ -1,6 +1,17 @@
-//! A worker's state as it is shown.
+//! Which worker, and what it is doing.
+
+use std::{fmt, sync::Arc};
 
 use serde::Serialize;
+
+/// Which worker of which model.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WorkerId {
+    /// The name or digest under which the model was loaded.
+    pub model: Arc<str>,
+    /// Its number among the model's workers, from 0.
+    pub number: usize,
+}
 
 /// What a worker is doing, for people and machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -35,5 +46,11 @@ impl WorkerState {
             Self::Draining => "draining",
             Self::Exited => "exited",
         }
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.model, self.number)
     }
 }

@@ -13,14 +13,11 @@ use std::{
 use protocol::message::ModelInfo;
 
 pub use self::status::{ModelState, ModelStatus, WorkerStatus, WorkerWork};
-use crate::{
-    link::Link,
-    supervisor::{WorkerId, WorkerState},
-};
+use crate::worker::{WorkerId, WorkerState, link::Link};
 
 /// The models and their workers, as requests see them.
 #[derive(Debug, Default)]
-pub struct Router {
+pub struct ModelRegistry {
     /// In the order in which they were loaded.
     models: RwLock<Vec<Model>>,
 }
@@ -103,7 +100,7 @@ pub enum RouteError {
 /// Models that could not be loaded and are still listed; older ones are forgotten.
 const MAX_FAILED: usize = 8;
 
-impl Router {
+impl ModelRegistry {
     /// `count` workers will load `name`; none is ready. Replaces what is known of an earlier attempt.
     pub fn add(&self, name: &str, count: usize) {
         let worker = Worker { state: WorkerState::Spawning, note: None, service: None };

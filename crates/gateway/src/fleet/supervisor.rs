@@ -1,33 +1,18 @@
 //! Keeps a model's workers running: `state` decides, `process` acts, one task a worker connects both.
 
-mod care;
-mod environment;
-mod news;
-mod process;
-mod rendezvous;
-mod setup;
-mod state;
-
 use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::message::{Failure, FailureKind};
 use tokio::{sync::watch, task::JoinSet};
 use tracing::error;
 
-use self::care::Care;
-use crate::router::Router;
-
-pub use self::{
-    news::{News, Reporter, What},
-    rendezvous::{JoinError, Joined, Rendezvous},
-    setup::{Setup, SetupError, WorkerId},
-    state::{Event, WorkerState},
-};
+use super::{registry::ModelRegistry, worker_task::WorkerTask};
+use crate::worker::{WorkerId, WorkerLauncher};
 
 /// All workers of one model.
 pub struct Supervisor {
     workers: Vec<WorkerId>,
-    setup: Arc<Setup>,
+    setup: Arc<WorkerLauncher>,
     tasks: JoinSet<()>,
     startup: watch::Receiver<Startup>,
     drain: watch::Sender<bool>,
@@ -46,16 +31,21 @@ enum Startup {
 
 impl Supervisor {
     /// Starts `count` workers of `model`, which `router` knows already. Needs a runtime.
-    pub fn start(setup: &Arc<Setup>, router: &Arc<Router>, model: &str, count: usize) -> Self {
+    pub fn start(
+        setup: &Arc<WorkerLauncher>,
+        router: &Arc<ModelRegistry>,
+        model: &str,
+        count: usize,
+    ) -> Self {
         let (drain, draining) = watch::channel(false);
         let (startup_sender, startup) = watch::channel(Startup::Starting);
-        let first_lives = Arc::new(FirstLives { left: Mutex::new(count), startup: startup_sender });
+        let first_lives = Arc::new(StartupTracker { left: Mutex::new(count), startup: startup_sender });
         let model: Arc<str> = model.into();
         let workers: Vec<_> =
             (0..count).map(|number| WorkerId { model: Arc::clone(&model), number }).collect();
         let mut tasks = JoinSet::new();
         for worker in &workers {
-            let care = Care::new(worker.clone(), setup, router, &first_lives);
+            let care = WorkerTask::new(worker.clone(), setup, router, &first_lives);
             tasks.spawn(care.run(draining.clone()));
         }
         Self { workers, setup: Arc::clone(setup), tasks, startup, drain }
@@ -89,17 +79,17 @@ impl Supervisor {
 }
 
 /// Counts workers whose first life failed.
-struct FirstLives {
+pub(super) struct StartupTracker {
     left: Mutex<usize>,
     startup: watch::Sender<Startup>,
 }
 
-impl FirstLives {
-    fn served(&self) {
+impl StartupTracker {
+    pub(super) fn served(&self) {
         self.startup.send_replace(Startup::Served);
     }
 
-    fn failed(&self, failure: Failure) {
+    pub(super) fn failed(&self, failure: Failure) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         *left = left.saturating_sub(1);
         if *left == 0 {

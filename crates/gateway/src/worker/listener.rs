@@ -21,7 +21,7 @@ use protocol::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The gateway waits here for the worker. Dropping it removes both files.
-pub struct Rendezvous {
+pub struct WorkerListener {
     incarnation: Incarnation,
     listener: Listener,
     path: PathBuf,
@@ -62,7 +62,7 @@ pub enum JoinError {
     Handshake(#[from] HandshakeError),
 }
 
-impl Rendezvous {
+impl WorkerListener {
     /// Makes both files in `dir`. Blocks while the segment's memory is reserved. Needs a runtime. No process may be
     /// started until `alone` is dropped, which is when the socket is there.
     pub fn open(

@@ -22,7 +22,8 @@ use protocol::{
 };
 use tokio::sync::{Notify, mpsc};
 
-use crate::{batcher::Queued, metrics::Metrics, outbox::Outbox};
+use super::{batcher::Queued, outbox::Outbox};
+use crate::metrics::Metrics;
 
 /// What one step brought for one stream.
 type Delivery = Vec<StreamEventKind>;

@@ -19,16 +19,15 @@ use tokio::{
 use tracing::info;
 
 use super::{
-    Setup, WorkerId, environment,
-    news::{News, Reporter},
-    rendezvous::{Joined, Rendezvous},
-    state::Event,
+    WorkerId, WorkerLauncher, environment,
+    events::{Event, EventSender, ProcessEvent},
+    link::{Link, LinkTask},
+    listener::{Joined, WorkerListener},
 };
-use crate::link::{Link, LinkTask};
 
 /// A life that has begun. Its last news is [`Event::Died`].
-pub(super) struct Life {
-    pub(super) incarnation: Incarnation,
+pub struct WorkerProcess {
+    pub(crate) incarnation: Incarnation,
     kill: Option<oneshot::Sender<Kill>>,
 }
 
@@ -39,17 +38,17 @@ struct Kill {
     why: String,
 }
 
-impl Life {
-    pub(super) fn begin(
-        setup: Arc<Setup>,
+impl WorkerProcess {
+    pub(crate) fn begin(
+        setup: Arc<WorkerLauncher>,
         worker: WorkerId,
         options: WorkerOptions,
-        news: mpsc::Sender<News>,
+        news: mpsc::Sender<ProcessEvent>,
     ) -> Self {
         let incarnation = setup.next_incarnation();
         let (kill, killed) = oneshot::channel();
         let living =
-            Living { setup, worker, options, incarnation, reporter: Reporter::new(incarnation, news) };
+            Living { setup, worker, options, incarnation, reporter: EventSender::new(incarnation, news) };
         tokio::spawn(async move {
             let why = living.live(killed).await.unwrap_or_else(|error| error);
             living.reporter.tell(Event::Died(why)).await;
@@ -58,7 +57,7 @@ impl Life {
     }
 
     /// Ends the process, after `grace` if it does not end by itself.
-    pub(super) fn kill(&mut self, grace: Duration, why: String) {
+    pub(crate) fn kill(&mut self, grace: Duration, why: String) {
         if let Some(kill) = self.kill.take() {
             // It fails if the life is over already.
             let _ = kill.send(Kill { grace, why });
@@ -80,11 +79,11 @@ const REAP_GRACE: Duration = Duration::from_millis(500);
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 struct Living {
-    setup: Arc<Setup>,
+    setup: Arc<WorkerLauncher>,
     worker: WorkerId,
     options: WorkerOptions,
     incarnation: Incarnation,
-    reporter: Reporter,
+    reporter: EventSender,
 }
 
 impl Living {
@@ -138,14 +137,14 @@ impl Living {
         format!("{why}; it {end}")
     }
 
-    async fn open(&self) -> Result<Rendezvous, String> {
+    async fn open(&self) -> Result<WorkerListener, String> {
         let (setup, incarnation) = (Arc::clone(&self.setup), self.incarnation);
         let ring_bytes = setup.config.workers.ring_bytes;
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
             let _entered = runtime.enter();
             let dir = setup.dir.path().context("can't make a folder for sockets and shared memory")?;
-            anyhow::Ok(Rendezvous::open(&dir, incarnation, ring_bytes, setup.descriptors())?)
+            anyhow::Ok(WorkerListener::open(&dir, incarnation, ring_bytes, setup.descriptors())?)
         })
         .await
         .map_err(|e| e.to_string())?

@@ -1,4 +1,4 @@
-//! One worker's task: feeds its [`Machine`] and does what it says.
+//! One worker's task: feeds its [`WorkerStateMachine`] and does what it says.
 
 use std::{
     sync::Arc,
@@ -16,36 +16,37 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    FirstLives, Setup, WorkerId, WorkerState,
-    news::{News, What},
-    process::Life,
-    state::{Action, Event, Machine},
+    lifecycle::{Action, WorkerStateMachine},
+    registry::ModelRegistry,
+    supervisor::StartupTracker,
 };
-use crate::{link::Link, router::Router};
+use crate::worker::{
+    Event, EventKind, ProcessEvent, WorkerId, WorkerLauncher, WorkerProcess, WorkerState, link::Link,
+};
 
 /// For a drained worker to exit: it is drained when its streams have ended.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Events that may wait for a worker's task: a life sends few, and its link waits if this is full.
-const NEWS_QUEUE: usize = 64;
+const EVENT_QUEUE: usize = 64;
 
 /// What a worker's task knows.
-pub(super) struct Care {
+pub(super) struct WorkerTask {
     worker: WorkerId,
-    setup: Arc<Setup>,
-    router: Arc<Router>,
-    first_lives: Arc<FirstLives>,
-    life: Option<Life>,
+    setup: Arc<WorkerLauncher>,
+    router: Arc<ModelRegistry>,
+    first_lives: Arc<StartupTracker>,
+    life: Option<WorkerProcess>,
     link: Option<Link>,
     failed_first: bool,
     /// A life of it has verified the stored model.
     verified: bool,
-    leaving: Leaving,
+    leaving: DrainPhase,
 }
 
 /// How far the worker is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leaving {
+enum DrainPhase {
     /// It stays.
     No,
     /// It gets nothing new; its streams go on.
@@ -54,13 +55,13 @@ enum Leaving {
     Told,
 }
 
-impl Care {
+impl WorkerTask {
     /// Of a worker that does not live yet.
     pub(super) fn new(
         worker: WorkerId,
-        setup: &Arc<Setup>,
-        router: &Arc<Router>,
-        first_lives: &Arc<FirstLives>,
+        setup: &Arc<WorkerLauncher>,
+        router: &Arc<ModelRegistry>,
+        first_lives: &Arc<StartupTracker>,
     ) -> Self {
         Self {
             worker,
@@ -71,15 +72,15 @@ impl Care {
             link: None,
             failed_first: false,
             verified: false,
-            leaving: Leaving::No,
+            leaving: DrainPhase::No,
         }
     }
 
     /// Until the worker is gone for good.
     pub(super) async fn run(mut self, mut draining: watch::Receiver<bool>) {
-        let (sender, mut news) = mpsc::channel(NEWS_QUEUE);
+        let (sender, mut news) = mpsc::channel(EVENT_QUEUE);
         let policy = self.setup.config.workers.clone();
-        let (mut machine, actions) = Machine::new(policy, EXIT_TIMEOUT, now());
+        let (mut machine, actions) = WorkerStateMachine::new(policy, EXIT_TIMEOUT, now());
         self.publish(&machine);
         self.act(actions, &sender);
         loop {
@@ -90,12 +91,12 @@ impl Care {
                     None => continue,
                 },
                 // An error means that the supervisor is gone, and the gateway with it.
-                _ = draining.wait_for(|draining| *draining), if self.leaving == Leaving::No => {
+                _ = draining.wait_for(|draining| *draining), if self.leaving == DrainPhase::No => {
                     self.leave();
                     continue;
                 }
-                () = idle(self.link.as_ref()), if self.leaving == Leaving::Finishing => {
-                    self.leaving = Leaving::Told;
+                () = idle(self.link.as_ref()), if self.leaving == DrainPhase::Finishing => {
+                    self.leaving = DrainPhase::Told;
                     Event::Drain
                 }
                 () = tick(&machine) => Event::Tick,
@@ -113,24 +114,24 @@ impl Care {
 
     /// From now on it gets no new stream, whoever has a copy of its link.
     fn leave(&mut self) {
-        self.leaving = Leaving::Finishing;
+        self.leaving = DrainPhase::Finishing;
         if let Some(link) = &self.link {
             link.close();
         }
     }
 
     /// The event, unless it is of an earlier life.
-    fn receive(&mut self, news: News) -> Option<Event> {
+    fn receive(&mut self, news: ProcessEvent) -> Option<Event> {
         if self.life.as_ref().is_none_or(|life| life.incarnation != news.incarnation) {
             return None;
         }
         match news.what {
-            What::Event(event) => Some(event),
-            What::Joined(link) => {
+            EventKind::Event(event) => Some(event),
+            EventKind::Joined(link) => {
                 self.link = Some(link);
                 Some(Event::Joined)
             }
-            What::Verified(outcome) => {
+            EventKind::Verified(outcome) => {
                 self.verified(outcome);
                 None
             }
@@ -155,7 +156,7 @@ impl Care {
     }
 
     /// True if the worker will not live again.
-    fn act(&mut self, actions: Vec<Action>, news: &mpsc::Sender<News>) -> bool {
+    fn act(&mut self, actions: Vec<Action>, news: &mpsc::Sender<ProcessEvent>) -> bool {
         for action in actions {
             match action {
                 Action::Spawn => self.spawn(news),
@@ -181,14 +182,15 @@ impl Care {
         false
     }
 
-    fn spawn(&mut self, news: &mpsc::Sender<News>) {
+    fn spawn(&mut self, news: &mpsc::Sender<ProcessEvent>) {
         if self.life.is_some() {
             self.setup.metrics.count_restart(&self.worker);
             info!(worker = %self.worker, "restarting worker");
         }
         self.link = None;
         let options = WorkerOptions { verify: self.verify(), ..self.setup.options };
-        self.life = Some(Life::begin(Arc::clone(&self.setup), self.worker.clone(), options, news.clone()));
+        self.life =
+            Some(WorkerProcess::begin(Arc::clone(&self.setup), self.worker.clone(), options, news.clone()));
     }
 
     /// In the background, one of a model's workers verifies, and once: reading all of a large model takes minutes.
@@ -207,14 +209,14 @@ impl Care {
         self.first_lives.served();
     }
 
-    /// Tells requests and metrics of every state but `Ready`, which [`Care::serve`] does.
-    fn publish(&self, machine: &Machine) {
+    /// Tells requests and metrics of every state but `Ready`, which [`WorkerTask::serve`] does.
+    fn publish(&self, machine: &WorkerStateMachine) {
         let state = machine.shown();
         let note = machine.note();
         self.setup.metrics.set_worker_state(&self.worker, state);
         self.router.set_state(&self.worker, state, note.map(str::to_owned));
         match state {
-            WorkerState::Exited if self.leaving == Leaving::No => {
+            WorkerState::Exited if self.leaving == DrainPhase::No => {
                 warn!(worker = %self.worker, why = note, "worker is gone");
             }
             WorkerState::Exited => info!(worker = %self.worker, "worker has left"),
@@ -235,7 +237,7 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-async fn tick(machine: &Machine) {
+async fn tick(machine: &WorkerStateMachine) {
     match machine.wake_at() {
         Some(at) => sleep_until(at.into()).await,
         None => std::future::pending().await,

@@ -22,7 +22,7 @@ fn policy() -> Workers {
 
 /// A machine and a clock that moves by hand.
 struct World {
-    machine: Machine,
+    machine: WorkerStateMachine,
     start: Instant,
     now: Instant,
 }
@@ -30,7 +30,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let now = Instant::now();
-        let (machine, actions) = Machine::new(policy(), 10 * SECOND, now);
+        let (machine, actions) = WorkerStateMachine::new(policy(), 10 * SECOND, now);
         assert_eq!(actions, [Action::Spawn]);
         Self { machine, start: now, now }
     }

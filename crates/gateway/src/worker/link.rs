@@ -31,13 +31,15 @@ use tokio::{
 };
 use tracing::{debug_span, warn};
 
-use crate::{
+use super::{
     batcher::{self, Next, Queued},
-    config::BatchQueue,
-    metrics::{LinkMetrics, Metrics},
+    events::{Event, EventSender},
     outbox::Outbox,
     streams::{Stream, Streams, unsendable},
-    supervisor::{Event, Reporter},
+};
+use crate::{
+    config::BatchQueue,
+    metrics::{LinkMetrics, Metrics},
 };
 
 /// One life of a worker, as requests use it. Cheap to clone; all clones are one.
@@ -193,7 +195,7 @@ impl LinkTask {
 
     /// Runs until the worker is gone or can't be trusted any more. What it had published before
     /// is delivered. `reporter` handles messages that are not tied to a stream.
-    pub async fn run(mut self, reporter: &Reporter) -> LinkEnd {
+    pub async fn run(mut self, reporter: &EventSender) -> LinkEnd {
         let end = match self.work(reporter).await {
             Ok(never) => match never {},
             Err(end) => end,
@@ -205,7 +207,7 @@ impl LinkTask {
         end
     }
 
-    async fn work(&mut self, reporter: &Reporter) -> Result<std::convert::Infallible, LinkEnd> {
+    async fn work(&mut self, reporter: &EventSender) -> Result<std::convert::Infallible, LinkEnd> {
         let mut bells = [0; 256];
         loop {
             let more = self.receive(reporter).await?;
@@ -237,7 +239,7 @@ impl LinkTask {
     }
 
     /// Dispatches some reports; true if there may be more.
-    async fn receive(&mut self, reporter: &Reporter) -> Result<bool, LinkEnd> {
+    async fn receive(&mut self, reporter: &EventSender) -> Result<bool, LinkEnd> {
         /// Frames that are read before submissions get their turn.
         const RECEIVE_AT_ONCE: usize = 64;
         for _ in 0..RECEIVE_AT_ONCE {
@@ -255,7 +257,7 @@ impl LinkTask {
         Ok(true)
     }
 
-    async fn dispatch(&mut self, report: Report, reporter: &Reporter) -> Result<(), LinkEnd> {
+    async fn dispatch(&mut self, report: Report, reporter: &EventSender) -> Result<(), LinkEnd> {
         let count = &self.metrics.deliver_messages;
         match report {
             Report::Events(events) => {
@@ -296,7 +298,7 @@ impl LinkTask {
         Ok(())
     }
 
-    async fn verified(&mut self, mut outcome: Result<Verified, Failure>, reporter: &Reporter) {
+    async fn verified(&mut self, mut outcome: Result<Verified, Failure>, reporter: &EventSender) {
         if std::mem::replace(&mut self.verified, true) {
             return;
         }

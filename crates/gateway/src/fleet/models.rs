@@ -19,10 +19,11 @@ use protocol::message::Failure;
 use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
 
-use crate::{
-    router::{RouteError, Router},
-    supervisor::{Setup, Supervisor},
+use super::{
+    registry::{ModelRegistry, RouteError},
+    supervisor::Supervisor,
 };
+use crate::worker::WorkerLauncher;
 
 /// The models that are loaded. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -32,8 +33,8 @@ pub struct Models {
 
 #[derive(Debug)]
 struct Inner {
-    setup: Arc<Setup>,
-    router: Arc<Router>,
+    setup: Arc<WorkerLauncher>,
+    router: Arc<ModelRegistry>,
     table: Mutex<Table>,
 }
 
@@ -110,7 +111,7 @@ pub enum ModelError {
 
 impl Models {
     /// None is loaded.
-    pub fn new(setup: Setup, router: Arc<Router>) -> Self {
+    pub fn new(setup: WorkerLauncher, router: Arc<ModelRegistry>) -> Self {
         Self { inner: Arc::new(Inner { setup: Arc::new(setup), router, table: Mutex::default() }) }
     }
 
@@ -285,7 +286,7 @@ impl Inner {
 }
 
 impl Table {
-    fn find(&self, router: &Router, id: &str) -> Option<(String, &Loaded)> {
+    fn find(&self, router: &ModelRegistry, id: &str) -> Option<(String, &Loaded)> {
         let name = router.name_of(id)?;
         let loaded = self.loaded.get(&name)?;
         Some((name, loaded))

@@ -1,7 +1,7 @@
-//! What all lives of all workers share, and what tells workers apart.
+//! What starting workers takes; one for all workers of all models.
 
 use std::{
-    fmt, io,
+    io,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -19,29 +19,20 @@ use crate::{config::Config, metrics::Metrics};
 
 /// What every life needs; one for all workers of all models.
 #[derive(Debug)]
-pub struct Setup {
+pub struct WorkerLauncher {
     pub(crate) config: Config,
     pub(crate) metrics: Arc<Metrics>,
     /// How all workers are to work.
-    pub(super) options: WorkerOptions,
+    pub(crate) options: WorkerOptions,
     pub(super) binary: PathBuf,
     pub(super) dir: RuntimeDir,
     lives: AtomicU64,
     descriptors: Mutex<()>,
 }
 
-/// Which worker of which model.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct WorkerId {
-    /// The name or digest under which the model was loaded.
-    pub model: Arc<str>,
-    /// Its number among the model's workers, from 0.
-    pub number: usize,
-}
-
 /// Why no worker can be started.
 #[derive(Debug, thiserror::Error)]
-pub enum SetupError {
+pub enum LaunchError {
     /// No place for sockets and segments.
     #[error("can't start workers; set XDG_RUNTIME_DIR or TMPDIR to a folder that only you can enter")]
     RuntimeDir(#[source] NoRuntimeDir),
@@ -53,14 +44,14 @@ pub enum SetupError {
     NoBinary(PathBuf),
 }
 
-impl Setup {
+impl WorkerLauncher {
     /// Finds the worker's executable and makes the folder where gateway and workers meet.
-    pub fn new(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, SetupError> {
+    pub fn new(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, LaunchError> {
         Ok(Self {
             config: config.clone(),
             options: config.worker_options(),
             binary: worker_binary(config)?,
-            dir: runtime_dir().map_err(SetupError::RuntimeDir)?,
+            dir: runtime_dir().map_err(LaunchError::RuntimeDir)?,
             metrics: Arc::clone(metrics),
             lives: AtomicU64::new(1),
             descriptors: Mutex::default(),
@@ -82,16 +73,10 @@ impl Setup {
     }
 }
 
-impl fmt::Display for WorkerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.model, self.number)
-    }
-}
-
-fn worker_binary(config: &Config) -> Result<PathBuf, SetupError> {
+fn worker_binary(config: &Config) -> Result<PathBuf, LaunchError> {
     let binary = match &config.workers.binary {
         Some(binary) => binary.clone(),
-        None => std::env::current_exe().map_err(SetupError::OwnPath)?.with_file_name("kr-worker"),
+        None => std::env::current_exe().map_err(LaunchError::OwnPath)?.with_file_name("kr-worker"),
     };
-    if binary.is_file() { Ok(binary) } else { Err(SetupError::NoBinary(binary)) }
+    if binary.is_file() { Ok(binary) } else { Err(LaunchError::NoBinary(binary)) }
 }

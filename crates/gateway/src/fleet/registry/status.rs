@@ -4,7 +4,7 @@ use protocol::message::{Heartbeat, ModelInfo};
 use serde::Serialize;
 
 use super::{Model, Phase, Service, Worker};
-use crate::supervisor::WorkerState;
+use crate::worker::WorkerState;
 
 /// What a model is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
