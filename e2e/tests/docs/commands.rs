@@ -13,19 +13,30 @@ pub(crate) struct Block {
     pub(crate) script: String,
 }
 
-/// What is fenced with `sh`.
+/// A here-document that hands a block to Python.
+const PYTHON: (&str, &str) = ("python3 - <<'PYTHON'\n", "PYTHON\n");
+
+/// What is fenced with `sh`, and what is fenced with `python` as a command that runs it.
 pub(crate) fn blocks(text: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
-    let mut open: Option<(Block, bool)> = None;
+    // With how its script ends; without, it does not run.
+    let mut open: Option<(Block, Option<&str>)> = None;
     for (index, line) in text.lines().enumerate() {
         match (&mut open, line.strip_prefix("```")) {
             (None, Some(language)) => {
                 assert!(!language.is_empty(), "line {}: a fence says what is in it", index + 1);
-                let block = Block { line: index + 1, script: String::new() };
-                open = Some((block, matches!(language, "sh" | "bash" | "shell" | "console")));
+                let (begin, end) = match language {
+                    "sh" | "bash" | "shell" | "console" => ("", Some("")),
+                    "python" => (PYTHON.0, Some(PYTHON.1)),
+                    _ => ("", None),
+                };
+                open = Some((Block { line: index + 1, script: begin.to_owned() }, end));
             }
             (Some(_), Some(_)) => {
-                blocks.extend(open.take().filter(|(_, runs)| *runs).map(|(block, _)| block))
+                if let Some((mut block, Some(end))) = open.take() {
+                    block.script += end;
+                    blocks.push(block);
+                }
             }
             (Some((block, _)), None) => {
                 block.script += line;
@@ -76,5 +87,7 @@ fn blocks_and_inline_commands_are_found() {
     let text =
         "a\n```sh\nls # it\npwd\n```\n```text\nno\n```\nRun `cache-tool list` or `cache-tool`, `x <y>`.\n";
     assert_eq!(blocks(text), [Block { line: 2, script: "ls # it\npwd\n".into() }]);
+    let python = Block { line: 1, script: "python3 - <<'PYTHON'\nprint(1)\nPYTHON\n".into() };
+    assert_eq!(blocks("```python\nprint(1)\n```\n"), [python]);
     assert_eq!(inline(text, &["cache-tool", "x"]), ["cache-tool list"]);
 }

@@ -23,6 +23,7 @@ const RUN: &[&str] = &[
     "docs/operating.md",
     "docs/performance.md",
     "docs/store.md",
+    "examples/README.md",
 ];
 
 const GGUF: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -60,7 +61,21 @@ fn readme() {
     sandbox.variable("HF_ENDPOINT", &endpoint);
     write_tiny_model(&sandbox.checkout().join("path/to/model"));
     let printed = run(&sandbox, "README.md").concat();
-    assert!(printed.contains("The capital of France is Paris."), "{printed}");
+    // Curl and Python's client get the same answer.
+    assert_eq!(printed.matches("The capital of France is Paris.").count(), 2, "{printed}");
+}
+
+#[test]
+fn examples() {
+    let sandbox = Sandbox::new();
+    let clone = sandbox.home().join(Path::new(env!("CARGO_PKG_REPOSITORY")).file_name().unwrap());
+    std::os::unix::fs::symlink(sandbox.checkout(), clone).unwrap();
+    let printed = run(&sandbox, "examples/README.md").concat();
+    assert_eq!(printed.matches("The capital of France is Paris.").count(), 2, "{printed}");
+    assert!(printed.contains("data: [DONE]"), "{printed}");
+    // The service answers as well.
+    let answer = sandbox.run("the service", "curl http://127.0.0.1:8080/readyz");
+    assert!(answer.contains("\"ready\":true"), "{answer}");
 }
 
 #[test]

@@ -15,62 +15,25 @@ use tempfile::TempDir;
 /// Servers of several documents at once would make each other slow.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// `cargo xtask run` is the real one, over programs that are built already. Of other commands, which build or measure
-/// for minutes, only the command line is checked.
-const CARGO: &str = r#"#!/usr/bin/env bash
-set -euo pipefail
-[ "$1" = xtask ] || { echo "a document may only show cargo xtask, not: cargo $*" >&2; exit 1; }
-shift
-if [ "$1" = run ] && [ "${2-}" != --help ]; then
-  exec serve "$BIN_DIR/xtask" "$@" --binaries "$BIN_DIR"
-fi
-exec "$BIN_DIR/xtask" "$@" --help >/dev/null
-"#;
-
-/// Starts a server in the background, on a port that is free, and returns when it is ready.
-const SERVE: &str = r#"#!/usr/bin/env bash
-set -euo pipefail
-out="$SANDBOX/output.$$"
-mkfifo "$out"
-"$@" --port 0 >"$out" 2>>"$SANDBOX/log" </dev/null &
-echo $! >>"$SANDBOX/pids"
-exec 3<"$out"
-word=
-while read -r word base <&3; do [ "$word" != ready ] || break; done
-[ "$word" = ready ] || { echo "the server ended before it was ready:" >&2; cat "$SANDBOX/log" >&2; exit 1; }
-echo "$base" >"$SANDBOX/base"
-cat <&3 >/dev/null 2>&1 &
-"#;
-
-/// Sends requests to where the server really listens, and fails if they do.
-const CURL: &str = r#"#!/usr/bin/env bash
-set -euo pipefail
-base=$(cat "$SANDBOX/base")
-exec "$SANDBOX/bin/http" --fail-with-body --silent --show-error "${@//http:\/\/127.0.0.1:8080/$base}"
-"#;
+/// Programs that stand before the real ones on the commands' `PATH`. Each says what it does and does not do.
+const STAND_INS: &[(&str, &str)] = &[
+    ("cargo", include_str!("stand_ins/cargo")),
+    ("curl", include_str!("stand_ins/curl")),
+    ("git", include_str!("stand_ins/git")),
+    ("python3", include_str!("stand_ins/python3")),
+    ("serve", include_str!("stand_ins/serve")),
+    ("systemctl", include_str!("stand_ins/systemctl")),
+];
 
 /// For machines without curl: the part of it that the documents use.
-const HTTP: &str = r#"#!/usr/bin/env python3
-import sys, urllib.request
-method, headers, body, url, words = None, {}, None, None, sys.argv[1:]
-while words:
-    word = words.pop(0)
-    if word in ("--fail-with-body", "--silent", "--show-error", "-N"):
-        continue
-    elif word == "-X":
-        method = words.pop(0)
-    elif word == "-H":
-        name, value = words.pop(0).split(":", 1)
-        headers[name] = value.strip()
-    elif word == "-d":
-        body = words.pop(0).encode()
-    elif word.startswith("-"):
-        sys.exit(f"this stand-in for curl does not know {word}")
-    else:
-        url = word
-request = urllib.request.Request(url, body, headers, method=method or ("POST" if body is not None else "GET"))
-sys.stdout.write(urllib.request.urlopen(request).read().decode())
-"#;
+const HTTP: &str = include_str!("stand_ins/http.py");
+
+/// For machines without OpenAI's Python client: the part of it that the documents use.
+const OPENAI: &str = include_str!("stand_ins/openai.py");
+
+/// What the commands find in the checkout, besides the programs.
+const CHECKOUT: &[&str] =
+    &["config/runtime.yaml", "examples/chat.py", "examples/chat.sh", "examples/kr-serve.service"];
 
 /// Where the commands of one document run. Its servers end when it is dropped.
 pub(crate) struct Sandbox {
@@ -84,7 +47,7 @@ impl Sandbox {
     pub(crate) fn new() -> Self {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let sandbox = Self { folder: tempfile::tempdir().unwrap(), environment: Vec::new(), _turn: turn };
-        for folder in ["home", "bin", "checkout/target/release", "checkout/config"] {
+        for folder in ["home", "bin", "checkout/target/release", "checkout/config", "checkout/examples"] {
             fs::create_dir_all(sandbox.folder.path().join(folder)).unwrap();
         }
         let programs = variable(BIN_DIR);
@@ -96,14 +59,20 @@ impl Sandbox {
         }
         let bin = sandbox.folder.path().join("bin");
         std::os::unix::fs::symlink(release.join("cache-tool"), bin.join("cache-tool")).unwrap();
-        for (name, script) in [("cargo", CARGO), ("serve", SERVE), ("curl", CURL)] {
+        for (name, script) in STAND_INS {
             sandbox.install(&bin.join(name), script);
         }
+        let modules = sandbox.folder.path().join("modules");
+        fs::create_dir(&modules).unwrap();
+        fs::write(modules.join("openai.py"), OPENAI).unwrap();
         match on_path("curl") {
             Some(curl) => std::os::unix::fs::symlink(curl, bin.join("http")).unwrap(),
             None => sandbox.install(&bin.join("http"), HTTP),
         }
-        fs::copy(root().join("config/runtime.yaml"), sandbox.checkout().join("config/runtime.yaml")).unwrap();
+        for file in CHECKOUT {
+            // With its mode: examples are executable.
+            fs::copy(root().join(file), sandbox.checkout().join(file)).unwrap();
+        }
         sandbox
     }
 
@@ -137,6 +106,8 @@ impl Sandbox {
             .env("HOME", self.home())
             .env("SANDBOX", self.folder.path())
             .env("BIN_DIR", variable(BIN_DIR))
+            .env("REAL_PATH", &path)
+            .env("REPOSITORY", env!("CARGO_PKG_REPOSITORY"))
             .env("XDG_RUNTIME_DIR", self.folder.path())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
