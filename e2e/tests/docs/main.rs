@@ -130,6 +130,48 @@ fn store() {
     run(&sandbox, "docs/store.md");
 }
 
+/// What docs/models.md quotes as a refusal is what the programs print, word for word.
+#[test]
+fn refusals_are_quoted_as_they_are() {
+    let sandbox = Sandbox::new();
+    let quoted = fs::read_to_string(root().join("docs/models.md")).unwrap();
+    let is_quoted = |what: &str, printed: &str| {
+        let found = quoted.lines().any(|line| line.len() > MIN_QUOTE && printed.contains(line));
+        assert!(found, "docs/models.md does not quote how {what} is refused: {printed}");
+    };
+
+    let of_qwen = fs::read(variable(GGUF_VARIABLE)).unwrap();
+    fs::write(sandbox.home().join("qwen.gguf"), with_architecture(of_qwen, b"qwen2")).unwrap();
+    is_quoted("another architecture in GGUF", &sandbox.fail("cache-tool import ~/qwen.gguf"));
+
+    let refuse_folder = |setting: &str, value: serde_json::Value, command: &str| {
+        let folder = sandbox.home().join("changed");
+        write_tiny_model(&folder);
+        let path = folder.join("config.json");
+        let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config[setting] = value;
+        fs::write(path, config.to_string()).unwrap();
+        is_quoted(setting, &sandbox.fail(command));
+    };
+    let import = "cache-tool import ~/changed --name changed";
+    let serve = format!("{import}; \"$BIN_DIR/kr-gateway\" --port 0 --model changed");
+    refuse_folder("quantization_config", serde_json::json!({ "quant_method": "gptq", "bits": 4 }), import);
+    refuse_folder("model_type", "qwen2".into(), &serve);
+    refuse_folder("sliding_window", 4096.into(), &serve);
+}
+
+/// Lines of prose that a message could contain by chance are shorter.
+const MIN_QUOTE: usize = 60;
+
+/// A GGUF file with `name` as its architecture, which has as many letters as `llama`.
+fn with_architecture(mut file: Vec<u8>, name: &[u8; 5]) -> Vec<u8> {
+    let (key, skipped) = (b"general.architecture", 4 + 8);
+    let at = file.windows(key.len()).position(|window| window == key).unwrap() + key.len() + skipped;
+    assert_eq!(&file[at..at + name.len()], b"llama");
+    file[at..at + name.len()].copy_from_slice(name);
+    file
+}
+
 /// A command within a sentence is at least one that its program understands.
 #[test]
 fn commands_within_sentences_are_understood() {

@@ -5,7 +5,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -97,6 +97,30 @@ impl Sandbox {
     /// One of its commands fails; `what` says which script it is.
     #[track_caller]
     pub(crate) fn run(&self, what: &str, script: &str) -> String {
+        let output = self.output(script);
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{what} fails ({}):\n{script}\n--- stdout\n{printed}\n--- stderr\n{}\n--- server\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr),
+            self.log(),
+        );
+        printed
+    }
+
+    /// Runs `script`, whose last command is refused, and returns what it says on standard error.
+    ///
+    /// # Panics
+    /// It does not fail.
+    #[track_caller]
+    pub(crate) fn fail(&self, script: &str) -> String {
+        let output = self.output(script);
+        assert!(!output.status.success(), "this does not fail: {script}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    fn output(&self, script: &str) -> Output {
         let path = std::env::var("PATH").unwrap();
         let bin = self.folder.path().join("bin");
         let mut bash = Command::new("bash");
@@ -116,16 +140,7 @@ impl Sandbox {
         {
             bash.env_remove(name);
         }
-        let output = bash.output().unwrap();
-        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(
-            output.status.success(),
-            "{what} fails ({}):\n{script}\n--- stdout\n{printed}\n--- stderr\n{}\n--- server\n{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr),
-            self.log(),
-        );
-        printed
+        bash.output().unwrap()
     }
 
     fn log(&self) -> String {
