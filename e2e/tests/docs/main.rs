@@ -157,7 +157,7 @@ fn refusals_are_quoted_as_they_are() {
     let serve = format!("{import}; \"$BIN_DIR/kr-gateway\" --port 0 --model changed");
     refuse_folder("quantization_config", serde_json::json!({ "quant_method": "gptq", "bits": 4 }), import);
     refuse_folder("model_type", "qwen2".into(), &serve);
-    refuse_folder("sliding_window", 4096.into(), &serve);
+    refuse_folder("hidden_act", "gelu".into(), &serve);
 }
 
 /// Lines of prose that a message could contain by chance are shorter.
