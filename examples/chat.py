@@ -11,15 +11,13 @@ client = OpenAI(
 model = os.environ.get("KR_MODEL", "smollm2-135m-instruct")
 messages = [{"role": "user", "content": "What is the capital of France?"}]
 
-# The full answer at once.
+# The full answer.
 answer = client.chat.completions.create(model=model, messages=messages, temperature=0)
 print(answer.choices[0].message.content)
 print(f"{answer.usage.completion_tokens} tokens")
 
-# The same answer, piece by piece. The seed makes a random choice repeatable, too.
-stream = client.chat.completions.create(
-    model=model, messages=messages, temperature=0.7, seed=1, max_tokens=64, stream=True
-)
+# The same answer, piece by piece.
+stream = client.chat.completions.create(model=model, messages=messages, temperature=0, stream=True)
 for chunk in stream:
     if chunk.choices and chunk.choices[0].delta.content:
         print(chunk.choices[0].delta.content, end="", flush=True)
