@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use e2e::{Answer, Client, MODEL, Options, PrivateStore, Server, StreamAnswer, chat, is_alive, kill};
 use serde_json::{Value, json};
+use test_support::{
+    Answer, Client, MODEL, Options, PrivateStore, Server, StreamAnswer, chat,
+    process::{is_alive, kill},
+};
 
 const CHAT: &str = "/v1/chat/completions";
 const KEY: &str = "an-admin-key-for-the-tests";

@@ -133,7 +133,7 @@ async fn models_health_and_metrics_tell_the_truth() {
     assert_eq!(refused.error(), (503, "server_error".into(), "no_worker".into()));
     assert_eq!((refused.header("retry-after"), refused.header("retry-after-ms")), ("2", "2000"));
 
-    worker.send(&Report::Ready(info("tiny"))).await;
+    worker.send(&Report::Ready(model_info("tiny"))).await;
     until("a ready worker", || world.app.router.is_ready()).await;
     let ready = world.get("/readyz").await;
     assert_eq!(ready.status.as_u16(), 200);

@@ -25,13 +25,13 @@ fn keyed(more: &str) -> (String, tempfile::NamedTempFile) {
     (format!("server:\n  admin_key_file: {}\n{more}", file.path().display()), file)
 }
 
-async fn world(more: &str) -> (World, TestWorker) {
+async fn world(more: &str) -> (World, FakeWorker) {
     let (settings, _file) = keyed(more);
     World::ready(&settings).await
 }
 
 /// What the worker is to verify.
-fn verify(worker: &TestWorker) -> Verify {
+fn verify(worker: &FakeWorker) -> Verify {
     worker.hello.options.verify
 }
 
@@ -53,7 +53,7 @@ async fn reply(begun: JoinHandle<Response>) -> Reply {
     Reply::read(soon("an answer", begun).await.unwrap()).await
 }
 
-async fn load(world: &World, model: &str) -> TestWorker {
+async fn load(world: &World, model: &str) -> FakeWorker {
     let begun = ask(world, &format!("{model}/load"), Value::Null);
     let worker = world.next_ready_worker().await;
     let answer = reply(begun).await;

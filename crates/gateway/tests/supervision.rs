@@ -71,7 +71,7 @@ async fn a_frozen_worker_is_killed_and_replaced() {
     let old = worker.pid;
     let worker = world.next_worker().await;
     assert_ne!(worker.pid, old);
-    assert!(!TestProcess::lives(old), "it was reaped before the next life");
+    assert!(!is_alive(old), "it was reaped before the next life");
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn a_worker_that_says_too_much_ends_its_life_and_costs_little() {
         StreamEvent { id, kind: StreamEventKind::Chunk(chunk) }
     };
     type Say<'a> = &'a dyn Fn(RequestId) -> Vec<u8>;
-    let long = ModelInfo { digest: "d".repeat(1 << 20), ..info("tiny") };
+    let long = ModelInfo { digest: "d".repeat(1 << 20), ..model_info("tiny") };
     let said: [(Say<'_>, &str); 4] = [
         (&|_| vec![0; limit + 1], "over the limit"),
         (
@@ -157,8 +157,8 @@ async fn a_gateway_whose_every_worker_fails_at_first_gives_up_with_its_words() {
 async fn a_refused_hello_is_a_failed_start_with_the_workers_words() {
     let world = World::start(QUICK);
     let path = world.next_process().await.socket;
-    let (socket, _hello) = TestWorker::connect(&path).await;
-    TestWorker::answer(&socket, HelloAck::refused("I am too old")).await;
+    let (socket, _hello) = FakeWorker::connect(&path).await;
+    FakeWorker::answer(&socket, HelloAck::refused("I am too old")).await;
     let error = failed_start(world).await;
     assert!(error.contains("I am too old"), "{error}");
     assert!(!path.exists(), "the socket's file is removed");
@@ -180,7 +180,7 @@ async fn requests_go_to_the_least_loaded_worker_and_survive_the_other() {
     let mut one = world.next_ready_worker().await;
     let (_, held) = world.begin_stream(&mut one).await;
     let mut two = world.next_worker().await;
-    two.send(&Report::Ready(info("tiny"))).await;
+    two.send(&Report::Ready(model_info("tiny"))).await;
     until("both", || world.app.router.workers().iter().all(|s| s.state.name() == "ready")).await;
     let (id, response) = world.begin_stream(&mut two).await;
     one.die();
@@ -201,5 +201,5 @@ async fn draining_tells_the_worker_and_waits_for_its_exit() {
     assert!(worker.process_lives());
     worker.die();
     soon("the end", drained).await.unwrap();
-    assert!(!TestProcess::lives(pid));
+    assert!(!is_alive(pid));
 }
