@@ -34,14 +34,14 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-pub struct World {
+pub struct TestEnv {
     pub app: App,
     /// The load of the model that is served from the start.
     pub loading: JoinHandle<Result<String, ModelError>>,
     program: WorkerProgram,
 }
 
-impl World {
+impl TestEnv {
     /// A gateway whose worker processes start now.
     pub fn start(settings: &str) -> Self {
         let program = WorkerProgram::new();
@@ -58,9 +58,9 @@ impl World {
 
     /// A gateway with one worker that serves.
     pub async fn ready(settings: &str) -> (Self, FakeWorker) {
-        let world = Self::start(settings);
-        let worker = world.next_ready_worker().await;
-        (world, worker)
+        let env = Self::start(settings);
+        let worker = env.next_ready_worker().await;
+        (env, worker)
     }
 
     /// The next worker, after its handshake.
