@@ -6,8 +6,8 @@ use std::collections::HashSet;
 #[cfg(not(target_os = "macos"))]
 use std::thread;
 
-use e2e::{MODEL, Server, chat};
 use serde_json::{Value, json};
+use test_support::{MODEL, Server, chat};
 
 const CHAT: &str = "/v1/chat/completions";
 const CAPITAL: &str = "What is the capital of France?";

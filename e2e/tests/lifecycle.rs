@@ -4,8 +4,11 @@
 
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, process::Output};
 
-use e2e::{MODEL, Options, Server, chat, is_alive, kill, terminate};
 use serde_json::Value;
+use test_support::{
+    MODEL, Options, Server, chat,
+    process::{is_alive, kill, terminate},
+};
 
 /// Runs a gateway that is expected to end by itself.
 fn refused(options: &Options) -> String {
@@ -36,7 +39,7 @@ fn a_bad_configuration_is_an_error_with_its_line() {
 
 #[test]
 fn an_unknown_model_is_an_error() {
-    let log = refused(&Options { model: "no-such-model", ..Options::default() });
+    let log = refused(&Options { model: "no-such-model".into(), ..Options::default() });
     assert!(log.contains("no-such-model") && log.contains(MODEL) && log.contains("cache-tool"), "{log}");
 }
 

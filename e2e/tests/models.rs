@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use e2e::{Answer, Client, MODEL, Options, PrivateStore, Server, StreamAnswer, chat, is_alive, kill};
 use serde_json::{Value, json};
+use test_support::{
+    Answer, Client, MODEL, Options, PrivateStore, Server, StreamAnswer, chat,
+    process::{is_alive, kill},
+};
 
 const CHAT: &str = "/v1/chat/completions";
 const KEY: &str = "an-admin-key-for-the-tests";
@@ -12,13 +15,13 @@ const CAPITAL: &str = "What is the capital of France?";
 const PARIS: &str = "The capital of France is Paris.";
 
 /// A gateway with an admin key that serves [`MODEL`] from a store of its own.
-struct World {
+struct TestEnv {
     admin: Client,
     server: Server,
     store: PrivateStore,
 }
 
-impl World {
+impl TestEnv {
     fn start() -> Self {
         let store = PrivateStore::with_names(&[OTHER]);
         let environment = vec![("KR_ADMIN_KEY", KEY.to_string())];
@@ -93,56 +96,56 @@ fn refused(answer: &Answer, status: u16, code: &str) -> String {
 
 #[test]
 fn a_model_comes_and_goes_while_others_and_it_itself_stream() {
-    let world = World::start();
-    let first = world.stream(MODEL);
-    let loaded = world.load(OTHER);
-    assert_eq!((&loaded["id"], &loaded["digest"]), (&json!(OTHER), &json!(world.store.digest())));
+    let env = TestEnv::start();
+    let first = env.stream(MODEL);
+    let loaded = env.load(OTHER);
+    assert_eq!((&loaded["id"], &loaded["digest"]), (&json!(OTHER), &json!(env.store.digest())));
     assert!(loaded["size_bytes"].as_u64().unwrap() > 70_000_000, "{loaded}");
-    assert_eq!(world.load(OTHER), loaded, "loading it again changes nothing");
+    assert_eq!(env.load(OTHER), loaded, "loading it again changes nothing");
     whole(first);
 
     for model in [MODEL, OTHER] {
-        let answer = world.ask(model).json;
+        let answer = env.ask(model).json;
         assert_eq!(
             (&answer["choices"][0]["message"]["content"], &answer["model"]),
             (&json!(PARIS), &json!(model))
         );
     }
     let states: [(String, String); 2] = [MODEL, OTHER].map(|model| (model.into(), "ready".into()));
-    assert_eq!(world.states(), states);
+    assert_eq!(env.states(), states);
 
-    let worker = world.worker(OTHER);
-    let second = world.stream(OTHER);
+    let worker = env.worker(OTHER);
+    let second = env.stream(OTHER);
     let unloaded = std::thread::scope(|scope| {
-        let unloading = scope.spawn(|| world.act(OTHER, "unload"));
+        let unloading = scope.spawn(|| env.act(OTHER, "unload"));
         whole(second);
         unloading.join().unwrap()
     });
     assert_eq!((unloaded.status, &unloaded.json["state"]), (200, &json!("unloaded")), "{}", unloaded.json);
     assert!(!is_alive(worker), "its worker is gone when the answer comes");
-    let message = refused(&world.ask(OTHER), 404, "model_not_found");
+    let message = refused(&env.ask(OTHER), 404, "model_not_found");
     assert!(message.contains(OTHER) && message.contains(MODEL), "{message}");
-    assert_eq!(world.ask(MODEL).json["choices"][0]["message"]["content"], PARIS);
+    assert_eq!(env.ask(MODEL).json["choices"][0]["message"]["content"], PARIS);
 
-    let digest = world.store.digest();
-    assert_eq!(world.load(&digest)["id"], MODEL, "it is loaded already, under its name");
-    assert_eq!(world.act(MODEL, "unload").status, 200);
-    assert_eq!(world.server.client.get("/readyz").status, 503);
-    assert_eq!(world.load(&digest[..12])["digest"], digest);
-    assert_eq!(world.ask(&digest).json["choices"][0]["message"]["content"], PARIS);
+    let digest = env.store.digest();
+    assert_eq!(env.load(&digest)["id"], MODEL, "it is loaded already, under its name");
+    assert_eq!(env.act(MODEL, "unload").status, 200);
+    assert_eq!(env.server.client.get("/readyz").status, 503);
+    assert_eq!(env.load(&digest[..12])["digest"], digest);
+    assert_eq!(env.ask(&digest).json["choices"][0]["message"]["content"], PARIS);
 }
 
 #[test]
 fn only_the_key_opens_and_nothing_else_is_said() {
-    let world = World::start();
+    let env = TestEnv::start();
     let path = format!("/v1/models/{OTHER}/load");
-    let without = world.server.client.post(&path, &json!({}));
+    let without = env.server.client.post(&path, &json!({}));
     refused(&without, 401, "missing_admin_key");
-    let wrong = world.server.client.with_key("an-admin-key-for-the-testz").post(&path, &json!({}));
+    let wrong = env.server.client.with_key("an-admin-key-for-the-testz").post(&path, &json!({}));
     refused(&wrong, 401, "invalid_admin_key");
-    assert_eq!(world.states().len(), 1);
-    assert!(!world.server.log().contains(KEY));
-    drop(world);
+    assert_eq!(env.states().len(), 1);
+    assert!(!env.server.log().contains(KEY));
+    drop(env);
 
     let server = Server::start();
     let message = refused(&server.client.with_key(KEY).post(&path, &json!({})), 403, "admin_disabled");
@@ -151,41 +154,41 @@ fn only_the_key_opens_and_nothing_else_is_said() {
 
 #[test]
 fn what_can_not_be_loaded_is_refused_with_what_to_do() {
-    let world = World::start();
-    let message = refused(&world.act("no/such-model", "load"), 404, "model_not_found");
+    let env = TestEnv::start();
+    let message = refused(&env.act("no/such-model", "load"), 404, "model_not_found");
     assert!(message.contains("no/such-model") && message.contains("cache-tool"), "{message}");
 
-    world.store.damage_weights(|bytes| bytes.truncate(bytes.len() - 1));
-    let message = refused(&world.act(OTHER, "load"), 422, "model_damaged");
+    env.store.damage_weights(|bytes| bytes.truncate(bytes.len() - 1));
+    let message = refused(&env.act(OTHER, "load"), 422, "model_damaged");
     assert!(message.to_lowercase().contains("import"), "{message}");
-    let failed = world.admin.get(&format!("/v1/models/{OTHER}")).json;
+    let failed = env.admin.get(&format!("/v1/models/{OTHER}")).json;
     assert_eq!(failed["state"], "failed");
     assert!(message.contains(failed["reason"].as_str().unwrap()), "{failed}");
-    let shown = world.server.client.get(&format!("/v1/models/{OTHER}")).json["reason"].to_string();
-    assert!(!shown.contains(world.store.path().to_str().unwrap()), "{shown}");
-    assert_eq!(world.ask(MODEL).json["choices"][0]["message"]["content"], PARIS, "it has its own mapping");
+    let shown = env.server.client.get(&format!("/v1/models/{OTHER}")).json["reason"].to_string();
+    assert!(!shown.contains(env.store.path().to_str().unwrap()), "{shown}");
+    assert_eq!(env.ask(MODEL).json["choices"][0]["message"]["content"], PARIS, "it has its own mapping");
 }
 
 #[test]
 fn a_crash_in_one_model_touches_no_other() {
-    let world = World::start();
-    world.load(OTHER);
-    let (mine, others) = (world.worker(MODEL), world.worker(OTHER));
-    let survivor = world.stream(MODEL);
-    let victim = world.stream(OTHER);
+    let env = TestEnv::start();
+    env.load(OTHER);
+    let (mine, others) = (env.worker(MODEL), env.worker(OTHER));
+    let survivor = env.stream(MODEL);
+    let victim = env.stream(OTHER);
     kill(others);
     let rest = victim.rest();
     assert!(rest.last().unwrap().contains("worker_lost"), "{rest:?}");
     whole(survivor);
-    assert_eq!(world.worker(MODEL), mine);
+    assert_eq!(env.worker(MODEL), mine);
     // It comes back by itself.
-    world.server.wait_until("it is back", |_, _| {
-        let state = &world.states()[1].1;
+    env.server.wait_until("it is back", |_, _| {
+        let state = &env.states()[1].1;
         assert_ne!(state, "draining");
         state == "ready"
     });
-    assert_ne!(world.worker(OTHER), others);
-    assert_eq!(world.ask(OTHER).json["choices"][0]["message"]["content"], PARIS);
+    assert_ne!(env.worker(OTHER), others);
+    assert_eq!(env.ask(OTHER).json["choices"][0]["message"]["content"], PARIS);
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{MODEL, Options, PrivateStore, Server, chat};
 use serde_json::{Value, json};
+use test_support::{MODEL, Options, PrivateStore, Server, chat};
 
 const KEY: &str = "an-admin-key-for-the-tests";
 const OTHER: &str = "other";

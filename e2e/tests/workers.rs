@@ -4,8 +4,11 @@
 
 use std::{io::Write, time::Duration};
 
-use e2e::{Options, Server, chat, kill, resume, suspend, wait_for_end};
 use serde_json::Value;
+use test_support::{
+    Options, Server, chat,
+    process::{kill, resume, suspend, wait_for_end},
+};
 
 const CAPITAL: &str = "What is the capital of France?";
 const PARIS: &str = "The capital of France is Paris.";
@@ -114,8 +117,9 @@ fn two_workers_hold_one_copy_of_the_weights() {
         }
     });
     let workers = server.workers();
-    let blobs: Vec<_> = workers.iter().map(|&pid| e2e::mapped_memory(pid, "/blobs/sha256/")).collect();
-    let all: Vec<_> = workers.iter().map(|&pid| e2e::mapped_memory(pid, "")).collect();
+    let blobs: Vec<_> =
+        workers.iter().map(|&pid| test_support::memory::mapped(pid, "/blobs/sha256/").unwrap()).collect();
+    let all: Vec<_> = workers.iter().map(|&pid| test_support::memory::mapped(pid, "").unwrap()).collect();
     eprintln!("blobs {blobs:?}\nall {all:?}");
     let copy = blobs.iter().map(|memory| memory.rss).max().unwrap();
     let shared: u64 = blobs.iter().map(|memory| memory.pss).sum();

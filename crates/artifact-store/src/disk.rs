@@ -20,36 +20,36 @@ use crate::{
 
 /// A change on the disk that is about to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step<'a> {
+pub struct FsOp<'a> {
     /// What is going to be done, as a verb.
     pub action: &'static str,
     /// The file or folder that will have changed.
     pub path: &'a Path,
 }
 
-/// Who is told of each [`Step`]; nobody, unless [`Store::with_step_hook`] was called.
+/// Who is told of each [`FsOp`]; nobody, unless [`Store::with_fs_op_hook`] was called.
 #[derive(Clone, Default)]
-pub(crate) struct StepHook(Option<Arc<Hook>>);
+pub(crate) struct FsOpHook(Option<Arc<Hook>>);
 
-type Hook = dyn Fn(Step<'_>) + Send + Sync;
+type Hook = dyn Fn(FsOp<'_>) + Send + Sync;
 
-impl StepHook {
-    pub(crate) fn new(hook: impl Fn(Step<'_>) + Send + Sync + 'static) -> Self {
+impl FsOpHook {
+    pub(crate) fn new(hook: impl Fn(FsOp<'_>) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(hook)))
     }
 }
 
-impl fmt::Debug for StepHook {
+impl fmt::Debug for FsOpHook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "StepHook(set)" } else { "StepHook(none)" })
+        f.write_str(if self.0.is_some() { "FsOpHook(set)" } else { "FsOpHook(none)" })
     }
 }
 
 impl Store {
     /// Tells the hook what is about to happen.
-    pub(crate) fn step(&self, action: &'static str, path: &Path) {
-        if let Some(hook) = &self.step_hook.0 {
-            hook(Step { action, path });
+    pub(crate) fn announce(&self, action: &'static str, path: &Path) {
+        if let Some(hook) = &self.fs_op_hook.0 {
+            hook(FsOp { action, path });
         }
     }
 
@@ -58,7 +58,7 @@ impl Store {
         if folder.is_dir() {
             return Ok(());
         }
-        self.step("make", folder);
+        self.announce("make", folder);
         create_folder(folder).context("create", folder)?;
         self.sync_folder_of(folder)
     }
@@ -66,7 +66,7 @@ impl Store {
     /// Moves a file within the store, permanently, in place of what is there.
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
         self.make_folder(folder_of(to))?;
-        self.step("move", to);
+        self.announce("move", to);
         fs::rename(from, to).context("move a file to", to)?;
         self.sync_folder_of(to)?;
         if folder_of(from) == folder_of(to) { Ok(()) } else { self.sync_folder_of(from) }
@@ -74,7 +74,7 @@ impl Store {
 
     /// Removes a file, or a symbolic link, permanently; `false` if there was none.
     pub(crate) fn remove_file(&self, path: &Path) -> Result<bool, StoreError> {
-        self.step("remove", path);
+        self.announce("remove", path);
         match fs::remove_file(path) {
             Ok(()) => self.sync_folder_of(path).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -90,7 +90,7 @@ impl Store {
     /// Removes a folder of `tmp/` with what is in it, or a file.
     pub(crate) fn remove_all(&self, path: &Path) -> Result<(), StoreError> {
         if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
-            self.step("remove", path);
+            self.announce("remove", path);
             return fs::remove_dir_all(path).context("remove", path);
         }
         self.remove_file(path).map(drop)
@@ -99,7 +99,7 @@ impl Store {
     /// Makes an empty file, permanently; `false` if there is one already.
     pub(crate) fn create_empty(&self, path: &Path) -> Result<bool, StoreError> {
         self.make_folder(folder_of(path))?;
-        self.step("create", path);
+        self.announce("create", path);
         match OpenOptions::new().write(true).create_new(true).open(path) {
             Ok(file) => {
                 sync_to_disk(&file).context("sync", path)?;
@@ -113,7 +113,7 @@ impl Store {
     /// A rename is permanent once its folder is synced.
     fn sync_folder_of(&self, path: &Path) -> Result<(), StoreError> {
         let folder = folder_of(path);
-        self.step("sync", folder);
+        self.announce("sync", folder);
         File::open(folder).and_then(|file| sync_folder(&file)).context("sync", folder)
     }
 }

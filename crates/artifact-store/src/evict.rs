@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::{
-    Digest, Listed, Store, StoreError, inventory::Inventory, lease::Lease, lock::BlobLock, sweep::size_of,
-    writer::Writer,
+    ArtifactSummary, Digest, Store, StoreError, inventory::Inventory, lease::Lease, lock::BlobLock,
+    recover::size_of, writer::Writer,
 };
 
 /// What may stand between an artifact and its removal.
@@ -33,7 +33,7 @@ pub(crate) struct Candidate {
 /// Every artifact of a store. While it lives, nobody begins to use one that
 /// was free (see [`Candidates::let_go_of_all_but`]).
 pub(crate) struct Candidates {
-    pub(crate) listed: Vec<Listed>,
+    pub(crate) listed: Vec<ArtifactSummary>,
     pub(crate) all: Vec<Candidate>,
     leases: Vec<(Digest, Lease)>,
 }
@@ -97,7 +97,7 @@ impl Candidates {
     }
 
     /// As [`Store::list`] shows them.
-    pub(crate) fn describe(&self, digests: &[Digest]) -> Vec<Listed> {
+    pub(crate) fn describe(&self, digests: &[Digest]) -> Vec<ArtifactSummary> {
         let find = |digest: &Digest| self.listed.iter().find(|artifact| artifact.digest == *digest).cloned();
         digests.iter().filter_map(find).collect()
     }
@@ -160,7 +160,7 @@ fn distinct_size(candidates: &[Candidate], without: &BTreeSet<Digest>) -> u64 {
 }
 
 impl Writer<'_> {
-    /// Removes a blob, unless a process holds it; then a later sweep does.
+    /// Removes a blob, unless a process holds it; then a later recovery does.
     pub(crate) fn remove_blob(&self, blob: Digest) -> Result<(), StoreError> {
         let lock = BlobLock::take(self.store)?;
         if self.store.held_blobs(&lock)?.contains(&blob) {
@@ -170,7 +170,7 @@ impl Writer<'_> {
     }
 
     /// Removes artifacts. Each one's end is that of its manifest; its names,
-    /// its pin and its blobs follow, by a sweep if need be. The index comes
+    /// its pin and its blobs follow, by a recovery if need be. The index comes
     /// last: on a full disk it can be written only then.
     pub(crate) fn remove_artifacts(
         &self,

@@ -26,7 +26,7 @@ const FORMAT: u32 = 1;
 
 /// One artifact, as [`Store::list`] shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ArtifactSummary {
     /// SHA-256 of its manifest.
     pub digest: Digest,
     /// The names that stand for it, sorted; may be none.
@@ -86,11 +86,11 @@ impl fmt::Display for ArtifactState {
 
 impl Store {
     /// Every artifact, the most recently used first.
-    pub fn list(&self) -> Result<Vec<Listed>, StoreError> {
+    pub fn list(&self) -> Result<Vec<ArtifactSummary>, StoreError> {
         let refs = self.refs()?;
         let mut artifacts = Index::load(self)?.artifacts;
         let quarantined = self.artifacts_in_quarantine()?;
-        let mut listed: Vec<Listed> = Vec::new();
+        let mut listed: Vec<ArtifactSummary> = Vec::new();
         for digest in self.digests()? {
             let entry = artifacts.remove(&digest);
             let state = match &entry {
@@ -99,7 +99,7 @@ impl Store {
                 Some(_) => ArtifactState::Ready,
             };
             let entry = entry.unwrap_or_else(|| Entry::unreadable(self, digest));
-            listed.push(Listed {
+            listed.push(ArtifactSummary {
                 digest,
                 names: refs.iter().filter(|(_, of)| *of == digest).map(|(name, _)| name.clone()).collect(),
                 architecture: entry.architecture,

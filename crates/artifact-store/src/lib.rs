@@ -24,9 +24,9 @@
 //! Synchronous, no network, no MLX.
 
 mod artifact;
+mod background_sync;
 mod digest;
 mod disk;
-mod early_sync;
 mod error;
 mod evict;
 mod export;
@@ -50,11 +50,11 @@ mod private;
 mod prune;
 pub mod python_json;
 mod quarantine;
+mod recover;
 mod remove;
 mod repair;
 mod room;
 mod store;
-mod sweep;
 mod usage;
 mod verify;
 mod weights;
@@ -62,13 +62,13 @@ mod writer;
 
 pub use artifact::Artifact;
 pub use digest::{Digest, ParseDigestError};
-pub use disk::Step;
+pub use disk::FsOp;
 pub use error::{StoreError, with_causes};
 pub use export::Exported;
 pub use hold::BlobHold;
 pub use holders::Holder;
 pub use import::{ImportOptions, check_config_file};
-pub use index::{ArtifactState, Listed};
+pub use index::{ArtifactState, ArtifactSummary};
 pub use layout::default_store_dir;
 pub use manifest::{
     FileEntry, FileRole, Manifest, Quantization, Source, SourceFormat, TensorEntry, Transform,
@@ -77,11 +77,11 @@ pub use observer::{ImportEvent, Observer};
 pub use printable::printable;
 pub use prune::{PruneOptions, PruneReport};
 pub use quarantine::BlobDefect;
+pub use recover::RepairAction;
 pub use remove::Removed;
 pub use repair::{Problem, RepairReport};
 pub use safetensors::Dtype;
 pub use store::{DEFAULT_MAX_SIZE, Store};
-pub use sweep::RepairAction;
 pub use usage::{ArtifactUsage, Usage};
 pub use verify::{BackgroundVerify, FailedBlob, Verified, VerifyEvent, VerifyObserver, VerifyOptions};
 pub use writer::Imported;

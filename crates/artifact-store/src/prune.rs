@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    Digest, Listed, Observer, Store, StoreError,
+    ArtifactSummary, Digest, Observer, Store, StoreError,
     evict::{Candidates, Criteria, Hold, choose},
     writer::Writer,
 };
@@ -33,11 +33,11 @@ pub struct PruneReport {
     /// Nothing was removed: this is what would be.
     pub dry_run: bool,
     /// Artifacts that went, the least recently used first.
-    pub removed: Vec<Listed>,
+    pub removed: Vec<ArtifactSummary>,
     /// Artifacts that stayed only because a process is using them.
-    pub kept_in_use: Vec<Listed>,
+    pub kept_in_use: Vec<ArtifactSummary>,
     /// Artifacts that stayed only because the user pinned them.
-    pub kept_pinned: Vec<Listed>,
+    pub kept_pinned: Vec<ArtifactSummary>,
     /// Bytes of distinct blobs before.
     pub size_before: u64,
     /// Bytes of distinct blobs after.

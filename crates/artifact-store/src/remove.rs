@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    Listed, Observer, Store, StoreError,
+    ArtifactSummary, Observer, Store, StoreError,
     evict::{Candidates, Hold},
     lease::Lease,
     writer::Writer,
@@ -15,7 +15,7 @@ pub struct Removed {
     /// Names that are gone.
     pub names: Vec<String>,
     /// The artifact, if it went with its last name.
-    pub artifact: Option<Listed>,
+    pub artifact: Option<ArtifactSummary>,
     /// Names that keep the artifact.
     pub other_names: Vec<String>,
     /// Bytes of the blobs that went with it: those that nothing else uses.

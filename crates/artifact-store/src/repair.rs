@@ -10,8 +10,8 @@ use crate::{
     inventory::Inventory,
     layout::{check_name, name_of_file},
     printable::shown,
+    recover::{self, digests_below, is_shard},
     store::{file_names, paths_in},
-    sweep::{self, digests_below, is_shard},
     writer::Writer,
 };
 
@@ -62,7 +62,7 @@ impl Store {
     /// them is [`Store::verify`]'s part.
     pub fn repair(&self, dry_run: bool, observer: &mut Observer<'_>) -> Result<RepairReport, StoreError> {
         let writer = Writer::lock(self, observer)?;
-        let mut actions = sweep::plan(self)?;
+        let mut actions = recover::plan(self)?;
         actions.extend(unreadable_names(self)?);
         actions.extend(good_after_all(self, &actions)?);
         let inventory = Inventory::read(self)?;

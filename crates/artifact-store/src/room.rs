@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Digest, Listed, Manifest, Store, StoreError,
+    ArtifactSummary, Digest, Manifest, Store, StoreError,
     disk::exists,
     error::IoContext,
     evict::{Candidates, Criteria, Hold, choose},
@@ -86,7 +86,7 @@ impl Writer<'_> {
     ///
     /// The import it was for is done. So a failure is not its failure: what was planned stays written down
     /// ([`crate::layout::Layout::waiting_evictions`]), and the next command that writes goes on with it.
-    pub(crate) fn make_room(&self, digest: Digest, room: Room) -> Vec<Listed> {
+    pub(crate) fn make_room(&self, digest: Digest, room: Room) -> Vec<ArtifactSummary> {
         let (store, Room { candidates, doomed }) = (self.store, room);
         if doomed.is_empty() {
             return Vec::new();

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     Artifact, Digest, StoreError,
-    disk::{Step, StepHook, exists, folder_of, read_regular},
+    disk::{FsOp, FsOpHook, exists, folder_of, read_regular},
     error::IoContext,
     layout::{Layout, check_name, name_of_file},
     lock::DEFAULT_PATIENCE,
@@ -30,7 +30,7 @@ pub struct Store {
     pub(crate) max_size: u64,
     /// See [`Store::with_lock_timeout`].
     pub(crate) lock_patience: Duration,
-    pub(crate) step_hook: StepHook,
+    pub(crate) fs_op_hook: FsOpHook,
     read_only: bool,
 }
 
@@ -77,8 +77,8 @@ impl Store {
     /// With a hook that is called before every change on the disk. It is how
     /// tests look at what a crash would leave.
     #[must_use]
-    pub fn with_step_hook(self, hook: impl Fn(Step<'_>) + Send + Sync + 'static) -> Self {
-        Self { step_hook: StepHook::new(hook), ..self }
+    pub fn with_fs_op_hook(self, hook: impl Fn(FsOp<'_>) + Send + Sync + 'static) -> Self {
+        Self { fs_op_hook: FsOpHook::new(hook), ..self }
     }
 
     /// The folder of the store.
@@ -183,8 +183,8 @@ impl Store {
     }
 
     fn new(layout: Layout, read_only: bool) -> Self {
-        let (max_size, lock_patience, step_hook) = (DEFAULT_MAX_SIZE, DEFAULT_PATIENCE, StepHook::default());
-        Self { layout, max_size, lock_patience, step_hook, read_only }
+        let (max_size, lock_patience, fs_op_hook) = (DEFAULT_MAX_SIZE, DEFAULT_PATIENCE, FsOpHook::default());
+        Self { layout, max_size, lock_patience, fs_op_hook, read_only }
     }
 
     fn unknown(&self, name: &str) -> Result<StoreError, StoreError> {

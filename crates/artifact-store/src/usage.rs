@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Digest, Listed, Store, StoreError,
+    ArtifactSummary, Digest, Store, StoreError,
     error::IoContext,
     inventory::Inventory,
-    sweep::{size_of, stored_blobs},
+    recover::{size_of, stored_blobs},
 };
 
 /// What [`Store::usage`] finds. All sizes are bytes.
@@ -34,7 +34,7 @@ pub struct Usage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArtifactUsage {
     /// The artifact.
-    pub artifact: Listed,
+    pub artifact: ArtifactSummary,
     /// Bytes of blobs that only this artifact uses: what its removal frees.
     pub unique: u64,
     /// Bytes of blobs that others use as well.
@@ -52,7 +52,7 @@ impl Store {
             }
         }
         let is_shared = |blob: &Digest| users.get(blob).is_some_and(|(_, count)| *count > 1);
-        let describe = |artifact: Listed| {
+        let describe = |artifact: ArtifactSummary| {
             let blobs = inventory.artifacts.get(&artifact.digest).map(|manifest| manifest.blobs());
             let blobs = blobs.unwrap_or_default();
             let shared = blobs.iter().filter(|(blob, _)| is_shared(blob)).map(|(_, size)| size).sum();

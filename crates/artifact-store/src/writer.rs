@@ -13,19 +13,19 @@ use std::{
 use tempfile::{NamedTempFile, TempPath};
 
 use crate::{
-    Digest, ImportEvent, Listed, Manifest, Observer, Store, StoreError,
+    ArtifactSummary, Digest, ImportEvent, Manifest, Observer, Store, StoreError,
     artifact::read_manifest,
+    background_sync::BackgroundSync,
     digest::HashingWriter,
     disk::{exists, open_regular},
-    early_sync::EarlySync,
     error::IoContext,
     index::Index,
     lease::Lease,
     lock::{BlobLock, LockKind, SignOfLife, try_lock, wait},
     observer::tell,
     private::{give_to_owner_of, open_lock},
+    recover::{size_of, stored_blobs},
     room::Room,
-    sweep::{size_of, stored_blobs},
 };
 
 /// Stored files never change, and everyone may read them, unless their source was private.
@@ -84,7 +84,7 @@ pub struct Imported {
     /// What the name stood for until now, if that was something else and is still stored.
     pub replaced: Option<Digest>,
     /// Artifacts that were removed to keep the store within its limit.
-    pub evicted: Vec<Listed>,
+    pub evicted: Vec<ArtifactSummary>,
     /// What is odd about the source and does not keep it from being imported.
     pub warnings: Vec<String>,
 }
@@ -94,7 +94,7 @@ impl<'a> Writer<'a> {
     /// left behind.
     pub(crate) fn begin(store: &'a Store, observer: &mut Observer<'_>) -> Result<Self, StoreError> {
         let writer = Self::lock(store, observer)?;
-        writer.sweep()?;
+        writer.recover()?;
         Ok(writer)
     }
 
@@ -133,11 +133,11 @@ impl<'a> Writer<'a> {
         write: impl FnOnce(&mut dyn Write) -> Result<(), StoreError>,
     ) -> Result<Staged, StoreError> {
         let folder = self.store.layout.tmp();
-        self.store.step("write a file in", &folder);
+        self.store.announce("write a file in", &folder);
         let file = NamedTempFile::new_in(&folder).context("create a file in", &folder)?;
         give_to_owner_of(&folder, file.as_file());
         let path = file.path().to_owned();
-        let file = EarlySync::new(file, SYNC_STRIDE);
+        let file = BackgroundSync::new(file, SYNC_STRIDE);
         let mut writer = HashingWriter::new(BufWriter::with_capacity(WRITE_BUFFER, file));
         write(&mut writer)?;
         let (buffered, (digest, size)) = writer.finish();
@@ -194,7 +194,7 @@ impl<'a> Writer<'a> {
         let room = self.plan_room(digest, manifest)?;
         let new_bytes = self.publish(&new, files, already_stored, &room).inspect_err(|_| {
             // The first error is the one to report. What can't be taken back now is finished by the next writer.
-            let _ = self.unpublish(&new, already_stored).and_then(|()| self.sweep());
+            let _ = self.unpublish(&new, already_stored).and_then(|()| self.recover());
         })?;
 
         // It is there. What comes now is finished by the next writer, if need be.
@@ -232,7 +232,7 @@ impl<'a> Writer<'a> {
             }
         }
         Lease::take(store, new.digest)?.touch(SystemTime::now(), &layout.lease(new.digest))?;
-        // Should we be killed after the manifest is there, a sweep finishes the name and the evictions.
+        // Should we be killed after the manifest is there, recovery finishes the name and the evictions.
         if !room.doomed.is_empty() {
             let lines: String = room.doomed.iter().map(|digest| format!("{digest}\n")).collect();
             self.replace(&layout.waiting_evictions(new.digest), lines.as_bytes())?;
@@ -248,7 +248,7 @@ impl<'a> Writer<'a> {
         Ok(new_bytes)
     }
 
-    /// Takes back what [`Writer::publish`] has done, but for blobs, which the sweep finds.
+    /// Takes back what [`Writer::publish`] has done, but for blobs, which recovery finds.
     fn unpublish(&self, new: &NewArtifact<'_>, already_stored: bool) -> Result<(), StoreError> {
         let (store, layout) = (self.store, &self.store.layout);
         // This first: whatever else fails, nothing goes for it.

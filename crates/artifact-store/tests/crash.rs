@@ -179,7 +179,7 @@ fn child() {
     let scenario = SCENARIOS.iter().find(|scenario| scenario.name == wanted).unwrap();
     let (steps, store_dir) = (AtomicUsize::new(0), root.join("store"));
     let log = fs::File::create(root.join("steps")).unwrap();
-    let store = open(&root).with_step_hook(move |step| {
+    let store = open(&root).with_fs_op_hook(move |step| {
         if Some(steps.fetch_add(1, Ordering::Relaxed)) == dies_at {
             kill_process(getpid(), Signal::KILL).unwrap();
         }

@@ -11,12 +11,12 @@ mod support;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
-use artifact_store::{FileRole, Listed, PruneOptions, Store, StoreError};
+use artifact_store::{ArtifactSummary, FileRole, PruneOptions, Store, StoreError};
 use stores::{age, import, import_distinct, is_whole, open, silent, source};
 use support::{Gguf, files_below, huggingface_folder, text, tiny_llama};
 use tempfile::TempDir;
 
-fn names(listed: &[Listed]) -> Vec<String> {
+fn names(listed: &[ArtifactSummary]) -> Vec<String> {
     listed.iter().flat_map(|artifact| artifact.names.clone()).collect()
 }
 

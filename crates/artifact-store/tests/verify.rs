@@ -197,7 +197,7 @@ fn a_blob_that_is_mended_meanwhile_stays() {
     fs::copy(&path, &good).unwrap();
     flip_last_bit(&path);
     let mended = path.clone();
-    let store = store.with_step_hook(move |step| {
+    let store = store.with_fs_op_hook(move |step| {
         if step.action == "move" && step.path.parent().is_some_and(|folder| folder.ends_with("quarantine")) {
             fs::rename(&good, &mended).unwrap();
         }

@@ -9,8 +9,8 @@ mod download;
 mod exit;
 mod hub;
 mod output;
-mod place;
 mod progress;
+mod store_args;
 
 use std::process::ExitCode;
 
@@ -19,14 +19,14 @@ use clap::{Parser, Subcommand};
 use commands::{
     completions, export, import, inspect, list, pin, prune, pull, remove, repair, unpin, usage, verify,
 };
-use place::Place;
+use store_args::StoreArgs;
 
 /// Manage the store of models that kr-serve serves from.
 #[derive(Debug, Parser)]
 #[command(version, after_help = exit::HELP)]
 struct Cli {
     #[command(flatten)]
-    place: Place,
+    store_args: StoreArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -59,21 +59,21 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
-    let place = &cli.place;
+    let store_args = &cli.store_args;
     let done = match &cli.command {
-        Command::Pull(args) => pull::run(place, args),
-        Command::Import(args) => import::run(place, args),
-        Command::List(args) => list::run(place, args),
-        Command::Inspect(args) => inspect::run(place, args),
-        Command::Usage(args) => usage::run(place, args),
-        Command::Pin(args) => pin::run(place, args),
-        Command::Unpin(args) => unpin::run(place, args),
-        Command::Remove(args) => remove::run(place, args),
-        Command::Prune(args) => prune::run(place, args),
+        Command::Pull(args) => pull::run(store_args, args),
+        Command::Import(args) => import::run(store_args, args),
+        Command::List(args) => list::run(store_args, args),
+        Command::Inspect(args) => inspect::run(store_args, args),
+        Command::Usage(args) => usage::run(store_args, args),
+        Command::Pin(args) => pin::run(store_args, args),
+        Command::Unpin(args) => unpin::run(store_args, args),
+        Command::Remove(args) => remove::run(store_args, args),
+        Command::Prune(args) => prune::run(store_args, args),
         // These two find damage without failing themselves.
-        Command::Verify(args) => return verify::run(place, args),
-        Command::Repair(args) => return repair::run(place, args),
-        Command::Export(args) => export::run(place, args),
+        Command::Verify(args) => return verify::run(store_args, args),
+        Command::Repair(args) => return repair::run(store_args, args),
+        Command::Export(args) => export::run(store_args, args),
         Command::Completions(args) => completions::run(args),
     };
     done.map(|()| ExitCode::SUCCESS)

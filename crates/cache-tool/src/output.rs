@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::Context;
-use artifact_store::{Imported, Listed, Store, printable};
+use artifact_store::{ArtifactSummary, Imported, Store, printable};
 use bytesize::ByteSize;
 use comfy_table::{Table, presets};
 use indicatif::HumanDuration;
@@ -103,12 +103,12 @@ pub(crate) fn ago(time: SystemTime) -> String {
 }
 
 /// The names of an artifact, or a dash.
-pub(crate) fn names(artifact: &Listed) -> String {
+pub(crate) fn names(artifact: &ArtifactSummary) -> String {
     if artifact.names.is_empty() { "-".to_owned() } else { artifact.names.join(", ") }
 }
 
 /// An artifact as JSON; times in seconds since 1970.
-pub(crate) fn listed_json(artifact: &Listed) -> Value {
+pub(crate) fn summary_json(artifact: &ArtifactSummary) -> Value {
     json!({
         "digest": artifact.digest.to_string(),
         "names": artifact.names,
@@ -131,7 +131,7 @@ pub(crate) fn print_imported(imported: &Imported, json: bool) -> anyhow::Result<
             "new_bytes": imported.new_bytes,
             "already_stored": imported.already_stored,
             "replaced": imported.replaced.map(|digest| digest.to_string()),
-            "evicted": imported.evicted.iter().map(listed_json).collect::<Vec<_>>(),
+            "evicted": imported.evicted.iter().map(summary_json).collect::<Vec<_>>(),
         });
         if !imported.warnings.is_empty() {
             value["warnings"] = imported.warnings.clone().into();
@@ -168,7 +168,7 @@ pub(crate) fn print_pinned(store: &Store, name: &str, changed: bool, json: bool)
     let listed = store.list()?.into_iter().find(|listed| listed.digest == digest);
     let listed = listed.context("the artifact was removed meanwhile")?;
     if json {
-        let mut value = listed_json(&listed);
+        let mut value = summary_json(&listed);
         value["changed"] = changed.into();
         return print_json(&value);
     }

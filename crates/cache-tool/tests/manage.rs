@@ -1,9 +1,7 @@
 //! Keeping a store in order: pins, holds, damage, repair, limits, export.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-#[path = "../../artifact-store/tests/support/mod.rs"]
 mod support;
-mod world;
 
 use std::{
     fs,
@@ -13,35 +11,36 @@ use std::{
 };
 
 use serde_json::Value;
-use world::{COMMANDS, World, keys, text};
+use support::{COMMANDS, keys, test_env, text};
+use test_support::gguf::tiny_llama;
 
 #[test]
 fn a_pinned_artifact_is_removed_only_by_force() {
-    let world = World::new();
-    world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
-    let said = text(&world.run(&["pin", "tiny"]).stderr);
+    let env = test_env();
+    env.ok(&["import", &env.path("tiny.gguf"), "--name", "tiny"]);
+    let said = text(&env.run(&["pin", "tiny"]).stderr);
     assert!(said.contains("tiny is now pinned"), "{said}");
-    assert!(world.ok(&["list"]).contains("ready, pinned"));
-    let (code, said) = world.fails(&["remove", "tiny"]);
+    assert!(env.ok(&["list"]).contains("ready, pinned"));
+    let (code, said) = env.fails(&["remove", "tiny"]);
     assert!(code == 7 && said.contains("cache-tool unpin tiny"), "{said}");
-    let said = text(&world.run(&["prune", "--max-size", "0"]).stderr);
+    let said = text(&env.run(&["prune", "--max-size", "0"]).stderr);
     assert!(said.contains("tiny is pinned and stays"), "{said}");
-    let said = text(&world.run(&["remove", "tiny", "--force"]).stderr);
+    let said = text(&env.run(&["remove", "tiny", "--force"]).stderr);
     assert!(said.contains("which frees"), "{said}");
-    assert_eq!(world.fails(&["unpin", "tiny"]).0, 3);
+    assert_eq!(env.fails(&["unpin", "tiny"]).0, 3);
 }
 
 /// Another process with a lease on `tiny`: what it locks is what a worker locks.
 #[test]
 fn who_holds_an_artifact_is_shown_and_keeps_it() {
-    let world = World::new();
-    let digest = world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
-    let lease = world.path(&format!("store/leases/{}", digest.trim_end()));
+    let env = test_env();
+    let digest = env.ok(&["import", &env.path("tiny.gguf"), "--name", "tiny"]);
+    let lease = env.path(&format!("store/leases/{}", digest.trim_end()));
     let lease = fs::File::open(lease).unwrap();
     lease.lock_shared().unwrap();
-    let inspected = world.json(&["inspect", "tiny", "--json"]);
+    let inspected = env.json(&["inspect", "tiny", "--json"]);
     assert_eq!(inspected["in_use"], true);
-    let (code, said) = world.fails(&["remove", "tiny", "--force"]);
+    let (code, said) = env.fails(&["remove", "tiny", "--force"]);
     assert!(code == 7 && said.contains("tiny is in use"), "{said}");
     if cfg!(target_os = "linux") {
         let own = std::process::id();
@@ -49,66 +48,66 @@ fn who_holds_an_artifact_is_shown_and_keeps_it() {
         assert!(said.contains(&format!("(process {own})")), "{said}");
     }
     drop(lease);
-    world.ok(&["remove", "tiny"]);
+    env.ok(&["remove", "tiny"]);
 }
 
 #[test]
 fn verify_sets_a_bad_file_aside_and_says_how_to_mend_it() {
-    let world = World::new();
-    world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
-    assert!(world.ok(&["verify", "--jobs", "2"]).contains("good"));
-    let json = world.json(&["inspect", "tiny", "--json"]);
+    let env = test_env();
+    env.ok(&["import", &env.path("tiny.gguf"), "--name", "tiny"]);
+    assert!(env.ok(&["verify", "--jobs", "2"]).contains("good"));
+    let json = env.json(&["inspect", "tiny", "--json"]);
     let blob = json["manifest"]["files"][0]["blob"].as_str().unwrap();
-    let path = world.path(&format!("store/blobs/sha256/{}/{blob}", &blob[..2]));
+    let path = env.path(&format!("store/blobs/sha256/{}/{blob}", &blob[..2]));
     let mut bytes = fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::remove_file(&path).unwrap();
     fs::write(&path, bytes).unwrap();
 
-    let dry = world.run(&["verify", "tiny", "--dry-run", "--json"]);
+    let dry = env.run(&["verify", "tiny", "--dry-run", "--json"]);
     assert_eq!(dry.status.code(), Some(5));
     let dry: Value = serde_json::from_slice(&dry.stdout).unwrap();
     let failed = &dry["artifacts"][0]["failed"][0];
     assert_eq!(keys(failed), ["blob", "files", "reason", "quarantined", "path"]);
     assert!(dry["ok"] == false && failed["quarantined"] == false && Path::new(&path).exists());
 
-    let run = world.run(&["verify"]);
+    let run = env.run(&["verify"]);
     assert_eq!(run.status.code(), Some(5));
     assert!(text(&run.stdout).contains("1 bad") && text(&run.stderr).contains("same source again"));
     assert!(!Path::new(&path).exists());
-    assert!(world.ok(&["list"]).contains("quarantined"));
-    let (code, said) = world.fails(&["inspect", "tiny"]);
+    assert!(env.ok(&["list"]).contains("quarantined"));
+    let (code, said) = env.fails(&["inspect", "tiny"]);
     assert!(code == 5 && said.contains("set aside"), "{said}");
-    let repair = world.run(&["repair", "--json"]);
+    let repair = env.run(&["repair", "--json"]);
     let repair_json: Value = serde_json::from_slice(&repair.stdout).unwrap();
     assert_eq!((repair.status.code(), &repair_json["problems"][0]["problem"]), (Some(5), &"file".into()));
 
-    let again = world.run(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
+    let again = env.run(&["import", &env.path("tiny.gguf"), "--name", "tiny"]);
     assert!(text(&again.stderr).contains("mended"), "{}", text(&again.stderr));
-    assert!(world.ok(&["verify"]).contains("good"));
+    assert!(env.ok(&["verify"]).contains("good"));
 }
 
 #[test]
 fn repair_shows_first_and_then_does() {
-    let world = World::new();
-    world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
-    fs::write(world.path("store/tmp/half"), "half").unwrap();
-    let dry = world.json(&["repair", "--dry-run", "--json"]);
+    let env = test_env();
+    env.ok(&["import", &env.path("tiny.gguf"), "--name", "tiny"]);
+    fs::write(env.path("store/tmp/half"), "half").unwrap();
+    let dry = env.json(&["repair", "--dry-run", "--json"]);
     assert_eq!(dry["actions"][0]["action"], "remove-temporary");
-    assert!(Path::new(&world.path("store/tmp/half")).exists());
-    assert!(world.ok(&["repair"]).contains("remove unfinished work"));
-    assert!(!Path::new(&world.path("store/tmp/half")).exists());
-    assert_eq!(world.ok(&["repair"]), "");
+    assert!(Path::new(&env.path("store/tmp/half")).exists());
+    assert!(env.ok(&["repair"]).contains("remove unfinished work"));
+    assert!(!Path::new(&env.path("store/tmp/half")).exists());
+    assert_eq!(env.ok(&["repair"]), "");
 }
 
 #[test]
 fn a_command_that_has_to_wait_says_so() {
-    let world = World::new();
-    world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
-    let lock = fs::File::open(world.path("store/.lock")).unwrap();
+    let env = test_env();
+    env.ok(&["import", &env.path("tiny.gguf"), "--name", "tiny"]);
+    let lock = fs::File::open(env.path("store/.lock")).unwrap();
     lock.lock().unwrap();
     let mut waits = Command::new(env!("CARGO_BIN_EXE_cache-tool"))
-        .args(["--store", &world.path("store"), "remove", "tiny"])
+        .args(["--store", &env.path("store"), "remove", "tiny"])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -117,40 +116,40 @@ fn a_command_that_has_to_wait_says_so() {
     stderr.read_line(&mut said).unwrap();
     assert!(said.contains("waiting for another process"), "{said}");
     // Looking, pinning and verifying wait for nobody.
-    world.ok(&["list"]);
-    world.ok(&["pin", "tiny"]);
-    world.ok(&["verify"]);
-    world.ok(&["unpin", "tiny"]);
+    env.ok(&["list"]);
+    env.ok(&["pin", "tiny"]);
+    env.ok(&["verify"]);
+    env.ok(&["unpin", "tiny"]);
     drop(lock);
     stderr.read_to_string(&mut said).unwrap();
     assert!(waits.wait().unwrap().success(), "{said}");
-    assert_eq!(world.json(&["list", "--json"]), Value::Array(Vec::new()));
+    assert_eq!(env.json(&["list", "--json"]), Value::Array(Vec::new()));
 }
 
 #[test]
 fn the_limit_comes_from_the_option_the_environment_or_the_configuration() {
-    let world = World::new();
-    world.ok(&["import", &world.path("tiny.gguf"), "--name", "tiny"]);
-    let limit = |args: &[&str]| world.json(&[&["usage", "--json"], args].concat())["limit"].as_u64().unwrap();
+    let env = test_env();
+    env.ok(&["import", &env.path("tiny.gguf"), "--name", "tiny"]);
+    let limit = |args: &[&str]| env.json(&[&["usage", "--json"], args].concat())["limit"].as_u64().unwrap();
     assert_eq!(limit(&[]), 100 << 30);
-    fs::write(world.path("runtime.yaml"), "workers: {count: 2}\ncache:\n  max_size_bytes: 3MiB\n").unwrap();
-    let config = world.path("runtime.yaml");
+    fs::write(env.path("runtime.yaml"), "workers: {count: 2}\ncache:\n  max_size_bytes: 3MiB\n").unwrap();
+    let config = env.path("runtime.yaml");
     assert_eq!(limit(&["--config", &config]), 3 << 20);
     assert_eq!(limit(&["--config", &config, "--max-size", "5KiB"]), 5 << 10);
     let from_environment = Command::new(env!("CARGO_BIN_EXE_cache-tool"))
         .args(["usage", "--json"])
-        .env("KR_CACHE_DIR", world.path("store"))
+        .env("KR_CACHE_DIR", env.path("store"))
         .env("KR_CACHE_MAX_SIZE", "7MiB")
         .output()
         .unwrap();
     let json: Value = serde_json::from_slice(&from_environment.stdout).unwrap();
     assert_eq!(json["limit"], 7 << 20);
-    fs::write(world.path("runtime.yaml"), "cache:\n  max_size_bytes: 3 bananas\n").unwrap();
-    let (_, said) = world.fails(&["usage", "--config", &config]);
+    fs::write(env.path("runtime.yaml"), "cache:\n  max_size_bytes: 3 bananas\n").unwrap();
+    let (_, said) = env.fails(&["usage", "--config", &config]);
     assert!(said.contains("cache.max_size_bytes") && said.contains("3 bananas"), "{said}");
 
     // The file means what it means to the gateway.
-    let written = |text: &str| fs::write(world.path("runtime.yaml"), text).unwrap();
+    let written = |text: &str| fs::write(env.path("runtime.yaml"), text).unwrap();
     for (text, bytes) in [("1GB", 1_000_000_000), ("1_024 KiB", 1 << 20), ("4096", 4096)] {
         written(&format!("cache: {{max_size_bytes: {text}}}\n"));
         assert_eq!(limit(&["--config", &config]), bytes, "{text}");
@@ -160,49 +159,49 @@ fn the_limit_comes_from_the_option_the_environment_or_the_configuration() {
     assert_eq!(limit(&["--config", &config]), 100 << 30);
     written("cache:\n  max_size_byte: 3MiB\n");
     for more in [&[][..], &["--max-size", "5KiB"]] {
-        let (code, said) = world.fails(&[&["usage", "--config", &config], more].concat());
+        let (code, said) = env.fails(&[&["usage", "--config", &config], more].concat());
         assert_eq!(code, 1);
         let expected =
             "runtime.yaml:2: `cache.max_size_byte` is not a known key; did you mean `cache.max_size_bytes`?";
         assert!(said.contains(expected), "{said}");
     }
-    let (_, said) = world.fails(&["usage", "--config", &world.path("absent.yaml")]);
+    let (_, said) = env.fails(&["usage", "--config", &env.path("absent.yaml")]);
     assert_eq!(said.matches("No such file").count(), 1, "{said}");
 
     // The second does not fit beside the first, which is used and therefore stays.
-    let size = world.json(&["usage", "--json"])["total"].as_u64().unwrap();
-    world.ok(&["pin", "tiny"]);
-    let mut other = support::tiny_llama();
+    let size = env.json(&["usage", "--json"])["total"].as_u64().unwrap();
+    env.ok(&["pin", "tiny"]);
+    let mut other = tiny_llama();
     other.tensors[1].data[0] = 9;
-    other.write(world.root.path().join("other.gguf").as_path());
+    other.write(env.path("other.gguf").as_ref());
     let limit = (size + 10).to_string();
-    let (code, said) = world.fails(&["import", &world.path("other.gguf"), "--max-size", &limit]);
+    let (code, said) = env.fails(&["import", &env.path("other.gguf"), "--max-size", &limit]);
     assert!(code == 6 && said.contains("unpin"), "{said}");
-    world.ok(&["unpin", "tiny"]);
-    let imported = world.json(&["import", &world.path("other.gguf"), "--max-size", &limit, "--json"]);
+    env.ok(&["unpin", "tiny"]);
+    let imported = env.json(&["import", &env.path("other.gguf"), "--max-size", &limit, "--json"]);
     assert_eq!(imported["evicted"][0]["names"][0], "tiny");
 }
 
 #[test]
 fn an_export_is_a_folder_to_import() {
-    let world = World::new();
-    world.ok(&["import", &world.path("folder"), "--name", "one"]);
-    let printed = world.ok(&["export", "one", &world.path("exported")]);
-    assert_eq!(printed.trim_end(), world.path("exported"));
-    let again = world.json(&["import", &world.path("exported"), "--name", "two", "--json"]);
+    let env = test_env();
+    env.ok(&["import", &env.path("folder"), "--name", "one"]);
+    let printed = env.ok(&["export", "one", &env.path("exported")]);
+    assert_eq!(printed.trim_end(), env.path("exported"));
+    let again = env.json(&["import", &env.path("exported"), "--name", "two", "--json"]);
     assert_eq!((&again["already_stored"], &again["new_bytes"]), (&true.into(), &0.into()));
-    let (code, said) = world.fails(&["export", "one", &world.path("exported")]);
+    let (code, said) = env.fails(&["export", "one", &env.path("exported")]);
     assert!(code == 1 && said.contains("not an empty folder"), "{said}");
 }
 
 #[test]
 fn completions_know_every_command() {
-    let world = World::new();
+    let env = test_env();
     for shell in ["bash", "zsh", "fish"] {
-        let script = world.ok(&["completions", shell]);
+        let script = env.ok(&["completions", shell]);
         assert!(COMMANDS.iter().all(|command| script.contains(command)), "{shell}");
     }
-    assert_eq!(world.fails(&["completions", "cmd"]).0, 2);
+    assert_eq!(env.fails(&["completions", "cmd"]).0, 2);
 }
 
 /// Other systems refuse such names.
@@ -211,13 +210,13 @@ fn completions_know_every_command() {
 fn paths_may_have_any_bytes() {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 
-    let world = World::new();
-    let store = world.root.path().join(OsStr::from_bytes(b"st\xffore"));
+    let env = test_env();
+    let store = Path::new(&env.path("")).join(OsStr::from_bytes(b"st\xffore"));
     let run = |args: &[&str]| {
         let mut tool = Command::new(env!("CARGO_BIN_EXE_cache-tool"));
         tool.arg("--store").arg(&store).args(args).output().unwrap()
     };
-    assert!(run(&["import", &world.path("tiny.gguf"), "--name", "tiny"]).status.success());
+    assert!(run(&["import", &env.path("tiny.gguf"), "--name", "tiny"]).status.success());
     fs::write(store.join("artifacts/a\u{1b}[2J\nforged"), "").unwrap();
     let json: Value = serde_json::from_slice(&run(&["repair", "--json"]).stdout).unwrap();
     let path = json["problems"][0]["path"].as_str().unwrap();

@@ -20,8 +20,8 @@ fn failed(kind: FailureKind) -> StreamEventKind {
 
 #[tokio::test]
 async fn a_chat_is_answered_whole() {
-    let (world, mut worker) = World::ready("").await;
-    let begun = world.begin(CHAT, &chat(json!({"max_tokens": 9, "stop": "x"})));
+    let (env, mut worker) = TestEnv::ready("").await;
+    let begun = env.begin(CHAT, &chat(json!({"max_tokens": 9, "stop": "x"})));
     let generate = worker.generate().await;
     assert_eq!((generate.max_tokens, generate.stop.len(), generate.credit), (Some(9), 1, 64));
     worker.admit(generate.id).await;
@@ -51,8 +51,8 @@ async fn a_chat_is_answered_whole() {
 
 #[tokio::test]
 async fn a_completion_is_answered_whole() {
-    let (world, mut worker) = World::ready("").await;
-    let begun = world.begin(COMPLETIONS, &json!({"model": "tiny", "prompt": [5, 6]}));
+    let (env, mut worker) = TestEnv::ready("").await;
+    let begun = env.begin(COMPLETIONS, &json!({"model": "tiny", "prompt": [5, 6]}));
     let generate = worker.generate().await;
     assert_eq!((generate.prompt, generate.max_tokens), (Prompt::Tokens(vec![5, 6]), Some(16)));
     worker.admit(generate.id).await;
@@ -68,7 +68,7 @@ async fn a_completion_is_answered_whole() {
 
 #[tokio::test]
 async fn errors_have_openais_shape_and_their_status() {
-    let (world, _worker) = World::ready("server:\n  max_body_bytes: 2048\n").await;
+    let (env, _worker) = TestEnv::ready("server:\n  max_body_bytes: 2048\n").await;
     let invalid = "invalid_request_error";
     let raw = |method: &str, path: &str, media_type: &str, body: Vec<u8>| {
         let request = Request::builder().method(method).uri(path).header("content-type", media_type);
@@ -96,17 +96,17 @@ async fn errors_have_openais_shape_and_their_status() {
         (json_body(chat(json!({"model": "other"}))), 404, "model_not_found"),
         (raw("GET", "/v1/models/org/other", "text/plain", vec![]), 404, "model_not_found"),
     ] {
-        let reply = Reply::read(world.send(request).await).await;
+        let reply = Reply::read(env.send(request).await).await;
         assert_eq!(reply.error(), (status, invalid.into(), code.into()), "{}", reply.text);
     }
-    assert_eq!(world.metric("kr_accept_requests_total{route=\"unknown\",code=\"404\"}").await, "1");
+    assert_eq!(env.metric("kr_accept_requests_total{route=\"unknown\",code=\"404\"}").await, "1");
 }
 
 #[tokio::test]
 async fn a_prompt_that_does_not_fit_is_a_400_before_any_header_also_for_streams() {
-    let (world, mut worker) = World::ready("").await;
+    let (env, mut worker) = TestEnv::ready("").await;
     for stream in [false, true] {
-        let begun = world.begin(CHAT, &chat(json!({"stream": stream})));
+        let begun = env.begin(CHAT, &chat(json!({"stream": stream})));
         let id = worker.generate().await.id;
         worker.events(id, vec![failed(FailureKind::ContextLengthExceeded)]).await;
         let reply = Reply::read(soon("an answer", begun).await.unwrap()).await;
@@ -118,24 +118,24 @@ async fn a_prompt_that_does_not_fit_is_a_400_before_any_header_also_for_streams(
 
 #[tokio::test]
 async fn models_health_and_metrics_tell_the_truth() {
-    let world = World::start("");
-    let mut worker = world.next_worker().await;
-    assert_eq!(world.get("/livez").await.status.as_u16(), 200);
-    let unready = world.get("/readyz").await;
+    let env = TestEnv::start("");
+    let mut worker = env.next_worker().await;
+    assert_eq!(env.get("/livez").await.status.as_u16(), 200);
+    let unready = env.get("/readyz").await;
     assert_eq!((unready.status.as_u16(), &unready.json()["ready"]), (503, &json!(false)));
-    let loading = world.get("/v1/models").await.json();
+    let loading = env.get("/v1/models").await.json();
     assert_eq!(
         (&loading["data"][0]["id"], &loading["data"][0]["state"]),
         (&json!("tiny"), &json!("loading"))
     );
-    assert_eq!(world.get("/v1/models/tiny").await.json()["context_length"], Value::Null);
-    let refused = world.post(CHAT, &chat(json!({}))).await;
+    assert_eq!(env.get("/v1/models/tiny").await.json()["context_length"], Value::Null);
+    let refused = env.post(CHAT, &chat(json!({}))).await;
     assert_eq!(refused.error(), (503, "server_error".into(), "no_worker".into()));
     assert_eq!((refused.header("retry-after"), refused.header("retry-after-ms")), ("2", "2000"));
 
-    worker.send(&Report::Ready(info("tiny"))).await;
-    until("a ready worker", || world.app.router.is_ready()).await;
-    let ready = world.get("/readyz").await;
+    worker.send(&Report::Ready(model_info("tiny"))).await;
+    until("a ready worker", || env.app.router.is_ready()).await;
+    let ready = env.get("/readyz").await;
     assert_eq!(ready.status.as_u16(), 200);
     let status = &ready.json()["workers"][0];
     assert_eq!(
@@ -145,9 +145,9 @@ async fn models_health_and_metrics_tell_the_truth() {
     assert_eq!(status["running"], 0);
     let heartbeat = Heartbeat { step: 7, runnable: 2, ..Heartbeat::default() };
     worker.send(&Report::Heartbeat(heartbeat)).await;
-    until("its heartbeat", || world.app.router.workers()[0].work.as_ref().is_some_and(|w| w.step == 7)).await;
-    assert_eq!(world.get("/readyz").await.json()["workers"][0]["running"], 2);
-    let mut list = world.get("/v1/models").await.json();
+    until("its heartbeat", || env.app.router.workers()[0].work.as_ref().is_some_and(|w| w.step == 7)).await;
+    assert_eq!(env.get("/readyz").await.json()["workers"][0]["running"], 2);
+    let mut list = env.get("/v1/models").await.json();
     assert!(list["data"][0]["created"].as_u64().unwrap() > 1_700_000_000);
     list["data"][0]["created"] = Value::Null;
     let expected = json!({
@@ -157,29 +157,29 @@ async fn models_health_and_metrics_tell_the_truth() {
     });
     assert_eq!(list, json!({"object": "list", "data": [expected]}));
     for id in ["tiny", "0123456789abcdef"] {
-        assert_eq!(world.get(&format!("/v1/models/{id}")).await.json()["id"], "tiny");
+        assert_eq!(env.get(&format!("/v1/models/{id}")).await.json()["id"], "tiny");
     }
     let state = |state: &str| format!("kr_worker_state{{model=\"tiny\",worker=\"0\",state=\"{state}\"}}");
-    assert_eq!(world.metric(&state("ready")).await, "1");
-    assert_eq!(world.metric(&state("loading")).await, "0");
+    assert_eq!(env.metric(&state("ready")).await, "1");
+    assert_eq!(env.metric(&state("loading")).await, "0");
 
-    world.app.admission.close();
-    let closing = world.get("/readyz").await;
+    env.app.admission.close();
+    let closing = env.get("/readyz").await;
     assert_eq!((closing.status.as_u16(), &closing.json()["shutting_down"]), (503, &json!(true)));
-    assert_eq!(world.post(CHAT, &chat(json!({}))).await.error().2, "shutting_down");
+    assert_eq!(env.post(CHAT, &chat(json!({}))).await.error().2, "shutting_down");
 }
 
 #[tokio::test]
 async fn a_full_queue_is_a_429_that_says_when_to_come_back() {
     let settings =
         "stream_registry:\n  adaptive_limits: {min_streams: 1, max_streams: 1}\n  max_waiting: 1\n";
-    let (world, mut worker) = World::ready(settings).await;
-    let running = world.begin(CHAT, &chat(json!({})));
+    let (env, mut worker) = TestEnv::ready(settings).await;
+    let running = env.begin(CHAT, &chat(json!({})));
     let first = worker.generate().await;
-    let waiting = world.begin(CHAT, &chat(json!({})));
-    until("a full queue", || world.app.metrics.admit_queue_length.get() == 1).await;
+    let waiting = env.begin(CHAT, &chat(json!({})));
+    until("a full queue", || env.app.metrics.admit_queue_length.get() == 1).await;
 
-    let reply = world.post(CHAT, &chat(json!({"stream": true}))).await;
+    let reply = env.post(CHAT, &chat(json!({"stream": true}))).await;
     assert_eq!(reply.error(), (429, "rate_limit_error".into(), "queue_full".into()));
     assert_eq!((reply.header("retry-after"), reply.header("retry-after-ms")), ("1", "1000"));
 
@@ -192,6 +192,6 @@ async fn a_full_queue_is_a_429_that_says_when_to_come_back() {
         worker.events(id, vec![finished(FinishReason::Stop)]).await;
         assert_eq!(soon("an answer", begun).await.unwrap().status().as_u16(), 200);
     }
-    assert_eq!(world.metric("kr_admit_rejections_total{reason=\"queue_full\"}").await, "1");
-    assert_eq!(world.metric("kr_streams_open").await, "0");
+    assert_eq!(env.metric("kr_admit_rejections_total{reason=\"queue_full\"}").await, "1");
+    assert_eq!(env.metric("kr_streams_open").await, "0");
 }

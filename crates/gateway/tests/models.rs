@@ -25,13 +25,13 @@ fn keyed(more: &str) -> (String, tempfile::NamedTempFile) {
     (format!("server:\n  admin_key_file: {}\n{more}", file.path().display()), file)
 }
 
-async fn world(more: &str) -> (World, TestWorker) {
+async fn env(more: &str) -> (TestEnv, FakeWorker) {
     let (settings, _file) = keyed(more);
-    World::ready(&settings).await
+    TestEnv::ready(&settings).await
 }
 
 /// What the worker is to verify.
-fn verify(worker: &TestWorker) -> Verify {
+fn verify(worker: &FakeWorker) -> Verify {
     worker.hello.options.verify
 }
 
@@ -45,39 +45,39 @@ fn request(path: &str, authorization: Option<&str>, body: &Value) -> Request<Bod
 }
 
 /// An administrator's request that goes on while the test plays the worker.
-fn ask(world: &World, path: &str, body: Value) -> JoinHandle<Response> {
-    world.begin_request(request(path, Some(&format!("Bearer {KEY}")), &body))
+fn ask(env: &TestEnv, path: &str, body: Value) -> JoinHandle<Response> {
+    env.begin_request(request(path, Some(&format!("Bearer {KEY}")), &body))
 }
 
 async fn reply(begun: JoinHandle<Response>) -> Reply {
     Reply::read(soon("an answer", begun).await.unwrap()).await
 }
 
-async fn load(world: &World, model: &str) -> TestWorker {
-    let begun = ask(world, &format!("{model}/load"), Value::Null);
-    let worker = world.next_ready_worker().await;
+async fn load(env: &TestEnv, model: &str) -> FakeWorker {
+    let begun = ask(env, &format!("{model}/load"), Value::Null);
+    let worker = env.next_ready_worker().await;
     let answer = reply(begun).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["state"]), (200, &json!("ready")), "{}", answer.text);
     worker
 }
 
 /// The model's line in the list, or null.
-async fn listed(world: &World, model: &str) -> Value {
-    let list = world.get("/v1/models").await.json();
+async fn listed(env: &TestEnv, model: &str) -> Value {
+    let list = env.get("/v1/models").await.json();
     let models = list["data"].as_array().unwrap();
     models.iter().find(|it| it["id"] == model).cloned().unwrap_or_default()
 }
 
 #[tokio::test]
 async fn only_the_admin_key_loads_and_unloads() {
-    let (open, _worker) = World::ready("").await;
+    let (open, _worker) = TestEnv::ready("").await;
     for action in ["load", "unload"] {
         let path = format!("tiny/{action}");
         let refused = Reply::read(open.send(request(&path, Some("Bearer x"), &Value::Null)).await).await;
         assert_eq!(refused.error(), (403, "invalid_request_error".into(), "admin_disabled".into()));
         assert!(refused.text.contains("admin_key_file") && refused.text.contains("KR_ADMIN_KEY"));
     }
-    let (world, _worker) = world("").await;
+    let (env, _worker) = env("").await;
     let wrong = format!("Bearer {KEY}x");
     for (authorization, code) in [
         (None, "missing_admin_key"),
@@ -89,12 +89,12 @@ async fn only_the_admin_key_loads_and_unloads() {
     ] {
         for action in ["load", "unload"] {
             let request = request(&format!("tiny/{action}"), authorization, &Value::Null);
-            let refused = Reply::read(world.send(request).await).await;
+            let refused = Reply::read(env.send(request).await).await;
             assert_eq!(refused.error(), (401, "invalid_request_error".into(), code.into()));
             assert_eq!(refused.header("www-authenticate"), "Bearer");
         }
     }
-    let answer = reply(ask(&world, "tiny/load", Value::Null)).await;
+    let answer = reply(ask(&env, "tiny/load", Value::Null)).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["id"]), (200, &json!("tiny")), "it is loaded already");
     for (path, body, status, code) in [
         ("tiny", json!({}), 405, "method_not_allowed"),
@@ -107,76 +107,76 @@ async fn only_the_admin_key_loads_and_unloads() {
         ("org/other/unload", Value::Null, 404, "model_not_found"),
         ("a%0ab/load", Value::Null, 404, "model_not_found"),
     ] {
-        let refused = reply(ask(&world, path, body)).await;
+        let refused = reply(ask(&env, path, body)).await;
         assert_eq!(refused.error(), (status, "invalid_request_error".into(), code.into()), "{path}");
     }
 }
 
 #[tokio::test]
 async fn a_second_model_is_loaded_beside_a_stream_and_requests_find_their_own() {
-    let (world, mut first) = world("").await;
-    let (id, streamed) = world.begin_stream(&mut first).await;
-    let begun = ask(&world, "org/other/load", json!({"workers": 2}));
-    let mut second = world.next_worker().await;
+    let (env, mut first) = env("").await;
+    let (id, streamed) = env.begin_stream(&mut first).await;
+    let begun = ask(&env, "org/other/load", json!({"workers": 2}));
+    let mut second = env.next_worker().await;
     assert_eq!(second.model, "org/other");
-    assert_eq!(listed(&world, "org/other").await["state"], "loading");
-    let refused = world.post(CHAT, &chat(json!({"model": "org/other"}))).await;
+    assert_eq!(listed(&env, "org/other").await["state"], "loading");
+    let refused = env.post(CHAT, &chat(json!({"model": "org/other"}))).await;
     assert_eq!(refused.error(), (503, "server_error".into(), "no_worker".into()));
     let info = second.info();
     second.send(&Report::Ready(info)).await;
     let answer = reply(begun).await.json();
     assert_eq!((&answer["workers"], &answer["ready_workers"]), (&json!(2), &json!(1)));
-    assert_eq!(world.get("/v1/models/org/other").await.json()["state"], "ready");
+    assert_eq!(env.get("/v1/models/org/other").await.json()["state"], "ready");
 
-    let (other, answer) = world.begin_stream(&mut second).await;
+    let (other, answer) = env.begin_stream(&mut second).await;
     second.events(other, vec![chunk("2"), finished(FinishReason::Stop)]).await;
     assert!(Reply::read(answer).await.text.contains("\"model\":\"org/other\""));
     first.events(id, vec![chunk("1"), finished(FinishReason::Stop)]).await;
     assert_eq!(Reply::read(streamed).await.events().last().unwrap(), "[DONE]");
 
-    let unknown = world.post(CHAT, &chat(json!({"model": "third"}))).await;
+    let unknown = env.post(CHAT, &chat(json!({"model": "third"}))).await;
     assert_eq!(unknown.error().2, "model_not_found");
     assert!(unknown.text.contains("`tiny`, `org/other`"), "{}", unknown.text);
 }
 
 #[tokio::test]
 async fn a_worker_that_dies_touches_no_other_model() {
-    let (world, mut first) = world("workers:\n  restart_backoff_ms: 1\n").await;
-    let other = load(&world, "other").await;
-    let (id, streamed) = world.begin_stream(&mut first).await;
+    let (env, mut first) = env("workers:\n  restart_backoff_ms: 1\n").await;
+    let other = load(&env, "other").await;
+    let (id, streamed) = env.begin_stream(&mut first).await;
     other.die();
-    let mut again = world.next_worker().await;
+    let mut again = env.next_worker().await;
     assert_eq!(again.model, "other");
-    assert_eq!(listed(&world, "tiny").await["state"], "ready");
+    assert_eq!(listed(&env, "tiny").await["state"], "ready");
     first.events(id, vec![finished(FinishReason::Stop)]).await;
     assert_eq!(Reply::read(streamed).await.events().last().unwrap(), "[DONE]");
     let info = again.info();
     again.send(&Report::Ready(info)).await;
-    until("both", || world.app.router.models().iter().all(|it| it.ready_workers == 1)).await;
+    until("both", || env.app.router.models().iter().all(|it| it.ready_workers == 1)).await;
 }
 
 #[tokio::test]
 async fn unloading_drops_nothing_takes_nothing_new_and_frees_the_place() {
-    let (world, _first) = world("models:\n  max_loaded: 2\n").await;
-    let mut other = load(&world, "other").await;
-    let refused = reply(ask(&world, "third/load", Value::Null)).await;
+    let (env, _first) = env("models:\n  max_loaded: 2\n").await;
+    let mut other = load(&env, "other").await;
+    let refused = reply(ask(&env, "third/load", Value::Null)).await;
     assert_eq!(refused.error(), (409, "invalid_request_error".into(), "too_many_models".into()));
     assert!(refused.text.contains("`other`, `tiny`"), "{}", refused.text);
 
-    let (id, streamed) = world.begin_stream(&mut other).await;
-    let unloading = ask(&world, "other/unload", Value::Null);
-    until("draining", || world.app.router.route("other").is_err()).await;
-    let refused = world.post(CHAT, &chat(json!({"model": "other"}))).await;
+    let (id, streamed) = env.begin_stream(&mut other).await;
+    let unloading = ask(&env, "other/unload", Value::Null);
+    until("draining", || env.app.router.route("other").is_err()).await;
+    let refused = env.post(CHAT, &chat(json!({"model": "other"}))).await;
     assert_eq!(refused.error(), (404, "invalid_request_error".into(), "model_unloading".into()));
-    let again = reply(ask(&world, "other/load", Value::Null)).await;
+    let again = reply(ask(&env, "other/load", Value::Null)).await;
     assert_eq!(again.error(), (409, "invalid_request_error".into(), "model_unloading".into()));
-    assert_eq!(listed(&world, "other").await["state"], "draining");
-    let states = world.get("/readyz").await.json();
+    assert_eq!(listed(&env, "other").await["state"], "draining");
+    let states = env.get("/readyz").await.json();
     assert_eq!(
         (&states["workers"][1]["model"], &states["workers"][1]["state"]),
         (&json!("other"), &json!("draining"))
     );
-    let joined = ask(&world, "other/unload", Value::Null);
+    let joined = ask(&env, "other/unload", Value::Null);
 
     // Credit is given back all the while; the order to leave comes after the last event.
     other.events(id, (0..40).map(|_| chunk("x")).collect()).await;
@@ -203,19 +203,19 @@ async fn unloading_drops_nothing_takes_nothing_new_and_frees_the_place() {
         );
     }
     assert!(!std::path::Path::new("/proc").join(pid.to_string()).exists());
-    assert_eq!(listed(&world, "other").await, Value::Null);
-    assert!(!world.get("/metrics").await.text.contains("model=\"other\""), "its workers are forgotten");
-    let gone = world.post(CHAT, &chat(json!({"model": "other"}))).await;
+    assert_eq!(listed(&env, "other").await, Value::Null);
+    assert!(!env.get("/metrics").await.text.contains("model=\"other\""), "its workers are forgotten");
+    let gone = env.post(CHAT, &chat(json!({"model": "other"}))).await;
     assert_eq!(gone.error().2, "model_not_found");
-    load(&world, "third").await;
+    load(&env, "third").await;
 }
 
 #[tokio::test]
 async fn streams_that_outlast_the_patience_end_with_one_error() {
-    let (world, _first) = world("").await;
-    let mut other = load(&world, "other").await;
-    let (id, streamed) = world.begin_stream(&mut other).await;
-    let unloading = ask(&world, "other/unload", json!({"drain_timeout_ms": 0}));
+    let (env, _first) = env("").await;
+    let mut other = load(&env, "other").await;
+    let (id, streamed) = env.begin_stream(&mut other).await;
+    let unloading = ask(&env, "other/unload", json!({"drain_timeout_ms": 0}));
     let events = Reply::read(streamed).await.events();
     assert!(events.last().unwrap().contains("its model was unloaded"), "{events:?}");
     let told = [other.next().await, other.next().await];
@@ -226,28 +226,28 @@ async fn streams_that_outlast_the_patience_end_with_one_error() {
 
 #[tokio::test]
 async fn a_worker_that_dies_while_its_model_is_unloaded_does_not_come_back() {
-    let (world, _first) = world("workers:\n  restart_backoff_ms: 1\n").await;
-    let mut other = load(&world, "other").await;
-    let (_, streamed) = world.begin_stream(&mut other).await;
-    let unloading = ask(&world, "other/unload", Value::Null);
-    until("draining", || world.app.router.route("other").is_err()).await;
+    let (env, _first) = env("workers:\n  restart_backoff_ms: 1\n").await;
+    let mut other = load(&env, "other").await;
+    let (_, streamed) = env.begin_stream(&mut other).await;
+    let unloading = ask(&env, "other/unload", Value::Null);
+    until("draining", || env.app.router.route("other").is_err()).await;
     other.die();
     let events = Reply::read(streamed).await.events();
     assert!(events.last().unwrap().contains("worker_lost"), "{events:?}");
     assert_eq!(reply(unloading).await.status.as_u16(), 200);
-    assert_eq!(listed(&world, "other").await, Value::Null);
+    assert_eq!(listed(&env, "other").await, Value::Null);
 }
 
 #[tokio::test]
 async fn a_model_that_can_not_be_loaded_is_an_error_listed_and_takes_no_place() {
-    let (world, _first) = world("models:\n  max_loaded: 2\n").await;
+    let (env, _first) = env("models:\n  max_loaded: 2\n").await;
     for (kind, status, code) in [
         (FailureKind::UnknownModel, 404, "model_not_found"),
         (FailureKind::DamagedModel, 422, "model_damaged"),
         (FailureKind::Internal, 500, "load_failed"),
     ] {
-        let begun = ask(&world, "other/load", Value::Null);
-        let mut worker = world.next_worker().await;
+        let begun = ask(&env, "other/load", Value::Null);
+        let mut worker = env.next_worker().await;
         worker
             .send(&Report::LoadFailed(Failure { kind, param: None, message: "import it again".into() }))
             .await;
@@ -256,23 +256,23 @@ async fn a_model_that_can_not_be_loaded_is_an_error_listed_and_takes_no_place() 
         let (found, _, found_code) = refused.error();
         assert_eq!((found, found_code.as_str()), (status, code));
         assert!(refused.text.contains("import it again"), "{}", refused.text);
-        let line = listed(&world, "other").await;
+        let line = listed(&env, "other").await;
         assert_eq!((&line["state"], &line["reason"]), (&json!("failed"), &json!("import it again")));
     }
-    assert_eq!(world.post(CHAT, &chat(json!({"model": "other"}))).await.error().2, "model_not_found");
-    load(&world, "another").await;
-    assert_eq!(reply(ask(&world, "other/unload", Value::Null)).await.status.as_u16(), 200);
-    assert_eq!(listed(&world, "other").await, Value::Null);
+    assert_eq!(env.post(CHAT, &chat(json!({"model": "other"}))).await.error().2, "model_not_found");
+    load(&env, "another").await;
+    assert_eq!(reply(ask(&env, "other/unload", Value::Null)).await.status.as_u16(), 200);
+    assert_eq!(listed(&env, "other").await, Value::Null);
 }
 
 #[tokio::test]
 async fn a_model_may_be_unloaded_before_it_is_ready() {
-    let (world, _first) = world("").await;
-    let loading = ask(&world, "other/load", Value::Null);
-    let waiting = ask(&world, "tiny/load", Value::Null);
+    let (env, _first) = env("").await;
+    let loading = ask(&env, "other/load", Value::Null);
+    let waiting = ask(&env, "tiny/load", Value::Null);
     assert_eq!(reply(waiting).await.status.as_u16(), 200, "others are not kept waiting");
-    let worker = world.next_worker().await;
-    let unloading = ask(&world, "other/unload", Value::Null);
+    let worker = env.next_worker().await;
+    let unloading = ask(&env, "other/unload", Value::Null);
     assert_eq!(reply(unloading).await.status.as_u16(), 200);
     worker.closed().await;
     assert_eq!(reply(loading).await.error().2, "model_unloading");
@@ -280,17 +280,17 @@ async fn a_model_may_be_unloaded_before_it_is_ready() {
 
 #[tokio::test]
 async fn what_a_worker_finds_out_about_the_stored_model_is_shown() {
-    let (world, mut worker) = world("").await;
+    let (env, mut worker) = env("").await;
     let runs = |outcome: &str| format!("kr_verify_runs_total{{model=\"tiny\",outcome=\"{outcome}\"}}");
     let message = "a blob is damaged; import it again".to_owned();
     let failure = Failure { kind: FailureKind::DamagedModel, param: None, message: message.clone() };
     worker.send(&Report::Damaged(failure)).await;
-    until("the news", || world.app.router.models()[0].reason.is_some()).await;
-    let line = listed(&world, "tiny").await;
+    until("the news", || env.app.router.models()[0].reason.is_some()).await;
+    let line = listed(&env, "tiny").await;
     assert_eq!((&line["state"], &line["reason"]), (&json!("ready"), &json!(message)), "it goes on serving");
-    let health = world.get("/readyz").await;
+    let health = env.get("/readyz").await;
     assert_eq!((health.status.as_u16(), &health.json()["models"][0]["reason"]), (200, &json!(message)));
-    assert_eq!(world.metric(&runs("damaged")).await, "1");
+    assert_eq!(env.metric(&runs("damaged")).await, "1");
     // It has said it: what else it says of it, however often, changes nothing and is not logged.
     let verified = Report::Verified(Verified { bytes: 5, micros: 1 });
     for _ in 0..100 {
@@ -298,50 +298,50 @@ async fn what_a_worker_finds_out_about_the_stored_model_is_shown() {
         worker.send(&Report::Damaged(failure)).await;
         worker.send(&verified).await;
     }
-    let (id, response) = world.begin_stream(&mut worker).await;
+    let (id, response) = env.begin_stream(&mut worker).await;
     worker.events(id, vec![finished(FinishReason::Stop)]).await;
     Reply::read(response).await;
-    assert_eq!(world.metric(&runs("damaged")).await, "1");
-    assert_eq!(listed(&world, "tiny").await["reason"], json!(message));
+    assert_eq!(env.metric(&runs("damaged")).await, "1");
+    assert_eq!(listed(&env, "tiny").await["reason"], json!(message));
 
     worker.die();
-    let mut worker = world.next_ready_worker().await;
+    let mut worker = env.next_ready_worker().await;
     worker.send(&verified).await;
-    until("better news", || world.app.router.models()[0].reason.is_none()).await;
-    assert_eq!(world.metric(&runs("good")).await, "1");
+    until("better news", || env.app.router.models()[0].reason.is_none()).await;
+    assert_eq!(env.metric(&runs("good")).await, "1");
 
-    let unloading = ask(&world, "tiny/unload", Value::Null);
+    let unloading = ask(&env, "tiny/unload", Value::Null);
     assert_eq!(worker.next().await, Submission::Drain);
     worker.die();
     assert_eq!(reply(unloading).await.status.as_u16(), 200);
-    let metrics = world.app.metrics.render().unwrap();
+    let metrics = env.app.metrics.render().unwrap();
     assert!(!metrics.contains("model=\"tiny\""), "{metrics}");
 }
 
 #[tokio::test]
 async fn in_the_background_one_worker_verifies_until_it_has_done_so() {
-    let (world, first) = world("workers:\n  count: 2\n  restart_backoff_ms: 1\n").await;
-    let second = world.next_worker().await;
+    let (env, first) = env("workers:\n  count: 2\n  restart_backoff_ms: 1\n").await;
+    let second = env.next_worker().await;
     let (verifier, other) =
         if verify(&first) == Verify::Background { (first, second) } else { (second, first) };
     assert_eq!((verify(&verifier), verify(&other)), (Verify::Background, Verify::Header));
     verifier.die();
-    let mut verifier = world.next_ready_worker().await;
+    let mut verifier = env.next_ready_worker().await;
     assert_eq!(verify(&verifier), Verify::Background, "its life was too short");
     verifier.send(&Report::Verified(Verified { bytes: 5, micros: 1 })).await;
-    until("the news", || world.app.metrics.render().unwrap().contains("outcome=\"good\"")).await;
+    until("the news", || env.app.metrics.render().unwrap().contains("outcome=\"good\"")).await;
     verifier.die();
-    assert_eq!(verify(&world.next_worker().await), Verify::Header);
+    assert_eq!(verify(&env.next_worker().await), Verify::Header);
 }
 
 #[tokio::test]
 async fn a_gateway_that_goes_down_gives_up_loads_and_loads_nothing_more() {
-    let (world, _first) = world("").await;
-    let loading = ask(&world, "other/load", Value::Null);
-    let worker = world.next_worker().await;
-    world.app.models.close();
+    let (env, _first) = env("").await;
+    let loading = ask(&env, "other/load", Value::Null);
+    let worker = env.next_worker().await;
+    env.app.models.close();
     assert_eq!(reply(loading).await.error().2, "model_unloading");
     worker.closed().await;
-    assert_eq!(reply(ask(&world, "third/load", Value::Null)).await.error().2, "shutting_down");
-    assert!(world.app.router.route("tiny").is_ok());
+    assert_eq!(reply(ask(&env, "third/load", Value::Null)).await.error().2, "shutting_down");
+    assert!(env.app.router.route("tiny").is_ok());
 }

@@ -13,8 +13,8 @@ fn parse(event: &str) -> Value {
 
 #[tokio::test]
 async fn a_chat_streams_role_text_reason_and_done() {
-    let (world, mut worker) = World::ready("").await;
-    let (id, response) = world.begin_stream(&mut worker).await;
+    let (env, mut worker) = TestEnv::ready("").await;
+    let (id, response) = env.begin_stream(&mut worker).await;
     assert_eq!(response.headers()["content-type"], "text/event-stream; charset=utf-8");
     worker.events(id, vec![chunk("He"), chunk(""), chunk("llo")]).await;
     worker.events(id, vec![finished(FinishReason::Stop)]).await;
@@ -42,11 +42,11 @@ async fn a_chat_streams_role_text_reason_and_done() {
 
 #[tokio::test]
 async fn usage_comes_before_done_and_other_chunks_say_null() {
-    let (world, mut worker) = World::ready("").await;
+    let (env, mut worker) = TestEnv::ready("").await;
     let body = json!({
         "model": "tiny", "prompt": "x", "stream": true, "stream_options": {"include_usage": true},
     });
-    let begun = world.begin(COMPLETIONS, &body);
+    let begun = env.begin(COMPLETIONS, &body);
     let id = worker.generate().await.id;
     worker.admit(id).await;
     worker.events(id, vec![chunk("a"), finished(FinishReason::Length)]).await;
@@ -65,8 +65,8 @@ async fn usage_comes_before_done_and_other_chunks_say_null() {
 
 #[tokio::test]
 async fn no_header_goes_out_before_the_worker_has_admitted() {
-    let (world, mut worker) = World::ready("").await;
-    let mut begun = world.begin(CHAT, &chat(json!({"stream": true})));
+    let (env, mut worker) = TestEnv::ready("").await;
+    let mut begun = env.begin(CHAT, &chat(json!({"stream": true})));
     let id = worker.generate().await.id;
     assert!(futures_util::poll!(&mut begun).is_pending());
     worker.admit(id).await;
@@ -76,8 +76,8 @@ async fn no_header_goes_out_before_the_worker_has_admitted() {
 
 #[tokio::test]
 async fn events_of_one_step_come_in_one_piece() {
-    let (world, mut worker) = World::ready("").await;
-    let (id, response) = world.begin_stream(&mut worker).await;
+    let (env, mut worker) = TestEnv::ready("").await;
+    let (id, response) = env.begin_stream(&mut worker).await;
     let mut body = response.into_body();
     let opening = piece(&mut body).await.unwrap();
     assert!(String::from_utf8_lossy(&opening).contains("assistant"));
@@ -90,29 +90,29 @@ async fn events_of_one_step_come_in_one_piece() {
 #[tokio::test]
 async fn a_client_that_leaves_cancels_and_frees_its_place_in_every_phase() {
     let settings = "stream_registry:\n  adaptive_limits: {min_streams: 1, max_streams: 1}\n";
-    let (world, mut worker) = World::ready(settings).await;
+    let (env, mut worker) = TestEnv::ready(settings).await;
     // While the worker prepares.
-    let begun = world.begin(CHAT, &chat(json!({})));
+    let begun = env.begin(CHAT, &chat(json!({})));
     let id = worker.generate().await.id;
     begun.abort();
     assert_eq!(worker.next().await, Submission::Cancel(id));
     // While a whole answer is collected.
-    let begun = world.begin(CHAT, &chat(json!({})));
+    let begun = env.begin(CHAT, &chat(json!({})));
     let id = worker.generate().await.id;
     worker.admit(id).await;
     worker.events(id, vec![chunk("x")]).await;
     begun.abort();
     assert_eq!(worker.next().await, Submission::Cancel(id));
     // While it streams.
-    let (id, response) = world.begin_stream(&mut worker).await;
+    let (id, response) = env.begin_stream(&mut worker).await;
     let mut body = response.into_body();
     piece(&mut body).await;
     drop(body);
     assert_eq!(worker.next().await, Submission::Cancel(id));
-    until("a free place", || world.app.metrics.streams_open.get() == 0).await;
+    until("a free place", || env.app.metrics.streams_open.get() == 0).await;
     // What the worker said meanwhile bothers nobody.
     worker.events(id, vec![chunk("late")]).await;
-    let (id, response) = world.begin_stream(&mut worker).await;
+    let (id, response) = env.begin_stream(&mut worker).await;
     worker.events(id, vec![finished(FinishReason::Stop)]).await;
     assert_eq!(Reply::read(response).await.events().last().unwrap(), "[DONE]");
 }
@@ -120,23 +120,23 @@ async fn a_client_that_leaves_cancels_and_frees_its_place_in_every_phase() {
 #[tokio::test]
 async fn a_waiting_client_that_leaves_is_never_heard_of() {
     let settings = "stream_registry:\n  adaptive_limits: {min_streams: 1, max_streams: 1}\n";
-    let (world, mut worker) = World::ready(settings).await;
-    let (first, response) = world.begin_stream(&mut worker).await;
-    let waiting = world.begin(CHAT, &chat(json!({})));
-    until("a waiting request", || world.app.metrics.admit_queue_length.get() == 1).await;
+    let (env, mut worker) = TestEnv::ready(settings).await;
+    let (first, response) = env.begin_stream(&mut worker).await;
+    let waiting = env.begin(CHAT, &chat(json!({})));
+    until("a waiting request", || env.app.metrics.admit_queue_length.get() == 1).await;
     waiting.abort();
-    until("an empty queue", || world.app.metrics.admit_queue_length.get() == 0).await;
+    until("an empty queue", || env.app.metrics.admit_queue_length.get() == 0).await;
     drop(response);
     assert_eq!(worker.next().await, Submission::Cancel(first));
-    let (second, _response) = world.begin_stream(&mut worker).await;
+    let (second, _response) = env.begin_stream(&mut worker).await;
     assert_ne!(first, second);
 }
 
 #[tokio::test]
 async fn reading_gives_credit_back_and_not_reading_does_not() {
-    let (world, mut worker) = World::ready("stream_registry:\n  credit_chunks: 8\n").await;
-    let (slow, slow_response) = world.begin_stream(&mut worker).await;
-    let (fast, fast_response) = world.begin_stream(&mut worker).await;
+    let (env, mut worker) = TestEnv::ready("stream_registry:\n  credit_chunks: 8\n").await;
+    let (slow, slow_response) = env.begin_stream(&mut worker).await;
+    let (fast, fast_response) = env.begin_stream(&mut worker).await;
     for id in [slow, fast] {
         worker.events(id, (0..8).map(|_| chunk("x")).collect()).await;
     }
@@ -164,8 +164,8 @@ async fn reading_gives_credit_back_and_not_reading_does_not() {
 
 #[tokio::test]
 async fn a_failure_in_mid_stream_is_one_error_event_and_no_done() {
-    let (world, mut worker) = World::ready("").await;
-    let (id, response) = world.begin_stream(&mut worker).await;
+    let (env, mut worker) = TestEnv::ready("").await;
+    let (id, response) = env.begin_stream(&mut worker).await;
     let failure = Failure { kind: FailureKind::Internal, param: None, message: "broke".into() };
     worker.events(id, vec![chunk("a"), StreamEventKind::Failed(failure)]).await;
     worker.events(id, vec![finished(FinishReason::Stop)]).await;
@@ -177,8 +177,8 @@ async fn a_failure_in_mid_stream_is_one_error_event_and_no_done() {
 
 #[tokio::test]
 async fn a_worker_that_overspends_loses_that_stream_and_is_told() {
-    let (world, mut worker) = World::ready("stream_registry:\n  credit_chunks: 4\n").await;
-    let (id, response) = world.begin_stream(&mut worker).await;
+    let (env, mut worker) = TestEnv::ready("stream_registry:\n  credit_chunks: 4\n").await;
+    let (id, response) = env.begin_stream(&mut worker).await;
     worker.events(id, (0..5).map(|_| chunk("x")).collect()).await;
     assert_eq!(worker.next().await, Submission::Cancel(id));
     let events = Reply::read(response).await.events();
@@ -188,10 +188,10 @@ async fn a_worker_that_overspends_loses_that_stream_and_is_told() {
 
 #[tokio::test]
 async fn many_requests_at_once_are_batched_and_all_answered() {
-    let (world, mut worker) = World::ready("workers:\n  ring_bytes: 65536\n").await;
+    let (env, mut worker) = TestEnv::ready("workers:\n  ring_bytes: 65536\n").await;
     let text = "long ".repeat(20_000);
     let begun: Vec<_> =
-        (0..50).map(|_| world.begin(COMPLETIONS, &json!({"model": "tiny", "prompt": text}))).collect();
+        (0..50).map(|_| env.begin(COMPLETIONS, &json!({"model": "tiny", "prompt": text}))).collect();
     for _ in 0..50 {
         let id = worker.generate().await.id;
         worker.admit(id).await;
@@ -201,10 +201,10 @@ async fn many_requests_at_once_are_batched_and_all_answered() {
         let answer = Reply::read(soon("an answer", answer).await.unwrap()).await.json();
         assert_eq!(answer["choices"][0]["text"], text);
     }
-    let frames: u64 = world.metric("kr_ship_frames_total{").await.parse().unwrap();
+    let frames: u64 = env.metric("kr_ship_frames_total{").await.parse().unwrap();
     assert!(frames < 50, "{frames} frames for 50 requests");
-    assert_eq!(world.metric("kr_tokens_out_total").await, "50");
-    assert_eq!(world.metric("kr_time_to_first_token_seconds_count").await, "50");
+    assert_eq!(env.metric("kr_tokens_out_total").await, "50");
+    assert_eq!(env.metric("kr_time_to_first_token_seconds_count").await, "50");
 }
 
 /// Short, since it is what these tests wait for. More comments than are waited for do no harm.
@@ -222,8 +222,8 @@ async fn rest(mut body: axum::body::Body) -> Vec<String> {
 
 #[tokio::test]
 async fn a_silent_stream_sends_comments() {
-    let (world, mut worker) = World::ready(KEEPALIVE).await;
-    let (id, response) = world.begin_stream(&mut worker).await;
+    let (env, mut worker) = TestEnv::ready(KEEPALIVE).await;
+    let (id, response) = env.begin_stream(&mut worker).await;
     let mut body = response.into_body();
     let mut comments = 0;
     while comments < 3 {
@@ -239,10 +239,10 @@ async fn a_silent_stream_sends_comments() {
 #[tokio::test]
 async fn a_stream_that_waits_for_long_gets_its_header_and_comments() {
     let settings = format!("{KEEPALIVE}stream_registry: {{adaptive_limits: {{max_streams: 1}}}}\n");
-    let (world, mut worker) = World::ready(&settings).await;
-    let (first, held) = world.begin_stream(&mut worker).await;
+    let (env, mut worker) = TestEnv::ready(&settings).await;
+    let (first, held) = env.begin_stream(&mut worker).await;
     // In the gateway's queue, and then in the worker's.
-    let begun = world.begin(CHAT, &chat(json!({"stream": true})));
+    let begun = env.begin(CHAT, &chat(json!({"stream": true})));
     let mut body = soon("headers", begun).await.unwrap().into_body();
     assert_eq!(piece(&mut body).await.unwrap(), COMMENT);
     assert_eq!(piece(&mut body).await.unwrap(), COMMENT);
@@ -259,8 +259,8 @@ async fn a_stream_that_waits_for_long_gets_its_header_and_comments() {
 
 #[tokio::test]
 async fn an_error_after_the_header_is_an_event() {
-    let (world, mut worker) = World::ready(KEEPALIVE).await;
-    let begun = world.begin(CHAT, &chat(json!({"stream": true})));
+    let (env, mut worker) = TestEnv::ready(KEEPALIVE).await;
+    let begun = env.begin(CHAT, &chat(json!({"stream": true})));
     let id = worker.generate().await.id;
     let mut body = soon("headers", begun).await.unwrap().into_body();
     assert_eq!(piece(&mut body).await.unwrap(), COMMENT);
@@ -270,18 +270,18 @@ async fn an_error_after_the_header_is_an_event() {
     let events = rest(body).await;
     let [error] = &events[..] else { panic!("{events:?}") };
     assert_eq!(parse(error)["error"]["code"], "context_length_exceeded");
-    until("a free place", || world.app.metrics.streams_open.get() == 0).await;
+    until("a free place", || env.app.metrics.streams_open.get() == 0).await;
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_while_it_waits_with_a_header_is_forgotten() {
     let settings = format!("{KEEPALIVE}stream_registry: {{adaptive_limits: {{max_streams: 1}}}}\n");
-    let (world, mut worker) = World::ready(&settings).await;
-    let (first, held) = world.begin_stream(&mut worker).await;
-    let waiting = soon("headers", world.begin(CHAT, &chat(json!({"stream": true})))).await.unwrap();
-    assert_eq!(world.app.metrics.admit_queue_length.get(), 1);
+    let (env, mut worker) = TestEnv::ready(&settings).await;
+    let (first, held) = env.begin_stream(&mut worker).await;
+    let waiting = soon("headers", env.begin(CHAT, &chat(json!({"stream": true})))).await.unwrap();
+    assert_eq!(env.app.metrics.admit_queue_length.get(), 1);
     drop(waiting);
-    assert_eq!(world.app.metrics.admit_queue_length.get(), 0);
+    assert_eq!(env.app.metrics.admit_queue_length.get(), 0);
     drop(held);
     assert_eq!(worker.next().await, Submission::Cancel(first));
 }

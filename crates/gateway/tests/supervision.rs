@@ -20,8 +20,8 @@ const QUICK: &str =
     "workers:\n  restart_backoff_ms: 1\n  max_restart_backoff_ms: 1\n  heartbeat_timeout_ms: 60000\n";
 
 /// Why the model that is served from the start could not be loaded.
-async fn failed_start(world: World) -> String {
-    soon("the end", world.loading).await.unwrap().unwrap_err().to_string()
+async fn failed_start(env: TestEnv) -> String {
+    soon("the end", env.loading).await.unwrap().unwrap_err().to_string()
 }
 
 fn code(event: &str) -> Value {
@@ -30,9 +30,9 @@ fn code(event: &str) -> Value {
 
 #[tokio::test]
 async fn a_dead_worker_ends_its_streams_once_and_the_next_life_serves() {
-    let (world, mut worker) = World::ready(QUICK).await;
-    let (id, streamed) = world.begin_stream(&mut worker).await;
-    let whole = world.begin(CHAT, &chat(json!({})));
+    let (env, mut worker) = TestEnv::ready(QUICK).await;
+    let (id, streamed) = env.begin_stream(&mut worker).await;
+    let whole = env.begin(CHAT, &chat(json!({})));
     let preparing = worker.generate().await.id;
     worker.events(id, vec![chunk("a")]).await;
     let first = worker.hello.incarnation;
@@ -48,41 +48,41 @@ async fn a_dead_worker_ends_its_streams_once_and_the_next_life_serves() {
     let reply = Reply::read(soon("an answer", whole).await.unwrap()).await;
     assert_eq!(reply.error(), (503, "server_error".into(), "worker_lost".into()));
     assert_eq!(reply.header("retry-after"), "2");
-    until("free places", || world.app.metrics.streams_open.get() == 0).await;
+    until("free places", || env.app.metrics.streams_open.get() == 0).await;
 
-    let mut worker = world.next_ready_worker().await;
+    let mut worker = env.next_ready_worker().await;
     assert_ne!(worker.hello.incarnation, first);
-    let (id, response) = world.begin_stream(&mut worker).await;
+    let (id, response) = env.begin_stream(&mut worker).await;
     worker.events(id, vec![finished(FinishReason::Stop)]).await;
     assert_eq!(Reply::read(response).await.events().last().unwrap(), "[DONE]");
-    assert_eq!(world.metric("kr_worker_restarts_total{model=\"tiny\",worker=\"0\"}").await, "1");
+    assert_eq!(env.metric("kr_worker_restarts_total{model=\"tiny\",worker=\"0\"}").await, "1");
 }
 
 #[tokio::test]
 async fn a_frozen_worker_is_killed_and_replaced() {
     let settings = "workers:\n  restart_backoff_ms: 1\n  heartbeat_timeout_ms: 200\n";
-    let (world, mut worker) = World::ready(settings).await;
-    let (_, response) = world.begin_stream(&mut worker).await;
+    let (env, mut worker) = TestEnv::ready(settings).await;
+    let (_, response) = env.begin_stream(&mut worker).await;
     let events = Reply::read(response).await.events();
     let error = events.last().unwrap();
     assert_eq!(code(error), "worker_lost");
     assert!(error.contains("it froze"), "{error}");
     worker.closed().await;
     let old = worker.pid;
-    let worker = world.next_worker().await;
+    let worker = env.next_worker().await;
     assert_ne!(worker.pid, old);
-    assert!(!TestProcess::lives(old), "it was reaped before the next life");
+    assert!(!is_alive(old), "it was reaped before the next life");
 }
 
 #[tokio::test]
 async fn a_worker_that_breaks_the_wire_ends_its_life_not_the_gateway() {
-    let (world, mut worker) = World::ready(QUICK).await;
+    let (env, mut worker) = TestEnv::ready(QUICK).await;
     for (kind, body) in [(FrameKind::Report, &b"\xff\xff\xff"[..]), (FrameKind::Batch, b"")] {
-        let (_, response) = world.begin_stream(&mut worker).await;
+        let (_, response) = env.begin_stream(&mut worker).await;
         worker.send_bytes(kind, body).await;
         assert_eq!(code(Reply::read(response).await.events().last().unwrap()), "worker_lost");
         worker.closed().await;
-        worker = world.next_ready_worker().await;
+        worker = env.next_ready_worker().await;
     }
 }
 
@@ -90,8 +90,8 @@ async fn a_worker_that_breaks_the_wire_ends_its_life_not_the_gateway() {
 async fn a_worker_that_prepares_one_prompt_for_ever_is_killed_and_replaced() {
     let settings =
         "workers:\n  restart_backoff_ms: 1\n  heartbeat_timeout_ms: 60000\n  step_timeout_ms: 100\n";
-    let (world, mut worker) = World::ready(settings).await;
-    let begun = world.begin(CHAT, &chat(json!({})));
+    let (env, mut worker) = TestEnv::ready(settings).await;
+    let begun = env.begin(CHAT, &chat(json!({})));
     worker.generate().await;
     for oldest_preparation_millis in [1000, 2000] {
         worker
@@ -102,13 +102,13 @@ async fn a_worker_that_prepares_one_prompt_for_ever_is_killed_and_replaced() {
     assert_eq!(reply.error().2, "worker_lost");
     assert!(reply.text.contains("preparation"), "{}", reply.text);
     worker.closed().await;
-    world.next_ready_worker().await;
+    env.next_ready_worker().await;
 }
 
 /// What it says is bounded in every direction, whatever it says.
 #[tokio::test]
 async fn a_worker_that_says_too_much_ends_its_life_and_costs_little() {
-    let (world, mut worker) = World::ready(QUICK).await;
+    let (env, mut worker) = TestEnv::ready(QUICK).await;
     let limit = max_report_bytes(worker.hello.ring_bytes);
     let encoded = |report: &Report| {
         let mut bytes = Vec::new();
@@ -120,7 +120,7 @@ async fn a_worker_that_says_too_much_ends_its_life_and_costs_little() {
         StreamEvent { id, kind: StreamEventKind::Chunk(chunk) }
     };
     type Say<'a> = &'a dyn Fn(RequestId) -> Vec<u8>;
-    let long = ModelInfo { digest: "d".repeat(1 << 20), ..info("tiny") };
+    let long = ModelInfo { digest: "d".repeat(1 << 20), ..model_info("tiny") };
     let said: [(Say<'_>, &str); 4] = [
         (&|_| vec![0; limit + 1], "over the limit"),
         (
@@ -131,69 +131,69 @@ async fn a_worker_that_says_too_much_ends_its_life_and_costs_little() {
         (&|_| encoded(&Report::Ready(long.clone())), "it described its model"),
     ];
     for (say, why) in said {
-        let (id, response) = world.begin_stream(&mut worker).await;
+        let (id, response) = env.begin_stream(&mut worker).await;
         worker.try_send_bytes(FrameKind::Report, &say(id)).await;
         let events = Reply::read(response).await.events();
         let error = events.last().unwrap();
         assert!(code(error) == "worker_lost" && error.contains(why), "{why}: {error}");
         worker.closed().await;
-        worker = world.next_ready_worker().await;
+        worker = env.next_ready_worker().await;
     }
 }
 
 #[tokio::test]
 async fn a_gateway_whose_every_worker_fails_at_first_gives_up_with_its_words() {
-    let world = World::start(QUICK);
-    let mut worker = world.next_worker().await;
+    let env = TestEnv::start(QUICK);
+    let mut worker = env.next_worker().await;
     let message = "no artifact is named `tiny`".to_owned();
     let failure = Failure { kind: FailureKind::UnknownModel, param: None, message };
     worker.send(&Report::LoadFailed(failure)).await;
     worker.die();
-    let error = failed_start(world).await;
+    let error = failed_start(env).await;
     assert_eq!(error, "the model `tiny` could not be loaded: no artifact is named `tiny`");
 }
 
 #[tokio::test]
 async fn a_refused_hello_is_a_failed_start_with_the_workers_words() {
-    let world = World::start(QUICK);
-    let path = world.next_process().await.socket;
-    let (socket, _hello) = TestWorker::connect(&path).await;
-    TestWorker::answer(&socket, HelloAck::refused("I am too old")).await;
-    let error = failed_start(world).await;
+    let env = TestEnv::start(QUICK);
+    let path = env.next_process().await.socket;
+    let (socket, _hello) = FakeWorker::connect(&path).await;
+    FakeWorker::answer(&socket, HelloAck::refused("I am too old")).await;
+    let error = failed_start(env).await;
     assert!(error.contains("I am too old"), "{error}");
     assert!(!path.exists(), "the socket's file is removed");
 }
 
 #[tokio::test]
 async fn a_worker_that_exits_before_it_connects_is_a_failed_start() {
-    let world = World::start(QUICK);
-    let pid = world.next_process().await.pid;
+    let env = TestEnv::start(QUICK);
+    let pid = env.next_process().await.pid;
     assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
-    let error = failed_start(world).await;
+    let error = failed_start(env).await;
     assert!(error.contains("was killed by signal 9 before it connected"), "{error}");
 }
 
 #[tokio::test]
 async fn requests_go_to_the_least_loaded_worker_and_survive_the_other() {
     let settings = format!("{QUICK}  count: 2\n");
-    let world = World::start(&settings);
-    let mut one = world.next_ready_worker().await;
-    let (_, held) = world.begin_stream(&mut one).await;
-    let mut two = world.next_worker().await;
-    two.send(&Report::Ready(info("tiny"))).await;
-    until("both", || world.app.router.workers().iter().all(|s| s.state.name() == "ready")).await;
-    let (id, response) = world.begin_stream(&mut two).await;
+    let env = TestEnv::start(&settings);
+    let mut one = env.next_ready_worker().await;
+    let (_, held) = env.begin_stream(&mut one).await;
+    let mut two = env.next_worker().await;
+    two.send(&Report::Ready(model_info("tiny"))).await;
+    until("both", || env.app.router.workers().iter().all(|s| s.state.name() == "ready")).await;
+    let (id, response) = env.begin_stream(&mut two).await;
     one.die();
     assert_eq!(code(Reply::read(held).await.events().last().unwrap()), "worker_lost");
     two.events(id, vec![chunk("b"), finished(FinishReason::Stop)]).await;
     assert_eq!(Reply::read(response).await.events().last().unwrap(), "[DONE]");
-    assert_eq!(world.get("/readyz").await.status.as_u16(), 200);
+    assert_eq!(env.get("/readyz").await.status.as_u16(), 200);
 }
 
 #[tokio::test]
 async fn draining_tells_the_worker_and_waits_for_its_exit() {
-    let (world, mut worker) = World::ready(QUICK).await;
-    let (router, models, pid) = (world.app.router.clone(), world.app.models.clone(), worker.pid);
+    let (env, mut worker) = TestEnv::ready(QUICK).await;
+    let (router, models, pid) = (env.app.router.clone(), env.app.models.clone(), worker.pid);
     let drained = tokio::spawn(async move { models.drain().await });
     assert_eq!(worker.next().await, Submission::Drain);
     assert!(!router.is_ready());
@@ -201,5 +201,5 @@ async fn draining_tells_the_worker_and_waits_for_its_exit() {
     assert!(worker.process_lives());
     worker.die();
     soon("the end", drained).await.unwrap();
-    assert!(!TestProcess::lives(pid));
+    assert!(!is_alive(pid));
 }

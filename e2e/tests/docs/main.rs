@@ -6,14 +6,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod commands;
-mod hub;
 mod sandbox;
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use commands::{blocks, documents, inline};
-use e2e::{STORE, variable, write_tiny_model};
 use sandbox::{Sandbox, root};
+use test_support::{FakeHub, Repository, STORE, variable, write_tiny_model};
 
 /// Documents whose blocks a test of this file runs.
 const RUN: &[&str] = &[
@@ -51,7 +50,7 @@ fn start_hub(folder: &Path, gguf: Option<&str>) -> String {
         .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
         .collect();
     files.extend(gguf.map(|name| (name.to_owned(), fs::read(variable(GGUF_VARIABLE)).unwrap())));
-    hub::start(files)
+    FakeHub::start(Repository { files, any_name: true, ..Repository::default() }).endpoint
 }
 
 #[test]

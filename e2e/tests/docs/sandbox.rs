@@ -9,8 +9,12 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use e2e::{BIN_DIR, is_alive, terminate, variable};
 use tempfile::TempDir;
+use test_support::{
+    BIN_DIR,
+    process::{is_alive, terminate},
+    variable,
+};
 
 /// Servers of several documents at once would make each other slow.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());

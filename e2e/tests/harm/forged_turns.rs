@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use e2e::{MODEL, Server, chat};
 use serde_json::{Value, json};
+use test_support::{MODEL, Server, chat};
 
 const CHAT: &str = "/v1/chat/completions";
 

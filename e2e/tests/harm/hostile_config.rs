@@ -7,8 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use e2e::{MODEL, Options, PrivateStore, Server, import};
 use serde_json::{Map, Value, json};
+use test_support::{MODEL, Options, PrivateStore, Server, import};
 
 const KEY: &str = "an-admin-key-for-the-tests";
 const HIDDEN: u64 = 64;

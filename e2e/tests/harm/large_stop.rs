@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{MODEL, Options, Server, StreamAnswer};
 use serde_json::{Value, json};
+use test_support::{MODEL, Options, Server, StreamAnswer};
 
 use crate::{POLL, config, worker};
 

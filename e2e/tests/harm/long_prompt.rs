@@ -8,8 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Options, Server, import, tiny_config, write_model};
 use serde_json::{Map, Value, json};
+#[cfg(target_os = "linux")]
+use test_support::memory;
+use test_support::{Options, Server, import, tiny_config, write_model};
 
 /// Just below what the gateway takes.
 const LEN: usize = (8 << 20) - 4096;
@@ -21,7 +23,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 fn a_prompt_that_can_not_fit_costs_next_to_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let store = store_with_model(folder.path());
-    let server = Server::start_with(&Options { model: "tiny", store: Some(store), ..Options::default() });
+    let server =
+        Server::start_with(&Options { model: "tiny".into(), store: Some(store), ..Options::default() });
     let client = &server.client;
     let fits = client.post("/v1/completions", &json!({"model": "tiny", "prompt": "a b", "max_tokens": 1}));
     assert_eq!((fits.status, &fits.json["usage"]["prompt_tokens"]), (200, &json!(3)), "{}", fits.json);
@@ -29,7 +32,7 @@ fn a_prompt_that_can_not_fit_costs_next_to_nothing() {
     assert_eq!(fits.status, 200, "{}", fits.json);
 
     #[cfg(target_os = "linux")]
-    let before = peak(client);
+    let before = peak(&server);
     for (what, text) in
         [("words", "a ".repeat(LEN / 2)), ("one word", "a".repeat(LEN)), ("spaces", " ".repeat(LEN))]
     {
@@ -54,7 +57,7 @@ fn a_prompt_that_can_not_fit_costs_next_to_nothing() {
     }
     #[cfg(target_os = "linux")]
     {
-        let grown = peak(client) - before;
+        let grown = peak(&server) - before;
         eprintln!("the worker's peak grew by {} MiB", grown >> 20);
         // A few copies of the request: its frame, its text, what the template made of it.
         assert!(grown < 128 << 20, "the worker's peak grew by {} MiB", grown >> 20);
@@ -100,11 +103,8 @@ fn tokenizer() -> Value {
     })
 }
 
-/// The most memory that the worker has had resident.
+/// The most memory that the worker has had resident, in bytes.
 #[cfg(target_os = "linux")]
-fn peak(client: &e2e::Client) -> u64 {
-    let pid = client.get("/readyz").json["workers"][0]["pid"].as_u64().unwrap();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+fn peak(server: &Server) -> u64 {
+    memory::peak(server.workers()[0]).unwrap()
 }

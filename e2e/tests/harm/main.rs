@@ -5,8 +5,8 @@
 
 use std::{io::Write, time::Duration};
 
-use e2e::Server;
 use serde_json::Value;
+use test_support::Server;
 
 mod failed_import;
 mod forged_turns;

@@ -1,15 +1,10 @@
 //! Small models for the store, and its command line. Nothing can serve them.
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
-use e2e::binary;
-use serde_json::{Value, json};
+use serde_json::json;
+use test_support::{TestEnv, binary, safetensors::raw_safetensors};
 
 const COLUMNS: usize = 64;
 
@@ -58,30 +53,19 @@ impl Model {
 
 impl Matrix {
     fn safetensors(&self) -> Vec<u8> {
-        let data: Vec<u8> = self.values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let entry = json!({ "dtype": "F32", "shape": [self.rows, COLUMNS], "data_offsets": [0, data.len()] });
-        let mut header = json!({ self.name: entry }).to_string().into_bytes();
-        header.resize(header.len().next_multiple_of(8), b' ');
-        [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()
+        let data = self.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        raw_safetensors(&[(self.name, "F32", vec![self.rows as u64, COLUMNS as u64], data)], 0)
     }
 }
 
-/// Runs `cache-tool` in `root`, on the store `root/store`.
-pub(crate) fn cache_tool(root: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(binary("cache-tool"));
-    command.args(args).current_dir(root).env("KR_CACHE_DIR", root.join("store"));
-    command.env_remove("KR_CACHE_MAX_SIZE").output().unwrap()
-}
-
-/// What a command with `--json` says.
-pub(crate) fn json(root: &Path, args: &[&str]) -> Value {
-    let output = cache_tool(root, args);
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{args:?}: {output:?}"))
+/// `cache-tool` with a store of its own.
+pub(crate) fn cache_tool() -> TestEnv {
+    TestEnv::new(binary("cache-tool"))
 }
 
 /// The names in the store, sorted.
-pub(crate) fn names(root: &Path) -> Vec<String> {
-    let listed = json(root, &["list", "--json"]);
+pub(crate) fn names(tool: &TestEnv) -> Vec<String> {
+    let listed = tool.json(&["list", "--json"]);
     let names = listed.as_array().unwrap().iter().flat_map(|artifact| artifact["names"].as_array().unwrap());
     let mut names: Vec<String> = names.map(|name| name.as_str().unwrap().to_owned()).collect();
     names.sort();
@@ -89,6 +73,6 @@ pub(crate) fn names(root: &Path) -> Vec<String> {
 }
 
 /// Bytes of the blobs of all artifacts.
-pub(crate) fn total(root: &Path) -> u64 {
-    json(root, &["usage", "--json"])["total"].as_u64().unwrap()
+pub(crate) fn total(tool: &TestEnv) -> u64 {
+    tool.json(&["usage", "--json"])["total"].as_u64().unwrap()
 }

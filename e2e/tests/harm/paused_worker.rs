@@ -5,8 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Options, Server, SlowReader, import, tiny_config, write_model};
 use serde_json::{Value, json};
+use test_support::{Options, Server, SlowReader, import, tiny_config, write_model};
 
 use crate::{POLL, config, worker};
 
@@ -37,7 +37,7 @@ fn a_client_that_stops_reading_does_not_cost_the_worker_its_life() {
     write_model(&source, &model);
     import(&store, &source, "tiny");
     let server = Server::start_with(&Options {
-        model: "tiny",
+        model: "tiny".into(),
         store: Some(store),
         arguments: vec!["--config".into(), settings.path().to_str().unwrap().into()],
         ..Options::default()

@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use e2e::{MODEL, Options, PrivateStore, Server, chat};
 use serde_json::json;
+use test_support::{MODEL, Options, PrivateStore, Server, chat};
 
 const OTHER: &str = "test/other";
 

@@ -9,7 +9,6 @@ mod engine;
 mod gateway;
 mod kernels;
 mod machine;
-mod memory;
 mod peers;
 mod server;
 mod statistics;

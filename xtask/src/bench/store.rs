@@ -13,8 +13,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use test_support::{Server, memory};
 
-use super::{gateway::Gateway, machine, memory, statistics::Sample, synthetic, table};
+use super::{gateway, machine, statistics::Sample, synthetic, table};
 use crate::{binaries::Binaries, build, model, process, workspace::Workspace};
 
 /// Reloads of each artifact.
@@ -24,7 +25,7 @@ const SPARE: u64 = 2 << 30;
 /// Bytes that are hashed to see how fast one core is.
 const HASHED: usize = 512 << 20;
 /// Workers whose memory is measured.
-const WORKERS: [usize; 3] = [1, 2, 4];
+const WORKERS: [u32; 3] = [1, 2, 4];
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -104,11 +105,12 @@ fn measure(binaries: &Binaries, folder: &Path, model: &SourceModel) -> Result<Ti
     let import = started.elapsed();
 
     let load = || {
-        let gateway = Gateway::start(binaries, &store, &model.name, 1)?;
-        let load = gateway.load_times()?.into_iter().next().context("no worker tells how long it loaded")?;
+        let server = gateway::start(binaries, &store, &model.name, 1)?;
+        let load =
+            gateway::load_times(&server).into_iter().next().context("no worker tells how long it loaded")?;
         let started = Instant::now();
-        gateway.answer(&model.name, 1)?;
-        anyhow::Ok((load, gateway.took, started.elapsed()))
+        gateway::answer(&server, &model.name, 1)?;
+        anyhow::Ok((load, server.ready_after, started.elapsed()))
     };
     let (first_load, ..) = load()?;
     let (mut reload, mut ready, mut first_answer) = (Sample::default(), Sample::default(), Sample::default());
@@ -219,12 +221,14 @@ fn print_memory(binaries: &Binaries, store: &Path, model: &str) -> Result<()> {
     let mut table =
         table(&["workers", "sum of PSS of blobs, MB", "RSS of blobs, each, MB", "private besides, each, MB"]);
     for workers in WORKERS {
-        let gateway = Gateway::start(binaries, store, model, workers)?;
-        gateway.wait_for_workers(workers)?;
-        touch_all(&gateway, model, workers)?;
-        let pids = gateway.workers()?;
-        let memories =
-            |name: &str| pids.iter().map(|&pid| memory::mapped(pid, name)).collect::<Result<Vec<_>>>();
+        let server = gateway::start(binaries, store, model, workers)?;
+        gateway::wait_for_workers(&server, workers as usize)?;
+        touch_all(&server, model, workers)?;
+        let pids = server.workers();
+        let memories = |name: &str| {
+            let memories = pids.iter().map(|&pid| memory::mapped(pid, name));
+            memories.collect::<Result<Vec<_>, _>>().context("memory can be measured on Linux only")
+        };
         let (blobs, all) = (memories("/blobs/sha256/")?, memories("")?);
         let megabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
         let range = |values: &mut dyn Iterator<Item = u64>| {
@@ -244,9 +248,10 @@ fn print_memory(binaries: &Binaries, store: &Path, model: &str) -> Result<()> {
 }
 
 /// Has every worker answer, so that each has touched all of its weights: requests at the same time go to different ones.
-fn touch_all(gateway: &Gateway, model: &str, workers: usize) -> Result<()> {
+fn touch_all(server: &Server, model: &str, workers: u32) -> Result<()> {
     thread::scope(|scope| {
-        let requests: Vec<_> = (0..workers * 2).map(|_| scope.spawn(|| gateway.answer(model, 64))).collect();
+        let requests: Vec<_> =
+            (0..workers * 2).map(|_| scope.spawn(|| gateway::answer(server, model, 64))).collect();
         requests.into_iter().try_for_each(|request| {
             request.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a request's thread panicked")))
         })

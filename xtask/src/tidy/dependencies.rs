@@ -36,9 +36,16 @@ const RULES: &[Rule] = &[
         why: "each program that reads the configuration links it",
     },
     Rule { name: "mlx-ext", own: &[], mlx: true, why: "it completes MLX and knows nothing of serving" },
+    Rule { name: "chat", own: &[], mlx: false, why: "it turns text into events, whoever produced the text" },
+    Rule {
+        name: "test-support",
+        own: &["protocol"],
+        mlx: false,
+        why: "it plays the processes beside the one under test, from outside",
+    },
     Rule {
         name: "gateway",
-        own: &["protocol", "settings"],
+        own: &["protocol", "settings", "chat"],
         mlx: false,
         why: "a fault in MLX or in a model's file must not reach it",
     },
@@ -56,6 +63,13 @@ const RULES: &[Rule] = &[
     },
     Rule { name: "e2e", own: &[], mlx: false, why: "it tests programs from outside" },
     Rule { name: "xtask", own: &[], mlx: false, why: "it has to be built before anything else can be" },
+];
+
+/// Our crates that only tests may use: any member may name them under [dev-dependencies], and nowhere else but for the
+/// members listed here.
+const FOR_TESTS: &[(&str, &[&str])] = &[
+    // Its benchmarks start the same servers.
+    ("test-support", &["xtask"]),
 ];
 
 /// Crates that nothing may bring in, and what to use.
@@ -151,6 +165,17 @@ impl Graph {
             [&self.edges, &self.dev].into_iter().filter_map(|map| map.get(member)).flatten().collect();
         let mut broken = Vec::new();
         for dependency in &direct {
+            if let Some((_, others)) = FOR_TESTS.iter().find(|(name, _)| name == dependency) {
+                let outside_tests = self.edges.get(member).is_some_and(|edges| edges.contains(*dependency));
+                if outside_tests && !others.contains(&member) {
+                    let message = format!(
+                        "{dependency} is for tests; {member} may name it under [dev-dependencies] only"
+                    );
+                    let (member, dependency) = (member.to_owned(), (*dependency).clone());
+                    broken.push(Broken { member, dependency, message });
+                }
+                continue;
+            }
             let unwanted_own = self.members.contains(*dependency) && !rule.own.contains(&dependency.as_str());
             let unwanted_other =
                 ONLY.iter().any(|(name, members)| name == dependency && !members.contains(&member));
@@ -243,6 +268,16 @@ mod tests {
             messages(&graph(&["gateway", "artifact-store"], &[], &[("gateway", "artifact-store")])).len(),
             1
         );
+    }
+
+    #[test]
+    fn crates_for_tests_stay_in_tests() {
+        let members = ["gateway", "test-support", "xtask"];
+        let pair = [("gateway", "test-support")];
+        assert!(messages(&graph(&members, &[("xtask", "test-support")], &pair)).is_empty());
+        let found = messages(&graph(&members, &pair, &[]));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("[dev-dependencies]"), "{found:?}");
     }
 
     #[test]

@@ -28,7 +28,7 @@ fn a_held_blob_outlives_its_artifacts_and_goes_when_nobody_holds_it() {
     assert!(path.exists());
     assert_eq!(store.stored_blob(tokenizer.blob, tokenizer.size), None);
     let other = store.import(&source(root.path(), "other"), None, &mut silent).unwrap();
-    assert!(path.exists() && other.new_bytes < other.size, "what sweeps keeps it, and import reuses it");
+    assert!(path.exists() && other.new_bytes < other.size, "recovery keeps it, and import reuses it");
     store.remove("other", false, &mut silent).unwrap();
     assert!(store.repair(false, &mut silent).unwrap().actions.is_empty() && path.exists());
 

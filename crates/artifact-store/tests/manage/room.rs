@@ -158,7 +158,7 @@ fn an_import_that_fails_late_leaves_the_store_as_it_was() {
     for folder in ["refs", "artifacts"] {
         let (path, away) = (root.path().join("store").join(folder), root.path().join("away"));
         let (from, to) = (path.clone(), away.clone());
-        let failing = store.clone().with_step_hook(move |step| {
+        let failing = store.clone().with_fs_op_hook(move |step| {
             if step.action == "move" && step.path.starts_with(&from) && !to.exists() {
                 fs::rename(&from, &to).unwrap();
             } else if step.path.starts_with(&from)
@@ -186,7 +186,7 @@ fn a_name_that_could_not_be_moved_stands_for_what_it_stood_for() {
     let (from, to) = (refs.clone(), away.clone());
     // The name is in its place, and then its folder can't be synced, once.
     let failed_once = AtomicBool::new(false);
-    let failing = store.clone().with_step_hook(move |step| {
+    let failing = store.clone().with_fs_op_hook(move |step| {
         if step.action == "sync" && step.path == from && !failed_once.swap(true, Ordering::Relaxed) {
             fs::rename(&from, &to).unwrap();
         } else if to.exists() {

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use crate::{
     output::{path_json, print, print_json, say, size},
-    place::Place,
     progress::ImportProgress,
+    store_args::StoreArgs,
 };
 
 /// Write an artifact as a folder that other programs open.
@@ -30,8 +30,8 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
-    let artifact = place.open_read_only()?.resolve(&args.name)?;
+pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<()> {
+    let artifact = store_args.open_read_only()?.resolve(&args.name)?;
     let mut progress = ImportProgress::new()?;
     let exported = artifact.export(&args.dir, &mut |event| progress.observe(event));
     progress.finish();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use artifact_store::{ImportOptions, Imported, Quantization, Store};
 
-use crate::{output::print_imported, place::Place, progress::ImportProgress};
+use crate::{output::print_imported, progress::ImportProgress, store_args::StoreArgs};
 
 /// Take a model into the store.
 ///
@@ -52,10 +52,11 @@ impl QuantizeArgs {
     }
 }
 
-pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<()> {
     // A wrong path should not leave an empty store behind.
     args.source.metadata().with_context(|| format!("cannot read {}", args.source.display()))?;
-    let imported = import(&place.open()?, &args.source, args.name.as_deref(), &args.quantize.options()?)?;
+    let imported =
+        import(&store_args.open()?, &args.source, args.name.as_deref(), &args.quantize.options()?)?;
     print_imported(&imported, args.json)
 }
 

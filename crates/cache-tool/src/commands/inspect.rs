@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use artifact_store::{Artifact, FileRole, Holder, Listed, Manifest};
+use artifact_store::{Artifact, ArtifactSummary, FileRole, Holder, Manifest};
 use serde_json::{Value, json};
 
 use crate::{
-    output::{Rows, ago, listed_json, names, print_json, print_script, size},
-    place::Place,
+    output::{Rows, ago, names, print_json, print_script, size, summary_json},
+    store_args::StoreArgs,
 };
 
 /// Show what an artifact is made of.
@@ -42,15 +42,15 @@ struct Tokenizer {
 /// All that is shown.
 struct Facts {
     artifact: Artifact,
-    listed: Listed,
+    listed: ArtifactSummary,
     /// `None`: nobody uses it. Empty: somebody unknown.
     holders: Option<Vec<Holder>>,
     summary: Summary,
     tokenizer: Option<Tokenizer>,
 }
 
-pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
-    let store = place.open_read_only()?;
+pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<()> {
+    let store = store_args.open_read_only()?;
     // Before we are one of them.
     let holders = store.holders(store.locate(&args.name)?)?;
     let artifact = store.resolve(&args.name)?;
@@ -148,7 +148,7 @@ fn quantization(config: &Value) -> String {
 impl Facts {
     fn as_json(&self) -> anyhow::Result<Value> {
         let manifest = &self.artifact.manifest;
-        let mut value = listed_json(&self.listed);
+        let mut value = summary_json(&self.listed);
         let holders = self.holders.iter().flatten();
         let holders = holders.map(|holder| json!({ "pid": holder.pid, "program": holder.program }));
         value["in_use"] = self.holders.is_some().into();

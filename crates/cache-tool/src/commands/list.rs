@@ -1,11 +1,11 @@
 //! `cache-tool list`.
 
-use artifact_store::{ArtifactState, Listed};
+use artifact_store::{ArtifactState, ArtifactSummary};
 use serde_json::Value;
 
 use crate::{
-    output::{Rows, ago, listed_json, names, print_json, say, size},
-    place::Place,
+    output::{Rows, ago, names, print_json, say, size, summary_json},
+    store_args::StoreArgs,
 };
 
 /// List what the store holds, the most recently used first.
@@ -19,10 +19,10 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
-    let artifacts = place.open_read_only()?.list()?;
+pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<()> {
+    let artifacts = store_args.open_read_only()?.list()?;
     if args.json {
-        return print_json(&Value::Array(artifacts.iter().map(listed_json).collect()));
+        return print_json(&Value::Array(artifacts.iter().map(summary_json).collect()));
     }
     let mut rows = Rows::with_header(["NAME", "ARCHITECTURE", "SIZE", "LAST USE", "DIGEST", "STATE"]);
     for artifact in &artifacts {
@@ -42,7 +42,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn state(artifact: &Listed) -> String {
+fn state(artifact: &ArtifactSummary) -> String {
     let pinned = if artifact.pinned { ", pinned" } else { "" };
     format!("{}{pinned}", artifact.state)
 }

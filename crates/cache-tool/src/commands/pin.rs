@@ -1,6 +1,6 @@
 //! `cache-tool pin`.
 
-use crate::{output::print_pinned, place::Place};
+use crate::{output::print_pinned, store_args::StoreArgs};
 
 /// Keep an artifact, whatever is evicted or pruned.
 ///
@@ -18,8 +18,8 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
-    let store = place.open_existing()?;
+pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<()> {
+    let store = store_args.open_existing()?;
     let changed = store.pin(&args.name)?;
     print_pinned(&store, &args.name, changed, args.json)
 }

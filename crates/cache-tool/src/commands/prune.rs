@@ -1,12 +1,12 @@
 //! `cache-tool prune`.
 
-use artifact_store::{Listed, PruneOptions, PruneReport};
+use artifact_store::{ArtifactSummary, PruneOptions, PruneReport};
 use serde_json::{Value, json};
 
 use crate::{
-    output::{Rows, ago, listed_json, names, print_json, say, size},
-    place::Place,
+    output::{Rows, ago, names, print_json, say, size, summary_json},
     progress::say_waiting,
+    store_args::StoreArgs,
 };
 
 /// Make the store smaller.
@@ -40,23 +40,23 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
-    let store = place.open_existing()?;
+pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<()> {
+    let store = store_args.open_existing()?;
     let mut options = PruneOptions {
-        max_size: place.max_size(),
+        max_size: store_args.max_size(),
         older_than: args.older_than.map(Into::into),
         keep: args.keep,
         dry_run: args.dry_run,
     };
     if (options.max_size, options.older_than, options.keep) == (None, None, None) {
-        options.max_size = Some(place.limit()?);
+        options.max_size = Some(store_args.limit()?);
     }
     let report = store.prune(&options, &mut say_waiting)?;
     if args.json { print_json(&as_json(&report)) } else { show(&report) }
 }
 
 fn as_json(report: &PruneReport) -> Value {
-    let list = |artifacts: &[Listed]| Value::Array(artifacts.iter().map(listed_json).collect());
+    let list = |artifacts: &[ArtifactSummary]| Value::Array(artifacts.iter().map(summary_json).collect());
     json!({
         "dry_run": report.dry_run,
         "removed": list(&report.removed),

@@ -7,7 +7,7 @@ use crate::{
     download::Download,
     hub::{self, Hub, Index, Repository},
     output::print_imported,
-    place::Place,
+    store_args::StoreArgs,
 };
 
 /// Download a model from the Hugging Face Hub into the store.
@@ -41,7 +41,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<()> {
     let options = args.quantize.options()?;
     let name = args.name.as_deref().unwrap_or(&args.repository.id);
     // Before an hour of downloading.
@@ -55,7 +55,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
         hub::weights(&snapshot, None)?;
     }
 
-    let store = place.open()?;
+    let store = store_args.open()?;
     let mut folder = Download::begin(&store, &hub, &snapshot)?;
     let source = match gguf {
         Some(file) => {

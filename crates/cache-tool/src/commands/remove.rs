@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use crate::{
-    output::{listed_json, print_json, say, size},
-    place::Place,
+    output::{print_json, say, size, summary_json},
     progress::say_waiting,
+    store_args::StoreArgs,
 };
 
 /// Remove a name, and with its last name an artifact.
@@ -27,13 +27,13 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
-    let removed = place.open_existing()?.remove(&args.name, args.force, &mut say_waiting)?;
+pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<()> {
+    let removed = store_args.open_existing()?.remove(&args.name, args.force, &mut say_waiting)?;
     if args.json {
         return print_json(&json!({
             "names": removed.names,
             "other_names": removed.other_names,
-            "artifact": removed.artifact.as_ref().map(listed_json),
+            "artifact": removed.artifact.as_ref().map(summary_json),
             "freed": removed.freed,
         }));
     }

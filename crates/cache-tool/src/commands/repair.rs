@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::{
     exit,
     output::{path_json, print, print_json, say, size},
-    place::Place,
     progress::say_waiting,
+    store_args::StoreArgs,
 };
 
 /// Put the store right.
@@ -33,8 +33,8 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<ExitCode> {
-    let report = place.open_existing()?.repair(args.dry_run, &mut say_waiting)?;
+pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<ExitCode> {
+    let report = store_args.open_existing()?.repair(args.dry_run, &mut say_waiting)?;
     if args.json {
         print_json(&as_json(&report))?;
     } else {

@@ -1,6 +1,6 @@
 //! `cache-tool unpin`.
 
-use crate::{output::print_pinned, place::Place};
+use crate::{output::print_pinned, store_args::StoreArgs};
 
 /// Allow a pinned artifact to be removed again.
 ///
@@ -15,8 +15,8 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
-    let store = place.open_existing()?;
+pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<()> {
+    let store = store_args.open_existing()?;
     let changed = store.unpin(&args.name)?;
     print_pinned(&store, &args.name, changed, args.json)
 }

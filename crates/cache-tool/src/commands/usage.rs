@@ -4,8 +4,8 @@ use artifact_store::Usage;
 use serde_json::{Value, json};
 
 use crate::{
-    output::{Rows, ago, listed_json, names, print_json, print_script, size},
-    place::Place,
+    output::{Rows, ago, names, print_json, print_script, size, summary_json},
+    store_args::StoreArgs,
 };
 
 /// Show how much room the store takes.
@@ -22,8 +22,8 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
-    let usage = place.open_read_only()?.usage()?;
+pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<()> {
+    let usage = store_args.open_read_only()?.usage()?;
     if args.json {
         return print_json(&as_json(&usage));
     }
@@ -56,7 +56,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
 
 fn as_json(usage: &Usage) -> Value {
     let artifacts = usage.artifacts.iter().map(|entry| {
-        let mut value = listed_json(&entry.artifact);
+        let mut value = summary_json(&entry.artifact);
         value["unique"] = entry.unique.into();
         value["shared"] = entry.shared.into();
         value

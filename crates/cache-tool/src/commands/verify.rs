@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::{
     exit,
     output::{Rows, path_json, print_json, say, size},
-    place::Place,
     progress::VerifyProgress,
+    store_args::StoreArgs,
 };
 
 /// Read everything that is stored and compare it with its digests.
@@ -41,8 +41,8 @@ struct Unreadable {
     reason: String,
 }
 
-pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<ExitCode> {
-    let store = if args.dry_run { place.open_read_only()? } else { place.open_existing()? };
+pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<ExitCode> {
+    let store = if args.dry_run { store_args.open_read_only()? } else { store_args.open_existing()? };
     let (artifacts, unreadable) = resolve(&store, &args.names)?;
     let mut options = VerifyOptions { quarantine: !args.dry_run, ..VerifyOptions::all_cores() };
     options.jobs = args.jobs.unwrap_or(options.jobs);

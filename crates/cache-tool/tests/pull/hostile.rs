@@ -9,14 +9,11 @@ use std::{
 
 use artifact_store::Digest;
 use serde_json::{Value, json};
+use test_support::{FakeHub, Repository, gguf::tiny_llama, safetensors::safetensors};
 
-use crate::{
-    World,
-    hub::{Hub, Repository},
-    support, text,
-};
+use crate::{HubEnv, text};
 
-impl World {
+impl HubEnv {
     /// Breaks a pull off before the last file, and returns the folder of the download.
     fn broken_off(&self) -> PathBuf {
         {
@@ -61,37 +58,37 @@ fn zero(path: &Path) {
 #[test]
 fn what_a_broken_download_left_is_used_only_if_it_is_what_the_hub_has() {
     for blob_ids in [false, true] {
-        let world = World::new();
-        world.hub.repository.lock().unwrap().blob_ids = blob_ids;
-        let folder = world.broken_off();
+        let env = HubEnv::new();
+        env.hub.repository.lock().unwrap().blob_ids = blob_ids;
+        let folder = env.broken_off();
         // The size is right, as after a crash that lost the bytes.
         for damaged in ["model-1.safetensors", "config.json", "model-2.safetensors.part"] {
             zero(&folder.join(damaged));
         }
-        world.ok(&["pull", "org/model"]);
-        let asked = world.files_asked();
+        env.ok(&["pull", "org/model"]);
+        let asked = env.files_asked();
         // The second part is asked for as if it were good, found to be wrong, and fetched as a whole.
         let expected = ["config.json", "model-1.safetensors", "model-2.safetensors", "model-2.safetensors"];
         assert_eq!(asked, expected, "{blob_ids}");
-        world.check_stored();
+        env.check_stored();
     }
 }
 
 #[test]
 fn what_the_hub_does_not_have_is_not_imported() {
-    let world = World::new();
-    let folder = world.broken_off();
-    let secret = world.path("secret");
+    let env = HubEnv::new();
+    let folder = env.broken_off();
+    let secret = env.path("secret");
     fs::write(&secret, "{% secret %}").unwrap();
     fs::write(folder.join("chat_template.jinja"), "EVIL").unwrap();
     fs::create_dir(folder.join("additional_chat_templates")).unwrap();
     symlink(&secret, folder.join("additional_chat_templates/x.jinja")).unwrap();
     fs::remove_file(folder.join("tokenizer.json")).unwrap();
     symlink(&secret, folder.join("tokenizer.json")).unwrap();
-    let had_template = world.hub.repository.lock().unwrap().files.contains_key("chat_template.jinja");
-    world.ok(&["pull", "org/model"]);
-    world.check_stored();
-    let manifest = world.manifest();
+    let had_template = env.hub.repository.lock().unwrap().files.contains_key("chat_template.jinja");
+    env.ok(&["pull", "org/model"]);
+    env.check_stored();
+    let manifest = env.manifest();
     let stored = manifest["files"].as_array().unwrap().iter();
     assert_eq!(
         stored.filter(|file| file["name"] == "chat_template.jinja").count(),
@@ -102,15 +99,15 @@ fn what_the_hub_does_not_have_is_not_imported() {
 
 #[test]
 fn files_of_another_hub_are_not_taken_for_this_ones() {
-    let world = World::new();
-    world.broken_off();
+    let env = HubEnv::new();
+    env.broken_off();
     let mut other = Repository::default();
-    for (name, bytes) in &world.hub.repository.lock().unwrap().files {
+    for (name, bytes) in &env.hub.repository.lock().unwrap().files {
         other.files.insert(name.clone(), bytes.clone());
     }
     let json = json!({ "eos_token": "</s>", "chat_template": "of the other hub" });
     other.files.insert("tokenizer_config.json".to_owned(), json.to_string().into_bytes());
-    let other = World { hub: Hub::start(other), root: world.root };
+    let other = HubEnv::with_hub(env.env, other);
     other.ok(&["pull", "org/model"]);
     assert_eq!(other.files_asked().len(), 7, "all of it");
     other.check_stored();
@@ -118,29 +115,29 @@ fn files_of_another_hub_are_not_taken_for_this_ones() {
 
 #[test]
 fn a_damaged_blob_of_the_store_is_downloaded_again() {
-    let world = World::new();
-    world.ok(&["pull", "org/model"]);
-    let large = Digest::of(&world.hub.repository.lock().unwrap().files["model-2.safetensors"]).to_string();
-    let blob = world.path(&format!("store/blobs/sha256/{}/{large}", &large[..2]));
+    let env = HubEnv::new();
+    env.ok(&["pull", "org/model"]);
+    let large = Digest::of(&env.hub.repository.lock().unwrap().files["model-2.safetensors"]).to_string();
+    let blob = env.path(&format!("store/blobs/sha256/{}/{large}", &large[..2]));
     fs::remove_file(&blob).unwrap();
-    let len = world.hub.repository.lock().unwrap().files["model-2.safetensors"].len();
+    let len = env.hub.repository.lock().unwrap().files["model-2.safetensors"].len();
     fs::write(&blob, vec![0; len]).unwrap();
-    world.hub.asked();
-    world.ok(&["pull", "org/model"]);
-    assert!(world.files_asked().contains(&"model-2.safetensors".to_owned()));
-    world.check_stored();
-    world.ok(&["verify"]);
+    env.hub.asked();
+    env.ok(&["pull", "org/model"]);
+    assert!(env.files_asked().contains(&"model-2.safetensors".to_owned()));
+    env.check_stored();
+    env.ok(&["verify"]);
 }
 
 #[test]
 fn what_a_pull_reuses_stays_when_its_artifact_goes_meanwhile() {
-    let world = World::new();
-    world.ok(&["pull", "org/model", "--name", "old"]);
+    let env = HubEnv::new();
+    env.ok(&["pull", "org/model", "--name", "old"]);
     {
-        let mut repository = world.hub.repository.lock().unwrap();
-        let weights = support::safetensors(&[("a", vec![0.5; 100])]);
+        let mut repository = env.hub.repository.lock().unwrap();
+        let weights = safetensors(&[("a", vec![0.5; 100])]);
         repository.files.insert("model-1.safetensors".to_owned(), weights);
-        let store = world.path("store");
+        let store = env.path("store");
         repository.on_file = Some(Box::new(move |name| {
             if name == "model-1.safetensors" {
                 let mut tool = Command::new(env!("CARGO_BIN_EXE_cache-tool"));
@@ -149,88 +146,88 @@ fn what_a_pull_reuses_stays_when_its_artifact_goes_meanwhile() {
             }
         }));
     }
-    world.hub.asked();
-    world.ok(&["pull", "org/model"]);
-    assert!(!world.files_asked().contains(&"model-2.safetensors".to_owned()), "it was stored");
-    world.check_stored();
-    world.ok(&["verify"]);
+    env.hub.asked();
+    env.ok(&["pull", "org/model"]);
+    assert!(!env.files_asked().contains(&"model-2.safetensors".to_owned()), "it was stored");
+    env.check_stored();
+    env.ok(&["verify"]);
 }
 
 #[test]
 fn sizes_that_no_disk_has_are_added_up_and_refused() {
-    let world = World::new();
+    let env = HubEnv::new();
     let mut sizes = [("model-1.safetensors", 1 << 63), ("model-2.safetensors", 1 << 63)];
     for repeated in [false, true] {
-        world.hub.repository.lock().unwrap().sizes =
+        env.hub.repository.lock().unwrap().sizes =
             sizes.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect();
-        let (code, said) = world.fails(&["pull", "org/model"]);
+        let (code, said) = env.fails(&["pull", "org/model"]);
         assert_eq!(code, 6, "{repeated}: {said}");
-        assert!(!world.files_asked().iter().any(|file| file.ends_with(".safetensors")));
+        assert!(!env.files_asked().iter().any(|file| file.ends_with(".safetensors")));
         sizes[0].1 = u64::MAX;
     }
     for name in ["model.safetensors.index.json", "config.json", "tokenizer.json"] {
-        world.hub.repository.lock().unwrap().sizes = [(name.to_owned(), 1 << 30)].into();
-        let (code, said) = world.fails(&["pull", "org/model"]);
+        env.hub.repository.lock().unwrap().sizes = [(name.to_owned(), 1 << 30)].into();
+        let (code, said) = env.fails(&["pull", "org/model"]);
         assert!(code == 4 && said.contains(&format!("its {name} has 1073741824 bytes, more than")), "{said}");
-        assert!(world.files_asked().is_empty());
+        assert!(env.files_asked().is_empty());
     }
 }
 
 #[test]
 fn the_token_goes_to_no_other_port_and_along_on_the_same_one() {
-    let world = World::new();
-    let cdn = Hub::start(Repository {
-        files: world.hub.repository.lock().unwrap().files.clone(),
+    let env = HubEnv::new();
+    let cdn = FakeHub::start(Repository {
+        files: env.hub.repository.lock().unwrap().files.clone(),
         ..Repository::default()
     });
     {
-        let mut repository = world.hub.repository.lock().unwrap();
+        let mut repository = env.hub.repository.lock().unwrap();
         (repository.gated, repository.cdn) = (true, Some(cdn.endpoint.clone()));
     }
-    let pulled = world.run(&["pull", "org/model"], Some("secret"));
+    let pulled = env.run(&["pull", "org/model"], Some("secret"));
     assert!(pulled.status.success(), "{}", text(&pulled.stderr));
     let asked = cdn.asked();
     assert_eq!(asked.len(), 7);
     assert!(asked.iter().all(|asked| asked.authorization.is_none()), "{asked:?}");
 
     // A repository with a new name.
-    world.hub.asked();
-    let pulled = world.run(&["pull", "org/moved"], Some("secret"));
+    env.hub.asked();
+    let pulled = env.run(&["pull", "org/moved"], Some("secret"));
     assert!(pulled.status.success(), "{}", text(&pulled.stderr));
-    let asked = world.hub.asked();
+    let asked = env.hub.asked();
     assert!(asked[1].path.starts_with("/api/models/org/model/"), "{asked:?}");
     assert!(asked.iter().all(|asked| asked.authorization.as_deref() == Some("Bearer secret")), "{asked:?}");
 }
 
 #[test]
 fn two_files_of_one_name_are_not_mixed_up() {
-    let world = World::gguf();
-    let mut other = support::tiny_llama().bytes();
+    let env = HubEnv::gguf();
+    let mut other = tiny_llama().bytes();
     {
-        let mut repository = world.hub.repository.lock().unwrap();
+        let mut repository = env.hub.repository.lock().unwrap();
         // Another value near the end, in the part that comes before the connection breaks.
         let at = other.len() - 40;
         other[at] ^= 1;
         repository.files.insert("Q8/tiny.gguf".to_owned(), other.clone());
         (repository.refuses, repository.cuts) = (true, vec![other.len() - 8]);
     }
-    assert_eq!(world.fails(&["pull", "org/model", "--file", "Q4/tiny.gguf"]).0, 4);
-    world.hub.repository.lock().unwrap().refuses = false;
-    world.ok(&["pull", "org/model", "--file", "Q8/tiny.gguf"]);
-    assert_eq!(world.manifest()["source"]["digest"], Digest::of(&other).to_string());
+    assert_eq!(env.fails(&["pull", "org/model", "--file", "Q4/tiny.gguf"]).0, 4);
+    env.hub.repository.lock().unwrap().refuses = false;
+    env.ok(&["pull", "org/model", "--file", "Q8/tiny.gguf"]);
+    assert_eq!(env.manifest()["source"]["digest"], Digest::of(&other).to_string());
 }
 
 #[test]
 fn foreign_text_commands_no_terminal_and_forges_no_line() {
-    let world = World::new();
+    let env = HubEnv::new();
     let evil = "\u{1b}]0;x\u{7}\u{9b}2J\nerror: forged\u{202e}";
     {
-        let mut repository = world.hub.repository.lock().unwrap();
+        let mut repository = env.hub.repository.lock().unwrap();
         let index = json!({ "weight_map": { "a": format!("{evil}.safetensors") } });
         repository.files.insert("model.safetensors.index.json".to_owned(), index.to_string().into_bytes());
         repository.files.remove("model.safetensors");
     }
-    let (code, said) = world.fails(&["pull", "org/model"]);
+    let (code, said) = env.fails(&["pull", "org/model"]);
     assert_eq!(code, 4, "{said}");
     assert!(said.contains("\\u{1b}]0;x\\u{7}\\u{9b}2J\\nerror: forged\\u{202e}"), "{said}");
     assert!(said.lines().count() == 1 && !said.trim_end().chars().any(char::is_control), "{said:?}");
@@ -238,8 +235,8 @@ fn foreign_text_commands_no_terminal_and_forges_no_line() {
 
 #[test]
 fn a_description_that_is_not_one_is_refused() {
-    let world = World::new();
-    world.hub.repository.lock().unwrap().files.insert("x".repeat(33 << 20), Vec::new());
-    let (code, said) = world.fails(&["pull", "org/model"]);
+    let env = HubEnv::new();
+    env.hub.repository.lock().unwrap().files.insert("x".repeat(33 << 20), Vec::new());
+    let (code, said) = env.fails(&["pull", "org/model"]);
     assert!(code == 1 && said.contains("more than 33554432 bytes"), "{said}");
 }

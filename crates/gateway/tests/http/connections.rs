@@ -6,8 +6,8 @@ use serde_json::json;
 use crate::support::*;
 
 /// The limits of these tests are short, and passing them is what is waited for.
-fn with(server: &str) -> World {
-    World::start(&format!("server: {{{server}}}\n"))
+fn with(server: &str) -> TestEnv {
+    TestEnv::start(&format!("server: {{{server}}}\n"))
 }
 
 fn error(body: &str) -> String {
@@ -19,8 +19,8 @@ fn error(body: &str) -> String {
 
 #[tokio::test]
 async fn a_header_that_never_ends_is_a_408() {
-    let world = with("header_timeout_ms: 300");
-    let address = world.listen().await;
+    let env = with("header_timeout_ms: 300");
+    let address = env.listen().await;
     for begun in ["P", "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-"] {
         let mut client = Wire::open(address).await;
         client.write(begun).await;
@@ -34,8 +34,8 @@ async fn a_header_that_never_ends_is_a_408() {
 
 #[tokio::test]
 async fn a_body_that_never_ends_is_a_408() {
-    let world = with("body_timeout_ms: 300");
-    let address = world.listen().await;
+    let env = with("body_timeout_ms: 300");
+    let address = env.listen().await;
     let mut client = Wire::open(address).await;
     client
         .write(format!(
@@ -50,8 +50,8 @@ async fn a_body_that_never_ends_is_a_408() {
 
 #[tokio::test]
 async fn a_connection_without_a_request_is_closed() {
-    let world = with("idle_timeout_ms: 300");
-    let address = world.listen().await;
+    let env = with("idle_timeout_ms: 300");
+    let address = env.listen().await;
     let mut silent = Wire::open(address).await;
     assert_eq!(silent.rest().await, "");
     let mut used = Wire::open(address).await;
@@ -63,8 +63,8 @@ async fn a_connection_without_a_request_is_closed() {
 #[tokio::test]
 async fn silent_connections_make_room_for_others() {
     // None of them is closed because of the time.
-    let world = with("max_connections: 3, header_timeout_ms: 3600000, idle_timeout_ms: 3600000");
-    let address = world.listen().await;
+    let env = with("max_connections: 3, header_timeout_ms: 3600000, idle_timeout_ms: 3600000");
+    let address = env.listen().await;
     let mut silent = Vec::new();
     for begun in ["", "GET / HT", ""] {
         let mut client = Wire::open(address).await;
@@ -85,8 +85,8 @@ async fn silent_connections_make_room_for_others() {
 
 #[tokio::test]
 async fn bodies_that_do_not_come_make_room_when_nothing_else_does() {
-    let world = with("max_connections: 2");
-    let address = world.listen().await;
+    let env = with("max_connections: 2");
+    let address = env.listen().await;
     let mut held = Vec::new();
     for _ in 0..4 {
         let mut client = Wire::open(address).await;
@@ -107,8 +107,8 @@ async fn bodies_that_do_not_come_make_room_when_nothing_else_does() {
 
 #[tokio::test]
 async fn health_checks_are_answered_when_all_connections_are_busy() {
-    let (world, mut worker) = World::ready("server: {max_connections: 1}\n").await;
-    let address = world.listen().await;
+    let (env, mut worker) = TestEnv::ready("server: {max_connections: 1}\n").await;
+    let address = env.listen().await;
     let mut busy = Wire::open(address).await;
     let body = chat(json!({"stream": true})).to_string();
     busy.send("POST", CHAT, "content-type: application/json\r\n", body.as_bytes()).await;
@@ -141,8 +141,8 @@ const EARLY: [(&str, &str, &str, u16); 6] = [
 
 #[tokio::test]
 async fn an_early_answer_leaves_the_connection_usable_or_says_that_it_ends() {
-    let world = World::start("");
-    let address = world.listen().await;
+    let env = TestEnv::start("");
+    let address = env.listen().await;
     for (method, path, headers, status) in EARLY {
         for length in [0, 1, 1000, 200 << 10, 300 << 10, 9 << 20] {
             let mut client = Wire::open(address).await;
@@ -163,8 +163,8 @@ async fn an_early_answer_leaves_the_connection_usable_or_says_that_it_ends() {
 
 #[tokio::test]
 async fn a_client_that_sends_far_too_much_still_reads_its_413() {
-    let world = World::start("");
-    let address = world.listen().await;
+    let env = TestEnv::start("");
+    let address = env.listen().await;
     const SIZE: usize = 50 << 20;
     for framing in [format!("content-length: {SIZE}"), "transfer-encoding: chunked".into()] {
         let mut client = Wire::open(address).await;
@@ -195,8 +195,8 @@ async fn a_client_that_sends_far_too_much_still_reads_its_413() {
 
 #[tokio::test]
 async fn a_client_that_waits_for_100_continue_is_answered_without_its_body() {
-    let world = World::start("");
-    let address = world.listen().await;
+    let env = TestEnv::start("");
+    let address = env.listen().await;
     let mut client = Wire::open(address).await;
     client
         .write(format!(
@@ -211,8 +211,8 @@ async fn a_client_that_waits_for_100_continue_is_answered_without_its_body() {
 
 #[tokio::test]
 async fn what_is_not_http_is_answered_in_json() {
-    let world = World::start("");
-    let address = world.listen().await;
+    let env = TestEnv::start("");
+    let address = env.listen().await;
     let long = "x".repeat(1 << 20);
     for (bytes, status) in [
         ("nonsense\r\n\r\n".to_owned(), 400),
@@ -237,8 +237,8 @@ async fn what_is_not_http_is_answered_in_json() {
 async fn a_client_that_does_not_read_loses_its_stream_and_frees_its_place() {
     let settings = "server: {slow_consumer_timeout_ms: 500}\n\
                     stream_registry: {credit_chunks: 8, adaptive_limits: {max_streams: 1}}\n";
-    let (world, mut worker) = World::ready(settings).await;
-    let address = world.listen().await;
+    let (env, mut worker) = TestEnv::ready(settings).await;
+    let address = env.listen().await;
     let mut stalled = Wire::open(address).await;
     let body = chat(json!({"stream": true})).to_string();
     stalled.send("POST", CHAT, "content-type: application/json\r\n", body.as_bytes()).await;
@@ -257,8 +257,8 @@ async fn a_client_that_does_not_read_loses_its_stream_and_frees_its_place() {
             other => panic!("{other:?}"),
         }
     }
-    until("a free place", || world.app.metrics.streams_open.get() == 0).await;
-    let (_, response) = world.begin_stream(&mut worker).await;
+    until("a free place", || env.app.metrics.streams_open.get() == 0).await;
+    let (_, response) = env.begin_stream(&mut worker).await;
     assert_eq!(response.status().as_u16(), 200);
     drop(stalled);
 }

@@ -23,34 +23,34 @@ fn unfinished(bytes: usize) -> Request<Body> {
 async fn unfinished_bodies_and_waiting_requests_share_a_budget() {
     let settings = "server: {max_body_bytes: 4096, request_memory_bytes: 24576}\n\
                     stream_registry: {adaptive_limits: {max_streams: 1}}\n";
-    let (world, mut worker) = World::ready(settings).await;
+    let (env, mut worker) = TestEnv::ready(settings).await;
     let over = |reply: &Reply| {
         assert_eq!(reply.error(), (429, "rate_limit_error".into(), "out_of_memory_budget".into()));
         assert_eq!((reply.header("retry-after"), reply.header("retry-after-ms")), ("1", "1000"));
     };
     // Bodies that do not end.
-    let bodies: Vec<_> = (0..6).map(|_| world.begin_request(unfinished(4000))).collect();
+    let bodies: Vec<_> = (0..6).map(|_| env.begin_request(unfinished(4000))).collect();
     // Each is polled as often as this task yields.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
     assert!(bodies.iter().all(|body| !body.is_finished()));
-    over(&world.post(CHAT, &chat(json!({"user": "x".repeat(2000)}))).await);
+    over(&env.post(CHAT, &chat(json!({"user": "x".repeat(2000)}))).await);
     for body in bodies {
         body.abort();
         assert!(body.await.unwrap_err().is_cancelled());
     }
 
     // Requests that wait for a permit.
-    let running = world.begin(CHAT, &chat(json!({})));
+    let running = env.begin(CHAT, &chat(json!({})));
     let first = worker.generate().await.id;
     let long = chat(json!({"messages": [{"role": "user", "content": "x".repeat(3900)}]}));
     let mut waiting = Vec::new();
     let refused = loop {
-        let mut begun = world.begin(CHAT, &long);
+        let mut begun = env.begin(CHAT, &long);
         let queued = waiting.len() as i64 + 1;
         until("an answer or a place in the queue", || {
-            begun.is_finished() || world.app.metrics.admit_queue_length.get() == queued
+            begun.is_finished() || env.app.metrics.admit_queue_length.get() == queued
         })
         .await;
         if begun.is_finished() {
@@ -72,7 +72,7 @@ async fn unfinished_bodies_and_waiting_requests_share_a_budget() {
     for begun in waiting.into_iter().chain([running]) {
         assert_eq!(soon("an answer", begun).await.unwrap().status().as_u16(), 200);
     }
-    let again = world.begin(CHAT, &long);
+    let again = env.begin(CHAT, &long);
     let id = worker.generate().await.id;
     worker.admit(id).await;
     worker.events(id, vec![finished(FinishReason::Stop)]).await;
@@ -84,7 +84,7 @@ fn a_large_body_is_parsed_beside_the_threads_that_answer_others() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
     runtime.block_on(async {
-        let (world, mut worker) = World::ready("").await;
+        let (env, mut worker) = TestEnv::ready("").await;
         // The one thread for such work is taken.
         let (release, taken) = mpsc::channel::<()>();
         let (started, starts) = tokio::sync::oneshot::channel();
@@ -94,13 +94,13 @@ fn a_large_body_is_parsed_beside_the_threads_that_answer_others() {
         });
         starts.await.unwrap();
         let body = chat(json!({"messages": [{"role": "user", "content": "x".repeat(1 << 20)}]}));
-        let large = world.begin(CHAT, &body);
+        let large = env.begin(CHAT, &body);
         for _ in 0..100 {
-            assert_eq!(world.get("/livez").await.status.as_u16(), 200);
+            assert_eq!(env.get("/livez").await.status.as_u16(), 200);
         }
         assert!(!large.is_finished());
         assert_eq!(
-            world.get("/readyz").await.json()["workers"][0]["streams"],
+            env.get("/readyz").await.json()["workers"][0]["streams"],
             0,
             "it was parsed on this thread"
         );

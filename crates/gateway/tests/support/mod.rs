@@ -1,22 +1,8 @@
 //! A gateway in this process, with its real supervisor, and a worker that the test plays itself.
-//!
-//! The worker's *process* is a shell script that only announces its socket; its *mouth* is
-//! [`TestWorker`], which speaks the real protocol over the real segment. The script ends when the
-//! test does.
 
-#![allow(dead_code, clippy::unwrap_used, unreachable_pub, missing_docs)]
+#![allow(dead_code, unused_imports, clippy::unwrap_used, unreachable_pub, missing_docs)]
 
-mod worker;
-
-use std::{
-    collections::HashSet,
-    fs,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use axum::{
     Router as Routes,
@@ -33,89 +19,56 @@ use gateway::{
     worker::WorkerLauncher,
 };
 use http_body_util::BodyExt;
-use protocol::{
-    ids::RequestId,
-    message::{FinishReason, ModelInfo, Report, StreamEventKind, TokenChunk, Usage},
-};
+use protocol::{ids::RequestId, message::Report};
 use serde_json::{Value, json};
+use test_support::worker::WorkerProgram;
+pub use test_support::{
+    process::is_alive,
+    wait::{PATIENCE, soon, until},
+    worker::{FakeProcess, FakeWorker, chunk, finished, model_info},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
-    time::timeout,
 };
 use tower::ServiceExt;
 
-pub use self::worker::{TestProcess, TestWorker};
-
-/// Announces itself, whole at once, and lives until it is killed or the test's folder is gone.
-const SCRIPT: &str = r#"#!/bin/sh
-cd "$(dirname "$0")/lives" || exit 1
-echo "$*" > $$.new && mv $$.new $$ || exit 1
-while [ -e $$ ]; do sleep 1; done
-"#;
-
-/// Longer than anything takes, unless it hangs.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-
-pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
-}
-
-/// Lets others work until `condition` holds.
-pub async fn until(what: &str, condition: impl Fn() -> bool) {
-    /// Of real time, also where the test's own is paused: a loop without it would take a processor from the others.
-    const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        for _ in 0..16 {
-            tokio::task::yield_now().await;
-        }
-        std::thread::sleep(BETWEEN_LOOKS);
-    }
-}
-
-pub struct World {
+pub struct TestEnv {
     pub app: App,
     /// The load of the model that is served from the start.
     pub loading: JoinHandle<Result<String, ModelError>>,
-    dir: tempfile::TempDir,
-    /// Processes that were played or are.
-    known: Mutex<HashSet<u32>>,
+    program: WorkerProgram,
 }
 
-impl World {
+impl TestEnv {
     /// A gateway whose worker processes start now.
     pub fn start(settings: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("lives")).unwrap();
-        let binary = dir.path().join("worker.sh");
-        fs::write(&binary, SCRIPT).unwrap();
-        fs::set_permissions(&binary, fs::Permissions::from_mode(0o700)).unwrap();
-        let flags = Flags { models: vec!["tiny".into()], worker_bin: Some(binary), ..Flags::default() };
+        let program = WorkerProgram::new();
+        let worker_bin = Some(program.path().to_owned());
+        let flags = Flags { models: vec!["tiny".into()], worker_bin, ..Flags::default() };
         let config = Config::from_text(Path::new("test.yaml"), settings, &flags).unwrap();
         let metrics = Arc::new(Metrics::default());
         let router = Arc::new(ModelRegistry::default());
         let models = Models::new(WorkerLauncher::new(&config, &metrics).unwrap(), Arc::clone(&router));
         let app = App::new(&config, router, models.clone(), metrics);
         let loading = tokio::spawn(async move { models.load("tiny", None).await });
-        Self { app, loading, dir, known: Mutex::default() }
+        Self { app, loading, program }
     }
 
     /// A gateway with one worker that serves.
-    pub async fn ready(settings: &str) -> (Self, TestWorker) {
-        let world = Self::start(settings);
-        let worker = world.next_ready_worker().await;
-        (world, worker)
+    pub async fn ready(settings: &str) -> (Self, FakeWorker) {
+        let env = Self::start(settings);
+        let worker = env.next_ready_worker().await;
+        (env, worker)
     }
 
-    /// The next life, after its handshake.
-    pub async fn next_worker(&self) -> TestWorker {
-        TestWorker::join(self.next_process().await).await
+    /// The next worker, after its handshake.
+    pub async fn next_worker(&self) -> FakeWorker {
+        self.program.next_worker().await
     }
 
-    pub async fn next_ready_worker(&self) -> TestWorker {
+    pub async fn next_ready_worker(&self) -> FakeWorker {
         let mut worker = self.next_worker().await;
         let info = worker.info();
         worker.send(&Report::Ready(info)).await;
@@ -124,22 +77,9 @@ impl World {
         worker
     }
 
-    /// The process of the next life.
-    pub async fn next_process(&self) -> TestProcess {
-        let lives = self.dir.path().join("lives");
-        let next = || {
-            let names = fs::read_dir(&lives).unwrap().map(|entry| entry.unwrap().file_name());
-            let pids = names.filter_map(|name| name.to_str().and_then(|name| name.parse().ok()));
-            pids.filter(|pid| !self.known.lock().unwrap().contains(pid)).min()
-        };
-        until("a worker process", || next().is_some()).await;
-        let pid: u32 = next().unwrap();
-        self.known.lock().unwrap().insert(pid);
-        let line = fs::read_to_string(lives.join(pid.to_string())).unwrap();
-        let args: Vec<_> = line.split_whitespace().collect();
-        let after = |flag: &str| args[args.iter().position(|arg| *arg == flag).unwrap() + 1].to_owned();
-        let model = args.iter().find_map(|arg| arg.strip_prefix("--model=")).unwrap().to_owned();
-        TestProcess { pid, socket: after("--socket").into(), model }
+    /// The process of the next worker.
+    pub async fn next_process(&self) -> FakeProcess {
+        self.program.next_process().await
     }
 
     pub fn routes(&self) -> Routes {
@@ -177,7 +117,7 @@ impl World {
     }
 
     /// A streamed chat with the worker's model, of which `Admitted` is answered.
-    pub async fn begin_stream(&self, worker: &mut TestWorker) -> (RequestId, Response) {
+    pub async fn begin_stream(&self, worker: &mut FakeWorker) -> (RequestId, Response) {
         let begun = self.begin(CHAT, &chat(json!({"model": worker.model, "stream": true})));
         let generate = worker.generate().await;
         worker.admit(generate.id).await;
@@ -202,19 +142,6 @@ pub fn chat(more: Value) -> Value {
     let mut body = json!({"model": "tiny", "messages": [{"role": "user", "content": "hi"}]});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     body
-}
-
-pub fn info(name: &str) -> ModelInfo {
-    ModelInfo {
-        name: name.into(),
-        digest: "0123456789abcdef".into(),
-        architecture: "llama".into(),
-        context_length: 128,
-        vocab_size: 1000,
-        weight_bytes: 7000,
-        load_micros: 1,
-        tokenizer_micros: 1,
-    }
 }
 
 /// A whole response.
@@ -311,13 +238,4 @@ impl Wire {
 /// The next piece of a body; `None` at its end.
 pub async fn piece(body: &mut Body) -> Option<Bytes> {
     soon("a piece of a body", body.frame()).await.map(|frame| frame.unwrap().into_data().unwrap())
-}
-
-pub fn chunk(text: &str) -> StreamEventKind {
-    StreamEventKind::Chunk(TokenChunk { text: text.into(), tokens: vec![1] })
-}
-
-pub fn finished(reason: FinishReason) -> StreamEventKind {
-    let usage = Usage { prompt_tokens: 3, completion_tokens: 2, cached_tokens: 1 };
-    StreamEventKind::Finished { reason, usage }
 }

@@ -1,9 +1,13 @@
-//! The mouth of a played worker.
+//! A worker whose side of the protocol the test plays.
+//!
+//! Its *process* is a shell script that announces itself and waits ([`WorkerProgram`]). What it says over the real segment
+//! and socket comes from the test, through [`FakeWorker`].
+
+mod program;
 
 use std::{
     collections::VecDeque,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use interprocess::local_socket::{
@@ -15,32 +19,34 @@ use protocol::{
     frame::{BELL, FrameKind, FrameReceiver, FrameSender, Sent},
     handshake::{self, Hello, HelloAck},
     ids::RequestId,
-    message::{Batch, Generate, ModelInfo, Report, StreamEvent, StreamEventKind, Submission},
+    message::{
+        Batch, FinishReason, Generate, ModelInfo, Report, StreamEvent, StreamEventKind, Submission,
+        TokenChunk, Usage,
+    },
     shm::{Armed, Segment, Side},
 };
-use rustix::process::{Pid, test_kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{info, soon};
+pub use self::program::WorkerProgram;
+use crate::{process, wait::soon};
 
-/// A worker that was started and has not spoken yet.
-pub struct TestProcess {
+/// A worker process that has not connected yet.
+pub struct FakeProcess {
+    /// Its id.
     pub pid: u32,
+    /// The socket to connect to.
     pub socket: PathBuf,
+    /// The model that it was started for.
     pub model: String,
 }
 
-impl TestProcess {
-    /// Whether a process of this id is there, on any system. One that ended and was not reaped is.
-    pub fn lives(pid: u32) -> bool {
-        test_kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap()).is_ok()
-    }
-}
-
-/// The worker's side of a life.
-pub struct TestWorker {
+/// The worker's side of a connection.
+pub struct FakeWorker {
+    /// Id of its process.
     pub pid: u32,
+    /// The model that it was started for.
     pub model: String,
+    /// What the gateway said first.
     pub hello: Hello,
     socket: Socket,
     sender: FrameSender,
@@ -49,7 +55,11 @@ pub struct TestWorker {
     body: Vec<u8>,
 }
 
-impl TestWorker {
+impl FakeWorker {
+    /// Connects to the gateway's socket and reads its greeting, which has to be answered with [`FakeWorker::answer`].
+    ///
+    /// # Panics
+    /// The gateway doesn't greet.
     pub async fn connect(path: &Path) -> (Socket, Hello) {
         let socket = Socket::connect(path.to_fs_name::<GenericFilePath>().unwrap()).await.unwrap();
         let mut io = &socket;
@@ -61,12 +71,20 @@ impl TestWorker {
         (socket, hello)
     }
 
+    /// Answers the greeting.
+    ///
+    /// # Panics
+    /// The gateway has closed the socket.
     pub async fn answer(mut socket: &Socket, ack: HelloAck) {
         socket.write_all(&ack.to_bytes().unwrap()).await.unwrap();
     }
 
-    pub(super) async fn join(process: TestProcess) -> Self {
-        let TestProcess { pid, socket, model } = process;
+    /// Connects for `process` and accepts the gateway's greeting.
+    ///
+    /// # Panics
+    /// The gateway breaks the protocol.
+    pub async fn join(process: FakeProcess) -> Self {
+        let FakeProcess { pid, socket, model } = process;
         let (socket, hello) = Self::connect(&socket).await;
         let (producer, consumer) = Segment::open(&hello.segment).unwrap().into_ends(Side::Worker);
         Self::answer(&socket, HelloAck::Accepted { version: handshake::VERSION, pid }).await;
@@ -82,11 +100,15 @@ impl TestWorker {
         }
     }
 
-    /// What it says when it is ready.
+    /// What it reports when it is ready.
     pub fn info(&self) -> ModelInfo {
-        info(&self.model)
+        model_info(&self.model)
     }
 
+    /// Sends a report.
+    ///
+    /// # Panics
+    /// The gateway has closed the socket.
     pub async fn send(&mut self, report: &Report) {
         codec::encode(report, &mut self.body).unwrap();
         let body = std::mem::take(&mut self.body);
@@ -94,11 +116,18 @@ impl TestWorker {
         self.body = body;
     }
 
+    /// Sends any bytes as a frame.
+    ///
+    /// # Panics
+    /// The gateway has closed the socket.
     pub async fn send_bytes(&mut self, kind: FrameKind, body: &[u8]) {
         assert!(self.try_send_bytes(kind, body).await, "the gateway closed the socket");
     }
 
-    /// False if the gateway would not hear it to its end.
+    /// Sends any bytes as a frame. False if the gateway closed the socket before all of them were sent.
+    ///
+    /// # Panics
+    /// The frame can't be encoded.
     pub async fn try_send_bytes(&mut self, kind: FrameKind, body: &[u8]) -> bool {
         loop {
             let (done, ring_bell) = match self.sender.send(kind, body).unwrap() {
@@ -118,16 +147,27 @@ impl TestWorker {
         }
     }
 
+    /// Reports events of one stream, in one report.
+    ///
+    /// # Panics
+    /// The gateway has closed the socket.
     pub async fn events(&mut self, id: RequestId, kinds: Vec<StreamEventKind>) {
         let events = kinds.into_iter().map(|kind| StreamEvent { id, kind }).collect();
         self.send(&Report::Events(events)).await;
     }
 
+    /// Reports that the prompt was prepared.
+    ///
+    /// # Panics
+    /// The gateway has closed the socket.
     pub async fn admit(&mut self, id: RequestId) {
         self.events(id, vec![StreamEventKind::Admitted { prompt_tokens: 3 }]).await;
     }
 
-    /// The next submission.
+    /// Waits for the next submission.
+    ///
+    /// # Panics
+    /// None comes, or the gateway breaks the protocol.
     pub async fn next(&mut self) -> Submission {
         soon("a submission", async {
             loop {
@@ -142,7 +182,7 @@ impl TestWorker {
                 self.ring(owed).await;
                 match batch {
                     Some(batch) => self.queued.extend(batch.submissions),
-                    None if self.receiver.arm() == Armed::Sleep => self.hear().await,
+                    None if self.receiver.arm() == Armed::Sleep => self.wait_for_bell().await,
                     None => {}
                 }
             }
@@ -150,24 +190,31 @@ impl TestWorker {
         .await
     }
 
+    /// Waits for the next submission, which is a request.
+    ///
+    /// # Panics
+    /// It is something else, or none comes.
     pub async fn generate(&mut self) -> Generate {
         match self.next().await {
             Submission::Generate(generate) => *generate,
-            other => panic!("{other:?} is no Generate"),
+            other => panic!("expected Generate, not {other:?}"),
         }
     }
 
     /// Whether the process is there.
     pub fn process_lives(&self) -> bool {
-        TestProcess::lives(self.pid)
+        process::is_alive(self.pid)
     }
 
-    /// The process dies of a signal, and its end of the socket with it.
+    /// Kills the process, and closes its end of the socket.
     pub fn die(self) {
-        assert!(Command::new("kill").args(["-9", &self.pid.to_string()]).status().unwrap().success());
+        process::kill(self.pid);
     }
 
-    /// Only the socket's end; for processes that are killed by others.
+    /// Waits until the gateway has closed the socket.
+    ///
+    /// # Panics
+    /// It doesn't.
     pub async fn closed(&self) {
         let mut socket = &self.socket;
         let mut bells = [0; 64];
@@ -181,7 +228,7 @@ impl TestWorker {
         }
     }
 
-    async fn hear(&self) {
+    async fn wait_for_bell(&self) {
         let mut socket = &self.socket;
         let mut bells = [0; 64];
         assert_ne!(
@@ -190,4 +237,29 @@ impl TestWorker {
             "the gateway closed the socket"
         );
     }
+}
+
+/// What a worker reports of its model when it is ready.
+pub fn model_info(name: &str) -> ModelInfo {
+    ModelInfo {
+        name: name.into(),
+        digest: "0123456789abcdef".into(),
+        architecture: "llama".into(),
+        context_length: 128,
+        vocab_size: 1000,
+        weight_bytes: 7000,
+        load_micros: 1,
+        tokenizer_micros: 1,
+    }
+}
+
+/// Text of one token.
+pub fn chunk(text: &str) -> StreamEventKind {
+    StreamEventKind::Chunk(TokenChunk { text: text.into(), tokens: vec![1] })
+}
+
+/// The end of a stream.
+pub fn finished(reason: FinishReason) -> StreamEventKind {
+    let usage = Usage { prompt_tokens: 3, completion_tokens: 2, cached_tokens: 1 };
+    StreamEventKind::Finished { reason, usage }
 }

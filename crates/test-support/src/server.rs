@@ -14,10 +14,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{Client, MODEL, STORE, binary, terminate, variable};
+use crate::{Client, MODEL, STORE, binary, process::terminate, variable};
 
-/// Held by the server that runs: several models computing at once on a small machine make each other so slow
-/// that time limits of innocent requests pass.
+/// Held by the server that runs: several models that compute at once on a small machine slow each other down so much
+/// that requests run into their time limits.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// How to start a [`Server`].
@@ -27,8 +27,10 @@ pub struct Options {
     pub workers: u32,
     /// Port to listen on; 0 lets the gateway choose.
     pub port: u16,
+    /// The executable, whose worker lies beside it; `None`: the one that all tests share.
+    pub gateway: Option<PathBuf>,
     /// Model to serve.
-    pub model: &'static str,
+    pub model: String,
     /// The artifact store; `None`: the one that all tests share.
     pub store: Option<PathBuf>,
     /// Further arguments of `kr-gateway`.
@@ -41,6 +43,8 @@ pub struct Options {
 pub struct Server {
     /// Talks to it.
     pub client: Client,
+    /// From its start to its readiness line.
+    pub ready_after: Duration,
     child: Child,
     log: Arc<Mutex<String>>,
     /// Ends with the last of its processes: all of them write to the log.
@@ -49,12 +53,29 @@ pub struct Server {
     _turn: MutexGuard<'static, ()>,
 }
 
+/// Why a [`Server`] was never ready.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no such program, or it is not executable.
+    #[error("cannot start `{}`", .0.display())]
+    Spawn(PathBuf, #[source] std::io::Error),
+    /// It ended first.
+    #[error("kr-gateway ended with {status} before it was ready:\n{log}")]
+    Ended {
+        /// How it ended.
+        status: ExitStatus,
+        /// Its standard error.
+        log: String,
+    },
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
             workers: 1,
             port: 0,
-            model: MODEL,
+            gateway: None,
+            model: MODEL.to_owned(),
             store: None,
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -65,10 +86,10 @@ impl Default for Options {
 impl Options {
     /// The command that starts the gateway.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(binary("kr-gateway"));
+        let mut command = Command::new(self.gateway.clone().unwrap_or_else(|| binary("kr-gateway")));
         command
             .args(["--port", &self.port.to_string(), "--workers", &self.workers.to_string()])
-            .args(["--model", self.model, "--store"])
+            .args(["--model", &self.model, "--store"])
             .arg(self.store.clone().unwrap_or_else(|| variable(STORE)))
             .args(&self.arguments)
             .env_remove("KR_ADMIN_KEY")
@@ -91,8 +112,19 @@ impl Server {
     /// # Panics
     /// It ends before it is ready; the message has its log.
     pub fn start_with(options: &Options) -> Self {
+        Self::try_start(options).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Starts a gateway and waits for its readiness line.
+    ///
+    /// # Errors
+    /// If it can't be started, or ends before it is ready.
+    pub fn try_start(options: &Options) -> Result<Self, StartError> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut child = options.command().spawn().unwrap();
+        let mut command = options.command();
+        let started = Instant::now();
+        let mut child =
+            command.spawn().map_err(|error| StartError::Spawn(command.get_program().into(), error))?;
         let log = Arc::new(Mutex::new(String::new()));
         let gone = follow(child.stderr.take().unwrap(), Arc::clone(&log));
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -100,13 +132,16 @@ impl Server {
             .by_ref()
             .map(Result::unwrap)
             .find_map(|line| line.strip_prefix("ready ").map(str::to_string));
+        let ready_after = started.elapsed();
         let Some(base) = ready else {
             let status = child.wait().unwrap();
-            panic!("kr-gateway ended with {status} before it was ready:\n{}", log.lock().unwrap());
+            let log = log.lock().unwrap().clone();
+            return Err(StartError::Ended { status, log });
         };
         // Keeps the pipe open and empty for as long as the gateway lives.
         thread::spawn(move || lines.for_each(drop));
-        Self { client: Client::new(&base), child, log, gone: Mutex::new(gone), _turn: turn }
+        let (client, gone) = (Client::new(&base), Mutex::new(gone));
+        Ok(Self { client, ready_after, child, log, gone, _turn: turn })
     }
 
     /// The gateway's process id.
@@ -115,16 +150,19 @@ impl Server {
     }
 
     /// Process ids of its workers, in their order: those that are connected.
+    ///
+    /// # Panics
+    /// The gateway doesn't answer.
     pub fn workers(&self) -> Vec<u32> {
         let state = self.client.get("/readyz").json;
         let workers = state["workers"].as_array().unwrap();
         workers.iter().filter_map(|worker| worker["pid"].as_u64()?.try_into().ok()).collect()
     }
 
-    /// Asks `/readyz` until `done` says so of its status and body. The requests pace the loop.
+    /// Asks `/readyz` until `done` accepts its status and body.
     ///
     /// # Panics
-    /// `what` has not come to be after a while.
+    /// `what` is still not so after a while.
     pub fn wait_until(&self, what: &str, mut done: impl FnMut(u16, &Value) -> bool) {
         let deadline = Instant::now() + CHANGE;
         loop {
@@ -143,9 +181,12 @@ impl Server {
     }
 
     /// Waits for its end.
+    ///
+    /// # Panics
+    /// The system doesn't say how it ended.
     pub fn wait(&mut self) -> ExitStatus {
         let status = self.child.wait().unwrap();
-        // An error is what tells that the log is whole.
+        // Nothing is ever sent: the error says that the log is complete.
         let _ = self.gone.get_mut().unwrap().recv();
         status
     }
@@ -154,16 +195,16 @@ impl Server {
 /// Longest time for a state to change: a worker's restart with its back-off, on a busy machine.
 const CHANGE: Duration = Duration::from_secs(60);
 
-/// Between two looks: a loop of requests would take the processor from what it waits for.
+/// Between two requests: without a pause they would take the processor from what they wait for.
 const POLL: Duration = Duration::from_millis(20);
 
-/// For a server to end after a signal: a second one ends streams that are left.
+/// Longest time for a server to end after a signal. A second signal ends the streams that are left.
 const STOP: Duration = Duration::from_secs(10);
 
 impl Drop for Server {
     fn drop(&mut self) {
         for _ in 0..2 {
-            // It may have ended already; asking for that keeps its process id from being another's.
+            // As long as it is not reaped, its process id can't be given to another process.
             if matches!(self.child.try_wait(), Ok(None)) {
                 terminate(self.pid());
                 let gone = self.gone.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -179,7 +220,7 @@ impl Drop for Server {
     }
 }
 
-/// Copies into `log` until the end. Nothing is ever sent: the receiver fails then.
+/// Copies into `log` until the end, at which the receiver fails: nothing is ever sent to it.
 fn follow(stderr: ChildStderr, log: Arc<Mutex<String>>) -> Receiver<()> {
     let (end, gone) = mpsc::channel();
     thread::spawn(move || {

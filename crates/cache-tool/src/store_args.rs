@@ -11,7 +11,7 @@ const LIMIT_VARIABLE: &str = "KR_CACHE_MAX_SIZE";
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Store")]
-pub(crate) struct Place {
+pub(crate) struct StoreArgs {
     /// Folder of the store [default: $KR_CACHE_DIR, or kr-serve in the user's cache folder (macOS: Application Support)]
     #[arg(long, global = true, value_name = "DIR")]
     store: Option<PathBuf>,
@@ -23,7 +23,7 @@ pub(crate) struct Place {
     config: Option<PathBuf>,
 }
 
-impl Place {
+impl StoreArgs {
     /// To import into: made if it is not there.
     pub(crate) fn open(&self) -> anyhow::Result<Store> {
         Ok(Store::open(self.dir()?)?.with_max_size(self.limit()?))

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use serde_json::{Map, Value, json};
 
+use crate::safetensors::{RawTensor, raw_safetensors};
+
 const HIDDEN: usize = 64;
 const INNER: usize = 128;
 const HEADS: usize = 2;
@@ -71,18 +73,14 @@ fn weights() -> Vec<u8> {
         (layer("input_layernorm"), vec![HIDDEN]),
         (layer("post_attention_layernorm"), vec![HIDDEN]),
     ]);
-    let (mut header, mut data) = (Map::new(), Vec::<u8>::new());
-    for (name, shape) in tensors {
-        let begin = data.len();
-        let count: usize = shape.iter().product();
-        let value = |index: usize| ((index * 37 % 101) as f32 - 50.0) / 500.0;
-        data.extend((0..count).flat_map(|index| value(index).to_le_bytes()));
-        header.insert(name, json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()] }));
-    }
-    let mut text = Value::Object(header).to_string();
-    // Data begins at a multiple of 8 bytes.
-    text.extend(std::iter::repeat_n(' ', text.len().wrapping_neg() % 8));
-    let mut file = (text.len() as u64).to_le_bytes().to_vec();
-    file.extend(text.bytes().chain(data));
-    file
+    let value = |index: usize| ((index * 37 % 101) as f32 - 50.0) / 500.0;
+    let tensors: Vec<RawTensor<'_>> = tensors
+        .iter()
+        .map(|(name, shape)| {
+            let count: usize = shape.iter().product();
+            let data = (0..count).flat_map(|index| value(index).to_le_bytes()).collect();
+            (name.as_str(), "F32", shape.iter().map(|&size| size as u64).collect(), data)
+        })
+        .collect();
+    raw_safetensors(&tensors, 0)
 }

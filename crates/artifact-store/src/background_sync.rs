@@ -16,7 +16,7 @@ use tempfile::NamedTempFile;
 use crate::fsync::{start_writing, sync_to_disk};
 
 /// A file that a thread of its own syncs after each so many bytes.
-pub(crate) struct EarlySync {
+pub(crate) struct BackgroundSync {
     file: NamedTempFile,
     stride: u64,
     unsynced: u64,
@@ -28,7 +28,7 @@ struct Syncer {
     thread: JoinHandle<io::Result<()>>,
 }
 
-impl EarlySync {
+impl BackgroundSync {
     pub(crate) fn new(file: NamedTempFile, stride: u64) -> Self {
         Self { file, stride, unsynced: 0, syncer: None }
     }
@@ -76,7 +76,7 @@ impl Syncer {
     }
 }
 
-impl Write for EarlySync {
+impl Write for BackgroundSync {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
         self.unsynced += written as u64;
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn what_is_written_is_in_the_file_whether_it_was_synced_or_not() {
         for stride in [1, 7, 1 << 20] {
-            let mut file = EarlySync::new(NamedTempFile::new().unwrap(), stride);
+            let mut file = BackgroundSync::new(NamedTempFile::new().unwrap(), stride);
             let parts: Vec<Vec<u8>> = (0..50_u8).map(|part| vec![part; usize::from(part)]).collect();
             parts.iter().for_each(|part| file.write_all(part).unwrap());
             let file = file.finish().unwrap();

@@ -194,7 +194,7 @@ fn unneeded_blobs(store: &Store, needed: &BTreeSet<Digest>) -> Result<Vec<Repair
 impl Writer<'_> {
     /// Finishes or undoes what a killed process left. Nobody else can be
     /// using any of it: this is the only writer.
-    pub(crate) fn sweep(&self) -> Result<(), StoreError> {
+    pub(crate) fn recover(&self) -> Result<(), StoreError> {
         plan(self.store)?.iter().try_for_each(|action| self.carry_out(action))
     }
 

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 /// Longest time for a process to end.
 const END: Duration = Duration::from_secs(30);
 
-/// Whether `pid` runs.
+/// Whether there is a process `pid`. One that ended and was not reaped counts.
 pub fn is_alive(pid: u32) -> bool {
     test_kill_process(process(pid)).is_ok()
 }
