@@ -108,7 +108,7 @@ pub(super) fn check_all(metadata: &Value, root: &Path) -> Result<Vec<Finding>> {
     for broken in graph.check() {
         let manifest = manifest_of(metadata, &broken.member).context("a member has a manifest")?;
         let text = fs::read_to_string(manifest).with_context(|| format!("cannot read {manifest}"))?;
-        let declared = manifest::declared(&text);
+        let declared = manifest::declared(&text).with_context(|| format!("cannot parse {manifest}"))?;
         let line = declared.iter().find(|it| it.name == broken.dependency).map_or(1, |it| it.line);
         findings.push(Finding::new(relative(Path::new(manifest), root)?, line, broken.message));
     }

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
+use toml_edit::{Document, Item, Key, TableLike};
 
 use super::{Finding, relative};
 
@@ -24,7 +25,7 @@ pub(super) fn check_all(metadata: &Value, root: &Path) -> Result<Vec<Finding>> {
     for manifest in members(metadata).context("`cargo metadata` has an unknown form")? {
         let text = read(manifest)?;
         let file = relative(manifest, root)?;
-        for dependency in declared(&text) {
+        for dependency in read_declared(manifest, &text)? {
             if !dependency.inherited {
                 let message = format!(
                     "{0} has its version here; put it under [workspace.dependencies] of the root and write `{0}.workspace = true`",
@@ -35,8 +36,9 @@ pub(super) fn check_all(metadata: &Value, root: &Path) -> Result<Vec<Finding>> {
             used.insert(dependency.name);
         }
     }
-    let text = read(&root.join("Cargo.toml"))?;
-    for dependency in declared(&text).into_iter().filter(|dependency| !used.contains(&dependency.name)) {
+    let path = root.join("Cargo.toml");
+    let declared = read_declared(&path, &read(&path)?)?;
+    for dependency in declared.into_iter().filter(|dependency| !used.contains(&dependency.name)) {
         let message = format!("no member uses {}; remove it", dependency.name);
         findings.push(Finding::new(Path::new("Cargo.toml"), dependency.line, message));
     }
@@ -56,52 +58,38 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Every dependency of a manifest, of all kinds and targets. Reads lines, not TOML: entries span one line each.
-pub(super) fn declared(manifest: &str) -> Vec<Declared> {
-    let mut found: Vec<Declared> = Vec::new();
-    // What the lines of the current table are: dependencies, or the keys of one dependency.
-    enum Table {
-        Other,
-        List,
-        One,
-    }
-    let mut table = Table::Other;
-    for (index, line) in manifest.lines().enumerate() {
-        let line = line.trim();
-        if let Some(header) = line.strip_prefix('[') {
-            let header = header.split(']').next().unwrap_or_default();
-            let parts: Vec<&str> = header.rsplitn(3, '.').collect();
-            table = match parts[..] {
-                [last, ..] if last.ends_with("dependencies") => Table::List,
-                [name, above, ..] if above.ends_with("dependencies") => {
-                    found.push(Declared { name: unquoted(name), line: index + 1, inherited: false });
-                    Table::One
-                }
-                _ => Table::Other,
-            };
-            continue;
-        }
-        let Some((key, value)) = line.split_once('=').filter(|_| !line.starts_with('#')) else { continue };
-        let (key, value) = (key.trim(), value.trim());
-        let inherits = key.ends_with("workspace") && value.starts_with("true");
-        match (&table, found.last_mut()) {
-            (Table::One, Some(one)) => one.inherited |= inherits,
-            (Table::List, _) => {
-                let inherited = inherits || value.replace(' ', "").contains("workspace=true");
-                let name = unquoted(key.split('.').next().unwrap_or(key));
-                found.push(Declared { name, line: index + 1, inherited });
-            }
-            _ => {}
-        }
-    }
-    found
+fn read_declared(path: &Path, text: &str) -> Result<Vec<Declared>> {
+    declared(text).with_context(|| format!("cannot parse {}", path.display()))
 }
 
-fn unquoted(name: &str) -> String {
-    name.trim_matches('"').to_owned()
+/// Every dependency of a manifest, of all kinds and targets.
+pub(super) fn declared(manifest: &str) -> Result<Vec<Declared>> {
+    let document = Document::parse(manifest)?;
+    let mut found = Vec::new();
+    collect(manifest, document.as_table(), &mut found);
+    found.sort_by_key(|it| it.line);
+    Ok(found)
+}
+
+/// Takes the entries of `table`, and of the tables below, that are called dependencies.
+fn collect(manifest: &str, table: &dyn TableLike, found: &mut Vec<Declared>) {
+    for (name, item) in table.iter() {
+        let Some(below) = item.as_table_like() else { continue };
+        if !name.ends_with("dependencies") {
+            collect(manifest, below, found);
+            continue;
+        }
+        for (name, item) in below.iter() {
+            let start = below.key(name).and_then(Key::span).map_or(0, |span| span.start);
+            let line = manifest[..start].matches('\n').count() + 1;
+            let inherited = item.get("workspace").and_then(Item::as_bool) == Some(true);
+            found.push(Declared { name: name.to_owned(), line, inherited });
+        }
+    }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -109,7 +97,7 @@ mod tests {
     fn all_ways_to_inherit_are_known() {
         let manifest = "[package]\nversion.workspace = true\n[dependencies]\na.workspace = true\nb = { workspace = true, features = [\"x\"] }\n\
                         [target.'cfg(unix)'.dev-dependencies]\nc.workspace = true # why\n[build-dependencies.d]\nworkspace = true\n";
-        let found = declared(manifest);
+        let found = declared(manifest).unwrap();
         assert_eq!(found.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c", "d"]);
         assert!(found.iter().all(|it| it.inherited));
         assert_eq!(found[2].line, 7);
@@ -118,7 +106,7 @@ mod tests {
     #[test]
     fn versions_of_their_own_are_seen() {
         let manifest = "[dependencies]\na = \"1\"\n# b = \"1\"\nc = { version = \"1\" }\n[dependencies.d]\nversion = \"1\"\n[lints]\nworkspace = true\n";
-        let found = declared(manifest);
+        let found = declared(manifest).unwrap();
         assert_eq!(found.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["a", "c", "d"]);
         assert!(found.iter().all(|it| !it.inherited));
     }

@@ -5,7 +5,7 @@
 mod dependencies;
 mod errors;
 mod manifest;
-mod mask;
+mod modules;
 mod source;
 
 use std::{
@@ -46,6 +46,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let metadata = workspace.metadata()?;
     findings.extend(manifest::check_all(&metadata, &workspace.root)?);
     findings.extend(dependencies::check_all(&metadata, &workspace.root)?);
+    findings.extend(modules::check_all(&metadata, &workspace.root)?);
     findings.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
     for finding in &findings {
         eprintln!("{finding}");
