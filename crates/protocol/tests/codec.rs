@@ -7,9 +7,10 @@ use protocol::{
     codec::{CodecError, MAX_ENCODED, decode, encode},
     ids::RequestId,
     message::{
-        Batch, ChatMessage, EncodedSubmission, Failure, FailureKind, FinishReason, Generate, Heartbeat,
-        MAX_CHUNK_TOKENS, MAX_EVENTS, ModelInfo, Prompt, Report, Sampling, StreamEvent, StreamEventKind,
-        Submission, TokenChunk, Usage, encode_batch,
+        Answer, Batch, ChatMessage, Delta, EncodedSubmission, Failure, FailureKind, FinishReason, Generate,
+        Heartbeat, MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS, ModelInfo, Operation, OperationKind,
+        Prompt, Report, Sampling, StreamEvent, StreamEventKind, Submission, TokenizeInput, Usage,
+        encode_batch,
     },
 };
 use serde::Serialize;
@@ -65,11 +66,28 @@ prop_compose! {
         sampling in sampling(),
         max_tokens in option::of(any::<u32>()),
         stop in vec(text(), 0..3),
+        resume in tokens(),
         ignore_eos in any::<bool>(),
         credit in any::<u32>(),
     ) -> Generate {
-        Generate { id, prompt, sampling, max_tokens, stop, ignore_eos, credit }
+        Generate { id, prompt, sampling, max_tokens, stop, resume, ignore_eos, credit }
     }
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let input = || {
+        (prompt(), any::<bool>())
+            .prop_map(|(prompt, add_special_tokens)| TokenizeInput { prompt, add_special_tokens })
+    };
+    let kind = prop_oneof![
+        input().prop_map(OperationKind::Tokenize),
+        input().prop_map(OperationKind::Count),
+        (tokens(), any::<bool>()).prop_map(|(tokens, skip_special_tokens)| OperationKind::Detokenize {
+            tokens,
+            skip_special_tokens
+        }),
+    ];
+    (id(), kind).prop_map(|(id, kind)| Operation { id, kind })
 }
 
 fn batch() -> impl Strategy<Value = Batch> {
@@ -77,6 +95,7 @@ fn batch() -> impl Strategy<Value = Batch> {
         generate().prop_map(|generate| Submission::Generate(Box::new(generate))),
         id().prop_map(Submission::Cancel),
         (id(), any::<u32>()).prop_map(|(id, chunks)| Submission::Credit { id, chunks }),
+        operation().prop_map(|operation| Submission::Operation(Box::new(operation))),
         Just(Submission::Drain),
     ];
     vec(submission, 0..6).prop_map(|submissions| Batch { submissions })
@@ -92,6 +111,14 @@ fn failure() -> impl Strategy<Value = Failure> {
     (kind, option::of(text()), text()).prop_map(|(kind, param, message)| Failure { kind, param, message })
 }
 
+fn answer() -> impl Strategy<Value = Answer> {
+    prop_oneof![
+        tokens().prop_map(Answer::Tokens),
+        any::<u64>().prop_map(Answer::Count),
+        text().prop_map(Answer::Text),
+    ]
+}
+
 fn event() -> impl Strategy<Value = StreamEvent> {
     let reason = prop::sample::select(vec![FinishReason::Stop, FinishReason::Length]);
     let usage = any::<[u32; 3]>().prop_map(|[prompt_tokens, completion_tokens, cached_tokens]| Usage {
@@ -100,8 +127,11 @@ fn event() -> impl Strategy<Value = StreamEvent> {
         cached_tokens,
     });
     let kind = prop_oneof![
-        any::<u32>().prop_map(|prompt_tokens| StreamEventKind::Admitted { prompt_tokens }),
-        (text(), tokens()).prop_map(|(text, tokens)| StreamEventKind::Chunk(TokenChunk { text, tokens })),
+        any::<u32>().prop_map(|prompt_tokens| StreamEventKind::Prepared { prompt_tokens }),
+        (any::<u32>(), tokens(), text()).prop_map(|(first_token, tokens, text)| {
+            StreamEventKind::Delta(Delta { first_token, tokens, text })
+        }),
+        answer().prop_map(StreamEventKind::Answered),
         (reason, usage).prop_map(|(reason, usage)| StreamEventKind::Finished { reason, usage }),
         failure().prop_map(StreamEventKind::Failed),
     ];
@@ -190,6 +220,7 @@ fn too_large_a_message_is_neither_encoded_nor_decoded() {
             sampling: Sampling::default(),
             max_tokens: None,
             stop: vec![],
+            resume: vec![],
             ignore_eos: false,
             credit: 1,
         }))],
@@ -222,17 +253,18 @@ fn too_large_a_message_is_neither_encoded_nor_decoded() {
 
 #[test]
 fn lists_of_a_report_are_bounded() {
-    let chunk = |tokens| {
-        let chunk = TokenChunk { text: String::new(), tokens: vec![7; tokens] };
-        Report::Events(vec![StreamEvent { id: RequestId(1), kind: StreamEventKind::Chunk(chunk) }])
-    };
+    let one = |kind| Report::Events(vec![StreamEvent { id: RequestId(1), kind }]);
+    let delta = |tokens| one(StreamEventKind::Delta(Delta { tokens: vec![7; tokens], ..Delta::default() }));
+    let answer = |tokens| one(StreamEventKind::Answered(Answer::Tokens(vec![7; tokens])));
     let events = |count| {
-        let kind = StreamEventKind::Admitted { prompt_tokens: 1 };
+        let kind = StreamEventKind::Prepared { prompt_tokens: 1 };
         Report::Events(vec![StreamEvent { id: RequestId(1), kind }; count])
     };
-    for (within, beyond) in
-        [(chunk(MAX_CHUNK_TOKENS), chunk(MAX_CHUNK_TOKENS + 1)), (events(MAX_EVENTS), events(MAX_EVENTS + 1))]
-    {
+    for (within, beyond) in [
+        (delta(MAX_DELTA_TOKENS), delta(MAX_DELTA_TOKENS + 1)),
+        (answer(MAX_ANSWER_TOKENS), answer(MAX_ANSWER_TOKENS + 1)),
+        (events(MAX_EVENTS), events(MAX_EVENTS + 1)),
+    ] {
         assert!(decode::<Report>(&bytes_of(&within)).unwrap() == within);
         assert!(matches!(decode::<Report>(&bytes_of(&beyond)), Err(CodecError::Decode(_))));
     }

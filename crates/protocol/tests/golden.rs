@@ -10,8 +10,9 @@ use protocol::{
     handshake::{HEADER_LEN, Hello, HelloAck, VERSION, read_hello},
     ids::{Incarnation, RequestId},
     message::{
-        Batch, ChatMessage, Failure, FailureKind, FinishReason, Generate, Heartbeat, ModelInfo, Prompt,
-        Report, Sampling, StreamEvent, StreamEventKind, Submission, TokenChunk, Usage, Verified,
+        Answer, Batch, ChatMessage, Delta, Failure, FailureKind, FinishReason, Generate, Heartbeat,
+        ModelInfo, Operation, OperationKind, Prompt, Report, Sampling, StreamEvent, StreamEventKind,
+        Submission, TokenizeInput, Usage, Verified,
     },
     options::{Activations, KvType, Verify, WorkerOptions},
 };
@@ -47,14 +48,15 @@ fn generate(prompt: Prompt) -> Generate {
         },
         max_tokens: Some(16),
         stop: vec!["\n".into()],
+        resume: vec![300, 7],
         ignore_eos: true,
         credit: 8,
     }
 }
 
-/// A generation after its prompt: sampling, `max_tokens`, `stop`, `ignore_eos`, credit.
+/// A generation after its prompt: sampling, `max_tokens`, `stop`, `resume`, `ignore_eos`, credit.
 const REST: &str = "0000003f 0000803f 28 0000803e 00000040 000080bf 0000003e 01 fb2c01 000000c0 fc70110100 \
-                    01 10  01 01 0a  01  08";
+                    01 10  01 01 0a  02 fb2c01 07  01  08";
 
 fn event(kind: StreamEventKind) -> Report {
     Report::Events(vec![StreamEvent { id: RequestId(9), kind }])
@@ -88,7 +90,23 @@ fn submissions() {
     }
     check(batch(Submission::Cancel(RequestId(9))), "01 01 09");
     check(batch(Submission::Credit { id: RequestId(9), chunks: 3 }), "01 02 09 03");
-    check(batch(Submission::Drain), "01 03");
+    check(batch(Submission::Drain), "01 04");
+}
+
+#[test]
+fn operations() {
+    let operation = |kind| {
+        let operation = Operation { id: RequestId(9), kind };
+        Batch { submissions: vec![Submission::Operation(Box::new(operation))] }
+    };
+    let input = |add_special_tokens| TokenizeInput { prompt: Prompt::Text("hi".into()), add_special_tokens };
+    check(operation(OperationKind::Tokenize(input(true))), "01 03 09 00 01 02 6869 01");
+    check(operation(OperationKind::Count(input(false))), "01 03 09 01 01 02 6869 00");
+    let detokenize = OperationKind::Detokenize { tokens: vec![7, 300], skip_special_tokens: true };
+    check(operation(detokenize), "01 03 09 02 02 07 fb2c01 01");
+    check(event(StreamEventKind::Answered(Answer::Tokens(vec![7, 300]))), "03 01 09 04 00 02 07 fb2c01");
+    check(event(StreamEventKind::Answered(Answer::Count(5))), "03 01 09 04 01 05");
+    check(event(StreamEventKind::Answered(Answer::Text("ok".into()))), "03 01 09 04 02 02 6f6b");
 }
 
 #[test]
@@ -123,9 +141,10 @@ fn reports() {
 
 #[test]
 fn events() {
-    check(event(StreamEventKind::Admitted { prompt_tokens: 5 }), "03 01 09 00 05");
-    let chunk = TokenChunk { text: "ok".into(), tokens: vec![7] };
-    check(event(StreamEventKind::Chunk(chunk)), "03 01 09 01 02 6f6b 01 07");
+    check(event(StreamEventKind::Prepared { prompt_tokens: 5 }), "03 01 09 00 05");
+    let delta = Delta { first_token: 300, tokens: vec![7], text: "ok".into() };
+    assert_eq!(delta.token_range(), 300..301);
+    check(event(StreamEventKind::Delta(delta)), "03 01 09 01 fb2c01 01 07 02 6f6b");
     let usage = Usage { prompt_tokens: 1, completion_tokens: 2, cached_tokens: 3 };
     for (reason, expected) in [(FinishReason::Stop, "00"), (FinishReason::Length, "01")] {
         let expected = format!("03 01 09 02 {expected} 01 02 03");
@@ -176,17 +195,17 @@ fn handshake() {
     };
     let bytes = hello.to_bytes().unwrap();
     let options = "02 00 00 fd0000000001000000 40 fb0001 00";
-    let expected = format!("{magic} 0200 0000 1f000000  02 00 03 02 2f73 fc00001000 fb0201 {options}");
+    let expected = format!("{magic} 0300 0000 1f000000  03 00 03 02 2f73 fc00001000 fb0201 {options}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 
     let acks = [
-        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 02 00 09"),
-        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 02 00 02 6e6f"),
+        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 03 00 09"),
+        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 03 00 02 6e6f"),
     ];
     for (ack, expected) in acks {
         let bytes = ack.to_bytes().unwrap();
-        assert_eq!(hex(&bytes), format!("{magic} 0200 0000 {expected}").replace(' ', ""));
+        assert_eq!(hex(&bytes), format!("{magic} 0300 0000 {expected}").replace(' ', ""));
         let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().unwrap();
         assert_eq!(HelloAck::from_parts(header, body).unwrap(), ack);
     }

@@ -17,9 +17,13 @@ pub struct Generate {
     pub max_tokens: Option<u32>,
     /// Texts that end the generation; they are not part of its output.
     pub stop: Vec<String>,
+    /// Tokens that another worker has generated for this request already, and whose text has been delivered as far as it
+    /// was certain. This worker continues behind them, as if it had generated them itself; they count towards
+    /// `max_tokens`.
+    pub resume: Vec<u32>,
     /// Generate past the model's end-of-sequence tokens, to `max_tokens` or the context's end.
     pub ignore_eos: bool,
-    /// [`TokenChunk`](super::TokenChunk)s that may be sent before a [`Credit`](super::Submission::Credit) arrives.
+    /// [`Delta`](super::Delta)s that may be sent before a [`Credit`](super::Submission::Credit) arrives.
     pub credit: u32,
 }
 

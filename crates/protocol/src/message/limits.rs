@@ -11,8 +11,11 @@ use serde::{
 /// Most events of one report. A step brings one or two for each of its sequences.
 pub const MAX_EVENTS: usize = 1 << 16;
 
-/// Most tokens of one chunk. A step brings one, or a few that were guessed.
-pub const MAX_CHUNK_TOKENS: usize = 256;
+/// Most tokens of one delta. A step brings one, or a few that were drafted.
+pub const MAX_DELTA_TOKENS: usize = 256;
+
+/// Most tokens of one answer.
+pub const MAX_ANSWER_TOKENS: usize = 1 << 20;
 
 /// Most bytes of a failure's message; what is longer is cut.
 pub const MAX_FAILURE_TEXT: usize = 16 << 10;

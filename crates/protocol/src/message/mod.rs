@@ -5,16 +5,19 @@
 //! either needs a new [`VERSION`](crate::handshake::VERSION), and only the same version is spoken to.
 
 mod encoded;
+mod event;
+mod failure;
 mod generate;
 mod limits;
+mod operation;
 mod report;
 mod submission;
 
 pub use encoded::{EncodedSubmission, encode_batch};
+pub use event::{Delta, FinishReason, StreamEvent, StreamEventKind, Usage};
+pub use failure::{Failure, FailureKind};
 pub use generate::{ChatMessage, Generate, Prompt, Sampling};
-pub use limits::{MAX_CHUNK_TOKENS, MAX_EVENTS, MAX_FAILURE_TEXT, max_report_bytes};
-pub use report::{
-    Failure, FailureKind, FinishReason, Heartbeat, ModelInfo, Report, StreamEvent, StreamEventKind,
-    TokenChunk, Usage, Verified,
-};
+pub use limits::{MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS, MAX_FAILURE_TEXT, max_report_bytes};
+pub use operation::{Answer, Operation, OperationKind, TokenizeInput};
+pub use report::{Heartbeat, ModelInfo, Report, Verified};
 pub use submission::{Batch, Submission};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Generate;
+use super::{Generate, Operation};
 use crate::ids::RequestId;
 
 /// Body of a [`FrameKind::Batch`](crate::frame::FrameKind) frame: whatever was queued, in order.
@@ -19,13 +19,15 @@ pub enum Submission {
     Generate(Box<Generate>),
     /// Its client has gone: stop within one step, send nothing more about it.
     Cancel(RequestId),
-    /// The client has read this many more [`TokenChunk`](super::TokenChunk)s.
+    /// The client has read this many more [`Delta`](super::Delta)s.
     Credit {
         /// Whose credit grows.
         id: RequestId,
         /// Chunks that may be sent in addition to those allowed before.
         chunks: u32,
     },
+    /// Do something that has a single answer.
+    Operation(Box<Operation>),
     /// Finish what was submitted, answer [`Report::Drained`](super::Report::Drained), exit.
     Drain,
 }
