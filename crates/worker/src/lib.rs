@@ -15,4 +15,6 @@ pub mod requests;
 pub mod sampling;
 pub mod scheduler;
 pub mod startup;
+#[cfg(test)]
+mod testing;
 pub mod verify;

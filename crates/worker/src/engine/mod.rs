@@ -53,12 +53,32 @@ pub struct Gauges {
     kv_capacity: AtomicU64,
 }
 
+/// A sequence, and what the model keeps of it.
+struct Slot<K> {
+    sequence: Box<Sequence>,
+    /// Keys and values of a prefix of the tokens, while it is running.
+    kv: Option<K>,
+    /// Its row in the step that is being put together.
+    row: Option<usize>,
+}
+
+/// What became of one turn of the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// It ran a step.
+    Stepped,
+    /// Nothing can go on before another message.
+    Idle,
+    /// It has drained, or nobody can send to it any more.
+    Ended,
+}
+
 /// The engine's whole state.
-pub struct Engine<M = Model> {
+pub struct Engine<M: Forward = Model> {
     model: M,
     limits: Limits,
     scheduler: Scheduler,
-    sequences: HashMap<RequestId, Box<Sequence>>,
+    sequences: HashMap<RequestId, Slot<M::Kv>>,
     inbox: Receiver<Inbox>,
     registry: Arc<Registry>,
     outbox: Outbox,
@@ -99,27 +119,36 @@ impl<M: Forward> Engine<M> {
     /// The model can't compute anything any more: only a new process can.
     pub fn run(mut self) -> Result<(), Broken> {
         loop {
-            if self.take_in_all().is_err() {
-                return Ok(());
-            }
-            self.look_at_controls();
-            let plan = debug_span!("schedule").in_scope(|| self.scheduler.plan());
-            // Before the step, too: one that never ends must be seen to have something to do.
-            self.publish_gauges();
-            if !plan.rows.is_empty() {
-                self.step(&plan)?;
-                continue;
-            }
-            if self.draining && self.registry.is_empty() {
-                self.outbox.report(&Report::Drained);
-                return Ok(());
-            }
-            // Nothing can go on: wait for a request, a credit, a cancellation.
-            match self.inbox.recv() {
-                Ok(message) => self.take_in(message),
-                Err(RecvError) => return Ok(()),
+            match self.turn()? {
+                Turn::Stepped => {}
+                // Wait for a request, a credit, a cancellation.
+                Turn::Idle => match self.inbox.recv() {
+                    Ok(message) => self.take_in(message),
+                    Err(RecvError) => return Ok(()),
+                },
+                Turn::Ended => return Ok(()),
             }
         }
+    }
+
+    /// Takes in what has arrived and runs one step, if there is anything to run.
+    fn turn(&mut self) -> Result<Turn, Broken> {
+        if self.take_in_all().is_err() {
+            return Ok(Turn::Ended);
+        }
+        self.look_at_controls();
+        let plan = debug_span!("schedule").in_scope(|| self.scheduler.plan());
+        // Before the step, too: one that never ends must be seen to have something to do.
+        self.publish_gauges();
+        if !plan.rows.is_empty() {
+            self.step(&plan)?;
+            return Ok(Turn::Stepped);
+        }
+        if self.draining && self.registry.is_empty() {
+            self.outbox.report(&Report::Drained);
+            return Ok(Turn::Ended);
+        }
+        Ok(Turn::Idle)
     }
 
     fn take_in_all(&mut self) -> Result<(), RecvError> {
@@ -136,7 +165,7 @@ impl<M: Forward> Engine<M> {
         match message {
             Inbox::Sequence(sequence) => {
                 self.scheduler.add(sequence.id, sequence.tokens.len());
-                self.sequences.insert(sequence.id, sequence);
+                self.sequences.insert(sequence.id, Slot { sequence, kv: None, row: None });
             }
             Inbox::Drain => self.draining = true,
             Inbox::Nudge | Inbox::Ended => {}
@@ -146,7 +175,7 @@ impl<M: Forward> Engine<M> {
     /// Removes what was cancelled and pauses what has no credit.
     fn look_at_controls(&mut self) {
         let mut cancelled = Vec::new();
-        for (&id, sequence) in &self.sequences {
+        for (&id, Slot { sequence, .. }) in &self.sequences {
             if sequence.control.is_cancelled() {
                 cancelled.push(id);
             } else {
@@ -192,3 +221,6 @@ impl Gauges {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

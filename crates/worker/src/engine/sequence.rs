@@ -7,7 +7,7 @@ use protocol::{
     message::{FinishReason, TokenChunk, Usage},
 };
 
-use crate::{emit::Emitter, model::SequenceKv, requests::Control, sampling::Sampler};
+use crate::{emit::Emitter, requests::Control, sampling::Sampler};
 
 /// A request's tokens and everything that is needed to go on with them.
 pub struct Sequence {
@@ -27,10 +27,6 @@ pub struct Sequence {
     pub sampler: Sampler,
     /// Turns them into text.
     pub emitter: Emitter,
-    /// Keys and values of a prefix of the tokens, while it is running.
-    pub kv: Option<SequenceKv>,
-    /// Its row in the step that is being put together.
-    pub row: Option<usize>,
 }
 
 /// Tokens that end an output. Sequences share one list, in which a token is found in no time however many there are.

@@ -6,7 +6,7 @@ use protocol::message::{StreamEvent, StreamEventKind};
 use thiserror::Error;
 use tracing::{debug_span, error, warn};
 
-use super::{Engine, Sequence, outbox::failed};
+use super::{Engine, Slot, outbox::failed};
 use crate::{
     model::{Logits, Model, ModelError, SequenceKv, StepInput, StepRow},
     scheduler::{PlannedRow, StepPlan},
@@ -14,7 +14,7 @@ use crate::{
 
 /// Steps that may fail in a row before the engine asks whether the model can compute at all. After repeated errors
 /// macOS ignores everything that a process submits to its GPU.
-const FAILED_STEPS: u32 = 5;
+pub(super) const FAILED_STEPS: u32 = 5;
 
 /// The model can't compute anything any more.
 #[derive(Debug, Error)]
@@ -29,19 +29,31 @@ pub struct Broken {
 
 /// What the engine needs of a model.
 pub trait Forward {
+    /// What it keeps of a sequence between steps.
+    type Kv;
+
     /// Keys and values of a sequence that has no tokens yet.
-    fn new_kv(&self) -> SequenceKv;
+    fn new_kv(&self) -> Self::Kv;
+
+    /// Whether a sequence can go on with what it has after a step that failed; see [`SequenceKv::is_intact`].
+    fn is_intact(&self, kv: &Self::Kv) -> bool;
 
     /// Runs the new tokens of several sequences; see [`Model::forward`].
     ///
     /// # Errors
     /// Those of [`Model::forward`].
-    fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError>;
+    fn forward(&self, input: &mut StepInput<'_, Self::Kv>) -> Result<Option<Logits>, ModelError>;
 }
 
 impl Forward for Model {
+    type Kv = SequenceKv;
+
     fn new_kv(&self) -> SequenceKv {
         Self::new_kv(self)
+    }
+
+    fn is_intact(&self, kv: &SequenceKv) -> bool {
+        kv.is_intact()
     }
 
     fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
@@ -118,7 +130,7 @@ impl<M: Forward> Engine<M> {
     /// Computes one row alone, after a step with it has failed.
     fn recover(&mut self, row: PlannedRow) -> Result<Option<Logits>, ModelError> {
         let Some(sequence) = self.sequences.get_mut(&row.id) else { return Ok(None) };
-        if sequence.kv.as_ref().is_some_and(SequenceKv::is_intact) {
+        if sequence.kv.as_ref().is_some_and(|kv| self.model.is_intact(kv)) {
             return self.forward(&[row]);
         }
         // What it had is in an unknown state: from the start, cut as ever.
@@ -141,12 +153,12 @@ impl<M: Forward> Engine<M> {
         // The model needs all rows' tokens and memory at once, in the order of the rows.
         let planned =
             self.sequences.values_mut().filter_map(|sequence| Some((sequence.row.take()?, sequence)));
-        let mut planned: Vec<(usize, &mut Box<Sequence>)> = planned.collect();
+        let mut planned: Vec<(usize, &mut Slot<M::Kv>)> = planned.collect();
         planned.sort_unstable_by_key(|(index, _)| *index);
         let step_rows = planned.into_iter().map(|(index, sequence)| {
-            let Sequence { tokens, kv, .. } = &mut **sequence;
+            let Slot { sequence, kv, .. } = sequence;
             StepRow {
-                tokens: &tokens[rows[index].start..rows[index].end],
+                tokens: &sequence.tokens[rows[index].start..rows[index].end],
                 kv: kv.get_or_insert_with(|| self.model.new_kv()),
                 wants_logits: rows[index].samples,
             }
@@ -163,7 +175,7 @@ impl<M: Forward> Engine<M> {
                 continue;
             }
             let Some(logits) = logits else { continue };
-            let result = self.sequences.get_mut(&row.id).map(|sequence| {
+            let result = self.sequences.get_mut(&row.id).map(|Slot { sequence, .. }| {
                 sequence.control.spend_credit();
                 (sequence.extend(logits.row(next)), sequence.usage())
             });

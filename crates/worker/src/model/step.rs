@@ -8,17 +8,17 @@ use mlx_rs::{
 use super::{ModelError, SequenceKv};
 
 /// What one forward pass computes: several sequences' new tokens.
-pub struct StepInput<'a> {
+pub struct StepInput<'a, K = SequenceKv> {
     /// One row a sequence.
-    pub rows: Vec<StepRow<'a>>,
+    pub rows: Vec<StepRow<'a, K>>,
 }
 
 /// The new tokens of one sequence.
-pub struct StepRow<'a> {
+pub struct StepRow<'a, K = SequenceKv> {
     /// One token for decode, a chunk for prefill; not empty.
     pub tokens: &'a [u32],
     /// What the sequence has so far; the new tokens are appended.
-    pub kv: &'a mut SequenceKv,
+    pub kv: &'a mut K,
     /// Whether the logits after the last of `tokens` are needed.
     pub wants_logits: bool,
 }
@@ -32,7 +32,7 @@ pub struct Logits {
 
 impl Logits {
     /// Takes evaluated, contiguous float32 `[rows, vocab]`.
-    pub(super) fn new(array: Array) -> Result<Self, Exception> {
+    pub(crate) fn new(array: Array) -> Result<Self, Exception> {
         // Whether the values can be read is found out here, once, and not in `row`.
         array.try_as_slice::<f32>().map_err(|error| match error {
             AsSliceError::Exception(error) => error,

@@ -80,8 +80,6 @@ impl Preparer {
             sampler: Sampler::new(generate.sampling, &tokens),
             emitter: Emitter::new(Arc::clone(self.tokenizer.tokenizer()), &generate.stop),
             tokens,
-            kv: None,
-            row: None,
         })
     }
 

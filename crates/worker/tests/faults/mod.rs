@@ -37,6 +37,12 @@ struct Flaky {
 }
 
 impl Forward for Flaky {
+    type Kv = SequenceKv;
+
+    fn is_intact(&self, kv: &SequenceKv) -> bool {
+        kv.is_intact()
+    }
+
     fn new_kv(&self) -> SequenceKv {
         self.loaded.model.new_kv()
     }
@@ -97,8 +103,6 @@ fn serve(
             eos_tokens: EosTokens::default(),
             sampler: Sampler::new(Sampling::default(), prompt),
             emitter: Emitter::new(Arc::clone(&tokenizer), &[]),
-            kv: None,
-            row: None,
         };
         sender.send(Inbox::Sequence(Box::new(sequence))).unwrap();
     }
