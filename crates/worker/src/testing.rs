@@ -15,8 +15,8 @@ use protocol::{
 
 use crate::{
     engine::Forward,
-    link::Reports,
     model::{Logits, ModelError, StepInput},
+    report_sink::ReportSink,
 };
 
 /// Logits of every token, as a function of all tokens before it.
@@ -143,9 +143,11 @@ impl Forward for FakeModel {
         }
         let mut logits = Vec::new();
         for row in &mut input.rows {
-            row.kv.tokens.extend(row.tokens);
-            if row.wants_logits {
-                logits.extend((self.script)(&row.kv.tokens));
+            for (index, &token) in row.tokens.iter().enumerate() {
+                row.kv.tokens.push(token);
+                if row.logits.contains(&index) {
+                    logits.extend((self.script)(&row.kv.tokens));
+                }
             }
         }
         let rows = logits.len() as i32 / self.vocab as i32;
@@ -186,7 +188,7 @@ impl Collected {
     }
 }
 
-impl Reports for Collected {
+impl ReportSink for Collected {
     fn report(&self, report: &Report) {
         lock(&self.0).push(report.clone());
     }

@@ -9,19 +9,22 @@ mod steps;
 use std::sync::Mutex;
 
 use crossbeam_channel::{Sender, unbounded};
-use protocol::message::{Sampling, Submission};
+use protocol::{
+    ids::RequestId,
+    message::{Sampling, Submission},
+};
 use serde_json::json;
 use tokenizers::Tokenizer;
 
-use super::*;
+use super::{emit::Emitter, *};
 use crate::{
-    emit::Emitter,
-    requests::Control,
-    sampling::Sampler,
+    requests::RequestHandle,
+    sample::Sampler,
     testing::{Collected, FakeModel, Stream},
 };
 
-const LIMITS: Limits = Limits { max_running: 8, chunk_tokens: 4, step_tokens: 12, kv_tokens: 200 };
+const LIMITS: Limits =
+    Limits { max_num_seqs: 8, chunk_tokens: 4, max_num_batched_tokens: 12, kv_tokens: 200 };
 
 /// Token ids, and the number of logits.
 const VOCAB: u32 = 26;
@@ -40,8 +43,8 @@ struct Ask {
 /// An engine, and both ends of what connects it to the rest of a worker.
 struct World {
     engine: Engine<FakeModel>,
-    messages: Sender<Inbox>,
-    requests: Arc<Registry>,
+    messages: Sender<EngineMessage>,
+    requests: Arc<RequestTable>,
     reports: Arc<Collected>,
     steps: Arc<Mutex<Vec<Vec<usize>>>>,
     tokenizer: Arc<Tokenizer>,
@@ -66,39 +69,40 @@ impl World {
     }
 
     fn with_limits(model: FakeModel, limits: Limits) -> Self {
-        let (messages, inbox) = unbounded();
-        let (requests, reports) = (Arc::new(Registry::default()), Arc::new(Collected::default()));
+        let (messages, received) = unbounded();
+        let (requests, reports) = (Arc::new(RequestTable::default()), Arc::new(Collected::default()));
         let steps = model.steps();
         let sink = Arc::clone(&reports) as _;
-        let engine = Engine::new(model, limits, inbox, Arc::clone(&requests), sink, Arc::default());
+        let engine = Engine::new(model, limits, received, Arc::clone(&requests), sink, Arc::default());
         Self { engine, messages, requests, reports, steps, tokenizer: Arc::new(tokenizer(String::from)) }
     }
 
-    fn ask(&self, id: u64, ask: Ask) -> Arc<Control> {
+    fn ask(&self, id: u64, ask: Ask) -> Arc<RequestHandle> {
         let id = RequestId(id);
-        let control = self.requests.begin(id, ask.credit).unwrap();
+        let request = self.requests.begin(id, ask.credit).unwrap();
         let sequence = Sequence {
             id,
-            control: Arc::clone(&control),
+            request: Arc::clone(&request),
             prompt_len: ask.prompt.len(),
             max_len: ask.prompt.len() + ask.max_tokens,
             eos_tokens: EosTokens::new(ask.eos),
             sampler: Sampler::new(ask.sampling, &ask.prompt),
             emitter: Emitter::new(Arc::clone(&self.tokenizer), &ask.stop),
             tokens: ask.prompt,
+            ended: None,
         };
-        self.messages.send(Inbox::Sequence(Box::new(sequence))).unwrap();
-        control
+        self.messages.send(EngineMessage::Sequence(Box::new(sequence))).unwrap();
+        request
     }
 
     fn cancel(&self, id: u64) {
         self.requests.apply(&Submission::Cancel(RequestId(id)));
-        self.messages.send(Inbox::Nudge).unwrap();
+        self.messages.send(EngineMessage::Wake).unwrap();
     }
 
     fn credit(&self, id: u64, chunks: u32) {
         self.requests.apply(&Submission::Credit { id: RequestId(id), chunks });
-        self.messages.send(Inbox::Nudge).unwrap();
+        self.messages.send(EngineMessage::Wake).unwrap();
     }
 
     fn turn(&mut self) -> Turn {

@@ -38,7 +38,7 @@ fn event() -> impl Strategy<Value = Event> {
 
 /// The stream of a request that is alone and never waits.
 fn alone(ask: &Ask) -> Stream {
-    let limits = Limits { max_running: 1, chunk_tokens: 100, step_tokens: 100, kv_tokens: 100 };
+    let limits = Limits { max_num_seqs: 1, chunk_tokens: 100, max_num_batched_tokens: 100, kv_tokens: 100 };
     let mut world = World::with_limits(FakeModel::random(VOCAB), limits);
     world.ask(0, Ask { credit: 100, ..ask.clone() });
     world.settle();
@@ -50,11 +50,11 @@ proptest! {
     #[test]
     fn every_stream_is_what_it_would_be_alone_and_ends_exactly_once(
         events in vec(option::weighted(0.6, event()), 1..60),
-        max_running in 1..5_usize,
+        max_num_seqs in 1..5_usize,
         kv_tokens in 30..90_usize,
         fragile: bool,
     ) {
-        let limits = Limits { max_running, chunk_tokens: 4, step_tokens: 9, kv_tokens };
+        let limits = Limits { max_num_seqs, chunk_tokens: 4, max_num_batched_tokens: 9, kv_tokens };
         let failing = Arc::new(Mutex::new(0_u32));
         let fails = Arc::clone(&failing);
         let model = FakeModel::random(VOCAB).hooked(move |rows| {

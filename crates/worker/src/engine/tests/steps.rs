@@ -118,7 +118,7 @@ fn a_cancelled_stream_is_in_no_later_step_and_says_nothing_more() {
 
 #[test]
 fn a_cancelled_stream_that_waits_for_a_place_or_for_credit_is_gone_too() {
-    let limits = Limits { max_running: 1, ..LIMITS };
+    let limits = Limits { max_num_seqs: 1, ..LIMITS };
     let mut world = World::with_limits(alphabet(), limits);
     world.ask(1, Ask { max_tokens: 20, ..Ask::default() });
     world.ask(2, Ask::default());
@@ -135,7 +135,7 @@ fn a_stream_without_credit_pauses_and_goes_on_where_it_stood() {
     world.ask(1, Ask { max_tokens: 4, credit: 2, ..Ask::default() });
     assert_eq!(world.settle(), Turn::Idle);
     assert_eq!((world.stream(1).text.as_str(), world.stream(1).end), ("bc", None));
-    assert_eq!(world.engine.gauges.heartbeat().paused, 1);
+    assert_eq!(world.engine.stats.heartbeat().paused, 1);
     world.credit(1, 1);
     world.settle();
     assert_eq!(world.stream(1).text, "bcd");
@@ -148,7 +148,7 @@ fn a_stream_without_credit_pauses_and_goes_on_where_it_stood() {
 
 #[test]
 fn one_that_has_no_credit_keeps_no_other_waiting() {
-    let limits = Limits { max_running: 1, ..LIMITS };
+    let limits = Limits { max_num_seqs: 1, ..LIMITS };
     let mut world = World::with_limits(alphabet(), limits);
     world.ask(1, Ask { credit: 1, ..Ask::default() });
     world.ask(2, Ask::default());
@@ -177,7 +177,7 @@ fn short_memory_preempts_and_changes_no_output() {
 fn a_drain_ends_the_engine_after_every_stream_has_ended() {
     let mut world = World::new(alphabet());
     world.ask(1, Ask { max_tokens: 3, credit: 2, ..Ask::default() });
-    world.messages.send(Inbox::Drain).unwrap();
+    world.messages.send(EngineMessage::Drain).unwrap();
     assert_eq!(world.settle(), Turn::Idle, "it waits for credit");
     // Requests that have not become sequences are waited for, too.
     world.requests.begin(RequestId(2), 1).unwrap();
@@ -199,21 +199,21 @@ fn the_engine_ends_when_nobody_can_send_to_it() {
 #[test]
 fn numbers_are_published_before_the_step_that_they_are_about() {
     let (runnable, waiting) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let limits = Limits { max_running: 2, ..LIMITS };
+    let limits = Limits { max_num_seqs: 2, ..LIMITS };
     let (seen_runnable, seen_waiting) = (Arc::clone(&runnable), Arc::clone(&waiting));
-    let gauges = Arc::new(Gauges::default());
-    let seen = Arc::clone(&gauges);
+    let stats = Arc::new(EngineStats::default());
+    let seen = Arc::clone(&stats);
     let model = alphabet().hooked(move |_| {
         seen_runnable.store(seen.heartbeat().runnable, Ordering::Relaxed);
         seen_waiting.store(seen.heartbeat().waiting, Ordering::Relaxed);
         Ok(())
     });
     let mut world = World::with_limits(model, limits);
-    world.engine.gauges = Arc::clone(&gauges);
+    world.engine.stats = Arc::clone(&stats);
     (0..3).for_each(|id| drop(world.ask(id, Ask::default())));
     world.turn();
     assert_eq!((runnable.load(Ordering::Relaxed), waiting.load(Ordering::Relaxed)), (2, 1));
-    assert_eq!((gauges.heartbeat().step, gauges.heartbeat().kv_tokens), (1, 2));
+    assert_eq!((stats.heartbeat().step, stats.heartbeat().kv_tokens), (1, 2));
     world.settle();
-    assert_eq!((gauges.heartbeat().runnable, gauges.heartbeat().kv_tokens), (0, 0));
+    assert_eq!((stats.heartbeat().runnable, stats.heartbeat().kv_tokens), (0, 0));
 }
