@@ -19,7 +19,7 @@ use artifact_store::{Artifact, BackgroundVerify, StoreError, VerifyOptions, with
 use protocol::message::{Failure, FailureKind, Report, Verified};
 use tracing::{error, info, warn};
 
-use crate::{link::Reports, model::ModelError};
+use crate::{model::ModelError, report_sink::ReportSink};
 
 /// Reads everything on all cores, before anything is loaded.
 ///
@@ -34,7 +34,7 @@ pub fn before_serving(artifact: &Artifact) -> Result<(), StoreError> {
 
 /// Reads everything in a thread that gives way to others, and reports what it found. Dropping what is returned stops
 /// it.
-pub fn while_serving(artifact: &Artifact, reports: &Arc<dyn Reports>) -> Option<BackgroundVerify> {
+pub fn while_serving(artifact: &Artifact, reports: &Arc<dyn ReportSink>) -> Option<BackgroundVerify> {
     let (began, reports) = (Instant::now(), Arc::clone(reports));
     let started = artifact.verify_in_background(move |outcome| {
         if let Some(report) = report(outcome, began.elapsed()) {
@@ -69,7 +69,7 @@ fn report(outcome: Result<artifact_store::Verified, StoreError>, took: Duration)
     }
 }
 
-/// What kind of trouble kept a model from being loaded.
+/// The kind of failure that kept a model from being loaded.
 pub fn kind_of(error: &anyhow::Error) -> FailureKind {
     let store = match error.downcast_ref::<ModelError>() {
         Some(ModelError::Store(error)) => Some(error),

@@ -74,9 +74,7 @@ fn smollm2_agrees_with_mlx_lm() {
     let mut next: Vec<u32> = Vec::new();
     for prompt in &reference.prompts {
         let mut kv = model.new_kv();
-        let logits =
-            forward(&model, vec![StepRow { tokens: &prompt.tokens, kv: &mut kv, wants_logits: true }])
-                .remove(0);
+        let logits = forward(&model, vec![StepRow::last_logits(&prompt.tokens, &mut kv)]).remove(0);
         agree(prompt, &logits, tolerance);
         next.push(argmax(&logits));
         kvs.push(kv);
@@ -87,7 +85,7 @@ fn smollm2_agrees_with_mlx_lm() {
     let steps = reference.prompts[0].greedy.len() - 1;
     for _ in 0..steps {
         let last: Vec<[u32; 1]> = found.iter().map(|tokens| [*tokens.last().unwrap()]).collect();
-        let rows = last.iter().zip(&mut kvs).map(|(tokens, kv)| StepRow { tokens, kv, wants_logits: true });
+        let rows = last.iter().zip(&mut kvs).map(|(tokens, kv)| StepRow::last_logits(tokens, kv));
         for (tokens, logits) in found.iter_mut().zip(forward(&model, rows.collect())) {
             tokens.push(argmax(&logits));
         }
@@ -104,7 +102,7 @@ fn smollm2_agrees_with_mlx_lm() {
     let plain = Model::load(&artifact, Kernels::MlxFloat32, BUDGET).unwrap();
     for prompt in &reference.prompts {
         let mut kv = plain.new_kv();
-        let rows = vec![StepRow { tokens: &prompt.tokens, kv: &mut kv, wants_logits: true }];
+        let rows = vec![StepRow::last_logits(&prompt.tokens, &mut kv)];
         agree(prompt, &forward(&plain, rows)[0], MLX_TOLERANCE);
     }
     drop(kvs);
@@ -131,11 +129,11 @@ fn both_kernels_go_the_same_way(reference: &Reference, models: &[Model]) {
 /// One more token for each sequence, with the others and then alone: not a bit may differ.
 fn decodes_alike_alone_and_in_company(model: &Model, kvs: &mut [SequenceKv], tokens: &[Vec<u32>]) {
     let last: Vec<[u32; 1]> = tokens.iter().map(|tokens| [*tokens.last().unwrap()]).collect();
-    let rows = last.iter().zip(&mut *kvs).map(|(tokens, kv)| StepRow { tokens, kv, wants_logits: true });
+    let rows = last.iter().zip(&mut *kvs).map(|(tokens, kv)| StepRow::last_logits(tokens, kv));
     let together = forward(model, rows.collect());
     for ((tokens, kv), together) in last.iter().zip(kvs).zip(together) {
         kv.truncate(kv.len() - 1);
-        let alone = forward(model, vec![StepRow { tokens, kv, wants_logits: true }]).remove(0);
+        let alone = forward(model, vec![StepRow::last_logits(tokens, kv)]).remove(0);
         assert!(alone.iter().zip(&together).all(|(a, b)| a.to_bits() == b.to_bits()));
     }
 }

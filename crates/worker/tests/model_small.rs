@@ -6,7 +6,11 @@ mod faults;
 mod forms;
 mod tiny;
 
-use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
+use std::{
+    collections::BTreeMap,
+    ops::{ControlFlow, Range},
+    path::Path,
+};
 
 use artifact_store::{Artifact, Store};
 use serde_json::{Value, json};
@@ -66,7 +70,7 @@ fn load_error(tiny: &Tiny) -> ModelError {
 
 /// Runs one sequence's new tokens alone.
 fn alone(model: &Model, kv: &mut SequenceKv, tokens: &[u32]) -> Vec<f32> {
-    let mut input = StepInput { rows: vec![StepRow { tokens, kv, wants_logits: true }] };
+    let mut input = StepInput { rows: vec![StepRow::last_logits(tokens, kv)] };
     model.forward(&mut input).unwrap().unwrap().row(0).to_vec()
 }
 
@@ -211,8 +215,7 @@ fn company_changes_no_bit(spec: Spec) {
     let mut together = prefilled(&model, inputs.len(), spec.vocab);
     let mut found: Vec<Vec<f32>> = Vec::new();
     for _ in 0..2 {
-        let rows =
-            together.iter_mut().zip(&inputs).map(|(kv, tokens)| StepRow { tokens, kv, wants_logits: true });
+        let rows = together.iter_mut().zip(&inputs).map(|(kv, tokens)| StepRow::last_logits(tokens, kv));
         let logits = model.forward(&mut StepInput { rows: rows.collect() }).unwrap().unwrap();
         assert_eq!(logits.rows(), inputs.len());
         found.extend((0..logits.rows()).map(|row| logits.row(row).to_vec()));
@@ -297,20 +300,22 @@ fn only_wanted_logits_come_in_the_order_of_the_rows() {
     let tiny = Tiny::new(Spec::default(), 8);
     let model = load(&tiny).model;
     let inputs: [&[u32]; 4] = [&[1, 2, 3], &[4], &[5, 6], &[7]];
-    let forward = |wants: [bool; 4]| -> Option<Logits> {
+    let forward = |wanted: [Range<usize>; 4]| -> Option<Logits> {
         let mut kvs: Vec<SequenceKv> = inputs.iter().map(|_| model.new_kv()).collect();
-        let rows = kvs.iter_mut().zip(inputs).zip(wants);
-        let rows = rows.map(|((kv, tokens), wants_logits)| StepRow { tokens, kv, wants_logits }).collect();
+        let rows = kvs.iter_mut().zip(inputs).zip(wanted);
+        let rows = rows.map(|((kv, tokens), logits)| StepRow { tokens, kv, logits }).collect();
         let logits = model.forward(&mut StepInput { rows }).unwrap();
         assert_eq!(kvs.iter().map(SequenceKv::len).collect::<Vec<_>>(), [3, 1, 2, 1]);
         logits
     };
-    let all = forward([true; 4]).unwrap();
-    let some = forward([false, true, true, false]).unwrap();
-    assert_eq!((all.rows(), some.rows()), (4, 2));
-    assert_eq!(some.row(0), all.row(1));
-    assert_eq!(some.row(1), all.row(2));
-    assert!(forward([false; 4]).is_none());
+    let all = forward([0..3, 0..1, 0..2, 0..1]).unwrap();
+    let some = forward([1..1, 0..1, 1..2, 0..0]).unwrap();
+    let several = forward([1..3, 0..0, 0..1, 0..1]).unwrap();
+    assert_eq!((all.rows(), some.rows(), several.rows()), (7, 2, 4));
+    assert_eq!([some.row(0), some.row(1)], [all.row(3), all.row(5)]);
+    let expected = [all.row(1), all.row(2), all.row(4), all.row(6)];
+    assert_eq!([several.row(0), several.row(1), several.row(2), several.row(3)], expected);
+    assert!(forward([0..0, 0..0, 0..0, 0..0]).is_none());
 }
 
 #[test]
@@ -322,15 +327,16 @@ fn input_that_does_not_fit_is_refused_and_changes_nothing() {
     let before = alone(&model, &mut kv, &[1, 2, 3]);
     let mut refuse = |tokens: &[u32]| {
         let mut other = model.new_kv();
-        let rows = vec![
-            StepRow { tokens: &[1], kv: &mut other, wants_logits: true },
-            StepRow { tokens, kv: &mut kv, wants_logits: true },
-        ];
+        let rows = vec![StepRow::last_logits(&[1], &mut other), StepRow::last_logits(tokens, &mut kv)];
         let error = model.forward(&mut StepInput { rows }).unwrap_err();
         assert_eq!((other.len(), kv.len()), (0, 3));
         error
     };
     assert!(matches!(refuse(&[]), ModelError::EmptyRow { row: 1 }));
+    let mut other = model.new_kv();
+    let rows = vec![StepRow { tokens: &[1, 2], kv: &mut other, logits: 1..3 }];
+    let error = model.forward(&mut StepInput { rows }).unwrap_err();
+    assert!(matches!(error, ModelError::LogitsOutOfRange { row: 0, len: 2, .. }), "{error}");
     let error = refuse(&[5, 101]);
     assert!(matches!(error, ModelError::TokenOutOfRange { row: 1, token: 101, vocab_size: 101 }), "{error}");
     assert!(matches!(refuse(&[1; 6]), ModelError::ContextFull { row: 1, len: 9, limit: 8 }));

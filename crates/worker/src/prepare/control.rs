@@ -1,4 +1,4 @@
-//! Control tokens that a client typed: text, not control. A message that contains `<|im_end|>` must not end its turn
+//! RequestHandle tokens that a client typed: text, not control. A message that contains `<|im_end|>` must not end its turn
 //! there.
 //!
 //! Templates mix the messages with their own control tokens in one text. So before the template runs, one character

@@ -2,11 +2,14 @@
 
 use protocol::{
     ids::RequestId,
-    message::{ChatMessage, FailureKind, Generate, Prompt, Sampling},
+    message::{ChatMessage, Failure, FailureKind, Generate, Prompt, Sampling},
 };
 use serde_json::{Value, json};
 
-use super::*;
+use std::sync::Arc;
+
+use super::{preparer::param, *};
+use crate::{engine::EosTokens, requests::RequestHandle};
 
 const CHATML: &str = "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
                       {% endfor %}<|im_start|>assistant\n";
@@ -51,7 +54,7 @@ fn prepare(preparer: &Preparer, prompt: Prompt) -> Result<Vec<u32>, Failure> {
         ignore_eos: false,
         credit: 1,
     };
-    let sequence = preparer.prepare(generate, Arc::new(Control::new(1)))?;
+    let sequence = preparer.prepare(generate, &[], Arc::new(RequestHandle::new(1)))?;
     assert!([1, 3].into_iter().all(|token| sequence.eos_tokens.contains(token)));
     Ok(sequence.tokens)
 }

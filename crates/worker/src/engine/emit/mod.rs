@@ -1,13 +1,15 @@
-//! Stage 10, emit: from a chosen token to what its client sees of it.
+//! Stage 10, emit: from a sampled token to what its client sees of it, and one report a step of all that.
 
 mod detokenizer;
-mod stop;
+mod outbox;
+mod stop_strings;
 
 use std::sync::Arc;
 
-pub use detokenizer::{Decoded, Detokenizer};
+pub use detokenizer::{Decoded, Detokenizer, decode};
+pub(super) use outbox::{Outbox, failed};
 use protocol::message::{FinishReason, TokenChunk};
-pub use stop::{Scanned, Scanner, StopTexts};
+pub use stop_strings::{Scanned, Scanner, StopStrings};
 use tokenizers::Tokenizer;
 
 /// The text side of one sequence.
@@ -28,12 +30,12 @@ impl Emitter {
             .filter(|token| token.special && !token.content.is_empty())
             .map(|token| token.content.as_str())
             .collect();
-        let stops = StopTexts::new(stops, |stop| special.iter().any(|special| stop.contains(special)));
+        let stops = StopStrings::new(stops, |stop| special.iter().any(|special| stop.contains(special)));
         let detokenizer = Detokenizer::new(&tokenizer);
         Self { tokenizer, detokenizer, stops: Scanner::new(stops) }
     }
 
-    /// The chunk for a token that is part of the output, and whether a stop text ended it.
+    /// The chunk for a token that is part of the output, and whether a stop string ended it.
     ///
     /// # Errors
     /// Those of the tokenizer's decoder.
@@ -49,8 +51,8 @@ impl Emitter {
         Ok((TokenChunk { text, tokens: vec![token] }, reason))
     }
 
-    /// Text that was held back, when the sequence ends for another reason than a stop text; and whether a stop text was
-    /// in it.
+    /// Text that was held back, when the sequence ends for another reason than a stop string; and whether a stop string
+    /// was in it.
     ///
     /// # Errors
     /// Those of the tokenizer's decoder.

@@ -13,7 +13,7 @@ enum Piece {
 
 fn scan(stops: &[&str], pieces: &[Piece]) -> (String, bool) {
     let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
-    let mut scanner = Scanner::new(StopTexts::new(&stops, |stop| stop.contains("<s>")));
+    let mut scanner = Scanner::new(StopStrings::new(&stops, |stop| stop.contains("<s>")));
     let mut output = String::new();
     for piece in pieces {
         let scanned = match piece {
@@ -91,7 +91,7 @@ fn texts_of_special_tokens_stop_and_are_not_shown() {
 fn what_is_held_back_is_not_looked_at_again() {
     let len = 200_000;
     let stop = "a".repeat(len) + "b";
-    let mut scanner = Scanner::new(StopTexts::new(&[stop], |_| false));
+    let mut scanner = Scanner::new(StopStrings::new(&[stop], |_| false));
     let mut shown = 0;
     for _ in 0..2 * len {
         match scanner.push("a") {

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 /// The stop texts of a request, prepared for searching. Made where requests are prepared: it takes time for long ones.
 #[derive(Clone, Debug, Default)]
-pub struct StopTexts {
+pub struct StopStrings {
     patterns: Vec<Pattern>,
 }
 
@@ -25,10 +25,10 @@ struct Pattern {
     special: bool,
 }
 
-/// Searches a growing output for [`StopTexts`].
+/// Searches a growing output for [`StopStrings`].
 #[derive(Debug, Default)]
 pub struct Scanner {
-    stops: StopTexts,
+    stops: StopStrings,
     /// How much of each pattern the output ends with now.
     partial: Vec<usize>,
     /// Patterns with a part.
@@ -54,7 +54,7 @@ pub enum Scanned {
     Stopped(String),
 }
 
-impl StopTexts {
+impl StopStrings {
     /// Empty texts stop nothing. `is_special` tells whether a text contains that of a special token.
     pub fn new(stops: &[String], is_special: impl Fn(&str) -> bool) -> Self {
         let mut stops: Vec<&String> = stops.iter().filter(|stop| !stop.is_empty()).collect();
@@ -94,7 +94,7 @@ impl Pattern {
 
 impl Scanner {
     /// At the beginning of an output.
-    pub fn new(stops: StopTexts) -> Self {
+    pub fn new(stops: StopStrings) -> Self {
         Self { partial: vec![0; stops.patterns.len()], stops, ..Self::default() }
     }
 

@@ -145,7 +145,11 @@ impl Traits {
     }
 }
 
-fn decode(tokenizer: &Tokenizer, tokens: &[String]) -> tokenizers::Result<String> {
+/// The text of `tokens`, decoded together.
+///
+/// # Errors
+/// Those of the tokenizer's decoder.
+pub fn decode(tokenizer: &Tokenizer, tokens: &[String]) -> tokenizers::Result<String> {
     match tokenizer.get_decoder() {
         // Some decoders count back from the last token.
         _ if tokens.is_empty() => Ok(String::new()),
