@@ -18,7 +18,7 @@ pub struct RequestHandle {
     credit: AtomicU32,
 }
 
-/// Every request between its [`Submission::Generate`] and its terminal event, by its id. An engine's sequence or a job
+/// Every request between its [`Submission::Generate`] or [`Submission::Operation`] and its terminal event, by its id. An engine's sequence or a job
 /// that waits for preparation has the handle, and looks at it when it comes to it.
 #[derive(Debug, Default)]
 pub struct RequestTable {
@@ -86,7 +86,7 @@ impl RequestTable {
                     request.grant(chunks);
                 }
             }
-            Submission::Generate(_) | Submission::Drain => {}
+            Submission::Generate(_) | Submission::Operation(_) | Submission::Drain => {}
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 use mlx_rs::{Array, error::Exception};
 use protocol::{
     ids::RequestId,
-    message::{FinishReason, Report, StreamEvent, StreamEventKind, TokenChunk},
+    message::{Delta, FinishReason, Report, StreamEvent, StreamEventKind},
 };
 
 use crate::{
@@ -53,6 +53,8 @@ pub(crate) struct Collected(Mutex<Vec<Report>>);
 pub(crate) struct Stream {
     pub(crate) text: String,
     pub(crate) tokens: Vec<u32>,
+    /// Position of its first token in the output: not 0 if it was resumed.
+    pub(crate) first_token: Option<u32>,
     pub(crate) chunks: usize,
     /// `Finished` or `Failed`.
     pub(crate) end: Option<StreamEventKind>,
@@ -198,13 +200,15 @@ impl Stream {
     fn push(&mut self, kind: StreamEventKind) {
         assert_eq!(self.end, None, "before {kind:?}");
         match kind {
-            StreamEventKind::Chunk(TokenChunk { text, tokens }) => {
+            StreamEventKind::Delta(Delta { first_token, tokens, text }) => {
+                let first = *self.first_token.get_or_insert(first_token);
+                assert_eq!(first_token as usize, first as usize + self.tokens.len(), "a gap before {text:?}");
                 self.text += &text;
                 self.tokens.extend(tokens);
                 self.chunks += 1;
             }
-            StreamEventKind::Admitted { .. } => {
-                assert_eq!((self.chunks, self.text.as_str()), (0, ""), "admitted after output");
+            StreamEventKind::Prepared { .. } => {
+                assert_eq!((self.chunks, self.text.as_str()), (0, ""), "prepared after output");
             }
             end => self.end = Some(end),
         }

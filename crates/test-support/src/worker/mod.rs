@@ -21,7 +21,7 @@ use protocol::{
     ids::RequestId,
     message::{
         Batch, FinishReason, Generate, ModelInfo, Report, StreamEvent, StreamEventKind, Submission,
-        TokenChunk, Usage,
+        Delta, Usage,
     },
     shm::{Armed, Segment, Side},
 };
@@ -161,7 +161,7 @@ impl FakeWorker {
     /// # Panics
     /// The gateway has closed the socket.
     pub async fn admit(&mut self, id: RequestId) {
-        self.events(id, vec![StreamEventKind::Admitted { prompt_tokens: 3 }]).await;
+        self.events(id, vec![StreamEventKind::Prepared { prompt_tokens: 3 }]).await;
     }
 
     /// Waits for the next submission.
@@ -255,7 +255,7 @@ pub fn model_info(name: &str) -> ModelInfo {
 
 /// Text of one token.
 pub fn chunk(text: &str) -> StreamEventKind {
-    StreamEventKind::Chunk(TokenChunk { text: text.into(), tokens: vec![1] })
+    StreamEventKind::Delta(Delta { text: text.into(), tokens: vec![1] })
 }
 
 /// The end of a stream.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use protocol::{
     ids::RequestId,
-    message::{FinishReason, TokenChunk, Usage},
+    message::{Delta, FinishReason, Usage},
 };
 use thiserror::Error;
 
@@ -96,18 +96,24 @@ impl Sequence {
     ///
     /// # Errors
     /// Those of the tokenizer's decoder.
-    pub fn emit(&mut self, token: u32) -> tokenizers::Result<(TokenChunk, Option<FinishReason>)> {
+    pub fn emit(&mut self, token: u32) -> tokenizers::Result<(Delta, Option<FinishReason>)> {
+        let (text, reason) = self.text_of(token)?;
+        let first_token = (self.tokens.len() - self.prompt_len).saturating_sub(1) as u32;
+        Ok((Delta { first_token, tokens: vec![token], text }, reason))
+    }
+
+    fn text_of(&mut self, token: u32) -> tokenizers::Result<(String, Option<FinishReason>)> {
         if self.eos_tokens.contains(token) {
             let (text, _) = self.emitter.finish()?;
-            return Ok((TokenChunk { text, tokens: vec![token] }, Some(FinishReason::Stop)));
+            return Ok((text, Some(FinishReason::Stop)));
         }
-        let (mut chunk, mut reason) = self.emitter.push(token)?;
+        let (mut text, mut reason) = self.emitter.push(token)?;
         if reason.is_none() && self.tokens.len() >= self.max_len {
-            let (text, stopped) = self.emitter.finish()?;
-            chunk.text += &text;
+            let (rest, stopped) = self.emitter.finish()?;
+            text += &rest;
             reason = Some(stopped.unwrap_or(FinishReason::Length));
         }
-        Ok((chunk, reason))
+        Ok((text, reason))
     }
 
     /// What it has used so far.

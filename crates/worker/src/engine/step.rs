@@ -189,8 +189,8 @@ impl<M: Forward> Engine<M> {
             let Some(Slot { sequence, .. }) = self.slots.get_mut(&id) else { continue };
             sequence.request.spend_credit();
             match sequence.emit(token) {
-                Ok((chunk, reason)) => {
-                    let event = StreamEvent { id: sequence.id, kind: StreamEventKind::Chunk(chunk) };
+                Ok((delta, reason)) => {
+                    let event = StreamEvent { id: sequence.id, kind: StreamEventKind::Delta(delta) };
                     if !self.outbox.push(event) {
                         self.remove(id);
                     } else if let Some(reason) = reason {

@@ -111,7 +111,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use proptest::{collection::vec, prelude::*};
-    use protocol::message::{FinishReason, MAX_CHUNK_TOKENS, MAX_FAILURE_TEXT, TokenChunk, Usage};
+    use protocol::message::{Delta, FinishReason, MAX_DELTA_TOKENS, MAX_FAILURE_TEXT, Usage};
 
     use super::*;
 
@@ -123,7 +123,7 @@ mod tests {
     }
 
     fn chunk(text: usize, tokens: usize) -> StreamEventKind {
-        StreamEventKind::Chunk(TokenChunk { text: "x".repeat(text), tokens: vec![7; tokens] })
+        StreamEventKind::Delta(Delta { first_token: 0, tokens: vec![7; tokens], text: "x".repeat(text) })
     }
 
     fn failed(message: usize) -> StreamEventKind {
@@ -135,7 +135,7 @@ mod tests {
         prop_oneof![
             8 => (0..40usize, 0..3usize).prop_map(|(text, tokens)| chunk(text, tokens)),
             1 => (200..400usize).prop_map(|text| chunk(text, 1)),
-            1 => Just(chunk(0, MAX_CHUNK_TOKENS + 1)),
+            1 => Just(chunk(0, MAX_DELTA_TOKENS + 1)),
             1 => Just(StreamEventKind::Finished { reason: FinishReason::Stop, usage: Usage::default() }),
             1 => (0..MAX / 2).prop_map(failed),
         ]

@@ -8,13 +8,18 @@ use interprocess::local_socket::Stream;
 use protocol::{
     codec,
     frame::{FrameKind, FrameReceiver},
-    message::{Batch, Failure, FailureKind, Generate, Report, StreamEvent, StreamEventKind, Submission},
+    message::{Batch, Failure, FailureKind, Report, StreamEvent, StreamEventKind, Submission},
     shm::Armed,
 };
 use tracing::{debug_span, info, warn};
 
 use super::LinkSender;
-use crate::{engine::EngineMessage, prepare::Pool, report_sink::ReportSink, requests::RequestTable};
+use crate::{
+    engine::EngineMessage,
+    prepare::{Pool, Work},
+    report_sink::ReportSink,
+    requests::RequestTable,
+};
 
 /// The receiving end, and where submissions go.
 pub struct Receiver {
@@ -81,7 +86,8 @@ impl Receiver {
         let mut changed = false;
         for submission in batch.submissions {
             match submission {
-                Submission::Generate(generate) => self.begin(generate),
+                Submission::Generate(generate) => self.begin(generate.credit, Work::Generate(generate)),
+                Submission::Operation(operation) => self.begin(0, Work::Operation(operation)),
                 Submission::Drain => {
                     // Blocking is right: everything before the drain has been handled.
                     let _ = self.engine.send(EngineMessage::Drain);
@@ -103,10 +109,10 @@ impl Receiver {
         }
     }
 
-    fn begin(&self, generate: Box<Generate>) {
-        let id = generate.id;
-        let failure = match self.requests.begin(id, generate.credit) {
-            Some(request) => match self.pool.submit(generate, request) {
+    fn begin(&self, credit: u32, work: Work) {
+        let id = work.id();
+        let failure = match self.requests.begin(id, credit) {
+            Some(request) => match self.pool.submit(work, request) {
                 Ok(()) => return,
                 Err(failure) => {
                     self.requests.end(id);

@@ -138,7 +138,7 @@ mod tests {
     use protocol::{
         frame::FrameReceiver,
         ids::{Incarnation, RequestId},
-        message::{FailureKind, StreamEvent, StreamEventKind, TokenChunk},
+        message::{Delta, FailureKind, StreamEvent, StreamEventKind},
         shm::heap_ring,
     };
 
@@ -175,7 +175,7 @@ mod tests {
         let (sender, mut receiver) = link(1000, &requests);
         let chunk = |id, len| {
             let text = "x".repeat(len);
-            StreamEvent { id, kind: StreamEventKind::Chunk(TokenChunk { text, tokens: vec![7] }) }
+            StreamEvent { id, kind: StreamEventKind::Delta(Delta { first_token: 0, tokens: vec![7], text }) }
         };
         sender.report(&Report::Events(vec![chunk(large, 2000), chunk(small, 2), chunk(large, 2)]));
 
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn more_than_a_report_takes_goes_in_several() {
         let (sender, mut receiver) = link(100, &Arc::default());
-        let kind = StreamEventKind::Admitted { prompt_tokens: 1 };
+        let kind = StreamEventKind::Prepared { prompt_tokens: 1 };
         let many: Vec<_> = (0..500).map(|id| StreamEvent { id: RequestId(id), kind: kind.clone() }).collect();
         sender.report(&Report::Events(many.clone()));
         assert_eq!(events(&mut receiver), many);

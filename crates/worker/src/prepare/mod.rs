@@ -3,6 +3,7 @@
 //! ```text
 //! pool       the threads, and the bounded queue before them (lanes)
 //! preparer   one request -> one sequence; also one that another worker began
+//! work       what they are asked for
 //! operation  tokenize, detokenize, count
 //! template   the chat template
 //! control    control tokens that a client typed are text
@@ -20,11 +21,13 @@ mod preparer;
 pub(crate) mod samples;
 pub mod template;
 mod tokens;
+mod work;
 
 pub use pool::{Pool, PreparationAge};
 pub use preparer::{Preparer, Settings};
 pub use template::ChatTemplate;
 pub use tokens::{PromptTokenizer, TokenizerError};
+pub use work::Work;
 
 #[cfg(test)]
 mod tests;

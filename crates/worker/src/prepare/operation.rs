@@ -1,7 +1,9 @@
 //! What a tokenizer is asked for without a generation. The bounds are those of prompts: what a prompt could not be is
 //! refused before anything is spent on it.
 
-use protocol::message::{Failure, Prompt};
+use protocol::message::{
+    Answer, Failure, FailureKind, MAX_ANSWER_TOKENS, Operation, OperationKind, Prompt, TokenizeInput,
+};
 
 use super::{
     preparer::{Preparer, invalid},
@@ -10,6 +12,28 @@ use super::{
 use crate::engine::emit::decode;
 
 impl Preparer {
+    /// Does what the gateway asks for.
+    ///
+    /// # Errors
+    /// Those of the three operations.
+    pub fn operate(&self, operation: Operation) -> Result<Answer, Failure> {
+        match operation.kind {
+            OperationKind::Tokenize(TokenizeInput { prompt, add_special_tokens }) => {
+                let tokens = self.tokenize(&prompt, add_special_tokens)?;
+                if tokens.len() > MAX_ANSWER_TOKENS {
+                    return Err(too_many(tokens.len()));
+                }
+                Ok(Answer::Tokens(tokens))
+            }
+            OperationKind::Count(TokenizeInput { prompt, add_special_tokens }) => {
+                self.count(&prompt, add_special_tokens).map(|count| Answer::Count(count as u64))
+            }
+            OperationKind::Detokenize { tokens, skip_special_tokens } => {
+                self.detokenize(&tokens, skip_special_tokens).map(Answer::Text)
+            }
+        }
+    }
+
     /// Token ids of a prompt, as a generation would begin with them. Without `add_special_tokens` a text gets no token
     /// that marks its beginning or end; in a chat the template writes those, whatever is asked for.
     ///
@@ -54,6 +78,14 @@ impl Preparer {
 
 /// The field that failures of [`Preparer::detokenize`] name.
 const PARAM: &str = "tokens";
+
+fn too_many(tokens: usize) -> Failure {
+    Failure {
+        kind: FailureKind::InvalidRequest,
+        param: None,
+        message: format!("there are {tokens} tokens; an answer has at most {MAX_ANSWER_TOKENS}"),
+    }
+}
 
 #[cfg(test)]
 mod tests;

@@ -10,12 +10,13 @@ use std::{
 use crossbeam_channel::Sender;
 use protocol::{
     ids::RequestId,
-    message::{Failure, FailureKind, Generate, Prompt, Report, StreamEvent, StreamEventKind},
+    message::{Answer, Failure, FailureKind, Generate, Operation, Report, StreamEvent, StreamEventKind},
 };
 
 use super::{
     Preparer,
     lanes::{Full, Lanes, MAX_QUEUED, MAX_QUEUED_BYTES, Takes},
+    work::Work,
 };
 use tracing::debug_span;
 
@@ -29,13 +30,31 @@ use crate::{
 /// and long prompts always leave a thread to the short ones.
 const THREADS: [Takes; 2] = [Takes::Short, Takes::Any];
 
-/// What a message of a chat costs beside its text: a list of many tiny ones is long as well.
-const MESSAGE_BYTES: usize = 64;
+type Job = (Work, Arc<RequestHandle>);
 
-/// [`Preparer::prepare`], or what a test does instead.
-type Prepare = dyn Fn(Generate, Arc<RequestHandle>) -> Result<Sequence, Failure> + Send + Sync;
+/// What the threads do: [`Preparer`], or what a test does instead.
+trait Prepare: Send + Sync {
+    fn prepare(&self, generate: Generate, request: Arc<RequestHandle>) -> Result<Sequence, Failure>;
+    fn operate(&self, operation: Operation) -> Result<Answer, Failure>;
+}
 
-type Job = (Box<Generate>, Arc<RequestHandle>);
+impl Prepare for Preparer {
+    fn prepare(&self, generate: Generate, request: Arc<RequestHandle>) -> Result<Sequence, Failure> {
+        Self::prepare(self, generate, request)
+    }
+
+    fn operate(&self, operation: Operation) -> Result<Answer, Failure> {
+        Self::operate(self, operation)
+    }
+}
+
+/// What has become of a request.
+enum Done {
+    /// A generation that the engine goes on with.
+    Prepared(Sequence),
+    /// An operation.
+    Answered(Answer),
+}
 
 /// A bounded queue and the threads behind it. Dropping it ends them after what is queued.
 #[derive(Debug)]
@@ -66,7 +85,7 @@ struct State {
 
 /// What the threads need to prepare and to pass on.
 struct Context {
-    prepare: Box<Prepare>,
+    preparer: Box<dyn Prepare>,
     requests: Arc<RequestTable>,
     reports: Arc<dyn ReportSink>,
     engine: Sender<EngineMessage>,
@@ -83,8 +102,7 @@ impl Pool {
         reports: Arc<dyn ReportSink>,
         engine: Sender<EngineMessage>,
     ) -> std::io::Result<Self> {
-        let prepare = move |generate, request| preparer.prepare(generate, &[], request);
-        Self::start_with(Context { prepare: Box::new(prepare), requests, reports, engine })
+        Self::start_with(Context { preparer: Box::new(preparer), requests, reports, engine })
     }
 
     fn start_with(context: Context) -> std::io::Result<Self> {
@@ -97,8 +115,8 @@ impl Pool {
         for (n, takes) in THREADS.into_iter().enumerate() {
             let (queue, context) = (Arc::clone(&pool.queue), Arc::clone(&context));
             thread::Builder::new().name(format!("prepare-{n}")).spawn(move || {
-                while let Some((generate, request)) = queue.take(n, takes) {
-                    context.run(generate, request);
+                while let Some((work, request)) = queue.take(n, takes) {
+                    context.run(work, &request);
                     queue.lock().began[n] = None;
                 }
             })?;
@@ -110,9 +128,9 @@ impl Pool {
     ///
     /// # Errors
     /// The queue is full; the failure is for the client.
-    pub fn submit(&self, generate: Box<Generate>, request: Arc<RequestHandle>) -> Result<(), Failure> {
-        let (id, bytes) = (generate.id, size(&generate));
-        self.queue.lock().lanes.push(id, bytes, (generate, request)).map_err(overloaded)?;
+    pub fn submit(&self, work: Work, request: Arc<RequestHandle>) -> Result<(), Failure> {
+        let (id, bytes) = (work.id(), work.bytes());
+        self.queue.lock().lanes.push(id, bytes, (work, request)).map_err(overloaded)?;
         // All of them: one that only takes short requests must not swallow the call for a long one.
         self.queue.changed.notify_all();
         Ok(())
@@ -173,50 +191,49 @@ impl Queue {
 }
 
 impl Context {
-    fn run(&self, generate: Box<Generate>, request: Arc<RequestHandle>) {
-        let id = generate.id;
+    fn run(&self, work: Work, request: &Arc<RequestHandle>) {
+        let id = work.id();
         let _span = debug_span!("prepare", %id).entered();
         // A panic in a template or tokenizer fails this request alone.
-        let prepared = catch_unwind(AssertUnwindSafe(|| (self.prepare)(*generate, Arc::clone(&request))));
-        let outcome = prepared.unwrap_or_else(|_| Err(panicked()));
-        // A cancelled stream ends in silence.
-        let cancelled = request.is_cancelled();
-        match outcome {
-            Ok(sequence) if !cancelled => {
+        let done = catch_unwind(AssertUnwindSafe(|| self.work(work, request)));
+        let done = done.unwrap_or_else(|_| Err(panicked()));
+        if request.is_cancelled() {
+            // A cancelled request ends in silence.
+            return self.end(id, None);
+        }
+        match done {
+            Ok(Done::Prepared(sequence)) => {
                 let prompt_tokens = sequence.prompt_len as u32;
-                self.report(StreamEvent { id, kind: StreamEventKind::Admitted { prompt_tokens } });
+                self.report(StreamEvent { id, kind: StreamEventKind::Prepared { prompt_tokens } });
                 let _ = self.engine.send(EngineMessage::Sequence(Box::new(sequence)));
             }
-            outcome => {
-                self.requests.end(id);
-                if let (Err(failure), false) = (outcome, cancelled) {
-                    self.report(StreamEvent { id, kind: StreamEventKind::Failed(failure) });
-                }
-                let _ = self.engine.send(EngineMessage::Wake);
-            }
+            Ok(Done::Answered(answer)) => self.end(id, Some(StreamEventKind::Answered(answer))),
+            Err(failure) => self.end(id, Some(StreamEventKind::Failed(failure))),
         }
+    }
+
+    fn work(&self, work: Work, request: &Arc<RequestHandle>) -> Result<Done, Failure> {
+        match work {
+            Work::Generate(generate) => {
+                self.preparer.prepare(*generate, Arc::clone(request)).map(Done::Prepared)
+            }
+            Work::Operation(operation) => self.preparer.operate(*operation).map(Done::Answered),
+        }
+    }
+
+    /// The request never reaches the engine.
+    fn end(&self, id: RequestId, last: Option<StreamEventKind>) {
+        self.requests.end(id);
+        if let Some(kind) = last {
+            self.report(StreamEvent { id, kind });
+        }
+        // An engine that drains waits for the last request.
+        let _ = self.engine.send(EngineMessage::Wake);
     }
 
     fn report(&self, event: StreamEvent) {
         self.reports.report(&Report::Events(vec![event]));
     }
-}
-
-/// Bytes that a request holds while it waits, and a measure of the work that it is.
-fn size(generate: &Generate) -> usize {
-    let prompt = match &generate.prompt {
-        Prompt::Chat(messages) => messages
-            .iter()
-            .map(|message| {
-                let name = message.name.as_ref().map_or(0, String::len);
-                MESSAGE_BYTES + message.role.len() + message.content.len() + name
-            })
-            .sum(),
-        Prompt::Text(text) => text.len(),
-        Prompt::Tokens(tokens) => size_of_val(tokens.as_slice()),
-    };
-    let bias = size_of_val(generate.sampling.logit_bias.as_slice());
-    prompt + generate.stop.iter().map(String::len).sum::<usize>() + bias
 }
 
 fn overloaded(full: Full) -> Failure {

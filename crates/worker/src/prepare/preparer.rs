@@ -49,17 +49,12 @@ impl Preparer {
         Self { tokenizer, settings, control }
     }
 
-    /// Turns a request into a sequence that can be scheduled. It goes on after `generated`, tokens of its output that
-    /// another worker has generated and sent already: in the state it had after them, and without a word about them.
+    /// Turns a request into a sequence that can be scheduled. One that is resumed is in the state that it had after the
+    /// tokens that another worker generated, and emits nothing of them.
     ///
     /// # Errors
     /// The request can't be served by this model; the failure names the field to blame.
-    pub fn prepare(
-        &self,
-        generate: Generate,
-        generated: &[u32],
-        request: Arc<RequestHandle>,
-    ) -> Result<Sequence, Failure> {
+    pub fn prepare(&self, generate: Generate, request: Arc<RequestHandle>) -> Result<Sequence, Failure> {
         self.check_bias(&generate.sampling.logit_bias)?;
         let tokens = self.encode(&generate.prompt, true)?;
         if tokens.is_empty() {
@@ -83,7 +78,7 @@ impl Preparer {
             tokens,
             ended: None,
         };
-        self.resume(&mut sequence, generated)?;
+        self.resume(&mut sequence, &generate.resume)?;
         Ok(sequence)
     }
 

@@ -51,10 +51,11 @@ fn prepare(preparer: &Preparer, prompt: Prompt) -> Result<Vec<u32>, Failure> {
         sampling: Sampling::default(),
         max_tokens: Some(1),
         stop: Vec::new(),
+        resume: Vec::new(),
         ignore_eos: false,
         credit: 1,
     };
-    let sequence = preparer.prepare(generate, &[], Arc::new(RequestHandle::new(1)))?;
+    let sequence = preparer.prepare(generate, Arc::new(RequestHandle::new(1)))?;
     assert!([1, 3].into_iter().all(|token| sequence.eos_tokens.contains(token)));
     Ok(sequence.tokens)
 }

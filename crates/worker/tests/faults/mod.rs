@@ -73,7 +73,7 @@ impl ReportSink for Streams {
             let stream = streams.entry(event.id.0).or_default();
             assert!(stream.1.is_none(), "{event:?} after the end");
             match &event.kind {
-                StreamEventKind::Chunk(chunk) => stream.0.extend(&chunk.tokens),
+                StreamEventKind::Delta(chunk) => stream.0.extend(&chunk.tokens),
                 end => stream.1 = Some(end.clone()),
             }
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 pub use detokenizer::{Decoded, Detokenizer, decode};
 pub(super) use outbox::{Outbox, failed};
-use protocol::message::{FinishReason, TokenChunk};
+use protocol::message::FinishReason;
 pub use stop_strings::{Scanned, Scanner, StopStrings};
 use tokenizers::Tokenizer;
 
@@ -35,20 +35,19 @@ impl Emitter {
         Self { tokenizer, detokenizer, stops: Scanner::new(stops) }
     }
 
-    /// The chunk for a token that is part of the output, and whether a stop string ended it.
+    /// The text that a token of the output makes certain, and whether a stop string ended it.
     ///
     /// # Errors
     /// Those of the tokenizer's decoder.
-    pub fn push(&mut self, token: u32) -> tokenizers::Result<(TokenChunk, Option<FinishReason>)> {
+    pub fn push(&mut self, token: u32) -> tokenizers::Result<(String, Option<FinishReason>)> {
         let scanned = match self.detokenizer.push(&self.tokenizer, token)? {
             Decoded::Text(piece) => self.stops.push(&piece),
             Decoded::Special(text) => self.special(&text)?,
         };
-        let (text, reason) = match scanned {
+        Ok(match scanned {
             Scanned::Text(text) => (text, None),
             Scanned::Stopped(text) => (text, Some(FinishReason::Stop)),
-        };
-        Ok((TokenChunk { text, tokens: vec![token] }, reason))
+        })
     }
 
     /// Text that was held back, when the sequence ends for another reason than a stop string; and whether a stop string

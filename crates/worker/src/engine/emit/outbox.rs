@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protocol::message::{Failure, FailureKind, Report, StreamEvent, StreamEventKind};
+use protocol::message::{Answer, Failure, FailureKind, Report, StreamEvent, StreamEventKind};
 
 use crate::report_sink::ReportSink;
 
@@ -81,11 +81,15 @@ pub(in crate::engine) fn failed(message: impl Into<String>) -> StreamEventKind {
 /// At least what its encoding takes.
 fn size(event: &StreamEvent) -> usize {
     64 + match &event.kind {
-        StreamEventKind::Chunk(chunk) => chunk.text.len() + 5 * chunk.tokens.len(),
+        StreamEventKind::Delta(delta) => delta.text.len() + 5 * delta.tokens.len(),
         StreamEventKind::Failed(failure) => {
             failure.message.len() + failure.param.as_ref().map_or(0, String::len)
         }
-        StreamEventKind::Admitted { .. } | StreamEventKind::Finished { .. } => 0,
+        StreamEventKind::Answered(Answer::Tokens(tokens)) => 5 * tokens.len(),
+        StreamEventKind::Answered(Answer::Text(text)) => text.len(),
+        StreamEventKind::Answered(Answer::Count(_))
+        | StreamEventKind::Prepared { .. }
+        | StreamEventKind::Finished { .. } => 0,
     }
 }
 
@@ -99,7 +103,7 @@ mod tests {
     use protocol::{
         codec,
         ids::RequestId,
-        message::{FinishReason, TokenChunk, Usage},
+        message::{Delta, FinishReason, Usage},
     };
 
     use super::*;
@@ -114,8 +118,8 @@ mod tests {
     }
 
     fn chunk(id: u64, bytes: usize) -> StreamEvent {
-        let chunk = TokenChunk { text: "x".repeat(bytes), tokens: vec![u32::MAX; 3] };
-        StreamEvent { id: RequestId(id), kind: StreamEventKind::Chunk(chunk) }
+        let delta = Delta { first_token: 0, tokens: vec![u32::MAX; 3], text: "x".repeat(bytes) };
+        StreamEvent { id: RequestId(id), kind: StreamEventKind::Delta(delta) }
     }
 
     proptest! {

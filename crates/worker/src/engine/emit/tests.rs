@@ -24,8 +24,8 @@ fn emitted(stops: &[&str], tokens: &[&str]) -> (String, Option<FinishReason>) {
     let (mut emitter, id) = emitter(stops);
     let mut text = String::new();
     for token in tokens {
-        let (chunk, reason) = emitter.push(id(token)).unwrap();
-        text.push_str(&chunk.text);
+        let (shown, reason) = emitter.push(id(token)).unwrap();
+        text.push_str(&shown);
         if reason.is_some() {
             return (text, reason);
         }

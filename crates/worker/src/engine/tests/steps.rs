@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use protocol::message::{FinishReason, TokenChunk, Usage};
+use protocol::message::{Delta, FinishReason, Usage};
 
 use super::*;
 
@@ -41,9 +41,9 @@ fn events_of_a_step_are_one_report_and_the_end_follows_the_last_chunk() {
     world.ask(1, Ask { max_tokens: 2, ..Ask::default() });
     world.ask(2, Ask { prompt: vec![9, 9], max_tokens: 1, ..Ask::default() });
     world.settle();
-    let chunk = |id, text: &str, token| {
-        let chunk = TokenChunk { text: text.into(), tokens: vec![token] };
-        StreamEvent { id: RequestId(id), kind: StreamEventKind::Chunk(chunk) }
+    let delta = |id, text: &str, first_token, token| {
+        let delta = Delta { first_token, tokens: vec![token], text: text.into() };
+        StreamEvent { id: RequestId(id), kind: StreamEventKind::Delta(delta) }
     };
     let finished = |id, prompt_tokens, completion_tokens| {
         let usage = Usage { prompt_tokens, completion_tokens, cached_tokens: 0 };
@@ -51,8 +51,8 @@ fn events_of_a_step_are_one_report_and_the_end_follows_the_last_chunk() {
         StreamEvent { id: RequestId(id), kind }
     };
     let expected = [
-        vec![chunk(1, "b", 1), chunk(2, "k", 10), finished(2, 2, 1)],
-        vec![chunk(1, "c", 2), finished(1, 1, 2)],
+        vec![delta(1, "b", 0, 1), delta(2, "k", 0, 10), finished(2, 2, 1)],
+        vec![delta(1, "c", 1, 2), finished(1, 1, 2)],
     ];
     assert_eq!(world.reports.reports(), expected.map(Report::Events));
 }

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
-use protocol::message::Sampling;
+use protocol::message::{OperationKind, Prompt, Sampling, TokenizeInput};
 
 use super::{super::lanes::LONG, *};
 
@@ -25,6 +25,46 @@ impl ReportSink for Events {
     }
 }
 
+/// Tells what begins, and refuses it when the gate lets it.
+struct Gated {
+    begins: Sender<RequestId>,
+    opened: Receiver<()>,
+}
+
+impl Gated {
+    fn refuse<T>(&self, id: RequestId) -> Result<T, Failure> {
+        let _ = self.begins.send(id);
+        let _ = self.opened.recv();
+        Err(refusal())
+    }
+}
+
+impl Prepare for Gated {
+    fn prepare(&self, generate: Generate, _: Arc<RequestHandle>) -> Result<Sequence, Failure> {
+        self.refuse(generate.id)
+    }
+
+    fn operate(&self, operation: Operation) -> Result<Answer, Failure> {
+        match operation.kind {
+            OperationKind::Detokenize { .. } => Ok(Answer::Text("answered".into())),
+            _ => self.refuse(operation.id),
+        }
+    }
+}
+
+/// A template or tokenizer that panics.
+struct Panics;
+
+impl Prepare for Panics {
+    fn prepare(&self, _: Generate, _: Arc<RequestHandle>) -> Result<Sequence, Failure> {
+        panic!("while it prepares")
+    }
+
+    fn operate(&self, _: Operation) -> Result<Answer, Failure> {
+        panic!("while it answers")
+    }
+}
+
 fn refusal() -> Failure {
     Failure { kind: FailureKind::InvalidRequest, param: None, message: "refused".into() }
 }
@@ -36,13 +76,8 @@ impl World {
         let (reports, events) = unbounded();
         let (engine, messages) = bounded(4096);
         let requests = Arc::new(RequestTable::default());
-        let prepare = move |generate: Generate, _| {
-            let _ = begins.send(generate.id);
-            let _ = opened.recv();
-            Err(refusal())
-        };
         let context = Context {
-            prepare: Box::new(prepare),
+            preparer: Box::new(Gated { begins, opened }),
             requests: Arc::clone(&requests),
             reports: Arc::new(Events(reports)),
             engine,
@@ -59,10 +94,11 @@ impl World {
             sampling: Sampling::default(),
             max_tokens: None,
             stop: Vec::new(),
+            resume: Vec::new(),
             ignore_eos: false,
             credit: 1,
         };
-        self.pool.submit(Box::new(generate), request).inspect_err(|_| self.requests.end(id))
+        self.pool.submit(Work::Generate(Box::new(generate)), request).inspect_err(|_| self.requests.end(id))
     }
 
     fn cancel(&self, id: u64) {
@@ -166,12 +202,32 @@ fn the_age_is_that_of_the_oldest_in_preparation() {
 }
 
 #[test]
+fn an_operation_is_answered_and_never_reaches_the_engine() {
+    let world = World::new();
+    let operate = |id, kind| {
+        let id = RequestId(id);
+        let request = world.requests.begin(id, 0).unwrap();
+        world.pool.submit(Work::Operation(Box::new(Operation { id, kind })), request).unwrap();
+    };
+    operate(1, OperationKind::Detokenize { tokens: vec![1], skip_special_tokens: false });
+    let answered = StreamEventKind::Answered(Answer::Text("answered".into()));
+    assert_eq!(world.events.recv().unwrap(), StreamEvent { id: RequestId(1), kind: answered });
+    assert!(matches!(world.messages.recv().unwrap(), EngineMessage::Wake));
+    let input = TokenizeInput { prompt: Prompt::Text("x".into()), add_special_tokens: true };
+    operate(2, OperationKind::Count(input));
+    world.gate.send(()).unwrap();
+    assert_eq!(world.events.recv().unwrap().kind, StreamEventKind::Failed(refusal()));
+    assert!(matches!(world.messages.recv().unwrap(), EngineMessage::Wake));
+    assert!(world.requests.is_empty());
+}
+
+#[test]
 fn a_panic_is_the_failure_of_one_request() {
     let (reports, events) = unbounded();
     let (engine, messages) = bounded(16);
     let requests = Arc::new(RequestTable::default());
     let context = Context {
-        prepare: Box::new(|_, _| panic!("a template or tokenizer that panics")),
+        preparer: Box::new(Panics),
         requests: Arc::clone(&requests),
         reports: Arc::new(Events(reports)),
         engine,
