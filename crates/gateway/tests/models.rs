@@ -314,7 +314,7 @@ async fn what_a_worker_finds_out_about_the_stored_model_is_shown() {
     assert_eq!(worker.next().await, Submission::Drain);
     worker.die();
     assert_eq!(reply(unloading).await.status.as_u16(), 200);
-    let metrics = world.app.metrics.render().unwrap();
+    let metrics = world.app.exposition.render().unwrap();
     assert!(!metrics.contains("model=\"tiny\""), "{metrics}");
 }
 
@@ -329,7 +329,7 @@ async fn in_the_background_one_worker_verifies_until_it_has_done_so() {
     let mut verifier = world.next_ready_worker().await;
     assert_eq!(verify(&verifier), Verify::Background, "its life was too short");
     verifier.send(&Report::Verified(Verified { bytes: 5, micros: 1 })).await;
-    until("the news", || world.app.metrics.render().unwrap().contains("outcome=\"good\"")).await;
+    until("the news", || world.app.exposition.render().unwrap().contains("outcome=\"good\"")).await;
     verifier.die();
     assert_eq!(verify(&world.next_worker().await), Verify::Header);
 }

@@ -109,7 +109,7 @@ async fn a_client_that_leaves_cancels_and_frees_its_place_in_every_phase() {
     piece(&mut body).await;
     drop(body);
     assert_eq!(worker.next().await, Submission::Cancel(id));
-    until("a free place", || world.app.metrics.streams_open.get() == 0).await;
+    until("a free place", || world.app.admission.metrics().streams_open.get() == 0).await;
     // What the worker said meanwhile bothers nobody.
     worker.events(id, vec![chunk("late")]).await;
     let (id, response) = world.begin_stream(&mut worker).await;
@@ -123,9 +123,9 @@ async fn a_waiting_client_that_leaves_is_never_heard_of() {
     let (world, mut worker) = World::ready(settings).await;
     let (first, response) = world.begin_stream(&mut worker).await;
     let waiting = world.begin(CHAT, &chat(json!({})));
-    until("a waiting request", || world.app.metrics.admit_queue_length.get() == 1).await;
+    until("a waiting request", || world.app.admission.metrics().queue_length.get() == 1).await;
     waiting.abort();
-    until("an empty queue", || world.app.metrics.admit_queue_length.get() == 0).await;
+    until("an empty queue", || world.app.admission.metrics().queue_length.get() == 0).await;
     drop(response);
     assert_eq!(worker.next().await, Submission::Cancel(first));
     let (second, _response) = world.begin_stream(&mut worker).await;
@@ -270,7 +270,7 @@ async fn an_error_after_the_header_is_an_event() {
     let events = rest(body).await;
     let [error] = &events[..] else { panic!("{events:?}") };
     assert_eq!(parse(error)["error"]["code"], "context_length_exceeded");
-    until("a free place", || world.app.metrics.streams_open.get() == 0).await;
+    until("a free place", || world.app.admission.metrics().streams_open.get() == 0).await;
 }
 
 #[tokio::test]
@@ -279,9 +279,9 @@ async fn a_client_that_leaves_while_it_waits_with_a_header_is_forgotten() {
     let (world, mut worker) = World::ready(&settings).await;
     let (first, held) = world.begin_stream(&mut worker).await;
     let waiting = soon("headers", world.begin(CHAT, &chat(json!({"stream": true})))).await.unwrap();
-    assert_eq!(world.app.metrics.admit_queue_length.get(), 1);
+    assert_eq!(world.app.admission.metrics().queue_length.get(), 1);
     drop(waiting);
-    assert_eq!(world.app.metrics.admit_queue_length.get(), 0);
+    assert_eq!(world.app.admission.metrics().queue_length.get(), 0);
     drop(held);
     assert_eq!(worker.next().await, Submission::Cancel(first));
 }

@@ -48,7 +48,7 @@ async fn a_dead_worker_ends_its_streams_once_and_the_next_life_serves() {
     let reply = Reply::read(soon("an answer", whole).await.unwrap()).await;
     assert_eq!(reply.error(), (503, "server_error".into(), "worker_lost".into()));
     assert_eq!(reply.header("retry-after"), "2");
-    until("free places", || world.app.metrics.streams_open.get() == 0).await;
+    until("free places", || world.app.admission.metrics().streams_open.get() == 0).await;
 
     let mut worker = world.next_ready_worker().await;
     assert_ne!(worker.hello.incarnation, first);

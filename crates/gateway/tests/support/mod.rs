@@ -14,7 +14,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -25,12 +25,11 @@ use axum::{
     response::Response,
 };
 use gateway::{
+    assembly,
     cli::Flags,
     config::Config,
-    fleet::{ModelError, ModelRegistry, Models, WorkerStatus},
+    fleet::{ModelError, WorkerStatus},
     http::{self, App},
-    metrics::Metrics,
-    worker::WorkerLauncher,
 };
 use http_body_util::BodyExt;
 use protocol::{
@@ -95,10 +94,8 @@ impl World {
         fs::set_permissions(&binary, fs::Permissions::from_mode(0o700)).unwrap();
         let flags = Flags { models: vec!["tiny".into()], worker_bin: Some(binary), ..Flags::default() };
         let config = Config::from_text(Path::new("test.yaml"), settings, &flags).unwrap();
-        let metrics = Arc::new(Metrics::default());
-        let router = Arc::new(ModelRegistry::default());
-        let models = Models::new(WorkerLauncher::new(&config, &metrics).unwrap(), Arc::clone(&router));
-        let app = App::new(&config, router, models.clone(), metrics);
+        let app = assembly::assemble(&config).unwrap();
+        let models = app.models.clone();
         let loading = tokio::spawn(async move { models.load("tiny", None).await });
         Self { app, loading, dir, known: Mutex::default() }
     }
