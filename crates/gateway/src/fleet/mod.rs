@@ -1,6 +1,8 @@
 //! Which worker serves which model: loads and unloads models, and keeps their workers running.
 
 mod context;
+#[cfg(test)]
+mod fixtures;
 mod lifecycle;
 mod metrics;
 mod model;

@@ -49,3 +49,6 @@ impl Outbox {
         self.batcher.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;
