@@ -1,6 +1,6 @@
 //! The gateway: HTTP in front, workers behind.
 //!
-//! It opens no model file and links no MLX: whatever MLX does to a process, it does to a worker. A
+//! It opens no model file and links no MLX: if MLX aborts a process, that is a worker. A
 //! request passes these stages, one module each:
 //!
 //! ```text

@@ -39,7 +39,7 @@ impl Signals {
     }
 }
 
-/// For the last events to reach their clients once streams were ended by force.
+/// Time for the last events to reach their clients once streams were ended by force.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// Ends everything in order. `stop` makes `server` take no more connections and end when the open

@@ -110,7 +110,7 @@ async fn a_client_that_leaves_cancels_and_frees_its_place_in_every_phase() {
     drop(body);
     assert_eq!(worker.next().await, Submission::Cancel(id));
     until("a free place", || world.app.admission.metrics().streams_open.get() == 0).await;
-    // What the worker said meanwhile bothers nobody.
+    // What the worker sends late is dropped.
     worker.events(id, vec![chunk("late")]).await;
     let (id, response) = world.begin_stream(&mut worker).await;
     worker.events(id, vec![finished(FinishReason::Stop)]).await;
@@ -118,7 +118,7 @@ async fn a_client_that_leaves_cancels_and_frees_its_place_in_every_phase() {
 }
 
 #[tokio::test]
-async fn a_waiting_client_that_leaves_is_never_heard_of() {
+async fn a_waiting_client_that_leaves_reaches_no_worker() {
     let settings = "stream_registry:\n  adaptive_limits: {min_streams: 1, max_streams: 1}\n";
     let (world, mut worker) = World::ready(settings).await;
     let (first, response) = world.begin_stream(&mut worker).await;

@@ -61,7 +61,7 @@ struct Worker {
 pub(super) struct Service {
     pub(super) link: Link,
     pub(super) info: ModelInfo,
-    /// The worker's process id, as it said itself.
+    /// The worker's process id, as it reported it.
     pub(super) pid: u32,
 }
 

@@ -1,7 +1,7 @@
 //! The table of models and their workers.
 //!
-//! [`Models`](super::Models) and the workers' tasks write it; requests, `/readyz` and the model list read it. Nothing else
-//! keeps a model's phase or its workers' states.
+//! [`Models`](super::Models) and the workers' tasks write it; requests, `/readyz` and the model list read it. Nothing
+//! else keeps a model's phase or its workers' states.
 
 use std::{
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
@@ -124,7 +124,7 @@ impl ModelRegistry {
 impl Table {
     /// Adds a model that `workers` workers begin to load, in place of an earlier attempt, and returns its phases.
     pub(super) fn add(&mut self, name: &str, workers: usize) -> watch::Receiver<Phase> {
-        // A clock before 1970 is no reason to fail.
+        // A clock before 1970 must not fail a load.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let model = Model::new(name, workers, since);
         let phases = model.phases();

@@ -55,7 +55,8 @@ pub(super) fn route(models: &[Model], id: &str) -> Result<Route, RouteError> {
     }
 }
 
-/// The model with this name, or else with this digest. Several may have the digest; one that takes requests is preferred.
+/// The model with this name, or else with this digest. Of several with the digest, one that takes requests is
+/// preferred.
 pub(super) fn find<'a>(models: &'a [Model], id: &str) -> Option<&'a Model> {
     let with_digest = || {
         let found = models.iter().filter(|model| model.has_digest(id));

@@ -13,7 +13,7 @@ pub enum WorkerEvent {
     Spawned,
     /// Both sides hold the segment.
     Joined {
-        /// The worker's process id, as it said itself.
+        /// The worker's process id, as it reported it.
         pid: u32,
     },
     /// It reported that the model is loaded.

@@ -62,7 +62,7 @@ pub struct LinkTask {
     body: Vec<u8>,
     /// Submissions in `body` if it was not (wholly) sent yet, else 0.
     unsent: usize,
-    /// When an event last said that the worker is alive.
+    /// When an event last reported that the worker is alive.
     alive_sent: Instant,
     /// The outcome of a verification was sent. It is sent once, however often the worker reports one.
     verification_sent: bool,

@@ -36,7 +36,7 @@ pub struct Joined {
     pub sender: FrameSender,
     /// The report ring.
     pub receiver: FrameReceiver,
-    /// The worker's process id, as it said itself.
+    /// The worker's process id, as it reported it.
     pub pid: u32,
 }
 
@@ -90,7 +90,7 @@ impl WorkerListener {
         &self.path
     }
 
-    /// Accepts the worker and shakes hands, which tells it its options. Takes as long as the worker takes: the caller
+    /// Accepts the worker and shakes hands, which sends its options. Takes as long as the worker takes: the caller
     /// sets a limit.
     ///
     /// # Errors

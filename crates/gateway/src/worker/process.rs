@@ -120,7 +120,7 @@ impl ProcessTask {
         tokio::pin!(join);
         let joined = tokio::select! {
             joined = &mut join => joined,
-            // It may have connected and said why it ends: that must not be lost to the order of events.
+            // It may have connected and given its reason: that must not depend on which of the two is noticed first.
             status = child.wait() => match timeout(LAST_WORDS, join).await {
                 Ok(Ok(joined)) => Ok(joined),
                 _ => return Err(format!("it {} before it connected; its own words are above", ended(status))),

@@ -145,7 +145,7 @@ impl Streams {
 
     /// Delivers the events of one step, each stream's together. Events of unknown streams (their
     /// client has gone) are dropped. Returns streams that were ended because the worker overspent their
-    /// credit: those it must be told to cancel.
+    /// credit: which it must be ordered to cancel.
     pub fn deliver(&self, events: Vec<StreamEvent>) -> Vec<RequestId> {
         let now = Instant::now();
         let mut touched = Vec::with_capacity(events.len());
@@ -201,7 +201,7 @@ impl Streams {
     }
 
     /// Ends every stream with `failure`, and refuses new ones with it if nothing did before. Returns the streams
-    /// that it ended: a worker that still lives must be told to cancel them.
+    /// that it ended: a worker that is alive must be ordered to cancel them.
     pub fn fail_all(&self, failure: Failure) -> Vec<RequestId> {
         let mut table = self.table();
         table.refusal.get_or_insert_with(|| failure.clone());

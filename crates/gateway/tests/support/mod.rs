@@ -1,6 +1,6 @@
 //! A gateway in this process, with its real supervisor, and a worker that the test plays itself.
 //!
-//! The worker's *process* is a shell script that only announces its socket; its *mouth* is
+//! The worker's *process* is a shell script that only announces its socket; its *wire* is
 //! [`TestWorker`], which speaks the real protocol over the real segment. The script ends when the
 //! test does.
 
@@ -47,9 +47,9 @@ use tower::ServiceExt;
 
 pub use self::worker::{TestProcess, TestWorker};
 
-/// Announces itself, whole at once, and lives until it is killed or the test's folder is gone.
+/// Announces itself, whole at once, and runs until it is killed or the test's folder is gone.
 const SCRIPT: &str = r#"#!/bin/sh
-cd "$(dirname "$0")/lives" || exit 1
+cd "$(dirname "$0")/processes" || exit 1
 echo "$*" > $$.new && mv $$.new $$ || exit 1
 while [ -e $$ ]; do sleep 1; done
 "#;
@@ -88,7 +88,7 @@ impl World {
     /// A gateway whose worker processes start now.
     pub fn start(settings: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("lives")).unwrap();
+        fs::create_dir(dir.path().join("processes")).unwrap();
         let binary = dir.path().join("worker.sh");
         fs::write(&binary, SCRIPT).unwrap();
         fs::set_permissions(&binary, fs::Permissions::from_mode(0o700)).unwrap();
@@ -107,7 +107,7 @@ impl World {
         (world, worker)
     }
 
-    /// The next life, after its handshake.
+    /// The next process, after its handshake.
     pub async fn next_worker(&self) -> TestWorker {
         TestWorker::join(self.next_process().await).await
     }
@@ -121,18 +121,18 @@ impl World {
         worker
     }
 
-    /// The process of the next life.
+    /// The next process, before its handshake.
     pub async fn next_process(&self) -> TestProcess {
-        let lives = self.dir.path().join("lives");
+        let processes = self.dir.path().join("processes");
         let next = || {
-            let names = fs::read_dir(&lives).unwrap().map(|entry| entry.unwrap().file_name());
+            let names = fs::read_dir(&processes).unwrap().map(|entry| entry.unwrap().file_name());
             let pids = names.filter_map(|name| name.to_str().and_then(|name| name.parse().ok()));
             pids.filter(|pid| !self.known.lock().unwrap().contains(pid)).min()
         };
         until("a worker process", || next().is_some()).await;
         let pid: u32 = next().unwrap();
         self.known.lock().unwrap().insert(pid);
-        let line = fs::read_to_string(lives.join(pid.to_string())).unwrap();
+        let line = fs::read_to_string(processes.join(pid.to_string())).unwrap();
         let args: Vec<_> = line.split_whitespace().collect();
         let after = |flag: &str| args[args.iter().position(|arg| *arg == flag).unwrap() + 1].to_owned();
         let model = args.iter().find_map(|arg| arg.strip_prefix("--model=")).unwrap().to_owned();

@@ -1,4 +1,4 @@
-//! The mouth of a played worker.
+//! The wire of a worker that a test plays.
 
 use std::{
     collections::VecDeque,
@@ -23,7 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{info, soon};
 
-/// A worker that was started and has not spoken yet.
+/// A worker that was started and has not connected yet.
 pub struct TestProcess {
     pub pid: u32,
     pub socket: PathBuf,
@@ -37,7 +37,7 @@ impl TestProcess {
     }
 }
 
-/// The worker's side of a life.
+/// The worker's ends of the socket and of the segment.
 pub struct TestWorker {
     pub pid: u32,
     pub model: String,
@@ -98,7 +98,7 @@ impl TestWorker {
         assert!(self.try_send_bytes(kind, body).await, "the gateway closed the socket");
     }
 
-    /// False if the gateway would not hear it to its end.
+    /// False if the gateway closed the socket before it had read all of it.
     pub async fn try_send_bytes(&mut self, kind: FrameKind, body: &[u8]) -> bool {
         loop {
             let (done, ring_bell) = match self.sender.send(kind, body).unwrap() {
@@ -112,7 +112,7 @@ impl TestWorker {
             if done {
                 return true;
             }
-            if !matches!(soon("a bell", socket.read(&mut [0; 64])).await, Ok(1..)) {
+            if !matches!(soon("a doorbell", socket.read(&mut [0; 64])).await, Ok(1..)) {
                 return false;
             }
         }
@@ -142,7 +142,7 @@ impl TestWorker {
                 self.ring(owed).await;
                 match batch {
                     Some(batch) => self.queued.extend(batch.submissions),
-                    None if self.receiver.arm() == Armed::Sleep => self.hear().await,
+                    None if self.receiver.arm() == Armed::Sleep => self.wait_for_doorbell().await,
                     None => {}
                 }
             }
@@ -153,7 +153,7 @@ impl TestWorker {
     pub async fn generate(&mut self) -> Generate {
         match self.next().await {
             Submission::Generate(generate) => *generate,
-            other => panic!("{other:?} is no Generate"),
+            other => panic!("{other:?} is not a Generate"),
         }
     }
 
@@ -170,8 +170,8 @@ impl TestWorker {
     /// Only the socket's end; for processes that are killed by others.
     pub async fn closed(&self) {
         let mut socket = &self.socket;
-        let mut bells = [0; 64];
-        soon("the socket's end", async { while let Ok(1..) = socket.read(&mut bells).await {} }).await;
+        let mut doorbells = [0; 64];
+        soon("the socket's end", async { while let Ok(1..) = socket.read(&mut doorbells).await {} }).await;
     }
 
     async fn ring(&self, ring: bool) {
@@ -181,11 +181,11 @@ impl TestWorker {
         }
     }
 
-    async fn hear(&self) {
+    async fn wait_for_doorbell(&self) {
         let mut socket = &self.socket;
-        let mut bells = [0; 64];
+        let mut doorbells = [0; 64];
         assert_ne!(
-            soon("a bell", socket.read(&mut bells)).await.unwrap(),
+            soon("a doorbell", socket.read(&mut doorbells)).await.unwrap(),
             0,
             "the gateway closed the socket"
         );

@@ -98,8 +98,8 @@ impl Health {
         self.stuck_since.map(|since| since + policy.step_timeout)
     }
 
-    /// By both clocks: the worker's may have gone on while the worker was suspended, and a later prompt may be taken for
-    /// an earlier one.
+    /// By both clocks: the worker's may have gone on while the worker was suspended, and a later prompt may be taken
+    /// for an earlier one.
     fn preparing_until(&self, policy: &Workers) -> Option<Instant> {
         let limit = policy.step_timeout;
         self.preparing.map(|Preparing { since, reported, age }| {

@@ -31,7 +31,7 @@ fn unknown_model(model: &str, served: &str) -> RouteError {
     RouteError::UnknownModel { model: model.into(), served: served.into() }
 }
 
-/// Streams that a route's link has live: what tells the services of these tests apart.
+/// Live streams of the link that a request goes to: they identify the services of these tests.
 fn load(models: &[Model], id: &str) -> usize {
     route(models, id).unwrap().link.live_streams()
 }
