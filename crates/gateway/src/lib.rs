@@ -1,12 +1,12 @@
 //! The gateway: HTTP in front, workers behind.
 //!
-//! It opens no model file and links no MLX: whatever MLX does to a process, it does to a worker. A
-//! request's way, one module a stage:
+//! It opens no model file and links no MLX: if MLX aborts a process, that is a worker. A
+//! request passes these stages, one module each:
 //!
 //! ```text
 //! accept   http              JSON ─► checked request
 //! admit    serve::admission  Permit | Rejection, before any response header
-//! route    fleet::registry   the model's least loaded ready worker
+//! route    fleet::route      the model's least loaded ready worker
 //! batch    worker::batcher   Submissions ─► Batch
 //! ship     worker::link      Batch ─► frame ─► shared memory ─► worker
 //! deliver  worker::streams   events ─► their Stream, within its credit
@@ -14,9 +14,11 @@
 //! ```
 //!
 //! Layers, top to bottom: [`http`], [`serve`], [`fleet`], [`worker`], [`config`]. A lower layer never names a higher
-//! one. Beside them: [`shutdown`] ends everything in order; [`telemetry`] has logs and traces.
-//!
-//! Modules from the top layer down.
+//! one. Above them, [`assembly`] puts a gateway together and [`shutdown`] ends it in order. Below them, [`metrics`] is
+//! where each registers what it measures.
+
+pub mod assembly;
+pub mod shutdown;
 
 pub mod http;
 
@@ -26,11 +28,10 @@ pub mod fleet;
 
 pub mod worker;
 
-pub mod cli;
 pub mod config;
 
+pub mod cli;
 pub mod metrics;
-pub mod shutdown;
 pub mod telemetry;
 
 #[cfg(test)]

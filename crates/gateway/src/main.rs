@@ -4,21 +4,19 @@ use std::{
     io::{self, Write},
     net::SocketAddr,
     process::ExitCode,
-    sync::Arc,
 };
 
 use anyhow::Context;
 use clap::Parser;
 use futures_util::future::try_join_all;
 use gateway::{
+    assembly,
     cli::Flags,
     config::Config,
-    fleet::{ModelError, ModelRegistry, Models},
-    http::{self, App},
-    metrics::Metrics,
+    fleet::{ModelError, Models},
+    http,
     shutdown::{Signals, shut_down},
     telemetry,
-    worker::WorkerLauncher,
 };
 use tokio::{net::TcpListener, sync::watch};
 use tracing::{error, info};
@@ -42,21 +40,18 @@ fn main() -> ExitCode {
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("can't listen for signals")?;
     let (listener, address) = bind(&config).await?;
-    let metrics = Arc::new(Metrics::default());
-    let router = Arc::new(ModelRegistry::default());
-    let models = Models::new(WorkerLauncher::new(&config, &metrics)?, Arc::clone(&router));
-    let app = App::new(&config, router, models.clone(), metrics);
+    let app = assembly::assemble(&config)?;
 
-    // From here on /livez answers, and /readyz tells how far the workers are.
+    // From here on /livez answers, and /readyz shows how far the workers are.
     let (stop, mut stopped) = watch::channel(false);
     let stopped = async move {
-        // An error means that `stop` is gone: stop, too.
+        // An error means that `stop` is gone, which is a reason to stop, too.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
     let server = tokio::spawn(http::server::serve(listener, app.clone(), stopped));
 
     let signal = tokio::select! {
-        loaded = try_join_all(config.models.iter().map(|model| load_first(&models, model))) => {
+        loaded = try_join_all(config.models.iter().map(|model| load_first(&app.models, model))) => {
             loaded?;
             announce(address, config.models.first().map_or("", String::as_str))?;
             signals.next().await
@@ -73,7 +68,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Loads a model of the command line. Without it there is nothing to serve, unless that is what somebody wants.
+/// Loads a model of the command line. A failure ends the gateway, but an administrator may have unloaded the model.
 async fn load_first(models: &Models, model: &str) -> Result<(), ModelError> {
     match models.load(model, None).await {
         Ok(_) | Err(ModelError::Unloaded(_)) => Ok(()),

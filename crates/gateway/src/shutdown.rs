@@ -39,7 +39,7 @@ impl Signals {
     }
 }
 
-/// For the last events to reach their clients once streams were ended by force.
+/// Time for the last events to reach their clients once streams were ended by force.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// Ends everything in order. `stop` makes `server` take no more connections and end when the open
@@ -64,7 +64,7 @@ pub async fn shut_down(
     if let Some(why) = forced {
         warn!(why, "ending the streams that are left");
         for link in app.router.links() {
-            link.lose("the server is shutting down");
+            link.fail_all("the server is shutting down");
         }
         // Idle connections may stay open for longer; they are not waited for.
         let _ = timeout(FLUSH, server).await;

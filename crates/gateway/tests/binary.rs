@@ -26,10 +26,10 @@ fn a_wrong_setting_is_refused_with_file_and_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("my.yaml");
     fs::write(&file, "server:\n  prot: 80\n").unwrap();
-    let words = refusal(&["--model", "m", "--config", file.to_str().unwrap()]);
+    let message = refusal(&["--model", "m", "--config", file.to_str().unwrap()]);
     assert!(
-        words.contains("my.yaml:2:") && words.contains("prot") && words.contains("max_body_bytes"),
-        "{words}"
+        message.contains("my.yaml:2:") && message.contains("prot") && message.contains("max_body_bytes"),
+        "{message}"
     );
 }
 
@@ -43,14 +43,14 @@ fn a_named_file_must_exist_and_a_model_must_be_named() {
 fn a_busy_port_is_named() {
     let busy = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = busy.local_addr().unwrap().port().to_string();
-    let words = refusal(&["--model", "m", "--port", &port]);
-    assert!(words.contains(&format!("127.0.0.1:{port}")) && words.contains("--port"), "{words}");
+    let message = refusal(&["--model", "m", "--port", &port]);
+    assert!(message.contains(&format!("127.0.0.1:{port}")) && message.contains("--port"), "{message}");
 }
 
 #[test]
 fn a_missing_worker_is_named() {
-    let words = refusal(&["--model", "m", "--port", "0", "--worker-bin", "/no/such/worker"]);
-    assert!(words.contains("/no/such/worker") && words.contains("--worker-bin"), "{words}");
+    let message = refusal(&["--model", "m", "--port", "0", "--worker-bin", "/no/such/worker"]);
+    assert!(message.contains("/no/such/worker") && message.contains("--worker-bin"), "{message}");
 }
 
 /// An executable script in `dir`.
@@ -89,9 +89,9 @@ fn a_worker_gets_no_secrets() {
 fn a_worker_that_exits_at_once_ends_the_gateway_with_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let worker = script(dir.path(), "exit 1");
-    let words = refusal(&["--model", "m", "--port", "0", "--worker-bin", &worker]);
+    let message = refusal(&["--model", "m", "--port", "0", "--worker-bin", &worker]);
     assert!(
-        words.contains("the model `m` could not be loaded: it exited with status 1 before it connected"),
-        "{words}"
+        message.contains("the model `m` could not be loaded: it exited with status 1 before it connected"),
+        "{message}"
     );
 }

@@ -177,7 +177,7 @@ async fn a_full_queue_is_a_429_that_says_when_to_come_back() {
     let running = env.begin(CHAT, &chat(json!({})));
     let first = worker.generate().await;
     let waiting = env.begin(CHAT, &chat(json!({})));
-    until("a full queue", || env.app.metrics.admit_queue_length.get() == 1).await;
+    until("a full queue", || env.app.admission.metrics().queue_length.get() == 1).await;
 
     let reply = env.post(CHAT, &chat(json!({"stream": true}))).await;
     assert_eq!(reply.error(), (429, "rate_limit_error".into(), "queue_full".into()));

@@ -30,7 +30,7 @@ async fn env(more: &str) -> (TestEnv, FakeWorker) {
     TestEnv::ready(&settings).await
 }
 
-/// What the worker is to verify.
+/// What the worker was asked to verify.
 fn verify(worker: &FakeWorker) -> Verify {
     worker.hello.options.verify
 }
@@ -211,15 +211,18 @@ async fn unloading_drops_nothing_takes_nothing_new_and_frees_the_place() {
 }
 
 #[tokio::test]
-async fn streams_that_outlast_the_patience_end_with_one_error() {
+async fn streams_that_outlast_the_drain_timeout_end_with_one_error() {
     let (env, _first) = env("").await;
     let mut other = load(&env, "other").await;
     let (id, streamed) = env.begin_stream(&mut other).await;
     let unloading = ask(&env, "other/unload", json!({"drain_timeout_ms": 0}));
     let events = Reply::read(streamed).await.events();
     assert!(events.last().unwrap().contains("its model was unloaded"), "{events:?}");
-    let told = [other.next().await, other.next().await];
-    assert!(told.contains(&Submission::Cancel(id)) && told.contains(&Submission::Drain), "{told:?}");
+    let received = [other.next().await, other.next().await];
+    assert!(
+        received.contains(&Submission::Cancel(id)) && received.contains(&Submission::Drain),
+        "{received:?}"
+    );
     other.die();
     assert_eq!(reply(unloading).await.status.as_u16(), 200);
 }
@@ -279,19 +282,19 @@ async fn a_model_may_be_unloaded_before_it_is_ready() {
 }
 
 #[tokio::test]
-async fn what_a_worker_finds_out_about_the_stored_model_is_shown() {
+async fn what_a_verification_of_the_stored_model_finds_is_shown() {
     let (env, mut worker) = env("").await;
     let runs = |outcome: &str| format!("kr_verify_runs_total{{model=\"tiny\",outcome=\"{outcome}\"}}");
     let message = "a blob is damaged; import it again".to_owned();
     let failure = Failure { kind: FailureKind::DamagedModel, param: None, message: message.clone() };
     worker.send(&Report::Damaged(failure)).await;
-    until("the news", || env.app.router.models()[0].reason.is_some()).await;
+    until("the damage", || env.app.router.models()[0].reason.is_some()).await;
     let line = listed(&env, "tiny").await;
     assert_eq!((&line["state"], &line["reason"]), (&json!("ready"), &json!(message)), "it goes on serving");
     let health = env.get("/readyz").await;
     assert_eq!((health.status.as_u16(), &health.json()["models"][0]["reason"]), (200, &json!(message)));
     assert_eq!(env.metric(&runs("damaged")).await, "1");
-    // It has said it: what else it says of it, however often, changes nothing and is not logged.
+    // A process reports one outcome: further ones, however many, change nothing and are not logged.
     let verified = Report::Verified(Verified { bytes: 5, micros: 1 });
     for _ in 0..100 {
         let failure = Failure { kind: FailureKind::DamagedModel, param: None, message: "other".into() };
@@ -307,14 +310,14 @@ async fn what_a_worker_finds_out_about_the_stored_model_is_shown() {
     worker.die();
     let mut worker = env.next_ready_worker().await;
     worker.send(&verified).await;
-    until("better news", || env.app.router.models()[0].reason.is_none()).await;
+    until("the repair", || env.app.router.models()[0].reason.is_none()).await;
     assert_eq!(env.metric(&runs("good")).await, "1");
 
     let unloading = ask(&env, "tiny/unload", Value::Null);
     assert_eq!(worker.next().await, Submission::Drain);
     worker.die();
     assert_eq!(reply(unloading).await.status.as_u16(), 200);
-    let metrics = env.app.metrics.render().unwrap();
+    let metrics = env.app.exposition.render().unwrap();
     assert!(!metrics.contains("model=\"tiny\""), "{metrics}");
 }
 
@@ -327,9 +330,9 @@ async fn in_the_background_one_worker_verifies_until_it_has_done_so() {
     assert_eq!((verify(&verifier), verify(&other)), (Verify::Background, Verify::Header));
     verifier.die();
     let mut verifier = env.next_ready_worker().await;
-    assert_eq!(verify(&verifier), Verify::Background, "its life was too short");
+    assert_eq!(verify(&verifier), Verify::Background, "it died before it was done");
     verifier.send(&Report::Verified(Verified { bytes: 5, micros: 1 })).await;
-    until("the news", || env.app.metrics.render().unwrap().contains("outcome=\"good\"")).await;
+    until("the outcome", || env.app.exposition.render().unwrap().contains("outcome=\"good\"")).await;
     verifier.die();
     assert_eq!(verify(&env.next_worker().await), Verify::Header);
 }

@@ -109,8 +109,8 @@ async fn a_client_that_leaves_cancels_and_frees_its_place_in_every_phase() {
     piece(&mut body).await;
     drop(body);
     assert_eq!(worker.next().await, Submission::Cancel(id));
-    until("a free place", || env.app.metrics.streams_open.get() == 0).await;
-    // What the worker said meanwhile bothers nobody.
+    until("a free place", || env.app.admission.metrics().streams_open.get() == 0).await;
+    // What the worker sends late is dropped.
     worker.events(id, vec![chunk("late")]).await;
     let (id, response) = env.begin_stream(&mut worker).await;
     worker.events(id, vec![finished(FinishReason::Stop)]).await;
@@ -118,14 +118,14 @@ async fn a_client_that_leaves_cancels_and_frees_its_place_in_every_phase() {
 }
 
 #[tokio::test]
-async fn a_waiting_client_that_leaves_is_never_heard_of() {
+async fn a_waiting_client_that_leaves_reaches_no_worker() {
     let settings = "stream_registry:\n  adaptive_limits: {min_streams: 1, max_streams: 1}\n";
     let (env, mut worker) = TestEnv::ready(settings).await;
     let (first, response) = env.begin_stream(&mut worker).await;
     let waiting = env.begin(CHAT, &chat(json!({})));
-    until("a waiting request", || env.app.metrics.admit_queue_length.get() == 1).await;
+    until("a waiting request", || env.app.admission.metrics().queue_length.get() == 1).await;
     waiting.abort();
-    until("an empty queue", || env.app.metrics.admit_queue_length.get() == 0).await;
+    until("an empty queue", || env.app.admission.metrics().queue_length.get() == 0).await;
     drop(response);
     assert_eq!(worker.next().await, Submission::Cancel(first));
     let (second, _response) = env.begin_stream(&mut worker).await;
@@ -270,7 +270,7 @@ async fn an_error_after_the_header_is_an_event() {
     let events = rest(body).await;
     let [error] = &events[..] else { panic!("{events:?}") };
     assert_eq!(parse(error)["error"]["code"], "context_length_exceeded");
-    until("a free place", || env.app.metrics.streams_open.get() == 0).await;
+    until("a free place", || env.app.admission.metrics().streams_open.get() == 0).await;
 }
 
 #[tokio::test]
@@ -279,9 +279,9 @@ async fn a_client_that_leaves_while_it_waits_with_a_header_is_forgotten() {
     let (env, mut worker) = TestEnv::ready(&settings).await;
     let (first, held) = env.begin_stream(&mut worker).await;
     let waiting = soon("headers", env.begin(CHAT, &chat(json!({"stream": true})))).await.unwrap();
-    assert_eq!(env.app.metrics.admit_queue_length.get(), 1);
+    assert_eq!(env.app.admission.metrics().queue_length.get(), 1);
     drop(waiting);
-    assert_eq!(env.app.metrics.admit_queue_length.get(), 0);
+    assert_eq!(env.app.admission.metrics().queue_length.get(), 0);
     drop(held);
     assert_eq!(worker.next().await, Submission::Cancel(first));
 }

@@ -29,7 +29,7 @@ fn code(event: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_dead_worker_ends_its_streams_once_and_the_next_life_serves() {
+async fn a_dead_worker_ends_its_streams_once_and_the_next_process_serves() {
     let (env, mut worker) = TestEnv::ready(QUICK).await;
     let (id, streamed) = env.begin_stream(&mut worker).await;
     let whole = env.begin(CHAT, &chat(json!({})));
@@ -43,12 +43,12 @@ async fn a_dead_worker_ends_its_streams_once_and_the_next_life_serves() {
 
     let events = Reply::read(streamed).await.events();
     let [_role, text, error] = &events[..] else { panic!("{events:?}") };
-    assert!(text.contains("\"a\""), "what the dead had said is delivered");
+    assert!(text.contains("\"a\""), "what it had published is delivered");
     assert_eq!(code(error), "worker_lost");
     let reply = Reply::read(soon("an answer", whole).await.unwrap()).await;
     assert_eq!(reply.error(), (503, "server_error".into(), "worker_lost".into()));
     assert_eq!(reply.header("retry-after"), "2");
-    until("free places", || env.app.metrics.streams_open.get() == 0).await;
+    until("free places", || env.app.admission.metrics().streams_open.get() == 0).await;
 
     let mut worker = env.next_ready_worker().await;
     assert_ne!(worker.hello.incarnation, first);
@@ -71,11 +71,11 @@ async fn a_frozen_worker_is_killed_and_replaced() {
     let old = worker.pid;
     let worker = env.next_worker().await;
     assert_ne!(worker.pid, old);
-    assert!(!is_alive(old), "it was reaped before the next life");
+    assert!(!is_alive(old), "it was reaped before the next one was started");
 }
 
 #[tokio::test]
-async fn a_worker_that_breaks_the_wire_ends_its_life_not_the_gateway() {
+async fn a_worker_that_breaks_the_protocol_ends_itself_and_not_the_gateway() {
     let (env, mut worker) = TestEnv::ready(QUICK).await;
     for (kind, body) in [(FrameKind::Report, &b"\xff\xff\xff"[..]), (FrameKind::Batch, b"")] {
         let (_, response) = env.begin_stream(&mut worker).await;
@@ -87,7 +87,7 @@ async fn a_worker_that_breaks_the_wire_ends_its_life_not_the_gateway() {
 }
 
 #[tokio::test]
-async fn a_worker_that_prepares_one_prompt_for_ever_is_killed_and_replaced() {
+async fn a_worker_that_prepares_one_prompt_forever_is_killed_and_replaced() {
     let settings =
         "workers:\n  restart_backoff_ms: 1\n  heartbeat_timeout_ms: 60000\n  step_timeout_ms: 100\n";
     let (env, mut worker) = TestEnv::ready(settings).await;
@@ -105,9 +105,9 @@ async fn a_worker_that_prepares_one_prompt_for_ever_is_killed_and_replaced() {
     env.next_ready_worker().await;
 }
 
-/// What it says is bounded in every direction, whatever it says.
+/// A report is bounded in every dimension.
 #[tokio::test]
-async fn a_worker_that_says_too_much_ends_its_life_and_costs_little() {
+async fn a_worker_that_sends_too_much_is_ended_and_costs_little() {
     let (env, mut worker) = TestEnv::ready(QUICK).await;
     let limit = max_report_bytes(worker.hello.ring_bytes);
     let encoded = |report: &Report| {
@@ -119,9 +119,9 @@ async fn a_worker_that_says_too_much_ends_its_life_and_costs_little() {
         let chunk = TokenChunk { text: "x".into(), tokens: vec![7; tokens] };
         StreamEvent { id, kind: StreamEventKind::Chunk(chunk) }
     };
-    type Say<'a> = &'a dyn Fn(RequestId) -> Vec<u8>;
+    type Body<'a> = &'a dyn Fn(RequestId) -> Vec<u8>;
     let long = ModelInfo { digest: "d".repeat(1 << 20), ..model_info("tiny") };
-    let said: [(Say<'_>, &str); 4] = [
+    let bodies: [(Body<'_>, &str); 4] = [
         (&|_| vec![0; limit + 1], "over the limit"),
         (
             &|id| encoded(&Report::Events(vec![chunk(id, MAX_CHUNK_TOKENS + 1)])),
@@ -130,9 +130,9 @@ async fn a_worker_that_says_too_much_ends_its_life_and_costs_little() {
         (&|id| encoded(&Report::Events(vec![chunk(id, 0); MAX_EVENTS + 1])), "a message from it is broken"),
         (&|_| encoded(&Report::Ready(long.clone())), "it described its model"),
     ];
-    for (say, why) in said {
+    for (body, why) in bodies {
         let (id, response) = env.begin_stream(&mut worker).await;
-        worker.try_send_bytes(FrameKind::Report, &say(id)).await;
+        worker.try_send_bytes(FrameKind::Report, &body(id)).await;
         let events = Reply::read(response).await.events();
         let error = events.last().unwrap();
         assert!(code(error) == "worker_lost" && error.contains(why), "{why}: {error}");
@@ -142,7 +142,7 @@ async fn a_worker_that_says_too_much_ends_its_life_and_costs_little() {
 }
 
 #[tokio::test]
-async fn a_gateway_whose_every_worker_fails_at_first_gives_up_with_its_words() {
+async fn a_start_whose_every_worker_fails_ends_with_the_last_failure() {
     let env = TestEnv::start(QUICK);
     let mut worker = env.next_worker().await;
     let message = "no artifact is named `tiny`".to_owned();
@@ -154,7 +154,7 @@ async fn a_gateway_whose_every_worker_fails_at_first_gives_up_with_its_words() {
 }
 
 #[tokio::test]
-async fn a_refused_hello_is_a_failed_start_with_the_workers_words() {
+async fn a_refused_hello_is_a_failed_start_with_the_workers_reason() {
     let env = TestEnv::start(QUICK);
     let path = env.next_process().await.socket;
     let (socket, _hello) = FakeWorker::connect(&path).await;

@@ -106,8 +106,8 @@ mod tests {
     #[test]
     fn unsafe_is_for_a_few_files() {
         let text = "\nfn f() { unsafe { g() } }\n";
-        assert_eq!(messages("crates/gateway/src/link.rs", text).len(), 1);
-        assert_eq!(messages("crates/gateway/src/link.rs", text)[0].0, 2);
+        assert_eq!(messages("crates/gateway/src/worker/link.rs", text).len(), 1);
+        assert_eq!(messages("crates/gateway/src/worker/link.rs", text)[0].0, 2);
         assert!(messages("crates/protocol/src/shm/ring.rs", text).is_empty());
         assert_eq!(messages("crates/protocol/src/shmem.rs", text).len(), 1);
     }

@@ -1,4 +1,4 @@
-//! The life of one worker, decided purely: (state, event, now) to actions.
+//! A worker's states over all its processes, decided purely: (state, event, now) to actions.
 //!
 //! ```text
 //!  ┌─► Spawning ─► Handshaking ─► Loading ─► Ready ─► Draining ─┐
@@ -8,12 +8,12 @@
 //!  └────── back-off ────── Exited ◄─────────────────────────────┘
 //! ```
 //!
-//! A worker that is to be killed counts as exited at once, before its process is reaped; a new life
-//! begins only after that.
+//! A worker that is to be killed counts as exited at once, before its process is reaped; the next process is started
+//! only after that.
 //!
 //! A gateway that was suspended (by a signal, a frozen container, a sleeping machine) finds all limits passed when it
-//! goes on, and what its workers said meanwhile unread. So the machine asks to be woken every now and then, and starts
-//! all limits again if that came much too late.
+//! goes on, and what its workers sent meanwhile unread. So the machine asks for a tick at short intervals, and starts
+//! all limits again if one came much too late.
 
 mod health;
 
@@ -22,37 +22,48 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::health::Health;
 use protocol::message::{Failure, FailureKind, Heartbeat, ModelInfo};
 
+use self::health::Health;
 use crate::{
     config::Workers,
-    worker::{Event, WorkerState},
+    worker::{WorkerEvent, WorkerState},
 };
+
+/// What a state machine reacts to.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Event {
+    /// The latest process reported something.
+    Worker(WorkerEvent),
+    /// The model is unloaded, or the gateway shuts down; the worker's streams have ended.
+    Drain,
+    /// Time has passed.
+    Tick,
+}
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Action {
-    /// Begin a life.
+    /// Start a process.
     Spawn,
-    /// Tell the worker to finish.
+    /// Order the worker to finish and exit.
     SendDrain,
-    /// End the process, after `grace` if it has not ended by itself. `Died` must follow.
+    /// End the process, after `grace` if it has not ended by itself. [`WorkerEvent::Died`] must follow.
     Kill {
         /// Time for it to end by itself.
         grace: Duration,
-        /// Why.
+        /// The reason, for people.
         why: String,
     },
     /// Requests may go to it.
     Serve(ModelInfo),
     /// It failed before it ever served.
     ReportFirstFailure(Failure),
-    /// No further life comes.
+    /// No further process is started.
     Stop,
 }
 
-/// The state machine of one worker, over all its lives.
+/// The state machine of one worker, over all its processes.
 #[derive(Debug)]
 pub(super) struct WorkerStateMachine {
     policy: Workers,
@@ -62,7 +73,7 @@ pub(super) struct WorkerStateMachine {
     deaths: VecDeque<Instant>,
     /// Deaths since the worker last served for a whole window.
     in_a_row: u32,
-    /// Whether any life has served.
+    /// Whether any process has served.
     has_served: bool,
     stopping: bool,
     /// When the last event came.
@@ -90,7 +101,7 @@ enum State {
     /// Killed, not reaped.
     Dying {
         why: String,
-        /// The model can't be loaded: what kind of trouble that is.
+        /// Set if the model can't be loaded: the kind of failure.
         permanent: Option<FailureKind>,
     },
     /// Reaped; `None`: for good.
@@ -100,23 +111,23 @@ enum State {
     },
 }
 
-/// A worker that said that it can't load the model is exiting already.
+/// A worker that reported that it can't load the model is exiting already.
 const EXIT_GRACE: Duration = Duration::from_millis(500);
 
-/// A worker that said that it is drained is exiting already; it may have much memory to give back.
+/// A worker that reported that it is drained is exiting already; it may have much memory to free.
 const DRAINED_GRACE: Duration = Duration::from_secs(2);
 
 /// Longest time between two events while a limit runs; less for short limits.
-const PULSE: Duration = Duration::from_secs(1);
+const MAX_TICK: Duration = Duration::from_secs(1);
 
-/// What share of a limit the pulse takes.
-const PULSES: u32 = 8;
+/// Ticks within the shortest limit.
+const TICKS_PER_LIMIT: u32 = 8;
 
 /// A busy machine wakes its processes this late.
 const MIN_LATE: Duration = Duration::from_millis(100);
 
 impl WorkerStateMachine {
-    /// A worker's first life begins; `now` counts as its spawn.
+    /// A worker's first process is started; `now` counts as its spawn.
     pub(super) fn new(policy: Workers, drain_timeout: Duration, now: Instant) -> (Self, Vec<Action>) {
         let state = State::Spawning { until: now + policy.connect_timeout };
         let machine = Self {
@@ -155,8 +166,8 @@ impl WorkerStateMachine {
     /// When [`Event::Tick`] is due next.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let limit = self.deadline()?;
-        let waits = matches!(self.state, State::Exited { .. });
-        Some(if waits { limit } else { limit.min(self.ran_at + self.pulse()) })
+        let backing_off = matches!(self.state, State::Exited { .. });
+        Some(if backing_off { limit } else { limit.min(self.ran_at + self.tick_interval()) })
     }
 
     /// When the limit of the present state is passed, if nothing happens.
@@ -172,15 +183,15 @@ impl WorkerStateMachine {
         }
     }
 
-    fn pulse(&self) -> Duration {
+    fn tick_interval(&self) -> Duration {
         let limit = self.policy.heartbeat_timeout.min(self.policy.step_timeout);
-        PULSE.min(limit / PULSES)
+        MAX_TICK.min(limit / TICKS_PER_LIMIT)
     }
 
     /// Starts the present state's limits again if the gateway did not run for a while.
     fn notice_suspension(&mut self, now: Instant) {
-        let pulse = self.pulse();
-        let late = now.saturating_duration_since(self.ran_at) > pulse + pulse.max(MIN_LATE);
+        let interval = self.tick_interval();
+        let late = now.saturating_duration_since(self.ran_at) > interval + interval.max(MIN_LATE);
         self.ran_at = now;
         if !late {
             return;
@@ -192,7 +203,7 @@ impl WorkerStateMachine {
             State::Loading { until } => *until = now + self.policy.load_timeout,
             State::Draining { until } => *until = now + self.drain_timeout,
             State::Ready { health, .. } => health.restart(now),
-            // A wait that is over stays over.
+            // A back-off that is over stays over.
             State::Dying { .. } | State::Exited { .. } => {}
         }
     }
@@ -201,16 +212,22 @@ impl WorkerStateMachine {
     pub(super) fn on(&mut self, event: Event, now: Instant) -> Vec<Action> {
         self.notice_suspension(now);
         match event {
-            Event::Spawned => self.spawned(now),
-            Event::Joined => self.joined(now),
-            Event::Loaded(info) => self.loaded(info, now),
-            Event::LoadFailed(failure) => self.kill(failure.message, EXIT_GRACE, Some(failure.kind)),
-            Event::Alive => self.alive(now),
-            Event::Heartbeat(heartbeat) => self.heartbeat(&heartbeat, now),
-            Event::Drained => self.drained(now),
-            Event::Died(why) => self.died(why, now),
+            Event::Worker(event) => self.reported(event, now),
             Event::Drain => self.drain(now),
             Event::Tick => self.tick(now),
+        }
+    }
+
+    fn reported(&mut self, event: WorkerEvent, now: Instant) -> Vec<Action> {
+        match event {
+            WorkerEvent::Spawned => self.spawned(now),
+            WorkerEvent::Joined { .. } => self.joined(now),
+            WorkerEvent::Loaded(info) => self.loaded(info, now),
+            WorkerEvent::LoadFailed(failure) => self.kill(failure.message, EXIT_GRACE, Some(failure.kind)),
+            WorkerEvent::Alive | WorkerEvent::Verified(_) => self.alive(now),
+            WorkerEvent::Heartbeat(heartbeat) => self.heartbeat(&heartbeat, now),
+            WorkerEvent::Drained => self.drained(now),
+            WorkerEvent::Died(why) => self.died(why, now),
         }
     }
 
@@ -273,7 +290,7 @@ impl WorkerStateMachine {
             self.state = State::Exited { why, retry_at: None };
             return vec![Action::Stop];
         }
-        let retry_at = self.next_life(permanent.is_some(), served_since, now);
+        let retry_at = self.next_start(permanent.is_some(), served_since, now);
         let mut actions = vec![];
         if !self.has_served {
             let kind = permanent.unwrap_or(FailureKind::Internal);
@@ -284,8 +301,9 @@ impl WorkerStateMachine {
         actions
     }
 
-    /// Back-off doubles with every death in a row; the brake waits for a whole window.
-    fn next_life(&mut self, permanent: bool, served_since: Option<Instant>, now: Instant) -> Instant {
+    /// When the next process is started. The back-off doubles with every death in a row; in a crash loop it is a whole
+    /// window.
+    fn next_start(&mut self, permanent: bool, served_since: Option<Instant>, now: Instant) -> Instant {
         let window = self.policy.crash_loop_window;
         if served_since.is_some_and(|since| now - since >= window) {
             self.in_a_row = 0;
@@ -353,6 +371,12 @@ impl WorkerStateMachine {
         }
         self.state = State::Dying { why: why.clone(), permanent };
         vec![Action::Kill { grace, why }]
+    }
+}
+
+impl From<WorkerEvent> for Event {
+    fn from(event: WorkerEvent) -> Self {
+        Self::Worker(event)
     }
 }
 

@@ -1,66 +1,27 @@
-//! Which models are served: loads and unloads them while others serve.
+//! Loads and unloads models while others serve. What it decides on is in the [`ModelRegistry`].
 //!
-//! ```text
-//! load ─► Loading ─► Ready ── unload ─► Draining ─► gone
-//!            │ │                           ▲
-//!            │ └────────── unload ─────────┘
-//!            └─ no worker could load it ─► Failed: listed, but not loaded
-//! ```
-//!
-//! Every model has workers, and a supervisor, of its own: what happens to them touches no other.
+//! Every model has workers, and a supervisor, of its own: what happens to them touches no other model.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use protocol::message::Failure;
+use protocol::message::{Failure, FailureKind};
 use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
 
 use super::{
-    registry::{ModelRegistry, RouteError},
+    context::Context,
+    metrics::FleetMetrics,
+    model::{Model, Phase},
+    registry::{ModelRegistry, Table},
+    route::RouteError,
     supervisor::Supervisor,
 };
 use crate::worker::WorkerLauncher;
 
-/// The models that are loaded. Cheap to clone; all clones are one.
+/// Loads and unloads models. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct Models {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    setup: Arc<WorkerLauncher>,
-    router: Arc<ModelRegistry>,
-    table: Mutex<Table>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    /// By the name or digest under which they were loaded.
-    loaded: BTreeMap<String, Loaded>,
-    /// The gateway goes down: nothing more is loaded.
-    closed: bool,
-}
-
-/// A model with workers.
-#[derive(Debug)]
-struct Loaded {
-    workers: usize,
-    phase: watch::Receiver<Phase>,
-    unload: watch::Sender<bool>,
-}
-
-/// How far its task has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Phase {
-    Loading,
-    Ready,
-    Failed(Failure),
-    Gone,
+    context: Arc<Context>,
 }
 
 /// Why a model was not loaded or unloaded.
@@ -69,9 +30,9 @@ pub enum ModelError {
     /// No worker could load it.
     #[error("the model `{model}` could not be loaded: {}", failure.message)]
     Failed {
-        /// Which.
+        /// Its name.
         model: String,
-        /// Its last worker's words.
+        /// The failure of its last worker.
         failure: Failure,
     },
     /// As many are loaded as may be.
@@ -80,9 +41,9 @@ pub enum ModelError {
          POST /v1/models/NAME/unload", loaded.join(", ")
     )]
     TooMany {
-        /// How many may be.
+        /// The limit.
         max: usize,
-        /// Which are.
+        /// The names of those that are loaded, in quotes.
         loaded: Vec<String>,
     },
     /// It is loaded with another number of workers.
@@ -90,7 +51,7 @@ pub enum ModelError {
         "the model `{model}` is loaded already, with {workers} worker(s); unload it first to change that"
     )]
     OtherWorkers {
-        /// Which.
+        /// Its name.
         model: String,
         /// How many it has.
         workers: usize,
@@ -109,186 +70,196 @@ pub enum ModelError {
     ShuttingDown,
 }
 
+/// What loading a model takes.
+enum Begun {
+    /// It is loaded, or another request loads it.
+    Already { name: String, phases: watch::Receiver<Phase> },
+    /// It was added to the table, and needs a supervisor for this many workers.
+    New { workers: usize, phases: watch::Receiver<Phase> },
+}
+
 impl Models {
-    /// None is loaded.
-    pub fn new(setup: WorkerLauncher, router: Arc<ModelRegistry>) -> Self {
-        Self { inner: Arc::new(Inner { setup: Arc::new(setup), router, table: Mutex::default() }) }
+    /// Over `registry`, which has no models yet.
+    pub fn new(launcher: WorkerLauncher, registry: Arc<ModelRegistry>, metrics: FleetMetrics) -> Self {
+        Self { context: Arc::new(Context { launcher: Arc::new(launcher), registry, metrics }) }
     }
 
     /// Loads the model with this name or digest in `workers` workers, or in the configured number of them, and
     /// returns the name under which it is listed once a worker serves. One that is loaded is not loaded again.
     /// Needs a runtime; dropping the future stops waiting, not loading.
+    ///
+    /// # Errors
+    /// It can't be loaded, or not now.
     pub async fn load(&self, id: &str, workers: Option<usize>) -> Result<String, ModelError> {
-        let (name, mut phase) = self.inner.begin(id, workers)?;
-        let settled = phase.wait_for(|phase| *phase != Phase::Loading).await.map(|phase| phase.clone());
-        match settled {
+        let (name, mut phases) = self.begin(id, workers)?;
+        let settled = |phase: &Phase| matches!(phase, Phase::Ready | Phase::Failed(_) | Phase::Gone);
+        let phase = phases.wait_for(settled).await.map(|phase| phase.clone());
+        match phase {
             Ok(Phase::Ready) => Ok(name),
             Ok(Phase::Failed(failure)) => Err(ModelError::Failed { model: name, failure }),
-            Ok(Phase::Loading | Phase::Gone) | Err(_) => Err(ModelError::Unloaded(name)),
+            _ => Err(ModelError::Unloaded(name)),
         }
     }
 
     /// Lets the model with this name or digest finish what it has, ends its workers, and returns its name.
-    /// Streams that are left after `patience` end with an error event; without one they have all the time they
-    /// need. Dropping the future stops waiting, not unloading.
-    pub async fn unload(&self, id: &str, patience: Option<Duration>) -> Result<String, ModelError> {
-        let (name, mut phase) = self.inner.end(id)?;
-        let Some(phase) = &mut phase else { return Ok(name) };
-        let impatient = async {
-            match patience {
-                Some(patience) => sleep(patience).await,
+    /// Streams that are left after `drain_timeout` end with an error event; without one they have all the time
+    /// they need. Dropping the future stops waiting, not unloading.
+    ///
+    /// # Errors
+    /// The model is not loaded.
+    pub async fn unload(&self, id: &str, drain_timeout: Option<Duration>) -> Result<String, ModelError> {
+        let (name, phases) = self.end(id)?;
+        let Some(mut phases) = phases else { return Ok(name) };
+        let timed_out = async {
+            match drain_timeout {
+                Some(time) => sleep(time).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = gone(phase) => return Ok(name),
-            () = impatient => {}
+            () = gone(&mut phases) => return Ok(name),
+            () = timed_out => {}
         }
-        for link in self.inner.router.links_of(&name) {
+        for link in self.context.registry.links_of(&name) {
             warn!(model = name, streams = link.live_streams(), "ending the streams that are left");
-            link.lose("its model was unloaded");
+            link.fail_all("its model was unloaded");
         }
-        gone(phase).await;
+        gone(&mut phases).await;
         Ok(name)
     }
 
     /// Loads nothing more, and gives up what is being loaded. Models that serve go on.
     pub fn close(&self) {
-        let mut table = self.inner.table();
-        table.closed = true;
-        for loaded in table.loaded.values().filter(|loaded| *loaded.phase.borrow() == Phase::Loading) {
-            loaded.unload.send_replace(true);
-        }
+        self.context.registry.write().close();
     }
 
     /// Unloads everything. Returns when all workers are gone.
     pub async fn drain(&self) {
-        self.close();
         let phases: Vec<_> = {
-            let table = self.inner.table();
-            for (name, loaded) in &table.loaded {
-                self.inner.router.set_draining(name);
-                loaded.unload.send_replace(true);
-            }
-            table.loaded.values().map(|loaded| loaded.phase.clone()).collect()
+            let mut table = self.context.registry.write();
+            table.close();
+            let names: Vec<_> = table.loaded().map(|model| model.name.clone()).collect();
+            names.iter().filter_map(|name| table.drain(name)).collect()
         };
-        for mut phase in phases {
-            gone(&mut phase).await;
+        for mut phases in phases {
+            gone(&mut phases).await;
         }
     }
-}
 
-/// Returns when the model's workers are gone.
-async fn gone(phase: &mut watch::Receiver<Phase>) {
-    // An error means that its task is gone, and its workers with it.
-    let _ = phase.wait_for(|phase| matches!(phase, Phase::Failed(_) | Phase::Gone)).await;
-}
-
-impl Inner {
-    /// The name of the model, and its phase from now on.
+    /// Begins to load a model unless it is loaded. Returns its name and its phases.
     fn begin(
-        self: &Arc<Self>,
+        &self,
         id: &str,
         workers: Option<usize>,
     ) -> Result<(String, watch::Receiver<Phase>), ModelError> {
-        let mut table = self.table();
-        if table.closed {
-            return Err(ModelError::ShuttingDown);
-        }
-        if let Some((name, loaded)) = table.find(&self.router, id) {
-            if *loaded.unload.borrow() {
-                return Err(ModelError::Unloading(name));
+        let config = &self.context.launcher.config;
+        let mut table = self.context.registry.write();
+        match begin(&mut table, id, workers, config.workers.count, config.max_loaded)? {
+            Begun::Already { name, phases } => Ok((name, phases)),
+            Begun::New { workers, phases } => {
+                let closed = table.closed();
+                drop(table);
+                info!(model = id, workers, "loading");
+                let supervisor = Supervisor::start(&self.context, id, workers);
+                let task = keep(Arc::clone(&self.context), id.to_owned(), supervisor, phases.clone(), closed);
+                tokio::spawn(task);
+                Ok((id.to_owned(), phases))
             }
-            if workers.is_some_and(|workers| workers != loaded.workers) {
-                return Err(ModelError::OtherWorkers { model: name, workers: loaded.workers });
-            }
-            let phase = loaded.phase.clone();
-            return Ok((name, phase));
         }
-        // No name has them, and they would end up in logs.
-        if id.chars().any(char::is_control) {
-            return Err(ModelError::NotLoaded(self.router.unknown(id)));
-        }
-        let max = self.setup.config.max_loaded;
-        if table.loaded.len() >= max {
-            let loaded = table.loaded.keys().map(|name| format!("`{name}`")).collect();
-            return Err(ModelError::TooMany { max, loaded });
-        }
-        let name = id.to_owned();
-        let workers = workers.unwrap_or(self.setup.config.workers.count);
-        info!(model = name, workers, "loading");
-        let (sender, phase) = watch::channel(Phase::Loading);
-        let (unload, unloading) = watch::channel(false);
-        self.router.add(&name, workers);
-        let supervisor = Supervisor::start(&self.setup, &self.router, &name, workers);
-        tokio::spawn(Arc::clone(self).keep(name.clone(), supervisor, sender, unloading));
-        table.loaded.insert(name.clone(), Loaded { workers, phase: phase.clone(), unload });
-        Ok((name, phase))
     }
 
-    /// The name of the model, and its phase from now on; none if it had only failed to load.
+    /// Begins to unload a model. Returns its name, and its phases unless it had only failed to load.
     fn end(&self, id: &str) -> Result<(String, Option<watch::Receiver<Phase>>), ModelError> {
-        let table = self.table();
-        match table.find(&self.router, id) {
-            Some((name, loaded)) => {
+        let mut table = self.context.registry.write();
+        match table.find_loaded(id).map(|model| model.name.clone()) {
+            Some(name) => {
                 info!(model = name, "unloading");
-                self.router.set_draining(&name);
-                loaded.unload.send_replace(true);
-                let phase = loaded.phase.clone();
-                Ok((name, Some(phase)))
+                let phases = table.drain(&name);
+                Ok((name, phases))
             }
-            None if self.router.remove(id) => Ok((id.to_owned(), None)),
-            None => Err(ModelError::NotLoaded(self.router.unknown(id))),
+            None if table.remove(id) => Ok((id.to_owned(), None)),
+            None => Err(ModelError::NotLoaded(table.unknown(id))),
         }
-    }
-
-    /// A model's task, from its supervisor's start until its workers are gone.
-    async fn keep(
-        self: Arc<Self>,
-        name: String,
-        mut supervisor: Supervisor,
-        phase: watch::Sender<Phase>,
-        mut unload: watch::Receiver<bool>,
-    ) {
-        let ready = tokio::select! {
-            ready = supervisor.wait_ready() => ready,
-            // An error means that nobody can ask for it any more.
-            _ = unload.wait_for(|unload| *unload) => Ok(()),
-        };
-        if ready.is_ok() && !*unload.borrow() {
-            phase.send_replace(Phase::Ready);
-            let _ = unload.wait_for(|unload| *unload).await;
-        }
-        supervisor.drain().await;
-        self.setup.metrics.forget_model(&name);
-        // The table first: who hears of the end may load it again at once.
-        let mut table = self.table();
-        table.loaded.remove(&name);
-        let end = match ready {
-            Ok(()) => {
-                info!(model = name, "unloaded");
-                self.router.remove(&name);
-                Phase::Gone
-            }
-            Err(failure) => {
-                warn!(model = name, why = failure.message, "the model could not be loaded");
-                self.router.set_failed(&name, failure.message.clone());
-                Phase::Failed(failure)
-            }
-        };
-        drop(table);
-        phase.send_replace(end);
-    }
-
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Table {
-    fn find(&self, router: &ModelRegistry, id: &str) -> Option<(String, &Loaded)> {
-        let name = router.name_of(id)?;
-        let loaded = self.loaded.get(&name)?;
-        Some((name, loaded))
+/// Decides whether the model with this name or digest may be loaded, and adds it to the table if it is not there.
+fn begin(
+    table: &mut Table,
+    id: &str,
+    workers: Option<usize>,
+    default_workers: usize,
+    max_loaded: usize,
+) -> Result<Begun, ModelError> {
+    if *table.closed().borrow() {
+        return Err(ModelError::ShuttingDown);
     }
+    if let Some(model) = table.find_loaded(id) {
+        return already(model, workers);
+    }
+    // No name has them, and they would end up in logs.
+    if id.chars().any(char::is_control) {
+        return Err(ModelError::NotLoaded(table.unknown(id)));
+    }
+    if table.loaded().count() >= max_loaded {
+        let mut loaded: Vec<_> = table.loaded().map(|model| format!("`{}`", model.name)).collect();
+        loaded.sort();
+        return Err(ModelError::TooMany { max: max_loaded, loaded });
+    }
+    let workers = workers.unwrap_or(default_workers);
+    Ok(Begun::New { workers, phases: table.add(id, workers) })
 }
+
+fn already(model: &Model, workers: Option<usize>) -> Result<Begun, ModelError> {
+    let name = model.name.clone();
+    if model.is_draining() {
+        return Err(ModelError::Unloading(name));
+    }
+    if workers.is_some_and(|workers| workers != model.worker_count()) {
+        return Err(ModelError::OtherWorkers { model: name, workers: model.worker_count() });
+    }
+    Ok(Begun::Already { name, phases: model.phases() })
+}
+
+/// A model's task, from its supervisor's start until its workers are gone.
+async fn keep(
+    context: Arc<Context>,
+    name: String,
+    mut supervisor: Supervisor,
+    mut phases: watch::Receiver<Phase>,
+    mut closed: watch::Receiver<bool>,
+) {
+    let failure = tokio::select! {
+        phase = phases.wait_for(|phase| *phase != Phase::Loading) => match phase.as_deref() {
+            Ok(Phase::Failing(failure)) => Some(failure.clone()),
+            _ => None,
+        },
+        _ = closed.wait_for(|closed| *closed) => None,
+        () = supervisor.ended() => Some(Failure {
+            kind: FailureKind::Internal,
+            param: None,
+            message: "the supervisor of its workers ended".into(),
+        }),
+    };
+    let ready = *phases.borrow() == Phase::Ready;
+    if ready && failure.is_none() {
+        // An error means that the model is gone from the table.
+        let _ = phases.wait_for(|phase| *phase != Phase::Ready).await;
+    }
+    supervisor.drain().await;
+    context.metrics.forget_model(&name);
+    match &failure {
+        None => info!(model = name, "unloaded"),
+        Some(failure) => warn!(model = name, why = failure.message, "the model could not be loaded"),
+    }
+    context.registry.write().end(&name, failure);
+}
+
+/// Returns when the model's workers are gone.
+async fn gone(phases: &mut watch::Receiver<Phase>) {
+    // An error means that the model is gone from the table, and its workers with it.
+    let _ = phases.wait_for(|phase| matches!(phase, Phase::Failed(_) | Phase::Gone)).await;
+}
+
+#[cfg(test)]
+mod tests;

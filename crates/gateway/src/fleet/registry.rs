@@ -1,269 +1,206 @@
-//! Stage *route*: which worker takes a request.
+//! The table of models and their workers.
 //!
-//! The table of models and their workers is written by those who load models and keep workers
-//! running, and read by requests, `/readyz` and the model list: what they say is what is known.
-
-mod status;
+//! [`Models`](super::Models) and the workers' tasks write it; requests, `/readyz` and the model list read it. Nothing
+//! else keeps a model's phase or its workers' states.
 
 use std::{
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use protocol::message::ModelInfo;
+use protocol::message::Failure;
+use tokio::sync::watch;
 
-pub use self::status::{ModelState, ModelStatus, WorkerStatus, WorkerWork};
+use super::{
+    model::{Model, Phase, Service},
+    route::{self, Route, RouteError},
+    status::{ModelState, ModelStatus, WorkerStatus},
+};
 use crate::worker::{WorkerId, WorkerState, link::Link};
 
-/// The models and their workers, as requests see them.
+/// The models and their workers.
 #[derive(Debug, Default)]
 pub struct ModelRegistry {
-    /// In the order in which they were loaded.
-    models: RwLock<Vec<Model>>,
+    table: RwLock<Table>,
 }
 
-#[derive(Debug)]
-struct Model {
-    /// The name or digest under which it was loaded.
-    name: String,
-    phase: Phase,
-    workers: Vec<Worker>,
-    /// What the last worker that became ready said.
-    info: Option<ModelInfo>,
-    /// What a verification found to be wrong with what is stored.
-    damage: Option<String>,
-    /// Unix seconds since when it is loaded.
-    since: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Phase {
-    /// It takes requests as soon as, and as long as, a worker is ready.
-    Serving,
-    /// It takes nothing new, and finishes what it has.
-    Draining,
-    /// It could not be loaded, and why: it has no workers.
-    Failed(String),
-}
-
-#[derive(Clone, Debug)]
-struct Worker {
-    state: WorkerState,
-    /// Why it is not ready, where there is something to say.
-    note: Option<String>,
-    service: Option<Service>,
-}
-
-/// What a ready worker offers.
-#[derive(Clone, Debug)]
-struct Service {
-    link: Link,
-    info: ModelInfo,
-}
-
-/// Where a request goes.
-#[derive(Clone, Debug)]
-pub struct Route {
-    /// The worker's link.
-    pub link: Link,
-    /// What it serves.
-    pub info: ModelInfo,
-}
-
-/// Why a request can't go anywhere.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RouteError {
-    /// Nobody serves this model, or will.
-    #[error("the model `{model}` does not exist or is not loaded; this server has {served}")]
-    UnknownModel {
-        /// What was asked for.
-        model: String,
-        /// What is served, for people.
-        served: String,
-    },
-    /// It finishes what it has.
-    #[error("the model `{model}` is being unloaded and takes no more requests; this server has {served}")]
-    Unloading {
-        /// What was asked for.
-        model: String,
-        /// What else is served, for people.
-        served: String,
-    },
-    /// Its workers are all loading, restarting or leaving.
-    #[error("no worker is ready for the model `{model}`; try again later")]
-    NoWorker {
-        /// What was asked for.
-        model: String,
-    },
+/// What the registry's lock guards.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    /// In the order in which their loading began.
+    models: Vec<Model>,
+    /// Set once, when the gateway shuts down: nothing more is loaded.
+    closed: watch::Sender<bool>,
 }
 
 /// Models that could not be loaded and are still listed; older ones are forgotten.
 const MAX_FAILED: usize = 8;
 
 impl ModelRegistry {
-    /// `count` workers will load `name`; none is ready. Replaces what is known of an earlier attempt.
-    pub fn add(&self, name: &str, count: usize) {
-        let worker = Worker { state: WorkerState::Spawning, note: None, service: None };
-        // A clock before 1970 is no reason to fail.
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let (phase, workers) = (Phase::Serving, vec![worker; count]);
-        let model = Model { name: name.to_owned(), phase, workers, info: None, damage: None, since };
-        let mut models = self.write();
-        models.retain(|model| model.name != name);
-        models.push(model);
-    }
-
-    /// The model takes nothing new from now on.
-    pub fn set_draining(&self, name: &str) {
-        self.change(name, |model| model.phase = Phase::Draining);
-    }
-
-    /// The model could not be loaded; its workers are gone.
-    pub fn set_failed(&self, name: &str, why: String) {
-        self.change(name, |model| {
-            model.workers.clear();
-            model.phase = Phase::Failed(why);
-        });
-        let mut models = self.write();
-        if models.iter().filter(|model| model.has_failed()).count() > MAX_FAILED
-            && let Some(oldest) = models.iter().position(Model::has_failed)
-        {
-            models.remove(oldest);
-        }
-    }
-
-    /// What a verification found to be wrong with what is stored of the model, if anything.
-    pub fn set_damage(&self, name: &str, damage: Option<String>) {
-        self.change(name, |model| model.damage = damage);
-    }
-
-    /// Forgets a model whose workers are gone. False if it was not known.
-    pub fn remove(&self, name: &str) -> bool {
-        let mut models = self.write();
-        let before = models.len();
-        models.retain(|model| model.name != name);
-        models.len() < before
-    }
-
-    /// The worker serves from now on.
-    pub fn set_ready(&self, worker: &WorkerId, link: Link, info: ModelInfo) {
-        self.change(&worker.model, |model| model.info = Some(info.clone()));
-        let service = Some(Service { link, info });
-        self.set(worker, Worker { state: WorkerState::Ready, note: None, service });
-    }
-
-    /// The worker does not serve (any more), and `note` says why.
-    pub fn set_state(&self, worker: &WorkerId, state: WorkerState, note: Option<String>) {
-        self.set(worker, Worker { state, note, service: None });
-    }
-
     /// The least loaded ready worker of the model with this name or digest.
+    ///
+    /// # Errors
+    /// The model is not loaded or is being unloaded, or none of its workers is ready.
     pub fn route(&self, id: &str) -> Result<Route, RouteError> {
-        let models = self.read();
-        let asked = || id.to_owned();
-        let Some(model) = find(&models, id).filter(|model| !model.has_failed()) else {
-            return Err(RouteError::UnknownModel { model: asked(), served: served(&models) });
-        };
-        if model.phase == Phase::Draining {
-            return Err(RouteError::Unloading { model: asked(), served: served(&models) });
-        }
-        let ready = model.workers.iter().filter_map(Worker::ready);
-        match ready.min_by_key(|service| service.link.live_streams()) {
-            Some(service) => Ok(Route { link: service.link.clone(), info: service.info.clone() }),
-            None => Err(RouteError::NoWorker { model: asked() }),
-        }
+        route::route(&self.read().models, id)
     }
 
     /// The name under which the model with this name or digest is known.
     pub fn name_of(&self, id: &str) -> Option<String> {
-        find(&self.read(), id).map(|model| model.name.clone())
+        route::find(&self.read().models, id).map(|model| model.name.clone())
     }
 
     /// [`RouteError::UnknownModel`] for `id`, with what is served instead.
     pub fn unknown(&self, id: &str) -> RouteError {
-        RouteError::UnknownModel { model: id.to_owned(), served: served(&self.read()) }
+        route::unknown(&self.read().models, id)
     }
 
     /// Whether a request for some model would be taken.
     pub fn is_ready(&self) -> bool {
-        self.read().iter().any(|model| model.state() == ModelState::Ready)
+        self.read().models.iter().any(|model| model.state() == ModelState::Ready)
     }
 
     /// All workers' states, model by model.
     pub fn workers(&self) -> Vec<WorkerStatus> {
-        self.read().iter().flat_map(Model::worker_statuses).collect()
+        self.read().models.iter().flat_map(Model::worker_statuses).collect()
     }
 
     /// All models: those that are loaded, and those that lately could not be.
     pub fn models(&self) -> Vec<ModelStatus> {
-        self.read().iter().map(Model::status).collect()
+        self.read().models.iter().map(Model::status).collect()
     }
 
     /// The model with this name or digest.
     pub fn model(&self, id: &str) -> Option<ModelStatus> {
-        find(&self.read(), id).map(Model::status)
+        route::find(&self.read().models, id).map(Model::status)
     }
 
     /// The links of all workers that serve.
     pub fn links(&self) -> Vec<Link> {
-        self.read().iter().flat_map(Model::links).collect()
+        self.read().models.iter().flat_map(links).collect()
     }
 
     /// The links of the model's workers that serve.
-    pub fn links_of(&self, name: &str) -> Vec<Link> {
-        let models = self.read();
-        models.iter().filter(|model| model.name == name).flat_map(Model::links).collect()
+    pub(super) fn links_of(&self, name: &str) -> Vec<Link> {
+        self.read().models.iter().filter(|model| model.name == name).flat_map(links).collect()
     }
 
-    fn set(&self, worker: &WorkerId, value: Worker) {
-        self.change(&worker.model, |model| {
-            if let Some(slot) = model.workers.get_mut(worker.number) {
-                *slot = value;
-            }
-        });
+    /// The worker serves from now on.
+    pub(super) fn set_ready(&self, worker: &WorkerId, service: Service) {
+        self.change(&worker.model, |model| model.set_ready(worker, service));
+    }
+
+    /// The worker does not serve (any more), and `note` says why.
+    pub(super) fn set_state(&self, worker: &WorkerId, state: WorkerState, note: Option<String>) {
+        self.change(&worker.model, |model| model.set_state(worker, state, note));
+    }
+
+    /// The worker's first process failed. To be called once for a worker, and only if it never served.
+    pub(super) fn first_failed(&self, worker: &WorkerId, failure: Failure) {
+        self.change(&worker.model, |model| model.first_failed(failure));
+    }
+
+    /// What a verification found to be wrong with the stored model, if anything.
+    pub(super) fn set_damage(&self, name: &str, damage: Option<String>) {
+        self.change(name, |model| model.set_damage(damage));
     }
 
     fn change(&self, name: &str, change: impl FnOnce(&mut Model)) {
-        if let Some(model) = self.write().iter_mut().find(|model| model.name == name) {
+        if let Some(model) = self.write().find_mut(name) {
             change(model);
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Vec<Model>> {
-        self.models.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Vec<Model>> {
-        self.models.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// By name, or by digest: several names may have one, and one that serves is preferred.
-fn find<'a>(models: &'a [Model], id: &str) -> Option<&'a Model> {
-    let has_digest = |model: &&Model| model.info.as_ref().is_some_and(|info| info.digest == id);
-    let digest = || models.iter().filter(has_digest).min_by_key(|model| model.phase != Phase::Serving);
-    models.iter().find(|model| model.name == id).or_else(digest)
-}
-
-/// For people.
-fn served(models: &[Model]) -> String {
-    let serving = models.iter().filter(|model| model.phase == Phase::Serving);
-    let names: Vec<_> = serving.map(|model| format!("`{}`", model.name)).collect();
-    if names.is_empty() { "no model".to_owned() } else { names.join(", ") }
-}
-
-impl Model {
-    fn has_failed(&self) -> bool {
-        matches!(self.phase, Phase::Failed(_))
-    }
-
-    fn links(&self) -> Vec<Link> {
-        self.workers.iter().filter_map(Worker::ready).map(|service| service.link.clone()).collect()
+    /// For changes that depend on more than one model.
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Worker {
-    fn ready(&self) -> Option<&Service> {
-        self.service.as_ref().filter(|service| self.state == WorkerState::Ready && service.link.is_alive())
+impl Table {
+    /// Adds a model that `workers` workers begin to load, in place of an earlier attempt, and returns its phases.
+    pub(super) fn add(&mut self, name: &str, workers: usize) -> watch::Receiver<Phase> {
+        // A clock before 1970 must not fail a load.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let model = Model::new(name, workers, since);
+        let phases = model.phases();
+        self.models.retain(|model| model.name != name);
+        self.models.push(model);
+        phases
+    }
+
+    /// The models that have workers.
+    pub(super) fn loaded(&self) -> impl Iterator<Item = &Model> {
+        self.models.iter().filter(|model| !model.has_failed())
+    }
+
+    /// The model with this name or digest, if it has workers.
+    pub(super) fn find_loaded(&self, id: &str) -> Option<&Model> {
+        route::find(&self.models, id).filter(|model| !model.has_failed())
+    }
+
+    /// The model takes nothing new from now on. Returns its phases, if it is there.
+    pub(super) fn drain(&mut self, name: &str) -> Option<watch::Receiver<Phase>> {
+        let model = self.find_mut(name)?;
+        model.drain();
+        Some(model.phases())
+    }
+
+    /// Ends a model whose workers are gone: it leaves the table, or stays listed as failed if it could not be loaded.
+    pub(super) fn end(&mut self, name: &str, failure: Option<Failure>) {
+        match failure {
+            Some(failure) => self.fail(name, failure),
+            None => {
+                self.remove(name);
+            }
+        }
+    }
+
+    /// Forgets a model that has no workers. False if it was not known.
+    pub(super) fn remove(&mut self, name: &str) -> bool {
+        let Some(index) = self.models.iter().position(|model| model.name == name) else { return false };
+        self.models.remove(index).end();
+        true
+    }
+
+    /// Nothing more is loaded, and what is being loaded is given up.
+    pub(super) fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// Whether [`Table::close`] was called, now and later.
+    pub(super) fn closed(&self) -> watch::Receiver<bool> {
+        self.closed.subscribe()
+    }
+
+    /// See [`RouteError::UnknownModel`].
+    pub(super) fn unknown(&self, id: &str) -> RouteError {
+        route::unknown(&self.models, id)
+    }
+
+    fn fail(&mut self, name: &str, failure: Failure) {
+        if let Some(model) = self.find_mut(name) {
+            model.fail(failure);
+        }
+        if self.models.iter().filter(|model| model.has_failed()).count() > MAX_FAILED
+            && let Some(oldest) = self.models.iter().position(Model::has_failed)
+        {
+            self.models.remove(oldest);
+        }
+    }
+
+    fn find_mut(&mut self, name: &str) -> Option<&mut Model> {
+        self.models.iter_mut().find(|model| model.name == name)
     }
 }
+
+fn links(model: &Model) -> Vec<Link> {
+    model.services().map(|service| service.link.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests;

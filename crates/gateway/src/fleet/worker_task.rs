@@ -1,4 +1,8 @@
-//! One worker's task: feeds its [`WorkerStateMachine`] and does what it says.
+//! One worker's task: feeds its [`WorkerStateMachine`] and carries out the actions.
+//!
+//! ```text
+//! process, link ── WorkerEvent ──► WorkerTask ── Event ──► WorkerStateMachine ── Action ──► WorkerTask
+//! ```
 
 use std::{
     sync::Arc,
@@ -6,6 +10,7 @@ use std::{
 };
 
 use protocol::{
+    ids::Incarnation,
     message::{Failure, ModelInfo, Verified},
     options::{Verify, WorkerOptions},
 };
@@ -16,87 +21,82 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    lifecycle::{Action, WorkerStateMachine},
-    registry::ModelRegistry,
-    supervisor::StartupTracker,
+    context::Context,
+    lifecycle::{Action, Event, WorkerStateMachine},
+    model::Service,
 };
-use crate::worker::{
-    Event, EventKind, ProcessEvent, WorkerId, WorkerLauncher, WorkerProcess, WorkerState, link::Link,
-};
+use crate::worker::{WorkerEvent, WorkerId, WorkerProcess, WorkerState, link::Link};
 
 /// For a drained worker to exit: it is drained when its streams have ended.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Events that may wait for a worker's task: a life sends few, and its link waits if this is full.
+/// Events that may wait for a worker's task: a process sends few, and its link waits if this is full.
 const EVENT_QUEUE: usize = 64;
 
-/// What a worker's task knows.
+/// Sends the events of a worker's processes to its task.
+type Events = mpsc::Sender<(Incarnation, WorkerEvent)>;
+
+/// What a worker's task owns.
 pub(super) struct WorkerTask {
     worker: WorkerId,
-    setup: Arc<WorkerLauncher>,
-    router: Arc<ModelRegistry>,
-    first_lives: Arc<StartupTracker>,
-    life: Option<WorkerProcess>,
-    link: Option<Link>,
-    failed_first: bool,
-    /// A life of it has verified the stored model.
+    context: Arc<Context>,
+    /// The latest process, which may be dead.
+    process: Option<WorkerProcess>,
+    /// The process id that it reported, once it has joined.
+    pid: u32,
+    /// The failure of the first process was reported.
+    first_failed: bool,
+    /// A process of this worker has verified the stored model.
     verified: bool,
-    leaving: DrainPhase,
+    drain: DrainPhase,
 }
 
-/// How far the worker is on its way out.
+/// How far draining has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DrainPhase {
-    /// It stays.
+    /// It was not asked for.
     No,
-    /// It gets nothing new; its streams go on.
+    /// The worker gets nothing new; its streams go on.
     Finishing,
-    /// It was told to exit.
-    Told,
+    /// Its streams have ended, and it was ordered to exit.
+    Exiting,
 }
 
 impl WorkerTask {
-    /// Of a worker that does not live yet.
-    pub(super) fn new(
-        worker: WorkerId,
-        setup: &Arc<WorkerLauncher>,
-        router: &Arc<ModelRegistry>,
-        first_lives: &Arc<StartupTracker>,
-    ) -> Self {
+    /// For a worker without a process.
+    pub(super) fn new(worker: WorkerId, context: &Arc<Context>) -> Self {
         Self {
             worker,
-            setup: Arc::clone(setup),
-            router: Arc::clone(router),
-            first_lives: Arc::clone(first_lives),
-            life: None,
-            link: None,
-            failed_first: false,
+            context: Arc::clone(context),
+            process: None,
+            pid: 0,
+            first_failed: false,
             verified: false,
-            leaving: DrainPhase::No,
+            drain: DrainPhase::No,
         }
     }
 
     /// Until the worker is gone for good.
     pub(super) async fn run(mut self, mut draining: watch::Receiver<bool>) {
-        let (sender, mut news) = mpsc::channel(EVENT_QUEUE);
-        let policy = self.setup.config.workers.clone();
+        let (sender, mut events) = mpsc::channel(EVENT_QUEUE);
+        let policy = self.context.launcher.config.workers.clone();
         let (mut machine, actions) = WorkerStateMachine::new(policy, EXIT_TIMEOUT, now());
         self.publish(&machine);
         self.act(actions, &sender);
         loop {
             let event = tokio::select! {
                 // The channel can't end: `sender` lives in this function.
-                Some(news) = news.recv() => match self.receive(news) {
-                    Some(event) => event,
+                Some((incarnation, event)) = events.recv() => match self.receive(incarnation, event) {
+                    Some(event) => event.into(),
                     None => continue,
                 },
                 // An error means that the supervisor is gone, and the gateway with it.
-                _ = draining.wait_for(|draining| *draining), if self.leaving == DrainPhase::No => {
-                    self.leave();
+                _ = draining.wait_for(|draining| *draining), if self.drain == DrainPhase::No => {
+                    self.close();
                     continue;
                 }
-                () = idle(self.link.as_ref()), if self.leaving == DrainPhase::Finishing => {
-                    self.leaving = DrainPhase::Told;
+                () = idle(self.link()), if self.drain == DrainPhase::Finishing => {
+                    self.drain = DrainPhase::Exiting;
                     Event::Drain
                 }
                 () = tick(&machine) => Event::Tick,
@@ -112,36 +112,38 @@ impl WorkerTask {
         }
     }
 
+    fn link(&self) -> Option<&Link> {
+        self.process.as_ref().map(WorkerProcess::link)
+    }
+
     /// From now on it gets no new stream, whoever has a copy of its link.
-    fn leave(&mut self) {
-        self.leaving = DrainPhase::Finishing;
-        if let Some(link) = &self.link {
+    fn close(&mut self) {
+        self.drain = DrainPhase::Finishing;
+        if let Some(link) = self.link() {
             link.close();
         }
     }
 
-    /// The event, unless it is of an earlier life.
-    fn receive(&mut self, news: ProcessEvent) -> Option<Event> {
-        if self.life.as_ref().is_none_or(|life| life.incarnation != news.incarnation) {
+    /// The event, if it is for the state machine and not from an earlier process.
+    fn receive(&mut self, incarnation: Incarnation, event: WorkerEvent) -> Option<WorkerEvent> {
+        if self.process.as_ref().is_none_or(|process| process.incarnation() != incarnation) {
             return None;
         }
-        match news.what {
-            EventKind::Event(event) => Some(event),
-            EventKind::Joined(link) => {
-                self.link = Some(link);
-                Some(Event::Joined)
+        match event {
+            WorkerEvent::Verified(outcome) => {
+                self.set_verified(outcome);
+                return None;
             }
-            EventKind::Verified(outcome) => {
-                self.verified(outcome);
-                None
-            }
+            WorkerEvent::Joined { pid } => self.pid = pid,
+            _ => {}
         }
+        Some(event)
     }
 
-    fn verified(&mut self, outcome: Result<Verified, Failure>) {
+    fn set_verified(&mut self, outcome: Result<Verified, Failure>) {
         self.verified = true;
         let model = &*self.worker.model;
-        self.setup.metrics.count_verification(model, outcome.is_ok());
+        self.context.metrics.count_verification(model, outcome.is_ok());
         let damage = match outcome {
             Ok(Verified { bytes, micros }) => {
                 info!(model, bytes, micros, "the stored model is as it should be");
@@ -152,28 +154,28 @@ impl WorkerTask {
                 Some(failure.message)
             }
         };
-        self.router.set_damage(model, damage);
+        self.context.registry.set_damage(model, damage);
     }
 
-    /// True if the worker will not live again.
-    fn act(&mut self, actions: Vec<Action>, news: &mpsc::Sender<ProcessEvent>) -> bool {
+    /// True if the worker will not be started again.
+    fn act(&mut self, actions: Vec<Action>, events: &Events) -> bool {
         for action in actions {
             match action {
-                Action::Spawn => self.spawn(news),
+                Action::Spawn => self.spawn(events),
                 Action::SendDrain => {
-                    if let Some(link) = &self.link {
+                    if let Some(link) = self.link() {
                         link.drain();
                     }
                 }
                 Action::Kill { grace, why } => {
-                    if let Some(life) = &mut self.life {
-                        life.kill(grace, why);
+                    if let Some(process) = &mut self.process {
+                        process.kill(grace, why);
                     }
                 }
                 Action::Serve(info) => self.serve(info),
                 Action::ReportFirstFailure(failure) => {
-                    if !std::mem::replace(&mut self.failed_first, true) {
-                        self.first_lives.failed(failure);
+                    if !std::mem::replace(&mut self.first_failed, true) {
+                        self.context.registry.first_failed(&self.worker, failure);
                     }
                 }
                 Action::Stop => return true,
@@ -182,41 +184,39 @@ impl WorkerTask {
         false
     }
 
-    fn spawn(&mut self, news: &mpsc::Sender<ProcessEvent>) {
-        if self.life.is_some() {
-            self.setup.metrics.count_restart(&self.worker);
+    fn spawn(&mut self, events: &Events) {
+        if self.process.is_some() {
+            self.context.metrics.count_restart(&self.worker);
             info!(worker = %self.worker, "restarting worker");
         }
-        self.link = None;
-        let options = WorkerOptions { verify: self.verify(), ..self.setup.options };
-        self.life =
-            Some(WorkerProcess::begin(Arc::clone(&self.setup), self.worker.clone(), options, news.clone()));
+        let launcher = &self.context.launcher;
+        let options = WorkerOptions { verify: self.verify(), ..launcher.options };
+        self.process = Some(WorkerProcess::start(launcher, self.worker.clone(), options, events.clone()));
     }
 
     /// In the background, one of a model's workers verifies, and once: reading all of a large model takes minutes.
     fn verify(&self) -> Verify {
-        match self.setup.options.verify {
+        match self.context.launcher.options.verify {
             Verify::Background if self.verified || self.worker.number > 0 => Verify::Header,
             verify => verify,
         }
     }
 
     fn serve(&mut self, info: ModelInfo) {
-        let Some(link) = self.link.clone() else { return };
+        let Some(link) = self.link().cloned() else { return };
         info!(worker = %self.worker, digest = info.digest, load_micros = info.load_micros, "worker ready");
-        self.router.set_ready(&self.worker, link, info);
-        self.setup.metrics.set_worker_state(&self.worker, WorkerState::Ready);
-        self.first_lives.served();
+        self.context.metrics.set_worker_state(&self.worker, WorkerState::Ready);
+        self.context.registry.set_ready(&self.worker, Service { link, info, pid: self.pid });
     }
 
-    /// Tells requests and metrics of every state but `Ready`, which [`WorkerTask::serve`] does.
+    /// Shows every state but `Ready`, which [`WorkerTask::serve`] shows.
     fn publish(&self, machine: &WorkerStateMachine) {
         let state = machine.shown();
         let note = machine.note();
-        self.setup.metrics.set_worker_state(&self.worker, state);
-        self.router.set_state(&self.worker, state, note.map(str::to_owned));
+        self.context.metrics.set_worker_state(&self.worker, state);
+        self.context.registry.set_state(&self.worker, state, note.map(str::to_owned));
         match state {
-            WorkerState::Exited if self.leaving == DrainPhase::No => {
+            WorkerState::Exited if self.drain == DrainPhase::No => {
                 warn!(worker = %self.worker, why = note, "worker is gone");
             }
             WorkerState::Exited => info!(worker = %self.worker, "worker has left"),
@@ -225,7 +225,7 @@ impl WorkerTask {
     }
 }
 
-/// Returns when the worker has no live stream. One that never joined has none.
+/// Returns when the worker has no live stream. One without a process has none.
 async fn idle(link: Option<&Link>) {
     if let Some(link) = link {
         link.idle().await;

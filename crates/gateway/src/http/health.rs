@@ -55,7 +55,7 @@ pub(super) async fn readyz(State(app): State<App>, headers: HeaderMap) -> Respon
 
 /// All metrics, in the OpenMetrics text format.
 pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
-    let text = app.metrics.render().map_err(|error| {
+    let text = app.exposition.render().map_err(|error| {
         error!(%error, "metrics could not be written");
         ApiError::Internal
     })?;

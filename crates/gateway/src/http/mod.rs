@@ -15,6 +15,7 @@ mod error;
 mod fields;
 mod generation;
 mod health;
+mod metrics;
 mod models;
 mod origin;
 mod request_id;
@@ -46,11 +47,14 @@ use self::{budget::Budget, chat::Chat, completions::Completion, origin::Origins}
 use crate::{
     config::{AdminKey, Config, Connections},
     fleet::{ModelRegistry, Models},
-    metrics::Metrics,
+    metrics::MetricRegistry,
     serve::admission::Admission,
 };
 
-pub use self::error::{ApiError, ErrorBody};
+pub use self::{
+    error::{ApiError, ErrorBody},
+    metrics::HttpMetrics,
+};
 
 /// What handlers share. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -61,8 +65,9 @@ pub struct App {
     pub router: Arc<ModelRegistry>,
     /// Loads and unloads models.
     pub models: Models,
-    /// Counts.
-    pub metrics: Arc<Metrics>,
+    /// Shows the metrics of all layers.
+    pub exposition: Arc<MetricRegistry>,
+    metrics: HttpMetrics,
     max_body_bytes: usize,
     credit_chunks: u32,
     admin_key: Option<AdminKey>,
@@ -75,12 +80,20 @@ pub struct App {
 }
 
 impl App {
-    /// Over the models in `router`, which `models` fills.
-    pub fn new(config: &Config, router: Arc<ModelRegistry>, models: Models, metrics: Arc<Metrics>) -> Self {
+    /// Over the models in `router`, which `models` fills. Its own metrics are in `exposition` already.
+    pub fn new(
+        config: &Config,
+        admission: Admission,
+        router: Arc<ModelRegistry>,
+        models: Models,
+        metrics: HttpMetrics,
+        exposition: Arc<MetricRegistry>,
+    ) -> Self {
         Self {
-            admission: Admission::new(config.stream_registry, Arc::clone(&metrics)),
+            admission,
             router,
             models,
+            exposition,
             metrics,
             max_body_bytes: config.server.max_body_bytes,
             credit_chunks: config.stream_registry.credit_chunks,

@@ -12,6 +12,8 @@
 //! What has a permit is never dropped; only what still waits can be turned away. Each model has permits and a queue
 //! for itself: it has workers for itself, and clients of one must not keep those of another waiting.
 
+mod metrics;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,7 +25,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{config::StreamRegistry, metrics::Metrics};
+pub use self::metrics::AdmissionMetrics;
+use crate::config::StreamRegistry;
 
 /// Decides which requests may become streams. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -35,7 +38,7 @@ pub struct Admission {
 struct Inner {
     settings: StreamRegistry,
     gates: Mutex<Gates>,
-    metrics: Arc<Metrics>,
+    metrics: AdmissionMetrics,
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +54,7 @@ struct Gate {
     settings: StreamRegistry,
     permits: Arc<Semaphore>,
     state: Mutex<State>,
-    metrics: Arc<Metrics>,
+    metrics: AdmissionMetrics,
 }
 
 #[derive(Debug)]
@@ -104,8 +107,8 @@ impl Rejection {
 
 impl Admission {
     /// Starts with the highest limit.
-    pub fn new(settings: StreamRegistry, metrics: Arc<Metrics>) -> Self {
-        metrics.admit_limit.set(settings.max_streams as i64);
+    pub fn new(settings: StreamRegistry, metrics: AdmissionMetrics) -> Self {
+        metrics.limit.set(settings.max_streams as i64);
         Self { inner: Arc::new(Inner { settings, gates: Mutex::default(), metrics }) }
     }
 
@@ -137,6 +140,11 @@ impl Admission {
         gates.open.values().for_each(|gate| gate.permits.close());
     }
 
+    /// What is measured.
+    pub fn metrics(&self) -> &AdmissionMetrics {
+        &self.inner.metrics
+    }
+
     /// Whether [`Admission::close`] was called.
     pub fn is_closed(&self) -> bool {
         self.gates().closed
@@ -153,7 +161,7 @@ impl Admission {
         }
         // Models come and go: gates at which nobody is are made again when they are needed.
         gates.open.retain(|_, gate| Arc::strong_count(gate) > 1);
-        let gate = Arc::new(Gate::new(self.inner.settings, Arc::clone(&self.inner.metrics)));
+        let gate = Arc::new(Gate::new(self.inner.settings, self.inner.metrics.clone()));
         gates.open.insert(model.to_owned(), Arc::clone(&gate));
         Some(gate)
     }
@@ -165,7 +173,7 @@ impl Admission {
 }
 
 impl Gate {
-    fn new(settings: StreamRegistry, metrics: Arc<Metrics>) -> Self {
+    fn new(settings: StreamRegistry, metrics: AdmissionMetrics) -> Self {
         let limit = settings.max_streams;
         let state = Mutex::new(State { limit, debt: 0, waiting: 0 });
         Self { settings, permits: Arc::new(Semaphore::new(limit)), state, metrics }
@@ -219,7 +227,7 @@ impl Gate {
             return Err(Rejection::QueueFull { waiting: state.waiting });
         }
         state.waiting += 1;
-        self.metrics.admit_queue_length.inc();
+        self.metrics.queue_length.inc();
         Ok(Place(Arc::clone(self)))
     }
 }
@@ -230,7 +238,7 @@ struct Place(Arc<Gate>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.state().waiting -= 1;
-        self.0.metrics.admit_queue_length.dec();
+        self.0.metrics.queue_length.dec();
     }
 }
 

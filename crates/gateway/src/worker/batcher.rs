@@ -24,7 +24,7 @@ use crate::config::BatchQueue;
 pub enum Queued {
     /// [`Submission::Generate`].
     Generate {
-        /// Names the stream.
+        /// The stream.
         id: RequestId,
         /// The whole submission.
         bytes: EncodedSubmission,
@@ -33,7 +33,7 @@ pub enum Queued {
     Cancel(RequestId),
     /// [`Submission::Credit`].
     Credit {
-        /// Whose.
+        /// The stream.
         id: RequestId,
         /// Chunks that may be sent in addition.
         chunks: u32,
@@ -158,16 +158,16 @@ impl Batcher {
         self.queue.is_empty()
     }
 
-    /// Drops what is queued for `id`; true if the worker has never heard of it and so needs no cancel.
+    /// Drops what is queued for `id`; true if its request was among that, so that the worker needs no cancel.
     fn forget(&mut self, id: RequestId) -> bool {
         let before = self.queue.len();
         self.queue.retain(|s| !matches!(s, Queued::Generate { id: other, .. } if *other == id));
-        let unheard = self.queue.len() < before;
+        let unsent = self.queue.len() < before;
         self.queue.retain(|s| !matches!(s, Queued::Credit { id: other, .. } if *other == id));
         if self.queue.is_empty() {
             self.oldest = None;
         }
-        unheard
+        unsent
     }
 
     /// Adds to credit that is queued for `id`; false if there is none.

@@ -1,10 +1,10 @@
-//! Which worker, and what it is doing.
+//! The identity and the state of a worker.
 
 use std::{fmt, sync::Arc};
 
 use serde::Serialize;
 
-/// Which worker of which model.
+/// Names a worker. Its processes come and go; an [`Incarnation`](protocol::ids::Incarnation) names one of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WorkerId {
     /// The name or digest under which the model was loaded.
@@ -27,16 +27,16 @@ pub enum WorkerState {
     Ready,
     /// It finishes what it has, takes nothing new, and exits.
     Draining,
-    /// It is dead; the next life comes after the back-off, if one comes.
+    /// Its process is dead; the next one is started after the back-off, if at all.
     Exited,
 }
 
 impl WorkerState {
-    /// All states, in the order of a life.
+    /// All states, in the order in which a process goes through them.
     pub const ALL: [Self; 6] =
         [Self::Spawning, Self::Handshaking, Self::Loading, Self::Ready, Self::Draining, Self::Exited];
 
-    /// As it is shown.
+    /// Its name in metrics and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Spawning => "spawning",

@@ -1,10 +1,10 @@
-//! What starting workers takes; one for all workers of all models.
+//! What is needed to start worker processes.
 
 use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -15,18 +15,19 @@ use protocol::{
     shm::{NoRuntimeDir, RuntimeDir, runtime_dir},
 };
 
-use crate::{config::Config, metrics::Metrics};
+use super::metrics::WorkerMetrics;
+use crate::config::Config;
 
-/// What every life needs; one for all workers of all models.
+/// What every worker process needs; one for all workers of all models.
 #[derive(Debug)]
 pub struct WorkerLauncher {
     pub(crate) config: Config,
-    pub(crate) metrics: Arc<Metrics>,
-    /// How all workers are to work.
+    pub(crate) metrics: WorkerMetrics,
+    /// The options of every worker.
     pub(crate) options: WorkerOptions,
     pub(super) binary: PathBuf,
     pub(super) dir: RuntimeDir,
-    lives: AtomicU64,
+    next_incarnation: AtomicU64,
     descriptors: Mutex<()>,
 }
 
@@ -46,14 +47,14 @@ pub enum LaunchError {
 
 impl WorkerLauncher {
     /// Finds the worker's executable and makes the folder where gateway and workers meet.
-    pub fn new(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, LaunchError> {
+    pub fn new(config: &Config, metrics: WorkerMetrics) -> Result<Self, LaunchError> {
         Ok(Self {
             config: config.clone(),
             options: config.worker_options(),
             binary: worker_binary(config)?,
             dir: runtime_dir().map_err(LaunchError::RuntimeDir)?,
-            metrics: Arc::clone(metrics),
-            lives: AtomicU64::new(1),
+            metrics,
+            next_incarnation: AtomicU64::new(1),
             descriptors: Mutex::default(),
         })
     }
@@ -67,9 +68,9 @@ impl WorkerLauncher {
         self.descriptors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Of the life that begins now; no other has had it.
+    /// A number for a process that is about to be started. No other process has had it.
     pub(super) fn next_incarnation(&self) -> Incarnation {
-        Incarnation(self.lives.fetch_add(1, Ordering::Relaxed))
+        Incarnation(self.next_incarnation.fetch_add(1, Ordering::Relaxed))
     }
 }
 

@@ -1,14 +1,15 @@
-//! Stage *ship*, and the way back: one task per worker's life owns both rings' gateway ends.
+//! Stage *ship*, and the way back: one task per worker process owns both rings' gateway ends.
 //!
 //! ```text
 //! Outbox (batcher) ── batch ──► encode ──► request ring ──► worker
-//! Streams, supervisor ◄── dispatch ◄── decode ◄── report ring ◄── worker
+//! Streams, events ◄── dispatch ◄── decode ◄── report ring ◄── worker
 //! ```
 //!
 //! The task sleeps when there is nothing to ship and nothing to read, and wakes for a submission, the
-//! end of a hold window, or a bell on the socket. The socket's end is the worker's death.
+//! end of a hold window, or a doorbell on the socket. The worker is dead when the socket closes.
 
 use std::{
+    convert::Infallible,
     io,
     sync::{
         Arc, Mutex, PoisonError,
@@ -33,21 +34,17 @@ use tracing::{debug_span, warn};
 
 use super::{
     batcher::{self, Next, Queued},
-    events::{Event, EventSender},
+    event::{EventSender, WorkerEvent},
+    metrics::{LinkMetrics, WorkerMetrics},
     outbox::Outbox,
     streams::{Stream, Streams, unsendable},
 };
-use crate::{
-    config::BatchQueue,
-    metrics::{LinkMetrics, Metrics},
-};
+use crate::config::BatchQueue;
 
-/// One life of a worker, as requests use it. Cheap to clone; all clones are one.
+/// One worker process, as requests use it. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct Link {
-    /// The worker's process id, as it said itself.
-    pid: u32,
-    /// What it last said about its work.
+    /// The last one that came.
     heartbeat: Arc<Mutex<Heartbeat>>,
     outbox: Arc<Outbox>,
     streams: Arc<Streams>,
@@ -65,30 +62,31 @@ pub struct LinkTask {
     body: Vec<u8>,
     /// Submissions in `body` if it was not (wholly) sent yet, else 0.
     unsent: usize,
-    told_alive: Instant,
-    /// It has told what a verification found. It tells once, however often it says it.
-    verified: bool,
+    /// When an event last reported that the worker is alive.
+    alive_sent: Instant,
+    /// The outcome of a verification was sent. It is sent once, however often the worker reports one.
+    verification_sent: bool,
 }
 
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkEnd {
-    /// The worker's end of the socket is closed: it is dead, or as good as.
+    /// The worker's end of the socket is closed: it is dead, or will be soon.
     #[error("its socket closed")]
     Closed,
     /// The socket broke.
     #[error("its socket failed")]
     Socket(#[from] io::Error),
-    /// The shared memory or a frame in it is not as it must be.
+    /// The shared memory or a frame in it is invalid.
     #[error("its shared memory can't be used")]
     Frame(#[from] FrameError),
     /// A message could not be decoded.
     #[error("a message from it is broken")]
     Codec(#[from] CodecError),
-    /// It described its model at a length that no model has.
+    /// Its description of the model is longer than that of any model.
     #[error("it described its model in {0} bytes")]
     Description(usize),
-    /// It sent what only a gateway may send.
+    /// It sent a frame that only a gateway may send.
     #[error("it sent a frame of kind {0:?}")]
     Kind(FrameKind),
 }
@@ -96,36 +94,32 @@ pub enum LinkEnd {
 /// Most bytes of a model's name, digest and architecture together.
 const MAX_DESCRIPTION: usize = 16 << 10;
 
-/// A larger buffer is given back when it was sent.
+/// A larger buffer is freed once it was sent.
 const KEPT_BODY: usize = 4 << 20;
 
-/// The supervisor hears of a living worker this often at most, however many frames come.
-const TELL_ALIVE_EVERY: Duration = Duration::from_millis(50);
+/// Shortest time between two [`WorkerEvent::Alive`], however many frames come.
+const ALIVE_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Link {
-    /// For a worker that has just joined.
-    pub fn new(pid: u32, settings: BatchQueue, metrics: Arc<Metrics>) -> Self {
+    /// For a process that is about to be started.
+    pub fn new(settings: BatchQueue, metrics: &WorkerMetrics) -> Self {
         Self {
-            pid,
             heartbeat: Arc::default(),
             outbox: Arc::new(Outbox::new(settings)),
-            streams: Arc::new(Streams::new(metrics)),
+            streams: Arc::new(Streams::new(metrics.streams.clone())),
             alive: Arc::new(AtomicBool::new(true)),
         }
     }
 
-    /// Opens a stream and queues its request; the failure if the worker is gone. `arrived` is when the
-    /// client's request came.
+    /// Opens a stream and queues its request. `arrived` is when the client's request came.
+    ///
+    /// # Errors
+    /// The worker is gone or about to leave, or the request is too large for it.
     pub fn open(&self, generate: Generate, arrived: Instant) -> Result<Stream, Failure> {
         self.streams.open(&self.outbox, generate, arrived)
     }
 
-    /// The worker's process id.
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// What the worker last said about its work.
+    /// The worker's last heartbeat; all zero before the first.
     pub fn heartbeat(&self) -> Heartbeat {
         *self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -142,8 +136,9 @@ impl Link {
 
     /// Opens no further streams; those that are live go on.
     pub fn close(&self) {
-        self.streams
-            .close(lost("the worker for this request is about to leave; send the request again".into()));
+        self.streams.close(worker_lost(
+            "the worker for this request is about to leave; send the request again".into(),
+        ));
     }
 
     /// Returns when no stream is live.
@@ -157,21 +152,21 @@ impl Link {
     }
 
     /// Ends every live stream with one error event, and opens no further ones.
-    pub fn lose(&self, why: &str) {
+    pub fn fail_all(&self, why: &str) {
         self.alive.store(false, Ordering::Relaxed);
         let message = format!("the worker that ran this request is gone: {why}; send the request again");
-        for id in self.streams.lose(lost(message)) {
+        for id in self.streams.fail_all(worker_lost(message)) {
             self.outbox.push(Queued::Cancel(id));
         }
     }
 }
 
-fn lost(message: String) -> Failure {
+fn worker_lost(message: String) -> Failure {
     Failure { kind: FailureKind::WorkerLost, param: None, message }
 }
 
 impl LinkTask {
-    /// The task of `link`, over what the handshake made.
+    /// The task of `link`, over what the handshake yielded.
     pub fn new(
         link: Link,
         socket: Socket,
@@ -179,7 +174,6 @@ impl LinkTask {
         receiver: FrameReceiver,
         metrics: LinkMetrics,
     ) -> Self {
-        let told_alive = Instant::now();
         Self {
             link,
             socket,
@@ -188,35 +182,35 @@ impl LinkTask {
             metrics,
             body: Vec::new(),
             unsent: 0,
-            told_alive,
-            verified: false,
+            alive_sent: now(),
+            verification_sent: false,
         }
     }
 
-    /// Runs until the worker is gone or can't be trusted any more. What it had published before
-    /// is delivered. `reporter` handles messages that are not tied to a stream.
-    pub async fn run(mut self, reporter: &EventSender) -> LinkEnd {
-        let end = match self.work(reporter).await {
+    /// Runs until the worker is gone or breaks the protocol. What it had published before is delivered. Messages that
+    /// are not tied to a stream become `events`.
+    pub async fn run(mut self, events: &EventSender) -> LinkEnd {
+        let end = match self.exchange(events).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
         if let LinkEnd::Closed | LinkEnd::Socket(_) = end {
-            // Its last words. An error in them changes nothing about the end.
-            while let Ok(true) = self.receive(reporter).await {}
+            // What it published before it died. An error in that does not change why the link ended.
+            while let Ok(true) = self.receive(events).await {}
         }
         end
     }
 
-    async fn work(&mut self, reporter: &EventSender) -> Result<std::convert::Infallible, LinkEnd> {
-        let mut bells = [0; 256];
+    async fn exchange(&mut self, events: &EventSender) -> Result<Infallible, LinkEnd> {
+        let mut doorbells = [0; 256];
         loop {
-            let more = self.receive(reporter).await?;
+            let more = self.receive(events).await?;
             let hold = self.ship()?;
             if self.receiver.take_owed_bell() {
-                self.ring();
+                self.ring_doorbell();
             }
             if more || self.receiver.arm() == Armed::Ready {
-                // Others have a right to this thread, too.
+                // Other tasks need this thread, too.
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -228,9 +222,9 @@ impl LinkTask {
             };
             let mut socket = &self.socket;
             tokio::select! {
-                read = socket.read(&mut bells) => match read? {
+                read = socket.read(&mut doorbells) => match read? {
                     0 => return Err(LinkEnd::Closed),
-                    count => { self.metrics.bells_received.inc_by(count as u64); }
+                    count => { self.metrics.doorbells_received.inc_by(count as u64); }
                 },
                 () = self.link.outbox.pushed() => {}
                 () = held => {}
@@ -239,7 +233,7 @@ impl LinkTask {
     }
 
     /// Dispatches some reports; true if there may be more.
-    async fn receive(&mut self, reporter: &EventSender) -> Result<bool, LinkEnd> {
+    async fn receive(&mut self, events: &EventSender) -> Result<bool, LinkEnd> {
         /// Frames that are read before submissions get their turn.
         const RECEIVE_AT_ONCE: usize = 64;
         for _ in 0..RECEIVE_AT_ONCE {
@@ -249,21 +243,21 @@ impl LinkTask {
             }
             let report = codec::decode::<Report>(frame.body)?;
             self.metrics.deliver_frames.inc();
-            self.dispatch(report, reporter).await?;
+            self.dispatch(report, events).await?;
             if self.receiver.take_owed_bell() {
-                self.ring();
+                self.ring_doorbell();
             }
         }
         Ok(true)
     }
 
-    async fn dispatch(&mut self, report: Report, reporter: &EventSender) -> Result<(), LinkEnd> {
+    async fn dispatch(&mut self, report: Report, events: &EventSender) -> Result<(), LinkEnd> {
         let count = &self.metrics.deliver_messages;
         match report {
-            Report::Events(events) => {
-                count.inc_by(events.len() as u64);
-                let _span = debug_span!("deliver", events = events.len()).entered();
-                for id in self.link.streams.deliver(events) {
+            Report::Events(delivered) => {
+                count.inc_by(delivered.len() as u64);
+                let _span = debug_span!("deliver", events = delivered.len()).entered();
+                for id in self.link.streams.deliver(delivered) {
                     warn!(%id, "the worker overspent the stream's credit; the stream was ended");
                     self.link.outbox.push(Queued::Cancel(id));
                 }
@@ -273,46 +267,46 @@ impl LinkTask {
                 if described > MAX_DESCRIPTION {
                     return Err(LinkEnd::Description(described));
                 }
-                reporter.tell(Event::Loaded(info)).await;
+                events.send(WorkerEvent::Loaded(info)).await;
             }
             Report::LoadFailed(mut failure) => {
                 failure.shorten();
-                reporter.tell(Event::LoadFailed(failure)).await;
+                events.send(WorkerEvent::LoadFailed(failure)).await;
             }
-            Report::Verified(verified) => self.verified(Ok(verified), reporter).await,
-            Report::Damaged(failure) => self.verified(Err(failure), reporter).await,
+            Report::Verified(verified) => self.verified(Ok(verified), events).await,
+            Report::Damaged(failure) => self.verified(Err(failure), events).await,
             Report::Heartbeat(heartbeat) => {
                 count.inc();
-                self.told_alive = Instant::now();
+                self.alive_sent = now();
                 *self.link.heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = heartbeat;
-                reporter.tell(Event::Heartbeat(heartbeat)).await;
+                events.send(WorkerEvent::Heartbeat(heartbeat)).await;
                 return Ok(());
             }
-            Report::Drained => reporter.tell(Event::Drained).await,
+            Report::Drained => events.send(WorkerEvent::Drained).await,
         }
-        let now = Instant::now();
-        if now - self.told_alive >= TELL_ALIVE_EVERY {
-            self.told_alive = now;
-            reporter.tell(Event::Alive).await;
+        let now = now();
+        if now - self.alive_sent >= ALIVE_INTERVAL {
+            self.alive_sent = now;
+            events.send(WorkerEvent::Alive).await;
         }
         Ok(())
     }
 
-    async fn verified(&mut self, mut outcome: Result<Verified, Failure>, reporter: &EventSender) {
-        if std::mem::replace(&mut self.verified, true) {
+    async fn verified(&mut self, mut outcome: Result<Verified, Failure>, events: &EventSender) {
+        if std::mem::replace(&mut self.verification_sent, true) {
             return;
         }
         if let Err(failure) = &mut outcome {
             failure.shorten();
         }
-        reporter.verified(outcome).await;
+        events.send(WorkerEvent::Verified(outcome)).await;
     }
 
     /// Sends what is queued, until the queue is empty, held, or the ring full. Returns the end of the hold.
     fn ship(&mut self) -> Result<Option<Instant>, LinkEnd> {
         loop {
             if self.unsent == 0 {
-                match self.link.outbox.next(Instant::now()) {
+                match self.link.outbox.next(now()) {
                     Next::Idle => return Ok(None),
                     Next::HoldUntil(until) => return Ok(Some(until)),
                     Next::Ship => {}
@@ -330,22 +324,22 @@ impl LinkTask {
                     self.unsent = 0;
                     self.body.shrink_to(KEPT_BODY);
                     if ring_bell {
-                        self.ring();
+                        self.ring_doorbell();
                     }
                 }
                 Sent::Full { ring_bell } => {
                     if ring_bell {
-                        self.ring();
+                        self.ring_doorbell();
                     }
-                    // The worker rings when there is space again.
+                    // The worker rings the doorbell when there is space again.
                     return Ok(None);
                 }
             }
         }
     }
 
-    /// Encodes the next batch, and returns how many submissions are in it. Should it not be possible, its streams end,
-    /// and no others.
+    /// Encodes the next batch, and returns how many submissions are in it. If that fails, its streams end and no
+    /// others.
     fn pack(&mut self) -> usize {
         let taken = self.link.outbox.take();
         let ids: Vec<_> = taken.iter().filter_map(Queued::request).collect();
@@ -365,11 +359,19 @@ impl LinkTask {
         }
     }
 
-    /// If the socket's buffer is full, a bell is pending already; if it is closed, reading will tell.
-    fn ring(&self) {
+    /// If the socket's buffer is full, a doorbell is pending already; if it is closed, reading will tell.
+    fn ring_doorbell(&self) {
         let mut socket = &self.socket;
         if let Some(Ok(1)) = socket.write(&[BELL]).now_or_never() {
-            self.metrics.bells_sent.inc();
+            self.metrics.doorbells_sent.inc();
         }
     }
 }
+
+/// By the clock of [`sleep_until`], which a test may pause.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! Where a gateway and one life of a worker meet: a socket and a segment of their own.
+//! The handshake with one worker process, over a socket and a segment made for it alone.
 
 use std::{
     io,
@@ -28,43 +28,46 @@ pub struct WorkerListener {
     segment: Segment,
 }
 
-/// Both hold the segment, and its files are gone.
+/// The outcome of a handshake: both sides hold the segment, and its files are gone.
 pub struct Joined {
-    /// For bells, and for the news of the worker's death.
+    /// For doorbells. It closes when the worker dies.
     pub socket: Socket,
     /// The request ring.
     pub sender: FrameSender,
     /// The report ring.
     pub receiver: FrameReceiver,
-    /// The worker's process id, by its own words.
+    /// The worker's process id, as it reported it.
     pub pid: u32,
 }
 
-/// Why the two did not meet.
+/// Why there was no handshake.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// The socket can't be made.
+    /// The socket can't be created.
     #[error("can't listen on {}", path.display())]
     Listen {
-        /// Where.
+        /// The socket's path.
         path: PathBuf,
-        /// What the system says.
+        /// The system's reason.
         source: io::Error,
     },
     /// The handshake's message carries paths as text.
     #[error("the path {} is not UTF-8; set XDG_RUNTIME_DIR or TMPDIR to one that is", .0.display())]
     Path(PathBuf),
-    /// The segment can't be made.
+    /// The segment can't be created or its file not removed.
     #[error(transparent)]
     Segment(#[from] SegmentError),
-    /// The worker said no, something else, or nothing.
+    /// The worker refused, or did not keep to the protocol.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
 }
 
 impl WorkerListener {
-    /// Makes both files in `dir`. Blocks while the segment's memory is reserved. Needs a runtime. No process may be
-    /// started until `alone` is dropped, which is when the socket is there.
+    /// Creates both files in `dir`. Blocks while the segment's memory is reserved. Needs a runtime. No process may be
+    /// started until `alone` is dropped, which is when the socket exists.
+    ///
+    /// # Errors
+    /// One of the files can't be created.
     pub fn open(
         dir: &Path,
         incarnation: Incarnation,
@@ -87,8 +90,11 @@ impl WorkerListener {
         &self.path
     }
 
-    /// Accepts the worker, tells it its options and shakes hands. Takes as long as the worker takes: the caller limits
-    /// it.
+    /// Accepts the worker and shakes hands, which sends its options. Takes as long as the worker takes: the caller
+    /// sets a limit.
+    ///
+    /// # Errors
+    /// The worker refused, or did not keep to the protocol.
     pub async fn join(self, options: WorkerOptions) -> Result<Joined, JoinError> {
         let socket = self.listener.accept().await.map_err(HandshakeError::Io)?;
         let segment = self.segment.path();
@@ -103,7 +109,8 @@ impl WorkerListener {
         let mut io = &socket;
         io.write_all(&hello.to_bytes()?).await.map_err(HandshakeError::Io)?;
         let pid = read_ack(&socket).await?.accepted()?;
-        // Nobody else needs the names; what both hold stays. Dropping the listener removes the socket's.
+        // Nobody else needs the names, and both sides keep what they have open. Dropping the listener removes the
+        // socket's.
         self.segment.unlink()?;
         let max_report = max_report_bytes(self.segment.ring_bytes());
         let (producer, consumer) = self.segment.into_ends(Side::Gateway);

@@ -2,19 +2,21 @@
 
 pub mod batcher;
 mod environment;
-mod events;
+mod event;
 mod id;
 mod launcher;
 pub mod link;
 mod listener;
+mod metrics;
 pub mod outbox;
 mod process;
 pub mod streams;
 
 pub use self::{
-    events::{Event, EventKind, EventSender, ProcessEvent},
+    event::{EventSender, WorkerEvent},
     id::{WorkerId, WorkerState},
     launcher::{LaunchError, WorkerLauncher},
     listener::{JoinError, Joined, WorkerListener},
+    metrics::{LinkMetrics, StreamMetrics, WorkerLabel, WorkerMetrics},
     process::WorkerProcess,
 };

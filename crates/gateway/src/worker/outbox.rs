@@ -1,4 +1,4 @@
-//! Between those who submit and the one task that ships: a [`Batcher`] behind a lock, and a bell.
+//! Between those who submit and the one task that ships: a [`Batcher`] behind a lock, and a notification.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -25,7 +25,8 @@ impl Outbox {
 
     /// Queues a submission and wakes the link's task. Never blocks; see [`Batcher`] for the bound.
     pub fn push(&self, queued: Queued) {
-        self.batcher().push(queued, Instant::now());
+        // By the clock of the link's timer, which a test may pause.
+        self.batcher().push(queued, tokio::time::Instant::now().into_std());
         self.pushed.notify_one();
     }
 
@@ -39,7 +40,7 @@ impl Outbox {
         self.batcher().next(now)
     }
 
-    /// Returns once something was pushed since the last call.
+    /// Returns once something was pushed since it last returned.
     pub async fn pushed(&self) {
         self.pushed.notified().await;
     }
@@ -48,3 +49,6 @@ impl Outbox {
         self.batcher.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

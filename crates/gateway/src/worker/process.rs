@@ -1,4 +1,4 @@
-//! One life of a worker: its process, its link, and its end.
+//! One worker process: its start, its link, and its end.
 
 use std::{
     io,
@@ -19,15 +19,19 @@ use tokio::{
 use tracing::info;
 
 use super::{
-    WorkerId, WorkerLauncher, environment,
-    events::{Event, EventSender, ProcessEvent},
+    environment,
+    event::{EventSender, WorkerEvent},
+    id::WorkerId,
+    launcher::WorkerLauncher,
     link::{Link, LinkTask},
     listener::{Joined, WorkerListener},
 };
 
-/// A life that has begun. Its last news is [`Event::Died`].
+/// A process that is being started or runs. Its last event is [`WorkerEvent::Died`].
+#[derive(Debug)]
 pub struct WorkerProcess {
-    pub(crate) incarnation: Incarnation,
+    incarnation: Incarnation,
+    link: Link,
     kill: Option<oneshot::Sender<Kill>>,
 }
 
@@ -38,38 +42,14 @@ struct Kill {
     why: String,
 }
 
-impl WorkerProcess {
-    pub(crate) fn begin(
-        setup: Arc<WorkerLauncher>,
-        worker: WorkerId,
-        options: WorkerOptions,
-        news: mpsc::Sender<ProcessEvent>,
-    ) -> Self {
-        let incarnation = setup.next_incarnation();
-        let (kill, killed) = oneshot::channel();
-        let living =
-            Living { setup, worker, options, incarnation, reporter: EventSender::new(incarnation, news) };
-        tokio::spawn(async move {
-            let why = living.live(killed).await.unwrap_or_else(|error| error);
-            living.reporter.tell(Event::Died(why)).await;
-        });
-        Self { incarnation, kill: Some(kill) }
-    }
-
-    /// Ends the process, after `grace` if it does not end by itself.
-    pub(crate) fn kill(&mut self, grace: Duration, why: String) {
-        if let Some(kill) = self.kill.take() {
-            // It fails if the life is over already.
-            let _ = kill.send(Kill { grace, why });
-        }
-    }
-}
-
-impl Kill {
-    /// Nobody cares for the life any more.
-    fn abandoned() -> Self {
-        Self { grace: Duration::ZERO, why: "its supervision ended".into() }
-    }
+/// What the task of one process owns.
+struct ProcessTask {
+    launcher: Arc<WorkerLauncher>,
+    worker: WorkerId,
+    options: WorkerOptions,
+    incarnation: Incarnation,
+    link: Link,
+    events: EventSender,
 }
 
 /// A dead worker's socket closes a moment before it can be reaped.
@@ -78,25 +58,69 @@ const REAP_GRACE: Duration = Duration::from_millis(500);
 /// For reading what a dead worker had written to its socket: it is there already, or never comes.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-struct Living {
-    setup: Arc<WorkerLauncher>,
-    worker: WorkerId,
-    options: WorkerOptions,
-    incarnation: Incarnation,
-    reporter: EventSender,
+impl WorkerProcess {
+    /// Starts a process for `worker`. Needs a runtime.
+    pub fn start(
+        launcher: &Arc<WorkerLauncher>,
+        worker: WorkerId,
+        options: WorkerOptions,
+        events: mpsc::Sender<(Incarnation, WorkerEvent)>,
+    ) -> Self {
+        let incarnation = launcher.next_incarnation();
+        let link = Link::new(launcher.config.batch_queue, &launcher.metrics);
+        let (kill, killed) = oneshot::channel();
+        let task = ProcessTask {
+            launcher: Arc::clone(launcher),
+            worker,
+            options,
+            incarnation,
+            link: link.clone(),
+            events: EventSender::new(incarnation, events),
+        };
+        tokio::spawn(async move {
+            let why = task.run(killed).await.unwrap_or_else(|error| error);
+            task.events.send(WorkerEvent::Died(why)).await;
+        });
+        Self { incarnation, link, kill: Some(kill) }
+    }
+
+    /// Names this process among all that the gateway ever started.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Its link. What is queued on it is sent once the worker has joined.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Ends the process, after `grace` if it does not end by itself.
+    pub fn kill(&mut self, grace: Duration, why: String) {
+        if let Some(kill) = self.kill.take() {
+            // It fails if the process is gone already.
+            let _ = kill.send(Kill { grace, why });
+        }
+    }
 }
 
-impl Living {
+impl Kill {
+    /// The [`WorkerProcess`] was dropped.
+    fn abandoned() -> Self {
+        Self { grace: Duration::ZERO, why: "its supervision ended".into() }
+    }
+}
+
+impl ProcessTask {
     /// From spawn to reaped. Returns why it died, in either variant.
-    async fn live(&self, mut killed: oneshot::Receiver<Kill>) -> Result<String, String> {
-        let rendezvous = self.open().await?;
-        let mut child = self.spawn(rendezvous.path())?;
-        self.reporter.tell(Event::Spawned).await;
-        let join = rendezvous.join(self.options);
+    async fn run(&self, mut killed: oneshot::Receiver<Kill>) -> Result<String, String> {
+        let listener = self.open().await?;
+        let mut child = self.spawn(listener.path())?;
+        self.events.send(WorkerEvent::Spawned).await;
+        let join = listener.join(self.options);
         tokio::pin!(join);
         let joined = tokio::select! {
             joined = &mut join => joined,
-            // It may have connected and said why it ends: that must not be lost to the order of events.
+            // It may have connected and given its reason: that must not depend on which of the two is noticed first.
             status = child.wait() => match timeout(LAST_WORDS, join).await {
                 Ok(Ok(joined)) => Ok(joined),
                 _ => return Err(format!("it {} before it connected; its own words are above", ended(status))),
@@ -119,32 +143,31 @@ impl Living {
 
     /// From the handshake to the end.
     async fn serve(&self, joined: Joined, child: Child, mut killed: oneshot::Receiver<Kill>) -> String {
-        let metrics = &self.setup.metrics;
-        let link = Link::new(joined.pid, self.setup.config.batch_queue, Arc::clone(metrics));
-        info!(worker = %self.worker, pid = joined.pid, "worker connected");
-        self.reporter.joined(link.clone()).await;
-        let Joined { socket, sender, receiver, .. } = joined;
-        let task = LinkTask::new(link.clone(), socket, sender, receiver, metrics.link(&self.worker));
+        let Joined { socket, sender, receiver, pid } = joined;
+        info!(worker = %self.worker, pid, "worker connected");
+        self.events.send(WorkerEvent::Joined { pid }).await;
+        let metrics = self.launcher.metrics.link(&self.worker);
+        let task = LinkTask::new(self.link.clone(), socket, sender, receiver, metrics);
         let (why, grace) = tokio::select! {
-            end = task.run(&self.reporter) => (format!("{:#}", anyhow::Error::new(end)), REAP_GRACE),
+            end = task.run(&self.events) => (format!("{:#}", anyhow::Error::new(end)), REAP_GRACE),
             kill = &mut killed => {
                 let Kill { grace, why } = kill.unwrap_or_else(|_| Kill::abandoned());
                 (why, grace)
             }
         };
-        link.lose(&why);
+        self.link.fail_all(&why);
         let end = reap(child, grace).await;
         format!("{why}; it {end}")
     }
 
     async fn open(&self) -> Result<WorkerListener, String> {
-        let (setup, incarnation) = (Arc::clone(&self.setup), self.incarnation);
-        let ring_bytes = setup.config.workers.ring_bytes;
+        let (launcher, incarnation) = (Arc::clone(&self.launcher), self.incarnation);
+        let ring_bytes = launcher.config.workers.ring_bytes;
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
             let _entered = runtime.enter();
-            let dir = setup.dir.path().context("can't make a folder for sockets and shared memory")?;
-            anyhow::Ok(WorkerListener::open(&dir, incarnation, ring_bytes, setup.descriptors())?)
+            let dir = launcher.dir.path().context("can't make a folder for sockets and shared memory")?;
+            anyhow::Ok(WorkerListener::open(&dir, incarnation, ring_bytes, launcher.descriptors())?)
         })
         .await
         .map_err(|e| e.to_string())?
@@ -152,23 +175,23 @@ impl Living {
     }
 
     fn spawn(&self, socket: &Path) -> Result<Child, String> {
-        let (setup, config) = (&self.setup, &self.setup.config);
-        let mut command = Command::new(&setup.binary);
+        let launcher = &self.launcher;
+        let mut command = Command::new(&launcher.binary);
         command.arg("--socket").arg(socket);
         // In one word, so that no name can be taken for a flag.
         command.arg(format!("--model={}", self.worker.model));
-        if let Some(store) = &config.workers.store {
+        if let Some(store) = &launcher.config.workers.store {
             command.arg("--store").arg(store);
         }
         command.env_clear().envs(environment::for_worker());
         // A group of its own: Ctrl-C in the terminal is for the gateway, which drains the workers.
         // It is not killed on drop: when the gateway dies, the closing socket ends it.
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
-        let _alone = setup.descriptors();
+        let _alone = launcher.descriptors();
         command.spawn().map_err(|e| {
             format!(
                 "can't start {}: {e}; name the worker's executable with --worker-bin",
-                setup.binary.display()
+                launcher.binary.display()
             )
         })
     }

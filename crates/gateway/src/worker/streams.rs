@@ -1,4 +1,4 @@
-//! Stage *deliver*: events of one worker's life to the streams that wait for them.
+//! Stage *deliver*: events of one worker process to the streams that wait for them.
 //!
 //! A [`Stream`] is the client's end, a table entry the worker's. Between them is a channel that can't
 //! fill up: an item holds at least one event, chunks are bounded by the credit given, and a stream
@@ -22,19 +22,18 @@ use protocol::{
 };
 use tokio::sync::{Notify, mpsc};
 
-use super::{batcher::Queued, outbox::Outbox};
-use crate::metrics::Metrics;
+use super::{batcher::Queued, metrics::StreamMetrics, outbox::Outbox};
 
 /// What one step brought for one stream.
 type Delivery = Vec<StreamEventKind>;
 
-/// The live streams of one worker's life.
+/// The live streams of one worker process.
 #[derive(Debug)]
 pub struct Streams {
     table: Mutex<Table>,
-    /// Told when a stream ended.
+    /// Notified when a stream ended.
     ended: Notify,
-    metrics: Arc<Metrics>,
+    metrics: StreamMetrics,
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +58,7 @@ struct Entry {
     last_tokens: Option<Instant>,
 }
 
-/// How far the worker may go, and has gone: what both ends of a stream count.
+/// What both ends of a stream count.
 #[derive(Debug)]
 struct Flow {
     /// Chunks that the worker may have sent in all; the client's end raises it.
@@ -80,8 +79,8 @@ pub struct Stream {
     flow: Arc<Flow>,
     /// Chunks yielded for which no credit was given back yet.
     unreturned: u32,
-    /// Credit is given back in lumps of this many chunks.
-    lump: u32,
+    /// Credit is given back for this many chunks at once.
+    credit_batch: u32,
     streams: Arc<Streams>,
     outbox: Arc<Outbox>,
 }
@@ -91,13 +90,15 @@ pub struct Stream {
 const MAX_UNREAD: usize = 4 << 20;
 
 impl Streams {
-    /// No streams, for a worker that has just begun to live.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    /// No streams, for a new process.
+    pub fn new(metrics: StreamMetrics) -> Self {
         Self { table: Mutex::default(), ended: Notify::new(), metrics }
     }
 
-    /// Opens the stream of `generate` and queues it for the worker; the failure if the worker takes nothing any more, or
-    /// could not be sent this.
+    /// Opens the stream of `generate` and queues it for the worker.
+    ///
+    /// # Errors
+    /// The worker takes nothing any more, or the request is too large for it.
     pub fn open(
         self: &Arc<Self>,
         outbox: &Arc<Outbox>,
@@ -106,16 +107,16 @@ impl Streams {
     ) -> Result<Stream, Failure> {
         let (id, credit) = (generate.id, generate.credit);
         let queued = Queued::generate(generate).map_err(unsendable)?;
-        // One item per chunk at most, and two for the events that are none.
+        // One item per chunk at most, and two for `Admitted` and the terminal event.
         let (sender, receiver) = mpsc::channel(credit as usize + 2);
         let flow = Arc::new(Flow { granted: AtomicU64::new(credit.into()), unread: AtomicUsize::new(0) });
-        let lump = (credit / 4).max(1);
+        let credit_batch = (credit / 4).max(1);
         let mut table = self.table();
         if let Some(failure) = &table.refusal {
             return Err(failure.clone());
         }
-        let (step, flow_too) = (Vec::new(), Arc::clone(&flow));
-        let entry = Entry { sender, step, flow: flow_too, spent: 0, arrived, last_tokens: None };
+        let entry =
+            Entry { sender, step: Vec::new(), flow: Arc::clone(&flow), spent: 0, arrived, last_tokens: None };
         table.open.insert(id, entry);
         drop(table);
         outbox.push(queued);
@@ -126,7 +127,7 @@ impl Streams {
             ended: false,
             flow,
             unreturned: 0,
-            lump,
+            credit_batch,
             streams: Arc::clone(self),
             outbox: Arc::clone(outbox),
         })
@@ -142,9 +143,9 @@ impl Streams {
         self.table().open.is_empty()
     }
 
-    /// Hands out the events of one step, each stream's together. Events of unknown streams (their
-    /// client has gone) are dropped. Returns streams that were ended because the worker broke
-    /// their rules: those it must be told to cancel.
+    /// Delivers the events of one step, each stream's together. Events of unknown streams (their
+    /// client has gone) are dropped. Returns streams that were ended because the worker overspent their
+    /// credit: which it must be ordered to cancel.
     pub fn deliver(&self, events: Vec<StreamEvent>) -> Vec<RequestId> {
         let now = Instant::now();
         let mut touched = Vec::with_capacity(events.len());
@@ -172,7 +173,7 @@ impl Streams {
         let mut table = self.table();
         for id in ids {
             if let Some(entry) = table.open.remove(id) {
-                // As in `lose`.
+                // As in `fail_all`.
                 let _ = entry.sender.try_send(vec![StreamEventKind::Failed(failure.clone())]);
             }
         }
@@ -200,14 +201,14 @@ impl Streams {
     }
 
     /// Ends every stream with `failure`, and refuses new ones with it if nothing did before. Returns the streams
-    /// that it ended: a worker that still lives must be told to cancel them.
-    pub fn lose(&self, failure: Failure) -> Vec<RequestId> {
+    /// that it ended: a worker that is alive must be ordered to cancel them.
+    pub fn fail_all(&self, failure: Failure) -> Vec<RequestId> {
         let mut table = self.table();
         table.refusal.get_or_insert_with(|| failure.clone());
         let mut ended = Vec::with_capacity(table.open.len());
         for (id, entry) in table.open.drain() {
-            // It fails if the client has gone (nobody to tell), or if the channel is full, which the
-            // sum at its creation rules out.
+            // It fails if the client has gone, or if the channel is full, which the sum at its creation
+            // rules out.
             let _ = entry.sender.try_send(vec![StreamEventKind::Failed(failure.clone())]);
             ended.push(id);
         }
@@ -234,9 +235,9 @@ impl Table {
 }
 
 impl Entry {
-    /// Adds an event to the step's. False if the worker had no right to send it; the stream then
+    /// Adds an event to the step's. False if the worker was not allowed to send it; the stream then
     /// ends with a failure that says so.
-    fn accept(&mut self, mut event: StreamEventKind, now: Instant, metrics: &Metrics) -> bool {
+    fn accept(&mut self, mut event: StreamEventKind, now: Instant, metrics: &StreamMetrics) -> bool {
         if self.step.last().is_some_and(StreamEventKind::is_terminal) {
             return true; // Nothing may follow, and the stream has its end: drop it.
         }
@@ -262,7 +263,7 @@ impl Entry {
         true
     }
 
-    /// Counts a chunk, and says whether the worker had the right to send it.
+    /// Counts a chunk, and says whether the worker was allowed to send it.
     fn may_send(&mut self, chunk: &TokenChunk) -> bool {
         self.spent += 1;
         let bytes = size(chunk);
@@ -270,7 +271,7 @@ impl Entry {
         self.spent <= self.flow.granted.load(Ordering::Acquire) && unread <= MAX_UNREAD
     }
 
-    fn measure(&mut self, tokens: usize, now: Instant, metrics: &Metrics) {
+    fn measure(&mut self, tokens: usize, now: Instant, metrics: &StreamMetrics) {
         if tokens == 0 {
             return;
         }
@@ -296,7 +297,7 @@ impl Stream {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<StreamEventKind>> {
         loop {
             if let Some(event) = self.ready.pop_front() {
-                return Poll::Ready(Some(self.hand_out(event)));
+                return Poll::Ready(Some(self.yield_event(event)));
             }
             if self.ended {
                 return Poll::Ready(None);
@@ -316,15 +317,15 @@ impl Stream {
         }
     }
 
-    fn hand_out(&mut self, event: StreamEventKind) -> StreamEventKind {
+    fn yield_event(&mut self, event: StreamEventKind) -> StreamEventKind {
         if event.is_terminal() {
             self.ended = true;
         } else if let StreamEventKind::Chunk(chunk) = &event {
             self.flow.unread.fetch_sub(size(chunk), Ordering::Relaxed);
             self.unreturned += 1;
-            if self.unreturned >= self.lump {
+            if self.unreturned >= self.credit_batch {
                 let chunks = std::mem::take(&mut self.unreturned);
-                // First raise what the table allows, then tell the worker.
+                // First raise what the table allows, then inform the worker.
                 self.flow.granted.fetch_add(chunks.into(), Ordering::Release);
                 self.outbox.push(Queued::Credit { id: self.id, chunks });
             }
@@ -351,7 +352,7 @@ fn size(chunk: &TokenChunk) -> usize {
     chunk.text.len() + size_of_val(&*chunk.tokens)
 }
 
-/// The worker never hears of such a request.
+/// For a request that can't be encoded. The worker never receives it.
 pub(crate) fn unsendable(error: CodecError) -> Failure {
     let message =
         format!("the request can't be sent to a worker: {:#}; shorten it", anyhow::Error::new(error));

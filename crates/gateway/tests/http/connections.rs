@@ -257,7 +257,7 @@ async fn a_client_that_does_not_read_loses_its_stream_and_frees_its_place() {
             other => panic!("{other:?}"),
         }
     }
-    until("a free place", || env.app.metrics.streams_open.get() == 0).await;
+    until("a free place", || env.app.admission.metrics().streams_open.get() == 0).await;
     let (_, response) = env.begin_stream(&mut worker).await;
     assert_eq!(response.status().as_u16(), 200);
     drop(stalled);

@@ -50,7 +50,7 @@ async fn unfinished_bodies_and_waiting_requests_share_a_budget() {
         let mut begun = env.begin(CHAT, &long);
         let queued = waiting.len() as i64 + 1;
         until("an answer or a place in the queue", || {
-            begun.is_finished() || env.app.metrics.admit_queue_length.get() == queued
+            begun.is_finished() || env.app.admission.metrics().queue_length.get() == queued
         })
         .await;
         if begun.is_finished() {

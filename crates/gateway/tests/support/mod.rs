@@ -11,12 +11,11 @@ use axum::{
     response::Response,
 };
 use gateway::{
+    assembly,
     cli::Flags,
     config::Config,
-    fleet::{ModelError, ModelRegistry, Models, WorkerStatus},
+    fleet::{ModelError, WorkerStatus},
     http::{self, App},
-    metrics::Metrics,
-    worker::WorkerLauncher,
 };
 use http_body_util::BodyExt;
 use protocol::{ids::RequestId, message::Report};
@@ -48,10 +47,8 @@ impl TestEnv {
         let worker_bin = Some(program.path().to_owned());
         let flags = Flags { models: vec!["tiny".into()], worker_bin, ..Flags::default() };
         let config = Config::from_text(Path::new("test.yaml"), settings, &flags).unwrap();
-        let metrics = Arc::new(Metrics::default());
-        let router = Arc::new(ModelRegistry::default());
-        let models = Models::new(WorkerLauncher::new(&config, &metrics).unwrap(), Arc::clone(&router));
-        let app = App::new(&config, router, models.clone(), metrics);
+        let app = assembly::assemble(&config).unwrap();
+        let models = app.models.clone();
         let loading = tokio::spawn(async move { models.load("tiny", None).await });
         Self { app, loading, program }
     }

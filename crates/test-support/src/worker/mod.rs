@@ -141,7 +141,7 @@ impl FakeWorker {
             if done {
                 return true;
             }
-            if !matches!(soon("a bell", socket.read(&mut [0; 64])).await, Ok(1..)) {
+            if !matches!(soon("a doorbell", socket.read(&mut [0; 64])).await, Ok(1..)) {
                 return false;
             }
         }
@@ -182,7 +182,7 @@ impl FakeWorker {
                 self.ring(owed).await;
                 match batch {
                     Some(batch) => self.queued.extend(batch.submissions),
-                    None if self.receiver.arm() == Armed::Sleep => self.wait_for_bell().await,
+                    None if self.receiver.arm() == Armed::Sleep => self.wait_for_doorbell().await,
                     None => {}
                 }
             }
@@ -217,8 +217,8 @@ impl FakeWorker {
     /// It doesn't.
     pub async fn closed(&self) {
         let mut socket = &self.socket;
-        let mut bells = [0; 64];
-        soon("the socket's end", async { while let Ok(1..) = socket.read(&mut bells).await {} }).await;
+        let mut doorbells = [0; 64];
+        soon("the socket's end", async { while let Ok(1..) = socket.read(&mut doorbells).await {} }).await;
     }
 
     async fn ring(&self, ring: bool) {
@@ -228,11 +228,11 @@ impl FakeWorker {
         }
     }
 
-    async fn wait_for_bell(&self) {
+    async fn wait_for_doorbell(&self) {
         let mut socket = &self.socket;
-        let mut bells = [0; 64];
+        let mut doorbells = [0; 64];
         assert_ne!(
-            soon("a bell", socket.read(&mut bells)).await.unwrap(),
+            soon("a doorbell", socket.read(&mut doorbells)).await.unwrap(),
             0,
             "the gateway closed the socket"
         );

@@ -1,4 +1,4 @@
-//! Whether a ready worker still works, by what comes from it.
+//! Whether a ready worker still works, judged by the frames that come from it.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ pub(super) struct Health {
     last_frame: Instant,
     /// The step counter of the last heartbeat.
     step: u64,
-    /// The first heartbeat that found sequences to extend, and the step counter where it had been.
+    /// When the first heartbeat came that had sequences to extend and an unchanged step counter.
     stuck_since: Option<Instant>,
     preparing: Option<Preparing>,
 }
@@ -20,16 +20,16 @@ pub(super) struct Health {
 /// A prompt that is being prepared.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Preparing {
-    /// The first heartbeat that told of it.
+    /// When the first heartbeat came that reported it.
     since: Instant,
-    /// The last heartbeat that did.
-    told: Instant,
+    /// When the last such heartbeat came.
+    reported: Instant,
     /// For how long it had been in preparation by then, by the worker's clock.
     age: Duration,
 }
 
 impl Health {
-    /// Of a worker that has just become ready.
+    /// For a worker that has just become ready.
     pub(super) fn new(now: Instant) -> Self {
         Self { last_frame: now, step: 0, stuck_since: None, preparing: None }
     }
@@ -53,9 +53,9 @@ impl Health {
             _ if age.is_zero() => None,
             // The oldest one can only be the same if it is older now.
             Some(Preparing { since, age: before, .. }) if age > before => {
-                Some(Preparing { since, told: now, age })
+                Some(Preparing { since, reported: now, age })
             }
-            _ => Some(Preparing { since: now, told: now, age }),
+            _ => Some(Preparing { since: now, reported: now, age }),
         };
     }
 
@@ -98,11 +98,12 @@ impl Health {
         self.stuck_since.map(|since| since + policy.step_timeout)
     }
 
-    /// By both clocks: the worker's may have gone on while the worker was suspended, and a later prompt may look like
-    /// an earlier one.
+    /// By both clocks: the worker's may have gone on while the worker was suspended, and a later prompt may be taken
+    /// for an earlier one.
     fn preparing_until(&self, policy: &Workers) -> Option<Instant> {
         let limit = policy.step_timeout;
-        self.preparing
-            .map(|Preparing { since, told, age }| (since + limit).max(told + limit.saturating_sub(age)))
+        self.preparing.map(|Preparing { since, reported, age }| {
+            (since + limit).max(reported + limit.saturating_sub(age))
+        })
     }
 }

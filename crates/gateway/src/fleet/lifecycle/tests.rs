@@ -3,6 +3,8 @@ use super::*;
 mod limits;
 
 const SECOND: Duration = Duration::from_secs(1);
+const SPAWNED: Event = Event::Worker(WorkerEvent::Spawned);
+const JOINED: Event = Event::Worker(WorkerEvent::Joined { pid: 1 });
 
 fn policy() -> Workers {
     Workers {
@@ -23,7 +25,7 @@ fn policy() -> Workers {
 /// A machine and a clock that moves by hand.
 struct World {
     machine: WorkerStateMachine,
-    start: Instant,
+    began: Instant,
     now: Instant,
 }
 
@@ -32,29 +34,29 @@ impl World {
         let now = Instant::now();
         let (machine, actions) = WorkerStateMachine::new(policy(), 10 * SECOND, now);
         assert_eq!(actions, [Action::Spawn]);
-        Self { machine, start: now, now }
+        Self { machine, began: now, now }
     }
 
     fn ready() -> Self {
         let mut world = Self::new();
-        world.live();
+        world.start();
         world
     }
 
     /// From `Spawning` to `Ready`.
-    fn live(&mut self) {
-        assert_eq!(self.on(Event::Spawned), []);
-        assert_eq!(self.on(Event::Joined), []);
-        assert_eq!(self.on(Event::Loaded(info())), [Action::Serve(info())]);
+    fn start(&mut self) {
+        assert_eq!(self.on(SPAWNED), []);
+        assert_eq!(self.on(JOINED), []);
+        assert_eq!(self.on(loaded()), [Action::Serve(info())]);
         assert_eq!(self.shown(), WorkerState::Ready);
     }
 
-    fn on(&mut self, event: Event) -> Vec<Action> {
-        self.machine.on(event, self.now)
+    fn on(&mut self, event: impl Into<Event>) -> Vec<Action> {
+        self.machine.on(event.into(), self.now)
     }
 
     fn died(&mut self) -> Vec<Action> {
-        self.on(Event::Died("crash".into()))
+        self.on(WorkerEvent::Died("crash".into()))
     }
 
     /// Lets time pass, with every tick that is due meanwhile and nothing to be done about it.
@@ -62,7 +64,7 @@ impl World {
         let end = self.now + time;
         while let Some(at) = self.machine.wake_at().filter(|at| *at < end) {
             self.now = at;
-            assert_eq!(self.on(Event::Tick), [], "after {:?}", self.now - self.start);
+            assert_eq!(self.on(Event::Tick), [], "after {:?}", self.now - self.began);
         }
         self.now = end;
     }
@@ -94,6 +96,10 @@ impl World {
     }
 }
 
+fn loaded() -> Event {
+    WorkerEvent::Loaded(info()).into()
+}
+
 fn info() -> ModelInfo {
     ModelInfo {
         name: "tiny".into(),
@@ -114,17 +120,16 @@ fn failure(kind: FailureKind, message: &str) -> Failure {
 fn killed(actions: &[Action]) -> &str {
     match actions {
         [Action::Kill { why, .. }] => why,
-        other => panic!("{other:?} is no kill"),
+        other => panic!("{other:?} is not a kill"),
     }
 }
 
 #[test]
-fn a_life_goes_through_all_states() {
+fn a_process_goes_through_all_states() {
     let mut world = World::new();
     let mut shown = vec![world.shown()];
-    for event in
-        [Event::Spawned, Event::Joined, Event::Loaded(info()), Event::Drain, Event::Died("done".into())]
-    {
+    let died = WorkerEvent::Died("done".into()).into();
+    for event in [SPAWNED, JOINED, loaded(), Event::Drain, died] {
         world.on(event);
         shown.push(world.shown());
     }
@@ -134,13 +139,13 @@ fn a_life_goes_through_all_states() {
 #[test]
 fn events_out_of_place_change_nothing() {
     let mut world = World::new();
-    assert_eq!(world.on(Event::Loaded(info())), []);
-    assert_eq!(world.on(Event::Joined), []);
-    assert_eq!(world.on(Event::Alive), []);
+    assert_eq!(world.on(loaded()), []);
+    assert_eq!(world.on(JOINED), []);
+    assert_eq!(world.on(WorkerEvent::Alive), []);
     assert_eq!(world.shown(), WorkerState::Spawning);
     let mut world = World::ready();
-    assert_eq!(world.on(Event::Loaded(info())), [], "a second Ready is no new service");
-    assert_eq!(world.on(Event::Spawned), []);
+    assert_eq!(world.on(loaded()), [], "a second Ready changes nothing");
+    assert_eq!(world.on(SPAWNED), []);
     assert_eq!(world.on(Event::Tick), [], "nothing is due yet");
     assert_eq!(world.shown(), WorkerState::Ready);
 }
@@ -151,27 +156,27 @@ fn each_phase_before_ready_has_its_limit() {
     assert_eq!(world.wait(), 5 * SECOND);
     assert_eq!(killed(&world.tick()), "it was not started within 5s");
     let mut world = World::new();
-    world.on(Event::Spawned);
+    world.on(SPAWNED);
     assert_eq!(killed(&world.tick()), "it did not connect within 5s");
     assert_eq!(world.shown(), WorkerState::Exited);
     let mut world = World::new();
-    world.on(Event::Spawned);
-    world.on(Event::Joined);
+    world.on(SPAWNED);
+    world.on(JOINED);
     assert_eq!(world.wait(), 60 * SECOND);
     assert_eq!(killed(&world.tick()), "it did not load the model within 60s");
 }
 
 #[test]
-fn a_silent_worker_is_killed_and_a_talking_one_is_not() {
+fn a_silent_worker_is_killed_and_one_that_sends_is_not() {
     let mut world = World::ready();
     for _ in 0..10 {
         world.pass(2 * SECOND);
         assert_eq!(world.on(Event::Tick), []);
-        world.on(Event::Alive);
+        world.on(WorkerEvent::Alive);
     }
     let mut world = World::ready();
     world.pass(2 * SECOND);
-    world.on(Event::Heartbeat(Heartbeat::default()));
+    world.on(WorkerEvent::Heartbeat(Heartbeat::default()));
     assert_eq!(world.wait(), 3 * SECOND);
     assert!(killed(&world.tick()).starts_with("it froze: nothing came"));
     assert_eq!(world.shown(), WorkerState::Exited);
@@ -179,7 +184,7 @@ fn a_silent_worker_is_killed_and_a_talking_one_is_not() {
 
 #[test]
 fn a_worker_whose_steps_stand_still_is_killed_only_while_it_has_work() {
-    let beat = |step, runnable| Event::Heartbeat(Heartbeat { step, runnable, ..Heartbeat::default() });
+    let beat = |step, runnable| WorkerEvent::Heartbeat(Heartbeat { step, runnable, ..Heartbeat::default() });
     let mut world = World::ready();
     for step in 0..40 {
         world.pass(SECOND);
@@ -202,7 +207,7 @@ fn a_worker_whose_steps_stand_still_is_killed_only_while_it_has_work() {
 }
 
 #[test]
-fn a_killed_worker_lives_again_only_after_it_is_reaped() {
+fn a_killed_worker_is_started_again_only_after_it_is_reaped() {
     let mut world = World::ready();
     assert!(matches!(world.tick()[..], [Action::Kill { .. }]));
     assert_eq!(world.wait(), Duration::MAX);
@@ -218,35 +223,35 @@ fn a_killed_worker_lives_again_only_after_it_is_reaped() {
 }
 
 #[test]
-fn the_back_off_doubles_up_to_its_cap_and_the_brake_waits_a_window() {
+fn the_back_off_doubles_up_to_its_cap_and_a_crash_loop_waits_a_window() {
     let mut world = World::ready();
     let mut waits = Vec::new();
     for _ in 0..4 {
         world.died();
         waits.push(world.wait().as_secs());
         assert_eq!(world.tick(), [Action::Spawn]);
-        world.live();
+        world.start();
     }
-    assert_eq!(waits, [1, 2, 4, 30], "the fourth death within the window pulls the brake");
-    assert_eq!(world.now - world.start, 37 * SECOND);
+    assert_eq!(waits, [1, 2, 4, 30], "the fourth death within the window is a crash loop");
+    assert_eq!(world.now - world.began, 37 * SECOND);
 }
 
 #[test]
 fn the_back_off_is_capped_and_forgets_after_a_long_service() {
     let mut world = World::new();
     world.machine.policy.crash_loop_deaths = 100;
-    world.live();
+    world.start();
     let mut waits = Vec::new();
     for _ in 0..6 {
         world.died();
         waits.push(world.wait().as_secs());
         world.tick();
-        world.live();
+        world.start();
     }
     assert_eq!(waits, [1, 2, 4, 8, 8, 8]);
     for _ in 0..30 {
         world.pass(SECOND);
-        world.on(Event::Alive);
+        world.on(WorkerEvent::Alive);
     }
     world.died();
     assert_eq!(world.wait(), SECOND);
@@ -255,10 +260,10 @@ fn the_back_off_is_capped_and_forgets_after_a_long_service() {
 #[test]
 fn a_model_that_does_not_load_is_reported_and_not_tried_again_hot() {
     let mut world = World::new();
-    world.on(Event::Spawned);
-    world.on(Event::Joined);
+    world.on(SPAWNED);
+    world.on(JOINED);
     let failure = failure(FailureKind::UnknownModel, "no such model");
-    assert_eq!(killed(&world.on(Event::LoadFailed(failure.clone()))), "no such model");
+    assert_eq!(killed(&world.on(WorkerEvent::LoadFailed(failure.clone()))), "no such model");
     assert_eq!(world.died(), [Action::ReportFirstFailure(failure)]);
     assert_eq!(world.wait(), 30 * SECOND);
 }
@@ -284,11 +289,11 @@ fn draining_is_asked_for_waited_for_and_final() {
 #[test]
 fn a_drained_worker_must_exit_soon() {
     let mut world = World::ready();
-    assert_eq!(world.on(Event::Drained), [], "nobody asked for it");
+    assert_eq!(world.on(WorkerEvent::Drained), [], "nobody asked for it");
     assert_eq!(world.wait(), 3 * SECOND);
     world.on(Event::Drain);
     world.pass(SECOND);
-    assert_eq!(world.on(Event::Drained), []);
+    assert_eq!(world.on(WorkerEvent::Drained), []);
     assert_eq!(world.wait(), DRAINED_GRACE);
     assert!(matches!(world.tick()[..], [Action::Kill { .. }]));
 }
@@ -305,10 +310,10 @@ fn draining_has_a_limit() {
 #[test]
 fn a_worker_without_work_is_not_drained_but_ended() {
     let mut world = World::new();
-    world.on(Event::Spawned);
+    world.on(SPAWNED);
     assert_eq!(killed(&world.on(Event::Drain)), "it is not needed any more");
     assert_eq!(world.died(), [Action::Stop]);
     let mut world = World::ready();
     world.died();
-    assert_eq!(world.on(Event::Drain), [Action::Stop], "it waits for its next life");
+    assert_eq!(world.on(Event::Drain), [Action::Stop], "it waits for its next start");
 }

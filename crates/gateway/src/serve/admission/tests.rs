@@ -4,6 +4,7 @@ use futures_util::{FutureExt, poll};
 use std::pin::pin;
 
 use super::*;
+use crate::metrics::MetricRegistry;
 
 fn admission(max_streams: usize, max_waiting: usize) -> Admission {
     let settings = StreamRegistry {
@@ -13,7 +14,7 @@ fn admission(max_streams: usize, max_waiting: usize) -> Admission {
         wait_timeout: Duration::from_secs(30),
         credit_chunks: 64,
     };
-    Admission::new(settings, Arc::default())
+    Admission::new(settings, AdmissionMetrics::register(&mut MetricRegistry::new()))
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,8 +30,8 @@ fn credit(id: u64, chunks: u32) -> Queued {
     Queued::Credit { id: RequestId(id), chunks }
 }
 
-/// What the worker reads of it, and how long the body was.
-fn heard(taken: Vec<Queued>) -> (Vec<Submission>, usize) {
+/// What the worker decodes of it, and how long the body was.
+fn decoded(taken: Vec<Queued>) -> (Vec<Submission>, usize) {
     let mut body = Vec::new();
     encode(taken, &mut body).unwrap();
     (codec::decode::<Batch>(&body).unwrap().submissions, body.len())
@@ -107,7 +107,7 @@ fn large_requests_are_split_over_batches_whatever_makes_them_large() {
         batcher.push(generate(3), now);
         let mut sizes = Vec::new();
         while batcher.next(now) == Next::Ship {
-            let (submissions, bytes) = heard(batcher.take());
+            let (submissions, bytes) = decoded(batcher.take());
             assert!(bytes <= MAX_BATCH_BYTES + 3, "{bytes} bytes");
             sizes.push(submissions.len());
         }
@@ -142,23 +142,23 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    /// Against a model of what the worker must have heard: every live stream was started once,
+    /// Against a model of what the worker must have received: every live stream was started once,
     /// before its credit, and has all of it; a cancelled one is unknown or cancelled once; no
     /// batch is too large; the queue stays within three submissions a stream.
     #[test]
-    fn the_worker_hears_what_was_said(ops in prop::collection::vec(op(), 0..200), max in 1..9usize) {
+    fn the_worker_receives_what_was_submitted(ops in prop::collection::vec(op(), 0..200), max in 1..9usize) {
         let (mut batcher, now) = (batcher(max, 0), Instant::now());
-        let (mut said, mut heard) = (BTreeMap::<u64, u32>::new(), BTreeMap::<u64, u32>::new());
+        let (mut submitted, mut received) = (BTreeMap::<u64, u32>::new(), BTreeMap::<u64, u32>::new());
         let mut next_id = 0;
-        let hear = |taken: Vec<Queued>, heard: &mut BTreeMap<u64, u32>| {
+        let receive = |taken: Vec<Queued>, received: &mut BTreeMap<u64, u32>| {
             prop_assert!(!taken.is_empty() && taken.len() <= max);
             let mut body = Vec::new();
             encode(taken, &mut body).unwrap();
             for submission in codec::decode::<Batch>(&body).unwrap().submissions {
                 match submission {
-                    Submission::Generate(g) => prop_assert!(heard.insert(g.id.0, 0).is_none()),
-                    Submission::Credit { id, chunks } => *heard.get_mut(&id.0).unwrap() += chunks,
-                    Submission::Cancel(id) => prop_assert!(heard.remove(&id.0).is_some()),
+                    Submission::Generate(g) => prop_assert!(received.insert(g.id.0, 0).is_none()),
+                    Submission::Credit { id, chunks } => *received.get_mut(&id.0).unwrap() += chunks,
+                    Submission::Cancel(id) => prop_assert!(received.remove(&id.0).is_some()),
                     Submission::Drain => prop_assert!(false),
                 }
             }
@@ -166,29 +166,29 @@ proptest! {
         };
         for op in ops {
             match op {
-                Op::Start if said.len() < 8 => {
-                    said.insert(next_id, 0);
+                Op::Start if submitted.len() < 8 => {
+                    submitted.insert(next_id, 0);
                     batcher.push(generate(next_id), now);
                     next_id += 1;
                 }
                 Op::Start => {}
-                Op::Credit(i, n) => if let Some((id, sum)) = said.iter_mut().nth(i) {
+                Op::Credit(i, n) => if let Some((id, sum)) = submitted.iter_mut().nth(i) {
                     *sum += n;
                     batcher.push(credit(*id, n), now);
                 },
-                Op::Cancel(i) => if let Some(id) = said.keys().nth(i).copied() {
-                    said.remove(&id);
+                Op::Cancel(i) => if let Some(id) = submitted.keys().nth(i).copied() {
+                    submitted.remove(&id);
                     batcher.push(Queued::Cancel(RequestId(id)), now);
                 },
                 Op::Take => if batcher.next(now) == Next::Ship {
-                    hear(batcher.take(), &mut heard)?;
+                    receive(batcher.take(), &mut received)?;
                 },
             }
             prop_assert!(batcher.len() <= 3 * 8, "{} submissions", batcher.len());
         }
         while batcher.next(now) == Next::Ship {
-            hear(batcher.take(), &mut heard)?;
+            receive(batcher.take(), &mut received)?;
         }
-        prop_assert_eq!(said, heard);
+        prop_assert_eq!(submitted, received);
     }
 }

@@ -7,7 +7,11 @@ use protocol::{
 };
 
 use super::*;
-use crate::{config::BatchQueue, worker::batcher};
+use crate::{
+    config::BatchQueue,
+    metrics::MetricRegistry,
+    worker::{batcher, metrics::WorkerMetrics},
+};
 
 struct World {
     streams: Arc<Streams>,
@@ -17,7 +21,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let settings = BatchQueue { max_batch_size: 64, flush_interval: std::time::Duration::ZERO };
-        Self { streams: Arc::new(Streams::new(Arc::default())), outbox: Arc::new(Outbox::new(settings)) }
+        let metrics = WorkerMetrics::register(&mut MetricRegistry::new()).streams;
+        Self { streams: Arc::new(Streams::new(metrics)), outbox: Arc::new(Outbox::new(settings)) }
     }
 
     fn open(&self, id: u64, credit: u32) -> Result<Stream, Failure> {
@@ -83,7 +88,7 @@ fn nothing_follows_a_terminal_event() {
 }
 
 #[test]
-fn credit_goes_back_in_lumps_as_chunks_are_read() {
+fn credit_goes_back_in_batches_as_chunks_are_read() {
     let world = World::new();
     let mut one = world.open(1, 8).unwrap();
     world.submitted();
@@ -192,7 +197,7 @@ fn a_lost_worker_ends_every_stream_once_even_a_full_one_and_opens_none() {
     world.streams.deliver(vec![event(1, chunk("a"))]);
     world.streams.deliver(vec![event(1, chunk("b"))]);
     let failure = Failure { kind: FailureKind::WorkerLost, param: None, message: "gone".into() };
-    assert_eq!(world.streams.lose(failure.clone()).len(), 2);
+    assert_eq!(world.streams.fail_all(failure.clone()).len(), 2);
     let events: Vec<_> = std::iter::from_fn(|| now(&mut full)).collect();
     assert_eq!(events.len(), 4);
     assert_eq!(events.last(), Some(&StreamEventKind::Failed(failure.clone())));
@@ -219,14 +224,14 @@ fn closed_streams_go_on_and_no_other_is_opened() {
 }
 
 #[test]
-fn what_is_lost_while_closed_says_why_it_was_lost() {
+fn streams_that_fail_while_closed_say_why_they_failed() {
     let world = World::new();
     let mut one = world.open(1, 8).unwrap();
     let failure =
         |message: &str| Failure { kind: FailureKind::WorkerLost, param: None, message: message.into() };
     world.streams.close(failure("leaving"));
     let idle = std::pin::pin!(world.streams.idle());
-    assert_eq!(world.streams.lose(failure("killed")), [RequestId(1)]);
+    assert_eq!(world.streams.fail_all(failure("killed")), [RequestId(1)]);
     assert_eq!(now(&mut one), Some(StreamEventKind::Failed(failure("killed"))));
     assert!(idle.now_or_never().is_some());
     assert_eq!(world.open(2, 8).unwrap_err(), failure("leaving"));

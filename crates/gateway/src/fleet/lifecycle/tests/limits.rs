@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_worker_all_of_whose_sequences_are_paused_is_not_frozen() {
     let beat = |runnable, paused| {
-        Event::Heartbeat(Heartbeat { step: 7, runnable, paused, waiting: 3, ..Heartbeat::default() })
+        WorkerEvent::Heartbeat(Heartbeat { step: 7, runnable, paused, waiting: 3, ..Heartbeat::default() })
     };
     let mut world = World::ready();
     for _ in 0..100 {
@@ -21,8 +21,8 @@ fn a_worker_all_of_whose_sequences_are_paused_is_not_frozen() {
     assert!(killed(&world.on(Event::Tick)).starts_with("it froze: no step in 20s"));
 }
 
-fn preparing(millis: u64) -> Event {
-    Event::Heartbeat(Heartbeat { oldest_preparation_millis: millis, ..Heartbeat::default() })
+fn preparing(millis: u64) -> WorkerEvent {
+    WorkerEvent::Heartbeat(Heartbeat { oldest_preparation_millis: millis, ..Heartbeat::default() })
 }
 
 #[test]
@@ -69,10 +69,10 @@ fn an_age_that_jumps_is_not_believed_at_once() {
 fn a_suspended_gateway_gives_every_state_its_whole_time_again() {
     let limits = [
         (&[][..], 5 * SECOND),
-        (&[Event::Spawned][..], 5 * SECOND),
-        (&[Event::Spawned, Event::Joined], 60 * SECOND),
-        (&[Event::Spawned, Event::Joined, Event::Loaded(info())], 3 * SECOND),
-        (&[Event::Spawned, Event::Joined, Event::Loaded(info()), Event::Drain], 10 * SECOND),
+        (&[SPAWNED][..], 5 * SECOND),
+        (&[SPAWNED, JOINED], 60 * SECOND),
+        (&[SPAWNED, JOINED, loaded()], 3 * SECOND),
+        (&[SPAWNED, JOINED, loaded(), Event::Drain], 10 * SECOND),
     ];
     for (events, limit) in limits {
         let mut world = World::new();
@@ -89,9 +89,14 @@ fn a_suspended_gateway_gives_every_state_its_whole_time_again() {
 }
 
 #[test]
-fn what_a_worker_did_while_the_gateway_was_suspended_is_no_proof_against_it() {
+fn what_a_worker_sent_while_the_gateway_was_suspended_does_not_count_against_it() {
     let beat = |step, oldest_preparation_millis| {
-        Event::Heartbeat(Heartbeat { step, runnable: 1, oldest_preparation_millis, ..Heartbeat::default() })
+        WorkerEvent::Heartbeat(Heartbeat {
+            step,
+            runnable: 1,
+            oldest_preparation_millis,
+            ..Heartbeat::default()
+        })
     };
     let mut world = World::ready();
     world.on(beat(7, 1));
@@ -99,7 +104,7 @@ fn what_a_worker_did_while_the_gateway_was_suspended_is_no_proof_against_it() {
     world.on(beat(7, 1001));
     world.suspend(1000 * SECOND);
     // Whichever comes first: the tick, or what waits in the ring.
-    for event in [beat(7, 1_001_000), Event::Tick, beat(7, 1_001_500), Event::Tick] {
+    for event in [beat(7, 1_001_000).into(), Event::Tick, beat(7, 1_001_500).into(), Event::Tick] {
         assert_eq!(world.on(event), []);
     }
     // If it does not go on now, it is frozen.
@@ -118,17 +123,17 @@ fn a_tick_that_is_a_little_late_changes_nothing() {
         world.now = world.machine.wake_at().unwrap_or(world.now) + Duration::from_millis(99);
         world.on(Event::Tick);
     }
-    assert!(world.now - world.start < 4 * SECOND);
+    assert!(world.now - world.began < 4 * SECOND);
 }
 
 #[test]
-fn short_limits_are_looked_at_more_often() {
+fn short_limits_are_checked_more_often() {
     let mut world = World::new();
     world.machine.policy.heartbeat_timeout = SECOND;
-    world.live();
+    world.start();
     world.pass(SECOND / 2);
-    world.on(Event::Alive);
-    // Less than the limit itself: only the pulse can tell.
+    world.on(WorkerEvent::Alive);
+    // Less than the limit itself: only the ticks show it.
     world.suspend(SECOND);
     assert_eq!(world.on(Event::Tick), []);
     assert_eq!(world.wait(), SECOND);

@@ -1,0 +1,14 @@
+//! What the tasks of all models and workers share.
+
+use std::sync::Arc;
+
+use super::{metrics::FleetMetrics, registry::ModelRegistry};
+use crate::worker::WorkerLauncher;
+
+/// One for all models.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) launcher: Arc<WorkerLauncher>,
+    pub(super) registry: Arc<ModelRegistry>,
+    pub(super) metrics: FleetMetrics,
+}

@@ -1,0 +1,95 @@
+//! What is measured about workers and the models that they load.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+};
+
+use crate::{
+    metrics::MetricRegistry,
+    worker::{WorkerId, WorkerLabel, WorkerState},
+};
+
+/// The metrics of all workers and models. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct FleetMetrics {
+    restarts: Family<WorkerLabel, Counter>,
+    verifications: Family<VerificationLabels, Counter>,
+    states: Family<StateLabels, Gauge>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct VerificationLabels {
+    model: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabels {
+    model: String,
+    worker: u32,
+    state: &'static str,
+}
+
+/// Outcomes of a verification, as their label has them.
+const GOOD: &str = "good";
+const DAMAGED: &str = "damaged";
+
+impl FleetMetrics {
+    /// Registers them.
+    pub fn register(registry: &mut MetricRegistry) -> Self {
+        Self {
+            restarts: registry.register(
+                "worker_restarts",
+                "Lives of a worker after its first",
+                Family::default(),
+            ),
+            verifications: registry.register(
+                "verify_runs",
+                "Stored models read whole, by outcome",
+                Family::default(),
+            ),
+            states: registry.register("worker_state", "1 for the state a worker is in", Family::default()),
+        }
+    }
+
+    /// A worker is started again.
+    pub(super) fn count_restart(&self, worker: &WorkerId) {
+        self.restarts.get_or_create(&worker.into()).inc();
+    }
+
+    /// A stored model was read whole while it served.
+    pub(super) fn count_verification(&self, model: &str, good: bool) {
+        let outcome = if good { GOOD } else { DAMAGED };
+        self.verifications.get_or_create(&VerificationLabels { model: model.to_owned(), outcome }).inc();
+    }
+
+    /// A worker is in `state` now.
+    pub(super) fn set_worker_state(&self, worker: &WorkerId, state: WorkerState) {
+        for other in WorkerState::ALL {
+            let gauge = self.states.get_or_create_owned(&StateLabels::new(worker, other));
+            gauge.set(i64::from(other == state));
+        }
+    }
+
+    /// Removes the lines of a worker that is gone for good, or every model that was ever loaded would stay.
+    pub(super) fn forget_worker(&self, worker: &WorkerId) {
+        self.restarts.remove(&worker.into());
+        for state in WorkerState::ALL {
+            self.states.remove(&StateLabels::new(worker, state));
+        }
+    }
+
+    /// Removes the lines of a model that is unloaded.
+    pub(super) fn forget_model(&self, model: &str) {
+        for outcome in [GOOD, DAMAGED] {
+            self.verifications.remove(&VerificationLabels { model: model.to_owned(), outcome });
+        }
+    }
+}
+
+impl StateLabels {
+    fn new(worker: &WorkerId, state: WorkerState) -> Self {
+        Self { model: worker.model.to_string(), worker: worker.number as u32, state: state.name() }
+    }
+}

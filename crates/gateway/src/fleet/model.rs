@@ -1,0 +1,247 @@
+//! One model of the registry: its phase and its workers.
+//!
+//! ```text
+//! Loading ─► Ready ─── unload ──► Draining ─► Gone
+//!    │ └────────────── unload ──────▲
+//!    └─ no worker could load it ─► Failing ─► Failed: listed, but not loaded
+//! ```
+//!
+//! `Failing` and `Draining` last until the last worker is gone.
+
+use protocol::message::{Failure, Heartbeat, ModelInfo};
+use tokio::sync::watch;
+
+use super::status::{ModelState, ModelStatus, WorkerStatus, WorkerWork};
+use crate::worker::{WorkerId, WorkerState, link::Link};
+
+/// A model that is loaded, is being loaded, or could not be.
+#[derive(Debug)]
+pub(super) struct Model {
+    /// The name or digest under which it was loaded.
+    pub(super) name: String,
+    phase: watch::Sender<Phase>,
+    workers: Vec<Worker>,
+    /// Workers whose first process has not failed.
+    not_failed: usize,
+    /// From the last worker that became ready.
+    info: Option<ModelInfo>,
+    /// What a verification found to be wrong with the stored model.
+    damage: Option<String>,
+    /// When its loading began, in Unix seconds.
+    since: u64,
+}
+
+/// How far a model has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No worker has served yet, and not all of them have failed.
+    Loading,
+    /// A worker has served. It takes requests as long as a worker is ready.
+    Ready,
+    /// The first process of every worker failed; this was the last failure. The workers are being ended.
+    Failing(Failure),
+    /// It takes nothing new, and finishes what it has.
+    Draining,
+    /// It could not be loaded. It has no workers.
+    Failed(Failure),
+    /// It has been unloaded, and its workers are gone.
+    Gone,
+}
+
+#[derive(Clone, Debug)]
+struct Worker {
+    state: WorkerState,
+    /// Why it is not ready, where there is something to say.
+    note: Option<String>,
+    service: Option<Service>,
+}
+
+/// What a ready worker offers.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    pub(super) link: Link,
+    pub(super) info: ModelInfo,
+    /// The worker's process id, as it reported it.
+    pub(super) pid: u32,
+}
+
+impl Model {
+    /// A model that `workers` workers begin to load.
+    pub(super) fn new(name: &str, workers: usize, since: u64) -> Self {
+        let worker = Worker { state: WorkerState::Spawning, note: None, service: None };
+        Self {
+            name: name.to_owned(),
+            phase: watch::Sender::new(Phase::Loading),
+            workers: vec![worker; workers],
+            not_failed: workers,
+            info: None,
+            damage: None,
+            since,
+        }
+    }
+
+    /// Its phases from now on.
+    pub(super) fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Failed(_))
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        *self.phase.borrow() == Phase::Draining
+    }
+
+    /// Whether requests may be routed to it as far as its phase is concerned.
+    pub(super) fn takes_requests(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Loading | Phase::Ready | Phase::Failing(_))
+    }
+
+    pub(super) fn has_digest(&self, digest: &str) -> bool {
+        self.info.as_ref().is_some_and(|info| info.digest == digest)
+    }
+
+    /// How many workers it has.
+    pub(super) fn worker_count(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Its workers that serve.
+    pub(super) fn services(&self) -> impl Iterator<Item = &Service> {
+        self.workers.iter().filter_map(Worker::ready)
+    }
+
+    /// The worker serves from now on.
+    pub(super) fn set_ready(&mut self, worker: &WorkerId, service: Service) {
+        self.info = Some(service.info.clone());
+        self.set_worker(worker, Worker { state: WorkerState::Ready, note: None, service: Some(service) });
+        self.move_on(|phase| (*phase == Phase::Loading).then_some(Phase::Ready));
+    }
+
+    /// The worker does not serve (any more), and `note` says why.
+    pub(super) fn set_state(&mut self, worker: &WorkerId, state: WorkerState, note: Option<String>) {
+        self.set_worker(worker, Worker { state, note, service: None });
+    }
+
+    /// The first process of another worker failed.
+    pub(super) fn first_failed(&mut self, failure: Failure) {
+        self.not_failed = self.not_failed.saturating_sub(1);
+        let all = self.not_failed == 0;
+        self.move_on(|phase| (all && *phase == Phase::Loading).then_some(Phase::Failing(failure)));
+    }
+
+    /// It takes nothing new from now on. One that can't be loaded ends anyway.
+    pub(super) fn drain(&mut self) {
+        self.move_on(|phase| matches!(phase, Phase::Loading | Phase::Ready).then_some(Phase::Draining));
+    }
+
+    /// It could not be loaded, and its workers are gone.
+    pub(super) fn fail(&mut self, failure: Failure) {
+        self.workers.clear();
+        self.phase.send_replace(Phase::Failed(failure));
+    }
+
+    /// Its workers are gone, and it leaves the registry.
+    pub(super) fn end(self) {
+        self.phase.send_replace(Phase::Gone);
+    }
+
+    pub(super) fn set_damage(&mut self, damage: Option<String>) {
+        self.damage = damage;
+    }
+
+    fn move_on(&self, next: impl FnOnce(&Phase) -> Option<Phase>) {
+        self.phase.send_if_modified(|phase| match next(phase) {
+            Some(next) => {
+                *phase = next;
+                true
+            }
+            None => false,
+        });
+    }
+
+    fn set_worker(&mut self, worker: &WorkerId, value: Worker) {
+        if let Some(slot) = self.workers.get_mut(worker.number) {
+            *slot = value;
+        }
+    }
+
+    pub(super) fn state(&self) -> ModelState {
+        let dead = |worker: &Worker| worker.shown() == WorkerState::Exited;
+        match *self.phase.borrow() {
+            Phase::Draining | Phase::Gone => ModelState::Draining,
+            Phase::Failed(_) => ModelState::Failed,
+            _ if self.services().next().is_some() => ModelState::Ready,
+            _ if self.workers.iter().all(dead) => ModelState::Failed,
+            _ => ModelState::Loading,
+        }
+    }
+
+    pub(super) fn status(&self) -> ModelStatus {
+        let state = self.state();
+        let reason = match &*self.phase.borrow() {
+            Phase::Failed(failure) => Some(failure.message.clone()),
+            _ if state == ModelState::Failed => self.workers.iter().find_map(|worker| worker.note.clone()),
+            _ => None,
+        };
+        ModelStatus {
+            name: self.name.clone(),
+            state,
+            reason: reason.or_else(|| self.damage.clone()),
+            info: self.info.clone(),
+            workers: self.workers.len(),
+            ready_workers: self.services().count(),
+            since: self.since,
+        }
+    }
+
+    pub(super) fn worker_statuses(&self) -> impl Iterator<Item = WorkerStatus> {
+        let draining = self.is_draining();
+        self.workers.iter().enumerate().map(move |(number, worker)| WorkerStatus {
+            model: self.name.clone(),
+            worker: number,
+            state: match worker.shown() {
+                // It may not have received the order yet, but it gets nothing new.
+                WorkerState::Ready if draining => WorkerState::Draining,
+                state => state,
+            },
+            streams: worker.service.as_ref().map_or(0, |service| service.link.live_streams()),
+            work: worker.service.as_ref().map(Service::work),
+            note: worker.note.clone(),
+        })
+    }
+}
+
+impl Worker {
+    fn ready(&self) -> Option<&Service> {
+        self.service.as_ref().filter(|service| self.state == WorkerState::Ready && service.link.is_alive())
+    }
+
+    /// The link may notice the worker's death a moment before the worker's task does.
+    fn shown(&self) -> WorkerState {
+        let dead = self.state == WorkerState::Ready && self.ready().is_none();
+        if dead { WorkerState::Exited } else { self.state }
+    }
+}
+
+impl Service {
+    fn work(&self) -> WorkerWork {
+        let Heartbeat { step, runnable, paused, waiting, kv_tokens, kv_capacity, .. } = self.link.heartbeat();
+        let ModelInfo { load_micros, tokenizer_micros, .. } = self.info;
+        WorkerWork {
+            pid: self.pid,
+            load_micros,
+            tokenizer_micros,
+            step,
+            running: runnable,
+            paused,
+            waiting,
+            kv_tokens,
+            kv_capacity,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
