@@ -47,7 +47,7 @@ impl Receiver {
         }
     }
 
-    fn read_all(&mut self) -> anyhow::Result<()> {
+    pub(super) fn read_all(&mut self) -> anyhow::Result<()> {
         let mut bells = [0; 256];
         loop {
             while let Some(batch) = self.next_batch()? {
