@@ -20,7 +20,7 @@ use crate::{engine::EngineMessage, prepare::Pool, report_sink::ReportSink, reque
 pub struct Receiver {
     /// Frames from the gateway.
     pub frames: FrameReceiver,
-    /// Brings its doorbell.
+    /// Carries the doorbells of both sides.
     pub socket: Arc<Stream>,
     /// Rings the gateway's doorbell, and reports what can't be prepared.
     pub sender: Arc<LinkSender>,

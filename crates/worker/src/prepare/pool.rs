@@ -29,7 +29,7 @@ use crate::{
 /// and long prompts always leave a thread to the short ones.
 const THREADS: [Takes; 2] = [Takes::Short, Takes::Any];
 
-/// What a message of a chat costs beside its text: a list of many tiny ones is long as well.
+/// Overhead of a chat message in addition to its text: a list of many tiny ones is long as well.
 const MESSAGE_BYTES: usize = 64;
 
 /// [`Preparer::prepare`], or what a test does instead.
@@ -37,7 +37,7 @@ type Prepare = dyn Fn(Generate, Arc<RequestHandle>) -> Result<Sequence, Failure>
 
 type Job = (Box<Generate>, Arc<RequestHandle>);
 
-/// A bounded queue and the threads behind it. Dropping it ends them after what is queued.
+/// A bounded queue and the threads that work on it. Dropping it ends them after what is queued.
 #[derive(Debug)]
 pub struct Pool {
     queue: Arc<Queue>,
@@ -113,7 +113,7 @@ impl Pool {
     pub fn submit(&self, generate: Box<Generate>, request: Arc<RequestHandle>) -> Result<(), Failure> {
         let (id, bytes) = (generate.id, size(&generate));
         self.queue.lock().lanes.push(id, bytes, (generate, request)).map_err(overloaded)?;
-        // All of them: one that only takes short requests must not swallow the call for a long one.
+        // All of them: a thread that only takes short requests must not consume the wake-up for a long one.
         self.queue.changed.notify_all();
         Ok(())
     }
@@ -179,7 +179,7 @@ impl Context {
         // A panic in a template or tokenizer fails this request alone.
         let prepared = catch_unwind(AssertUnwindSafe(|| (self.prepare)(*generate, Arc::clone(&request))));
         let outcome = prepared.unwrap_or_else(|_| Err(panicked()));
-        // A cancelled stream ends in silence.
+        // A cancelled stream gets no further event.
         let cancelled = request.is_cancelled();
         match outcome {
             Ok(sequence) if !cancelled => {

@@ -41,7 +41,7 @@ pub struct Preparer {
 }
 
 impl Preparer {
-    /// Puts together what is needed.
+    /// Prepares for one model.
     pub fn new(tokenizer: PromptTokenizer, settings: Settings) -> Self {
         let control = (!settings.special_tokens_in_content)
             .then(|| ControlTokens::of(tokenizer.tokenizer(), &settings.eos_tokens, settings.vocab_size))
@@ -50,7 +50,7 @@ impl Preparer {
     }
 
     /// Turns a request into a sequence that can be scheduled. It goes on after `generated`, tokens of its output that
-    /// another worker has generated and sent already: in the state it had after them, and without a word about them.
+    /// another worker has generated and sent already: in the state it had after them, and emits nothing of them.
     ///
     /// # Errors
     /// The request can't be served by this model; the failure names the field to blame.
