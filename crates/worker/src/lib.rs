@@ -4,6 +4,9 @@
 //! the main thread owns everything of MLX and runs the [`engine`]. They meet in three places: a bounded
 //! queue into the preparation, a bounded [`EngineMessage`](engine::EngineMessage) into the engine, and the
 //! [`RequestTable`](requests::RequestTable), where a request's cancellation and credit can be set at any time.
+//!
+//! Modules depend on each other in one direction: [`startup`], [`link`], [`prepare`], [`engine`], and below it
+//! [`schedule`], [`sample`], [`model`], [`requests`] and [`report_sink`], which know none of the others.
 
 pub mod cli;
 pub mod engine;

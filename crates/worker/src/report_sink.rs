@@ -1,4 +1,4 @@
-//! Where reports go. Every stage that has something to say knows this trait and nothing of the link behind it.
+//! Where reports go. Stages that report something depend on this trait, and not on the link that implements it.
 
 use protocol::message::Report;
 

@@ -80,7 +80,7 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     Ok(Engine::new(model, limits, messages, requests, reports, stats).run()?)
 }
 
-/// Loads the weights on this thread, which will run them, and the tokenizer beside it.
+/// Loads the weights on this thread, which will run them, and the tokenizer in parallel.
 fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<Loaded> {
     let dir = cli.store.clone().map_or_else(default_store_dir, Ok)?;
     let store = Store::open(&dir).with_context(|| format!("artifact store {}", dir.display()))?;
@@ -104,7 +104,7 @@ fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<
         anyhow::Ok((model, load_micros, tokenizer, took))
     })?;
     if let Err(error) = artifact.record_use() {
-        // A read-only store serves as well; it only forgets what was used last.
+        // A read-only store serves as well; it only can't record what was used last.
         warn!(%error, "the store can't record that the model was used");
     }
     let info = ModelInfo {

@@ -3,7 +3,7 @@
 //! ```text
 //! header      what every load checks anyway
 //! full        ─► SHA-256 of all blobs ─► the load goes on, or is refused
-//! background  the load goes on ─► SHA-256 of all blobs, beside other work ─► a report
+//! background  the load goes on ─► SHA-256 of all blobs, at low priority ─► a report
 //! ```
 //!
 //! A blob that fails is set aside in the store, so that no later load takes it. What is mapped stays mapped: a worker
@@ -41,11 +41,11 @@ pub fn while_serving(artifact: &Artifact, reports: &Arc<dyn ReportSink>) -> Opti
             reports.report(&report);
         }
     });
-    // It serves all the same; that nothing was verified must only not be hidden.
+    // The worker serves all the same, but the log has to say that nothing was verified.
     started.inspect_err(|error| warn!(error = with_causes(error), "the stored model can't be verified")).ok()
 }
 
-/// `None`: nothing was found out.
+/// `None` if the blobs could not be read, so nothing is known.
 fn report(outcome: Result<artifact_store::Verified, StoreError>, took: Duration) -> Option<Report> {
     let bytes = match &outcome {
         Ok(verified) => verified.bytes,

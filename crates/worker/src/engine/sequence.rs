@@ -49,7 +49,7 @@ pub enum ResumeError {
     Tokenizer(#[source] tokenizers::Error),
 }
 
-/// Tokens that end an output. Sequences share one list, in which a token is found in no time however many there are.
+/// Tokens that end an output. Sequences share one list, in which a token is found quickly however many there are.
 #[derive(Clone, Debug, Default)]
 pub struct EosTokens(Arc<[u32]>);
 

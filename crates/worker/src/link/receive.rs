@@ -25,7 +25,7 @@ use crate::{
 pub struct Receiver {
     /// Frames from the gateway.
     pub frames: FrameReceiver,
-    /// Brings its doorbell.
+    /// Carries the doorbells of both sides.
     pub socket: Arc<Stream>,
     /// Rings the gateway's doorbell, and reports what can't be prepared.
     pub sender: Arc<LinkSender>,
@@ -52,7 +52,7 @@ impl Receiver {
         }
     }
 
-    fn read_all(&mut self) -> anyhow::Result<()> {
+    pub(super) fn read_all(&mut self) -> anyhow::Result<()> {
         let mut bells = [0; 256];
         loop {
             while let Some(batch) = self.next_batch()? {

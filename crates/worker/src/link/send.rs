@@ -39,7 +39,7 @@ struct Frames {
 }
 
 impl LinkSender {
-    /// Takes the sending end of a link.
+    /// Wraps the sending end of a link.
     pub fn new(sender: FrameSender, socket: Arc<Stream>, requests: Arc<RequestTable>) -> Self {
         let frames = Mutex::new(Frames { sender, body: Vec::new() });
         Self { frames, socket, requests, bells: Mutex::new(0), bell_heard: Condvar::new() }
@@ -103,7 +103,7 @@ impl ReportSink for LinkSender {
         let Fitted { reports, ended } = fit(report, frames.sender.max_body());
         for report in &reports {
             if !frames.encode(report) {
-                // Without it, the gateway would wait for what never comes. It sees the end, and starts another worker.
+                // Without it, the gateway would wait forever. It sees this process end, and starts another worker.
                 error!("a report of this worker can't be sent; stopping");
                 std::process::exit(1);
             }

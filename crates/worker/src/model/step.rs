@@ -64,7 +64,7 @@ impl Logits {
     /// in the order of the step's rows.
     ///
     /// # Panics
-    /// If there is no such row.
+    /// If there are fewer.
     pub fn row(&self, row: usize) -> &[f32] {
         let vocab = self.array.dim(1).unsigned_abs() as usize;
         &self.array.as_slice::<f32>()[row * vocab..][..vocab]

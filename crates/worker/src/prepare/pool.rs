@@ -56,7 +56,7 @@ enum Done {
     Answered(Answer),
 }
 
-/// A bounded queue and the threads behind it. Dropping it ends them after what is queued.
+/// A bounded queue and the threads that work on it. Dropping it ends them after what is queued.
 #[derive(Debug)]
 pub struct Pool {
     queue: Arc<Queue>,
@@ -131,7 +131,7 @@ impl Pool {
     pub fn submit(&self, work: Work, request: Arc<RequestHandle>) -> Result<(), Failure> {
         let (id, bytes) = (work.id(), work.bytes());
         self.queue.lock().lanes.push(id, bytes, (work, request)).map_err(overloaded)?;
-        // All of them: one that only takes short requests must not swallow the call for a long one.
+        // All of them: a thread that only takes short requests must not consume the wake-up for a long one.
         self.queue.changed.notify_all();
         Ok(())
     }
@@ -198,7 +198,7 @@ impl Context {
         let done = catch_unwind(AssertUnwindSafe(|| self.work(work, request)));
         let done = done.unwrap_or_else(|_| Err(panicked()));
         if request.is_cancelled() {
-            // A cancelled request ends in silence.
+            // A cancelled request gets no further event.
             return self.end(id, None);
         }
         match done {

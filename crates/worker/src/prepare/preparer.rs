@@ -41,7 +41,7 @@ pub struct Preparer {
 }
 
 impl Preparer {
-    /// Puts together what is needed.
+    /// Prepares for one model.
     pub fn new(tokenizer: PromptTokenizer, settings: Settings) -> Self {
         let control = (!settings.special_tokens_in_content)
             .then(|| ControlTokens::of(tokenizer.tokenizer(), &settings.eos_tokens, settings.vocab_size))

@@ -1,4 +1,4 @@
-//! The model's tokenizer as prompts need it: nothing in its file may cut, pad or blow up a prompt.
+//! The model's tokenizer as prompts need it: nothing in its file may truncate, pad or inflate a prompt.
 
 use std::{
     error::Error,
@@ -25,11 +25,11 @@ const MAX_NORMALIZED: usize = 64 << 20;
 /// Bytes that are normalized at once to measure what becomes of a text.
 const SAMPLE: usize = 4 << 10;
 
-/// A tokenizer and what was found out about it.
+/// A tokenizer and its bounds.
 #[derive(Debug)]
 pub struct PromptTokenizer {
     tokenizer: Arc<Tokenizer>,
-    /// Found out when the first long prompt comes: loading must not wait for it.
+    /// Computed when the first long prompt comes: loading must not wait for it.
     least: OnceLock<Option<LeastTokens>>,
     /// How many times longer the normalizer can make a text, and the decoder the texts of tokens.
     growth: u64,
@@ -57,7 +57,7 @@ pub enum TokenizerError {
     Steps {
         /// Which part of the file.
         stage: &'static str,
-        /// How many.
+        /// How many steps there are.
         steps: usize,
     },
     /// Its added tokens are too long to be normalized.

@@ -24,14 +24,14 @@ use std::collections::BTreeMap;
 
 pub use plan::{PlannedRow, SequenceId, StepPlan};
 
-/// Bounds of a step and of what is held between steps.
+/// Limits of a step and of what is held between steps, in sequences and tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Most sequences in the running set.
     pub max_num_seqs: usize,
     /// Length of a prompt's chunk.
     pub chunk_tokens: usize,
-    /// Most tokens of one step; at least one chunk passes in any case.
+    /// Most tokens of one step; one chunk is always allowed.
     pub max_num_batched_tokens: usize,
     /// Most tokens whose keys and values are held, over all sequences.
     pub kv_tokens: usize,
@@ -78,7 +78,7 @@ impl Scheduler {
         self.entries.remove(&id);
     }
 
-    /// Says whether a sequence's reader keeps it from going on. If so, its place is free for another.
+    /// Says whether a sequence has to wait for credit. If so, its place is free for another.
     pub fn set_paused(&mut self, id: SequenceId, paused: bool) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.paused = paused;
@@ -91,14 +91,6 @@ impl Scheduler {
         if let Some(entry) = self.entries.get_mut(&row.id) {
             entry.computed = row.tokens.end;
             entry.len += usize::from(row.samples());
-        }
-    }
-
-    /// Records that a sequence's keys and values are lost: it waits, and is computed again from its start.
-    pub fn forget_computed(&mut self, id: SequenceId) {
-        if let Some(entry) = self.entries.get_mut(&id) {
-            entry.computed = 0;
-            entry.placed = false;
         }
     }
 
@@ -202,8 +194,8 @@ impl Scheduler {
     /// Gives places to sequences that can go on, in the order of arrival. Where none is free, the latest arrival gives
     /// its own up to an earlier one, which was paused until now.
     ///
-    /// A place is given only with memory for the whole sequence and one token, beside what prompts already begun still
-    /// need: else two half-computed prompts could block each other.
+    /// A place is given only with memory for the whole sequence and one token, in addition to what prompts already
+    /// begun still need: else two half-computed prompts could block each other.
     fn give_places(&mut self, plan: &mut StepPlan) {
         let candidates = self.entries.iter().filter(|(_, entry)| !entry.placed && !entry.paused);
         let candidates: Vec<SequenceId> =
@@ -254,7 +246,7 @@ impl Scheduler {
         for (&id, entry) in self.placed().filter(|(_, entry)| !entry.decodes()) {
             let row = entry.row(id, entry.chunk_end(self.limits.chunk_tokens));
             let tokens = row.tokens.len();
-            // One chunk always passes the token budget.
+            // One chunk is always allowed by the token budget.
             if (tokens > budget && plan.rows.len() > decodes) || tokens > free {
                 return;
             }

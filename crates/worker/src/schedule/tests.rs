@@ -140,18 +140,9 @@ fn memory_of_paused_sequences_is_taken_when_others_need_it() {
     assert_eq!(rows(&step(&mut scheduler)).last(), Some(&(1, 0, 8, false)), "computed again from its start");
 }
 
-#[test]
-fn a_sequence_whose_memory_was_lost_is_computed_again() {
-    let mut scheduler = Scheduler::new(LIMITS);
-    scheduler.add(4);
-    step(&mut scheduler);
-    scheduler.forget_computed(id(0));
-    assert_eq!(rows(&step(&mut scheduler)), [(0, 0, 5, true)]);
-}
-
 proptest! {
     /// Random arrivals, pauses and removals: limits hold in every step, every row continues where its
-    /// sequence stood, cuts lie at multiples of the chunk, and whoever can go on goes on.
+    /// sequence stood, cuts lie at multiples of the chunk, and every sequence that can go on does.
     #[test]
     fn limits_hold_and_everybody_gets_on(
         prompts in prop::collection::vec((1_usize..60, 1_usize..30), 1..12),

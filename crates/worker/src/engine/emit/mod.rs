@@ -12,7 +12,7 @@ use protocol::message::FinishReason;
 pub use stop_strings::{Scanned, Scanner, StopStrings};
 use tokenizers::Tokenizer;
 
-/// The text side of one sequence.
+/// Turns the tokens of one sequence into text and looks for stop strings in it.
 #[derive(Debug)]
 pub struct Emitter {
     tokenizer: Arc<Tokenizer>,
@@ -21,7 +21,7 @@ pub struct Emitter {
 }
 
 impl Emitter {
-    /// An emitter for a sequence that stops at any of `stops`, also where one is the text of a special token.
+    /// An emitter for a sequence that stops at any of `stops`, even where one is the text of a special token.
     pub fn new(tokenizer: Arc<Tokenizer>, stops: &[String]) -> Self {
         let added = tokenizer.get_added_vocabulary();
         let special: Vec<&str> = added

@@ -1,4 +1,4 @@
-//! What a step tells the gateway.
+//! Events of a step, in as few reports as possible.
 
 use std::sync::Arc;
 
@@ -6,17 +6,17 @@ use protocol::message::{Answer, Failure, FailureKind, Report, StreamEvent, Strea
 
 use crate::report_sink::ReportSink;
 
-/// Bytes of events in one report, about. More than a step usually has, and less than the ring has room for, so that
+/// Approximate bytes of events in one report. More than a step usually has, and less than the ring has room for, so that
 /// the first events need not wait for the last.
 const REPORT_BYTES: usize = 256 << 10;
 
 /// Bytes of one event that are sent at all: a report with it alone is within the codec's limit.
 const EVENT_BYTES: usize = 32 << 20;
 
-/// Bytes of a failure's message. Texts of foreign code may hold whatever it was given.
+/// Bytes of a failure's message. Errors of other libraries may quote whatever they were given.
 const MESSAGE_BYTES: usize = 4 << 10;
 
-/// Collects events, and sends them as few reports.
+/// Collects events and sends them.
 pub(in crate::engine) struct Outbox {
     reports: Arc<dyn ReportSink>,
     events: Vec<StreamEvent>,
@@ -61,7 +61,7 @@ impl Outbox {
         }
     }
 
-    /// Sends a report that is about no stream.
+    /// Sends a report that is not about a stream.
     pub(in crate::engine) fn report(&mut self, report: &Report) {
         self.send();
         self.reports.report(report);
@@ -78,7 +78,7 @@ pub(in crate::engine) fn failed(message: impl Into<String>) -> StreamEventKind {
     StreamEventKind::Failed(Failure { kind: FailureKind::Internal, param: None, message })
 }
 
-/// At least what its encoding takes.
+/// An upper bound of its encoded bytes.
 fn size(event: &StreamEvent) -> usize {
     64 + match &event.kind {
         StreamEventKind::Delta(delta) => delta.text.len() + 5 * delta.tokens.len(),

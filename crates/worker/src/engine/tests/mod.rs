@@ -4,9 +4,10 @@
 
 mod failures;
 mod random;
+mod resume;
 mod steps;
 
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 
 use crossbeam_channel::{Sender, unbounded};
 use protocol::{
@@ -74,13 +75,18 @@ impl World {
         let steps = model.steps();
         let sink = Arc::clone(&reports) as _;
         let engine = Engine::new(model, limits, received, Arc::clone(&requests), sink, Arc::default());
-        Self { engine, messages, requests, reports, steps, tokenizer: Arc::new(tokenizer(String::from)) }
+        Self { engine, messages, requests, reports, steps, tokenizer: Arc::clone(&LETTERS) }
     }
 
     fn ask(&self, id: u64, ask: Ask) -> Arc<RequestHandle> {
+        self.ask_resumed(id, ask, &[]).unwrap()
+    }
+
+    /// A request of which another worker has generated some tokens.
+    fn ask_resumed(&self, id: u64, ask: Ask, generated: &[u32]) -> Result<Arc<RequestHandle>, ResumeError> {
         let id = RequestId(id);
         let request = self.requests.begin(id, ask.credit).unwrap();
-        let sequence = Sequence {
+        let mut sequence = Sequence {
             id,
             request: Arc::clone(&request),
             prompt_len: ask.prompt.len(),
@@ -91,8 +97,9 @@ impl World {
             tokens: ask.prompt,
             ended: None,
         };
+        sequence.resume(generated)?;
         self.messages.send(EngineMessage::Sequence(Box::new(sequence))).unwrap();
-        request
+        Ok(request)
     }
 
     fn cancel(&self, id: u64) {
@@ -128,6 +135,9 @@ impl World {
         self.steps.lock().unwrap().clone()
     }
 }
+
+/// A letter for each token.
+static LETTERS: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(tokenizer(String::from)));
 
 /// A letter for each token, or another text; the decoder joins them.
 fn tokenizer(text: impl Fn(char) -> String) -> Tokenizer {

@@ -1,6 +1,9 @@
-//! What unit tests share: a model of which a test says what it does, and a place that keeps reports.
+//! What unit tests share: a model of which a test says what it does, a place that keeps reports, and the gateway's end
+//! of a link.
 
 #![allow(clippy::unwrap_used)]
+
+pub(crate) mod gateway;
 
 use std::{
     collections::BTreeMap,
@@ -197,7 +200,7 @@ impl ReportSink for Collected {
 }
 
 impl Stream {
-    fn push(&mut self, kind: StreamEventKind) {
+    pub(crate) fn push(&mut self, kind: StreamEventKind) {
         assert_eq!(self.end, None, "before {kind:?}");
         match kind {
             StreamEventKind::Delta(Delta { first_token, tokens, text }) => {
