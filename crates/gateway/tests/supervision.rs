@@ -9,8 +9,8 @@ use protocol::{
     handshake::HelloAck,
     ids::RequestId,
     message::{
-        Failure, FailureKind, FinishReason, Heartbeat, MAX_CHUNK_TOKENS, MAX_EVENTS, ModelInfo, Report,
-        StreamEvent, StreamEventKind, Submission, TokenChunk, max_report_bytes,
+        Failure, FailureKind, FinishReason, Heartbeat, MAX_DELTA_TOKENS, MAX_EVENTS, ModelInfo, Report,
+        StreamEvent, StreamEventKind, Submission, Delta, max_report_bytes,
     },
 };
 use serde_json::{Value, json};
@@ -116,15 +116,15 @@ async fn a_worker_that_sends_too_much_is_ended_and_costs_little() {
         bytes
     };
     let chunk = |id, tokens| {
-        let chunk = TokenChunk { text: "x".into(), tokens: vec![7; tokens] };
-        StreamEvent { id, kind: StreamEventKind::Chunk(chunk) }
+        let chunk = Delta { text: "x".into(), tokens: vec![7; tokens] };
+        StreamEvent { id, kind: StreamEventKind::Delta(chunk) }
     };
     type Body<'a> = &'a dyn Fn(RequestId) -> Vec<u8>;
     let long = ModelInfo { digest: "d".repeat(1 << 20), ..model_info("tiny") };
     let bodies: [(Body<'_>, &str); 4] = [
         (&|_| vec![0; limit + 1], "over the limit"),
         (
-            &|id| encoded(&Report::Events(vec![chunk(id, MAX_CHUNK_TOKENS + 1)])),
+            &|id| encoded(&Report::Events(vec![chunk(id, MAX_DELTA_TOKENS + 1)])),
             "a message from it is broken",
         ),
         (&|id| encoded(&Report::Events(vec![chunk(id, 0); MAX_EVENTS + 1])), "a message from it is broken"),

@@ -50,7 +50,7 @@ impl Checked {
     /// The message for the worker.
     pub(super) fn into_generate(self, id: RequestId, credit: u32) -> Generate {
         let Self { prompt, sampling, max_tokens, stop, ignore_eos, .. } = self;
-        Generate { id, prompt, sampling, max_tokens, stop, ignore_eos, credit }
+        Generate { id, prompt, sampling, max_tokens, stop, resume: Vec::new(), ignore_eos, credit }
     }
 
     /// About the memory that it takes.

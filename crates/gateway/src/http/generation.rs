@@ -179,10 +179,10 @@ async fn open<S: Shape>(
 /// Waits until the worker has accepted the prompt.
 async fn prepared(events: &mut Stream) -> Result<(), ApiError> {
     match events.next().await {
-        Some(StreamEventKind::Admitted { .. }) => Ok(()),
+        Some(StreamEventKind::Prepared { .. }) => Ok(()),
         Some(StreamEventKind::Failed(failure)) => Err(failure.into()),
         // A worker that begins otherwise breaks the protocol.
-        Some(StreamEventKind::Chunk(_) | StreamEventKind::Finished { .. }) | None => Err(ApiError::Internal),
+        Some(StreamEventKind::Delta(_) | StreamEventKind::Finished { .. }) | None => Err(ApiError::Internal),
     }
 }
 
@@ -190,14 +190,14 @@ async fn collect<S: Shape>(mut events: Stream, head: &Head) -> Result<Response, 
     let mut text = String::new();
     loop {
         match events.next().await {
-            Some(StreamEventKind::Chunk(chunk)) => text.push_str(&chunk.text),
+            Some(StreamEventKind::Delta(chunk)) => text.push_str(&chunk.text),
             Some(StreamEventKind::Finished { reason, usage }) => {
                 let choices = &[S::whole(&text, reason)];
                 let object = Object { head, choices, usage: Some(Some(usage.into())) };
                 return Ok(Json(object).into_response());
             }
             Some(StreamEventKind::Failed(failure)) => return Err(failure.into()),
-            Some(StreamEventKind::Admitted { .. }) | None => return Err(ApiError::Internal),
+            Some(StreamEventKind::Prepared { .. }) | None => return Err(ApiError::Internal),
         }
     }
 }

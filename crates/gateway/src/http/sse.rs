@@ -146,8 +146,8 @@ impl<S: Shape> Events<S> {
         let Source::Open(Opened { head, .. }) = &self.source else { return };
         match event {
             // Tokens whose text is not complete yet.
-            Some(StreamEventKind::Chunk(chunk)) if chunk.text.is_empty() => {}
-            Some(StreamEventKind::Chunk(chunk)) => {
+            Some(StreamEventKind::Delta(chunk)) if chunk.text.is_empty() => {}
+            Some(StreamEventKind::Delta(chunk)) => {
                 write_choice(out, head, &self.settings, S::piece(&chunk.text, None));
             }
             Some(StreamEventKind::Finished { reason, usage }) => {
@@ -155,7 +155,7 @@ impl<S: Shape> Events<S> {
                 self.source = Source::Ended;
             }
             Some(StreamEventKind::Failed(failure)) => self.fail(out, &ApiError::from(failure)),
-            Some(StreamEventKind::Admitted { .. }) | None => self.fail(out, &ApiError::Internal),
+            Some(StreamEventKind::Prepared { .. }) | None => self.fail(out, &ApiError::Internal),
         }
     }
 

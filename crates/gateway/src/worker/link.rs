@@ -258,7 +258,7 @@ impl LinkTask {
                 count.inc_by(delivered.len() as u64);
                 let _span = debug_span!("deliver", events = delivered.len()).entered();
                 for id in self.link.streams.deliver(delivered) {
-                    warn!(%id, "the worker overspent the stream's credit; the stream was ended");
+                    warn!(%id, "the worker broke the rules of the stream; the stream was ended");
                     self.link.outbox.push(Queued::Cancel(id));
                 }
             }

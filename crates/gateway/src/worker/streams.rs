@@ -2,7 +2,7 @@
 //!
 //! A [`Stream`] is the client's end, a table entry the worker's. Between them is a channel that can't
 //! fill up: an item holds at least one event, chunks are bounded by the credit given, and a stream
-//! has one `Admitted` and one terminal event. So delivering never waits for a reader; a reader that
+//! has one `Prepared` and one terminal event. So delivering never waits for a reader; a reader that
 //! reads nothing gives no credit back, and pauses its own generation in the worker.
 
 use std::{
@@ -18,7 +18,7 @@ use std::{
 use protocol::{
     codec::CodecError,
     ids::RequestId,
-    message::{Failure, FailureKind, Generate, StreamEvent, StreamEventKind, TokenChunk},
+    message::{Delta, Failure, FailureKind, Generate, StreamEvent, StreamEventKind},
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -50,8 +50,10 @@ struct Entry {
     /// Events of the step that is being delivered.
     step: Delivery,
     flow: Arc<Flow>,
-    /// Chunks that the worker has sent.
+    /// Deltas that the worker has sent.
     spent: u64,
+    /// Position in the output of the next token.
+    next_token: u32,
     /// When the request arrived.
     arrived: Instant,
     /// When the last tokens came.
@@ -105,9 +107,9 @@ impl Streams {
         generate: Generate,
         arrived: Instant,
     ) -> Result<Stream, Failure> {
-        let (id, credit) = (generate.id, generate.credit);
+        let (id, credit, next_token) = (generate.id, generate.credit, generate.resume.len() as u32);
         let queued = Queued::generate(generate).map_err(unsendable)?;
-        // One item per chunk at most, and two for `Admitted` and the terminal event.
+        // One item per chunk at most, and two for `Prepared` and the terminal event.
         let (sender, receiver) = mpsc::channel(credit as usize + 2);
         let flow = Arc::new(Flow { granted: AtomicU64::new(credit.into()), unread: AtomicUsize::new(0) });
         let credit_batch = (credit / 4).max(1);
@@ -115,8 +117,15 @@ impl Streams {
         if let Some(failure) = &table.refusal {
             return Err(failure.clone());
         }
-        let entry =
-            Entry { sender, step: Vec::new(), flow: Arc::clone(&flow), spent: 0, arrived, last_tokens: None };
+        let entry = Entry {
+            sender,
+            step: Vec::new(),
+            flow: Arc::clone(&flow),
+            spent: 0,
+            next_token,
+            arrived,
+            last_tokens: None,
+        };
         table.open.insert(id, entry);
         drop(table);
         outbox.push(queued);
@@ -144,8 +153,8 @@ impl Streams {
     }
 
     /// Delivers the events of one step, each stream's together. Events of unknown streams (their
-    /// client has gone) are dropped. Returns streams that were ended because the worker overspent their
-    /// credit: which it must be ordered to cancel.
+    /// client has gone) are dropped. Returns streams that were ended because the worker broke
+    /// their rules: which it must be ordered to cancel.
     pub fn deliver(&self, events: Vec<StreamEvent>) -> Vec<RequestId> {
         let now = Instant::now();
         let mut touched = Vec::with_capacity(events.len());
@@ -235,40 +244,53 @@ impl Table {
 }
 
 impl Entry {
-    /// Adds an event to the step's. False if the worker was not allowed to send it; the stream then
-    /// ends with a failure that says so.
+    /// Adds an event to the step's. False if the worker must not send it; the stream then ends with a failure that
+    /// says so.
     fn accept(&mut self, mut event: StreamEventKind, now: Instant, metrics: &StreamMetrics) -> bool {
         if self.step.last().is_some_and(StreamEventKind::is_terminal) {
             return true; // Nothing may follow, and the stream has its end: drop it.
         }
         match &mut event {
-            StreamEventKind::Admitted { prompt_tokens } => {
+            StreamEventKind::Prepared { prompt_tokens } => {
                 metrics.tokens_in.inc_by((*prompt_tokens).into());
             }
-            StreamEventKind::Chunk(chunk) => {
-                if !self.may_send(chunk) {
-                    self.step.push(StreamEventKind::Failed(Failure {
-                        kind: FailureKind::Internal,
-                        param: None,
-                        message: "the worker sent more than the client had asked for".into(),
-                    }));
-                    return false;
+            StreamEventKind::Delta(delta) => {
+                if let Err(violation) = self.check(delta) {
+                    return self.violated(violation);
                 }
-                self.measure(chunk.tokens.len(), now, metrics);
+                self.measure(delta.tokens.len(), now, metrics);
             }
             StreamEventKind::Failed(failure) => failure.shorten(),
+            StreamEventKind::Answered(_) => return self.violated("the worker answered a request for text with a value"),
             StreamEventKind::Finished { .. } => {}
         }
         self.step.push(event);
         true
     }
 
-    /// Counts a chunk, and says whether the worker was allowed to send it.
-    fn may_send(&mut self, chunk: &TokenChunk) -> bool {
+    fn violated(&mut self, violation: &str) -> bool {
+        self.step.push(StreamEventKind::Failed(Failure {
+            kind: FailureKind::Internal,
+            param: None,
+            message: violation.into(),
+        }));
+        false
+    }
+
+    /// Counts a delta, and says why the worker must not send it.
+    fn check(&mut self, delta: &Delta) -> Result<(), &'static str> {
         self.spent += 1;
-        let bytes = size(chunk);
+        let bytes = size(delta);
         let unread = self.flow.unread.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.spent <= self.flow.granted.load(Ordering::Acquire) && unread <= MAX_UNREAD
+        if self.spent > self.flow.granted.load(Ordering::Acquire) || unread > MAX_UNREAD {
+            return Err("the worker sent more than the client had asked for");
+        }
+        let tokens = delta.token_range();
+        if tokens.start != self.next_token {
+            return Err("the worker left out a part of the output");
+        }
+        self.next_token = tokens.end;
+        Ok(())
     }
 
     fn measure(&mut self, tokens: usize, now: Instant, metrics: &StreamMetrics) {
@@ -320,7 +342,7 @@ impl Stream {
     fn yield_event(&mut self, event: StreamEventKind) -> StreamEventKind {
         if event.is_terminal() {
             self.ended = true;
-        } else if let StreamEventKind::Chunk(chunk) = &event {
+        } else if let StreamEventKind::Delta(chunk) = &event {
             self.flow.unread.fetch_sub(size(chunk), Ordering::Relaxed);
             self.unreturned += 1;
             if self.unreturned >= self.credit_batch {
@@ -348,7 +370,7 @@ impl Drop for Stream {
     }
 }
 
-fn size(chunk: &TokenChunk) -> usize {
+fn size(chunk: &Delta) -> usize {
     chunk.text.len() + size_of_val(&*chunk.tokens)
 }
 

@@ -6,7 +6,7 @@
 mod program;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     path::{Path, PathBuf},
 };
 
@@ -52,6 +52,8 @@ pub struct FakeWorker {
     sender: FrameSender,
     receiver: FrameReceiver,
     queued: VecDeque<Submission>,
+    /// Tokens that were sent, by their stream.
+    tokens: HashMap<RequestId, u32>,
     body: Vec<u8>,
 }
 
@@ -96,6 +98,7 @@ impl FakeWorker {
             receiver: FrameReceiver::new(consumer, hello.incarnation),
             hello,
             queued: VecDeque::new(),
+            tokens: HashMap::new(),
             body: Vec::new(),
         }
     }
@@ -152,8 +155,17 @@ impl FakeWorker {
     /// # Panics
     /// The gateway has closed the socket.
     pub async fn events(&mut self, id: RequestId, kinds: Vec<StreamEventKind>) {
-        let events = kinds.into_iter().map(|kind| StreamEvent { id, kind }).collect();
+        let events = kinds.into_iter().map(|kind| StreamEvent { id, kind: self.placed(id, kind) }).collect();
         self.send(&Report::Events(events)).await;
+    }
+
+    /// Gives a delta its place behind those that were sent before.
+    fn placed(&mut self, id: RequestId, kind: StreamEventKind) -> StreamEventKind {
+        let StreamEventKind::Delta(delta) = kind else { return kind };
+        let next = self.tokens.entry(id).or_default();
+        let delta = Delta { first_token: *next, ..delta };
+        *next = delta.token_range().end;
+        StreamEventKind::Delta(delta)
     }
 
     /// Reports that the prompt was prepared.
@@ -255,7 +267,7 @@ pub fn model_info(name: &str) -> ModelInfo {
 
 /// Text of one token.
 pub fn chunk(text: &str) -> StreamEventKind {
-    StreamEventKind::Delta(Delta { text: text.into(), tokens: vec![1] })
+    StreamEventKind::Delta(Delta { first_token: 0, tokens: vec![1], text: text.into() })
 }
 
 /// The end of a stream.

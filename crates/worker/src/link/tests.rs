@@ -122,7 +122,7 @@ fn requests_go_in_and_streams_come_out() {
 
     for id in [1, 2] {
         let first = events.iter().find(|event| event.id == RequestId(id)).unwrap();
-        assert_eq!(first.kind, StreamEventKind::Admitted { prompt_tokens: 2 });
+        assert_eq!(first.kind, StreamEventKind::Prepared { prompt_tokens: 2 });
         let output = output(events.clone(), id);
         assert_eq!((output.text.as_str(), output.chunks), ("aaaaa", 5));
         assert_eq!(output.reason(), Some(FinishReason::Length));

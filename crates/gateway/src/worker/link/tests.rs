@@ -6,7 +6,7 @@ mod peer;
 use futures_util::FutureExt;
 use protocol::{
     ids::RequestId,
-    message::{FinishReason, ModelInfo, Prompt, Sampling, StreamEventKind, Submission, TokenChunk, Usage},
+    message::{FinishReason, ModelInfo, Prompt, Sampling, StreamEventKind, Submission, Delta, Usage},
 };
 
 use self::peer::{RING_BYTES, World, soon, until};
@@ -25,7 +25,7 @@ fn generate(id: u64, credit: u32) -> Generate {
 }
 
 fn chunk(text: &str) -> StreamEventKind {
-    StreamEventKind::Chunk(TokenChunk { text: text.into(), tokens: vec![7] })
+    StreamEventKind::Delta(Delta { text: text.into(), ..Delta::default() })
 }
 
 fn finished() -> StreamEventKind {
@@ -82,9 +82,9 @@ async fn a_batch_larger_than_the_ring_arrives_whole_while_the_worker_reads() {
 async fn events_are_delivered_to_their_streams() {
     let mut world = World::new().await;
     let [mut one, mut two] = [1, 2].map(|id| world.link.open(generate(id, 8), Instant::now()).unwrap());
-    world.peer.events(&[(1, StreamEventKind::Admitted { prompt_tokens: 3 }), (2, chunk("b"))]).await;
+    world.peer.events(&[(1, StreamEventKind::Prepared { prompt_tokens: 3 }), (2, chunk("b"))]).await;
     world.peer.events(&[(1, chunk("a")), (1, finished()), (9, chunk("unknown"))]).await;
-    assert_eq!(next(&mut one).await, Some(StreamEventKind::Admitted { prompt_tokens: 3 }));
+    assert_eq!(next(&mut one).await, Some(StreamEventKind::Prepared { prompt_tokens: 3 }));
     assert_eq!(next(&mut one).await, Some(chunk("a")));
     assert_eq!(next(&mut one).await, Some(finished()));
     assert_eq!(next(&mut one).await, None);

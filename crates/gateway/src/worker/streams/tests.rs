@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use protocol::{
     codec,
-    message::{Batch, FinishReason, MAX_FAILURE_TEXT, Prompt, Sampling, Submission, TokenChunk, Usage},
+    message::{Batch, FinishReason, MAX_FAILURE_TEXT, Prompt, Sampling, Submission, Delta, Usage},
 };
 
 use super::*;
@@ -30,16 +30,21 @@ impl World {
     }
 
     fn open_with(&self, id: u64, credit: u32, prompt: &str) -> Result<Stream, Failure> {
-        let generate = Generate {
+        let generate = self.generate(id, credit, prompt);
+        self.streams.open(&self.outbox, generate, Instant::now())
+    }
+
+    fn generate(&self, id: u64, credit: u32, prompt: &str) -> Generate {
+        Generate {
             id: RequestId(id),
             prompt: Prompt::Text(prompt.into()),
             sampling: Sampling::default(),
             max_tokens: None,
             stop: Vec::new(),
+            resume: Vec::new(),
             ignore_eos: false,
             credit,
-        };
-        self.streams.open(&self.outbox, generate, Instant::now())
+        }
     }
 
     fn submitted(&self) -> Vec<Submission> {
@@ -53,8 +58,13 @@ fn event(id: u64, kind: StreamEventKind) -> StreamEvent {
     StreamEvent { id: RequestId(id), kind }
 }
 
+/// Text without tokens, which has no place among them.
 fn chunk(text: &str) -> StreamEventKind {
-    StreamEventKind::Chunk(TokenChunk { text: text.into(), tokens: vec![7] })
+    StreamEventKind::Delta(Delta { text: text.into(), ..Delta::default() })
+}
+
+fn tokens(first_token: u32, tokens: &[u32]) -> StreamEventKind {
+    StreamEventKind::Delta(Delta { first_token, tokens: tokens.into(), text: String::new() })
 }
 
 fn finished() -> StreamEventKind {
@@ -190,10 +200,40 @@ fn dropping_an_ended_stream_cancels_nothing() {
 }
 
 #[test]
+fn a_gap_in_the_tokens_ends_the_stream_and_no_other() {
+    let world = World::new();
+    for (deltas, whole) in [
+        (vec![tokens(0, &[7]), tokens(1, &[8, 9]), tokens(3, &[7])], true),
+        (vec![tokens(1, &[7])], false),
+        (vec![tokens(0, &[7]), tokens(2, &[7])], false),
+        (vec![tokens(0, &[7]), tokens(0, &[7])], false),
+        (vec![StreamEventKind::Answered(Answer::Count(1))], false),
+    ] {
+        let (mut one, mut other) = (world.open(1, 8).unwrap(), world.open(2, 8).unwrap());
+        let events = deltas.into_iter().map(|delta| event(1, delta)).chain([event(2, chunk("y"))]);
+        let broken = world.streams.deliver(events.collect());
+        assert_eq!(broken.is_empty(), whole, "{broken:?}");
+        let last = std::iter::from_fn(|| one.next().now_or_never().flatten()).last();
+        assert_eq!(matches!(last, Some(StreamEventKind::Failed(_))), !whole, "{last:?}");
+        assert_eq!(now(&mut other), Some(chunk("y")));
+    }
+}
+
+#[test]
+fn a_resumed_stream_goes_on_behind_its_tokens() {
+    let world = World::new();
+    let generate = Generate { resume: vec![5, 6], ..world.generate(1, 8, "x") };
+    let mut stream = world.streams.open(&world.outbox, generate, Instant::now()).unwrap();
+    assert!(world.streams.deliver(vec![event(1, tokens(2, &[7]))]).is_empty());
+    assert_eq!(now(&mut stream), Some(tokens(2, &[7])));
+    assert_eq!(world.streams.deliver(vec![event(1, tokens(0, &[5]))]), [RequestId(1)]);
+}
+
+#[test]
 fn a_lost_worker_ends_every_stream_once_even_a_full_one_and_opens_none() {
     let world = World::new();
     let (mut full, mut idle) = (world.open(1, 2).unwrap(), world.open(2, 2).unwrap());
-    world.streams.deliver(vec![event(1, StreamEventKind::Admitted { prompt_tokens: 1 })]);
+    world.streams.deliver(vec![event(1, StreamEventKind::Prepared { prompt_tokens: 1 })]);
     world.streams.deliver(vec![event(1, chunk("a"))]);
     world.streams.deliver(vec![event(1, chunk("b"))]);
     let failure = Failure { kind: FailureKind::WorkerLost, param: None, message: "gone".into() };
