@@ -157,20 +157,29 @@ impl ModelRegistry {
         self.set(worker, Worker { state, note, service: None });
     }
 
+    /// The name of the model with this name or digest, if a worker could take a request for it now. Picks none.
+    ///
+    /// # Errors
+    /// The same as of [`ModelRegistry::route`].
+    pub fn resolve(&self, id: &str) -> Result<String, RouteError> {
+        let models = self.read();
+        let model = accepting(&models, id)?;
+        match model.workers.iter().any(|worker| worker.ready().is_some()) {
+            true => Ok(model.name.clone()),
+            false => Err(RouteError::NoWorker { model: id.to_owned() }),
+        }
+    }
+
     /// The least loaded ready worker of the model with this name or digest.
+    ///
+    /// # Errors
+    /// If the model is not loaded, is being unloaded, or has no ready worker.
     pub fn route(&self, id: &str) -> Result<Route, RouteError> {
         let models = self.read();
-        let asked = || id.to_owned();
-        let Some(model) = find(&models, id).filter(|model| !model.has_failed()) else {
-            return Err(RouteError::UnknownModel { model: asked(), served: served(&models) });
-        };
-        if model.phase == Phase::Draining {
-            return Err(RouteError::Unloading { model: asked(), served: served(&models) });
-        }
-        let ready = model.workers.iter().filter_map(Worker::ready);
+        let ready = accepting(&models, id)?.workers.iter().filter_map(Worker::ready);
         match ready.min_by_key(|service| service.link.live_streams()) {
             Some(service) => Ok(Route { link: service.link.clone(), info: service.info.clone() }),
-            None => Err(RouteError::NoWorker { model: asked() }),
+            None => Err(RouteError::NoWorker { model: id.to_owned() }),
         }
     }
 
@@ -243,6 +252,17 @@ fn find<'a>(models: &'a [Model], id: &str) -> Option<&'a Model> {
     let has_digest = |model: &&Model| model.info.as_ref().is_some_and(|info| info.digest == id);
     let digest = || models.iter().filter(has_digest).min_by_key(|model| model.phase != Phase::Serving);
     models.iter().find(|model| model.name == id).or_else(digest)
+}
+
+/// The model with this name or digest, if it takes requests as soon as a worker is ready.
+fn accepting<'a>(models: &'a [Model], id: &str) -> Result<&'a Model, RouteError> {
+    let Some(model) = find(models, id).filter(|model| !model.has_failed()) else {
+        return Err(RouteError::UnknownModel { model: id.to_owned(), served: served(models) });
+    };
+    match model.phase {
+        Phase::Draining => Err(RouteError::Unloading { model: id.to_owned(), served: served(models) }),
+        Phase::Serving | Phase::Failed(_) => Ok(model),
+    }
 }
 
 /// For people.

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use super::{App, budget::Charge, error::ApiError};
+use super::{app::App, budget::Charge, error::ApiError};
 
 /// A whole body, and the memory set aside for it.
 pub(super) struct Whole {

@@ -1,29 +1,27 @@
-//! Everything that can go wrong with a request, in OpenAI's error JSON.
+//! Everything that can go wrong with a request, and what its client is told, apart from the form: that is the dialect's.
 
-mod public;
-mod table;
+mod spec;
 
 use std::time::Duration;
 
 use axum::{
-    Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use protocol::message::Failure;
-use serde::Serialize;
 
-pub(super) use self::public::public;
-use self::{public::clip, table::Row};
-use super::{admin::Refusal, request_id};
+pub use self::spec::{ErrorKind, ErrorSpec, error_table};
+use super::{
+    auth::AuthError,
+    public::{clip, public},
+};
 use crate::{
-    fleet::{ModelError, RouteError},
-    serve::admission::Rejection,
+    fleet::ModelError,
+    serve::{RouteError, ServeError},
 };
 
 /// Everything that can go wrong with a request.
 #[derive(Debug, thiserror::Error)]
-pub enum ApiError {
+pub(super) enum ApiError {
     /// The bytes are not a request.
     #[error("{}", malformed(*status))]
     Malformed {
@@ -56,7 +54,7 @@ pub enum ApiError {
     /// The path knows other methods.
     #[error("{0} is not allowed here")]
     Method(axum::http::Method),
-    /// The body is announced as something else than JSON.
+    /// The body is announced as something other than JSON.
     #[error("the body must be JSON, sent with `Content-Type: application/json`, not `{0}`")]
     MediaType(String),
     /// The body is compressed.
@@ -77,10 +75,10 @@ pub enum ApiError {
     /// The body came too slowly.
     #[error("the body did not arrive within {} s", .0.as_secs_f32())]
     BodyTimeout(Duration),
-    /// The body is no text.
+    /// The body is not text.
     #[error("the body is not UTF-8 from byte {0} on")]
     NotUtf8(usize),
-    /// The body is no JSON.
+    /// The body is not JSON.
     #[error("the body is not valid JSON: {0}")]
     Json(serde_json::Error),
     /// A field is missing, of the wrong type, or out of range.
@@ -108,22 +106,16 @@ pub enum ApiError {
     /// Bodies and waiting requests take all the memory that they may.
     #[error("the requests that wait take all the memory set aside for them; try again later")]
     Memory,
-    /// Not let in.
-    #[error(transparent)]
-    Rejected(#[from] Rejection),
-    /// Nowhere to go.
-    #[error(transparent)]
-    Unroutable(#[from] RouteError),
     /// Not from an administrator.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Auth(#[from] AuthError),
     /// Not loaded or unloaded.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The worker could not do it.
-    #[error("{}", .0.message)]
-    Failed(Failure),
-    /// The operating system gave no random numbers.
+    /// Not served, or not to the end.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The operating system's random source failed.
     #[error("the operating system's source of random numbers failed")]
     Random(#[from] getrandom::Error),
     /// A defect in the gateway.
@@ -131,9 +123,30 @@ pub enum ApiError {
     Internal,
 }
 
-impl From<Failure> for ApiError {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
+/// What a client is told of an error. Each dialect has a form of its own for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ErrorReport {
+    pub(super) kind: ErrorKind,
+    /// `None` for an error of a layer that has none.
+    pub(super) code: Option<&'static str>,
+    /// What happened and what to do, for a person.
+    pub(super) message: String,
+    /// The path of the field that is to blame.
+    pub(super) param: Option<String>,
+    /// The request's id, where it is known.
+    pub(super) request_id: Option<String>,
+}
+
+/// Writes the JSON of a response that is an error, in a dialect's form.
+pub(super) type ErrorWriter = fn(&ErrorReport) -> Vec<u8>;
+
+/// Bytes of a message. What a client sent may be in it.
+const MAX_MESSAGE: usize = 1000;
+const MAX_PARAM: usize = 200;
+
+impl From<RouteError> for ApiError {
+    fn from(error: RouteError) -> Self {
+        ServeError::from(error).into()
     }
 }
 
@@ -142,34 +155,38 @@ impl ApiError {
         match self {
             Self::Field { param, .. } => param.as_deref(),
             Self::Unsupported { param, .. } | Self::Unknown { param } => Some(param),
-            Self::Unroutable(RouteError::UnknownModel { .. }) => Some("model"),
-            Self::Failed(failure) => failure.param.as_deref(),
+            Self::Serve(ServeError::Unroutable(RouteError::UnknownModel { .. })) => Some("model"),
+            Self::Serve(ServeError::Failed(failure)) => failure.param.as_deref(),
             _ => None,
         }
     }
 
-    /// `{"error": {…}}`, as in a response's body and in an error event.
-    pub fn body(&self) -> ErrorBody {
-        let Row { kind, code, .. } = self.row();
+    /// What the client is told.
+    pub(super) fn report(&self) -> ErrorReport {
+        let ErrorSpec { kind, code, .. } = self.spec();
         let message = match self {
-            // Its words are a worker's, about itself.
-            Self::Failed(failure) if kind != table::INVALID => public(&failure.message),
+            // A worker wrote it, about itself.
+            Self::Serve(ServeError::Failed(failure)) if kind != ErrorKind::InvalidRequest => {
+                public(&failure.message)
+            }
             other => clip(other.to_string(), MAX_MESSAGE),
         };
         let param = self.param().map(|param| clip(param.to_owned(), MAX_PARAM));
-        ErrorBody { error: ErrorJson { message, kind, param, code, request_id: None } }
+        ErrorReport { kind, code: Some(code), message, param, request_id: None }
+    }
+
+    /// The status of a response that tells it.
+    pub(super) fn status(&self) -> StatusCode {
+        self.spec().status
     }
 }
 
-/// Bytes of a message. What a client sent may be in it.
-const MAX_MESSAGE: usize = 1000;
-const MAX_PARAM: usize = 200;
-
 impl IntoResponse for ApiError {
+    /// Without a body: the outermost layer knows the request's id and dialect, and writes it from the report.
     fn into_response(self) -> Response {
-        let Row { status, retry_after, .. } = self.row();
-        let body = self.body();
-        let mut response = (status, Json(&body)).into_response();
+        let ErrorSpec { status, retry_after, .. } = self.spec();
+        let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        let mut response = (status, json).into_response();
         let headers = response.headers_mut();
         if let Some(after) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
@@ -181,9 +198,23 @@ impl IntoResponse for ApiError {
         if matches!(self, Self::ContentEncoding(_)) {
             headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
-        // The request's id is put into the body where it is known.
-        response.extensions_mut().insert(body);
+        response.extensions_mut().insert(self.report());
         response
+    }
+}
+
+impl ErrorReport {
+    /// Of an error that another layer answered with `status` and perhaps some words.
+    pub(super) fn plain(status: StatusCode, words: &str) -> Self {
+        let kind = if status.is_server_error() { ErrorKind::Server } else { ErrorKind::InvalidRequest };
+        let reason = || status.canonical_reason().unwrap_or("error").to_owned();
+        let message = if words.is_empty() { reason() } else { public(words) };
+        Self { kind, code: None, message, param: None, request_id: None }
+    }
+
+    /// The same, saying of which request it is.
+    pub(super) fn with_request_id(self, id: &str) -> Self {
+        Self { request_id: Some(id.to_owned()), ..self }
     }
 }
 
@@ -194,56 +225,6 @@ fn malformed(status: StatusCode) -> &'static str {
         StatusCode::URI_TOO_LONG => "the request's path is too long",
         _ => "the request is not valid HTTP/1.1",
     }
-}
-
-/// A whole response, for a connection on which no request began.
-pub(super) fn wire(error: &ApiError) -> Vec<u8> {
-    let Row { status, .. } = error.row();
-    let id = request_id::fresh();
-    let body = error.body().with_request_id(&id);
-    // Strings and nulls: JSON can express them.
-    let body = serde_json::to_string(&body).unwrap_or_default();
-    let reason = status.canonical_reason().unwrap_or_default();
-    let (code, length) = (status.as_u16(), body.len());
-    format!(
-        "HTTP/1.1 {code} {reason}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
-         {name}: {id}\r\nconnection: close\r\n\r\n{body}",
-        name = request_id::HEADER
-    )
-    .into_bytes()
-}
-
-/// OpenAI's error object.
-#[derive(Clone, Debug, Serialize)]
-pub struct ErrorBody {
-    error: ErrorJson,
-}
-
-impl ErrorBody {
-    /// For an error that another layer answered with `status` and perhaps some words.
-    pub(super) fn plain(status: StatusCode, words: &str) -> Self {
-        let kind = if status.is_server_error() { table::SERVER } else { table::INVALID };
-        let reason = || status.canonical_reason().unwrap_or("error").to_owned();
-        let message = if words.is_empty() { reason() } else { public(words) };
-        Self { error: ErrorJson { message, kind, param: None, code: None, request_id: None } }
-    }
-
-    /// The same, saying of which request it is.
-    pub(super) fn with_request_id(mut self, id: &str) -> Self {
-        self.error.request_id = Some(id.to_owned());
-        self
-    }
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct ErrorJson {
-    message: String,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    param: Option<String>,
-    code: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<String>,
 }
 
 #[cfg(test)]

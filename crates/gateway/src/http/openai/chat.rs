@@ -1,12 +1,14 @@
 //! `POST /v1/chat/completions`.
 
-use protocol::message::FinishReason;
 use serde::Serialize;
 
 use super::{
-    error::ApiError,
-    fields::{self, Checked},
-    generation::{Shape, reason_word},
+    endpoint::{Endpoint, finish_reason_str},
+    request::{self, Context},
+};
+use crate::{
+    http::{dialect::Asked, error::ApiError},
+    serve::FinishReason,
 };
 
 /// A chat's answer.
@@ -43,27 +45,32 @@ struct Message<'a> {
     refusal: Option<()>,
 }
 
-impl Shape for Chat {
+impl Endpoint for Chat {
     const ID_PREFIX: &'static str = "chatcmpl-";
     const OBJECT: &'static str = "chat.completion";
     const CHUNK_OBJECT: &'static str = "chat.completion.chunk";
 
-    fn read(body: &[u8]) -> Result<Checked, ApiError> {
-        fields::chat::read(body)
+    fn read(body: &[u8]) -> Result<Asked<Context>, ApiError> {
+        request::chat(body)
     }
 
-    fn opening() -> Option<impl Serialize> {
+    fn first() -> Option<impl Serialize> {
         let delta = Delta { role: Some("assistant"), content: Some("") };
         Some(ChunkChoice { index: 0, delta, logprobs: None, finish_reason: None })
     }
 
-    fn piece(text: &str, reason: Option<FinishReason>) -> impl Serialize {
-        let delta = Delta { role: None, content: reason.is_none().then_some(text) };
-        ChunkChoice { index: 0, delta, logprobs: None, finish_reason: reason.map(reason_word) }
+    fn delta(text: &str) -> impl Serialize {
+        let delta = Delta { role: None, content: Some(text) };
+        ChunkChoice { index: 0, delta, logprobs: None, finish_reason: None }
     }
 
-    fn whole(text: &str, reason: FinishReason) -> impl Serialize {
+    fn last(reason: FinishReason) -> impl Serialize {
+        let delta = Delta { role: None, content: None };
+        ChunkChoice { index: 0, delta, logprobs: None, finish_reason: Some(finish_reason_str(reason)) }
+    }
+
+    fn full(text: &str, reason: FinishReason) -> impl Serialize {
         let message = Message { role: "assistant", content: text, refusal: None };
-        Choice { index: 0, message, logprobs: None, finish_reason: reason_word(reason) }
+        Choice { index: 0, message, logprobs: None, finish_reason: finish_reason_str(reason) }
     }
 }

@@ -9,26 +9,26 @@ use serde::{
 
 /// Any number.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Number(pub(super) f64);
+pub(in crate::http) struct Number(pub(in crate::http) f64);
 
 /// A whole number, also written as `2.0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Whole(pub(super) i128);
+pub(in crate::http) struct Whole(pub(in crate::http) i128);
 
 /// True or false.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Flag(pub(super) bool);
+pub(in crate::http) struct Flag(pub(in crate::http) bool);
 
 /// A text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Text(pub(super) String);
+pub(in crate::http) struct Text(pub(in crate::http) String);
 
 /// One text or a list of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Texts(pub(super) Vec<String>);
+pub(in crate::http) struct Texts(pub(in crate::http) Vec<String>);
 
 /// An object's key, without a copy where it can be borrowed.
-pub(super) struct Key<'de>(pub(super) Cow<'de, str>);
+pub(in crate::http) struct Key<'de>(pub(in crate::http) Cow<'de, str>);
 
 /// Beyond this not every whole number can be written as `2.0`.
 const MAX_WHOLE_FLOAT: f64 = (1u64 << 53) as f64;

@@ -7,11 +7,10 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 
-use super::{
-    check::{field, float},
-    values::{Key, Number},
+use crate::http::{
+    error::ApiError,
+    json::{Key, Number, field, float},
 };
-use crate::http::error::ApiError;
 
 /// Biases by token id, as typed.
 #[derive(Debug, Default)]

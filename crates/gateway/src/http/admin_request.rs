@@ -1,33 +1,36 @@
-//! Fields of requests to load and unload. Unknown ones are refused: nobody else speaks this part.
+//! Fields of requests to load and unload. Unknown ones are refused: no other server has these requests.
 
 use std::time::Duration;
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{check::field, parse, values::Whole};
-use crate::{config::MAX_WORKERS, http::error::ApiError};
+use super::{
+    error::ApiError,
+    json::{Whole, field, parse},
+};
+use crate::config::MAX_WORKERS;
 
 /// Of a request to load.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(in crate::http) struct LoadFields {
+pub(super) struct LoadFields {
     workers: Option<Whole>,
 }
 
 /// Of a request to unload.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(in crate::http) struct UnloadFields {
+pub(super) struct UnloadFields {
     drain_timeout_ms: Option<Whole>,
 }
 
 impl LoadFields {
-    pub(in crate::http) fn read(body: &[u8]) -> Result<Self, ApiError> {
+    pub(super) fn read(body: &[u8]) -> Result<Self, ApiError> {
         read(body)
     }
 
     /// How many workers the model gets.
-    pub(in crate::http) fn workers(&self) -> Result<Option<usize>, ApiError> {
+    pub(super) fn workers(&self) -> Result<Option<usize>, ApiError> {
         match self.workers {
             None => Ok(None),
             Some(Whole(workers)) if (1..=i128::from(MAX_WORKERS)).contains(&workers) => {
@@ -41,12 +44,12 @@ impl LoadFields {
 }
 
 impl UnloadFields {
-    pub(in crate::http) fn read(body: &[u8]) -> Result<Self, ApiError> {
+    pub(super) fn read(body: &[u8]) -> Result<Self, ApiError> {
         read(body)
     }
 
     /// How long streams may go on.
-    pub(in crate::http) fn drain_timeout(&self) -> Result<Option<Duration>, ApiError> {
+    pub(super) fn drain_timeout(&self) -> Result<Option<Duration>, ApiError> {
         let Some(Whole(millis)) = self.drain_timeout_ms else { return Ok(None) };
         let millis = u64::try_from(millis);
         millis

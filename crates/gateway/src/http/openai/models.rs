@@ -8,12 +8,15 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{
-    App,
-    admin::{self, Action},
-    error::{ApiError, public},
+use crate::{
+    fleet::{ModelState, ModelStatus},
+    http::{
+        admin::{self, Action, Done},
+        app::App,
+        error::ApiError,
+        public::shown,
+    },
 };
-use crate::fleet::{ModelState, ModelStatus};
 
 #[derive(Serialize)]
 pub(super) struct List {
@@ -24,7 +27,7 @@ pub(super) struct List {
 /// OpenAI's model object; the fields from `state` on are additions. Those that only a worker knows are null until
 /// one was ready.
 #[derive(Serialize)]
-pub(super) struct Model {
+struct Model {
     id: String,
     object: &'static str,
     created: u64,
@@ -39,8 +42,15 @@ pub(super) struct Model {
     digest: Option<String>,
 }
 
+#[derive(Serialize)]
+struct Unloaded {
+    id: String,
+    object: &'static str,
+    state: &'static str,
+}
+
 pub(super) async fn list(State(app): State<App>, headers: HeaderMap) -> Json<List> {
-    let is_admin = admin::is_admin(&app, &headers);
+    let is_admin = app.is_admin(&headers);
     let data = app.router.models().into_iter().map(|status| Model::new(status, is_admin)).collect();
     Json(List { object: "list", data })
 }
@@ -60,12 +70,24 @@ pub(super) async fn one(
     let method = request.method().clone();
     let reads = matches!(method, Method::GET | Method::HEAD);
     match action {
-        Some((id, action)) if method == Method::POST => admin::act(&app, id, action, request).await,
+        Some((id, action)) if method == Method::POST => {
+            let done = admin::act(&app, id, action, request).await?;
+            answer(&app, done)
+        }
         // A model may have such a name.
         Some(_) if !(reads && app.router.model(&path).is_some()) => Ok(not_allowed(method, "POST")),
-        _ if reads => find(&app, &path, admin::is_admin(&app, request.headers()))
-            .map(|model| Json(model).into_response()),
+        _ if reads => {
+            let model = find(&app, &path, app.is_admin(request.headers()))?;
+            Ok(Json(model).into_response())
+        }
         _ => Ok(not_allowed(method, "GET,HEAD")),
+    }
+}
+
+fn answer(app: &App, done: Done) -> Result<Response, ApiError> {
+    match done {
+        Done::Loaded(name) => Ok(Json(find(app, &name, true)?).into_response()),
+        Done::Unloaded(id) => Ok(Json(Unloaded { id, object: "model", state: "unloaded" }).into_response()),
     }
 }
 
@@ -76,13 +98,13 @@ fn not_allowed(method: Method, allowed: &'static str) -> Response {
 }
 
 /// The model with this name or digest.
-pub(super) fn find(app: &App, id: &str, is_admin: bool) -> Result<Model, ApiError> {
+fn find(app: &App, id: &str, is_admin: bool) -> Result<Model, ApiError> {
     let model = app.router.model(id).ok_or_else(|| app.router.unknown(id))?;
     Ok(Model::new(model, is_admin))
 }
 
 impl Model {
-    /// Only an administrator sees what paths the store and the workers have.
+    /// Only an administrator sees the paths of the store and the workers.
     fn new(status: ModelStatus, is_admin: bool) -> Self {
         let ModelStatus { name, state, reason, info, workers, ready_workers, since } = status;
         let info = info.as_ref();
@@ -101,9 +123,4 @@ impl Model {
             digest: info.map(|info| info.digest.clone()),
         }
     }
-}
-
-/// Words of the server's inside, for whoever asked.
-pub(super) fn shown(words: Option<String>, is_admin: bool) -> Option<String> {
-    words.map(|words| if is_admin { words } else { public(&words) })
 }

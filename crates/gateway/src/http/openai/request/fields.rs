@@ -1,4 +1,4 @@
-//! A request's fields as typed, read in one pass. Nothing is kept of a value that the server can't use.
+//! The fields as typed, read in one pass. Nothing is kept of a value that the server can't use.
 
 use std::fmt;
 
@@ -7,22 +7,15 @@ use serde::{
     de::{self, MapAccess, Visitor},
 };
 
-use super::{
-    bias::LogitBias,
-    foreign::Foreign,
-    message::Message,
-    object::Object,
-    probe::Probe,
-    prompt::TypedPrompt,
-    values::{Flag, Key, Number, Text, Texts, Whole},
-};
+use super::{bias::LogitBias, foreign::Foreign, message::Message, prompt::TypedPrompt};
+use crate::http::json::{Flag, Key, Number, Object, Probe, Text, Texts, Whole};
 
 /// Defines the fields: their place here, their type, and their names in JSON.
-macro_rules! request {
+macro_rules! fields {
     ($($field:ident: $type:ty = $name:literal,)*) => {
-        /// Of both kinds of completion, as typed.
+        /// The fields of both kinds of completion, as typed.
         #[derive(Debug, Default)]
-        pub(super) struct Request {
+        pub(super) struct Fields {
             $(pub(super) $field: Option<$type>,)*
             /// All others.
             pub(super) foreign: Foreign,
@@ -32,28 +25,28 @@ macro_rules! request {
         #[cfg(test)]
         pub(super) const OFFERED: &[&str] = &[$($name,)*];
 
-        impl<'de> Visitor<'de> for Fields {
-            type Value = Request;
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = Fields;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Request, A::Error> {
-                let mut request = Request::default();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Fields::default();
                 while let Some(Key(name)) = map.next_key()? {
                     match name.as_ref() {
-                        $($name => set(&mut request.$field, $name, &mut map)?,)*
-                        name => request.foreign.take(name, &map.next_value::<Probe>()?),
+                        $($name => set(&mut fields.$field, $name, &mut map)?,)*
+                        name => fields.foreign.take(name, &map.next_value::<Probe>()?),
                     }
                 }
-                Ok(request)
+                Ok(fields)
             }
         }
     };
 }
 
-request! {
+fields! {
     model: Text = "model",
     messages: Vec<Object<Message>> = "messages",
     prompt: TypedPrompt = "prompt",
@@ -95,11 +88,11 @@ pub(super) struct StreamOptions {
     pub(super) continuous_usage_stats: Probe,
 }
 
-struct Fields;
+struct FieldsVisitor;
 
-impl<'de> Deserialize<'de> for Request {
+impl<'de> Deserialize<'de> for Fields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Fields)
+        deserializer.deserialize_map(FieldsVisitor)
     }
 }
 

@@ -2,19 +2,18 @@
 
 use std::fmt;
 
-use protocol::message::ChatMessage;
 use serde::{
     Deserialize, Deserializer,
     de::{self, SeqAccess, Visitor},
 };
 
-use super::{
-    check::{field, unsupported},
-    object::Object,
-    probe::Probe,
-    values::Text,
+use crate::{
+    http::{
+        error::ApiError,
+        json::{Object, Probe, Text, field, unsupported},
+    },
+    serve::{ChatMessage, Prompt},
 };
-use crate::http::error::ApiError;
 
 /// A message as typed. Clients send back what an answer had, and more: other fields are ignored.
 #[derive(Debug, Default, Deserialize)]
@@ -61,7 +60,7 @@ struct TypedPart {
 }
 
 impl Message {
-    pub(super) fn check(self, index: usize) -> Result<ChatMessage, ApiError> {
+    fn check(self, index: usize) -> Result<ChatMessage, ApiError> {
         let path = |name: &str| format!("messages[{index}].{name}");
         for (name, value, what) in [
             ("tool_calls", &self.tool_calls, "calling tools"),
@@ -176,11 +175,13 @@ impl<'de> Visitor<'de> for Parts {
     }
 }
 
-/// Checked messages of a chat.
-pub(super) fn check_all(messages: Option<Vec<Object<Message>>>) -> Result<Vec<ChatMessage>, ApiError> {
+/// The prompt of a chat.
+pub(super) fn chat_prompt(messages: Option<Vec<Object<Message>>>) -> Result<Prompt, ApiError> {
     let messages = messages.ok_or_else(|| field("messages", "is required"))?;
     if messages.is_empty() {
         return Err(field("messages", "must not be empty"));
     }
-    messages.into_iter().enumerate().map(|(index, Object(message))| message.check(index)).collect()
+    let messages = messages.into_iter().enumerate();
+    let messages: Result<_, _> = messages.map(|(index, Object(message))| message.check(index)).collect();
+    messages.map(Prompt::Chat)
 }

@@ -1,6 +1,6 @@
-//! Words of the server's inside that anybody may read: bounded, and without paths of this machine.
+//! Text about the server's inside, made fit for everybody to read: bounded, and without paths of this machine.
 
-/// Bytes of a text for anybody.
+/// Most bytes of it.
 const MAX: usize = 500;
 
 /// At most `max` bytes of `text`, and a sign that there was more.
@@ -12,8 +12,8 @@ pub(super) fn clip(mut text: String, max: usize) -> String {
     text
 }
 
-/// A text for anybody: without absolute paths, and not long.
-pub(in crate::http) fn public(text: &str) -> String {
+/// A text that everybody may read: without absolute paths, and not long.
+pub(super) fn public(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some(start) = path_start(rest) {
@@ -27,6 +27,11 @@ pub(in crate::http) fn public(text: &str) -> String {
     }
     out.push_str(rest);
     clip(out, MAX)
+}
+
+/// Text about the server's inside: whole for an administrator, for everybody else as [`public`] leaves it.
+pub(super) fn shown(text: Option<String>, is_admin: bool) -> Option<String> {
+    text.map(|text| if is_admin { text } else { public(&text) })
 }
 
 /// Where an absolute path begins: at a slash that does not go on a word, like the one of `organization/model` does.

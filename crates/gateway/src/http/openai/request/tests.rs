@@ -1,16 +1,24 @@
 #![allow(clippy::unwrap_used)]
 
-use protocol::message::ChatMessage;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{fields::OFFERED, foreign::rules::RULES, *};
+use crate::serve::{ChatMessage, Sampling};
 
-fn chat_with(more: Value) -> Result<Checked, ApiError> {
-    chat::read(with(json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]}), more).as_bytes())
+fn asked_with(more: Value) -> Result<Asked<Context>, ApiError> {
+    super::chat(with(json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]}), more).as_bytes())
 }
 
-fn completion_with(more: Value) -> Result<Checked, ApiError> {
-    completion::read(with(json!({"model": "m", "prompt": "hi"}), more).as_bytes())
+fn chat_with(more: Value) -> Result<GenerateRequest, ApiError> {
+    asked_with(more).map(|asked| asked.request)
+}
+
+fn completion_with(more: Value) -> Result<GenerateRequest, ApiError> {
+    completion_of(&with(json!({"model": "m", "prompt": "hi"}), more))
+}
+
+fn completion_of(body: &str) -> Result<GenerateRequest, ApiError> {
+    completion(body.as_bytes()).map(|asked| asked.request)
 }
 
 fn with(mut body: Value, more: Value) -> String {
@@ -19,36 +27,37 @@ fn with(mut body: Value, more: Value) -> String {
 }
 
 /// (param, message) of the error.
-fn error(result: Result<Checked, ApiError>) -> (String, String) {
+fn error(result: Result<GenerateRequest, ApiError>) -> (String, String) {
     let error = result.unwrap_err();
-    let body = serde_json::to_value(error.body()).unwrap();
-    (body["error"]["param"].as_str().unwrap_or_default().to_owned(), error.to_string())
+    (error.report().param.unwrap_or_default(), error.to_string())
 }
 
 #[test]
 fn defaults_are_openais() {
     let chat = chat_with(json!({})).unwrap();
     assert_eq!((chat.sampling.temperature, chat.sampling.top_p, chat.max_tokens), (1.0, 1.0, None));
-    assert!(!chat.stream && !chat.include_usage && !chat.ignore_eos && chat.stop.is_empty());
+    assert!(!chat.ignore_eos && chat.stop.is_empty());
+    let asked = asked_with(json!({})).unwrap();
+    assert!(!asked.stream && !asked.context.include_usage);
     assert_eq!(completion_with(json!({})).unwrap().max_tokens, Some(16));
 }
 
 #[test]
-fn every_parameter_reaches_the_worker() {
-    let checked = chat_with(json!({
+fn every_parameter_reaches_the_request() {
+    let asked = asked_with(json!({
         "max_completion_tokens": 7, "stop": ["a", "b"], "seed": 5, "temperature": 0.5, "top_p": 0.25,
         "top_k": 3, "min_p": 0.125, "presence_penalty": -2, "frequency_penalty": 2,
         "repetition_penalty": 1.5, "logit_bias": {"9": -100}, "ignore_eos": true,
         "stream": true, "stream_options": {"include_usage": true},
     }))
     .unwrap();
-    assert!(checked.stream && checked.include_usage);
-    let generate = checked.into_generate(RequestId(4), 64);
+    assert!(asked.stream);
+    assert_eq!(asked.context, Context { model: "m".into(), include_usage: true });
     let message = ChatMessage { role: "user".into(), content: "hi".into(), name: None };
     assert_eq!(
-        generate,
-        Generate {
-            id: RequestId(4),
+        asked.request,
+        GenerateRequest {
+            model: "m".into(),
             prompt: Prompt::Chat(vec![message]),
             sampling: Sampling {
                 temperature: 0.5,
@@ -64,7 +73,6 @@ fn every_parameter_reaches_the_worker() {
             max_tokens: Some(7),
             stop: vec!["a".into(), "b".into()],
             ignore_eos: true,
-            credit: 64,
         }
     );
 }
@@ -79,7 +87,7 @@ fn null_and_harmless_fields_are_allowed() {
     }))
     .unwrap();
     completion_with(json!({"suffix": null, "echo": false, "best_of": 1, "n": 1, "logprobs": null})).unwrap();
-    for name in request::OFFERED.iter().filter(|name| !matches!(**name, "model" | "messages" | "prompt")) {
+    for name in OFFERED.iter().filter(|name| !matches!(**name, "model" | "messages" | "prompt")) {
         chat_with(json!({*name: null})).unwrap();
         completion_with(json!({*name: null})).unwrap();
     }
@@ -98,8 +106,8 @@ fn fields_that_nobody_knows_are_refused_by_name() {
 
 #[test]
 fn no_field_is_both_offered_and_refused() {
-    for (names, ..) in foreign::rules::RULES {
-        assert!(names.iter().all(|name| !request::OFFERED.contains(name)), "{names:?}");
+    for (names, ..) in RULES {
+        assert!(names.iter().all(|name| !OFFERED.contains(name)), "{names:?}");
     }
 }
 
@@ -139,7 +147,8 @@ fn values_may_be_written_as_clients_write_them() {
     }))
     .unwrap();
     assert_eq!((checked.max_tokens, checked.sampling.seed, checked.sampling.top_k), (Some(2), 3, 4));
-    assert!(checked.stop.is_empty() && !checked.stream);
+    assert!(checked.stop.is_empty());
+    assert!(!asked_with(json!({"stream_options": {"include_usage": true}})).unwrap().stream);
     assert_eq!(chat_with(json!({"max_tokens": -1})).unwrap().max_tokens, None);
     assert_eq!(completion_with(json!({"max_tokens": -1})).unwrap().max_tokens, None);
     assert_eq!(completion_with(json!({"max_tokens": null})).unwrap().max_tokens, Some(16));
@@ -148,14 +157,14 @@ fn values_may_be_written_as_clients_write_them() {
     assert_eq!(chat_with(json!({"stop": ["a", ""]})).unwrap().stop, ["a"]);
     assert!(chat_with(json!({"stop": []})).unwrap().stop.is_empty());
     let marked = format!("\u{feff}{}", with(json!({"model": "m", "prompt": "hi"}), json!({})));
-    completion::read(marked.as_bytes()).unwrap();
+    completion_of(&marked).unwrap();
 }
 
 #[test]
 fn biases_have_one_key_for_one_token() {
     let bias = |text: &str| {
         let body = format!("{{\"model\": \"m\", \"prompt\": \"hi\", \"logit_bias\": {text}}}");
-        completion::read(body.as_bytes())
+        completion_of(&body)
     };
     assert_eq!(bias("{\"0\": 1, \"7\": -1.5}").unwrap().sampling.logit_bias, [(0, 1.0), (7, -1.5)]);
     for text in [
@@ -287,7 +296,7 @@ fn wrong_types_name_the_field_and_the_place() {
 
 #[test]
 fn broken_bodies_say_where() {
-    let words = |body: &[u8]| chat::read(body).unwrap_err().to_string();
+    let words = |body: &[u8]| super::chat(body).unwrap_err().to_string();
     assert_eq!(words(b"{\n\"model\": }"), "the body is not valid JSON: expected value at line 2 column 10");
     assert!(words(b"").contains("EOF"));
     assert!(words(b"{} x").contains("trailing characters at line 1 column 4"));

@@ -7,8 +7,10 @@
 pub(super) mod rules;
 
 use self::rules::RULES;
-use super::{check::unsupported, probe::Probe};
-use crate::http::error::ApiError;
+use crate::http::{
+    error::ApiError,
+    json::{Probe, unsupported},
+};
 
 /// Values that ask for nothing. Null, which is also a missing field, never does.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -2,17 +2,18 @@
 
 use std::fmt;
 
-use protocol::message::Prompt;
 use serde::{
     Deserialize, Deserializer,
     de::{self, SeqAccess, Visitor},
 };
 
-use super::{
-    check::{field, unsupported},
-    values::Whole,
+use crate::{
+    http::{
+        error::ApiError,
+        json::{Whole, field, unsupported},
+    },
+    serve::Prompt,
 };
-use crate::http::error::ApiError;
 
 /// As typed.
 #[derive(Debug)]
@@ -30,15 +31,14 @@ enum Item {
     Wrong,
 }
 
-impl TypedPrompt {
-    pub(super) fn check(prompt: Option<Self>) -> Result<Prompt, ApiError> {
-        match prompt {
-            Some(Self::One(prompt)) => Ok(prompt),
-            Some(Self::Several) => Err(unsupported("prompt", "a list of several prompts")),
-            Some(Self::Empty) => Err(field("prompt", "must not be an empty list")),
-            Some(Self::Wrong) => Err(field("prompt", "must be a string or a list of token ids")),
-            None => Err(field("prompt", "is required")),
-        }
+/// The prompt of a text completion.
+pub(super) fn text_prompt(prompt: Option<TypedPrompt>) -> Result<Prompt, ApiError> {
+    match prompt {
+        Some(TypedPrompt::One(prompt)) => Ok(prompt),
+        Some(TypedPrompt::Several) => Err(unsupported("prompt", "a list of several prompts")),
+        Some(TypedPrompt::Empty) => Err(field("prompt", "must not be an empty list")),
+        Some(TypedPrompt::Wrong) => Err(field("prompt", "must be a string or a list of token ids")),
+        None => Err(field("prompt", "is required")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! JSON objects that are really objects.
+//! JSON objects, and nothing that only looks like one to serde.
 
 use std::{fmt, marker::PhantomData};
 
@@ -9,7 +9,7 @@ use serde::{
 
 /// A `T` from a JSON object. A derived `Deserialize` would also take `["user", "hi"]`, by position.
 #[derive(Debug)]
-pub(super) struct Object<T>(pub(super) T);
+pub(in crate::http) struct Object<T>(pub(in crate::http) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -1,22 +1,22 @@
-//! Small checks and the words of their errors.
+//! Small checks of values, and what their errors say.
 
 use std::{fmt::Display, ops::RangeInclusive};
 
-use super::values::{Number, Whole};
+use super::values::Number;
 use crate::http::error::ApiError;
 
 /// A field is wrong; `problem` continues the sentence after its name.
-pub(super) fn field(param: &str, problem: impl Display) -> ApiError {
+pub(in crate::http) fn field(param: &str, problem: impl Display) -> ApiError {
     ApiError::Field { param: Some(param.to_owned()), message: format!("`{param}`: {problem}") }
 }
 
 /// A field asks for `what`, which can't be done.
-pub(super) fn unsupported(param: &str, what: impl Into<String>) -> ApiError {
+pub(in crate::http) fn unsupported(param: &str, what: impl Into<String>) -> ApiError {
     ApiError::Unsupported { param: param.to_owned(), what: what.into() }
 }
 
 /// A number in `range`, or `default`.
-pub(super) fn float(
+pub(in crate::http) fn float(
     param: &str,
     value: Option<Number>,
     default: f32,
@@ -32,7 +32,7 @@ pub(super) fn float(
 }
 
 /// The same thing under several names: all that are given must agree.
-pub(super) fn one_of<T: PartialEq + Copy>(
+pub(in crate::http) fn one_of<T: PartialEq + Copy>(
     values: &[(&'static str, Option<T>)],
     show: impl Fn(T) -> String,
 ) -> Result<Option<(&'static str, T)>, ApiError> {
@@ -47,18 +47,7 @@ pub(super) fn one_of<T: PartialEq + Copy>(
     }
 }
 
-/// A number of tokens to generate. `None` is no limit.
-pub(super) fn tokens(param: &str, Whole(value): Whole) -> Result<Option<u32>, ApiError> {
-    match value {
-        // As llama.cpp, LM Studio and Ollama have it; their -2 ends at the context's end, which ends everything here.
-        -1 => Ok(None),
-        -2 if matches!(param, "n_predict" | "num_predict") => Ok(None),
-        1.. => Ok(Some(u32::try_from(value).unwrap_or(u32::MAX))),
-        _ => Err(field(param, "must be at least 1, or -1 for no limit")),
-    }
-}
-
-/// What JSON's reader says about a value, in the words of JSON.
+/// What serde says about a value, in JSON's terms.
 pub(super) fn reword(error: &serde_json::Error) -> String {
     let words = error.to_string();
     let place = format!("line {} column {}", error.line(), error.column());
@@ -70,7 +59,7 @@ pub(super) fn reword(error: &serde_json::Error) -> String {
     }
 }
 
-/// A value as serde names it, in the words of JSON.
+/// A value as serde names it, in JSON's terms.
 fn name(given: &str) -> String {
     let (kind, value) = given.split_once(' ').unwrap_or((given, ""));
     let value = value.trim_start_matches("point ").trim_matches('`');

@@ -6,7 +6,7 @@ use super::Neutral::{self, Any, Kind, Null, Number, Off, Only, True, Words};
 type Rule = (&'static [&'static str], Neutral, &'static str);
 
 /// The fields, by what they ask for.
-pub(in crate::http::fields) const RULES: &[Rule] = &[
+pub(in crate::http::openai::request) const RULES: &[Rule] = &[
     // OpenAI.
     (&["logprobs"], Words(&[]), "returning log probabilities"),
     (&["top_logprobs"], Off, "returning log probabilities"),

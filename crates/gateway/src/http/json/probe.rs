@@ -11,7 +11,7 @@ use super::values::Key;
 
 /// The outline of a JSON value of any size.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) enum Probe {
+pub(in crate::http) enum Probe {
     /// Null, which is also a missing field.
     #[default]
     Null,
@@ -42,7 +42,7 @@ const MAX_TEXT: usize = 64;
 
 impl Probe {
     /// Whether it has something in it, or says anything at all.
-    pub(super) fn is_filled(&self) -> bool {
+    pub(in crate::http) fn is_filled(&self) -> bool {
         match self {
             Self::Null => false,
             Self::List { len, .. } | Self::Object { len, .. } => *len > 0,
