@@ -37,7 +37,7 @@ pub(super) trait Dialect: 'static {
     /// The answer of a generation that is about to bring its output.
     ///
     /// # Errors
-    /// If the operating system gives no random numbers.
+    /// If the operating system's random source failed.
     fn answer(context: Self::Context, generation: &Generation) -> Result<Self::Answer, ApiError>;
 
     /// Writes an error that ends a stream. It may be the stream's first event.

@@ -1,5 +1,6 @@
 //! Everything that can go wrong with a request, and what its client is told, apart from the form: that is the dialect's.
 
+mod report;
 mod spec;
 
 use std::time::Duration;
@@ -9,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+pub(super) use self::report::{ErrorReport, ErrorWriter};
 pub use self::spec::{ErrorKind, ErrorSpec, error_table};
 use super::{
     auth::AuthError,
@@ -16,7 +18,7 @@ use super::{
 };
 use crate::{
     fleet::ModelError,
-    serve::{RouteError, ServeError},
+    serve::{FailureKind, RouteError, ServeError, admission::Rejection},
 };
 
 /// Everything that can go wrong with a request.
@@ -123,23 +125,6 @@ pub(super) enum ApiError {
     Internal,
 }
 
-/// What a client is told of an error. Each dialect has a form of its own for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ErrorReport {
-    pub(super) kind: ErrorKind,
-    /// `None` for an error of a layer that has none.
-    pub(super) code: Option<&'static str>,
-    /// What happened and what to do, for a person.
-    pub(super) message: String,
-    /// The path of the field that is to blame.
-    pub(super) param: Option<String>,
-    /// The request's id, where it is known.
-    pub(super) request_id: Option<String>,
-}
-
-/// Writes the JSON of a response that is an error, in a dialect's form.
-pub(super) type ErrorWriter = fn(&ErrorReport) -> Vec<u8>;
-
 /// Bytes of a message. What a client sent may be in it.
 const MAX_MESSAGE: usize = 1000;
 const MAX_PARAM: usize = 200;
@@ -151,6 +136,37 @@ impl From<RouteError> for ApiError {
 }
 
 impl ApiError {
+    /// Its row of the table.
+    fn spec(&self) -> ErrorSpec {
+        match self {
+            Self::Malformed { status } => of_malformed(*status),
+            Self::HeaderTimeout => spec::HEADER_TIMEOUT,
+            Self::TooManyConnections => spec::TOO_MANY_CONNECTIONS,
+            Self::ForeignHost(_) => spec::HOST_NOT_ALLOWED,
+            Self::ForeignOrigin(_) => spec::ORIGIN_NOT_ALLOWED,
+            Self::BadPath => spec::INVALID_PATH,
+            Self::UnknownPath(_) => spec::UNKNOWN_URL,
+            Self::Method(_) => spec::METHOD_NOT_ALLOWED,
+            Self::MediaType(_) => spec::UNSUPPORTED_MEDIA_TYPE,
+            Self::ContentEncoding(_) => spec::UNSUPPORTED_ENCODING,
+            Self::Charset(_) => spec::UNSUPPORTED_CHARSET,
+            Self::BodyTooLarge { .. } => spec::BODY_TOO_LARGE,
+            Self::BodyBroken(_) => spec::BODY_BROKEN,
+            Self::BodyTimeout(_) => spec::BODY_TIMEOUT,
+            Self::NotUtf8(_) | Self::Json(_) => spec::INVALID_JSON,
+            Self::Field { .. } => spec::INVALID_VALUE,
+            Self::Unsupported { .. } => spec::UNSUPPORTED_PARAMETER,
+            Self::Unknown { .. } => spec::UNKNOWN_PARAMETER,
+            Self::Memory => spec::OUT_OF_MEMORY_BUDGET,
+            Self::Auth(AuthError::Disabled) => spec::ADMIN_DISABLED,
+            Self::Auth(AuthError::NoKey) => spec::MISSING_ADMIN_KEY,
+            Self::Auth(AuthError::WrongKey) => spec::INVALID_ADMIN_KEY,
+            Self::Model(error) => of_model(error),
+            Self::Serve(error) => of_serve(error),
+            Self::Random(_) | Self::Internal => spec::INTERNAL_ERROR,
+        }
+    }
+
     fn param(&self) -> Option<&str> {
         match self {
             Self::Field { param, .. } => param.as_deref(),
@@ -203,18 +219,56 @@ impl IntoResponse for ApiError {
     }
 }
 
-impl ErrorReport {
-    /// Of an error that another layer answered with `status` and perhaps some words.
-    pub(super) fn plain(status: StatusCode, words: &str) -> Self {
-        let kind = if status.is_server_error() { ErrorKind::Server } else { ErrorKind::InvalidRequest };
-        let reason = || status.canonical_reason().unwrap_or("error").to_owned();
-        let message = if words.is_empty() { reason() } else { public(words) };
-        Self { kind, code: None, message, param: None, request_id: None }
+fn of_malformed(status: StatusCode) -> ErrorSpec {
+    match status {
+        StatusCode::URI_TOO_LONG => spec::PATH_TOO_LONG,
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => spec::HEADER_TOO_LARGE,
+        _ => spec::MALFORMED,
     }
+}
 
-    /// The same, saying of which request it is.
-    pub(super) fn with_request_id(self, id: &str) -> Self {
-        Self { request_id: Some(id.to_owned()), ..self }
+fn of_serve(error: &ServeError) -> ErrorSpec {
+    match error {
+        ServeError::Rejected(Rejection::QueueFull { .. }) => spec::QUEUE_FULL,
+        ServeError::Rejected(Rejection::WaitedTooLong { .. }) => spec::QUEUE_TIMEOUT,
+        ServeError::Rejected(Rejection::ShuttingDown) => spec::SHUTTING_DOWN,
+        ServeError::Unroutable(error) => of_route(error),
+        ServeError::Failed(failure) => of_failure(failure.kind),
+        ServeError::Internal => spec::INTERNAL_ERROR,
+    }
+}
+
+fn of_route(error: &RouteError) -> ErrorSpec {
+    match error {
+        RouteError::UnknownModel { .. } => spec::MODEL_NOT_FOUND,
+        RouteError::Unloading { .. } => spec::MODEL_LEAVING,
+        RouteError::NoWorker { .. } => spec::NO_WORKER,
+    }
+}
+
+fn of_failure(kind: FailureKind) -> ErrorSpec {
+    match kind {
+        FailureKind::InvalidRequest => spec::INVALID_VALUE,
+        FailureKind::ContextLengthExceeded => spec::CONTEXT_LENGTH_EXCEEDED,
+        FailureKind::WorkerLost => spec::WORKER_LOST,
+        FailureKind::Overloaded => spec::OVERLOADED,
+        // The last two are about loads, and can't answer a request for text.
+        FailureKind::Internal | FailureKind::UnknownModel | FailureKind::DamagedModel => spec::WORKER_ERROR,
+    }
+}
+
+fn of_model(error: &ModelError) -> ErrorSpec {
+    match error {
+        ModelError::Failed { failure, .. } => match failure.kind {
+            FailureKind::UnknownModel => spec::MODEL_NOT_FOUND,
+            FailureKind::DamagedModel => spec::MODEL_DAMAGED,
+            _ => spec::LOAD_FAILED,
+        },
+        ModelError::TooMany { .. } => spec::TOO_MANY_MODELS,
+        ModelError::OtherWorkers { .. } => spec::ALREADY_LOADED,
+        ModelError::Unloading(_) | ModelError::Unloaded(_) => spec::MODEL_UNLOADING,
+        ModelError::NotLoaded(error) => of_route(error),
+        ModelError::ShuttingDown => spec::SHUTTING_DOWN,
     }
 }
 

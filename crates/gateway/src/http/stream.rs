@@ -94,7 +94,7 @@ struct Events<D: Dialect> {
 }
 
 /// Events that are ready together go out together, up to about this size.
-const PIECE_BYTES: usize = 16 << 10;
+const CHUNK_BYTES: usize = 16 << 10;
 
 impl<D: Dialect> futures_util::Stream for Events<D> {
     type Item = Result<Bytes, Infallible>;
@@ -104,7 +104,7 @@ impl<D: Dialect> futures_util::Stream for Events<D> {
         let span = this.span.clone();
         let _entered = span.enter();
         let mut out = std::mem::take(&mut this.ready);
-        while out.len() < PIECE_BYTES {
+        while out.len() < CHUNK_BYTES {
             match this.poll_event(cx, &mut out) {
                 Poll::Ready(()) if matches!(this.source, Source::Ended) => break,
                 Poll::Ready(()) => {}

@@ -1,14 +1,8 @@
-//! The table from errors to HTTP statuses and codes.
+//! Every error that a client can be told: status, code, and when.
 
 use std::time::Duration;
 
 use axum::http::StatusCode;
-
-use super::{ApiError, AuthError};
-use crate::{
-    fleet::ModelError,
-    serve::{FailureKind, RouteError, ServeError, admission::Rejection},
-};
 
 /// One row of the table of errors: what a client is told, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +54,7 @@ const WORKER: Option<Duration> = Some(RETRY_WORKER);
 macro_rules! specs {
     ($($name:ident = $status:ident $kind:ident $code:literal $retry:ident, $when:literal;)*) => {
         $(
-            const $name: ErrorSpec = ErrorSpec {
+            pub(super) const $name: ErrorSpec = ErrorSpec {
                 status: StatusCode::$status,
                 kind: ErrorKind::$kind,
                 code: $code,
@@ -158,90 +152,4 @@ specs! {
         "every connection that the server can take is busy; health checks are still answered";
     SHUTTING_DOWN = SERVICE_UNAVAILABLE Server "shutting_down" WORKER,
         "the gateway is stopping";
-}
-
-impl ApiError {
-    /// Its row.
-    pub(super) fn spec(&self) -> ErrorSpec {
-        match self {
-            Self::Malformed { status } => of_malformed(*status),
-            Self::HeaderTimeout => HEADER_TIMEOUT,
-            Self::TooManyConnections => TOO_MANY_CONNECTIONS,
-            Self::ForeignHost(_) => HOST_NOT_ALLOWED,
-            Self::ForeignOrigin(_) => ORIGIN_NOT_ALLOWED,
-            Self::BadPath => INVALID_PATH,
-            Self::UnknownPath(_) => UNKNOWN_URL,
-            Self::Method(_) => METHOD_NOT_ALLOWED,
-            Self::MediaType(_) => UNSUPPORTED_MEDIA_TYPE,
-            Self::ContentEncoding(_) => UNSUPPORTED_ENCODING,
-            Self::Charset(_) => UNSUPPORTED_CHARSET,
-            Self::BodyTooLarge { .. } => BODY_TOO_LARGE,
-            Self::BodyBroken(_) => BODY_BROKEN,
-            Self::BodyTimeout(_) => BODY_TIMEOUT,
-            Self::NotUtf8(_) | Self::Json(_) => INVALID_JSON,
-            Self::Field { .. } => INVALID_VALUE,
-            Self::Unsupported { .. } => UNSUPPORTED_PARAMETER,
-            Self::Unknown { .. } => UNKNOWN_PARAMETER,
-            Self::Memory => OUT_OF_MEMORY_BUDGET,
-            Self::Auth(AuthError::Disabled) => ADMIN_DISABLED,
-            Self::Auth(AuthError::NoKey) => MISSING_ADMIN_KEY,
-            Self::Auth(AuthError::WrongKey) => INVALID_ADMIN_KEY,
-            Self::Model(error) => of_model(error),
-            Self::Serve(error) => of_serve(error),
-            Self::Random(_) | Self::Internal => INTERNAL_ERROR,
-        }
-    }
-}
-
-fn of_malformed(status: StatusCode) -> ErrorSpec {
-    match status {
-        StatusCode::URI_TOO_LONG => PATH_TOO_LONG,
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => HEADER_TOO_LARGE,
-        _ => MALFORMED,
-    }
-}
-
-fn of_serve(error: &ServeError) -> ErrorSpec {
-    match error {
-        ServeError::Rejected(Rejection::QueueFull { .. }) => QUEUE_FULL,
-        ServeError::Rejected(Rejection::WaitedTooLong { .. }) => QUEUE_TIMEOUT,
-        ServeError::Rejected(Rejection::ShuttingDown) => SHUTTING_DOWN,
-        ServeError::Unroutable(error) => of_route(error),
-        ServeError::Failed(failure) => of_failure(failure.kind),
-        ServeError::Internal => INTERNAL_ERROR,
-    }
-}
-
-fn of_route(error: &RouteError) -> ErrorSpec {
-    match error {
-        RouteError::UnknownModel { .. } => MODEL_NOT_FOUND,
-        RouteError::Unloading { .. } => MODEL_LEAVING,
-        RouteError::NoWorker { .. } => NO_WORKER,
-    }
-}
-
-fn of_failure(kind: FailureKind) -> ErrorSpec {
-    match kind {
-        FailureKind::InvalidRequest => INVALID_VALUE,
-        FailureKind::ContextLengthExceeded => CONTEXT_LENGTH_EXCEEDED,
-        FailureKind::WorkerLost => WORKER_LOST,
-        FailureKind::Overloaded => OVERLOADED,
-        // The last two are about loads, and can't answer a request for text.
-        FailureKind::Internal | FailureKind::UnknownModel | FailureKind::DamagedModel => WORKER_ERROR,
-    }
-}
-
-fn of_model(error: &ModelError) -> ErrorSpec {
-    match error {
-        ModelError::Failed { failure, .. } => match failure.kind {
-            FailureKind::UnknownModel => MODEL_NOT_FOUND,
-            FailureKind::DamagedModel => MODEL_DAMAGED,
-            _ => LOAD_FAILED,
-        },
-        ModelError::TooMany { .. } => TOO_MANY_MODELS,
-        ModelError::OtherWorkers { .. } => ALREADY_LOADED,
-        ModelError::Unloading(_) | ModelError::Unloaded(_) => MODEL_UNLOADING,
-        ModelError::NotLoaded(error) => of_route(error),
-        ModelError::ShuttingDown => SHUTTING_DOWN,
-    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use axum::http::Method;
 
 use super::{spec::RETRY_BUSY, *};
-use crate::serve::{Failure, FailureKind, admission::Rejection};
+use crate::serve::Failure;
 
 const INVALID: ErrorKind = ErrorKind::InvalidRequest;
 const RATE: ErrorKind = ErrorKind::RateLimit;

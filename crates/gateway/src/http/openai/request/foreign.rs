@@ -4,6 +4,7 @@
 //! where, when or for whom a request is computed is ignored. A field that nobody here knows is refused: most likely
 //! it is a typing error.
 
+mod neutral;
 pub(super) mod rules;
 
 use self::rules::RULES;
@@ -11,29 +12,6 @@ use crate::http::{
     error::ApiError,
     json::{Probe, unsupported},
 };
-
-/// Values that ask for nothing. Null, which is also a missing field, never does.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Neutral {
-    /// No other value.
-    Null,
-    /// An empty list, object or text; also false and zero.
-    Off,
-    /// True.
-    True,
-    /// This number. For text generation the fields with one ask for nothing at 0 as well.
-    Number(f64),
-    /// Any of these words.
-    Words(&'static [&'static str]),
-    /// An object of this `type`.
-    Kind(&'static str),
-    /// A list of this word alone.
-    Only(&'static str),
-    /// Every value: the answer does not depend on it.
-    Any,
-}
-
-use Neutral::{Any, Kind, Null, Number, Off, Only, True, Words};
 
 /// The first field that can't be allowed.
 #[derive(Debug, Default)]
@@ -76,28 +54,6 @@ impl Foreign {
     }
 }
 
-impl Neutral {
-    /// Whether `value` asks for nothing.
-    pub(super) fn covers(self, value: &Probe) -> bool {
-        match (self, value) {
-            (Any, _) | (_, Probe::Null) => true,
-            (Null, _) => false,
-            (Off, Probe::Flag(flag)) => !flag,
-            (Off, Probe::Number(number)) => *number == 0.0,
-            (Off, value) => !value.is_filled(),
-            (True, value) => *value == Probe::Flag(true),
-            (Number(neutral), Probe::Number(number)) => *number == neutral || *number == 0.0,
-            (Number(_), value) => *value == Probe::Flag(false),
-            (Words(words), Probe::Text(text)) => words.contains(&text.as_str()),
-            // Chats ask for log probabilities with a boolean, completions with a number, of which 0 asks too.
-            (Words([]), Probe::Flag(flag)) => !flag,
-            (Kind(kind), Probe::Object { kind: given, .. }) => given.as_deref() == Some(kind),
-            (Only(word), Probe::List { len: 1, first }) => first.as_deref() == Some(word),
-            (Words(_) | Kind(_) | Only(_), _) => false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -106,7 +62,7 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::*;
+    use super::{neutral::Neutral::Any, *};
 
     fn probe(value: &Value) -> Probe {
         serde_json::from_value(value.clone()).unwrap()

@@ -1,6 +1,6 @@
 //! The fields that this server doesn't offer.
 
-use super::Neutral::{self, Any, Kind, Null, Number, Off, Only, True, Words};
+use super::neutral::Neutral::{self, Any, Kind, Null, Number, Off, Only, True, Words};
 
 /// Names, what asks for nothing, and what any other value asks for.
 type Rule = (&'static [&'static str], Neutral, &'static str);
