@@ -99,7 +99,7 @@ pub(super) enum ApiError {
         /// What it asked for.
         what: String,
     },
-    /// A field that nobody here knows.
+    /// A field that this kind of request does not have.
     #[error("`{param}` is not a field of this request; the server's documentation lists those that are")]
     Unknown {
         /// The field's name.

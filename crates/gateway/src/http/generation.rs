@@ -1,6 +1,6 @@
 //! The way of a request for text, the same in every dialect: read, serve, answer.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::{
     body::Body,
@@ -8,22 +8,22 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::task::spawn_blocking;
 use tracing::{Instrument, debug_span};
 
 use super::{
     app::App,
-    body::{self, Whole},
+    body::{self, FullBody},
     budget::Charge,
     dialect::{Answer, Asked, Dialect},
     error::ApiError,
     request_id::RequestId,
-    stream::{self, Opened, Opening, Source},
+    stream::{self, Opened, Source},
 };
 use crate::{config::REQUEST_MEMORY_FACTOR, serve::GenerateRequest};
 
-/// Answers a request for text. An error comes before any header, also for a streamed answer, unless the request had to
-/// wait for so long that something had to be sent.
+/// Answers a request for text. An error comes before any header, also for a streamed answer, unless a keep-alive
+/// had to be sent first.
 pub(super) async fn create<D: Dialect>(
     State(app): State<App>,
     request: Request,
@@ -35,7 +35,7 @@ pub(super) async fn create<D: Dialect>(
     let keepalive = app.sse_keepalive;
     let opening = open::<D>(app, request, context, charge, arrived).in_current_span();
     if stream {
-        let source = start::<D>(Box::pin(opening), keepalive).await?;
+        let source = Source::start::<D>(Box::pin(opening), keepalive).await?;
         return Ok(stream::respond::<D>(source, stream::Settings { keepalive, request_id }));
     }
     let Opened { generation, answer } = opening.await?;
@@ -48,7 +48,7 @@ pub(super) async fn create<D: Dialect>(
 const LARGE_BODY: usize = 64 << 10;
 
 async fn read<D: Dialect>(
-    Whole { bytes, mut charge }: Whole,
+    FullBody { bytes, mut charge }: FullBody,
 ) -> Result<(Asked<D::Context>, Charge), ApiError> {
     charge.resize(bytes.len().saturating_mul(REQUEST_MEMORY_FACTOR as usize))?;
     let is_large = bytes.len() >= LARGE_BODY;
@@ -74,18 +74,4 @@ async fn open<D: Dialect>(
     drop(charge);
     let answer = D::answer(context, &generation)?;
     Ok(Opened { generation, answer })
-}
-
-/// Gives the worker `patience` to accept the prompt. After that the stream begins without it.
-async fn start<D: Dialect>(
-    mut opening: Opening<D::Answer>,
-    patience: Duration,
-) -> Result<Source<D::Answer>, ApiError> {
-    if D::FRAMING.keepalive.is_none() {
-        return Ok(Source::Open(opening.await?));
-    }
-    match timeout(patience, &mut opening).await {
-        Ok(opened) => Ok(Source::Open(opened?)),
-        Err(_elapsed) => Ok(Source::Opening(opening)),
-    }
 }

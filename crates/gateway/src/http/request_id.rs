@@ -31,8 +31,8 @@ pub(super) fn fresh() -> String {
     format!("req_{:016x}", getrandom::u64().unwrap_or_default())
 }
 
-/// Most bytes of a foreign layer's words that are read.
-const MAX_WORDS: usize = 4 << 10;
+/// Most bytes that are read of the text of another layer's error.
+const MAX_TEXT: usize = 4 << 10;
 
 /// Puts the id into the answer. Every error becomes JSON here, whichever layer it is from.
 pub(super) async fn finish(
@@ -44,8 +44,8 @@ pub(super) async fn finish(
         response = with_body(write_error(&report.with_request_id(id)), response.into_parts().0);
     } else if is_foreign_error(&response) {
         let (parts, body) = response.into_parts();
-        let words = to_bytes(body, MAX_WORDS).await.unwrap_or_default();
-        let report = ErrorReport::plain(parts.status, &String::from_utf8_lossy(&words));
+        let text = to_bytes(body, MAX_TEXT).await.unwrap_or_default();
+        let report = ErrorReport::plain(parts.status, &String::from_utf8_lossy(&text));
         response = with_body(write_error(&report.with_request_id(id)), parts);
     }
     if let Ok(value) = HeaderValue::from_str(id) {

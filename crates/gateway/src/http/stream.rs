@@ -20,7 +20,7 @@ use axum::{
     http::{HeaderName, header},
     response::{IntoResponse, Response},
 };
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::Span;
 
 use super::{
@@ -48,6 +48,23 @@ pub(super) enum Source<A> {
     Open(Opened<A>),
     /// The last event was written.
     Ended,
+}
+
+impl<A> Source<A> {
+    /// Gives the worker `longest` to accept the prompt. After that the stream begins with a keep-alive, unless the
+    /// dialect has none: then it goes on waiting.
+    pub(super) async fn start<D: Dialect<Answer = A>>(
+        mut opening: Opening<A>,
+        longest: Duration,
+    ) -> Result<Self, ApiError> {
+        if D::FRAMING.keepalive.is_none() {
+            return Ok(Self::Open(opening.await?));
+        }
+        match timeout(longest, &mut opening).await {
+            Ok(opened) => Ok(Self::Open(opened?)),
+            Err(_elapsed) => Ok(Self::Opening(opening)),
+        }
+    }
 }
 
 /// How the stream is sent.
@@ -161,3 +178,6 @@ impl<D: Dialect> Events<D> {
         D::write_error_event(out, &report);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,11 +23,11 @@ pub(in crate::http) struct ErrorReport {
 pub(in crate::http) type ErrorWriter = fn(&ErrorReport) -> Vec<u8>;
 
 impl ErrorReport {
-    /// Of an error that another layer answered with `status` and perhaps some words.
-    pub(in crate::http) fn plain(status: StatusCode, words: &str) -> Self {
+    /// Of an error that another layer answered with `status` and perhaps a text.
+    pub(in crate::http) fn plain(status: StatusCode, text: &str) -> Self {
         let kind = if status.is_server_error() { ErrorKind::Server } else { ErrorKind::InvalidRequest };
         let reason = || status.canonical_reason().unwrap_or("error").to_owned();
-        let message = if words.is_empty() { reason() } else { public(words) };
+        let message = if text.is_empty() { reason() } else { public(text) };
         Self { kind, code: None, message, param: None, request_id: None }
     }
 

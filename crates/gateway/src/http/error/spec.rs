@@ -24,7 +24,7 @@ pub struct ErrorSpec {
 pub enum ErrorKind {
     /// The request's.
     InvalidRequest,
-    /// Nobody's: there is more to do than the server can do.
+    /// Neither's: the server is at its limit.
     RateLimit,
     /// The server's.
     Server,

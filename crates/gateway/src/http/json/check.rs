@@ -49,13 +49,13 @@ pub(in crate::http) fn one_of<T: PartialEq + Copy>(
 
 /// What serde says about a value, in JSON's terms.
 pub(super) fn reword(error: &serde_json::Error) -> String {
-    let words = error.to_string();
+    let text = error.to_string();
     let place = format!("line {} column {}", error.line(), error.column());
-    let words = words.strip_suffix(&format!(" at {place}")).unwrap_or(&words);
-    let given = words.strip_prefix("invalid type: ").or_else(|| words.strip_prefix("invalid value: "));
+    let text = text.strip_suffix(&format!(" at {place}")).unwrap_or(&text);
+    let given = text.strip_prefix("invalid type: ").or_else(|| text.strip_prefix("invalid value: "));
     match given.and_then(|given| given.rsplit_once(", expected ")) {
         Some((given, expected)) => format!("must be {expected}, not {} ({place})", name(given)),
-        None => format!("{words} ({place})"),
+        None => format!("{text} ({place})"),
     }
 }
 

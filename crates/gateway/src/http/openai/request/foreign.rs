@@ -1,7 +1,7 @@
 //! Fields that this server doesn't offer: OpenAI's others, and those of other servers.
 //!
 //! One that would change the answer is refused, unless its value asks for what happens anyway. One that only concerns
-//! where, when or for whom a request is computed is ignored. A field that nobody here knows is refused: most likely
+//! where, when or for whom a request is computed is ignored. An unknown field is refused: most likely
 //! it is a typing error.
 
 mod neutral;
