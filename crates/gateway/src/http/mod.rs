@@ -6,7 +6,7 @@
 //!            Answer::full, or a stream of Answer::event ◄┘ which owns the place
 //! ```
 //!
-//! [`dialect`] says what a dialect does; each has a folder, and `router` has a line for it. The rest serves all of them.
+//! `dialect` says what a dialect does; each has a folder, and `router` has a line for it. The rest serves all of them.
 
 mod admin;
 mod admin_request;

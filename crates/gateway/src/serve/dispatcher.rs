@@ -56,3 +56,6 @@ impl Dispatcher {
         RequestId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,3 +98,6 @@ fn unexpected(event: Option<&StreamEventKind>) -> ServeError {
     error!(event, "a worker sent its events in a wrong order");
     ServeError::Internal
 }
+
+#[cfg(test)]
+mod tests;
