@@ -4,13 +4,13 @@
 //! request passes these stages, one module each:
 //!
 //! ```text
-//! accept   http              JSON ─► checked request
+//! accept   http::openai      JSON ─► GenerateRequest; another dialect is another folder
 //! admit    serve::admission  Permit | Rejection, before any response header
 //! route    fleet::route      the model's least loaded ready worker
 //! batch    worker::batcher   Submissions ─► Batch
 //! ship     worker::link      Batch ─► frame ─► shared memory ─► worker
 //! deliver  worker::streams   events ─► their Stream, within its credit
-//! respond  http::sse         Stream ─► server-sent events; the body owns the Permit
+//! respond  http::stream      Generation ─► the dialect's events; the body owns the Permit
 //! ```
 //!
 //! Layers, top to bottom: [`http`], [`serve`], [`fleet`], [`worker`], [`config`]. A lower layer never names a higher

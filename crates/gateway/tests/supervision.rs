@@ -9,8 +9,8 @@ use protocol::{
     handshake::HelloAck,
     ids::RequestId,
     message::{
-        Failure, FailureKind, FinishReason, Heartbeat, MAX_DELTA_TOKENS, MAX_EVENTS, ModelInfo, Report,
-        StreamEvent, StreamEventKind, Submission, Delta, max_report_bytes,
+        Delta, Failure, FailureKind, FinishReason, Heartbeat, MAX_DELTA_TOKENS, MAX_EVENTS, ModelInfo,
+        Report, StreamEvent, StreamEventKind, Submission, max_report_bytes,
     },
 };
 use serde_json::{Value, json};
@@ -116,7 +116,7 @@ async fn a_worker_that_sends_too_much_is_ended_and_costs_little() {
         bytes
     };
     let chunk = |id, tokens| {
-        let chunk = Delta { text: "x".into(), tokens: vec![7; tokens] };
+        let chunk = Delta { first_token: 0, text: "x".into(), tokens: vec![7; tokens] };
         StreamEvent { id, kind: StreamEventKind::Delta(chunk) }
     };
     type Body<'a> = &'a dyn Fn(RequestId) -> Vec<u8>;

@@ -51,6 +51,7 @@ pub(super) fn open(link: &Link, count: u64) -> Vec<Stream> {
         sampling: Sampling::default(),
         max_tokens: None,
         stop: Vec::new(),
+        resume: Vec::new(),
         ignore_eos: false,
         credit: 1,
     };

@@ -37,6 +37,14 @@ pub(super) struct Table {
 const MAX_FAILED: usize = 8;
 
 impl ModelRegistry {
+    /// The name of the model with this name or digest, if a worker could take a request for it now. Picks none.
+    ///
+    /// # Errors
+    /// Those of [`ModelRegistry::route`].
+    pub fn resolve(&self, id: &str) -> Result<String, RouteError> {
+        route::resolve(&self.read().models, id)
+    }
+
     /// The least loaded ready worker of the model with this name or digest.
     ///
     /// # Errors

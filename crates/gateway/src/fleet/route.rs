@@ -43,16 +43,30 @@ pub enum RouteError {
 
 /// The least loaded ready worker of the model with this name or digest.
 pub(super) fn route(models: &[Model], id: &str) -> Result<Route, RouteError> {
+    match accepting(models, id)?.services().min_by_key(|service| service.link.live_streams()) {
+        Some(Service { link, info, .. }) => Ok(Route { link: link.clone(), info: info.clone() }),
+        None => Err(RouteError::NoWorker { model: id.to_owned() }),
+    }
+}
+
+/// The name of the model with this name or digest, if [`route`] would find a worker.
+pub(super) fn resolve(models: &[Model], id: &str) -> Result<String, RouteError> {
+    let model = accepting(models, id)?;
+    match model.services().next() {
+        Some(_) => Ok(model.name.clone()),
+        None => Err(RouteError::NoWorker { model: id.to_owned() }),
+    }
+}
+
+/// The model with this name or digest, if it takes requests as soon as a worker is ready.
+fn accepting<'a>(models: &'a [Model], id: &str) -> Result<&'a Model, RouteError> {
     let Some(model) = find(models, id).filter(|model| !model.has_failed()) else {
         return Err(unknown(models, id));
     };
     if model.is_draining() {
         return Err(RouteError::Unloading { model: id.to_owned(), served: served(models) });
     }
-    match model.services().min_by_key(|service| service.link.live_streams()) {
-        Some(Service { link, info, .. }) => Ok(Route { link: link.clone(), info: info.clone() }),
-        None => Err(RouteError::NoWorker { model: id.to_owned() }),
-    }
+    Ok(model)
 }
 
 /// The model with this name, or else with this digest. Of several with the digest, one that takes requests is

@@ -9,16 +9,16 @@ use bytes::BytesMut;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use super::{App, budget::Charge, error::ApiError};
+use super::{app::App, budget::Charge, error::ApiError};
 
-/// A whole body, and the memory set aside for it.
-pub(super) struct Whole {
+/// A body, read to its end, and the memory set aside for it.
+pub(super) struct FullBody {
     pub(super) bytes: Bytes,
     pub(super) charge: Charge,
 }
 
 /// The body of a request for JSON, of at most `limit` bytes.
-pub(super) async fn read(app: &App, request: Request, limit: usize) -> Result<Whole, ApiError> {
+pub(super) async fn read(app: &App, request: Request, limit: usize) -> Result<FullBody, ApiError> {
     let (parts, body) = request.into_parts();
     check_headers(&parts.headers)?;
     if content_length(&parts.headers).is_some_and(|length| length > limit as u64) {
@@ -37,7 +37,7 @@ pub(super) async fn read(app: &App, request: Request, limit: usize) -> Result<Wh
             charge.resize(length)?;
             bytes.extend_from_slice(&chunk);
         }
-        Ok(Whole { bytes: bytes.freeze(), charge })
+        Ok(FullBody { bytes: bytes.freeze(), charge })
     };
     timeout(app.body_timeout, read).await.unwrap_or(Err(ApiError::BodyTimeout(app.body_timeout)))
 }

@@ -1,29 +1,29 @@
-//! Everything that can go wrong with a request, in OpenAI's error JSON.
+//! Everything that can go wrong with a request, and what its client is told, apart from the form: that is the dialect's.
 
-mod public;
-mod table;
+mod report;
+mod spec;
 
 use std::time::Duration;
 
 use axum::{
-    Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use protocol::message::Failure;
-use serde::Serialize;
 
-pub(super) use self::public::public;
-use self::{public::clip, table::Row};
-use super::{admin::Refusal, request_id};
+pub(super) use self::report::{ErrorReport, ErrorWriter};
+pub use self::spec::{ErrorKind, ErrorSpec, error_table};
+use super::{
+    auth::AuthError,
+    public::{clip, public},
+};
 use crate::{
-    fleet::{ModelError, RouteError},
-    serve::admission::Rejection,
+    fleet::ModelError,
+    serve::{FailureKind, RouteError, ServeError, admission::Rejection},
 };
 
 /// Everything that can go wrong with a request.
 #[derive(Debug, thiserror::Error)]
-pub enum ApiError {
+pub(super) enum ApiError {
     /// The bytes are not a request.
     #[error("{}", malformed(*status))]
     Malformed {
@@ -56,7 +56,7 @@ pub enum ApiError {
     /// The path knows other methods.
     #[error("{0} is not allowed here")]
     Method(axum::http::Method),
-    /// The body is announced as something else than JSON.
+    /// The body is announced as something other than JSON.
     #[error("the body must be JSON, sent with `Content-Type: application/json`, not `{0}`")]
     MediaType(String),
     /// The body is compressed.
@@ -77,10 +77,10 @@ pub enum ApiError {
     /// The body came too slowly.
     #[error("the body did not arrive within {} s", .0.as_secs_f32())]
     BodyTimeout(Duration),
-    /// The body is no text.
+    /// The body is not text.
     #[error("the body is not UTF-8 from byte {0} on")]
     NotUtf8(usize),
-    /// The body is no JSON.
+    /// The body is not JSON.
     #[error("the body is not valid JSON: {0}")]
     Json(serde_json::Error),
     /// A field is missing, of the wrong type, or out of range.
@@ -99,7 +99,7 @@ pub enum ApiError {
         /// What it asked for.
         what: String,
     },
-    /// A field that nobody here knows.
+    /// A field that this kind of request does not have.
     #[error("`{param}` is not a field of this request; the server's documentation lists those that are")]
     Unknown {
         /// The field's name.
@@ -108,22 +108,16 @@ pub enum ApiError {
     /// Bodies and waiting requests take all the memory that they may.
     #[error("the requests that wait take all the memory set aside for them; try again later")]
     Memory,
-    /// Not let in.
-    #[error(transparent)]
-    Rejected(#[from] Rejection),
-    /// Nowhere to go.
-    #[error(transparent)]
-    Unroutable(#[from] RouteError),
     /// Not from an administrator.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Auth(#[from] AuthError),
     /// Not loaded or unloaded.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The worker could not do it.
-    #[error("{}", .0.message)]
-    Failed(Failure),
-    /// The operating system gave no random numbers.
+    /// Not served, or not to the end.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The operating system's random source failed.
     #[error("the operating system's source of random numbers failed")]
     Random(#[from] getrandom::Error),
     /// A defect in the gateway.
@@ -131,45 +125,84 @@ pub enum ApiError {
     Internal,
 }
 
-impl From<Failure> for ApiError {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
-    }
-}
-
-impl ApiError {
-    fn param(&self) -> Option<&str> {
-        match self {
-            Self::Field { param, .. } => param.as_deref(),
-            Self::Unsupported { param, .. } | Self::Unknown { param } => Some(param),
-            Self::Unroutable(RouteError::UnknownModel { .. }) => Some("model"),
-            Self::Failed(failure) => failure.param.as_deref(),
-            _ => None,
-        }
-    }
-
-    /// `{"error": {…}}`, as in a response's body and in an error event.
-    pub fn body(&self) -> ErrorBody {
-        let Row { kind, code, .. } = self.row();
-        let message = match self {
-            // Its words are a worker's, about itself.
-            Self::Failed(failure) if kind != table::INVALID => public(&failure.message),
-            other => clip(other.to_string(), MAX_MESSAGE),
-        };
-        let param = self.param().map(|param| clip(param.to_owned(), MAX_PARAM));
-        ErrorBody { error: ErrorJson { message, kind, param, code, request_id: None } }
-    }
-}
-
 /// Bytes of a message. What a client sent may be in it.
 const MAX_MESSAGE: usize = 1000;
 const MAX_PARAM: usize = 200;
 
+impl From<RouteError> for ApiError {
+    fn from(error: RouteError) -> Self {
+        ServeError::from(error).into()
+    }
+}
+
+impl ApiError {
+    /// Its row of the table.
+    fn spec(&self) -> ErrorSpec {
+        match self {
+            Self::Malformed { status } => of_malformed(*status),
+            Self::HeaderTimeout => spec::HEADER_TIMEOUT,
+            Self::TooManyConnections => spec::TOO_MANY_CONNECTIONS,
+            Self::ForeignHost(_) => spec::HOST_NOT_ALLOWED,
+            Self::ForeignOrigin(_) => spec::ORIGIN_NOT_ALLOWED,
+            Self::BadPath => spec::INVALID_PATH,
+            Self::UnknownPath(_) => spec::UNKNOWN_URL,
+            Self::Method(_) => spec::METHOD_NOT_ALLOWED,
+            Self::MediaType(_) => spec::UNSUPPORTED_MEDIA_TYPE,
+            Self::ContentEncoding(_) => spec::UNSUPPORTED_ENCODING,
+            Self::Charset(_) => spec::UNSUPPORTED_CHARSET,
+            Self::BodyTooLarge { .. } => spec::BODY_TOO_LARGE,
+            Self::BodyBroken(_) => spec::BODY_BROKEN,
+            Self::BodyTimeout(_) => spec::BODY_TIMEOUT,
+            Self::NotUtf8(_) | Self::Json(_) => spec::INVALID_JSON,
+            Self::Field { .. } => spec::INVALID_VALUE,
+            Self::Unsupported { .. } => spec::UNSUPPORTED_PARAMETER,
+            Self::Unknown { .. } => spec::UNKNOWN_PARAMETER,
+            Self::Memory => spec::OUT_OF_MEMORY_BUDGET,
+            Self::Auth(AuthError::Disabled) => spec::ADMIN_DISABLED,
+            Self::Auth(AuthError::NoKey) => spec::MISSING_ADMIN_KEY,
+            Self::Auth(AuthError::WrongKey) => spec::INVALID_ADMIN_KEY,
+            Self::Model(error) => of_model(error),
+            Self::Serve(error) => of_serve(error),
+            Self::Random(_) | Self::Internal => spec::INTERNAL_ERROR,
+        }
+    }
+
+    fn param(&self) -> Option<&str> {
+        match self {
+            Self::Field { param, .. } => param.as_deref(),
+            Self::Unsupported { param, .. } | Self::Unknown { param } => Some(param),
+            Self::Serve(ServeError::Unroutable(RouteError::UnknownModel { .. })) => Some("model"),
+            Self::Serve(ServeError::Failed(failure)) => failure.param.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// What the client is told.
+    pub(super) fn report(&self) -> ErrorReport {
+        let ErrorSpec { kind, code, .. } = self.spec();
+        let message = match self {
+            // A worker wrote it, about itself.
+            Self::Serve(ServeError::Failed(failure)) if kind != ErrorKind::InvalidRequest => {
+                public(&failure.message)
+            }
+            other => clip(other.to_string(), MAX_MESSAGE),
+        };
+        let param = self.param().map(|param| clip(param.to_owned(), MAX_PARAM));
+        ErrorReport { kind, code: Some(code), message, param, request_id: None }
+    }
+
+    /// The status of a response that tells it.
+    pub(super) fn status(&self) -> StatusCode {
+        self.spec().status
+    }
+}
+
 impl IntoResponse for ApiError {
+    /// Without a body: the outermost layer knows the request's id and dialect, and writes it from the report.
     fn into_response(self) -> Response {
-        let Row { status, retry_after, .. } = self.row();
-        let body = self.body();
-        let mut response = (status, Json(&body)).into_response();
+        let ErrorSpec { status, retry_after, .. } = self.spec();
+        let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        let mut response = (status, json).into_response();
         let headers = response.headers_mut();
         if let Some(after) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
@@ -181,9 +214,61 @@ impl IntoResponse for ApiError {
         if matches!(self, Self::ContentEncoding(_)) {
             headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
-        // The request's id is put into the body where it is known.
-        response.extensions_mut().insert(body);
+        response.extensions_mut().insert(self.report());
         response
+    }
+}
+
+fn of_malformed(status: StatusCode) -> ErrorSpec {
+    match status {
+        StatusCode::URI_TOO_LONG => spec::PATH_TOO_LONG,
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => spec::HEADER_TOO_LARGE,
+        _ => spec::MALFORMED,
+    }
+}
+
+fn of_serve(error: &ServeError) -> ErrorSpec {
+    match error {
+        ServeError::Rejected(Rejection::QueueFull { .. }) => spec::QUEUE_FULL,
+        ServeError::Rejected(Rejection::WaitedTooLong { .. }) => spec::QUEUE_TIMEOUT,
+        ServeError::Rejected(Rejection::ShuttingDown) => spec::SHUTTING_DOWN,
+        ServeError::Unroutable(error) => of_route(error),
+        ServeError::Failed(failure) => of_failure(failure.kind),
+        ServeError::Internal => spec::INTERNAL_ERROR,
+    }
+}
+
+fn of_route(error: &RouteError) -> ErrorSpec {
+    match error {
+        RouteError::UnknownModel { .. } => spec::MODEL_NOT_FOUND,
+        RouteError::Unloading { .. } => spec::MODEL_LEAVING,
+        RouteError::NoWorker { .. } => spec::NO_WORKER,
+    }
+}
+
+fn of_failure(kind: FailureKind) -> ErrorSpec {
+    match kind {
+        FailureKind::InvalidRequest => spec::INVALID_VALUE,
+        FailureKind::ContextLengthExceeded => spec::CONTEXT_LENGTH_EXCEEDED,
+        FailureKind::WorkerLost => spec::WORKER_LOST,
+        FailureKind::Overloaded => spec::OVERLOADED,
+        // The last two are about loads, and can't answer a request for text.
+        FailureKind::Internal | FailureKind::UnknownModel | FailureKind::DamagedModel => spec::WORKER_ERROR,
+    }
+}
+
+fn of_model(error: &ModelError) -> ErrorSpec {
+    match error {
+        ModelError::Failed { failure, .. } => match failure.kind {
+            FailureKind::UnknownModel => spec::MODEL_NOT_FOUND,
+            FailureKind::DamagedModel => spec::MODEL_DAMAGED,
+            _ => spec::LOAD_FAILED,
+        },
+        ModelError::TooMany { .. } => spec::TOO_MANY_MODELS,
+        ModelError::OtherWorkers { .. } => spec::ALREADY_LOADED,
+        ModelError::Unloading(_) | ModelError::Unloaded(_) => spec::MODEL_UNLOADING,
+        ModelError::NotLoaded(error) => of_route(error),
+        ModelError::ShuttingDown => spec::SHUTTING_DOWN,
     }
 }
 
@@ -194,56 +279,6 @@ fn malformed(status: StatusCode) -> &'static str {
         StatusCode::URI_TOO_LONG => "the request's path is too long",
         _ => "the request is not valid HTTP/1.1",
     }
-}
-
-/// A whole response, for a connection on which no request began.
-pub(super) fn wire(error: &ApiError) -> Vec<u8> {
-    let Row { status, .. } = error.row();
-    let id = request_id::fresh();
-    let body = error.body().with_request_id(&id);
-    // Strings and nulls: JSON can express them.
-    let body = serde_json::to_string(&body).unwrap_or_default();
-    let reason = status.canonical_reason().unwrap_or_default();
-    let (code, length) = (status.as_u16(), body.len());
-    format!(
-        "HTTP/1.1 {code} {reason}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
-         {name}: {id}\r\nconnection: close\r\n\r\n{body}",
-        name = request_id::HEADER
-    )
-    .into_bytes()
-}
-
-/// OpenAI's error object.
-#[derive(Clone, Debug, Serialize)]
-pub struct ErrorBody {
-    error: ErrorJson,
-}
-
-impl ErrorBody {
-    /// For an error that another layer answered with `status` and perhaps some words.
-    pub(super) fn plain(status: StatusCode, words: &str) -> Self {
-        let kind = if status.is_server_error() { table::SERVER } else { table::INVALID };
-        let reason = || status.canonical_reason().unwrap_or("error").to_owned();
-        let message = if words.is_empty() { reason() } else { public(words) };
-        Self { error: ErrorJson { message, kind, param: None, code: None, request_id: None } }
-    }
-
-    /// The same, saying of which request it is.
-    pub(super) fn with_request_id(mut self, id: &str) -> Self {
-        self.error.request_id = Some(id.to_owned());
-        self
-    }
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct ErrorJson {
-    message: String,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    param: Option<String>,
-    code: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<String>,
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use tracing::error;
 
-use super::{App, admin::is_admin, error::ApiError, models::shown};
+use super::{app::App, error::ApiError, public::shown};
 use crate::fleet::{ModelState, ModelStatus, WorkerStatus};
 
 #[derive(Serialize)]
@@ -41,7 +41,7 @@ pub(super) async fn livez() -> &'static str {
 
 /// A request would be taken.
 pub(super) async fn readyz(State(app): State<App>, headers: HeaderMap) -> Response {
-    let is_admin = is_admin(&app, &headers);
+    let is_admin = app.is_admin(&headers);
     let shutting_down = app.admission.is_closed();
     let ready = !shutting_down && app.router.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -4,7 +4,7 @@
 //! later (DNS rebinding) may even read the answers. The browser says where a request goes (`Host`) and where it comes
 //! from (`Origin`); programs send no `Origin`, and are not restricted.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{Request, State},
@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{App, error::ApiError};
+use super::error::ApiError;
 use crate::config::Server;
 
 /// Who may ask.
@@ -93,8 +93,8 @@ impl Origins {
 }
 
 /// Checks each request before anything else looks at it, and tells browsers whose pages may read the answer.
-pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
-    let origin = match app.origins.check(request.method(), request.uri(), request.headers()) {
+pub(super) async fn guard(State(origins): State<Arc<Origins>>, request: Request, next: Next) -> Response {
+    let origin = match origins.check(request.method(), request.uri(), request.headers()) {
         Ok(origin) => origin,
         Err(error) => return error.into_response(),
     };

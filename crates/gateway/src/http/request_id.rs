@@ -1,12 +1,12 @@
-//! `x-request-id`: one name of a request in its answer, its errors and the log.
+//! `x-request-id`: the id of a request in its answer, its errors and the log.
 
 use axum::{
     body::{Body, to_bytes},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, HeaderName, HeaderValue, header, response::Parts},
+    response::Response,
 };
 
-use super::error::ErrorBody;
+use super::error::{ErrorReport, ErrorWriter};
 
 /// The header's name.
 pub(super) const HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -16,13 +16,13 @@ const MAX: usize = 128;
 
 /// A request's id, for those that answer it.
 #[derive(Clone, Debug)]
-pub(super) struct RequestName(pub(super) String);
+pub(super) struct RequestId(pub(super) String);
 
 /// The client's id, if it is short and printable; else a new one.
-pub(super) fn of(headers: &HeaderMap) -> RequestName {
+pub(super) fn of(headers: &HeaderMap) -> RequestId {
     let usable = |id: &&str| (1..=MAX).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
     let sent = headers.get(HEADER).and_then(|value| value.to_str().ok()).filter(usable);
-    RequestName(sent.map_or_else(fresh, str::to_owned))
+    RequestId(sent.map_or_else(fresh, str::to_owned))
 }
 
 /// An id that nobody else has.
@@ -31,35 +31,33 @@ pub(super) fn fresh() -> String {
     format!("req_{:016x}", getrandom::u64().unwrap_or_default())
 }
 
-/// Most bytes of a foreign layer's words that are read.
-const MAX_WORDS: usize = 4 << 10;
+/// Most bytes that are read of the text of another layer's error.
+const MAX_TEXT: usize = 4 << 10;
 
 /// Puts the id into the answer. Every error becomes JSON here, whichever layer it is from.
-pub(super) async fn name(response: Response, RequestName(id): &RequestName) -> Response {
-    let status = response.status();
-    let mut response = match response.extensions().get::<ErrorBody>() {
-        Some(body) => with_body(body.clone().with_request_id(id), response.into_parts().0),
-        None if is_foreign_error(&response) => {
-            let (parts, body) = response.into_parts();
-            let words = to_bytes(body, MAX_WORDS).await.unwrap_or_default();
-            let error = ErrorBody::plain(status, &String::from_utf8_lossy(&words));
-            with_body(error.with_request_id(id), parts)
-        }
-        None => response,
-    };
+pub(super) async fn finish(
+    mut response: Response,
+    RequestId(id): &RequestId,
+    write_error: ErrorWriter,
+) -> Response {
+    if let Some(report) = response.extensions_mut().remove::<ErrorReport>() {
+        response = with_body(write_error(&report.with_request_id(id)), response.into_parts().0);
+    } else if is_foreign_error(&response) {
+        let (parts, body) = response.into_parts();
+        let text = to_bytes(body, MAX_TEXT).await.unwrap_or_default();
+        let report = ErrorReport::plain(parts.status, &String::from_utf8_lossy(&text));
+        response = with_body(write_error(&report.with_request_id(id)), parts);
+    }
     if let Ok(value) = HeaderValue::from_str(id) {
         response.headers_mut().insert(HEADER, value);
     }
     response
 }
 
-fn with_body(error: ErrorBody, mut parts: axum::http::response::Parts) -> Response {
+fn with_body(json: Vec<u8>, mut parts: Parts) -> Response {
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    match serde_json::to_vec(&error) {
-        Ok(body) => Response::from_parts(parts, Body::from(body)),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-    }
+    Response::from_parts(parts, Body::from(json))
 }
 
 /// An error that is not JSON.
@@ -72,6 +70,8 @@ fn is_foreign_error(response: &Response) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use axum::{http::StatusCode, response::IntoResponse};
 
     use super::*;
 
@@ -92,8 +92,12 @@ mod tests {
 
     #[tokio::test]
     async fn errors_of_other_layers_become_json() {
+        let write: ErrorWriter = |error| {
+            let ErrorReport { message, request_id, .. } = error;
+            serde_json::json!({"error": {"message": message, "request_id": request_id}}).to_string().into()
+        };
         let response = (StatusCode::BAD_REQUEST, "Invalid URL").into_response();
-        let response = name(response, &RequestName("r1".into())).await;
+        let response = finish(response, &RequestId("r1".into()), write).await;
         assert_eq!(response.headers()["content-type"], "application/json");
         assert_eq!(response.headers()["x-request-id"], "r1");
         let body = to_bytes(response.into_body(), 4096).await.unwrap();

@@ -12,11 +12,11 @@ mod activity;
 mod connection;
 mod descriptors;
 mod places;
+mod refusal;
 mod socket;
 
 use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 
-use axum::{extract::Request, response::IntoResponse};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -25,7 +25,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use self::{connection::Connection, places::Places};
-use super::{ApiError, App, routes};
+use super::{app::App, router::routes};
 
 /// After the system refused a connection for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -81,14 +81,4 @@ fn prepare(tcp: &TcpStream) {
     if let Err(error) = tcp.set_nodelay(true) {
         info!(%error, "TCP_NODELAY can't be set");
     }
-}
-
-/// What a connection beyond the limit may still ask for.
-fn is_health_check(request: &Request) -> bool {
-    matches!(request.uri().path(), "/livez" | "/readyz" | "/metrics")
-}
-
-/// The answer to everything else.
-fn full() -> axum::response::Response {
-    ApiError::TooManyConnections.into_response()
 }

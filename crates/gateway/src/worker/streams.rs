@@ -261,7 +261,9 @@ impl Entry {
                 self.measure(delta.tokens.len(), now, metrics);
             }
             StreamEventKind::Failed(failure) => failure.shorten(),
-            StreamEventKind::Answered(_) => return self.violated("the worker answered a request for text with a value"),
+            StreamEventKind::Answered(_) => {
+                return self.violated("the worker answered a request for text with a value");
+            }
             StreamEventKind::Finished { .. } => {}
         }
         self.step.push(event);

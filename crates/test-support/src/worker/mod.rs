@@ -20,8 +20,8 @@ use protocol::{
     handshake::{self, Hello, HelloAck},
     ids::RequestId,
     message::{
-        Batch, FinishReason, Generate, ModelInfo, Report, StreamEvent, StreamEventKind, Submission,
-        Delta, Usage,
+        Batch, Delta, FinishReason, Generate, ModelInfo, Report, StreamEvent, StreamEventKind, Submission,
+        Usage,
     },
     shm::{Armed, Segment, Side},
 };

@@ -1,15 +1,19 @@
 #![allow(clippy::unwrap_used)]
 
-use axum::http::Method;
-use protocol::message::FailureKind;
+use std::collections::BTreeSet;
 
-use super::{
-    table::{INVALID, RETRY_BUSY, SERVER},
-    *,
-};
+use axum::http::Method;
+
+use super::{spec::RETRY_BUSY, *};
+use crate::serve::Failure;
+
+const INVALID: ErrorKind = ErrorKind::InvalidRequest;
+const RATE: ErrorKind = ErrorKind::RateLimit;
+const SERVER: ErrorKind = ErrorKind::Server;
 
 fn failed(kind: FailureKind) -> ApiError {
-    ApiError::Failed(Failure { kind, param: Some("messages".into()), message: "why".into() })
+    let failure = Failure { kind, param: Some("messages".into()), message: "why".into() };
+    ServeError::Failed(failure).into()
 }
 
 fn not_loaded(kind: FailureKind) -> ApiError {
@@ -26,8 +30,8 @@ fn model(model: &str) -> String {
 }
 
 /// (error, status, type, code), at least one of each kind.
-fn samples() -> Vec<(ApiError, u16, &'static str, &'static str)> {
-    let rejected = |r: Rejection| ApiError::Rejected(r);
+fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
+    let rejected = |r: Rejection| ApiError::from(ServeError::from(r));
     let malformed = |status| ApiError::Malformed { status };
     let field = ApiError::Field { param: None, message: "x".into() };
     let json = serde_json::from_str::<()>("{").unwrap_err();
@@ -46,7 +50,7 @@ fn samples() -> Vec<(ApiError, u16, &'static str, &'static str)> {
         (ApiError::Json(json), 400, INVALID, "invalid_json"),
         (field, 400, INVALID, "invalid_value"),
         (ApiError::Unknown { param: "x".into() }, 400, INVALID, "unknown_parameter"),
-        (ApiError::Memory, 429, "rate_limit_error", "out_of_memory_budget"),
+        (ApiError::Memory, 429, RATE, "out_of_memory_budget"),
         (ApiError::Random(getrandom::Error::UNSUPPORTED), 500, SERVER, "internal_error"),
         (failed(FailureKind::Overloaded), 503, SERVER, "overloaded"),
         (failed(FailureKind::UnknownModel), 500, SERVER, "worker_error"),
@@ -63,8 +67,8 @@ fn samples() -> Vec<(ApiError, u16, &'static str, &'static str)> {
             INVALID,
             "unsupported_parameter",
         ),
-        (rejected(Rejection::QueueFull { waiting: 1 }), 429, "rate_limit_error", "queue_full"),
-        (rejected(Rejection::WaitedTooLong { waited: RETRY_BUSY }), 429, "rate_limit_error", "queue_timeout"),
+        (rejected(Rejection::QueueFull { waiting: 1 }), 429, RATE, "queue_full"),
+        (rejected(Rejection::WaitedTooLong { waited: RETRY_BUSY }), 429, RATE, "queue_timeout"),
         (rejected(Rejection::ShuttingDown), 503, SERVER, "shutting_down"),
         (RouteError::NoWorker { model: model("m") }.into(), 503, SERVER, "no_worker"),
         (unknown().into(), 404, INVALID, "model_not_found"),
@@ -74,9 +78,9 @@ fn samples() -> Vec<(ApiError, u16, &'static str, &'static str)> {
             INVALID,
             "model_unloading",
         ),
-        (Refusal::Disabled.into(), 403, INVALID, "admin_disabled"),
-        (Refusal::NoKey.into(), 401, INVALID, "missing_admin_key"),
-        (Refusal::WrongKey.into(), 401, INVALID, "invalid_admin_key"),
+        (AuthError::Disabled.into(), 403, INVALID, "admin_disabled"),
+        (AuthError::NoKey.into(), 401, INVALID, "missing_admin_key"),
+        (AuthError::WrongKey.into(), 401, INVALID, "invalid_admin_key"),
         (not_loaded(FailureKind::UnknownModel), 404, INVALID, "model_not_found"),
         (not_loaded(FailureKind::DamagedModel), 422, SERVER, "model_damaged"),
         (not_loaded(FailureKind::Internal), 500, SERVER, "load_failed"),
@@ -91,6 +95,7 @@ fn samples() -> Vec<(ApiError, u16, &'static str, &'static str)> {
         (failed(FailureKind::Internal), 500, SERVER, "worker_error"),
         (failed(FailureKind::WorkerLost), 503, SERVER, "worker_lost"),
         (ApiError::Internal, 500, SERVER, "internal_error"),
+        (ServeError::Internal.into(), 500, SERVER, "internal_error"),
     ]
 }
 
@@ -117,15 +122,15 @@ fn number(error: &ApiError) -> usize {
         ApiError::Unsupported { .. } => 17,
         ApiError::Unknown { .. } => 18,
         ApiError::Memory => 19,
-        ApiError::Rejected(Rejection::QueueFull { .. }) => 20,
-        ApiError::Rejected(Rejection::WaitedTooLong { .. }) => 21,
-        ApiError::Rejected(Rejection::ShuttingDown) => 22,
-        ApiError::Unroutable(RouteError::UnknownModel { .. }) => 23,
-        ApiError::Unroutable(RouteError::Unloading { .. }) => 24,
-        ApiError::Unroutable(RouteError::NoWorker { .. }) => 25,
-        ApiError::Refused(Refusal::Disabled) => 26,
-        ApiError::Refused(Refusal::NoKey) => 27,
-        ApiError::Refused(Refusal::WrongKey) => 28,
+        ApiError::Serve(ServeError::Rejected(Rejection::QueueFull { .. })) => 20,
+        ApiError::Serve(ServeError::Rejected(Rejection::WaitedTooLong { .. })) => 21,
+        ApiError::Serve(ServeError::Rejected(Rejection::ShuttingDown)) => 22,
+        ApiError::Serve(ServeError::Unroutable(RouteError::UnknownModel { .. })) => 23,
+        ApiError::Serve(ServeError::Unroutable(RouteError::Unloading { .. })) => 24,
+        ApiError::Serve(ServeError::Unroutable(RouteError::NoWorker { .. })) => 25,
+        ApiError::Auth(AuthError::Disabled) => 26,
+        ApiError::Auth(AuthError::NoKey) => 27,
+        ApiError::Auth(AuthError::WrongKey) => 28,
         ApiError::Model(ModelError::Failed { .. }) => 29,
         ApiError::Model(ModelError::TooMany { .. }) => 30,
         ApiError::Model(ModelError::OtherWorkers { .. }) => 31,
@@ -133,7 +138,7 @@ fn number(error: &ApiError) -> usize {
         ApiError::Model(ModelError::Unloaded(_)) => 33,
         ApiError::Model(ModelError::NotLoaded(_)) => 34,
         ApiError::Model(ModelError::ShuttingDown) => 35,
-        ApiError::Failed(failure) => match failure.kind {
+        ApiError::Serve(ServeError::Failed(failure)) => match failure.kind {
             FailureKind::InvalidRequest => 36,
             FailureKind::ContextLengthExceeded => 37,
             FailureKind::Internal => 38,
@@ -144,14 +149,27 @@ fn number(error: &ApiError) -> usize {
         },
         ApiError::Random(_) => 43,
         ApiError::Internal => 44,
+        ApiError::Serve(ServeError::Internal) => 45,
     }
 }
 
 #[test]
 fn every_kind_of_error_has_a_sample() {
-    let seen: std::collections::BTreeSet<_> = samples().iter().map(|(error, ..)| number(error)).collect();
-    let all: std::collections::BTreeSet<_> = (0..=44).collect();
+    let seen: BTreeSet<_> = samples().iter().map(|(error, ..)| number(error)).collect();
+    let all: BTreeSet<_> = (0..=45).collect();
     assert_eq!(seen, all);
+}
+
+#[test]
+fn the_table_lists_what_errors_have_and_nothing_else() {
+    let row = |spec: &ErrorSpec| (spec.status.as_u16(), spec.kind, spec.code, spec.retry_after);
+    let listed: BTreeSet<_> = error_table().iter().map(row).collect();
+    let real: BTreeSet<_> = samples().iter().map(|(error, ..)| row(&error.spec())).collect();
+    assert_eq!(listed, real);
+    let distinct: BTreeSet<_> = error_table().iter().map(|spec| (spec.status.as_u16(), spec.code)).collect();
+    assert_eq!(distinct.len(), error_table().len(), "a status and a code have one row");
+    assert!(error_table().is_sorted_by_key(|spec| spec.status.as_u16()));
+    assert!(error_table().iter().all(|spec| !spec.when.is_empty()));
 }
 
 #[test]
@@ -163,9 +181,8 @@ fn the_documented_table_is_the_real_one() {
         let codes = cells.next()?.split('`').skip(1).step_by(2);
         Some(codes.map(move |code| (status, code)))
     });
-    let documented: std::collections::BTreeSet<_> = rows.flatten().collect();
-    let real: std::collections::BTreeSet<_> =
-        samples().into_iter().map(|(_, status, _, code)| (status, code)).collect();
+    let documented: BTreeSet<_> = rows.flatten().collect();
+    let real: BTreeSet<_> = error_table().iter().map(|spec| (spec.status.as_u16(), spec.code)).collect();
     assert_eq!(documented, real);
 }
 
@@ -174,30 +191,32 @@ fn what_a_client_sent_does_not_make_an_error_long() {
     let long = "x".repeat(1 << 20);
     let route = RouteError::UnknownModel { model: long.clone(), served: "`m`".into() };
     for error in [ApiError::MediaType(long.clone()), route.into(), ApiError::UnknownPath(long.clone())] {
-        assert!(serde_json::to_string(&error.body()).unwrap().len() < 2000);
+        assert!(error.report().message.len() < 1800);
     }
     let param = ApiError::Unsupported { param: long, what: "x".into() };
-    assert!(param.body().error.param.unwrap().len() < 300);
+    assert!(param.report().param.unwrap().len() < 300);
 }
 
 #[test]
-fn a_workers_words_about_itself_show_no_paths() {
+fn what_a_worker_says_about_itself_shows_no_paths() {
     let failure = Failure {
         kind: FailureKind::Internal,
         param: None,
         message: "cannot read /home/ann/store/blobs/ab: gone".into(),
     };
-    assert_eq!(ApiError::Failed(failure).body().error.message, "cannot read <path>: gone");
+    let error = ApiError::from(ServeError::Failed(failure));
+    assert_eq!(error.report().message, "cannot read <path>: gone");
 }
 
 #[test]
 fn every_failure_has_its_status_type_and_code() {
     for (error, status, kind, code) in samples() {
-        let body = error.body().error;
-        assert_eq!((body.kind, body.code), (kind, Some(code)), "{error}");
+        let report = error.report();
+        assert_eq!((report.kind, report.code), (kind, Some(code)), "{error}");
         let words = error.to_string();
         let response = error.into_response();
         assert_eq!(response.status(), status, "{words}");
+        assert_eq!(response.extensions().get(), Some(&report), "{words}");
         let retry = response.headers().get(header::RETRY_AFTER).is_some();
         assert_eq!(retry, matches!(status, 429 | 503), "{words}");
         assert_eq!(retry, response.headers().get("retry-after-ms").is_some(), "{words}");

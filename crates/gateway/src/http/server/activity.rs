@@ -117,7 +117,7 @@ impl Activity {
         let phase = match state.phase() {
             (Phase::Idle, since) => Some(since + limits.idle_timeout),
             (Phase::Head, since) => Some(since + limits.header_timeout),
-            // Whoever reads the body has a limit for it.
+            // What reads the body has a limit of its own for it.
             (Phase::Body | Phase::Answering, _) => None,
         };
         let reading = state.lag.map(|lag| lag.since + limits.slow_consumer_timeout);

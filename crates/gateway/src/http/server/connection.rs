@@ -19,13 +19,13 @@ use tracing::debug;
 
 use super::{
     activity::{Activity, Expired, Phase},
-    full, is_health_check,
     places::Place,
+    refusal,
     socket::Socket,
 };
 use crate::{
     config::Connections,
-    http::{ApiError, request_id, unread::close},
+    http::{error::ApiError, unread::close},
 };
 
 /// What a connection needs to know.
@@ -138,9 +138,8 @@ fn answer(request: Request<Incoming>, routes: &Routes, activity: &Arc<Activity>,
     let activity = Arc::clone(activity);
     let respond =
         move |response: Response| response.map(|body| Watched { body, part: Part::Response, activity });
-    if is_extra && !is_health_check(&request) {
-        let name = request_id::of(request.headers());
-        return Box::pin(async move { Ok(respond(close(request_id::name(full(), &name).await))) });
+    if is_extra && !refusal::is_health_check(&request) {
+        return Box::pin(async move { Ok(respond(close(refusal::no_place(request.headers()).await))) });
     }
     let routes = routes.clone();
     Box::pin(async move { routes.oneshot(request).await.map(respond) })

@@ -15,8 +15,8 @@ use tokio::{
     time::{Duration, timeout},
 };
 
-use super::activity::Activity;
-use crate::http::{ApiError, error::wire};
+use super::{activity::Activity, refusal};
+use crate::http::error::ApiError;
 
 /// A TCP stream that tells its connection's [`Activity`] about every byte.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Socket {
 
     /// Ends a connection with an answer to a request that never became one.
     pub(super) async fn refuse(mut self, error: &ApiError) {
-        if timeout(LINGER_TIME, self.tcp.write_all(&wire(error))).await.is_ok_and(|it| it.is_ok()) {
+        if timeout(LINGER_TIME, self.tcp.write_all(&refusal::bytes(error))).await.is_ok_and(|it| it.is_ok()) {
             self.close().await;
         }
     }
@@ -97,7 +97,7 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if let Some(status) = answer_of_hyper(bytes) {
-            self.replacement = wire(&ApiError::Malformed { status }).into();
+            self.replacement = refusal::bytes(&ApiError::Malformed { status }).into();
             return Poll::Ready(Ok(bytes.len()));
         }
         match Pin::new(&mut self.tcp).poll_write(cx, bytes) {

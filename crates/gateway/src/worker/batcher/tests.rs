@@ -17,6 +17,7 @@ fn request(id: u64) -> Generate {
         sampling: Sampling::default(),
         max_tokens: None,
         stop: Vec::new(),
+        resume: Vec::new(),
         ignore_eos: false,
         credit: 1,
     }
@@ -159,7 +160,7 @@ proptest! {
                     Submission::Generate(g) => prop_assert!(received.insert(g.id.0, 0).is_none()),
                     Submission::Credit { id, chunks } => *received.get_mut(&id.0).unwrap() += chunks,
                     Submission::Cancel(id) => prop_assert!(received.remove(&id.0).is_some()),
-                    Submission::Drain => prop_assert!(false),
+                    Submission::Operation(_) | Submission::Drain => prop_assert!(false),
                 }
             }
             Ok(())

@@ -6,7 +6,7 @@ mod peer;
 use futures_util::FutureExt;
 use protocol::{
     ids::RequestId,
-    message::{FinishReason, ModelInfo, Prompt, Sampling, StreamEventKind, Submission, Delta, Usage},
+    message::{Delta, FinishReason, ModelInfo, Prompt, Sampling, StreamEventKind, Submission, Usage},
 };
 
 use self::peer::{RING_BYTES, World, soon, until};
@@ -19,6 +19,7 @@ fn generate(id: u64, credit: u32) -> Generate {
         sampling: Sampling::default(),
         max_tokens: None,
         stop: Vec::new(),
+        resume: Vec::new(),
         ignore_eos: false,
         credit,
     }

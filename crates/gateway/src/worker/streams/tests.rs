@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use protocol::{
     codec,
-    message::{Batch, FinishReason, MAX_FAILURE_TEXT, Prompt, Sampling, Submission, Delta, Usage},
+    message::{Answer, Batch, Delta, FinishReason, MAX_FAILURE_TEXT, Prompt, Sampling, Submission, Usage},
 };
 
 use super::*;

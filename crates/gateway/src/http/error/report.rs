@@ -1,0 +1,38 @@
+//! What a client is told of an error.
+
+use axum::http::StatusCode;
+
+use super::spec::ErrorKind;
+use crate::http::public::public;
+
+/// What a client is told of an error. Each dialect has a form of its own for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::http) struct ErrorReport {
+    pub(in crate::http) kind: ErrorKind,
+    /// `None` for an error of a layer that has none.
+    pub(in crate::http) code: Option<&'static str>,
+    /// What happened and what to do, for a person.
+    pub(in crate::http) message: String,
+    /// The path of the field that is to blame.
+    pub(in crate::http) param: Option<String>,
+    /// The request's id, where it is known.
+    pub(in crate::http) request_id: Option<String>,
+}
+
+/// Writes the JSON of a response that is an error, in a dialect's form.
+pub(in crate::http) type ErrorWriter = fn(&ErrorReport) -> Vec<u8>;
+
+impl ErrorReport {
+    /// Of an error that another layer answered with `status` and perhaps a text.
+    pub(in crate::http) fn plain(status: StatusCode, text: &str) -> Self {
+        let kind = if status.is_server_error() { ErrorKind::Server } else { ErrorKind::InvalidRequest };
+        let reason = || status.canonical_reason().unwrap_or("error").to_owned();
+        let message = if text.is_empty() { reason() } else { public(text) };
+        Self { kind, code: None, message, param: None, request_id: None }
+    }
+
+    /// The same, saying of which request it is.
+    pub(in crate::http) fn with_request_id(self, id: &str) -> Self {
+        Self { request_id: Some(id.to_owned()), ..self }
+    }
+}

@@ -1,0 +1,67 @@
+//! OpenAI's dialect: chat and text completions, the list of models, and the error object.
+//!
+//! ```text
+//! endpoint   what the two kinds of completion implement: chat, completions
+//! request    a body's fields: as typed, then checked
+//! answer     answers and chunks
+//! error      the error object
+//! models     the list of models; loading and unloading, which is our addition to it
+//! ```
+
+mod answer;
+mod chat;
+mod completions;
+mod endpoint;
+mod error;
+mod models;
+mod request;
+
+use std::marker::PhantomData;
+
+use axum::routing::{any, get, post};
+
+pub(super) use self::error::write_error;
+use self::{answer::Answer, chat::Chat, completions::Completion, endpoint::Endpoint, request::Context};
+use super::{
+    dialect::{Api, Asked, Dialect, Framing},
+    error::{ApiError, ErrorReport},
+    generation::create,
+    sse,
+};
+use crate::serve::Generation;
+
+/// All of it, for the router.
+pub(super) fn api() -> Api {
+    Api {
+        routes: vec![
+            ("/v1/chat/completions", post(create::<OpenAi<Chat>>)),
+            ("/v1/completions", post(create::<OpenAi<Completion>>)),
+            ("/v1/models", get(models::list)),
+            // Names may have slashes, like `organization/model`.
+            ("/v1/models/{*id}", any(models::one)),
+        ],
+        write_error,
+    }
+}
+
+/// The dialect, at one of its endpoints.
+struct OpenAi<E>(PhantomData<E>);
+
+impl<E: Endpoint> Dialect for OpenAi<E> {
+    type Context = Context;
+    type Answer = Answer<E>;
+
+    const FRAMING: Framing = sse::FRAMING;
+
+    fn read(body: &[u8]) -> Result<Asked<Context>, ApiError> {
+        E::read(body)
+    }
+
+    fn answer(context: Context, generation: &Generation) -> Result<Answer<E>, ApiError> {
+        Answer::new(context, generation.digest())
+    }
+
+    fn write_error_event(out: &mut Vec<u8>, error: &ErrorReport) {
+        error::write_event(out, error);
+    }
+}

@@ -1,0 +1,187 @@
+//! Messages of a chat.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, SeqAccess, Visitor},
+};
+
+use crate::{
+    http::{
+        error::ApiError,
+        json::{Object, Probe, Text, field, unsupported},
+    },
+    serve::{ChatMessage, Prompt},
+};
+
+/// A message as typed. Clients send back what an answer had, and more: other fields are ignored.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Message {
+    role: Option<Text>,
+    content: Option<Content>,
+    name: Option<Text>,
+    tool_calls: Probe,
+    function_call: Probe,
+    audio: Probe,
+    images: Probe,
+    prefix: Probe,
+    partial: Probe,
+}
+
+/// A message's text. Parts are joined.
+#[derive(Debug)]
+struct Content {
+    text: String,
+    /// The first part that can't be text, and what is wrong with it.
+    wrong: Option<(usize, Wrong)>,
+}
+
+#[derive(Debug)]
+enum Wrong {
+    Type(String),
+    NoType,
+    NoText,
+}
+
+/// One part of a content: a text, or an object with one.
+enum Part {
+    Text(String),
+    Wrong(Wrong),
+}
+
+/// As an object.
+#[derive(Deserialize)]
+struct TypedPart {
+    #[serde(rename = "type")]
+    kind: Option<Text>,
+    text: Option<Text>,
+}
+
+impl Message {
+    fn check(self, index: usize) -> Result<ChatMessage, ApiError> {
+        let path = |name: &str| format!("messages[{index}].{name}");
+        for (name, value, what) in [
+            ("tool_calls", &self.tool_calls, "calling tools"),
+            ("function_call", &self.function_call, "calling functions"),
+            ("audio", &self.audio, "audio"),
+            ("images", &self.images, "input other than text"),
+            ("prefix", &self.prefix, "continuing the last message"),
+            ("partial", &self.partial, "continuing the last message"),
+        ] {
+            if value.is_filled() && *value != Probe::Flag(false) {
+                return Err(unsupported(&path(name), what));
+            }
+        }
+        let Some(Text(role)) = self.role else { return Err(field(&path("role"), "is required")) };
+        let role = match role.as_str() {
+            "system" | "user" | "assistant" => role,
+            // OpenAI's newer name for it; templates of open models know the older.
+            "developer" => "system".into(),
+            "tool" | "function" => return Err(unsupported(&path("role"), "calling tools")),
+            role => {
+                let problem = format!("is `{role}`, but must be system, developer, user or assistant");
+                return Err(field(&path("role"), problem));
+            }
+        };
+        let content = match self.content {
+            Some(content) => content.check(&path("content"))?,
+            None if role == "assistant" => String::new(),
+            None => return Err(field(&path("content"), "is required")),
+        };
+        Ok(ChatMessage { role, content, name: self.name.map(|Text(name)| name) })
+    }
+}
+
+impl Content {
+    fn check(self, path: &str) -> Result<String, ApiError> {
+        let Some((part, wrong)) = self.wrong else { return Ok(self.text) };
+        let path = |name: &str| format!("{path}[{part}].{name}");
+        Err(match wrong {
+            Wrong::Type(kind) => unsupported(&path("type"), format!("a part of type `{kind}`")),
+            Wrong::NoType => field(&path("type"), "is required"),
+            Wrong::NoText => field(&path("text"), "is required"),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Contents)
+    }
+}
+
+struct Contents;
+
+impl<'de> Visitor<'de> for Contents {
+    type Value = Content;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or a list of text parts")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Content, E> {
+        Ok(Content { text: text.to_owned(), wrong: None })
+    }
+
+    fn visit_string<E: de::Error>(self, text: String) -> Result<Content, E> {
+        Ok(Content { text, wrong: None })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Content, A::Error> {
+        let mut content = Content { text: String::new(), wrong: None };
+        for index in 0.. {
+            match list.next_element()? {
+                Some(Part::Text(text)) => content.text.push_str(&text),
+                Some(Part::Wrong(wrong)) => {
+                    content.wrong.get_or_insert((index, wrong));
+                }
+                None => break,
+            }
+        }
+        Ok(content)
+    }
+}
+
+impl<'de> Deserialize<'de> for Part {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Parts)
+    }
+}
+
+struct Parts;
+
+impl<'de> Visitor<'de> for Parts {
+    type Value = Part;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text part")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Part, E> {
+        Ok(Part::Text(text.to_owned()))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Part, A::Error> {
+        let TypedPart { kind, text } = Deserialize::deserialize(de::value::MapAccessDeserializer::new(map))?;
+        Ok(match (kind.as_ref().map(|Text(kind)| kind.as_str()), text) {
+            // The names of OpenAI's newer interface, and of programs that leave the type out.
+            (Some("text" | "input_text" | "output_text") | None, Some(Text(text))) => Part::Text(text),
+            (Some("text" | "input_text" | "output_text"), None) => Part::Wrong(Wrong::NoText),
+            (Some(kind), _) => Part::Wrong(Wrong::Type(kind[..kind.floor_char_boundary(40)].to_owned())),
+            (None, None) => Part::Wrong(Wrong::NoType),
+        })
+    }
+}
+
+/// The prompt of a chat.
+pub(super) fn chat_prompt(messages: Option<Vec<Object<Message>>>) -> Result<Prompt, ApiError> {
+    let messages = messages.ok_or_else(|| field("messages", "is required"))?;
+    if messages.is_empty() {
+        return Err(field("messages", "must not be empty"));
+    }
+    let messages = messages.into_iter().enumerate();
+    let messages: Result<_, _> = messages.map(|(index, Object(message))| message.check(index)).collect();
+    messages.map(Prompt::Chat)
+}

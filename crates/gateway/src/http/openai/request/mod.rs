@@ -1,0 +1,117 @@
+//! A body's fields: as typed, then what they mean. Nothing that would change the answer is silently ignored: what the
+//! server can't do is refused by name.
+
+mod bias;
+mod fields;
+mod foreign;
+mod limits;
+mod message;
+mod prompt;
+mod sampling;
+
+use self::{fields::Fields, message::chat_prompt, prompt::text_prompt};
+use crate::{
+    http::{
+        dialect::Asked,
+        error::ApiError,
+        json::{Flag, Object, Probe, Text, Whole, field, parse, unsupported},
+    },
+    serve::{GenerateRequest, Prompt},
+};
+
+/// What an answer repeats of its request, or depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Context {
+    /// The model's name, as the client wrote it.
+    pub(super) model: String,
+    /// Send a chunk with the usage before the end of a stream.
+    pub(super) include_usage: bool,
+}
+
+/// In what the fields of the two kinds of completion differ.
+struct Rules {
+    default_max_tokens: Option<u32>,
+    adds_special_tokens: bool,
+}
+
+/// The model's template adds the special tokens of a chat.
+const CHAT: Rules = Rules { default_max_tokens: None, adds_special_tokens: false };
+
+/// OpenAI's default for a completion is 16 tokens.
+const COMPLETION: Rules = Rules { default_max_tokens: Some(16), adds_special_tokens: true };
+
+/// What the body of a chat request asks for.
+pub(super) fn chat(body: &[u8]) -> Result<Asked<Context>, ApiError> {
+    let mut fields: Fields = parse(body)?;
+    if fields.prompt.is_some() {
+        return Err(field("prompt", "is a field of /v1/completions; send `messages`"));
+    }
+    let messages = fields.messages.take();
+    fields.check(&CHAT, || chat_prompt(messages))
+}
+
+/// What the body of a completion request asks for.
+pub(super) fn completion(body: &[u8]) -> Result<Asked<Context>, ApiError> {
+    let mut fields: Fields = parse(body)?;
+    if fields.messages.is_some() {
+        return Err(field("messages", "is a field of /v1/chat/completions; send `prompt`"));
+    }
+    let prompt = fields.prompt.take();
+    fields.check(&COMPLETION, || text_prompt(prompt))
+}
+
+impl Fields {
+    /// What they ask for. `prompt` is read last: its errors are about the content, those of the fields about the request.
+    fn check(
+        mut self,
+        rules: &Rules,
+        prompt: impl FnOnce() -> Result<Prompt, ApiError>,
+    ) -> Result<Asked<Context>, ApiError> {
+        std::mem::take(&mut self.foreign).check()?;
+        self.check_neutral(rules)?;
+        let include_usage = self.include_usage()?;
+        let sampling = self.sampling()?;
+        let stop = self.stop()?;
+        let max_tokens = self.max_tokens()?.unwrap_or(rules.default_max_tokens);
+        let model = match self.model.take() {
+            Some(Text(model)) if !model.is_empty() => model,
+            _ => return Err(field("model", "is required: name one of /v1/models")),
+        };
+        let context = Context { model: model.clone(), include_usage };
+        let stream = self.stream.is_some_and(|Flag(stream)| stream);
+        let ignore_eos = self.ignore_eos.is_some_and(|Flag(ignore)| ignore);
+        let request = GenerateRequest { model, prompt: prompt()?, sampling, max_tokens, stop, ignore_eos };
+        Ok(Asked { request, stream, context })
+    }
+
+    fn include_usage(&mut self) -> Result<bool, ApiError> {
+        let options = self.stream_options.take().map(|Object(options)| options).unwrap_or_default();
+        if options.continuous_usage_stats.is_filled() && options.continuous_usage_stats != Probe::Flag(false)
+        {
+            return Err(unsupported("stream_options.continuous_usage_stats", "usage in every chunk"));
+        }
+        Ok(options.include_usage.is_some_and(|Flag(include)| include))
+    }
+
+    /// Checks fields that may only ask for what happens anyway.
+    fn check_neutral(&self, rules: &Rules) -> Result<(), ApiError> {
+        for (name, value) in [("n", self.n), ("best_of", self.best_of)] {
+            match value {
+                None | Some(Whole(1)) => {}
+                Some(Whole(..1)) => return Err(field(name, "must be at least 1")),
+                Some(Whole(n)) => return Err(unsupported(name, format!("{n} choices for one request"))),
+            }
+        }
+        for (name, value) in
+            [("add_special_tokens", self.add_special_tokens), ("add_bos_token", self.add_bos_token)]
+        {
+            if value.is_some_and(|Flag(adds)| adds != rules.adds_special_tokens) {
+                return Err(unsupported(name, "choosing whether special tokens are added"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

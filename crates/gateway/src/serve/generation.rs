@@ -1,0 +1,104 @@
+//! A generation that a worker has accepted: its output, and the place that it takes.
+
+use std::task::{Context, Poll, ready};
+
+use protocol::message::StreamEventKind;
+use tracing::error;
+
+use super::{
+    admission::Permit,
+    error::ServeError,
+    event::{Output, OutputEvent},
+};
+use crate::worker::streams::Stream;
+
+/// A generation that a worker has accepted. Yields its output, and ends after one [`OutputEvent::Finish`] or one
+/// error. Dropping it earlier cancels the generation.
+#[derive(Debug)]
+pub struct Generation {
+    /// Before the permit, so that a dropped generation is cancelled before the next request gets its place.
+    events: Stream,
+    _permit: Permit,
+    digest: String,
+    ended: bool,
+}
+
+impl Generation {
+    /// Waits until the worker has accepted the prompt. Parameters are dropped from the last to the first, so the stream
+    /// follows the permit, for the reason above.
+    pub(super) async fn prepared(
+        permit: Permit,
+        mut events: Stream,
+        digest: String,
+    ) -> Result<Self, ServeError> {
+        match events.next().await {
+            Some(StreamEventKind::Prepared { .. }) => {
+                Ok(Self { events, _permit: permit, digest, ended: false })
+            }
+            Some(StreamEventKind::Failed(failure)) => Err(failure.into()),
+            other => Err(unexpected(other.as_ref())),
+        }
+    }
+
+    /// Digest of the model that generates, in hex.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The next event; `None` after the last one.
+    pub async fn next(&mut self) -> Option<Result<OutputEvent, ServeError>> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// [`Generation::next`] for a body that is polled. Reading is what lets the worker go on: it may send only as much
+    /// as was read, and a little more.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<OutputEvent, ServeError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        loop {
+            let event = match ready!(self.events.poll_next(cx)) {
+                // Tokens whose text is not complete yet.
+                Some(StreamEventKind::Delta(delta)) if delta.text.is_empty() => continue,
+                Some(StreamEventKind::Delta(delta)) => Ok(OutputEvent::TextDelta(delta.text)),
+                Some(StreamEventKind::Finished { reason, usage }) => {
+                    Ok(OutputEvent::Finish { reason, usage })
+                }
+                Some(StreamEventKind::Failed(failure)) => Err(failure.into()),
+                other => Err(unexpected(other.as_ref())),
+            };
+            self.ended = !matches!(event, Ok(OutputEvent::TextDelta(_)));
+            return Poll::Ready(Some(event));
+        }
+    }
+
+    /// Everything up to the end.
+    pub async fn collect(mut self) -> Result<Output, ServeError> {
+        let mut text = String::new();
+        loop {
+            match self.next().await {
+                Some(Ok(OutputEvent::TextDelta(delta))) => text.push_str(&delta),
+                Some(Ok(OutputEvent::Finish { reason, usage })) => return Ok(Output { text, reason, usage }),
+                Some(Err(error)) => return Err(error),
+                None => return Err(ServeError::Internal),
+            }
+        }
+    }
+}
+
+/// For the log, which must not show what a client reads.
+fn unexpected(event: Option<&StreamEventKind>) -> ServeError {
+    let event = match event {
+        Some(StreamEventKind::Prepared { .. }) => "prepared",
+        Some(StreamEventKind::Delta(_)) => "delta",
+        Some(StreamEventKind::Finished { .. }) => "finished",
+        Some(StreamEventKind::Failed(_)) => "failed",
+        Some(StreamEventKind::Answered(_)) => "answered",
+        None => "nothing",
+    };
+    error!(event, "a worker sent its events in a wrong order");
+    ServeError::Internal
+}
+
+#[cfg(test)]
+mod tests;

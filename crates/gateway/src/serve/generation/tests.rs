@@ -1,0 +1,141 @@
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use protocol::{
+    ids::RequestId,
+    message::{Delta, Failure, FailureKind, FinishReason, Generate, Prompt, Sampling, StreamEvent, Usage},
+};
+
+use super::*;
+use crate::{
+    config::{BatchQueue, StreamRegistry},
+    metrics::MetricRegistry,
+    serve::admission::{Admission, AdmissionMetrics},
+    worker::{WorkerMetrics, batcher::Queued, outbox::Outbox, streams::Streams},
+};
+
+const ID: RequestId = RequestId(1);
+
+/// The worker's side of one stream, and the place that it takes.
+struct World {
+    streams: Arc<Streams>,
+    outbox: Arc<Outbox>,
+    admission: Admission,
+}
+
+impl World {
+    fn new() -> Self {
+        let settings = StreamRegistry {
+            min_streams: 1,
+            max_streams: 1,
+            max_waiting: 0,
+            wait_timeout: Duration::ZERO,
+            credit_chunks: 8,
+        };
+        let mut metrics = MetricRegistry::new();
+        let batches = BatchQueue { max_batch_size: 64, flush_interval: Duration::ZERO };
+        Self {
+            streams: Arc::new(Streams::new(WorkerMetrics::register(&mut metrics).streams)),
+            outbox: Arc::new(Outbox::new(batches)),
+            admission: Admission::new(settings, AdmissionMetrics::register(&mut metrics)),
+        }
+    }
+
+    /// A generation whose worker sends these events.
+    fn begin(&self, events: Vec<StreamEventKind>) -> Result<Generation, ServeError> {
+        let permit = self.admission.admit("m").now_or_never().unwrap().unwrap();
+        let generate = Generate {
+            id: ID,
+            prompt: Prompt::Text("x".into()),
+            sampling: Sampling::default(),
+            max_tokens: None,
+            stop: Vec::new(),
+            resume: Vec::new(),
+            ignore_eos: false,
+            credit: 8,
+        };
+        let stream = self.streams.open(&self.outbox, generate, Instant::now()).unwrap();
+        self.outbox.take();
+        let events = events.into_iter().map(|kind| StreamEvent { id: ID, kind });
+        self.streams.deliver(events.collect());
+        Generation::prepared(permit, stream, "d".into()).now_or_never().expect("an event is ready")
+    }
+
+    fn has_place(&self) -> bool {
+        self.admission.admit("m").now_or_never().unwrap().is_ok()
+    }
+}
+
+fn prepared() -> StreamEventKind {
+    StreamEventKind::Prepared { prompt_tokens: 1 }
+}
+
+fn chunk(text: &str) -> StreamEventKind {
+    StreamEventKind::Delta(Delta { text: text.into(), ..Delta::default() })
+}
+
+fn finished() -> StreamEventKind {
+    StreamEventKind::Finished { reason: FinishReason::Length, usage: Usage::default() }
+}
+
+fn failure() -> Failure {
+    Failure { kind: FailureKind::Internal, param: None, message: "broke".into() }
+}
+
+fn now(generation: &mut Generation) -> Option<Result<OutputEvent, ServeError>> {
+    generation.next().now_or_never().expect("an event is ready")
+}
+
+#[test]
+fn deltas_have_text_and_the_end_comes_once() {
+    let world = World::new();
+    let mut generation =
+        world.begin(vec![prepared(), chunk("a"), chunk(""), chunk("b"), finished()]).unwrap();
+    assert_eq!(generation.digest(), "d");
+    assert_eq!(now(&mut generation), Some(Ok(OutputEvent::TextDelta("a".into()))));
+    assert_eq!(now(&mut generation), Some(Ok(OutputEvent::TextDelta("b".into()))));
+    let end = OutputEvent::Finish { reason: FinishReason::Length, usage: Usage::default() };
+    assert_eq!(now(&mut generation), Some(Ok(end)));
+    assert_eq!(now(&mut generation), None);
+}
+
+#[test]
+fn what_was_collected_is_the_whole_text_or_the_error() {
+    let world = World::new();
+    let generation = world.begin(vec![prepared(), chunk("a"), chunk("b"), finished()]).unwrap();
+    let output = generation.collect().now_or_never().unwrap().unwrap();
+    assert_eq!((output.text.as_str(), output.reason), ("ab", FinishReason::Length));
+    let failed = StreamEventKind::Failed(failure());
+    let generation = world.begin(vec![prepared(), chunk("a"), failed]).unwrap();
+    let error = generation.collect().now_or_never().unwrap().unwrap_err();
+    assert_eq!(error, ServeError::Failed(failure()));
+}
+
+#[test]
+fn a_worker_that_refuses_or_breaks_the_order_ends_the_generation_with_one_error() {
+    let world = World::new();
+    let refused = world.begin(vec![StreamEventKind::Failed(failure())]).unwrap_err();
+    assert_eq!(refused, ServeError::Failed(failure()));
+    for first in [chunk("a"), finished()] {
+        assert_eq!(world.begin(vec![first]).unwrap_err(), ServeError::Internal);
+        assert!(world.has_place());
+    }
+    let mut generation = world.begin(vec![prepared(), prepared(), chunk("a")]).unwrap();
+    assert_eq!(now(&mut generation), Some(Err(ServeError::Internal)));
+    assert_eq!(now(&mut generation), None);
+}
+
+#[test]
+fn a_dropped_generation_is_cancelled_and_gives_its_place_back() {
+    let world = World::new();
+    let generation = world.begin(vec![prepared(), chunk("a")]).unwrap();
+    assert!(!world.has_place());
+    drop(generation);
+    assert!(world.has_place());
+    assert!(matches!(world.outbox.take()[..], [Queued::Cancel(ID)]));
+}

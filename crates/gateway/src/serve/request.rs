@@ -1,0 +1,96 @@
+//! A request for text, whichever dialect it came in.
+
+pub use protocol::message::{ChatMessage, Prompt, Sampling};
+use protocol::{ids::RequestId, message::Generate};
+
+/// A request that can be served if its model is loaded and a place is free. All values are within their ranges.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateRequest {
+    /// The model's name or digest, as the client wrote it.
+    pub model: String,
+    /// What to continue.
+    pub prompt: Prompt,
+    /// How each token is chosen.
+    pub sampling: Sampling,
+    /// Most tokens to generate; `None` leaves only the model's context as the limit.
+    pub max_tokens: Option<u32>,
+    /// Texts that end the generation; they are not part of its output.
+    pub stop: Vec<String>,
+    /// Generate past the model's end-of-sequence tokens.
+    pub ignore_eos: bool,
+}
+
+impl GenerateRequest {
+    /// The message for the worker. `credit` is the number of chunks that it may send before any was read.
+    pub(super) fn into_message(self, id: RequestId, credit: u32) -> Generate {
+        let Self { model: _, prompt, sampling, max_tokens, stop, ignore_eos } = self;
+        Generate { id, prompt, sampling, max_tokens, stop, resume: Vec::new(), ignore_eos, credit }
+    }
+
+    /// Approximately the memory that it takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        let prompt = match &self.prompt {
+            Prompt::Text(text) => text.capacity(),
+            Prompt::Tokens(ids) => ids.capacity() * size_of::<u32>(),
+            Prompt::Chat(messages) => {
+                let inner = |it: &ChatMessage| {
+                    it.role.capacity() + it.content.capacity() + it.name.as_ref().map_or(0, String::capacity)
+                };
+                messages.iter().map(inner).sum::<usize>() + size_of_val(messages.as_slice())
+            }
+        };
+        let stop: usize = self.stop.iter().map(|stop| stop.capacity() + size_of::<String>()).sum();
+        size_of::<Self>()
+            + self.model.capacity()
+            + prompt
+            + stop
+            + size_of_val(self.sampling.logit_bias.as_slice())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_reaches_the_worker() {
+        let message = ChatMessage { role: "user".into(), content: "hi".into(), name: None };
+        let request = GenerateRequest {
+            model: "m".into(),
+            prompt: Prompt::Chat(vec![message]),
+            sampling: Sampling { temperature: 0.5, seed: 5, ..Sampling::default() },
+            max_tokens: Some(7),
+            stop: vec!["a".into(), "b".into()],
+            ignore_eos: true,
+        };
+        let sent = request.clone().into_message(RequestId(4), 64);
+        let GenerateRequest { model: _, prompt, sampling, max_tokens, stop, ignore_eos } = request;
+        let (id, resume, credit) = (RequestId(4), Vec::new(), 64);
+        let expected = Generate { id, prompt, sampling, max_tokens, stop, resume, ignore_eos, credit };
+        assert_eq!(sent, expected);
+    }
+
+    #[test]
+    fn a_request_takes_at_least_the_bytes_of_its_texts() {
+        let long = "x".repeat(1000);
+        let with = |prompt, stop: &[&String]| GenerateRequest {
+            model: "m".into(),
+            prompt,
+            sampling: Sampling::default(),
+            max_tokens: None,
+            stop: stop.iter().map(|it| (*it).clone()).collect(),
+            ignore_eos: false,
+        };
+        let empty = with(Prompt::Text(String::new()), &[]).bytes();
+        let message = ChatMessage { role: "user".into(), content: long.clone(), name: Some(long.clone()) };
+        for (request, more) in [
+            (with(Prompt::Text(long.clone()), &[]), 1000),
+            (with(Prompt::Tokens(vec![0; 1000]), &[]), 4000),
+            (with(Prompt::Chat(vec![message]), &[]), 2000),
+            (with(Prompt::Text(String::new()), &[&long, &long]), 2000),
+        ] {
+            let bytes = request.bytes() - empty;
+            assert!((more..more + 200).contains(&bytes), "{bytes} for {more}");
+        }
+    }
+}
