@@ -104,6 +104,11 @@ fn is_end_of(id: u64) -> impl Fn(&StreamEvent) -> bool {
     move |event| event.id == RequestId(id) && event.kind.is_terminal()
 }
 
+/// Requests are prepared by several threads: the events of two can come in any order.
+fn is_admission_of(id: u64) -> impl Fn(&StreamEvent) -> bool {
+    move |event| event.id == RequestId(id) && matches!(event.kind, StreamEventKind::Admitted { .. })
+}
+
 fn output(events: Vec<StreamEvent>, id: u64) -> Output {
     let mut output = Output::default();
     events.into_iter().filter(|event| event.id == RequestId(id)).for_each(|event| output.push(event.kind));
@@ -113,8 +118,10 @@ fn output(events: Vec<StreamEvent>, id: u64) -> Output {
 #[test]
 fn requests_go_in_and_streams_come_out() {
     let (mut gateway, worker) = start(1 << 16);
-    gateway.send(vec![generate(1, 100, 5), generate(2, 2, 5), generate(3, 0, 5)]);
-    let mut events = gateway.events_until(is_end_of(1));
+    gateway.send(vec![generate(3, 0, 5)]);
+    let mut events = gateway.events_until(is_admission_of(3));
+    gateway.send(vec![generate(1, 100, 5), generate(2, 2, 5)]);
+    events.extend(gateway.events_until(is_end_of(1)));
     gateway.send(vec![Submission::Cancel(RequestId(3)), Submission::Credit { id: RequestId(2), chunks: 9 }]);
     events.extend(gateway.events_until(is_end_of(2)));
     gateway.send(vec![Submission::Drain]);
@@ -157,11 +164,13 @@ fn what_can_not_be_prepared_is_answered() {
     if let Submission::Generate(generate) = &mut empty {
         generate.prompt = Prompt::Tokens(Vec::new());
     }
-    gateway.send(vec![empty, generate(2, 0, 5)]);
+    gateway.send(vec![empty]);
     assert_eq!(
         output(gateway.events_until(is_end_of(1)), 1).failure(),
         "the prompt is empty: there is nothing to continue"
     );
+    gateway.send(vec![generate(2, 0, 5)]);
+    gateway.events_until(is_admission_of(2));
     gateway.send(vec![generate(2, 0, 5)]);
     assert!(output(gateway.events_until(is_end_of(2)), 2).failure().contains("submitted twice"));
     gateway.send(vec![Submission::Cancel(RequestId(2)), Submission::Drain]);

@@ -109,10 +109,10 @@ impl Gateway {
         }
     }
 
-    /// Events up to the one that `is_last`.
-    pub(crate) fn events_until(&mut self, is_last: impl Fn(&StreamEvent) -> bool) -> Vec<StreamEvent> {
+    /// Events of all reports up to the one with an event that `is_awaited`.
+    pub(crate) fn events_until(&mut self, is_awaited: impl Fn(&StreamEvent) -> bool) -> Vec<StreamEvent> {
         let mut all = Vec::new();
-        while !all.last().is_some_and(&is_last) {
+        while !all.iter().any(&is_awaited) {
             let Report::Events(events) = self.report() else { panic!("not events") };
             all.extend(events);
         }
