@@ -5,6 +5,8 @@
 //! queue into the preparation, a bounded [`Inbox`](engine::Inbox) into the engine, and the
 //! [`Registry`](requests::Registry), where a request's cancellation and credit can be set at any time.
 
+mod backend;
+pub mod cache;
 pub mod cli;
 pub mod emit;
 pub mod engine;

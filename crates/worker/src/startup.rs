@@ -19,7 +19,7 @@ use crate::{
     cli::Cli,
     engine::{Engine, EosTokens, Gauges, Inbox},
     link::{self, LinkSender, Receiver, Reports},
-    model::{Kernels, KvBudget, Model},
+    model::{Kernels, KvBudget, KvDtype, Model},
     prepare::{ChatTemplate, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
     requests::Registry,
     scheduler::Limits,
@@ -92,15 +92,14 @@ fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<
             let began = Instant::now();
             load_tokenizer(&artifact).map(|tokenizer| (tokenizer, began.elapsed()))
         });
-        let kernels = match Kernels::of(mlx_ext::init()?) {
-            Kernels::Own if options.activations == Activations::Int8 => Kernels::OwnInt8,
-            kernels => kernels,
+        let kernels = Kernels::of(mlx_ext::init()?);
+        let kernels = match options.activations {
+            Activations::Int8 => kernels.with_int8_activations(),
+            _ => kernels,
         };
         let budget = kv_budget(options);
         let model = Model::load(&artifact, kernels, budget)?;
-        if kernels == Kernels::Mlx {
-            model.warm_up(options.chunk_tokens.max(1) as usize)?;
-        }
+        model.warm_up(options.chunk_tokens.max(1) as usize)?;
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;
@@ -151,7 +150,10 @@ fn kv_budget(options: &WorkerOptions) -> KvBudget {
     KvBudget {
         bytes: options.kv_bytes,
         sequences: max_running(options),
-        half: options.kv_type == KvType::Float16,
+        dtype: match options.kv_type {
+            KvType::Float16 => KvDtype::Float16,
+            KvType::Float32 => KvDtype::Float32,
+        },
     }
 }
 

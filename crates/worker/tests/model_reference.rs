@@ -10,7 +10,7 @@ mod templates;
 
 use artifact_store::Store;
 use serde::Deserialize;
-use worker::model::{Kernels, KvBudget, Model, SequenceKv, StepInput, StepRow};
+use worker::model::{Kernels, KvBudget, KvDtype, Model, SequenceKv, StepInput, StepRow};
 
 /// Of MLX's operations in float32: between sums in different orders.
 const MLX_TOLERANCE: f64 = 1e-3;
@@ -25,7 +25,7 @@ const GPU_TOLERANCE: f64 = 0.5;
 /// `cargo xtask bench accuracy` compares more.
 const SIDE_BY_SIDE: usize = 8;
 
-const BUDGET: KvBudget = KvBudget { bytes: 256 << 20, sequences: 4, half: false };
+const BUDGET: KvBudget = KvBudget { bytes: 256 << 20, sequences: 4, dtype: KvDtype::Float32 };
 
 #[derive(Deserialize)]
 struct Reference {
@@ -57,7 +57,7 @@ fn smollm2_agrees_with_mlx_lm() {
         .expect("KR_TEST_STORE names no store with the test model: run `cargo xtask test`, which makes one and sets it");
     let reference: Reference = serde_json::from_str(include_str!("reference/smollm2.json")).unwrap();
     let kernels = Kernels::of(mlx_ext::init().unwrap());
-    let on_cpu = kernels == Kernels::Own;
+    let on_cpu = kernels == Kernels::Cpu;
     let tolerance = if on_cpu { OWN_TOLERANCE } else { GPU_TOLERANCE };
     let artifact = Store::open_read_only(store).unwrap().resolve(&reference.model).unwrap();
 

@@ -107,7 +107,7 @@ fn steps_that_do_not_fit_the_pool_are_refused() {
     let pool = KvPool::new(shape, 4).unwrap();
     let row = |new_tokens, position, blocks| StepRow { new_tokens, position, blocks };
     let refused = |rows: &[StepRow<'_>]| pool.step(rows).unwrap_err().what().to_owned();
-    assert!(refused(&[row(0, 0, &[0])]).contains("too few blocks"));
+    assert!(refused(&[row(0, 0, &[0])]).contains("no new tokens"));
     assert!(refused(&[row(1, 32, &[0])]).contains("too few blocks"));
     assert!(refused(&[row(1, 0, &[4])]).contains("in the pool"));
     assert!(refused(&[row(1, 0, &[-1])]).contains("in the pool"));
