@@ -65,6 +65,11 @@ pub struct Model {
 }
 
 impl Model {
+    /// Every `model_type` that can be loaded.
+    pub fn architectures() -> impl Iterator<Item = &'static str> {
+        arch::REGISTRY.iter().map(|(name, _)| *name)
+    }
+
     /// Maps the artifact's weights and checks that they are what its configuration asks for.
     ///
     /// Reads no weight: the time does not grow with the model's size. [`mlx_ext::init`] has to

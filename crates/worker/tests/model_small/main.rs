@@ -10,6 +10,7 @@ mod forks;
 mod forms;
 mod invariance;
 mod on;
+mod recorded;
 mod refusals;
 mod steps;
 mod tiny;
@@ -33,11 +34,16 @@ struct Loaded {
 const BUDGET: KvBudget = KvBudget { bytes: 64 << 20, sequences: 16, dtype: KvDtype::Float32 };
 
 fn import(tiny: &Tiny) -> (Artifact, TempDir) {
+    import_written(|folder| tiny.write(folder))
+}
+
+/// Imports what `write` puts into a folder.
+fn import_written(write: impl FnOnce(&Path)) -> (Artifact, TempDir) {
     mlx_ext::init().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("source");
     std::fs::create_dir(&source).unwrap();
-    tiny.write(&source);
+    write(&source);
     (import_folder(&folder.path().join("store"), &source), folder)
 }
 
@@ -48,7 +54,11 @@ fn import_folder(store: &Path, source: &Path) -> Artifact {
 }
 
 fn load(tiny: &Tiny, on: On) -> Loaded {
-    let (artifact, folder) = import(tiny);
+    load_folder(|folder| tiny.write(folder), on)
+}
+
+fn load_folder(write: impl FnOnce(&Path), on: On) -> Loaded {
+    let (artifact, folder) = import_written(write);
     let model = Model::load(&artifact, on.kernels, BUDGET).unwrap();
     Loaded { model, _artifact: artifact, _folder: folder }
 }

@@ -132,7 +132,7 @@ impl Float {
         }
     }
 
-    fn tensor(self, shape: Vec<usize>, values: &[f64]) -> Tensor {
+    pub(crate) fn tensor(self, shape: Vec<usize>, values: &[f64]) -> Tensor {
         let (dtype, bytes) = match self {
             Self::F32 => ("F32", values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect()),
             Self::F16 => ("F16", values.iter().flat_map(|&v| f16::from_f64(v).to_le_bytes()).collect()),
@@ -245,24 +245,35 @@ impl Tiny {
 
     /// Writes `config.json`, `tokenizer.json` and `model.safetensors`.
     pub(crate) fn write(&self, folder: &Path) {
-        fs::write(folder.join("config.json"), self.config.to_string()).unwrap();
-        fs::write(folder.join("tokenizer.json"), tokenizer(self.spec.vocab).to_string()).unwrap();
-        let mut header = serde_json::Map::new();
-        let mut data: Vec<u8> = Vec::new();
-        for (name, tensor) in &self.tensors {
-            let start = data.len();
-            data.extend(&tensor.bytes);
-            let entry =
-                json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, data.len()] });
-            header.insert(name.clone(), entry);
-        }
-        let mut header = Value::Object(header).to_string().into_bytes();
-        header.resize(header.len().next_multiple_of(8) + self.header_excess, b' ');
-        let mut file = (header.len() as u64).to_le_bytes().to_vec();
-        file.extend(header);
-        file.extend(data);
-        fs::write(folder.join("model.safetensors"), file).unwrap();
+        write_folder(folder, &self.config, self.spec.vocab, &self.tensors, self.header_excess);
     }
+}
+
+/// Writes `config.json`, `tokenizer.json` and `model.safetensors`, with some spaces behind its header.
+pub(crate) fn write_folder(
+    folder: &Path,
+    config: &Value,
+    vocab: usize,
+    tensors: &BTreeMap<String, Tensor>,
+    header_excess: usize,
+) {
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    fs::write(folder.join("tokenizer.json"), tokenizer(vocab).to_string()).unwrap();
+    let mut header = serde_json::Map::new();
+    let mut data: Vec<u8> = Vec::new();
+    for (name, tensor) in tensors {
+        let start = data.len();
+        data.extend(&tensor.bytes);
+        let entry =
+            json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, data.len()] });
+        header.insert(name.clone(), entry);
+    }
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8) + header_excess, b' ');
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header);
+    file.extend(data);
+    fs::write(folder.join("model.safetensors"), file).unwrap();
 }
 
 /// A tokenizer with as many tokens; its text plays no part.
