@@ -32,6 +32,7 @@ pub use step::{Logits, StepInput, StepRow};
 pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError};
 
 use crate::backend::{AttentionSpec, Backend, StepMemory};
+use config::Settings;
 use state::KvCache;
 use weights::{Taken, Weights};
 
@@ -83,7 +84,7 @@ impl Model {
         let load = arch::REGISTRY.iter().find(|(name, _)| Some(*name) == found).map(|(_, load)| load);
         let load = load.ok_or_else(|| ModelError::unsupported_type(found))?;
         let mut weights = Weights::open(artifact, kernels)?;
-        let architecture = load(&artifact.manifest.config, &mut weights)?;
+        let architecture = load(Settings::new(&artifact.manifest.config)?, &mut weights)?;
         let backend = weights.backend();
         let Taken { bytes: weight_bytes, files } = weights.finish()?;
         let cache = KvCache::new(&architecture.attention(), budget, backend)?;

@@ -4,7 +4,7 @@ use mlx_rs::{Array, error::Exception};
 
 use crate::model::layers::{
     Architecture, Attention, AttentionParams, AttentionSpec, DecoderConfig, Embedding, FusedLinear, Mlp,
-    MlpParams, ModelError, RmsNorm, StepMemory, SublayerNorms, Weights, load_matrix, load_rope,
+    MlpParams, ModelError, RmsNorm, Settings, StepMemory, SublayerNorms, Weights, load_matrix, load_rope,
 };
 
 /// The model.
@@ -24,10 +24,10 @@ struct TransformerBlock {
 
 /// Checks the configuration and takes the weights that it asks for.
 pub(super) fn load(
-    config: &serde_json::Value,
+    config: Settings<'_>,
     weights: &mut Weights<'_>,
 ) -> Result<Box<dyn Architecture>, ModelError> {
-    let config = DecoderConfig::parse(config)?;
+    let config = DecoderConfig::parse(config, &[])?;
     let rope = load_rope(&config.rope, config.heads.dim, config.max_position_embeddings);
     let spec = AttentionSpec::causal(config.heads, Some(rope));
     let layer = |layer| TransformerBlock::load(&config, &spec, layer, weights);

@@ -7,10 +7,10 @@ use artifact_store::python_json::as_float;
 use serde_json::Value;
 
 pub(super) use rope::{RopeConfig, RopeScaling};
+pub(super) use settings::Settings;
 
 use super::ModelError;
 use crate::backend::Heads;
-use settings::Settings;
 
 // The largest of each that is taken. All lie far above what has been published, and so low that every product of them
 // that is a tensor's dimension stays within 32 bits.
@@ -44,10 +44,11 @@ pub(super) struct DecoderConfig {
 }
 
 impl DecoderConfig {
+    /// `covered` names settings that the architecture covers itself and that would be refused here.
+    ///
     /// # Errors
     /// A setting is missing, is of the wrong type, or has a value that would change the answers and is not covered.
-    pub(super) fn parse(config: &Value) -> Result<Self, ModelError> {
-        let config = Settings::new(config)?;
+    pub(super) fn parse(config: Settings<'_>, covered: &[&str]) -> Result<Self, ModelError> {
         let size = |name: &'static str, most: i32| {
             config.whole(name, 1, most)?.ok_or(ModelError::MissingSetting { setting: name })
         };
@@ -55,7 +56,7 @@ impl DecoderConfig {
         let queries = size("num_attention_heads", MAX_HEADS)?;
         let heads = heads(config, hidden_size, queries)?;
         let context = config.whole("max_position_embeddings", 1, MAX_CONTEXT)?.unwrap_or(DEFAULT_CONTEXT);
-        refuse_what_is_not_covered(config, context)?;
+        refuse_what_is_not_covered(config, context, covered)?;
         Ok(Self {
             hidden_size,
             num_hidden_layers: size("num_hidden_layers", MAX_LAYERS)?,
@@ -99,26 +100,33 @@ const FACTORS: [&str; 7] = [
 const OTHERS: [&str; 4] =
     ["attn_logit_softcapping", "final_logit_softcapping", "attention_multiplier", "attention_chunk_size"];
 
-fn refuse_what_is_not_covered(config: Settings<'_>, context: i32) -> Result<(), ModelError> {
-    for name in ["hidden_act", "hidden_activation"] {
+fn refuse_what_is_not_covered(
+    config: Settings<'_>,
+    context: i32,
+    covered: &[&str],
+) -> Result<(), ModelError> {
+    let is_open = |name: &&str| !covered.contains(name);
+    for name in ["hidden_act", "hidden_activation"].into_iter().filter(is_open) {
         match config.text(name)? {
             // Two names of one function.
             None | Some("silu" | "swish") => {}
             Some(other) => return config.refuse(name, other),
         }
     }
-    for name in FACTORS {
+    for name in FACTORS.into_iter().filter(is_open) {
         if let Some(value) = config.get(name).filter(|value| value.as_f64() != Some(1.0)) {
             return config.refuse(name, value);
         }
     }
-    for name in OTHERS {
+    for name in OTHERS.into_iter().filter(is_open) {
         if let Some(value) = config.get(name) {
             return config.refuse(name, value);
         }
     }
-    let says_layers = refuse_other_layers(config)?;
-    refuse_window(config, context, says_layers)?;
+    let says_layers = if is_open(&"layer_types") { refuse_other_layers(config)? } else { true };
+    if is_open(&"sliding_window") {
+        refuse_window(config, context, says_layers)?;
+    }
     ["quantization", "quantization_config"].into_iter().try_for_each(|name| refuse_packings(config, name))
 }
 

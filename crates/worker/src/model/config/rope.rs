@@ -4,17 +4,17 @@ use super::{ModelError, settings::Settings};
 
 /// What the configuration says of rotation.
 #[derive(Debug, Clone, PartialEq)]
-pub(in super::super) struct RopeConfig {
+pub(in crate::model) struct RopeConfig {
     /// Whether pairs are neighbours; otherwise they are half a head apart.
-    pub(in super::super) traditional: bool,
+    pub(in crate::model) traditional: bool,
     /// The inverse frequencies are powers of its reciprocal.
-    pub(in super::super) base: f32,
-    pub(in super::super) scaling: RopeScaling,
+    pub(in crate::model) base: f32,
+    pub(in crate::model) scaling: RopeScaling,
 }
 
 /// How the context was stretched after the first training.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in super::super) enum RopeScaling {
+pub(in crate::model) enum RopeScaling {
     Plain,
     /// Every pair turns `factor` times slower.
     Linear {

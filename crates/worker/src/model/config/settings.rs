@@ -8,7 +8,7 @@ use super::ModelError;
 
 /// An object of the configuration.
 #[derive(Clone, Copy)]
-pub(super) struct Settings<'a> {
+pub(in crate::model) struct Settings<'a> {
     values: &'a Map<String, Value>,
     /// Where it stands, for errors: the `rope_scaling` of `rope_scaling.factor`.
     place: &'a str,
@@ -16,7 +16,7 @@ pub(super) struct Settings<'a> {
 
 impl<'a> Settings<'a> {
     /// The whole configuration.
-    pub(super) fn new(config: &'a Value) -> Result<Self, ModelError> {
+    pub(in crate::model) fn new(config: &'a Value) -> Result<Self, ModelError> {
         match config {
             Value::Object(values) => Ok(Self { values, place: "" }),
             other => Err(wrong_type("config.json".to_owned(), other, "an object")),
@@ -24,7 +24,7 @@ impl<'a> Settings<'a> {
     }
 
     /// The object that a setting is.
-    pub(super) fn object(self, name: &'a str) -> Result<Option<Self>, ModelError> {
+    pub(in crate::model) fn object(self, name: &'a str) -> Result<Option<Self>, ModelError> {
         match self.get(name) {
             None => Ok(None),
             // What stands for a number is an object, too.
@@ -35,22 +35,27 @@ impl<'a> Settings<'a> {
         }
     }
 
-    pub(super) fn is_empty(self) -> bool {
+    pub(in crate::model) fn is_empty(self) -> bool {
         self.values.is_empty()
     }
 
     /// Names and values of everything in it.
-    pub(super) fn iter(self) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    pub(in crate::model) fn iter(self) -> impl Iterator<Item = (&'a String, &'a Value)> {
         self.values.iter()
     }
 
     /// A setting that says something.
-    pub(super) fn get(self, name: &str) -> Option<&'a Value> {
+    pub(in crate::model) fn get(self, name: &str) -> Option<&'a Value> {
         self.values.get(name).filter(|value| !value.is_null())
     }
 
     /// A whole number from `least` to `most`.
-    pub(super) fn whole(self, name: &str, least: i32, most: i32) -> Result<Option<i32>, ModelError> {
+    pub(in crate::model) fn whole(
+        self,
+        name: &str,
+        least: i32,
+        most: i32,
+    ) -> Result<Option<i32>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         // Numbers up to 2^53 are whole in float64; the limits end far below.
         let number = as_float(value).filter(|number| number.fract() == 0.0 || !number.is_finite());
@@ -63,7 +68,12 @@ impl<'a> Settings<'a> {
     }
 
     /// A finite number from `least` to `most`.
-    pub(super) fn number(self, name: &str, least: f64, most: f64) -> Result<Option<f64>, ModelError> {
+    pub(in crate::model) fn number(
+        self,
+        name: &str,
+        least: f64,
+        most: f64,
+    ) -> Result<Option<f64>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let number = as_float(value).ok_or_else(|| self.wrong(name, value, "a number"))?;
         if !(least..=most).contains(&number) {
@@ -74,7 +84,7 @@ impl<'a> Settings<'a> {
     }
 
     /// A flag.
-    pub(super) fn flag(self, name: &str) -> Result<Option<bool>, ModelError> {
+    pub(in crate::model) fn flag(self, name: &str) -> Result<Option<bool>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         match (value, value.as_f64()) {
             (Value::Bool(flag), _) => Ok(Some(*flag)),
@@ -84,13 +94,13 @@ impl<'a> Settings<'a> {
     }
 
     /// Text.
-    pub(super) fn text(self, name: &str) -> Result<Option<&'a str>, ModelError> {
+    pub(in crate::model) fn text(self, name: &str) -> Result<Option<&'a str>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         value.as_str().map(Some).ok_or_else(|| self.wrong(name, value, "a text"))
     }
 
     /// Refuses a setting whose value this worker does not cover.
-    pub(super) fn refuse<T>(self, name: &str, value: impl ToString) -> Result<T, ModelError> {
+    pub(in crate::model) fn refuse<T>(self, name: &str, value: impl ToString) -> Result<T, ModelError> {
         Err(ModelError::UnsupportedSetting { setting: self.path(name), value: value.to_string() })
     }
 

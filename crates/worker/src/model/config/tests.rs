@@ -16,13 +16,17 @@ fn config(changes: Value) -> Value {
     config
 }
 
+fn read(config: &Value) -> Result<DecoderConfig, ModelError> {
+    DecoderConfig::parse(Settings::new(config)?, &[])
+}
+
 fn parse(changes: Value) -> DecoderConfig {
-    DecoderConfig::parse(&config(changes.clone())).unwrap_or_else(|error| panic!("{changes}: {error}"))
+    read(&config(changes.clone())).unwrap_or_else(|error| panic!("{changes}: {error}"))
 }
 
 #[track_caller]
 fn refused(changes: Value, name: &str) {
-    let error = DecoderConfig::parse(&config(changes.clone())).unwrap_err().to_string();
+    let error = read(&config(changes.clone())).unwrap_err().to_string();
     assert!(error.contains(&format!("`{name}`")), "{changes}: {error}");
 }
 
@@ -168,6 +172,22 @@ fn what_would_change_the_answers_is_refused_by_name() {
     parse(json!({ "quantization": { "bits": 8, "group_size": 64, "model.x": false, "mode": "affine" } }));
 }
 
+#[test]
+fn an_architecture_may_cover_more() {
+    for (name, value) in [
+        ("hidden_act", json!("gelu")),
+        ("partial_rotary_factor", json!(0.5)),
+        ("final_logit_softcapping", json!(30.0)),
+        ("layer_types", json!(["sliding_attention"])),
+        ("sliding_window", json!(16)),
+    ] {
+        let config = config(json!({ name: value }));
+        assert!(read(&config).is_err());
+        DecoderConfig::parse(Settings::new(&config).unwrap(), &[name]).unwrap();
+        assert!(DecoderConfig::parse(Settings::new(&config).unwrap(), &["another"]).is_err());
+    }
+}
+
 /// As Python writes and transformers reads them.
 #[test]
 fn numbers_that_are_none_are_refused_where_they_count() {
@@ -179,7 +199,7 @@ fn numbers_that_are_none_are_refused_where_they_count() {
         }
         refused(json!({ "rope_scaling": { "type": "linear", "factor": number } }), "rope_scaling.factor");
     }
-    let error = DecoderConfig::parse(&config(json!({ "rms_norm_eps": { "__float__": "NaN" } }))).unwrap_err();
+    let error = read(&config(json!({ "rms_norm_eps": { "__float__": "NaN" } }))).unwrap_err();
     assert!(error.to_string().contains("`rms_norm_eps` = NaN"), "{error}");
 }
 
@@ -229,7 +249,7 @@ proptest! {
         changes in prop::collection::btree_map(prop::sample::select(NAMES.to_vec()), extreme(), 0..5),
     ) {
         let changes = changes.into_iter().map(|(name, value)| (name.to_owned(), value));
-        let Ok(args) = DecoderConfig::parse(&config(Value::Object(changes.collect()))) else { return Ok(()) };
+        let Ok(args) = read(&config(Value::Object(changes.collect()))) else { return Ok(()) };
         let Heads { queries, kv, dim } = args.heads;
         let sizes = [
             args.hidden_size, args.intermediate_size, args.num_hidden_layers, args.vocab_size, queries, kv, dim,

@@ -6,7 +6,7 @@ use super::{FusedLinear, ModelError, SublayerNorms, Weights, linear::OutputLinea
 use crate::backend::{AttentionSpec, Heads, StepMemory};
 
 /// `x + after(attention(before(x)))`.
-pub(in super::super) struct Attention {
+pub(in crate::model) struct Attention {
     /// Normalization, then queries, keys and values.
     qkv_proj: FusedLinear,
     o_proj: OutputLinear,
@@ -16,20 +16,20 @@ pub(in super::super) struct Attention {
 }
 
 /// What [`Attention::load`] needs beside names.
-pub(in super::super) struct AttentionParams {
-    pub(in super::super) spec: AttentionSpec,
+pub(in crate::model) struct AttentionParams {
+    pub(in crate::model) spec: AttentionSpec,
     /// Which of the model's layers it is: keys and values are kept by layer.
-    pub(in super::super) layer: usize,
-    pub(in super::super) hidden_size: i32,
+    pub(in crate::model) layer: usize,
+    pub(in crate::model) hidden_size: i32,
     /// Whether queries, keys and values have biases.
-    pub(in super::super) qkv_bias: bool,
+    pub(in crate::model) qkv_bias: bool,
     /// Whether the output has a bias.
-    pub(in super::super) output_bias: bool,
+    pub(in crate::model) output_bias: bool,
 }
 
 impl Attention {
     /// Takes `<name>.q_proj` and so on.
-    pub(in super::super) fn load(
+    pub(in crate::model) fn load(
         weights: &mut Weights<'_>,
         name: &str,
         params: AttentionParams,
@@ -53,12 +53,12 @@ impl Attention {
     }
 
     /// What distinguishes it from other layers' attention.
-    pub(in super::super) fn spec(&self) -> &AttentionSpec {
+    pub(in crate::model) fn spec(&self) -> &AttentionSpec {
         &self.spec
     }
 
     /// `x` and the result: `[tokens, hidden]`. Appends the tokens' keys and values; lazy.
-    pub(in super::super) fn forward(&self, x: &Array, step: &StepMemory<'_>) -> Result<Array, Exception> {
+    pub(in crate::model) fn forward(&self, x: &Array, step: &StepMemory<'_>) -> Result<Array, Exception> {
         let qkv = self.qkv_proj.forward(x, None)?;
         self.o_proj.forward(&step.attend(&self.spec, self.layer, &qkv)?, x)
     }

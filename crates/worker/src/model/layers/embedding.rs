@@ -6,7 +6,7 @@ use super::{ModelError, Weights, load_matrix};
 use crate::backend::{Backend, Matrix};
 
 /// A row of a matrix for each token.
-pub(in super::super) struct Embedding {
+pub(in crate::model) struct Embedding {
     matrix: Matrix,
     width: i32,
     backend: Backend,
@@ -14,7 +14,7 @@ pub(in super::super) struct Embedding {
 
 impl Embedding {
     /// Takes `<name>.weight` and what belongs to it.
-    pub(in super::super) fn load(
+    pub(in crate::model) fn load(
         weights: &mut Weights<'_>,
         name: &str,
         [vocab, width]: [i32; 2],
@@ -24,12 +24,12 @@ impl Embedding {
     }
 
     /// `[tokens, width]` of token ids, uint32 `[tokens]`, in the type that activations have; lazy.
-    pub(in super::super) fn lookup(&self, tokens: &Array) -> Result<Array, Exception> {
+    pub(in crate::model) fn lookup(&self, tokens: &Array) -> Result<Array, Exception> {
         self.backend.embedding(&self.matrix, tokens, self.width)
     }
 
     /// The same matrix as an output head.
-    pub(in super::super) fn head(&self) -> Matrix {
+    pub(in crate::model) fn head(&self) -> Matrix {
         self.matrix.clone()
     }
 }

@@ -7,7 +7,7 @@ use crate::backend::{Backend, Linear, Matrix, Storage};
 
 /// `y = f(norm(x) Wᵀ + b) (+ residual)`: the matrix products of a sublayer with what stands around them, as one step, so
 /// that a backend can compute it as one.
-pub(in super::super) struct FusedLinear {
+pub(in crate::model) struct FusedLinear {
     norm: Option<RmsNorm>,
     /// Of equal inputs; their outputs are concatenated in `y`.
     matrices: Vec<Matrix>,
@@ -24,7 +24,7 @@ pub(super) struct OutputLinear {
 
 impl FusedLinear {
     /// The outputs of `matrices` concatenated, after an optional normalization.
-    pub(in super::super) fn new(norm: Option<RmsNorm>, matrices: Vec<Matrix>, weights: &Weights<'_>) -> Self {
+    pub(in crate::model) fn new(norm: Option<RmsNorm>, matrices: Vec<Matrix>, weights: &Weights<'_>) -> Self {
         Self { norm, matrices, gated: false, backend: weights.backend() }
     }
 
@@ -34,7 +34,7 @@ impl FusedLinear {
     }
 
     /// `x` `[tokens, inputs]`, `residual` and the result `[tokens, outputs]`; lazy.
-    pub(in super::super) fn forward(&self, x: &Array, residual: Option<&Array>) -> Result<Array, Exception> {
+    pub(in crate::model) fn forward(&self, x: &Array, residual: Option<&Array>) -> Result<Array, Exception> {
         self.backend.linear(&Linear {
             x,
             norm: self.norm.as_ref().map(|norm| &norm.norm),
@@ -61,7 +61,7 @@ impl OutputLinear {
 }
 
 /// Takes `<name>.weight` (with `.scales` and `.biases` where it is quantized) and, if `bias`, `<name>.bias`.
-pub(in super::super) fn load_matrix(
+pub(in crate::model) fn load_matrix(
     weights: &mut Weights<'_>,
     name: &str,
     [outputs, inputs]: [i32; 2],
@@ -112,3 +112,6 @@ fn packing(weights: &Weights<'_>, weight: &str, scales: &str, inputs: i32) -> Re
     };
     Ok((group_size as i32, bits as i32))
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,23 +5,23 @@ use mlx_rs::{Array, error::Exception};
 use super::{FusedLinear, ModelError, SublayerNorms, Weights, linear::OutputLinear, load_matrix};
 
 /// `x + after(down(silu(gate(n)) * up(n)))` with `n = before(x)`.
-pub(in super::super) struct Mlp {
+pub(in crate::model) struct Mlp {
     /// Normalization, then `silu(gate) * up`.
     gate_up_proj: FusedLinear,
     down_proj: OutputLinear,
 }
 
 /// What [`Mlp::load`] needs beside names.
-pub(in super::super) struct MlpParams {
-    pub(in super::super) hidden_size: i32,
-    pub(in super::super) intermediate_size: i32,
+pub(in crate::model) struct MlpParams {
+    pub(in crate::model) hidden_size: i32,
+    pub(in crate::model) intermediate_size: i32,
     /// Whether the matrices have biases.
-    pub(in super::super) bias: bool,
+    pub(in crate::model) bias: bool,
 }
 
 impl Mlp {
     /// Takes `<name>.gate_proj` and so on.
-    pub(in super::super) fn load(
+    pub(in crate::model) fn load(
         weights: &mut Weights<'_>,
         name: &str,
         params: &MlpParams,
@@ -39,7 +39,7 @@ impl Mlp {
     }
 
     /// `x` and the result: `[tokens, hidden]`; lazy.
-    pub(in super::super) fn forward(&self, x: &Array) -> Result<Array, Exception> {
+    pub(in crate::model) fn forward(&self, x: &Array) -> Result<Array, Exception> {
         self.down_proj.forward(&self.gate_up_proj.forward(x, None)?, x)
     }
 }

@@ -6,22 +6,22 @@ use super::{ModelError, Weights};
 use crate::backend::{Backend, Norm};
 
 /// `x / rms(x) * weight`, over the last axis.
-pub(in super::super) struct RmsNorm {
+pub(in crate::model) struct RmsNorm {
     pub(super) norm: Norm,
-    backend: Backend,
+    pub(super) backend: Backend,
 }
 
 /// The normalizations of a sublayer (attention or feed-forward network) with a residual connection:
 /// `x + after(f(before(x)))`. What is absent is the identity.
 #[derive(Default)]
-pub(in super::super) struct SublayerNorms {
-    pub(in super::super) before: Option<RmsNorm>,
-    pub(in super::super) after: Option<RmsNorm>,
+pub(in crate::model) struct SublayerNorms {
+    pub(in crate::model) before: Option<RmsNorm>,
+    pub(in crate::model) after: Option<RmsNorm>,
 }
 
 impl RmsNorm {
     /// Takes `<name>.weight`, `[width]`.
-    pub(in super::super) fn load(
+    pub(in crate::model) fn load(
         weights: &mut Weights<'_>,
         name: &str,
         width: i32,
@@ -41,7 +41,7 @@ impl RmsNorm {
 
 impl SublayerNorms {
     /// Only before the sublayer.
-    pub(in super::super) fn pre(norm: RmsNorm) -> Self {
+    pub(in crate::model) fn pre(norm: RmsNorm) -> Self {
         Self { before: Some(norm), after: None }
     }
 }

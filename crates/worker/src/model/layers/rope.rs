@@ -6,12 +6,12 @@ use super::{RopeConfig, RopeScaling};
 use crate::backend::Rope;
 
 /// The rotation of heads of `head_dim` components in a context of `context` tokens. Layers may share it.
-pub(in super::super) fn load_rope(config: &RopeConfig, head_dim: i32, context: i32) -> Rc<Rope> {
+pub(in crate::model) fn load_rope(config: &RopeConfig, head_dim: i32, context: i32) -> Rc<Rope> {
     Rc::new(Rope::new(inv_freq(config, head_dim), config.traditional, context.unsigned_abs() as usize))
 }
 
 /// Inverse frequencies: the angle by which each pair of components turns from one position to the next, in radians.
-pub(in super::super) fn inv_freq(config: &RopeConfig, head_dim: i32) -> Vec<f64> {
+pub(in crate::model) fn inv_freq(config: &RopeConfig, head_dim: i32) -> Vec<f64> {
     let base = f64::from(config.base);
     let plain = (0..head_dim / 2).map(|pair| base.powf(f64::from(2 * pair) / f64::from(head_dim)).recip());
     match config.scaling {
