@@ -1,7 +1,7 @@
 //! What `mlx-rs` lacks, and all code of this project that touches MLX's memory.
 //!
 //! - [`init`] sets the process up: device, no run-time compilation, errors instead of `exit`.
-//! - [`cpu`] has primitives of our own where MLX's CPU backend is slow: products and attention.
+//! - [`cpu`] has primitives for what MLX's CPU backend computes slowly: products and attention.
 //! - [`MappedFile`] makes arrays over a file's bytes, without a copy: loading a model costs the
 //!   same at any size, and processes that map the same file share its pages.
 //!

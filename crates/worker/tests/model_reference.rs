@@ -17,19 +17,12 @@ use worker::model::{Kernels, KvBudget, KvDtype, Model, SequenceKv, StepInput, St
 /// Of MLX's operations in float32: between sums in different orders.
 const MLX_TOLERANCE: f64 = 1e-3;
 
-/// Of the CPU's kernels, which round activations to 16 bits in each group before they meet quantized weights.
-const CPU_TOLERANCE: f64 = 1e-2;
-
 /// Of MLX's operations in float16 on a GPU: eleven bits, in thirty layers.
 const FLOAT16_TOLERANCE: f64 = 0.5;
 
 /// Of the same on a CPU, where MLX also adds up a product with packed weights in float16: mlx-lm's logits after two tokens
 /// are off by 1.6 there, and these are equal to them.
 const EMULATED_FLOAT16_TOLERANCE: f64 = 2.5;
-
-/// Tokens, all prompts together, that both kinds of kernels choose side by side: MLX's take a tenth of a second for each.
-/// `cargo xtask bench accuracy` compares more.
-const SIDE_BY_SIDE: usize = 8;
 
 const BUDGET: KvBudget = KvBudget { bytes: 256 << 20, sequences: 4, dtype: KvDtype::Float32 };
 
@@ -112,6 +105,13 @@ impl Fixture {
 mod cpu {
     use super::*;
 
+    /// Of the CPU's kernels, which round activations to 16 bits in each group before they meet quantized weights.
+    const CPU_TOLERANCE: f64 = 1e-2;
+
+    /// Tokens, all prompts together, that both kinds of kernels choose side by side: MLX's take a tenth of a second for each.
+    /// `cargo xtask bench accuracy` compares more.
+    const SIDE_BY_SIDE: usize = 8;
+
     #[test]
     fn smollm2_agrees_with_mlx_lm() {
         let fixture = Fixture::open();
@@ -134,6 +134,45 @@ mod cpu {
         decodes_alike_alone_and_with_others(&model, &mut kvs, &found);
         drop(kvs);
         both_kernels_go_the_same_way(&fixture.reference, &[fixture.load(Kernels::MlxFloat32), model]);
+    }
+
+    /// Every logit of every step, where [`agree`] sees some of one; and the probability of a text.
+    fn both_kernels_go_the_same_way(reference: &Reference, models: &[Model]) {
+        let prompts: Vec<Vec<u32>> = reference
+            .prompts
+            .iter()
+            .map(|prompt| prompt.tokens[prompt.tokens.len() - 9..].to_vec())
+            .collect();
+        let mut outcomes = lockstep::continue_greedily(models, &prompts, SIDE_BY_SIDE);
+        for (outcome, of_text) in outcomes.iter_mut().zip(lockstep::read(models, &prompts)) {
+            outcome.merge(of_text);
+        }
+        let [theirs, ours] = &outcomes[..] else { panic!("one outcome a model") };
+        assert_eq!((ours.chosen, ours.predicted), (SIDE_BY_SIDE * prompts.len(), 8 * prompts.len()));
+        assert!(ours.largest_difference < CPU_TOLERANCE, "{ours:?}");
+        assert!(ours.other_tokens.is_empty(), "{ours:?}");
+        // Of few tokens: their errors do not cancel yet as they do in a long text, where 0.05 % is allowed.
+        let ratio = ours.perplexity() / theirs.perplexity();
+        assert!((ratio - 1.0).abs() < 2e-3, "perplexity {ratio} times that of MLX's operations");
+    }
+
+    /// One more token for each sequence, with the others and then alone: not a bit may differ.
+    fn decodes_alike_alone_and_with_others(model: &Model, kvs: &mut [SequenceKv], tokens: &[Vec<u32>]) {
+        let last: Vec<[u32; 1]> = tokens.iter().map(|tokens| [*tokens.last().unwrap()]).collect();
+        let rows = last.iter().zip(&mut *kvs).map(|(tokens, kv)| StepRow { tokens, kv, wants_logits: true });
+        let together = forward(model, rows.collect());
+        for ((tokens, kv), together) in last.iter().zip(kvs).zip(together) {
+            kv.truncate(kv.len() - 1);
+            let alone = forward(model, vec![StepRow { tokens, kv, wants_logits: true }]).remove(0);
+            assert!(alone.iter().zip(&together).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
+    }
+
+    /// Memory of this process, mapped pages that were touched included; 0 where that is not known.
+    fn resident_bytes() -> u64 {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        // No page is smaller than 4 KiB, which is x86's.
+        pages.split_whitespace().nth(1).map_or(0, |pages| 4096 * pages.parse::<u64>().unwrap())
     }
 }
 
@@ -176,42 +215,6 @@ mod mlx_float16 {
             assert!(largest < EMULATED_FLOAT16_TOLERANCE, "{largest}");
         }
     }
-}
-
-/// Every logit of every step, where [`agree`] sees some of one; and the probability of a text.
-fn both_kernels_go_the_same_way(reference: &Reference, models: &[Model]) {
-    let prompts: Vec<Vec<u32>> =
-        reference.prompts.iter().map(|prompt| prompt.tokens[prompt.tokens.len() - 9..].to_vec()).collect();
-    let mut outcomes = lockstep::continue_greedily(models, &prompts, SIDE_BY_SIDE);
-    for (outcome, of_text) in outcomes.iter_mut().zip(lockstep::read(models, &prompts)) {
-        outcome.merge(of_text);
-    }
-    let [theirs, ours] = &outcomes[..] else { panic!("one outcome a model") };
-    assert_eq!((ours.chosen, ours.predicted), (SIDE_BY_SIDE * prompts.len(), 8 * prompts.len()));
-    assert!(ours.largest_difference < CPU_TOLERANCE, "{ours:?}");
-    assert!(ours.other_tokens.is_empty(), "{ours:?}");
-    // Of few tokens: their errors do not cancel yet as they do in a long text, where 0.05 % is allowed.
-    let ratio = ours.perplexity() / theirs.perplexity();
-    assert!((ratio - 1.0).abs() < 2e-3, "perplexity {ratio} times that of MLX's operations");
-}
-
-/// One more token for each sequence, with the others and then alone: not a bit may differ.
-fn decodes_alike_alone_and_with_others(model: &Model, kvs: &mut [SequenceKv], tokens: &[Vec<u32>]) {
-    let last: Vec<[u32; 1]> = tokens.iter().map(|tokens| [*tokens.last().unwrap()]).collect();
-    let rows = last.iter().zip(&mut *kvs).map(|(tokens, kv)| StepRow { tokens, kv, wants_logits: true });
-    let together = forward(model, rows.collect());
-    for ((tokens, kv), together) in last.iter().zip(kvs).zip(together) {
-        kv.truncate(kv.len() - 1);
-        let alone = forward(model, vec![StepRow { tokens, kv, wants_logits: true }]).remove(0);
-        assert!(alone.iter().zip(&together).all(|(a, b)| a.to_bits() == b.to_bits()));
-    }
-}
-
-/// Memory of this process, mapped pages that were touched included; 0 where that is not known.
-fn resident_bytes() -> u64 {
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    // No page is smaller than 4 KiB, which is x86's.
-    pages.split_whitespace().nth(1).map_or(0, |pages| 4096 * pages.parse::<u64>().unwrap())
 }
 
 fn forward(model: &Model, rows: Vec<StepRow<'_>>) -> Vec<Vec<f32>> {

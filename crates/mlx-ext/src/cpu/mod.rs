@@ -1,4 +1,4 @@
-//! MLX primitives of our own for the CPU: products with weight matrices, and attention on paged keys and values.
+//! MLX primitives of this project for the CPU: products with weight matrices, and attention on paged keys and values.
 //!
 //! MLX's CPU backend computes these with one scalar thread; these use all cores and the CPU's vector instructions. Their
 //! results are lazy arrays of MLX's graph like any other, in float32. What a row's result is, bit for bit, depends on

@@ -1,4 +1,4 @@
-//! What changes no bit: a row's company, how a prompt was cut, the number of threads, the instruction set.
+//! What changes no bit: the other rows of a batch, how a prompt was cut, which blocks are shared, the number of threads, the instruction set.
 
 use std::{
     env, fs,
@@ -30,7 +30,7 @@ const ROWS: i32 = 70;
 
 /// A row's results alone and in batches of 2, 7 and 33, which also put it at other places among other rows.
 #[test]
-fn company_changes_no_bit() {
+fn other_rows_change_no_bit() {
     check_products(&mut DefaultHasher::new());
 }
 

@@ -15,7 +15,7 @@ pub(crate) struct Heads {
     pub(crate) dim: i32,
 }
 
-/// Everything that distinguishes one layer's attention from another's, besides its weights.
+/// Everything that distinguishes one layer's attention from another's, apart from its weights.
 ///
 /// [`Backend::unsupported`](super::Backend::unsupported) says what the kernels can't compute; a model that asks for it is
 /// refused when it is loaded.

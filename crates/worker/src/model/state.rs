@@ -105,3 +105,6 @@ impl SequenceKv {
         self.memory.arrays()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,9 @@ pub(crate) struct On {
     pub(crate) float: Option<Float>,
 }
 
+#[cfg(target_os = "linux")]
 pub(crate) const CPU: On = On { kernels: Kernels::Cpu, float: None };
+#[cfg(target_os = "linux")]
 pub(crate) const CPU_INT8: On = On { kernels: Kernels::CpuInt8, float: None };
 pub(crate) const MLX_FLOAT32: On = On { kernels: Kernels::Mlx, float: Some(Float::F32) };
 pub(crate) const MLX_FLOAT16: On = On { kernels: Kernels::Mlx, float: Some(Float::F16) };
