@@ -9,7 +9,7 @@
 //! step       what one forward pass gets and gives
 //! ```
 //!
-//! `arch` imports only `layers`; `layers` asks a [`backend`](crate::backend) to compute, and does not know on what it runs.
+//! `arch` imports only `layers`; `layers` asks a `backend` to compute, and does not know on what it runs.
 //! On the CPU a sequence's logits depend, bit for bit, on its own tokens alone: not on what else is in the step, nor on
 //! where its prompt was cut.
 
