@@ -50,7 +50,7 @@ fn prefill(model: &Model, tokens: usize) -> f64 {
     let prompt = prompt(model, tokens);
     let mut kv = model.new_kv();
     let started = Instant::now();
-    forward(model, vec![StepRow { tokens: &prompt, kv: &mut kv, wants_logits: true }]);
+    forward(model, vec![StepRow::last_logits(&prompt, &mut kv)]);
     tokens as f64 / started.elapsed().as_secs_f64()
 }
 
@@ -60,14 +60,13 @@ fn decode(model: &Model, batch: usize, context: usize, steps: usize) -> f64 {
     let mut kvs: Vec<SequenceKv> = (0..batch).map(|_| model.new_kv()).collect();
     for (offset, kv) in kvs.iter_mut().enumerate() {
         let tokens = &prompt[offset..offset + context];
-        forward(model, vec![StepRow { tokens, kv, wants_logits: false }]);
+        forward(model, vec![StepRow::no_logits(tokens, kv)]);
     }
     let started = Instant::now();
     for step in 0..steps {
-        let rows = kvs.iter_mut().enumerate().map(|(offset, kv)| StepRow {
-            tokens: &prompt[offset + step..][..1],
-            kv,
-            wants_logits: true,
+        let rows = kvs.iter_mut().enumerate().map(|(offset, kv)| {
+            let tokens = &prompt[offset + step..][..1];
+            StepRow::last_logits(tokens, kv)
         });
         forward(model, rows.collect());
     }

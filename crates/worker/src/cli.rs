@@ -1,5 +1,5 @@
-//! The worker's command line: what a person needs to see in a list of processes, and to find the gateway. How it is to
-//! work, the gateway says in its greeting ([`WorkerOptions`](protocol::options::WorkerOptions)).
+//! The worker's command line: what a person needs to see in a list of processes, and to find the gateway. The
+//! gateway sends all other options in its greeting ([`WorkerOptions`](protocol::options::WorkerOptions)).
 
 use std::path::PathBuf;
 

@@ -2,19 +2,25 @@
 //!
 //! Threads: one reads the link ([`link`]), a few prepare prompts ([`prepare`]), one sends heartbeats, and
 //! the main thread owns everything of MLX and runs the [`engine`]. They meet in three places: a bounded
-//! queue into the preparation, a bounded [`Inbox`](engine::Inbox) into the engine, and the
-//! [`Registry`](requests::Registry), where a request's cancellation and credit can be set at any time.
+//! queue into the preparation, a bounded [`EngineMessage`](engine::EngineMessage) into the engine, and the
+//! [`RequestTable`](requests::RequestTable), where a request's cancellation and credit can be set at any time.
+//!
+//! Modules depend on each other in one direction: [`startup`], [`link`], [`prepare`], [`engine`], and below it
+//! [`schedule`], [`sample`], [`model`], [`requests`] and [`report_sink`], which know none of the others.
 
 mod backend;
 pub mod cache;
 pub mod cli;
-pub mod emit;
 pub mod engine;
 pub mod link;
 pub mod model;
+pub mod options;
 pub mod prepare;
+pub mod report_sink;
 pub mod requests;
-pub mod sampling;
-pub mod scheduler;
+pub mod sample;
+pub mod schedule;
 pub mod startup;
+#[cfg(test)]
+mod testing;
 pub mod verify;

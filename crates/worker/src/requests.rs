@@ -1,4 +1,5 @@
-//! Requests that have been received and not yet ended, and what the gateway may change about them meanwhile.
+//! Live requests: received and not yet ended. The one table by [`RequestId`], in which the gateway's cancellations and
+//! credits reach a request in whichever stage it is.
 
 use std::{
     collections::HashMap,
@@ -12,19 +13,20 @@ use protocol::{ids::RequestId, message::Submission};
 
 /// What the gateway may change about a request at any time, in whichever stage the request is.
 #[derive(Debug)]
-pub struct Control {
+pub struct RequestHandle {
     cancelled: AtomicBool,
     credit: AtomicU32,
 }
 
-/// Every request between its [`Submission::Generate`] and its terminal event.
+/// Every request between its [`Submission::Generate`] and its terminal event, by its id. An engine's sequence or a job
+/// that waits for preparation has the handle, and looks at it when it comes to it.
 #[derive(Debug, Default)]
-pub struct Registry {
-    requests: Mutex<HashMap<RequestId, Arc<Control>>>,
+pub struct RequestTable {
+    requests: Mutex<HashMap<RequestId, Arc<RequestHandle>>>,
 }
 
-impl Control {
-    /// A control with the credit that the request came with.
+impl RequestHandle {
+    /// A handle with the credit that the request came with.
     pub fn new(credit: u32) -> Self {
         Self { cancelled: AtomicBool::new(false), credit: AtomicU32::new(credit) }
     }
@@ -59,29 +61,29 @@ impl Control {
     }
 }
 
-impl Registry {
+impl RequestTable {
     /// Enters a request; `None` if its id is in use already.
-    pub fn begin(&self, id: RequestId, credit: u32) -> Option<Arc<Control>> {
+    pub fn begin(&self, id: RequestId, credit: u32) -> Option<Arc<RequestHandle>> {
         let mut requests = self.lock();
         if requests.contains_key(&id) {
             return None;
         }
-        let control = Arc::new(Control::new(credit));
-        requests.insert(id, Arc::clone(&control));
-        Some(control)
+        let request = Arc::new(RequestHandle::new(credit));
+        requests.insert(id, Arc::clone(&request));
+        Some(request)
     }
 
     /// Applies a cancellation or a credit. Unknown ids are ignored: the request has just ended.
     pub fn apply(&self, submission: &Submission) {
         match *submission {
             Submission::Cancel(id) => {
-                if let Some(control) = self.lock().get(&id) {
-                    control.cancel();
+                if let Some(request) = self.lock().get(&id) {
+                    request.cancel();
                 }
             }
             Submission::Credit { id, chunks } => {
-                if let Some(control) = self.lock().get(&id) {
-                    control.grant(chunks);
+                if let Some(request) = self.lock().get(&id) {
+                    request.grant(chunks);
                 }
             }
             Submission::Generate(_) | Submission::Drain => {}
@@ -98,7 +100,7 @@ impl Registry {
         self.lock().is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<RequestId, Arc<Control>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RequestId, Arc<RequestHandle>>> {
         // No code panics while holding it, and the map is valid after every single operation.
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -112,29 +114,29 @@ mod tests {
 
     #[test]
     fn credit_is_spent_and_granted() {
-        let registry = Registry::default();
+        let requests = RequestTable::default();
         let id = RequestId(7);
-        let control = registry.begin(id, 1).unwrap();
-        assert!(control.has_credit());
-        control.spend_credit();
-        assert!(!control.has_credit());
-        registry.apply(&Submission::Credit { id, chunks: 2 });
-        assert!(control.has_credit());
-        registry.apply(&Submission::Credit { id, chunks: u32::MAX });
-        assert!(control.has_credit(), "a huge grant must not wrap around");
+        let request = requests.begin(id, 1).unwrap();
+        assert!(request.has_credit());
+        request.spend_credit();
+        assert!(!request.has_credit());
+        requests.apply(&Submission::Credit { id, chunks: 2 });
+        assert!(request.has_credit());
+        requests.apply(&Submission::Credit { id, chunks: u32::MAX });
+        assert!(request.has_credit(), "a huge grant must not wrap around");
     }
 
     #[test]
     fn an_id_is_unique_until_it_ends() {
-        let registry = Registry::default();
+        let requests = RequestTable::default();
         let id = RequestId(1);
-        let control = registry.begin(id, 0).unwrap();
-        assert!(registry.begin(id, 0).is_none());
-        registry.apply(&Submission::Cancel(id));
-        assert!(control.is_cancelled());
-        registry.end(id);
-        assert!(registry.is_empty());
-        registry.apply(&Submission::Cancel(id));
-        assert!(!registry.begin(id, 0).unwrap().is_cancelled());
+        let request = requests.begin(id, 0).unwrap();
+        assert!(requests.begin(id, 0).is_none());
+        requests.apply(&Submission::Cancel(id));
+        assert!(request.is_cancelled());
+        requests.end(id);
+        assert!(requests.is_empty());
+        requests.apply(&Submission::Cancel(id));
+        assert!(!requests.begin(id, 0).unwrap().is_cancelled());
     }
 }

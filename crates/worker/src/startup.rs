@@ -11,26 +11,27 @@ use artifact_store::{Artifact, Store, default_store_dir};
 use crossbeam_channel::bounded;
 use protocol::{
     message::{Failure, Heartbeat, ModelInfo, Report},
-    options::{Activations, KvType, Verify, WorkerOptions},
+    options::{Verify, WorkerOptions},
 };
 use tracing::{info, warn};
 
 use crate::{
     cli::Cli,
-    engine::{Engine, EosTokens, Gauges, Inbox},
-    link::{self, LinkSender, Receiver, Reports},
-    model::{Kernels, KvBudget, KvDtype, Model},
+    engine::{Engine, EngineMessage, EngineStats, EosTokens},
+    link::{self, LinkSender, Receiver},
+    model::Model,
+    options,
     prepare::{ChatTemplate, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
-    requests::Registry,
-    scheduler::Limits,
+    report_sink::ReportSink,
+    requests::RequestTable,
     verify,
 };
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 
-/// Messages that may wait for the engine; it takes all of them in before each step.
-const MAX_INBOX: usize = 4096;
+/// Messages that may wait for the engine; it handles all of them before each step.
+const MAX_ENGINE_MESSAGES: usize = 4096;
 
 /// Everything that was loaded.
 struct Loaded {
@@ -48,25 +49,25 @@ struct Loaded {
 pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     let connected = link::connect(&cli.socket)?;
     let options = connected.options;
-    let registry = Arc::new(Registry::default());
-    let (socket, requests) = (Arc::clone(&connected.socket), Arc::clone(&registry));
-    let sender = Arc::new(LinkSender::new(connected.sender, socket, requests));
-    let reports: Arc<dyn Reports> = Arc::clone(&sender) as _;
+    let requests = Arc::new(RequestTable::default());
+    let socket = Arc::clone(&connected.socket);
+    let sender = Arc::new(LinkSender::new(connected.sender, socket, Arc::clone(&requests)));
+    let reports: Arc<dyn ReportSink> = Arc::clone(&sender) as _;
     let Loaded { artifact, model, preparer, info } = load(cli, &options, started).inspect_err(|error| {
         let kind = verify::kind_of(error);
         reports.report(&Report::LoadFailed(Failure { kind, param: None, message: format!("{error:#}") }));
     })?;
 
-    let limits = limits(&options, &model);
-    let gauges = Arc::new(Gauges::default());
-    let (engine, inbox) = bounded::<Inbox>(MAX_INBOX);
-    let pool = Pool::start(preparer, Arc::clone(&registry), Arc::clone(&reports), engine.clone())?;
+    let limits = options::limits(&options, model.kv_tokens());
+    let stats = Arc::new(EngineStats::default());
+    let (engine, messages) = bounded::<EngineMessage>(MAX_ENGINE_MESSAGES);
+    let pool = Pool::start(preparer, Arc::clone(&requests), Arc::clone(&reports), engine.clone())?;
     let preparation = pool.age();
     let receiver = Receiver {
         frames: connected.receiver,
         socket: connected.socket,
         sender,
-        registry: Arc::clone(&registry),
+        requests: Arc::clone(&requests),
         pool,
         engine,
     };
@@ -75,11 +76,11 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     thread::Builder::new().name("receive".into()).spawn(move || receiver.run())?;
     let _verification =
         (options.verify == Verify::Background).then(|| verify::while_serving(&artifact, &reports));
-    let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&gauges), preparation)?;
-    Ok(Engine::new(model, limits, inbox, registry, reports, gauges).run()?)
+    let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&stats), preparation)?;
+    Ok(Engine::new(model, limits, messages, requests, reports, stats).run()?)
 }
 
-/// Loads the weights on this thread, which will run them, and the tokenizer beside it.
+/// Loads the weights on this thread, which will run them, and the tokenizer in parallel.
 fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<Loaded> {
     let dir = cli.store.clone().map_or_else(default_store_dir, Ok)?;
     let store = Store::open(&dir).with_context(|| format!("artifact store {}", dir.display()))?;
@@ -92,21 +93,16 @@ fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<
             let began = Instant::now();
             load_tokenizer(&artifact).map(|tokenizer| (tokenizer, began.elapsed()))
         });
-        let kernels = Kernels::of(mlx_ext::init()?);
-        let kernels = match options.activations {
-            Activations::Int8 => kernels.with_int8_activations(),
-            _ => kernels,
-        };
-        let budget = kv_budget(options);
-        let model = Model::load(&artifact, kernels, budget)?;
-        model.warm_up(options.chunk_tokens.max(1) as usize)?;
+        let kernels = options::kernels(options, mlx_ext::init()?);
+        let model = Model::load(&artifact, kernels, options::kv_budget(options))?;
+        model.warm_up(options::chunk_tokens(options))?;
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;
         anyhow::Ok((model, load_micros, tokenizer, took))
     })?;
     if let Err(error) = artifact.record_use() {
-        // A read-only store serves as well; it only forgets what was used last.
+        // A read-only store serves as well; it only can't record what was used last.
         warn!(%error, "the store can't record that the model was used");
     }
     let info = ModelInfo {
@@ -146,43 +142,17 @@ fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<PromptTokenizer> {
     PromptTokenizer::from_bytes(&bytes).with_context(|| format!("the tokenizer of {}", artifact.name))
 }
 
-fn kv_budget(options: &WorkerOptions) -> KvBudget {
-    KvBudget {
-        bytes: options.kv_bytes,
-        sequences: max_running(options),
-        dtype: match options.kv_type {
-            KvType::Float16 => KvDtype::Float16,
-            KvType::Float32 => KvDtype::Float32,
-        },
-    }
-}
-
-fn limits(options: &WorkerOptions, model: &Model) -> Limits {
-    let (max_running, chunk_tokens) = (max_running(options), options.chunk_tokens.max(1) as usize);
-    Limits {
-        max_running,
-        chunk_tokens,
-        // Room for every decode and a chunk, so that neither waits for the other.
-        step_tokens: max_running.saturating_add(chunk_tokens),
-        kv_tokens: model.kv_tokens(),
-    }
-}
-
-fn max_running(options: &WorkerOptions) -> usize {
-    options.max_sequences.max(1) as usize
-}
-
 /// Sends heartbeats until the returned sender is dropped.
 fn start_heartbeat(
-    reports: Arc<dyn Reports>,
-    gauges: Arc<Gauges>,
+    reports: Arc<dyn ReportSink>,
+    stats: Arc<EngineStats>,
     preparation: PreparationAge,
 ) -> std::io::Result<crossbeam_channel::Sender<()>> {
     let (stop, stopped) = bounded::<()>(0);
     thread::Builder::new().name("heartbeat".into()).spawn(move || {
         while stopped.recv_timeout(HEARTBEAT) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
             let oldest_preparation_millis = preparation.oldest().as_millis().try_into().unwrap_or(u64::MAX);
-            reports.report(&Report::Heartbeat(Heartbeat { oldest_preparation_millis, ..gauges.heartbeat() }));
+            reports.report(&Report::Heartbeat(Heartbeat { oldest_preparation_millis, ..stats.heartbeat() }));
         }
     })?;
     Ok(stop)
@@ -191,3 +161,6 @@ fn start_heartbeat(
 fn micros(duration: Duration) -> u64 {
     duration.as_micros().try_into().unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

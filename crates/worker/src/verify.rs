@@ -3,7 +3,7 @@
 //! ```text
 //! header      what every load checks anyway
 //! full        ─► SHA-256 of all blobs ─► the load goes on, or is refused
-//! background  the load goes on ─► SHA-256 of all blobs, beside other work ─► a report
+//! background  the load goes on ─► SHA-256 of all blobs, at low priority ─► a report
 //! ```
 //!
 //! A blob that fails is set aside in the store, so that no later load takes it. What is mapped stays mapped: a worker
@@ -19,7 +19,7 @@ use artifact_store::{Artifact, BackgroundVerify, StoreError, VerifyOptions, with
 use protocol::message::{Failure, FailureKind, Report, Verified};
 use tracing::{error, info, warn};
 
-use crate::{link::Reports, model::ModelError};
+use crate::{model::ModelError, report_sink::ReportSink};
 
 /// Reads everything on all cores, before anything is loaded.
 ///
@@ -34,18 +34,18 @@ pub fn before_serving(artifact: &Artifact) -> Result<(), StoreError> {
 
 /// Reads everything in a thread that gives way to others, and reports what it found. Dropping what is returned stops
 /// it.
-pub fn while_serving(artifact: &Artifact, reports: &Arc<dyn Reports>) -> Option<BackgroundVerify> {
+pub fn while_serving(artifact: &Artifact, reports: &Arc<dyn ReportSink>) -> Option<BackgroundVerify> {
     let (began, reports) = (Instant::now(), Arc::clone(reports));
     let started = artifact.verify_in_background(move |outcome| {
         if let Some(report) = report(outcome, began.elapsed()) {
             reports.report(&report);
         }
     });
-    // It serves all the same; that nothing was verified must only not be hidden.
+    // The worker serves all the same, but the log has to say that nothing was verified.
     started.inspect_err(|error| warn!(error = with_causes(error), "the stored model can't be verified")).ok()
 }
 
-/// `None`: nothing was found out.
+/// `None` if the blobs could not be read, so nothing is known.
 fn report(outcome: Result<artifact_store::Verified, StoreError>, took: Duration) -> Option<Report> {
     let bytes = match &outcome {
         Ok(verified) => verified.bytes,
@@ -69,7 +69,7 @@ fn report(outcome: Result<artifact_store::Verified, StoreError>, took: Duration)
     }
 }
 
-/// What kind of trouble kept a model from being loaded.
+/// The kind of failure that kept a model from being loaded.
 pub fn kind_of(error: &anyhow::Error) -> FailureKind {
     let store = match error.downcast_ref::<ModelError>() {
         Some(ModelError::Store(error)) => Some(error),

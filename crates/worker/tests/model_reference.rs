@@ -78,7 +78,7 @@ impl Fixture {
     fn prefill(&self, model: &Model, tolerance: f64) -> (Vec<SequenceKv>, Vec<u32>) {
         let prefill = |prompt: &Prompt| {
             let mut kv = model.new_kv();
-            let rows = vec![StepRow { tokens: &prompt.tokens, kv: &mut kv, wants_logits: true }];
+            let rows = vec![StepRow::last_logits(&prompt.tokens, &mut kv)];
             let logits = forward(model, rows).remove(0);
             agree(prompt, &logits, tolerance);
             (kv, argmax(&logits))
@@ -91,8 +91,7 @@ impl Fixture {
         let mut found: Vec<Vec<u32>> = next.iter().map(|&token| vec![token]).collect();
         for _ in 1..self.reference.prompts[0].greedy.len() {
             let last: Vec<[u32; 1]> = found.iter().map(|tokens| [*tokens.last().unwrap()]).collect();
-            let rows =
-                last.iter().zip(&mut *kvs).map(|(tokens, kv)| StepRow { tokens, kv, wants_logits: true });
+            let rows = last.iter().zip(&mut *kvs).map(|(tokens, kv)| StepRow::last_logits(tokens, kv));
             for (tokens, logits) in found.iter_mut().zip(forward(model, rows.collect())) {
                 tokens.push(argmax(&logits));
             }
@@ -159,11 +158,11 @@ mod cpu {
     /// One more token for each sequence, with the others and then alone: not a bit may differ.
     fn decodes_alike_alone_and_with_others(model: &Model, kvs: &mut [SequenceKv], tokens: &[Vec<u32>]) {
         let last: Vec<[u32; 1]> = tokens.iter().map(|tokens| [*tokens.last().unwrap()]).collect();
-        let rows = last.iter().zip(&mut *kvs).map(|(tokens, kv)| StepRow { tokens, kv, wants_logits: true });
+        let rows = last.iter().zip(&mut *kvs).map(|(tokens, kv)| StepRow::last_logits(tokens, kv));
         let together = forward(model, rows.collect());
         for ((tokens, kv), together) in last.iter().zip(kvs).zip(together) {
             kv.truncate(kv.len() - 1);
-            let alone = forward(model, vec![StepRow { tokens, kv, wants_logits: true }]).remove(0);
+            let alone = forward(model, vec![StepRow::last_logits(tokens, kv)]).remove(0);
             assert!(alone.iter().zip(&together).all(|(a, b)| a.to_bits() == b.to_bits()));
         }
     }
@@ -205,8 +204,7 @@ mod mlx_float16 {
         let tokens = &fixture.reference.prompts[0].tokens[..2];
         let both = [&model, &expanded].map(|model| {
             let mut kv = model.new_kv();
-            let mut step =
-                |tokens| forward(model, vec![StepRow { tokens, kv: &mut kv, wants_logits: true }]).remove(0);
+            let mut step = |tokens| forward(model, vec![StepRow::last_logits(tokens, &mut kv)]).remove(0);
             [step(&tokens[..1]), step(&tokens[1..])]
         });
         for (found, expected) in both[0].iter().zip(&both[1]) {

@@ -1,71 +1,80 @@
-//! Stage 9, step: the one thread that owns MLX. Each turn takes in what arrived, plans a step, runs the
-//! model once over all planned rows, chooses tokens, and sends everything that came of it in one report.
+//! Stage 9, step: the one thread that owns MLX. Each turn handles what arrived, schedules a step, runs the model once
+//! over all planned rows, samples tokens, and emits everything that came of it in one report.
+//!
+//! ```text
+//! mod       messages, requests' handles, turn by turn
+//! step      schedule ─▶ run ─▶ sample ─▶ emit; a row that fails fails alone
+//! sequence  one generation: its tokens, its sampler, its emitter
+//! emit      from a token to what its client sees of it
+//! stats     what the heartbeat says about all this
+//! ```
 
-mod outbox;
+pub mod emit;
 mod sequence;
+mod stats;
 mod step;
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
-};
+use std::{collections::HashMap, sync::Arc};
 
 use crossbeam_channel::{Receiver, RecvError, TryRecvError};
-use outbox::Outbox;
-use protocol::{
-    ids::RequestId,
-    message::{Heartbeat, Report, StreamEvent, StreamEventKind},
-};
-pub use sequence::{EosTokens, Sequence};
+use emit::Outbox;
+use protocol::message::{FinishReason, Report, StreamEvent, StreamEventKind};
+pub use sequence::{EosTokens, ResumeError, Sequence};
+pub use stats::EngineStats;
 pub use step::{Broken, Forward};
-use tracing::debug_span;
 
 use crate::{
-    link::Reports,
     model::Model,
-    requests::Registry,
-    scheduler::{Limits, Scheduler},
+    report_sink::ReportSink,
+    requests::RequestTable,
+    schedule::{Limits, Scheduler, SequenceId},
 };
 
 /// What reaches the engine from other threads.
-pub enum Inbox {
+pub enum EngineMessage {
     /// A prepared request.
     Sequence(Box<Sequence>),
-    /// A request's control changed: look at all of them again.
-    Nudge,
-    /// A request ended before it became a sequence.
-    Ended,
+    /// A request was cancelled, was given credit, or ended before it became a sequence: look at all of them again.
+    Wake,
     /// Finish everything, then stop.
     Drain,
 }
 
-/// Numbers for the heartbeat, written by the engine before and after each step.
-#[derive(Debug, Default)]
-pub struct Gauges {
-    step: AtomicU64,
-    runnable: AtomicU32,
-    paused: AtomicU32,
-    waiting: AtomicU32,
-    kv_tokens: AtomicU64,
-    kv_capacity: AtomicU64,
-}
-
 /// The engine's whole state.
-pub struct Engine<M = Model> {
+pub struct Engine<M: Forward = Model> {
     model: M,
     limits: Limits,
     scheduler: Scheduler,
-    sequences: HashMap<RequestId, Box<Sequence>>,
-    inbox: Receiver<Inbox>,
-    registry: Arc<Registry>,
+    slots: HashMap<SequenceId, Slot<M::Kv>>,
+    messages: Receiver<EngineMessage>,
+    requests: Arc<RequestTable>,
+    /// Tokens of the step, between sampling and emitting.
+    sampled: Vec<(SequenceId, u32)>,
     outbox: Outbox,
-    gauges: Arc<Gauges>,
+    stats: Arc<EngineStats>,
     draining: bool,
     /// Steps in a row of which the model could compute nothing.
     failed_steps: u32,
+}
+
+/// A sequence, and what the model keeps of it.
+struct Slot<K> {
+    sequence: Box<Sequence>,
+    /// Keys and values of a prefix of the tokens, while some are held.
+    kv: Option<K>,
+    /// Its row in the step that is being put together.
+    row: Option<usize>,
+}
+
+/// What became of one turn of the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// It ran a step.
+    Stepped,
+    /// Nothing can go on before another message.
+    Idle,
+    /// It has drained, or nobody can send to it any more.
+    Ended,
 }
 
 impl<M: Forward> Engine<M> {
@@ -73,21 +82,22 @@ impl<M: Forward> Engine<M> {
     pub fn new(
         model: M,
         limits: Limits,
-        inbox: Receiver<Inbox>,
-        registry: Arc<Registry>,
-        reports: Arc<dyn Reports>,
-        gauges: Arc<Gauges>,
+        messages: Receiver<EngineMessage>,
+        requests: Arc<RequestTable>,
+        reports: Arc<dyn ReportSink>,
+        stats: Arc<EngineStats>,
     ) -> Self {
-        gauges.kv_capacity.store(limits.kv_tokens as u64, Ordering::Relaxed);
+        stats.set_limits(limits);
         Self {
             model,
             limits,
             scheduler: Scheduler::new(limits),
-            sequences: HashMap::new(),
-            inbox,
-            registry,
+            slots: HashMap::new(),
+            messages,
+            requests,
+            sampled: Vec::new(),
             outbox: Outbox::new(reports),
-            gauges,
+            stats,
             draining: false,
             failed_steps: 0,
         }
@@ -99,58 +109,71 @@ impl<M: Forward> Engine<M> {
     /// The model can't compute anything any more: only a new process can.
     pub fn run(mut self) -> Result<(), Broken> {
         loop {
-            if self.take_in_all().is_err() {
-                return Ok(());
-            }
-            self.look_at_controls();
-            let plan = debug_span!("schedule").in_scope(|| self.scheduler.plan());
-            // Before the step, too: one that never ends must be seen to have something to do.
-            self.publish_gauges();
-            if !plan.rows.is_empty() {
-                self.step(&plan)?;
-                continue;
-            }
-            if self.draining && self.registry.is_empty() {
-                self.outbox.report(&Report::Drained);
-                return Ok(());
-            }
-            // Nothing can go on: wait for a request, a credit, a cancellation.
-            match self.inbox.recv() {
-                Ok(message) => self.take_in(message),
-                Err(RecvError) => return Ok(()),
+            match self.turn()? {
+                Turn::Stepped => {}
+                // Wait for a request, a credit, a cancellation.
+                Turn::Idle => match self.messages.recv() {
+                    Ok(message) => self.handle(message),
+                    Err(RecvError) => return Ok(()),
+                },
+                Turn::Ended => return Ok(()),
             }
         }
     }
 
-    fn take_in_all(&mut self) -> Result<(), RecvError> {
+    /// Handles what has arrived and runs one step, if there is anything to run.
+    fn turn(&mut self) -> Result<Turn, Broken> {
+        if self.handle_all().is_err() {
+            return Ok(Turn::Ended);
+        }
+        self.poll_controls();
+        if self.step()? {
+            return Ok(Turn::Stepped);
+        }
+        if self.draining && self.requests.is_empty() {
+            self.outbox.report(&Report::Drained);
+            return Ok(Turn::Ended);
+        }
+        Ok(Turn::Idle)
+    }
+
+    fn handle_all(&mut self) -> Result<(), RecvError> {
         loop {
-            match self.inbox.try_recv() {
-                Ok(message) => self.take_in(message),
+            match self.messages.try_recv() {
+                Ok(message) => self.handle(message),
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => return Err(RecvError),
             }
         }
     }
 
-    fn take_in(&mut self, message: Inbox) {
+    fn handle(&mut self, message: EngineMessage) {
         match message {
-            Inbox::Sequence(sequence) => {
-                self.scheduler.add(sequence.id, sequence.tokens.len());
-                self.sequences.insert(sequence.id, sequence);
-            }
-            Inbox::Drain => self.draining = true,
-            Inbox::Nudge | Inbox::Ended => {}
+            EngineMessage::Sequence(sequence) => self.add(sequence),
+            EngineMessage::Drain => self.draining = true,
+            EngineMessage::Wake => {}
+        }
+    }
+
+    fn add(&mut self, sequence: Box<Sequence>) {
+        let id = self.scheduler.add(sequence.tokens.len());
+        let ended = sequence.ended;
+        self.slots.insert(id, Slot { sequence, kv: None, row: None });
+        // What was generated elsewhere was all there is; only its end was not said.
+        if let Some(reason) = ended {
+            self.finish(id, reason);
+            self.outbox.send();
         }
     }
 
     /// Removes what was cancelled and pauses what has no credit.
-    fn look_at_controls(&mut self) {
+    fn poll_controls(&mut self) {
         let mut cancelled = Vec::new();
-        for (&id, sequence) in &self.sequences {
-            if sequence.control.is_cancelled() {
+        for (&id, Slot { sequence, .. }) in &self.slots {
+            if sequence.request.is_cancelled() {
                 cancelled.push(id);
             } else {
-                self.scheduler.set_paused(id, !sequence.control.has_credit());
+                self.scheduler.set_paused(id, !sequence.request.has_credit());
             }
         }
         for id in cancelled {
@@ -158,37 +181,26 @@ impl<M: Forward> Engine<M> {
         }
     }
 
-    fn remove(&mut self, id: RequestId) {
+    fn remove(&mut self, id: SequenceId) {
         self.scheduler.remove(id);
-        self.sequences.remove(&id);
-        self.registry.end(id);
-    }
-
-    fn end(&mut self, id: RequestId, kind: StreamEventKind) {
-        self.outbox.push(StreamEvent { id, kind });
-        self.remove(id);
-    }
-
-    fn publish_gauges(&self) {
-        let gauges = &self.gauges;
-        gauges.runnable.store(self.scheduler.runnable() as u32, Ordering::Relaxed);
-        gauges.paused.store(self.scheduler.paused() as u32, Ordering::Relaxed);
-        gauges.waiting.store(self.scheduler.waiting() as u32, Ordering::Relaxed);
-        gauges.kv_tokens.store(self.scheduler.held_tokens() as u64, Ordering::Relaxed);
-    }
-}
-
-impl Gauges {
-    /// The numbers now.
-    pub fn heartbeat(&self) -> Heartbeat {
-        Heartbeat {
-            step: self.step.load(Ordering::Relaxed),
-            runnable: self.runnable.load(Ordering::Relaxed),
-            paused: self.paused.load(Ordering::Relaxed),
-            waiting: self.waiting.load(Ordering::Relaxed),
-            oldest_preparation_millis: 0,
-            kv_tokens: self.kv_tokens.load(Ordering::Relaxed),
-            kv_capacity: self.kv_capacity.load(Ordering::Relaxed),
+        if let Some(slot) = self.slots.remove(&id) {
+            self.requests.end(slot.sequence.id);
         }
     }
+
+    fn finish(&mut self, id: SequenceId, reason: FinishReason) {
+        let Some(usage) = self.slots.get(&id).map(|slot| slot.sequence.usage()) else { return };
+        self.end(id, StreamEventKind::Finished { reason, usage });
+    }
+
+    /// Sends a stream's terminal event, and forgets it.
+    fn end(&mut self, id: SequenceId, kind: StreamEventKind) {
+        if let Some(slot) = self.slots.get(&id) {
+            self.outbox.push(StreamEvent { id: slot.sequence.id, kind });
+        }
+        self.remove(id);
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,15 +6,17 @@ use protocol::{
     ids::RequestId,
     message::{FinishReason, TokenChunk, Usage},
 };
+use thiserror::Error;
 
-use crate::{emit::Emitter, model::SequenceKv, requests::Control, sampling::Sampler};
+use super::emit::Emitter;
+use crate::{requests::RequestHandle, sample::Sampler};
 
 /// A request's tokens and everything that is needed to go on with them.
 pub struct Sequence {
     /// Its request.
     pub id: RequestId,
     /// What the gateway may change meanwhile.
-    pub control: Arc<Control>,
+    pub request: Arc<RequestHandle>,
     /// Prompt and output so far.
     pub tokens: Vec<u32>,
     /// How many of them are the prompt.
@@ -27,13 +29,27 @@ pub struct Sequence {
     pub sampler: Sampler,
     /// Turns them into text.
     pub emitter: Emitter,
-    /// Keys and values of a prefix of the tokens, while it is running.
-    pub kv: Option<SequenceKv>,
-    /// Its row in the step that is being put together.
-    pub row: Option<usize>,
+    /// Why it has ended, if what it was resumed with was all.
+    pub ended: Option<FinishReason>,
 }
 
-/// Tokens that end an output. Sequences share one list, in which a token is found in no time however many there are.
+/// Why a sequence can't go on after tokens that were generated elsewhere.
+#[derive(Debug, Error)]
+pub enum ResumeError {
+    /// The worker that generated them would have stopped before.
+    #[error("{tokens} tokens were generated, but the output ends after {end}")]
+    AfterEnd {
+        /// How many there are.
+        tokens: usize,
+        /// How many there can be.
+        end: usize,
+    },
+    /// They can't be turned into text.
+    #[error("the tokenizer failed on the output")]
+    Tokenizer(#[source] tokenizers::Error),
+}
+
+/// Tokens that end an output. Sequences share one list, in which a token is found quickly however many there are.
 #[derive(Clone, Debug, Default)]
 pub struct EosTokens(Arc<[u32]>);
 
@@ -52,14 +68,35 @@ impl EosTokens {
 }
 
 impl Sequence {
-    /// Chooses the next token from the logits after the last one and appends it. Returns what the client
-    /// sees of it, and the reason if the sequence ends here.
+    /// Takes `generated` as its own output, in the state that it had after them: as if it had sampled and emitted each.
+    /// Nothing of them is emitted again.
+    ///
+    /// # Errors
+    /// They can't be what this request's sequence has generated.
+    pub fn resume(&mut self, generated: &[u32]) -> Result<(), ResumeError> {
+        for (index, &token) in generated.iter().enumerate() {
+            if self.ended.is_some() {
+                return Err(ResumeError::AfterEnd { tokens: generated.len(), end: index });
+            }
+            self.sampler.accept(token);
+            self.tokens.push(token);
+            (_, self.ended) = self.emit(token).map_err(ResumeError::Tokenizer)?;
+        }
+        Ok(())
+    }
+
+    /// Chooses the next token from the logits after the last one and appends it.
+    pub fn sample(&mut self, logits: &[f32]) -> u32 {
+        let token = self.sampler.sample(logits, self.tokens.len() as u64);
+        self.tokens.push(token);
+        token
+    }
+
+    /// What the client sees of `token`, the last one; and the reason if the sequence ends here.
     ///
     /// # Errors
     /// Those of the tokenizer's decoder.
-    pub fn extend(&mut self, logits: &[f32]) -> tokenizers::Result<(TokenChunk, Option<FinishReason>)> {
-        let token = self.sampler.sample(logits, self.tokens.len() as u64);
-        self.tokens.push(token);
+    pub fn emit(&mut self, token: u32) -> tokenizers::Result<(TokenChunk, Option<FinishReason>)> {
         if self.eos_tokens.contains(token) {
             let (text, _) = self.emitter.finish()?;
             return Ok((TokenChunk { text, tokens: vec![token] }, Some(FinishReason::Stop)));

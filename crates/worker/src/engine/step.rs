@@ -1,20 +1,18 @@
-//! One step: run the model over the planned rows, choose tokens, and see to it that a row that fails fails alone.
-
-use std::sync::atomic::Ordering;
+//! One step: schedule, run, sample, emit. A row on which the model fails fails alone.
 
 use protocol::message::{StreamEvent, StreamEventKind};
 use thiserror::Error;
 use tracing::{debug_span, error, warn};
 
-use super::{Engine, Sequence, outbox::failed};
+use super::{Engine, Slot, emit::failed};
 use crate::{
     model::{Logits, Model, ModelError, SequenceKv, StepInput, StepRow},
-    scheduler::{PlannedRow, StepPlan},
+    schedule::{PlannedRow, SequenceId},
 };
 
 /// Steps that may fail in a row before the engine asks whether the model can compute at all. After repeated errors
 /// macOS ignores everything that a process submits to its GPU.
-const FAILED_STEPS: u32 = 5;
+pub(super) const FAILED_STEPS: u32 = 5;
 
 /// The model can't compute anything any more.
 #[derive(Debug, Error)]
@@ -29,19 +27,34 @@ pub struct Broken {
 
 /// What the engine needs of a model.
 pub trait Forward {
+    /// What it keeps of a sequence between steps.
+    type Kv;
+
     /// Keys and values of a sequence that has no tokens yet.
-    fn new_kv(&self) -> SequenceKv;
+    fn new_kv(&self) -> Self::Kv;
+
+    /// Whether a sequence can go on with what it has after a step that failed; see [`SequenceKv::is_intact`].
+    fn is_intact(&self, kv: &Self::Kv) -> bool;
 
     /// Runs the new tokens of several sequences; see [`Model::forward`].
     ///
     /// # Errors
     /// Those of [`Model::forward`].
-    fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError>;
+    fn forward(&self, input: &mut StepInput<'_, Self::Kv>) -> Result<Option<Logits>, ModelError>;
 }
 
+/// What could be computed of a step: rows, with the logits of all of them.
+type Computed = (Vec<PlannedRow>, Option<Logits>);
+
 impl Forward for Model {
+    type Kv = SequenceKv;
+
     fn new_kv(&self) -> SequenceKv {
         Self::new_kv(self)
+    }
+
+    fn is_intact(&self, kv: &SequenceKv) -> bool {
+        kv.is_intact()
     }
 
     fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
@@ -50,151 +63,162 @@ impl Forward for Model {
 }
 
 impl<M: Forward> Engine<M> {
-    pub(super) fn step(&mut self, plan: &StepPlan) -> Result<(), Broken> {
-        for id in &plan.preempted {
-            if let Some(sequence) = self.sequences.get_mut(id) {
-                sequence.kv = None;
-            }
+    /// False if there was nothing to run.
+    pub(super) fn step(&mut self) -> Result<bool, Broken> {
+        let rows = debug_span!("schedule").in_scope(|| self.schedule());
+        // Before the step, too: one that never ends must be seen to have something to do.
+        self.stats.publish(&self.scheduler);
+        if rows.is_empty() {
+            return Ok(false);
         }
-        let _span = debug_span!("step", rows = plan.rows.len()).entered();
-        let computed = self.compute(&plan.rows);
-        self.gauges.step.fetch_add(1, Ordering::Relaxed);
-        self.publish_gauges();
+        let span = debug_span!("step", rows = rows.len()).entered();
+        let computed = self.run_model(rows);
+        for (rows, logits) in computed.iter().flatten() {
+            self.sample(rows, logits.as_ref());
+        }
+        drop(span);
+        let span = debug_span!("emit").entered();
+        self.emit();
+        self.stats.count_step();
+        self.stats.publish(&self.scheduler);
         self.outbox.send();
-        if computed {
-            self.failed_steps = 0;
-            return Ok(());
-        }
-        self.failed_steps += 1;
-        if self.failed_steps < FAILED_STEPS {
-            return Ok(());
-        }
-        self.failed_steps = 0;
-        self.probe().map_err(|source| Broken { source })
+        drop(span);
+        self.check_device(computed.is_some())?;
+        Ok(true)
     }
 
-    /// Computes the rows, all at once unless that fails. False if the model failed on every one of them.
-    fn compute(&mut self, rows: &[PlannedRow]) -> bool {
-        let mut rows = rows.to_vec();
+    fn schedule(&mut self) -> Vec<PlannedRow> {
+        let plan = self.scheduler.plan();
+        for id in &plan.preempted {
+            if let Some(slot) = self.slots.get_mut(id) {
+                slot.kv = None;
+            }
+        }
+        plan.rows
+    }
+
+    /// Runs the model over the rows, all at once unless that fails. `None` if it failed on every one of them.
+    fn run_model(&mut self, mut rows: Vec<PlannedRow>) -> Option<Vec<Computed>> {
         loop {
-            match self.forward(&rows) {
-                Ok(logits) => {
-                    debug_span!("emit").in_scope(|| self.extend(&rows, logits.as_ref()));
-                    return true;
-                }
-                // It was refused before anything was computed: the others can go on together.
-                Err(error) if error.row().is_some_and(|row| row < rows.len()) => {
-                    let row = rows.remove(error.row().unwrap_or_default());
-                    self.fail(row, &error);
-                    if rows.is_empty() {
-                        return true;
-                    }
-                }
-                Err(error) => return self.compute_apart(&rows, &error),
+            let error = match self.forward(&rows) {
+                Ok(logits) => return Some(vec![(rows, logits)]),
+                Err(error) => error,
+            };
+            let Some(refused) = error.row().filter(|&row| row < rows.len()) else {
+                return self.run_apart(rows, &error);
+            };
+            // It was refused before anything was computed: the others can go on together.
+            self.fail(rows.remove(refused).id, &error);
+            if rows.is_empty() {
+                return Some(Vec::new());
             }
         }
     }
 
     /// The model failed on all rows together: which of them is to blame is found out one by one.
-    fn compute_apart(&mut self, rows: &[PlannedRow], error: &ModelError) -> bool {
-        if let [row] = *rows {
-            self.fail(row, error);
-            return false;
+    fn run_apart(&mut self, rows: Vec<PlannedRow>, error: &ModelError) -> Option<Vec<Computed>> {
+        if let [row] = &rows[..] {
+            self.fail(row.id, error);
+            return None;
         }
         warn!(%error, rows = rows.len(), "a step failed; its rows are tried one by one");
-        let mut computed = false;
-        for &row in rows {
-            match self.recover(row) {
-                Ok(logits) => {
-                    self.extend(&[row], logits.as_ref());
-                    computed = true;
-                }
-                Err(error) => self.fail(row, &error),
+        let mut computed = Vec::new();
+        for row in rows {
+            match self.recover(&row) {
+                Ok(logits) => computed.push((vec![row], logits)),
+                Err(error) => self.fail(row.id, &error),
             }
         }
-        computed
+        (!computed.is_empty()).then_some(computed)
     }
 
     /// Computes one row alone, after a step with it has failed.
-    fn recover(&mut self, row: PlannedRow) -> Result<Option<Logits>, ModelError> {
-        let Some(sequence) = self.sequences.get_mut(&row.id) else { return Ok(None) };
-        if sequence.kv.as_ref().is_some_and(SequenceKv::is_intact) {
-            return self.forward(&[row]);
+    fn recover(&mut self, row: &PlannedRow) -> Result<Option<Logits>, ModelError> {
+        let Some(slot) = self.slots.get_mut(&row.id) else { return Ok(None) };
+        if !slot.kv.as_ref().is_some_and(|kv| self.model.is_intact(kv)) {
+            // What it had is in an unknown state: from the start, cut as ever.
+            slot.kv = None;
+            let (computed, chunk) = (row.tokens.start, self.limits.chunk_tokens);
+            for start in (0..computed).step_by(chunk) {
+                let end = computed.min(start + chunk);
+                self.forward(&[PlannedRow { id: row.id, tokens: start..end, logits: end..end }])?;
+            }
         }
-        // What it had is in an unknown state: from the start, cut as ever.
-        sequence.kv = None;
-        let chunk = self.limits.chunk_tokens;
-        for start in (0..row.start).step_by(chunk) {
-            let end = row.start.min(start + chunk);
-            self.forward(&[PlannedRow { start, end, samples: false, ..row }])?;
-        }
-        self.forward(&[row])
+        self.forward(std::slice::from_ref(row))
     }
 
-    /// Runs the model over the rows. Logits come in the order of the rows that sample.
+    /// Runs the model over the rows. Logits come in the order of the rows.
     fn forward(&mut self, rows: &[PlannedRow]) -> Result<Option<Logits>, ModelError> {
         for (index, row) in rows.iter().enumerate() {
-            if let Some(sequence) = self.sequences.get_mut(&row.id) {
-                sequence.row = Some(index);
+            if let Some(slot) = self.slots.get_mut(&row.id) {
+                slot.row = Some(index);
             }
         }
         // The model needs all rows' tokens and memory at once, in the order of the rows.
-        let planned =
-            self.sequences.values_mut().filter_map(|sequence| Some((sequence.row.take()?, sequence)));
-        let mut planned: Vec<(usize, &mut Box<Sequence>)> = planned.collect();
+        let planned = self.slots.values_mut().filter_map(|slot| Some((slot.row.take()?, slot)));
+        let mut planned: Vec<(usize, &mut Slot<M::Kv>)> = planned.collect();
         planned.sort_unstable_by_key(|(index, _)| *index);
-        let step_rows = planned.into_iter().map(|(index, sequence)| {
-            let Sequence { tokens, kv, .. } = &mut **sequence;
+        let step_rows = planned.into_iter().map(|(index, Slot { sequence, kv, .. })| {
+            let PlannedRow { tokens, logits, .. } = &rows[index];
             StepRow {
-                tokens: &tokens[rows[index].start..rows[index].end],
+                tokens: &sequence.tokens[tokens.clone()],
                 kv: kv.get_or_insert_with(|| self.model.new_kv()),
-                wants_logits: rows[index].samples,
+                logits: logits.start - tokens.start..logits.end - tokens.start,
             }
         });
         self.model.forward(&mut StepInput { rows: step_rows.collect() })
     }
 
-    /// Records what was computed and appends a token to every sequence that samples.
-    fn extend(&mut self, rows: &[PlannedRow], logits: Option<&Logits>) {
+    /// Records what was computed, and appends a token to every sequence of which all tokens are.
+    fn sample(&mut self, rows: &[PlannedRow], logits: Option<&Logits>) {
         let mut next = 0;
         for row in rows {
             self.scheduler.advance(row);
-            if !row.samples {
-                continue;
-            }
-            let Some(logits) = logits else { continue };
-            let result = self.sequences.get_mut(&row.id).map(|sequence| {
-                sequence.control.spend_credit();
-                (sequence.extend(logits.row(next)), sequence.usage())
-            });
-            next += 1;
-            match result {
-                Some((Ok((chunk, reason)), usage)) => {
-                    let sent =
-                        self.outbox.push(StreamEvent { id: row.id, kind: StreamEventKind::Chunk(chunk) });
-                    if !sent {
-                        self.remove(row.id);
-                    } else if let Some(reason) = reason {
-                        self.end(row.id, StreamEventKind::Finished { reason, usage });
-                    }
-                }
-                Some((Err(error), _)) => {
-                    self.end(row.id, failed(format!("the tokenizer failed on the output: {error}")));
-                }
-                None => {}
+            next += row.logits.len();
+            let (Some(logits), true) = (logits, row.samples()) else { continue };
+            if let Some(slot) = self.slots.get_mut(&row.id) {
+                self.sampled.push((row.id, slot.sequence.sample(logits.row(next - 1))));
             }
         }
     }
 
-    fn fail(&mut self, row: PlannedRow, error: &ModelError) {
-        error!(id = %row.id, %error, "a row of a step failed");
-        self.end(row.id, failed(format!("the model failed: {error}")));
+    /// Turns the new tokens into events.
+    fn emit(&mut self) {
+        let mut sampled = std::mem::take(&mut self.sampled);
+        for (id, token) in sampled.drain(..) {
+            let Some(Slot { sequence, .. }) = self.slots.get_mut(&id) else { continue };
+            sequence.request.spend_credit();
+            match sequence.emit(token) {
+                Ok((chunk, reason)) => {
+                    let event = StreamEvent { id: sequence.id, kind: StreamEventKind::Chunk(chunk) };
+                    if !self.outbox.push(event) {
+                        self.remove(id);
+                    } else if let Some(reason) = reason {
+                        self.finish(id, reason);
+                    }
+                }
+                Err(error) => self.end(id, failed(format!("the tokenizer failed on the output: {error}"))),
+            }
+        }
+        self.sampled = sampled;
     }
 
-    /// The least that the model can be asked for.
-    fn probe(&self) -> Result<(), ModelError> {
+    fn fail(&mut self, id: SequenceId, error: &ModelError) {
+        let request = self.slots.get(&id).map(|slot| slot.sequence.id);
+        error!(?request, %error, "a row of a step failed");
+        self.end(id, failed(format!("the model failed: {error}")));
+    }
+
+    /// After steps of which nothing could be computed: whether anything can.
+    fn check_device(&mut self, computed: bool) -> Result<(), Broken> {
+        self.failed_steps = if computed { 0 } else { self.failed_steps + 1 };
+        if self.failed_steps < FAILED_STEPS {
+            return Ok(());
+        }
+        self.failed_steps = 0;
+        // The least that the model can be asked for.
         let mut kv = self.model.new_kv();
-        let rows = vec![StepRow { tokens: &[0], kv: &mut kv, wants_logits: true }];
-        self.model.forward(&mut StepInput { rows }).map(drop)
+        let rows = vec![StepRow::last_logits(&[0], &mut kv)];
+        self.model.forward(&mut StepInput { rows }).map(drop).map_err(|source| Broken { source })
     }
 }

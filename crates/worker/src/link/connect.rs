@@ -1,4 +1,4 @@
-//! The opening: socket, handshake, segment.
+//! Establishing the link: socket, handshake, segment.
 
 use std::{path::Path, sync::Arc};
 
@@ -14,7 +14,7 @@ use protocol::{
 
 /// An open link.
 pub struct Connected {
-    /// Carries bells; its end is the gateway's end.
+    /// Carries the doorbells; it ends when the gateway does.
     pub socket: Arc<Stream>,
     /// Frames to the gateway.
     pub sender: FrameSender,

@@ -1,4 +1,4 @@
-//! Reports in pieces that the gateway takes: what it refuses would end this worker and with it every stream.
+//! Splits reports into parts that the gateway accepts: one that it refuses would end this worker, and every stream with it.
 //!
 //! Ordinary reports fit as they are. What can make one too large is a step with very many events, or one event with a
 //! very long text. The first is split; the second is replaced by the failure of its own stream.
@@ -23,7 +23,7 @@ pub(super) struct Fitted {
 /// Most bytes of a report's variant and its number of events.
 const HEAD: usize = 10;
 
-/// Whether the report can be sent as far as its lists and texts go; its size is another question.
+/// Whether the report can be sent as far as its lists and texts go; its size is checked separately.
 pub(super) fn is_within_limits(report: &Report) -> bool {
     match report {
         Report::Events(events) => {
@@ -33,7 +33,7 @@ pub(super) fn is_within_limits(report: &Report) -> bool {
     }
 }
 
-/// Pieces of `report` with at most `max` bytes each.
+/// Parts of `report` with at most `max` bytes each.
 pub(super) fn fit(report: &Report, max: usize) -> Fitted {
     match report {
         Report::Events(events) => fit_events(events, max),

@@ -1,4 +1,10 @@
 //! Stage 6, receive, and the way back: this worker's end of the segment and its socket.
+//!
+//! ```text
+//! connect   socket, handshake, segment
+//! receive   frames -> submissions, and where each goes
+//! send      reports -> frames, from any thread (fit: split to what the gateway accepts)
+//! ```
 
 mod connect;
 mod fit;
@@ -6,12 +12,8 @@ mod receive;
 mod send;
 
 pub use connect::{Connected, connect};
-use protocol::message::Report;
 pub use receive::Receiver;
 pub use send::LinkSender;
 
-/// Where reports go: to the gateway, or to a test.
-pub trait Reports: Send + Sync {
-    /// Delivers `report`, waiting for space if need be.
-    fn report(&self, report: &Report);
-}
+#[cfg(test)]
+mod tests;

@@ -13,23 +13,23 @@ use protocol::{
 };
 use tracing::{debug_span, info, warn};
 
-use super::{LinkSender, Reports};
-use crate::{engine::Inbox, prepare::Pool, requests::Registry};
+use super::LinkSender;
+use crate::{engine::EngineMessage, prepare::Pool, report_sink::ReportSink, requests::RequestTable};
 
 /// The receiving end, and where submissions go.
 pub struct Receiver {
     /// Frames from the gateway.
     pub frames: FrameReceiver,
-    /// Brings its bells.
+    /// Carries the doorbells of both sides.
     pub socket: Arc<Stream>,
-    /// Answers its bells, and reports what can't be taken in.
+    /// Rings the gateway's doorbell, and reports what can't be prepared.
     pub sender: Arc<LinkSender>,
     /// Every request in the worker.
-    pub registry: Arc<Registry>,
+    pub requests: Arc<RequestTable>,
     /// Where new requests go.
     pub pool: Pool,
     /// Where changes of old ones go.
-    pub engine: Sender<Inbox>,
+    pub engine: Sender<EngineMessage>,
 }
 
 impl Receiver {
@@ -47,11 +47,11 @@ impl Receiver {
         }
     }
 
-    fn read_all(&mut self) -> anyhow::Result<()> {
+    pub(super) fn read_all(&mut self) -> anyhow::Result<()> {
         let mut bells = [0; 256];
         loop {
             while let Some(batch) = self.next_batch()? {
-                self.take_in(batch);
+                self.handle(batch);
             }
             if self.frames.take_owed_bell() {
                 self.sender.ring();
@@ -76,40 +76,40 @@ impl Receiver {
         Ok(Some(codec::decode(frame.body)?))
     }
 
-    fn take_in(&self, batch: Batch) {
+    fn handle(&self, batch: Batch) {
         let _span = debug_span!("receive", submissions = batch.submissions.len()).entered();
         let mut changed = false;
         for submission in batch.submissions {
             match submission {
                 Submission::Generate(generate) => self.begin(generate),
                 Submission::Drain => {
-                    // Blocking is right: everything before the drain has been taken in.
-                    let _ = self.engine.send(Inbox::Drain);
+                    // Blocking is right: everything before the drain has been handled.
+                    let _ = self.engine.send(EngineMessage::Drain);
                 }
                 Submission::Cancel(id) => {
-                    self.registry.apply(&submission);
+                    self.requests.apply(&submission);
                     self.pool.cancel(id);
                     changed = true;
                 }
                 Submission::Credit { .. } => {
-                    self.registry.apply(&submission);
+                    self.requests.apply(&submission);
                     changed = true;
                 }
             }
         }
         if changed {
-            // If the inbox is full, the engine is about to look at everything anyway.
-            let _ = self.engine.try_send(Inbox::Nudge);
+            // If the channel is full, the engine is about to look at everything anyway.
+            let _ = self.engine.try_send(EngineMessage::Wake);
         }
     }
 
     fn begin(&self, generate: Box<Generate>) {
         let id = generate.id;
-        let failure = match self.registry.begin(id, generate.credit) {
-            Some(control) => match self.pool.submit(generate, control) {
+        let failure = match self.requests.begin(id, generate.credit) {
+            Some(request) => match self.pool.submit(generate, request) {
                 Ok(()) => return,
                 Err(failure) => {
-                    self.registry.end(id);
+                    self.requests.end(id);
                     failure
                 }
             },

@@ -14,13 +14,10 @@ use protocol::{
 };
 use tracing::{error, warn};
 
-use super::{
-    Reports,
-    fit::{Fitted, fit, is_within_limits},
-};
-use crate::requests::Registry;
+use super::fit::{Fitted, fit, is_within_limits};
+use crate::{report_sink::ReportSink, requests::RequestTable};
 
-/// Longest wait for a bell before the ring is looked at again. The bell comes by the receiving thread, which
+/// Longest wait for the doorbell before the ring is looked at again. The doorbell reaches the receiving thread, which
 /// may itself be waiting for the engine; this keeps the two from waiting for each other.
 const SPACE_RECHECK: Duration = Duration::from_millis(20);
 
@@ -29,8 +26,8 @@ pub struct LinkSender {
     frames: Mutex<Frames>,
     socket: Arc<Stream>,
     /// Where a request is cancelled whose output can't be sent.
-    registry: Arc<Registry>,
-    /// Bells heard; changes when there may be space again.
+    requests: Arc<RequestTable>,
+    /// How often the gateway has rung; changes when there may be space again.
     bells: Mutex<u64>,
     bell_heard: Condvar,
 }
@@ -42,10 +39,10 @@ struct Frames {
 }
 
 impl LinkSender {
-    /// Takes the sending end of a link.
-    pub fn new(sender: FrameSender, socket: Arc<Stream>, registry: Arc<Registry>) -> Self {
+    /// Wraps the sending end of a link.
+    pub fn new(sender: FrameSender, socket: Arc<Stream>, requests: Arc<RequestTable>) -> Self {
         let frames = Mutex::new(Frames { sender, body: Vec::new() });
-        Self { frames, socket, registry, bells: Mutex::new(0), bell_heard: Condvar::new() }
+        Self { frames, socket, requests, bells: Mutex::new(0), bell_heard: Condvar::new() }
     }
 
     /// Called by the receiving thread when the gateway has rung.
@@ -97,7 +94,7 @@ impl LinkSender {
     }
 }
 
-impl Reports for LinkSender {
+impl ReportSink for LinkSender {
     fn report(&self, report: &Report) {
         let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
         if is_within_limits(report) && frames.encode(report) {
@@ -106,7 +103,7 @@ impl Reports for LinkSender {
         let Fitted { reports, ended } = fit(report, frames.sender.max_body());
         for report in &reports {
             if !frames.encode(report) {
-                // Without it, the gateway would wait for what never comes. It sees the end, and starts another worker.
+                // Without it, the gateway would wait forever. It sees this process end, and starts another worker.
                 error!("a report of this worker can't be sent; stopping");
                 std::process::exit(1);
             }
@@ -115,7 +112,7 @@ impl Reports for LinkSender {
         drop(frames);
         for id in ended {
             error!(%id, "an output was too large to be sent; its stream was ended");
-            self.registry.apply(&Submission::Cancel(id));
+            self.requests.apply(&Submission::Cancel(id));
         }
     }
 }
@@ -150,7 +147,7 @@ mod tests {
     const LIFE: Incarnation = Incarnation(1);
 
     /// A sender of reports of at most `max` bytes, and what the gateway gets of them.
-    fn link(max: usize, registry: &Arc<Registry>) -> (LinkSender, FrameReceiver) {
+    fn link(max: usize, requests: &Arc<RequestTable>) -> (LinkSender, FrameReceiver) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let name = || path.as_path().to_fs_name::<GenericFilePath>().unwrap();
@@ -158,7 +155,7 @@ mod tests {
         let socket = Arc::new(Stream::connect(name()).unwrap());
         let (producer, consumer) = heap_ring(1 << 16);
         let sender = FrameSender::new(producer, LIFE).with_max_body(max);
-        (LinkSender::new(sender, socket, Arc::clone(registry)), FrameReceiver::new(consumer, LIFE))
+        (LinkSender::new(sender, socket, Arc::clone(requests)), FrameReceiver::new(consumer, LIFE))
     }
 
     fn events(receiver: &mut FrameReceiver) -> Vec<StreamEvent> {
@@ -172,10 +169,10 @@ mod tests {
 
     #[test]
     fn an_output_that_can_not_be_sent_ends_its_stream_and_no_other() {
-        let registry = Arc::new(Registry::default());
+        let requests = Arc::new(RequestTable::default());
         let (large, small) = (RequestId(1), RequestId(2));
-        let controls = [large, small].map(|id| registry.begin(id, 9).unwrap());
-        let (sender, mut receiver) = link(1000, &registry);
+        let handles = [large, small].map(|id| requests.begin(id, 9).unwrap());
+        let (sender, mut receiver) = link(1000, &requests);
         let chunk = |id, len| {
             let text = "x".repeat(len);
             StreamEvent { id, kind: StreamEventKind::Chunk(TokenChunk { text, tokens: vec![7] }) }
@@ -187,7 +184,7 @@ mod tests {
         assert_eq!(*passed, chunk(small, 2));
         assert_eq!(failed.id, large);
         assert!(matches!(&failed.kind, StreamEventKind::Failed(it) if it.kind == FailureKind::Internal));
-        assert_eq!(controls.map(|control| control.is_cancelled()), [true, false], "the engine is told");
+        assert_eq!(handles.map(|request| request.is_cancelled()), [true, false], "the engine is told");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What can go wrong with a model.
 
+use std::ops::Range;
+
 use artifact_store::StoreError;
 use mlx_ext::MapError;
 use mlx_rs::error::Exception;
@@ -108,6 +110,16 @@ pub enum ModelError {
         /// Index of the row.
         row: usize,
     },
+    /// Logits after tokens that the row does not have.
+    #[error("row {row} of the step wants logits after its tokens {logits:?}; it has {len}")]
+    LogitsOutOfRange {
+        /// Index of the row.
+        row: usize,
+        /// Indices of the tokens.
+        logits: Range<usize>,
+        /// How many tokens the row has.
+        len: usize,
+    },
     /// A token that the model does not have.
     #[error("row {row} of the step has token {token}; the model's vocabulary has {vocab_size}")]
     TokenOutOfRange {
@@ -143,9 +155,10 @@ impl ModelError {
     /// The row that a step was refused for, before anything was computed.
     pub fn row(&self) -> Option<usize> {
         match *self {
-            Self::EmptyRow { row } | Self::TokenOutOfRange { row, .. } | Self::ContextFull { row, .. } => {
-                Some(row)
-            }
+            Self::EmptyRow { row }
+            | Self::LogitsOutOfRange { row, .. }
+            | Self::TokenOutOfRange { row, .. }
+            | Self::ContextFull { row, .. } => Some(row),
             _ => None,
         }
     }

@@ -131,7 +131,7 @@ impl Model {
         let mut kv = self.new_kv();
         for tokens in [&prompt[..], &[0]] {
             if kv.len() + tokens.len() <= most {
-                let rows = vec![StepRow { tokens, kv: &mut kv, wants_logits: true }];
+                let rows = vec![StepRow::last_logits(tokens, &mut kv)];
                 self.forward(&mut StepInput { rows })?;
             }
         }
@@ -140,12 +140,12 @@ impl Model {
 
     /// Runs the new tokens of several sequences, appending to their keys and values.
     ///
-    /// Returns the evaluated logits after the last token of each row that wants them, in the order
-    /// of the rows; `None` if no row wants any.
+    /// Returns the evaluated logits after each token that needs them ([`StepRow::logits`]), in the order of the rows;
+    /// `None` if none does.
     ///
     /// # Errors
-    /// Input that does not fit ([`ModelError::EmptyRow`], [`ModelError::TokenOutOfRange`],
-    /// [`ModelError::ContextFull`]) is refused before anything is computed. After any error every
+    /// Input that does not fit ([`ModelError::EmptyRow`], [`ModelError::LogitsOutOfRange`],
+    /// [`ModelError::TokenOutOfRange`], [`ModelError::ContextFull`]) is refused before anything is computed. After any error every
     /// sequence has the length it had before; [`SequenceKv::is_intact`] says whether it can go on.
     pub fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
         step::check(input, self.vocab_size(), self.context_length())?;

@@ -1,5 +1,7 @@
 //! What one forward pass gets and gives.
 
+use std::ops::Range;
+
 use mlx_rs::{
     Array,
     error::{AsSliceError, Exception},
@@ -8,31 +10,43 @@ use mlx_rs::{
 use super::{ModelError, SequenceKv};
 
 /// What one forward pass computes: several sequences' new tokens.
-pub struct StepInput<'a> {
+pub struct StepInput<'a, K = SequenceKv> {
     /// One row a sequence.
-    pub rows: Vec<StepRow<'a>>,
+    pub rows: Vec<StepRow<'a, K>>,
 }
 
 /// The new tokens of one sequence.
-pub struct StepRow<'a> {
+pub struct StepRow<'a, K = SequenceKv> {
     /// One token for decode, a chunk for prefill; not empty.
     pub tokens: &'a [u32],
     /// What the sequence has so far; the new tokens are appended.
-    pub kv: &'a mut SequenceKv,
-    /// Whether the logits after the last of `tokens` are needed.
-    pub wants_logits: bool,
+    pub kv: &'a mut K,
+    /// Indices of those of `tokens` after which logits are needed: of the last one alone, of several, of none.
+    pub logits: Range<usize>,
 }
 
-/// Evaluated logits, one row for each step row that wanted them.
+/// Evaluated logits: one row for each token after which they were needed.
 #[derive(Debug)]
 pub struct Logits {
     /// float32 `[rows, vocab]`.
     array: Array,
 }
 
+impl<'a, K> StepRow<'a, K> {
+    /// A row of which the logits after the last token are needed.
+    pub fn last_logits(tokens: &'a [u32], kv: &'a mut K) -> Self {
+        Self { tokens, kv, logits: tokens.len().saturating_sub(1)..tokens.len() }
+    }
+
+    /// A row of which no logits are needed.
+    pub fn no_logits(tokens: &'a [u32], kv: &'a mut K) -> Self {
+        Self { tokens, kv, logits: 0..0 }
+    }
+}
+
 impl Logits {
     /// Takes evaluated, contiguous float32 `[rows, vocab]`.
-    pub(super) fn new(array: Array) -> Result<Self, Exception> {
+    pub(crate) fn new(array: Array) -> Result<Self, Exception> {
         // Whether the values can be read is found out here, once, and not in `row`.
         array.try_as_slice::<f32>().map_err(|error| match error {
             AsSliceError::Exception(error) => error,
@@ -46,10 +60,11 @@ impl Logits {
         self.array.dim(0).unsigned_abs() as usize
     }
 
-    /// Logits of the `row`th row that wanted them, one for each token of the vocabulary.
+    /// Logits after the `row`th of the tokens that needed them, one for each token of the vocabulary. Tokens are counted
+    /// in the order of the step's rows.
     ///
     /// # Panics
-    /// If there is no such row.
+    /// If there are fewer.
     pub fn row(&self, row: usize) -> &[f32] {
         let vocab = self.array.dim(1).unsigned_abs() as usize;
         &self.array.as_slice::<f32>()[row * vocab..][..vocab]
@@ -58,9 +73,12 @@ impl Logits {
 
 /// Refuses what the model could not compute, before anything changes.
 pub(super) fn check(input: &StepInput<'_>, vocab_size: u32, context: u32) -> Result<(), ModelError> {
-    for (row, StepRow { tokens, kv, .. }) in input.rows.iter().enumerate() {
+    for (row, StepRow { tokens, kv, logits }) in input.rows.iter().enumerate() {
         if tokens.is_empty() {
             return Err(ModelError::EmptyRow { row });
+        }
+        if !logits.is_empty() && logits.end > tokens.len() {
+            return Err(ModelError::LogitsOutOfRange { row, logits: logits.clone(), len: tokens.len() });
         }
         // Nobody checks indices later: such a token would read outside the embedding.
         if let Some(&token) = tokens.iter().find(|&&token| token >= vocab_size) {
@@ -74,18 +92,19 @@ pub(super) fn check(input: &StepInput<'_>, vocab_size: u32, context: u32) -> Res
     Ok(())
 }
 
-/// All rows' tokens behind each other: uint32 `[tokens]`.
+/// All rows' tokens concatenated: uint32 `[tokens]`.
 pub(super) fn tokens(input: &StepInput<'_>) -> Array {
     let tokens: Vec<u32> = input.rows.iter().flat_map(|row| row.tokens.iter().copied()).collect();
     Array::from_slice(&tokens, &[tokens.len() as i32])
 }
 
-/// Indices of the tokens after which logits are wanted, in the order of the rows.
+/// Indices of the tokens after which logits are needed, in the order of the rows.
 pub(super) fn wanted(input: &StepInput<'_>) -> Vec<u32> {
-    let mut end = 0;
-    let last_tokens = input.rows.iter().map(|row| {
-        end += row.tokens.len() as u32;
-        (end - 1, row.wants_logits)
+    let mut next = 0;
+    let indices = input.rows.iter().flat_map(|row| {
+        let start = next;
+        next += row.tokens.len();
+        row.logits.clone().map(move |index| (start + index) as u32)
     });
-    last_tokens.filter_map(|(last, wants)| wants.then_some(last)).collect()
+    indices.collect()
 }

@@ -47,7 +47,7 @@ pub(super) struct ControlTokens {
     ends: HashSet<String>,
 }
 
-/// The messages use all characters that could be stand-ins.
+/// The messages use every character that could be a stand-in.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NoStandIns;
 
@@ -143,7 +143,7 @@ impl ControlTokens {
     fn places(&self, text: &str) -> Vec<usize> {
         let mut places: Vec<usize> =
             self.whole.find_overlapping_iter(text).map(|found| found.start()).collect();
-        // Templates trim what they put beside their own text.
+        // Templates trim what they put next to their own text.
         for text in [text, text.trim_end()] {
             let near_end = text.char_indices().rev().take_while(|(at, _)| text.len() - at <= MAX_PARTIAL);
             places.extend(near_end.map(|(at, _)| at).filter(|&at| self.beginnings.contains(&text[at..])));

@@ -33,7 +33,7 @@ pub(super) fn growth(stage: &Value) -> (u64, usize) {
         // Spaces around ideographs, decomposition, lower case.
         "BertNormalizer" => 3 * 3 * 2,
         "Replace" => replacement(&stage["pattern"], text("content").len() as u64),
-        // Once for each piece of text between added tokens, which has at least a byte.
+        // Once for each part of the text between added tokens, which has at least a byte.
         "Prepend" => 1 + text("prepend").len() as u64,
         "Precompiled" => longest_entry(text("precompiled_charsmap")),
         // A byte becomes a character of up to two bytes; a space may come before each word.

@@ -3,7 +3,7 @@
 //!
 //! Tokenizers differ in how they cut a text, but nearly all of them cover it: each token spells a stretch of it. So
 //! the text has at least as many tokens as the longest possible stretches need. Bytes that a tokenizer may drop or
-//! rewrite count for nothing; for tokenizers that can put any text in one token there is no such bound.
+//! rewrite count for nothing; tokenizers that can put any text into one token have no such bound.
 
 mod rules;
 

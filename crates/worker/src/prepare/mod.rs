@@ -1,191 +1,30 @@
-//! Stage 7, prepare: from what the client asked to tokens that fit the model, on threads of its own.
+//! Stage 7, prepare: from what the client asked for to tokens that fit the model, on threads of its own.
+//!
+//! ```text
+//! pool       the threads, and the bounded queue before them (lanes)
+//! preparer   one request -> one sequence; also one that another worker began
+//! operation  tokenize, detokenize, count
+//! template   the chat template
+//! control    control tokens that a client typed are text
+//! tokens     the model's tokenizer, bounded (growth, least)
+//! ```
 
 mod control;
 mod growth;
 mod lanes;
 mod least;
+mod operation;
 mod pool;
+mod preparer;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 pub mod template;
 mod tokens;
 
-use std::sync::Arc;
-
-use control::ControlTokens;
 pub use pool::{Pool, PreparationAge};
-use protocol::message::{ChatMessage, Failure, FailureKind, Generate, Prompt};
+pub use preparer::{Preparer, Settings};
 pub use template::ChatTemplate;
-use tokens::too_long;
 pub use tokens::{PromptTokenizer, TokenizerError};
-
-use crate::{
-    emit::Emitter,
-    engine::{EosTokens, Sequence},
-    requests::Control,
-    sampling::Sampler,
-};
-
-/// What is known of a model beside its tokenizer and its weights.
-#[derive(Debug)]
-pub struct Settings {
-    /// Its chat template; base models have none.
-    pub template: Option<ChatTemplate>,
-    /// Tokens that end an output.
-    pub eos_tokens: EosTokens,
-    /// Most tokens of prompt and output together.
-    pub context_length: usize,
-    /// Number of token ids: rows of the embedding.
-    pub vocab_size: u32,
-    /// Whether the text of a special token in a chat's message is that token, as transformers has it. Then a
-    /// message can end its turn and forge others.
-    pub special_tokens_in_content: bool,
-}
-
-/// What preparation knows of the model: everything but its weights.
-#[derive(Debug)]
-pub struct Preparer {
-    tokenizer: PromptTokenizer,
-    settings: Settings,
-    /// The control tokens that messages must not contain.
-    control: Option<ControlTokens>,
-}
-
-impl Preparer {
-    /// Puts together what is needed.
-    pub fn new(tokenizer: PromptTokenizer, settings: Settings) -> Self {
-        let control = (!settings.special_tokens_in_content)
-            .then(|| ControlTokens::of(tokenizer.tokenizer(), &settings.eos_tokens, settings.vocab_size))
-            .flatten();
-        Self { tokenizer, settings, control }
-    }
-
-    /// Turns a request into a sequence that can be scheduled.
-    ///
-    /// # Errors
-    /// The request can't be served by this model; the failure names the field to blame.
-    pub fn prepare(&self, generate: Generate, control: Arc<Control>) -> Result<Sequence, Failure> {
-        self.check_bias(&generate.sampling.logit_bias)?;
-        let tokens = self.tokens(&generate.prompt)?;
-        let room = self.room(tokens.len(), &generate.prompt)?;
-        let asked = generate.max_tokens.map_or(usize::MAX, |max| max as usize);
-        let eos_tokens =
-            if generate.ignore_eos { EosTokens::default() } else { self.settings.eos_tokens.clone() };
-        Ok(Sequence {
-            id: generate.id,
-            control,
-            prompt_len: tokens.len(),
-            max_len: tokens.len() + room.min(asked),
-            eos_tokens,
-            sampler: Sampler::new(generate.sampling, &tokens),
-            emitter: Emitter::new(Arc::clone(self.tokenizer.tokenizer()), &generate.stop),
-            tokens,
-            kv: None,
-            row: None,
-        })
-    }
-
-    fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
-        let tokens = match prompt {
-            Prompt::Chat(messages) => self.chat(messages)?,
-            Prompt::Text(text) => {
-                self.check_length(text, prompt)?;
-                self.tokenizer.encode(text, true).map_err(|error| not_encoded(&error, "prompt"))?
-            }
-            Prompt::Tokens(tokens) => tokens.clone(),
-        };
-        if tokens.is_empty() {
-            return Err(invalid(param(prompt), "the prompt is empty: there is nothing to continue"));
-        }
-        self.check_rows(&tokens, prompt)?;
-        Ok(tokens)
-    }
-
-    fn chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, Failure> {
-        let template = self.settings.template.as_ref().ok_or_else(|| {
-            invalid("messages", "this model has no chat template; use /v1/completions with a prompt")
-        })?;
-        let render = |messages: &[ChatMessage]| template.render(messages).map_err(|error| error.failure());
-        let check = |text: &str| self.tokenizer.check_length(text, self.settings.context_length, "messages");
-        let disguised = match &self.control {
-            Some(control) => control.disguise(messages).map_err(|_| {
-                invalid("messages", "they use all characters for private use; none is left to work with")
-            })?,
-            None => None,
-        };
-        // The template writes the special tokens itself.
-        let tokens = if let Some(disguised) = disguised {
-            let text = render(&disguised.messages).map_err(|mut failure| {
-                failure.message = disguised.reveal(&failure.message);
-                failure
-            })?;
-            check(&disguised.reveal(&text))?;
-            disguised.encode(self.tokenizer.tokenizer(), &text)
-        } else {
-            let text = render(messages)?;
-            check(&text)?;
-            self.tokenizer.encode(&text, false)
-        };
-        tokens.map_err(|error| not_encoded(&error, "messages"))
-    }
-
-    fn check_length(&self, text: &str, prompt: &Prompt) -> Result<(), Failure> {
-        self.tokenizer.check_length(text, self.settings.context_length, param(prompt))
-    }
-
-    /// Ids that the model has no row for would fail the step that they are in, with all requests in it. A tokenizer
-    /// may produce them as well: some have tokens that were added after training.
-    fn check_rows(&self, tokens: &[u32], prompt: &Prompt) -> Result<(), Failure> {
-        let vocab_size = self.settings.vocab_size;
-        let Some(bad) = tokens.iter().find(|&&token| token >= vocab_size) else { return Ok(()) };
-        let text = match prompt {
-            Prompt::Tokens(_) => None,
-            Prompt::Chat(_) | Prompt::Text(_) => self.tokenizer.tokenizer().id_to_token(*bad),
-        };
-        let what =
-            text.map_or_else(|| format!("token {bad}"), |text| format!("the text {text:?}, token {bad},"));
-        let message = format!("{what} is not in the model's vocabulary of {vocab_size} tokens");
-        Err(invalid(param(prompt), message))
-    }
-
-    /// How many tokens can follow a prompt of `len` tokens.
-    fn room(&self, len: usize, prompt: &Prompt) -> Result<usize, Failure> {
-        let length = self.settings.context_length;
-        match length.checked_sub(len) {
-            None | Some(0) => Err(too_long(length, &len.to_string(), param(prompt))),
-            Some(room) => Ok(room),
-        }
-    }
-
-    fn check_bias(&self, bias: &[(u32, f32)]) -> Result<(), Failure> {
-        match bias.iter().find(|&&(token, _)| token >= self.settings.vocab_size) {
-            Some((token, _)) => Err(invalid(
-                "logit_bias",
-                format!(
-                    "token {token} is not in the model's vocabulary of {} tokens",
-                    self.settings.vocab_size
-                ),
-            )),
-            None => Ok(()),
-        }
-    }
-}
-
-fn param(prompt: &Prompt) -> &'static str {
-    match prompt {
-        Prompt::Chat(_) => "messages",
-        Prompt::Text(_) | Prompt::Tokens(_) => "prompt",
-    }
-}
-
-/// A tokenizer without a token for what it does not know fails on it.
-fn not_encoded(error: &tokenizers::Error, param: &str) -> Failure {
-    invalid(param, format!("the model's tokenizer can't encode it: {error}"))
-}
-
-fn invalid(param: &str, message: impl Into<String>) -> Failure {
-    Failure { kind: FailureKind::InvalidRequest, param: Some(param.into()), message: message.into() }
-}
 
 #[cfg(test)]
 mod tests;

@@ -20,29 +20,29 @@ use super::{
 use tracing::debug_span;
 
 use crate::{
-    engine::{Inbox, Sequence},
-    link::Reports,
-    requests::{Control, Registry},
+    engine::{EngineMessage, Sequence},
+    report_sink::ReportSink,
+    requests::{RequestHandle, RequestTable},
 };
 
 /// The threads, by what they take. At most one long prompt is tokenized at a time, which bounds the memory for it,
 /// and long prompts always leave a thread to the short ones.
 const THREADS: [Takes; 2] = [Takes::Short, Takes::Any];
 
-/// What a message of a chat costs beside its text: a list of many tiny ones is long as well.
+/// Overhead of a chat message in addition to its text: a list of many tiny ones is long as well.
 const MESSAGE_BYTES: usize = 64;
 
 /// [`Preparer::prepare`], or what a test does instead.
-type Prepare = dyn Fn(Generate, Arc<Control>) -> Result<Sequence, Failure> + Send + Sync;
+type Prepare = dyn Fn(Generate, Arc<RequestHandle>) -> Result<Sequence, Failure> + Send + Sync;
 
-type Job = (Box<Generate>, Arc<Control>);
+type Job = (Box<Generate>, Arc<RequestHandle>);
 
-/// A bounded queue and the threads behind it. Dropping it ends them after what is queued.
+/// A bounded queue and the threads that work on it. Dropping it ends them after what is queued.
 #[derive(Debug)]
 pub struct Pool {
     queue: Arc<Queue>,
-    registry: Arc<Registry>,
-    engine: Sender<Inbox>,
+    requests: Arc<RequestTable>,
+    engine: Sender<EngineMessage>,
 }
 
 /// Tells how long the oldest prompt in preparation has been worked on.
@@ -67,9 +67,9 @@ struct State {
 /// What the threads need to prepare and to pass on.
 struct Context {
     prepare: Box<Prepare>,
-    registry: Arc<Registry>,
-    reports: Arc<dyn Reports>,
-    engine: Sender<Inbox>,
+    requests: Arc<RequestTable>,
+    reports: Arc<dyn ReportSink>,
+    engine: Sender<EngineMessage>,
 }
 
 impl Pool {
@@ -79,26 +79,26 @@ impl Pool {
     /// The system refuses another thread.
     pub fn start(
         preparer: Preparer,
-        registry: Arc<Registry>,
-        reports: Arc<dyn Reports>,
-        engine: Sender<Inbox>,
+        requests: Arc<RequestTable>,
+        reports: Arc<dyn ReportSink>,
+        engine: Sender<EngineMessage>,
     ) -> std::io::Result<Self> {
-        let prepare = move |generate, control| preparer.prepare(generate, control);
-        Self::start_with(Context { prepare: Box::new(prepare), registry, reports, engine })
+        let prepare = move |generate, request| preparer.prepare(generate, &[], request);
+        Self::start_with(Context { prepare: Box::new(prepare), requests, reports, engine })
     }
 
     fn start_with(context: Context) -> std::io::Result<Self> {
         let pool = Self {
             queue: Arc::default(),
-            registry: Arc::clone(&context.registry),
+            requests: Arc::clone(&context.requests),
             engine: context.engine.clone(),
         };
         let context = Arc::new(context);
         for (n, takes) in THREADS.into_iter().enumerate() {
             let (queue, context) = (Arc::clone(&pool.queue), Arc::clone(&context));
             thread::Builder::new().name(format!("prepare-{n}")).spawn(move || {
-                while let Some((generate, control)) = queue.take(n, takes) {
-                    context.run(generate, control);
+                while let Some((generate, request)) = queue.take(n, takes) {
+                    context.run(generate, request);
                     queue.lock().began[n] = None;
                 }
             })?;
@@ -110,10 +110,10 @@ impl Pool {
     ///
     /// # Errors
     /// The queue is full; the failure is for the client.
-    pub fn submit(&self, generate: Box<Generate>, control: Arc<Control>) -> Result<(), Failure> {
+    pub fn submit(&self, generate: Box<Generate>, request: Arc<RequestHandle>) -> Result<(), Failure> {
         let (id, bytes) = (generate.id, size(&generate));
-        self.queue.lock().lanes.push(id, bytes, (generate, control)).map_err(overloaded)?;
-        // All of them: one that only takes short requests must not swallow the call for a long one.
+        self.queue.lock().lanes.push(id, bytes, (generate, request)).map_err(overloaded)?;
+        // All of them: a thread that only takes short requests must not consume the wake-up for a long one.
         self.queue.changed.notify_all();
         Ok(())
     }
@@ -123,9 +123,9 @@ impl Pool {
     pub fn cancel(&self, id: RequestId) {
         let removed = self.queue.lock().lanes.remove(id);
         if removed.is_some() {
-            self.registry.end(id);
-            // If the inbox is full, the engine is about to look at everything anyway.
-            let _ = self.engine.try_send(Inbox::Ended);
+            self.requests.end(id);
+            // If the channel is full, the engine is about to look at everything anyway.
+            let _ = self.engine.try_send(EngineMessage::Wake);
         }
     }
 
@@ -173,26 +173,26 @@ impl Queue {
 }
 
 impl Context {
-    fn run(&self, generate: Box<Generate>, control: Arc<Control>) {
+    fn run(&self, generate: Box<Generate>, request: Arc<RequestHandle>) {
         let id = generate.id;
         let _span = debug_span!("prepare", %id).entered();
-        // A panic in a template or tokenizer is this request's trouble alone.
-        let prepared = catch_unwind(AssertUnwindSafe(|| (self.prepare)(*generate, Arc::clone(&control))));
+        // A panic in a template or tokenizer fails this request alone.
+        let prepared = catch_unwind(AssertUnwindSafe(|| (self.prepare)(*generate, Arc::clone(&request))));
         let outcome = prepared.unwrap_or_else(|_| Err(panicked()));
-        // A cancelled stream ends in silence.
-        let cancelled = control.is_cancelled();
+        // A cancelled stream gets no further event.
+        let cancelled = request.is_cancelled();
         match outcome {
             Ok(sequence) if !cancelled => {
                 let prompt_tokens = sequence.prompt_len as u32;
                 self.report(StreamEvent { id, kind: StreamEventKind::Admitted { prompt_tokens } });
-                let _ = self.engine.send(Inbox::Sequence(Box::new(sequence)));
+                let _ = self.engine.send(EngineMessage::Sequence(Box::new(sequence)));
             }
             outcome => {
-                self.registry.end(id);
+                self.requests.end(id);
                 if let (Err(failure), false) = (outcome, cancelled) {
                     self.report(StreamEvent { id, kind: StreamEventKind::Failed(failure) });
                 }
-                let _ = self.engine.send(Inbox::Ended);
+                let _ = self.engine.send(EngineMessage::Wake);
             }
         }
     }

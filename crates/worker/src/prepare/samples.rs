@@ -97,8 +97,29 @@ pub(super) fn words() -> Value {
     })
 }
 
-pub(super) fn load(tokenizer: &Value) -> PromptTokenizer {
+pub(crate) fn load(tokenizer: &Value) -> PromptTokenizer {
     PromptTokenizer::from_bytes(tokenizer.to_string().as_bytes()).unwrap()
+}
+
+/// Number of tokens of [`small`].
+pub(crate) const SMALL: u32 = 12;
+
+/// A few tokens of every kind that matters to what a client sees: spaces, parts of characters, a special token, and
+/// one id without a token.
+pub(crate) fn small() -> Value {
+    // In the alphabet of byte-level tokenizers "Ġ" is a space, "âĤ¬" the bytes of "€", "Ã©" those of "é".
+    let tokens = ["Ġ", "Ġa", "a", "b", "ab", "â", "Ĥ", "¬", "Ã", "©"];
+    let vocab: Map<String, Value> =
+        tokens.into_iter().enumerate().map(|(id, text)| (text.to_owned(), json!(id))).collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [{"id": 10, "content": "<|x|>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}],
+        "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "fuse_unk": false, "byte_fallback": false,
+            "continuing_subword_prefix": null, "end_of_word_suffix": null, "vocab": vocab, "merges": []},
+    })
 }
 
 fn added(first: usize) -> Value {

@@ -2,11 +2,14 @@
 
 use protocol::{
     ids::RequestId,
-    message::{ChatMessage, FailureKind, Generate, Prompt, Sampling},
+    message::{ChatMessage, Failure, FailureKind, Generate, Prompt, Sampling},
 };
 use serde_json::{Value, json};
 
-use super::*;
+use std::sync::Arc;
+
+use super::{preparer::param, *};
+use crate::{engine::EosTokens, requests::RequestHandle};
 
 const CHATML: &str = "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
                       {% endfor %}<|im_start|>assistant\n";
@@ -41,8 +44,8 @@ fn chat(content: &str) -> Prompt {
     Prompt::Chat(vec![ChatMessage { role: "user".into(), content: content.into(), name: None }])
 }
 
-fn prepare(preparer: &Preparer, prompt: Prompt) -> Result<Vec<u32>, Failure> {
-    let generate = Generate {
+fn generate(prompt: Prompt) -> Generate {
+    Generate {
         id: RequestId(1),
         prompt,
         sampling: Sampling::default(),
@@ -50,8 +53,12 @@ fn prepare(preparer: &Preparer, prompt: Prompt) -> Result<Vec<u32>, Failure> {
         stop: Vec::new(),
         ignore_eos: false,
         credit: 1,
-    };
-    let sequence = preparer.prepare(generate, Arc::new(Control::new(1)))?;
+    }
+}
+
+fn prepare(preparer: &Preparer, prompt: Prompt) -> Result<Vec<u32>, Failure> {
+    let generate = generate(prompt);
+    let sequence = preparer.prepare(generate, &[], Arc::new(RequestHandle::new(1)))?;
     assert!([1, 3].into_iter().all(|token| sequence.eos_tokens.contains(token)));
     Ok(sequence.tokens)
 }
@@ -101,6 +108,44 @@ fn the_tokenizer_adds_its_tokens_to_texts_and_the_template_to_chats() {
     for prompt in [text("a"), chat("a"), chat("<|im_end|>")] {
         let tokens = prepare(&preparer, prompt).unwrap();
         assert_eq!((tokens[0], count(&tokens, &preparer, "<s>")), (bos, 1), "{tokens:?}");
+    }
+}
+
+#[test]
+fn an_output_ends_at_its_own_limit_or_with_the_context() {
+    let preparer = preparer(&samples::byte_level());
+    let max_len = |max_tokens| {
+        let generate = Generate { max_tokens, ..generate(Prompt::Tokens(vec![5; 10])) };
+        let sequence = preparer.prepare(generate, &[], Arc::new(RequestHandle::new(1))).unwrap();
+        assert_eq!((sequence.prompt_len, sequence.tokens.len(), sequence.ended), (10, 10, None));
+        sequence.max_len
+    };
+    assert_eq!(max_len(Some(7)), 17);
+    assert_eq!(max_len(Some(u32::MAX)), CONTEXT);
+    assert_eq!(max_len(None), CONTEXT);
+}
+
+#[test]
+fn tokens_that_end_an_output_can_be_ignored() {
+    let preparer = preparer(&samples::byte_level());
+    let generate = Generate { ignore_eos: true, ..generate(text("a")) };
+    let sequence = preparer.prepare(generate, &[], Arc::new(RequestHandle::new(1))).unwrap();
+    assert!(![1, 3].into_iter().any(|token| sequence.eos_tokens.contains(token)));
+}
+
+#[test]
+fn what_can_not_be_served_names_its_field() {
+    let preparer = preparer_with(&samples::byte_level(), |settings| settings.template = None);
+    let vocab_size = samples::load(&samples::byte_level()).tokenizer().get_vocab_size(true) as u32;
+    let sampling = Sampling { logit_bias: vec![(1, 1.0), (vocab_size, 1.0)], ..Sampling::default() };
+    for (generate, param) in [
+        (generate(text("")), "prompt"),
+        (generate(Prompt::Tokens(Vec::new())), "prompt"),
+        (generate(chat("a")), "messages"),
+        (Generate { sampling, ..generate(text("a")) }, "logit_bias"),
+    ] {
+        let failure = preparer.prepare(generate, &[], Arc::new(RequestHandle::new(1))).err().unwrap();
+        assert_eq!((failure.kind, failure.param.as_deref()), (FailureKind::InvalidRequest, Some(param)));
     }
 }
 

@@ -1,4 +1,4 @@
-//! The model's tokenizer as prompts need it: nothing in its file may cut, pad or blow up a prompt.
+//! The model's tokenizer as prompts need it: nothing in its file may truncate, pad or inflate a prompt.
 
 use std::{
     error::Error,
@@ -25,13 +25,15 @@ const MAX_NORMALIZED: usize = 64 << 20;
 /// Bytes that are normalized at once to measure what becomes of a text.
 const SAMPLE: usize = 4 << 10;
 
-/// A tokenizer and what was found out about it.
+/// A tokenizer and its bounds.
 #[derive(Debug)]
 pub struct PromptTokenizer {
     tokenizer: Arc<Tokenizer>,
-    /// Found out when the first long prompt comes: loading must not wait for it.
+    /// Computed when the first long prompt comes: loading must not wait for it.
     least: OnceLock<Option<LeastTokens>>,
+    /// How many times longer the normalizer can make a text, and the decoder the texts of tokens.
     growth: u64,
+    decoder_growth: u64,
 }
 
 /// Why a `tokenizer.json` is not used.
@@ -55,7 +57,7 @@ pub enum TokenizerError {
     Steps {
         /// Which part of the file.
         stage: &'static str,
-        /// How many.
+        /// How many steps there are.
         steps: usize,
     },
     /// Its added tokens are too long to be normalized.
@@ -93,7 +95,7 @@ impl PromptTokenizer {
     /// # Errors
     /// It can't be read, or would make far too much of a text.
     pub fn from_bytes(file: &[u8]) -> Result<Self, TokenizerError> {
-        let growth = check_growth(file)?;
+        let (growth, decoder_growth) = check_growth(file)?;
         let mut tokenizer = Tokenizer::from_bytes(file).map_err(TokenizerError::Unreadable)?;
         // What training left in the file: transformers resets both for every call that does not ask for them.
         tokenizer.with_truncation(None).map_err(TokenizerError::Unreadable)?;
@@ -106,7 +108,7 @@ impl PromptTokenizer {
             model.dropout = None;
             tokenizer.with_model(model);
         }
-        Ok(Self { tokenizer: Arc::new(tokenizer), least: OnceLock::new(), growth })
+        Ok(Self { tokenizer: Arc::new(tokenizer), least: OnceLock::new(), growth, decoder_growth })
     }
 
     /// The tokenizer itself.
@@ -146,6 +148,18 @@ impl PromptTokenizer {
         Ok(())
     }
 
+    /// Refuses tokens of which the decoder could make very much text. `param` is the field that they are from.
+    pub(super) fn check_decoded(&self, tokens: &[String], param: &str) -> Result<(), Failure> {
+        let bytes: usize = tokens.iter().map(String::len).sum();
+        if (bytes as u64).saturating_mul(self.decoder_growth) <= MAX_NORMALIZED as u64 {
+            return Ok(());
+        }
+        let limit = MAX_NORMALIZED >> 20;
+        let message =
+            format!("the text of these tokens can have more than {limit} MiB; send fewer at a time");
+        Err(Failure { kind: FailureKind::InvalidRequest, param: Some(param.into()), message })
+    }
+
     /// Length of the normalized text, to about a [`SAMPLE`]; an upper bound where it is harmless.
     fn normalized_len(&self, text: &str) -> usize {
         let bound = text.len().saturating_mul(self.growth.try_into().unwrap_or(usize::MAX));
@@ -177,8 +191,8 @@ pub(super) fn too_long(length: usize, tokens: &str, param: &str) -> Failure {
     }
 }
 
-/// How much longer the normalizer can make a text.
-fn check_growth(file: &[u8]) -> Result<u64, TokenizerError> {
+/// How much longer the normalizer can make a text, and the decoder the texts of tokens.
+fn check_growth(file: &[u8]) -> Result<(u64, u64), TokenizerError> {
     let parts: Parts =
         serde_json::from_slice(file).map_err(|error| TokenizerError::Unreadable(error.into()))?;
     let as_json =
@@ -203,5 +217,5 @@ fn check_growth(file: &[u8]) -> Result<u64, TokenizerError> {
     if bytes as u64 * factors[0] > MAX_NORMALIZED as u64 {
         return Err(TokenizerError::AddedTokens { bytes });
     }
-    Ok(factors[0])
+    Ok((factors[0], factors[2]))
 }

@@ -105,7 +105,7 @@ fn new_kvs(models: &[Model], sequences: usize) -> Vec<Vec<SequenceKv>> {
 /// One step of every model.
 fn step(models: &[Model], kvs: &mut [Vec<SequenceKv>], tokens: &[Vec<u32>]) -> Vec<Logits> {
     let forward = |(model, kvs): (&Model, &mut Vec<SequenceKv>)| {
-        let rows = tokens.iter().zip(kvs).map(|(tokens, kv)| StepRow { tokens, kv, wants_logits: true });
+        let rows = tokens.iter().zip(kvs).map(|(tokens, kv)| StepRow::last_logits(tokens, kv));
         model.forward(&mut StepInput { rows: rows.collect() }).unwrap().unwrap()
     };
     models.iter().zip(kvs).map(forward).collect()

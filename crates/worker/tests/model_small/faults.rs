@@ -13,13 +13,12 @@ use protocol::{
 };
 use tokenizers::Tokenizer;
 use worker::{
-    emit::Emitter,
-    engine::{Broken, Engine, EosTokens, Forward, Gauges, Inbox, Sequence},
-    link::Reports,
+    engine::{Broken, Engine, EngineMessage, EngineStats, EosTokens, Forward, Sequence, emit::Emitter},
     model::{Logits, ModelError, SequenceKv, StepInput},
-    requests::Registry,
-    sampling::Sampler,
-    scheduler::Limits,
+    report_sink::ReportSink,
+    requests::RequestTable,
+    sample::Sampler,
+    schedule::Limits,
 };
 
 use super::{
@@ -30,17 +29,24 @@ use super::{
 
 /// In no prompt but those that the model fails on.
 const POISON: u32 = 100;
-const LIMITS: Limits = Limits { max_running: 8, chunk_tokens: 16, step_tokens: 64, kv_tokens: 1000 };
+const LIMITS: Limits =
+    Limits { max_num_seqs: 8, chunk_tokens: 16, max_num_batched_tokens: 64, kv_tokens: 1000 };
 
 /// A real model that fails where a test wants it to.
 struct Flaky {
     loaded: Loaded,
     fails: Box<dyn Fn(&StepInput<'_>) -> bool>,
-    gauges: Arc<Gauges>,
+    stats: Arc<EngineStats>,
     calls: Cell<u32>,
 }
 
 impl Forward for Flaky {
+    type Kv = SequenceKv;
+
+    fn is_intact(&self, kv: &SequenceKv) -> bool {
+        kv.is_intact()
+    }
+
     fn new_kv(&self) -> SequenceKv {
         self.loaded.model.new_kv()
     }
@@ -48,7 +54,7 @@ impl Forward for Flaky {
     fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
         self.calls.set(self.calls.get() + 1);
         let probing = input.rows.iter().all(|row| row.tokens == [0]);
-        assert!(probing || self.gauges.heartbeat().runnable > 0, "a step must be seen while it runs");
+        assert!(probing || self.stats.heartbeat().runnable > 0, "a step must be seen while it runs");
         if (self.fails)(input) {
             return Err(ModelError::Mlx(mlx_rs::error::Exception::custom("injected")));
         }
@@ -64,7 +70,7 @@ type Stream = (Vec<u32>, Option<StreamEventKind>);
 #[derive(Default)]
 struct Streams(Mutex<Outcome>);
 
-impl Reports for Streams {
+impl ReportSink for Streams {
     fn report(&self, report: &Report) {
         let Report::Events(events) = report else { return };
         let mut streams = self.0.lock().unwrap();
@@ -85,30 +91,29 @@ fn serve(
     prompts: &[&[u32]],
     fails: impl Fn(&StepInput<'_>) -> bool + 'static,
 ) -> (Result<(), Broken>, Outcome) {
-    let gauges = Arc::new(Gauges::default());
+    let stats = Arc::new(EngineStats::default());
     let loaded = load(&Tiny::new(on.spec(Spec::default()), 21), on);
-    let model = Flaky { loaded, fails: Box::new(fails), gauges: Arc::clone(&gauges), calls: Cell::new(0) };
-    let (registry, streams) = (Arc::new(Registry::default()), Arc::new(Streams::default()));
+    let model = Flaky { loaded, fails: Box::new(fails), stats: Arc::clone(&stats), calls: Cell::new(0) };
+    let (requests, streams) = (Arc::new(RequestTable::default()), Arc::new(Streams::default()));
     let tokenizer = Arc::new(Tokenizer::from_bytes(tokenizer(101).to_string()).unwrap());
-    let (sender, inbox) = unbounded();
+    let (sender, messages) = unbounded();
     for (&prompt, id) in prompts.iter().zip(0..) {
         let id = RequestId(id);
         let sequence = Sequence {
             id,
-            control: registry.begin(id, 100).unwrap(),
+            request: requests.begin(id, 100).unwrap(),
             tokens: prompt.to_vec(),
             prompt_len: prompt.len(),
             max_len: prompt.len() + 8,
             eos_tokens: EosTokens::default(),
             sampler: Sampler::new(Sampling::default(), prompt),
             emitter: Emitter::new(Arc::clone(&tokenizer), &[]),
-            kv: None,
-            row: None,
+            ended: None,
         };
-        sender.send(Inbox::Sequence(Box::new(sequence))).unwrap();
+        sender.send(EngineMessage::Sequence(Box::new(sequence))).unwrap();
     }
-    sender.send(Inbox::Drain).unwrap();
-    let engine = Engine::new(model, LIMITS, inbox, registry, Arc::clone(&streams) as _, gauges);
+    sender.send(EngineMessage::Drain).unwrap();
+    let engine = Engine::new(model, LIMITS, messages, requests, Arc::clone(&streams) as _, stats);
     let result = engine.run();
     drop(sender);
     let outcome = std::mem::take(&mut *streams.0.lock().unwrap());

@@ -70,7 +70,7 @@ fn load_error(tiny: &Tiny, on: On) -> ModelError {
 
 /// One step; logits after each row's last token.
 fn forward(model: &Model, rows: Vec<(&mut SequenceKv, &[u32])>) -> Vec<Vec<f32>> {
-    let rows = rows.into_iter().map(|(kv, tokens)| StepRow { tokens, kv, wants_logits: true });
+    let rows = rows.into_iter().map(|(kv, tokens)| StepRow::last_logits(tokens, kv));
     let logits = model.forward(&mut StepInput { rows: rows.collect() }).unwrap().unwrap();
     (0..logits.rows()).map(|row| logits.row(row).to_vec()).collect()
 }

@@ -1,5 +1,7 @@
 //! What a step takes and gives.
 
+use std::ops::Range;
+
 use worker::model::{KvBudget, KvDtype, Logits, Model, ModelError, SequenceKv, StepInput, StepRow};
 
 use super::{
@@ -27,20 +29,24 @@ fn only_wanted_logits_come_in_the_order_of_the_rows(on: On) {
     let spec = on.spec(Spec::default());
     let model = load(&Tiny::new(spec.clone(), 8), on).model;
     let inputs: [&[u32]; 4] = [&[1, 2, 3], &[4], &[5, 6], &[7]];
-    let forward = |wants: [bool; 4]| -> Option<Logits> {
+    let forward = |wanted: [Range<usize>; 4]| -> Option<Logits> {
         let mut kvs: Vec<SequenceKv> = inputs.iter().map(|_| model.new_kv()).collect();
-        let rows = kvs.iter_mut().zip(inputs).zip(wants);
-        let rows = rows.map(|((kv, tokens), wants_logits)| StepRow { tokens, kv, wants_logits }).collect();
+        let rows = kvs.iter_mut().zip(inputs).zip(wanted);
+        let rows = rows.map(|((kv, tokens), logits)| StepRow { tokens, kv, logits }).collect();
         let logits = model.forward(&mut StepInput { rows }).unwrap();
         assert_eq!(kvs.iter().map(SequenceKv::len).collect::<Vec<_>>(), [3, 1, 2, 1]);
         logits
     };
-    let all = forward([true; 4]).unwrap();
-    let some = forward([false, true, true, false]).unwrap();
-    assert_eq!((all.rows(), some.rows()), (4, 2));
-    on.same(&spec, some.row(0), all.row(1));
-    on.same(&spec, some.row(1), all.row(2));
-    assert!(forward([false; 4]).is_none());
+    let all = forward([0..3, 0..1, 0..2, 0..1]).unwrap();
+    assert_eq!(all.rows(), 7);
+    let wanted = |wanted: [Range<usize>; 4], rows: &[usize]| {
+        let some = forward(wanted).unwrap();
+        assert_eq!(some.rows(), rows.len());
+        rows.iter().enumerate().for_each(|(index, &row)| on.same(&spec, some.row(index), all.row(row)));
+    };
+    wanted([1..1, 0..1, 1..2, 0..0], &[3, 5]);
+    wanted([1..3, 0..0, 0..1, 0..1], &[1, 2, 4, 6]);
+    assert!(forward([0..0, 0..0, 0..0, 0..0]).is_none());
 }
 
 fn input_that_does_not_fit_is_refused_and_changes_nothing(on: On) {
@@ -51,10 +57,7 @@ fn input_that_does_not_fit_is_refused_and_changes_nothing(on: On) {
     let before = alone(&model, &mut kv, &[1, 2, 3]);
     let mut refuse = |tokens: &[u32]| {
         let mut other = model.new_kv();
-        let rows = vec![
-            StepRow { tokens: &[1], kv: &mut other, wants_logits: true },
-            StepRow { tokens, kv: &mut kv, wants_logits: true },
-        ];
+        let rows = vec![StepRow::last_logits(&[1], &mut other), StepRow::last_logits(tokens, &mut kv)];
         let error = model.forward(&mut StepInput { rows }).unwrap_err();
         assert_eq!((other.len(), kv.len()), (0, 3));
         assert!(kv.is_intact());
@@ -64,6 +67,10 @@ fn input_that_does_not_fit_is_refused_and_changes_nothing(on: On) {
     let error = refuse(&[5, 101]);
     assert!(matches!(error, ModelError::TokenOutOfRange { row: 1, token: 101, vocab_size: 101 }), "{error}");
     assert!(matches!(refuse(&[1; 6]), ModelError::ContextFull { row: 1, len: 9, limit: 8 }));
+    let mut other = model.new_kv();
+    let rows = vec![StepRow { tokens: &[1, 2], kv: &mut other, logits: 1..3 }];
+    let error = model.forward(&mut StepInput { rows }).unwrap_err();
+    assert!(matches!(error, ModelError::LogitsOutOfRange { row: 0, len: 2, .. }), "{error}");
     kv.truncate(0);
     assert_eq!(alone(&model, &mut kv, &[1, 2, 3]), before);
 }

@@ -52,7 +52,7 @@ impl Rules {
         rules.read(&serde_json::to_value(tokenizer.get_pre_tokenizer()).ok()?)?;
         rules.read_model(tokenizer.get_model(), vocabulary)?;
         for token in tokenizer.get_added_vocabulary().get_added_tokens_decoder().values() {
-            // Such a token takes the whitespace beside it along.
+            // Such a token includes the whitespace next to it.
             rules.drops_whitespace |= token.lstrip || token.rstrip;
             if rules.rewrites == Rewrites::NotAscii && !token.content.is_ascii() {
                 return None;

@@ -8,16 +8,16 @@ use super::{super::lanes::LONG, *};
 /// Requests arrive in `begun` when their preparation begins; it ends, refused, when something is in `gate`.
 struct World {
     pool: Pool,
-    registry: Arc<Registry>,
+    requests: Arc<RequestTable>,
     begun: Receiver<RequestId>,
     gate: Sender<()>,
     events: Receiver<StreamEvent>,
-    inbox: Receiver<Inbox>,
+    messages: Receiver<EngineMessage>,
 }
 
 struct Events(Sender<StreamEvent>);
 
-impl Reports for Events {
+impl ReportSink for Events {
     fn report(&self, report: &Report) {
         let Report::Events(events) = report else { panic!("{report:?}") };
         // A test may end before what it began.
@@ -34,8 +34,8 @@ impl World {
         let (begins, begun) = unbounded();
         let (gate, opened) = unbounded::<()>();
         let (reports, events) = unbounded();
-        let (engine, inbox) = bounded(4096);
-        let registry = Arc::new(Registry::default());
+        let (engine, messages) = bounded(4096);
+        let requests = Arc::new(RequestTable::default());
         let prepare = move |generate: Generate, _| {
             let _ = begins.send(generate.id);
             let _ = opened.recv();
@@ -43,16 +43,16 @@ impl World {
         };
         let context = Context {
             prepare: Box::new(prepare),
-            registry: Arc::clone(&registry),
+            requests: Arc::clone(&requests),
             reports: Arc::new(Events(reports)),
             engine,
         };
-        Self { pool: Pool::start_with(context).unwrap(), registry, begun, gate, events, inbox }
+        Self { pool: Pool::start_with(context).unwrap(), requests, begun, gate, events, messages }
     }
 
     fn submit(&self, id: u64, bytes: usize) -> Result<(), Failure> {
         let id = RequestId(id);
-        let control = self.registry.begin(id, 1).unwrap();
+        let request = self.requests.begin(id, 1).unwrap();
         let generate = Generate {
             id,
             prompt: Prompt::Text("x".repeat(bytes)),
@@ -62,11 +62,11 @@ impl World {
             ignore_eos: false,
             credit: 1,
         };
-        self.pool.submit(Box::new(generate), control).inspect_err(|_| self.registry.end(id))
+        self.pool.submit(Box::new(generate), request).inspect_err(|_| self.requests.end(id))
     }
 
     fn cancel(&self, id: u64) {
-        self.registry.apply(&protocol::message::Submission::Cancel(RequestId(id)));
+        self.requests.apply(&protocol::message::Submission::Cancel(RequestId(id)));
         self.pool.cancel(RequestId(id));
     }
 
@@ -99,8 +99,8 @@ fn what_was_cancelled_while_it_waited_is_gone_at_once() {
     for id in 10..2_010 {
         world.submit(id, 1 << 20).unwrap();
         world.cancel(id);
-        assert!(matches!(world.inbox.try_recv(), Ok(Inbox::Ended)));
-        assert!(world.registry.begin(RequestId(id), 1).is_some(), "{id} is still registered");
+        assert!(matches!(world.messages.try_recv(), Ok(EngineMessage::Wake)));
+        assert!(world.requests.begin(RequestId(id), 1).is_some(), "{id} is still registered");
     }
     world.submit(3, 1).unwrap();
     for id in 1..=3 {
@@ -119,9 +119,9 @@ fn what_was_cancelled_while_it_was_prepared_ends_in_silence() {
     world.gate.send(()).unwrap();
     world.gate.send(()).unwrap();
     for _ in 0..2 {
-        assert!(matches!(world.inbox.recv().unwrap(), Inbox::Ended));
+        assert!(matches!(world.messages.recv().unwrap(), EngineMessage::Wake));
     }
-    assert!(world.registry.is_empty());
+    assert!(world.requests.is_empty());
     assert!(world.events.is_empty());
 }
 
@@ -168,18 +168,18 @@ fn the_age_is_that_of_the_oldest_in_preparation() {
 #[test]
 fn a_panic_is_the_failure_of_one_request() {
     let (reports, events) = unbounded();
-    let (engine, inbox) = bounded(16);
-    let registry = Arc::new(Registry::default());
+    let (engine, messages) = bounded(16);
+    let requests = Arc::new(RequestTable::default());
     let context = Context {
         prepare: Box::new(|_, _| panic!("a template or tokenizer that panics")),
-        registry: Arc::clone(&registry),
+        requests: Arc::clone(&requests),
         reports: Arc::new(Events(reports)),
         engine,
     };
     let (begins, begun) = unbounded();
     drop(begins);
     let (gate, _) = unbounded();
-    let world = World { pool: Pool::start_with(context).unwrap(), registry, begun, gate, events, inbox };
+    let world = World { pool: Pool::start_with(context).unwrap(), requests, begun, gate, events, messages };
     for id in 0..4 {
         world.submit(id, 1).unwrap();
         let event = world.events.recv().unwrap();

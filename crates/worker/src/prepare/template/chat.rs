@@ -1,4 +1,4 @@
-//! A conversation, as a template looks at it.
+//! A conversation, as a template sees it.
 
 use minijinja::Value;
 use protocol::message::ChatMessage;
@@ -37,7 +37,7 @@ impl Default for Chat {
 }
 
 impl Chat {
-    /// Of plain messages.
+    /// A conversation of plain messages.
     pub fn of(messages: &[ChatMessage]) -> Self {
         let object = |message: &ChatMessage| {
             let mut object = Map::new();

@@ -1,10 +1,10 @@
-//! Jinja's tests, what stands behind `is`, where the engine's differ or could do unbounded work.
+//! Jinja's tests (`x is …`) where the engine's differ or could do unbounded work.
 
 use minijinja::{Environment, Error, State, Value, value::ValueKind};
 
 use super::{operators::compare_two, values::text};
 
-/// Adds them.
+/// Adds the tests to `environment`.
 pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment
         .add_test("number", |value: Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));

@@ -8,13 +8,13 @@ use jiff::{
     fmt::strtime::{BrokenDownTime, Config, PosixCustom},
 };
 
-/// Longest format: the result has at most some twenty times as many bytes.
+/// Longest format: the result has at most about twenty times as many bytes.
 const MAX_FORMAT: usize = 1000;
 
 /// Tells the local time.
 pub type Clock = Arc<dyn Fn() -> DateTime + Send + Sync>;
 
-/// The machine's.
+/// The machine's local time.
 pub(super) fn local() -> Clock {
     Arc::new(|| ZonedDateTime::now().datetime())
 }

@@ -19,7 +19,7 @@ use super::{
 /// The template's name in its environment.
 pub(super) const NAME: &str = "chat";
 
-/// Compiles `source` with all that templates count on.
+/// Compiles `source` with everything that templates rely on.
 ///
 /// # Errors
 /// The template's syntax is wrong.

@@ -24,7 +24,7 @@ pub enum Unusable {
     TooLong(usize),
 }
 
-/// Why there is no prompt.
+/// Why a conversation could not be rendered.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
     /// The template can't be used at all.
@@ -65,7 +65,7 @@ impl fmt::Display for Words {
 }
 
 impl TemplateError {
-    /// From the engine's error.
+    /// Classifies the engine's error.
     pub(super) fn of(error: &minijinja::Error) -> Self {
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
         let mut exhausted = false;
@@ -102,7 +102,7 @@ impl TemplateError {
     }
 }
 
-/// At most `MAX_WORDS` bytes of it.
+/// The first `MAX_WORDS` bytes of it, or all.
 fn shortened(words: &str) -> String {
     match words.char_indices().map(|(at, _)| at).take_while(|&at| at <= MAX_WORDS).last() {
         Some(end) if words.len() > MAX_WORDS => format!("{}…", words.get(..end).unwrap_or_default()),

@@ -21,7 +21,7 @@ const MAX_WIDTH: usize = 10_000;
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// What `map` and `select` give: it can be walked, but is no list.
+/// What `map` and `select` return: iterable, but not a list.
 #[derive(Debug)]
 struct Generator(Vec<Value>);
 
@@ -50,7 +50,7 @@ fn word(value: Option<Value>) -> Result<Option<String>> {
     }
 }
 
-/// Adds them.
+/// Adds the filters to `environment`.
 pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("tojson", tojson);
     environment.add_filter("string", |state: &State<'_, '_>, value: Value| text(state, &value));
@@ -113,7 +113,7 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     add_lazy(environment);
 }
 
-/// Those that walk, print or compare values: first it is made sure that they end.
+/// Filters that walk, print or compare values: first it is made sure that this terminates.
 fn add_walking(environment: &mut Environment<'static>) {
     environment.add_filter(
         "join",
@@ -156,7 +156,7 @@ fn add_walking(environment: &mut Environment<'static>) {
     }
 }
 
-/// Those that give a generator in Python.
+/// Filters that return a generator in Python.
 fn add_lazy(environment: &mut Environment<'static>) {
     for name in ["map", "select", "reject", "selectattr", "rejectattr"] {
         let builtin = match name {

@@ -1,7 +1,7 @@
-//! Jinja's grammar of expressions: finds where they begin and end, and makes the [edits](super::rewrite) of a tag.
+//! Jinja's grammar of expressions: finds where they begin and end, and makes the [edits](super::edit::Edit) of a tag.
 
 use super::{
-    rewrite::Edit,
+    edit::Edit,
     scan::{Kind, Token},
 };
 
@@ -177,7 +177,7 @@ impl<'a> Grammar<'a> {
         Ok(())
     }
 
-    /// Texts beside each other are one text.
+    /// Adjacent string literals are one string.
     fn texts(&mut self) {
         let (first, quote) = (self.at, self.text().chars().next().unwrap_or('\''));
         let mut joined = String::new();

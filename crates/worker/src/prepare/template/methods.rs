@@ -212,7 +212,7 @@ fn not_empty(separator: String) -> Result<String, Error> {
     if separator.is_empty() { Err(failed("empty separator")) } else { Ok(separator) }
 }
 
-/// Also behind the filter.
+/// Also used by the filter.
 pub(super) fn replace(
     state: &State<'_, '_>,
     text: &str,

@@ -1,12 +1,13 @@
 //! Chat templates: the model's own Jinja template, as Hugging Face's `apply_chat_template` runs it.
 //!
-//! A template is foreign code. It runs on a thread with a stack of its own and an allowance of work, so that whatever it
-//! does ends as an error of one request.
+//! A template is untrusted code. It runs on a thread with its own stack and a limited amount of work, so that whatever it
+//! does, at worst one request fails.
 
 mod arguments;
 mod chat;
 mod checks;
 mod clock;
+mod edit;
 mod environment;
 mod error;
 mod filters;
@@ -30,17 +31,17 @@ use protocol::message::ChatMessage;
 
 use self::{environment::NAME, error::MAX_OUTPUT};
 
-/// The stack on which a template is compiled and run. Lists in lists are freed by recursion, some hundred bytes a level,
-/// and the allowance below buys two million levels. Only what is touched takes memory.
+/// The stack on which a template is compiled and run. Nested lists are freed by recursion, some hundred bytes a level,
+/// and the limits below allow two million levels. Only what is touched takes memory.
 const STACK_BYTES: usize = 512 << 20;
 
-/// Work that every render may do, in the engine's units: an instruction, or 64 bytes. Real templates need some thousand.
+/// Work that every render may do, in the engine's units (an instruction, or 64 bytes). Real templates need a few thousand.
 const BASE_FUEL: u64 = 1_000_000;
 
-/// And for each message; some templates look at all messages for each of them.
+/// Additional work for each message; some templates look at all messages for each of them.
 const FUEL_PER_MESSAGE: u64 = 2_000;
 
-/// And never more: it bounds memory too.
+/// Upper limit of both together: it bounds memory too.
 const MAX_FUEL: u64 = 4_000_000;
 
 /// A chat template.

@@ -79,7 +79,7 @@ impl<'a> Scanner<'a> {
         self.source.get(self.at..).unwrap_or_default()
     }
 
-    /// Goes behind the next opening delimiter.
+    /// Moves past the next opening delimiter.
     fn next_opening(&mut self) -> Option<&'a str> {
         loop {
             let rest = self.rest();
@@ -98,7 +98,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// Goes behind the `{% endraw %}` that ends a raw block.
+    /// Moves past the `{% endraw %}` that ends a raw block.
     fn skip_raw(&mut self) -> Result<(), Unusable> {
         loop {
             self.skip_past("{%", "a raw block")?;

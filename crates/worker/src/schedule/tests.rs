@@ -6,10 +6,12 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: Limits = Limits { max_running: 4, chunk_tokens: 8, step_tokens: 16, kv_tokens: 100 };
+const LIMITS: Limits =
+    Limits { max_num_seqs: 4, chunk_tokens: 8, max_num_batched_tokens: 16, kv_tokens: 100 };
 
-fn id(n: u64) -> RequestId {
-    RequestId(n)
+/// The `n`th that was added, from 0.
+fn id(n: u64) -> SequenceId {
+    SequenceId(n)
 }
 
 fn step(scheduler: &mut Scheduler) -> StepPlan {
@@ -21,78 +23,78 @@ fn step(scheduler: &mut Scheduler) -> StepPlan {
 }
 
 fn rows(plan: &StepPlan) -> Vec<(u64, usize, usize, bool)> {
-    plan.rows.iter().map(|row| (row.id.0, row.start, row.end, row.samples)).collect()
+    plan.rows.iter().map(|row| (row.id.0, row.tokens.start, row.tokens.end, row.samples())).collect()
 }
 
 #[test]
 fn a_prompt_is_chunked_then_decoded() {
     let mut scheduler = Scheduler::new(LIMITS);
-    scheduler.add(id(1), 19);
-    assert_eq!(rows(&step(&mut scheduler)), [(1, 0, 8, false)]);
-    assert_eq!(rows(&step(&mut scheduler)), [(1, 8, 16, false)]);
-    assert_eq!(rows(&step(&mut scheduler)), [(1, 16, 19, true)]);
-    assert_eq!(rows(&step(&mut scheduler)), [(1, 19, 20, true)]);
-    scheduler.remove(id(1));
+    scheduler.add(19);
+    assert_eq!(rows(&step(&mut scheduler)), [(0, 0, 8, false)]);
+    assert_eq!(rows(&step(&mut scheduler)), [(0, 8, 16, false)]);
+    assert_eq!(rows(&step(&mut scheduler)), [(0, 16, 19, true)]);
+    assert_eq!(rows(&step(&mut scheduler)), [(0, 19, 20, true)]);
+    scheduler.remove(id(0));
     assert_eq!(scheduler.plan(), StepPlan::default());
 }
 
 #[test]
 fn a_one_token_prompt_samples_at_once() {
     let mut scheduler = Scheduler::new(LIMITS);
-    scheduler.add(id(1), 1);
-    assert_eq!(rows(&step(&mut scheduler)), [(1, 0, 1, true)]);
-    assert_eq!(rows(&step(&mut scheduler)), [(1, 1, 2, true)]);
+    scheduler.add(1);
+    assert_eq!(rows(&step(&mut scheduler)), [(0, 0, 1, true)]);
+    assert_eq!(rows(&step(&mut scheduler)), [(0, 1, 2, true)]);
 }
 
 #[test]
 fn decodes_go_on_beside_a_long_prompt() {
     let mut scheduler = Scheduler::new(LIMITS);
-    scheduler.add(id(1), 4);
+    scheduler.add(4);
     step(&mut scheduler);
-    scheduler.add(id(2), 40);
-    scheduler.add(id(3), 8);
-    assert_eq!(rows(&step(&mut scheduler)), [(1, 4, 5, true), (2, 0, 8, false)], "one chunk is left");
-    assert_eq!(rows(&step(&mut scheduler))[0], (1, 5, 6, true));
+    scheduler.add(40);
+    scheduler.add(8);
+    assert_eq!(rows(&step(&mut scheduler)), [(0, 4, 5, true), (1, 0, 8, false)], "one chunk is left");
+    assert_eq!(rows(&step(&mut scheduler))[0], (0, 5, 6, true));
 }
 
 #[test]
 fn a_paused_sequence_keeps_its_place_and_takes_no_step() {
     let mut scheduler = Scheduler::new(LIMITS);
-    scheduler.add(id(1), 4);
+    scheduler.add(4);
     step(&mut scheduler);
-    scheduler.set_paused(id(1), true);
+    scheduler.set_paused(id(0), true);
     assert!(scheduler.plan().rows.is_empty());
     assert_eq!(scheduler.held_tokens(), 4);
-    scheduler.set_paused(id(1), false);
-    assert_eq!(rows(&step(&mut scheduler)), [(1, 4, 5, true)]);
+    scheduler.set_paused(id(0), false);
+    assert_eq!(rows(&step(&mut scheduler)), [(0, 4, 5, true)]);
 }
 
 #[test]
 fn short_memory_preempts_the_latest() {
     let limits = Limits { kv_tokens: 18, ..LIMITS };
     let mut scheduler = Scheduler::new(limits);
-    scheduler.add(id(1), 8);
-    scheduler.add(id(2), 7);
+    scheduler.add(8);
+    scheduler.add(7);
     assert_eq!(step(&mut scheduler).rows.len(), 2);
     step(&mut scheduler);
     let plan = step(&mut scheduler);
-    assert_eq!(plan.preempted, [id(2)]);
-    assert_eq!(rows(&plan), [(1, 9, 10, true)]);
+    assert_eq!(plan.preempted, [id(1)]);
+    assert_eq!(rows(&plan), [(0, 9, 10, true)]);
     assert_eq!(scheduler.waiting(), 1);
-    scheduler.remove(id(1));
-    assert_eq!(rows(&step(&mut scheduler)), [(2, 0, 8, false)], "computed again from the start");
+    scheduler.remove(id(0));
+    assert_eq!(rows(&step(&mut scheduler)), [(1, 0, 8, false)], "computed again from the start");
 }
 
 /// Readers that have stalled must not keep others from being served: one more than there are places.
 #[test]
 fn paused_sequences_leave_their_places_to_others_and_keep_their_memory() {
     let mut scheduler = Scheduler::new(LIMITS);
-    for n in 0..4 {
-        scheduler.add(id(n), 4);
+    for _ in 0..4 {
+        scheduler.add(4);
     }
     step(&mut scheduler);
     step(&mut scheduler);
-    scheduler.add(id(4), 4);
+    scheduler.add(4);
     assert!(step(&mut scheduler).rows.iter().all(|row| row.id != id(4)), "all places are taken");
     for n in 0..4 {
         scheduler.set_paused(id(n), true);
@@ -104,52 +106,43 @@ fn paused_sequences_leave_their_places_to_others_and_keep_their_memory() {
 
 #[test]
 fn a_resumed_sequence_gets_its_place_back_from_the_latest() {
-    let limits = Limits { max_running: 1, ..LIMITS };
+    let limits = Limits { max_num_seqs: 1, ..LIMITS };
     let mut scheduler = Scheduler::new(limits);
-    scheduler.add(id(1), 4);
+    scheduler.add(4);
     step(&mut scheduler);
-    scheduler.add(id(2), 4);
-    scheduler.set_paused(id(1), true);
-    assert_eq!(rows(&step(&mut scheduler)), [(2, 0, 4, true)]);
-    scheduler.set_paused(id(1), false);
-    assert_eq!(rows(&step(&mut scheduler)), [(1, 4, 5, true)], "where it stood");
+    scheduler.add(4);
+    scheduler.set_paused(id(0), true);
+    assert_eq!(rows(&step(&mut scheduler)), [(1, 0, 4, true)]);
+    scheduler.set_paused(id(0), false);
+    assert_eq!(rows(&step(&mut scheduler)), [(0, 4, 5, true)], "where it stood");
     assert_eq!((scheduler.runnable(), scheduler.waiting()), (1, 1));
-    scheduler.remove(id(1));
-    assert_eq!(rows(&step(&mut scheduler)), [(2, 4, 5, true)], "it has kept what was computed");
+    scheduler.remove(id(0));
+    assert_eq!(rows(&step(&mut scheduler)), [(1, 4, 5, true)], "it has kept what was computed");
 }
 
 #[test]
 fn memory_of_paused_sequences_is_taken_when_others_need_it() {
     let limits = Limits { kv_tokens: 30, ..LIMITS };
     let mut scheduler = Scheduler::new(limits);
-    scheduler.add(id(1), 8);
-    scheduler.add(id(2), 8);
+    scheduler.add(8);
+    scheduler.add(8);
     step(&mut scheduler);
-    scheduler.add(id(3), 3);
+    scheduler.add(3);
     step(&mut scheduler);
+    scheduler.set_paused(id(0), true);
     scheduler.set_paused(id(1), true);
-    scheduler.set_paused(id(2), true);
-    scheduler.add(id(4), 8);
+    scheduler.add(8);
     let plan = step(&mut scheduler);
-    assert_eq!(plan.preempted, [id(2)], "the later of the two, and no more than needed");
-    assert_eq!(rows(&plan), [(3, 3, 4, true), (4, 0, 8, true)]);
-    scheduler.set_paused(id(2), false);
-    scheduler.remove(id(4));
-    assert_eq!(rows(&step(&mut scheduler)).last(), Some(&(2, 0, 8, false)), "computed again from its start");
-}
-
-#[test]
-fn a_sequence_whose_memory_was_lost_is_computed_again() {
-    let mut scheduler = Scheduler::new(LIMITS);
-    scheduler.add(id(1), 4);
-    step(&mut scheduler);
-    scheduler.forget_computed(id(1));
-    assert_eq!(rows(&step(&mut scheduler)), [(1, 0, 5, true)]);
+    assert_eq!(plan.preempted, [id(1)], "the later of the two, and no more than needed");
+    assert_eq!(rows(&plan), [(2, 3, 4, true), (3, 0, 8, true)]);
+    scheduler.set_paused(id(1), false);
+    scheduler.remove(id(3));
+    assert_eq!(rows(&step(&mut scheduler)).last(), Some(&(1, 0, 8, false)), "computed again from its start");
 }
 
 proptest! {
     /// Random arrivals, pauses and removals: limits hold in every step, every row continues where its
-    /// sequence stood, cuts lie at multiples of the chunk, and whoever can go on goes on.
+    /// sequence stood, cuts lie at multiples of the chunk, and every sequence that can go on does.
     #[test]
     fn limits_hold_and_everybody_gets_on(
         prompts in prop::collection::vec((1_usize..60, 1_usize..30), 1..12),
@@ -159,7 +152,7 @@ proptest! {
         let mut scheduler = Scheduler::new(limits);
         let mut lens = BTreeMap::new();
         for (n, &(prompt, output)) in prompts.iter().enumerate() {
-            scheduler.add(id(n as u64), prompt);
+            scheduler.add(prompt);
             lens.insert(n as u64, (prompt, prompt + output, 0));
         }
         let mut pauses = pauses.into_iter();
@@ -177,21 +170,22 @@ proptest! {
                 lens.get_mut(&preempted.0).unwrap().2 = 0;
             }
             prop_assert!(paused.is_some() || lens.is_empty() || !plan.rows.is_empty(), "stuck: {scheduler:?}");
-            prop_assert!(scheduler.runnable() <= limits.max_running);
+            prop_assert!(scheduler.runnable() <= limits.max_num_seqs);
             for row in &plan.rows {
                 let (len, last, computed) = lens[&row.id.0];
                 prop_assert_ne!(Some(row.id.0), paused);
-                prop_assert_eq!(row.start, computed);
-                prop_assert!(row.end > row.start && row.end <= len);
-                prop_assert!(row.end == len || row.end % limits.chunk_tokens == 0);
-                prop_assert_eq!(row.samples, row.end == len);
+                let end = row.tokens.end;
+                prop_assert_eq!(row.tokens.start, computed);
+                prop_assert!(end > computed && end <= len);
+                prop_assert!(end == len || end % limits.chunk_tokens == 0);
+                prop_assert_eq!(&row.logits, &(if end == len { len - 1..len } else { end..end }));
                 scheduler.advance(row);
-                let done = row.samples && len + 1 == last;
+                let done = row.samples() && len + 1 == last;
                 if done {
                     scheduler.remove(row.id);
                     lens.remove(&row.id.0);
                 } else {
-                    lens.insert(row.id.0, (len + usize::from(row.samples), last, row.end));
+                    lens.insert(row.id.0, (len + usize::from(row.samples()), last, end));
                 }
             }
             prop_assert!(scheduler.held_tokens() <= limits.kv_tokens);
@@ -207,36 +201,35 @@ proptest! {
     #[test]
     fn stalled_readers_starve_nobody(
         prompts in prop::collection::vec(1_usize..30, 2..20),
-        max_running in 1_usize..4,
+        max_num_seqs in 1_usize..4,
         stalls in prop::collection::vec(prop::collection::vec(any::<bool>(), 20), 1..40),
     ) {
-        let limits = Limits { max_running, kv_tokens: 70, ..LIMITS };
+        let limits = Limits { max_num_seqs, kv_tokens: 70, ..LIMITS };
         let mut scheduler = Scheduler::new(limits);
         let mut computed = vec![0; prompts.len()];
         let mut lens = prompts.clone();
-        for (n, &prompt) in prompts.iter().enumerate() {
-            scheduler.add(id(n as u64), prompt);
-        }
+        let mut ids: Vec<SequenceId> = prompts.iter().map(|&prompt| scheduler.add(prompt)).collect();
+        let at = |id: SequenceId, ids: &[SequenceId]| ids.iter().position(|&other| other == id).unwrap();
         for stalled in &stalls {
-            for (n, &paused) in stalled.iter().enumerate().take(prompts.len()) {
-                scheduler.set_paused(id(n as u64), paused);
+            for (&id, &paused) in ids.iter().zip(stalled) {
+                scheduler.set_paused(id, paused);
             }
             let plan = scheduler.plan();
             for preempted in &plan.preempted {
-                computed[preempted.0 as usize] = 0;
+                computed[at(*preempted, &ids)] = 0;
             }
             let able = (0..prompts.len()).filter(|&n| !stalled[n]).count();
             prop_assert_eq!(scheduler.runnable() + scheduler.waiting() + scheduler.paused(), prompts.len());
-            prop_assert!(scheduler.runnable() <= max_running);
+            prop_assert!(scheduler.runnable() <= max_num_seqs);
             prop_assert!(able == 0 || !plan.rows.is_empty(), "nobody is served: {:?}", scheduler);
             for row in &plan.rows {
-                let n = row.id.0 as usize;
+                let n = at(row.id, &ids);
                 prop_assert!(!stalled[n]);
-                prop_assert_eq!(row.start, computed[n]);
-                prop_assert_eq!(row.samples, row.end == lens[n]);
+                prop_assert_eq!(row.tokens.start, computed[n]);
+                prop_assert_eq!(row.samples(), row.tokens.end == lens[n]);
                 scheduler.advance(row);
-                computed[n] = row.end;
-                lens[n] += usize::from(row.samples);
+                computed[n] = row.tokens.end;
+                lens[n] += usize::from(row.samples());
             }
             prop_assert!(scheduler.held_tokens() <= limits.kv_tokens);
             // As the engine ends sequences at the context's end.
@@ -244,8 +237,8 @@ proptest! {
                 if lens[n] < 65 {
                     continue;
                 }
-                scheduler.remove(id(n as u64));
-                scheduler.add(id(n as u64), prompts[n]);
+                scheduler.remove(ids[n]);
+                ids[n] = scheduler.add(prompts[n]);
                 (lens[n], computed[n]) = (prompts[n], 0);
             }
         }

@@ -35,7 +35,7 @@ fn emitted(stops: &[&str], tokens: &[&str]) -> (String, Option<FinishReason>) {
 }
 
 #[test]
-fn a_stop_text_that_is_a_special_token_stops_there() {
+fn a_stop_string_that_is_a_special_token_stops_there() {
     let stop = Some(FinishReason::Stop);
     assert_eq!(emitted(&["<|end|>"], &["Ġone", "<|end|>", "Ġtwo"]), (" one".into(), stop));
     assert_eq!(emitted(&["one<|end|>"], &["Ġone", "<|end|>", "Ġtwo"]), (" ".into(), stop));
@@ -47,7 +47,7 @@ fn a_stop_text_that_is_a_special_token_stops_there() {
 }
 
 #[test]
-fn a_stop_text_in_what_was_held_back_is_found_at_the_end() {
+fn a_stop_string_in_what_was_held_back_is_found_at_the_end() {
     assert_eq!(emitted(&["\u{fffd}"], &["on", "â"]), ("on".into(), Some(FinishReason::Stop)));
     assert_eq!(emitted(&["ne", "one two"], &["Ġone"]), (" o".into(), Some(FinishReason::Stop)));
 }

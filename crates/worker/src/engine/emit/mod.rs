@@ -1,16 +1,18 @@
-//! Stage 10, emit: from a chosen token to what its client sees of it.
+//! Stage 10, emit: from a sampled token to what its client sees of it, and one report a step of all that.
 
 mod detokenizer;
-mod stop;
+mod outbox;
+mod stop_strings;
 
 use std::sync::Arc;
 
-pub use detokenizer::{Decoded, Detokenizer};
+pub use detokenizer::{Decoded, Detokenizer, decode};
+pub(super) use outbox::{Outbox, failed};
 use protocol::message::{FinishReason, TokenChunk};
-pub use stop::{Scanned, Scanner, StopTexts};
+pub use stop_strings::{Scanned, Scanner, StopStrings};
 use tokenizers::Tokenizer;
 
-/// The text side of one sequence.
+/// Turns the tokens of one sequence into text and looks for stop strings in it.
 #[derive(Debug)]
 pub struct Emitter {
     tokenizer: Arc<Tokenizer>,
@@ -19,7 +21,7 @@ pub struct Emitter {
 }
 
 impl Emitter {
-    /// An emitter for a sequence that stops at any of `stops`, also where one is the text of a special token.
+    /// An emitter for a sequence that stops at any of `stops`, even where one is the text of a special token.
     pub fn new(tokenizer: Arc<Tokenizer>, stops: &[String]) -> Self {
         let added = tokenizer.get_added_vocabulary();
         let special: Vec<&str> = added
@@ -28,12 +30,12 @@ impl Emitter {
             .filter(|token| token.special && !token.content.is_empty())
             .map(|token| token.content.as_str())
             .collect();
-        let stops = StopTexts::new(stops, |stop| special.iter().any(|special| stop.contains(special)));
+        let stops = StopStrings::new(stops, |stop| special.iter().any(|special| stop.contains(special)));
         let detokenizer = Detokenizer::new(&tokenizer);
         Self { tokenizer, detokenizer, stops: Scanner::new(stops) }
     }
 
-    /// The chunk for a token that is part of the output, and whether a stop text ended it.
+    /// The chunk for a token that is part of the output, and whether a stop string ended it.
     ///
     /// # Errors
     /// Those of the tokenizer's decoder.
@@ -49,8 +51,8 @@ impl Emitter {
         Ok((TokenChunk { text, tokens: vec![token] }, reason))
     }
 
-    /// Text that was held back, when the sequence ends for another reason than a stop text; and whether a stop text was
-    /// in it.
+    /// Text that was held back, when the sequence ends for another reason than a stop string; and whether a stop string
+    /// was in it.
     ///
     /// # Errors
     /// Those of the tokenizer's decoder.

@@ -1,4 +1,5 @@
-//! Which sequences take part in the next step, and with how many tokens. Pure: it knows lengths, not tokens.
+//! Stage 8, schedule: which sequences take part in the next step, and with which of their tokens. Pure: it knows
+//! lengths, not tokens.
 //!
 //! ```text
 //!              plan: a place and memory            last token
@@ -12,24 +13,26 @@
 //! Every step decodes all running sequences that are complete up to their last token, and spends the rest
 //! of the token budget on chunks of prompts, so that a long prompt never stops the others. Chunks are always
 //! cut at the same places, multiples of [`Limits::chunk_tokens`], whatever else is in the batch: a sequence's
-//! arithmetic must not depend on its company.
+//! arithmetic must not depend on the batch's composition.
 //!
 //! A sequence whose reader is slow gives up its place, but not its memory. Places are given in the order of
 //! arrival. Memory is taken back from those without a place first, the latest arrival first.
 
-use std::collections::{BTreeMap, HashMap};
+mod plan;
 
-use protocol::ids::RequestId;
+use std::collections::BTreeMap;
 
-/// Bounds of a step and of what is held between steps.
+pub use plan::{PlannedRow, SequenceId, StepPlan};
+
+/// Limits of a step and of what is held between steps, in sequences and tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Most sequences in the running set.
-    pub max_running: usize,
+    pub max_num_seqs: usize,
     /// Length of a prompt's chunk.
     pub chunk_tokens: usize,
-    /// Most tokens of one step; at least one chunk passes in any case.
-    pub step_tokens: usize,
+    /// Most tokens of one step; one chunk is always allowed.
+    pub max_num_batched_tokens: usize,
     /// Most tokens whose keys and values are held, over all sequences.
     pub kv_tokens: usize,
 }
@@ -37,73 +40,47 @@ pub struct Limits {
 /// What the scheduler knows of a sequence.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    id: RequestId,
     /// Tokens of prompt and output so far.
     len: usize,
     /// How many of them have their keys and values held.
     computed: usize,
-    /// Its reader is slow: no step may extend it.
+    /// It has no credit, because its reader is slow: no step may extend it.
     paused: bool,
     /// It is one of the running set.
     placed: bool,
-}
-
-/// One sequence's part of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PlannedRow {
-    /// Whose row it is.
-    pub id: RequestId,
-    /// Index of the first token to compute.
-    pub start: usize,
-    /// Index after the last token to compute.
-    pub end: usize,
-    /// Whether this completes what is known of the sequence, so that the next token can be chosen.
-    pub samples: bool,
-}
-
-/// What one engine step runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StepPlan {
-    /// Sequences that lose their keys and values before the step, and wait again.
-    pub preempted: Vec<RequestId>,
-    /// The rows, decodes first.
-    pub rows: Vec<PlannedRow>,
 }
 
 /// The sequences of a worker: those that wait for a place, and those that have one.
 #[derive(Debug)]
 pub struct Scheduler {
     limits: Limits,
-    /// By arrival.
-    entries: BTreeMap<u64, Entry>,
-    arrivals: HashMap<RequestId, u64>,
-    next_arrival: u64,
+    /// In the order of arrival.
+    entries: BTreeMap<SequenceId, Entry>,
+    next_id: u64,
 }
 
 impl Scheduler {
     /// A scheduler without sequences.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, entries: BTreeMap::new(), arrivals: HashMap::new(), next_arrival: 0 }
+        Self { limits, entries: BTreeMap::new(), next_id: 0 }
     }
 
-    /// Lets a sequence of `len` known tokens wait for a place.
-    pub fn add(&mut self, id: RequestId, len: usize) {
-        let entry = Entry { id, len, computed: 0, paused: false, placed: false };
-        self.entries.insert(self.next_arrival, entry);
-        self.arrivals.insert(id, self.next_arrival);
-        self.next_arrival += 1;
+    /// Lets a sequence of `len` known tokens wait for a place, and names it.
+    pub fn add(&mut self, len: usize) -> SequenceId {
+        let id = SequenceId(self.next_id);
+        self.next_id += 1;
+        self.entries.insert(id, Entry { len, computed: 0, paused: false, placed: false });
+        id
     }
 
     /// Forgets a sequence, in whichever state it is.
-    pub fn remove(&mut self, id: RequestId) {
-        if let Some(arrival) = self.arrivals.remove(&id) {
-            self.entries.remove(&arrival);
-        }
+    pub fn remove(&mut self, id: SequenceId) {
+        self.entries.remove(&id);
     }
 
-    /// Says whether a sequence's reader keeps it from going on. If so, its place is free for another.
-    pub fn set_paused(&mut self, id: RequestId, paused: bool) {
-        if let Some(entry) = self.entry(id) {
+    /// Says whether a sequence has to wait for credit. If so, its place is free for another.
+    pub fn set_paused(&mut self, id: SequenceId, paused: bool) {
+        if let Some(entry) = self.entries.get_mut(&id) {
             entry.paused = paused;
             entry.placed &= !paused;
         }
@@ -111,17 +88,9 @@ impl Scheduler {
 
     /// Records that a planned row was computed, and that a token was appended if it was one that samples.
     pub fn advance(&mut self, row: &PlannedRow) {
-        if let Some(entry) = self.entry(row.id) {
-            entry.computed = row.end;
-            entry.len += usize::from(row.samples);
-        }
-    }
-
-    /// Records that a sequence's keys and values are lost: it waits, and is computed again from its start.
-    pub fn forget_computed(&mut self, id: RequestId) {
-        if let Some(entry) = self.entry(id) {
-            entry.computed = 0;
-            entry.placed = false;
+        if let Some(entry) = self.entries.get_mut(&row.id) {
+            entry.computed = row.tokens.end;
+            entry.len += usize::from(row.samples());
         }
     }
 
@@ -159,8 +128,8 @@ impl Scheduler {
         }
     }
 
-    fn entry(&mut self, id: RequestId) -> Option<&mut Entry> {
-        self.entries.get_mut(self.arrivals.get(&id)?)
+    fn placed(&self) -> impl Iterator<Item = (&SequenceId, &Entry)> {
+        self.entries.iter().filter(|(_, entry)| entry.placed)
     }
 
     fn running(&self) -> impl Iterator<Item = &Entry> {
@@ -185,72 +154,72 @@ impl Scheduler {
     /// Takes one sequence's memory: of those without a place the latest arrival's, else the latest of all, but
     /// never the only one's that can go on. False if there is none to take.
     fn preempt(&mut self, plan: &mut StepPlan) -> bool {
-        if self.preempt_without_place(plan, 0) {
+        if self.preempt_without_place(plan, None) {
             return true;
         }
-        let mut running = self.entries.iter().filter(|(_, entry)| entry.placed).map(|(&arrival, _)| arrival);
+        let mut running = self.entries.iter().filter(|(_, entry)| entry.placed).map(|(&id, _)| id);
         match (running.next(), running.next_back()) {
             (Some(_), Some(latest)) => self.take_memory(latest, plan),
             _ => false,
         }
     }
 
-    /// Takes the memory of a sequence that has no place and arrived not before `from`: of the latest paused one,
-    /// else of the latest. False if there is none.
-    fn preempt_without_place(&mut self, plan: &mut StepPlan, from: u64) -> bool {
+    /// Takes the memory of a sequence that has no place: of the latest paused one, else of the latest, if it arrived
+    /// after `earlier`. False if there is none.
+    fn preempt_without_place(&mut self, plan: &mut StepPlan, earlier: Option<SequenceId>) -> bool {
         let mut victim = None;
-        for (&arrival, entry) in self.entries.iter().rev() {
+        for (&id, entry) in self.entries.iter().rev() {
             if entry.placed || entry.computed == 0 {
                 continue;
             }
             if entry.paused {
-                victim = Some(arrival);
+                victim = Some(id);
                 break;
             }
-            if victim.is_none() && arrival >= from {
-                victim = Some(arrival);
+            if victim.is_none() && Some(id) > earlier {
+                victim = Some(id);
             }
         }
-        victim.is_some_and(|arrival| self.take_memory(arrival, plan))
+        victim.is_some_and(|id| self.take_memory(id, plan))
     }
 
-    fn take_memory(&mut self, arrival: u64, plan: &mut StepPlan) -> bool {
-        let Some(entry) = self.entries.get_mut(&arrival) else { return false };
+    fn take_memory(&mut self, id: SequenceId, plan: &mut StepPlan) -> bool {
+        let Some(entry) = self.entries.get_mut(&id) else { return false };
         entry.computed = 0;
         entry.placed = false;
-        plan.preempted.push(entry.id);
+        plan.preempted.push(id);
         true
     }
 
     /// Gives places to sequences that can go on, in the order of arrival. Where none is free, the latest arrival gives
     /// its own up to an earlier one, which was paused until now.
     ///
-    /// A place is given only with memory for the whole sequence and one token, beside what prompts already begun still
-    /// need: else two half-computed prompts could block each other.
+    /// A place is given only with memory for the whole sequence and one token, in addition to what prompts already
+    /// begun still need: else two half-computed prompts could block each other.
     fn give_places(&mut self, plan: &mut StepPlan) {
         let candidates = self.entries.iter().filter(|(_, entry)| !entry.placed && !entry.paused);
-        let candidates: Vec<u64> =
-            candidates.map(|(&arrival, _)| arrival).take(self.limits.max_running).collect();
+        let candidates: Vec<SequenceId> =
+            candidates.map(|(&id, _)| id).take(self.limits.max_num_seqs).collect();
         let mut taken = self.runnable();
         let (mut free, mut promised) = (self.free_tokens(), self.promised_tokens());
-        for arrival in candidates {
-            if taken >= self.limits.max_running {
+        for id in candidates {
+            if taken >= self.limits.max_num_seqs {
                 let latest =
                     self.entries.iter().rev().find(|(_, entry)| entry.placed).map(|(&latest, _)| latest);
-                let Some(latest) = latest.filter(|&latest| latest > arrival) else { return };
+                let Some(latest) = latest.filter(|&latest| latest > id) else { return };
                 self.entries.get_mut(&latest).into_iter().for_each(|entry| entry.placed = false);
                 taken -= 1;
                 (free, promised) = (self.free_tokens(), self.promised_tokens());
             }
-            let Some(&entry) = self.entries.get(&arrival) else { continue };
+            let Some(&entry) = self.entries.get(&id) else { continue };
             let needed = entry.len + 1 - entry.computed;
-            while needed + promised > free && self.preempt_without_place(plan, arrival + 1) {
+            while needed + promised > free && self.preempt_without_place(plan, Some(id)) {
                 free = self.free_tokens();
             }
             if needed + promised > free && taken > 0 {
                 return;
             }
-            self.entries.get_mut(&arrival).into_iter().for_each(|entry| entry.placed = true);
+            self.entries.get_mut(&id).into_iter().for_each(|entry| entry.placed = true);
             taken += 1;
             if entry.decodes() {
                 free = free.saturating_sub(1);
@@ -267,17 +236,17 @@ impl Scheduler {
 
     /// Decodes, then chunks of prompts that have a place, the earliest first.
     fn plan_rows(&self, plan: &mut StepPlan) {
-        let mut budget = self.limits.step_tokens;
+        let mut budget = self.limits.max_num_batched_tokens;
         let mut free = self.free_tokens();
-        for entry in self.running().filter(|entry| entry.decodes()) {
-            plan.rows.push(entry.row(entry.len));
+        for (&id, entry) in self.placed().filter(|(_, entry)| entry.decodes()) {
+            plan.rows.push(entry.row(id, entry.len));
             budget = budget.saturating_sub(1);
         }
         let decodes = plan.rows.len();
-        for entry in self.running().filter(|entry| !entry.decodes()) {
-            let row = entry.row(entry.chunk_end(self.limits.chunk_tokens));
-            let tokens = row.end - row.start;
-            // One chunk always passes the token budget.
+        for (&id, entry) in self.placed().filter(|(_, entry)| !entry.decodes()) {
+            let row = entry.row(id, entry.chunk_end(self.limits.chunk_tokens));
+            let tokens = row.tokens.len();
+            // One chunk is always allowed by the token budget.
             if (tokens > budget && plan.rows.len() > decodes) || tokens > free {
                 return;
             }
@@ -298,8 +267,10 @@ impl Entry {
         self.len.min((self.computed / chunk + 1) * chunk)
     }
 
-    fn row(&self, end: usize) -> PlannedRow {
-        PlannedRow { id: self.id, start: self.computed, end, samples: end == self.len }
+    fn row(&self, id: SequenceId, end: usize) -> PlannedRow {
+        // The next token is chosen from the logits after the last of all.
+        let logits = if end == self.len { end - 1..end } else { end..end };
+        PlannedRow { id, tokens: self.computed..end, logits }
     }
 }
 

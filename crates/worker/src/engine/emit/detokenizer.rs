@@ -1,8 +1,8 @@
-//! Tokens to text, a piece at a time: all pieces together are what the whole output decodes to at once.
+//! Tokens to text, incrementally: all deltas concatenated are what the whole output decodes to at once.
 //!
 //! A token's text depends on others: on what comes before it (leading spaces, bytes of one character) and on what comes
 //! after it (the rest of a character). So a few last tokens are decoded together, and what they give beyond what was given
-//! before is new. Special tokens have no part in it: decoding drops them first.
+//! before is new. Special tokens play no part in this: decoding drops them first.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -10,10 +10,10 @@ use serde_json::Value;
 use tokenizers::{Decoder, Tokenizer};
 
 /// Tokens that are decoded again as context of new ones. A token has a byte at least, and after four bytes UTF-8 is
-/// decoded alike from wherever one began.
+/// decoded the same from wherever one began.
 const CONTEXT: usize = 5;
 
-/// What a token turned out to be.
+/// What a token contributes to the output.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decoded {
     /// Text that has become certain; empty while it depends on what follows.
@@ -35,7 +35,7 @@ pub struct Detokenizer {
 /// How a tokenizer's decoder joins tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Traits {
-    /// Tokens such as `<0xE2>` are bytes. Those beside each other are decoded together: if they are no text as a whole,
+    /// Tokens such as `<0xE2>` are bytes. Adjacent ones are decoded together: if they are not valid UTF-8 as a whole,
     /// each becomes a replacement character. So none of them is certain before the last.
     byte_fallback: bool,
     /// Bytes at the end that a replacement in the joined text may still change.
@@ -145,7 +145,11 @@ impl Traits {
     }
 }
 
-fn decode(tokenizer: &Tokenizer, tokens: &[String]) -> tokenizers::Result<String> {
+/// The text of `tokens`, decoded together.
+///
+/// # Errors
+/// Those of the tokenizer's decoder.
+pub fn decode(tokenizer: &Tokenizer, tokens: &[String]) -> tokenizers::Result<String> {
     match tokenizer.get_decoder() {
         // Some decoders count back from the last token.
         _ if tokens.is_empty() => Ok(String::new()),

@@ -1,21 +1,21 @@
-//! Texts that end a generation.
+//! Strings that end a generation.
 //!
-//! The output ends where the stop text that begins earliest begins, wherever the tokens' boundaries fall: as if the whole
-//! output had been searched at once. So a stop text that was found waits while one that began before it may still come.
+//! The output ends where the stop string that begins earliest begins, wherever the tokens' boundaries fall: as if the whole
+//! output had been searched at once. So a stop string that was found waits while one that began before it may still come.
 //! Of several that begin at the same place none is shown, so it does not matter which one is meant.
 //!
-//! Each byte is looked at once for each stop text that may be under way: the work of a token grows neither with the
-//! length of the stop texts nor with what was generated before.
+//! Each byte is looked at once for each stop string that may be under way: the work of a token grows neither with the
+//! length of the stop strings nor with what was generated before.
 
 use std::collections::VecDeque;
 
-/// The stop texts of a request, prepared for searching. Made where requests are prepared: it takes time for long ones.
+/// The stop strings of a request, prepared for searching. Made where requests are prepared: it takes time for long ones.
 #[derive(Clone, Debug, Default)]
-pub struct StopTexts {
+pub struct StopStrings {
     patterns: Vec<Pattern>,
 }
 
-/// One stop text, for the search of Knuth, Morris and Pratt.
+/// One stop string, for the search of Knuth, Morris and Pratt.
 #[derive(Clone, Debug)]
 struct Pattern {
     bytes: Vec<u8>,
@@ -25,15 +25,15 @@ struct Pattern {
     special: bool,
 }
 
-/// Searches a growing output for [`StopTexts`].
+/// Searches a growing output for [`StopStrings`].
 #[derive(Debug, Default)]
 pub struct Scanner {
-    stops: StopTexts,
+    stops: StopStrings,
     /// How much of each pattern the output ends with now.
     partial: Vec<usize>,
     /// Patterns with a part.
     active: Vec<usize>,
-    /// Output that is not certain yet, behind some that was shown already.
+    /// Output that is not certain yet, after some that was shown already.
     held: String,
     /// How much of `held` was shown.
     gone: usize,
@@ -41,21 +41,21 @@ pub struct Scanner {
     base: usize,
     /// Hidden texts: where in the output they stood, and their bytes. Those that a pattern may still go back to.
     hidden: VecDeque<(usize, usize)>,
-    /// Where the earliest stop text found so far begins, as a position in the output.
+    /// Where the earliest stop string found so far begins, as a position in the output.
     found: Option<usize>,
 }
 
-/// What a piece of output led to.
+/// What the next part of the output led to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Scanned {
     /// This much is certain to be output.
     Text(String),
-    /// This is output, and then a stop text came.
+    /// This is output, and then a stop string came.
     Stopped(String),
 }
 
-impl StopTexts {
-    /// Empty texts stop nothing. `is_special` tells whether a text contains that of a special token.
+impl StopStrings {
+    /// Empty strings stop nothing. `is_special` tells whether a string contains the text of a special token.
     pub fn new(stops: &[String], is_special: impl Fn(&str) -> bool) -> Self {
         let mut stops: Vec<&String> = stops.iter().filter(|stop| !stop.is_empty()).collect();
         stops.sort_unstable();
@@ -94,11 +94,11 @@ impl Pattern {
 
 impl Scanner {
     /// At the beginning of an output.
-    pub fn new(stops: StopTexts) -> Self {
+    pub fn new(stops: StopStrings) -> Self {
         Self { partial: vec![0; stops.patterns.len()], stops, ..Self::default() }
     }
 
-    /// Takes the next piece of output.
+    /// Takes the next part of the output.
     pub fn push(&mut self, piece: &str) -> Scanned {
         if self.stops.is_empty() {
             return Scanned::Text(piece.to_owned());
@@ -113,7 +113,7 @@ impl Scanner {
         Scanned::Text(self.certain())
     }
 
-    /// Takes the text of a special token: stop texts may contain it, but it is not output.
+    /// Takes the text of a special token: stop strings may contain it, but it is not output.
     pub fn push_hidden(&mut self, text: &str) -> Scanned {
         if !self.stops.patterns.iter().any(|pattern| pattern.special) {
             return Scanned::Text(String::new());
@@ -142,7 +142,7 @@ impl Scanner {
         Scanned::Text(self.show_until(end))
     }
 
-    /// Whether the stop text began behind all output so far.
+    /// Whether the stop string began after all output so far.
     pub fn stopped_at_end(&self) -> bool {
         self.found == Some(self.end())
     }
@@ -152,7 +152,7 @@ impl Scanner {
         self.base + self.held.len()
     }
 
-    /// Takes one byte, which ends at `position` of the output. True if the earliest stop text is known.
+    /// Takes one byte, which ends at `position` of the output. True if the earliest stop string is known.
     fn take(&mut self, byte: u8, position: usize, hidden: bool) -> bool {
         self.advance(byte, hidden);
         for &n in &self.active {
@@ -177,7 +177,7 @@ impl Scanner {
         }
     }
 
-    /// Where a stop text that is under way and not complete begins, the first of them.
+    /// Where a stop string that is under way and not complete begins, the first of them.
     fn earliest(&self, position: usize) -> Option<usize> {
         let unfinished = |n: usize| {
             let (pattern, len) = (&self.stops.patterns[n], self.partial[n]);
@@ -214,7 +214,7 @@ impl Scanner {
         position.saturating_sub(left)
     }
 
-    /// Takes what can't be part of a stop text any more.
+    /// Takes what can't be part of a stop string any more.
     fn certain(&mut self) -> String {
         let end = self.end();
         let start = self.earliest(end).into_iter().chain(self.found).min().unwrap_or(end);

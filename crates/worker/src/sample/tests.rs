@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{filters::by_falling_value, *};
 
 fn warm(seed: u64) -> Sampling {
     Sampling { temperature: 1.0, seed, ..Sampling::default() }
@@ -65,9 +65,10 @@ fn what_a_token_costs_is_bounded_by_the_vocabulary() {
     for position in 0..1000 {
         sampler.sample(&[1.0, 2.0, 3.0], position);
     }
-    assert_eq!(sampler.sampling.logit_bias.len(), 3);
-    assert_eq!((sampler.seen.len(), sampler.in_prompt, sampler.generated.len()), (3, 2, 3));
-    assert_eq!(sampler.generated.iter().map(|(_, count)| count).sum::<u32>(), 1000);
+    let counts = &sampler.penalties;
+    assert_eq!(counts.bias.len(), 3);
+    assert_eq!((counts.seen.len(), counts.in_prompt, counts.generated.len()), (3, 2, 3));
+    assert_eq!(counts.generated.iter().map(|(_, count)| count).sum::<u32>(), 1000);
 }
 
 proptest! {
@@ -107,6 +108,30 @@ proptest! {
         }
     }
 
+    /// However the tokens before came about, chosen here or elsewhere.
+    #[test]
+    fn accepted_tokens_count_like_chosen_ones(
+        logits in prop::collection::vec(prop::collection::vec(-5.0_f32..5.0, 9), 1..20),
+        prompt in prop::collection::vec(0..9_u32, 0..5),
+        temperature in prop_oneof![Just(0.0_f32), Just(0.8)],
+        (repetition_penalty, presence_penalty, frequency_penalty) in (0.5_f32..2.0, -2.0_f32..2.0, -2.0_f32..2.0),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let sampling = Sampling {
+            temperature, repetition_penalty, presence_penalty, frequency_penalty, ..warm(5)
+        };
+        let cut = cut.index(logits.len());
+        let (mut whole, mut resumed) = (Sampler::new(sampling.clone(), &prompt), Sampler::new(sampling, &prompt));
+        for (logits, position) in logits.iter().zip(0..) {
+            let token = whole.sample(logits, position);
+            if (position as usize) < cut {
+                resumed.accept(token);
+            } else {
+                prop_assert_eq!(resumed.sample(logits, position), token);
+            }
+        }
+    }
+
     #[test]
     fn a_draw_depends_on_seed_and_position_alone(
         logits in prop::collection::vec(-10.0_f32..10.0, 1..300),
@@ -130,7 +155,7 @@ proptest! {
         let mut sorted: Vec<_> = logits.iter().copied().zip(0..).collect();
         let mut candidates = sorted.clone();
         let total = to_probabilities(&mut candidates, 1.0);
-        keep_likely(&mut candidates, total, top_p, 0.0);
+        apply_top_p_min_p(&mut candidates, total, top_p, 0.0);
         to_probabilities(&mut sorted, 1.0);
         sorted.sort_unstable_by(by_falling_value);
         let mut sum = 0.0;

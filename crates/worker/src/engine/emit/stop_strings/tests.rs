@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A piece of output, or the text of a special token.
+/// A part of the output, or the text of a special token.
 #[derive(Clone, Debug)]
 enum Piece {
     Shown(String),
@@ -13,7 +13,7 @@ enum Piece {
 
 fn scan(stops: &[&str], pieces: &[Piece]) -> (String, bool) {
     let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
-    let mut scanner = Scanner::new(StopTexts::new(&stops, |stop| stop.contains("<s>")));
+    let mut scanner = Scanner::new(StopStrings::new(&stops, |stop| stop.contains("<s>")));
     let mut output = String::new();
     for piece in pieces {
         let scanned = match piece {
@@ -36,7 +36,7 @@ fn shown(stops: &[&str], pieces: &[&str]) -> (String, bool) {
     scan(stops, &pieces)
 }
 
-/// The earliest beginning of any stop text in the whole output.
+/// The earliest beginning of any stop string in the whole output.
 fn naive(stops: &[&str], text: &str) -> (String, bool) {
     match stops.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop)).min() {
         Some(at) => (text[..at].to_owned(), true),
@@ -53,7 +53,7 @@ fn pieces(text: &str, cuts: &[usize]) -> Vec<String> {
 }
 
 #[test]
-fn a_stop_text_over_several_pieces_is_found_and_not_shown() {
+fn a_stop_string_over_several_pieces_is_found_and_not_shown() {
     assert_eq!(shown(&["END"], &["a E", "N", "D b"]), ("a ".to_string(), true));
     assert_eq!(shown(&["END"], &["a E", "N", "X"]), ("a ENX".to_string(), false));
     assert_eq!(shown(&["é!", "\n\n"], &["caf", "é", "?\n"]), ("café?\n".to_string(), false));
@@ -86,12 +86,12 @@ fn texts_of_special_tokens_stop_and_are_not_shown() {
     );
 }
 
-/// A stop text as long as this one was searched for from its beginning for each token.
+/// A stop string as long as this one was searched for from its beginning for each token.
 #[test]
 fn what_is_held_back_is_not_looked_at_again() {
     let len = 200_000;
     let stop = "a".repeat(len) + "b";
-    let mut scanner = Scanner::new(StopTexts::new(&[stop], |_| false));
+    let mut scanner = Scanner::new(StopStrings::new(&[stop], |_| false));
     let mut shown = 0;
     for _ in 0..2 * len {
         match scanner.push("a") {

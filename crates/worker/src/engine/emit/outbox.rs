@@ -1,36 +1,36 @@
-//! What a step tells the gateway.
+//! Events of a step, in as few reports as possible.
 
 use std::sync::Arc;
 
 use protocol::message::{Failure, FailureKind, Report, StreamEvent, StreamEventKind};
 
-use crate::link::Reports;
+use crate::report_sink::ReportSink;
 
-/// Bytes of events in one report, about. More than a step usually has, and less than the ring has room for, so that
+/// Approximate bytes of events in one report. More than a step usually has, and less than the ring has room for, so that
 /// the first events need not wait for the last.
 const REPORT_BYTES: usize = 256 << 10;
 
 /// Bytes of one event that are sent at all: a report with it alone is within the codec's limit.
 const EVENT_BYTES: usize = 32 << 20;
 
-/// Bytes of a failure's message. Texts of foreign code may hold whatever it was given.
+/// Bytes of a failure's message. Errors of other libraries may quote whatever they were given.
 const MESSAGE_BYTES: usize = 4 << 10;
 
-/// Collects events, and sends them as few reports.
-pub(super) struct Outbox {
-    reports: Arc<dyn Reports>,
+/// Collects events and sends them.
+pub(in crate::engine) struct Outbox {
+    reports: Arc<dyn ReportSink>,
     events: Vec<StreamEvent>,
     bytes: usize,
 }
 
 impl Outbox {
-    pub(super) fn new(reports: Arc<dyn Reports>) -> Self {
+    pub(in crate::engine) fn new(reports: Arc<dyn ReportSink>) -> Self {
         Self { reports, events: Vec::new(), bytes: 0 }
     }
 
     /// Adds an event. False if it could not be sent: then the stream's failure is sent in its place, and nothing may
     /// follow.
-    pub(super) fn push(&mut self, event: StreamEvent) -> bool {
+    pub(in crate::engine) fn push(&mut self, event: StreamEvent) -> bool {
         let bytes = size(&event);
         if bytes > EVENT_BYTES && !event.kind.is_terminal() {
             self.push(StreamEvent {
@@ -48,7 +48,7 @@ impl Outbox {
     }
 
     /// Sends what has been collected.
-    pub(super) fn send(&mut self) {
+    pub(in crate::engine) fn send(&mut self) {
         self.bytes = 0;
         if self.events.is_empty() {
             return;
@@ -61,15 +61,15 @@ impl Outbox {
         }
     }
 
-    /// Sends a report that is about no stream.
-    pub(super) fn report(&mut self, report: &Report) {
+    /// Sends a report that is not about a stream.
+    pub(in crate::engine) fn report(&mut self, report: &Report) {
         self.send();
         self.reports.report(report);
     }
 }
 
 /// A failure inside the worker.
-pub(super) fn failed(message: impl Into<String>) -> StreamEventKind {
+pub(in crate::engine) fn failed(message: impl Into<String>) -> StreamEventKind {
     let mut message = message.into();
     if message.len() > MESSAGE_BYTES {
         message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
@@ -78,7 +78,7 @@ pub(super) fn failed(message: impl Into<String>) -> StreamEventKind {
     StreamEventKind::Failed(Failure { kind: FailureKind::Internal, param: None, message })
 }
 
-/// At least what its encoding takes.
+/// An upper bound of its encoded bytes.
 fn size(event: &StreamEvent) -> usize {
     64 + match &event.kind {
         StreamEventKind::Chunk(chunk) => chunk.text.len() + 5 * chunk.tokens.len(),
@@ -107,7 +107,7 @@ mod tests {
     #[derive(Default)]
     struct Sent(Mutex<Vec<Report>>);
 
-    impl Reports for Sent {
+    impl ReportSink for Sent {
         fn report(&self, report: &Report) {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).push(report.clone());
         }

@@ -1,0 +1,85 @@
+//! What the options in the gateway's greeting mean for this process.
+
+use mlx_ext::Device;
+use protocol::options::{Activations, KvType, WorkerOptions};
+
+use crate::{
+    model::{Kernels, KvBudget, KvDtype},
+    schedule::Limits,
+};
+
+/// What computes on `device`.
+pub fn kernels(options: &WorkerOptions, device: Device) -> Kernels {
+    let kernels = Kernels::of(device);
+    match options.activations {
+        Activations::Int16 => kernels,
+        Activations::Int8 => kernels.with_int8_activations(),
+    }
+}
+
+/// Memory for keys and values.
+pub fn kv_budget(options: &WorkerOptions) -> KvBudget {
+    KvBudget {
+        bytes: options.kv_bytes,
+        sequences: max_num_seqs(options),
+        dtype: match options.kv_type {
+            KvType::Float32 => KvDtype::Float32,
+            KvType::Float16 => KvDtype::Float16,
+        },
+    }
+}
+
+/// What a step may hold, where there is memory for the keys and values of `kv_tokens`.
+pub fn limits(options: &WorkerOptions, kv_tokens: usize) -> Limits {
+    let (max_num_seqs, chunk_tokens) = (max_num_seqs(options), chunk_tokens(options));
+    Limits {
+        max_num_seqs,
+        chunk_tokens,
+        // Room for every decode and a chunk, so that neither waits for the other.
+        max_num_batched_tokens: max_num_seqs.saturating_add(chunk_tokens),
+        kv_tokens,
+    }
+}
+
+/// Most tokens of a prompt that one step computes.
+pub fn chunk_tokens(options: &WorkerOptions) -> usize {
+    options.chunk_tokens.max(1) as usize
+}
+
+fn max_num_seqs(options: &WorkerOptions) -> usize {
+    options.max_sequences.max(1) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_has_room_for_every_decode_and_a_chunk() {
+        let options = WorkerOptions { max_sequences: 3, chunk_tokens: 16, ..WorkerOptions::default() };
+        let limits = limits(&options, 500);
+        assert_eq!((limits.max_num_seqs, limits.chunk_tokens, limits.kv_tokens), (3, 16, 500));
+        assert_eq!(limits.max_num_batched_tokens, 19);
+    }
+
+    #[test]
+    fn what_would_serve_nobody_is_one() {
+        let options = WorkerOptions { max_sequences: 0, chunk_tokens: 0, ..WorkerOptions::default() };
+        let limits = limits(&options, 500);
+        assert_eq!((limits.max_num_seqs, limits.chunk_tokens, limits.max_num_batched_tokens), (1, 1, 2));
+        assert_eq!((kv_budget(&options).sequences, chunk_tokens(&options)), (1, 1));
+    }
+
+    #[test]
+    fn types_are_those_that_were_asked_for() {
+        let exact = WorkerOptions { kv_bytes: 7, ..WorkerOptions::default() };
+        let fast = WorkerOptions { activations: Activations::Int8, kv_type: KvType::Float16, ..exact };
+        assert_eq!(
+            (kv_budget(&exact).bytes, kv_budget(&exact).dtype, kv_budget(&fast).dtype),
+            (7, KvDtype::Float32, KvDtype::Float16)
+        );
+        assert_eq!(kernels(&exact, Device::Cpu), Kernels::Cpu);
+        assert_eq!(kernels(&fast, Device::Cpu), Kernels::CpuInt8);
+        assert_eq!(kernels(&fast, Device::Gpu), Kernels::Mlx, "a GPU has no such kernels");
+    }
+}

@@ -1,0 +1,201 @@
+//! One request becomes one sequence.
+
+use std::sync::Arc;
+
+use protocol::message::{ChatMessage, Failure, FailureKind, Generate, Prompt};
+
+use super::{
+    control::ControlTokens,
+    template::ChatTemplate,
+    tokens::{PromptTokenizer, too_long},
+};
+use crate::{
+    engine::{EosTokens, Sequence, emit::Emitter},
+    requests::RequestHandle,
+    sample::Sampler,
+};
+
+/// What is known of a model, apart from its tokenizer and its weights.
+#[derive(Debug)]
+pub struct Settings {
+    /// Its chat template; base models have none.
+    pub template: Option<ChatTemplate>,
+    /// Tokens that end an output.
+    pub eos_tokens: EosTokens,
+    /// Most tokens of prompt and output together.
+    pub context_length: usize,
+    /// Number of token ids: rows of the embedding.
+    pub vocab_size: u32,
+    /// Whether the text of a special token in a chat's message is that token, as transformers has it. Then a
+    /// message can end its turn and forge others.
+    pub special_tokens_in_content: bool,
+}
+
+/// What preparation knows of the model: everything but its weights.
+#[derive(Debug)]
+pub struct Preparer {
+    pub(super) tokenizer: PromptTokenizer,
+    pub(super) settings: Settings,
+    /// The control tokens that messages must not contain.
+    control: Option<ControlTokens>,
+}
+
+impl Preparer {
+    /// Prepares for one model.
+    pub fn new(tokenizer: PromptTokenizer, settings: Settings) -> Self {
+        let control = (!settings.special_tokens_in_content)
+            .then(|| ControlTokens::of(tokenizer.tokenizer(), &settings.eos_tokens, settings.vocab_size))
+            .flatten();
+        Self { tokenizer, settings, control }
+    }
+
+    /// Turns a request into a sequence that can be scheduled. It goes on after `generated`, tokens of its output that
+    /// another worker has generated and sent already: in the state it had after them, and emits nothing of them.
+    ///
+    /// # Errors
+    /// The request can't be served by this model; the failure names the field to blame.
+    pub fn prepare(
+        &self,
+        generate: Generate,
+        generated: &[u32],
+        request: Arc<RequestHandle>,
+    ) -> Result<Sequence, Failure> {
+        self.check_bias(&generate.sampling.logit_bias)?;
+        let tokens = self.encode(&generate.prompt, true)?;
+        if tokens.is_empty() {
+            return Err(invalid(
+                param(&generate.prompt),
+                "the prompt is empty: there is nothing to continue",
+            ));
+        }
+        let room = self.room(tokens.len(), &generate.prompt)?;
+        let asked = generate.max_tokens.map_or(usize::MAX, |max| max as usize);
+        let eos_tokens =
+            if generate.ignore_eos { EosTokens::default() } else { self.settings.eos_tokens.clone() };
+        let mut sequence = Sequence {
+            id: generate.id,
+            request,
+            prompt_len: tokens.len(),
+            max_len: tokens.len() + room.min(asked),
+            eos_tokens,
+            sampler: Sampler::new(generate.sampling, &tokens),
+            emitter: Emitter::new(Arc::clone(self.tokenizer.tokenizer()), &generate.stop),
+            tokens,
+            ended: None,
+        };
+        self.resume(&mut sequence, generated)?;
+        Ok(sequence)
+    }
+
+    /// What was generated elsewhere does not come from the client, so nothing about it is the client's fault.
+    fn resume(&self, sequence: &mut Sequence, generated: &[u32]) -> Result<(), Failure> {
+        let failure = |message: String| Failure { kind: FailureKind::Internal, param: None, message };
+        if let Some(token) = generated.iter().find(|&&token| token >= self.settings.vocab_size) {
+            return Err(failure(format!("can't go on after token {token}, which this model does not have")));
+        }
+        sequence.resume(generated).map_err(|error| {
+            failure(format!("can't go on after what was generated: {:#}", anyhow::Error::new(error)))
+        })
+    }
+
+    /// Token ids of a prompt, all of which the model has. `add_special_tokens` is for texts: in chats the template
+    /// writes them.
+    pub(super) fn encode(&self, prompt: &Prompt, add_special_tokens: bool) -> Result<Vec<u32>, Failure> {
+        let tokens = match prompt {
+            Prompt::Chat(messages) => self.chat(messages)?,
+            Prompt::Text(text) => {
+                self.check_length(text, prompt)?;
+                let tokens = self.tokenizer.encode(text, add_special_tokens);
+                tokens.map_err(|error| not_encoded(&error, "prompt"))?
+            }
+            Prompt::Tokens(tokens) => tokens.clone(),
+        };
+        self.check_rows(&tokens, prompt)?;
+        Ok(tokens)
+    }
+
+    fn chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, Failure> {
+        let template = self.settings.template.as_ref().ok_or_else(|| {
+            invalid("messages", "this model has no chat template; use /v1/completions with a prompt")
+        })?;
+        let render = |messages: &[ChatMessage]| template.render(messages).map_err(|error| error.failure());
+        let check = |text: &str| self.tokenizer.check_length(text, self.settings.context_length, "messages");
+        let disguised = match &self.control {
+            Some(control) => control.disguise(messages).map_err(|_| {
+                invalid("messages", "they use all characters for private use; none is left to work with")
+            })?,
+            None => None,
+        };
+        // The template writes the special tokens itself.
+        let tokens = if let Some(disguised) = disguised {
+            let text = render(&disguised.messages).map_err(|mut failure| {
+                failure.message = disguised.reveal(&failure.message);
+                failure
+            })?;
+            check(&disguised.reveal(&text))?;
+            disguised.encode(self.tokenizer.tokenizer(), &text)
+        } else {
+            let text = render(messages)?;
+            check(&text)?;
+            self.tokenizer.encode(&text, false)
+        };
+        tokens.map_err(|error| not_encoded(&error, "messages"))
+    }
+
+    fn check_length(&self, text: &str, prompt: &Prompt) -> Result<(), Failure> {
+        self.tokenizer.check_length(text, self.settings.context_length, param(prompt))
+    }
+
+    /// Ids that the model has no row for would fail the step that they are in, with all requests in it. A tokenizer
+    /// may produce them as well: some have tokens that were added after training.
+    fn check_rows(&self, tokens: &[u32], prompt: &Prompt) -> Result<(), Failure> {
+        let vocab_size = self.settings.vocab_size;
+        let Some(bad) = tokens.iter().find(|&&token| token >= vocab_size) else { return Ok(()) };
+        let text = match prompt {
+            Prompt::Tokens(_) => None,
+            Prompt::Chat(_) | Prompt::Text(_) => self.tokenizer.tokenizer().id_to_token(*bad),
+        };
+        let what =
+            text.map_or_else(|| format!("token {bad}"), |text| format!("the text {text:?}, token {bad},"));
+        let message = format!("{what} is not in the model's vocabulary of {vocab_size} tokens");
+        Err(invalid(param(prompt), message))
+    }
+
+    /// How many tokens can follow a prompt of `len` tokens.
+    fn room(&self, len: usize, prompt: &Prompt) -> Result<usize, Failure> {
+        let length = self.settings.context_length;
+        match length.checked_sub(len) {
+            None | Some(0) => Err(too_long(length, &len.to_string(), param(prompt))),
+            Some(room) => Ok(room),
+        }
+    }
+
+    fn check_bias(&self, bias: &[(u32, f32)]) -> Result<(), Failure> {
+        match bias.iter().find(|&&(token, _)| token >= self.settings.vocab_size) {
+            Some((token, _)) => Err(invalid(
+                "logit_bias",
+                format!(
+                    "token {token} is not in the model's vocabulary of {} tokens",
+                    self.settings.vocab_size
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+pub(super) fn param(prompt: &Prompt) -> &'static str {
+    match prompt {
+        Prompt::Chat(_) => "messages",
+        Prompt::Text(_) | Prompt::Tokens(_) => "prompt",
+    }
+}
+
+/// A tokenizer without a token for what it does not know fails on it.
+fn not_encoded(error: &tokenizers::Error, param: &str) -> Failure {
+    invalid(param, format!("the model's tokenizer can't encode it: {error}"))
+}
+
+pub(super) fn invalid(param: &str, message: impl Into<String>) -> Failure {
+    Failure { kind: FailureKind::InvalidRequest, param: Some(param.into()), message: message.into() }
+}

@@ -1,0 +1,35 @@
+//! What one step computes.
+
+use std::ops::Range;
+
+/// Names a sequence to the scheduler. Later arrivals have larger ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SequenceId(pub(super) u64);
+
+/// One sequence's part of a step. Both ranges count from the beginning of the sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedRow {
+    /// Whose row it is.
+    pub id: SequenceId,
+    /// The tokens to compute; not empty.
+    pub tokens: Range<usize>,
+    /// The tokens after which logits are needed: the last ones of `tokens`, or none. None as long as the sequence has
+    /// tokens that are not computed, because the next token can't be chosen yet.
+    pub logits: Range<usize>,
+}
+
+/// What one engine step runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StepPlan {
+    /// Sequences that lose their keys and values before the step, and wait again.
+    pub preempted: Vec<SequenceId>,
+    /// The rows, decodes first.
+    pub rows: Vec<PlannedRow>,
+}
+
+impl PlannedRow {
+    /// Whether the next token is chosen after this row.
+    pub fn samples(&self) -> bool {
+        !self.logits.is_empty()
+    }
+}

@@ -1,0 +1,235 @@
+//! What unit tests share: a model of which a test says what it does, a place that keeps reports, and the gateway's end
+//! of a link.
+
+#![allow(clippy::unwrap_used)]
+
+pub(crate) mod gateway;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use mlx_rs::{Array, error::Exception};
+use protocol::{
+    ids::RequestId,
+    message::{FinishReason, Report, StreamEvent, StreamEventKind, TokenChunk},
+};
+
+use crate::{
+    engine::Forward,
+    model::{Logits, ModelError, StepInput},
+    report_sink::ReportSink,
+};
+
+/// Logits of every token, as a function of all tokens before it.
+pub(crate) type Script = dyn Fn(&[u32]) -> Vec<f32> + Send;
+
+/// Called with the tokens of each row before a step; an error fails the step.
+pub(crate) type Hook = dyn FnMut(&[Vec<u32>]) -> Result<(), ModelError> + Send;
+
+/// A model without weights. What it keeps of a sequence is the tokens, so its logits are wrong as soon as the engine
+/// makes a mistake with a sequence's keys and values.
+pub(crate) struct FakeModel {
+    vocab: u32,
+    script: Box<Script>,
+    hook: Mutex<Box<Hook>>,
+    /// Whether a step that fails leaves keys and values in an unknown state.
+    fragile: bool,
+    /// Of each step the number of tokens of each row.
+    steps: Arc<Mutex<Vec<Vec<usize>>>>,
+}
+
+/// What [`FakeModel`] keeps of a sequence.
+#[derive(Debug, Default)]
+pub(crate) struct FakeKv {
+    tokens: Vec<u32>,
+    broken: bool,
+}
+
+/// Keeps what is reported.
+#[derive(Debug, Default)]
+pub(crate) struct Collected(Mutex<Vec<Report>>);
+
+/// What a client has seen of a stream.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Stream {
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) chunks: usize,
+    /// `Finished` or `Failed`.
+    pub(crate) end: Option<StreamEventKind>,
+}
+
+impl FakeModel {
+    pub(crate) fn new(vocab: u32, script: impl Fn(&[u32]) -> Vec<f32> + Send + 'static) -> Self {
+        Self {
+            vocab,
+            script: Box::new(script),
+            hook: Mutex::new(Box::new(|_| Ok(()))),
+            fragile: false,
+            steps: Arc::default(),
+        }
+    }
+
+    /// One whose next token is a function of those before it.
+    pub(crate) fn next(vocab: u32, next: impl Fn(&[u32]) -> u32 + Send + 'static) -> Self {
+        Self::new(vocab, move |tokens| {
+            let next = next(tokens);
+            (0..vocab).map(|token| if token == next { 1.0 } else { 0.0 }).collect()
+        })
+    }
+
+    /// One with logits that look random and depend on every token before them, and on the order of these.
+    pub(crate) fn random(vocab: u32) -> Self {
+        Self::new(vocab, move |tokens| {
+            let mix = |hash: u64, token: u32| {
+                let hash = (hash ^ u64::from(token)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                hash ^ (hash >> 29)
+            };
+            let all = tokens.iter().fold(1, |hash, &token| mix(hash, token));
+            (0..vocab).map(|token| (mix(all, token) >> 40) as f32 / (1_u64 << 22) as f32).collect()
+        })
+    }
+
+    pub(crate) fn hooked(
+        mut self,
+        hook: impl FnMut(&[Vec<u32>]) -> Result<(), ModelError> + Send + 'static,
+    ) -> Self {
+        self.hook = Mutex::new(Box::new(hook));
+        self
+    }
+
+    pub(crate) fn fragile(mut self) -> Self {
+        self.fragile = true;
+        self
+    }
+
+    /// Logits after `tokens`.
+    pub(crate) fn logits(&self, tokens: &[u32]) -> Vec<f32> {
+        (self.script)(tokens)
+    }
+
+    pub(crate) fn steps(&self) -> Arc<Mutex<Vec<Vec<usize>>>> {
+        Arc::clone(&self.steps)
+    }
+
+    fn check(&self, input: &StepInput<'_, FakeKv>) -> Result<(), ModelError> {
+        for (row, step_row) in input.rows.iter().enumerate() {
+            assert!(!step_row.tokens.is_empty() && !step_row.kv.broken);
+            if let Some(&token) = step_row.tokens.iter().find(|&&token| token >= self.vocab) {
+                return Err(ModelError::TokenOutOfRange { row, token, vocab_size: self.vocab });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Forward for FakeModel {
+    type Kv = FakeKv;
+
+    fn new_kv(&self) -> FakeKv {
+        FakeKv::default()
+    }
+
+    fn is_intact(&self, kv: &FakeKv) -> bool {
+        !kv.broken
+    }
+
+    fn forward(&self, input: &mut StepInput<'_, FakeKv>) -> Result<Option<Logits>, ModelError> {
+        self.check(input)?;
+        lock(&self.steps).push(input.rows.iter().map(|row| row.tokens.len()).collect());
+        let tokens: Vec<Vec<u32>> = input.rows.iter().map(|row| row.tokens.to_vec()).collect();
+        if let Err(error) = lock(&self.hook)(&tokens) {
+            input.rows.iter_mut().for_each(|row| row.kv.broken = self.fragile);
+            return Err(error);
+        }
+        let mut logits = Vec::new();
+        for row in &mut input.rows {
+            for (index, &token) in row.tokens.iter().enumerate() {
+                row.kv.tokens.push(token);
+                if row.logits.contains(&index) {
+                    logits.extend((self.script)(&row.kv.tokens));
+                }
+            }
+        }
+        let rows = logits.len() as i32 / self.vocab as i32;
+        let array = (rows > 0).then(|| Array::from_slice(&logits, &[rows, self.vocab as i32]));
+        Ok(array.map(Logits::new).transpose()?)
+    }
+}
+
+/// An error that names no row.
+pub(crate) fn injected() -> ModelError {
+    ModelError::Mlx(Exception::custom("injected"))
+}
+
+impl Collected {
+    /// The reports so far.
+    pub(crate) fn reports(&self) -> Vec<Report> {
+        lock(&self.0).clone()
+    }
+
+    /// All events so far, in order.
+    pub(crate) fn events(&self) -> Vec<StreamEvent> {
+        let reports = self.reports().into_iter();
+        reports.flat_map(|report| if let Report::Events(events) = report { events } else { vec![] }).collect()
+    }
+
+    /// What each client has seen. Fails the test on anything behind a terminal event.
+    pub(crate) fn streams(&self) -> BTreeMap<u64, Stream> {
+        let mut streams = BTreeMap::<u64, Stream>::new();
+        for event in self.events() {
+            streams.entry(event.id.0).or_default().push(event.kind);
+        }
+        streams
+    }
+
+    /// What one client has seen.
+    pub(crate) fn stream(&self, id: RequestId) -> Stream {
+        self.streams().remove(&id.0).unwrap_or_default()
+    }
+}
+
+impl ReportSink for Collected {
+    fn report(&self, report: &Report) {
+        lock(&self.0).push(report.clone());
+    }
+}
+
+impl Stream {
+    pub(crate) fn push(&mut self, kind: StreamEventKind) {
+        assert_eq!(self.end, None, "before {kind:?}");
+        match kind {
+            StreamEventKind::Chunk(TokenChunk { text, tokens }) => {
+                self.text += &text;
+                self.tokens.extend(tokens);
+                self.chunks += 1;
+            }
+            StreamEventKind::Admitted { .. } => {
+                assert_eq!((self.chunks, self.text.as_str()), (0, ""), "admitted after output");
+            }
+            end => self.end = Some(end),
+        }
+    }
+
+    /// Why it ended by itself; `None` if it did not.
+    pub(crate) fn reason(&self) -> Option<FinishReason> {
+        match self.end {
+            Some(StreamEventKind::Finished { reason, .. }) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// The message with which it failed; empty if it did not.
+    pub(crate) fn failure(&self) -> &str {
+        match &self.end {
+            Some(StreamEventKind::Failed(failure)) => &failure.message,
+            _ => "",
+        }
+    }
+}
+
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
