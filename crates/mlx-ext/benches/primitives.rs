@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use mlx_ext::cpu::{self, KvPool, KvShape, Linear, Matrix, Quantization, StepRow};
+use mlx_ext::cpu::{self, KvDtype, KvPool, KvShape, Linear, Matrix, Quantization, StepRow};
 use mlx_rs::{Array, Dtype, ops::quantize, random, transforms::eval};
 
 /// SmolLM2-135M's: width, that of the feed-forward network, vocabulary, heads.
@@ -14,7 +14,7 @@ const HIDDEN: i32 = 576;
 const INNER: i32 = 1536;
 const VOCABULARY: i32 = 49_152;
 const HEADS: i32 = 9;
-const KV: KvShape = KvShape { layers: 1, kv_heads: 3, head_dim: 64, half: false };
+const KV: KvShape = KvShape { layers: 1, kv_heads: 3, head_dim: 64, dtype: KvDtype::Float32 };
 
 /// Decode alone and in batches, and a prompt.
 const ROWS: [i32; 4] = [1, 8, 32, 512];
@@ -134,8 +134,8 @@ fn attention(criterion: &mut Criterion) {
     const SEQUENCES: i32 = 32;
     let blocks_each = CONTEXT / KvPool::BLOCK_TOKENS as i32;
     let (cos, sin) = (normal(&[CONTEXT, KV.head_dim / 2]), normal(&[CONTEXT, KV.head_dim / 2]));
-    for (kind, half) in [("float32", false), ("float16", true)] {
-        let pool = KvPool::new(KvShape { half, ..KV }, SEQUENCES * blocks_each).unwrap();
+    for (kind, dtype) in [("float32", KvDtype::Float32), ("float16", KvDtype::Float16)] {
+        let pool = KvPool::new(KvShape { dtype, ..KV }, SEQUENCES * blocks_each).unwrap();
         let blocks: Vec<i32> = (0..SEQUENCES * blocks_each).collect();
         let blocks_of = |sequence: i32| &blocks[(sequence * blocks_each) as usize..][..blocks_each as usize];
         let step = |sequences: i32, new_tokens: i32, position: i32| {

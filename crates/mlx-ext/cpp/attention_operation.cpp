@@ -3,8 +3,10 @@
 #include "kernels/attention.h"
 #include "operations.h"
 
+#include <mlx/stream.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <memory>
 #include <new>
 #include <utility>
@@ -34,6 +36,16 @@ class KvPool {
   int blocks() const { return blocks_; }
   char* memory() const { return memory_; }
 
+  // Both in range. Layers are apart: a block has one place in each.
+  void copy_block(int from, int to) {
+    if (from == to) return;
+    const size_t bytes = kv_block_bytes(shape_);
+    for (int layer = 0; layer < shape_.layers; layer++) {
+      char* blocks = memory_ + static_cast<size_t>(layer) * static_cast<size_t>(blocks_) * bytes;
+      std::copy_n(blocks + static_cast<size_t>(from) * bytes, bytes, blocks + static_cast<size_t>(to) * bytes);
+    }
+  }
+
  private:
   KvShape shape_;
   int blocks_;
@@ -49,7 +61,7 @@ struct StepRows {
 };
 
 // kr::attention. Writes to the pool as well as to its result. MLX does not know of that: what orders the writes is that a
-// step is evaluated before the next one is built, and that within a step every layer has a part of the blocks of its own.
+// step is evaluated before the next one is built, and that within a step every layer has its own part of the blocks.
 struct Attention : Operation {
   Operand qkv;
   mx::array cos, sin;
@@ -162,6 +174,16 @@ extern "C" MlxExtKvPool* mlx_ext_kv_pool_new(
   } catch (...) {
     return nullptr;
   }
+}
+
+// The caller has checked that the blocks are in the pool. 0 and a message on failure.
+extern "C" int mlx_ext_kv_pool_copy(
+    const MlxExtKvPool* pool, int from, int to, char* message, size_t message_size) noexcept {
+  return kr::done_or_message(message, message_size, [&] {
+    // Attention that was handed to the stream may still be writing.
+    mlx::core::synchronize(mlx::core::default_stream(mlx::core::Device::cpu));
+    pool->pool->copy_block(from, to);
+  });
 }
 
 extern "C" void mlx_ext_kv_pool_free(MlxExtKvPool* pool) noexcept { delete pool; }

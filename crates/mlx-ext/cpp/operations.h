@@ -37,6 +37,20 @@ void* array_or_null(char* message, size_t message_size, Body&& body) noexcept {
   return nullptr;
 }
 
+// The same for a `body` that returns nothing: 1, or 0 and a message.
+template <class Body>
+int done_or_message(char* message, size_t message_size, Body&& body) noexcept {
+  try {
+    body();
+    return 1;
+  } catch (const std::exception& error) {
+    std::snprintf(message, message_size, "%s", error.what());
+  } catch (...) {
+    std::snprintf(message, message_size, "unknown error");
+  }
+  return 0;
+}
+
 inline const mx::array& array_at(void* context) { return *static_cast<mx::array*>(context); }
 
 }  // namespace kr

@@ -1,7 +1,7 @@
 //! What `mlx-rs` lacks, and all code of this project that touches MLX's memory.
 //!
 //! - [`init`] sets the process up: device, no run-time compilation, errors instead of `exit`.
-//! - [`cpu`] has primitives of our own where MLX's CPU backend is slow: products and attention.
+//! - [`cpu`] has primitives for what MLX's CPU backend computes slowly: products and attention.
 //! - [`MappedFile`] makes arrays over a file's bytes, without a copy: loading a model costs the
 //!   same at any size, and processes that map the same file share its pages.
 //!
@@ -14,7 +14,7 @@ mod errors;
 mod mapped_file;
 mod region;
 
-use mlx_rs::{Device, DeviceType, error::Exception, memory, transforms::compile};
+use mlx_rs::{DeviceType, error::Exception, memory, transforms::compile};
 
 pub use mapped_file::{MapError, MappedFile};
 
@@ -23,20 +23,20 @@ const GPU_CACHE_BYTES: usize = 2 << 30;
 
 /// Where MLX computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backend {
+pub enum Device {
     /// MLX's CPU kernels. Half precision is emulated there: compute in float32.
     Cpu,
     /// Metal. Half precision is native.
     Gpu,
 }
 
-impl Backend {
-    /// The backend of MLX's default device.
+impl Device {
+    /// MLX's default device.
     ///
     /// # Errors
     /// When MLX cannot name its default device.
     pub fn current() -> Result<Self, Exception> {
-        Ok(match Device::try_default()?.get_type()? {
+        Ok(match mlx_rs::Device::try_default()?.get_type()? {
             DeviceType::Cpu => Self::Cpu,
             DeviceType::Gpu => Self::Gpu,
         })
@@ -51,25 +51,25 @@ impl Backend {
 ///
 /// # Errors
 /// When MLX has no such device, or it does not start.
-pub fn init() -> Result<Backend, Exception> {
+pub fn init() -> Result<Device, Exception> {
     // mlx-rs installs its error handler on the first call that can fail. This is that call:
-    // `Device::set_default` below reports nothing, and must not be the one that exits.
-    Backend::current()?;
-    let wanted = if cfg!(target_os = "macos") { Backend::Gpu } else { Backend::Cpu };
+    // `mlx_rs::Device::set_default` below reports nothing, and must not be the one that exits.
+    Device::current()?;
+    let wanted = if cfg!(target_os = "macos") { Device::Gpu } else { Device::Cpu };
     match wanted {
-        Backend::Gpu => {
-            Device::set_default(&Device::gpu());
+        Device::Gpu => {
+            mlx_rs::Device::set_default(&mlx_rs::Device::gpu());
             // The first call that needs the device itself: what keeps Metal from starting is said here, and not in
             // terms of whatever would be the first to fail.
             memory::memory_limit()?;
             memory::set_cache_limit(GPU_CACHE_BYTES)?;
         }
-        Backend::Cpu => {
-            Device::set_default(&Device::cpu());
+        Device::Cpu => {
+            mlx_rs::Device::set_default(&mlx_rs::Device::cpu());
             compile::disable_compile();
         }
     }
-    let chosen = Backend::current()?;
+    let chosen = Device::current()?;
     if chosen != wanted {
         return Err(Exception::custom(format!("MLX runs on {chosen:?} although {wanted:?} was asked for")));
     }

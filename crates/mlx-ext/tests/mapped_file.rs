@@ -147,7 +147,7 @@ fn what_does_not_fit_is_refused() {
 
 #[test]
 fn files_beyond_two_gib_work_to_their_last_byte() {
-    if mlx_ext::init().unwrap() == mlx_ext::Backend::Gpu {
+    if mlx_ext::init().unwrap() == mlx_ext::Device::Gpu {
         // A GPU takes a mapping as one buffer, and small machines' buffers end below this.
         return;
     }
@@ -211,5 +211,5 @@ fn errors_of_mlx_are_errors_of_rust() {
     let a = Array::from_slice(&[1.0_f32; 6], &[2, 3]);
     let error = a.matmul(&a).unwrap_err();
     assert!(error.what().contains("matmul"), "{error}");
-    assert_eq!(mlx_ext::Backend::current().unwrap(), mlx_ext::init().unwrap());
+    assert_eq!(mlx_ext::Device::current().unwrap(), mlx_ext::init().unwrap());
 }

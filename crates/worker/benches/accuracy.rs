@@ -11,7 +11,7 @@ use std::{process::ExitCode, thread};
 use artifact_store::{Artifact, Store};
 use lockstep::Outcome;
 use tokenizers::Tokenizer;
-use worker::model::{Kernels, KvBudget, Model};
+use worker::model::{Kernels, KvBudget, KvDtype, Model};
 
 /// Questions begin with `? ` and are asked in a chat; all others are beginnings of a text.
 const PROMPTS: &str = include_str!("accuracy/prompts.txt");
@@ -25,7 +25,7 @@ const GREEDY: usize = 64;
 /// Tokens of each part that the text is cut into.
 const PART: usize = 256;
 
-const BUDGET: KvBudget = KvBudget { bytes: 256 << 20, sequences: 32, half: false };
+const BUDGET: KvBudget = KvBudget { bytes: 256 << 20, sequences: 32, dtype: KvDtype::Float32 };
 
 /// A way to run the model.
 struct Variant {
@@ -52,17 +52,19 @@ const VARIANTS: [Variant; 4] = [
     },
     Variant {
         name: "own kernels",
-        load: |artifact| Model::load(artifact, Kernels::Own, BUDGET).unwrap(),
+        load: |artifact| Model::load(artifact, Kernels::Cpu, BUDGET).unwrap(),
         bounds: Some(Bounds { difference: 0.01, perplexity: 0.000_5 }),
     },
     Variant {
         name: "own, KV in float16",
-        load: |artifact| Model::load(artifact, Kernels::Own, KvBudget { half: true, ..BUDGET }).unwrap(),
+        load: |artifact| {
+            Model::load(artifact, Kernels::Cpu, KvBudget { dtype: KvDtype::Float16, ..BUDGET }).unwrap()
+        },
         bounds: None,
     },
     Variant {
         name: "own, int8",
-        load: |artifact| Model::load(artifact, Kernels::OwnInt8, BUDGET).unwrap(),
+        load: |artifact| Model::load(artifact, Kernels::CpuInt8, BUDGET).unwrap(),
         bounds: None,
     },
 ];

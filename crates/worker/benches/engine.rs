@@ -9,7 +9,7 @@ use std::{
 };
 
 use artifact_store::Store;
-use worker::model::{Kernels, KvBudget, Model, SequenceKv, StepInput, StepRow};
+use worker::model::{Kernels, KvBudget, KvDtype, Model, SequenceKv, StepInput, StepRow};
 
 /// Most sequences of a measurement.
 const SEQUENCES: usize = 64;
@@ -21,7 +21,7 @@ fn main() {
     };
     let kernels = Kernels::of(mlx_ext::init().unwrap());
     let artifact = Store::open_read_only(store).unwrap().resolve(model).unwrap();
-    let budget = KvBudget { bytes: 4 << 30, sequences: SEQUENCES, half: false };
+    let budget = KvBudget { bytes: 4 << 30, sequences: SEQUENCES, dtype: KvDtype::Float32 };
     let model = Model::load(&artifact, kernels, budget).unwrap();
     println!(
         "{} MB of weights, {kernels:?} kernels for {}, {} threads",

@@ -8,6 +8,8 @@
 //! Modules depend on each other in one direction: [`startup`], [`link`], [`prepare`], [`engine`], and below it
 //! [`schedule`], [`sample`], [`model`], [`requests`] and [`report_sink`], which know none of the others.
 
+mod backend;
+pub mod cache;
 pub mod cli;
 pub mod engine;
 pub mod link;

@@ -1,18 +1,19 @@
 //! What the options in the gateway's greeting mean for this process.
 
-use mlx_ext::Backend;
+use mlx_ext::Device;
 use protocol::options::{Activations, KvType, WorkerOptions};
 
 use crate::{
-    model::{Kernels, KvBudget},
+    model::{Kernels, KvBudget, KvDtype},
     schedule::Limits,
 };
 
-/// What computes on `backend`.
-pub fn kernels(options: &WorkerOptions, backend: Backend) -> Kernels {
-    match Kernels::of(backend) {
-        Kernels::Own if options.activations == Activations::Int8 => Kernels::OwnInt8,
-        kernels => kernels,
+/// What computes on `device`.
+pub fn kernels(options: &WorkerOptions, device: Device) -> Kernels {
+    let kernels = Kernels::of(device);
+    match options.activations {
+        Activations::Int16 => kernels,
+        Activations::Int8 => kernels.with_int8_activations(),
     }
 }
 
@@ -21,7 +22,10 @@ pub fn kv_budget(options: &WorkerOptions) -> KvBudget {
     KvBudget {
         bytes: options.kv_bytes,
         sequences: max_num_seqs(options),
-        half: options.kv_type == KvType::Float16,
+        dtype: match options.kv_type {
+            KvType::Float32 => KvDtype::Float32,
+            KvType::Float16 => KvDtype::Float16,
+        },
     }
 }
 
@@ -71,11 +75,11 @@ mod tests {
         let exact = WorkerOptions { kv_bytes: 7, ..WorkerOptions::default() };
         let fast = WorkerOptions { activations: Activations::Int8, kv_type: KvType::Float16, ..exact };
         assert_eq!(
-            (kv_budget(&exact).bytes, kv_budget(&exact).half, kv_budget(&fast).half),
-            (7, false, true)
+            (kv_budget(&exact).bytes, kv_budget(&exact).dtype, kv_budget(&fast).dtype),
+            (7, KvDtype::Float32, KvDtype::Float16)
         );
-        assert_eq!(kernels(&exact, Backend::Cpu), Kernels::Own);
-        assert_eq!(kernels(&fast, Backend::Cpu), Kernels::OwnInt8);
-        assert_eq!(kernels(&fast, Backend::Gpu), Kernels::Mlx, "a GPU has no such kernels");
+        assert_eq!(kernels(&exact, Device::Cpu), Kernels::Cpu);
+        assert_eq!(kernels(&fast, Device::Cpu), Kernels::CpuInt8);
+        assert_eq!(kernels(&fast, Device::Gpu), Kernels::Mlx, "a GPU has no such kernels");
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     cli::Cli,
     engine::{Engine, EngineMessage, EngineStats, EosTokens},
     link::{self, LinkSender, Receiver},
-    model::{Kernels, Model},
+    model::Model,
     options,
     prepare::{ChatTemplate, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
     report_sink::ReportSink,
@@ -95,9 +95,7 @@ fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<
         });
         let kernels = options::kernels(options, mlx_ext::init()?);
         let model = Model::load(&artifact, kernels, options::kv_budget(options))?;
-        if kernels == Kernels::Mlx {
-            model.warm_up(options::chunk_tokens(options))?;
-        }
+        model.warm_up(options::chunk_tokens(options))?;
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;

@@ -1,6 +1,6 @@
 //! Attention: decode over long contexts, and prefill.
 
-use mlx_ext::cpu::{Attention, KvPool, KvShape, StepRow};
+use mlx_ext::cpu::{Attention, KvDtype, KvPool, KvShape, StepRow};
 use mlx_rs::{
     Array,
     fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention},
@@ -130,7 +130,7 @@ impl Heads {
 impl Bench {
     fn new(heads: Heads, layers: i32, rows: i32, context: i32) -> Self {
         let blocks = context.unsigned_abs().div_ceil(KvPool::BLOCK_TOKENS as u32) as i32;
-        let shape = KvShape { layers, kv_heads: heads.kv, head_dim: heads.dim, half: false };
+        let shape = KvShape { layers, kv_heads: heads.kv, head_dim: heads.dim, dtype: KvDtype::Float32 };
         let pool = KvPool::new(shape, rows * blocks).unwrap();
         let tables = (0..rows).map(|row| (row * blocks..(row + 1) * blocks).collect()).collect();
         let [cos, sin] = [(); 2].map(|()| normal(&[context, heads.dim / 2]));

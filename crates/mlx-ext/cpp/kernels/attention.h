@@ -26,6 +26,8 @@ struct AttentionRow {
   int new_tokens;         // 1 for decode, more for a chunk of a prompt
   int position;           // tokens that its blocks hold already: the position of its first new token
   const int32_t* blocks;  // its block table: ceil((position + new_tokens) / block_tokens) indices into the pool
+  // Rows may share blocks of which all only read; those that new tokens go to must be in use by one row only, because
+  // tasks of several threads work on the rows in no particular order.
 };
 
 // One layer's attention for all rows: rotates q and k, appends k and v to the rows' blocks, and attends causally.

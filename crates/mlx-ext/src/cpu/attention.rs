@@ -8,12 +8,21 @@ use std::{
 use mlx_rs::{Array, error::Exception};
 
 use super::{
-    array_from, context,
+    MESSAGE_LEN, array_from, context, error_of,
     foreign::{
-        ABSENT, mlx_ext_attention, mlx_ext_kv_pool_free, mlx_ext_kv_pool_new, mlx_ext_step_free,
-        mlx_ext_step_new,
+        ABSENT, mlx_ext_attention, mlx_ext_kv_pool_copy, mlx_ext_kv_pool_free, mlx_ext_kv_pool_new,
+        mlx_ext_step_free, mlx_ext_step_new,
     },
 };
+
+/// The type in which keys and values are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvDtype {
+    /// As they were computed.
+    Float32,
+    /// Rounded, in half the memory.
+    Float16,
+}
 
 /// Geometry of keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,12 +33,12 @@ pub struct KvShape {
     pub kv_heads: i32,
     /// Components of a head; a multiple of 8, at most [`KvPool::MAX_HEAD_DIM`].
     pub head_dim: i32,
-    /// Keep float16 instead of float32.
-    pub half: bool,
+    /// Type of each component.
+    pub dtype: KvDtype,
 }
 
-/// Blocks of keys and values of every layer, [`KvPool::BLOCK_TOKENS`] tokens each. Which block belongs to whom is the
-/// owner's business. Memory is used from the first write to a block on, and kept.
+/// Blocks of keys and values of every layer, [`KvPool::BLOCK_TOKENS`] tokens each. Which sequences a block belongs to is
+/// for the owner to decide. A block takes memory from the first write on, and keeps it.
 #[derive(Debug)]
 pub struct KvPool {
     raw: NonNull<RawPool>,
@@ -50,7 +59,8 @@ pub struct StepRow<'a> {
     pub new_tokens: i32,
     /// Tokens that its blocks hold already.
     pub position: i32,
-    /// Its blocks, enough for all of its tokens. No other row of the step may have one of them.
+    /// Its blocks in order, at least enough for all of its tokens; those beyond are not used. The blocks that its new
+    /// tokens go to must not be in use by another row of the step. Blocks that are only read may be shared.
     pub blocks: &'a [i32],
 }
 
@@ -88,7 +98,7 @@ impl KvPool {
     /// # Errors
     /// The system has no such space, or a dimension is not positive.
     pub fn new(shape: KvShape, blocks: i32) -> Result<Self, Exception> {
-        let KvShape { layers, kv_heads, head_dim, half } = shape;
+        let KvShape { layers, kv_heads, head_dim, dtype } = shape;
         let heads_fit = (8..=Self::MAX_HEAD_DIM).contains(&head_dim) && head_dim % 8 == 0;
         if layers < 1 || kv_heads < 1 || !heads_fit || blocks < 1 {
             return Err(Exception::custom(format!("no room for {blocks} blocks of {shape:?}")));
@@ -96,25 +106,24 @@ impl KvPool {
         if !cfg!(target_os = "linux") {
             return Err(Exception::custom(ABSENT.to_string_lossy()));
         }
+        let half = c_int::from(dtype == KvDtype::Float16);
         // SAFETY: plain numbers, checked above.
         let raw = unsafe {
-            mlx_ext_kv_pool_new(layers, kv_heads, head_dim, Self::BLOCK_TOKENS as c_int, half.into(), blocks)
+            mlx_ext_kv_pool_new(layers, kv_heads, head_dim, Self::BLOCK_TOKENS as c_int, half, blocks)
         };
         let raw = NonNull::new(raw)
             .ok_or_else(|| Exception::custom(format!("no address space for {blocks} blocks of {shape:?}")))?;
         Ok(Self { raw, shape, blocks })
     }
 
-    /// How many blocks there are.
-    pub fn blocks(&self) -> i32 {
-        self.blocks
-    }
-
     /// Bytes that one block takes in all layers together; `u64::MAX` if they are more than that.
     pub fn block_bytes(shape: KvShape) -> u64 {
-        let KvShape { layers, kv_heads, head_dim, half } = shape;
+        let KvShape { layers, kv_heads, head_dim, dtype } = shape;
         let values = [layers, kv_heads, head_dim].map(|n| u64::from(n.unsigned_abs()));
-        let value_bytes = if half { 2 } else { 4 };
+        let value_bytes = match dtype {
+            KvDtype::Float32 => 4,
+            KvDtype::Float16 => 2,
+        };
         // Keys and values.
         values.into_iter().fold(2 * Self::BLOCK_TOKENS as u64 * value_bytes, u64::saturating_mul)
     }
@@ -122,36 +131,25 @@ impl KvPool {
     /// The rows of a step, for [`Step::attend`].
     ///
     /// # Errors
-    /// A row has no tokens, too few blocks, or a block that is not in the pool or another row's.
+    /// A row has no tokens, too few blocks, or a block that is not in the pool; or a block that a row writes to is also
+    /// in use by another row.
     pub fn step(&self, rows: &[StepRow<'_>]) -> Result<Step, Exception> {
         let (mut raw_rows, mut blocks) = (Vec::with_capacity(rows.len()), Vec::new());
         let mut tokens: c_int = 0;
         for row in rows {
-            let needed = i64::from(row.position) + i64::from(row.new_tokens);
-            let room = row.blocks.len() as i64 * Self::BLOCK_TOKENS as i64;
-            if row.position < 0 || row.new_tokens < 1 || room < needed {
-                return Err(Exception::custom(format!("a step row has too few blocks: {row:?}")));
-            }
-            let first_block = blocks.len() as c_int;
+            let used = row.used_blocks()?;
             raw_rows.push(RawRow {
                 first_token: tokens,
                 new_tokens: row.new_tokens,
                 position: row.position,
-                first_block,
+                first_block: blocks.len() as c_int,
             });
-            blocks.extend_from_slice(row.blocks);
+            blocks.extend_from_slice(used);
             tokens = tokens
                 .checked_add(row.new_tokens)
                 .ok_or_else(|| Exception::custom("a step has too many tokens"))?;
         }
-        let mut sorted = blocks.clone();
-        sorted.sort_unstable();
-        let inside = sorted.iter().all(|block| (0..self.blocks).contains(block));
-        if !inside || sorted.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(Exception::custom(
-                "a step's blocks must be in the pool, and each one row's".to_owned(),
-            ));
-        }
+        self.check_blocks(rows)?;
         // SAFETY: pointers and lengths are those of live vectors, which C++ copies; the rows were checked above.
         let raw = unsafe {
             mlx_ext_step_new(
@@ -167,9 +165,86 @@ impl KvPool {
         Ok(Step { raw })
     }
 
+    /// Every used block must be in the pool, and a block that is written to must be in use once only: tasks of several
+    /// threads work on the rows at the same time, in no particular order.
+    fn check_blocks(&self, rows: &[StepRow<'_>]) -> Result<(), Exception> {
+        let blocks = self.blocks.unsigned_abs() as usize;
+        let mut written = vec![false; blocks];
+        let index = |block: i32| usize::try_from(block).ok().filter(|&index| index < blocks);
+        let outside = || Exception::custom("a step's blocks must be in the pool");
+        let shared = || Exception::custom("a block that a step writes to must be in use by one row only");
+        for row in rows {
+            for &block in row.written_blocks()? {
+                let index = index(block).ok_or_else(outside)?;
+                if std::mem::replace(&mut written[index], true) {
+                    return Err(shared());
+                }
+            }
+        }
+        for row in rows {
+            for &block in row.read_blocks()? {
+                if written[index(block).ok_or_else(outside)?] {
+                    return Err(shared());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies a block's keys and values, of all layers, to another block.
+    ///
+    /// Waits for everything that the calling thread has handed to MLX's CPU stream. Lazy results that have not been
+    /// evaluated yet see the copy.
+    ///
+    /// # Errors
+    /// A block is not in the pool, or MLX failed an earlier operation.
+    pub fn copy_block(&self, from: i32, to: i32) -> Result<(), Exception> {
+        if [from, to].iter().any(|block| !(0..self.blocks).contains(block)) {
+            return Err(Exception::custom(format!(
+                "block {from} or {to} is not in a pool of {}",
+                self.blocks
+            )));
+        }
+        let mut message = [0_u8; MESSAGE_LEN];
+        // SAFETY: the blocks are in the pool, as checked above; C++ waits for the work that may be using them, which is
+        // that of this thread, as one thread owns all MLX work.
+        let done = unsafe {
+            mlx_ext_kv_pool_copy(self.raw.as_ptr(), from, to, message.as_mut_ptr().cast(), MESSAGE_LEN)
+        };
+        if done == 0 { Err(error_of(&message)) } else { Ok(()) }
+    }
+
     /// The geometry.
     pub fn shape(&self) -> KvShape {
         self.shape
+    }
+}
+
+impl<'a> StepRow<'a> {
+    /// The blocks of the row's tokens, old and new.
+    fn used_blocks(&self) -> Result<&'a [i32], Exception> {
+        let end = i64::from(self.position) + i64::from(self.new_tokens);
+        let used = usize::try_from(end).unwrap_or(usize::MAX).div_ceil(KvPool::BLOCK_TOKENS);
+        if self.position < 0 || self.new_tokens < 1 {
+            return Err(Exception::custom(format!("a step row has no new tokens: {self:?}")));
+        }
+        self.blocks
+            .get(..used)
+            .ok_or_else(|| Exception::custom(format!("a step row has too few blocks: {self:?}")))
+    }
+
+    /// The blocks that its new tokens go to; the first of them may also hold earlier tokens.
+    fn written_blocks(&self) -> Result<&'a [i32], Exception> {
+        Ok(&self.used_blocks()?[self.full_blocks()..])
+    }
+
+    /// The blocks whose tokens are only read.
+    fn read_blocks(&self) -> Result<&'a [i32], Exception> {
+        Ok(&self.used_blocks()?[..self.full_blocks()])
+    }
+
+    fn full_blocks(&self) -> usize {
+        self.position.unsigned_abs() as usize / KvPool::BLOCK_TOKENS
     }
 }
 

@@ -43,6 +43,9 @@ foreign! {
     fn mlx_ext_kv_pool_new(
         layers: c_int, kv_heads: c_int, head_dim: c_int, block_tokens: c_int, half: c_int, blocks: c_int
     ) -> *mut RawPool = null_mut();
+    fn mlx_ext_kv_pool_copy(
+        pool: *const RawPool, from: c_int, to: c_int, message: *mut c_char, message_len: usize
+    ) -> c_int = { absent(message, message_len); 0 };
     fn mlx_ext_kv_pool_free(pool: *mut RawPool) = ();
     fn mlx_ext_step_new(
         pool: *const RawPool, rows: *const RawRow, row_count: c_int, blocks: *const i32, block_count: c_int,

@@ -40,7 +40,7 @@ pub struct Linear<'a> {
     pub x: &'a Array,
     /// RMS normalization of each row first: float32 `[inputs]`, and epsilon.
     pub norm: Option<(&'a Array, f32)>,
-    /// Matrices of equal inputs; their outputs stand behind each other in the result.
+    /// Matrices of equal inputs; their outputs are concatenated in the result.
     pub matrices: &'a [Matrix<'a>],
     /// Two matrices, gate and up, of equal outputs: the result is `silu(gate) * up`.
     pub gated: bool,

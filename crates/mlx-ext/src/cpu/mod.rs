@@ -1,4 +1,4 @@
-//! MLX primitives of our own for the CPU: products with weight matrices, and attention on paged keys and values.
+//! MLX primitives of this project for the CPU: products with weight matrices, and attention on paged keys and values.
 //!
 //! MLX's CPU backend computes these with one scalar thread; these use all cores and the CPU's vector instructions. Their
 //! results are lazy arrays of MLX's graph like any other, in float32. What a row's result is, bit for bit, depends on
@@ -18,7 +18,7 @@ use std::ffi::{CStr, c_char, c_void};
 
 use mlx_rs::{Array, error::Exception};
 
-pub use attention::{Attention, KvPool, KvShape, Step, StepRow};
+pub use attention::{Attention, KvDtype, KvPool, KvShape, Step, StepRow};
 use foreign::{mlx_ext_instructions, mlx_ext_threads};
 pub use linear::{Linear, Matrix, Quantization, embedding, linear};
 
@@ -43,11 +43,16 @@ pub(crate) fn array_from(make: impl FnOnce(*mut c_char, usize) -> *mut c_void) -
     let mut message = [0_u8; MESSAGE_LEN];
     let ctx = make(message.as_mut_ptr().cast(), MESSAGE_LEN);
     if ctx.is_null() {
-        let text = CStr::from_bytes_until_nul(&message).unwrap_or_default();
-        return Err(Exception::custom(text.to_string_lossy().into_owned()));
+        return Err(error_of(&message));
     }
     // SAFETY: a non-null context is a new `mlx::core::array`, which the handle comes to own.
     Ok(unsafe { Array::from_ptr(mlx_sys::mlx_array_ { ctx }) })
+}
+
+/// The error whose text C++ has written.
+fn error_of(message: &[u8]) -> Exception {
+    let text = CStr::from_bytes_until_nul(message).unwrap_or_default();
+    Exception::custom(text.to_string_lossy().into_owned())
 }
 
 /// mlx-c's context of an array, which C++ reads as `mlx::core::array*`; null for none.

@@ -1,5 +1,6 @@
 //! `Step::attend` against float64.
 
+use mlx_ext::cpu::KvDtype;
 use mlx_rs::{Array, fast::rope_dynamic, transforms::eval};
 use proptest::prelude::*;
 
@@ -12,10 +13,11 @@ use crate::support::{
 fn specs() -> impl Strategy<Value = Spec> {
     let head_dims = prop::sample::select(vec![8, 16, 24, 64, 80]);
     let window = prop::option::of(1..=300_i32);
-    (1..=3_i32, 1..=4_i32, head_dims, 1..=4_i32, any::<bool>(), window, any::<bool>()).prop_map(
-        |(kv_heads, group, head_dim, quarters, traditional, window, half)| {
+    let dtypes = prop::sample::select(vec![KvDtype::Float32, KvDtype::Float16]);
+    (1..=3_i32, 1..=4_i32, head_dims, 1..=4_i32, any::<bool>(), window, dtypes).prop_map(
+        |(kv_heads, group, head_dim, quarters, traditional, window, dtype)| {
             let pairs = head_dim / 2 * quarters / 4;
-            Spec { kv_heads, group, head_dim, pairs, traditional, window, half }
+            Spec { kv_heads, group, head_dim, pairs, traditional, window, dtype }
         },
     )
 }
@@ -55,7 +57,7 @@ fn attention_of_ragged_sequences() {
 fn float16_costs_nothing_where_it_is_exact() {
     proptest!(cases(12), |(spec in specs(), lengths in lengths(), seed: u64)| {
         let random = &mut Random::new(seed);
-        let spec = Spec { half: true, ..spec };
+        let spec = Spec { dtype: KvDtype::Float16, ..spec };
         let rotation = Rotation::none(spec, 340);
         let exact = |random: &mut Random| (random.normal() * 256.0).round() / 256.0;
         let sequences: Vec<Array> =
@@ -63,7 +65,7 @@ fn float16_costs_nothing_where_it_is_exact() {
         let server = Server::new(random, spec, &rotation, &lengths);
         let outs = server.run(&sequences, || ragged(random));
         for (qkv, out) in sequences.iter().zip(&outs) {
-            expected(Spec { half: false, ..spec }, qkv, &rotation).check(out);
+            expected(Spec { dtype: KvDtype::Float32, ..spec }, qkv, &rotation).check(out);
         }
     });
 }
@@ -78,11 +80,11 @@ fn one_key_too_many_is_noticed() {
         pairs: 32,
         traditional: false,
         window: Some(100),
-        half: false,
+        dtype: KvDtype::Float32,
     };
-    for half in [false, true] {
+    for dtype in [KvDtype::Float32, KvDtype::Float16] {
         let random = &mut Random::new(3);
-        let spec = Spec { half, ..spec };
+        let spec = Spec { dtype, ..spec };
         let rotation = Rotation::new(spec, 150);
         let qkv = random.normals(&[150, spec.width()]);
         let out = Server::new(random, spec, &rotation, &[150]).run(std::slice::from_ref(&qkv), || 150);
@@ -104,7 +106,7 @@ fn the_rotation_is_mlx_s() {
             pairs: head_dim / 2,
             traditional,
             window: None,
-            half: false,
+            dtype: KvDtype::Float32,
         };
         let random = &mut Random::new(4);
         let rotation = Rotation::new(spec, position + 1);

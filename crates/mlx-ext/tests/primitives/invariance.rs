@@ -1,4 +1,4 @@
-//! What changes no bit: a row's company, how a prompt was cut, the number of threads, the instruction set.
+//! What changes no bit: the other rows of a batch, how a prompt was cut, which blocks are shared, the number of threads, the instruction set.
 
 use std::{
     env, fs,
@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use mlx_ext::cpu::{self, Linear, Matrix};
+use mlx_ext::cpu::{self, KvDtype, KvPool, Linear, Matrix};
 use mlx_rs::{
     Array,
     ops::indexing::{TryIndexOp, take_axis},
@@ -30,7 +30,7 @@ const ROWS: i32 = 70;
 
 /// A row's results alone and in batches of 2, 7 and 33, which also put it at other places among other rows.
 #[test]
-fn company_changes_no_bit() {
+fn other_rows_change_no_bit() {
     check_products(&mut DefaultHasher::new());
 }
 
@@ -40,7 +40,48 @@ fn cuts_change_no_bit() {
     check_attention(&mut DefaultHasher::new());
 }
 
-/// The whole of the above in processes of one and of two threads.
+/// Sequences with a common prefix, whose full blocks they share: each gets the bits that it gets with blocks of its own.
+/// They end in different blocks and in the same one, and the last block of the prefix, which is partly filled, is copied.
+#[test]
+fn shared_blocks_change_no_bit() {
+    let random = &mut Random::new(12);
+    let prefix_blocks = 9; // more than a partition of keys
+    let full = prefix_blocks * KvPool::BLOCK_TOKENS as i32;
+    let prefix = full + 5;
+    let lengths = [prefix + 1, prefix + 40, prefix + 7, prefix + 300];
+    for dtype in [KvDtype::Float32, KvDtype::Float16] {
+        let spec =
+            Spec { kv_heads: 2, group: 3, head_dim: 40, pairs: 20, traditional: false, window: None, dtype };
+        for spec in [spec, Spec { window: Some(100), ..spec }] {
+            let rotation = Rotation::new(spec, prefix + 300);
+            let common = random.normals(&[prefix, spec.width()]);
+            let rest: Vec<Array> =
+                lengths.iter().map(|length| random.normals(&[length - prefix, spec.width()])).collect();
+            let alone: Vec<Vec<u32>> = rest
+                .iter()
+                .map(|rest| {
+                    let server = Server::new(random, spec, &rotation, &[prefix + rest.dim(0)]);
+                    server.step(&[(0, 0, common.clone())]);
+                    bits(&server.step(&[(0, prefix, rest.clone())])[0])
+                })
+                .collect();
+
+            let mut server = Server::new(random, spec, &rotation, &lengths);
+            server.step(&[(0, 0, common.clone())]);
+            for other in 1..lengths.len() {
+                server.share(0, other, prefix_blocks as usize);
+                server.copy(0, other, prefix_blocks as usize);
+            }
+            let rows: Vec<(usize, i32, Array)> =
+                rest.iter().enumerate().map(|(i, rest)| (i, prefix, rest.clone())).collect();
+            for (together, alone) in server.step(&rows).iter().zip(&alone) {
+                assert!(bits(together) == *alone, "{spec:?}");
+            }
+        }
+    }
+}
+
+/// Products and attention in processes of one and of two threads.
 #[test]
 fn threads_change_no_bit() {
     if let Some(path) = env::var_os(DIGEST) {
@@ -68,7 +109,7 @@ fn instructions_change_no_bit() {
     }
 }
 
-/// The digest of everything above, from a process with this environment variable.
+/// The digest of all products and attention, from a process with this environment variable.
 fn digest_with(variable: &str, value: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("digest");
@@ -151,9 +192,9 @@ fn check_attention(digest: &mut impl Hasher) {
         pairs: 20,
         traditional: false,
         window: None,
-        half: false,
+        dtype: KvDtype::Float32,
     };
-    let half = Spec { half: true, kv_heads: 1, group: 5, head_dim: 64, pairs: 16, ..plain };
+    let half = Spec { dtype: KvDtype::Float16, kv_heads: 1, group: 5, head_dim: 64, pairs: 16, ..plain };
     for spec in [plain, half, Spec { window: Some(77), ..plain }, Spec { window: Some(300), ..half }] {
         let lengths = [620, 33, 90];
         let rotation = Rotation::new(spec, 620);

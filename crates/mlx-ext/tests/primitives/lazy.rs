@@ -1,6 +1,6 @@
 //! Operations as parts of MLX's graph: chains of them, and what they refuse.
 
-use mlx_ext::cpu::{self, KvPool, KvShape, Linear, Matrix, StepRow};
+use mlx_ext::cpu::{self, KvDtype, KvPool, KvShape, Linear, Matrix, StepRow};
 use mlx_rs::{Array, Dtype, transforms::eval};
 
 use crate::support::{
@@ -101,16 +101,29 @@ fn inputs_that_are_not_contiguous_are_refused_when_evaluated() {
 #[test]
 fn steps_that_do_not_fit_the_pool_are_refused() {
     mlx_ext::init().unwrap();
-    let shape = KvShape { layers: 1, kv_heads: 1, head_dim: 8, half: false };
+    let shape = KvShape { layers: 1, kv_heads: 1, head_dim: 8, dtype: KvDtype::Float32 };
     assert!(KvPool::new(KvShape { head_dim: 12, ..shape }, 4).is_err());
     assert!(KvPool::new(shape, 0).is_err());
     let pool = KvPool::new(shape, 4).unwrap();
     let row = |new_tokens, position, blocks| StepRow { new_tokens, position, blocks };
     let refused = |rows: &[StepRow<'_>]| pool.step(rows).unwrap_err().what().to_owned();
-    assert!(refused(&[row(0, 0, &[0])]).contains("too few blocks"));
+    assert!(refused(&[row(0, 0, &[0])]).contains("no new tokens"));
     assert!(refused(&[row(1, 32, &[0])]).contains("too few blocks"));
     assert!(refused(&[row(1, 0, &[4])]).contains("in the pool"));
     assert!(refused(&[row(1, 0, &[-1])]).contains("in the pool"));
-    assert!(refused(&[row(1, 0, &[2]), row(1, 0, &[2])]).contains("each one row's"));
+    assert!(refused(&[row(1, 32, &[4, 0])]).contains("in the pool"));
     assert!(pool.step(&[row(1, 32, &[3, 1]), row(5, 0, &[0])]).is_ok());
+    // A block that nothing is written to may be several rows'; one that is written to may not.
+    assert!(pool.step(&[row(1, 32, &[3, 1]), row(5, 32, &[3, 0]), row(1, 33, &[3, 2])]).is_ok());
+    let exclusive = "in use by one row only";
+    assert!(refused(&[row(1, 0, &[2]), row(1, 0, &[2])]).contains(exclusive), "both write");
+    assert!(
+        refused(&[row(1, 32, &[3, 1]), row(1, 32, &[1, 2])]).contains(exclusive),
+        "one writes, one reads"
+    );
+    assert!(refused(&[row(1, 31, &[3]), row(1, 32, &[3, 2])]).contains(exclusive), "it is not full yet");
+    assert!(refused(&[row(33, 0, &[1, 1])]).contains(exclusive), "twice in a row's own table");
+    // What lies beyond a row's tokens is not used.
+    assert!(pool.step(&[row(1, 0, &[2, 3]), row(1, 0, &[3])]).is_ok());
+    assert!(pool.copy_block(0, 4).is_err() && pool.copy_block(-1, 0).is_err());
 }

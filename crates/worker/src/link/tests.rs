@@ -95,6 +95,7 @@ fn generate(id: u64, credit: u32, max_tokens: u32) -> Submission {
         sampling: Sampling::default(),
         max_tokens: Some(max_tokens),
         stop: Vec::new(),
+        resume: Vec::new(),
         ignore_eos: false,
         credit,
     }))
@@ -106,7 +107,7 @@ fn is_end_of(id: u64) -> impl Fn(&StreamEvent) -> bool {
 
 /// Requests are prepared by several threads: the events of two can come in any order.
 fn is_admission_of(id: u64) -> impl Fn(&StreamEvent) -> bool {
-    move |event| event.id == RequestId(id) && matches!(event.kind, StreamEventKind::Admitted { .. })
+    move |event| event.id == RequestId(id) && matches!(event.kind, StreamEventKind::Prepared { .. })
 }
 
 fn output(events: Vec<StreamEvent>, id: u64) -> Output {

@@ -7,20 +7,21 @@ use mlx_ext::MapError;
 use mlx_rs::error::Exception;
 use thiserror::Error;
 
-use super::SUPPORTED;
+use super::{KvError, arch::REGISTRY};
 
 /// Why a model could not be loaded, or a step not be run.
 #[derive(Debug, Error)]
 pub enum ModelError {
     /// No file here implements this architecture.
     #[error(
-        "the model's config.json says `model_type` {}; this worker runs {}",
+        "the model's config.json says `model_type` {}; this worker runs {supported}",
         .found.as_deref().map_or("nothing".to_owned(), |found| format!("`{found}`")),
-        SUPPORTED.map(|name| format!("`{name}`")).join(", ")
     )]
     UnsupportedType {
         /// `model_type` of the configuration.
         found: Option<String>,
+        /// Those that there are files for.
+        supported: String,
     },
     /// A setting is missing.
     #[error("the model's config.json does not say `{setting}`")]
@@ -46,6 +47,17 @@ pub enum ModelError {
         /// Its value.
         value: String,
     },
+    /// A layer's attention is of a kind that the kernels can't compute.
+    #[error("layer {layer} of the model has {what}, which this worker cannot compute")]
+    UnsupportedAttention {
+        /// Index of the layer.
+        layer: usize,
+        /// What is not covered.
+        what: &'static str,
+    },
+    /// The model has nothing to remember tokens with.
+    #[error("the model has no layers")]
+    NoLayers,
     /// The configuration asks for a tensor that the weights don't have.
     #[error("the weights have no tensor `{name}`, which the model's config.json asks for")]
     MissingTensor {
@@ -89,19 +101,9 @@ pub enum ModelError {
         /// The reason.
         source: MapError,
     },
-    /// Not even one block for each sequence.
-    #[error(
-        "{bytes} bytes for keys and values are too few: {needed} are needed; raise `worker.kv_max_bytes` or lower `worker.max_num_seqs`"
-    )]
-    KvBudget {
-        /// What was allowed.
-        bytes: u64,
-        /// The least that serves.
-        needed: u64,
-    },
-    /// More tokens were to be held than there is memory for.
-    #[error("no memory for keys and values is left")]
-    KvFull,
+    /// There is no memory for keys and values.
+    #[error(transparent)]
+    Kv(#[from] KvError),
     /// A row without tokens.
     #[error("row {row} of the step has no tokens")]
     EmptyRow {
@@ -144,6 +146,12 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    /// [`UnsupportedType`](Self::UnsupportedType) of what the configuration says.
+    pub(super) fn unsupported_type(found: Option<&str>) -> Self {
+        let names: Vec<String> = REGISTRY.iter().map(|(name, _)| format!("`{name}`")).collect();
+        Self::UnsupportedType { found: found.map(str::to_owned), supported: names.join(", ") }
+    }
+
     /// The row that a step was refused for, before anything was computed.
     pub fn row(&self) -> Option<usize> {
         match *self {

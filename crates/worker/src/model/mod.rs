@@ -1,94 +1,76 @@
 //! Models: from an artifact's weights and new tokens to logits.
 //!
-//! One file a `model_type`, each with the same four names: `Attention`, `Mlp`, `TransformerBlock`, `Model`. What they
-//! share is here:
-//!
 //! ```text
-//! args       what the configuration says, checked (settings, rope_args: how it is read)
+//! arch       one file an architecture, and the registry of them
+//! layers     what architectures are built of
+//! config     what the configuration says, checked
 //! weights    tensors by name, as views of the mapped blobs
-//! linear     products with dense and quantized matrices, and what stands around them
-//! rope       rotary positions
-//! kv         memory for keys and values, and what a sequence has of it
-//! attention  all sequences of a step
+//! state      what is remembered of a sequence, and the memory for it
 //! step       what one forward pass gets and gives
 //! ```
 //!
-//! A model file does not know on what it runs: `linear` and `attention` choose between primitives of
-//! our own ([`mlx_ext::cpu`]) and MLX's operations.
-//!
-//! **Batch invariance.** With our own primitives a sequence's logits depend, bit for bit, on its own tokens alone: not
-//! on what else is in the step, nor on where its prompt was cut.
+//! `arch` imports only `layers`; `layers` asks a `backend` to compute, and does not know on what it runs.
+//! On the CPU a sequence's logits depend, bit for bit, on its own tokens alone: not on what else is in the step, nor on
+//! where its prompt was cut.
 
-mod args;
-mod attention;
+mod arch;
+mod config;
 mod error;
-mod kv;
-mod linear;
-mod llama;
-mod rope;
-mod rope_args;
-mod settings;
+mod layers;
+mod state;
 mod step;
 mod weights;
 
 use artifact_store::Artifact;
-use mlx_ext::{Backend, MappedFile};
+use mlx_ext::MappedFile;
 use mlx_rs::{Array, Dtype, error::Exception, ops::indexing::take_axis, transforms::eval};
 
 pub use error::ModelError;
-pub use kv::{KvBudget, SequenceKv};
+pub use state::SequenceKv;
 pub use step::{Logits, StepInput, StepRow};
 
-use attention::StepAttention;
-use kv::KvCache;
+pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError};
+
+use crate::backend::{AttentionSpec, Backend, StepMemory};
+use config::Settings;
+use state::KvCache;
 use weights::{Taken, Weights};
 
-/// The `model_type`s that [`Model::load`] knows.
-const SUPPORTED: [&str; 1] = ["llama"];
+/// What one kind of model computes: its layers, with their weights.
+trait Architecture {
+    /// The most tokens a sequence can have.
+    fn context_length(&self) -> u32;
 
-/// What computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kernels {
-    /// Primitives of our own, in float32: for the CPU.
-    Own,
-    /// The same, but activations are rounded to 8 bits instead of 16 before they meet weights of 4 bits: faster and less
-    /// exact.
-    OwnInt8,
-    /// MLX's operations, in the model's own float type: for the GPU.
-    Mlx,
-    /// MLX's operations on weights expanded to float32: what the others are compared with.
-    MlxFloat32,
+    /// How many tokens there are.
+    fn vocab_size(&self) -> u32;
+
+    /// The attention of each layer, in order.
+    fn attention(&self) -> Vec<&AttentionSpec>;
+
+    /// `[tokens, hidden]` of `tokens`, uint32 `[tokens]`, before the last normalization. Appends their keys and values;
+    /// lazy.
+    fn hidden(&self, tokens: &Array, step: &StepMemory<'_>) -> Result<Array, Exception>;
+
+    /// `[rows, vocab]` of `[rows, hidden]`; lazy.
+    fn logits(&self, hidden: &Array) -> Result<Array, Exception>;
 }
 
 /// A loaded model. All MLX work belongs to the thread that loaded it.
 pub struct Model {
-    architecture: Architecture,
+    architecture: Box<dyn Architecture>,
     cache: KvCache,
+    backend: Backend,
     weight_bytes: u64,
     /// What the weights are views of.
     _files: Vec<MappedFile>,
 }
 
-enum Architecture {
-    Llama(llama::Model),
-}
-
-impl Kernels {
-    /// Whether it is primitives of our own that compute.
-    fn are_own(self) -> bool {
-        matches!(self, Self::Own | Self::OwnInt8)
-    }
-
-    /// What is fastest on a backend.
-    pub fn of(backend: Backend) -> Self {
-        match backend {
-            Backend::Cpu => Self::Own,
-            Backend::Gpu => Self::Mlx,
-        }
-    }
-}
-
 impl Model {
+    /// Every `model_type` that can be loaded.
+    pub fn architectures() -> impl Iterator<Item = &'static str> {
+        arch::REGISTRY.iter().map(|(name, _)| *name)
+    }
+
     /// Maps the artifact's weights and checks that they are what its configuration asks for.
     ///
     /// Reads no weight: the time does not grow with the model's size. [`mlx_ext::init`] has to
@@ -98,31 +80,25 @@ impl Model {
     /// # Errors
     /// Each names the tensor or the setting it is about.
     pub fn load(artifact: &Artifact, kernels: Kernels, budget: KvBudget) -> Result<Self, ModelError> {
-        let config = &artifact.manifest.config;
-        let mut weights = Weights::open(artifact)?;
-        let architecture = match artifact.manifest.architecture() {
-            Some("llama") => Architecture::Llama(llama::Model::load(config, &mut weights, kernels)?),
-            other => return Err(ModelError::UnsupportedType { found: other.map(str::to_owned) }),
-        };
+        let found = artifact.manifest.architecture();
+        let load = arch::REGISTRY.iter().find(|(name, _)| Some(*name) == found).map(|(_, load)| load);
+        let load = load.ok_or_else(|| ModelError::unsupported_type(found))?;
+        let mut weights = Weights::open(artifact, kernels)?;
+        let architecture = load(Settings::new(&artifact.manifest.config)?, &mut weights)?;
+        let backend = weights.backend();
         let Taken { bytes: weight_bytes, files } = weights.finish()?;
-        let cache = match &architecture {
-            Architecture::Llama(model) => KvCache::new(model.kv_shape(), budget, kernels)?,
-        };
-        Ok(Self { architecture, cache, weight_bytes, _files: files })
+        let cache = KvCache::new(&architecture.attention(), budget, backend)?;
+        Ok(Self { architecture, cache, backend, weight_bytes, _files: files })
     }
 
     /// The most tokens a sequence can have, prompt and answer together.
     pub fn context_length(&self) -> u32 {
-        match &self.architecture {
-            Architecture::Llama(model) => model.context_length(),
-        }
+        self.architecture.context_length()
     }
 
     /// How many tokens there are, and how long a row of [`Logits`] is.
     pub fn vocab_size(&self) -> u32 {
-        match &self.architecture {
-            Architecture::Llama(model) => model.vocab_size(),
-        }
+        self.architecture.vocab_size()
     }
 
     /// Bytes of the weights, as stored.
@@ -140,12 +116,16 @@ impl Model {
         self.cache.sequence()
     }
 
-    /// Computes a prompt of `chunk` tokens and one token more, for nothing: on a GPU the first use of the weights reads
-    /// them, and that of each operation compiles it. A first step that also did so would look frozen.
+    /// Computes a prompt of `chunk` tokens and one token more, and discards the result, where the first use of things takes
+    /// long: on a GPU that of the weights reads them, and that of each operation compiles it. A first step that also did
+    /// so would look frozen.
     ///
     /// # Errors
     /// Those of [`forward`](Self::forward).
     pub fn warm_up(&self, chunk: usize) -> Result<(), ModelError> {
+        if !self.backend.needs_warm_up() {
+            return Ok(());
+        }
         let most = self.kv_tokens().min(self.context_length() as usize);
         let prompt = vec![0; chunk.clamp(1, most)];
         let mut kv = self.new_kv();
@@ -191,19 +171,13 @@ impl Model {
 
     /// `[tokens, hidden]` before the last normalization, lazy.
     fn hidden(&self, tokens: &Array, input: &mut StepInput<'_>) -> Result<Array, ModelError> {
-        match &self.architecture {
-            Architecture::Llama(model) => {
-                let step = StepAttention::begin(&self.cache, model.heads(), model.rope(), &mut input.rows)?;
-                Ok(model.hidden(tokens, &step)?)
-            }
-        }
+        let rows = input.rows.iter_mut().map(|row| (&mut *row.kv, row.tokens.len()));
+        let step = self.cache.begin(rows)?;
+        Ok(self.architecture.hidden(tokens, &step)?)
     }
 
     /// float32 `[rows, vocab]` of `[rows, hidden]`, lazy.
     fn logits(&self, hidden: &Array) -> Result<Array, Exception> {
-        let logits = match &self.architecture {
-            Architecture::Llama(model) => model.logits(hidden)?,
-        };
-        logits.as_dtype(Dtype::Float32)
+        self.architecture.logits(hidden)?.as_dtype(Dtype::Float32)
     }
 }

@@ -8,16 +8,17 @@ use mlx_rs::{Array, Dtype};
 use tracing::warn;
 
 use super::ModelError;
+use crate::backend::{Backend, Kernels};
 
 /// How many superfluous tensors an error names.
 const NAMES_IN_ERROR: usize = 5;
 
-/// The tensors of an artifact that nobody has taken yet.
+/// The tensors of an artifact that nobody has taken yet, and the backend that will compute with them.
 pub(super) struct Weights<'a> {
     tensors: HashMap<&'a str, &'a TensorEntry>,
     files: HashMap<usize, MappedFile>,
     bytes: u64,
-    float: Dtype,
+    backend: Backend,
 }
 
 /// What is left when everything has been taken.
@@ -30,7 +31,7 @@ pub(super) struct Taken {
 
 impl<'a> Weights<'a> {
     /// Maps the weights files.
-    pub(super) fn open(artifact: &'a Artifact) -> Result<Self, ModelError> {
+    pub(super) fn open(artifact: &'a Artifact, kernels: Kernels) -> Result<Self, ModelError> {
         let mut files = HashMap::new();
         for (index, entry) in artifact.files(FileRole::Weights) {
             let opened = artifact.open_blob(entry)?;
@@ -39,12 +40,13 @@ impl<'a> Weights<'a> {
             files.insert(index, mapped);
         }
         let tensors = artifact.manifest.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
-        Ok(Self { tensors, files, bytes: 0, float: main_float(&artifact.manifest.tensors) })
+        let backend = Backend::new(kernels, main_float(&artifact.manifest.tensors));
+        Ok(Self { tensors, files, bytes: 0, backend })
     }
 
-    /// The type that most of the matrices (or their scales) have, in which the model computes on a GPU.
-    pub(super) fn float(&self) -> Dtype {
-        self.float
+    /// What will compute with the tensors.
+    pub(super) fn backend(&self) -> Backend {
+        self.backend
     }
 
     /// Whether a tensor is there and has not been taken.
@@ -130,6 +132,7 @@ fn float_of(stored: StoredDtype) -> Option<Dtype> {
     }
 }
 
+/// The type that most of the matrices (or their scales) have, in which the model computes on a GPU.
 fn main_float(tensors: &[TensorEntry]) -> Dtype {
     let mut elements = [(Dtype::Bfloat16, 0_u64), (Dtype::Float16, 0), (Dtype::Float32, 0)];
     for tensor in tensors.iter().filter(|tensor| tensor.shape.len() == 2) {

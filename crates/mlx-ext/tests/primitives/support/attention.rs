@@ -1,6 +1,6 @@
 //! Sequences in blocks of a pool, and their attention in float64.
 
-use mlx_ext::cpu::{self, KvPool, KvShape};
+use mlx_ext::cpu::{self, KvDtype, KvPool, KvShape};
 use mlx_rs::{
     Array,
     ops::{concatenate, indexing::TryIndexOp},
@@ -23,7 +23,7 @@ pub(crate) struct Spec {
     pub(crate) pairs: i32,
     pub(crate) traditional: bool,
     pub(crate) window: Option<i32>,
-    pub(crate) half: bool,
+    pub(crate) dtype: KvDtype,
 }
 
 impl Spec {
@@ -83,9 +83,20 @@ impl<'a> Server<'a> {
         let blocks: usize = lengths.iter().map(blocks_of).sum();
         let mut free = random.shuffled(blocks as i32);
         let tables = lengths.iter().map(|length| free.split_off(free.len() - blocks_of(length))).collect();
-        let Spec { kv_heads, head_dim, half, .. } = spec;
-        let shape = KvShape { layers: LAYERS, kv_heads, head_dim, half };
+        let Spec { kv_heads, head_dim, dtype, .. } = spec;
+        let shape = KvShape { layers: LAYERS, kv_heads, head_dim, dtype };
         Self { spec, rotation, pool: KvPool::new(shape, blocks as i32).unwrap(), tables }
+    }
+
+    /// The first `blocks` blocks of one sequence become another's, too.
+    pub(crate) fn share(&mut self, from: usize, to: usize, blocks: usize) {
+        let shared = self.tables[from][..blocks].to_vec();
+        self.tables[to][..blocks].copy_from_slice(&shared);
+    }
+
+    /// A sequence gets a copy of another's block in place of its own.
+    pub(crate) fn copy(&self, from: usize, to: usize, block: usize) {
+        self.pool.copy_block(self.tables[from][block], self.tables[to][block]).unwrap();
     }
 
     /// One step: for each row the sequence, its tokens so far, and the projections of its new ones. Returns the rows'
@@ -189,7 +200,7 @@ pub(crate) fn expected(spec: Spec, qkv: &Array, rotation: &Rotation) -> Expected
 fn score_error(spec: Spec, query_sizes: &Array, key_sizes: &Array) -> Array {
     let roundings = f64::from(2 * spec.head_dim + 12) * ROUNDING;
     let in_float32 = product(query_sizes, key_sizes) * number(roundings);
-    if !spec.half {
+    if spec.dtype == KvDtype::Float32 {
         return in_float32;
     }
     let lost = key_sizes * number(2_f64.powi(-11)) + number(2_f64.powi(-25));
@@ -202,8 +213,10 @@ fn score_error(spec: Spec, query_sizes: &Array, key_sizes: &Array) -> Array {
 fn output_error(spec: Spec, score_error: &Array, averaged: &Array, tokens: i32) -> Array {
     let of_weight = exponential(&(score_error * number(2.0))) - number(1.0) + number(6.0 * ROUNDING);
     let chains = f64::from(4 * tokens + 40) * ROUNDING;
-    let lost = if spec.half { 2_f64.powi(-11) } else { 0.0 };
-    let smallest = if spec.half { 2_f64.powi(-25) } else { 1e-35 };
+    let (lost, smallest) = match spec.dtype {
+        KvDtype::Float32 => (0.0, 1e-35),
+        KvDtype::Float16 => (2_f64.powi(-11), 2_f64.powi(-25)),
+    };
     averaged * (of_weight * number(2.0) + number(chains + lost)) + number(smallest)
 }
 

@@ -9,7 +9,7 @@ use proptest::{prelude::ProptestConfig, test_runner::FileFailurePersistence};
 /// Half a unit in the last place of float32: the relative error of one rounding.
 pub(crate) const ROUNDING: f64 = 1.0 / (1 << 24) as f64;
 
-/// So many cases for each property, a part of them where other instruction sets have their turn.
+/// This many cases for each property, a part of them where other instruction sets have their turn.
 pub(crate) fn cases(count: u32) -> ProptestConfig {
     let count = if std::env::var_os("KR_ISA").is_some() { count.div_ceil(4) } else { count };
     ProptestConfig {

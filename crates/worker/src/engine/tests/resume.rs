@@ -29,6 +29,7 @@ fn generate(prompt: &[u32], sampling: &Sampling, stop: &[String], max_tokens: Op
         sampling: sampling.clone(),
         max_tokens,
         stop: stop.to_vec(),
+        resume: Vec::new(),
         ignore_eos: false,
         credit: 1000,
     }
@@ -38,7 +39,7 @@ fn generate(prompt: &[u32], sampling: &Sampling, stop: &[String], max_tokens: Op
 fn run(preparer: &Preparer, generate: Generate, generated: &[u32]) -> (Stream, Vec<StreamEvent>) {
     let mut world = World::new(FakeModel::random(samples::SMALL));
     let request = world.requests.begin(generate.id, generate.credit).unwrap();
-    let sequence = preparer.prepare(generate, generated, request).unwrap();
+    let sequence = preparer.prepare(Generate { resume: generated.to_vec(), ..generate }, request).unwrap();
     world.messages.send(EngineMessage::Sequence(Box::new(sequence))).unwrap();
     assert_eq!(world.settle(), Turn::Idle);
     assert!(world.requests.is_empty());
@@ -87,7 +88,10 @@ proptest! {
             let tokens = [&before.tokens[..], &after.tokens].concat();
             let text = before.text.clone() + &after.text;
             let chunks = before.chunks + after.chunks;
-            prop_assert_eq!(Stream { text, tokens, chunks, end: after.end }, uncut.clone(), "{:?}", before);
+            let first = after.first_token.unwrap_or(before.tokens.len() as u32);
+            prop_assert_eq!(first as usize, before.tokens.len(), "the place of the first token");
+            let first_token = uncut.first_token;
+            prop_assert_eq!(Stream { first_token, text, tokens, chunks, end: after.end }, uncut.clone(), "{:?}", before);
             if !event.kind.is_terminal() {
                 before.push(event.kind.clone());
             }
@@ -151,10 +155,8 @@ fn what_can_not_have_been_generated_is_refused() {
     let preparer = preparer(&[]);
     for generated in [&[samples::SMALL][..], &[1; CONTEXT]] {
         let handle = Arc::new(RequestHandle::new(1));
-        let failure = preparer
-            .prepare(generate(&[1], &Sampling::default(), &[], None), generated, handle)
-            .err()
-            .unwrap();
+        let ask = generate(&[1], &Sampling::default(), &[], None);
+        let failure = preparer.prepare(Generate { resume: generated.to_vec(), ..ask }, handle).err().unwrap();
         assert_eq!((failure.kind, failure.param), (FailureKind::Internal, None), "not the client's fault");
     }
 }

@@ -1,0 +1,65 @@
+//! What one layer's attention is like.
+
+use std::rc::Rc;
+
+use super::Rope;
+
+/// Heads of a layer's attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Heads {
+    /// Of queries.
+    pub(crate) queries: i32,
+    /// Of keys and values; divides the former.
+    pub(crate) kv: i32,
+    /// Components of each.
+    pub(crate) dim: i32,
+}
+
+/// Everything that distinguishes one layer's attention from another's, apart from its weights.
+///
+/// [`Backend::unsupported`](super::Backend::unsupported) says what the kernels can't compute; a model that asks for it is
+/// refused when it is loaded.
+#[derive(Debug, Clone)]
+pub(crate) struct AttentionSpec {
+    pub(crate) heads: Heads,
+    /// Factor of the scores.
+    pub(crate) scale: f32,
+    /// Rotation of queries and keys, which layers may share. `None`: they are not rotated.
+    pub(crate) rope: Option<Rc<Rope>>,
+    /// How many of the latest tokens a query sees, itself included. `None`: all.
+    pub(crate) window: Option<i32>,
+    /// Scores become `cap * tanh(score / cap)`.
+    pub(crate) soft_cap: Option<f32>,
+    /// Whether each head has a learned score that no key belongs to.
+    pub(crate) sinks: bool,
+    /// Whether queries and keys are normalized before they are rotated.
+    pub(crate) qk_norm: bool,
+}
+
+impl AttentionSpec {
+    /// Plain causal attention: every query sees itself and all tokens before it.
+    pub(crate) fn causal(heads: Heads, rope: Option<Rc<Rope>>) -> Self {
+        Self {
+            heads,
+            scale: 1.0 / (heads.dim as f32).sqrt(),
+            rope,
+            window: None,
+            soft_cap: None,
+            sinks: false,
+            qk_norm: false,
+        }
+    }
+
+    /// What no kernel here computes yet.
+    pub(super) fn beyond_all_kernels(&self) -> Option<&'static str> {
+        if self.soft_cap.is_some() {
+            Some("a soft cap of attention scores")
+        } else if self.sinks {
+            Some("attention sinks")
+        } else if self.qk_norm {
+            Some("normalized queries and keys")
+        } else {
+            None
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Primitives of this project for the CPU, in float32. Nothing else names them.
+
+mod paged;
+
+use mlx_ext::cpu;
+use mlx_rs::{Array, error::Exception};
+
+pub use mlx_ext::cpu::KvDtype;
+pub(crate) use paged::{PagedKv, PagedSequence, PagedStep};
+
+use super::{AttentionSpec, Linear, Matrix, Storage};
+
+/// Tokens of a block of keys and values.
+pub(super) const BLOCK_TOKENS: usize = cpu::KvPool::BLOCK_TOKENS;
+
+/// All of it is one primitive. `int8`: activations are rounded to 8 bits where they meet weights of 4.
+pub(super) fn linear(job: &Linear<'_>, int8: bool) -> Result<Array, Exception> {
+    let matrices: Vec<cpu::Matrix<'_>> = job.matrices.iter().map(borrowed).collect();
+    cpu::linear(&cpu::Linear {
+        x: job.x,
+        norm: job.norm.map(|norm| (&norm.weight, norm.eps)),
+        matrices: &matrices,
+        gated: job.gated,
+        residual: job.residual,
+        int8,
+    })
+}
+
+pub(super) fn embedding(matrix: &Matrix, tokens: &Array, width: i32) -> Result<Array, Exception> {
+    cpu::embedding(&borrowed(matrix), tokens, width)
+}
+
+/// What of a layer's attention the primitive can't compute.
+pub(super) fn unsupported(spec: &AttentionSpec) -> Option<&'static str> {
+    if spec.heads.dim > cpu::KvPool::MAX_HEAD_DIM {
+        return Some("attention heads of this size");
+    }
+    spec.beyond_all_kernels()
+}
+
+fn borrowed(matrix: &Matrix) -> cpu::Matrix<'_> {
+    let (weight, quantization) = match &matrix.storage {
+        Storage::Dense(weight) => (weight, None),
+        Storage::Affine { packed, scales, biases, group_size, bits } => {
+            let packing = cpu::Quantization { scales, biases, group_size: *group_size, bits: *bits };
+            (packed, Some(packing))
+        }
+    };
+    cpu::Matrix { weight, quantization, bias: matrix.bias.as_ref() }
+}

@@ -1,0 +1,92 @@
+//! Memory for keys and values: how much there is, and of what shape.
+
+use mlx_rs::error::Exception;
+use thiserror::Error;
+
+use super::{Heads, KvDtype, SequenceMemory, cpu::BLOCK_TOKENS};
+use crate::cache::OutOfBlocks;
+
+/// Memory for keys and values that a worker may use.
+#[derive(Debug, Clone, Copy)]
+pub struct KvBudget {
+    /// Bytes, over all sequences.
+    pub bytes: u64,
+    /// Sequences that hold some at the same time.
+    pub sequences: usize,
+    /// The type that [`Kernels::Cpu`](super::Kernels::Cpu) keep: in float16 twice as many tokens fit. MLX's operations
+    /// keep what they compute with.
+    pub dtype: KvDtype,
+}
+
+/// Why there is no memory for keys and values.
+#[derive(Debug, Error)]
+pub enum KvError {
+    /// Not even one block for each sequence.
+    #[error(
+        "{bytes} bytes for keys and values are too few: {needed} are needed; raise `worker.kv_max_bytes` or lower `worker.max_num_seqs`"
+    )]
+    Budget {
+        /// What was allowed.
+        bytes: u64,
+        /// The least that serves.
+        needed: u64,
+    },
+    /// More tokens were to be held than there is memory for.
+    #[error(transparent)]
+    Full(#[from] OutOfBlocks),
+    /// MLX refused or failed an operation.
+    #[error(transparent)]
+    Mlx(#[from] Exception),
+}
+
+/// The shape of all layers' keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KvGeometry {
+    pub(crate) layers: i32,
+    /// Of every layer.
+    pub(crate) heads: Heads,
+}
+
+/// One row of a step: where it goes on, and what it has.
+pub(crate) struct RowMemory<'a> {
+    /// Tokens that the sequence has.
+    pub(crate) position: usize,
+    /// Tokens that the step appends.
+    pub(crate) new_tokens: usize,
+    pub(crate) memory: &'a mut SequenceMemory,
+}
+
+/// What a budget amounts to, in blocks of [`BLOCK_TOKENS`] tokens.
+pub(super) struct Blocks {
+    /// All of them.
+    pub(super) count: i32,
+    /// Tokens that fit, whichever sequences hold them.
+    pub(super) tokens: usize,
+}
+
+impl KvGeometry {
+    /// The blocks of a budget, if each key or value takes `value_bytes` bytes a component.
+    pub(super) fn blocks(self, budget: KvBudget, value_bytes: u64) -> Result<Blocks, KvError> {
+        let block_bytes = self.block_bytes(value_bytes).max(1);
+        let count = i32::try_from(budget.bytes / block_bytes).unwrap_or(i32::MAX);
+        // The last block of each sequence may be partly empty: what is promised is there in any case.
+        let usable = (count.unsigned_abs() as usize).saturating_sub(budget.sequences);
+        if usable == 0 {
+            let blocks = (budget.sequences as u64).saturating_add(1);
+            return Err(KvError::Budget { bytes: budget.bytes, needed: block_bytes.saturating_mul(blocks) });
+        }
+        Ok(Blocks { count, tokens: usable * BLOCK_TOKENS })
+    }
+
+    /// Bytes of a block in all layers; `u64::MAX` if they are more than that.
+    fn block_bytes(self, value_bytes: u64) -> u64 {
+        let factors = [self.layers, self.heads.kv, self.heads.dim].map(|n| u64::from(n.unsigned_abs()));
+        // Keys and values.
+        factors.into_iter().fold(2 * BLOCK_TOKENS as u64 * value_bytes, u64::saturating_mul)
+    }
+}
+
+/// A sequence that another kind of backend made.
+pub(super) fn foreign_sequence() -> KvError {
+    KvError::Mlx(Exception::custom("a step has a sequence of another model"))
+}

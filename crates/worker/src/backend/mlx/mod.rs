@@ -1,0 +1,72 @@
+//! MLX's operations, in the model's own float type: for the GPU. Nothing else names `mlx_rs::fast`.
+
+mod contiguous;
+
+use mlx_rs::{
+    Array, Dtype,
+    error::Exception,
+    fast,
+    ops::{concatenate, dequantize, indexing::take_axis, quantized_matmul, sigmoid},
+};
+
+pub(crate) use contiguous::{ContiguousKv, ContiguousSequence, ContiguousStep};
+
+use super::{AttentionSpec, Linear, Matrix, Norm, Storage};
+
+/// MLX compiles nothing here, so each operation is a kernel of its own.
+pub(super) fn linear(job: &Linear<'_>) -> Result<Array, Exception> {
+    let normed = job.norm.map(|norm| rms_norm(job.x, norm)).transpose()?;
+    let x = normed.as_ref().unwrap_or(job.x);
+    let products: Vec<Array> =
+        job.matrices.iter().map(|matrix| multiply(x, matrix)).collect::<Result<_, _>>()?;
+    let y = match &products[..] {
+        [gate, up] if job.gated => gate.multiply(sigmoid(gate)?)?.multiply(up)?,
+        [one] => one.clone(),
+        several => concatenate(several, -1)?,
+    };
+    job.residual.map_or(Ok(y.clone()), |residual| residual.add(&y))
+}
+
+pub(super) fn rms_norm(x: &Array, norm: &Norm) -> Result<Array, Exception> {
+    fast::rms_norm(x, Some(&norm.weight), norm.eps)
+}
+
+pub(super) fn embedding(matrix: &Matrix, tokens: &Array) -> Result<Array, Exception> {
+    let of = |array: &Array| take_axis(array, tokens, 0);
+    match &matrix.storage {
+        Storage::Dense(weight) => of(weight)?.as_dtype(matrix.dtype),
+        Storage::Affine { packed, scales, biases, group_size, bits } => {
+            // The result has the scales' type, and is rounded to it.
+            let (scales, biases) = (of(scales)?.as_dtype(matrix.dtype)?, of(biases)?.as_dtype(matrix.dtype)?);
+            dequantize(of(packed)?, scales, &biases, *group_size, *bits)
+        }
+    }
+}
+
+/// The same in float32. Takes memory; but MLX's product with packed weights is, on a CPU, a hundred times slower.
+pub(super) fn expanded(storage: Storage) -> Result<Storage, Exception> {
+    Ok(Storage::Dense(match storage {
+        Storage::Dense(weight) => weight.as_dtype(Dtype::Float32)?,
+        Storage::Affine { packed, scales, biases, group_size, bits } => {
+            let (scales, biases) = (scales.as_dtype(Dtype::Float32)?, biases.as_dtype(Dtype::Float32)?);
+            dequantize(packed, scales, &biases, group_size, bits)?
+        }
+    }))
+}
+
+/// What of a layer's attention is not computed here.
+pub(super) fn unsupported(spec: &AttentionSpec) -> Option<&'static str> {
+    spec.beyond_all_kernels()
+}
+
+fn multiply(x: &Array, matrix: &Matrix) -> Result<Array, Exception> {
+    let y = match &matrix.storage {
+        Storage::Dense(weight) => x.matmul(weight.t())?,
+        Storage::Affine { packed, scales, biases, group_size, bits } => {
+            quantized_matmul(x, packed, scales, biases, true, *group_size, *bits)?
+        }
+    };
+    // A matrix of another type than most must not change that of everything behind it.
+    let y = y.as_dtype(matrix.dtype)?;
+    matrix.bias.as_ref().map_or(Ok(y.clone()), |bias| y.add(bias))
+}

@@ -1,0 +1,257 @@
+//! What computes. Layers ask a [`Backend`], which is chosen once when a model is loaded; this file is the only place that
+//! chooses a device or a kernel.
+//!
+//! ```text
+//! matrix     weights as they are stored, and a product with everything around it
+//! attention  what one layer's attention is like
+//! rope       rotary positions
+//! kv         memory for keys and values: how much, of what shape
+//! cpu        primitives of this project (`mlx_ext::cpu`), paged keys and values
+//! mlx        MLX's operations, contiguous keys and values
+//! ```
+//!
+//! **Batch invariance.** With the CPU's primitives a row's results depend, bit for bit, on its own sequence alone. MLX's
+//! kernels depend on the shape of the whole batch.
+
+mod attention;
+mod cpu;
+mod kv;
+mod matrix;
+mod mlx;
+mod rope;
+#[cfg(test)]
+mod tests;
+
+use mlx_ext::Device;
+use mlx_rs::{Array, Dtype, error::Exception};
+
+pub(crate) use attention::{AttentionSpec, Heads};
+pub use cpu::KvDtype;
+pub use kv::{KvBudget, KvError};
+pub(crate) use kv::{KvGeometry, RowMemory};
+pub(crate) use matrix::{Linear, Matrix, Norm, Storage};
+pub(crate) use rope::Rope;
+
+/// What computes a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernels {
+    /// Primitives of this project, in float32: for the CPU.
+    Cpu,
+    /// The same, but activations are rounded to 8 bits instead of 16 before they meet weights of 4 bits: faster and less
+    /// exact.
+    CpuInt8,
+    /// MLX's operations, in the model's own float type: for the GPU.
+    Mlx,
+    /// MLX's operations on weights expanded to float32: what the others are compared with.
+    MlxFloat32,
+}
+
+/// Computes layers. Copies are equal.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Backend {
+    kernels: Kernels,
+    dtype: Dtype,
+}
+
+/// Memory for the keys and values of all sequences.
+pub(crate) enum KvMemory {
+    /// Blocks of one pool: no copying, no fragmentation.
+    Paged(cpu::PagedKv),
+    /// Each sequence has its own arrays.
+    Contiguous(mlx::ContiguousKv),
+}
+
+/// What one sequence has of it.
+pub(crate) enum SequenceMemory {
+    Paged(cpu::PagedSequence),
+    Contiguous(mlx::ContiguousSequence),
+}
+
+/// The sequences of one step, for the attention of each layer in turn.
+pub(crate) enum StepMemory<'a> {
+    Paged(cpu::PagedStep),
+    Contiguous(mlx::ContiguousStep<'a>),
+}
+
+impl Kernels {
+    /// What is fastest on a device without loss of accuracy.
+    pub fn of(device: Device) -> Self {
+        match device {
+            Device::Cpu => Self::Cpu,
+            Device::Gpu => Self::Mlx,
+        }
+    }
+
+    /// The same with activations of 8 bits, where there are such kernels.
+    #[must_use]
+    pub fn with_int8_activations(self) -> Self {
+        match self {
+            Self::Cpu => Self::CpuInt8,
+            others => others,
+        }
+    }
+
+    fn are_cpu(self) -> bool {
+        matches!(self, Self::Cpu | Self::CpuInt8)
+    }
+}
+
+impl Backend {
+    /// The backend of a model most of whose weights (or their scales) are of type `float`.
+    pub(crate) fn new(kernels: Kernels, float: Dtype) -> Self {
+        let dtype = match kernels {
+            Kernels::Cpu | Kernels::CpuInt8 | Kernels::MlxFloat32 => Dtype::Float32,
+            Kernels::Mlx => float,
+        };
+        Self { kernels, dtype }
+    }
+
+    /// Whether the first use of weights and operations takes so much longer that it should not be a request's.
+    pub(crate) fn needs_warm_up(self) -> bool {
+        self.kernels == Kernels::Mlx
+    }
+
+    /// Takes a matrix as it is stored, with an optional bias `[outputs]`.
+    pub(crate) fn matrix(self, storage: Storage, bias: Option<Array>) -> Result<Matrix, Exception> {
+        let storage = if self.kernels == Kernels::MlxFloat32 { mlx::expanded(storage)? } else { storage };
+        let bias = bias.map(|bias| bias.as_dtype(self.dtype)).transpose()?;
+        Ok(Matrix { storage, bias, dtype: self.dtype })
+    }
+
+    /// Takes the weight of an RMS normalization, `[width]`.
+    pub(crate) fn norm(self, weight: &Array, eps: f32) -> Result<Norm, Exception> {
+        Ok(Norm { weight: weight.as_dtype(self.dtype)?, eps })
+    }
+
+    /// `[tokens, outputs]` of a product and everything around it; lazy.
+    pub(crate) fn linear(self, job: &Linear<'_>) -> Result<Array, Exception> {
+        match self.kernels {
+            Kernels::Cpu => cpu::linear(job, false),
+            Kernels::CpuInt8 => cpu::linear(job, true),
+            Kernels::Mlx | Kernels::MlxFloat32 => mlx::linear(job),
+        }
+    }
+
+    /// `[tokens, width]`: rows of a matrix for token ids, uint32 `[tokens]`; lazy.
+    pub(crate) fn embedding(self, matrix: &Matrix, tokens: &Array, width: i32) -> Result<Array, Exception> {
+        if self.kernels.are_cpu() {
+            cpu::embedding(matrix, tokens, width)
+        } else {
+            mlx::embedding(matrix, tokens)
+        }
+    }
+
+    /// RMS normalization of `[tokens, width]` that no product follows; lazy. MLX's operation treats each row alone, on
+    /// every device.
+    pub(crate) fn rms_norm(self, x: &Array, norm: &Norm) -> Result<Array, Exception> {
+        mlx::rms_norm(x, norm)
+    }
+
+    /// What of a layer's attention the kernels can't compute; `None`: they compute all of it.
+    pub(crate) fn unsupported(self, spec: &AttentionSpec) -> Option<&'static str> {
+        if self.pages(spec.heads) { cpu::unsupported(spec) } else { mlx::unsupported(spec) }
+    }
+
+    /// Makes memory for keys and values.
+    ///
+    /// # Errors
+    /// The budget is too small, or there is no address space.
+    pub(crate) fn kv_memory(self, geometry: KvGeometry, budget: KvBudget) -> Result<KvMemory, KvError> {
+        Ok(if self.pages(geometry.heads) {
+            KvMemory::Paged(cpu::PagedKv::new(geometry, budget)?)
+        } else {
+            KvMemory::Contiguous(mlx::ContiguousKv::new(geometry, budget, self.dtype)?)
+        })
+    }
+
+    /// Whether attention is the CPU's. Its vectors have eight lanes; heads of other sizes get MLX's attention.
+    fn pages(self, heads: Heads) -> bool {
+        self.kernels.are_cpu() && heads.dim % 8 == 0
+    }
+}
+
+impl KvMemory {
+    /// Tokens for which there is memory, whichever of the budget's sequences hold them.
+    pub(crate) fn tokens(&self) -> usize {
+        match self {
+            Self::Paged(memory) => memory.tokens(),
+            Self::Contiguous(memory) => memory.tokens(),
+        }
+    }
+
+    /// What a sequence without tokens has.
+    pub(crate) fn sequence(&self) -> SequenceMemory {
+        match self {
+            Self::Paged(memory) => SequenceMemory::Paged(memory.sequence()),
+            Self::Contiguous(memory) => SequenceMemory::Contiguous(memory.sequence()),
+        }
+    }
+
+    /// Makes room for the rows' new tokens.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub(crate) fn begin<'a>(&self, rows: Vec<RowMemory<'a>>) -> Result<StepMemory<'a>, KvError> {
+        match self {
+            Self::Paged(memory) => memory.begin(rows).map(StepMemory::Paged),
+            Self::Contiguous(_) => mlx::ContiguousStep::new(rows).map(StepMemory::Contiguous),
+        }
+    }
+}
+
+impl SequenceMemory {
+    /// Gives back what only tokens from `len` on need.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        if let Self::Paged(sequence) = self {
+            sequence.truncate(len);
+        }
+    }
+
+    /// The memory of another sequence that begins with the first `len` tokens of this one. Nothing is copied until one of
+    /// the two writes to what they share.
+    pub(crate) fn fork(&self, len: usize) -> Self {
+        match self {
+            Self::Paged(sequence) => Self::Paged(sequence.fork(len)),
+            Self::Contiguous(sequence) => Self::Contiguous(sequence.clone()),
+        }
+    }
+
+    /// Whether all tokens are still usable after a step that failed. Blocks are only written behind them; arrays that a
+    /// failed step has changed are unusable.
+    pub(crate) fn is_intact(&self) -> bool {
+        match self {
+            Self::Paged(_) => true,
+            Self::Contiguous(sequence) => sequence.is_intact(),
+        }
+    }
+
+    /// What a step has appended is there to stay.
+    pub(crate) fn commit(&mut self) {
+        if let Self::Contiguous(sequence) = self {
+            sequence.commit();
+        }
+    }
+
+    /// The arrays that a step has changed and that have to be evaluated.
+    pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
+        match self {
+            Self::Paged(_) => None,
+            Self::Contiguous(sequence) => Some(sequence.arrays()),
+        }
+        .into_iter()
+        .flatten()
+    }
+}
+
+impl StepMemory<'_> {
+    /// Attention of one layer, the `layer`th. `qkv` is `[tokens, (queries + 2 kv) * dim]`, the tokens of all rows
+    /// concatenated. Rotates and appends the keys and values, and returns `[tokens, queries * dim]`; lazy.
+    ///
+    /// The rows' lengths stay as they are until the step has been evaluated.
+    pub(crate) fn attend(&self, spec: &AttentionSpec, layer: usize, qkv: &Array) -> Result<Array, Exception> {
+        match self {
+            Self::Paged(step) => step.attend(spec, layer, qkv),
+            Self::Contiguous(step) => step.attend(spec, layer, qkv),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Attention of every kind that is not refused, on both backends, against plain loops over float64; and what around a
+//! product is not fused.
+
+#![allow(clippy::unwrap_used)]
+
+use std::rc::Rc;
+
+use mlx_rs::{
+    ops::{concatenate, indexing::TryIndexOp},
+    transforms::eval,
+};
+
+use super::*;
+
+const HEADS: Heads = Heads { queries: 4, kv: 2, dim: 16 };
+const WIDTH: i32 = (HEADS.queries + 2 * HEADS.kv) * HEADS.dim;
+const TOKENS: i32 = 45;
+const BUDGET: KvBudget = KvBudget { bytes: 1 << 20, sequences: 2, dtype: KvDtype::Float32 };
+
+/// Both kinds of attention, in float32.
+fn backends() -> Vec<Backend> {
+    let device = mlx_ext::init().unwrap();
+    let cpu = (device == Device::Cpu).then_some(Kernels::Cpu);
+    cpu.into_iter().chain([Kernels::Mlx]).map(|kernels| Backend::new(kernels, Dtype::Float32)).collect()
+}
+
+/// Numbers between -1 and 1: the same on every machine.
+fn numbers(count: i32, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// Inverse frequencies of some pairs.
+fn inv_freq(pairs: i32) -> Vec<f64> {
+    (0..pairs).map(|pair| 100_f64.powf(-f64::from(pair) / 8.0)).collect()
+}
+
+/// One sequence's attention, in chunks.
+fn attend(backend: Backend, spec: &AttentionSpec, qkv: &Array) -> Vec<f32> {
+    let memory = backend.kv_memory(KvGeometry { layers: 1, heads: HEADS }, BUDGET).unwrap();
+    let mut sequence = memory.sequence();
+    let mut outputs = Vec::new();
+    let mut position = 0;
+    for end in [20, 33, 34, 35, TOKENS] {
+        let new_tokens = (end - position) as usize;
+        let row = RowMemory { position: position as usize, new_tokens, memory: &mut sequence };
+        let step = memory.begin(vec![row]).unwrap();
+        let output = step.attend(spec, 0, &qkv.try_index(position..end).unwrap()).unwrap();
+        drop(step);
+        eval([&output].into_iter().chain(sequence.arrays())).unwrap();
+        sequence.commit();
+        outputs.push(output);
+        position = end;
+    }
+    let all = concatenate(&outputs, 0).unwrap();
+    eval([&all]).unwrap();
+    all.as_slice::<f32>().to_vec()
+}
+
+/// The same in float64, with `pairs` of components rotated.
+fn expected(spec: &AttentionSpec, pairs: usize, qkv: &[f32]) -> Vec<f64> {
+    let (dim, queries, kv) = (HEADS.dim as usize, HEADS.queries as usize, HEADS.kv as usize);
+    let traditional = spec.rope.as_ref().is_some_and(|rope| rope.traditional());
+    let head = |token: usize, head: usize, rotated: bool| -> Vec<f64> {
+        let from = token * WIDTH as usize + head * dim;
+        let mut x: Vec<f64> = qkv[from..from + dim].iter().map(|&v| f64::from(v)).collect();
+        for (pair, inv_freq) in inv_freq(pairs as i32).into_iter().enumerate().filter(|_| rotated) {
+            let (a, b) = if traditional { (2 * pair, 2 * pair + 1) } else { (pair, pair + pairs) };
+            let (sin, cos) = (token as f64 * inv_freq).sin_cos();
+            (x[a], x[b]) = (x[a] * cos - x[b] * sin, x[b] * cos + x[a] * sin);
+        }
+        x
+    };
+    let mut out = Vec::new();
+    for token in 0..TOKENS as usize {
+        for query_head in 0..queries {
+            let query = head(token, query_head, true);
+            let kv_head = queries + query_head * kv / queries;
+            let first = spec.window.map_or(0, |window| (token + 1).saturating_sub(window as usize));
+            let score = |key: usize| -> f64 {
+                let key = head(key, kv_head, true);
+                query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>() * f64::from(spec.scale)
+            };
+            let weights: Vec<f64> = (first..=token).map(|key| score(key).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            let mut mixed = vec![0.0; dim];
+            for (key, weight) in (first..=token).zip(weights) {
+                let value = head(key, kv_head + kv, false);
+                mixed.iter_mut().zip(value).for_each(|(m, v)| *m += weight / sum * v);
+            }
+            out.extend(mixed);
+        }
+    }
+    out
+}
+
+fn agrees(spec: &AttentionSpec, pairs: usize) {
+    let values = numbers(TOKENS * WIDTH, 1);
+    let qkv = Array::from_slice(&values, &[TOKENS, WIDTH]);
+    let expected = expected(spec, pairs, &values);
+    for backend in backends() {
+        assert_eq!(backend.unsupported(spec), None);
+        let found = attend(backend, spec, &qkv);
+        let difference =
+            found.iter().zip(&expected).map(|(f, e)| (f64::from(*f) - e).abs()).fold(0.0, f64::max);
+        // float32 sums over at most 45 keys of values below 1.
+        assert!(
+            found.len() == expected.len() && difference < 1e-5,
+            "{difference} of {spec:?} on {backend:?}"
+        );
+    }
+}
+
+fn rope(pairs: i32, traditional: bool) -> Option<Rc<Rope>> {
+    Some(Rc::new(Rope::new(inv_freq(pairs), traditional, 64)))
+}
+
+#[test]
+fn causal_attention_with_every_kind_of_rotation() {
+    agrees(&AttentionSpec::causal(HEADS, rope(8, false)), 8);
+    agrees(&AttentionSpec::causal(HEADS, rope(8, true)), 8);
+    agrees(&AttentionSpec::causal(HEADS, rope(4, false)), 4);
+    agrees(&AttentionSpec::causal(HEADS, rope(4, true)), 4);
+    agrees(&AttentionSpec::causal(HEADS, None), 0);
+}
+
+#[test]
+fn windows_and_scales_differ_by_layer() {
+    let plain = AttentionSpec::causal(HEADS, rope(8, false));
+    for window in [1, 7, 32, 44, 45, 1000] {
+        agrees(&AttentionSpec { window: Some(window), ..plain.clone() }, 8);
+    }
+    agrees(&AttentionSpec { scale: 0.5, ..plain }, 8);
+}
+
+#[test]
+fn what_kernels_cannot_compute_is_refused() {
+    let plain = AttentionSpec::causal(HEADS, rope(8, false));
+    for backend in backends() {
+        let refused = |spec: &AttentionSpec| backend.unsupported(spec).unwrap();
+        assert!(refused(&AttentionSpec { soft_cap: Some(50.0), ..plain.clone() }).contains("soft cap"));
+        assert!(refused(&AttentionSpec { sinks: true, ..plain.clone() }).contains("sinks"));
+        assert!(refused(&AttentionSpec { qk_norm: true, ..plain.clone() }).contains("normalized"));
+    }
+}
+
+/// A normalization that no product follows treats each row alone, to the last bit.
+#[test]
+fn a_row_s_normalization_does_not_depend_on_other_rows() {
+    let (rows, width) = (7, 40);
+    let values = numbers(rows * width, 2);
+    let x = Array::from_slice(&values, &[rows, width]);
+    let weight = numbers(width, 3);
+    for backend in backends() {
+        let norm = backend.norm(&Array::from_slice(&weight, &[width]), 1e-5).unwrap();
+        let all = backend.rms_norm(&x, &norm).unwrap();
+        eval([&all]).unwrap();
+        for row in 0..rows {
+            let one = backend.rms_norm(&x.try_index(row..row + 1).unwrap(), &norm).unwrap();
+            eval([&one]).unwrap();
+            let place = (row * width) as usize..((row + 1) * width) as usize;
+            assert_eq!(one.as_slice::<f32>(), &all.as_slice::<f32>()[place.clone()], "row {row}");
+            let mean = values[place.clone()].iter().map(|v| f64::from(v * v)).sum::<f64>() / f64::from(width);
+            for ((x, w), y) in values[place].iter().zip(&weight).zip(one.as_slice::<f32>()) {
+                let expected = f64::from(*x) / (mean + 1e-5).sqrt() * f64::from(*w);
+                assert!((f64::from(*y) - expected).abs() < 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn kernels_follow_the_device() {
+    assert_eq!(Kernels::of(Device::Cpu), Kernels::Cpu);
+    assert_eq!(Kernels::of(Device::Gpu), Kernels::Mlx);
+    assert_eq!(Kernels::Cpu.with_int8_activations(), Kernels::CpuInt8);
+    assert_eq!(Kernels::Mlx.with_int8_activations(), Kernels::Mlx);
+}

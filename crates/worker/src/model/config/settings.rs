@@ -1,0 +1,131 @@
+//! Reading single settings of a `config.json`, in every form in which programs write them: a whole number may come as
+//! `4096.0`, a float as `8`, a flag as 0 or 1, and `null` means that nothing is said.
+
+use artifact_store::python_json::as_float;
+use serde_json::{Map, Value};
+
+use super::ModelError;
+
+/// An object of the configuration.
+#[derive(Clone, Copy)]
+pub(in crate::model) struct Settings<'a> {
+    values: &'a Map<String, Value>,
+    /// Where it stands, for errors: the `rope_scaling` of `rope_scaling.factor`.
+    place: &'a str,
+}
+
+impl<'a> Settings<'a> {
+    /// The whole configuration.
+    pub(in crate::model) fn new(config: &'a Value) -> Result<Self, ModelError> {
+        match config {
+            Value::Object(values) => Ok(Self { values, place: "" }),
+            other => Err(wrong_type("config.json".to_owned(), other, "an object")),
+        }
+    }
+
+    /// The object that a setting is.
+    pub(in crate::model) fn object(self, name: &'a str) -> Result<Option<Self>, ModelError> {
+        match self.get(name) {
+            None => Ok(None),
+            // What stands for a number is an object, too.
+            Some(value @ Value::Object(values)) if as_float(value).is_none() => {
+                Ok(Some(Self { values, place: name }))
+            }
+            Some(other) => Err(self.wrong(name, other, "an object")),
+        }
+    }
+
+    pub(in crate::model) fn is_empty(self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Names and values of everything in it.
+    pub(in crate::model) fn iter(self) -> impl Iterator<Item = (&'a String, &'a Value)> {
+        self.values.iter()
+    }
+
+    /// A setting that says something.
+    pub(in crate::model) fn get(self, name: &str) -> Option<&'a Value> {
+        self.values.get(name).filter(|value| !value.is_null())
+    }
+
+    /// A whole number from `least` to `most`.
+    pub(in crate::model) fn whole(
+        self,
+        name: &str,
+        least: i32,
+        most: i32,
+    ) -> Result<Option<i32>, ModelError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        // Numbers up to 2^53 are whole in float64; the limits end far below.
+        let number = as_float(value).filter(|number| number.fract() == 0.0 || !number.is_finite());
+        let number = number.ok_or_else(|| self.wrong(name, value, "a whole number"))?;
+        if !(f64::from(least)..=f64::from(most)).contains(&number) {
+            let expected = format!("a number from {least} to {most}");
+            return Err(ModelError::BadSetting { setting: self.path(name), value: shown(value), expected });
+        }
+        Ok(Some(number as i32))
+    }
+
+    /// A finite number from `least` to `most`.
+    pub(in crate::model) fn number(
+        self,
+        name: &str,
+        least: f64,
+        most: f64,
+    ) -> Result<Option<f64>, ModelError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let number = as_float(value).ok_or_else(|| self.wrong(name, value, "a number"))?;
+        if !(least..=most).contains(&number) {
+            let expected = format!("a number from {least:e} to {most:e}");
+            return Err(ModelError::BadSetting { setting: self.path(name), value: shown(value), expected });
+        }
+        Ok(Some(number))
+    }
+
+    /// A flag.
+    pub(in crate::model) fn flag(self, name: &str) -> Result<Option<bool>, ModelError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        match (value, value.as_f64()) {
+            (Value::Bool(flag), _) => Ok(Some(*flag)),
+            (_, Some(number)) if number == 0.0 || number == 1.0 => Ok(Some(number == 1.0)),
+            _ => Err(self.wrong(name, value, "true or false")),
+        }
+    }
+
+    /// Text.
+    pub(in crate::model) fn text(self, name: &str) -> Result<Option<&'a str>, ModelError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        value.as_str().map(Some).ok_or_else(|| self.wrong(name, value, "a text"))
+    }
+
+    /// Refuses a setting whose value this worker does not cover.
+    pub(in crate::model) fn refuse<T>(self, name: &str, value: impl ToString) -> Result<T, ModelError> {
+        Err(ModelError::UnsupportedSetting { setting: self.path(name), value: value.to_string() })
+    }
+
+    fn wrong(self, name: &str, value: &Value, expected: &str) -> ModelError {
+        wrong_type(self.path(name), value, expected)
+    }
+
+    fn path(self, name: &str) -> String {
+        if self.place.is_empty() { name.to_owned() } else { format!("{}.{name}", self.place) }
+    }
+}
+
+fn wrong_type(setting: String, value: &Value, expected: &str) -> ModelError {
+    let expected = format!("{expected} (invalid type)");
+    ModelError::BadSetting { setting, value: shown(value), expected }
+}
+
+/// A value as it stands in the file, or its beginning.
+fn shown(value: &Value) -> String {
+    let text = match as_float(value) {
+        Some(number) if !number.is_finite() => number.to_string(),
+        _ => value.to_string(),
+    };
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}

@@ -1,0 +1,271 @@
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn config(changes: Value) -> Value {
+    let mut config = json!({
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "vocab_size": 100, "rms_norm_eps": 1e-5,
+    });
+    for (name, value) in changes.as_object().unwrap() {
+        config[name] = value.clone();
+    }
+    config
+}
+
+fn read(config: &Value) -> Result<DecoderConfig, ModelError> {
+    DecoderConfig::parse(Settings::new(config)?, &[])
+}
+
+fn parse(changes: Value) -> DecoderConfig {
+    read(&config(changes.clone())).unwrap_or_else(|error| panic!("{changes}: {error}"))
+}
+
+#[track_caller]
+fn refused(changes: Value, name: &str) {
+    let error = read(&config(changes.clone())).unwrap_err().to_string();
+    assert!(error.contains(&format!("`{name}`")), "{changes}: {error}");
+}
+
+#[test]
+fn what_is_not_said_has_transformers_defaults() {
+    for nothing in [json!({}), nulls()] {
+        let args = parse(nothing);
+        assert_eq!((args.heads.kv, args.heads.dim, args.max_position_embeddings), (4, 16, 2048));
+        assert_eq!((args.attention_bias, args.mlp_bias, args.tie_word_embeddings), (false, false, None));
+        let plain = RopeConfig { traditional: false, base: 10_000.0, scaling: RopeScaling::Plain };
+        assert_eq!(args.rope, plain);
+    }
+    assert_eq!(parse(json!({ "rms_norm_eps": null })).rms_norm_eps, 1e-6);
+}
+
+/// Everything that may be left out.
+fn nulls() -> Value {
+    let names = [
+        "num_key_value_heads",
+        "head_dim",
+        "max_position_embeddings",
+        "attention_bias",
+        "mlp_bias",
+        "tie_word_embeddings",
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+        "rope_traditional",
+        "sliding_window",
+        "use_sliding_window",
+        "layer_types",
+        "quantization",
+        "quantization_config",
+        "hidden_act",
+        "hidden_activation",
+        "partial_rotary_factor",
+        "attn_logit_softcapping",
+        "torch_dtype",
+        "dtype",
+    ];
+    names.into_iter().map(|name| (name.to_owned(), Value::Null)).collect::<serde_json::Map<_, _>>().into()
+}
+
+#[test]
+fn numbers_and_flags_come_in_several_forms() {
+    let args = parse(json!({
+        "hidden_size": 64.0, "num_attention_heads": 4.0, "num_key_value_heads": 2.0, "head_dim": 3.2e1,
+        "vocab_size": 1e2, "max_position_embeddings": 4096.0, "rms_norm_eps": 0, "rope_theta": 500000,
+        "attention_bias": 1, "mlp_bias": 0.0, "tie_word_embeddings": true, "hidden_act": "swish",
+        "dtype": "bfloat16", "torch_dtype": 7, "sliding_window": false,
+    }));
+    assert_eq!((args.hidden_size, args.vocab_size, args.max_position_embeddings), (64, 100, 4096));
+    assert_eq!((args.heads.queries, args.heads.kv, args.heads.dim), (4, 2, 32));
+    assert_eq!((args.attention_bias, args.mlp_bias, args.tie_word_embeddings), (true, false, Some(true)));
+    assert_eq!((args.rms_norm_eps, args.rope.base), (0.0, 500_000.0));
+}
+
+#[test]
+fn rope_has_had_many_names() {
+    let llama3 = json!({
+        "factor": 8, "low_freq_factor": 1.0, "high_freq_factor": 4, "original_max_position_embeddings": 8192,
+    });
+    let with = |base: &Value, more: Value| {
+        let mut object = base.clone();
+        for (name, value) in more.as_object().unwrap() {
+            object[name] = value.clone();
+        }
+        object
+    };
+    let stretched =
+        RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, old_context: 8192.0 };
+    for types in [
+        json!({ "type": "llama3" }),
+        json!({ "rope_type": "llama3" }),
+        json!({ "type": "llama3", "rope_type": "llama3" }),
+        json!({ "type": null, "rope_type": "llama3" }),
+    ] {
+        let object = with(&llama3, types);
+        assert_eq!(parse(json!({ "rope_scaling": object })).rope.scaling, stretched, "{object}");
+        let object = with(&object, json!({ "rope_theta": 5e5 }));
+        let args = parse(json!({ "rope_theta": null, "rope_parameters": object }));
+        assert_eq!((args.rope.scaling, args.rope.base), (stretched, 500_000.0));
+        let nested = parse(json!({ "rope_parameters": { "full_attention": object } }));
+        assert_eq!(nested.rope, args.rope);
+        let both = parse(json!({ "rope_scaling": object, "rope_parameters": object, "rope_theta": 5e5 }));
+        assert_eq!(both.rope, args.rope);
+    }
+    let linear = json!({ "type": "linear", "rope_type": "linear", "factor": 4 });
+    assert_eq!(parse(json!({ "rope_scaling": linear })).rope.scaling, RopeScaling::Linear { factor: 4.0 });
+    for plain in
+        [json!({}), json!({ "rope_type": "default" }), json!({ "rope_theta": 1e6 }), json!({ "factor": 1 })]
+    {
+        assert_eq!(parse(json!({ "rope_scaling": plain })).rope.scaling, RopeScaling::Plain, "{plain}");
+    }
+    assert_eq!(parse(json!({ "rope_scaling": {}, "rope_parameters": { "rope_theta": 1e6 } })).rope.base, 1e6);
+}
+
+#[test]
+fn what_would_change_the_answers_is_refused_by_name() {
+    for (changes, name) in [
+        (json!({ "hidden_act": "gelu" }), "hidden_act"),
+        (json!({ "hidden_activation": "gelu_pytorch_tanh" }), "hidden_activation"),
+        (json!({ "sliding_window": 1024 }), "sliding_window"),
+        (json!({ "layer_types": ["full_attention", "sliding_attention"] }), "layer_types"),
+        (json!({ "layer_types": "full_attention" }), "layer_types"),
+        (json!({ "partial_rotary_factor": 0.5 }), "partial_rotary_factor"),
+        (json!({ "final_logit_softcapping": 30.0 }), "final_logit_softcapping"),
+        (
+            json!({ "rope_parameters": { "partial_rotary_factor": 0.25 } }),
+            "rope_parameters.partial_rotary_factor",
+        ),
+        (json!({ "rope_scaling": { "type": "yarn", "factor": 4 } }), "rope_scaling.rope_type"),
+        (json!({ "rope_scaling": { "type": "dynamic", "factor": 4 } }), "rope_scaling.rope_type"),
+        (
+            json!({ "rope_scaling": { "type": "linear", "rope_type": "llama3", "factor": 4 } }),
+            "rope_scaling.type",
+        ),
+        (json!({ "rope_scaling": { "type": "linear" } }), "rope_scaling.factor"),
+        (json!({ "rope_scaling": { "factor": 4 } }), "rope_scaling.rope_type"),
+        (
+            json!({ "rope_scaling": { "type": "linear", "factor": 4 }, "rope_parameters": { "rope_type": "default" } }),
+            "rope_parameters",
+        ),
+        (
+            json!({ "rope_scaling": { "type": "llama3", "factor": 4, "low_freq_factor": 4, "high_freq_factor": 4 } }),
+            "rope_scaling.low_freq_factor",
+        ),
+        (json!({ "quantization": { "mode": "mxfp4" } }), "quantization.mode"),
+        (json!({ "quantization": { "bits": 3, "group_size": 64 } }), "quantization.bits"),
+        (
+            json!({ "quantization_config": { "quant_method": "gptq", "bits": 4 } }),
+            "quantization_config.quant_method",
+        ),
+        (json!({ "quantization": { "bits": 4, "model.x": { "bits": 6 } } }), "model.x.bits"),
+        (json!({ "num_key_value_heads": 3 }), "num_key_value_heads"),
+        (json!({ "head_dim": 7 }), "head_dim"),
+    ] {
+        refused(changes, name);
+    }
+    parse(json!({ "sliding_window": 1024, "use_sliding_window": false }));
+    parse(json!({ "sliding_window": 4096, "max_position_embeddings": 4096 }));
+    parse(json!({ "sliding_window": 1024, "layer_types": ["full_attention", "full_attention"] }));
+    parse(json!({ "quantization": { "bits": 8, "group_size": 64, "model.x": false, "mode": "affine" } }));
+}
+
+#[test]
+fn an_architecture_may_cover_more() {
+    for (name, value) in [
+        ("hidden_act", json!("gelu")),
+        ("partial_rotary_factor", json!(0.5)),
+        ("final_logit_softcapping", json!(30.0)),
+        ("layer_types", json!(["sliding_attention"])),
+        ("sliding_window", json!(16)),
+    ] {
+        let config = config(json!({ name: value }));
+        assert!(read(&config).is_err());
+        DecoderConfig::parse(Settings::new(&config).unwrap(), &[name]).unwrap();
+        assert!(DecoderConfig::parse(Settings::new(&config).unwrap(), &["another"]).is_err());
+    }
+}
+
+/// As Python writes and transformers reads them.
+#[test]
+fn numbers_that_are_none_are_refused_where_they_count() {
+    for word in ["NaN", "Infinity", "-Infinity"] {
+        let number = json!({ "__float__": word });
+        parse(json!({ "initializer_range": number, "time_step_limit": [0.0, number] }));
+        for name in ["rms_norm_eps", "rope_theta", "hidden_size", "max_position_embeddings", "rope_scaling"] {
+            refused(json!({ name: number }), name);
+        }
+        refused(json!({ "rope_scaling": { "type": "linear", "factor": number } }), "rope_scaling.factor");
+    }
+    let error = read(&config(json!({ "rms_norm_eps": { "__float__": "NaN" } }))).unwrap_err();
+    assert!(error.to_string().contains("`rms_norm_eps` = NaN"), "{error}");
+}
+
+const NAMES: [&str; 14] = [
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "attention_bias",
+    "sliding_window",
+    "quantization",
+];
+
+/// Numbers around every power of two and at the ends of all types, in both forms; and things that are no numbers.
+fn extreme() -> impl Strategy<Value = Value> {
+    let powers = (0..=64_u32, -2..=2_i128).prop_map(|(power, off)| (1_i128 << power) + off);
+    let whole = prop_oneof![powers, Just(67_108_865), Just(0), any::<i64>().prop_map(i128::from)];
+    let number = (whole, any::<bool>(), any::<bool>()).prop_map(|(whole, negative, as_float)| {
+        let whole = if negative { -whole } else { whole };
+        match (as_float, i64::try_from(whole), u64::try_from(whole)) {
+            (false, Ok(whole), _) => json!(whole),
+            (false, _, Ok(whole)) => json!(whole),
+            _ => json!(whole as f64),
+        }
+    });
+    let scaling = (number.clone(), number.clone()).prop_map(|(factor, old)| {
+        json!({ "rope_type": "llama3", "factor": factor, "original_max_position_embeddings": old })
+    });
+    let others =
+        [json!(null), json!("64"), json!([64]), json!(1e300), json!(5e-324), json!(0.5), json!(true)];
+    prop_oneof![6 => number, 1 => any::<f64>().prop_map(|value| json!(value)), 1 => scaling,
+                1 => prop::sample::select(others.to_vec())]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn whatever_passes_can_be_multiplied(
+        changes in prop::collection::btree_map(prop::sample::select(NAMES.to_vec()), extreme(), 0..5),
+    ) {
+        let changes = changes.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let Ok(args) = read(&config(Value::Object(changes.collect()))) else { return Ok(()) };
+        let Heads { queries, kv, dim } = args.heads;
+        let sizes = [
+            args.hidden_size, args.intermediate_size, args.num_hidden_layers, args.vocab_size, queries, kv, dim,
+            args.max_position_embeddings,
+        ];
+        prop_assert!(sizes.iter().all(|&size| size > 0), "{args:?}");
+        prop_assert!(queries % kv == 0 && dim % 2 == 0);
+        // What load and the kernels multiply in 32 bits.
+        let dims = sizes.map(i64::from);
+        let width = (dims[4] + 2 * dims[5]) * dims[6];
+        let words = [width, 2 * dims[1], dims[3], 3 * dims[0], dims[7] + 1024];
+        prop_assert!(words.iter().all(|&size| i32::try_from(size).is_ok()), "{args:?}");
+        prop_assert!(args.rms_norm_eps.is_finite() && args.rms_norm_eps >= 0.0);
+        // Both as an angle and, as MLX takes it, the other way round, in float32.
+        let inv_freq = super::super::layers::inv_freq(&args.rope, dim);
+        let is_normal = |inv_freq: &f64| (*inv_freq as f32).is_normal() && (inv_freq.recip() as f32).is_normal();
+        prop_assert!(inv_freq.iter().all(is_normal), "{args:?}");
+    }
+}

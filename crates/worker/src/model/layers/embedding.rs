@@ -1,0 +1,35 @@
+//! The embedding of tokens.
+
+use mlx_rs::{Array, error::Exception};
+
+use super::{ModelError, Weights, load_matrix};
+use crate::backend::{Backend, Matrix};
+
+/// A row of a matrix for each token.
+pub(in crate::model) struct Embedding {
+    matrix: Matrix,
+    width: i32,
+    backend: Backend,
+}
+
+impl Embedding {
+    /// Takes `<name>.weight` and what belongs to it.
+    pub(in crate::model) fn load(
+        weights: &mut Weights<'_>,
+        name: &str,
+        [vocab, width]: [i32; 2],
+    ) -> Result<Self, ModelError> {
+        let matrix = load_matrix(weights, name, [vocab, width], false)?;
+        Ok(Self { matrix, width, backend: weights.backend() })
+    }
+
+    /// `[tokens, width]` of token ids, uint32 `[tokens]`, in the type that activations have; lazy.
+    pub(in crate::model) fn lookup(&self, tokens: &Array) -> Result<Array, Exception> {
+        self.backend.embedding(&self.matrix, tokens, self.width)
+    }
+
+    /// The same matrix as an output head.
+    pub(in crate::model) fn head(&self) -> Matrix {
+        self.matrix.clone()
+    }
+}

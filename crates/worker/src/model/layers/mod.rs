@@ -1,0 +1,30 @@
+//! The parts that models are built of.
+//!
+//! A layer decides what is computed and asks its [`Backend`](crate::backend::Backend) to compute it: the layer says where
+//! a normalization or a residual stands, and the backend fuses what it can.
+//!
+//! A file in `arch` imports this module and MLX's array type, and nothing else: what it needs of the rest of `model` is
+//! re-exported below. The files here import `crate::backend` and, through `super`, the same.
+
+mod attention;
+mod embedding;
+mod linear;
+mod mlp;
+mod norm;
+mod rope;
+
+pub(super) use attention::{Attention, AttentionParams};
+pub(super) use embedding::Embedding;
+pub(super) use linear::{FusedLinear, load_matrix};
+pub(super) use mlp::{Mlp, MlpParams};
+pub(super) use norm::{RmsNorm, SublayerNorms};
+#[cfg(test)]
+pub(super) use rope::inv_freq;
+pub(super) use rope::load_rope;
+
+pub(super) use super::{
+    Architecture, ModelError,
+    config::{DecoderConfig, RopeConfig, RopeScaling, Settings},
+    weights::Weights,
+};
+pub(super) use crate::backend::{AttentionSpec, StepMemory};

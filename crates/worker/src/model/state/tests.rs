@@ -1,0 +1,47 @@
+#![allow(clippy::unwrap_used)]
+
+use mlx_rs::Dtype;
+
+use super::*;
+use crate::backend::{Heads, Kernels, KvDtype};
+
+const BUDGET: KvBudget = KvBudget { bytes: 1 << 20, sequences: 2, dtype: KvDtype::Float32 };
+const HEADS: Heads = Heads { queries: 4, kv: 2, dim: 8 };
+
+/// Of the backend that this machine uses.
+fn cache(layers: &[&AttentionSpec]) -> Result<KvCache, ModelError> {
+    let kernels = Kernels::of(mlx_ext::init().unwrap());
+    KvCache::new(layers, BUDGET, Backend::new(kernels, Dtype::Float32))
+}
+
+#[test]
+fn attention_that_cannot_be_computed_is_refused_with_its_layer() {
+    let plain = AttentionSpec::causal(HEADS, None);
+    let capped = AttentionSpec { soft_cap: Some(30.0), ..plain.clone() };
+    assert!(cache(&[&plain, &plain]).is_ok());
+    let error = cache(&[&plain, &capped]).err().unwrap();
+    assert!(matches!(error, ModelError::UnsupportedAttention { layer: 1, .. }));
+    assert!(error.to_string().contains("layer 1 of the model has a soft cap"), "{error}");
+}
+
+#[test]
+fn layers_share_blocks_and_so_have_heads_alike() {
+    let plain = AttentionSpec::causal(HEADS, None);
+    let windowed = AttentionSpec { window: Some(16), ..plain.clone() };
+    assert!(cache(&[&plain, &windowed]).is_ok());
+    let wider = AttentionSpec::causal(Heads { dim: 16, ..HEADS }, None);
+    assert!(matches!(
+        cache(&[&plain, &wider]).err(),
+        Some(ModelError::UnsupportedAttention { layer: 1, .. })
+    ));
+    assert!(matches!(cache(&[]).err(), Some(ModelError::NoLayers)));
+}
+
+#[test]
+fn a_fork_is_as_long_as_asked_and_no_longer_than_its_origin() {
+    let plain = AttentionSpec::causal(HEADS, None);
+    let mut kv = cache(&[&plain]).unwrap().sequence();
+    assert!(kv.is_empty() && kv.is_intact());
+    kv.advance(40);
+    assert_eq!((kv.fork(33).len(), kv.fork(100).len()), (33, 40));
+}

@@ -1,0 +1,68 @@
+//! Other forms in which weights are stored, and the type in which they are computed with.
+
+use super::{
+    BUDGET, load,
+    on::{MLX_EXPANDED, On, alone, on_every_backend},
+    tiny::{Float, Spec, SplitMix, Tiny, reference},
+};
+
+/// Not every writer of files pads their header. Tensors at odd places are copied; those at places that suit their type
+/// and nothing larger are not.
+fn tensors_may_lie_at_any_place_of_their_file(on: On) {
+    let spec = on.spec(Spec { dense: Float::Bf16, norms: Float::Bf16, ..Spec::default() });
+    let tokens = [1, 2, 3];
+    let mut tiny = Tiny::new(spec, 15);
+    let aligned = load(&tiny, on).model;
+    let expected = alone(&aligned, &mut aligned.new_kv(), &tokens);
+    for excess in [1, 2, 5] {
+        tiny.header_excess = excess;
+        let model = load(&tiny, on).model;
+        assert_eq!(alone(&model, &mut model.new_kv(), &tokens), expected, "{excess} bytes off");
+    }
+}
+
+/// Models have tensors of several float types: an import of a GGUF file has scales in float16, normalizations in float32,
+/// and an embedding of more bits than the rest; others keep some of them in bfloat16. A backend computes in one type.
+fn float_types_may_be_mixed(on: On) {
+    let gguf = Spec {
+        quantization: Some((32, 4)),
+        embedding: Some((32, 8)),
+        scales: Float::F16,
+        norms: Float::F32,
+        kv_heads: 2,
+        ..Spec::default()
+    };
+    let specs = [
+        gguf.clone(),
+        Spec { tied: false, bias: true, ..gguf },
+        Spec {
+            quantization: Some((64, 4)),
+            scales: Float::Bf16,
+            norms: Float::F32,
+            bias: true,
+            ..Spec::default()
+        },
+        Spec { dense: Float::Bf16, norms: Float::F32, bias: true, ..Spec::default() },
+        Spec { dense: Float::F16, norms: Float::Bf16, bias: true, ..Spec::default() },
+        // An own head in another type than the layers.
+        Spec { head: Some(Float::F32), dense: Float::Bf16, tied: false, ..Spec::default() },
+        Spec { head: Some(Float::Bf16), dense: Float::F32, tied: false, ..Spec::default() },
+    ];
+    let on = On { float: None, ..on };
+    for spec in specs {
+        let tiny = Tiny::new(spec.clone(), 16);
+        let loaded = load(&tiny, on);
+        let tokens = SplitMix(17).tokens(9, spec.vocab);
+        let mut kv = loaded.model.new_kv();
+        let expected = reference::logits(&tiny, &tokens);
+        on.agrees(&spec, &alone(&loaded.model, &mut kv, &tokens[..7]), &expected[6]);
+        on.agrees(&spec, &alone(&loaded.model, &mut kv, &tokens[7..]), &expected[8]);
+        // Keys and values have the type of activations, and are counted so.
+        let reserved = BUDGET.sequences * 32;
+        let wide = load(&tiny, MLX_EXPANDED).model.kv_tokens() + reserved;
+        let is_wide = on.is_exact() || on.kernels == MLX_EXPANDED.kernels || spec.activations() == Float::F32;
+        assert_eq!(loaded.model.kv_tokens() + reserved, if is_wide { wide } else { 2 * wide }, "{spec:?}");
+    }
+}
+
+on_every_backend![tensors_may_lie_at_any_place_of_their_file, float_types_may_be_mixed];
