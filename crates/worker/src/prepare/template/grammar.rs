@@ -1,7 +1,7 @@
-//! Jinja's grammar of expressions: finds where they begin and end, and makes the [edits](super::rewrite) of a tag.
+//! Jinja's grammar of expressions: finds where they begin and end, and makes the [edits](super::edit) of a tag.
 
 use super::{
-    rewrite::Edit,
+    edit::Edit,
     scan::{Kind, Token},
 };
 

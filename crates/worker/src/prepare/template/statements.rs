@@ -1,8 +1,8 @@
 //! Jinja's grammar of statements: where the expressions are in a `{% … %}`.
 
 use super::{
+    edit::Edit,
     grammar::{Grammar, Parsed},
-    rewrite::Edit,
 };
 
 impl Grammar<'_> {
