@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: everything that can be said of the code without running it.
+//! `cargo xtask lint`: every check that does not run the programs, and those of generated documents.
 
 use anyhow::{Result, bail};
 
