@@ -1,9 +1,6 @@
 //! The three programs of kr-serve, built, and where cargo put them.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -19,14 +16,8 @@ pub(crate) struct Binaries {
 impl Binaries {
     /// Builds with `cargo <arguments>`, which has to select all three.
     pub(crate) fn build(workspace: &Workspace, arguments: &[&str]) -> Result<Self> {
-        // Cargo says where its executables are; a guess would be wrong for some `target-dir` or `build.target`.
-        let mut cargo = workspace.cargo(arguments);
-        cargo.arg("--message-format=json-render-diagnostics");
-        let messages = process::output_with_progress(cargo)?;
-        let find = |name| {
-            executable(&messages, "bin", name)
-                .with_context(|| format!("cargo built no {name}; is its [[bin]] still named so?"))
-        };
+        let built = build_all(workspace, arguments)?;
+        let find = |name| built.find(Program::Binary, name);
         find("kr-worker")?;
         Ok(Self { gateway: find("kr-gateway")?, cache_tool: find("cache-tool")? })
     }
@@ -47,30 +38,65 @@ impl Binaries {
     }
 }
 
+/// What cargo built.
+pub(crate) struct Built {
+    messages: String,
+}
+
+/// Kinds of programs that cargo builds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Program {
+    Binary,
+    Benchmark,
+    Example,
+}
+
+/// Builds with `cargo <arguments>`.
+pub(crate) fn build_all(workspace: &Workspace, arguments: &[&str]) -> Result<Built> {
+    // Cargo says where its executables are; a guess would be wrong for some `target-dir` or `build.target`.
+    let mut cargo = workspace.cargo(arguments);
+    cargo.arg("--message-format=json-render-diagnostics");
+    Ok(Built { messages: process::output_with_progress(cargo)? })
+}
+
+impl Built {
+    /// The executable of the target `name`.
+    pub(crate) fn find(&self, program: Program, name: &str) -> Result<PathBuf> {
+        executable(&self.messages, program, name)
+            .with_context(|| format!("cargo built no {} named {name}", program.kind()))
+    }
+}
+
+impl Program {
+    /// In cargo's messages.
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Binary => "bin",
+            Self::Benchmark => "bench",
+            Self::Example => "example",
+        }
+    }
+}
+
 /// Builds the binary of the package `name`, of the same name, optimized, and returns its executable.
 pub(crate) fn optimized(workspace: &Workspace, name: &str) -> Result<PathBuf> {
-    one(workspace.cargo(&["build", "--release", "--package", name]), "bin", name)
+    build_all(workspace, &["build", "--release", "--package", name])?.find(Program::Binary, name)
 }
 
 /// Builds the benchmark `name` of `package`, optimized, and returns its executable.
 pub(crate) fn benchmark(workspace: &Workspace, package: &str, name: &str) -> Result<PathBuf> {
-    one(workspace.cargo(&["bench", "--package", package, "--bench", name, "--no-run"]), "bench", name)
+    let arguments = ["bench", "--package", package, "--bench", name, "--no-run"];
+    build_all(workspace, &arguments)?.find(Program::Benchmark, name)
 }
 
-fn one(mut cargo: Command, kind: &str, name: &str) -> Result<PathBuf> {
-    cargo.arg("--message-format=json-render-diagnostics");
-    let messages = process::output_with_progress(cargo)?;
-    executable(&messages, kind, name).with_context(|| format!("cargo built no {kind} target {name}"))
-}
-
-/// The executable of the target `name` of a `kind`, not of its unit tests, in cargo's messages.
-fn executable(messages: &str, kind: &str, name: &str) -> Option<PathBuf> {
+/// The executable of the target `name`, not of its unit tests, in cargo's messages.
+fn executable(messages: &str, program: Program, name: &str) -> Option<PathBuf> {
     messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|message| {
         let wanted = message["reason"] == "compiler-artifact"
             && message["target"]["name"] == name
-            && message["target"]["kind"][0] == kind
+            && message["target"]["kind"][0] == program.kind()
             // Of a binary; a benchmark is always built as a test.
-            && (kind == "bench" || message["profile"]["test"] == false);
+            && (matches!(program, Program::Benchmark) || message["profile"]["test"] == false);
         wanted.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
     })
 }
@@ -87,7 +113,7 @@ mod tests {
             r#"{"reason":"build-finished","success":true}"#,
         ]
         .join("\n");
-        assert_eq!(executable(&messages, "bin", "a"), Some(PathBuf::from("/t/a")));
-        assert_eq!(executable(&messages, "bin", "b"), None);
+        assert_eq!(executable(&messages, Program::Binary, "a"), Some(PathBuf::from("/t/a")));
+        assert_eq!(executable(&messages, Program::Binary, "b"), None);
     }
 }

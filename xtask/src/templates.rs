@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     process, progress,
-    setup::piece::{Pieces, key},
+    setup::downloads::{Downloads, key},
     workspace::Workspace,
 };
 
@@ -22,8 +22,8 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<PathBuf> {
     };
     // They name the exact packages, so all that matters is in them.
     let key = key(&[&read("templates.py")?, &read("snippets.py")?]);
-    let pieces = Pieces::open(&workspace.mlx())?;
-    let folder = pieces.ensure("chat-templates", &key, |folder| {
+    let downloads = Downloads::open(&workspace.mlx())?;
+    let folder = downloads.ensure("chat-templates", &key, |folder| {
         let step = progress::spinner("downloading chat templates and rendering them with Jinja2 (77 MB)");
         let mut python = Command::new("python3");
         python.arg("-B").arg(scripts.join("templates.py")).arg(folder);
@@ -34,6 +34,6 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<PathBuf> {
         step.finish();
         Ok(())
     })?;
-    pieces.remove_unused()?;
+    downloads.remove_unused()?;
     Ok(folder)
 }

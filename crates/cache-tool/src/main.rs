@@ -14,7 +14,7 @@ mod store_args;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use commands::{
     completions, export, import, inspect, list, pin, prune, pull, remove, repair, unpin, usage, verify,
@@ -74,7 +74,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => return verify::run(store_args, args),
         Command::Repair(args) => return repair::run(store_args, args),
         Command::Export(args) => export::run(store_args, args),
-        Command::Completions(args) => completions::run(args),
+        Command::Completions(args) => completions::run(args, Cli::command()),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

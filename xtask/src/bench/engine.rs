@@ -9,8 +9,9 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
+    case::Case,
     machine,
-    peers::{Asked, Case, Peer},
+    peers::{Asked, Peer},
     server::LlamaServer,
     statistics::Sample,
     subject::Subject,

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout)] // tables are the output
 
 mod accuracy;
+mod case;
 mod engine;
 mod gateway;
 mod kernels;

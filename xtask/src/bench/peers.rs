@@ -1,7 +1,6 @@
 //! Engines that are measured: ours, llama.cpp in two ways, mlx-lm.
 
 use std::{
-    fmt,
     io::{BufRead, BufReader, Lines, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -10,17 +9,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::server::LlamaServer;
+use super::{case::Case, server::LlamaServer};
 use crate::process;
-
-/// What is measured, the same for every engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Case {
-    /// A prompt of so many tokens, in one go.
-    Prefill { tokens: usize },
-    /// `batch` sequences, each with `context` tokens before the first of `steps` steps.
-    Decode { batch: usize, context: usize, steps: usize },
-}
 
 /// An engine.
 pub(super) enum Peer {
@@ -39,25 +29,6 @@ pub(super) struct Asked {
     output: Lines<BufReader<ChildStdout>>,
     /// What it said of itself.
     pub(super) greeting: String,
-}
-
-impl fmt::Display for Case {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Prefill { tokens } => write!(f, "prefill {tokens}"),
-            Self::Decode { batch, context, steps } => write!(f, "decode {batch} {context} {steps}"),
-        }
-    }
-}
-
-impl Case {
-    /// For people.
-    pub(super) fn title(&self) -> String {
-        match self {
-            Self::Prefill { tokens } => format!("prefill of {tokens}"),
-            Self::Decode { batch, .. } => format!("decode, batch {batch}"),
-        }
-    }
 }
 
 impl Peer {

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 
-use super::peers::Case;
+use super::case::Case;
 use crate::process;
 
 /// The server's executable and what to start it with.

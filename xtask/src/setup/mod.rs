@@ -14,12 +14,12 @@
 //! A folder's name carries the hash of everything it was made from, and it gets that name only when it is complete.
 //! So what exists is right, a changed input makes a new folder, and an interruption leaves a `tmp-*` and nothing else.
 
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS only fetches the default model"))]
+pub(crate) mod downloads;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "macos")]
 mod macos;
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS only fetches the default model"))]
-pub(crate) mod piece;
 #[cfg(any(target_os = "macos", test))]
 mod version;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS only fetches the default model"))]

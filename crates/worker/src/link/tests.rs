@@ -13,8 +13,8 @@ use protocol::{
     handshake::{HelloAck, VERSION},
     ids::RequestId,
     message::{
-        FinishReason, Generate, Prompt, Report, Sampling, StreamEvent, StreamEventKind, Submission,
-        max_report_bytes,
+        Answer, FinishReason, Generate, Operation, OperationKind, Prompt, Report, Sampling, StreamEvent,
+        StreamEventKind, Submission, TokenizeInput, max_report_bytes,
     },
     options::WorkerOptions,
     shm::{Segment, heap_ring},
@@ -136,6 +136,36 @@ fn requests_go_in_and_streams_come_out() {
         assert_eq!(output.reason(), Some(FinishReason::Length));
     }
     assert_eq!(output(events, 3).chunks, 0);
+    drop(gateway);
+    worker.join().unwrap();
+}
+
+#[test]
+fn operations_are_answered_beside_streams() {
+    let (mut gateway, worker) = start(1 << 16);
+    let operation = |id, kind| Submission::Operation(Box::new(Operation { id: RequestId(id), kind }));
+    let input = || TokenizeInput { prompt: Prompt::Text("ab".into()), add_special_tokens: false };
+    gateway.send(vec![generate(9, 0, 5), operation(1, OperationKind::Tokenize(input()))]);
+    let answered = |events: Vec<StreamEvent>, id| {
+        let mut kinds = events.into_iter().filter(|event| event.id == RequestId(id)).map(|event| event.kind);
+        match (kinds.next(), kinds.next()) {
+            (Some(StreamEventKind::Answered(answer)), None) => answer,
+            other => panic!("{other:?}"),
+        }
+    };
+    let Answer::Tokens(tokens) = answered(gateway.events_until(is_end_of(1)), 1) else {
+        panic!("not tokens")
+    };
+    assert_eq!(tokens.len(), 2);
+    gateway.send(vec![operation(2, OperationKind::Count(input()))]);
+    assert_eq!(answered(gateway.events_until(is_end_of(2)), 2), Answer::Count(2));
+    let detokenize = OperationKind::Detokenize { tokens, skip_special_tokens: true };
+    gateway.send(vec![operation(3, detokenize), Submission::Cancel(RequestId(9))]);
+    assert_eq!(answered(gateway.events_until(is_end_of(3)), 3), Answer::Text("ab".into()));
+    // A drained worker has answered everything.
+    gateway.send(vec![operation(4, OperationKind::Count(input())), Submission::Drain]);
+    assert_eq!(answered(gateway.events_until(is_end_of(4)), 4), Answer::Count(2));
+    assert_eq!(gateway.report(), Report::Drained);
     drop(gateway);
     worker.join().unwrap();
 }

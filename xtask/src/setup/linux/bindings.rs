@@ -12,7 +12,7 @@ use super::{mlxc::Sources, prerequisites::Tools};
 use crate::{
     process, progress,
     setup::{
-        piece::{self, Pieces},
+        downloads::{Downloads, key},
         wheel,
     },
 };
@@ -25,10 +25,10 @@ const RECIPE: &str = "bindgen 0.72, rust 1.73, without malloc and realloc";
 const LIBCLANG_LIB: &str = "libclang-18.1.1.data/platlib/clang/native";
 
 /// The folder with `bindings.rs`.
-pub(crate) fn ensure(pieces: &Pieces, tools: &Tools, sources: &Sources) -> Result<PathBuf> {
-    let libclang = wheel::LIBCLANG.ensure(pieces)?.join(LIBCLANG_LIB);
-    let key = piece::key(&[RECIPE, HALF, &sources.mlx_sys, &tools.compiler_version, &wheel::LIBCLANG.key()?]);
-    pieces.ensure("bindings", &key, |folder| {
+pub(crate) fn ensure(downloads: &Downloads, tools: &Tools, sources: &Sources) -> Result<PathBuf> {
+    let libclang = wheel::LIBCLANG.ensure(downloads)?.join(LIBCLANG_LIB);
+    let key = key(&[RECIPE, HALF, &sources.mlx_sys, &tools.compiler_version, &wheel::LIBCLANG.key()?]);
+    downloads.ensure("bindings", &key, |folder| {
         let step = progress::spinner("generating the Rust bindings of mlx-c");
         let half = folder.join("half.h");
         fs::write(&half, HALF).with_context(|| format!("cannot write {}", half.display()))?;

@@ -13,7 +13,7 @@ use super::prerequisites::Tools;
 use crate::{
     process, progress,
     setup::{
-        piece::{self, Pieces},
+        downloads::{Downloads, key},
         wheel,
     },
     workspace::Workspace,
@@ -77,7 +77,7 @@ impl Sources {
 }
 
 /// The folder with `lib/libmlxc.so` and `include/mlx/c`.
-pub(crate) fn ensure(pieces: &Pieces, tools: &Tools, sources: &Sources, mlx: &Path) -> Result<PathBuf> {
+pub(crate) fn ensure(downloads: &Downloads, tools: &Tools, sources: &Sources, mlx: &Path) -> Result<PathBuf> {
     let mut inputs = vec![tools.compiler_version.as_str(), &sources.mlx_sys, COMPAT];
     inputs.extend(FLAGS);
     inputs.extend(OWN.iter().flat_map(|(name, text)| [*name, *text]));
@@ -85,7 +85,7 @@ pub(crate) fn ensure(pieces: &Pieces, tools: &Tools, sources: &Sources, mlx: &Pa
     let mlx_name = folder_name(mlx)?;
     inputs.push(mlx_name);
 
-    pieces.ensure("mlxc", &piece::key(&inputs), |folder| {
+    downloads.ensure("mlxc", &key(&inputs), |folder| {
         let objects = folder.join("objects");
         let library = folder.join("lib");
         for needed in [&objects, &library] {
@@ -110,7 +110,7 @@ pub(crate) fn ensure(pieces: &Pieces, tools: &Tools, sources: &Sources, mlx: &Pa
 pub(crate) const MLX_LIB: &str = "mlx/lib";
 
 fn folder_name(folder: &Path) -> Result<&str> {
-    folder.file_name().and_then(|name| name.to_str()).context("a piece's folder has a plain name")
+    folder.file_name().and_then(|name| name.to_str()).context("a download's folder has a plain name")
 }
 
 /// Crates that compile C++ against mlx-c find its headers here, also after cargo's registry is cleaned.

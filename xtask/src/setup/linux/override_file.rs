@@ -14,7 +14,7 @@ use crate::{
     workspace::{Workspace, host_triple},
 };
 
-/// The pieces' folders.
+/// Folders of the downloads.
 pub(crate) struct Paths {
     pub(crate) mlx: PathBuf,
     pub(crate) mlxc: PathBuf,

@@ -7,7 +7,10 @@
 //!
 //! Therefore a parent may put its children together, and children may use a type that stands in their parent's file. It
 //! is a circle if that type (its fields, functions and `impl`s in the parent's file) names the child in turn: neither can
-//! be understood without the other then. Circles among the items of one file are nobody's concern.
+//! be understood without the other then. Circles among the items of one file are left alone.
+//!
+//! The functions of a type may be divided among files: an `impl` that adds functions to another module's type makes no
+//! edge to this type. What the functions name beyond it does.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -16,6 +19,7 @@ use super::{
     graph::{Edge, Graph},
     names::Target,
     references::{Kind, Place},
+    rules::CIRCLES,
     tree::{Id, Tree},
 };
 
@@ -42,7 +46,7 @@ struct Level<'a> {
 impl<'a> Level<'a> {
     fn new(tree: &'a Tree, graph: &Graph, parent: Id) -> Self {
         let mut level = Self { tree, parent, edges: BTreeMap::new() };
-        for edge in &graph.edges {
+        for edge in graph.uses().filter(|edge| !edge.is_own_type) {
             if let Some((from, to)) = level.nodes(edge)
                 && from != to
             {
@@ -90,7 +94,9 @@ impl<'a> Level<'a> {
                 continue;
             }
             let members = self.named_by_each_other(start);
-            if let Some(circle) = self.shortest_circle(start) {
+            if !self.may_be(&members)
+                && let Some(circle) = self.shortest_circle(start)
+            {
                 findings.extend(self.finding(&circle, &members));
             }
             told.extend(members);
@@ -133,6 +139,13 @@ impl<'a> Level<'a> {
             }
         }
         None
+    }
+
+    /// Whether all of `members` are in one of the circles that have a reason.
+    fn may_be(&self, members: &BTreeSet<Node>) -> bool {
+        let names: Vec<String> = members.iter().map(|node| self.show(node)).collect();
+        let mut of_crate = CIRCLES.iter().filter(|(krate, _, _)| *krate == self.tree.krate);
+        of_crate.any(|(_, modules, _)| names.iter().all(|name| modules.contains(&name.as_str())))
     }
 
     fn finding(&self, circle: &[Node], members: &BTreeSet<Node>) -> Option<Finding> {

@@ -32,8 +32,8 @@ pub(super) fn check(tree: &Tree, graph: &Graph, rules: &[Rule]) -> Vec<Finding> 
 
 /// How an edge breaks a limit.
 struct Broken {
-    /// The path of the rule that is named.
-    what: &'static str,
+    /// One finding tells of all that a file names below it.
+    what: String,
     message: String,
 }
 
@@ -43,33 +43,51 @@ fn broken(limit: &Limit, from: &[String], edge: &Edge, to: &[String]) -> Option<
         Limit::Layers(layers) => {
             let own = layers.iter().position(|layer| is_in(from, layer))?;
             let what = layers[..own].iter().find(|layer| names(layer))?;
-            let order = layers.map_names().join(" > ");
-            let message = format!("{} is below it ({order})", layers[own]);
-            Some(Broken { what, message })
+            let order: Vec<&str> = layers.iter().map(|it| it.trim_start_matches("crate::")).collect();
+            let message = format!("{} is below it ({})", layers[own], order.join(" > "));
+            Some(Broken { what: (*what).to_owned(), message })
         }
         Limit::Apart(parts) => {
             let own = parts.iter().find(|part| is_in(from, part))?;
             let what = parts.iter().find(|part| *part != own && names(part))?;
-            Some(Broken { what, message: format!("{own} may not name {what}") })
+            Some(Broken { what: (*what).to_owned(), message: format!("{own} may not name {what}") })
         }
         Limit::Never { of, what } => {
             let what = what.iter().find(|what| is_in(from, of) && names(what))?;
-            Some(Broken { what, message: format!("{of} may not name {what}") })
+            Some(Broken { what: (*what).to_owned(), message: format!("{of} may not name {what}") })
         }
-        Limit::Only { of, what } => {
-            let is_own = matches!(edge.to, Target::Own { .. });
-            let is_module = matches!(edge.to, Target::Own { item: None, .. });
+        Limit::Only { of, what: allowed } => {
+            let Target::Own { module: _, item } = &edge.to else { return None };
             // The way to what is allowed may be imported as well: `use crate::model;`
-            let is_allowed = |it: &&str| is_in(to, it) || is_module && is_above(to, it);
-            if !is_own || !is_in(from, of) || what.iter().chain([&of]).any(|it| is_allowed(&it)) {
+            let is_allowed =
+                |path: &[String], it: &str| is_in(path, it) || item.is_none() && is_above(path, it);
+            let may = |it: &&str| is_allowed(to, it) || is_allowed(&edge.written, it);
+            if !is_in(from, of) || allowed.iter().chain([&of]).any(may) {
                 return None;
             }
-            Some(Broken { what: of, message: format!("{of} names only {}", what.join(", ")) })
+            // All of a module at once, unless some of it is allowed.
+            let module = &to[..to.len() - usize::from(item.is_some())];
+            let what = if allowed.iter().any(|it| is_above(module, it)) { to } else { module };
+            let message = format!("{of} names only {}", allowed.join(", "));
+            Some(Broken { what: what.join("::"), message })
         }
         Limit::Reserved { what, by } => {
-            let is_free = !names(what) || by.iter().any(|by| is_in(from, by));
-            (!is_free).then(|| Broken { what, message: format!("only {} may name {what}", by.join(", ")) })
+            // Who has it from somebody else does not name it.
+            let is_named = names(what) && is_written_in(edge);
+            let is_free = !is_named || by.iter().any(|by| is_in(from, by));
+            (!is_free).then(|| Broken {
+                what: what.to_owned(),
+                message: format!("only {} may name {what}", by.join(", ")),
+            })
         }
+    }
+}
+
+/// Whether the module has what it names from no other module of its crate.
+fn is_written_in(edge: &Edge) -> bool {
+    match &edge.to {
+        Target::Foreign { named_in, .. } => *named_in == edge.from,
+        Target::Own { .. } => true,
     }
 }
 
@@ -83,14 +101,4 @@ fn is_in(path: &[String], prefix: &str) -> bool {
 fn is_above(path: &[String], below: &str) -> bool {
     let mut below = below.split("::");
     path.iter().all(|name| below.next().is_some_and(|it| it == name)) && below.next().is_some()
-}
-
-trait LayerNames {
-    fn map_names(&self) -> Vec<&str>;
-}
-
-impl LayerNames for [&'static str] {
-    fn map_names(&self) -> Vec<&str> {
-        self.iter().map(|layer| layer.rsplit("::").next().unwrap_or(layer)).collect()
-    }
 }

@@ -3,12 +3,13 @@
 use super::tree::{Id, Tree};
 
 /// What a path names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Target {
     /// A module of the crate, or an item where it is defined, however it was imported.
     Own { module: Id, item: Option<String> },
-    /// A path into another crate. It may also be a name that only a function or a macro knows.
-    Foreign(Vec<String>),
+    /// A path into another crate, and the module that wrote it: others may have it from there. It may also be a name
+    /// that only a function or a macro knows.
+    Foreign { path: Vec<String>, named_in: Id },
 }
 
 /// Imports of imports that are followed. What needs more is a circle of imports.
@@ -16,20 +17,29 @@ const DEPTH: usize = 16;
 
 /// What `path` names in the code of `module`.
 pub(super) fn resolve(tree: &Tree, module: Id, path: &[String]) -> Target {
-    Names { tree }.resolve(module, path, DEPTH)
+    Names { tree, imports_of: None }.resolve(module, path, DEPTH)
+}
+
+/// The same without a look through the imports of other modules.
+pub(super) fn resolve_here(tree: &Tree, module: Id, path: &[String]) -> Target {
+    Names { tree, imports_of: Some(module) }.resolve(module, path, DEPTH)
 }
 
 struct Names<'a> {
     tree: &'a Tree,
+    /// The one module whose imports are followed; `None`: all.
+    imports_of: Option<Id>,
 }
 
 impl Names<'_> {
     fn resolve(&self, module: Id, path: &[String], depth: usize) -> Target {
         match path.first().map(String::as_str) {
-            Some("") => Target::Foreign(path[1..].to_vec()),
+            Some("") => Target::Foreign { path: path[1..].to_vec(), named_in: module },
             Some("crate") => self.walk(0, &path[1..], depth),
             None | Some("self" | "super") => self.walk(module, path, depth),
-            Some(_) => self.find(module, path, depth).unwrap_or_else(|| Target::Foreign(path.to_vec())),
+            Some(_) => self
+                .find(module, path, depth)
+                .unwrap_or_else(|| Target::Foreign { path: path.to_vec(), named_in: module }),
         }
     }
 
@@ -62,12 +72,18 @@ impl Names<'_> {
         if is_item {
             return Some(Target::Own { module: id, item: Some(name.clone()) });
         }
+        if self.imports_of.is_some_and(|it| it != id) {
+            return None;
+        }
         let depth = depth.checked_sub(1)?;
         if let Some(import) = module.imports.get(name) {
             // `use bytes;` is not what `bytes` stands for.
             let is_itself = import.len() == 1 && import[0] == *name;
             let path = [import, rest].concat();
-            return Some(if is_itself { Target::Foreign(path) } else { self.resolve(id, &path, depth) });
+            if is_itself {
+                return Some(Target::Foreign { path, named_in: id });
+            }
+            return Some(self.resolve(id, &path, depth));
         }
         module.globs.iter().find_map(|glob| match self.resolve(id, glob, depth) {
             Target::Own { module, item: None } if module != id => self.find(module, path, depth),

@@ -23,6 +23,8 @@ pub(super) struct Place {
 pub(super) struct Reference {
     /// The item of the module that it is in: an `impl` belongs to its type. `None` for imports.
     pub(super) item: Option<String>,
+    /// The type whose functions it is in, as of [`segments`]; not those of a trait.
+    pub(super) implemented: Option<Vec<String>>,
     /// As of [`segments`].
     pub(super) path: Vec<String>,
     pub(super) kind: Kind,
@@ -43,26 +45,32 @@ impl Reference {
     /// The path of an import.
     pub(super) fn import(import: &Import, place: Place) -> Self {
         let kind = if import.name.is_none() { Kind::Glob } else { Kind::Import };
-        Self { item: None, path: import.path.clone(), kind, place }
+        Self { item: None, implemented: None, path: import.path.clone(), kind, place }
     }
 }
 
 /// All paths in an item other than `use` and `mod`, with those in its macro calls.
 pub(super) fn of(item: &Item, file: &Path) -> Vec<Reference> {
-    let owner = match item {
+    let own_type = match item {
         Item::Impl(it) => match &*it.self_ty {
-            Type::Path(path) => segments(&path.path).first().cloned(),
+            Type::Path(path) => Some(segments(&path.path)),
             _ => None,
         },
-        other => defined_name(other).map(syntax::text),
+        _ => None,
     };
-    let mut search = Search { owner, file, found: Vec::new() };
+    let owner = match &own_type {
+        Some(path) => path.first().cloned(),
+        None => defined_name(item).map(syntax::text),
+    };
+    let implemented = own_type.filter(|_| matches!(item, Item::Impl(it) if it.trait_.is_none()));
+    let mut search = Search { owner, implemented, file, found: Vec::new() };
     search.visit_item(item);
     search.found
 }
 
 struct Search<'a> {
     owner: Option<String>,
+    implemented: Option<Vec<String>>,
     file: &'a Path,
     found: Vec<Reference>,
 }
@@ -71,7 +79,8 @@ impl Search<'_> {
     fn add(&mut self, path: Vec<String>, kind: Kind, line: usize) {
         if !path.is_empty() {
             let place = Place { file: self.file.to_owned(), line };
-            self.found.push(Reference { item: self.owner.clone(), path, kind, place });
+            let (item, implemented) = (self.owner.clone(), self.implemented.clone());
+            self.found.push(Reference { item, implemented, path, kind, place });
         }
     }
 

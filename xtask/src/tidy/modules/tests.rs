@@ -114,7 +114,7 @@ fn the_finding_names_the_rule_and_the_reason() -> Result<()> {
     let [finding] = &findings[..] else { panic!("{findings:?}") };
     let text = finding.to_string();
     assert!(text.starts_with("src/lib.rs:1: `crate::worker::x` is named here"), "{text}");
-    assert!(text.contains("crate::config is below it (shutdown > http > serve"), "{text}");
+    assert!(text.contains("crate::config is below it (assembly > shutdown > http > serve"), "{text}");
     assert!(text.contains("tested, without what is above"), "{text}");
     Ok(())
 }
@@ -139,7 +139,7 @@ fn tests_may_name_anything() -> Result<()> {
     let text = "pub struct Id;\n#[cfg(not(test))]\nuse crate::serve::Permit;\n#[cfg(any(test, fuzzing))]\nuse crate::fleet::Registry;\n";
     assert_eq!(
         gateway_with(&[("worker/mod.rs", text)])?,
-        ["src/worker/mod.rs:3", "src/worker/mod.rs:5", "src/serve/admission.rs:1"]
+        ["src/worker/mod.rs:3", "src/worker/mod.rs:5", "src/serve/admission.rs:2"]
     );
     Ok(())
 }
@@ -155,12 +155,12 @@ fn the_worker_s_tensors_and_kernels_are_where_they_belong() -> Result<()> {
         ("model/arch/mod.rs", "mod llama;\n"),
         (
             "model/arch/llama.rs",
-            "use crate::{engine::Engine, model::{ModelError, layers::Mlp}};\nuse crate::backend::cpu;\n\
-             fn f(_: Engine, _: ModelError, _: Mlp) { cpu::g() }\n",
+            "use crate::{engine::Engine, model::{ModelError, layers::{Mlp, Kernel}}};\nuse crate::backend::cpu;\n\
+             fn f(_: Engine, _: ModelError, _: Mlp, _: Kernel) { cpu::g() }\n",
         ),
         (
             "model/layers.rs",
-            "use crate::backend;\nuse mlx_rs::fast;\npub struct Mlp(backend::Kernel);\nfn f() { fast::rope() }\n",
+            "use crate::backend;\nuse mlx_rs::fast;\npub use backend::Kernel;\npub struct Mlp(backend::Kernel);\nfn f() { fast::rope() }\n",
         ),
         ("backend/mod.rs", "pub mod cpu;\nmod mlx;\npub struct Kernel;\n"),
         ("backend/cpu.rs", "use mlx_ext::cpu;\npub fn g() { cpu::linear(); ::mlx_rs::fast::rope() }\n"),
@@ -174,6 +174,7 @@ fn the_worker_s_tensors_and_kernels_are_where_they_belong() -> Result<()> {
             "src/backend/cpu.rs:2",
             "src/backend/mlx.rs:2",
             "src/model/arch/llama.rs:1",
+            "src/model/arch/llama.rs:2",
             "src/model/layers.rs:2",
             "src/schedule.rs:1",
         ]
@@ -192,7 +193,7 @@ fn siblings_in_a_circle_are_refused_whatever_their_depth() -> Result<()> {
     ];
     let findings = Crate::new("any", &files)?.findings()?;
     let [finding] = &findings[..] else { panic!("{findings:?}") };
-    for step in ["a names b (src/a/inner.rs:1)", "b names c (src/b.rs:2)", "c names a (src/c/mod.rs:2)"] {
+    for step in ["a names b (src/a/inner.rs:2)", "b names c (src/b.rs:2)", "c names a (src/c/mod.rs:3)"] {
         assert!(finding.message.contains(step), "{finding}");
     }
     Ok(())
@@ -228,6 +229,61 @@ fn a_child_that_uses_what_uses_the_child_is_a_circle() -> Result<()> {
         assert_eq!(findings.len(), 1, "{parent}: {findings:?}");
         assert!(findings[0].message.contains("link::send names link::Link"), "{}", findings[0]);
     }
+    Ok(())
+}
+
+#[test]
+fn the_functions_of_a_type_may_be_divided() -> Result<()> {
+    let lib = "mod store;\nmod lock;\npub use store::Store;\n";
+    let store = "use crate::lock::Lock;\npub struct Store(Lock);\n";
+    for (lock, circles) in [
+        ("use crate::Store;\npub struct Lock;\nimpl Store { fn lock(&self) -> Store { Store(Lock) } }\n", 0),
+        ("use crate::Store;\npub struct Lock;\nimpl Store { fn lock(&self) {} }\nfn f(_: Store) {}\n", 1),
+        ("use crate::Store;\npub struct Lock;\nimpl Drop for Store { fn drop(&mut self) {} }\n", 1),
+    ] {
+        let files = [("lib.rs", lib), ("store.rs", store), ("lock.rs", lock)];
+        assert_eq!(places("any", &files)?.len(), circles, "{lock}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_circle_with_a_reason_may_not_grow() -> Result<()> {
+    let circle = [
+        ("lib.rs", "mod gguf;\n"),
+        ("gguf/mod.rs", "mod block;\nmod superblock;\nmod tensor;\n"),
+        ("gguf/block.rs", "fn f(_: super::superblock::S) {}\npub struct B;\n"),
+        ("gguf/tensor.rs", "pub struct T(super::block::B);\n"),
+    ];
+    let with =
+        |superblock| places("artifact-store", &[&circle[..], &[("gguf/superblock.rs", superblock)]].concat());
+    assert_eq!(with("pub struct S(super::block::B);\n")?, [""; 0]);
+    assert_eq!(with("pub struct S(super::block::B, super::tensor::T);\n")?, ["src/gguf/block.rs:1"]);
+    Ok(())
+}
+
+#[test]
+fn a_trait_that_is_imported_for_its_functions_counts() -> Result<()> {
+    let files = [
+        ("lib.rs", "mod a;\nmod b;\n"),
+        ("a.rs", "use crate::b::T as _;\npub struct A;\nfn f(x: u8) { x.call() }\n"),
+        ("b.rs", "use crate::a::A;\npub trait T { fn call(&self) -> A; }\n"),
+    ];
+    assert_eq!(places("any", &files)?, ["src/a.rs:1"]);
+    Ok(())
+}
+
+#[test]
+fn what_a_module_passes_on_is_named_there_alone() -> Result<()> {
+    let files = [
+        ("lib.rs", "mod backend;\nmod startup;\nmod schedule;\n"),
+        ("backend/mod.rs", "mod cpu;\npub use cpu::KvDtype;\npub use mlx_rs::Array;\n"),
+        ("backend/cpu.rs", "pub use mlx_ext::cpu::KvDtype;\n"),
+        ("startup.rs", "use crate::backend::KvDtype;\nfn f(_: KvDtype) {}\n"),
+        ("schedule.rs", "use crate::backend::Array;\nfn f(_: Array) {}\n"),
+    ];
+    // That scheduling knows no tensor does not depend on where it has it from.
+    assert_eq!(places("worker", &files)?, ["src/schedule.rs:1"]);
     Ok(())
 }
 

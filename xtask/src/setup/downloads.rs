@@ -16,14 +16,14 @@ use sha2::{Digest, Sha256};
 const UNFINISHED: &str = "tmp-";
 
 /// `.mlx/`, locked: one set-up at a time works in it.
-pub(crate) struct Pieces {
+pub(crate) struct Downloads {
     folder: PathBuf,
     used: RefCell<BTreeSet<String>>,
     /// Holds the lock until it is dropped; the system drops it if this program is killed.
     _lock: File,
 }
 
-impl Pieces {
+impl Downloads {
     /// Locks `folder`, waiting for another set-up to finish if there is one.
     pub(crate) fn open(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -39,12 +39,12 @@ impl Pieces {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));
             }
         }
-        let pieces = Self { folder: folder.to_path_buf(), used: RefCell::default(), _lock: lock };
+        let downloads = Self { folder: folder.to_path_buf(), used: RefCell::default(), _lock: lock };
         // Nobody else works here, so what is unfinished was interrupted. If it cannot be removed, it does no harm.
-        for name in pieces.names()?.iter().filter(|name| name.starts_with(UNFINISHED)) {
+        for name in downloads.names()?.iter().filter(|name| name.starts_with(UNFINISHED)) {
             let _ = fs::remove_dir_all(folder.join(name));
         }
-        Ok(pieces)
+        Ok(downloads)
     }
 
     /// The folder `<kind>-<key>`; if there is none, `fill` makes its content in an empty folder first.
@@ -70,7 +70,7 @@ impl Pieces {
         Ok(complete)
     }
 
-    /// Removes earlier versions of the pieces that were asked for.
+    /// Removes earlier versions of the folders that were asked for.
     pub(crate) fn remove_unused(&self) -> Result<()> {
         let used = self.used.borrow();
         let kinds: BTreeSet<&str> = used.iter().filter_map(|name| kind(name)).collect();
@@ -111,7 +111,7 @@ fn kind(name: &str) -> Option<&str> {
     name.rsplit_once('-').map(|(kind, _)| kind)
 }
 
-/// The short hash that a piece's name carries, of everything it is made from.
+/// The short hash that a folder's name carries, of everything it is made from.
 pub(crate) fn key(inputs: &[&str]) -> String {
     let mut hash = Sha256::new();
     for input in inputs {
@@ -134,19 +134,19 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_piece_is_made_again_and_an_earlier_one_goes() {
-        let folder = std::env::temp_dir().join(format!("xtask-pieces-{}", process::id()));
+    fn an_interrupted_download_is_made_again_and_an_earlier_one_goes() {
+        let folder = std::env::temp_dir().join(format!("xtask-downloads-{}", process::id()));
         fs::create_dir_all(folder.join("tmp-a-1")).unwrap();
         let ensure = |key: &str, fill: &dyn Fn(&Path) -> Result<()>| {
-            let pieces = Pieces::open(&folder)?;
-            pieces.ensure("a", key, fill)?;
-            pieces.remove_unused()
+            let downloads = Downloads::open(&folder)?;
+            downloads.ensure("a", key, fill)?;
+            downloads.remove_unused()
         };
         assert!(ensure("1", &|_| anyhow::bail!("interrupted")).is_err());
         ensure("1", &|path| Ok(fs::write(path.join("first"), "")?)).unwrap();
         ensure("1", &|_| panic!("it is there already")).unwrap();
         ensure("2", &|path| Ok(fs::write(path.join("second"), "")?)).unwrap();
-        let names = Pieces::open(&folder).unwrap().names().unwrap();
+        let names = Downloads::open(&folder).unwrap().names().unwrap();
         fs::remove_dir_all(&folder).unwrap();
         assert_eq!(names.iter().filter(|name| *name != ".lock").collect::<Vec<_>>(), ["a-2"]);
     }
