@@ -13,8 +13,11 @@ use crate::{
 };
 
 /// Documents, and the example of a crate that prints each. Examples share a folder, so their names differ.
-const EXAMPLES: &[(&str, &str)] =
-    &[("docs/configuration.md", "configuration"), ("docs/metrics.md", "metrics")];
+const EXAMPLES: &[(&str, &str)] = &[
+    ("docs/configuration.md", "configuration"),
+    ("docs/metrics.md", "metrics"),
+    ("docs/errors.md", "errors"),
+];
 
 /// The document of the programs' command lines.
 const COMMAND_LINES: &str = "docs/cli.md";

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod commands;
+mod links;
 mod sandbox;
 
 use std::{collections::BTreeMap, fs, path::Path};
@@ -182,6 +183,27 @@ fn commands_within_sentences_are_understood() {
             sandbox.run(&document.display().to_string(), &format!("{command} --help"));
         }
     }
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut broken = Vec::new();
+    for document in documents(&root()) {
+        let path = root().join(&document);
+        let text = fs::read_to_string(&path).unwrap();
+        for link in links::links(&text) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
+            let has_anchor = || {
+                let target = fs::read_to_string(&target).unwrap();
+                links::anchors(&target).iter().any(|heading| heading == anchor)
+            };
+            if !target.exists() || !(anchor.is_empty() || has_anchor()) {
+                broken.push(format!("{}: {link}", document.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "these links lead nowhere:\n{}", broken.join("\n"));
 }
 
 #[test]
