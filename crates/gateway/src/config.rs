@@ -7,20 +7,13 @@ mod admin_key;
 mod combine;
 mod worker_options;
 
-use std::{
-    env, io,
-    ops::RangeInclusive,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{io, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 pub use settings::{Activations, Cpu, KvType, Verify, Worker};
-use settings::{DEFAULT_FILE, File, SettingsError};
+use settings::{DEFAULT_FILE, SettingsError};
 pub(crate) use settings::{MAX_WORKERS, REQUEST_MEMORY_FACTOR};
-use tracing::warn;
 
 pub use self::admin_key::AdminKey;
-use crate::cli::Flags;
 
 /// Environment variable that holds the admin key; it beats the file's `server.admin_key_file`.
 pub const ADMIN_KEY_VARIABLE: &str = "KR_ADMIN_KEY";
@@ -172,28 +165,6 @@ pub enum ConfigError {
         /// What is wrong with it.
         problem: String,
     },
-}
-
-impl Config {
-    /// Reads the file that `flags` names (or the default one if it exists) and applies the flags.
-    pub fn load(flags: &Flags) -> Result<Self, ConfigError> {
-        let file = File::load(flags.config.as_deref())?;
-        if file.settings.stream_registry.adaptive_limits.min_streams.is_some() {
-            warn!(
-                "`stream_registry.adaptive_limits.min_streams` has no effect: the limit does not adapt yet"
-            );
-        }
-        let mut config = combine::combine(&file, flags)?;
-        if let Some(key) = env::var_os(ADMIN_KEY_VARIABLE) {
-            config.server.admin_key = Some(AdminKey::new(&key.to_string_lossy(), ADMIN_KEY_VARIABLE)?);
-        }
-        Ok(config)
-    }
-
-    /// [`Config::load`] of a text; `path` is for messages.
-    pub fn from_text(path: &Path, text: &str, flags: &Flags) -> Result<Self, ConfigError> {
-        combine::combine(&File::parse(path, text)?, flags)
-    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod region;
 
 use mlx_rs::{DeviceType, error::Exception, memory, transforms::compile};
 
+pub use cpu::KvDtype;
 pub use mapped_file::{MapError, MappedFile};
 
 /// Freed memory that MLX keeps for later arrays on a GPU. Without a limit it keeps all that a long prompt ever needed.

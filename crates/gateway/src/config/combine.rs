@@ -1,12 +1,40 @@
 //! The file and the flags together.
 
-use settings::{File, MAX_WORKERS, Settings};
+use std::{env, path::Path};
 
-use super::{AdminKey, BatchQueue, Config, ConfigError, Connections, Server, StreamRegistry, Workers};
+use settings::{File, MAX_WORKERS, Settings};
+use tracing::warn;
+
+use super::{
+    ADMIN_KEY_VARIABLE, AdminKey, BatchQueue, Config, ConfigError, Connections, Server, StreamRegistry,
+    Workers,
+};
 use crate::cli::Flags;
 
+impl Config {
+    /// Reads the file that `flags` names (or the default one if it exists) and applies the flags.
+    pub fn load(flags: &Flags) -> Result<Self, ConfigError> {
+        let file = File::load(flags.config.as_deref())?;
+        if file.settings.stream_registry.adaptive_limits.min_streams.is_some() {
+            warn!(
+                "`stream_registry.adaptive_limits.min_streams` has no effect: the limit does not adapt yet"
+            );
+        }
+        let mut config = combine(&file, flags)?;
+        if let Some(key) = env::var_os(ADMIN_KEY_VARIABLE) {
+            config.server.admin_key = Some(AdminKey::new(&key.to_string_lossy(), ADMIN_KEY_VARIABLE)?);
+        }
+        Ok(config)
+    }
+
+    /// [`Config::load`] of a text; `path` is for messages.
+    pub fn from_text(path: &Path, text: &str, flags: &Flags) -> Result<Self, ConfigError> {
+        combine(&File::parse(path, text)?, flags)
+    }
+}
+
 /// A flag overrides the file.
-pub(super) fn combine(file: &File, flags: &Flags) -> Result<Config, ConfigError> {
+fn combine(file: &File, flags: &Flags) -> Result<Config, ConfigError> {
     let settings = &file.settings;
     let (models, max_loaded) = (models(settings, flags)?, settings.models.max_loaded);
     if models.len() > max_loaded {

@@ -3,8 +3,10 @@
 use mlx_rs::error::Exception;
 use thiserror::Error;
 
-use super::{Heads, KvDtype, SequenceMemory, cpu::BLOCK_TOKENS};
-use crate::cache::OutOfBlocks;
+pub use mlx_ext::KvDtype;
+
+use super::Heads;
+use crate::cache::{BLOCK_TOKENS, OutOfBlocks};
 
 /// Memory for keys and values that a worker may use.
 #[derive(Debug, Clone, Copy)]
@@ -47,13 +49,13 @@ pub(crate) struct KvGeometry {
     pub(crate) heads: Heads,
 }
 
-/// One row of a step: where it goes on, and what it has.
-pub(crate) struct RowMemory<'a> {
+/// One row of a step: where it goes on, and what it has, an `M`.
+pub(crate) struct RowMemory<'a, M> {
     /// Tokens that the sequence has.
     pub(crate) position: usize,
     /// Tokens that the step appends.
     pub(crate) new_tokens: usize,
-    pub(crate) memory: &'a mut SequenceMemory,
+    pub(crate) memory: &'a mut M,
 }
 
 /// What a budget amounts to, in blocks of [`BLOCK_TOKENS`] tokens.
@@ -84,9 +86,4 @@ impl KvGeometry {
         // Keys and values.
         factors.into_iter().fold(2 * BLOCK_TOKENS as u64 * value_bytes, u64::saturating_mul)
     }
-}
-
-/// A sequence that another kind of backend made.
-pub(super) fn foreign_sequence() -> KvError {
-    KvError::Mlx(Exception::custom("a step has a sequence of another model"))
 }

@@ -26,8 +26,7 @@ use mlx_ext::Device;
 use mlx_rs::{Array, Dtype, error::Exception};
 
 pub(crate) use attention::{AttentionSpec, Heads};
-pub use cpu::KvDtype;
-pub use kv::{KvBudget, KvError};
+pub use kv::{KvBudget, KvDtype, KvError};
 pub(crate) use kv::{KvGeometry, RowMemory};
 pub(crate) use matrix::{Linear, Matrix, Norm, Storage};
 pub(crate) use rope::Rope;
@@ -191,15 +190,42 @@ impl KvMemory {
     ///
     /// # Errors
     /// There is not enough memory.
-    pub(crate) fn begin<'a>(&self, rows: Vec<RowMemory<'a>>) -> Result<StepMemory<'a>, KvError> {
+    pub(crate) fn begin<'a>(
+        &self,
+        rows: Vec<RowMemory<'a, SequenceMemory>>,
+    ) -> Result<StepMemory<'a>, KvError> {
         match self {
-            Self::Paged(memory) => memory.begin(rows).map(StepMemory::Paged),
-            Self::Contiguous(_) => mlx::ContiguousStep::new(rows).map(StepMemory::Contiguous),
+            Self::Paged(memory) => {
+                memory.begin(of_one_kind(rows, SequenceMemory::paged)?).map(StepMemory::Paged)
+            }
+            Self::Contiguous(_) => mlx::ContiguousStep::new(of_one_kind(rows, SequenceMemory::contiguous)?)
+                .map(StepMemory::Contiguous),
         }
     }
 }
 
+/// The rows, if all of their sequences are of the same model as the memory.
+fn of_one_kind<'a, M>(
+    rows: Vec<RowMemory<'a, SequenceMemory>>,
+    kind: fn(&'a mut SequenceMemory) -> Option<&'a mut M>,
+) -> Result<Vec<RowMemory<'a, M>>, KvError> {
+    let row = |RowMemory { position, new_tokens, memory }| {
+        let memory =
+            kind(memory).ok_or_else(|| Exception::custom("a step has a sequence of another model"))?;
+        Ok(RowMemory { position, new_tokens, memory })
+    };
+    rows.into_iter().map(row).collect()
+}
+
 impl SequenceMemory {
+    fn paged(&mut self) -> Option<&mut cpu::PagedSequence> {
+        if let Self::Paged(sequence) = self { Some(sequence) } else { None }
+    }
+
+    fn contiguous(&mut self) -> Option<&mut mlx::ContiguousSequence> {
+        if let Self::Contiguous(sequence) = self { Some(sequence) } else { None }
+    }
+
     /// Gives back what only tokens from `len` on need.
     pub(crate) fn truncate(&mut self, len: usize) {
         if let Self::Paged(sequence) = self {

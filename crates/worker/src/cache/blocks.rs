@@ -2,6 +2,9 @@
 
 use thiserror::Error;
 
+/// Tokens of a block.
+pub const BLOCK_TOKENS: usize = 32;
+
 /// Blocks that sequences use, and that several sequences may share.
 ///
 /// Each use of a block is a reference: [`allocate`](Self::allocate) and [`share`](Self::share) add one,

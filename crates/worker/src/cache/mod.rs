@@ -3,4 +3,4 @@
 
 mod blocks;
 
-pub use blocks::{BlockPool, OutOfBlocks};
+pub use blocks::{BLOCK_TOKENS, BlockPool, OutOfBlocks};

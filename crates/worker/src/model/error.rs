@@ -7,7 +7,7 @@ use mlx_ext::MapError;
 use mlx_rs::error::Exception;
 use thiserror::Error;
 
-use super::{KvError, arch::REGISTRY};
+use super::KvError;
 
 /// Why a model could not be loaded, or a step not be run.
 #[derive(Debug, Error)]
@@ -146,12 +146,6 @@ pub enum ModelError {
 }
 
 impl ModelError {
-    /// [`UnsupportedType`](Self::UnsupportedType) of what the configuration says.
-    pub(super) fn unsupported_type(found: Option<&str>) -> Self {
-        let names: Vec<String> = REGISTRY.iter().map(|(name, _)| format!("`{name}`")).collect();
-        Self::UnsupportedType { found: found.map(str::to_owned), supported: names.join(", ") }
-    }
-
     /// The row that a step was refused for, before anything was computed.
     pub fn row(&self) -> Option<usize> {
         match *self {

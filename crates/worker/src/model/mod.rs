@@ -82,7 +82,10 @@ impl Model {
     pub fn load(artifact: &Artifact, kernels: Kernels, budget: KvBudget) -> Result<Self, ModelError> {
         let found = artifact.manifest.architecture();
         let load = arch::REGISTRY.iter().find(|(name, _)| Some(*name) == found).map(|(_, load)| load);
-        let load = load.ok_or_else(|| ModelError::unsupported_type(found))?;
+        let load = load.ok_or_else(|| ModelError::UnsupportedType {
+            found: found.map(str::to_owned),
+            supported: Self::architectures().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+        })?;
         let mut weights = Weights::open(artifact, kernels)?;
         let architecture = load(Settings::new(&artifact.manifest.config)?, &mut weights)?;
         let backend = weights.backend();

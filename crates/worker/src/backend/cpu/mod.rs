@@ -5,13 +5,12 @@ mod paged;
 use mlx_ext::cpu;
 use mlx_rs::{Array, error::Exception};
 
-pub use mlx_ext::cpu::KvDtype;
 pub(crate) use paged::{PagedKv, PagedSequence, PagedStep};
 
 use super::{AttentionSpec, Linear, Matrix, Storage};
+use crate::cache::BLOCK_TOKENS;
 
-/// Tokens of a block of keys and values.
-pub(super) const BLOCK_TOKENS: usize = cpu::KvPool::BLOCK_TOKENS;
+const _: () = assert!(BLOCK_TOKENS == cpu::KvPool::BLOCK_TOKENS, "the blocks of the pool are others");
 
 /// All of it is one primitive. `int8`: activations are rounded to 8 bits where they meet weights of 4.
 pub(super) fn linear(job: &Linear<'_>, int8: bool) -> Result<Array, Exception> {

@@ -5,16 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mlx_ext::cpu::{Attention, KvPool, KvShape, Step, StepRow};
 use mlx_rs::{Array, error::Exception};
 
-use super::{
-    super::{
-        SequenceMemory,
-        attention::AttentionSpec,
-        kv::{KvBudget, KvError, KvGeometry, RowMemory, foreign_sequence},
-        rope::Table,
-    },
-    BLOCK_TOKENS, KvDtype,
+use super::super::{
+    attention::AttentionSpec,
+    kv::{KvBudget, KvDtype, KvError, KvGeometry, RowMemory},
+    rope::Table,
 };
-use crate::cache::BlockPool;
+use crate::cache::{BLOCK_TOKENS, BlockPool};
 
 /// The memory of all sequences.
 pub(crate) struct PagedKv {
@@ -67,12 +63,11 @@ impl PagedKv {
         PagedSequence { blocks: Vec::new(), shared: Arc::clone(&self.shared) }
     }
 
-    pub(crate) fn begin(&self, rows: Vec<RowMemory<'_>>) -> Result<PagedStep, KvError> {
+    pub(crate) fn begin(&self, rows: Vec<RowMemory<'_, PagedSequence>>) -> Result<PagedStep, KvError> {
         let mut step_rows = Vec::with_capacity(rows.len());
         let mut longest = 0;
         for RowMemory { position, new_tokens, memory } in rows {
-            let SequenceMemory::Paged(sequence) = memory else { return Err(foreign_sequence()) };
-            let blocks = sequence.reserve(position, new_tokens)?;
+            let blocks = memory.reserve(position, new_tokens)?;
             longest = longest.max(position + new_tokens);
             step_rows.push(StepRow { new_tokens: new_tokens as i32, position: position as i32, blocks });
         }

@@ -14,9 +14,9 @@ use mlx_rs::{
 };
 
 use super::super::{
-    Rope, SequenceMemory,
+    Rope,
     attention::{AttentionSpec, Heads},
-    kv::{KvBudget, KvError, KvGeometry, RowMemory, foreign_sequence},
+    kv::{KvBudget, KvError, KvGeometry, RowMemory},
 };
 
 /// Room is added for this many tokens at a time.
@@ -127,16 +127,15 @@ fn room(like: &Array, tokens: i32) -> Result<Array, Exception> {
 }
 
 impl<'a> ContiguousStep<'a> {
-    pub(crate) fn new(rows: Vec<RowMemory<'a>>) -> Result<Self, KvError> {
+    pub(crate) fn new(rows: Vec<RowMemory<'a, ContiguousSequence>>) -> Result<Self, KvError> {
         let positions: Vec<i32> =
             rows.iter().flat_map(|row| (row.position as i32..).take(row.new_tokens)).collect();
-        let row = |RowMemory { position, new_tokens, memory }: RowMemory<'a>| match memory {
-            SequenceMemory::Contiguous(sequence) => {
-                Ok(Row { position: position as i32, new_tokens: new_tokens as i32, sequence })
-            }
-            SequenceMemory::Paged(_) => Err(foreign_sequence()),
+        let row = |RowMemory { position, new_tokens, memory }: RowMemory<'a, ContiguousSequence>| Row {
+            position: position as i32,
+            new_tokens: new_tokens as i32,
+            sequence: memory,
         };
-        let rows = rows.into_iter().map(row).collect::<Result<_, _>>()?;
+        let rows = rows.into_iter().map(row).collect();
         Ok(Self {
             positions: Array::from_slice(&positions, &[positions.len() as i32]),
             rows: RefCell::new(rows),
