@@ -12,8 +12,8 @@ use crate::{POLL, config, worker};
 
 const STEP_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// Their events are more than the buffers of a connection can hold (some 4 MiB on Linux).
-const TOKENS: u32 = 40_000;
+/// Their events are more than the buffers of a connection hold: twice the gateway's 256 KiB on Linux.
+const TOKENS: u32 = 8_000;
 
 /// For the client's buffers to fill.
 const PATIENCE: Duration = Duration::from_secs(240);
