@@ -1,4 +1,5 @@
-// Products of one row of activations with quantized weights, with AVX2.
+// Products of one row of activations with quantized weights, in vectors of AVX2's 256 bits. `Products` are those of one
+// instruction set: how rounded activations are loaded, and how they meet a vector of packed weights.
 //
 // Where a lane is an output, packed weights have to be transposed, which a single row's products do not repay. Here a
 // vector runs along the inputs of an output, and only the sums of a group are brought together, an output a lane, for
@@ -13,25 +14,6 @@ namespace {
 
 constexpr int one_row_outputs = 8;  // taken together
 constexpr int one_row_bytes = 32;   // of each output's weights, taken together
-
-// Sums of products of one vector of packed weights. Of 4 bits: four lanes for the first 32 inputs, four for the others.
-// `x` is in the order of Form::one_row.
-template <int bits>
-KR_INLINE __m256i one_row_products(const uint8_t* packed, const int16_t* x) {
-  const __m256i weights = Avx2::load_bits(packed);
-  const __m256i high = _mm256_srli_epi16(weights, 8);
-  const auto product = [&](__m256i some, uint32_t mask, int place) {
-    return _mm256_madd_epi16(_mm256_and_si256(some, Avx2::splat_bits(mask)), Avx2::load_bits(x + 16 * place));
-  };
-  if constexpr (bits == 8) {
-    return _mm256_add_epi32(product(weights, 0x00ff00ff, 0), _mm256_madd_epi16(high, Avx2::load_bits(x + 16)));
-  } else {
-    const __m256i even = _mm256_add_epi32(product(weights, 0x000f000f, 0), product(high, 0x000f000f, 2));
-    // 16 times their value, which saves two shifts.
-    const __m256i odd = _mm256_add_epi32(product(weights, 0x00f000f0, 1), product(high, 0x00f000f0, 3));
-    return _mm256_add_epi32(even, _mm256_srai_epi32(odd, 4));
-  }
-}
 
 // Each half's four lanes added up: a's sum, b's, c's and d's of the low half, then of the high half.
 KR_INLINE __m256i sums_of_halves(__m256i a, __m256i b, __m256i c, __m256i d) {
@@ -117,7 +99,7 @@ struct OneRow {
 };
 
 // Eight outputs. `halves` says that each half of a vector is a group; otherwise `vectors` of them are one.
-template <int bits, bool halves, Float type>
+template <class Products, int bits, bool halves, Float type>
 KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, const uint8_t* next, const ScaleColumns<type>* columns,
                              OneRow x, int inputs, int vectors, float* y_out) {
   constexpr int vector_inputs = one_row_bytes * 8 / bits;
@@ -126,9 +108,9 @@ KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, const uint8_t
     y = add_group<Avx2>(y, sums, widened<type>(columns->scales), widened<type>(columns->biases), x.scales++, x.sums++);
     columns++;
   };
-  const auto sums_of_four = [&](const uint8_t* from) {
+  const auto sums_of_four = [&](const uint8_t* from, const auto& x_here) {
     __m256i sums[4];
-    for (int o = 0; o < 4; o++) sums[o] = one_row_products<bits>(from + o * stride, x.values);
+    for (int o = 0; o < 4; o++) sums[o] = Products::template sums<bits>(Avx2::load_bits(from + o * stride), x_here);
     return sums_of_halves(sums[0], sums[1], sums[2], sums[3]);
   };
   // Sums of complete groups meet the floats a turn later: the chain then waits for nothing.
@@ -138,7 +120,8 @@ KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, const uint8_t
     for (int i = 0; i < complete_count; i++) add(complete[i]);
     for (int line = 0; line < one_row_bytes * one_row_outputs; line += 64) __builtin_prefetch(next + line);
     next += one_row_bytes * one_row_outputs;
-    const __m256i first = sums_of_four(packed), second = sums_of_four(packed + 4 * stride);
+    const auto x_here = Products::template load<bits>(x.values);
+    const __m256i first = sums_of_four(packed, x_here), second = sums_of_four(packed + 4 * stride, x_here);
     const __m256i low_now = _mm256_permute2x128_si256(first, second, 0x20);
     const __m256i high_now = _mm256_permute2x128_si256(first, second, 0x31);
     if constexpr (halves) {
@@ -161,7 +144,7 @@ KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, const uint8_t
   _mm256_storeu_ps(y_out, y);
 }
 
-template <int tile_outputs, int bits, bool halves, Float type>
+template <class Products, int tile_outputs, int bits, bool halves, Float type>
 KR_INLINE void one_row_tile_of(const QuantizedMatrix& matrix, int first_output, const OneRow& x, float* tile,
                                const TileScratch& scratch, bool last) {
   const size_t stride = static_cast<size_t>(matrix.inputs) * bits / 8;
@@ -170,13 +153,13 @@ KR_INLINE void one_row_tile_of(const QuantizedMatrix& matrix, int first_output, 
     const uint8_t* packed = matrix.packed + (first_output + o) * stride;
     const uint8_t* next = last ? packed : packed + one_row_outputs * stride;
     columns_of<type>(matrix, first_output + o, last, columns);
-    eight_outputs<bits, halves, type>(packed, stride, next, columns, x, matrix.inputs,
+    eight_outputs<Products, bits, halves, type>(packed, stride, next, columns, x, matrix.inputs,
                                       matrix.group * bits / 8 / one_row_bytes, tile + o);
   }
 }
 
 // TileKernels::one_row for tiles of any whole number of eights.
-template <int tile_outputs>
+template <class Products, int tile_outputs>
 void one_row_tile(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int row, float* tile,
                   const TileScratch& scratch, bool last) {
   const size_t at = static_cast<size_t>(row) * x.groups();
@@ -184,7 +167,7 @@ void one_row_tile(const QuantizedMatrix& matrix, int first_output, const Rounded
                    x.sums + at};
   const auto with_type = [&](auto bits, auto halves) {
     const auto run = [&](auto type) {
-      one_row_tile_of<tile_outputs, bits, halves, type>(matrix, first_output, one, tile, scratch, last);
+      one_row_tile_of<Products, tile_outputs, bits, halves, type>(matrix, first_output, one, tile, scratch, last);
     };
     switch (matrix.type) {
       case Float::f32:
