@@ -137,7 +137,8 @@ class Products {
       matrix.biases = pad(matrix.biases, scale_row_bytes(matrix), first, present, wanted, carver);
       first = 0;
     }
-    if (x.form == Form::one_row) return kernels_.one_row(matrix, first, x, first_row, tile, memory.scratch, last);
+    const bool one_row = x.form == Form::one_row || x.form == Form::split_row;
+    if (one_row) return kernels_.one_row(matrix, first, x, first_row, tile, memory.scratch, last);
     kernels_.quantized(matrix, first, x, first_row, rows, tile, memory.scratch, last);
   }
 

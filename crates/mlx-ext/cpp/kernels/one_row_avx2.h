@@ -1,208 +1,35 @@
-// Products of one row of activations with quantized weights, with AVX2.
-//
-// Where a lane is an output, packed weights have to be transposed, which a single row's products do not repay. Here a
-// vector runs along the inputs of an output, and only the sums of a group are brought together, an output a lane, for
-// the chain of floats. Integers add up exactly in any order, so that results equal those of the tiles bit for bit.
+// What a vector of packed weights gives with one row of activations, with AVX2.
 #pragma once
 
-#include "quantized_kernel.h"
 #include "vector_avx2.h"
 
 namespace kr {
 namespace {
 
-constexpr int one_row_outputs = 8;  // taken together
-constexpr int one_row_bytes = 32;   // of each output's weights, taken together
+// Activations are in the order of Form::one_row.
+struct OneRowAvx2 {
+  template <int bits>
+  KR_INLINE const int16_t* load(const int16_t* x) {
+    return x;
+  }
 
-// Sums of products of one vector of packed weights. Of 4 bits: four lanes for the first 32 inputs, four for the others.
-// `x` is in the order of Form::one_row.
-template <int bits>
-KR_INLINE __m256i one_row_products(const uint8_t* packed, const int16_t* x) {
-  const __m256i weights = Avx2::load_bits(packed);
-  const __m256i high = _mm256_srli_epi16(weights, 8);
-  const auto product = [&](__m256i some, uint32_t mask, int place) {
-    return _mm256_madd_epi16(_mm256_and_si256(some, Avx2::splat_bits(mask)), Avx2::load_bits(x + 16 * place));
-  };
-  if constexpr (bits == 8) {
-    return _mm256_add_epi32(product(weights, 0x00ff00ff, 0), _mm256_madd_epi16(high, Avx2::load_bits(x + 16)));
-  } else {
-    const __m256i even = _mm256_add_epi32(product(weights, 0x000f000f, 0), product(high, 0x000f000f, 2));
-    // 16 times their value, which saves two shifts.
-    const __m256i odd = _mm256_add_epi32(product(weights, 0x00f000f0, 1), product(high, 0x00f000f0, 3));
-    return _mm256_add_epi32(even, _mm256_srai_epi32(odd, 4));
-  }
-}
-
-// Each half's four lanes added up: a's sum, b's, c's and d's of the low half, then of the high half.
-KR_INLINE __m256i sums_of_halves(__m256i a, __m256i b, __m256i c, __m256i d) {
-  const __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-  const __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-  return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
-}
-
-// A group's scales and biases of eight outputs, an output a lane, in the type in which they are stored.
-template <Float type>
-struct ScaleColumns {
-  std::conditional_t<type == Float::f32, float, uint16_t> scales[8], biases[8];
-};
-
-template <Float type>
-KR_INLINE __m256 widened(const decltype(ScaleColumns<type>::scales)& values) {
-  if constexpr (type == Float::f32) {
-    return _mm256_loadu_ps(values);
-  } else {
-    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values));
-    if constexpr (type == Float::f16) return _mm256_cvtph_ps(bits);
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
-  }
-}
-
-// Columns of eight groups of eight outputs, each of which has `groups` scales and biases.
-template <Float type>
-KR_INLINE void eight_columns(const uint16_t* scales, const uint16_t* biases, size_t groups, ScaleColumns<type>* out) {
-  __m256i rows[8], twos[8], fours[8];
-  for (int o = 0; o < 8; o++) {
-    const auto half = [&](const uint16_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + o * groups)); };
-    rows[o] = _mm256_inserti128_si256(_mm256_castsi128_si256(half(scales)), half(biases), 1);
-  }
-  for (int o = 0; o < 8; o += 2) {
-    twos[o] = _mm256_unpacklo_epi16(rows[o], rows[o + 1]);
-    twos[o + 1] = _mm256_unpackhi_epi16(rows[o], rows[o + 1]);
-  }
-  for (int o = 0; o < 8; o += 4) {
-    for (int half = 0; half < 2; half++) {
-      fours[o + 2 * half] = _mm256_unpacklo_epi32(twos[o + half], twos[o + 2 + half]);
-      fours[o + 2 * half + 1] = _mm256_unpackhi_epi32(twos[o + half], twos[o + 2 + half]);
-    }
-  }
-  for (int g = 0; g < 8; g++) {
-    const __m256i low = fours[g / 2], high = fours[g / 2 + 4];
-    Avx2::store_bits(out + g, g % 2 ? _mm256_unpackhi_epi64(low, high) : _mm256_unpacklo_epi64(low, high));
-  }
-}
-
-// Columns of all groups of eight outputs. Those of the next eight are asked for, unless these are the `last`: they lie
-// apart from the packed weights, and the processor does not foresee them.
-template <Float type>
-KR_INLINE void columns_of(const QuantizedMatrix& matrix, int first_output, bool last, ScaleColumns<type>* out) {
-  using Value = std::remove_reference_t<decltype(out->scales[0])>;
-  const size_t groups = matrix.inputs / matrix.group;
-  const auto* scales = static_cast<const Value*>(matrix.scales) + first_output * groups;
-  const auto* biases = static_cast<const Value*>(matrix.biases) + first_output * groups;
-  const size_t next = one_row_outputs * groups;
-  for (size_t i = 0; !last && i < next; i += 64 / sizeof(Value)) {
-    __builtin_prefetch(scales + next + i);
-    __builtin_prefetch(biases + next + i);
-  }
-  if constexpr (type != Float::f32) {
-    for (size_t g = 0; groups >= 8 && g < groups; g += 8) {
-      if (g + 8 > groups) g = groups - 8;  // the last eight again cover some of those before
-      eight_columns<type>(scales + g, biases + g, groups, out + g);
-    }
-    if (groups >= 8) return;
-  }
-  for (size_t g = 0; g < groups; g++) {
-    for (int o = 0; o < one_row_outputs; o++) {
-      out[g].scales[o] = scales[o * groups + g];
-      out[g].biases[o] = biases[o * groups + g];
-    }
-  }
-}
-
-// One row of activations, and where a group of them stands.
-struct OneRow {
-  const int16_t* values;
-  const float* scales;
-  const float* sums;
-};
-
-// Eight outputs. `halves` says that each half of a vector is a group; otherwise `vectors` of them are one.
-template <int bits, bool halves, Float type>
-KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, const uint8_t* next, const ScaleColumns<type>* columns,
-                             OneRow x, int inputs, int vectors, float* y_out) {
-  constexpr int vector_inputs = one_row_bytes * 8 / bits;
-  __m256 y = _mm256_setzero_ps();
-  const auto add = [&](__m256i sums) {
-    y = add_group<Avx2>(y, sums, widened<type>(columns->scales), widened<type>(columns->biases), x.scales++, x.sums++);
-    columns++;
-  };
-  const auto sums_of_four = [&](const uint8_t* from) {
-    __m256i sums[4];
-    for (int o = 0; o < 4; o++) sums[o] = one_row_products<bits>(from + o * stride, x.values);
-    return sums_of_halves(sums[0], sums[1], sums[2], sums[3]);
-  };
-  // Sums of complete groups meet the floats a turn later: the chain then waits for nothing.
-  __m256i complete[2], low = _mm256_setzero_si256();
-  int complete_count = 0, left = vectors;
-  for (int k = 0; k < inputs; k += vector_inputs) {
-    for (int i = 0; i < complete_count; i++) add(complete[i]);
-    for (int line = 0; line < one_row_bytes * one_row_outputs; line += 64) __builtin_prefetch(next + line);
-    next += one_row_bytes * one_row_outputs;
-    const __m256i first = sums_of_four(packed), second = sums_of_four(packed + 4 * stride);
-    const __m256i low_now = _mm256_permute2x128_si256(first, second, 0x20);
-    const __m256i high_now = _mm256_permute2x128_si256(first, second, 0x31);
-    if constexpr (halves) {
-      complete[0] = low_now;
-      complete[1] = high_now;
-      complete_count = 2;
-    } else {
-      low = _mm256_add_epi32(low, _mm256_add_epi32(low_now, high_now));
-      complete_count = --left == 0;
-      if (left == 0) {
-        complete[0] = low;
-        low = _mm256_setzero_si256();
-        left = vectors;
-      }
-    }
-    packed += one_row_bytes;
-    x.values += vector_inputs;
-  }
-  for (int i = 0; i < complete_count; i++) add(complete[i]);
-  _mm256_storeu_ps(y_out, y);
-}
-
-template <int tile_outputs, int bits, bool halves, Float type>
-KR_INLINE void one_row_tile_of(const QuantizedMatrix& matrix, int first_output, const OneRow& x, float* tile,
-                               const TileScratch& scratch, bool last) {
-  const size_t stride = static_cast<size_t>(matrix.inputs) * bits / 8;
-  auto* columns = reinterpret_cast<ScaleColumns<type>*>(scratch.scales);
-  for (int o = 0; o < tile_outputs; o += one_row_outputs) {
-    const uint8_t* packed = matrix.packed + (first_output + o) * stride;
-    const uint8_t* next = last ? packed : packed + one_row_outputs * stride;
-    columns_of<type>(matrix, first_output + o, last, columns);
-    eight_outputs<bits, halves, type>(packed, stride, next, columns, x, matrix.inputs,
-                                      matrix.group * bits / 8 / one_row_bytes, tile + o);
-  }
-}
-
-// TileKernels::one_row for tiles of any whole number of eights.
-template <int tile_outputs>
-void one_row_tile(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int row, float* tile,
-                  const TileScratch& scratch, bool last) {
-  const size_t at = static_cast<size_t>(row) * x.groups();
-  const OneRow one{static_cast<const int16_t*>(x.values) + static_cast<size_t>(row) * x.inputs, x.scales + at,
-                   x.sums + at};
-  const auto with_type = [&](auto bits, auto halves) {
-    const auto run = [&](auto type) {
-      one_row_tile_of<tile_outputs, bits, halves, type>(matrix, first_output, one, tile, scratch, last);
+  // Sums of products of one vector. Of 4 bits: four lanes for the first 32 inputs, four for the others.
+  template <int bits>
+  KR_INLINE __m256i sums(__m256i weights, const int16_t* x) {
+    const __m256i high = _mm256_srli_epi16(weights, 8);
+    const auto product = [&](__m256i some, uint32_t mask, int place) {
+      return _mm256_madd_epi16(_mm256_and_si256(some, Avx2::splat_bits(mask)), Avx2::load_bits(x + 16 * place));
     };
-    switch (matrix.type) {
-      case Float::f32:
-        return run(std::integral_constant<Float, Float::f32>{});
-      case Float::f16:
-        return run(std::integral_constant<Float, Float::f16>{});
-      case Float::bf16:
-        return run(std::integral_constant<Float, Float::bf16>{});
+    if constexpr (bits == 8) {
+      return _mm256_add_epi32(product(weights, 0x00ff00ff, 0), _mm256_madd_epi16(high, Avx2::load_bits(x + 16)));
+    } else {
+      const __m256i even = _mm256_add_epi32(product(weights, 0x000f000f, 0), product(high, 0x000f000f, 2));
+      // 16 times their value, which saves two shifts.
+      const __m256i odd = _mm256_add_epi32(product(weights, 0x00f000f0, 1), product(high, 0x00f000f0, 3));
+      return _mm256_add_epi32(even, _mm256_srai_epi32(odd, 4));
     }
-  };
-  if (matrix.bits == 8) {
-    with_type(std::integral_constant<int, 8>{}, std::false_type{});
-  } else if (matrix.group == 32) {
-    with_type(std::integral_constant<int, 4>{}, std::true_type{});
-  } else {
-    with_type(std::integral_constant<int, 4>{}, std::false_type{});
   }
-}
+};
 
 }  // namespace
 }  // namespace kr

@@ -3,6 +3,14 @@
 
 #include <type_traits>
 
+// Before a loop whose constant number of turns is at most 16: unrolls it completely. Otherwise gcc does that only while
+// the result is small, and an array that a loop indexes lies in memory, not in registers.
+#if defined(__clang__)
+#define KR_UNROLL _Pragma("unroll")
+#else
+#define KR_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace kr {
 namespace {
 

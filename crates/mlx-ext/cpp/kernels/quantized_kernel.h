@@ -169,14 +169,19 @@ void unpacked_product(const void* unpacked, const float* scales, const float* bi
   int left_of_scale = x_groups_a_scale;
   for (int g = first_group; g < first_group + group_count; g++) {
     typename Products::Sums sums[rows][vectors];
+    KR_UNROLL
     for (int r = 0; r < rows; r++) {
+      KR_UNROLL
       for (int v = 0; v < vectors; v++) sums[r][v] = Products::zero();
     }
     for (int k = 0; k < x_group; k += Products::values) {
       typename Vec::Ints w[vectors];
+      KR_UNROLL
       for (int v = 0; v < vectors; v++) w[v] = Vec::load_bits(weights + v * 4 * Vec::lanes);
+      KR_UNROLL
       for (int r = 0; r < rows; r++) {
         const auto x_here = Vec::splat_32(values + r * x.inputs);
+        KR_UNROLL
         for (int v = 0; v < vectors; v++) sums[r][v] = Products::add_products(sums[r][v], w[v], x_here);
       }
       weights += 4 * width;
@@ -184,8 +189,10 @@ void unpacked_product(const void* unpacked, const float* scales, const float* bi
     }
     // The tile stays in memory: all registers are taken while sums grow.
     asm volatile("" ::: "memory");
+    KR_UNROLL
     for (int v = 0; v < vectors; v++) {
       const auto scale = Vec::load(scales + v * Vec::lanes), bias = Vec::load(biases + v * Vec::lanes);
+      KR_UNROLL
       for (int r = 0; r < rows; r++) {
         const size_t at = r * x.groups + g;
         float* y = tile + r * width + v * Vec::lanes;

@@ -53,17 +53,31 @@ void normalize_row(const float* x, const float* weight, float eps, int inputs, f
   for (; i < inputs; i++) y[i] = x[i] * factor * weight[i];
 }
 
-// Writes a group's integers, the first of which is number `first` of its row, in the order of their form.
-template <int bits, Form form>
-void place_group(const int32_t* rounded, int group, size_t first, void* values) {
-  if constexpr (form == Form::bytes) {
-    auto* out = static_cast<int8_t*>(values) + first;
-    for (int i = 0; i < group; i++) out[i] = static_cast<int8_t>(rounded[i / 8 * 8 + order_of_bytes(i % 8)]);
-    return;
+// A group's integers, the first of which is number `first` of its row, written in the order of their form.
+
+static inline void place_bytes(const int32_t* rounded, int group, size_t first, int8_t* values) {
+  for (int i = 0; i < group; i++) values[first + i] = static_cast<int8_t>(rounded[i / 8 * 8 + order_of_bytes(i % 8)]);
+}
+
+static inline void place_split_row(const int32_t* rounded, int group, size_t first, uint8_t* values) {
+  constexpr size_t vector_inputs = 64, part = vector_inputs / 2;  // bytes of a part, four of which are a vector's inputs
+  constexpr int together = 32;  // of a group, whole numbers of which are its inputs and a vector's
+  for (int done = 0; done < group; done += together, first += together, rounded += together) {
+    uint8_t* even = values + first / vector_inputs * 4 * part + first % vector_inputs / 2;
+    for (int i = 0; i < together / 2; i++) {
+      even[i] = static_cast<uint8_t>(rounded[2 * i] >> 8);
+      even[i + part] = static_cast<uint8_t>(rounded[2 * i + 1] >> 8);
+      even[i + 2 * part] = static_cast<uint8_t>(rounded[2 * i]);
+      even[i + 3 * part] = static_cast<uint8_t>(rounded[2 * i + 1]);
+    }
   }
-  // A pair of 16 bits is written as one 32-bit word.
+}
+
+// A pair of 16 bits is written as one 32-bit word.
+template <int bits, Form form>
+void place_words(const int32_t* rounded, int group, size_t first, uint32_t* values) {
   constexpr int values_a_lane = 32 / bits, pairs = values_a_lane / 2, lanes_a_vector = 8;
-  auto* out = static_cast<uint32_t*>(values) + first / 2;
+  uint32_t* out = values + first / 2;
   const auto pair = [&](int lane, int place) {
     const int32_t* from = rounded + lane * values_a_lane + place;
     return (static_cast<uint32_t>(from[0]) & 0xffff) | static_cast<uint32_t>(from[pairs]) << 16;
@@ -81,6 +95,17 @@ void place_group(const int32_t* rounded, int group, size_t first, void* values) 
       uint32_t* vector = out + at / lanes_a_vector * lanes_a_vector * pairs + at % lanes_a_vector;
       for (int place = 0; place < pairs; place++) vector[place * lanes_a_vector] = pair(lane, place);
     }
+  }
+}
+
+template <int bits, Form form>
+void place_group(const int32_t* rounded, int group, size_t first, void* values) {
+  if constexpr (form == Form::bytes) {
+    place_bytes(rounded, group, first, static_cast<int8_t*>(values));
+  } else if constexpr (form == Form::split_row) {
+    place_split_row(rounded, group, first, static_cast<uint8_t*>(values));
+  } else {
+    place_words<bits, form>(rounded, group, first, static_cast<uint32_t*>(values));
   }
 }
 
@@ -136,6 +161,8 @@ void round_row(const float* x, int inputs, int group, int bits, Form form, void*
       return run(std::integral_constant<Form, Form::bytes>{});
     case Form::one_row:
       return run(std::integral_constant<Form, Form::one_row>{});
+    case Form::split_row:
+      return run(std::integral_constant<Form, Form::split_row>{});
   }
 }
 
@@ -146,15 +173,18 @@ void swiglu_rows(float* gate, const float* up, int count) {
   }
 }
 
-template <class Vec>
-constexpr TileKernels tile_kernels_of(decltype(TileKernels::one_row) one_row = nullptr) {
+// `Rounds` is the vector type that rounds: groups are short, and bringing the lanes of long vectors together takes time.
+template <class Vec, class Rounds = Vec>
+constexpr TileKernels tile_kernels_of(decltype(TileKernels::one_row) one_row = nullptr,
+                                      Form one_row_of_4_bits = Form::one_row) {
   return TileKernels{
       .tile_outputs = Vec::lanes * Vec::tile_vectors,
       .rows_together = Vec::tile_rows,
       .normalize = normalize_row<Vec>,
-      .round = round_row<Vec>,
+      .round = round_row<Rounds>,
       .quantized = quantized_tile<Vec>,
       .one_row = one_row,
+      .one_row_of_4_bits = one_row_of_4_bits,
       .dense = dense_tile<Vec>,
       .swiglu = swiglu_rows<Vec>,
   };

@@ -11,6 +11,9 @@ enum class Form {
   pairs,    // int16, as tiles unpack weights
   bytes,    // int8, as tiles unpack weights, which have 4 bits
   one_row,  // int16, along the packed weights: every 32 bytes of them meet vectors with the same 32-bit lanes
+  // int16 along packed weights of 4 bits: of the 64 inputs of every 32 bytes the even ones' high bytes, the odd ones',
+  // the even ones' low bytes, the odd ones'.
+  split_row,
 };
 
 // Activations rounded for quantized matrices: integers in an order that suits the packed weights, and for every group
@@ -57,9 +60,11 @@ struct TileKernels {
   // that nothing of the matrix follows.
   void (*quantized)(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int first_row, int rows,
                     float* tile, const TileScratch& scratch, bool last);
-  // The same for a single row in Form::one_row, of a whole number of 32 bytes of weights; null where that is no faster.
+  // The same for a single row in Form::one_row, or in the form below where weights have 4 bits; of a whole number of
+  // 32 bytes of weights; null where that is no faster.
   void (*one_row)(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int row, float* tile,
                   const TileScratch& scratch, bool last);
+  Form one_row_of_4_bits;
   void (*dense)(const DenseMatrix& matrix, int first_output, const float* x, int first_row, int rows, float* tile,
                 const TileScratch& scratch, bool last);
 

@@ -1,0 +1,47 @@
+// What a vector of packed weights gives with one row of activations, with VNNI. Its vectors are AVX2's: sixteen outputs
+// at a time, which longer ones would take, are more rows than the caches follow.
+#pragma once
+
+#include "vector_avx2.h"
+
+namespace kr {
+namespace {
+
+// Activations are in the order of Form::split_row for 4 bits, and of Form::one_row for 8.
+struct OneRowAvx512 {
+  template <int bits>
+  struct X {
+    __m256i vectors[bits == 8 ? 2 : 4];
+  };
+
+  template <int bits>
+  KR_INLINE X<bits> load(const int16_t* x) {
+    X<bits> result;
+    for (auto& vector : result.vectors) {
+      vector = Avx2::load_bits(x);
+      x += 16;
+    }
+    return result;
+  }
+
+  // As OneRowAvx2::sums.
+  template <int bits>
+  KR_INLINE __m256i sums(__m256i weights, const X<bits>& x) {
+    if constexpr (bits == 8) {
+      const __m256i even = _mm256_and_si256(weights, Avx2::splat_bits(0x00ff00ff));
+      return _mm256_dpwssd_epi32(_mm256_madd_epi16(even, x.vectors[0]), _mm256_srli_epi16(weights, 8), x.vectors[1]);
+    } else {
+      const __m256i mask = Avx2::splat_bits(0x0f0f0f0f);
+      const __m256i even = _mm256_and_si256(weights, mask);
+      const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(weights, 4), mask);
+      // Weights pass for bytes with a sign and without: the activations' high bytes have one, the low ones none.
+      __m256i high = _mm256_dpbusd_epi32(_mm256_setzero_si256(), even, x.vectors[0]);
+      high = _mm256_dpbusd_epi32(high, odd, x.vectors[1]);
+      const __m256i sum = _mm256_dpbusd_epi32(_mm256_slli_epi32(high, 8), x.vectors[2], even);
+      return _mm256_dpbusd_epi32(sum, x.vectors[3], odd);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace kr
