@@ -51,7 +51,7 @@ impl Prepare for Preparer {
 /// What has become of a request.
 enum Done {
     /// A generation that the engine goes on with.
-    Prepared(Sequence),
+    Prepared(Box<Sequence>),
     /// An operation.
     Answered(Answer),
 }
@@ -205,7 +205,7 @@ impl Context {
             Ok(Done::Prepared(sequence)) => {
                 let prompt_tokens = sequence.prompt_len as u32;
                 self.report(StreamEvent { id, kind: StreamEventKind::Prepared { prompt_tokens } });
-                let _ = self.engine.send(EngineMessage::Sequence(Box::new(sequence)));
+                let _ = self.engine.send(EngineMessage::Sequence(sequence));
             }
             Ok(Done::Answered(answer)) => self.end(id, Some(StreamEventKind::Answered(answer))),
             Err(failure) => self.end(id, Some(StreamEventKind::Failed(failure))),
@@ -214,9 +214,10 @@ impl Context {
 
     fn work(&self, work: Work, request: &Arc<RequestHandle>) -> Result<Done, Failure> {
         match work {
-            Work::Generate(generate) => {
-                self.preparer.prepare(*generate, Arc::clone(request)).map(Done::Prepared)
-            }
+            Work::Generate(generate) => self
+                .preparer
+                .prepare(*generate, Arc::clone(request))
+                .map(|sequence| Done::Prepared(Box::new(sequence))),
             Work::Operation(operation) => self.preparer.operate(*operation).map(Done::Answered),
         }
     }
