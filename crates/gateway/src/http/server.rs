@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use self::{connection::Connection, places::Places};
 use super::{app::App, router::routes};
 
-/// Bytes that the kernel keeps of what a client has not read: more than a thousand tokens. Left alone, Linux lets them
+/// Bytes that the operating system keeps of what a client has not read: more than a thousand tokens. Left alone, Linux lets them
 /// grow to 4 MiB a connection, and a generation runs minutes ahead of a client that has stopped reading.
 const SEND_BUFFER: usize = 256 << 10;
 
