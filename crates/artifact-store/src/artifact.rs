@@ -12,14 +12,16 @@ use serde::Deserialize;
 
 use crate::{
     Digest, FileEntry, FileRole, Manifest, Store, StoreError, TensorEntry,
-    disk::{exists, open_regular, read_regular},
     error::IoContext,
+    files::{exists, open_regular, read_regular},
     layout::Layout,
     lease::Lease,
     manifest::FORMAT,
     weights,
 };
 
+/// How often a name is looked up again whose artifact went meanwhile.
+const MAX_LOOKS: usize = 8;
 /// A resolved artifact. While it lives, no process prunes it.
 #[derive(Debug)]
 pub struct Artifact {
@@ -39,6 +41,22 @@ struct Versioned {
     format: u64,
 }
 
+impl Store {
+    /// Finds an artifact by name, by digest (with or without `sha256:`), or by
+    /// the first digits of a digest, at least 8. Costs the same however many
+    /// or large the artifacts are, except for a shortened digest.
+    pub fn resolve(&self, name_or_digest: &str) -> Result<Artifact, StoreError> {
+        for _ in 0..MAX_LOOKS {
+            let digest = self.locate(name_or_digest)?;
+            if let Some(artifact) = Artifact::open(self, name_or_digest, digest)? {
+                return Ok(artifact);
+            }
+            // It was removed just now; the name may stand for another one already.
+        }
+        Err(self.unknown(name_or_digest)?)
+    }
+}
+
 impl Artifact {
     /// Reads the manifest and takes the lease. `None`: no such artifact.
     pub(crate) fn open(store: &Store, name: &str, digest: Digest) -> Result<Option<Self>, StoreError> {
@@ -48,7 +66,7 @@ impl Artifact {
         if !exists(&layout.manifest(digest)) {
             return Ok(None);
         }
-        let lease = Lease::take(store, digest)?;
+        let lease = store.lease(digest)?;
         let Some(manifest) = read_manifest(layout, digest)? else { return Ok(None) };
         Ok(Some(Self { name: name.to_owned(), digest, manifest, store: store.clone(), lease }))
     }

@@ -14,6 +14,7 @@ use std::{
 use crate::{
     Store, StoreError,
     error::IoContext,
+    files::{exists, folder_of},
     fsync::{sync_folder, sync_to_disk},
     private::create_folder,
 };
@@ -116,29 +117,4 @@ impl Store {
         self.announce("sync", folder);
         File::open(folder).and_then(|file| sync_folder(&file)).context("sync", folder)
     }
-}
-
-pub(crate) fn folder_of(path: &Path) -> &Path {
-    path.parent().unwrap_or(path)
-}
-
-/// Opens a file of the store. All of them are regular files: a symbolic link
-/// could lead anywhere, and opening a pipe could block for ever.
-pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
-    if fs::symlink_metadata(path)?.is_file() {
-        return File::open(path);
-    }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file"))
-}
-
-/// Reads a file of the store whole.
-pub(crate) fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut open_regular(path)?, &mut bytes)?;
-    Ok(bytes)
-}
-
-/// Whether something, even a broken link, has this path.
-pub(crate) fn exists(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok()
 }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::{
-    ArtifactSummary, Digest, Store, StoreError, inventory::Inventory, lease::Lease, lock::BlobLock,
-    recover::size_of, writer::Writer,
+    ArtifactSummary, Digest, Store, StoreError, inventory::Inventory, lease::Lease, recover::size_of,
+    writer::Writer,
 };
 
 /// What may stand between an artifact and its removal.
@@ -162,7 +162,7 @@ fn distinct_size(candidates: &[Candidate], without: &BTreeSet<Digest>) -> u64 {
 impl Writer<'_> {
     /// Removes a blob, unless a process holds it; then a later recovery does.
     pub(crate) fn remove_blob(&self, blob: Digest) -> Result<(), StoreError> {
-        let lock = BlobLock::take(self.store)?;
+        let lock = self.store.lock_blobs()?;
         if self.store.held_blobs(&lock)?.contains(&blob) {
             return Ok(());
         }

@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Artifact, FileRole, ImportEvent, Manifest, Observer, StoreError, disk::folder_of, error::IoContext,
+    Artifact, FileRole, ImportEvent, Manifest, Observer, StoreError, error::IoContext, files::folder_of,
     observer::tell, python_json,
 };
 
@@ -165,9 +165,9 @@ fn index(manifest: &Manifest) -> Value {
 }
 
 fn exported(folder: &Path) -> Result<Exported, StoreError> {
-    let mut files = crate::store::file_names(folder)?;
+    let mut files = crate::files::file_names(folder)?;
     files.retain(|name| name != TEMPLATES);
-    let named = crate::store::file_names(&folder.join(TEMPLATES))?;
+    let named = crate::files::file_names(&folder.join(TEMPLATES))?;
     files.extend(named.into_iter().map(|name| format!("{TEMPLATES}/{name}")));
     files.sort();
     let sizes = files.iter().map(|name| fs::metadata(folder.join(name)).map_or(0, |metadata| metadata.len()));

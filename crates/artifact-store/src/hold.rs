@@ -9,11 +9,10 @@ use tempfile::NamedTempFile;
 
 use crate::{
     Digest, Store, StoreError,
-    disk::{open_regular, read_regular},
     error::IoContext,
+    files::{file_names, open_regular, read_regular},
     lock::{BlobLock, LockKind, try_lock},
     private::give_to_owner_of,
-    store::file_names,
 };
 
 /// Keeps stored blobs where they are, whatever becomes of the artifacts that use them, until it is dropped or its
@@ -32,7 +31,7 @@ impl Store {
         let folder = self.layout.holds();
         self.make_folder(&folder)?;
         // Until it is locked, it looks like one that a killed process left.
-        let _lock = BlobLock::take(self)?;
+        let _lock = self.lock_blobs()?;
         let file = NamedTempFile::new_in(&folder).context("create a file in", &folder)?;
         give_to_owner_of(&folder, file.as_file());
         try_lock(file.as_file(), file.path(), LockKind::Exclusive)?;
@@ -74,7 +73,7 @@ impl Store {
         if file_names(&self.layout.holds())?.is_empty() {
             return Ok(BTreeSet::new());
         }
-        self.held_blobs(&BlobLock::take(self)?)
+        self.held_blobs(&self.lock_blobs()?)
     }
 }
 
@@ -82,7 +81,7 @@ impl BlobHold {
     /// Holds the blob of this digest and size, if it is stored, and says where it is. What is there from now on stays
     /// there; its content is not verified.
     pub fn add(&mut self, blob: Digest, size: u64) -> Result<Option<PathBuf>, StoreError> {
-        let _lock = BlobLock::take(&self.store)?;
+        let _lock = self.store.lock_blobs()?;
         let Some(path) = self.store.stored_blob(blob, size) else { return Ok(None) };
         let line = format!("{blob}\n");
         self.file.write_all(line.as_bytes()).context("write", self.file.path())?;

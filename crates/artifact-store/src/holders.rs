@@ -2,7 +2,7 @@
 
 use std::{fmt, fs, path::Path};
 
-use crate::{Digest, Store, StoreError, lease::Lease, printable};
+use crate::printable;
 
 /// A process that holds a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,33 +23,20 @@ impl fmt::Display for Holder {
     }
 }
 
-impl Store {
-    /// The other processes that use an artifact: `None` if nobody does, an
-    /// empty list if somebody does and the platform does not say who.
-    pub fn holders(&self, digest: Digest) -> Result<Option<Vec<Holder>>, StoreError> {
-        let path = self.layout.lease(digest);
-        let Ok(lease) = fs::symlink_metadata(&path) else { return Ok(None) };
-        let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-        let pids = pids(&locks, &lease, &["READ"]);
-        let own = std::process::id();
-        let others: Vec<Holder> = pids.iter().filter(|pid| **pid != own).map(|&pid| holder(pid)).collect();
-        if !others.is_empty() {
-            return Ok(Some(others));
-        }
-        // Processes of another container are not in the list, and a lease of
-        // our own would be in the way of asking.
-        let busy = !pids.contains(&own) && Lease::take_exclusive(&self.layout, digest)?.is_none();
-        Ok(busy.then(Vec::new))
-    }
-}
-
 /// Who holds the lock on a file in any way, as far as the platform tells.
 pub(crate) fn lock_holders(file: &fs::Metadata) -> Vec<Holder> {
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
     pids(&locks, file, &["READ", "WRITE"]).into_iter().map(holder).collect()
 }
 
-fn holder(pid: u32) -> Holder {
+/// The processes that share the lock on a file, as far as the platform tells.
+pub(crate) fn sharers(file: &fs::Metadata) -> Vec<u32> {
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    pids(&locks, file, &["READ"])
+}
+
+/// The process with this id.
+pub(crate) fn holder(pid: u32) -> Holder {
     let program = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("comm")).ok();
     Holder { pid, program: program.map(|name| name.trim_end().to_owned()) }
 }

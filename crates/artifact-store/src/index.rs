@@ -15,10 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Digest, Manifest, Store, StoreError,
     artifact::read_manifest,
-    disk::{exists, read_regular},
     error::IoContext,
+    files::{exists, file_names, read_regular},
     inventory::Inventory,
-    store::file_names,
 };
 
 /// Version of the file; another one counts as missing.

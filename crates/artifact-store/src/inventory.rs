@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Digest, Manifest, Store, StoreError, artifact::read_manifest, disk::read_regular};
+use crate::{Digest, Manifest, Store, StoreError, artifact::read_manifest, files::read_regular};
 
 /// Characters of a digest.
 const DIGEST_LEN: usize = 64;

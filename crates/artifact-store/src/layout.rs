@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Digest, StoreError, disk::folder_of};
+use crate::{Digest, StoreError, files::folder_of};
 
 /// Longest name, in bytes: with `/` written as three bytes, still a legal file name.
 const MAX_NAME: usize = 200;

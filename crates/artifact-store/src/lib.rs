@@ -30,6 +30,7 @@ mod disk;
 mod error;
 mod evict;
 mod export;
+mod files;
 mod fsync;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

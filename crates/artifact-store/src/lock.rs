@@ -40,12 +40,13 @@ struct Limit {
     seen: Option<SystemTime>,
 }
 
-impl BlobLock {
-    pub(crate) fn take(store: &Store) -> Result<Self, StoreError> {
-        let path = store.layout.blob_lock();
+impl Store {
+    /// Waits with a limit.
+    pub(crate) fn lock_blobs(&self) -> Result<BlobLock, StoreError> {
+        let path = self.layout.blob_lock();
         let file = open_lock(&path).context("open", &path)?;
-        wait(&file, &path, LockKind::Exclusive, store.lock_patience)?;
-        Ok(Self(file))
+        wait(&file, &path, LockKind::Exclusive, self.lock_patience)?;
+        Ok(BlobLock(file))
     }
 }
 

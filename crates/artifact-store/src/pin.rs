@@ -3,7 +3,7 @@
 //! A pin is an empty file `pins/<digest>`, made under the artifact's lease:
 //! whoever removes artifacts holds that alone, and looks for pins only then.
 
-use crate::{Digest, Store, StoreError, disk::exists, lease::Lease};
+use crate::{Digest, Store, StoreError, files::exists};
 
 impl Store {
     /// Keeps an artifact from every removal but a forced one; `false` if it
@@ -11,7 +11,7 @@ impl Store {
     pub fn pin(&self, name_or_digest: &str) -> Result<bool, StoreError> {
         self.check_writable()?;
         let digest = self.locate(name_or_digest)?;
-        let _lease = Lease::take(self, digest)?;
+        let _lease = self.lease(digest)?;
         // It may have been removed while we waited for the lease.
         self.locate(&digest.to_string())?;
         self.create_empty(&self.layout.pin(digest))

@@ -15,9 +15,8 @@ use rustix::{
 };
 
 use crate::{
-    disk::{exists, folder_of, open_regular},
+    files::{exists, folder_of, open_regular, paths_in},
     layout::Layout,
-    store::paths_in,
 };
 
 const FOLDER_MODE: u32 = 0o700;

@@ -31,6 +31,16 @@ pub enum PythonJsonError {
     TooDeep,
 }
 
+impl PythonJsonError {
+    /// Why a file is not JSON that can be used, in one line.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Syntax(source) => format!("{self}: {source}"),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// Reads a text of at most [`MAX_DEPTH`] levels. Takes memory in proportion to its length.
 ///
 /// # Errors

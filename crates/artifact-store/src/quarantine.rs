@@ -9,8 +9,7 @@ use std::{
 
 use crate::{
     Digest, Store, StoreError,
-    disk::{exists, open_regular},
-    lock::BlobLock,
+    files::{exists, open_regular},
 };
 
 /// What is wrong with a blob.
@@ -140,7 +139,7 @@ fn open(store: &Store, blob: Digest, size: u64) -> Result<(fs::File, FileId), Ba
 pub(crate) fn set_aside(store: &Store, blob: Digest, seen: FileId) -> Result<bool, StoreError> {
     store.check_writable()?;
     let (place, aside) = (store.layout.blob(blob), store.layout.quarantined(blob));
-    let _lock = BlobLock::take(store)?;
+    let _lock = store.lock_blobs()?;
     let is_it = |path| fs::symlink_metadata(path).is_ok_and(|metadata| FileId::of(&metadata) == seen);
     if !is_it(&place) {
         return Ok(false);

@@ -14,11 +14,9 @@ use std::{
 use crate::{
     Digest, Store, StoreError,
     artifact::read_manifest,
-    disk::{exists, read_regular},
+    files::{exists, file_names, paths_in, read_regular},
     inventory::Inventory,
     layout::{evictions_in_waiting, name_in_waiting, name_of_file},
-    lock::BlobLock,
-    store::{file_names, paths_in},
     writer::Writer,
 };
 
@@ -205,7 +203,7 @@ impl Writer<'_> {
                 return store.rename(&layout.waiting_name(name), &layout.reference(name));
             }
             RepairAction::RestoreBlob { blob } => {
-                let _lock = BlobLock::take(store)?;
+                let _lock = store.lock_blobs()?;
                 if exists(&layout.blob(*blob)) {
                     return Ok(());
                 }
@@ -218,7 +216,7 @@ impl Writer<'_> {
             RepairAction::DropPin { digest } => store.remove_file(&layout.pin(*digest)),
             RepairAction::RemoveOrphan { blob, .. } => return self.remove_blob(*blob),
             RepairAction::DropQuarantined { blob, .. } => {
-                let _lock = BlobLock::take(store)?;
+                let _lock = store.lock_blobs()?;
                 // A verification may have set aside what was in its place.
                 if !exists(&layout.blob(*blob)) && Inventory::read(store)?.used().contains_key(blob) {
                     return Ok(());

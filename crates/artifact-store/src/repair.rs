@@ -4,14 +4,13 @@ use std::path::PathBuf;
 
 use crate::{
     Digest, Observer, RepairAction, Store, StoreError,
-    disk::{exists, open_regular},
     error::with_causes,
+    files::{exists, file_names, open_regular, paths_in},
     index::Index,
     inventory::Inventory,
     layout::{check_name, name_of_file},
     printable::shown,
     recover::{self, digests_below, is_shard},
-    store::{file_names, paths_in},
     writer::Writer,
 };
 

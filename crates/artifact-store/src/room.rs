@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     ArtifactSummary, Digest, Manifest, Store, StoreError,
-    disk::exists,
     error::IoContext,
     evict::{Candidates, Criteria, Hold, choose},
+    files::exists,
     inventory::Inventory,
     writer::Writer,
 };

@@ -1,15 +1,12 @@
 //! The store: names to artifacts.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, io, path::Path, time::Duration};
 
 use crate::{
-    Artifact, Digest, StoreError,
-    disk::{FsOp, FsOpHook, exists, folder_of, read_regular},
+    Digest, StoreError,
+    disk::{FsOp, FsOpHook},
     error::IoContext,
+    files::{exists, file_names, folder_of, read_regular},
     layout::{Layout, check_name, name_of_file},
     lock::DEFAULT_PATIENCE,
     private::{create_folder, tighten_store},
@@ -17,8 +14,6 @@ use crate::{
 
 /// Fewest digits by which an artifact can be named.
 const MIN_PREFIX: usize = 8;
-/// How often a name is looked up again whose artifact went meanwhile.
-const MAX_LOOKS: usize = 8;
 /// Size to which imports keep a store unless they are told another, in bytes.
 pub const DEFAULT_MAX_SIZE: u64 = 100 << 30;
 
@@ -84,20 +79,6 @@ impl Store {
     /// The folder of the store.
     pub fn dir(&self) -> &Path {
         self.layout.root()
-    }
-
-    /// Finds an artifact by name, by digest (with or without `sha256:`), or by
-    /// the first digits of a digest, at least 8. Costs the same however many
-    /// or large the artifacts are, except for a shortened digest.
-    pub fn resolve(&self, name_or_digest: &str) -> Result<Artifact, StoreError> {
-        for _ in 0..MAX_LOOKS {
-            let digest = self.locate(name_or_digest)?;
-            if let Some(artifact) = Artifact::open(self, name_or_digest, digest)? {
-                return Ok(artifact);
-            }
-            // It was removed just now; the name may stand for another one already.
-        }
-        Err(self.unknown(name_or_digest)?)
     }
 
     /// The artifact that [`Store::resolve`] would open, without looking into
@@ -187,7 +168,8 @@ impl Store {
         Self { layout, max_size, lock_patience, fs_op_hook, read_only }
     }
 
-    fn unknown(&self, name: &str) -> Result<StoreError, StoreError> {
+    /// The error for a name or digest that no artifact has.
+    pub(crate) fn unknown(&self, name: &str) -> Result<StoreError, StoreError> {
         let known = self.refs()?.into_iter().map(|(name, _)| name).collect();
         Ok(StoreError::UnknownArtifact { name: name.to_owned(), store: self.dir().to_owned(), known })
     }
@@ -208,22 +190,4 @@ impl Store {
             _ => Err(StoreError::AmbiguousDigest { prefix: text.to_owned(), count: matches.len() }),
         }
     }
-}
-
-/// Names of the entries of a folder, where they are text; none if there is no
-/// such folder.
-pub(crate) fn file_names(folder: &Path) -> Result<Vec<String>, StoreError> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.context("list", folder)?,
-    };
-    let names: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.file_name().into_string().ok())).collect();
-    Ok(names.context("list", folder)?.into_iter().flatten().collect())
-}
-
-/// The entries of a folder, as paths.
-pub(crate) fn paths_in(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let entries = fs::read_dir(folder).context("list", folder)?;
-    let paths: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
-    paths.context("list", folder)
 }

@@ -15,8 +15,8 @@ use std::{
 
 use crate::{
     Artifact, Digest, Store, StoreError,
-    disk::exists,
     error::IoContext,
+    files::exists,
     quarantine::{Bad, BlobDefect, check, set_aside},
 };
 

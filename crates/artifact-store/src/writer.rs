@@ -17,11 +17,10 @@ use crate::{
     artifact::read_manifest,
     background_sync::BackgroundSync,
     digest::HashingWriter,
-    disk::{exists, open_regular},
     error::IoContext,
+    files::{exists, open_regular},
     index::Index,
-    lease::Lease,
-    lock::{BlobLock, LockKind, SignOfLife, try_lock, wait},
+    lock::{LockKind, SignOfLife, try_lock, wait},
     observer::tell,
     private::{give_to_owner_of, open_lock},
     recover::{size_of, stored_blobs},
@@ -231,7 +230,7 @@ impl<'a> Writer<'a> {
                 new_bytes += self.place_blob(file)?;
             }
         }
-        Lease::take(store, new.digest)?.touch(SystemTime::now(), &layout.lease(new.digest))?;
+        store.lease(new.digest)?.touch(SystemTime::now(), &layout.lease(new.digest))?;
         // Should we be killed after the manifest is there, recovery finishes the name and the evictions.
         if !room.doomed.is_empty() {
             let lines: String = room.doomed.iter().map(|digest| format!("{digest}\n")).collect();
@@ -303,7 +302,7 @@ impl<'a> Writer<'a> {
     fn place_blob(&self, staged: Staged) -> Result<u64, StoreError> {
         let Some(temporary) = staged.temporary else { return Ok(0) };
         // A verification must not set aside what is just being placed.
-        let _lock = BlobLock::take(self.store)?;
+        let _lock = self.store.lock_blobs()?;
         self.store.rename(&temporary, &self.store.layout.blob(staged.digest))?;
         let bad = self.store.layout.quarantined(staged.digest);
         if exists(&bad) {

@@ -18,17 +18,11 @@
 use half::{f16, slice::HalfFloatSliceExt};
 
 use super::{
-    GgufError, superblock,
-    types::{GROUP, TensorType},
+    GgufError,
+    group::{Group, half_at},
+    superblock,
+    types::TensorType,
 };
-
-/// 32 elements: `value = scale * q + bias`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Group {
-    pub(crate) scale: f32,
-    pub(crate) bias: f32,
-    pub(crate) q: [u8; GROUP as usize],
-}
 
 impl TensorType {
     /// The groups of some whole blocks of a type that MLX's packing holds ([`Form::Affine`]).
@@ -98,11 +92,6 @@ impl TensorType {
             _ => Group { scale, bias: -128.0 * scale, q: std::array::from_fn(|i| block[2 + i] ^ 0x80) },
         }
     }
-}
-
-/// The f16 at a byte.
-pub(super) fn half_at(bytes: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
 /// Of bytes that hold elements i and i + 16.

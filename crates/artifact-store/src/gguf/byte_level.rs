@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     GgufError,
     metadata::{Metadata, required},
-    tokenizer::{CONTROL, Parts, USER_DEFINED, Vocabulary},
+    vocabulary::{CONTROL, Parts, USER_DEFINED, Vocabulary},
 };
 
 /// How llama 3 splits text before merging; digits in groups of three.

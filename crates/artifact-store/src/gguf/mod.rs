@@ -6,15 +6,18 @@
 //! types      element types: sizes, and what is stored for each
 //! block      quantized blocks -> groups with a scale and a bias, or numbers
 //! superblock the same for blocks of blocks
+//! group      32 elements with a scale and a bias
 //! llama      metadata -> config.json, and which tensor becomes which
 //! rope       rotary factors -> rope_scaling
 //! tokenizer  metadata -> tokenizer.json, end tokens; byte_level and sentencepiece for its two kinds
+//! vocabulary metadata -> tokens with their types and ids
 //! ```
 
 pub(crate) mod block;
 mod byte_level;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod definitions;
+mod group;
 pub(crate) mod llama;
 pub(crate) mod metadata;
 pub(crate) mod reader;
@@ -23,6 +26,7 @@ mod sentencepiece;
 mod superblock;
 pub(crate) mod tokenizer;
 pub(crate) mod types;
+mod vocabulary;
 
 /// Why a GGUF file cannot be imported.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     GgufError,
     metadata::{Metadata, required},
-    tokenizer::{CONTROL, Parts, USER_DEFINED, Vocabulary},
+    vocabulary::{CONTROL, Parts, USER_DEFINED, Vocabulary},
 };
 
 /// `tokenizer.ggml.token_type` of ordinary pieces.

@@ -11,7 +11,7 @@
 //! `d sc` and `dmin mn` have at most 11 + 6 significant bits, so that f32 holds them exactly.
 
 use super::{
-    block::{Group, half_at},
+    group::{Group, half_at},
     types::SUPERBLOCK,
 };
 

@@ -1,19 +1,15 @@
 //! The vocabulary in a GGUF file as `tokenizer.json` of the tokenizers library.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
     GgufError, byte_level,
     metadata::{Metadata, required},
     sentencepiece,
+    vocabulary::{CONTROL, Vocabulary},
 };
-
-/// `tokenizer.ggml.token_type` of tokens that are not text: `<|im_end|>`.
-pub(super) const CONTROL: u64 = 3;
-/// Of tokens that are matched before anything is split.
-pub(super) const USER_DEFINED: u64 = 4;
 
 /// Control tokens that end a generation whatever the metadata says, since
 /// metadata names one end token where chat models have several.
@@ -52,27 +48,6 @@ pub(crate) struct Tokenizer {
     pub(crate) eos_token_ids: Vec<u32>,
     /// By name; the default one is named `default`.
     pub(crate) chat_templates: BTreeMap<String, String>,
-}
-
-/// The tokens of a file.
-pub(super) struct Vocabulary<'a> {
-    pub(super) tokens: Vec<&'a str>,
-    /// `tokenizer.ggml.token_type` of each.
-    pub(super) types: Vec<u64>,
-    /// Each token's id.
-    pub(super) ids: HashMap<&'a str, u32>,
-}
-
-/// What a kind of vocabulary decides in `tokenizer.json`.
-pub(super) struct Parts {
-    pub(super) normalizer: Value,
-    pub(super) pre_tokenizer: Value,
-    pub(super) decoder: Value,
-    pub(super) model: Value,
-    /// Types of the tokens that are matched before anything is split.
-    pub(super) added: Vec<u64>,
-    /// Whether a text begins with the bos token if the metadata does not say.
-    pub(super) add_bos: bool,
 }
 
 impl Tokenizer {
@@ -121,47 +96,6 @@ impl Tokenizer {
             eos_token_ids: end_tokens(metadata, &vocabulary)?,
             chat_templates: chat_templates(metadata)?,
         })
-    }
-}
-
-impl<'a> Vocabulary<'a> {
-    fn read(metadata: &'a Metadata) -> Result<Self, GgufError> {
-        let tokens = required(metadata.texts("tokenizer.ggml.tokens")?, "tokenizer.ggml.tokens")?;
-        let types = metadata.unsigneds("tokenizer.ggml.token_type")?.unwrap_or_else(|| vec![1; tokens.len()]);
-        if types.len() != tokens.len() {
-            return Err(GgufError::Damaged(format!("{} tokens and {} types", tokens.len(), types.len())));
-        }
-        let mut ids = HashMap::with_capacity(tokens.len());
-        for (token, id) in tokens.iter().zip(0..) {
-            // A token that occurs twice could not be told apart.
-            if ids.insert(*token, id).is_some() {
-                return Err(GgufError::Damaged(format!("the token `{token}` occurs twice")));
-            }
-        }
-        Ok(Self { tokens, types, ids })
-    }
-
-    /// Every token with its id.
-    pub(super) fn json(&self) -> Map<String, Value> {
-        self.tokens.iter().zip(0_u32..).map(|(token, id)| ((*token).to_owned(), id.into())).collect()
-    }
-
-    /// The tokens of these types, as `added_tokens`.
-    fn added(&self, kinds: &[u64]) -> Vec<Value> {
-        let all = self.tokens.iter().zip(&self.types).zip(0_u32..);
-        let added = all.filter(|((_, kind), _)| kinds.contains(*kind));
-        let describe = |((content, kind), id): ((&&str, &u64), u32)| {
-            json!({
-                "id": id,
-                "content": content,
-                "single_word": false,
-                "lstrip": false,
-                "rstrip": false,
-                "normalized": false,
-                "special": *kind != USER_DEFINED,
-            })
-        };
-        added.map(describe).collect()
     }
 }
 

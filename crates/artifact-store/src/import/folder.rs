@@ -13,10 +13,7 @@ use super::{
     tokens::{Additions, TokenFiles},
     vocabulary::Vocabulary,
 };
-use crate::{
-    FileRole, StoreError,
-    python_json::{self, PythonJsonError},
-};
+use crate::{FileRole, StoreError, python_json};
 
 /// Largest `config.json`, in bytes; with settings for each of many modules, they have some hundred thousand.
 const MAX_CONFIG: u64 = 8 << 20;
@@ -68,7 +65,7 @@ pub(super) struct Folder {
 pub fn check_config_file(path: &Path) -> Result<(), StoreError> {
     let bad = |reason: String| StoreError::bad_source(path, reason);
     let bytes = SourceFile::open(path)?.read_all(MAX_CONFIG)?;
-    let config = python_json::from_slice(&bytes).map_err(|error| bad(json_reason(&error)))?;
+    let config = python_json::from_slice(&bytes).map_err(|error| bad(error.reason()))?;
     servable::check_config(&config).map_err(|reason| bad(reason.to_string()))
 }
 
@@ -176,24 +173,16 @@ fn without_embedding(vocabulary: &Vocabulary, shards: &Shards, config: &Value) -
     ))
 }
 
-/// Why a file is not JSON that can be used, in one line.
-pub(super) fn json_reason(error: &PythonJsonError) -> String {
-    match error {
-        PythonJsonError::Syntax(source) => format!("{error}: {source}"),
-        other => other.to_string(),
-    }
-}
-
 fn read_json(root: &mut Root, name: &str, limit: u64) -> Result<Value, StoreError> {
     let bytes = root.read(name, limit)?;
     python_json::from_slice(&bytes)
-        .map_err(|error| StoreError::bad_source(&root.path_of(name), json_reason(&error)))
+        .map_err(|error| StoreError::bad_source(&root.path_of(name), error.reason()))
 }
 
 fn read_optional_json(root: &mut Root, name: &str) -> Result<Value, StoreError> {
     match root.read_optional(name, MAX_SETTINGS)? {
         None => Ok(Value::Null),
         Some(bytes) => python_json::from_slice(&bytes)
-            .map_err(|error| StoreError::bad_source(&root.path_of(name), json_reason(&error))),
+            .map_err(|error| StoreError::bad_source(&root.path_of(name), error.reason())),
     }
 }

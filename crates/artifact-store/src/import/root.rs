@@ -14,7 +14,7 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 
 use super::source::{Snapshot, SourceFile};
-use crate::{StoreError, error::IoContext, store::file_names};
+use crate::{StoreError, error::IoContext, files::file_names};
 
 /// Opens a folder on the way to a file. Where the platform can, without the right to list it.
 #[cfg(target_os = "linux")]

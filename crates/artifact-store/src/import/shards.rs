@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use super::{folder::json_reason, root::Root, source::SourceFile};
+use super::{root::Root, source::SourceFile};
 use crate::{
     StoreError, TensorEntry, python_json,
     weights::{self, HeaderTensor},
@@ -149,7 +149,7 @@ fn read_index(root: &mut Root) -> Result<WeightMap, StoreError> {
     let path = root.path_of(INDEX);
     let bad = |reason: &str| StoreError::bad_source(&path, reason);
     let index = python_json::from_slice(&root.read(INDEX, MAX_INDEX)?);
-    let index = index.map_err(|error| bad(&json_reason(&error)))?;
+    let index = index.map_err(|error| bad(&error.reason()))?;
     let map = index["weight_map"].as_object().ok_or_else(|| bad("it has no \"weight_map\""))?;
     let mut weight_map = WeightMap::new();
     for (tensor, shard) in map {

@@ -11,8 +11,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{folder::json_reason, root::Root};
-use crate::{StoreError, python_json};
+use super::root::Root;
+use crate::{
+    StoreError,
+    python_json::{self, PythonJsonError},
+};
 
 /// The name of the template that is used unless another one is asked for.
 pub(super) const DEFAULT: &str = "default";
@@ -46,7 +49,7 @@ pub(super) fn read(root: &mut Root, tokenizer_config: &Value) -> Result<Template
     if !templates.contains_key(DEFAULT)
         && let Some(bytes) = root.read_optional(LEGACY_FILE, MAX_TEMPLATE as u64)?
     {
-        let bad = |error| StoreError::bad_source(&root.path_of(LEGACY_FILE), json_reason(&error));
+        let bad = |error: PythonJsonError| StoreError::bad_source(&root.path_of(LEGACY_FILE), error.reason());
         let json = python_json::from_slice(&bytes).map_err(bad)?;
         for (name, text) in of_value(&json[KEY]) {
             templates.entry(name).or_insert(text);

@@ -1,17 +1,14 @@
 //! Attention of a whole step over ragged sequences, on keys and values kept in blocks.
 
-use std::{
-    ffi::{c_int, c_void},
-    ptr::NonNull,
-};
+use std::{ffi::c_int, ptr::NonNull};
 
 use mlx_rs::{Array, error::Exception};
 
 use super::{
     MESSAGE_LEN, array_from, context, error_of,
     foreign::{
-        ABSENT, mlx_ext_attention, mlx_ext_kv_pool_copy, mlx_ext_kv_pool_free, mlx_ext_kv_pool_new,
-        mlx_ext_step_free, mlx_ext_step_new,
+        ABSENT, RawAttention, RawPool, RawRow, RawStep, mlx_ext_attention, mlx_ext_kv_pool_copy,
+        mlx_ext_kv_pool_free, mlx_ext_kv_pool_new, mlx_ext_step_free, mlx_ext_step_new,
     },
 };
 
@@ -293,38 +290,3 @@ impl Drop for Step {
 unsafe impl Send for KvPool {}
 // SAFETY: a shared handle is only read: it copies the shared pointer, whose count is atomic.
 unsafe impl Sync for KvPool {}
-
-/// Opaque.
-#[repr(C)]
-pub(super) struct RawPool {
-    _opaque: [u8; 0],
-}
-
-/// Opaque.
-#[repr(C)]
-pub(super) struct RawStep {
-    _opaque: [u8; 0],
-}
-
-/// `MlxExtStepRow` of `attention_operation.cpp`.
-#[repr(C)]
-pub(super) struct RawRow {
-    first_token: c_int,
-    new_tokens: c_int,
-    position: c_int,
-    first_block: c_int,
-}
-
-/// `MlxExtAttention` of `attention_operation.cpp`.
-#[repr(C)]
-pub(super) struct RawAttention {
-    qkv: *mut c_void,
-    cos: *mut c_void,
-    sin: *mut c_void,
-    step: *const RawStep,
-    layer: c_int,
-    heads: c_int,
-    scale: f32,
-    window: c_int,
-    traditional: c_int,
-}

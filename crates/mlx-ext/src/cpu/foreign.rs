@@ -5,13 +5,67 @@ use std::ffi::{c_char, c_int, c_void};
 #[cfg(not(target_os = "linux"))]
 use std::ptr::null_mut;
 
-use super::{
-    attention::{RawAttention, RawPool, RawRow, RawStep},
-    linear::{RawLinear, RawMatrix},
-};
-
 /// What a caller of a primitive is told elsewhere.
 pub(super) const ABSENT: &std::ffi::CStr = c"the CPU primitives are built on Linux only; use the GPU";
+
+/// `MlxExtMatrix` of `linear_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawMatrix {
+    pub(super) weight: *mut c_void,
+    pub(super) scales: *mut c_void,
+    pub(super) biases: *mut c_void,
+    pub(super) bias: *mut c_void,
+    pub(super) group: c_int,
+    pub(super) bits: c_int,
+}
+
+/// `MlxExtLinear` of `linear_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawLinear {
+    pub(super) x: *mut c_void,
+    pub(super) norm: *mut c_void,
+    pub(super) residual: *mut c_void,
+    pub(super) matrices: *const RawMatrix,
+    pub(super) matrix_count: c_int,
+    pub(super) eps: f32,
+    pub(super) gated: c_int,
+    pub(super) int8: c_int,
+}
+
+/// Opaque.
+#[repr(C)]
+pub(super) struct RawPool {
+    _opaque: [u8; 0],
+}
+
+/// Opaque.
+#[repr(C)]
+pub(super) struct RawStep {
+    _opaque: [u8; 0],
+}
+
+/// `MlxExtStepRow` of `attention_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawRow {
+    pub(super) first_token: c_int,
+    pub(super) new_tokens: c_int,
+    pub(super) position: c_int,
+    pub(super) first_block: c_int,
+}
+
+/// `MlxExtAttention` of `attention_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawAttention {
+    pub(super) qkv: *mut c_void,
+    pub(super) cos: *mut c_void,
+    pub(super) sin: *mut c_void,
+    pub(super) step: *const RawStep,
+    pub(super) layer: c_int,
+    pub(super) heads: c_int,
+    pub(super) scale: f32,
+    pub(super) window: c_int,
+    pub(super) traditional: c_int,
+}
 
 /// Declares each function; what follows `=` is what its stand-in returns.
 macro_rules! foreign {

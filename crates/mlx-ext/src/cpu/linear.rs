@@ -1,12 +1,12 @@
 //! Products of activations with weight matrices.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 
 use mlx_rs::{Array, error::Exception};
 
 use super::{
     array_from, context,
-    foreign::{mlx_ext_embedding, mlx_ext_linear},
+    foreign::{RawLinear, RawMatrix, mlx_ext_embedding, mlx_ext_linear},
 };
 
 /// A weight matrix `[outputs, inputs]` as it is stored.
@@ -88,17 +88,6 @@ pub fn embedding(matrix: &Matrix<'_>, tokens: &Array, inputs: i32) -> Result<Arr
     })
 }
 
-/// `MlxExtMatrix` of `linear_operation.cpp`.
-#[repr(C)]
-pub(super) struct RawMatrix {
-    weight: *mut c_void,
-    scales: *mut c_void,
-    biases: *mut c_void,
-    bias: *mut c_void,
-    group: c_int,
-    bits: c_int,
-}
-
 impl RawMatrix {
     fn new(matrix: &Matrix<'_>) -> Self {
         let packing = matrix.quantization.as_ref();
@@ -111,17 +100,4 @@ impl RawMatrix {
             bits: packing.map_or(0, |packing| packing.bits),
         }
     }
-}
-
-/// `MlxExtLinear` of `linear_operation.cpp`.
-#[repr(C)]
-pub(super) struct RawLinear {
-    x: *mut c_void,
-    norm: *mut c_void,
-    residual: *mut c_void,
-    matrices: *const RawMatrix,
-    matrix_count: c_int,
-    eps: f32,
-    gated: c_int,
-    int8: c_int,
 }

@@ -19,7 +19,6 @@ use super::{
     graph::{Edge, Graph},
     names::Target,
     references::{Kind, Place},
-    rules::CIRCLES,
     tree::{Id, Tree},
 };
 
@@ -94,9 +93,7 @@ impl<'a> Level<'a> {
                 continue;
             }
             let members = self.named_by_each_other(start);
-            if !self.may_be(&members)
-                && let Some(circle) = self.shortest_circle(start)
-            {
+            if let Some(circle) = self.shortest_circle(start) {
                 findings.extend(self.finding(&circle, &members));
             }
             told.extend(members);
@@ -139,13 +136,6 @@ impl<'a> Level<'a> {
             }
         }
         None
-    }
-
-    /// Whether all of `members` are in one of the circles that have a reason.
-    fn may_be(&self, members: &BTreeSet<Node>) -> bool {
-        let names: Vec<String> = members.iter().map(|node| self.show(node)).collect();
-        let mut of_crate = CIRCLES.iter().filter(|(krate, _, _)| *krate == self.tree.krate);
-        of_crate.any(|(_, modules, _)| names.iter().all(|name| modules.contains(&name.as_str())))
     }
 
     fn finding(&self, circle: &[Node], members: &BTreeSet<Node>) -> Option<Finding> {

@@ -133,28 +133,3 @@ pub(super) const RULES: &[Rule] = &[
         why: "another codec can take its place",
     },
 ];
-
-/// Modules that may name each other in a circle, by crate, with the reason.
-pub(super) const CIRCLES: &[(&str, &[&str], &str)] = &[
-    (
-        "artifact-store",
-        &["artifact", "disk", "error", "holders", "layout", "lease", "lock", "private", "store"],
-        "a store opens artifacts and locks, and these find their files by the store they are in",
-    ),
-    ("artifact-store", &["gguf::block", "gguf::superblock"], "two halves of one format"),
-    (
-        "artifact-store",
-        &["gguf::byte_level", "gguf::sentencepiece", "gguf::tokenizer"],
-        "the two kinds of a tokenizer, and what they have in common",
-    ),
-    (
-        "artifact-store",
-        &["import::folder", "import::shards", "import::templates"],
-        "what a folder holds, read file by file",
-    ),
-    (
-        "mlx-ext",
-        &["cpu::attention", "cpu::foreign", "cpu::linear"],
-        "declarations of C functions, and the structures they take",
-    ),
-];

@@ -248,21 +248,6 @@ fn the_functions_of_a_type_may_be_divided() -> Result<()> {
 }
 
 #[test]
-fn a_circle_with_a_reason_may_not_grow() -> Result<()> {
-    let circle = [
-        ("lib.rs", "mod gguf;\n"),
-        ("gguf/mod.rs", "mod block;\nmod superblock;\nmod tensor;\n"),
-        ("gguf/block.rs", "fn f(_: super::superblock::S) {}\npub struct B;\n"),
-        ("gguf/tensor.rs", "pub struct T(super::block::B);\n"),
-    ];
-    let with =
-        |superblock| places("artifact-store", &[&circle[..], &[("gguf/superblock.rs", superblock)]].concat());
-    assert_eq!(with("pub struct S(super::block::B);\n")?, [""; 0]);
-    assert_eq!(with("pub struct S(super::block::B, super::tensor::T);\n")?, ["src/gguf/block.rs:1"]);
-    Ok(())
-}
-
-#[test]
 fn a_trait_that_is_imported_for_its_functions_counts() -> Result<()> {
     let files = [
         ("lib.rs", "mod a;\nmod b;\n"),
