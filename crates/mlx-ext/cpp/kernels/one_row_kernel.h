@@ -100,8 +100,8 @@ struct OneRow {
 
 // Eight outputs. `halves` says that each half of a vector is a group; otherwise `vectors` of them are one.
 template <class Products, int bits, bool halves, Float type>
-KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, Ahead next, const ScaleColumns<type>* columns, OneRow x,
-                              int inputs, int vectors, float* y_out) {
+KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, Ahead next, const ScaleColumns<type>* columns,
+                             OneRow x, int inputs, int vectors, float* y_out) {
   constexpr int vector_inputs = one_row_bytes * 8 / bits;
   __m256 y = _mm256_setzero_ps();
   const auto add = [&](__m256i sums) {
@@ -154,7 +154,7 @@ KR_INLINE void one_row_tile_of(const QuantizedMatrix& matrix, int first_output, 
     const Ahead next(packed + distance, distance);
     columns_of<type>(matrix, first_output + o, last, columns);
     eight_outputs<Products, bits, halves, type>(packed, stride, next, columns, x, matrix.inputs,
-                                      matrix.group * bits / 8 / one_row_bytes, tile + o);
+                                                matrix.group * bits / 8 / one_row_bytes, tile + o);
   }
 }
 
