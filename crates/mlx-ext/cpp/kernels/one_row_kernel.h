@@ -100,7 +100,7 @@ struct OneRow {
 
 // Eight outputs. `halves` says that each half of a vector is a group; otherwise `vectors` of them are one.
 template <class Products, int bits, bool halves, Float type>
-KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, const uint8_t* next, const ScaleColumns<type>* columns,
+KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, Ahead next, const ScaleColumns<type>* columns,
                              OneRow x, int inputs, int vectors, float* y_out) {
   constexpr int vector_inputs = one_row_bytes * 8 / bits;
   __m256 y = _mm256_setzero_ps();
@@ -118,8 +118,7 @@ KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, const uint8_t
   int complete_count = 0, left = vectors;
   for (int k = 0; k < inputs; k += vector_inputs) {
     for (int i = 0; i < complete_count; i++) add(complete[i]);
-    for (int line = 0; line < one_row_bytes * one_row_outputs; line += 64) __builtin_prefetch(next + line);
-    next += one_row_bytes * one_row_outputs;
+    Ahead::fetch<one_row_bytes * one_row_outputs>(next);
     const auto x_here = Products::template load<bits>(x.values);
     const __m256i first = sums_of_four(packed, x_here), second = sums_of_four(packed + 4 * stride, x_here);
     const __m256i low_now = _mm256_permute2x128_si256(first, second, 0x20);
@@ -151,10 +150,11 @@ KR_INLINE void one_row_tile_of(const QuantizedMatrix& matrix, int first_output, 
   auto* columns = reinterpret_cast<ScaleColumns<type>*>(scratch.scales);
   for (int o = 0; o < tile_outputs; o += one_row_outputs) {
     const uint8_t* packed = matrix.packed + (first_output + o) * stride;
-    const uint8_t* next = last ? packed : packed + one_row_outputs * stride;
+    const size_t distance = last ? 0 : one_row_outputs * stride;
+    const Ahead next(packed + distance, distance);
     columns_of<type>(matrix, first_output + o, last, columns);
     eight_outputs<Products, bits, halves, type>(packed, stride, next, columns, x, matrix.inputs,
-                                      matrix.group * bits / 8 / one_row_bytes, tile + o);
+                                                matrix.group * bits / 8 / one_row_bytes, tile + o);
   }
 }
 

@@ -97,7 +97,6 @@ struct Pool::State {
   Waiter all_idle;
   std::mutex caller;
   std::vector<std::thread> workers;
-  std::atomic<bool> stop{false};
 
   explicit State(int threads) : shares(threads) {}
 
@@ -112,7 +111,6 @@ struct Pool::State {
     uint32_t seen = 0;
     for (;;) {
       job_opened.wait([&] { return generation.load(std::memory_order_seq_cst) != seen; });
-      if (stop.load(std::memory_order_acquire)) return;
       // Either the caller sees this worker in `busy` when it closes the job, or this worker sees the job closed:
       // both sides write first and read the other's word second, in one total order.
       busy.fetch_add(1, std::memory_order_seq_cst);
@@ -139,17 +137,10 @@ struct Pool::State {
   }
 };
 
-Pool::Pool() : state_(std::make_unique<State>(wanted_threads())) {
+Pool::Pool() : state_(new State(wanted_threads())) {
   for (size_t i = 1; i < state_->shares.size(); i++) {
-    state_->workers.emplace_back([state = state_.get(), i] { state->work(i); });
+    state_->workers.emplace_back([state = state_, i] { state->work(i); });
   }
-}
-
-Pool::~Pool() {
-  state_->stop.store(true, std::memory_order_release);
-  state_->generation.fetch_add(2, std::memory_order_seq_cst);
-  state_->job_opened.wake();
-  for (std::thread& worker : state_->workers) worker.join();
 }
 
 Pool& Pool::shared() {

@@ -23,11 +23,11 @@ class Pool {
 
  private:
   Pool();
-  ~Pool();
+  ~Pool() = delete;
   void run_erased(int count, void (*task)(void*, int), void* state);
 
   struct State;
-  std::unique_ptr<State> state_;
+  State* const state_;
 };
 
 }  // namespace kr

@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "parts.h"
+#include "prefetch.h"
 #include "tile_kernels.h"
 #include "widen_kernel.h"
 
@@ -87,7 +88,7 @@ struct XRows {
 // One vector of outputs and few rows, from the packed weights: their unpacking fits between the loads.
 // `next` is where the matrix goes on; it is asked for in advance, as much of it as is read here.
 template <class Vec, class Products, int bits, int rows>
-void few_rows_product(const uint8_t* packed, size_t stride, const uint8_t* next, const TileScratch& scratch,
+void few_rows_product(const uint8_t* packed, size_t stride, Ahead next, const TileScratch& scratch,
                       const XRows<Products> x, int scale_group, int x_group, float* tile) {
   constexpr int width = Vec::lanes * Vec::tile_vectors;
   constexpr int chunk_values = chunk_bytes * 8 / bits;
@@ -102,8 +103,7 @@ void few_rows_product(const uint8_t* packed, size_t stride, const uint8_t* next,
     typename Vec::Ints totals[rows];
     for (int r = 0; r < rows; r++) totals[r] = Vec::splat_bits(0);
     for (int done = 0; done < x_group; done += chunk_values) {
-      for (int line = 0; line < chunk_bytes * Vec::lanes; line += 64) __builtin_prefetch(next + line);
-      next += chunk_bytes * Vec::lanes;
+      Ahead::fetch<chunk_bytes * Vec::lanes>(next);
       typename Products::Sums sums[rows][chains];
       decltype(values) row[rows];
       for (int r = 0; r < rows; r++) {
@@ -142,14 +142,13 @@ void few_rows_product(const uint8_t* packed, size_t stride, const uint8_t* next,
 
 // A tile's weights of `count` inputs, unpacked: [32 bits of inputs][outputs]. `next` as in few_rows_product.
 template <class Vec, class Products, int bits>
-void unpack_block(const uint8_t* packed, size_t stride, int count, const uint8_t* next, void* unpacked) {
+void unpack_block(const uint8_t* packed, size_t stride, int count, Ahead next, void* unpacked) {
   constexpr int vector_bytes = 4 * Vec::lanes;
   for (int v = 0; v < Vec::tile_vectors; v++) {
     const uint8_t* rows = packed + v * Vec::lanes * stride;
     auto* out = static_cast<uint8_t*>(unpacked) + v * vector_bytes;
     for (int byte = 0; byte < count * bits / 8; byte += chunk_bytes) {
-      for (int line = 0; line < chunk_bytes * Vec::lanes; line += 64) __builtin_prefetch(next + line);
-      next += chunk_bytes * Vec::lanes;
+      Ahead::fetch<chunk_bytes * Vec::lanes>(next);
       unpack_chunk<Vec, Products, bits>(rows + byte, stride, [&](typename Vec::Ints weights, auto place) {
         Vec::store_bits(out + place * vector_bytes * Vec::tile_vectors, weights);
       });
@@ -227,7 +226,8 @@ void quantized_tile_of(const QuantizedMatrix& matrix, int first_output, const Ro
   if (rows <= Vec::few_rows) {
     for (int v = 0; v < Vec::tile_vectors; v++) {
       const uint8_t* here = packed + v * Vec::lanes * stride;
-      const uint8_t* next = last ? here : here + Vec::lanes * stride;
+      const size_t distance = last ? 0 : Vec::lanes * stride;
+      const Ahead next(here + distance, distance);
       const TileScratch there{nullptr, scratch.scales + v * Vec::lanes, scratch.biases + v * Vec::lanes};
       with_constant<Vec::few_rows>(rows, [&](auto constant) {
         few_rows_product<Vec, Products, bits, constant>(here, stride, next, there, XRows<Products>(x, first_row),
@@ -241,7 +241,7 @@ void quantized_tile_of(const QuantizedMatrix& matrix, int first_output, const Ro
   for (int k = 0; k < matrix.inputs; k += quantized_block) {
     const int inputs = matrix.inputs - k < quantized_block ? matrix.inputs - k : quantized_block;
     const size_t byte = static_cast<size_t>(k) * bits / 8;
-    const uint8_t* next = last ? packed : packed + width * (stride + byte);
+    const Ahead next(last ? packed : packed + width * (stride + byte), width * stride);
     unpack_block<Vec, Products, bits>(packed + byte, stride, inputs, next, scratch.unpacked);
     const size_t scale_at = static_cast<size_t>(k / matrix.group) * width;
     in_even_parts<Vec::tile_rows>(rows, [&](int first, auto constant) {

@@ -60,7 +60,7 @@ static inline void place_bytes(const int32_t* rounded, int group, size_t first, 
 }
 
 static inline void place_split_row(const int32_t* rounded, int group, size_t first, uint8_t* values) {
-  constexpr size_t vector_inputs = 64, part = vector_inputs / 2;  // bytes of a part, four of which are a vector's inputs
+  constexpr size_t vector_inputs = 64, part = vector_inputs / 2;  // bytes; a vector's inputs take four parts
   constexpr int together = 32;  // of a group, whole numbers of which are its inputs and a vector's
   for (int done = 0; done < group; done += together, first += together, rounded += together) {
     uint8_t* even = values + first / vector_inputs * 4 * part + first % vector_inputs / 2;
@@ -173,7 +173,7 @@ void swiglu_rows(float* gate, const float* up, int count) {
   }
 }
 
-// `Rounds` is the vector type that rounds: groups are short, and bringing the lanes of long vectors together takes time.
+// `Rounds` is the vector type that rounds: groups are short, and bringing a long vector's lanes together takes time.
 template <class Vec, class Rounds = Vec>
 constexpr TileKernels tile_kernels_of(decltype(TileKernels::one_row) one_row = nullptr,
                                       Form one_row_of_4_bits = Form::one_row) {

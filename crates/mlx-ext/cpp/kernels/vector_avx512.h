@@ -90,8 +90,8 @@ struct Avx512 {
     high = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)));
   }
 
-  // Both add_products below are assembly because gcc 12 copies the sums of its built-in functions to other registers and
-  // back; there are not enough for that, the sums end up in memory, and a third of the speed is gone.
+  // Both add_products below are assembly because gcc 12 copies the sums of its built-in functions to other registers
+  // and back; there are not enough for that, the sums end up in memory, and a third of the speed is gone.
 
   // Products of two int16 a lane.
   struct Pairs {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "floats.h"
+#include "prefetch.h"
 
 namespace kr {
 namespace {
@@ -36,14 +37,12 @@ void widen_columns_of(const void* values, size_t row_values, int columns, const 
     }
     return;
   }
+  Ahead ahead(next, width * row_values * value_bytes);
   for (int v = 0; v < Vec::tile_vectors; v++) {
     const uint8_t* first = rows + v * Vec::lanes * row_values * value_bytes;
     for (int c = 0; c < columns; c += block) {
       if (c + block > columns) c = columns - block;  // the last block again covers some columns of the one before
-      if (next) {
-        for (int line = 0; line < 16 * Vec::lanes; line += 64) __builtin_prefetch(next + line);
-        next += 16 * Vec::lanes;
-      }
+      if (next) Ahead::fetch<16 * Vec::lanes>(ahead);
       float* to = out + c * width + v * Vec::lanes;
       widen_block<Vec>(first + c * value_bytes, row_values * value_bytes, type, to, width);
     }
