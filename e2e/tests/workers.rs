@@ -6,7 +6,7 @@ use std::{io::Write, time::Duration};
 
 use serde_json::Value;
 use test_support::{
-    Options, Server, chat,
+    Options, Server, SlowReader, chat,
     process::{kill, resume, suspend, wait_for_end},
 };
 
@@ -109,13 +109,17 @@ fn a_suspended_gateway_keeps_its_workers() {
 fn two_workers_hold_one_copy_of_the_weights() {
     let server = Server::start_with(&Options { workers: 2, ..Options::default() });
     two_ready(&server);
-    // Both have to touch their weights: two questions at once go to two workers.
-    std::thread::scope(|scope| {
-        let asked: Vec<_> = (0..2).map(|_| scope.spawn(|| server.client.ask(CAPITAL, 16))).collect();
-        for answer in asked {
-            assert_eq!(answer.join().unwrap(), PARIS);
-        }
+    // Both have to touch their weights: while one has a stream, a question goes to the other.
+    let mut request = chat(CAPITAL, 4000);
+    request["stream"] = true.into();
+    request["ignore_eos"] = true.into();
+    let stream = SlowReader::post(&server.client, "/v1/chat/completions", &request);
+    server.wait_until("a step of the stream", |_, state| {
+        let workers = state["workers"].as_array().unwrap();
+        workers.iter().any(|worker| worker["streams"] == 1 && worker["step"].as_u64() > Some(0))
     });
+    assert_eq!(server.client.ask(CAPITAL, 16), PARIS);
+    drop(stream);
     let workers = server.workers();
     let blobs: Vec<_> =
         workers.iter().map(|&pid| test_support::memory::mapped(pid, "/blobs/sha256/").unwrap()).collect();
