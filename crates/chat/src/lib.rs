@@ -40,7 +40,7 @@
 //! - **Bounded.** What is held back is limited by the length of a marker, or by a constant for a header such as a
 //!   function's name. Beyond the limit it is text.
 //! - **Where the output starts is part of the format.** If the prompt already ends with an opening tag of reasoning, the
-//!   format that begins inside it gets a name of its own.
+//!   format that begins inside it needs its own name.
 
 mod event;
 mod plain;

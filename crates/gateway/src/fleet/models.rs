@@ -1,6 +1,6 @@
 //! Loads and unloads models while others serve. What it decides on is in the [`ModelRegistry`].
 //!
-//! Every model has workers, and a supervisor, of its own: what happens to them touches no other model.
+//! Every model has its own workers and its own supervisor: what happens to them affects no other model.
 
 use std::{sync::Arc, time::Duration};
 

@@ -116,7 +116,7 @@ impl WorkerTask {
         self.process.as_ref().map(WorkerProcess::link)
     }
 
-    /// From now on it gets no new stream, whoever has a copy of its link.
+    /// From now on it gets no new stream, even through copies of its link.
     fn close(&mut self) {
         self.drain = DrainPhase::Finishing;
         if let Some(link) = self.link() {

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use super::spec::ErrorKind;
 use crate::http::public::public;
 
-/// What a client is told of an error. Each dialect has a form of its own for it.
+/// What a client is told about an error. Each dialect writes it in its own form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::http) struct ErrorReport {
     pub(in crate::http) kind: ErrorKind,
