@@ -63,7 +63,7 @@ pub async fn shut_down(
     };
     if let Some(why) = forced {
         warn!(why, "ending the streams that are left");
-        for link in app.router.links() {
+        for link in app.registry.links() {
             link.fail_all("the server is shutting down");
         }
         // Idle connections may stay open for longer; they are not waited for.

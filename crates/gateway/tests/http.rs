@@ -134,7 +134,7 @@ async fn models_health_and_metrics_tell_the_truth() {
     assert_eq!((refused.header("retry-after"), refused.header("retry-after-ms")), ("2", "2000"));
 
     worker.send(&Report::Ready(model_info("tiny"))).await;
-    until("a ready worker", || env.app.router.is_ready()).await;
+    until("a ready worker", || env.app.registry.is_ready()).await;
     let ready = env.get("/readyz").await;
     assert_eq!(ready.status.as_u16(), 200);
     let status = &ready.json()["workers"][0];
@@ -145,7 +145,7 @@ async fn models_health_and_metrics_tell_the_truth() {
     assert_eq!(status["running"], 0);
     let heartbeat = Heartbeat { step: 7, runnable: 2, ..Heartbeat::default() };
     worker.send(&Report::Heartbeat(heartbeat)).await;
-    until("its heartbeat", || env.app.router.workers()[0].work.as_ref().is_some_and(|w| w.step == 7)).await;
+    until("its heartbeat", || env.app.registry.workers()[0].work.as_ref().is_some_and(|w| w.step == 7)).await;
     assert_eq!(env.get("/readyz").await.json()["workers"][0]["running"], 2);
     let mut list = env.get("/v1/models").await.json();
     assert!(list["data"][0]["created"].as_u64().unwrap() > 1_700_000_000);

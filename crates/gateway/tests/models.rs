@@ -152,7 +152,7 @@ async fn a_worker_that_dies_touches_no_other_model() {
     assert_eq!(Reply::read(streamed).await.events().last().unwrap(), "[DONE]");
     let info = again.info();
     again.send(&Report::Ready(info)).await;
-    until("both", || env.app.router.models().iter().all(|it| it.ready_workers == 1)).await;
+    until("both", || env.app.registry.models().iter().all(|it| it.ready_workers == 1)).await;
 }
 
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn unloading_drops_nothing_takes_nothing_new_and_frees_the_place() {
 
     let (id, streamed) = env.begin_stream(&mut other).await;
     let unloading = ask(&env, "other/unload", Value::Null);
-    until("draining", || env.app.router.route("other").is_err()).await;
+    until("draining", || env.app.registry.route("other").is_err()).await;
     let refused = env.post(CHAT, &chat(json!({"model": "other"}))).await;
     assert_eq!(refused.error(), (404, "invalid_request_error".into(), "model_unloading".into()));
     let again = reply(ask(&env, "other/load", Value::Null)).await;
@@ -233,7 +233,7 @@ async fn a_worker_that_dies_while_its_model_is_unloaded_does_not_come_back() {
     let mut other = load(&env, "other").await;
     let (_, streamed) = env.begin_stream(&mut other).await;
     let unloading = ask(&env, "other/unload", Value::Null);
-    until("draining", || env.app.router.route("other").is_err()).await;
+    until("draining", || env.app.registry.route("other").is_err()).await;
     other.die();
     let events = Reply::read(streamed).await.events();
     assert!(events.last().unwrap().contains("worker_lost"), "{events:?}");
@@ -288,7 +288,7 @@ async fn what_a_verification_of_the_stored_model_finds_is_shown() {
     let message = "a blob is damaged; import it again".to_owned();
     let failure = Failure { kind: FailureKind::DamagedModel, param: None, message: message.clone() };
     worker.send(&Report::Damaged(failure)).await;
-    until("the damage", || env.app.router.models()[0].reason.is_some()).await;
+    until("the damage", || env.app.registry.models()[0].reason.is_some()).await;
     let line = listed(&env, "tiny").await;
     assert_eq!((&line["state"], &line["reason"]), (&json!("ready"), &json!(message)), "it goes on serving");
     let health = env.get("/readyz").await;
@@ -310,7 +310,7 @@ async fn what_a_verification_of_the_stored_model_finds_is_shown() {
     worker.die();
     let mut worker = env.next_ready_worker().await;
     worker.send(&verified).await;
-    until("the repair", || env.app.router.models()[0].reason.is_none()).await;
+    until("the repair", || env.app.registry.models()[0].reason.is_none()).await;
     assert_eq!(env.metric(&runs("good")).await, "1");
 
     let unloading = ask(&env, "tiny/unload", Value::Null);
@@ -346,5 +346,5 @@ async fn a_gateway_that_goes_down_gives_up_loads_and_loads_nothing_more() {
     assert_eq!(reply(loading).await.error().2, "model_unloading");
     worker.closed().await;
     assert_eq!(reply(ask(&env, "third/load", Value::Null)).await.error().2, "shutting_down");
-    assert!(env.app.router.route("tiny").is_ok());
+    assert!(env.app.registry.route("tiny").is_ok());
 }

@@ -181,7 +181,7 @@ async fn requests_go_to_the_least_loaded_worker_and_survive_the_other() {
     let (_, held) = env.begin_stream(&mut one).await;
     let mut two = env.next_worker().await;
     two.send(&Report::Ready(model_info("tiny"))).await;
-    until("both", || env.app.router.workers().iter().all(|s| s.state.name() == "ready")).await;
+    until("both", || env.app.registry.workers().iter().all(|s| s.state.name() == "ready")).await;
     let (id, response) = env.begin_stream(&mut two).await;
     one.die();
     assert_eq!(code(Reply::read(held).await.events().last().unwrap()), "worker_lost");
@@ -193,10 +193,10 @@ async fn requests_go_to_the_least_loaded_worker_and_survive_the_other() {
 #[tokio::test]
 async fn draining_tells_the_worker_and_waits_for_its_exit() {
     let (env, mut worker) = TestEnv::ready(QUICK).await;
-    let (router, models, pid) = (env.app.router.clone(), env.app.models.clone(), worker.pid);
+    let (registry, models, pid) = (env.app.registry.clone(), env.app.models.clone(), worker.pid);
     let drained = tokio::spawn(async move { models.drain().await });
     assert_eq!(worker.next().await, Submission::Drain);
-    assert!(!router.is_ready());
+    assert!(!registry.is_ready());
     worker.send(&Report::Drained).await;
     assert!(worker.process_lives());
     worker.die();

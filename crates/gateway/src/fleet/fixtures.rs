@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use protocol::{
     ids::RequestId,
-    message::{Failure, FailureKind, Generate, ModelInfo, Prompt, Sampling},
+    message::{Failure, FailureKind, Generate, ModelInfo, Prompt},
 };
 
 use super::model::Service;
@@ -45,15 +45,6 @@ pub(super) fn service(digest: &str, pid: u32) -> Service {
 
 /// Opens streams on the link, which are live until they are dropped.
 pub(super) fn open(link: &Link, count: u64) -> Vec<Stream> {
-    let generate = |id| Generate {
-        id: RequestId(id),
-        prompt: Prompt::Text("x".into()),
-        sampling: Sampling::default(),
-        max_tokens: None,
-        stop: Vec::new(),
-        resume: Vec::new(),
-        ignore_eos: false,
-        credit: 1,
-    };
+    let generate = |id| Generate::new(RequestId(id), Prompt::Text("x".into()), 1);
     (0..count).map(|id| link.open(generate(id), Instant::now()).unwrap()).collect()
 }

@@ -23,7 +23,7 @@ pub struct App {
     /// Lets requests in.
     pub admission: Admission,
     /// Knows the models and their workers.
-    pub router: Arc<ModelRegistry>,
+    pub registry: Arc<ModelRegistry>,
     /// Loads and unloads models.
     pub models: Models,
     /// Shows the metrics of all layers.
@@ -40,20 +40,20 @@ pub struct App {
 }
 
 impl App {
-    /// Over the models in `router`, which `models` fills. Its own metrics are in `exposition` already.
+    /// Over the models in `registry`, which `models` fills. Its own metrics are in `exposition` already.
     pub fn new(
         config: &Config,
         admission: Admission,
-        router: Arc<ModelRegistry>,
+        registry: Arc<ModelRegistry>,
         models: Models,
         metrics: HttpMetrics,
         exposition: Arc<MetricRegistry>,
     ) -> Self {
         let credit = config.stream_registry.credit_chunks;
         Self {
-            dispatcher: Dispatcher::new(admission.clone(), Arc::clone(&router), credit),
+            dispatcher: Dispatcher::new(admission.clone(), Arc::clone(&registry), credit),
             admission,
-            router,
+            registry,
             models,
             exposition,
             metrics,

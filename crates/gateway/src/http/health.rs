@@ -43,10 +43,10 @@ pub(super) async fn livez() -> &'static str {
 pub(super) async fn readyz(State(app): State<App>, headers: HeaderMap) -> Response {
     let is_admin = app.is_admin(&headers);
     let shutting_down = app.admission.is_closed();
-    let ready = !shutting_down && app.router.is_ready();
+    let ready = !shutting_down && app.registry.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let models = app.router.models().into_iter().map(|model| ModelHealth::new(model, is_admin)).collect();
-    let mut workers = app.router.workers();
+    let models = app.registry.models().into_iter().map(|model| ModelHealth::new(model, is_admin)).collect();
+    let mut workers = app.registry.workers();
     for worker in &mut workers {
         worker.note = shown(worker.note.take(), is_admin);
     }

@@ -143,7 +143,7 @@ async fn only_an_administrator_sees_paths() {
     let message = format!("the blob /home/ann/store/blobs/ab is damaged: {}", "x".repeat(2000));
     let failure = Failure { kind: FailureKind::DamagedModel, param: None, message: message.clone() };
     worker.send(&Report::Damaged(failure)).await;
-    until("the damage", || env.app.router.models()[0].reason.is_some()).await;
+    until("the damage", || env.app.registry.models()[0].reason.is_some()).await;
     for (path, reason) in
         [("/v1/models", "/data/0/reason"), ("/v1/models/tiny", "/reason"), ("/readyz", "/models/0/reason")]
     {

@@ -70,7 +70,7 @@ impl TestEnv {
         let info = worker.info();
         worker.send(&Report::Ready(info)).await;
         let serves = |it: &WorkerStatus| it.work.as_ref().is_some_and(|work| work.pid == worker.pid);
-        until("a ready worker", || self.app.router.workers().iter().any(serves)).await;
+        until("a ready worker", || self.app.registry.workers().iter().any(serves)).await;
         worker
     }
 

@@ -27,6 +27,22 @@ pub struct Generate {
     pub credit: u32,
 }
 
+impl Generate {
+    /// A greedy generation with no limits but the model's, for a stream that may be sent `credit` deltas at first.
+    pub fn new(id: RequestId, prompt: Prompt, credit: u32) -> Self {
+        Self {
+            id,
+            prompt,
+            sampling: Sampling::default(),
+            max_tokens: None,
+            stop: Vec::new(),
+            resume: Vec::new(),
+            ignore_eos: false,
+            credit,
+        }
+    }
+}
+
 /// What a generation continues.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Prompt {

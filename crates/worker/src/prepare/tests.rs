@@ -45,16 +45,7 @@ fn chat(content: &str) -> Prompt {
 }
 
 fn generate(prompt: Prompt) -> Generate {
-    Generate {
-        id: RequestId(1),
-        prompt,
-        sampling: Sampling::default(),
-        max_tokens: Some(1),
-        stop: Vec::new(),
-        resume: Vec::new(),
-        ignore_eos: false,
-        credit: 1,
-    }
+    Generate { max_tokens: Some(1), ..Generate::new(RequestId(1), prompt, 1) }
 }
 
 fn prepare(preparer: &Preparer, prompt: Prompt) -> Result<Vec<u32>, Failure> {

@@ -51,7 +51,7 @@ struct Unloaded {
 
 pub(super) async fn list(State(app): State<App>, headers: HeaderMap) -> Json<List> {
     let is_admin = app.is_admin(&headers);
-    let data = app.router.models().into_iter().map(|status| Model::new(status, is_admin)).collect();
+    let data = app.registry.models().into_iter().map(|status| Model::new(status, is_admin)).collect();
     Json(List { object: "list", data })
 }
 
@@ -75,7 +75,7 @@ pub(super) async fn one(
             answer(&app, done)
         }
         // A model may have such a name.
-        Some(_) if !(reads && app.router.model(&path).is_some()) => Ok(not_allowed(method, "POST")),
+        Some(_) if !(reads && app.registry.model(&path).is_some()) => Ok(not_allowed(method, "POST")),
         _ if reads => {
             let model = find(&app, &path, app.is_admin(request.headers()))?;
             Ok(Json(model).into_response())
@@ -99,7 +99,7 @@ fn not_allowed(method: Method, allowed: &'static str) -> Response {
 
 /// The model with this name or digest.
 fn find(app: &App, id: &str, is_admin: bool) -> Result<Model, ApiError> {
-    let model = app.router.model(id).ok_or_else(|| app.router.unknown(id))?;
+    let model = app.registry.model(id).ok_or_else(|| app.registry.unknown(id))?;
     Ok(Model::new(model, is_admin))
 }
 

@@ -8,7 +8,7 @@ use std::{
 use futures_util::FutureExt;
 use protocol::{
     ids::RequestId,
-    message::{Delta, Failure, FailureKind, FinishReason, Generate, Prompt, Sampling, StreamEvent, Usage},
+    message::{Delta, Failure, FailureKind, FinishReason, Generate, Prompt, StreamEvent, Usage},
 };
 
 use super::*;
@@ -49,16 +49,7 @@ impl World {
     /// A generation whose worker sends these events.
     fn begin(&self, events: Vec<StreamEventKind>) -> Result<Generation, ServeError> {
         let permit = self.admission.admit("m").now_or_never().unwrap().unwrap();
-        let generate = Generate {
-            id: ID,
-            prompt: Prompt::Text("x".into()),
-            sampling: Sampling::default(),
-            max_tokens: None,
-            stop: Vec::new(),
-            resume: Vec::new(),
-            ignore_eos: false,
-            credit: 8,
-        };
+        let generate = Generate::new(ID, Prompt::Text("x".into()), 8);
         let stream = self.streams.open(&self.outbox, generate, Instant::now()).unwrap();
         self.outbox.take();
         let events = events.into_iter().map(|kind| StreamEvent { id: ID, kind });

@@ -5,22 +5,13 @@ use std::{collections::BTreeMap, time::Duration};
 use proptest::prelude::*;
 use protocol::{
     codec,
-    message::{Batch, ChatMessage, Prompt, Sampling},
+    message::{Batch, ChatMessage, Prompt},
 };
 
 use super::*;
 
 fn request(id: u64) -> Generate {
-    Generate {
-        id: RequestId(id),
-        prompt: Prompt::Text(String::new()),
-        sampling: Sampling::default(),
-        max_tokens: None,
-        stop: Vec::new(),
-        resume: Vec::new(),
-        ignore_eos: false,
-        credit: 1,
-    }
+    Generate::new(RequestId(id), Prompt::Text(String::new()), 1)
 }
 
 fn generate(id: u64) -> Queued {

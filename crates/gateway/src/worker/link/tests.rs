@@ -6,23 +6,14 @@ mod peer;
 use futures_util::FutureExt;
 use protocol::{
     ids::RequestId,
-    message::{Delta, FinishReason, ModelInfo, Prompt, Sampling, StreamEventKind, Submission, Usage},
+    message::{Delta, FinishReason, ModelInfo, Prompt, StreamEventKind, Submission, Usage},
 };
 
 use self::peer::{RING_BYTES, World, soon, until};
 use super::*;
 
 fn generate(id: u64, credit: u32) -> Generate {
-    Generate {
-        id: RequestId(id),
-        prompt: Prompt::Text("x".into()),
-        sampling: Sampling::default(),
-        max_tokens: None,
-        stop: Vec::new(),
-        resume: Vec::new(),
-        ignore_eos: false,
-        credit,
-    }
+    Generate::new(RequestId(id), Prompt::Text("x".into()), credit)
 }
 
 fn chunk(text: &str) -> StreamEventKind {

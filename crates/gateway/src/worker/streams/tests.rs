@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use protocol::{
     codec,
-    message::{Answer, Batch, Delta, FinishReason, MAX_FAILURE_TEXT, Prompt, Sampling, Submission, Usage},
+    message::{Answer, Batch, Delta, FinishReason, MAX_FAILURE_TEXT, Prompt, Submission, Usage},
 };
 
 use super::*;
@@ -35,16 +35,7 @@ impl World {
     }
 
     fn generate(&self, id: u64, credit: u32, prompt: &str) -> Generate {
-        Generate {
-            id: RequestId(id),
-            prompt: Prompt::Text(prompt.into()),
-            sampling: Sampling::default(),
-            max_tokens: None,
-            stop: Vec::new(),
-            resume: Vec::new(),
-            ignore_eos: false,
-            credit,
-        }
+        Generate::new(RequestId(id), Prompt::Text(prompt.into()), credit)
     }
 
     fn submitted(&self) -> Vec<Submission> {

@@ -24,14 +24,10 @@ fn preparer(eos: &[u32]) -> Preparer {
 
 fn generate(prompt: &[u32], sampling: &Sampling, stop: &[String], max_tokens: Option<u32>) -> Generate {
     Generate {
-        id: RequestId(1),
-        prompt: Prompt::Tokens(prompt.to_vec()),
         sampling: sampling.clone(),
         max_tokens,
         stop: stop.to_vec(),
-        resume: Vec::new(),
-        ignore_eos: false,
-        credit: 1000,
+        ..Generate::new(RequestId(1), Prompt::Tokens(prompt.to_vec()), 1000)
     }
 }
 
