@@ -96,6 +96,8 @@ pub struct Workers {
     pub heartbeat_timeout: Duration,
     /// Longest time without a step while sequences run.
     pub step_timeout: Duration,
+    /// How long the streams of a lost worker wait for another.
+    pub recovery_timeout: Duration,
     /// First and longest wait before a restart.
     pub restart_backoff: RangeInclusive<Duration>,
     /// Deaths within `crash_loop_window` that pull the brake.

@@ -118,7 +118,7 @@ async fn a_prompt_that_does_not_fit_is_a_400_before_any_header_also_for_streams(
 
 #[tokio::test]
 async fn models_health_and_metrics_tell_the_truth() {
-    let env = TestEnv::start("");
+    let env = TestEnv::start("stream_registry:\n  wait_timeout_ms: 0\n");
     let mut worker = env.next_worker().await;
     assert_eq!(env.get("/livez").await.status.as_u16(), 200);
     let unready = env.get("/readyz").await;

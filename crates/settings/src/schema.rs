@@ -94,7 +94,7 @@ pub struct Server {
     /// Longest silence of a stream.
     #[serde(deserialize_with = "millis::<_, 100, HOUR_MS>")]
     pub sse_keepalive_ms: Duration,
-    /// Bytes that bodies being read and requests that wait may take together.
+    /// Bytes that bodies being read and requests that wait or run may take together.
     #[serde(deserialize_with = "bytes::<_, 1024, { 1 << 40 }>")]
     pub request_memory_bytes: u64,
     /// Hosts that requests may be addressed to, beside loopback ones.
@@ -134,6 +134,9 @@ pub struct Workers {
     /// Longest time without a step while sequences run.
     #[serde(deserialize_with = "millis::<_, 100, DAY_MS>")]
     pub step_timeout_ms: Duration,
+    /// How long the streams of a lost worker wait for another.
+    #[serde(deserialize_with = "millis::<_, 0, DAY_MS>")]
+    pub recovery_timeout_ms: Duration,
     /// Wait before the first restart.
     #[serde(deserialize_with = "millis::<_, 1, DAY_MS>")]
     pub restart_backoff_ms: Duration,
@@ -325,6 +328,7 @@ impl Default for Workers {
             load_timeout_ms: Duration::from_secs(600),
             heartbeat_timeout_ms: Duration::from_secs(15),
             step_timeout_ms: Duration::from_secs(120),
+            recovery_timeout_ms: Duration::from_secs(120),
             restart_backoff_ms: Duration::from_millis(250),
             max_restart_backoff_ms: Duration::from_secs(15),
             crash_loop_deaths: 5,

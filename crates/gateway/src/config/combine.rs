@@ -110,6 +110,7 @@ fn workers(settings: &settings::Workers, flags: &Flags) -> Result<Workers, Confi
         load_timeout: settings.load_timeout_ms,
         heartbeat_timeout: settings.heartbeat_timeout_ms,
         step_timeout: settings.step_timeout_ms,
+        recovery_timeout: settings.recovery_timeout_ms,
         restart_backoff: settings.restart_backoff_ms..=settings.max_restart_backoff_ms,
         crash_loop_deaths: settings.crash_loop_deaths,
         crash_loop_window: settings.crash_loop_window_ms,

@@ -2,7 +2,7 @@
 
 mod context;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod lifecycle;
 mod metrics;
 mod model;

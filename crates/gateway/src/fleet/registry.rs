@@ -31,16 +31,18 @@ pub(super) struct Table {
     models: Vec<Model>,
     /// Set once, when the gateway shuts down: nothing more is loaded.
     closed: watch::Sender<bool>,
+    /// Tells of every change of a model's phase or its workers' states.
+    changes: watch::Sender<()>,
 }
 
 /// Models that could not be loaded and are still listed; older ones are forgotten.
 const MAX_FAILED: usize = 8;
 
 impl ModelRegistry {
-    /// The name of the model with this name or digest, if a worker could take a request for it now. Picks none.
+    /// The name of the model with this name or digest, if it takes requests. Its workers may be on their way.
     ///
     /// # Errors
-    /// Those of [`ModelRegistry::route`].
+    /// The model is not loaded or is being unloaded.
     pub fn resolve(&self, id: &str) -> Result<String, RouteError> {
         route::resolve(&self.read().models, id)
     }
@@ -51,6 +53,20 @@ impl ModelRegistry {
     /// The model is not loaded or is being unloaded, or none of its workers is ready.
     pub fn route(&self, id: &str) -> Result<Route, RouteError> {
         route::route(&self.read().models, id)
+    }
+
+    /// Returns when a worker of the model with this name or digest is ready, however long that takes.
+    ///
+    /// # Errors
+    /// The model is not loaded, or is so no longer.
+    pub async fn usable(&self, id: &str) -> Result<(), RouteError> {
+        // Subscribed before the look, so that a change between the two is not missed.
+        let mut changes = self.read().changes.subscribe();
+        while !route::is_usable(&self.read().models, id)? {
+            // It fails if the table is gone, and the gateway with it.
+            let _ = changes.changed().await;
+        }
+        Ok(())
     }
 
     /// The name under which the model with this name or digest is known.
@@ -114,9 +130,11 @@ impl ModelRegistry {
     }
 
     fn change(&self, name: &str, change: impl FnOnce(&mut Model)) {
-        if let Some(model) = self.write().find_mut(name) {
+        let mut table = self.write();
+        if let Some(model) = table.find_mut(name) {
             change(model);
         }
+        table.changes.send_replace(());
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {
@@ -138,6 +156,7 @@ impl Table {
         let phases = model.phases();
         self.models.retain(|model| model.name != name);
         self.models.push(model);
+        self.changes.send_replace(());
         phases
     }
 
@@ -155,7 +174,9 @@ impl Table {
     pub(super) fn drain(&mut self, name: &str) -> Option<watch::Receiver<Phase>> {
         let model = self.find_mut(name)?;
         model.drain();
-        Some(model.phases())
+        let phases = model.phases();
+        self.changes.send_replace(());
+        Some(phases)
     }
 
     /// Ends a model whose workers are gone: it leaves the table, or stays listed as failed if it could not be loaded.
@@ -172,6 +193,7 @@ impl Table {
     pub(super) fn remove(&mut self, name: &str) -> bool {
         let Some(index) = self.models.iter().position(|model| model.name == name) else { return false };
         self.models.remove(index).end();
+        self.changes.send_replace(());
         true
     }
 
@@ -194,6 +216,7 @@ impl Table {
         if let Some(model) = self.find_mut(name) {
             model.fail(failure);
         }
+        self.changes.send_replace(());
         if self.models.iter().filter(|model| model.has_failed()).count() > MAX_FAILED
             && let Some(oldest) = self.models.iter().position(Model::has_failed)
         {

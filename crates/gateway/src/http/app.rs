@@ -44,15 +44,15 @@ impl App {
     pub fn new(
         config: &Config,
         admission: Admission,
+        dispatcher: Dispatcher,
         registry: Arc<ModelRegistry>,
         models: Models,
         metrics: HttpMetrics,
         exposition: Arc<MetricRegistry>,
     ) -> Self {
-        let credit = config.stream_registry.credit_chunks;
         Self {
-            dispatcher: Dispatcher::new(admission.clone(), Arc::clone(&registry), credit),
             admission,
+            dispatcher,
             registry,
             models,
             exposition,

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! GenerateRequest ─ admit ─► Permit ─ route ─► Link ─ open ─► Generation ─► OutputEvent … Finish
+//!        │                              ▲                           │ its worker is lost
+//!        │                              └────────── migrate ────────┘
 //!        └───────────────────────────┴────────────────┴────────────┴──────► ServeError
 //! ```
 //!
@@ -13,6 +15,8 @@ mod dispatcher;
 mod error;
 mod event;
 mod generation;
+mod metrics;
+mod migrate;
 mod request;
 
 pub use self::{
@@ -20,5 +24,7 @@ pub use self::{
     error::{Failure, FailureKind, RouteError, ServeError},
     event::{FinishReason, Output, OutputEvent, Usage},
     generation::Generation,
+    metrics::ServeMetrics,
+    migrate::OpenLimits,
     request::{ChatMessage, GenerateRequest, Prompt, Sampling},
 };

@@ -23,6 +23,7 @@ use interprocess::local_socket::tokio::Stream as Socket;
 use protocol::{
     codec::{self, CodecError},
     frame::{BELL, FrameError, FrameKind, FrameReceiver, FrameSender, Sent},
+    ids::RequestId,
     message::{Failure, FailureKind, Generate, Heartbeat, Report, Verified},
     shm::Armed,
 };
@@ -35,9 +36,10 @@ use tracing::{debug_span, warn};
 use super::{
     batcher::{self, Next, Queued},
     event::{EventSender, WorkerEvent},
+    loss::Loss,
     metrics::{LinkMetrics, WorkerMetrics},
     outbox::Outbox,
-    streams::{Stream, Streams, unsendable},
+    streams::{OpenError, Progress, Stream, Streams, unsendable},
 };
 use crate::config::BatchQueue;
 
@@ -111,12 +113,12 @@ impl Link {
         }
     }
 
-    /// Opens a stream and queues its request. `arrived` is when the client's request came.
+    /// Opens a stream, at its beginning or where another worker left it, and queues its request.
     ///
     /// # Errors
     /// The worker is gone or about to leave, or the request is too large for it.
-    pub fn open(&self, generate: Generate, arrived: Instant) -> Result<Stream, Failure> {
-        self.streams.open(&self.outbox, generate, arrived)
+    pub fn open(&self, generate: Generate, progress: Progress) -> Result<Stream, OpenError> {
+        self.streams.open(&self.outbox, generate, progress)
     }
 
     /// The worker's last heartbeat; all zero before the first.
@@ -134,11 +136,20 @@ impl Link {
         self.alive.load(Ordering::Relaxed)
     }
 
+    /// Whether it takes new streams, as far as is known.
+    pub fn takes_streams(&self) -> bool {
+        self.is_alive() && self.streams.is_open()
+    }
+
     /// Opens no further streams; those that are live go on.
     pub fn close(&self) {
-        self.streams.close(worker_lost(
-            "the worker for this request is about to leave; send the request again".into(),
-        ));
+        self.streams.close(Loss::Left(LEAVING.into()));
+    }
+
+    /// Opens no further streams, and ends those that are live: another worker can continue them.
+    pub fn release(&self) {
+        let loss = Loss::Left(LEAVING.into());
+        self.cancel(self.streams.lose_all(loss.clone(), |_| loss.clone()));
     }
 
     /// Returns when no stream is live.
@@ -151,19 +162,47 @@ impl Link {
         self.outbox.push(Queued::Drain);
     }
 
-    /// Ends every live stream with one error event, and opens no further ones.
+    /// Ends every live stream with one error event, and opens no further ones. No other worker continues them.
     pub fn fail_all(&self, why: &str) {
         self.alive.store(false, Ordering::Relaxed);
-        let message = format!("the worker that ran this request is gone: {why}; send the request again");
-        for id in self.streams.fail_all(worker_lost(message)) {
-            self.outbox.push(Queued::Cancel(id));
-        }
+        let message = format!("the request was ended: {why}; send it again");
+        let failure = Failure { kind: FailureKind::WorkerLost, param: None, message };
+        self.cancel(self.streams.fail_all(&failure));
+    }
+
+    /// The worker is gone, for the reason `loss`: ends every live stream with it, and opens no further ones. Those whose
+    /// request was never sent had no part in it.
+    pub fn lose_all(&self, loss: &Loss) {
+        self.alive.store(false, Ordering::Relaxed);
+        let unsent = self.outbox.requests();
+        self.streams.lose_all(loss.clone(), |id| match unsent.contains(&id) {
+            true => Loss::Left(loss.reason().into()),
+            false => loss.clone(),
+        });
+    }
+
+    /// Plays the worker: these events came from it.
+    #[cfg(test)]
+    pub(crate) fn deliver(&self, events: Vec<protocol::message::StreamEvent>) {
+        self.streams.deliver(events);
+    }
+
+    /// Plays the worker: what was queued for it since it was last asked.
+    #[cfg(test)]
+    pub(crate) fn take_submissions(&self) -> Vec<protocol::message::Submission> {
+        let mut body = Vec::new();
+        let batch = batcher::encode(self.outbox.take(), &mut body).and_then(|()| codec::decode(&body));
+        batch.map(|batch: protocol::message::Batch| batch.submissions).unwrap_or_default()
+    }
+
+    /// Orders a worker that may be alive to forget these streams.
+    fn cancel(&self, ended: Vec<RequestId>) {
+        ended.into_iter().for_each(|id| self.outbox.push(Queued::Cancel(id)));
     }
 }
 
-fn worker_lost(message: String) -> Failure {
-    Failure { kind: FailureKind::WorkerLost, param: None, message }
-}
+/// Why a worker that is about to leave refuses a stream.
+const LEAVING: &str = "the worker is about to leave";
 
 impl LinkTask {
     /// The task of `link`, over what the handshake yielded.

@@ -14,6 +14,7 @@ fn policy() -> Workers {
         load_timeout: 60 * SECOND,
         heartbeat_timeout: 3 * SECOND,
         step_timeout: 20 * SECOND,
+        recovery_timeout: 20 * SECOND,
         restart_backoff: SECOND..=8 * SECOND,
         crash_loop_deaths: 4,
         crash_loop_window: 30 * SECOND,
