@@ -16,8 +16,9 @@ use protocol::{
 use serde_json::{Value, json};
 use support::*;
 
-const QUICK: &str =
-    "workers:\n  restart_backoff_ms: 1\n  max_restart_backoff_ms: 1\n  heartbeat_timeout_ms: 60000\n";
+/// Restarts at once, however often workers die.
+const QUICK: &str = "workers:\n  restart_backoff_ms: 1\n  max_restart_backoff_ms: 1\n  \
+                     heartbeat_timeout_ms: 60000\n  crash_loop_deaths: 1000\n";
 
 /// Why the model that is served from the start could not be loaded.
 async fn failed_start(env: TestEnv) -> String {
@@ -36,6 +37,7 @@ async fn blamed(
     fatal: impl AsyncFn(&mut FakeWorker, RequestId),
 ) -> (String, FakeWorker) {
     let (first, response) = env.begin_stream(&mut worker).await;
+    let reading = tokio::spawn(Reply::read(response));
     fatal(&mut worker, first).await;
     worker.closed().await;
     let mut worker = env.next_ready_worker().await;
@@ -43,7 +45,7 @@ async fn blamed(
     worker.admit(second).await;
     fatal(&mut worker, second).await;
     worker.closed().await;
-    let events = Reply::read(response).await.events();
+    let events = soon("its end", reading).await.unwrap().events();
     let error = events.last().unwrap().clone();
     assert_eq!(code(&error), "worker_error", "{error}");
     (error, env.next_ready_worker().await)
@@ -53,6 +55,7 @@ async fn blamed(
 async fn what_a_dead_worker_had_goes_on_with_the_next_process() {
     let (env, mut worker) = TestEnv::ready(QUICK).await;
     let (id, streamed) = env.begin_stream(&mut worker).await;
+    let streamed = tokio::spawn(Reply::read(streamed));
     let whole = env.begin(CHAT, &chat(json!({})));
     let preparing = worker.generate().await;
     worker.events(id, vec![chunk("a")]).await;
@@ -64,15 +67,17 @@ async fn what_a_dead_worker_had_goes_on_with_the_next_process() {
     let mut worker = env.next_ready_worker().await;
     assert_ne!(worker.hello.incarnation, first);
     let both = [worker.generate().await, worker.generate().await];
+    assert_eq!(
+        both.each_ref().map(|it| it.resume.len()).iter().sum::<usize>(),
+        1,
+        "one had a token: {both:?}"
+    );
     for again in both {
         assert!(again.id != id && again.id != preparing.id);
         worker.admit(again.id).await;
-        let begun = again.resume.len() as u32;
-        let rest = Delta { first_token: begun, tokens: vec![2], text: "b".into() };
-        let events = vec![StreamEventKind::Delta(rest), finished(FinishReason::Stop)];
-        worker.events(again.id, events).await;
+        worker.events(again.id, vec![chunk("b"), finished(FinishReason::Stop)]).await;
     }
-    let events = Reply::read(streamed).await.events();
+    let events = soon("its end", streamed).await.unwrap().events();
     let [_role, one, two, _end, done] = &events[..] else { panic!("{events:?}") };
     assert!(one.contains("\"a\""), "what it had published is delivered: {one}");
     assert!(two.contains("\"b\"") && done == "[DONE]", "{events:?}");
@@ -89,6 +94,7 @@ async fn a_frozen_worker_is_killed_and_replaced_and_its_stream_goes_on() {
     let settings = "workers:\n  restart_backoff_ms: 1\n  heartbeat_timeout_ms: 200\n";
     let (env, mut worker) = TestEnv::ready(settings).await;
     let (_, response) = env.begin_stream(&mut worker).await;
+    let reading = tokio::spawn(Reply::read(response));
     worker.closed().await;
     let old = worker.pid;
     let mut worker = env.next_ready_worker().await;
@@ -98,7 +104,8 @@ async fn a_frozen_worker_is_killed_and_replaced_and_its_stream_goes_on() {
     worker
         .events(id, vec![StreamEventKind::Prepared { prompt_tokens: 3 }, finished(FinishReason::Stop)])
         .await;
-    assert_eq!(Reply::read(response).await.events().last().unwrap(), "[DONE]");
+    let events = soon("its end", reading).await.unwrap().events();
+    assert_eq!(events.last().unwrap(), "[DONE]");
 }
 
 #[tokio::test]
@@ -211,6 +218,7 @@ async fn requests_go_to_the_least_loaded_worker_and_survive_the_other() {
     let env = TestEnv::start(&settings);
     let mut one = env.next_ready_worker().await;
     let (_, held) = env.begin_stream(&mut one).await;
+    let held = tokio::spawn(Reply::read(held));
     let mut two = env.next_worker().await;
     two.send(&Report::Ready(model_info("tiny"))).await;
     until("both", || env.app.registry.workers().iter().all(|s| s.state.name() == "ready")).await;
@@ -219,7 +227,7 @@ async fn requests_go_to_the_least_loaded_worker_and_survive_the_other() {
     let moved = two.generate().await.id;
     two.admit(moved).await;
     two.events(moved, vec![chunk("a"), finished(FinishReason::Stop)]).await;
-    assert_eq!(Reply::read(held).await.events().last().unwrap(), "[DONE]");
+    assert_eq!(soon("its end", held).await.unwrap().events().last().unwrap(), "[DONE]");
     two.events(id, vec![chunk("b"), finished(FinishReason::Stop)]).await;
     assert_eq!(Reply::read(response).await.events().last().unwrap(), "[DONE]");
     assert_eq!(env.get("/readyz").await.status.as_u16(), 200);

@@ -75,6 +75,8 @@ pub(super) struct MigratingStream {
     /// All tokens that were yielded.
     tokens: Vec<u32>,
     progress: Progress,
+    /// The worker is about to accept the prompt, as another did before it.
+    again: bool,
     blame: Blame,
     state: State,
 }
@@ -162,6 +164,7 @@ impl MigratingStream {
             digest,
             tokens: Vec::new(),
             progress,
+            again: false,
             blame: Blame::default(),
             state: State::Open(stream),
         })
@@ -206,7 +209,8 @@ impl MigratingStream {
     /// Notes what another worker would need. False if the client has had it already.
     fn accept(&mut self, event: &StreamEventKind) -> bool {
         match event {
-            StreamEventKind::Prepared { .. } => return !std::mem::replace(&mut self.progress.prepared, true),
+            StreamEventKind::Prepared { .. } if std::mem::take(&mut self.again) => return false,
+            StreamEventKind::Prepared { .. } => self.progress.prepared = true,
             StreamEventKind::Delta(delta) if !delta.tokens.is_empty() => {
                 self.tokens.extend_from_slice(&delta.tokens);
                 self.progress.last_tokens = Some(Instant::now());
@@ -245,6 +249,7 @@ impl MigratingStream {
             return Err(replaced().into());
         }
         self.opener.metrics.migration_time.observe(since.elapsed().as_secs_f64());
+        self.again = self.progress.prepared;
         self.state = State::Open(stream);
         Ok(())
     }

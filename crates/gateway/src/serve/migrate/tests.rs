@@ -71,10 +71,12 @@ impl PlayedWorker {
 
     /// The one request among that.
     pub(crate) fn generate(&self) -> Generate {
-        match &self.submitted()[..] {
-            [Submission::Generate(generate)] => (**generate).clone(),
-            other => panic!("it got {other:?}"),
-        }
+        let requests = self.submitted().into_iter().filter_map(|submission| match submission {
+            Submission::Generate(generate) => Some(*generate),
+            _ => None,
+        });
+        let [request] = <[Generate; 1]>::try_from(requests.collect::<Vec<_>>()).expect("one request");
+        request
     }
 }
 
