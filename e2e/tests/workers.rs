@@ -42,26 +42,47 @@ fn one_of_two_dies_and_comes_back() {
     assert_eq!(server.client.ask(CAPITAL, 16), PARIS);
 }
 
-#[test]
-fn the_only_worker_dies_in_the_middle_of_a_stream() {
-    let server = Server::start();
-    let mut request = chat("Count from one to five hundred in words.", 400);
-    request["stream"] = true.into();
-    let mut stream = server.client.stream("/v1/chat/completions", &request);
-    for _ in 0..4 {
-        assert!(stream.next_data().is_some());
-    }
-    kill(server.workers()[0]);
-    let rest = stream.rest();
-    let last = rest.last().unwrap();
-    assert!(serde_json::from_str::<Value>(last).unwrap()["error"]["message"].is_string(), "{last}");
-    assert_eq!(rest.iter().filter(|event| event.contains("\"error\"")).count(), 1, "{rest:?}");
-    assert!(!rest.iter().any(|event| event == "[DONE]" || event.contains("\"stop\"")), "{rest:?}");
+/// What a stream's events have as text, and its reason to finish. Fails unless it ended once, and by itself.
+fn told(events: &[String]) -> (String, String) {
+    let (done, chunks) = events.split_last().unwrap();
+    assert_eq!(done, "[DONE]", "{events:?}");
+    let chunks: Vec<Value> = chunks.iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+    let choices = || chunks.iter().map(|chunk| &chunk["choices"][0]);
+    let text = choices().filter_map(|choice| choice["delta"]["content"].as_str()).collect();
+    let reasons: Vec<_> = choices().filter_map(|choice| choice["finish_reason"].as_str()).collect();
+    let [reason] = reasons[..] else { panic!("it finished {reasons:?}: {events:?}") };
+    (text, reason.to_owned())
+}
 
-    server.wait_until("it is back", |status, state| {
-        assert_eq!(status == 200, ready_workers(state) == 1, "readiness and states agree: {state}");
-        status == 200
-    });
+#[test]
+fn a_stream_whose_only_worker_is_killed_has_the_text_that_it_would_have_had() {
+    let server = Server::start();
+    let mut greedy = chat("Count from one to five hundred in words.", 150);
+    greedy["stream"] = true.into();
+    let mut seeded = greedy.clone();
+    for (field, value) in [("temperature", 0.9), ("presence_penalty", 0.5), ("top_p", 0.9)] {
+        seeded[field] = value.into();
+    }
+    seeded["seed"] = 7.into();
+    let post = |request: &Value| server.client.stream("/v1/chat/completions", request);
+    let undisturbed = [&greedy, &seeded].map(|request| told(&post(request).rest()));
+
+    let mut streams = [&greedy, &seeded].map(post);
+    let mut begun: [Vec<String>; 2] = Default::default();
+    // Killed twice: the second process continues what the first did not generate.
+    for _ in 0..2 {
+        for (stream, begun) in streams.iter_mut().zip(&mut begun) {
+            begun.extend((0..8).map(|_| stream.next_data().unwrap()));
+        }
+        let worker = server.workers()[0];
+        kill(worker);
+        server.wait_until("another process", |_, state| {
+            ready_workers(state) == 1 && state["workers"][0]["pid"] != worker
+        });
+    }
+    let disturbed = streams.map(|stream| stream.rest());
+    let whole = [0, 1].map(|i| told(&[&begun[i][..], &disturbed[i][..]].concat()));
+    assert_eq!(whole, undisturbed);
     assert_eq!(server.client.ask(CAPITAL, 16), PARIS);
 }
 

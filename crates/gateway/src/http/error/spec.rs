@@ -139,13 +139,13 @@ specs! {
     LOAD_FAILED = INTERNAL_SERVER_ERROR Server "load_failed" NEVER,
         "a model could not be loaded for another reason; the message is the worker's";
     WORKER_ERROR = INTERNAL_SERVER_ERROR Server "worker_error" NEVER,
-        "a defect in a worker; the log says more";
+        "a defect in a worker, or a request that workers do not survive; the log says more";
     INTERNAL_ERROR = INTERNAL_SERVER_ERROR Server "internal_error" NEVER,
         "a defect in the gateway; the log says more";
     NO_WORKER = SERVICE_UNAVAILABLE Server "no_worker" WORKER,
-        "no worker of the model is ready";
+        "no worker of the model was ready in time";
     WORKER_LOST = SERVICE_UNAVAILABLE Server "worker_lost" WORKER,
-        "the request's worker died";
+        "the request's worker was lost, and none could go on with it in time";
     OVERLOADED = SERVICE_UNAVAILABLE Server "overloaded" WORKER,
         "the request's worker has too much to do";
     TOO_MANY_CONNECTIONS = SERVICE_UNAVAILABLE Server "too_many_connections" WORKER,
