@@ -1,12 +1,45 @@
-//! Who is asking: an administrator, or anybody.
+//! Who is asking: an administrator, somebody with an API key, or anybody.
+//!
+//! ```text
+//! Host, Origin ─► authenticate ─► route ─► authorize (loading and unloading)
+//!                  │ API or admin key        │ admin key
+//!                  └► Caller                 └► or 401, 403
+//! ```
+//!
+//! Without API keys everybody may use the server; what changes it still takes an admin key.
 
-use axum::http::{HeaderMap, header};
+use std::net::SocketAddr;
 
-use crate::config::AdminKey;
+use axum::{
+    extract::{ConnectInfo, Request, State},
+    http::{HeaderMap, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use tracing::warn;
 
-/// Why a request was not accepted as an administrator's.
+use super::{app::App, error::ApiError};
+use crate::{
+    config::{Digest, Keys, Server},
+    serve::Caller,
+};
+
+/// The keys that are accepted now.
+#[derive(Debug)]
+pub(super) struct Access {
+    api: Keys,
+    admin: Keys,
+}
+
+/// Why a request was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum AuthError {
+    /// No key was sent, and one is needed.
+    #[error("an API key is needed; send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`")]
+    NoApiKey,
+    /// The key that was sent is not one of the server's.
+    #[error("this is not one of the server's API keys")]
+    WrongApiKey,
     /// The server has no admin key, so nobody is an administrator.
     #[error(
         "this server loads and unloads no models over HTTP: it was started without an admin key; set \
@@ -21,13 +54,94 @@ pub(super) enum AuthError {
     WrongKey,
 }
 
-/// Checks that a request with these headers has the server's admin key.
-pub(super) fn authorize(key: Option<&AdminKey>, headers: &HeaderMap) -> Result<(), AuthError> {
-    let key = key.ok_or(AuthError::Disabled)?;
-    let presented = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
-    let (scheme, presented) = presented.and_then(|it| it.split_at_checked(7)).ok_or(AuthError::NoKey)?;
-    if !scheme.eq_ignore_ascii_case(b"bearer ") {
-        return Err(AuthError::NoKey);
+/// Paths that need no key: what watches a server's health often can't send one.
+const PUBLIC: [&str; 3] = ["/livez", "/readyz", "/health"];
+
+/// Where Anthropic's clients put a key.
+const API_KEY: &str = "x-api-key";
+
+impl Access {
+    pub(super) fn new(server: &Server) -> Self {
+        Self { api: server.api_keys.clone(), admin: server.admin_keys.clone() }
     }
-    if key.is(presented.trim_ascii()) { Ok(()) } else { Err(AuthError::WrongKey) }
+
+    /// Who sent a request with these headers. Whether the path is public is not asked.
+    ///
+    /// # Errors
+    /// The server has API keys, and none of its keys was sent.
+    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, AuthError> {
+        let presented = Presented::of(headers);
+        // Both lists are searched whatever comes of the first.
+        let (admin, api) = (presented.find(&self.admin), presented.find(&self.api));
+        match api.or(admin) {
+            Some(name) => Ok(Caller { key: Some(name.clone()) }),
+            None if self.api.is_empty() => Ok(Caller::default()),
+            None if presented.is_empty() => Err(AuthError::NoApiKey),
+            None => Err(AuthError::WrongApiKey),
+        }
+    }
+
+    /// Checks that a request with these headers is an administrator's.
+    pub(super) fn authorize(&self, headers: &HeaderMap) -> Result<(), AuthError> {
+        if self.admin.is_empty() {
+            return Err(AuthError::Disabled);
+        }
+        let presented = Presented::of(headers);
+        match presented.find(&self.admin) {
+            Some(_) => Ok(()),
+            None if presented.is_empty() => Err(AuthError::NoKey),
+            None => Err(AuthError::WrongKey),
+        }
+    }
 }
+
+/// The keys that a request brings, of which there may be one in each of two headers.
+struct Presented([Option<Digest>; 2]);
+
+impl Presented {
+    fn of(headers: &HeaderMap) -> Self {
+        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
+            let (scheme, key) = value.as_bytes().split_at_checked(7)?;
+            scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
+        });
+        let plain = headers.get(API_KEY).map(|value| value.as_bytes());
+        Self([bearer, plain].map(|key| key.map(|key| Digest::of(key.trim_ascii()))))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
+
+    /// The name of the one that is in `keys`.
+    fn find<'a>(&self, keys: &'a Keys) -> Option<&'a std::sync::Arc<str>> {
+        let [bearer, plain] = self.0.each_ref().map(|key| key.as_ref().and_then(|key| keys.find(key)));
+        bearer.or(plain)
+    }
+}
+
+/// Lets requests pass whose client may use the server, and says to those behind it who that is.
+pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    match app.authenticate(request.headers()) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+        }
+        Err(_) if PUBLIC.contains(&request.uri().path()) => {}
+        Err(error) => {
+            report(&app, error, &request);
+            return ApiError::Auth(error).into_response();
+        }
+    }
+    next.run(request).await
+}
+
+/// A line in the log, and not one for every guess.
+fn report(app: &App, error: AuthError, request: &Request) {
+    let Some(skipped) = app.refusals.line() else { return };
+    let client = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|it| it.0.to_string());
+    let client = client.as_deref().unwrap_or("unknown");
+    let reason = if error == AuthError::NoApiKey { "no API key" } else { "a wrong API key" };
+    warn!(client, path = request.uri().path(), reason, skipped, "a request was refused");
+}
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,7 @@ mod router;
 pub mod server;
 mod sse;
 mod stream;
+mod throttle;
 mod unread;
 
 pub use self::{

@@ -9,6 +9,7 @@
 //! these types.
 
 pub mod admission;
+mod caller;
 mod dispatcher;
 mod error;
 mod event;
@@ -16,6 +17,7 @@ mod generation;
 mod request;
 
 pub use self::{
+    caller::Caller,
     dispatcher::Dispatcher,
     error::{Failure, FailureKind, RouteError, ServeError},
     event::{FinishReason, Output, OutputEvent, Usage},

@@ -1,4 +1,4 @@
-//! A socket that reports what moves through it.
+//! What HTTP is read from and written to: a stream that reports what moves through it.
 
 use std::{
     io,
@@ -11,18 +11,19 @@ use axum::http::StatusCode;
 use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
     time::{Duration, timeout},
 };
 
-use super::{activity::Activity, refusal};
+use super::{activity::Activity, refusal, transport::Transport};
 use crate::http::error::ApiError;
 
-/// A TCP stream that tells its connection's [`Activity`] about every byte.
+/// A stream that tells its connection's [`Activity`] about every request and every answer.
 #[derive(Debug)]
 pub(super) struct Socket {
-    tcp: TcpStream,
+    stream: Transport,
     activity: Arc<Activity>,
+    /// The first line of the request that is being read was seen to its end.
+    line_ended: bool,
     /// What is written in the place of an answer of hyper's.
     replacement: Bytes,
 }
@@ -33,18 +34,18 @@ const LINGER_BYTES: usize = 256 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(10);
 
 impl Socket {
-    pub(super) fn new(tcp: TcpStream, activity: Arc<Activity>) -> Self {
-        Self { tcp, activity, replacement: Bytes::new() }
+    pub(super) fn new(stream: Transport, activity: Arc<Activity>) -> Self {
+        Self { stream, activity, line_ended: false, replacement: Bytes::new() }
     }
 
     /// Ends a connection whose last answer was written.
     pub(super) async fn close(mut self) {
         let discard = async {
-            self.tcp.shutdown().await?;
+            self.stream.shutdown().await?;
             let mut left = LINGER_BYTES;
             let mut scratch = vec![0; 64 << 10];
             while left > 0 {
-                match self.tcp.read(&mut scratch).await? {
+                match self.stream.read(&mut scratch).await? {
                     0 => break,
                     read => left = left.saturating_sub(read),
                 }
@@ -57,7 +58,11 @@ impl Socket {
 
     /// Ends a connection with an answer to a request that never became one.
     pub(super) async fn refuse(mut self, error: &ApiError) {
-        if timeout(LINGER_TIME, self.tcp.write_all(&refusal::bytes(error))).await.is_ok_and(|it| it.is_ok()) {
+        let write = async {
+            self.stream.write_all(&refusal::bytes(error)).await?;
+            self.stream.flush().await
+        };
+        if timeout(LINGER_TIME, write).await.is_ok_and(|it| it.is_ok()) {
             self.close().await;
         }
     }
@@ -65,12 +70,20 @@ impl Socket {
     /// Ends a connection whose client does not read: what was written is not kept for it.
     pub(super) fn abort(self) {
         // Without it the kernel keeps the bytes for as long as the client says that it is there.
-        let _ = self.tcp.set_zero_linger();
+        let _ = self.stream.tcp().set_zero_linger();
+    }
+
+    /// What was too large: hyper calls it the header also where it is the path that never ended.
+    fn which(&self, status: StatusCode) -> StatusCode {
+        match status {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if !self.line_ended => StatusCode::URI_TOO_LONG,
+            other => other,
+        }
     }
 
     fn poll_replacement(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.replacement.has_remaining() {
-            match ready!(Pin::new(&mut self.tcp).poll_write(cx, &self.replacement))? {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.replacement))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => self.replacement.advance(written),
             }
@@ -86,9 +99,11 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.tcp).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            self.activity.received();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let new = &buffer.filled()[before..];
+        if !new.is_empty() {
+            let begins = self.activity.received();
+            self.line_ended = (self.line_ended && !begins) || new.contains(&b'\n');
         }
         read
     }
@@ -97,32 +112,23 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if let Some(status) = answer_of_hyper(bytes) {
+            let status = self.which(status);
             self.replacement = refusal::bytes(&ApiError::Malformed { status }).into();
             return Poll::Ready(Ok(bytes.len()));
         }
-        match Pin::new(&mut self.tcp).poll_write(cx, bytes) {
-            Poll::Ready(Ok(written)) => {
-                self.activity.wrote(written);
-                Poll::Ready(Ok(written))
-            }
-            Poll::Ready(error) => Poll::Ready(error),
-            Poll::Pending => {
-                self.activity.blocked();
-                Poll::Pending
-            }
-        }
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_replacement(cx))?;
-        ready!(Pin::new(&mut self.tcp).poll_flush(cx))?;
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.activity.flushed();
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_replacement(cx))?;
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
