@@ -3,15 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use axum::{
-    extract::Request,
-    http::{HeaderMap, HeaderValue},
-};
+use axum::http::HeaderMap;
 
 use super::{
     auth::{Access, AuthError},
     budget::Budget,
-    error::ApiError,
     metrics::HttpMetrics,
     origin::Origins,
     throttle::Throttle,
@@ -39,6 +35,7 @@ pub struct App {
     pub(super) budget: Budget,
     /// For the log.
     pub(super) refusals: Throttle,
+    pub(super) origins: Arc<ArcSwap<Origins>>,
     rules: Arc<ArcSwap<Rules>>,
 }
 
@@ -47,12 +44,11 @@ pub struct App {
 struct Rules {
     server: Server,
     access: Access,
-    origins: Origins,
 }
 
 impl Rules {
     fn new(server: &Server) -> Self {
-        Self { access: Access::new(server), origins: Origins::new(server), server: server.clone() }
+        Self { access: Access::new(server), server: server.clone() }
     }
 }
 
@@ -76,6 +72,7 @@ impl App {
             metrics,
             budget: Budget::new(config.server.request_memory),
             refusals: Throttle::default(),
+            origins: Arc::new(ArcSwap::from_pointee(Origins::new(&config.server))),
             rules: Arc::new(ArcSwap::from_pointee(Rules::new(&config.server))),
         }
     }
@@ -83,6 +80,7 @@ impl App {
     /// Follows another configuration from now on, as far as that can change.
     pub fn reconfigure(&self, config: &Config) {
         self.budget.set_limit(config.server.request_memory);
+        self.origins.store(Arc::new(Origins::new(&config.server)));
         self.rules.store(Arc::new(Rules::new(&config.server)));
         self.admission.reconfigure(config.stream_registry);
         self.models.set_max_loaded(config.max_loaded);
@@ -106,11 +104,6 @@ impl App {
     /// Whether a request with these headers is an administrator's.
     pub(super) fn is_admin(&self, headers: &HeaderMap) -> bool {
         self.authorize(headers).is_ok()
-    }
-
-    /// Refuses a request that a page of a foreign site may have made. Returns the origin that may read the answer.
-    pub(super) fn check_origin(&self, request: &Request) -> Result<Option<HeaderValue>, ApiError> {
-        self.rules.load().origins.check(request.method(), request.uri(), request.headers())
     }
 
     /// Limits of a connection that is accepted now.

@@ -8,17 +8,10 @@
 //!
 //! Without API keys everybody may use the server; what changes it still takes an admin key.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 
-use axum::{
-    extract::{ConnectInfo, Request, State},
-    http::{HeaderMap, header},
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
-use tracing::warn;
+use axum::http::{HeaderMap, header};
 
-use super::{app::App, error::ApiError};
 use crate::{
     config::{Digest, Keys, Server},
     serve::Caller,
@@ -53,9 +46,6 @@ pub(super) enum AuthError {
     #[error("this is not the server's admin key")]
     WrongKey,
 }
-
-/// Paths that need no key: what watches a server's health often can't send one.
-const PUBLIC: [&str; 3] = ["/livez", "/readyz", "/health"];
 
 /// Where Anthropic's clients put a key.
 const API_KEY: &str = "x-api-key";
@@ -113,34 +103,10 @@ impl Presented {
     }
 
     /// The name of the one that is in `keys`.
-    fn find<'a>(&self, keys: &'a Keys) -> Option<&'a std::sync::Arc<str>> {
+    fn find<'a>(&self, keys: &'a Keys) -> Option<&'a Arc<str>> {
         let [bearer, plain] = self.0.each_ref().map(|key| key.as_ref().and_then(|key| keys.find(key)));
         bearer.or(plain)
     }
-}
-
-/// Lets requests pass whose client may use the server, and says to those behind it who that is.
-pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    match app.authenticate(request.headers()) {
-        Ok(caller) => {
-            request.extensions_mut().insert(caller);
-        }
-        Err(_) if PUBLIC.contains(&request.uri().path()) => {}
-        Err(error) => {
-            report(&app, error, &request);
-            return ApiError::Auth(error).into_response();
-        }
-    }
-    next.run(request).await
-}
-
-/// A line in the log, and not one for every guess.
-fn report(app: &App, error: AuthError, request: &Request) {
-    let Some(skipped) = app.refusals.line() else { return };
-    let client = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|it| it.0.to_string());
-    let client = client.as_deref().unwrap_or("unknown");
-    let reason = if error == AuthError::NoApiKey { "no API key" } else { "a wrong API key" };
-    warn!(client, path = request.uri().path(), reason, skipped, "a request was refused");
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod budget;
 mod dialect;
 mod error;
 mod generation;
+mod guard;
 mod health;
 mod json;
 mod metrics;

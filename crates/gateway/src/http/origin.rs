@@ -4,6 +4,9 @@
 //! later (DNS rebinding) may even read the answers. The browser says where a request goes (`Host`) and where it comes
 //! from (`Origin`); programs send no `Origin`, and are not restricted.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
@@ -11,7 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{app::App, error::ApiError};
+use super::error::ApiError;
 use crate::config::{Server, is_loopback};
 
 /// Who may ask.
@@ -34,7 +37,7 @@ impl Origins {
     }
 
     /// Refuses a request that a page of a foreign site may have made. Returns the origin that may read the answer.
-    pub(super) fn check(
+    fn check(
         &self,
         method: &Method,
         uri: &Uri,
@@ -91,8 +94,13 @@ impl Origins {
 }
 
 /// Checks each request before anything else looks at it, and tells browsers whose pages may read the answer.
-pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
-    let origin = match app.check_origin(&request) {
+pub(super) async fn guard(
+    State(origins): State<Arc<ArcSwap<Origins>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let checked = origins.load().check(request.method(), request.uri(), request.headers());
+    let origin = match checked {
         Ok(origin) => origin,
         Err(error) => return error.into_response(),
     };

@@ -264,7 +264,7 @@ async fn a_header_may_be_as_large_as_the_settings_say() {
     for (lines, status) in [
         (line(3000), 200),
         (line(5000), 431),
-        (line(2000).repeat(2), 431),
+        (line(2100).repeat(2), 431),
         (line(1).repeat(15), 200),
         (line(1).repeat(16), 431),
     ] {
