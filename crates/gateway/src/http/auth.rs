@@ -60,6 +60,9 @@ impl Access {
     /// # Errors
     /// The server has API keys, and none of its keys was sent.
     pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, AuthError> {
+        if self.api.is_empty() && self.admin.is_empty() {
+            return Ok(Caller::default());
+        }
         let presented = Presented::of(headers);
         // Both lists are searched whatever comes of the first.
         let (admin, api) = (presented.find(&self.admin), presented.find(&self.api));

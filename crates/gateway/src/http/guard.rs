@@ -4,38 +4,41 @@ use std::net::SocketAddr;
 
 use axum::{
     extract::{ConnectInfo, Request, State},
+    http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use tracing::warn;
 
-use super::{app::App, auth::AuthError, error::ApiError};
+use super::{
+    app::App,
+    error::{ApiError, ErrorReport},
+};
 
 /// Paths that need no key: what watches a server's health often can't send one.
 const PUBLIC: [&str; 3] = ["/livez", "/readyz", "/health"];
 
-/// Lets requests pass whose client may use the server, and says to those behind it who that is.
+/// Lets requests pass whose client may use the server, and says to those behind it who that is. What they refuse for
+/// want of an admin key is in the log as well.
 pub(super) async fn authenticate(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    match app.authenticate(request.headers()) {
+    let client = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|it| it.0);
+    let uri = request.uri().clone();
+    let response = match app.authenticate(request.headers()) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
+            next.run(request).await
         }
-        Err(_) if PUBLIC.contains(&request.uri().path()) => {}
-        Err(error) => {
-            report(&app, error, &request);
-            return ApiError::Auth(error).into_response();
-        }
+        Err(_) if PUBLIC.contains(&uri.path()) => next.run(request).await,
+        Err(error) => ApiError::Auth(error).into_response(),
+    };
+    if response.status() == StatusCode::UNAUTHORIZED
+        && let Some(skipped) = app.refusals.line()
+    {
+        let client = client.map_or_else(|| "unknown".to_owned(), |it| it.to_string());
+        let reason = response.extensions().get().and_then(|report: &ErrorReport| report.code);
+        warn!(client, path = uri.path(), reason, skipped, "a request was refused");
     }
-    next.run(request).await
-}
-
-/// A line in the log, and not one for every guess.
-fn report(app: &App, error: AuthError, request: &Request) {
-    let Some(skipped) = app.refusals.line() else { return };
-    let client = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|it| it.0.to_string());
-    let client = client.as_deref().unwrap_or("unknown");
-    let reason = if error == AuthError::NoApiKey { "no API key" } else { "a wrong API key" };
-    warn!(client, path = request.uri().path(), reason, skipped, "a request was refused");
+    response
 }
 
 #[cfg(test)]
@@ -57,6 +60,7 @@ mod tests {
         assembly,
         cli::Flags,
         config::{Config, Environment},
+        http::auth::AuthError,
         serve::Caller,
     };
 
@@ -77,6 +81,7 @@ mod tests {
         Router::new()
             .route("/who", get(who))
             .route("/livez", get(who))
+            .route("/admin", get(async || ApiError::Auth(AuthError::WrongKey)))
             .layer(from_fn_with_state(app, authenticate))
     }
 
@@ -111,19 +116,39 @@ mod tests {
         }
     }
 
+    impl Log {
+        /// Has what this thread logs until the guard is dropped.
+        fn start(&self) -> tracing::subscriber::DefaultGuard {
+            let writer = self.clone();
+            let subscriber = tracing_subscriber::fmt().with_ansi(false);
+            tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish())
+        }
+
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
     #[tokio::test]
     async fn guesses_are_in_the_log_once_and_without_the_key() {
         let log = Log::default();
-        let writer = log.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        let _guard = tracing::subscriber::set_default(subscriber);
+        let _guard = log.start();
         let keyed = routes(Some(&format!("alice:{KEY}")));
         for guess in 0..20 {
             assert_eq!(ask(&keyed, "/who", &format!("guess-{guess}")).await.0, 401);
         }
-        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let text = log.text();
         assert_eq!(text.matches("a request was refused").count(), 1, "{text}");
-        assert!(text.contains("a wrong API key") && !text.contains("guess"), "{text}");
+        assert!(text.contains("invalid_api_key") && !text.contains("guess"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn so_are_those_at_the_admin_key() {
+        let log = Log::default();
+        let _guard = log.start();
+        assert_eq!(ask(&routes(None), "/admin", "guess").await.0, 401);
+        let text = log.text();
+        assert!(text.contains("invalid_admin_key") && text.contains("/admin"), "{text}");
+        assert!(!text.contains("guess"), "{text}");
     }
 }

@@ -68,7 +68,7 @@ impl Connection {
         let Some(transport) = self.open(tcp).await else { return };
         let Self { limits, peer, place, mut stopping, .. } = self;
         let activity = Arc::clone(&place.activity);
-        let socket = TokioIo::new(Socket::new(transport, Arc::clone(&activity)));
+        let socket = TokioIo::new(Socket::new(transport, Arc::clone(&activity), limits.max_header_bytes));
         let caller = Peer { address: peer, is_extra: place.is_extra };
         let service = service_fn(|request| answer(request, &routes, &activity, caller));
         let mut hyper = builder(&limits).serve_connection(socket, service);
@@ -114,11 +114,14 @@ impl Connection {
             // An error means that the server is gone.
             _ = self.stopping.wait_for(|stop| *stop) => return None,
         };
+        // All of the handshake is written, or nothing more will be.
+        activity.flushed();
         activity.enter(Phase::Idle);
         match opened {
             Ok(transport) => Some(transport),
             Err(HandshakeError::NotTls(transport)) => {
-                let refuse = Socket::new(transport, Arc::clone(&activity)).refuse(&ApiError::NotTls);
+                let refuse = Socket::new(transport, Arc::clone(&activity), self.limits.max_header_bytes)
+                    .refuse(&ApiError::NotTls);
                 tokio::select! {
                     () = refuse => {}
                     () = activity.evicted.notified() => {}

@@ -22,10 +22,30 @@ use crate::http::error::ApiError;
 pub(super) struct Socket {
     stream: Transport,
     activity: Arc<Activity>,
-    /// The first line of the request that is being read was seen to its end.
-    line_ended: bool,
+    /// The first line of the request that is being read.
+    line: FirstLine,
+    /// A first line of this length is too long by itself.
+    max_header_bytes: usize,
     /// What is written in the place of an answer of hyper's.
     replacement: Bytes,
+}
+
+/// How long a request's first line is, as far as it has come.
+#[derive(Debug, Default)]
+struct FirstLine {
+    length: usize,
+    ended: bool,
+}
+
+impl FirstLine {
+    fn add(&mut self, bytes: &[u8]) {
+        if self.ended {
+            return;
+        }
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        self.ended = end.is_some();
+        self.length += end.unwrap_or(bytes.len());
+    }
 }
 
 /// A client that is still writing does not see an answer when the connection is closed under it: the kernel
@@ -34,8 +54,8 @@ const LINGER_BYTES: usize = 256 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(10);
 
 impl Socket {
-    pub(super) fn new(stream: Transport, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, line_ended: false, replacement: Bytes::new() }
+    pub(super) fn new(stream: Transport, activity: Arc<Activity>, max_header_bytes: usize) -> Self {
+        Self { stream, activity, line: FirstLine::default(), max_header_bytes, replacement: Bytes::new() }
     }
 
     /// Ends a connection whose last answer was written.
@@ -73,10 +93,12 @@ impl Socket {
         let _ = self.stream.tcp().set_zero_linger();
     }
 
-    /// What was too large: hyper calls it the header also where it is the path that never ended.
+    /// What was too large: hyper calls it the header also where it is the path.
     fn which(&self, status: StatusCode) -> StatusCode {
         match status {
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if !self.line_ended => StatusCode::URI_TOO_LONG,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if self.line.length >= self.max_header_bytes => {
+                StatusCode::URI_TOO_LONG
+            }
             other => other,
         }
     }
@@ -102,8 +124,10 @@ impl AsyncRead for Socket {
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         let new = &buffer.filled()[before..];
         if !new.is_empty() {
-            let begins = self.activity.received();
-            self.line_ended = (self.line_ended && !begins) || new.contains(&b'\n');
+            if self.activity.received() {
+                self.line = FirstLine::default();
+            }
+            self.line.add(new);
         }
         read
     }
