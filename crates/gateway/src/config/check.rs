@@ -10,17 +10,18 @@ use crate::cli::Flags;
 /// # Errors
 /// The configuration can't be used.
 pub fn check(flags: &Flags) -> Result<String, ConfigError> {
-    Ok(describe(&Config::load_any(flags)?))
+    let loaded = Config::load_any(flags)?;
+    let source = match loaded.path.exists() {
+        true => loaded.path.display().to_string(),
+        false => "without a configuration file".to_owned(),
+    };
+    Ok(describe(&source, &loaded))
 }
 
-fn describe(Loaded { config, warnings, path }: &Loaded) -> String {
+fn describe(source: &str, Loaded { config, warnings, .. }: &Loaded) -> String {
     let mut text = String::new();
     // A text takes everything that is written to it.
-    let _ = writeln!(
-        text,
-        "{}: no mistakes. These values would be used (* can change while it runs):",
-        path.display()
-    );
+    let _ = writeln!(text, "{source}: no mistakes. These values would be used (* can change while it runs):");
     for (key, value, is_live) in live::values(config) {
         let mark = if is_live { '*' } else { ' ' };
         let _ = writeln!(text, "{mark} {key}: {}", value.escape_debug());
@@ -45,7 +46,7 @@ mod tests {
 
     fn described(text: &str, environment: &Environment) -> String {
         let flags = Flags { models: vec!["m".into()], ..Flags::default() };
-        describe(&Config::from_parts(Path::new("a.yaml"), text, &flags, environment).unwrap())
+        describe("a.yaml", &Config::from_parts(Path::new("a.yaml"), text, &flags, environment).unwrap())
     }
 
     fn warnings(text: &str, environment: &Environment) -> Vec<String> {

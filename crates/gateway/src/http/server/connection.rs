@@ -97,9 +97,7 @@ impl Connection {
         finish(socket, end, &activity).await;
         drop(place);
     }
-}
 
-impl Connection {
     /// Agrees on TLS, if the server has it. `None`: the connection has ended.
     async fn open(&mut self, tcp: TcpStream) -> Option<Transport> {
         let activity = Arc::clone(&self.place.activity);
@@ -108,7 +106,8 @@ impl Connection {
         activity.enter(Phase::Head);
         let deadline = Instant::now() + self.limits.header_timeout;
         let opened = tokio::select! {
-            opened = Transport::tls(tcp, Arc::clone(&activity), tls) => opened,
+            // In a place of its own: connections without TLS need not have room for it.
+            opened = Box::pin(Transport::tls(tcp, Arc::clone(&activity), tls)) => opened,
             () = sleep_until(deadline) => return None,
             () = activity.evicted.notified() => return None,
             // An error means that the server is gone.
