@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::http::App;
 
-/// SIGINT and SIGTERM.
+/// SIGINT and SIGTERM, which end the gateway.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Signal,

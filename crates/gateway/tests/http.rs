@@ -1,13 +1,19 @@
 //! Requests and answers, in OpenAI's shape.
 #![allow(clippy::unwrap_used)]
 
+#[path = "http/access.rs"]
+mod access;
 #[path = "http/connections.rs"]
 mod connections;
 #[path = "http/headers.rs"]
 mod headers;
 #[path = "http/memory.rs"]
 mod memory;
+#[path = "http/reload.rs"]
+mod reload;
 mod support;
+#[path = "http/tls.rs"]
+mod tls;
 
 use axum::{body::Body, http::Request};
 use protocol::message::{Failure, FailureKind, FinishReason, Heartbeat, Prompt, Report, StreamEventKind};

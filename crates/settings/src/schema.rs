@@ -56,6 +56,9 @@ pub struct Settings {
     /// How workers compute on a CPU.
     #[serde(deserialize_with = "section")]
     pub cpu: Cpu,
+    /// What is logged.
+    #[serde(deserialize_with = "section")]
+    pub log: Log,
 }
 
 /// Listening and bodies.
@@ -73,13 +76,30 @@ pub struct Server {
     /// How long running streams may go on after a signal to stop.
     #[serde(deserialize_with = "millis::<_, 0, HOUR_MS>")]
     pub drain_timeout_ms: Duration,
-    /// File that holds the key for loading and unloading models over HTTP.
+    /// Listening beyond loopback without API keys and without TLS is wanted.
+    pub allow_insecure: bool,
+    /// Certificate and key for HTTPS.
+    #[serde(deserialize_with = "section")]
+    pub tls: Tls,
+    /// File that holds the keys of those who may use the server.
+    #[serde(deserialize_with = "some_text")]
+    pub api_keys_file: Option<String>,
+    /// File that holds the keys for loading and unloading models over HTTP.
     #[serde(deserialize_with = "some_text")]
     pub admin_key_file: Option<String>,
     /// Connections that may be open at the same time; 0: as many as the limit of open files allows.
     #[serde(deserialize_with = "number::<_, _, 0, 1_000_000>")]
     pub max_connections: usize,
-    /// From a request's first byte to the end of its header.
+    /// Connections that one address may have open at the same time; 0: 1024, and no limit for this machine's own.
+    #[serde(deserialize_with = "number::<_, _, 0, 1_000_000>")]
+    pub max_connections_per_address: usize,
+    /// Largest header of a request in bytes, with its first line.
+    #[serde(deserialize_with = "bytes::<_, 4096, { 1 << 20 }>")]
+    pub max_header_bytes: u64,
+    /// Most lines in the header of a request.
+    #[serde(deserialize_with = "number::<_, _, 16, 10_000>")]
+    pub max_headers: usize,
+    /// From a request's first byte to the end of its header; also for the handshake of TLS.
     #[serde(deserialize_with = "millis::<_, 100, HOUR_MS>")]
     pub header_timeout_ms: Duration,
     /// For a whole body to arrive.
@@ -101,6 +121,18 @@ pub struct Server {
     pub allowed_hosts: Vec<String>,
     /// Origins of web pages that may use the server, beside loopback ones.
     pub allowed_origins: Vec<String>,
+}
+
+/// Certificate and key for HTTPS; without them the server speaks HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// File with the certificate, and those between it and the root, as PEM.
+    #[serde(deserialize_with = "some_text")]
+    pub cert_file: Option<String>,
+    /// File with the certificate's private key as PEM.
+    #[serde(deserialize_with = "some_text")]
+    pub key_file: Option<String>,
 }
 
 /// Which models are served.
@@ -244,6 +276,14 @@ pub struct Cpu {
     pub kv_type: KvType,
 }
 
+/// What is logged.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Which events: a level, or levels by module, in the form of `RUST_LOG`, which overrides it.
+    pub filter: String,
+}
+
 /// What activations are rounded to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -289,91 +329,6 @@ impl Cpu {
             KvType::Float16 => "float16",
         };
         ["--activations", activations, "--kv-type", kv_type]
-    }
-}
-
-impl Default for Server {
-    fn default() -> Self {
-        Self {
-            host: "127.0.0.1".into(),
-            port: 8080,
-            max_body_bytes: 8 << 20,
-            drain_timeout_ms: Duration::from_secs(30),
-            admin_key_file: None,
-            max_connections: 0,
-            header_timeout_ms: Duration::from_secs(15),
-            body_timeout_ms: Duration::from_secs(60),
-            idle_timeout_ms: Duration::from_secs(60),
-            slow_consumer_timeout_ms: Duration::from_secs(20),
-            sse_keepalive_ms: Duration::from_secs(10),
-            request_memory_bytes: 256 << 20,
-            allowed_hosts: Vec::new(),
-            allowed_origins: Vec::new(),
-        }
-    }
-}
-
-impl Default for Models {
-    fn default() -> Self {
-        Self { max_loaded: 4 }
-    }
-}
-
-impl Default for Workers {
-    fn default() -> Self {
-        Self {
-            count: 1,
-            ring_bytes: 4 << 20,
-            connect_timeout_ms: Duration::from_secs(20),
-            load_timeout_ms: Duration::from_secs(600),
-            heartbeat_timeout_ms: Duration::from_secs(15),
-            step_timeout_ms: Duration::from_secs(120),
-            recovery_timeout_ms: Duration::from_secs(120),
-            restart_backoff_ms: Duration::from_millis(250),
-            max_restart_backoff_ms: Duration::from_secs(15),
-            crash_loop_deaths: 5,
-            crash_loop_window_ms: Duration::from_secs(60),
-        }
-    }
-}
-
-impl Default for Worker {
-    fn default() -> Self {
-        Self {
-            kv_max_bytes: 4 << 30,
-            max_num_seqs: 64,
-            max_prompt_chunk_tokens: 256,
-            special_tokens_in_content: false,
-        }
-    }
-}
-
-impl Default for BatchQueue {
-    fn default() -> Self {
-        Self { max_batch_size: 64, flush_interval_ms: Duration::ZERO }
-    }
-}
-
-impl Default for StreamRegistry {
-    fn default() -> Self {
-        Self {
-            adaptive_limits: AdaptiveLimits::default(),
-            max_waiting: 256,
-            wait_timeout_ms: Duration::from_secs(30),
-            credit_chunks: 64,
-        }
-    }
-}
-
-impl Default for AdaptiveLimits {
-    fn default() -> Self {
-        Self { min_streams: None, max_streams: 50 }
-    }
-}
-
-impl Default for Cache {
-    fn default() -> Self {
-        Self { max_size_bytes: 100 << 30, verify: Verify::default() }
     }
 }
 

@@ -2,7 +2,13 @@
 //!
 //! Every model has its own workers and its own supervisor: what happens to them affects no other model.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use protocol::message::{Failure, FailureKind};
 use tokio::{sync::watch, time::sleep};
@@ -81,7 +87,13 @@ enum Begun {
 impl Models {
     /// Over `registry`, which has no models yet.
     pub fn new(launcher: WorkerLauncher, registry: Arc<ModelRegistry>, metrics: FleetMetrics) -> Self {
-        Self { context: Arc::new(Context { launcher: Arc::new(launcher), registry, metrics }) }
+        let max_loaded = AtomicUsize::new(launcher.config.max_loaded);
+        Self { context: Arc::new(Context { launcher: Arc::new(launcher), registry, metrics, max_loaded }) }
+    }
+
+    /// As many models may be loaded from now on. Those that are loaded stay.
+    pub fn set_max_loaded(&self, max: usize) {
+        self.context.max_loaded.store(max, Ordering::Relaxed);
     }
 
     /// Loads the model with this name or digest in `workers` workers, or in the configured number of them, and
@@ -154,7 +166,8 @@ impl Models {
     ) -> Result<(String, watch::Receiver<Phase>), ModelError> {
         let config = &self.context.launcher.config;
         let mut table = self.context.registry.write();
-        match begin(&mut table, id, workers, config.workers.count, config.max_loaded)? {
+        let max_loaded = self.context.max_loaded.load(Ordering::Relaxed);
+        match begin(&mut table, id, workers, config.workers.count, max_loaded)? {
             Begun::Already { name, phases } => Ok((name, phases)),
             Begun::New { workers, phases } => {
                 let closed = table.closed();

@@ -30,9 +30,9 @@ pub(super) async fn create<D: Dialect>(
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let request_id = request.extensions().get::<RequestId>().cloned();
-    let body = body::read(&app, request, app.max_body_bytes).await?;
+    let body = body::read(&app, request, app.max_body_bytes()).await?;
     let (Asked { request, stream, context }, charge) = read::<D>(body).await?;
-    let keepalive = app.sse_keepalive;
+    let keepalive = app.sse_keepalive();
     let opening = open::<D>(app, request, context, charge, arrived).in_current_span();
     if stream {
         let source = Source::start::<D>(Box::pin(opening), keepalive).await?;

@@ -17,7 +17,7 @@ use super::{
     app::App,
     dialect::Api,
     error::{ApiError, ErrorWriter},
-    health, openai, origin, request_id, unread,
+    guard, health, openai, origin, request_id, unread,
 };
 
 /// The dialects.
@@ -53,6 +53,7 @@ pub fn routes(app: App) -> Routes {
         .fallback(async |uri: Uri| ApiError::UnknownPath(uri.path().to_owned()))
         .method_not_allowed_fallback(async |method: Method| ApiError::Method(method))
         .layer(CatchPanicLayer::custom(|_| ApiError::Internal.into_response()))
+        .layer(middleware::from_fn_with_state(app.clone(), guard::authenticate))
         .layer(middleware::from_fn_with_state(Arc::clone(&app.origins), origin::guard))
         .layer(middleware::from_fn(unread::settle))
         .layer(middleware::from_fn_with_state(observer, observe))

@@ -11,6 +11,7 @@
 //! these types.
 
 pub mod admission;
+mod caller;
 mod dispatcher;
 mod error;
 mod event;
@@ -20,6 +21,7 @@ mod migrate;
 mod request;
 
 pub use self::{
+    caller::Caller,
     dispatcher::Dispatcher,
     error::{Failure, FailureKind, RouteError, ServeError},
     event::{FinishReason, Output, OutputEvent, Usage},

@@ -73,6 +73,8 @@ macro_rules! specs {
 specs! {
     MALFORMED = BAD_REQUEST InvalidRequest "malformed_request" NEVER,
         "the bytes are not HTTP/1.1";
+    HTTPS_NEEDED = BAD_REQUEST InvalidRequest "https_needed" NEVER,
+        "HTTP was sent to a port that takes HTTPS";
     INVALID_PATH = BAD_REQUEST InvalidRequest "invalid_path" NEVER,
         "the path is not UTF-8";
     BODY_BROKEN = BAD_REQUEST InvalidRequest "body_broken" NEVER,
@@ -87,6 +89,10 @@ specs! {
         "no such field";
     CONTEXT_LENGTH_EXCEEDED = BAD_REQUEST InvalidRequest "context_length_exceeded" NEVER,
         "prompt and answer do not fit the model's context";
+    MISSING_API_KEY = UNAUTHORIZED InvalidRequest "missing_api_key" NEVER,
+        "the server has API keys, and no key was sent";
+    INVALID_API_KEY = UNAUTHORIZED InvalidRequest "invalid_api_key" NEVER,
+        "the server has API keys, and another one was sent";
     MISSING_ADMIN_KEY = UNAUTHORIZED InvalidRequest "missing_admin_key" NEVER,
         "the request requires the admin key, and no key was sent";
     INVALID_ADMIN_KEY = UNAUTHORIZED InvalidRequest "invalid_admin_key" NEVER,

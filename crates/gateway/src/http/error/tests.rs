@@ -78,6 +78,9 @@ fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
             INVALID,
             "model_unloading",
         ),
+        (ApiError::NotTls, 400, INVALID, "https_needed"),
+        (AuthError::NoApiKey.into(), 401, INVALID, "missing_api_key"),
+        (AuthError::WrongApiKey.into(), 401, INVALID, "invalid_api_key"),
         (AuthError::Disabled.into(), 403, INVALID, "admin_disabled"),
         (AuthError::NoKey.into(), 401, INVALID, "missing_admin_key"),
         (AuthError::WrongKey.into(), 401, INVALID, "invalid_admin_key"),
@@ -150,13 +153,16 @@ fn number(error: &ApiError) -> usize {
         ApiError::Random(_) => 43,
         ApiError::Internal => 44,
         ApiError::Serve(ServeError::Internal) => 45,
+        ApiError::Auth(AuthError::NoApiKey) => 46,
+        ApiError::Auth(AuthError::WrongApiKey) => 47,
+        ApiError::NotTls => 48,
     }
 }
 
 #[test]
 fn every_kind_of_error_has_a_sample() {
     let seen: BTreeSet<_> = samples().iter().map(|(error, ..)| number(error)).collect();
-    let all: BTreeSet<_> = (0..=45).collect();
+    let all: BTreeSet<_> = (0..=48).collect();
     assert_eq!(seen, all);
 }
 
