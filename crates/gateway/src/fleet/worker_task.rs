@@ -24,6 +24,7 @@ use super::{
     context::Context,
     lifecycle::{Action, Event, WorkerStateMachine},
     model::Service,
+    restart::{Order, RestartOrders},
 };
 use crate::worker::{WorkerEvent, WorkerId, WorkerProcess, WorkerState, link::Link};
 
@@ -48,18 +49,8 @@ pub(super) struct WorkerTask {
     first_failed: bool,
     /// A process of this worker has verified the stored model.
     verified: bool,
-    drain: DrainPhase,
-}
-
-/// How far draining has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum DrainPhase {
-    /// It was not asked for.
-    No,
-    /// The worker gets nothing new; its streams go on.
-    Finishing,
-    /// Its streams have ended, and it was ordered to exit.
-    Exiting,
+    /// The restart that is under way.
+    restart: Option<Order>,
 }
 
 impl WorkerTask {
@@ -72,12 +63,12 @@ impl WorkerTask {
             pid: 0,
             first_failed: false,
             verified: false,
-            drain: DrainPhase::No,
+            restart: None,
         }
     }
 
-    /// Until the worker is gone for good.
-    pub(super) async fn run(mut self, mut draining: watch::Receiver<bool>) {
+    /// Until the worker is gone for good. `restarts` are carried out one after the other.
+    pub(super) async fn run(mut self, mut draining: watch::Receiver<bool>, mut restarts: RestartOrders) {
         let (sender, mut events) = mpsc::channel(EVENT_QUEUE);
         let policy = self.context.launcher.config.workers.clone();
         let (mut machine, actions) = WorkerStateMachine::new(policy, EXIT_TIMEOUT, now());
@@ -91,14 +82,12 @@ impl WorkerTask {
                     None => continue,
                 },
                 // An error means that the supervisor is gone, and the gateway with it.
-                _ = draining.wait_for(|draining| *draining), if self.drain == DrainPhase::No => {
-                    self.close();
-                    continue;
+                _ = draining.wait_for(|draining| *draining), if !machine.is_stopping() => Event::Drain,
+                Some(order) = restarts.recv(), if self.restart.is_none() => {
+                    info!(worker = %self.worker, "a restart was asked for");
+                    Event::Restart { finish: self.restart.insert(order).finish }
                 }
-                () = idle(self.link()), if self.drain == DrainPhase::Finishing => {
-                    self.drain = DrainPhase::Exiting;
-                    Event::Drain
-                }
+                () = idle(self.link()), if machine.is_finishing() => Event::Idle,
                 () = tick(&machine) => Event::Tick,
             };
             let before = machine.shown();
@@ -116,11 +105,9 @@ impl WorkerTask {
         self.process.as_ref().map(WorkerProcess::link)
     }
 
-    /// From now on it gets no new stream, even through copies of its link.
-    fn close(&mut self) {
-        self.drain = DrainPhase::Finishing;
+    fn with_link(&self, order: impl FnOnce(&Link)) {
         if let Some(link) = self.link() {
-            link.close();
+            order(link);
         }
     }
 
@@ -162,11 +149,10 @@ impl WorkerTask {
         for action in actions {
             match action {
                 Action::Spawn => self.spawn(events),
-                Action::SendDrain => {
-                    if let Some(link) = self.link() {
-                        link.drain();
-                    }
-                }
+                // Even through copies of its link.
+                Action::Close => self.with_link(Link::close),
+                Action::Release => self.with_link(Link::release),
+                Action::SendDrain => self.with_link(Link::drain),
                 Action::Kill { grace, why } => {
                     if let Some(process) = &mut self.process {
                         process.kill(grace, why);
@@ -176,6 +162,11 @@ impl WorkerTask {
                 Action::ReportFirstFailure(failure) => {
                     if !std::mem::replace(&mut self.first_failed, true) {
                         self.context.registry.first_failed(&self.worker, failure);
+                    }
+                }
+                Action::ReportRestart(outcome) => {
+                    if let Some(order) = self.restart.take() {
+                        order.settle(outcome);
                     }
                 }
                 Action::Stop => return true,
@@ -216,7 +207,7 @@ impl WorkerTask {
         self.context.metrics.set_worker_state(&self.worker, state);
         self.context.registry.set_state(&self.worker, state, note.map(str::to_owned));
         match state {
-            WorkerState::Exited if self.drain == DrainPhase::No => {
+            WorkerState::Exited if !machine.expects_end() => {
                 warn!(worker = %self.worker, why = note, "worker is gone");
             }
             WorkerState::Exited => info!(worker = %self.worker, "worker has left"),

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::http::HeaderMap;
+use tokio::sync::watch;
 
 use super::{
     auth::{self, AuthError},
@@ -24,7 +25,7 @@ pub struct App {
     pub admission: Admission,
     /// Knows the models and their workers.
     pub registry: Arc<ModelRegistry>,
-    /// Loads and unloads models.
+    /// Loads and unloads models, and restarts workers.
     pub models: Models,
     /// Shows the metrics of all layers.
     pub exposition: Arc<MetricRegistry>,
@@ -36,6 +37,8 @@ pub struct App {
     pub(super) max_body_bytes: usize,
     pub(super) body_timeout: Duration,
     pub(super) sse_keepalive: Duration,
+    /// Whether an administrator asked for an orderly end.
+    stop: Arc<watch::Sender<bool>>,
     admin_key: Option<AdminKey>,
 }
 
@@ -63,8 +66,20 @@ impl App {
             max_body_bytes: config.server.max_body_bytes,
             body_timeout: config.server.body_timeout,
             sse_keepalive: config.server.sse_keepalive,
+            stop: Arc::default(),
             admin_key: config.server.admin_key.clone(),
         }
+    }
+
+    /// Returns once an administrator has asked for an orderly end.
+    pub async fn stop_requested(&self) {
+        // It can't fail: the sender is this application's.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    /// An administrator asks for an orderly end.
+    pub(super) fn request_stop(&self) {
+        self.stop.send_replace(true);
     }
 
     /// Checks that a request with these headers is an administrator's.

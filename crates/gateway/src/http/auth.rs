@@ -9,8 +9,8 @@ use crate::config::AdminKey;
 pub(super) enum AuthError {
     /// The server has no admin key, so nobody is an administrator.
     #[error(
-        "this server loads and unloads no models over HTTP: it was started without an admin key; set \
-         `server.admin_key_file` in its configuration, or KR_ADMIN_KEY in its environment"
+        "this server has no administrators: it was started without an admin key; set `server.admin_key_file` in its \
+         configuration, or KR_ADMIN_KEY in its environment"
     )]
     Disabled,
     /// No key was sent.

@@ -177,6 +177,31 @@ async fn what_a_worker_published_before_its_socket_closed_is_delivered() {
 }
 
 #[tokio::test]
+async fn a_process_that_ended_is_noticed_although_its_socket_is_open() {
+    let mut world = World::new().await;
+    let mut stream = world.link.open(generate(1, 8), Instant::now()).unwrap();
+    world.peer.next_batch().await;
+    until("a sleeping link", || world.peer.send_quietly(&Report::Heartbeat(Heartbeat::default()))).await;
+    world.peer.send_quietly(&peer::events(&[(1, chunk("last"))]));
+    let (end, _open) = world.exit().await;
+    assert!(matches!(end, LinkEnd::Exited));
+    assert_eq!(next(&mut stream).await, Some(chunk("last")), "what it had published is delivered");
+}
+
+#[tokio::test]
+async fn a_released_link_ends_its_streams_and_opens_no_others() {
+    let mut world = World::new().await;
+    let mut stream = world.link.open(generate(1, 8), Instant::now()).unwrap();
+    world.peer.next_batch().await;
+    world.link.release();
+    soon("an idle link", world.link.idle()).await;
+    assert!(matches!(next(&mut stream).await, Some(StreamEventKind::Failed(_))));
+    assert!(world.link.open(generate(2, 8), Instant::now()).is_err());
+    world.link.drain();
+    assert_eq!(world.peer.next_batch().await, [Submission::Cancel(RequestId(1)), Submission::Drain]);
+}
+
+#[tokio::test]
 async fn streams_that_are_ended_by_force_are_cancelled_in_the_worker() {
     let mut world = World::new().await;
     let mut stream = world.link.open(generate(1, 8), Instant::now()).unwrap();
