@@ -70,10 +70,10 @@ pub struct Server {
     /// Largest request body in bytes.
     #[serde(deserialize_with = "bytes::<_, 1024, MAX_BODY>")]
     pub max_body_bytes: u64,
-    /// How long running streams may go on after a signal to stop.
+    /// How long running streams may go on after a signal or an order to stop.
     #[serde(deserialize_with = "millis::<_, 0, HOUR_MS>")]
     pub drain_timeout_ms: Duration,
-    /// File that holds the key for loading and unloading models over HTTP.
+    /// File that holds the key for an administrator's requests over HTTP.
     #[serde(deserialize_with = "some_text")]
     pub admin_key_file: Option<String>,
     /// Connections that may be open at the same time; 0: as many as the limit of open files allows.
@@ -128,13 +128,13 @@ pub struct Workers {
     /// How long loading the model may take.
     #[serde(deserialize_with = "millis::<_, 1, DAY_MS>")]
     pub load_timeout_ms: Duration,
-    /// Longest time without a frame from a loaded worker.
+    /// Longest time without a frame from a loaded worker; its kernels may stand still for two thirds of it.
     #[serde(deserialize_with = "millis::<_, 100, DAY_MS>")]
     pub heartbeat_timeout_ms: Duration,
     /// Longest time without a step while sequences run.
     #[serde(deserialize_with = "millis::<_, 100, DAY_MS>")]
     pub step_timeout_ms: Duration,
-    /// Wait before the first restart.
+    /// Wait before a restart after the second death in a row.
     #[serde(deserialize_with = "millis::<_, 1, DAY_MS>")]
     pub restart_backoff_ms: Duration,
     /// Longest wait before a restart.
@@ -323,7 +323,7 @@ impl Default for Workers {
             ring_bytes: 4 << 20,
             connect_timeout_ms: Duration::from_secs(20),
             load_timeout_ms: Duration::from_secs(600),
-            heartbeat_timeout_ms: Duration::from_secs(15),
+            heartbeat_timeout_ms: Duration::from_secs(3),
             step_timeout_ms: Duration::from_secs(120),
             restart_backoff_ms: Duration::from_millis(250),
             max_restart_backoff_ms: Duration::from_secs(15),

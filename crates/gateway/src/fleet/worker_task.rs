@@ -18,7 +18,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::sleep_until,
 };
-use tracing::{error, info, warn};
+use tracing::{error, info, trace, warn};
 
 use super::{
     context::Context,
@@ -51,6 +51,8 @@ pub(super) struct WorkerTask {
     verified: bool,
     /// The restart that is under way.
     restart: Option<Order>,
+    /// When the process's last heartbeat came.
+    last_heartbeat: Option<Instant>,
 }
 
 impl WorkerTask {
@@ -64,6 +66,7 @@ impl WorkerTask {
             first_failed: false,
             verified: false,
             restart: None,
+            last_heartbeat: None,
         }
     }
 
@@ -122,9 +125,19 @@ impl WorkerTask {
                 return None;
             }
             WorkerEvent::Joined { pid } => self.pid = pid,
+            WorkerEvent::Heartbeat(_) => self.measure_heartbeat(),
             _ => {}
         }
         Some(event)
+    }
+
+    fn measure_heartbeat(&mut self) {
+        let now = now();
+        if let Some(last) = self.last_heartbeat.replace(now) {
+            let gap = now - last;
+            trace!(worker = %self.worker, micros = gap.as_micros() as u64, "heartbeat");
+            self.context.metrics.observe_heartbeat(&self.worker, gap);
+        }
     }
 
     fn set_verified(&mut self, outcome: Result<Verified, Failure>) {
@@ -180,6 +193,7 @@ impl WorkerTask {
             self.context.metrics.count_restart(&self.worker);
             info!(worker = %self.worker, "restarting worker");
         }
+        self.last_heartbeat = None;
         let launcher = &self.context.launcher;
         let options = WorkerOptions { verify: self.verify(), ..launcher.options };
         self.process = Some(WorkerProcess::start(launcher, self.worker.clone(), options, events.clone()));
