@@ -88,6 +88,8 @@ impl WorkerTask {
                 _ = draining.wait_for(|draining| *draining), if !machine.is_stopping() => Event::Drain,
                 Some(order) = restarts.recv(), if self.restart.is_none() => {
                     info!(worker = %self.worker, "a restart was asked for");
+                    // Something else may be stored under the model's name by now.
+                    self.verified = false;
                     Event::Restart { finish: self.restart.insert(order).finish }
                 }
                 () = idle(self.link()), if machine.is_finishing() => Event::Idle,
