@@ -2,20 +2,36 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use test_support::{
-    Options, Server, SlowReader, chat,
-    process::{kill, resume, suspend, wait_for_end},
+    MODEL, Options, Server, SlowReader, chat,
+    process::{is_alive, kill, resume, suspend, wait_for_end},
 };
 
 const CAPITAL: &str = "What is the capital of France?";
 const PARIS: &str = "The capital of France is Paris.";
+const KEY: &str = "an-admin-key-for-the-tests";
 
 fn ready_workers(state: &Value) -> usize {
     let workers = state["workers"].as_array().unwrap();
     workers.iter().filter(|worker| worker["state"] == "ready").count()
+}
+
+fn has_worker(state: &Value, pid: u32) -> bool {
+    state["workers"].as_array().unwrap().iter().any(|worker| worker["pid"] == pid)
+}
+
+/// A file with this limit of a worker's silence.
+fn with_heartbeat_timeout(timeout: Duration) -> tempfile::NamedTempFile {
+    let mut settings = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    // The limit of a step stays long: how fast the model computes is not what is tested.
+    write!(settings, "workers:\n  heartbeat_timeout_ms: {}\n", timeout.as_millis()).unwrap();
+    settings
 }
 
 fn two_ready(server: &Server) {
@@ -32,7 +48,7 @@ fn one_of_two_dies_and_comes_back() {
     kill(before[0]);
     server.wait_until("the death is seen", |status, state| {
         assert_eq!(status, 200, "one worker is left: {state}");
-        ready_workers(state) == 1
+        !has_worker(state, before[0])
     });
     assert_eq!(server.client.ask(CAPITAL, 16), PARIS);
     two_ready(&server);
@@ -103,9 +119,7 @@ fn a_client_that_leaves_frees_the_worker() {
 fn a_suspended_gateway_keeps_its_workers() {
     /// Less than the suspension, and more than a worker's heartbeat takes.
     const TIMEOUT: Duration = Duration::from_millis(1500);
-    let mut settings = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
-    // The limit of a step stays long: how fast the model computes is not what is tested.
-    write!(settings, "workers:\n  heartbeat_timeout_ms: {}\n", TIMEOUT.as_millis()).unwrap();
+    let settings = with_heartbeat_timeout(TIMEOUT);
     let server = Server::start_with(&Options {
         workers: 2,
         arguments: vec!["--config".into(), settings.path().to_str().unwrap().into()],
@@ -122,6 +136,50 @@ fn a_suspended_gateway_keeps_its_workers() {
         two_ready(&server);
     }
     assert_eq!(server.workers(), before, "{}", server.log());
+}
+
+#[test]
+fn a_suspended_worker_is_noticed_within_the_limit_and_replaced() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let settings = with_heartbeat_timeout(TIMEOUT);
+    let server = Server::start_with(&Options {
+        arguments: vec!["--config".into(), settings.path().to_str().unwrap().into()],
+        ..Options::default()
+    });
+    let worker = server.workers()[0];
+    suspend(worker);
+    let began = Instant::now();
+    server.wait_until("it is given up", |_, state| !has_worker(state, worker));
+    // What a busy machine adds is less than the limit itself.
+    assert!(began.elapsed() < 2 * TIMEOUT, "{:?}", began.elapsed());
+    server.wait_until("it is back", |status, _| status == 200);
+    assert!(!is_alive(worker));
+    assert_eq!(server.client.ask(CAPITAL, 16), PARIS);
+    assert!(server.log().contains("it froze: nothing came from it"), "{}", server.log());
+}
+
+#[test]
+fn workers_are_restarted_and_models_reloaded_without_a_crash() {
+    let server = Server::start_with(&Options {
+        workers: 2,
+        environment: vec![("KR_ADMIN_KEY", KEY.to_string())],
+        ..Options::default()
+    });
+    two_ready(&server);
+    let admin = server.client.with_key(KEY);
+    let before = server.workers();
+    let answer = admin.post(&format!("/admin/workers/{MODEL}/1/restart"), &json!({}));
+    assert_eq!((answer.status, &answer.json["state"]), (200, &json!("ready")), "{}", answer.json);
+    let after = server.workers();
+    assert_eq!((after[0], after[1].into()), (before[0], answer.json["pid"].clone()));
+    assert!(!is_alive(before[1]) && after[1] != before[1]);
+
+    let answer = admin.post(&format!("/admin/models/{MODEL}/reload"), &json!({}));
+    assert_eq!((answer.status, &answer.json["ready_workers"]), (200, &json!(2)), "{}", answer.json);
+    let reloaded = server.workers();
+    assert!(!reloaded.iter().any(|pid| after.contains(pid)), "{after:?} {reloaded:?}");
+    assert_eq!(server.client.ask(CAPITAL, 16), PARIS);
+    assert!(!server.log().contains("WARN"), "nothing went wrong:\n{}", server.log());
 }
 
 /// On Linux only: other systems don't tell which pages processes share.

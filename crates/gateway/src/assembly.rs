@@ -92,6 +92,7 @@ mod tests {
             ("tokens_in", "counter"),
             ("tokens_out", "counter"),
             ("verify_runs", "counter"),
+            ("worker_heartbeat_gap_seconds", "histogram"),
             ("worker_restarts", "counter"),
             ("worker_state", "gauge"),
         ];

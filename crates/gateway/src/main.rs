@@ -1,4 +1,4 @@
-//! `kr-gateway`: reads its settings, binds its port, loads its models, serves until a signal.
+//! `kr-gateway`: reads its settings, binds its port, loads its models, serves until a signal or an administrator ends it.
 
 use std::{
     io::{self, Write},
@@ -82,15 +82,15 @@ async fn serve(flags: Flags, config: Config, log: LogFilter) -> anyhow::Result<(
     };
     let server = tokio::spawn(http::server::serve(listener, app.clone(), stopped));
 
-    let signal = tokio::select! {
+    let reason = tokio::select! {
         loaded = try_join_all(config.models.iter().map(|model| load_first(&app.models, model))) => {
             loaded?;
             announce(address, &config)?;
-            signals.next().await
+            signals.stop(&app).await
         }
-        signal = signals.next() => signal,
+        reason = signals.stop(&app) => reason,
     };
-    info!(signal, "shutting down");
+    info!(reason, "shutting down");
     let server = async {
         if let Err(error) = server.await {
             error!(%error, "the HTTP server failed");

@@ -1,8 +1,11 @@
 //! Workers that die, freeze, break the rules, or never serve.
 #![allow(clippy::unwrap_used)]
 
+#[path = "supervision/restarts.rs"]
+mod restarts;
 mod support;
 
+use axum::response::Response;
 use protocol::{
     codec,
     frame::FrameKind,
@@ -15,6 +18,7 @@ use protocol::{
 };
 use serde_json::{Value, json};
 use support::*;
+use test_support::process::kill;
 
 /// Restarts at once, however often workers die.
 const QUICK: &str = "workers:\n  restart_backoff_ms: 1\n  max_restart_backoff_ms: 1\n  \
@@ -49,6 +53,15 @@ async fn blamed(
     let error = events.last().unwrap().clone();
     assert_eq!(code(&error), "worker_error", "{error}");
     (error, env.next_ready_worker().await)
+}
+
+/// The stream of `response` has come to this worker, which ends it.
+async fn goes_on(mut worker: FakeWorker, response: Response) {
+    let reading = tokio::spawn(Reply::read(response));
+    let id = worker.generate().await.id;
+    worker.admit(id).await;
+    worker.events(id, vec![finished(FinishReason::Stop)]).await;
+    assert_eq!(soon("its end", reading).await.unwrap().events().last().unwrap(), "[DONE]");
 }
 
 #[tokio::test]
@@ -94,18 +107,12 @@ async fn a_frozen_worker_is_killed_and_replaced_and_its_stream_goes_on() {
     let settings = "workers:\n  restart_backoff_ms: 1\n  heartbeat_timeout_ms: 200\n";
     let (env, mut worker) = TestEnv::ready(settings).await;
     let (_, response) = env.begin_stream(&mut worker).await;
-    let reading = tokio::spawn(Reply::read(response));
     worker.closed().await;
     let old = worker.pid;
-    let mut worker = env.next_ready_worker().await;
+    let worker = env.next_ready_worker().await;
     assert_ne!(worker.pid, old);
     assert!(!is_alive(old), "it was reaped before the next one was started");
-    let id = worker.generate().await.id;
-    worker
-        .events(id, vec![StreamEventKind::Prepared { prompt_tokens: 3 }, finished(FinishReason::Stop)])
-        .await;
-    let events = soon("its end", reading).await.unwrap().events();
-    assert_eq!(events.last().unwrap(), "[DONE]");
+    goes_on(worker, response).await;
 }
 
 #[tokio::test]
@@ -245,4 +252,36 @@ async fn draining_tells_the_worker_and_waits_for_its_exit() {
     worker.die();
     soon("the end", drained).await.unwrap();
     assert!(!is_alive(pid));
+}
+
+#[tokio::test]
+async fn a_process_that_ends_is_noticed_at_once_even_if_its_socket_stays_open() {
+    let (env, mut worker) = TestEnv::ready("workers:\n  heartbeat_timeout_ms: 3600000\n").await;
+    let (_, response) = env.begin_stream(&mut worker).await;
+    kill(worker.pid);
+    let next = env.next_ready_worker().await;
+    goes_on(next, response).await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_kernels_stand_still_within_a_step_is_killed_and_replaced() {
+    let settings = "workers:\n  heartbeat_timeout_ms: 3000\n  step_timeout_ms: 3600000\n";
+    let (env, mut worker) = TestEnv::ready(settings).await;
+    assert_eq!(worker.hello.options.heartbeat_millis, 500);
+    let (_, response) = env.begin_stream(&mut worker).await;
+    let heartbeat = Report::Heartbeat(Heartbeat { progress: Some(7), runnable: 1, ..Heartbeat::default() });
+    let beating = async {
+        loop {
+            worker.send(&heartbeat).await;
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        }
+    };
+    let note = || env.app.registry.workers()[0].note.clone().unwrap_or_default();
+    tokio::select! {
+        () = beating => unreachable!(),
+        () = until("its end", || note().contains("its kernels did nothing")) => {}
+    }
+    worker.closed().await;
+    let next = env.next_ready_worker().await;
+    goes_on(next, response).await;
 }

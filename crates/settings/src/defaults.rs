@@ -46,7 +46,7 @@ impl Default for Workers {
             ring_bytes: 4 << 20,
             connect_timeout_ms: Duration::from_secs(20),
             load_timeout_ms: Duration::from_secs(600),
-            heartbeat_timeout_ms: Duration::from_secs(15),
+            heartbeat_timeout_ms: Duration::from_secs(3),
             step_timeout_ms: Duration::from_secs(120),
             recovery_timeout_ms: Duration::from_secs(120),
             restart_backoff_ms: Duration::from_millis(250),

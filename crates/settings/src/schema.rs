@@ -73,7 +73,7 @@ pub struct Server {
     /// Largest request body in bytes.
     #[serde(deserialize_with = "bytes::<_, 1024, MAX_BODY>")]
     pub max_body_bytes: u64,
-    /// How long running streams may go on after a signal to stop.
+    /// How long running streams may go on after a signal or an order to stop.
     #[serde(deserialize_with = "millis::<_, 0, HOUR_MS>")]
     pub drain_timeout_ms: Duration,
     /// Listening beyond loopback without API keys and without TLS is wanted.
@@ -84,7 +84,7 @@ pub struct Server {
     /// File that holds the keys of those who may use the server.
     #[serde(deserialize_with = "some_text")]
     pub api_keys_file: Option<String>,
-    /// File that holds the keys for loading and unloading models over HTTP.
+    /// File that holds the keys for an administrator's requests over HTTP.
     #[serde(deserialize_with = "some_text")]
     pub admin_key_file: Option<String>,
     /// Connections that may be open at the same time; 0: as many as the limit of open files allows.
@@ -160,7 +160,7 @@ pub struct Workers {
     /// How long loading the model may take.
     #[serde(deserialize_with = "millis::<_, 1, DAY_MS>")]
     pub load_timeout_ms: Duration,
-    /// Longest time without a frame from a loaded worker.
+    /// Longest time without a frame from a loaded worker; its kernels may stand still for two thirds of it.
     #[serde(deserialize_with = "millis::<_, 100, DAY_MS>")]
     pub heartbeat_timeout_ms: Duration,
     /// Longest time without a step while sequences run.
@@ -169,7 +169,7 @@ pub struct Workers {
     /// How long the streams of a lost worker wait for another.
     #[serde(deserialize_with = "millis::<_, 0, DAY_MS>")]
     pub recovery_timeout_ms: Duration,
-    /// Wait before the first restart.
+    /// Wait before a restart after the second death in a row.
     #[serde(deserialize_with = "millis::<_, 1, DAY_MS>")]
     pub restart_backoff_ms: Duration,
     /// Longest wait before a restart.

@@ -127,7 +127,7 @@ fn what_concerns_workers_becomes_their_options() {
     assert_eq!(options("").unwrap(), WorkerOptions::default());
     let text = "cpu:\n  activations: int8\n  kv_type: float16\ncache:\n  verify: full\nworker:\n  \
                 kv_max_bytes: 1MiB\n  max_num_seqs: 3\n  max_prompt_chunk_tokens: 5\n  \
-                special_tokens_in_content: true\n";
+                special_tokens_in_content: true\nworkers:\n  heartbeat_timeout_ms: 600\n";
     let told = WorkerOptions {
         verify: options::Verify::Full,
         activations: options::Activations::Int8,
@@ -136,6 +136,7 @@ fn what_concerns_workers_becomes_their_options() {
         max_sequences: 3,
         chunk_tokens: 5,
         special_tokens_in_content: true,
+        heartbeat_millis: 100,
     };
     assert_eq!(options(text).unwrap(), told);
     let error = options("cpu:\n  activations: int4\n").unwrap_err();

@@ -8,6 +8,7 @@ mod metrics;
 mod model;
 mod models;
 mod registry;
+mod restart;
 mod route;
 mod status;
 mod supervisor;

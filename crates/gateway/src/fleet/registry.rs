@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::{
     model::{Model, Phase, Service},
+    restart::RestartOrders,
     route::{self, Route, RouteError},
     status::{ModelState, ModelStatus, WorkerStatus},
 };
@@ -99,12 +100,12 @@ impl ModelRegistry {
         route::find(&self.read().models, id).map(Model::status)
     }
 
-    /// The links of all workers that serve.
+    /// The links of all workers that have streams, or may get some.
     pub fn links(&self) -> Vec<Link> {
         self.read().models.iter().flat_map(links).collect()
     }
 
-    /// The links of the model's workers that serve.
+    /// The links of the model's workers that have streams, or may get some.
     pub(super) fn links_of(&self, name: &str) -> Vec<Link> {
         self.read().models.iter().filter(|model| model.name == name).flat_map(links).collect()
     }
@@ -148,16 +149,17 @@ impl ModelRegistry {
 }
 
 impl Table {
-    /// Adds a model that `workers` workers begin to load, in place of an earlier attempt, and returns its phases.
-    pub(super) fn add(&mut self, name: &str, workers: usize) -> watch::Receiver<Phase> {
+    /// Adds a model that `workers` workers begin to load, in place of an earlier attempt. Returns its phases, and what
+    /// the workers' tasks receive.
+    pub(super) fn add(&mut self, name: &str, workers: usize) -> (watch::Receiver<Phase>, Vec<RestartOrders>) {
         // A clock before 1970 must not fail a load.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let model = Model::new(name, workers, since);
+        let (model, orders) = Model::new(name, workers, since);
         let phases = model.phases();
         self.models.retain(|model| model.name != name);
         self.models.push(model);
         self.changes.send_replace(());
-        phases
+        (phases, orders)
     }
 
     /// The models that have workers.
@@ -230,7 +232,7 @@ impl Table {
 }
 
 fn links(model: &Model) -> Vec<Link> {
-    model.services().map(|service| service.link.clone()).collect()
+    model.links().cloned().collect()
 }
 
 #[cfg(test)]

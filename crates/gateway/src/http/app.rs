@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use axum::http::HeaderMap;
+use tokio::sync::watch;
 
 use super::{
     auth::{Access, AuthError},
@@ -26,7 +27,7 @@ pub struct App {
     pub admission: Admission,
     /// Knows the models and their workers.
     pub registry: Arc<ModelRegistry>,
-    /// Loads and unloads models.
+    /// Loads and unloads models, and restarts workers.
     pub models: Models,
     /// Shows the metrics of all layers.
     pub exposition: Arc<MetricRegistry>,
@@ -37,6 +38,8 @@ pub struct App {
     pub(super) refusals: Throttle,
     pub(super) origins: Arc<ArcSwap<Origins>>,
     rules: Arc<ArcSwap<Rules>>,
+    /// Whether an administrator asked for an orderly end.
+    stop: Arc<watch::Sender<bool>>,
 }
 
 /// What can change while requests are answered: each request follows the rules of its moment.
@@ -74,7 +77,19 @@ impl App {
             refusals: Throttle::default(),
             origins: Arc::new(ArcSwap::from_pointee(Origins::new(&config.server))),
             rules: Arc::new(ArcSwap::from_pointee(Rules::new(&config.server))),
+            stop: Arc::default(),
         }
+    }
+
+    /// Returns once an administrator has asked for an orderly end.
+    pub async fn stop_requested(&self) {
+        // It can't fail: the sender is this application's.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    /// An administrator asks for an orderly end.
+    pub(super) fn request_stop(&self) {
+        self.stop.send_replace(true);
     }
 
     /// Follows another configuration from now on, as far as that can change.

@@ -35,8 +35,8 @@ pub(super) enum AuthError {
     WrongApiKey,
     /// The server has no admin key, so nobody is an administrator.
     #[error(
-        "this server loads and unloads no models over HTTP: it was started without an admin key; set \
-         `server.admin_key_file` in its configuration, or KR_ADMIN_KEY in its environment"
+        "this server has no administrators: it was started without an admin key; set `server.admin_key_file` in its \
+         configuration, or KR_ADMIN_KEY in its environment"
     )]
     Disabled,
     /// No key was sent.

@@ -274,6 +274,10 @@ fn of_model(error: &ModelError) -> ErrorSpec {
         ModelError::OtherWorkers { .. } => spec::ALREADY_LOADED,
         ModelError::Unloading(_) | ModelError::Unloaded(_) => spec::MODEL_UNLOADING,
         ModelError::NotLoaded(error) => of_route(error),
+        ModelError::UnknownWorker { .. } => spec::WORKER_NOT_FOUND,
+        ModelError::Restarting(_) => spec::RESTART_IN_PROGRESS,
+        ModelError::NotRestarted { .. } => spec::RESTART_FAILED,
+        ModelError::NotRestartedYet { .. } => spec::RESTART_TIMEOUT,
         ModelError::ShuttingDown => spec::SHUTTING_DOWN,
     }
 }

@@ -14,6 +14,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{Instrument, debug, info_span};
 
 use super::{
+    admin,
     app::App,
     dialect::Api,
     error::{ApiError, ErrorWriter},
@@ -40,6 +41,9 @@ pub fn routes(app: App) -> Routes {
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics));
+    for (path, handler) in admin::routes() {
+        routes = routes.route(path, handler);
+    }
     let mut write_error = HashMap::new();
     for dialect in DIALECTS {
         let api = dialect();

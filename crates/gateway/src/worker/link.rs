@@ -6,11 +6,12 @@
 //! ```
 //!
 //! The task sleeps when there is nothing to ship and nothing to read, and wakes for a submission, the
-//! end of a hold window, or a doorbell on the socket. The worker is dead when the socket closes.
+//! end of a hold window, or a doorbell on the socket. The worker is dead when the socket closes or its process ends.
 
 use std::{
     convert::Infallible,
     io,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -76,6 +77,9 @@ pub enum LinkEnd {
     /// The worker's end of the socket is closed: it is dead, or will be soon.
     #[error("its socket closed")]
     Closed,
+    /// The worker's process has ended, though its end of the socket may be open in another one.
+    #[error("its process ended")]
+    Exited,
     /// The socket broke.
     #[error("its socket failed")]
     Socket(#[from] io::Error),
@@ -226,21 +230,25 @@ impl LinkTask {
         }
     }
 
-    /// Runs until the worker is gone or breaks the protocol. What it had published before is delivered. Messages that
-    /// are not tied to a stream become `events`.
-    pub async fn run(mut self, events: &EventSender) -> LinkEnd {
-        let end = match self.exchange(events).await {
+    /// Runs until the worker is gone, as `exited` says or the socket shows, or breaks the protocol. What it had published
+    /// before is delivered. Messages that are not tied to a stream become `events`.
+    pub async fn run(mut self, events: &EventSender, exited: impl Future<Output = ()>) -> LinkEnd {
+        let end = match self.exchange(events, pin!(exited)).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
-        if let LinkEnd::Closed | LinkEnd::Socket(_) = end {
+        if let LinkEnd::Closed | LinkEnd::Exited | LinkEnd::Socket(_) = end {
             // What it published before it died. An error in that does not change why the link ended.
             while let Ok(true) = self.receive(events).await {}
         }
         end
     }
 
-    async fn exchange(&mut self, events: &EventSender) -> Result<Infallible, LinkEnd> {
+    async fn exchange(
+        &mut self,
+        events: &EventSender,
+        mut exited: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Infallible, LinkEnd> {
         let mut doorbells = [0; 256];
         loop {
             let more = self.receive(events).await?;
@@ -265,6 +273,7 @@ impl LinkTask {
                     0 => return Err(LinkEnd::Closed),
                     count => { self.metrics.doorbells_received.inc_by(count as u64); }
                 },
+                () = &mut exited => return Err(LinkEnd::Exited),
                 () = self.link.outbox.pushed() => {}
                 () = held => {}
             }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use protocol::{ids::Incarnation, options::WorkerOptions};
 use tokio::{
     process::{Child, Command},
@@ -143,15 +144,16 @@ impl ProcessTask {
     }
 
     /// From the handshake to the end.
-    async fn serve(&self, joined: Joined, child: Child, mut killed: oneshot::Receiver<Kill>) -> String {
+    async fn serve(&self, joined: Joined, mut child: Child, mut killed: oneshot::Receiver<Kill>) -> String {
         let Joined { socket, sender, receiver, pid } = joined;
         info!(worker = %self.worker, pid, "worker connected");
         self.events.send(WorkerEvent::Joined { pid }).await;
         let metrics = self.launcher.metrics.link(&self.worker);
         let task = LinkTask::new(self.link.clone(), socket, sender, receiver, metrics);
+        let exited = child.wait().map(drop);
         let (why, grace, silent) = tokio::select! {
-            end = task.run(&self.events) => {
-                let silent = matches!(end, LinkEnd::Closed | LinkEnd::Socket(_));
+            end = task.run(&self.events, exited) => {
+                let silent = matches!(end, LinkEnd::Closed | LinkEnd::Socket(_) | LinkEnd::Exited);
                 (format!("{:#}", anyhow::Error::new(end)), REAP_GRACE, silent)
             }
             kill = &mut killed => {

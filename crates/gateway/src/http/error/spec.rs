@@ -107,6 +107,8 @@ specs! {
         "no such path";
     MODEL_NOT_FOUND = NOT_FOUND InvalidRequest "model_not_found" NEVER,
         "the model is not loaded; on a load, it is not in the store";
+    WORKER_NOT_FOUND = NOT_FOUND InvalidRequest "worker_not_found" NEVER,
+        "on a restart, there is no such worker; the message names those that there are";
     // It will not come back by waiting.
     MODEL_LEAVING = NOT_FOUND InvalidRequest "model_unloading" NEVER,
         "the model is being unloaded and takes no more requests";
@@ -121,7 +123,9 @@ specs! {
     ALREADY_LOADED = CONFLICT InvalidRequest "already_loaded" NEVER,
         "the model is loaded with another number of workers";
     MODEL_UNLOADING = CONFLICT InvalidRequest "model_unloading" NEVER,
-        "on a load, the model is being unloaded, or was unloaded while it loaded";
+        "on a load, reload or restart, the model is being unloaded, or was unloaded meanwhile";
+    RESTART_IN_PROGRESS = CONFLICT InvalidRequest "restart_in_progress" NEVER,
+        "on a reload or restart, a worker is being restarted already";
     BODY_TOO_LARGE = PAYLOAD_TOO_LARGE InvalidRequest "body_too_large" NEVER,
         "the body is larger than `server.max_body_bytes`";
     PATH_TOO_LONG = URI_TOO_LONG InvalidRequest "malformed_request" NEVER,
@@ -144,6 +148,8 @@ specs! {
         "the header is too large";
     LOAD_FAILED = INTERNAL_SERVER_ERROR Server "load_failed" NEVER,
         "a model could not be loaded for another reason; the message is the worker's";
+    RESTART_FAILED = INTERNAL_SERVER_ERROR Server "restart_failed" NEVER,
+        "a worker was restarted, and its new process died before it served; the message says why";
     WORKER_ERROR = INTERNAL_SERVER_ERROR Server "worker_error" NEVER,
         "a defect in a worker, or a request that workers do not survive; the log says more";
     INTERNAL_ERROR = INTERNAL_SERVER_ERROR Server "internal_error" NEVER,
@@ -158,4 +164,6 @@ specs! {
         "every connection that the server can take is busy; health checks are still answered";
     SHUTTING_DOWN = SERVICE_UNAVAILABLE Server "shutting_down" WORKER,
         "the gateway is stopping";
+    RESTART_TIMEOUT = GATEWAY_TIMEOUT Server "restart_timeout" NEVER,
+        "a reload or restart took longer than its `timeout_ms`; it goes on";
 }

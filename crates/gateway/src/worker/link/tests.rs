@@ -193,6 +193,18 @@ async fn what_a_worker_published_before_its_socket_closed_is_delivered() {
 }
 
 #[tokio::test]
+async fn a_process_that_ended_is_noticed_although_its_socket_is_open() {
+    let mut world = World::new().await;
+    let mut stream = world.link.open(generate(1, 8), Progress::new(Instant::now())).unwrap();
+    world.peer.next_batch().await;
+    until("a sleeping link", || world.peer.send_quietly(&Report::Heartbeat(Heartbeat::default()))).await;
+    world.peer.send_quietly(&peer::events(&[(1, chunk("last"))]));
+    let (end, _open) = world.exit().await;
+    assert!(matches!(end, LinkEnd::Exited));
+    assert_eq!(next(&mut stream).await, Some(chunk("last")), "what it had published is delivered");
+}
+
+#[tokio::test]
 async fn streams_that_are_ended_by_force_are_cancelled_in_the_worker() {
     let mut world = World::new().await;
     let mut stream = world.link.open(generate(1, 8), Progress::new(Instant::now())).unwrap();
@@ -223,7 +235,9 @@ async fn released_streams_can_go_on_elsewhere_and_are_cancelled_in_the_worker() 
     let mut stream = world.link.open(generate(1, 8), Progress::new(Instant::now())).unwrap();
     world.peer.next_batch().await;
     world.link.release();
-    assert_eq!(world.peer.next_batch().await, [Submission::Cancel(RequestId(1))]);
+    soon("an idle link", world.link.idle()).await;
+    world.link.drain();
+    assert_eq!(world.peer.next_batch().await, [Submission::Cancel(RequestId(1)), Submission::Drain]);
     assert!(matches!(lost(&mut stream).await, Loss::Left(_)));
     assert!(world.link.is_alive() && !world.link.takes_streams());
 }
