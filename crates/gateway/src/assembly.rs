@@ -69,6 +69,8 @@ mod tests {
             ("bells", "counter"),
             ("deliver_frames", "counter"),
             ("deliver_messages", "counter"),
+            ("demand_loads", "counter"),
+            ("demand_unloads", "counter"),
             ("inter_token_latency_seconds", "histogram"),
             ("queue_time_seconds", "histogram"),
             ("ship_frames", "counter"),

@@ -5,6 +5,7 @@
 
 mod admin_key;
 mod combine;
+mod demand;
 mod worker_options;
 
 use std::{io, ops::RangeInclusive, path::PathBuf, time::Duration};
@@ -13,7 +14,7 @@ pub use settings::{Activations, Cpu, KvType, Verify, Worker};
 use settings::{DEFAULT_FILE, SettingsError};
 pub(crate) use settings::{MAX_WORKERS, REQUEST_MEMORY_FACTOR};
 
-pub use self::admin_key::AdminKey;
+pub use self::{admin_key::AdminKey, demand::Demand};
 
 /// Environment variable that holds the admin key; it beats the file's `server.admin_key_file`.
 pub const ADMIN_KEY_VARIABLE: &str = "KR_ADMIN_KEY";
@@ -23,10 +24,12 @@ pub const ADMIN_KEY_VARIABLE: &str = "KR_ADMIN_KEY";
 pub struct Config {
     /// Listening and bodies.
     pub server: Server,
-    /// The models that are served from the start, at least one.
+    /// The models that are served from the start; at least one, unless models are loaded on demand.
     pub models: Vec<String>,
     /// Models that may be loaded at the same time.
     pub max_loaded: usize,
+    /// Models that come and go with requests.
+    pub demand: Demand,
     /// Worker processes.
     pub workers: Workers,
     /// Frames to workers.
@@ -154,8 +157,11 @@ pub enum ConfigError {
         /// What is wrong with it.
         problem: String,
     },
-    /// Neither flag nor file name a model.
-    #[error("no model to serve: give --model NAME, or set `model` in {DEFAULT_FILE} or the --config file")]
+    /// Neither flag nor file name a model, and none is loaded on demand.
+    #[error(
+        "no model to serve: give --model NAME, or set `model` in {DEFAULT_FILE} or the --config file, or \
+         `models.on_demand: on` to load models when they are asked for"
+    )]
     NoModel,
     /// A flag has an impossible value.
     #[error("--{flag} {problem}")]

@@ -1,4 +1,4 @@
-//! `kr-gateway`: reads its settings, binds its port, loads its models, serves until a signal.
+//! `kr-gateway`: reads its settings, binds its port, loads the models that are named, serves until a signal.
 
 use std::{
     io::{self, Write},
@@ -53,7 +53,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let signal = tokio::select! {
         loaded = try_join_all(config.models.iter().map(|model| load_first(&app.models, model))) => {
             loaded?;
-            announce(address, config.models.first().map_or("", String::as_str))?;
+            announce(address, config.models.first().map(String::as_str))?;
             signals.next().await
         }
         signal = signals.next() => signal,
@@ -89,9 +89,15 @@ async fn bind(config: &Config) -> anyhow::Result<(TcpListener, SocketAddr)> {
 
 /// Stdout has the one line that scripts wait for; the rest is for people.
 #[allow(clippy::print_stdout)]
-fn announce(address: SocketAddr, model: &str) -> anyhow::Result<()> {
+fn announce(address: SocketAddr, model: Option<&str>) -> anyhow::Result<()> {
     println!("ready http://{address}");
     io::stdout().flush().context("can't write to stdout")?;
+    let Some(model) = model else {
+        eprintln!(
+            "try: curl http://{address}/v1/models lists the models; the first request for one loads it"
+        );
+        return Ok(());
+    };
     let body = serde_json::json!({"model": model, "messages": [{"role": "user", "content": "Hello"}]});
     eprintln!(
         "try: curl http://{address}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"

@@ -110,6 +110,29 @@ pub struct Models {
     /// Models that may be loaded at the same time.
     #[serde(deserialize_with = "number::<_, _, 1, MAX_MODELS>")]
     pub max_loaded: usize,
+    /// Whether a request loads a stored model that is not loaded.
+    pub on_demand: OnDemand,
+    /// Time without a request after which a model is unloaded; 0: never.
+    #[serde(deserialize_with = "millis::<_, 0, DAY_MS>")]
+    pub idle_ttl_ms: Duration,
+    /// Whether models that were named at the start, or loaded over HTTP, stay loaded.
+    pub pin_named: bool,
+    /// How long a request may wait until another model makes room for its own.
+    #[serde(deserialize_with = "millis::<_, 0, HOUR_MS>")]
+    pub wait_timeout_ms: Duration,
+}
+
+/// Whether a request loads a stored model that is not loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDemand {
+    /// Only where the server listens on a loopback address.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
 }
 
 /// Worker processes: how many, and how they are supervised.
@@ -312,7 +335,13 @@ impl Default for Server {
 
 impl Default for Models {
     fn default() -> Self {
-        Self { max_loaded: 4 }
+        Self {
+            max_loaded: 4,
+            on_demand: OnDemand::Auto,
+            idle_ttl_ms: Duration::from_secs(900),
+            pin_named: true,
+            wait_timeout_ms: Duration::from_secs(30),
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use settings::{File, MAX_WORKERS, Settings};
 use tracing::warn;
 
 use super::{
-    ADMIN_KEY_VARIABLE, AdminKey, BatchQueue, Config, ConfigError, Connections, Server, StreamRegistry,
-    Workers,
+    ADMIN_KEY_VARIABLE, AdminKey, BatchQueue, Config, ConfigError, Connections, Demand, Server,
+    StreamRegistry, Workers,
 };
 use crate::cli::Flags;
 
@@ -36,7 +36,12 @@ impl Config {
 /// A flag overrides the file.
 fn combine(file: &File, flags: &Flags) -> Result<Config, ConfigError> {
     let settings = &file.settings;
+    let server = server(&settings.server, flags)?;
+    let demand = Demand::new(&settings.models, &server.host);
     let (models, max_loaded) = (models(settings, flags)?, settings.models.max_loaded);
+    if models.is_empty() && !demand.on {
+        return Err(ConfigError::NoModel);
+    }
     if models.len() > max_loaded {
         let problem = format!("is {max_loaded}, but {} models are to be served", models.len());
         return Err(file.refuse("models.max_loaded", problem).into());
@@ -45,7 +50,8 @@ fn combine(file: &File, flags: &Flags) -> Result<Config, ConfigError> {
     Ok(Config {
         models,
         max_loaded,
-        server: server(&settings.server, flags)?,
+        demand,
+        server,
         workers: workers(&settings.workers, flags)?,
         worker: settings.worker,
         batch_queue: BatchQueue {
@@ -58,7 +64,7 @@ fn combine(file: &File, flags: &Flags) -> Result<Config, ConfigError> {
     })
 }
 
-/// Those of the flags, else the file's one.
+/// Those of the flags, else the file's one, if it has one.
 fn models(settings: &Settings, flags: &Flags) -> Result<Vec<String>, ConfigError> {
     let wrong = |problem: String| ConfigError::Flag { flag: "model", problem };
     for (i, model) in flags.models.iter().enumerate() {
@@ -69,11 +75,10 @@ fn models(settings: &Settings, flags: &Flags) -> Result<Vec<String>, ConfigError
             return Err(wrong(format!("names `{model}` twice")));
         }
     }
-    match &settings.model {
-        _ if !flags.models.is_empty() => Ok(flags.models.clone()),
-        Some(model) => Ok(vec![model.clone()]),
-        None => Err(ConfigError::NoModel),
+    if flags.models.is_empty() {
+        return Ok(settings.model.iter().cloned().collect());
     }
+    Ok(flags.models.clone())
 }
 
 fn server(settings: &settings::Server, flags: &Flags) -> Result<Server, ConfigError> {

@@ -51,7 +51,7 @@ impl App {
     ) -> Self {
         let credit = config.stream_registry.credit_chunks;
         Self {
-            dispatcher: Dispatcher::new(admission.clone(), Arc::clone(&registry), credit),
+            dispatcher: Dispatcher::new(admission.clone(), models.clone(), Arc::clone(&registry), credit),
             admission,
             registry,
             models,
@@ -70,6 +70,11 @@ impl App {
     /// Checks that a request with these headers is an administrator's.
     pub(super) fn authorize(&self, headers: &HeaderMap) -> Result<(), AuthError> {
         auth::authorize(self.admin_key.as_ref(), headers)
+    }
+
+    /// Whether whoever sent these headers sees models that are stored and not loaded: who can use them.
+    pub(super) fn sees_stored(&self, headers: &HeaderMap) -> bool {
+        self.models.loads_on_demand() || self.is_admin(headers)
     }
 
     /// Whether a request with these headers is an administrator's.

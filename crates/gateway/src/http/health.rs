@@ -43,7 +43,7 @@ pub(super) async fn livez() -> &'static str {
 pub(super) async fn readyz(State(app): State<App>, headers: HeaderMap) -> Response {
     let is_admin = app.is_admin(&headers);
     let shutting_down = app.admission.is_closed();
-    let ready = !shutting_down && app.registry.is_ready();
+    let ready = !shutting_down && app.models.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let models = app.registry.models().into_iter().map(|model| ModelHealth::new(model, is_admin)).collect();
     let mut workers = app.registry.workers();

@@ -1,4 +1,5 @@
-//! The way from a request to its generation: admit, route, open, and wait until the worker has accepted the prompt.
+//! The way from a request to its generation: provide the model, admit, route, open, and wait until the worker has
+//! accepted the prompt.
 
 use std::{
     sync::{
@@ -12,12 +13,13 @@ use protocol::ids::RequestId;
 use tracing::{Instrument, debug_span};
 
 use super::{admission::Admission, error::ServeError, generation::Generation, request::GenerateRequest};
-use crate::fleet::ModelRegistry;
+use crate::fleet::{ModelRegistry, Models, RouteRequest};
 
 /// Brings requests to workers. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct Dispatcher {
     admission: Admission,
+    models: Models,
     registry: Arc<ModelRegistry>,
     /// Chunks that a worker may send before any was read.
     credit_chunks: u32,
@@ -25,31 +27,39 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Sends what `admission` lets in to the workers in `registry`. `credit_chunks` is the number of chunks that a
-    /// worker may send before any was read.
-    pub fn new(admission: Admission, registry: Arc<ModelRegistry>, credit_chunks: u32) -> Self {
-        Self { admission, registry, credit_chunks, last_id: Arc::default() }
+    /// Sends what `admission` lets in to the workers in `registry`, into which `models` loads what is asked for.
+    /// `credit_chunks` is the number of chunks that a worker may send before any was read.
+    pub fn new(
+        admission: Admission,
+        models: Models,
+        registry: Arc<ModelRegistry>,
+        credit_chunks: u32,
+    ) -> Self {
+        Self { admission, models, registry, credit_chunks, last_id: Arc::default() }
     }
 
-    /// Waits for a place, picks a worker, and waits until it has accepted the prompt. `arrived` is when the client's
-    /// request came. Dropping the future gives the place up and cancels the request.
+    /// Waits for the model if it has to be loaded, and for a place, picks a worker, and waits until it has accepted the
+    /// prompt. `arrived` is when the client's request came. Dropping the future gives the place up and cancels the
+    /// request.
     ///
     /// # Errors
-    /// If the model can't be reached now, which is found before the wait for a place; if there is no place; or if the
-    /// worker refuses the request.
+    /// If the model can't be loaded or reached now, which is found before the wait for a place; if there is no place;
+    /// or if the worker refuses the request.
     pub async fn generate(
         &self,
         request: GenerateRequest,
         arrived: Instant,
     ) -> Result<Generation, ServeError> {
-        // An unknown model, or one without workers, need not wait for a place.
-        let name = self.registry.resolve(&request.model)?;
-        let permit = self.admission.admit(&name).instrument(debug_span!("admit")).await?;
+        let model = self.models.provide(&request.model).instrument(debug_span!("provide")).await?;
+        // A model without workers need not wait for a place.
+        self.registry.resolve(&model)?;
+        let permit = self.admission.admit(&model).instrument(debug_span!("admit")).await?;
         // Workers may have come or gone during the wait, so one is picked only now.
-        let route = debug_span!("route").in_scope(|| self.registry.route(&request.model))?;
+        let wanted = RouteRequest::of(&request.prompt);
+        let route = debug_span!("route").in_scope(|| self.registry.route(&model, wanted))?;
         let message = request.into_message(self.next_id(), self.credit_chunks);
         let events = route.link.open(message, arrived)?;
-        Generation::prepared(permit, events, route.info.digest).await
+        Generation::prepared(model, permit, events, route.info.digest).await
     }
 
     fn next_id(&self) -> RequestId {

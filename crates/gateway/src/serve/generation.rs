@@ -10,7 +10,7 @@ use super::{
     error::ServeError,
     event::{Output, OutputEvent},
 };
-use crate::worker::streams::Stream;
+use crate::{fleet::InUse, worker::streams::Stream};
 
 /// A generation that a worker has accepted. Yields its output, and ends after one [`OutputEvent::Finish`] or one
 /// error. Dropping it earlier cancels the generation.
@@ -19,6 +19,8 @@ pub struct Generation {
     /// Before the permit, so that a dropped generation is cancelled before the next request gets its place.
     events: Stream,
     _permit: Permit,
+    /// Keeps the model loaded.
+    _model: InUse,
     digest: String,
     ended: bool,
 }
@@ -27,13 +29,14 @@ impl Generation {
     /// Waits until the worker has accepted the prompt. Parameters are dropped from the last to the first, so the stream
     /// follows the permit, for the reason above.
     pub(super) async fn prepared(
+        model: InUse,
         permit: Permit,
         mut events: Stream,
         digest: String,
     ) -> Result<Self, ServeError> {
         match events.next().await {
             Some(StreamEventKind::Prepared { .. }) => {
-                Ok(Self { events, _permit: permit, digest, ended: false })
+                Ok(Self { events, _permit: permit, _model: model, digest, ended: false })
             }
             Some(StreamEventKind::Failed(failure)) => Err(failure.into()),
             other => Err(unexpected(other.as_ref())),

@@ -7,9 +7,11 @@ mod id;
 mod launcher;
 pub mod link;
 mod listener;
+pub mod load;
 mod metrics;
 pub mod outbox;
 mod process;
+mod stored;
 pub mod streams;
 
 pub use self::{
@@ -19,4 +21,5 @@ pub use self::{
     listener::{JoinError, Joined, WorkerListener},
     metrics::{LinkMetrics, StreamMetrics, WorkerLabel, WorkerMetrics},
     process::WorkerProcess,
+    stored::{ListError, list_stored},
 };

@@ -22,7 +22,12 @@ use protocol::{
 };
 use tokio::sync::{Notify, mpsc};
 
-use super::{batcher::Queued, metrics::StreamMetrics, outbox::Outbox};
+use super::{
+    batcher::Queued,
+    load::{Load, Share},
+    metrics::StreamMetrics,
+    outbox::Outbox,
+};
 
 /// What one step brought for one stream.
 type Delivery = Vec<StreamEventKind>;
@@ -33,6 +38,8 @@ pub struct Streams {
     table: Mutex<Table>,
     /// Notified when a stream ended.
     ended: Notify,
+    /// The work before the worker: the sum of what its streams have left.
+    pub(super) load: Arc<Load>,
     metrics: StreamMetrics,
 }
 
@@ -50,6 +57,8 @@ struct Entry {
     /// Events of the step that is being delivered.
     step: Delivery,
     flow: Arc<Flow>,
+    /// Its part of the work before the worker.
+    share: Share,
     /// Deltas that the worker has sent.
     spent: u64,
     /// Position in the output of the next token.
@@ -94,7 +103,7 @@ const MAX_UNREAD: usize = 4 << 20;
 impl Streams {
     /// No streams, for a new process.
     pub fn new(metrics: StreamMetrics) -> Self {
-        Self { table: Mutex::default(), ended: Notify::new(), metrics }
+        Self { table: Mutex::default(), ended: Notify::new(), load: Arc::default(), metrics }
     }
 
     /// Opens the stream of `generate` and queues it for the worker.
@@ -108,6 +117,7 @@ impl Streams {
         arrived: Instant,
     ) -> Result<Stream, Failure> {
         let (id, credit, next_token) = (generate.id, generate.credit, generate.resume.len() as u32);
+        let share = self.load.share(&generate);
         let queued = Queued::generate(generate).map_err(unsendable)?;
         // One item per chunk at most, and two for `Prepared` and the terminal event.
         let (sender, receiver) = mpsc::channel(credit as usize + 2);
@@ -121,6 +131,7 @@ impl Streams {
             sender,
             step: Vec::new(),
             flow: Arc::clone(&flow),
+            share,
             spent: 0,
             next_token,
             arrived,
@@ -252,19 +263,21 @@ impl Entry {
         }
         match &mut event {
             StreamEventKind::Prepared { prompt_tokens } => {
+                self.share.prepared(*prompt_tokens);
                 metrics.tokens_in.inc_by((*prompt_tokens).into());
             }
             StreamEventKind::Delta(delta) => {
                 if let Err(violation) = self.check(delta) {
                     return self.violated(violation);
                 }
+                self.share.generated(delta.tokens.len());
                 self.measure(delta.tokens.len(), now, metrics);
             }
             StreamEventKind::Failed(failure) => failure.shorten(),
             StreamEventKind::Answered(_) => {
                 return self.violated("the worker answered a request for text with a value");
             }
-            StreamEventKind::Finished { .. } => {}
+            StreamEventKind::Finished { usage, .. } => self.share.finished(usage.completion_tokens),
         }
         self.step.push(event);
         true
