@@ -165,7 +165,7 @@ async fn unloading_drops_nothing_takes_nothing_new_and_frees_the_place() {
 
     let (id, streamed) = env.begin_stream(&mut other).await;
     let unloading = ask(&env, "other/unload", Value::Null);
-    until("draining", || env.app.registry.route("other").is_err()).await;
+    until("draining", || env.app.registry.resolve("other").is_err()).await;
     let refused = env.post(CHAT, &chat(json!({"model": "other"}))).await;
     assert_eq!(refused.error(), (404, "invalid_request_error".into(), "model_unloading".into()));
     let again = reply(ask(&env, "other/load", Value::Null)).await;
@@ -233,7 +233,7 @@ async fn a_worker_that_dies_while_its_model_is_unloaded_does_not_come_back() {
     let mut other = load(&env, "other").await;
     let (_, streamed) = env.begin_stream(&mut other).await;
     let unloading = ask(&env, "other/unload", Value::Null);
-    until("draining", || env.app.registry.route("other").is_err()).await;
+    until("draining", || env.app.registry.resolve("other").is_err()).await;
     other.die();
     let events = Reply::read(streamed).await.events();
     assert!(events.last().unwrap().contains("worker_lost"), "{events:?}");
@@ -346,5 +346,5 @@ async fn a_gateway_that_goes_down_gives_up_loads_and_loads_nothing_more() {
     assert_eq!(reply(loading).await.error().2, "model_unloading");
     worker.closed().await;
     assert_eq!(reply(ask(&env, "third/load", Value::Null)).await.error().2, "shutting_down");
-    assert!(env.app.registry.route("tiny").is_ok());
+    assert!(env.app.registry.resolve("tiny").is_ok());
 }

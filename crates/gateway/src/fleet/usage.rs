@@ -76,6 +76,14 @@ impl Usage {
     }
 }
 
+#[cfg(test)]
+impl InUse {
+    /// The use of a model that is in no table.
+    pub(crate) fn alone(name: &str) -> Self {
+        Usage::new(Arc::default()).enter(name)
+    }
+}
+
 /// The name under which the model is listed.
 impl Deref for InUse {
     type Target = str;

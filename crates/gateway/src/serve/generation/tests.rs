@@ -54,7 +54,8 @@ impl World {
         self.outbox.take();
         let events = events.into_iter().map(|kind| StreamEvent { id: ID, kind });
         self.streams.deliver(events.collect());
-        Generation::prepared(permit, stream, "d".into()).now_or_never().expect("an event is ready")
+        let prepared = Generation::prepared(InUse::alone("m"), permit, stream, "d".into());
+        prepared.now_or_never().expect("an event is ready")
     }
 
     fn has_place(&self) -> bool {
