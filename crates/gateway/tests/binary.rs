@@ -34,9 +34,11 @@ fn a_wrong_setting_is_refused_with_file_and_line() {
 }
 
 #[test]
-fn a_named_file_must_exist_and_a_model_must_be_named() {
+fn a_named_file_must_exist_and_a_model_must_be_named_if_none_is_loaded_on_demand() {
     assert!(refusal(&["--model", "m", "--config", "none.yaml"]).contains("none.yaml"));
-    assert!(refusal(&[]).contains("--model NAME"));
+    let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    fs::write(file.path(), "models:\n  on_demand: off\n").unwrap();
+    assert!(refusal(&["--config", file.path().to_str().unwrap()]).contains("--model NAME"));
 }
 
 #[test]
