@@ -65,16 +65,20 @@ impl Models {
         }
         drop(entered);
         let name = self.stored_name(id).await?;
-        let longest = self.context.launcher.config.demand.wait_timeout;
-        let entered = timeout(longest, self.enter_with_room(&name)).await.unwrap_or_else(|_| {
-            let max = self.context.launcher.config.max_loaded;
-            Err(ModelError::NoRoom { model: name.clone(), max, waited: longest })
-        })?;
+        let waited = self.context.launcher.config.demand.wait_timeout;
+        let entered = match timeout(waited, self.enter_with_room(&name)).await {
+            Ok(entered) => entered?,
+            // An administrator may have loaded it.
+            Err(_) => registry.enter(&name),
+        };
         match entered {
             Entered::Serving(in_use) => Ok(in_use),
             Entered::Loading(arrival) => self.join(arrival).await,
             Entered::Failed(failure) => Err(ModelError::Failed { model: name, failure }),
-            Entered::Leaving(_) | Entered::Absent => Err(ModelError::Unloaded(name)),
+            Entered::Leaving(_) | Entered::Absent => {
+                let max = self.context.launcher.config.max_loaded;
+                Err(ModelError::NoRoom { model: name, max, waited })
+            }
         }
     }
 
