@@ -1,11 +1,11 @@
-//! The best of a model's workers for one request: the one that may have its prompt's beginning in its prefix cache, if
-//! it is not much busier than the others, else the least busy one.
+//! The best of a model's workers for one request: the one that has computed its prompt's beginning before, and may share
+//! it, if it is not much busier than the others; else the least busy one.
 //!
 //! Rendezvous hashing (Thaler and Ravishankar, 1998) ranks the workers for each prefix. So the same prefix goes to the
 //! same worker without a table; if that one is gone, its prefixes spread over all others, and come back with it. The
 //! first in rank takes the request whose work is within a bound of the least busy one's. That is the idea of "Consistent
 //! Hashing with Bounded Loads" (Mirrokni, Thorup and Zadimoghaddam, 2016), where the bound is a factor of the average;
-//! here it is one of the least, plus the tokens of the prompt, which are what the prefix cache can save.
+//! here it is one of the least, plus the tokens of the prompt, which are the most that can be shared.
 
 use std::{
     cmp::Reverse,
@@ -80,7 +80,7 @@ pub(super) fn pick(candidates: &[Candidate], request: RouteRequest) -> Option<us
     within.max_by_key(|(_, it)| (rank(prefix, it.number), Reverse(it.number))).map(|(index, _)| index)
 }
 
-/// Most outstanding tokens of a worker that is preferred to the least busy one for its cache.
+/// Most outstanding tokens of a worker that is preferred to the least busy one.
 fn bound(least: u64, prompt_tokens: u64) -> u64 {
     least.saturating_add(least / EXCESS).saturating_add(prompt_tokens)
 }
