@@ -11,7 +11,7 @@ use super::tiny::{Spec, Tiny};
 
 /// Imports a model of this seed under `name`, and returns its digest.
 fn store_model(store: &Store, folder: &Path, name: &str, seed: u64, model_type: &str) -> String {
-    let source = folder.join(format!("{name}-{seed}"));
+    let source = folder.join(format!("source-{seed}"));
     fs::create_dir(&source).unwrap();
     let mut tiny = Tiny::new(Spec::default(), seed);
     tiny.config["model_type"] = json!(model_type);
