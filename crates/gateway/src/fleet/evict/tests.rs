@@ -111,12 +111,14 @@ impl World {
     fn evict(&mut self, index: usize) -> Result<(), TestCaseError> {
         let chosen = self.models[index].1;
         prop_assert_eq!((chosen.stage, chosen.in_use), (Stage::Serving, 0), "a busy model is never chosen");
-        for other in self.residents() {
-            if (other.stage, other.in_use) == (Stage::Serving, 0) && other.pinned <= chosen.pinned {
-                let later = chosen.last_used <= other.last_used || other.pinned < chosen.pinned;
-                prop_assert!(later, "the one that was used last longest ago is chosen");
-                prop_assert!(other.pinned >= chosen.pinned, "what is pinned is chosen last");
-            }
+        let idle = self.residents().into_iter().filter(|it| (it.stage, it.in_use) == (Stage::Serving, 0));
+        for other in idle {
+            prop_assert!(!chosen.pinned || other.pinned, "what is pinned is chosen last");
+            let alike = other.pinned == chosen.pinned;
+            prop_assert!(
+                !alike || chosen.last_used <= other.last_used,
+                "the one that was used longest ago goes"
+            );
         }
         self.models[index].1.stage = Stage::Leaving;
         Ok(())
