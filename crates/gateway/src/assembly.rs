@@ -58,7 +58,7 @@ pub fn assemble(config: &Config) -> Result<App, LaunchError> {
         first_wait: config.stream_registry.wait_timeout,
         recovery_wait: config.workers.recovery_timeout,
     };
-    let dispatcher = Dispatcher::new(admission.clone(), Arc::clone(&models), limits, serve);
+    let dispatcher = Dispatcher::new(admission.clone(), loader.clone(), Arc::clone(&models), limits, serve);
     Ok(App::new(config, admission, dispatcher, models, loader, http, Arc::new(registry)))
 }
 
@@ -81,6 +81,8 @@ mod tests {
             ("bells", "counter"),
             ("deliver_frames", "counter"),
             ("deliver_messages", "counter"),
+            ("demand_loads", "counter"),
+            ("demand_unloads", "counter"),
             ("inter_token_latency_seconds", "histogram"),
             ("migration_seconds", "histogram"),
             ("migrations", "counter"),

@@ -5,6 +5,7 @@
 
 mod check;
 mod combine;
+mod demand;
 mod environment;
 mod exposure;
 mod keys;
@@ -24,6 +25,7 @@ pub(crate) use self::exposure::is_loopback;
 pub use self::{
     check::check,
     combine::Loaded,
+    demand::Demand,
     environment::Environment,
     keys::{Digest, Keys},
     live::{Change, Changes, adopt, diff},
@@ -35,10 +37,12 @@ pub use self::{
 pub struct Config {
     /// Listening and bodies.
     pub server: Server,
-    /// The models that are served from the start, at least one.
+    /// The models that are served from the start; at least one, unless models are loaded on demand.
     pub models: Vec<String>,
     /// Models that may be loaded at the same time.
     pub max_loaded: usize,
+    /// Models that come and go with requests.
+    pub demand: Demand,
     /// Worker processes.
     pub workers: Workers,
     /// Frames to workers.
@@ -196,8 +200,11 @@ pub enum ConfigError {
         /// The address to listen on.
         host: String,
     },
-    /// Neither flag nor file name a model.
-    #[error("no model to serve: give --model NAME, or set `model` in {DEFAULT_FILE} or the --config file")]
+    /// Neither flag nor file name a model, and none is loaded on demand.
+    #[error(
+        "no model to serve: give --model NAME, or set `model` in {DEFAULT_FILE} or the --config file, or \
+         `models.on_demand: on` to load models when they are asked for"
+    )]
     NoModel,
     /// A flag has an impossible value.
     #[error("--{flag} {problem}")]

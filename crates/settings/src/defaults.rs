@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::schema::{
-    AdaptiveLimits, BatchQueue, Cache, Log, Models, Server, StreamRegistry, Tls, Verify, Worker, Workers,
+    AdaptiveLimits, BatchQueue, Cache, Log, Models, OnDemand, Server, StreamRegistry, Tls, Verify, Worker,
+    Workers,
 };
 
 impl Default for Server {
@@ -35,7 +36,13 @@ impl Default for Server {
 
 impl Default for Models {
     fn default() -> Self {
-        Self { max_loaded: 4 }
+        Self {
+            max_loaded: 4,
+            on_demand: OnDemand::Auto,
+            idle_ttl_ms: Duration::from_secs(900),
+            pin_named: true,
+            wait_timeout_ms: Duration::from_secs(30),
+        }
     }
 }
 

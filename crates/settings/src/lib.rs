@@ -19,7 +19,7 @@ pub use self::{
     error::SettingsError,
     file::{DEFAULT_FILE, File},
     schema::{
-        Activations, AdaptiveLimits, BatchQueue, Cache, Cpu, KvType, Log, MAX_WORKERS, Models,
+        Activations, AdaptiveLimits, BatchQueue, Cache, Cpu, KvType, Log, MAX_WORKERS, Models, OnDemand,
         REQUEST_MEMORY_FACTOR, Server, Settings, StreamRegistry, Tls, Verify, Worker, Workers,
     },
     size::{SizeError, parse_size},

@@ -142,6 +142,29 @@ pub struct Models {
     /// Models that may be loaded at the same time.
     #[serde(deserialize_with = "number::<_, _, 1, MAX_MODELS>")]
     pub max_loaded: usize,
+    /// Whether a request loads a stored model that is not loaded.
+    pub on_demand: OnDemand,
+    /// Time without a request after which a model is unloaded; 0: never.
+    #[serde(deserialize_with = "millis::<_, 0, DAY_MS>")]
+    pub idle_ttl_ms: Duration,
+    /// Whether models that were named at the start, or loaded over HTTP, stay loaded.
+    pub pin_named: bool,
+    /// How long a request may wait until another model makes room for its own.
+    #[serde(deserialize_with = "millis::<_, 0, HOUR_MS>")]
+    pub wait_timeout_ms: Duration,
+}
+
+/// Whether a request loads a stored model that is not loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDemand {
+    /// Only where the server listens on a loopback address.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
 }
 
 /// Worker processes: how many, and how they are supervised.
@@ -304,32 +327,6 @@ pub enum KvType {
     Float32,
     /// In half the memory, a little less exact.
     Float16,
-}
-
-impl Verify {
-    /// As the file has it, and the worker's command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Header => "header",
-            Self::Full => "full",
-            Self::Background => "background",
-        }
-    }
-}
-
-impl Cpu {
-    /// The worker's flags that say the same.
-    pub fn flags(self) -> [&'static str; 4] {
-        let activations = match self.activations {
-            Activations::Int16 => "int16",
-            Activations::Int8 => "int8",
-        };
-        let kv_type = match self.kv_type {
-            KvType::Float32 => "float32",
-            KvType::Float16 => "float16",
-        };
-        ["--activations", activations, "--kv-type", kv_type]
-    }
 }
 
 fn min_streams<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {

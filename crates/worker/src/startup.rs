@@ -16,7 +16,7 @@ use protocol::{
 use tracing::{info, warn};
 
 use crate::{
-    cli::Cli,
+    cli::Serve,
     engine::{Engine, EngineMessage, EngineStats, EosTokens},
     link::{self, LinkSender, Receiver},
     model::Model,
@@ -43,7 +43,7 @@ struct Loaded {
 ///
 /// # Errors
 /// The gateway can't be reached, or the model can't be loaded; the gateway has then been told why.
-pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
+pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
     let connected = link::connect(&cli.socket)?;
     let options = connected.options;
     let requests = Arc::new(RequestTable::default());
@@ -79,7 +79,7 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
 }
 
 /// Loads the weights on this thread, which will run them, and the tokenizer in parallel.
-fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<Loaded> {
+fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Result<Loaded> {
     let dir = cli.store.clone().map_or_else(default_store_dir, Ok)?;
     let store = Store::open(&dir).with_context(|| format!("artifact store {}", dir.display()))?;
     let artifact = store.resolve(&cli.model)?;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use settings::{File, MAX_WORKERS, Settings};
 
 use super::{
-    BatchQueue, Config, ConfigError, Connections, Environment, Keys, Server, StreamRegistry, Tls, Workers,
-    exposure,
+    BatchQueue, Config, ConfigError, Connections, Demand, Environment, Keys, Server, StreamRegistry, Tls,
+    Workers, exposure,
     keys::KeyKind,
     warnings::{self, Overridden},
 };
@@ -27,7 +27,7 @@ impl Config {
     /// Reads the file that `flags` names (or the default one if it exists), and applies the environment and the flags.
     pub fn load(flags: &Flags) -> Result<Loaded, ConfigError> {
         let loaded = Self::load_any(flags)?;
-        if loaded.config.models.is_empty() { Err(ConfigError::NoModel) } else { Ok(loaded) }
+        loaded.with_models()
     }
 
     /// The same, whether a model is named or not.
@@ -48,13 +48,26 @@ impl Config {
         environment: &Environment,
     ) -> Result<Loaded, ConfigError> {
         let loaded = combine(&File::parse(path, text)?, flags, environment)?;
-        if loaded.config.models.is_empty() { Err(ConfigError::NoModel) } else { Ok(loaded) }
+        loaded.with_models()
+    }
+}
+
+impl Loaded {
+    /// What can be served: a model that is named, or those that requests ask for.
+    fn with_models(self) -> Result<Self, ConfigError> {
+        if self.config.models.is_empty() && !self.config.demand.on {
+            Err(ConfigError::NoModel)
+        } else {
+            Ok(self)
+        }
     }
 }
 
 /// A flag overrides the file, and so does the environment.
 fn combine(file: &File, flags: &Flags, environment: &Environment) -> Result<Loaded, ConfigError> {
     let settings = &file.settings;
+    let server = server(&settings.server, flags, environment)?;
+    let demand = Demand::new(&settings.models, &server.host);
     let (models, max_loaded) = (models(settings, flags)?, settings.models.max_loaded);
     if models.len() > max_loaded {
         let problem = format!("is {max_loaded}, but {} models are to be served", models.len());
@@ -64,7 +77,8 @@ fn combine(file: &File, flags: &Flags, environment: &Environment) -> Result<Load
     let config = Config {
         models,
         max_loaded,
-        server: server(&settings.server, flags, environment)?,
+        demand,
+        server,
         workers: workers(&settings.workers, flags)?,
         worker: settings.worker,
         batch_queue: BatchQueue {
@@ -82,7 +96,7 @@ fn combine(file: &File, flags: &Flags, environment: &Environment) -> Result<Load
     Ok(Loaded { config, warnings, path: file.path().to_owned() })
 }
 
-/// Those of the flags, else the file's one.
+/// Those of the flags, else the file's one, if it has one.
 fn models(settings: &Settings, flags: &Flags) -> Result<Vec<String>, ConfigError> {
     let wrong = |problem: String| ConfigError::Flag { flag: "model", problem };
     for (i, model) in flags.models.iter().enumerate() {

@@ -102,6 +102,10 @@ const ROWS: &[Row] = rows! {
     live "server.allowed_hosts" = server.allowed_hosts;
     live "server.allowed_origins" = server.allowed_origins;
     live "models.max_loaded" = max_loaded;
+    restart "models.on_demand" = demand.on;
+    restart "models.idle_ttl_ms" = demand.idle_ttl;
+    restart "models.pin_named" = demand.pin_named;
+    restart "models.wait_timeout_ms" = demand.wait_timeout;
     restart "workers.count" = workers.count;
     restart "workers.ring_bytes" = workers.ring_bytes;
     restart "workers.connect_timeout_ms" = workers.connect_timeout;
@@ -195,9 +199,10 @@ show! {
     usize: |it| it.to_string();
     String: |it| it.clone();
     Duration: |it| it.as_millis().to_string();
+    Option<Duration>: |it| it.unwrap_or_default().show();
     Vec<String>: |it| format!("[{}]", it.join(", "));
     Keys: |it| format!("[{}]", it.names().collect::<Vec<_>>().join(", "));
-    Verify: |it| it.name().to_owned();
+    Verify: |it| format!("{it:?}").to_lowercase();
     Activations: |it| format!("{it:?}").to_lowercase();
     KvType: |it| format!("{it:?}").to_lowercase();
 }

@@ -116,6 +116,11 @@ impl App {
         self.rules.load().access.authorize(headers)
     }
 
+    /// Whether whoever sent these headers sees models that are stored and not loaded: who can use them.
+    pub(super) fn sees_stored(&self, headers: &HeaderMap) -> bool {
+        self.models.loads_on_demand() || self.is_admin(headers)
+    }
+
     /// Whether a request with these headers is an administrator's.
     pub(super) fn is_admin(&self, headers: &HeaderMap) -> bool {
         self.authorize(headers).is_ok()

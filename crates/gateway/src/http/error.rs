@@ -191,6 +191,7 @@ impl ApiError {
             Self::Serve(ServeError::Failed(failure)) if kind != ErrorKind::InvalidRequest => {
                 public(&failure.message)
             }
+            Self::Serve(ServeError::NoModel(error)) => public(&error.to_string()),
             other => clip(other.to_string(), MAX_MESSAGE),
         };
         let param = self.param().map(|param| clip(param.to_owned(), MAX_PARAM));
@@ -239,6 +240,7 @@ fn of_serve(error: &ServeError) -> ErrorSpec {
         ServeError::Rejected(Rejection::WaitedTooLong { .. }) => spec::QUEUE_TIMEOUT,
         ServeError::Rejected(Rejection::ShuttingDown) => spec::SHUTTING_DOWN,
         ServeError::Unroutable(error) => of_route(error),
+        ServeError::NoModel(error) => of_model(error),
         ServeError::Failed(failure) => of_failure(failure.kind),
         ServeError::Internal => spec::INTERNAL_ERROR,
     }
@@ -278,6 +280,9 @@ fn of_model(error: &ModelError) -> ErrorSpec {
         ModelError::Restarting(_) => spec::RESTART_IN_PROGRESS,
         ModelError::NotRestarted { .. } => spec::RESTART_FAILED,
         ModelError::NotRestartedYet { .. } => spec::RESTART_TIMEOUT,
+        ModelError::NoRoom { .. } => spec::NO_ROOM,
+        ModelError::Crowded(_) => spec::QUEUE_FULL,
+        ModelError::StoreUnreadable => spec::STORE_UNREADABLE,
         ModelError::ShuttingDown => spec::SHUTTING_DOWN,
     }
 }

@@ -49,7 +49,7 @@ pub(super) async fn livez() -> &'static str {
 /// A request would be taken.
 pub(super) async fn readyz(State(app): State<App>, headers: HeaderMap) -> Response {
     let shutting_down = app.admission.is_closed();
-    let ready = !shutting_down && app.registry.is_ready();
+    let ready = !shutting_down && app.models.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let may_use = app.authenticate(&headers).is_ok();
     let details = may_use.then(|| details(&app, app.is_admin(&headers)));

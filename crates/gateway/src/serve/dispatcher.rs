@@ -1,4 +1,5 @@
-//! The way from a request to its generation: admit, route, open, and wait until the worker has accepted the prompt.
+//! The way from a request to its generation: provide the model, admit, route, open, and wait until the worker has
+//! accepted the prompt.
 
 use std::{sync::Arc, time::Instant};
 
@@ -12,44 +13,47 @@ use super::{
     migrate::{MigratingStream, OpenLimits, Opener},
     request::GenerateRequest,
 };
-use crate::fleet::ModelRegistry;
+use crate::fleet::{ModelRegistry, Models};
 
 /// Brings requests to workers. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct Dispatcher {
     admission: Admission,
+    models: Models,
     registry: Arc<ModelRegistry>,
     opener: Arc<Opener>,
 }
 
 impl Dispatcher {
-    /// Sends what `admission` lets in to the workers in `registry`.
+    /// Sends what `admission` lets in to the workers in `registry`, into which `models` loads what is asked for.
     pub fn new(
         admission: Admission,
+        models: Models,
         registry: Arc<ModelRegistry>,
         limits: OpenLimits,
         metrics: ServeMetrics,
     ) -> Self {
         let opener = Arc::new(Opener::new(Arc::clone(&registry), limits, metrics));
-        Self { admission, registry, opener }
+        Self { admission, models, registry, opener }
     }
 
-    /// Waits for a place, then for a worker, and until that has accepted the prompt. `arrived` is when the client's
-    /// request came. Dropping the future gives the place up and cancels the request.
+    /// Waits for the model if it has to be loaded, for a place, for a worker, and until that has accepted the prompt.
+    /// `arrived` is when the client's request came. Dropping the future gives the place up and cancels the request.
     ///
     /// # Errors
-    /// If no worker will ever serve the model, which is found before the wait for a place; if there is no place, or no
-    /// worker in time; or if the worker refuses the request.
+    /// If the model can't be loaded, or no worker will ever serve it, which is found before the wait for a place; if
+    /// there is no place, or no worker in time; or if the worker refuses the request.
     pub async fn generate(
         &self,
         request: GenerateRequest,
         arrived: Instant,
     ) -> Result<Generation, ServeError> {
-        // An unknown model need not wait for a place.
-        let name = self.registry.resolve(&request.model)?;
-        let permit = self.admission.admit(&name).instrument(debug_span!("admit")).await?;
+        let model = self.models.provide(&request.model).instrument(debug_span!("provide")).await?;
+        // A model that takes no requests need not wait for a place.
+        self.registry.resolve(&model)?;
+        let permit = self.admission.admit(&model).instrument(debug_span!("admit")).await?;
         // Workers may have come or gone during the wait, so one is picked only now.
-        let events = MigratingStream::open(&self.opener, request, arrived).await?;
+        let events = MigratingStream::open(&self.opener, model, request, arrived).await?;
         Generation::prepared(permit, events).await
     }
 }

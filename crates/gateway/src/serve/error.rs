@@ -3,7 +3,7 @@
 pub use protocol::message::{Failure, FailureKind};
 
 use super::admission::Rejection;
-pub use crate::fleet::RouteError;
+pub use crate::fleet::{ModelError, RouteError};
 
 /// Why a request was not served, or not to its end. A dialect shows it, and one table in `http`
 /// gives it a status.
@@ -15,12 +15,24 @@ pub enum ServeError {
     /// No worker can take it.
     #[error(transparent)]
     Unroutable(#[from] RouteError),
+    /// Its model could not be loaded.
+    #[error(transparent)]
+    NoModel(ModelError),
     /// Its worker could not do it, or was lost.
     #[error("{}", .0.message)]
     Failed(Failure),
     /// A defect: a worker sent events in an order that no worker may send.
     #[error("internal error in the gateway; its log says more")]
     Internal,
+}
+
+impl From<ModelError> for ServeError {
+    fn from(error: ModelError) -> Self {
+        match error {
+            ModelError::NotLoaded(error) => Self::Unroutable(error),
+            error => Self::NoModel(error),
+        }
+    }
 }
 
 impl From<Failure> for ServeError {

@@ -1,10 +1,10 @@
 //! The neutral core between HTTP and the fleet: what is asked for, who may have it and when, and what comes out.
 //!
 //! ```text
-//! GenerateRequest ─ admit ─► Permit ─ route ─► Link ─ open ─► Generation ─► OutputEvent … Finish
-//!        │                              ▲                           │ its worker is lost
-//!        │                              └────────── migrate ────────┘
-//!        └───────────────────────────┴────────────────┴────────────┴──────► ServeError
+//! GenerateRequest ─ provide ─► InUse ─ admit ─► Permit ─ route ─► Link ─ open ─► Generation ─► OutputEvent … Finish
+//!        │                                                │                            │ its worker is lost
+//!        │                                                └───────── migrate ──────────┘
+//!        └───────────────────────┴────────────────┴────────────────┴────────────┴──────► ServeError
 //! ```
 //!
 //! Nothing here knows HTTP or the JSON of any client. Each dialect of `http` translates between its own JSON and
@@ -23,7 +23,7 @@ mod request;
 pub use self::{
     caller::Caller,
     dispatcher::Dispatcher,
-    error::{Failure, FailureKind, RouteError, ServeError},
+    error::{Failure, FailureKind, ModelError, RouteError, ServeError},
     event::{FinishReason, Output, OutputEvent, Usage},
     generation::Generation,
     metrics::ServeMetrics,

@@ -135,6 +135,11 @@ impl Link {
         self.streams.len()
     }
 
+    /// Tokens that the worker has still to compute for its live streams, as far as can be told.
+    pub fn outstanding_tokens(&self) -> u64 {
+        self.streams.load.outstanding()
+    }
+
     /// Whether the worker can still be reached, as far as is known.
     pub fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Relaxed)

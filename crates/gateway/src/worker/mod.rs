@@ -7,10 +7,12 @@ mod id;
 mod launcher;
 pub mod link;
 mod listener;
+pub mod load;
 pub mod loss;
 mod metrics;
 pub mod outbox;
 mod process;
+mod stored;
 pub mod streams;
 
 pub use self::{
@@ -20,4 +22,5 @@ pub use self::{
     listener::{JoinError, Joined, WorkerListener},
     metrics::{LinkMetrics, StreamMetrics, WorkerLabel, WorkerMetrics},
     process::WorkerProcess,
+    stored::{ListError, list_stored},
 };

@@ -25,7 +25,13 @@ use protocol::{
 };
 use tokio::sync::{Notify, mpsc};
 
-use super::{batcher::Queued, loss::Loss, metrics::StreamMetrics, outbox::Outbox};
+use super::{
+    batcher::Queued,
+    load::{Load, Share},
+    loss::Loss,
+    metrics::StreamMetrics,
+    outbox::Outbox,
+};
 
 /// What a stream yields.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,6 +84,8 @@ pub struct Streams {
     table: Mutex<Table>,
     /// Notified when a stream ended.
     ended: Notify,
+    /// The work before the worker: the sum of what its streams have left.
+    pub(super) load: Arc<Load>,
     metrics: StreamMetrics,
 }
 
@@ -95,6 +103,8 @@ struct Entry {
     /// Events of the step that is being delivered.
     step: Vec<StreamEventKind>,
     flow: Arc<Flow>,
+    /// Its part of the work before the worker.
+    share: Share,
     /// Deltas that the worker has sent.
     spent: u64,
     /// Position in the output of the next token.
@@ -136,7 +146,7 @@ const MAX_UNREAD: usize = 4 << 20;
 impl Streams {
     /// No streams, for a new process.
     pub fn new(metrics: StreamMetrics) -> Self {
-        Self { table: Mutex::default(), ended: Notify::new(), metrics }
+        Self { table: Mutex::default(), ended: Notify::new(), load: Arc::default(), metrics }
     }
 
     /// Opens the stream of `generate` and queues it for the worker.
@@ -150,6 +160,7 @@ impl Streams {
         progress: Progress,
     ) -> Result<Stream, OpenError> {
         let (id, credit, next_token) = (generate.id, generate.credit, generate.resume.len() as u32);
+        let share = self.load.share(&generate);
         let queued = Queued::generate(generate).map_err(|error| OpenError::Unsendable(unsendable(error)))?;
         // One item per chunk at most, and two for `Prepared` and the end.
         let (sender, receiver) = mpsc::channel(credit as usize + 2);
@@ -159,8 +170,8 @@ impl Streams {
         if let Some(loss) = &table.refusal {
             return Err(OpenError::Lost(loss.clone()));
         }
-        let entry =
-            Entry { sender, step: Vec::new(), flow: Arc::clone(&flow), spent: 0, next_token, progress };
+        let step = Vec::new();
+        let entry = Entry { sender, step, flow: Arc::clone(&flow), share, spent: 0, next_token, progress };
         table.open.insert(id, entry);
         drop(table);
         outbox.push(queued);
@@ -305,6 +316,7 @@ impl Entry {
         }
         match &mut event {
             StreamEventKind::Prepared { prompt_tokens } => {
+                self.share.prepared(*prompt_tokens);
                 if !std::mem::replace(&mut self.progress.prepared, true) {
                     metrics.tokens_in.inc_by((*prompt_tokens).into());
                 }
@@ -313,13 +325,14 @@ impl Entry {
                 if let Err(violation) = self.check(delta) {
                     return self.violated(violation);
                 }
+                self.share.generated(delta.tokens.len());
                 self.measure(delta.tokens.len(), now, metrics);
             }
             StreamEventKind::Failed(failure) => failure.shorten(),
             StreamEventKind::Answered(_) => {
                 return self.violated("the worker answered a request for text with a value");
             }
-            StreamEventKind::Finished { .. } => {}
+            StreamEventKind::Finished { usage, .. } => self.share.finished(usage.completion_tokens),
         }
         self.step.push(event);
         true

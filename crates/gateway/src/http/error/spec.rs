@@ -106,7 +106,7 @@ specs! {
     UNKNOWN_URL = NOT_FOUND InvalidRequest "unknown_url" NEVER,
         "no such path";
     MODEL_NOT_FOUND = NOT_FOUND InvalidRequest "model_not_found" NEVER,
-        "the model is not loaded; on a load, it is not in the store";
+        "the model is neither loaded nor, where models are loaded on demand, in the store; on a load, it is not in the store";
     WORKER_NOT_FOUND = NOT_FOUND InvalidRequest "worker_not_found" NEVER,
         "on a restart, there is no such worker; the message names those that there are";
     // It will not come back by waiting.
@@ -139,7 +139,7 @@ specs! {
     MODEL_DAMAGED = UNPROCESSABLE_ENTITY Server "model_damaged" NEVER,
         "a stored file of the model is damaged; the message says how to repair it";
     QUEUE_FULL = TOO_MANY_REQUESTS RateLimit "queue_full" BUSY,
-        "as many requests wait for the model as may wait";
+        "as many requests wait for the model, or for models to be loaded, as may wait";
     QUEUE_TIMEOUT = TOO_MANY_REQUESTS RateLimit "queue_timeout" BUSY,
         "the request waited for a place for too long";
     OUT_OF_MEMORY_BUDGET = TOO_MANY_REQUESTS RateLimit "out_of_memory_budget" BUSY,
@@ -156,6 +156,10 @@ specs! {
         "a defect in the gateway; the log says more";
     NO_WORKER = SERVICE_UNAVAILABLE Server "no_worker" WORKER,
         "no worker of the model was ready in time";
+    NO_ROOM = SERVICE_UNAVAILABLE Server "no_room" WORKER,
+        "`models.max_loaded` models are loaded, and none became idle within `models.wait_timeout_ms`";
+    STORE_UNREADABLE = SERVICE_UNAVAILABLE Server "store_unreadable" WORKER,
+        "the model is not loaded, and the artifact store can't be read; the log says why";
     WORKER_LOST = SERVICE_UNAVAILABLE Server "worker_lost" WORKER,
         "the request's worker was lost, and none could go on with it in time";
     OVERLOADED = SERVICE_UNAVAILABLE Server "overloaded" WORKER,

@@ -115,6 +115,10 @@ fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
             "restart_timeout",
         ),
         (ModelError::ShuttingDown.into(), 503, SERVER, "shutting_down"),
+        (ModelError::NoRoom { model: model("m"), max: 1, waited: RETRY_BUSY }.into(), 503, SERVER, "no_room"),
+        (ModelError::Crowded(1).into(), 429, RATE, "queue_full"),
+        (ModelError::StoreUnreadable.into(), 503, SERVER, "store_unreadable"),
+        (ServeError::from(ModelError::Unloaded(model("m"))).into(), 409, INVALID, "model_unloading"),
         (failed(FailureKind::InvalidRequest), 400, INVALID, "invalid_value"),
         (failed(FailureKind::ContextLengthExceeded), 400, INVALID, "context_length_exceeded"),
         (failed(FailureKind::Internal), 500, SERVER, "worker_error"),
@@ -182,13 +186,17 @@ fn number(error: &ApiError) -> usize {
         ApiError::Model(ModelError::Restarting(_)) => 50,
         ApiError::Model(ModelError::NotRestarted { .. }) => 51,
         ApiError::Model(ModelError::NotRestartedYet { .. }) => 52,
+        ApiError::Model(ModelError::NoRoom { .. }) => 53,
+        ApiError::Model(ModelError::Crowded(_)) => 54,
+        ApiError::Model(ModelError::StoreUnreadable) => 55,
+        ApiError::Serve(ServeError::NoModel(_)) => 56,
     }
 }
 
 #[test]
 fn every_kind_of_error_has_a_sample() {
     let seen: BTreeSet<_> = samples().iter().map(|(error, ..)| number(error)).collect();
-    let all: BTreeSet<_> = (0..=52).collect();
+    let all: BTreeSet<_> = (0..=56).collect();
     assert_eq!(seen, all);
 }
 
@@ -222,8 +230,11 @@ fn what_a_worker_says_about_itself_shows_no_paths() {
         param: None,
         message: "cannot read /home/ann/store/blobs/ab: gone".into(),
     };
-    let error = ApiError::from(ServeError::Failed(failure));
+    let error = ApiError::from(ServeError::Failed(failure.clone()));
     assert_eq!(error.report().message, "cannot read <path>: gone");
+    let error = ServeError::from(ModelError::Failed { model: model("org/m"), failure });
+    let message = "the model `org/m` could not be loaded: cannot read <path>: gone";
+    assert_eq!(ApiError::from(error).report().message, message);
 }
 
 #[test]

@@ -1,16 +1,18 @@
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use futures_util::FutureExt;
 use protocol::message::{Prompt, Sampling};
 
 use super::*;
 use crate::{
-    config::StreamRegistry,
-    fleet::RouteError,
+    cli::Flags,
+    config::{Config, StreamRegistry},
+    fleet::{FleetMetrics, RouteError},
     metrics::MetricRegistry,
     serve::admission::{AdmissionMetrics, Permit},
+    worker::{WorkerLauncher, WorkerMetrics},
 };
 
 /// A dispatcher over no models, and the only place that a model `x` would have.
@@ -22,13 +24,19 @@ fn full() -> (Dispatcher, Permit) {
         wait_timeout: Duration::from_secs(30),
         credit_chunks: 8,
     };
-    let metrics = AdmissionMetrics::register(&mut MetricRegistry::new());
-    let admission = Admission::new(settings, metrics);
-    let registry = Arc::new(ModelRegistry::default());
+    let mut metrics = MetricRegistry::new();
+    let admission = Admission::new(settings, AdmissionMetrics::register(&mut metrics));
     let permit = admission.admit("x").now_or_never().unwrap().unwrap();
+    let registry = Arc::new(ModelRegistry::default());
+    // No worker is started.
+    let worker_bin = std::env::current_exe().ok();
+    let flags = Flags { models: vec!["m".into()], worker_bin, ..Flags::default() };
+    let config = Config::from_text(Path::new("test.yaml"), "models:\n  on_demand: off\n", &flags).unwrap();
+    let launcher = WorkerLauncher::new(&config, WorkerMetrics::register(&mut metrics)).unwrap();
+    let models = Models::new(launcher, Arc::clone(&registry), FleetMetrics::register(&mut metrics));
     let limits = OpenLimits { credit_chunks: 8, first_wait: Duration::ZERO, recovery_wait: Duration::ZERO };
-    let metrics = ServeMetrics::register(&mut MetricRegistry::new());
-    (Dispatcher::new(admission, registry, limits, metrics), permit)
+    let metrics = ServeMetrics::register(&mut metrics);
+    (Dispatcher::new(admission, models, registry, limits, metrics), permit)
 }
 
 fn ask(dispatcher: &Dispatcher, model: &str) -> Option<ServeError> {
