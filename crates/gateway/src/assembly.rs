@@ -36,7 +36,7 @@ impl Metrics {
     }
 }
 
-/// A gateway without models: [`App::models`] loads them.
+/// A gateway without models: [`App::models`] loads them. Needs a runtime.
 ///
 /// # Errors
 /// No worker can be started here.
@@ -47,6 +47,8 @@ pub fn assemble(config: &Config) -> Result<App, LaunchError> {
     let launcher = WorkerLauncher::new(config, worker)?;
     let loader = Models::new(launcher, Arc::clone(&models), fleet);
     let admission = Admission::new(config.stream_registry, admission);
+    admission.configure(config.stream_registry, config.rate_limits);
+    tokio::spawn(admission.watch(Arc::clone(&models)));
     Ok(App::new(config, admission, models, loader, http, Arc::new(registry)))
 }
 
@@ -64,7 +66,9 @@ mod tests {
         let expected = [
             ("accept_requests", "counter"),
             ("admit_limit", "gauge"),
+            ("admit_limit_cuts", "counter"),
             ("admit_queue_length", "gauge"),
+            ("admit_queue_tokens", "gauge"),
             ("admit_rejections", "counter"),
             ("bells", "counter"),
             ("deliver_frames", "counter"),

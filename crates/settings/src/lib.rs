@@ -19,7 +19,7 @@ pub use self::{
     file::{DEFAULT_FILE, File},
     schema::{
         Activations, AdaptiveLimits, BatchQueue, Cache, Cpu, KvType, MAX_WORKERS, Models,
-        REQUEST_MEMORY_FACTOR, Server, Settings, StreamRegistry, Verify, Worker, Workers,
+        REQUEST_MEMORY_FACTOR, RateLimits, Server, Settings, StreamRegistry, Verify, Worker, Workers,
     },
     size::{SizeError, parse_size},
 };

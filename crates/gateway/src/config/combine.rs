@@ -3,11 +3,10 @@
 use std::{env, path::Path};
 
 use settings::{File, MAX_WORKERS, Settings};
-use tracing::warn;
 
 use super::{
-    ADMIN_KEY_VARIABLE, AdminKey, BatchQueue, Config, ConfigError, Connections, Server, StreamRegistry,
-    Workers,
+    ADMIN_KEY_VARIABLE, AdminKey, BatchQueue, Config, ConfigError, Connections, RateLimits, Server,
+    StreamRegistry, Workers,
 };
 use crate::cli::Flags;
 
@@ -15,11 +14,6 @@ impl Config {
     /// Reads the file that `flags` names (or the default one if it exists) and applies the flags.
     pub fn load(flags: &Flags) -> Result<Self, ConfigError> {
         let file = File::load(flags.config.as_deref())?;
-        if file.settings.stream_registry.adaptive_limits.min_streams.is_some() {
-            warn!(
-                "`stream_registry.adaptive_limits.min_streams` has no effect: the limit does not adapt yet"
-            );
-        }
         let mut config = combine(&file, flags)?;
         if let Some(key) = env::var_os(ADMIN_KEY_VARIABLE) {
             config.server.admin_key = Some(AdminKey::new(&key.to_string_lossy(), ADMIN_KEY_VARIABLE)?);
@@ -42,17 +36,20 @@ fn combine(file: &File, flags: &Flags) -> Result<Config, ConfigError> {
         return Err(file.refuse("models.max_loaded", problem).into());
     }
     let queue = &settings.batch_queue;
+    let workers = workers(&settings.workers, flags)?;
+    let places = workers.count.saturating_mul(settings.worker.max_num_seqs as usize);
     Ok(Config {
         models,
         max_loaded,
         server: server(&settings.server, flags)?,
-        workers: workers(&settings.workers, flags)?,
+        workers,
         worker: settings.worker,
         batch_queue: BatchQueue {
             max_batch_size: queue.max_batch_size,
             flush_interval: queue.flush_interval_ms,
         },
-        stream_registry: stream_registry(&settings.stream_registry),
+        stream_registry: stream_registry(&settings.stream_registry, places),
+        rate_limits: rate_limits(&settings.rate_limits),
         verify: settings.cache.verify,
         cpu: settings.cpu,
     })
@@ -118,13 +115,32 @@ fn workers(settings: &settings::Workers, flags: &Flags) -> Result<Workers, Confi
     })
 }
 
-fn stream_registry(settings: &settings::StreamRegistry) -> StreamRegistry {
+/// The least limit of streams where none is set: so few that hardly any machine is overloaded by them, and enough that
+/// batching pays.
+const MIN_STREAMS: usize = 5;
+
+/// `places` is the number of sequences that a model's workers run at the same time.
+fn stream_registry(settings: &settings::StreamRegistry, places: usize) -> StreamRegistry {
     let limits = &settings.adaptive_limits;
+    let max_streams = limits.max_streams;
+    let min_streams = limits.min_streams.unwrap_or(MIN_STREAMS).min(max_streams);
     StreamRegistry {
-        min_streams: limits.min_streams.unwrap_or(1),
-        max_streams: limits.max_streams,
+        min_streams,
+        max_streams,
+        start_streams: places.clamp(min_streams, max_streams),
+        first_token_target: limits.first_token_target_ms,
         max_waiting: settings.max_waiting,
+        max_waiting_tokens: settings.max_waiting_tokens,
         wait_timeout: settings.wait_timeout_ms,
         credit_chunks: settings.credit_chunks,
+    }
+}
+
+/// 0 is no limit.
+fn rate_limits(settings: &settings::RateLimits) -> RateLimits {
+    let limit = |per_minute: u64| Some(per_minute).filter(|per_minute| *per_minute > 0);
+    RateLimits {
+        requests_per_minute: limit(settings.requests_per_minute),
+        tokens_per_minute: limit(settings.tokens_per_minute),
     }
 }

@@ -28,11 +28,12 @@ mod router;
 pub mod server;
 mod sse;
 mod stream;
+mod terms;
 mod unread;
 
 pub use self::{
     app::App,
-    error::{ErrorKind, ErrorSpec, error_table},
+    error::{ErrorKind, ErrorSpec, RetryAfter, error_table},
     metrics::HttpMetrics,
     router::routes,
 };

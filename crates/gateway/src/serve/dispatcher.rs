@@ -11,7 +11,13 @@ use std::{
 use protocol::ids::RequestId;
 use tracing::{Instrument, debug_span};
 
-use super::{admission::Admission, error::ServeError, generation::Generation, request::GenerateRequest};
+use super::{
+    admission::{Admission, Ask},
+    error::ServeError,
+    estimate,
+    generation::Generation,
+    request::GenerateRequest,
+};
 use crate::fleet::ModelRegistry;
 
 /// Brings requests to workers. Cheap to clone; all clones are one.
@@ -44,7 +50,14 @@ impl Dispatcher {
     ) -> Result<Generation, ServeError> {
         // An unknown model, or one without workers, need not wait for a place.
         let name = self.registry.resolve(&request.model)?;
-        let permit = self.admission.admit(&name).instrument(debug_span!("admit")).await?;
+        let ask = Ask {
+            model: name,
+            caller: request.caller.clone(),
+            priority: request.priority,
+            tokens: estimate::tokens(&request),
+            deadline: request.deadline,
+        };
+        let permit = self.admission.admit(ask).instrument(debug_span!("admit")).await?;
         // Workers may have come or gone during the wait, so one is picked only now.
         let route = debug_span!("route").in_scope(|| self.registry.route(&request.model))?;
         let message = request.into_message(self.next_id(), self.credit_chunks);

@@ -7,6 +7,7 @@ use tracing::error;
 
 use super::{
     admission::Permit,
+    deadline::Deadline,
     error::ServeError,
     event::{Output, OutputEvent},
 };
@@ -18,7 +19,8 @@ use crate::worker::streams::Stream;
 pub struct Generation {
     /// Before the permit, so that a dropped generation is cancelled before the next request gets its place.
     events: Stream,
-    _permit: Permit,
+    permit: Permit,
+    deadline: Deadline,
     digest: String,
     ended: bool,
 }
@@ -27,13 +29,20 @@ impl Generation {
     /// Waits until the worker has accepted the prompt. Parameters are dropped from the last to the first, so the stream
     /// follows the permit, for the reason above.
     pub(super) async fn prepared(
-        permit: Permit,
+        mut permit: Permit,
         mut events: Stream,
         digest: String,
     ) -> Result<Self, ServeError> {
-        match events.next().await {
-            Some(StreamEventKind::Prepared { .. }) => {
-                Ok(Self { events, _permit: permit, digest, ended: false })
+        let mut deadline = Deadline::new(permit.deadline());
+        let first = tokio::select! {
+            biased;
+            () = deadline.passed() => return Err(ServeError::DeadlinePassed),
+            first = events.next() => first,
+        };
+        match first {
+            Some(StreamEventKind::Prepared { prompt_tokens }) => {
+                permit.count_prompt(prompt_tokens);
+                Ok(Self { events, permit, deadline, digest, ended: false })
             }
             Some(StreamEventKind::Failed(failure)) => Err(failure.into()),
             other => Err(unexpected(other.as_ref())),
@@ -56,11 +65,20 @@ impl Generation {
         if self.ended {
             return Poll::Ready(None);
         }
+        if self.deadline.poll(cx).is_ready() {
+            self.ended = true;
+            return Poll::Ready(Some(Err(ServeError::DeadlinePassed)));
+        }
         loop {
             let event = match ready!(self.events.poll_next(cx)) {
-                // Tokens whose text is not complete yet.
-                Some(StreamEventKind::Delta(delta)) if delta.text.is_empty() => continue,
-                Some(StreamEventKind::Delta(delta)) => Ok(OutputEvent::TextDelta(delta.text)),
+                Some(StreamEventKind::Delta(delta)) => {
+                    self.permit.count_answer(delta.tokens.len());
+                    if delta.text.is_empty() {
+                        // Tokens whose text is not complete yet.
+                        continue;
+                    }
+                    Ok(OutputEvent::TextDelta(delta.text))
+                }
                 Some(StreamEventKind::Finished { reason, usage }) => {
                     Ok(OutputEvent::Finish { reason, usage })
                 }

@@ -9,16 +9,32 @@
 //! these types.
 
 pub mod admission;
+mod caller;
+mod deadline;
 mod dispatcher;
 mod error;
+mod estimate;
 mod event;
+mod gate;
 mod generation;
+mod limit;
+mod pace;
+mod priority;
+mod queue;
+mod rate_limit;
 mod request;
 
+#[cfg(test)]
+pub(crate) use self::request::plain as plain_request;
 pub use self::{
+    caller::Caller,
     dispatcher::Dispatcher,
     error::{Failure, FailureKind, RouteError, ServeError},
     event::{FinishReason, Output, OutputEvent, Usage},
+    gate::Occupancy,
     generation::Generation,
+    priority::{NotAPriority, Priority},
+    queue::Bound,
+    rate_limit::{RateExceeded, RateUnit},
     request::{ChatMessage, GenerateRequest, Prompt, Sampling},
 };

@@ -76,4 +76,6 @@ pub struct Heartbeat {
     pub kv_tokens: u64,
     /// Most tokens whose keys and values may be held.
     pub kv_capacity: u64,
+    /// Resident memory of the process, with the weights that it has mapped; 0 if the system does not tell.
+    pub memory_bytes: u64,
 }

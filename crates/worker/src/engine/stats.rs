@@ -28,6 +28,7 @@ impl EngineStats {
             oldest_preparation_millis: 0,
             kv_tokens: self.kv_tokens.load(Ordering::Relaxed),
             kv_capacity: self.kv_capacity.load(Ordering::Relaxed),
+            memory_bytes: 0,
         }
     }
 

@@ -1,27 +1,20 @@
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
-
-use futures_util::FutureExt;
-use protocol::message::{Prompt, Sampling};
-
 use super::*;
 use crate::{
     config::StreamRegistry,
     fleet::RouteError,
     metrics::MetricRegistry,
-    serve::admission::{AdmissionMetrics, Permit},
+    serve::{
+        admission::{AdmissionMetrics, Permit},
+        request::plain,
+    },
 };
+use futures_util::FutureExt;
 
 /// A dispatcher over no models, and the only place that a model `x` would have.
 fn full() -> (Dispatcher, Permit) {
-    let settings = StreamRegistry {
-        min_streams: 1,
-        max_streams: 1,
-        max_waiting: 8,
-        wait_timeout: Duration::from_secs(30),
-        credit_chunks: 8,
-    };
+    let settings = StreamRegistry { max_waiting: 8, ..StreamRegistry::of_streams(1) };
     let metrics = AdmissionMetrics::register(&mut MetricRegistry::new());
     let admission = Admission::new(settings, metrics);
     let registry = Arc::new(ModelRegistry::default());
@@ -30,15 +23,7 @@ fn full() -> (Dispatcher, Permit) {
 }
 
 fn ask(dispatcher: &Dispatcher, model: &str) -> Option<ServeError> {
-    let request = GenerateRequest {
-        model: model.into(),
-        prompt: Prompt::Text("x".into()),
-        sampling: Sampling::default(),
-        max_tokens: None,
-        stop: Vec::new(),
-        ignore_eos: false,
-    };
-    dispatcher.generate(request, Instant::now()).now_or_never().map(Result::unwrap_err)
+    dispatcher.generate(plain(model), Instant::now()).now_or_never().map(Result::unwrap_err)
 }
 
 #[tokio::test]

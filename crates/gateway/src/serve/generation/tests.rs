@@ -30,13 +30,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let settings = StreamRegistry {
-            min_streams: 1,
-            max_streams: 1,
-            max_waiting: 0,
-            wait_timeout: Duration::ZERO,
-            credit_chunks: 8,
-        };
+        let settings = StreamRegistry { max_waiting: 0, ..StreamRegistry::of_streams(1) };
         let mut metrics = MetricRegistry::new();
         let batches = BatchQueue { max_batch_size: 64, flush_interval: Duration::ZERO };
         Self {
