@@ -1,6 +1,8 @@
 //! Requests and answers, in OpenAI's shape.
 #![allow(clippy::unwrap_used)]
 
+#[path = "http/admission.rs"]
+mod admission;
 #[path = "http/connections.rs"]
 mod connections;
 #[path = "http/headers.rs"]
