@@ -23,24 +23,25 @@ mod metrics;
 mod permit;
 mod rates;
 mod rejection;
+mod waiting;
 mod watch;
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use tokio::{sync::oneshot, time::timeout_at};
+use tokio::sync::oneshot;
 
-use self::rates::Rates;
 pub use self::{metrics::AdmissionMetrics, permit::Permit, rejection::Rejection};
+use self::{rates::Rates, waiting::Waiting};
 use super::{
     caller::Caller,
     gate::{Arrival, Arrived, Gate, Occupancy, Started},
     limit::{LimitSettings, WorkersLoad},
     priority::Priority,
-    queue::{Bound, Bounds, Ticket},
+    queue::{Bound, Bounds},
 };
 use crate::config::{RateLimits, StreamRegistry};
 
@@ -189,39 +190,6 @@ enum Entered {
     Waits(Waiting),
 }
 
-/// A place in the wait queue; given up on drop, also when the client has gone.
-struct Waiting {
-    inner: Arc<Inner>,
-    model: Arc<str>,
-    ticket: Ticket,
-    permit: oneshot::Receiver<Result<Permit, Rejection>>,
-}
-
-impl Waiting {
-    async fn wait(mut self, arrived: Instant, deadline: Option<Instant>) -> Result<Permit, Rejection> {
-        let longest = self.inner.table().settings.wait_timeout;
-        let until = deadline.map_or(arrived + longest, |deadline| deadline.min(arrived + longest));
-        match timeout_at(until.into(), &mut self.permit).await {
-            // It came in the same moment, too late to be of use.
-            Ok(Ok(Ok(_permit))) if deadline.is_some_and(|at| at <= now()) => Err(Rejection::DeadlinePassed),
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_closed)) => Err(Rejection::ShuttingDown),
-            Err(_elapsed) if deadline.is_some_and(|at| at <= until) => Err(Rejection::DeadlinePassed),
-            Err(_elapsed) => Err(self.inner.waited_too_long(&self.model, longest)),
-        }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let mut table = self.inner.table();
-        let left = table.gates.get_mut(&self.model).and_then(|gate| gate.leave(&self.ticket));
-        self.inner.publish(&table);
-        drop(table);
-        drop(left);
-    }
-}
-
 impl Inner {
     /// A request comes to the model's gate.
     fn arrive(
@@ -329,7 +297,7 @@ impl Inner {
         }
     }
 
-    fn waited_too_long(&self, model: &str, waited: std::time::Duration) -> Rejection {
+    fn waited_too_long(&self, model: &str, waited: Duration) -> Rejection {
         let mut table = self.table();
         match table.gates.get_mut(model) {
             Some(gate) => {

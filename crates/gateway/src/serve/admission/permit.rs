@@ -17,7 +17,7 @@ pub struct Permit {
     /// It is given back to nobody.
     disarmed: bool,
     /// What the stream may use of its caller's rates.
-    charge: Option<Charge>,
+    charge: Option<Box<Charge>>,
 }
 
 impl Permit {
@@ -37,7 +37,7 @@ impl Permit {
     /// It reached who waited for it.
     pub(super) fn admit(&mut self, mut charge: Charge, deadline: Option<Instant>) {
         charge.begin();
-        self.charge = Some(charge);
+        self.charge = Some(Box::new(charge));
         self.deadline = deadline;
     }
 
