@@ -168,6 +168,11 @@ impl Admission {
         }
     }
 
+    /// A model was unloaded: nothing of it is shown any more, unless something of it still runs.
+    pub fn forget(&self, model: &str) {
+        self.inner.forget(&mut self.inner.table(), model);
+    }
+
     /// What is measured.
     pub fn metrics(&self) -> &AdmissionMetrics {
         &self.inner.metrics
