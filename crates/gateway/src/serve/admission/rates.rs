@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Rejection, now};
+use super::rejection::Rejection;
 use crate::{
     config::RateLimits,
     serve::{caller::Caller, rate_limit::RateTable},
@@ -69,4 +69,9 @@ impl Drop for Charge {
         let tokens = self.taken as f64 - self.used.unwrap_or_default() as f64;
         self.rates.table().settle(&self.caller, requests, tokens, now());
     }
+}
+
+/// By the clock of tokio, which a test may pause.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }

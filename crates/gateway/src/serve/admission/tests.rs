@@ -4,10 +4,14 @@ use std::{pin::pin, time::Duration};
 
 use futures_util::{FutureExt, future::join_all, poll};
 
-use super::*;
+use super::{places::MAX_IDLE_GATES, *};
 use crate::{
     metrics::MetricRegistry,
-    serve::rate_limit::{RateExceeded, RateUnit},
+    serve::{
+        limit::WorkersLoad,
+        queue::Bound,
+        rate_limit::{RateExceeded, RateUnit},
+    },
 };
 
 /// With so many places, whatever the load.
@@ -181,16 +185,16 @@ async fn what_workers_report_moves_the_limit_and_is_counted() {
     }
     let full = WorkersLoad { kv: 1.0, ..WorkersLoad::default() };
     tokio::time::advance(seconds(2)).await;
-    admission.inner.tick(|_| Some(full));
+    admission.places.tick(|_| Some(full));
     assert_eq!(admission.occupancy("m").unwrap().limit, 10);
     let text = registry.render().unwrap();
     assert!(text.contains("kr_admit_limit{model=\"m\"} 10\n"), "{text}");
     assert!(text.contains("kr_admit_limit_cuts_total{model=\"m\",cause=\"kv\"} 1\n"), "{text}");
     // Those that run go on; a model that is gone leaves when they have.
-    admission.inner.tick(|_| None);
+    admission.places.tick(|_| None);
     assert_eq!(admission.occupancy("m").unwrap().running, 20);
     held.clear();
-    admission.inner.tick(|_| None);
+    admission.places.tick(|_| None);
     assert_eq!(admission.occupancy("m"), None);
     assert!(!registry.render().unwrap().contains("model=\"m\""));
 }
@@ -209,7 +213,7 @@ async fn late_first_tokens_lower_the_limit() {
         permit.count_answer(1);
         permit.count_answer(1);
     }
-    admission.inner.tick(|_| Some(WorkersLoad::default()));
+    admission.places.tick(|_| Some(WorkersLoad::default()));
     assert_eq!(admission.occupancy("m").unwrap().limit, 10);
 }
 
@@ -245,7 +249,7 @@ async fn models_that_nobody_asks_for_are_forgotten() {
     let held = admission.admit("held").await.unwrap();
     for n in 0..3 * MAX_IDLE_GATES {
         admission.admit(&*format!("m{n}")).await.unwrap();
-        assert!(admission.inner.table().gates.len() <= MAX_IDLE_GATES);
+        assert!(admission.places.gates() <= MAX_IDLE_GATES);
     }
     assert!(admission.admit("held").await.is_err(), "one that is used is kept");
     drop(held);

@@ -9,7 +9,7 @@ use protocol::message::Heartbeat;
 use sysinfo::System;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Admission, Inner};
+use super::{Admission, places::Places};
 use crate::{fleet::ModelRegistry, serve::limit::WorkersLoad};
 
 /// About as often as workers report.
@@ -18,22 +18,22 @@ const INTERVAL: Duration = Duration::from_millis(500);
 impl Admission {
     /// Lets the limits follow what the workers in `registry` report, until nobody has this admission any more.
     pub fn watch(&self, registry: Arc<ModelRegistry>) -> impl Future<Output = ()> + use<> {
-        let admission = Arc::downgrade(&self.inner);
-        async move { watch(&admission, &registry).await }
+        let places = Arc::downgrade(&self.places);
+        async move { watch(&places, &registry).await }
     }
 }
 
-async fn watch(admission: &Weak<Inner>, registry: &ModelRegistry) {
+async fn watch(places: &Weak<Places>, registry: &ModelRegistry) {
     // Where the system is not known, its memory is not.
     let mut system = System::new().ok();
     let mut interval = interval(INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        let Some(admission) = admission.upgrade() else { return };
+        let Some(places) = places.upgrade() else { return };
         let resident = registry.links().iter().map(|link| link.heartbeat().memory_bytes).sum();
         let memory = memory_share(resident, system.as_mut().and_then(available_memory));
-        admission.tick(|model| Some(load_of(&registry.heartbeats(model)?, memory)));
+        places.tick(|model| Some(load_of(&registry.heartbeats(model)?, memory)));
     }
 }
 
