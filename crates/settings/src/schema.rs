@@ -191,7 +191,7 @@ pub struct StreamRegistry {
     #[serde(deserialize_with = "number::<_, _, 0, 1_000_000>")]
     pub max_waiting: usize,
     /// Tokens of the requests that may wait, estimated from the length of the prompt and `max_tokens`.
-    #[serde(deserialize_with = "number::<_, _, 1, { 1 << 40 }>")]
+    #[serde(deserialize_with = "number::<_, _, 1, 1_000_000_000_000>")]
     pub max_waiting_tokens: u64,
     /// How long a request may wait.
     #[serde(deserialize_with = "millis::<_, 0, HOUR_MS>")]
@@ -224,7 +224,7 @@ pub struct RateLimits {
     #[serde(deserialize_with = "number::<_, _, 0, 1_000_000_000>")]
     pub requests_per_minute: u64,
     /// Tokens of prompts and answers; 0: no limit.
-    #[serde(deserialize_with = "number::<_, _, 0, { 1 << 40 }>")]
+    #[serde(deserialize_with = "number::<_, _, 0, 1_000_000_000_000>")]
     pub tokens_per_minute: u64,
 }
 
