@@ -157,10 +157,11 @@ fn report() -> impl Strategy<Value = Report> {
             }
         },
     );
-    let heartbeat = (any::<[u64; 5]>(), any::<[u32; 3]>()).prop_map(
+    let heartbeat = (any::<[u64; 5]>(), any::<[u32; 3]>(), option::of(any::<u64>())).prop_map(
         |(
             [step, oldest_preparation_millis, kv_tokens, kv_capacity, memory_bytes],
             [runnable, paused, waiting],
+            progress,
         )| {
             Heartbeat {
                 step,
@@ -170,6 +171,7 @@ fn report() -> impl Strategy<Value = Report> {
                 oldest_preparation_millis,
                 kv_tokens,
                 kv_capacity,
+                progress,
                 memory_bytes,
             }
         },

@@ -28,9 +28,6 @@ use crate::{
     verify,
 };
 
-/// Time between two heartbeats.
-const HEARTBEAT: Duration = Duration::from_millis(500);
-
 /// Messages that may wait for the engine; it handles all of them before each step.
 const MAX_ENGINE_MESSAGES: usize = 4096;
 
@@ -77,7 +74,8 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     thread::Builder::new().name("receive".into()).spawn(move || receiver.run())?;
     let _verification =
         (options.verify == Verify::Background).then(|| verify::while_serving(&artifact, &reports));
-    let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&stats), preparation)?;
+    let interval = options::heartbeat(&options);
+    let _heartbeat = start_heartbeat(interval, Arc::clone(&reports), Arc::clone(&stats), preparation)?;
     Ok(Engine::new(model, limits, messages, requests, reports, stats).run()?)
 }
 
@@ -145,6 +143,7 @@ fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<PromptTokenizer> {
 
 /// Sends heartbeats until the returned sender is dropped.
 fn start_heartbeat(
+    interval: Duration,
     reports: Arc<dyn ReportSink>,
     stats: Arc<EngineStats>,
     preparation: PreparationAge,
@@ -152,7 +151,7 @@ fn start_heartbeat(
     let (stop, stopped) = bounded::<()>(0);
     thread::Builder::new().name("heartbeat".into()).spawn(move || {
         let mut memory = ResidentMemory::new();
-        while stopped.recv_timeout(HEARTBEAT) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+        while stopped.recv_timeout(interval) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
             let oldest_preparation_millis = preparation.oldest().as_millis().try_into().unwrap_or(u64::MAX);
             let memory_bytes = memory.bytes();
             reports.report(&Report::Heartbeat(Heartbeat {

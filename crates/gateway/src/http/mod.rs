@@ -17,6 +17,7 @@ mod budget;
 mod dialect;
 mod error;
 mod generation;
+mod guard;
 mod health;
 mod json;
 mod metrics;
@@ -29,6 +30,7 @@ pub mod server;
 mod sse;
 mod stream;
 mod terms;
+mod throttle;
 mod unread;
 
 pub use self::{

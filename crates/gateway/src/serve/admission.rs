@@ -25,7 +25,10 @@ mod rates;
 mod rejection;
 mod watch;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 pub use self::{metrics::AdmissionMetrics, places::Permit, rejection::Rejection};
 use self::{
@@ -125,6 +128,11 @@ impl Admission {
     /// A model was unloaded: nothing of it is shown any more, unless something of it still runs.
     pub fn forget(&self, model: &str) {
         self.places.forget(model);
+    }
+
+    /// How long a request may wait for a place, and again for a worker.
+    pub fn wait_timeout(&self) -> Duration {
+        self.places.wait_timeout()
     }
 
     /// What is measured.

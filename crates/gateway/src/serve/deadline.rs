@@ -1,12 +1,15 @@
 //! When a request has to be answered.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll},
     time::Instant,
 };
 
 use tokio::time::{Sleep, sleep_until};
+
+use super::error::ServeError;
 
 /// A time that may come, or never does.
 #[derive(Debug)]
@@ -26,8 +29,12 @@ impl Deadline {
         }
     }
 
-    /// Returns when it has come.
-    pub(super) async fn passed(&mut self) {
-        std::future::poll_fn(|cx| self.poll(cx)).await;
+    /// What `future` returns, unless the time comes earlier.
+    pub(super) async fn bound<F: Future>(&mut self, future: F) -> Result<F::Output, ServeError> {
+        tokio::select! {
+            biased;
+            () = poll_fn(|cx| self.poll(cx)) => Err(ServeError::DeadlinePassed),
+            output = future => Ok(output),
+        }
     }
 }

@@ -10,18 +10,17 @@ use super::{
     deadline::Deadline,
     error::ServeError,
     event::{Output, OutputEvent},
+    migrate::MigratingStream,
 };
-use crate::worker::streams::Stream;
 
 /// A generation that a worker has accepted. Yields its output, and ends after one [`OutputEvent::Finish`] or one
 /// error. Dropping it earlier cancels the generation.
 #[derive(Debug)]
 pub struct Generation {
     /// Before the permit, so that a dropped generation is cancelled before the next request gets its place.
-    events: Stream,
+    events: MigratingStream,
     permit: Permit,
     deadline: Deadline,
-    digest: String,
     ended: bool,
 }
 
@@ -30,19 +29,14 @@ impl Generation {
     /// follows the permit, for the reason above.
     pub(super) async fn prepared(
         mut permit: Permit,
-        mut events: Stream,
-        digest: String,
+        mut events: MigratingStream,
     ) -> Result<Self, ServeError> {
         let mut deadline = Deadline::new(permit.deadline());
-        let first = tokio::select! {
-            biased;
-            () = deadline.passed() => return Err(ServeError::DeadlinePassed),
-            first = events.next() => first,
-        };
-        match first {
+        let first = std::future::poll_fn(|cx| events.poll_next(cx));
+        match deadline.bound(first).await?.transpose()? {
             Some(StreamEventKind::Prepared { prompt_tokens }) => {
                 permit.count_prompt(prompt_tokens);
-                Ok(Self { events, permit, deadline, digest, ended: false })
+                Ok(Self { events, permit, deadline, ended: false })
             }
             Some(StreamEventKind::Failed(failure)) => Err(failure.into()),
             other => Err(unexpected(other.as_ref())),
@@ -51,7 +45,7 @@ impl Generation {
 
     /// Digest of the model that generates, in hex.
     pub fn digest(&self) -> &str {
-        &self.digest
+        self.events.digest()
     }
 
     /// The next event; `None` after the last one.
@@ -70,8 +64,8 @@ impl Generation {
             return Poll::Ready(Some(Err(ServeError::DeadlinePassed)));
         }
         loop {
-            let event = match ready!(self.events.poll_next(cx)) {
-                Some(StreamEventKind::Delta(delta)) => {
+            let event = match ready!(self.events.poll_next(cx)).transpose() {
+                Ok(Some(StreamEventKind::Delta(delta))) => {
                     self.permit.count_answer(delta.tokens.len());
                     if delta.text.is_empty() {
                         // Tokens whose text is not complete yet.
@@ -79,11 +73,12 @@ impl Generation {
                     }
                     Ok(OutputEvent::TextDelta(delta.text))
                 }
-                Some(StreamEventKind::Finished { reason, usage }) => {
+                Ok(Some(StreamEventKind::Finished { reason, usage })) => {
                     Ok(OutputEvent::Finish { reason, usage })
                 }
-                Some(StreamEventKind::Failed(failure)) => Err(failure.into()),
-                other => Err(unexpected(other.as_ref())),
+                Ok(Some(StreamEventKind::Failed(failure))) => Err(failure.into()),
+                Ok(other) => Err(unexpected(other.as_ref())),
+                Err(error) => Err(error),
             };
             self.ended = !matches!(event, Ok(OutputEvent::TextDelta(_)));
             return Poll::Ready(Some(event));

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! GenerateRequest ─ admit ─► Permit ─ route ─► Link ─ open ─► Generation ─► OutputEvent … Finish
+//!        │                              ▲                           │ its worker is lost
+//!        │                              └────────── migrate ────────┘
 //!        └───────────────────────────┴────────────────┴────────────┴──────► ServeError
 //! ```
 //!
@@ -18,6 +20,8 @@ mod event;
 mod gate;
 mod generation;
 mod limit;
+mod metrics;
+mod migrate;
 mod pace;
 mod priority;
 mod queue;
@@ -33,6 +37,8 @@ pub use self::{
     event::{FinishReason, Output, OutputEvent, Usage},
     gate::Occupancy,
     generation::Generation,
+    metrics::ServeMetrics,
+    migrate::OpenLimits,
     priority::{NotAPriority, Priority},
     queue::Bound,
     rate_limit::{RateExceeded, RateUnit},

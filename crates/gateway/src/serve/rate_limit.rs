@@ -108,12 +108,16 @@ impl RateTable {
 
     /// What a caller has left now.
     fn buckets(&self, caller: &Caller, now: Instant) -> Buckets {
-        let capacity = |limit: Option<u64>| limit.unwrap_or_default() as f64;
+        // Without a limit nothing is used up: a limit that is set later begins with a full bucket.
+        let capacity = |limit: Option<u64>| limit.map_or(f64::INFINITY, |limit| limit as f64);
         let RateLimits { requests_per_minute, tokens_per_minute } = self.limits;
         let (requests, tokens) = (capacity(requests_per_minute), capacity(tokens_per_minute));
         let Some(left) = self.callers.get(caller) else { return Buckets { requests, tokens, at: now } };
         let minutes = now.saturating_duration_since(left.at).as_secs_f64() / 60.0;
-        let filled = |left: f64, capacity: f64| (left + capacity * minutes).min(capacity);
+        let filled = |left: f64, capacity: f64| match capacity.is_finite() {
+            true => (left + capacity * minutes).min(capacity),
+            false => capacity,
+        };
         Buckets {
             requests: filled(left.requests, requests),
             tokens: filled(left.tokens, tokens),
@@ -224,6 +228,19 @@ mod tests {
         table.take(&caller("a"), 500, start).unwrap();
         table.settle(&caller("a"), 0.0, -100.0, start);
         assert_eq!(table.take(&caller("a"), 100, start).unwrap_err().retry_after, seconds(20.0));
+    }
+
+    #[test]
+    fn a_rate_that_is_set_later_begins_with_a_full_bucket() {
+        let requests = RateLimits { requests_per_minute: Some(60), ..OFF };
+        let mut table = RateTable::new(requests);
+        let start = Instant::now();
+        table.take(&caller("a"), 1_000_000, start).unwrap();
+        table.set_limits(RateLimits { tokens_per_minute: Some(600), ..requests });
+        table.take(&caller("a"), 600, start).unwrap();
+        assert_eq!(table.take(&caller("a"), 10, start).unwrap_err().retry_after, seconds(1.0));
+        table.set_limits(requests);
+        table.take(&caller("a"), 600, start).unwrap();
     }
 
     #[test]

@@ -107,6 +107,10 @@ impl Places {
         }
     }
 
+    pub(super) fn wait_timeout(&self) -> Duration {
+        self.table().settings.wait_timeout
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.table().closed
     }
@@ -353,7 +357,7 @@ impl Waiting {
         arrived: Instant,
         deadline: Option<Instant>,
     ) -> Result<Permit, Rejection> {
-        let longest = self.places.table().settings.wait_timeout;
+        let longest = self.places.wait_timeout();
         let until = deadline.map_or(arrived + longest, |deadline| deadline.min(arrived + longest));
         match timeout_at(until.into(), &mut self.permit).await {
             // It came in the same moment, too late to be of use.

@@ -175,6 +175,26 @@ async fn a_higher_limit_lets_those_who_wait_in() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn other_settings_hold_from_then_on_and_turn_nobody_away() {
+    let admission = admission(2, 1);
+    let [first, other] = [admission.admit("m").await.unwrap(), admission.admit("m").await.unwrap()];
+    let mut waiter = Box::pin(admission.admit("m"));
+    assert!(poll!(&mut waiter).is_pending());
+    let settings =
+        StreamRegistry { max_waiting: 3, wait_timeout: seconds(1), ..StreamRegistry::of_streams(1) };
+    admission.configure(settings, RateLimits::default());
+    assert_eq!((admission.occupancy("m").unwrap().limit, admission.wait_timeout()), (1, seconds(1)));
+    let mut second = Box::pin(admission.admit("m"));
+    assert!(poll!(&mut second).is_pending(), "more may wait");
+    drop(first);
+    assert!(poll!(&mut waiter).is_pending(), "one runs, and only one may");
+    drop(other);
+    let _waiter = waiter.now_or_never().unwrap().unwrap();
+    admission.configure(StreamRegistry::of_streams(5), RateLimits::default());
+    assert!(second.now_or_never().unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_workers_report_moves_the_limit_and_is_counted() {
     let mut registry = MetricRegistry::new();
     let settings = StreamRegistry { min_streams: 2, ..StreamRegistry::of_streams(20) };
