@@ -15,6 +15,7 @@ pub mod cli;
 pub mod engine;
 pub mod link;
 pub mod list_models;
+pub mod memory;
 pub mod model;
 pub mod options;
 pub mod prepare;

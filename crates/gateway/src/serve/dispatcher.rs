@@ -6,8 +6,10 @@ use std::{sync::Arc, time::Instant};
 use tracing::{Instrument, debug_span};
 
 use super::{
-    admission::Admission,
+    admission::{Admission, Ask},
+    deadline::Deadline,
     error::ServeError,
+    estimate,
     generation::Generation,
     metrics::ServeMetrics,
     migrate::{MigratingStream, OpenLimits, Opener},
@@ -42,18 +44,29 @@ impl Dispatcher {
     ///
     /// # Errors
     /// If the model can't be loaded, or no worker will ever serve it, which is found before the wait for a place; if
-    /// there is no place, or no worker in time; or if the worker refuses the request.
+    /// there is no place, or no worker in time; if the request's deadline passes; or if the worker refuses the request.
     pub async fn generate(
         &self,
         request: GenerateRequest,
         arrived: Instant,
     ) -> Result<Generation, ServeError> {
-        let model = self.models.provide(&request.model).instrument(debug_span!("provide")).await?;
+        let mut deadline = Deadline::new(request.deadline);
+        let providing = self.models.provide(&request.model).instrument(debug_span!("provide"));
+        let model = deadline.bound(providing).await??;
         // A model that takes no requests need not wait for a place.
         self.registry.resolve(&model)?;
-        let permit = self.admission.admit(&model).instrument(debug_span!("admit")).await?;
+        let ask = Ask {
+            model: model.to_string(),
+            caller: request.caller.clone(),
+            priority: request.priority,
+            tokens: estimate::tokens(&request),
+            deadline: request.deadline,
+        };
+        let permit = self.admission.admit(ask).instrument(debug_span!("admit")).await?;
         // Workers may have come or gone during the wait, so one is picked only now.
-        let events = MigratingStream::open(&self.opener, model, request, arrived).await?;
+        let longest = self.admission.wait_timeout();
+        let opening = MigratingStream::open(&self.opener, model, request, arrived, longest);
+        let events = deadline.bound(opening).await??;
         Generation::prepared(permit, events).await
     }
 }

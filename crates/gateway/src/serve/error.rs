@@ -18,6 +18,9 @@ pub enum ServeError {
     /// Its model could not be loaded.
     #[error(transparent)]
     NoModel(ModelError),
+    /// Its client's deadline passed while it ran.
+    #[error("the request's deadline passed before its answer was complete")]
+    DeadlinePassed,
     /// Its worker could not do it, or was lost.
     #[error("{}", .0.message)]
     Failed(Failure),
