@@ -154,11 +154,11 @@ async fn without_a_name_there_must_be_exactly_one_model() {
 
 /// The operation that one of the workers was given, and this worker first.
 async fn given(mut workers: Vec<FakeWorker>) -> (Operation, Vec<FakeWorker>) {
-    let first = {
+    let (operation, index) = {
         let nexts = workers.iter_mut().map(|worker| Box::pin(worker.operation()));
-        soon("an operation", futures_util::future::select_all(nexts)).await
+        let (operation, index, _others) = soon("an operation", futures_util::future::select_all(nexts)).await;
+        (operation, index)
     };
-    let (operation, index, _) = first;
     workers.swap(0, index);
     (operation, workers)
 }
