@@ -193,7 +193,12 @@ async fn places_are_bounded_given_in_order_and_free_again() {
     let first = env.begin("/tokenize", &body("first"));
     let running = worker.operation().await;
     let second = env.begin("/tokenize", &body("second"));
-    while env.metric("kr_operate_waiting").await != "1" {}
+    soon("an operation that waits", async {
+        while env.metric("kr_operate_waiting").await != "1" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     assert_eq!(error(env.begin("/tokenize", &body("third"))).await, (429, "queue_full".into()));
     // A stream needs no place of an operation.
     let (stream, _response) = env.begin_stream(&mut worker).await;
