@@ -9,6 +9,7 @@
 //! end of a hold window, or a doorbell on the socket. The worker is dead when the socket closes.
 
 mod end;
+mod give_way;
 mod shipment;
 
 use std::{
@@ -32,12 +33,13 @@ use protocol::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    task::coop::unconstrained,
     time::sleep_until,
 };
 use tracing::{debug_span, warn};
 
 pub use self::end::LinkEnd;
-use self::shipment::Shipment;
+use self::{give_way::give_way, shipment::Shipment};
 use super::{
     batcher::{Flush, Next, Queued},
     event::{EventSender, WorkerEvent},
@@ -232,7 +234,9 @@ impl LinkTask {
                     0 => return Err(LinkEnd::Closed),
                     count => { self.metrics.doorbells_received.inc_by(count as u64); }
                 },
-                () = self.link.outbox.pushed() => {}
+                // Whoever else is ready to submit something does so first: the runtime runs a task that was woken
+                // before those that have waited for longer, and each would get a frame of its own.
+                () = self.link.outbox.pushed() => give_way().await,
                 () = held => {}
             }
         }
@@ -371,7 +375,8 @@ impl LinkTask {
     /// If the socket's buffer is full, a doorbell is pending already; if it is closed, reading will tell.
     fn ring_doorbell(&self) {
         let mut socket = &self.socket;
-        if let Some(Ok(1)) = socket.write(&[BELL]).now_or_never() {
+        // Without a constraint: a task that has done much would be told to wait, and the doorbell be lost.
+        if let Some(Ok(1)) = unconstrained(socket.write(&[BELL])).now_or_never() {
             self.metrics.doorbells_sent.inc();
         }
     }
