@@ -8,6 +8,7 @@ use crate::{
     http::{App, HttpMetrics},
     metrics::MetricRegistry,
     serve::{
+        Dispatcher, OpenLimits, ServeMetrics,
         admission::{Admission, AdmissionMetrics},
         operation::{OperationMetrics, Operator},
     },
@@ -23,6 +24,8 @@ pub struct Metrics {
     pub admission: AdmissionMetrics,
     /// Of operations.
     pub operations: OperationMetrics,
+    /// Of streams that change their worker.
+    pub serve: ServeMetrics,
     /// Of workers and the models that they load.
     pub fleet: FleetMetrics,
     /// Of the links to workers and of the streams over them.
@@ -36,6 +39,7 @@ impl Metrics {
             http: HttpMetrics::register(registry),
             admission: AdmissionMetrics::register(registry),
             operations: OperationMetrics::register(registry),
+            serve: ServeMetrics::register(registry),
             worker: WorkerMetrics::register(registry),
             fleet: FleetMetrics::register(registry),
         }
@@ -48,13 +52,19 @@ impl Metrics {
 /// No worker can be started here.
 pub fn assemble(config: &Config) -> Result<App, LaunchError> {
     let mut registry = MetricRegistry::new();
-    let Metrics { http, admission, operations, fleet, worker } = Metrics::register(&mut registry);
+    let Metrics { http, admission, operations, serve, fleet, worker } = Metrics::register(&mut registry);
     let models = Arc::new(ModelRegistry::default());
     let launcher = WorkerLauncher::new(config, worker)?;
     let loader = Models::new(launcher, Arc::clone(&models), fleet);
     let admission = Admission::new(config.stream_registry, admission);
+    let limits = OpenLimits {
+        credit_chunks: config.stream_registry.credit_chunks,
+        first_wait: config.stream_registry.wait_timeout,
+        recovery_wait: config.workers.recovery_timeout,
+    };
+    let dispatcher = Dispatcher::new(admission.clone(), Arc::clone(&models), limits, serve);
     let operator = Operator::new(admission.clone(), Arc::clone(&models), config.operations, operations);
-    Ok(App::new(config, admission, operator, models, loader, http, Arc::new(registry)))
+    Ok(App::new(config, admission, dispatcher, operator, models, loader, http, Arc::new(registry)))
 }
 
 #[cfg(test)]
@@ -80,6 +90,8 @@ mod tests {
             ("deliver_frames", "counter"),
             ("deliver_messages", "counter"),
             ("inter_token_latency_seconds", "histogram"),
+            ("migration_seconds", "histogram"),
+            ("migrations", "counter"),
             ("operate_results", "counter"),
             ("operate_retries", "counter"),
             ("operate_running", "gauge"),
@@ -93,6 +105,7 @@ mod tests {
             ("tokens_in", "counter"),
             ("tokens_out", "counter"),
             ("verify_runs", "counter"),
+            ("worker_heartbeat_gap_seconds", "histogram"),
             ("worker_restarts", "counter"),
             ("worker_state", "gauge"),
         ];

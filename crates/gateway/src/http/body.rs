@@ -43,7 +43,8 @@ pub(super) async fn read(app: &App, request: Request, limit: usize) -> Result<Fu
         }
         Ok(FullBody { bytes: bytes.freeze(), charge })
     };
-    timeout(app.body_timeout, read).await.unwrap_or(Err(ApiError::BodyTimeout(app.body_timeout)))
+    let longest = app.body_timeout();
+    timeout(longest, read).await.unwrap_or(Err(ApiError::BodyTimeout(longest)))
 }
 
 /// What `read` makes of a body. The charge is for the bytes that this takes, as `size` says.

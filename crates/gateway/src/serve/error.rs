@@ -2,7 +2,7 @@
 
 pub use protocol::message::{Failure, FailureKind};
 
-use super::{admission::Rejection, operation::OperationRejection};
+use super::{admission::Rejection, rejection::OperationRejection};
 pub use crate::fleet::RouteError;
 
 /// Why a request was not served, or not to its end. A dialect shows it, and one table in `http`

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! OperationRequest ─ enter ─► Place ─ route ─► Link ─ operate ─► Answered
-//!                                       ▲                 │ the worker is gone
+//!                                       ▲                 │ the worker is gone, or leaves
 //!                                       └──── once ───────┘
 //! ```
 //!
@@ -11,19 +11,27 @@
 mod gate;
 mod metrics;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use protocol::message::ModelInfo;
 pub use protocol::message::{Answer, OperationKind, PieceForm, Pieces, TokenizeInput};
+use tokio::time::timeout;
 use tracing::{Instrument, debug_span, error};
 
 use self::gate::Gates;
-pub use self::{gate::OperationRejection, metrics::OperationMetrics};
+pub use self::metrics::OperationMetrics;
+pub use super::rejection::OperationRejection;
 use super::{
     admission::{Admission, Rejection},
     error::{FailureKind, ServeError},
 };
-use crate::{config::Operations, fleet::ModelRegistry};
+use crate::{
+    config::Operations,
+    fleet::{ModelRegistry, Route, RouteError},
+};
 
 /// What a client asks a model's tokenizer or template for.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +59,8 @@ pub struct Operator {
     admission: Admission,
     registry: Arc<ModelRegistry>,
     gates: Arc<Gates>,
+    /// Longest wait for a worker to be ready.
+    wait_timeout: Duration,
     metrics: OperationMetrics,
 }
 
@@ -70,10 +80,10 @@ impl Operator {
         metrics: OperationMetrics,
     ) -> Self {
         let gates = Arc::new(Gates::new(settings, metrics.clone()));
-        Self { admission, registry, gates, metrics }
+        Self { admission, registry, gates, wait_timeout: settings.wait_timeout, metrics }
     }
 
-    /// Waits for a place, and asks a worker; a second one if the first is lost before it answers. Dropping the future
+    /// Waits for a place and for a worker that is ready, and asks it; a second one if the first is lost before it answers. Dropping the future
     /// cancels the operation.
     ///
     /// # Errors
@@ -95,17 +105,32 @@ impl Operator {
             Some(model) => model,
             None => self.registry.only_model()?,
         };
-        // An unknown model, or one without workers, need not wait for a place.
+        // An unknown model need not wait for a place.
         let name = self.registry.resolve(&model)?;
         let workers = || self.registry.model(&name).map_or(1, |status| status.workers);
         let _place = self.gates.enter(&name, workers).await?;
         self.ask(&model, &kind, urgent).await
     }
 
+    /// Waits until a worker is ready, if none is.
+    async fn route(&self, model: &str) -> Result<Route, RouteError> {
+        let routed = timeout(self.wait_timeout, async {
+            loop {
+                self.registry.usable(model).await?;
+                // The worker may have gone since then, so this may take another turn.
+                match self.registry.route_operation(model) {
+                    Err(RouteError::NoWorker { .. }) => tokio::task::yield_now().await,
+                    routed => return routed,
+                }
+            }
+        });
+        routed.await.unwrap_or_else(|_elapsed| Err(RouteError::NoWorker { model: model.to_owned() }))
+    }
+
     async fn ask(&self, model: &str, kind: &OperationKind, urgent: bool) -> Result<Answered, ServeError> {
         let mut may_retry = true;
         loop {
-            let route = self.registry.route_operation(model)?;
+            let route = self.route(model).await?;
             match route.link.operate(kind, urgent).await {
                 Ok(answer) if is_answer_of(kind, &answer) => {
                     return Ok(Answered { answer, model: route.info });

@@ -16,7 +16,7 @@ mod hold;
 mod lanes;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -285,6 +285,11 @@ impl Batcher {
         }
     }
 
+    /// The streams whose requests are queued.
+    pub fn requests(&self) -> HashSet<RequestId> {
+        self.queue.iter().filter_map(Queued::request).collect()
+    }
+
     /// Submissions queued.
     pub fn len(&self) -> usize {
         self.queue.len() + self.operations.len() + usize::from(self.drain)
@@ -354,12 +359,6 @@ impl Taken {
     /// The operations in it.
     pub fn operations(&self) -> &[RequestId] {
         &self.operations
-    }
-
-    /// All but operations and a drain.
-    #[cfg(test)]
-    pub(crate) fn submissions(self) -> Vec<Queued> {
-        self.submissions
     }
 
     /// Encodes it into `body`, as one batch.

@@ -6,15 +6,19 @@
 //! ```
 //!
 //! The task sleeps when there is nothing to ship and nothing to read, and wakes for a submission, the
-//! end of a hold window, or a doorbell on the socket. The worker is dead when the socket closes.
+//! end of a hold window, or a doorbell on the socket. The worker is dead when the socket closes or its process ends.
 
 mod end;
 mod give_way;
+#[cfg(test)]
+mod played;
+mod ship;
 mod shipment;
 
 use std::{
     borrow::Borrow,
     convert::Infallible,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -27,7 +31,8 @@ use futures_util::FutureExt;
 use interprocess::local_socket::tokio::Stream as Socket;
 use protocol::{
     codec,
-    frame::{BELL, FrameKind, FrameReceiver, FrameSender, Sent},
+    frame::{BELL, FrameKind, FrameReceiver, FrameSender},
+    ids::RequestId,
     message::{Failure, FailureKind, Generate, Heartbeat, OperationKind, Report, StreamEvent, Verified},
     shm::Armed,
 };
@@ -41,12 +46,13 @@ use tracing::{debug_span, warn};
 pub use self::end::LinkEnd;
 use self::{give_way::give_way, shipment::Shipment};
 use super::{
-    batcher::{Flush, Next, Queued},
+    batcher::Queued,
     event::{EventSender, WorkerEvent},
+    loss::Loss,
     metrics::{LinkMetrics, WorkerMetrics},
     operations::{Operate, Operations},
     outbox::Outbox,
-    streams::{Stream, Streams, unsendable},
+    streams::{OpenError, Progress, Stream, Streams},
 };
 use crate::config::BatchQueue;
 
@@ -95,12 +101,12 @@ impl Link {
         }
     }
 
-    /// Opens a stream and queues its request. `arrived` is when the client's request came.
+    /// Opens a stream, at its beginning or where another worker left it, and queues its request.
     ///
     /// # Errors
     /// The worker is gone or about to leave, or the request is too large for it.
-    pub fn open(&self, generate: Generate, arrived: Instant) -> Result<Stream, Failure> {
-        self.streams.open(&self.outbox, generate, arrived)
+    pub fn open(&self, generate: Generate, progress: Progress) -> Result<Stream, OpenError> {
+        self.streams.open(&self.outbox, generate, progress)
     }
 
     /// Asks the worker for something that has a single answer. An `urgent` operation is not held for others to share
@@ -138,12 +144,22 @@ impl Link {
         self.alive.load(Ordering::Relaxed)
     }
 
+    /// Whether it takes new streams and operations, as far as is known.
+    pub fn takes_streams(&self) -> bool {
+        self.is_alive() && self.streams.is_open()
+    }
+
     /// Opens no further streams and takes no further operations; those that are live go on.
     pub fn close(&self) {
-        let failure =
-            worker_lost("the worker for this request is about to leave; send the request again".into());
-        self.operations.close(failure.clone());
-        self.streams.close(failure);
+        self.operations.close(operation_lost(LEAVING));
+        self.streams.close(Loss::Left(LEAVING.into()));
+    }
+
+    /// Opens no further streams, and ends those that are live, and operations: another worker can do them.
+    pub fn release(&self) {
+        let loss = Loss::Left(LEAVING.into());
+        self.cancel(self.streams.lose_all(loss.clone(), |_| loss.clone()));
+        self.cancel(self.operations.fail_all(operation_lost(LEAVING)));
     }
 
     /// Returns when no stream is live and no operation open. Only after [`Link::close`] it stays so.
@@ -157,19 +173,40 @@ impl Link {
         self.outbox.push(Queued::Drain);
     }
 
-    /// Ends every live stream with one error event and fails every operation, and takes no further ones.
+    /// Ends every live stream with one error event and fails every operation, and takes no further ones. No other
+    /// worker continues the streams.
     pub fn fail_all(&self, why: &str) {
         self.alive.store(false, Ordering::Relaxed);
-        let message = format!("the worker that ran this request is gone: {why}; send the request again");
-        let failure = worker_lost(message);
-        let operations = self.operations.fail_all(failure.clone());
-        for id in self.streams.fail_all(failure).into_iter().chain(operations) {
-            self.outbox.push(Queued::Cancel(id));
-        }
+        let message = format!("the request was ended: {why}; send it again");
+        let failure = Failure { kind: FailureKind::WorkerLost, param: None, message };
+        self.cancel(self.streams.fail_all(&failure));
+        self.cancel(self.operations.fail_all(failure));
+    }
+
+    /// The worker is gone, for the reason `loss`: ends every live stream with it, and every operation, and takes no
+    /// further ones. Streams whose request was never sent had no part in it.
+    pub fn lose_all(&self, loss: &Loss) {
+        self.alive.store(false, Ordering::Relaxed);
+        let unsent = self.outbox.requests();
+        self.streams.lose_all(loss.clone(), |id| match unsent.contains(&id) {
+            true => Loss::Left(loss.reason().into()),
+            false => loss.clone(),
+        });
+        self.operations.fail_all(operation_lost(loss.reason()));
+    }
+
+    /// Orders a worker that may be alive to forget these streams and operations.
+    fn cancel(&self, ended: Vec<RequestId>) {
+        ended.into_iter().for_each(|id| self.outbox.push(Queued::Cancel(id)));
     }
 }
 
-fn worker_lost(message: String) -> Failure {
+/// Why a worker that is about to leave refuses a stream.
+const LEAVING: &str = "the worker is about to leave";
+
+/// For an operation whose worker is gone or leaves, for the reason `why`: another worker is asked.
+fn operation_lost(why: &str) -> Failure {
+    let message = format!("the worker for this request was lost: {why}; send the request again");
     Failure { kind: FailureKind::WorkerLost, param: None, message }
 }
 
@@ -195,21 +232,25 @@ impl LinkTask {
         }
     }
 
-    /// Runs until the worker is gone or breaks the protocol. What it had published before is delivered. Messages that
-    /// are not tied to a stream become `events`.
-    pub async fn run(mut self, events: &EventSender) -> LinkEnd {
-        let end = match self.exchange(events).await {
+    /// Runs until the worker is gone, as `exited` says or the socket shows, or breaks the protocol. What it had published
+    /// before is delivered. Messages that are not tied to a stream become `events`.
+    pub async fn run(mut self, events: &EventSender, exited: impl Future<Output = ()>) -> LinkEnd {
+        let end = match self.exchange(events, pin!(exited)).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
-        if let LinkEnd::Closed | LinkEnd::Socket(_) = end {
+        if let LinkEnd::Closed | LinkEnd::Exited | LinkEnd::Socket(_) = end {
             // What it published before it died. An error in that does not change why the link ended.
             while let Ok(true) = self.receive(events).await {}
         }
         end
     }
 
-    async fn exchange(&mut self, events: &EventSender) -> Result<Infallible, LinkEnd> {
+    async fn exchange(
+        &mut self,
+        events: &EventSender,
+        mut exited: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Infallible, LinkEnd> {
         let mut doorbells = [0; 256];
         loop {
             let more = self.receive(events).await?;
@@ -234,6 +275,7 @@ impl LinkTask {
                     0 => return Err(LinkEnd::Closed),
                     count => { self.metrics.doorbells_received.inc_by(count as u64); }
                 },
+                () = &mut exited => return Err(LinkEnd::Exited),
                 // Whoever else is ready to submit something does so first: the runtime runs a task that was woken
                 // before those that have waited for longer, and each would get a frame of its own.
                 () = self.link.outbox.pushed() => give_way().await,
@@ -318,58 +360,6 @@ impl LinkTask {
             failure.shorten();
         }
         events.send(WorkerEvent::Verified(outcome)).await;
-    }
-
-    /// Sends what is queued, until the queue is empty, held, or the ring full. Returns the end of the hold.
-    fn ship(&mut self) -> Result<Option<Instant>, LinkEnd> {
-        loop {
-            if self.shipment.unsent() == 0 {
-                let now = now();
-                let flush = match self.link.outbox.next(now) {
-                    Next::Idle => return Ok(None),
-                    Next::HoldUntil(until) => return Ok(Some(until)),
-                    Next::Ship(flush) => flush,
-                };
-                debug_span!("batch").in_scope(|| self.pack(now, flush));
-                if self.shipment.unsent() == 0 {
-                    continue;
-                }
-            }
-            let (submissions, body) = (self.shipment.unsent(), self.shipment.body());
-            let _span = debug_span!("ship", submissions, bytes = body.len()).entered();
-            match self.sender.send(FrameKind::Batch, body)? {
-                Sent::Done { ring_bell } => {
-                    self.metrics.ship_frames.inc();
-                    self.metrics.ship_messages.inc_by(submissions as u64);
-                    self.shipment.finish();
-                    if ring_bell {
-                        self.ring_doorbell();
-                    }
-                }
-                Sent::Full { ring_bell } => {
-                    if ring_bell {
-                        self.ring_doorbell();
-                    }
-                    // The worker rings the doorbell when there is space again.
-                    return Ok(None);
-                }
-            }
-        }
-    }
-
-    /// Encodes the next batch. If that fails, its requests do, and no others.
-    fn pack(&mut self, now: Instant, flush: Flush) {
-        match self.shipment.pack(&self.link.outbox, now) {
-            // What made it worth while was cancelled meanwhile.
-            Ok(()) if self.shipment.unsent() == 0 => {}
-            Ok(()) => self.metrics.batch.count(self.shipment.unsent(), self.shipment.waited(), flush),
-            Err(error) => {
-                let failure = unsendable(error);
-                warn!(why = failure.message, "a batch can't be encoded; its requests fail");
-                self.link.streams.fail(&self.shipment.requests(), &failure);
-                self.link.operations.fail(self.shipment.operations(), &failure);
-            }
-        }
     }
 
     /// If the socket's buffer is full, a doorbell is pending already; if it is closed, reading will tell.

@@ -1,6 +1,7 @@
 //! Between those who submit and the one task that ships: a [`Batcher`] behind a lock, and a notification.
 
 use std::{
+    collections::HashSet,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -60,12 +61,9 @@ impl Outbox {
         self.batcher().take(now, taken);
     }
 
-    /// What goes into the next batch, without operations.
-    #[cfg(test)]
-    pub(crate) fn take(&self) -> Vec<Queued> {
-        let mut taken = Taken::default();
-        self.take_batch(now(), &mut taken);
-        taken.submissions()
+    /// The streams whose requests are queued.
+    pub fn requests(&self) -> HashSet<RequestId> {
+        self.batcher().requests()
     }
 
     /// What to do with what is queued, at `now`.

@@ -165,8 +165,10 @@ async fn given(mut workers: Vec<FakeWorker>) -> (Operation, Vec<FakeWorker>) {
 
 #[tokio::test]
 async fn an_operation_whose_worker_dies_is_done_by_another_and_that_once() {
-    let env =
-        TestEnv::start("workers: {count: 2, restart_backoff_ms: 60000, max_restart_backoff_ms: 60000}\n");
+    let env = TestEnv::start(
+        "workers: {count: 2, restart_backoff_ms: 60000, max_restart_backoff_ms: 60000}\n\
+         operations: {wait_timeout_ms: 200}\n",
+    );
     let workers = vec![env.next_ready_worker().await, env.next_ready_worker().await];
     let begun = env.begin("/tokenize", &tokenize());
     let (operation, mut workers) = given(workers).await;

@@ -7,7 +7,6 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use tokio::{
@@ -15,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::metrics::OperationMetrics;
+use super::{super::rejection::OperationRejection, metrics::OperationMetrics};
 use crate::config::Operations;
 
 /// The gates of all models.
@@ -47,23 +46,6 @@ pub(super) struct Place {
 struct Waiting<'a> {
     gate: &'a Gate,
     metrics: &'a OperationMetrics,
-}
-
-/// Why an operation was not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OperationRejection {
-    /// As many wait as may wait.
-    #[error("the model's workers are busy and {waiting} operations wait already; try again later")]
-    QueueFull {
-        /// Operations that wait.
-        waiting: usize,
-    },
-    /// No place came free in time.
-    #[error("the model's workers are busy and had no time within {} s; try again later", waited.as_secs_f32())]
-    WaitedTooLong {
-        /// For how long it waited.
-        waited: Duration,
-    },
 }
 
 impl Gates {
@@ -137,6 +119,8 @@ impl Drop for Waiting<'_> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
 
     use futures_util::FutureExt;
 

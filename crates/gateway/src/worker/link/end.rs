@@ -13,6 +13,9 @@ pub enum LinkEnd {
     /// The worker's end of the socket is closed: it is dead, or will be soon.
     #[error("its socket closed")]
     Closed,
+    /// The worker's process has ended, though its end of the socket may be open in another one.
+    #[error("its process ended")]
+    Exited,
     /// The socket broke.
     #[error("its socket failed")]
     Socket(#[from] io::Error),

@@ -77,7 +77,7 @@ pub(super) fn routes() -> Vec<(&'static str, MethodRouter<App>)> {
 }
 
 async fn operate<E: Endpoint>(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    let body = body::read(&app, request, app.max_body_bytes).await?;
+    let body = body::read(&app, request, app.max_body_bytes()).await?;
     let read = |body: &[u8]| {
         let Asked { model, kind, form } = E::read(body)?;
         Ok((OperationRequest { model, kind, urgent: false }, form))

@@ -22,7 +22,7 @@ fn ids(batch: &[Submission]) -> Vec<RequestId> {
 async fn operations_ride_with_streams_and_each_gets_its_own_answer() {
     let mut world = World::new().await;
     let link = world.link.clone();
-    let mut stream = link.open(generate(1, 8), Instant::now()).unwrap();
+    let mut stream = link.open(generate(1, 8), Progress::new(Instant::now())).unwrap();
     let asked = ["a", "b", "c"].map(|text| link.operate(count(text), false));
     assert_eq!(link.open_operations(), 0, "nothing is asked for before it is polled");
     let mut answers = std::pin::pin!(future::join_all(asked));
@@ -89,11 +89,29 @@ async fn a_worker_that_dies_fails_its_operations_and_takes_no_more() {
         async move { link.operate(count("a"), false).await }
     });
     world.peer.next_batch().await;
-    link.fail_all("it died");
+    link.lose_all(&Loss::Crashed("it died".into()));
+    let failure = soon("a failure", asked).await.unwrap().unwrap_err();
+    assert_eq!(failure.kind, FailureKind::WorkerLost);
+    assert!(failure.message.contains("it died"), "{}", failure.message);
+    assert_eq!(soon("a refusal", link.operate(count("b"), false)).await, Err(failure));
+    assert_eq!(link.open_operations(), 0);
+}
+
+#[tokio::test]
+async fn a_worker_that_is_released_is_to_cancel_its_operations_and_they_can_be_done_elsewhere() {
+    let mut world = World::new().await;
+    let link = world.link.clone();
+    let asked = tokio::spawn({
+        let link = link.clone();
+        async move { link.operate(count("a"), false).await }
+    });
+    let id = ids(&world.peer.next_batch().await)[0];
+    link.release();
     let failure = soon("a failure", asked).await.unwrap().unwrap_err();
     assert_eq!(failure.kind, FailureKind::WorkerLost);
     assert_eq!(soon("a refusal", link.operate(count("b"), false)).await, Err(failure));
-    assert_eq!(link.open_operations(), 0);
+    soon("an idle link", link.idle()).await;
+    assert_eq!(world.peer.next_batch().await, [Submission::Cancel(id)]);
 }
 
 #[tokio::test]
