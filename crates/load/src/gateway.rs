@@ -78,7 +78,7 @@ pub async fn metric(client: &Client, name: &str) -> Result<Option<f64>> {
 /// # Errors
 /// The gateway doesn't answer.
 pub async fn held(client: &Client) -> Result<Held> {
-    let permits = metric(client, "kr_streams_open").await?.unwrap_or_default() as u64;
+    let permits = permits(&client.get("/metrics").await?).context("no metric counts admitted requests")?;
     let workers = workers(client).await?;
     let total = |value: fn(&Worker) -> u64| workers.iter().map(value).sum();
     Ok(Held {
@@ -102,6 +102,14 @@ pub async fn held_after(client: &Client, longest: Duration) -> Result<Held> {
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Admitted requests. The metric has one of these names, depending on the gateway's version.
+fn permits(metrics: &str) -> Option<u64> {
+    ["kr_requests_running", "kr_streams_open"]
+        .iter()
+        .find_map(|name| sum(metrics, name))
+        .map(|sum| sum as u64)
 }
 
 fn sum(text: &str, name: &str) -> Option<f64> {
