@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! open_loop streams slow_readers cancels half_open memory chaos     experiments
-//! client ── sse                                                     what a client sends and reads
+//! client, streamed, sse                                             what a client sends and reads
 //! pace, latency, process, gateway                                   time, percentiles, what is seen from outside
 //! ```
 
@@ -22,4 +22,5 @@ mod pace;
 pub mod process;
 pub mod slow_readers;
 mod sse;
+pub mod streamed;
 pub mod streams;

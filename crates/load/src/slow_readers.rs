@@ -16,8 +16,9 @@ use serde::Serialize;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use crate::{
-    client::{Ask, Client, Streamed, Target},
+    client::{Ask, Client, Target},
     process,
+    streamed::Streamed,
 };
 
 /// How many streams, and how many of them are slow.

@@ -10,10 +10,11 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
-    client::{Ask, Client, Refusal, Target},
+    client::{Ask, Client, Target},
     latency::{Latencies, Summary},
     pace::Pacer,
     process::{self, CpuMeter},
+    streamed::Refusal,
 };
 
 /// How many streams of which kind.

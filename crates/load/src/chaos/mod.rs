@@ -24,9 +24,10 @@ use self::{
     verdict::{Expected, Verdict},
 };
 use crate::{
-    client::{Ask, Client, Streamed, Target},
+    client::{Ask, Client, Target},
     gateway,
     latency::{Latencies, Summary},
+    streamed::Streamed,
 };
 
 /// What happens.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::client::{Refusal, Streamed};
+use crate::streamed::{Refusal, Streamed};
 
 /// The texts of undisturbed requests.
 #[derive(Clone, Debug)]
