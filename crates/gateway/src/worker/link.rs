@@ -2,28 +2,32 @@
 //!
 //! ```text
 //! Outbox (batcher) ── batch ──► encode ──► request ring ──► worker
-//! Streams, events ◄── dispatch ◄── decode ◄── report ring ◄── worker
+//! Streams, operations, events ◄── dispatch ◄── decode ◄── report ring ◄── worker
 //! ```
 //!
 //! The task sleeps when there is nothing to ship and nothing to read, and wakes for a submission, the
 //! end of a hold window, or a doorbell on the socket. The worker is dead when the socket closes.
 
+mod end;
+mod shipment;
+
 use std::{
+    borrow::Borrow,
     convert::Infallible,
-    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::Waker,
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
 use interprocess::local_socket::tokio::Stream as Socket;
 use protocol::{
-    codec::{self, CodecError},
-    frame::{BELL, FrameError, FrameKind, FrameReceiver, FrameSender, Sent},
-    message::{Failure, FailureKind, Generate, Heartbeat, Report, Verified},
+    codec,
+    frame::{BELL, FrameKind, FrameReceiver, FrameSender, Sent},
+    message::{Failure, FailureKind, Generate, Heartbeat, OperationKind, Report, StreamEvent, Verified},
     shm::Armed,
 };
 use tokio::{
@@ -32,10 +36,13 @@ use tokio::{
 };
 use tracing::{debug_span, warn};
 
+pub use self::end::LinkEnd;
+use self::shipment::Shipment;
 use super::{
-    batcher::{self, Next, Queued},
+    batcher::{Flush, Next, Queued},
     event::{EventSender, WorkerEvent},
     metrics::{LinkMetrics, WorkerMetrics},
+    operations::{Operate, Operations},
     outbox::Outbox,
     streams::{Stream, Streams, unsendable},
 };
@@ -48,6 +55,7 @@ pub struct Link {
     heartbeat: Arc<Mutex<Heartbeat>>,
     outbox: Arc<Outbox>,
     streams: Arc<Streams>,
+    operations: Arc<Operations>,
     alive: Arc<AtomicBool>,
 }
 
@@ -58,44 +66,17 @@ pub struct LinkTask {
     sender: FrameSender,
     receiver: FrameReceiver,
     metrics: LinkMetrics,
-    /// The encoded batch; reused.
-    body: Vec<u8>,
-    /// Submissions in `body` if it was not (wholly) sent yet, else 0.
-    unsent: usize,
+    shipment: Shipment,
+    /// Those who wait for the answers of a report; reused.
+    wakers: Vec<Waker>,
     /// When an event last reported that the worker is alive.
     alive_sent: Instant,
     /// The outcome of a verification was sent. It is sent once, however often the worker reports one.
     verification_sent: bool,
 }
 
-/// Why a link ended.
-#[derive(Debug, thiserror::Error)]
-pub enum LinkEnd {
-    /// The worker's end of the socket is closed: it is dead, or will be soon.
-    #[error("its socket closed")]
-    Closed,
-    /// The socket broke.
-    #[error("its socket failed")]
-    Socket(#[from] io::Error),
-    /// The shared memory or a frame in it is invalid.
-    #[error("its shared memory can't be used")]
-    Frame(#[from] FrameError),
-    /// A message could not be decoded.
-    #[error("a message from it is broken")]
-    Codec(#[from] CodecError),
-    /// Its description of the model is longer than that of any model.
-    #[error("it described its model in {0} bytes")]
-    Description(usize),
-    /// It sent a frame that only a gateway may send.
-    #[error("it sent a frame of kind {0:?}")]
-    Kind(FrameKind),
-}
-
 /// Most bytes of a model's name, digest and architecture together.
 const MAX_DESCRIPTION: usize = 16 << 10;
-
-/// A larger buffer is freed once it was sent.
-const KEPT_BODY: usize = 4 << 20;
 
 /// Shortest time between two [`WorkerEvent::Alive`], however many frames come.
 const ALIVE_INTERVAL: Duration = Duration::from_millis(50);
@@ -107,6 +88,7 @@ impl Link {
             heartbeat: Arc::default(),
             outbox: Arc::new(Outbox::new(settings)),
             streams: Arc::new(Streams::new(metrics.streams.clone())),
+            operations: Arc::default(),
             alive: Arc::new(AtomicBool::new(true)),
         }
     }
@@ -117,6 +99,26 @@ impl Link {
     /// The worker is gone or about to leave, or the request is too large for it.
     pub fn open(&self, generate: Generate, arrived: Instant) -> Result<Stream, Failure> {
         self.streams.open(&self.outbox, generate, arrived)
+    }
+
+    /// Asks the worker for something that has a single answer. An `urgent` operation is not held for others to share
+    /// its frame. Nothing is sent before the future is polled; dropping it cancels the operation. It fails if the
+    /// worker does, if the operation is too large to be sent, or if the worker dies first.
+    pub fn operate<K>(&self, kind: K, urgent: bool) -> Operate<'_, K>
+    where
+        K: Borrow<OperationKind> + Unpin,
+    {
+        self.operations.operate(&self.outbox, kind, urgent)
+    }
+
+    /// Operations that the worker has not answered.
+    pub fn open_operations(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Ships what is queued without holding it any longer.
+    pub fn hurry(&self) {
+        self.outbox.hurry();
     }
 
     /// The worker's last heartbeat; all zero before the first.
@@ -134,16 +136,18 @@ impl Link {
         self.alive.load(Ordering::Relaxed)
     }
 
-    /// Opens no further streams; those that are live go on.
+    /// Opens no further streams and takes no further operations; those that are live go on.
     pub fn close(&self) {
-        self.streams.close(worker_lost(
-            "the worker for this request is about to leave; send the request again".into(),
-        ));
+        let failure =
+            worker_lost("the worker for this request is about to leave; send the request again".into());
+        self.operations.close(failure.clone());
+        self.streams.close(failure);
     }
 
-    /// Returns when no stream is live.
+    /// Returns when no stream is live and no operation open. Only after [`Link::close`] it stays so.
     pub async fn idle(&self) {
         self.streams.idle().await;
+        self.operations.idle().await;
     }
 
     /// Asks the worker to finish and exit.
@@ -151,11 +155,13 @@ impl Link {
         self.outbox.push(Queued::Drain);
     }
 
-    /// Ends every live stream with one error event, and opens no further ones.
+    /// Ends every live stream with one error event and fails every operation, and takes no further ones.
     pub fn fail_all(&self, why: &str) {
         self.alive.store(false, Ordering::Relaxed);
         let message = format!("the worker that ran this request is gone: {why}; send the request again");
-        for id in self.streams.fail_all(worker_lost(message)) {
+        let failure = worker_lost(message);
+        let operations = self.operations.fail_all(failure.clone());
+        for id in self.streams.fail_all(failure).into_iter().chain(operations) {
             self.outbox.push(Queued::Cancel(id));
         }
     }
@@ -180,8 +186,8 @@ impl LinkTask {
             sender,
             receiver,
             metrics,
-            body: Vec::new(),
-            unsent: 0,
+            shipment: Shipment::default(),
+            wakers: Vec::new(),
             alive_sent: now(),
             verification_sent: false,
         }
@@ -256,11 +262,7 @@ impl LinkTask {
         match report {
             Report::Events(delivered) => {
                 count.inc_by(delivered.len() as u64);
-                let _span = debug_span!("deliver", events = delivered.len()).entered();
-                for id in self.link.streams.deliver(delivered) {
-                    warn!(%id, "the worker broke the rules of the stream; the stream was ended");
-                    self.link.outbox.push(Queued::Cancel(id));
-                }
+                self.deliver(delivered);
             }
             Report::Ready(info) => {
                 let described = info.name.len() + info.digest.len() + info.architecture.len();
@@ -292,6 +294,18 @@ impl LinkTask {
         Ok(())
     }
 
+    fn deliver(&mut self, mut events: Vec<StreamEvent>) {
+        let _span = debug_span!("deliver", events = events.len()).entered();
+        let mut broken = self.link.operations.deliver(&mut events, &mut self.wakers);
+        if !events.is_empty() {
+            broken.extend(self.link.streams.deliver(events));
+        }
+        for id in broken {
+            warn!(%id, "the worker broke the rules of the request; the request was ended");
+            self.link.outbox.push(Queued::Cancel(id));
+        }
+    }
+
     async fn verified(&mut self, mut outcome: Result<Verified, Failure>, events: &EventSender) {
         if std::mem::replace(&mut self.verification_sent, true) {
             return;
@@ -305,24 +319,25 @@ impl LinkTask {
     /// Sends what is queued, until the queue is empty, held, or the ring full. Returns the end of the hold.
     fn ship(&mut self) -> Result<Option<Instant>, LinkEnd> {
         loop {
-            if self.unsent == 0 {
-                match self.link.outbox.next(now()) {
+            if self.shipment.unsent() == 0 {
+                let now = now();
+                let flush = match self.link.outbox.next(now) {
                     Next::Idle => return Ok(None),
                     Next::HoldUntil(until) => return Ok(Some(until)),
-                    Next::Ship => {}
-                }
-                self.unsent = debug_span!("batch").in_scope(|| self.pack());
-                if self.unsent == 0 {
+                    Next::Ship(flush) => flush,
+                };
+                debug_span!("batch").in_scope(|| self.pack(now, flush));
+                if self.shipment.unsent() == 0 {
                     continue;
                 }
             }
-            let _span = debug_span!("ship", submissions = self.unsent, bytes = self.body.len()).entered();
-            match self.sender.send(FrameKind::Batch, &self.body)? {
+            let (submissions, body) = (self.shipment.unsent(), self.shipment.body());
+            let _span = debug_span!("ship", submissions, bytes = body.len()).entered();
+            match self.sender.send(FrameKind::Batch, body)? {
                 Sent::Done { ring_bell } => {
                     self.metrics.ship_frames.inc();
-                    self.metrics.ship_messages.inc_by(self.unsent as u64);
-                    self.unsent = 0;
-                    self.body.shrink_to(KEPT_BODY);
+                    self.metrics.ship_messages.inc_by(submissions as u64);
+                    self.shipment.finish();
                     if ring_bell {
                         self.ring_doorbell();
                     }
@@ -338,23 +353,17 @@ impl LinkTask {
         }
     }
 
-    /// Encodes the next batch, and returns how many submissions are in it. If that fails, its streams end and no
-    /// others.
-    fn pack(&mut self) -> usize {
-        let taken = self.link.outbox.take();
-        let ids: Vec<_> = taken.iter().filter_map(Queued::request).collect();
-        let count = taken.len();
-        match batcher::encode(taken, &mut self.body) {
-            Ok(()) => count,
+    /// Encodes the next batch. If that fails, its requests do, and no others.
+    fn pack(&mut self, now: Instant, flush: Flush) {
+        match self.shipment.pack(&self.link.outbox, now) {
+            // What made it worth while was cancelled meanwhile.
+            Ok(()) if self.shipment.unsent() == 0 => {}
+            Ok(()) => self.metrics.batch.count(self.shipment.unsent(), self.shipment.waited(), flush),
             Err(error) => {
                 let failure = unsendable(error);
-                warn!(
-                    submissions = count,
-                    why = failure.message,
-                    "a batch can't be encoded; its requests fail"
-                );
-                self.link.streams.fail(&ids, &failure);
-                0
+                warn!(why = failure.message, "a batch can't be encoded; its requests fail");
+                self.link.streams.fail(&self.shipment.requests(), &failure);
+                self.link.operations.fail(self.shipment.operations(), &failure);
             }
         }
     }

@@ -8,6 +8,7 @@ mod launcher;
 pub mod link;
 mod listener;
 mod metrics;
+pub mod operations;
 pub mod outbox;
 mod process;
 pub mod streams;
@@ -17,6 +18,6 @@ pub use self::{
     id::{WorkerId, WorkerState},
     launcher::{LaunchError, WorkerLauncher},
     listener::{JoinError, Joined, WorkerListener},
-    metrics::{LinkMetrics, StreamMetrics, WorkerLabel, WorkerMetrics},
+    metrics::{BatchMetrics, LinkMetrics, StreamMetrics, WorkerLabel, WorkerMetrics},
     process::WorkerProcess,
 };
