@@ -1,24 +1,46 @@
 //! Operations, answered as cheaply as they can be: a token is a byte.
 
-use protocol::message::{Answer, ChatMessage, Failure, FailureKind, OperationKind, Prompt};
+use protocol::message::{Answer, ChatMessage, Failure, FailureKind, OperationKind, Pieces, Prompt};
 
 use crate::language;
 
 /// Most tokens of an answer, so that it fits into one report over the smallest rings.
-const MAX_TOKENS: usize = 128 << 10;
+const MAX_TOKENS: usize = 64 << 10;
 
-/// The result of an operation.
+/// The result of an operation. Of this language there are no special tokens, and a chat's template is its texts.
 pub(crate) fn answer(kind: &OperationKind) -> Result<Answer, Failure> {
     match kind {
         OperationKind::Count(input) => Ok(Answer::Count(count(&input.prompt) as u64)),
-        OperationKind::Tokenize(input) if count(&input.prompt) > MAX_TOKENS => {
-            Err(refused(format!("more than {MAX_TOKENS} tokens are not returned at once")))
+        OperationKind::Tokenize(input) => Ok(Answer::Tokens(tokens(&input.prompt)?)),
+        OperationKind::Detokenize { tokens, .. } => text(tokens).map(Answer::Text),
+        OperationKind::Render { messages, .. }
+            if parts(messages).map(str::len).sum::<usize>() > MAX_TOKENS =>
+        {
+            Err(too_long())
         }
-        OperationKind::Tokenize(input) => Ok(Answer::Tokens(tokens(&input.prompt))),
-        OperationKind::Detokenize { tokens, .. } => language::detokenize(tokens)
-            .map(Answer::Text)
-            .map_err(|token| refused(format!("there is no token {token}"))),
+        OperationKind::Render { messages, .. } => Ok(Answer::Text(parts(messages).collect())),
+        OperationKind::Pieces { input, .. } => {
+            let tokens = tokens(&input.prompt)?;
+            let mut pieces = Pieces::with_capacity(tokens.len());
+            for token in tokens {
+                pieces.push(token, &language::bytes(token).map_err(unknown)?);
+            }
+            Ok(Answer::Pieces(pieces))
+        }
+        OperationKind::CheckDraft { .. } => Ok(Answer::DraftCheck {
+            compatible: true,
+            reason: None,
+            vocab_size: language::VOCABULARY,
+            draft_vocab_size: language::VOCABULARY,
+        }),
     }
+}
+
+fn text(tokens: &[u32]) -> Result<String, Failure> {
+    if tokens.len() > MAX_TOKENS {
+        return Err(too_long());
+    }
+    language::detokenize(tokens).map_err(unknown)
 }
 
 /// Tokens of a prompt.
@@ -35,12 +57,23 @@ pub(crate) fn parts(messages: &[ChatMessage]) -> impl Iterator<Item = &str> {
     messages.iter().flat_map(|message| [message.role.as_str(), message.content.as_str()])
 }
 
-fn tokens(prompt: &Prompt) -> Vec<u32> {
-    match prompt {
+fn tokens(prompt: &Prompt) -> Result<Vec<u32>, Failure> {
+    if count(prompt) > MAX_TOKENS {
+        return Err(too_long());
+    }
+    Ok(match prompt {
         Prompt::Tokens(tokens) => tokens.clone(),
         Prompt::Text(text) => language::tokenize(text),
         Prompt::Chat(messages) => parts(messages).flat_map(language::tokenize).collect(),
-    }
+    })
+}
+
+fn unknown(token: u32) -> Failure {
+    refused(format!("there is no token {token}"))
+}
+
+fn too_long() -> Failure {
+    refused(format!("more than {MAX_TOKENS} tokens are not returned at once"))
 }
 
 fn refused(message: String) -> Failure {
@@ -49,12 +82,16 @@ fn refused(message: String) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use protocol::message::TokenizeInput;
+    use protocol::message::{PieceForm, TokenizeInput};
 
     use super::*;
 
     fn input(text: &str) -> TokenizeInput {
-        TokenizeInput { prompt: Prompt::Text(text.into()), add_special_tokens: true }
+        TokenizeInput {
+            prompt: Prompt::Text(text.into()),
+            add_special_tokens: true,
+            add_generation_prompt: true,
+        }
     }
 
     #[test]
@@ -64,6 +101,19 @@ mod tests {
         assert_eq!(answer(&OperationKind::Tokenize(input("hello"))), Ok(Answer::Tokens(tokens.clone())));
         let back = OperationKind::Detokenize { tokens, skip_special_tokens: true };
         assert_eq!(answer(&back), Ok(Answer::Text("hello".into())));
+        let mut pieces = Pieces::default();
+        for byte in b"hi" {
+            pieces.push(u32::from(*byte), &[*byte]);
+        }
+        let kind = OperationKind::Pieces { input: input("hi"), form: PieceForm::Bytes };
+        assert_eq!(answer(&kind), Ok(Answer::Pieces(pieces)));
+    }
+
+    #[test]
+    fn a_chat_is_its_texts() {
+        let message = ChatMessage { role: "user".into(), content: "hi".into(), name: None };
+        let render = OperationKind::Render { messages: vec![message], add_generation_prompt: true };
+        assert_eq!(answer(&render), Ok(Answer::Text("userhi".into())));
     }
 
     #[test]

@@ -13,15 +13,20 @@ pub(crate) fn tokenize(text: &str) -> Vec<u32> {
 
 /// The text of tokens; an unknown one is the error.
 pub(crate) fn detokenize(tokens: &[u32]) -> Result<String, u32> {
-    let mut bytes = Vec::with_capacity(tokens.len());
+    let mut text = Vec::with_capacity(tokens.len());
     for &token in tokens {
-        match u8::try_from(token) {
-            Ok(byte) => bytes.push(byte),
-            Err(_) if token < VOCABULARY => bytes.extend_from_slice(word(token).as_bytes()),
-            Err(_) => return Err(token),
-        }
+        text.extend(bytes(token)?);
     }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// What one token contributes to a text; an unknown one is the error.
+pub(crate) fn bytes(token: u32) -> Result<Vec<u8>, u32> {
+    match u8::try_from(token) {
+        Ok(byte) => Ok(vec![byte]),
+        Err(_) if token < VOCABULARY => Ok(word(token).into_bytes()),
+        Err(_) => Err(token),
+    }
 }
 
 /// The text of a word's token: about as long as most tokens of a language model are.

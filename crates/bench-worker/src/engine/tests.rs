@@ -109,7 +109,8 @@ fn what_can_not_begin_fails() {
 
 #[test]
 fn an_operation_is_answered_at_once() {
-    let input = TokenizeInput { prompt: Prompt::Text("hello".into()), add_special_tokens: false };
+    let prompt = Prompt::Text("hello".into());
+    let input = TokenizeInput { prompt, add_special_tokens: false, add_generation_prompt: false };
     let operation = Operation { id: ID, kind: OperationKind::Count(input) };
     let events = run(&mut Engine::new(50), Submission::Operation(Box::new(operation)));
     assert_eq!(events, [StreamEventKind::Answered(Answer::Count(5))]);
