@@ -12,6 +12,7 @@ mod failed_import;
 mod forged_turns;
 mod hostile_config;
 mod large_stop;
+mod load;
 mod long_prompt;
 mod models;
 mod paused_worker;
