@@ -11,6 +11,7 @@ use test_support::Server;
 mod failed_import;
 mod forged_turns;
 mod hostile_config;
+mod killed_workers;
 mod large_stop;
 mod load;
 mod long_prompt;
