@@ -24,8 +24,8 @@ pub struct Args {
     /// A client leaves within this time.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "100ms")]
     pub within: Duration,
-    /// Tokens of each answer, if its client stayed.
-    #[arg(long, default_value_t = 200)]
+    /// Most tokens of an answer, if its client stayed: short ones end at about the time at which clients leave.
+    #[arg(long, default_value_t = 40)]
     pub tokens: u32,
     /// Of the random moments.
     #[arg(long, default_value_t = 1)]
@@ -97,7 +97,8 @@ async fn leave_often(
         // Some prompts are equal, so that their sequences share blocks.
         let prompt = format!("Tell me something about the number {}.", number % 7);
         let stream = random.bool();
-        let ask = Ask { model: model.to_owned(), prompt, tokens: args.tokens, seed: None, stream };
+        let tokens = random.u32(1..=args.tokens.max(1));
+        let ask = Ask { model: model.to_owned(), prompt, tokens, seed: None, stream };
         let stays = args.within.mul_f64(random.f64());
         let answered = async {
             if stream {

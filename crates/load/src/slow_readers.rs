@@ -36,6 +36,9 @@ pub struct Args {
     /// Tokens of each stream: more than the time before and the pause bring.
     #[arg(long, default_value_t = 1000)]
     pub tokens: u32,
+    /// Nobody stops: what the time alone costs, as contexts grow.
+    #[arg(long)]
+    pub control: bool,
 }
 
 /// What was seen.
@@ -101,7 +104,7 @@ pub async fn run(client: &Client, target: &Target, args: &Args) -> Result<Report
     };
     let rate_before = window().await;
     let memory_before = process::resident(target.pid);
-    pause.send_replace(true);
+    pause.send_replace(!args.control);
     let mut rate_during = 0.0;
     let memory_peak = process::peak_during(target.pid, POLL, async { rate_during = window().await }).await;
     let most = read.iter().map(|count| count.load(Ordering::Relaxed)).max().unwrap_or_default();

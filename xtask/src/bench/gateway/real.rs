@@ -92,13 +92,22 @@ pub(super) fn slow_readers(bench: &Bench<'_>) -> Result<()> {
         let gateway = bench.programs.start(subject, &setting)?;
         let (streams, slow) = (READERS.to_string(), SLOW.to_string());
         let (pause, tokens) = (bench.seconds(20), bench.count(1200).to_string());
-        let experiment =
-            ["slow-readers", "--streams", &streams, "--slow", &slow, "--pause", &pause, "--tokens", &tokens];
+        let mut experiment = vec!["slow-readers", "--streams", &streams, "--slow", &slow];
+        experiment.extend(["--pause", &pause, "--tokens", &tokens]);
         let report = gateway.run(&experiment)?;
+        experiment.push("--control");
+        let control = gateway.run(&experiment)?;
         let (before, during) = (number(&report, "/rate_before")?, number(&report, "/rate_during")?);
+        let (early, late) = (number(&control, "/rate_before")?, number(&control, "/rate_during")?);
         figures.add("tokens a second of the others, before", "", before);
         figures.add("during the pause", "", during);
-        figures.add("loss, %", "5", (1.0 - during / before) * 100.0);
+        figures.add("without a pause: before", "", early);
+        figures.add("at the time of the pause", "", late);
+        figures.add(
+            "loss, beyond that of the time, %",
+            "5",
+            (1.0 - (during / before) / (late / early)) * 100.0,
+        );
         figures.add("slow ones with their whole text", "all", number(&report, "/slow_whole")?);
         figures.add("others with their whole text", "all", number(&report, "/others_whole")?);
         figures.add("different texts of one request", "1", number(&report, "/texts")?);
