@@ -7,7 +7,10 @@ use crate::{
     fleet::{FleetMetrics, ModelRegistry, Models},
     http::{App, HttpMetrics},
     metrics::MetricRegistry,
-    serve::admission::{Admission, AdmissionMetrics},
+    serve::{
+        admission::{Admission, AdmissionMetrics},
+        operation::{OperationMetrics, Operator},
+    },
     worker::{LaunchError, WorkerLauncher, WorkerMetrics},
 };
 
@@ -18,6 +21,8 @@ pub struct Metrics {
     pub http: HttpMetrics,
     /// Of admission.
     pub admission: AdmissionMetrics,
+    /// Of operations.
+    pub operations: OperationMetrics,
     /// Of workers and the models that they load.
     pub fleet: FleetMetrics,
     /// Of the links to workers and of the streams over them.
@@ -30,6 +35,7 @@ impl Metrics {
         Self {
             http: HttpMetrics::register(registry),
             admission: AdmissionMetrics::register(registry),
+            operations: OperationMetrics::register(registry),
             worker: WorkerMetrics::register(registry),
             fleet: FleetMetrics::register(registry),
         }
@@ -42,12 +48,13 @@ impl Metrics {
 /// No worker can be started here.
 pub fn assemble(config: &Config) -> Result<App, LaunchError> {
     let mut registry = MetricRegistry::new();
-    let Metrics { http, admission, fleet, worker } = Metrics::register(&mut registry);
+    let Metrics { http, admission, operations, fleet, worker } = Metrics::register(&mut registry);
     let models = Arc::new(ModelRegistry::default());
     let launcher = WorkerLauncher::new(config, worker)?;
     let loader = Models::new(launcher, Arc::clone(&models), fleet);
     let admission = Admission::new(config.stream_registry, admission);
-    Ok(App::new(config, admission, models, loader, http, Arc::new(registry)))
+    let operator = Operator::new(admission.clone(), Arc::clone(&models), config.operations, operations);
+    Ok(App::new(config, admission, operator, models, loader, http, Arc::new(registry)))
 }
 
 #[cfg(test)]
@@ -73,6 +80,11 @@ mod tests {
             ("deliver_frames", "counter"),
             ("deliver_messages", "counter"),
             ("inter_token_latency_seconds", "histogram"),
+            ("operate_results", "counter"),
+            ("operate_retries", "counter"),
+            ("operate_running", "gauge"),
+            ("operate_seconds", "histogram"),
+            ("operate_waiting", "gauge"),
             ("queue_time_seconds", "histogram"),
             ("ship_frames", "counter"),
             ("ship_messages", "counter"),

@@ -33,6 +33,8 @@ pub struct Config {
     pub batch_queue: BatchQueue,
     /// Concurrency of streams.
     pub stream_registry: StreamRegistry,
+    /// Concurrency of operations.
+    pub operations: Operations,
     /// What each worker may use.
     pub worker: Worker,
     /// How workers verify what they load.
@@ -130,6 +132,17 @@ pub struct StreamRegistry {
     pub wait_timeout: Duration,
     /// Chunks a stream may be ahead of its reader.
     pub credit_chunks: u32,
+}
+
+/// Concurrency of operations: tokenizing, and whatever else has a single answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operations {
+    /// Operations that each worker may have at the same time.
+    pub max_in_flight: usize,
+    /// Operations of a model that may wait.
+    pub max_waiting: usize,
+    /// Longest wait.
+    pub wait_timeout: Duration,
 }
 
 /// A setting that can't be used.

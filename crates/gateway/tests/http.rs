@@ -7,6 +7,8 @@ mod connections;
 mod headers;
 #[path = "http/memory.rs"]
 mod memory;
+#[path = "http/operations.rs"]
+mod operations;
 mod support;
 
 use axum::{body::Body, http::Request};

@@ -18,7 +18,7 @@ pub use self::{
     error::SettingsError,
     file::{DEFAULT_FILE, File},
     schema::{
-        Activations, AdaptiveLimits, BatchQueue, Cache, Cpu, KvType, MAX_WORKERS, Models,
+        Activations, AdaptiveLimits, BatchQueue, Cache, Cpu, KvType, MAX_WORKERS, Models, Operations,
         REQUEST_MEMORY_FACTOR, Server, Settings, StreamRegistry, Verify, Worker, Workers,
     },
     size::{SizeError, parse_size},

@@ -50,6 +50,9 @@ pub struct Settings {
     /// Concurrency of streams.
     #[serde(deserialize_with = "section")]
     pub stream_registry: StreamRegistry,
+    /// Concurrency of operations: tokenizing, and whatever else has a single answer.
+    #[serde(deserialize_with = "section")]
+    pub operations: Operations,
     /// The artifact store.
     #[serde(deserialize_with = "section")]
     pub cache: Cache,
@@ -207,6 +210,21 @@ pub struct AdaptiveLimits {
     pub max_streams: usize,
 }
 
+/// Concurrency of operations: tokenizing, and whatever else has a single answer.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Operations {
+    /// Operations that each worker may have at the same time.
+    #[serde(deserialize_with = "number::<_, _, 1, 4096>")]
+    pub max_in_flight: usize,
+    /// Operations of a model that may wait for that; further ones are refused.
+    #[serde(deserialize_with = "number::<_, _, 0, 1_000_000>")]
+    pub max_waiting: usize,
+    /// How long an operation may wait.
+    #[serde(deserialize_with = "millis::<_, 0, HOUR_MS>")]
+    pub wait_timeout_ms: Duration,
+}
+
 /// The artifact store.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -358,6 +376,12 @@ impl Default for StreamRegistry {
             wait_timeout_ms: Duration::from_secs(30),
             credit_chunks: 64,
         }
+    }
+}
+
+impl Default for Operations {
+    fn default() -> Self {
+        Self { max_in_flight: 256, max_waiting: 1024, wait_timeout_ms: Duration::from_secs(10) }
     }
 }
 

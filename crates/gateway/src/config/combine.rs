@@ -6,8 +6,8 @@ use settings::{File, MAX_WORKERS, Settings};
 use tracing::warn;
 
 use super::{
-    ADMIN_KEY_VARIABLE, AdminKey, BatchQueue, Config, ConfigError, Connections, Server, StreamRegistry,
-    Workers,
+    ADMIN_KEY_VARIABLE, AdminKey, BatchQueue, Config, ConfigError, Connections, Operations, Server,
+    StreamRegistry, Workers,
 };
 use crate::cli::Flags;
 
@@ -53,6 +53,7 @@ fn combine(file: &File, flags: &Flags) -> Result<Config, ConfigError> {
             flush_interval: queue.flush_interval_ms,
         },
         stream_registry: stream_registry(&settings.stream_registry),
+        operations: operations(&settings.operations),
         verify: settings.cache.verify,
         cpu: settings.cpu,
     })
@@ -116,6 +117,14 @@ fn workers(settings: &settings::Workers, flags: &Flags) -> Result<Workers, Confi
         binary: flags.worker_bin.clone(),
         store: flags.store.clone(),
     })
+}
+
+fn operations(settings: &settings::Operations) -> Operations {
+    Operations {
+        max_in_flight: settings.max_in_flight,
+        max_waiting: settings.max_waiting,
+        wait_timeout: settings.wait_timeout_ms,
+    }
 }
 
 fn stream_registry(settings: &settings::StreamRegistry) -> StreamRegistry {

@@ -53,6 +53,22 @@ impl ModelRegistry {
         route::route(&self.read().models, id)
     }
 
+    /// The ready worker of the model with this name or digest that has the fewest operations to do.
+    ///
+    /// # Errors
+    /// Those of [`ModelRegistry::route`].
+    pub fn route_operation(&self, id: &str) -> Result<Route, RouteError> {
+        route::route_operation(&self.read().models, id)
+    }
+
+    /// The name of the only model that takes requests.
+    ///
+    /// # Errors
+    /// There is none, or there are several.
+    pub fn only_model(&self) -> Result<String, RouteError> {
+        route::only(&self.read().models)
+    }
+
     /// The name under which the model with this name or digest is known.
     pub fn name_of(&self, id: &str) -> Option<String> {
         route::find(&self.read().models, id).map(|model| model.name.clone())

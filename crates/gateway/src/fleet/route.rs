@@ -33,6 +33,12 @@ pub enum RouteError {
         /// What else is served, for people.
         served: String,
     },
+    /// The request names none, and there is not exactly one.
+    #[error("`model` is required, since this server does not have exactly one model; it has {served}")]
+    NotNamed {
+        /// What is served, for people.
+        served: String,
+    },
     /// Its workers are all loading, restarting or leaving.
     #[error("no worker is ready for the model `{model}`; try again later")]
     NoWorker {
@@ -46,6 +52,25 @@ pub(super) fn route(models: &[Model], id: &str) -> Result<Route, RouteError> {
     match accepting(models, id)?.services().min_by_key(|service| service.link.live_streams()) {
         Some(Service { link, info, .. }) => Ok(Route { link: link.clone(), info: info.clone() }),
         None => Err(RouteError::NoWorker { model: id.to_owned() }),
+    }
+}
+
+/// The ready worker of the model with this name or digest that has the fewest operations to do. One that is known to
+/// be dead, and not yet to its task, comes last.
+pub(super) fn route_operation(models: &[Model], id: &str) -> Result<Route, RouteError> {
+    let load = |link: &Link| (!link.is_alive(), link.open_operations(), link.live_streams());
+    match accepting(models, id)?.services().min_by_key(|service| load(&service.link)) {
+        Some(Service { link, info, .. }) => Ok(Route { link: link.clone(), info: info.clone() }),
+        None => Err(RouteError::NoWorker { model: id.to_owned() }),
+    }
+}
+
+/// The name of the only model that takes requests.
+pub(super) fn only(models: &[Model]) -> Result<String, RouteError> {
+    let mut taking = models.iter().filter(|model| model.takes_requests());
+    match (taking.next(), taking.next()) {
+        (Some(model), None) => Ok(model.name.clone()),
+        _ => Err(RouteError::NotNamed { served: served(models) }),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     config::{AdminKey, Config, Connections},
     fleet::{ModelRegistry, Models},
     metrics::MetricRegistry,
-    serve::{Dispatcher, admission::Admission},
+    serve::{Dispatcher, admission::Admission, operation::Operator},
 };
 
 /// What handlers share. Cheap to clone; all clones are one.
@@ -30,6 +30,7 @@ pub struct App {
     pub exposition: Arc<MetricRegistry>,
     pub(super) metrics: HttpMetrics,
     pub(super) dispatcher: Dispatcher,
+    pub(super) operator: Operator,
     pub(super) budget: Budget,
     pub(super) origins: Arc<Origins>,
     pub(super) connections: Connections,
@@ -44,6 +45,7 @@ impl App {
     pub fn new(
         config: &Config,
         admission: Admission,
+        operator: Operator,
         registry: Arc<ModelRegistry>,
         models: Models,
         metrics: HttpMetrics,
@@ -52,6 +54,7 @@ impl App {
         let credit = config.stream_registry.credit_chunks;
         Self {
             dispatcher: Dispatcher::new(admission.clone(), Arc::clone(&registry), credit),
+            operator,
             admission,
             registry,
             models,

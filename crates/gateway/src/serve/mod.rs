@@ -5,6 +5,8 @@
 //!        └───────────────────────────┴────────────────┴────────────┴──────► ServeError
 //! ```
 //!
+//! An operation, which has a single answer, goes a shorter way: [`operation`].
+//!
 //! Nothing here knows HTTP or the JSON of any client. Each dialect of `http` translates between its own JSON and
 //! these types.
 
@@ -13,6 +15,7 @@ mod dispatcher;
 mod error;
 mod event;
 mod generation;
+pub mod operation;
 mod request;
 
 pub use self::{

@@ -100,7 +100,7 @@ specs! {
     UNKNOWN_URL = NOT_FOUND InvalidRequest "unknown_url" NEVER,
         "no such path";
     MODEL_NOT_FOUND = NOT_FOUND InvalidRequest "model_not_found" NEVER,
-        "the model is not loaded; on a load, it is not in the store";
+        "the model is not loaded; on a load, or as a draft model, it is not in the store";
     // It will not come back by waiting.
     MODEL_LEAVING = NOT_FOUND InvalidRequest "model_unloading" NEVER,
         "the model is being unloaded and takes no more requests";

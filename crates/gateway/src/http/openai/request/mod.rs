@@ -9,7 +9,13 @@ mod message;
 mod prompt;
 mod sampling;
 
-use self::{fields::Fields, message::chat_prompt, prompt::text_prompt};
+use self::{fields::Fields, prompt::text_prompt};
+pub(super) use self::{
+    fields::set,
+    foreign::Foreign,
+    message::{Message, chat_prompt},
+    prompt::TypedPrompt,
+};
 use crate::{
     http::{
         dialect::Asked,
