@@ -10,6 +10,7 @@ use crate::{
     serve::{
         Dispatcher, OpenLimits, ServeMetrics,
         admission::{Admission, AdmissionMetrics},
+        operation::{OperationMetrics, Operator},
     },
     worker::{LaunchError, WorkerLauncher, WorkerMetrics},
 };
@@ -21,6 +22,8 @@ pub struct Metrics {
     pub http: HttpMetrics,
     /// Of admission.
     pub admission: AdmissionMetrics,
+    /// Of operations.
+    pub operations: OperationMetrics,
     /// Of streams that change their worker.
     pub serve: ServeMetrics,
     /// Of workers and the models that they load.
@@ -35,6 +38,7 @@ impl Metrics {
         Self {
             http: HttpMetrics::register(registry),
             admission: AdmissionMetrics::register(registry),
+            operations: OperationMetrics::register(registry),
             serve: ServeMetrics::register(registry),
             worker: WorkerMetrics::register(registry),
             fleet: FleetMetrics::register(registry),
@@ -48,7 +52,7 @@ impl Metrics {
 /// No worker can be started here.
 pub fn assemble(config: &Config) -> Result<App, LaunchError> {
     let mut registry = MetricRegistry::new();
-    let Metrics { http, admission, serve, fleet, worker } = Metrics::register(&mut registry);
+    let Metrics { http, admission, operations, serve, fleet, worker } = Metrics::register(&mut registry);
     let models = Arc::new(ModelRegistry::default());
     let launcher = WorkerLauncher::new(config, worker)?;
     let loader = Models::new(launcher, Arc::clone(&models), fleet);
@@ -60,7 +64,9 @@ pub fn assemble(config: &Config) -> Result<App, LaunchError> {
         recovery_wait: config.workers.recovery_timeout,
     };
     let dispatcher = Dispatcher::new(admission.clone(), loader.clone(), Arc::clone(&models), limits, serve);
-    Ok(App::new(config, admission, dispatcher, models, loader, http, Arc::new(registry)))
+    let operator =
+        Operator::new(admission.clone(), loader.clone(), Arc::clone(&models), config.operations, operations);
+    Ok(App::new(config, admission, dispatcher, operator, models, loader, http, Arc::new(registry)))
 }
 
 #[cfg(test)]
@@ -81,6 +87,9 @@ mod tests {
             ("admit_queue_length", "gauge"),
             ("admit_queue_tokens", "gauge"),
             ("admit_rejections", "counter"),
+            ("batch_flushes", "counter"),
+            ("batch_size", "histogram"),
+            ("batch_wait_seconds", "histogram"),
             ("bells", "counter"),
             ("deliver_frames", "counter"),
             ("deliver_messages", "counter"),
@@ -89,6 +98,11 @@ mod tests {
             ("inter_token_latency_seconds", "histogram"),
             ("migration_seconds", "histogram"),
             ("migrations", "counter"),
+            ("operate_results", "counter"),
+            ("operate_retries", "counter"),
+            ("operate_running", "gauge"),
+            ("operate_seconds", "histogram"),
+            ("operate_waiting", "gauge"),
             ("queue_time_seconds", "histogram"),
             ("ship_frames", "counter"),
             ("ship_messages", "counter"),

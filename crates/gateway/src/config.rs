@@ -51,6 +51,8 @@ pub struct Config {
     pub stream_registry: StreamRegistry,
     /// What each caller may use a minute.
     pub rate_limits: RateLimits,
+    /// Concurrency of operations.
+    pub operations: Operations,
     /// What each worker may use.
     pub worker: Worker,
     /// How workers verify what they load.
@@ -170,6 +172,17 @@ pub struct StreamRegistry {
     pub wait_timeout: Duration,
     /// Chunks a stream may be ahead of its reader.
     pub credit_chunks: u32,
+}
+
+/// Concurrency of operations: tokenizing, and whatever else has a single answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operations {
+    /// Operations that each worker may have at the same time.
+    pub max_in_flight: usize,
+    /// Operations of a model that may wait.
+    pub max_waiting: usize,
+    /// Longest wait for a place, and then for a worker.
+    pub wait_timeout: Duration,
 }
 
 /// What each caller may use a minute. `None` is no limit.

@@ -11,6 +11,8 @@ mod connections;
 mod headers;
 #[path = "http/memory.rs"]
 mod memory;
+#[path = "http/operations.rs"]
+mod operations;
 #[path = "http/reload.rs"]
 mod reload;
 mod support;

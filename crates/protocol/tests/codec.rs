@@ -9,8 +9,8 @@ use protocol::{
     message::{
         Answer, Batch, ChatMessage, Delta, EncodedSubmission, Failure, FailureKind, FinishReason, Generate,
         Heartbeat, MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS, ModelInfo, Operation, OperationKind,
-        Prompt, Report, Sampling, StreamEvent, StreamEventKind, Submission, TokenizeInput, Usage,
-        encode_batch,
+        PieceForm, Pieces, Prompt, Report, Sampling, StreamEvent, StreamEventKind, Submission, TokenizeInput,
+        Usage, append_operation, append_submission, begin_batch, encode_batch,
     },
 };
 use serde::Serialize;
@@ -76,8 +76,13 @@ prop_compose! {
 
 fn operation() -> impl Strategy<Value = Operation> {
     let input = || {
-        (prompt(), any::<bool>())
-            .prop_map(|(prompt, add_special_tokens)| TokenizeInput { prompt, add_special_tokens })
+        (prompt(), any::<bool>(), any::<bool>()).prop_map(
+            |(prompt, add_special_tokens, add_generation_prompt)| TokenizeInput {
+                prompt,
+                add_special_tokens,
+                add_generation_prompt,
+            },
+        )
     };
     let kind = prop_oneof![
         input().prop_map(OperationKind::Tokenize),
@@ -86,6 +91,12 @@ fn operation() -> impl Strategy<Value = Operation> {
             tokens,
             skip_special_tokens
         }),
+        (vec(chat_message(), 0..4), any::<bool>()).prop_map(|(messages, add_generation_prompt)| {
+            OperationKind::Render { messages, add_generation_prompt }
+        }),
+        text().prop_map(|draft| OperationKind::CheckDraft { draft }),
+        (input(), prop::sample::select(vec![PieceForm::Vocabulary, PieceForm::Bytes]))
+            .prop_map(|(input, form)| OperationKind::Pieces { input, form }),
     ];
     (id(), kind).prop_map(|(id, kind)| Operation { id, kind })
 }
@@ -116,6 +127,19 @@ fn answer() -> impl Strategy<Value = Answer> {
         tokens().prop_map(Answer::Tokens),
         any::<u64>().prop_map(Answer::Count),
         text().prop_map(Answer::Text),
+        (any::<bool>(), option::of(text()), any::<[u32; 2]>()).prop_map(
+            |(compatible, reason, [vocab_size, draft_vocab_size])| Answer::DraftCheck {
+                compatible,
+                reason,
+                vocab_size,
+                draft_vocab_size,
+            }
+        ),
+        vec((any::<u32>(), vec(any::<u8>(), 0..5)), 0..5).prop_map(|all| {
+            let mut pieces = Pieces::default();
+            all.iter().for_each(|(token, bytes)| pieces.push(*token, bytes));
+            Answer::Pieces(pieces)
+        }),
     ]
 }
 
@@ -200,6 +224,27 @@ proptest! {
     }
 
     #[test]
+    fn a_batch_of_appended_submissions_is_the_encoded_batch(batch in batch()) {
+        let mut bytes = vec![1, 2, 3];
+        begin_batch(batch.submissions.len(), &mut bytes).unwrap();
+        for submission in &batch.submissions {
+            let before = bytes.len();
+            let part = match submission {
+                Submission::Operation(operation) => {
+                    append_operation(operation.id, &operation.kind, &mut bytes).unwrap();
+                    EncodedSubmission::operation(operation.id, &operation.kind).unwrap()
+                }
+                other => {
+                    append_submission(other, &mut bytes).unwrap();
+                    EncodedSubmission::new(other).unwrap()
+                }
+            };
+            prop_assert_eq!(part.as_bytes(), &bytes[before..]);
+        }
+        prop_assert_eq!(bytes, bytes_of(&batch));
+    }
+
+    #[test]
     fn reports_come_back_as_they_were(report in report()) {
         prop_assert_eq!(decode::<Report>(&bytes_of(&report)).unwrap(), report);
     }
@@ -270,6 +315,11 @@ fn lists_of_a_report_are_bounded() {
     let one = |kind| Report::Events(vec![StreamEvent { id: RequestId(1), kind }]);
     let delta = |tokens| one(StreamEventKind::Delta(Delta { tokens: vec![7; tokens], ..Delta::default() }));
     let answer = |tokens| one(StreamEventKind::Answered(Answer::Tokens(vec![7; tokens])));
+    let pieces = |tokens| {
+        let mut pieces = Pieces::with_capacity(tokens);
+        (0..tokens).for_each(|_| pieces.push(7, b""));
+        one(StreamEventKind::Answered(Answer::Pieces(pieces)))
+    };
     let events = |count| {
         let kind = StreamEventKind::Prepared { prompt_tokens: 1 };
         Report::Events(vec![StreamEvent { id: RequestId(1), kind }; count])
@@ -277,6 +327,7 @@ fn lists_of_a_report_are_bounded() {
     for (within, beyond) in [
         (delta(MAX_DELTA_TOKENS), delta(MAX_DELTA_TOKENS + 1)),
         (answer(MAX_ANSWER_TOKENS), answer(MAX_ANSWER_TOKENS + 1)),
+        (pieces(MAX_ANSWER_TOKENS), pieces(MAX_ANSWER_TOKENS + 1)),
         (events(MAX_EVENTS), events(MAX_EVENTS + 1)),
     ] {
         assert!(decode::<Report>(&bytes_of(&within)).unwrap() == within);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::schema::{
-    AdaptiveLimits, BatchQueue, Cache, Log, Models, OnDemand, Server, StreamRegistry, Tls, Verify, Worker,
-    Workers,
+    AdaptiveLimits, BatchQueue, Cache, Log, Models, OnDemand, Operations, Server, StreamRegistry, Tls,
+    Verify, Worker, Workers,
 };
 
 impl Default for Server {
@@ -90,6 +90,12 @@ impl Default for StreamRegistry {
             wait_timeout_ms: Duration::from_secs(30),
             credit_chunks: 64,
         }
+    }
+}
+
+impl Default for Operations {
+    fn default() -> Self {
+        Self { max_in_flight: 256, max_waiting: 1024, wait_timeout_ms: Duration::from_secs(10) }
     }
 }
 

@@ -53,6 +53,9 @@ pub struct Settings {
     /// What each API key may use a minute; without keys, all clients together.
     #[serde(deserialize_with = "section")]
     pub rate_limits: RateLimits,
+    /// Concurrency of operations: tokenizing, and whatever else has a single answer.
+    #[serde(deserialize_with = "section")]
+    pub operations: Operations,
     /// The artifact store.
     #[serde(deserialize_with = "section")]
     pub cache: Cache,
@@ -284,6 +287,21 @@ pub struct RateLimits {
     /// Tokens of prompts and answers; 0: no limit.
     #[serde(deserialize_with = "number::<_, _, 0, 1_000_000_000_000>")]
     pub tokens_per_minute: u64,
+}
+
+/// Concurrency of operations: tokenizing, and whatever else has a single answer.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Operations {
+    /// Operations that each worker may have at the same time.
+    #[serde(deserialize_with = "number::<_, _, 1, 4096>")]
+    pub max_in_flight: usize,
+    /// Operations of a model that may wait for that; further ones are refused.
+    #[serde(deserialize_with = "number::<_, _, 0, 1_000_000>")]
+    pub max_waiting: usize,
+    /// How long an operation may wait for that, and then for a worker that is ready.
+    #[serde(deserialize_with = "millis::<_, 0, HOUR_MS>")]
+    pub wait_timeout_ms: Duration,
 }
 
 /// The artifact store.

@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use artifact_store::{Artifact, Store, default_store_dir};
 use crossbeam_channel::bounded;
 use protocol::{
-    message::{Failure, Heartbeat, ModelInfo, Report},
+    message::{Failure, FailureKind, Heartbeat, ModelInfo, Report},
     options::{Verify, WorkerOptions},
 };
 use tracing::{info, warn};
@@ -22,7 +22,7 @@ use crate::{
     memory::ResidentMemory,
     model::Model,
     options,
-    prepare::{ChatTemplate, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
+    prepare::{ChatTemplate, Drafts, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
     report_sink::ReportSink,
     requests::RequestTable,
     verify,
@@ -38,6 +38,24 @@ struct Loaded {
     model: Model,
     preparer: Preparer,
     info: ModelInfo,
+}
+
+/// Draft models are looked up among these.
+#[derive(Debug)]
+struct StoredModels(Store);
+
+impl Drafts for StoredModels {
+    fn tokenizer(&self, name: &str) -> Result<PromptTokenizer, Failure> {
+        let opened = self.0.resolve(name).map_err(anyhow::Error::from).and_then(|it| load_tokenizer(&it));
+        opened.map_err(|error| {
+            let kind = verify::kind_of(&error);
+            let message = match kind {
+                FailureKind::UnknownModel => format!("the artifact store has no single model `{name}`"),
+                _ => format!("the draft model `{name}` can't be used: {error:#}"),
+            };
+            Failure { kind, param: Some("draft_model".into()), message }
+        })
+    }
 }
 
 /// Serves a gateway until it has gone or has drained this worker.
@@ -121,7 +139,7 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
         vocab_size: model.vocab_size(),
         special_tokens_in_content: options.special_tokens_in_content,
     };
-    let preparer = Preparer::new(tokenizer, settings);
+    let preparer = Preparer::new(tokenizer, settings).with_drafts(Box::new(StoredModels(store)));
     Ok(Loaded { artifact, model, preparer, info })
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use settings::{File, MAX_WORKERS, Settings};
 
 use super::{
-    BatchQueue, Config, ConfigError, Connections, Demand, Environment, Keys, RateLimits, Server,
+    BatchQueue, Config, ConfigError, Connections, Demand, Environment, Keys, Operations, RateLimits, Server,
     StreamRegistry, Tls, Worker, Workers, exposure,
     keys::KeyKind,
     warnings::{self, Overridden},
@@ -89,6 +89,7 @@ fn combine(file: &File, flags: &Flags, environment: &Environment) -> Result<Load
         },
         stream_registry,
         rate_limits: rate_limits(&settings.rate_limits),
+        operations: operations(&settings.operations),
         verify: settings.cache.verify,
         cpu: settings.cpu,
         log_filter: log_filter(file, environment)?,
@@ -181,6 +182,14 @@ fn workers(settings: &settings::Workers, flags: &Flags) -> Result<Workers, Confi
         binary: flags.worker_bin.clone(),
         store: flags.store.clone(),
     })
+}
+
+fn operations(settings: &settings::Operations) -> Operations {
+    Operations {
+        max_in_flight: settings.max_in_flight,
+        max_waiting: settings.max_waiting,
+        wait_timeout: settings.wait_timeout_ms,
+    }
 }
 
 /// The least limit of streams where none is set: so few that hardly any machine is overloaded by them, and enough that

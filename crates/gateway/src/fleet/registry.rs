@@ -64,6 +64,22 @@ impl ModelRegistry {
         route::find(&self.read().models, id).map_or(Entered::Absent, Model::enter)
     }
 
+    /// The ready worker of the model with this name or digest that has the fewest operations to do.
+    ///
+    /// # Errors
+    /// Those of [`ModelRegistry::route`].
+    pub fn route_operation(&self, id: &str) -> Result<Route, RouteError> {
+        route::route_operation(&self.read().models, id)
+    }
+
+    /// The name of the only model that takes requests.
+    ///
+    /// # Errors
+    /// There is none, or there are several.
+    pub fn only_model(&self) -> Result<String, RouteError> {
+        route::only(&self.read().models)
+    }
+
     /// Returns when a worker of the model with this name or digest is ready, however long that takes.
     ///
     /// # Errors

@@ -39,6 +39,12 @@ pub enum RouteError {
         /// What else is served, for people.
         served: String,
     },
+    /// The request names none, and there is not exactly one.
+    #[error("`model` is required, since this server does not have exactly one model; it has {served}")]
+    NotNamed {
+        /// What is served, for people.
+        served: String,
+    },
     /// Its workers are all loading, restarting or leaving.
     #[error("no worker is ready for the model `{model}`; try again later")]
     NoWorker {
@@ -60,6 +66,24 @@ pub(super) fn route(models: &[Model], id: &str, request: RouteRequest) -> Result
 
 fn candidate(number: usize, service: &Service) -> Candidate {
     Candidate { number, outstanding: service.link.outstanding_tokens(), streams: service.link.live_streams() }
+}
+
+/// The ready worker of the model with this name or digest that has the fewest operations to do.
+pub(super) fn route_operation(models: &[Model], id: &str) -> Result<Route, RouteError> {
+    let load = |link: &Link| (link.open_operations(), link.live_streams());
+    match accepting(models, id)?.services().filter(takes_streams).min_by_key(|service| load(&service.link)) {
+        Some(Service { link, info, .. }) => Ok(Route { link: link.clone(), info: info.clone() }),
+        None => Err(RouteError::NoWorker { model: id.to_owned() }),
+    }
+}
+
+/// The name of the only model that takes requests.
+pub(super) fn only(models: &[Model]) -> Result<String, RouteError> {
+    let mut taking = models.iter().filter(|model| model.takes_requests());
+    match (taking.next(), taking.next()) {
+        (Some(model), None) => Ok(model.name.clone()),
+        _ => Err(RouteError::NotNamed { served: listed(models, iter::empty()) }),
+    }
 }
 
 /// The name of the model with this name or digest, if [`route`] would find a worker, now or once one is ready.

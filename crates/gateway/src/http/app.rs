@@ -17,7 +17,7 @@ use crate::{
     config::{Config, Connections, Server, Tls},
     fleet::{ModelRegistry, Models},
     metrics::MetricRegistry,
-    serve::{Caller, Dispatcher, admission::Admission},
+    serve::{Caller, Dispatcher, admission::Admission, operation::Operator},
 };
 
 /// What handlers share. Cheap to clone; all clones are one.
@@ -33,6 +33,7 @@ pub struct App {
     pub exposition: Arc<MetricRegistry>,
     pub(super) metrics: HttpMetrics,
     pub(super) dispatcher: Dispatcher,
+    pub(super) operator: Operator,
     pub(super) budget: Budget,
     /// For the log.
     pub(super) refusals: Throttle,
@@ -61,6 +62,7 @@ impl App {
         config: &Config,
         admission: Admission,
         dispatcher: Dispatcher,
+        operator: Operator,
         registry: Arc<ModelRegistry>,
         models: Models,
         metrics: HttpMetrics,
@@ -69,6 +71,7 @@ impl App {
         Self {
             admission,
             dispatcher,
+            operator,
             registry,
             models,
             exposition,

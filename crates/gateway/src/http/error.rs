@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     fleet::ModelError,
-    serve::{FailureKind, RouteError, ServeError, admission::Rejection},
+    serve::{FailureKind, RouteError, ServeError, admission::Rejection, operation::OperationRejection},
 };
 
 /// Everything that can go wrong with a request.
@@ -177,7 +177,9 @@ impl ApiError {
         match self {
             Self::Field { param, .. } => param.as_deref(),
             Self::Unsupported { param, .. } | Self::Unknown { param } => Some(param),
-            Self::Serve(ServeError::Unroutable(RouteError::UnknownModel { .. })) => Some("model"),
+            Self::Serve(ServeError::Unroutable(
+                RouteError::UnknownModel { .. } | RouteError::NotNamed { .. },
+            )) => Some("model"),
             Self::Serve(ServeError::Failed(failure)) => failure.param.as_deref(),
             _ => None,
         }
@@ -261,6 +263,8 @@ fn of_serve(error: &ServeError) -> ErrorSpec {
             spec::DEADLINE_EXCEEDED
         }
         ServeError::Rejected(Rejection::ShuttingDown) => spec::SHUTTING_DOWN,
+        ServeError::OperationRejected(OperationRejection::QueueFull { .. }) => spec::QUEUE_FULL,
+        ServeError::OperationRejected(OperationRejection::WaitedTooLong { .. }) => spec::QUEUE_TIMEOUT,
         ServeError::Unroutable(error) => of_route(error),
         ServeError::NoModel(error) => of_model(error),
         ServeError::Failed(failure) => of_failure(failure.kind),
@@ -272,6 +276,7 @@ fn of_route(error: &RouteError) -> ErrorSpec {
     match error {
         RouteError::UnknownModel { .. } => spec::MODEL_NOT_FOUND,
         RouteError::Unloading { .. } => spec::MODEL_LEAVING,
+        RouteError::NotNamed { .. } => spec::INVALID_VALUE,
         RouteError::NoWorker { .. } => spec::NO_WORKER,
     }
 }
@@ -282,8 +287,10 @@ fn of_failure(kind: FailureKind) -> ErrorSpec {
         FailureKind::ContextLengthExceeded => spec::CONTEXT_LENGTH_EXCEEDED,
         FailureKind::WorkerLost => spec::WORKER_LOST,
         FailureKind::Overloaded => spec::OVERLOADED,
-        // The last two are about loads, and can't answer a request for text.
-        FailureKind::Internal | FailureKind::UnknownModel | FailureKind::DamagedModel => spec::WORKER_ERROR,
+        // Of a draft model; what is wrong with a model that is served is found when it is loaded.
+        FailureKind::UnknownModel => spec::MODEL_NOT_FOUND,
+        FailureKind::DamagedModel => spec::MODEL_DAMAGED,
+        FailureKind::Internal => spec::WORKER_ERROR,
     }
 }
 

@@ -8,12 +8,11 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use tokio::task::spawn_blocking;
 use tracing::{Instrument, debug_span};
 
 use super::{
     app::App,
-    body::{self, FullBody},
+    body,
     budget::Charge,
     dialect::{Answer, Asked, Dialect},
     error::ApiError,
@@ -21,7 +20,7 @@ use super::{
     stream::{self, Opened, Source},
     terms::Terms,
 };
-use crate::{config::REQUEST_MEMORY_FACTOR, serve::GenerateRequest};
+use crate::serve::GenerateRequest;
 
 /// Answers a request for text. An error comes before any header, also for a streamed answer, unless a keep-alive
 /// had to be sent first.
@@ -34,7 +33,8 @@ pub(super) async fn create<D: Dialect>(
     let request_id = request.extensions().get::<RequestId>().cloned();
     let terms = Terms::of(request.headers(), request.extensions())?;
     let body = body::read(&app, request, app.max_body_bytes()).await?;
-    let (Asked { mut request, stream, timeout, context }, charge) = read::<D>(body).await?;
+    let size = |asked: &Asked<D::Context>| asked.request.bytes();
+    let (Asked { mut request, stream, timeout, context }, charge) = body::parse(body, D::read, size).await?;
     terms.apply(&mut request, timeout, arrived);
     let keepalive = app.sse_keepalive();
     let opening = open::<D>(app, request, context, charge, arrived).in_current_span();
@@ -46,24 +46,6 @@ pub(super) async fn create<D: Dialect>(
     let output = generation.collect().instrument(debug_span!("respond")).await?;
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     Ok((json, Body::from(answer.full(&output))).into_response())
-}
-
-/// From here on parsing would keep other requests waiting for their turn on this thread.
-const LARGE_BODY: usize = 64 << 10;
-
-async fn read<D: Dialect>(
-    FullBody { bytes, mut charge }: FullBody,
-) -> Result<(Asked<D::Context>, Charge), ApiError> {
-    charge.resize(bytes.len().saturating_mul(REQUEST_MEMORY_FACTOR as usize))?;
-    let is_large = bytes.len() >= LARGE_BODY;
-    // The charge goes along: the memory is in use until the thread is done, whether the client waits or not.
-    let read = move || {
-        let asked = D::read(&bytes)?;
-        drop(bytes);
-        charge.resize(asked.request.bytes())?;
-        Ok((asked, charge))
-    };
-    if is_large { spawn_blocking(read).await.map_err(|_| ApiError::Internal)? } else { read() }
 }
 
 /// Waits for the worker to accept the prompt. `charge` is for the memory that the request takes until the generation

@@ -2,7 +2,7 @@
 
 pub use protocol::message::{Failure, FailureKind};
 
-use super::admission::Rejection;
+use super::{admission::Rejection, rejection::OperationRejection};
 pub use crate::fleet::{ModelError, RouteError};
 
 /// Why a request was not served, or not to its end. A dialect shows it, and one table in `http`
@@ -12,6 +12,9 @@ pub enum ServeError {
     /// It was not admitted.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// It is an operation, and there is no place for it.
+    #[error(transparent)]
+    OperationRejected(#[from] OperationRejection),
     /// No worker can take it.
     #[error(transparent)]
     Unroutable(#[from] RouteError),

@@ -7,6 +7,8 @@
 //!        └───────────────────────┴────────────────┴────────────────┴────────────┴──────► ServeError
 //! ```
 //!
+//! An operation, which has a single answer, goes a shorter way: [`operation`].
+//!
 //! Nothing here knows HTTP or the JSON of any client. Each dialect of `http` translates between its own JSON and
 //! these types.
 
@@ -22,10 +24,12 @@ mod generation;
 mod limit;
 mod metrics;
 mod migrate;
+pub mod operation;
 mod pace;
 mod priority;
 mod queue;
 mod rate_limit;
+mod rejection;
 mod request;
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What is measured on the links to workers and on the streams over them.
 
+use std::time::Duration;
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -9,7 +11,7 @@ use prometheus_client::{
     },
 };
 
-use super::id::WorkerId;
+use super::{batcher::Flush, id::WorkerId};
 use crate::metrics::MetricRegistry;
 
 /// The metrics of all links and of all streams over them. Cheap to clone; all clones are one.
@@ -17,6 +19,8 @@ use crate::metrics::MetricRegistry;
 pub struct WorkerMetrics {
     /// Of all streams together.
     pub streams: StreamMetrics,
+    /// Of all links together.
+    pub batch: BatchMetrics,
     ship_frames: Family<WorkerLabel, Counter>,
     ship_messages: Family<WorkerLabel, Counter>,
     deliver_frames: Family<WorkerLabel, Counter>,
@@ -39,6 +43,17 @@ pub struct LinkMetrics {
     pub doorbells_sent: Counter,
     /// Doorbells that the worker rang.
     pub doorbells_received: Counter,
+    /// Those of all links.
+    pub batch: BatchMetrics,
+}
+
+/// What is measured of the frames that submissions share.
+#[derive(Clone, Debug)]
+pub struct BatchMetrics {
+    size: Histogram,
+    wait: Histogram,
+    /// By [`Flush`], in the order of [`Flush::ALL`].
+    flushes: [Counter; Flush::ALL.len()],
 }
 
 /// What is measured when events are delivered to streams.
@@ -59,6 +74,11 @@ pub struct StreamMetrics {
 pub struct WorkerLabel {
     model: String,
     worker: u32,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FlushLabel {
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -97,6 +117,7 @@ impl WorkerMetrics {
                 "Bells rung and heard on a worker's socket",
                 Family::default(),
             ),
+            batch: BatchMetrics::register(registry),
             streams: StreamMetrics::register(registry),
         }
     }
@@ -113,6 +134,7 @@ impl WorkerMetrics {
             deliver_messages: self.deliver_messages.get_or_create_owned(&label),
             doorbells_sent: doorbells(SENT),
             doorbells_received: doorbells(RECEIVED),
+            batch: self.batch.clone(),
         }
     }
 
@@ -125,6 +147,39 @@ impl WorkerMetrics {
         for direction in [SENT, RECEIVED] {
             self.doorbells.remove(&DoorbellLabels::new(worker, direction));
         }
+    }
+}
+
+impl BatchMetrics {
+    fn register(registry: &mut MetricRegistry) -> Self {
+        let flushes = registry.register(
+            "batch_flushes",
+            "Frames to workers, by the reason why they were sent at that moment",
+            Family::<FlushLabel, Counter>::default(),
+        );
+        Self {
+            size: registry.register(
+                "batch_size",
+                "Submissions that shared a frame to a worker",
+                // From 1 to 4096.
+                Histogram::new(exponential_buckets(1.0, 2.0, 13)),
+            ),
+            wait: registry.register(
+                "batch_wait_seconds",
+                "Time that the oldest submission of a frame was queued",
+                // From 1 us to 4 s: an idle link, and one whose ring is full.
+                Histogram::new(exponential_buckets(1e-6, 4.0, 12)),
+            ),
+            flushes: Flush::ALL
+                .map(|flush| flushes.get_or_create_owned(&FlushLabel { reason: flush.name() })),
+        }
+    }
+
+    /// Counts a frame of `size` submissions.
+    pub(super) fn count(&self, size: usize, waited: Duration, flush: Flush) {
+        self.size.observe(size as f64);
+        self.wait.observe(waited.as_secs_f64());
+        self.flushes[flush as usize].inc();
     }
 }
 

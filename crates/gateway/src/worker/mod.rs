@@ -10,6 +10,7 @@ mod listener;
 pub mod load;
 pub mod loss;
 mod metrics;
+pub mod operations;
 pub mod outbox;
 mod process;
 mod stored;
@@ -20,7 +21,7 @@ pub use self::{
     id::{WorkerId, WorkerState},
     launcher::{LaunchError, WorkerLauncher},
     listener::{JoinError, Joined, WorkerListener},
-    metrics::{LinkMetrics, StreamMetrics, WorkerLabel, WorkerMetrics},
+    metrics::{BatchMetrics, LinkMetrics, StreamMetrics, WorkerLabel, WorkerMetrics},
     process::WorkerProcess,
     stored::{ListError, list_stored},
 };

@@ -145,7 +145,12 @@ impl ProcessTask {
     }
 
     /// From the handshake to the end.
-    async fn serve(&self, joined: Joined, mut child: Child, mut killed: oneshot::Receiver<Kill>) -> WorkerEvent {
+    async fn serve(
+        &self,
+        joined: Joined,
+        mut child: Child,
+        mut killed: oneshot::Receiver<Kill>,
+    ) -> WorkerEvent {
         let Joined { socket, sender, receiver, pid } = joined;
         info!(worker = %self.worker, pid, "worker connected");
         self.events.send(WorkerEvent::Joined { pid }).await;

@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
+use futures_util::FutureExt;
+use protocol::message::OperationKind;
+
 use super::*;
 use crate::{
     fleet::fixtures::{failure, open, service, worker},
@@ -111,4 +114,32 @@ fn an_error_lists_what_could_be_loaded_behind_what_is_and_not_without_end() {
         text.starts_with("`a`, `m0`") && text.ends_with("`m18`, and 11 more in GET /v1/models"),
         "{text}"
     );
+}
+
+#[test]
+fn an_operation_goes_to_the_live_worker_with_the_fewest() {
+    let [one, two] = [service("d", 1), service("d", 2)];
+    let models = [serving("m", &[&one, &two])];
+    let kind = OperationKind::CheckDraft { draft: "d".into() };
+    let mut asked = [&one, &two, &two].map(|service| Box::pin(service.link.operate(kind.clone(), false)));
+    assert!(asked.iter_mut().all(|asked| asked.as_mut().now_or_never().is_none()));
+    let open = || route_operation(&models, "m").unwrap().link.open_operations();
+    assert_eq!(open(), 1);
+    one.link.fail_all("it died, and its task does not know yet");
+    assert_eq!(open(), 2);
+    assert!(matches!(route_operation(&models, "x"), Err(RouteError::UnknownModel { .. })));
+}
+
+#[test]
+fn the_only_model_need_not_be_named() {
+    let service = service("d", 1);
+    let tiny = || serving("tiny", &[&service]);
+    assert_eq!(only(&[tiny(), failed("f"), draining("d", &service)]), Ok("tiny".into()));
+    for (models, served) in [
+        (vec![], "no model"),
+        (vec![failed("f")], "no model"),
+        (vec![tiny(), serving("other", &[&service])], "`tiny`, `other`"),
+    ] {
+        assert_eq!(only(&models), Err(RouteError::NotNamed { served: served.into() }));
+    }
 }

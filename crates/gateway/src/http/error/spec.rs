@@ -118,7 +118,8 @@ specs! {
     UNKNOWN_URL = NOT_FOUND InvalidRequest "unknown_url" NEVER,
         "no such path";
     MODEL_NOT_FOUND = NOT_FOUND InvalidRequest "model_not_found" NEVER,
-        "the model is neither loaded nor, where models are loaded on demand, in the store; on a load, it is not in the store";
+        "the model is neither loaded nor, where models are loaded on demand, in the store; on a load, or as a draft \
+         model, it is not in the store";
     WORKER_NOT_FOUND = NOT_FOUND InvalidRequest "worker_not_found" NEVER,
         "on a restart, there is no such worker; the message names those that there are";
     // It will not come back by waiting.

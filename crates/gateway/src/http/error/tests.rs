@@ -58,6 +58,7 @@ fn waited_too_long() -> Rejection {
 /// (error, status, type, code), at least one of each kind.
 fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
     let rejected = |r: Rejection| ApiError::from(ServeError::from(r));
+    let busy = |r: OperationRejection| ApiError::from(ServeError::from(r));
     let malformed = |status| ApiError::Malformed { status };
     let field = ApiError::Field { param: None, message: "x".into() };
     let json = serde_json::from_str::<()>("{").unwrap_err();
@@ -79,8 +80,8 @@ fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
         (ApiError::Memory, 429, RATE, "out_of_memory_budget"),
         (ApiError::Random(getrandom::Error::UNSUPPORTED), 500, SERVER, "internal_error"),
         (failed(FailureKind::Overloaded), 503, SERVER, "overloaded"),
-        (failed(FailureKind::UnknownModel), 500, SERVER, "worker_error"),
-        (failed(FailureKind::DamagedModel), 500, SERVER, "worker_error"),
+        (failed(FailureKind::UnknownModel), 404, INVALID, "model_not_found"),
+        (failed(FailureKind::DamagedModel), 422, SERVER, "model_damaged"),
         (ApiError::UnknownPath("/x".into()), 404, INVALID, "unknown_url"),
         (ApiError::Method(Method::PUT), 405, INVALID, "method_not_allowed"),
         (ApiError::MediaType("text/plain".into()), 415, INVALID, "unsupported_media_type"),
@@ -99,6 +100,9 @@ fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
         (rejected(rate_limited()), 429, RATE, "rate_limit_exceeded"),
         (rejected(Rejection::DeadlinePassed), 504, SERVER, "deadline_exceeded"),
         (ServeError::DeadlinePassed.into(), 504, SERVER, "deadline_exceeded"),
+        (busy(OperationRejection::QueueFull { waiting: 1 }), 429, RATE, "queue_full"),
+        (busy(OperationRejection::WaitedTooLong { waited: RETRY_BUSY }), 429, RATE, "queue_timeout"),
+        (RouteError::NotNamed { served: model("s") }.into(), 400, INVALID, "invalid_value"),
         (rejected(Rejection::ShuttingDown), 503, SERVER, "shutting_down"),
         (RouteError::NoWorker { model: model("m") }.into(), 503, SERVER, "no_worker"),
         (unknown().into(), 404, INVALID, "model_not_found"),
@@ -220,13 +224,16 @@ fn number(error: &ApiError) -> usize {
         ApiError::Serve(ServeError::Rejected(Rejection::RateLimited(_))) => 57,
         ApiError::Serve(ServeError::Rejected(Rejection::DeadlinePassed)) => 58,
         ApiError::Serve(ServeError::DeadlinePassed) => 59,
+        ApiError::Serve(ServeError::Unroutable(RouteError::NotNamed { .. })) => 60,
+        ApiError::Serve(ServeError::OperationRejected(OperationRejection::QueueFull { .. })) => 61,
+        ApiError::Serve(ServeError::OperationRejected(OperationRejection::WaitedTooLong { .. })) => 62,
     }
 }
 
 #[test]
 fn every_kind_of_error_has_a_sample() {
     let seen: BTreeSet<_> = samples().iter().map(|(error, ..)| number(error)).collect();
-    let all: BTreeSet<_> = (0..=59).collect();
+    let all: BTreeSet<_> = (0..=62).collect();
     assert_eq!(seen, all);
 }
 

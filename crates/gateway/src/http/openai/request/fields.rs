@@ -99,7 +99,7 @@ impl<'de> Deserialize<'de> for Fields {
 }
 
 /// Null is as good as a missing field.
-fn set<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+pub(in crate::http::openai) fn set<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
     slot: &mut Option<T>,
     name: &str,
     map: &mut A,

@@ -10,7 +10,13 @@ mod prompt;
 mod sampling;
 mod terms;
 
-use self::{fields::Fields, message::chat_prompt, prompt::text_prompt};
+use self::{fields::Fields, prompt::text_prompt};
+pub(super) use self::{
+    fields::set,
+    foreign::Foreign,
+    message::{Message, chat_prompt},
+    prompt::TypedPrompt,
+};
 use crate::{
     http::{
         dialect::Asked,
