@@ -31,8 +31,8 @@ pub(crate) struct Args {
     /// Attacks that freeze a worker instead of killing it.
     #[arg(long, value_name = "N", default_value_t = 1)]
     freezes: u32,
-    /// Tokens of each stream. Streams should be shorter than the time between two attacks: a request that is in flight
-    /// during two crashes ends with an error by design.
+    /// Tokens of each stream. One that is in flight during two freezes or eight kills without a new token in between
+    /// ends with an error by design; any number of attacks does not matter to one that goes on between them.
     #[arg(long, value_name = "N", default_value_t = 24)]
     tokens: u32,
     /// Of random moments and of the choice of workers.

@@ -25,6 +25,7 @@ pub(crate) struct Link {
     socket: UnixStream,
     sender: FrameSender,
     receiver: FrameReceiver,
+    heartbeat: Duration,
     /// The encoded report; reused.
     body: Vec<u8>,
 }
@@ -54,8 +55,14 @@ impl Link {
             socket,
             sender: FrameSender::new(producer, hello.incarnation).with_max_body(max_report),
             receiver: FrameReceiver::new(consumer, hello.incarnation),
+            heartbeat: Duration::from_millis(hello.options.heartbeat_millis.max(1).into()),
             body: Vec::new(),
         })
+    }
+
+    /// Time between two heartbeats, as the gateway wants it.
+    pub(crate) fn heartbeat(&self) -> Duration {
+        self.heartbeat
     }
 
     /// The next batch; `None` if there is none yet.

@@ -30,9 +30,6 @@ use protocol::message::{ModelInfo, Report};
 
 use crate::{engine::Engine, link::Link};
 
-/// Time between two heartbeats, as of `kr-worker`.
-const HEARTBEAT: Duration = Duration::from_millis(500);
-
 /// Plays a worker for a gateway that is measured.
 #[derive(Debug, Parser)]
 #[command(name = "kr-bench-worker", version)]
@@ -78,7 +75,8 @@ fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
 
     let mut engine = Engine::new(cli.rate);
     let mut events = Vec::new();
-    let mut next_heartbeat = Instant::now() + HEARTBEAT;
+    let heartbeat = link.heartbeat();
+    let mut next_heartbeat = Instant::now() + heartbeat;
     loop {
         let now = Instant::now();
         if let Some(batch) = link.receive()? {
@@ -94,7 +92,7 @@ fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
         }
         if now >= next_heartbeat {
             link.send(&Report::Heartbeat(engine.heartbeat()))?;
-            next_heartbeat = now + HEARTBEAT;
+            next_heartbeat = now + heartbeat;
         }
         let until = engine.next_step().map_or(next_heartbeat, |step| step.min(next_heartbeat));
         if until > now && !link.wait(until)? {

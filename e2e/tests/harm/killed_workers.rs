@@ -7,7 +7,7 @@ use crate::load::Trivial;
 /// Tokens a second of each stream.
 const RATE: u32 = 50;
 
-/// Of each stream: it takes a fifth of a second, so that no two attacks meet the same one, which would end it by design.
+/// Of each stream: it takes a fifth of a second, so that each attack meets others.
 const TOKENS: &str = "10";
 
 /// Workers are started again however often and as soon as they die, and a frozen one is soon noticed.

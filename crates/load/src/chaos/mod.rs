@@ -48,8 +48,8 @@ pub struct Args {
     /// Attacks that freeze a worker (SIGSTOP) instead of killing it (SIGKILL).
     #[arg(long, default_value_t = 1)]
     pub freezes: u32,
-    /// Tokens of each stream. A request that is in flight during two crashes ends with an error by design, so that
-    /// streams should be shorter than the time between two attacks.
+    /// Tokens of each stream. One that is in flight during two freezes or eight kills without a new token in between
+    /// ends with an error by design; any number of attacks does not matter to one that goes on between them.
     #[arg(long, default_value_t = 24)]
     pub tokens: u32,
     /// Of the random moments and of the choice of workers.
