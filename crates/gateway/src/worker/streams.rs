@@ -8,6 +8,8 @@
 //! A stream ends with a terminal event of the worker, or with the [`Loss`] of its worker. What a lost worker had
 //! published is delivered before that, so that another one can continue where it ended.
 
+mod entry;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
@@ -25,13 +27,8 @@ use protocol::{
 };
 use tokio::sync::{Notify, mpsc};
 
-use super::{
-    batcher::Queued,
-    load::{Load, Share},
-    loss::Loss,
-    metrics::StreamMetrics,
-    outbox::Outbox,
-};
+use self::entry::Entry;
+use super::{batcher::Queued, load::Load, loss::Loss, metrics::StreamMetrics, outbox::Outbox};
 
 /// What a stream yields.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,22 +93,6 @@ struct Table {
     refusal: Option<Loss>,
 }
 
-/// The worker's end of a stream.
-#[derive(Debug)]
-struct Entry {
-    sender: mpsc::Sender<Delivery>,
-    /// Events of the step that is being delivered.
-    step: Vec<StreamEventKind>,
-    flow: Arc<Flow>,
-    /// Its part of the work before the worker.
-    share: Share,
-    /// Deltas that the worker has sent.
-    spent: u64,
-    /// Position in the output of the next token.
-    next_token: u32,
-    progress: Progress,
-}
-
 /// What both ends of a stream count.
 #[derive(Debug)]
 struct Flow {
@@ -138,10 +119,6 @@ pub struct Stream {
     streams: Arc<Streams>,
     outbox: Arc<Outbox>,
 }
-
-/// Most bytes of chunks that wait for one reader. The credit bounds their number, and honest chunks are small; a text
-/// that was held back because a stop string might begin in it comes at once, and fits.
-const MAX_UNREAD: usize = 4 << 20;
 
 impl Streams {
     /// No streams, for a new process.
@@ -298,83 +275,6 @@ impl Table {
         let ended = step.last().is_some_and(StreamEventKind::is_terminal);
         if entry.sender.try_send(Delivery::Step(step)).is_err() || ended {
             self.open.remove(&id);
-        }
-    }
-}
-
-impl Entry {
-    fn end(self, delivery: Delivery) {
-        // It fails if the client has gone, or if the channel is full, which the sum at its creation rules out.
-        let _ = self.sender.try_send(delivery);
-    }
-
-    /// Adds an event to the step's. False if the worker must not send it; the stream then ends with a failure that
-    /// says so.
-    fn accept(&mut self, mut event: StreamEventKind, now: Instant, metrics: &StreamMetrics) -> bool {
-        if self.step.last().is_some_and(StreamEventKind::is_terminal) {
-            return true; // Nothing may follow, and the stream has its end: drop it.
-        }
-        match &mut event {
-            StreamEventKind::Prepared { prompt_tokens } => {
-                self.share.prepared(*prompt_tokens);
-                if !std::mem::replace(&mut self.progress.prepared, true) {
-                    metrics.tokens_in.inc_by((*prompt_tokens).into());
-                }
-            }
-            StreamEventKind::Delta(delta) => {
-                if let Err(violation) = self.check(delta) {
-                    return self.violated(violation);
-                }
-                self.share.generated(delta.tokens.len());
-                self.measure(delta.tokens.len(), now, metrics);
-            }
-            StreamEventKind::Failed(failure) => failure.shorten(),
-            StreamEventKind::Answered(_) => {
-                return self.violated("the worker answered a request for text with a value");
-            }
-            StreamEventKind::Finished { usage, .. } => self.share.finished(usage.completion_tokens),
-        }
-        self.step.push(event);
-        true
-    }
-
-    fn violated(&mut self, violation: &str) -> bool {
-        self.step.push(StreamEventKind::Failed(Failure {
-            kind: FailureKind::Internal,
-            param: None,
-            message: violation.into(),
-        }));
-        false
-    }
-
-    /// Counts a delta, and says why the worker must not send it.
-    fn check(&mut self, delta: &Delta) -> Result<(), &'static str> {
-        self.spent += 1;
-        let bytes = size(delta);
-        let unread = self.flow.unread.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if self.spent > self.flow.granted.load(Ordering::Acquire) || unread > MAX_UNREAD {
-            return Err("the worker sent more than the client had asked for");
-        }
-        let tokens = delta.token_range();
-        if tokens.start != self.next_token {
-            return Err("the worker left out a part of the output");
-        }
-        self.next_token = tokens.end;
-        Ok(())
-    }
-
-    fn measure(&mut self, tokens: usize, now: Instant, metrics: &StreamMetrics) {
-        if tokens == 0 {
-            return;
-        }
-        metrics.tokens_out.inc_by(tokens as u64);
-        match self.progress.last_tokens.replace(now) {
-            None => metrics.time_to_first_token.observe((now - self.progress.arrived).as_secs_f64()),
-            // Several tokens in one chunk came one by one in the worker: each gets its share.
-            Some(last) => {
-                let each = now.saturating_duration_since(last).as_secs_f64() / tokens as f64;
-                (0..tokens).for_each(|_| metrics.inter_token_latency.observe(each));
-            }
         }
     }
 }

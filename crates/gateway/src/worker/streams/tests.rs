@@ -6,7 +6,7 @@ use protocol::{
     message::{Answer, Batch, Delta, FinishReason, MAX_FAILURE_TEXT, Prompt, Submission, Usage},
 };
 
-use super::*;
+use super::{entry::MAX_UNREAD, *};
 use crate::{
     config::BatchQueue,
     metrics::MetricRegistry,
