@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     config::Config,
     fleet::{FleetMetrics, ModelRegistry, Models},
-    http::{App, HttpMetrics},
+    http::{App, HttpMetrics, Serving},
     metrics::MetricRegistry,
     serve::{
         Dispatcher, OpenLimits, ServeMetrics,
@@ -66,7 +66,14 @@ pub fn assemble(config: &Config) -> Result<App, LaunchError> {
     let dispatcher = Dispatcher::new(admission.clone(), loader.clone(), Arc::clone(&models), limits, serve);
     let operator =
         Operator::new(admission.clone(), loader.clone(), Arc::clone(&models), config.operations, operations);
-    Ok(App::new(config, admission, dispatcher, operator, models, loader, http, Arc::new(registry)))
+    Ok(App::new(
+        config,
+        Serving { admission, dispatcher, operator },
+        models,
+        loader,
+        http,
+        Arc::new(registry),
+    ))
 }
 
 #[cfg(test)]

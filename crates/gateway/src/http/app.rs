@@ -43,6 +43,17 @@ pub struct App {
     stop: Arc<watch::Sender<bool>>,
 }
 
+/// What requests are served with.
+#[derive(Debug)]
+pub struct Serving {
+    /// Lets requests in.
+    pub admission: Admission,
+    /// Brings generations to workers.
+    pub dispatcher: Dispatcher,
+    /// Brings operations to workers.
+    pub operator: Operator,
+}
+
 /// What can change while requests are answered: each request follows the rules of its moment.
 #[derive(Debug)]
 struct Rules {
@@ -60,14 +71,13 @@ impl App {
     /// Over the models in `registry`, which `models` fills. Its own metrics are in `exposition` already.
     pub fn new(
         config: &Config,
-        admission: Admission,
-        dispatcher: Dispatcher,
-        operator: Operator,
+        serving: Serving,
         registry: Arc<ModelRegistry>,
         models: Models,
         metrics: HttpMetrics,
         exposition: Arc<MetricRegistry>,
     ) -> Self {
+        let Serving { admission, dispatcher, operator } = serving;
         Self {
             admission,
             dispatcher,

@@ -34,7 +34,7 @@ mod throttle;
 mod unread;
 
 pub use self::{
-    app::App,
+    app::{App, Serving},
     error::{ErrorKind, ErrorSpec, RetryAfter, error_table},
     metrics::HttpMetrics,
     router::routes,

@@ -48,7 +48,7 @@ pub(super) enum Source<A> {
     /// The request waits, or the worker prepares it.
     Opening(Opening<A>),
     /// The worker has accepted it.
-    Open(Opened<A>),
+    Open(Box<Opened<A>>),
     /// The last event was written.
     Ended,
 }
@@ -61,10 +61,10 @@ impl<A> Source<A> {
         longest: Duration,
     ) -> Result<Self, ApiError> {
         if D::FRAMING.keepalive.is_none() {
-            return Ok(Self::Open(opening.await?));
+            return Ok(Self::Open(Box::new(opening.await?)));
         }
         match timeout(longest, &mut opening).await {
-            Ok(opened) => Ok(Self::Open(opened?)),
+            Ok(opened) => Ok(Self::Open(Box::new(opened?))),
             Err(_elapsed) => Ok(Self::Opening(opening)),
         }
     }
@@ -151,14 +151,14 @@ impl<D: Dialect> Events<D> {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(mut opened)) => {
                     opened.answer.first(out);
-                    self.source = Source::Open(opened);
+                    self.source = Source::Open(Box::new(opened));
                 }
                 Poll::Ready(Err(error)) => self.fail(out, &error),
             },
-            Source::Open(Opened { generation, answer, .. }) => match generation.poll_next(cx) {
+            Source::Open(opened) => match opened.generation.poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(event))) => {
-                    answer.event(out, &event);
+                    opened.answer.event(out, &event);
                     if let OutputEvent::Finish { .. } = event {
                         self.source = Source::Ended;
                     }

@@ -13,9 +13,9 @@
 //!
 //! What has a permit is never dropped; only what still waits can be turned away. Each model has places and a queue for
 //! itself: it has workers for itself, and clients of one must not keep those of another waiting. How many places there
-//! are follows the load ([`super::limit`]).
+//! are follows the load (`limit.rs`).
 //!
-//! Everything is decided in [`super::gate`]; here are the lock, and the futures that wait. Whoever waits has a channel's
+//! Everything is decided in `gate.rs`; here are the lock, and the futures that wait. Whoever waits has a channel's
 //! end; a permit travels through it as a value. So one that arrives after its receiver has gone is dropped like any
 //! other, and its place is given back.
 

@@ -2,7 +2,7 @@
 //!
 //! Whatever is queued goes in one frame, up to `max_batch_size`: a busy link batches by itself, since the next frame's
 //! submissions gather while one is written. A hold window, which is 0 by default, may let a submission wait for others
-//! where others are likely to come ([`hold`]).
+//! where others are likely to come (`batcher/hold.rs`).
 //!
 //! ```text
 //! a frame:   requests, cancels, credits in their order │ operations, one kind after the other │ drain

@@ -136,6 +136,7 @@ impl Receiver {
     }
 
     /// Queues operations that came one behind the other, and leaves none in the list.
+    #[allow(clippy::vec_box)] // they come in boxes and go on in them
     fn operate(&self, operations: &mut Vec<Box<Operation>>) {
         if operations.is_empty() {
             return;
