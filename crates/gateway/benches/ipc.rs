@@ -79,7 +79,7 @@ async fn run(cli: &Cli) -> Result<()> {
         match event.map(|(_, event)| event) {
             Some(WorkerEvent::Loaded(_)) => break,
             Some(WorkerEvent::LoadFailed(failure)) => bail!("the worker can't load: {}", failure.message),
-            Some(WorkerEvent::Died(why)) => bail!("the worker died: {why}"),
+            Some(WorkerEvent::Died { why, .. }) => bail!("the worker died: {why}"),
             Some(_) => {}
             None => bail!("the worker is gone"),
         }
