@@ -5,9 +5,12 @@ use std::sync::Arc;
 use crate::{
     config::Config,
     fleet::{FleetMetrics, ModelRegistry, Models},
-    http::{App, HttpMetrics},
+    http::{self, App, HttpMetrics},
     metrics::MetricRegistry,
-    serve::admission::{Admission, AdmissionMetrics},
+    serve::{
+        LoadMetrics, ServeMetrics,
+        admission::{Admission, AdmissionMetrics},
+    },
     worker::{LaunchError, WorkerLauncher, WorkerMetrics},
 };
 
@@ -16,6 +19,10 @@ use crate::{
 pub struct Metrics {
     /// Of HTTP requests.
     pub http: HttpMetrics,
+    /// Of requests for text.
+    pub serve: ServeMetrics,
+    /// For load balancers.
+    pub load: LoadMetrics,
     /// Of admission.
     pub admission: AdmissionMetrics,
     /// Of workers and the models that they load.
@@ -29,6 +36,8 @@ impl Metrics {
     pub fn register(registry: &mut MetricRegistry) -> Self {
         Self {
             http: HttpMetrics::register(registry),
+            serve: ServeMetrics::register(registry),
+            load: LoadMetrics::register(registry),
             admission: AdmissionMetrics::register(registry),
             worker: WorkerMetrics::register(registry),
             fleet: FleetMetrics::register(registry),
@@ -42,12 +51,13 @@ impl Metrics {
 /// No worker can be started here.
 pub fn assemble(config: &Config) -> Result<App, LaunchError> {
     let mut registry = MetricRegistry::new();
-    let Metrics { http, admission, fleet, worker } = Metrics::register(&mut registry);
+    let Metrics { http, serve, load, admission, fleet, worker } = Metrics::register(&mut registry);
     let models = Arc::new(ModelRegistry::default());
     let launcher = WorkerLauncher::new(config, worker)?;
     let loader = Models::new(launcher, Arc::clone(&models), fleet);
     let admission = Admission::new(config.stream_registry, admission);
-    Ok(App::new(config, admission, models, loader, http, Arc::new(registry)))
+    let metrics = http::Metrics { http, serve, load };
+    Ok(App::new(config, admission, models, loader, metrics, Arc::new(registry)))
 }
 
 #[cfg(test)]
@@ -62,23 +72,32 @@ mod tests {
         let mut found: Vec<_> = registry.catalogue().iter().map(|it| (it.name, it.kind)).collect();
         found.sort_unstable();
         let expected = [
-            ("accept_requests", "counter"),
-            ("admit_limit", "gauge"),
-            ("admit_queue_length", "gauge"),
-            ("admit_rejections", "counter"),
-            ("bells", "counter"),
-            ("deliver_frames", "counter"),
-            ("deliver_messages", "counter"),
+            ("admission_limit", "gauge"),
+            ("admission_rejections", "counter"),
+            ("batch_size", "histogram"),
+            ("cancellations", "counter"),
+            ("e2e_request_latency_seconds", "histogram"),
+            ("generation_tokens", "counter"),
+            ("http_requests", "counter"),
             ("inter_token_latency_seconds", "histogram"),
-            ("queue_time_seconds", "histogram"),
-            ("ship_frames", "counter"),
-            ("ship_messages", "counter"),
-            ("streams_open", "gauge"),
+            ("ipc_bytes", "counter"),
+            ("ipc_frames", "counter"),
+            ("ipc_messages", "counter"),
+            ("ipc_wakeups", "counter"),
+            ("kv_cache_usage_ratio", "gauge"),
+            ("prompt_tokens", "counter"),
+            ("request_errors", "counter"),
+            ("request_queue_time_seconds", "histogram"),
+            ("request_success", "counter"),
+            ("requests_running", "gauge"),
+            ("requests_waiting", "gauge"),
             ("time_to_first_token_seconds", "histogram"),
-            ("tokens_in", "counter"),
-            ("tokens_out", "counter"),
             ("verify_runs", "counter"),
+            ("vllm:kv_cache_usage_perc", "gauge"),
+            ("vllm:num_requests_running", "gauge"),
+            ("vllm:num_requests_waiting", "gauge"),
             ("worker_restarts", "counter"),
+            ("worker_sequences", "gauge"),
             ("worker_state", "gauge"),
         ];
         assert_eq!(found, expected);

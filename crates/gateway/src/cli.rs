@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{
+    Parser,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use telemetry::LogFormat;
 
 /// What no flag says: a key in a command line could be read by every user of the machine.
 const ENVIRONMENT: &str = "Environment:
@@ -43,4 +47,12 @@ pub struct Flags {
     /// The worker's executable [default: kr-worker beside this program].
     #[arg(long, value_name = "PATH")]
     pub worker_bin: Option<PathBuf>,
+
+    /// How log lines are written [default: text].
+    #[arg(long, value_name = "FORMAT", value_parser = log_format())]
+    pub log_format: Option<LogFormat>,
+}
+
+fn log_format() -> impl TypedValueParser<Value = LogFormat> {
+    PossibleValuesParser::new(LogFormat::NAMES).try_map(|name| name.parse())
 }

@@ -5,6 +5,7 @@
 
 mod admin_key;
 mod combine;
+mod telemetry_settings;
 mod worker_options;
 
 use std::{io, ops::RangeInclusive, path::PathBuf, time::Duration};
@@ -39,6 +40,8 @@ pub struct Config {
     pub verify: Verify,
     /// How workers compute on a CPU.
     pub cpu: Cpu,
+    /// Logs and traces, also of workers.
+    pub telemetry: telemetry::Settings,
 }
 
 /// Listening and bodies.

@@ -16,18 +16,17 @@ use gateway::{
     fleet::{ModelError, Models},
     http,
     shutdown::{Signals, shut_down},
-    telemetry,
 };
 use tokio::{net::TcpListener, sync::watch};
 use tracing::{error, info};
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    telemetry::init();
-    let run = || -> anyhow::Result<()> {
-        let config = Config::load(&flags)?;
-        tokio::runtime::Runtime::new().context("can't start the runtime")?.block_on(serve(config))
-    };
+    let format = flags.log_format.unwrap_or_default();
+    let started =
+        telemetry::while_starting(format, || start(&flags).inspect_err(|error| error!("{error:#}")));
+    let Ok((config, _telemetry)) = started else { return ExitCode::FAILURE };
+    let run = || tokio::runtime::Runtime::new().context("can't start the runtime")?.block_on(serve(config));
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -35,6 +34,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Reads the settings, and begins to log and to trace as they say.
+fn start(flags: &Flags) -> anyhow::Result<(Config, telemetry::Guard)> {
+    let config = Config::load(flags)?;
+    let telemetry = telemetry::init("kr-gateway", &config.telemetry)?;
+    Ok((config, telemetry))
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use protocol::{
     message::{
         Answer, Batch, ChatMessage, Delta, Failure, FailureKind, FinishReason, Generate, Heartbeat,
         ModelInfo, Operation, OperationKind, Prompt, Report, Sampling, StreamEvent, StreamEventKind,
-        Submission, TokenizeInput, Usage, Verified,
+        Submission, TokenizeInput, TraceContext, Usage, Verified,
     },
     options::{Activations, KvType, Verify, WorkerOptions},
 };
@@ -51,12 +51,16 @@ fn generate(prompt: Prompt) -> Generate {
         resume: vec![300, 7],
         ignore_eos: true,
         credit: 8,
+        trace: Some(TraceContext { trace_id: *b"0123456789abcdef", span_id: *b"01234567", sampled: true }),
+        correlation_id: Some("r1".into()),
     }
 }
 
-/// A generation after its prompt: sampling, `max_tokens`, `stop`, `resume`, `ignore_eos`, credit.
+/// A generation after its prompt: sampling, `max_tokens`, `stop`, `resume`, `ignore_eos`, credit, `trace`,
+/// `correlation_id`.
 const REST: &str = "0000003f 0000803f 28 0000803e 00000040 000080bf 0000003e 01 fb2c01 000000c0 fc70110100 \
-                    01 10  01 01 0a  02 fb2c01 07  01  08";
+                    01 10  01 01 0a  02 fb2c01 07  01  08 \
+                    01 30313233343536373839616263646566 3031323334353637 01  01 02 7231";
 
 fn event(kind: StreamEventKind) -> Report {
     Report::Events(vec![StreamEvent { id: RequestId(9), kind }])
@@ -195,17 +199,17 @@ fn handshake() {
     };
     let bytes = hello.to_bytes().unwrap();
     let options = "02 00 00 fd0000000001000000 40 fb0001 00";
-    let expected = format!("{magic} 0300 0000 1f000000  03 00 03 02 2f73 fc00001000 fb0201 {options}");
+    let expected = format!("{magic} 0400 0000 1f000000  04 00 03 02 2f73 fc00001000 fb0201 {options}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 
     let acks = [
-        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 03 00 09"),
-        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 03 00 02 6e6f"),
+        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 00 09"),
+        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 00 02 6e6f"),
     ];
     for (ack, expected) in acks {
         let bytes = ack.to_bytes().unwrap();
-        assert_eq!(hex(&bytes), format!("{magic} 0300 0000 {expected}").replace(' ', ""));
+        assert_eq!(hex(&bytes), format!("{magic} 0400 0000 {expected}").replace(' ', ""));
         let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().unwrap();
         assert_eq!(HelloAck::from_parts(header, body).unwrap(), ack);
     }

@@ -18,8 +18,8 @@ pub use self::{
     error::SettingsError,
     file::{DEFAULT_FILE, File},
     schema::{
-        Activations, AdaptiveLimits, BatchQueue, Cache, Cpu, KvType, MAX_WORKERS, Models,
-        REQUEST_MEMORY_FACTOR, Server, Settings, StreamRegistry, Verify, Worker, Workers,
+        Activations, AdaptiveLimits, BatchQueue, Cache, Cpu, KvType, LogFormat, MAX_WORKERS, Models,
+        REQUEST_MEMORY_FACTOR, Server, Settings, StreamRegistry, Telemetry, Verify, Worker, Workers,
     },
     size::{SizeError, parse_size},
 };

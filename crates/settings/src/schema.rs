@@ -56,6 +56,9 @@ pub struct Settings {
     /// How workers compute on a CPU.
     #[serde(deserialize_with = "section")]
     pub cpu: Cpu,
+    /// Logs and traces.
+    #[serde(deserialize_with = "section")]
+    pub telemetry: Telemetry,
 }
 
 /// Listening and bodies.
@@ -263,6 +266,33 @@ pub enum KvType {
     Float16,
 }
 
+/// Logs and traces.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// Whether each request that was answered is logged.
+    pub access_log: bool,
+    /// Address of an OpenTelemetry collector that takes traces (OTLP over HTTP).
+    #[serde(deserialize_with = "some_text")]
+    pub otlp_endpoint: Option<String>,
+    /// How many of a hundred requests start a trace.
+    #[serde(deserialize_with = "number::<_, _, 0, 100>")]
+    pub trace_sample_percent: u8,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
 impl Verify {
     /// As the file has it, and the worker's command line.
     pub fn name(self) -> &'static str {
@@ -370,6 +400,17 @@ impl Default for AdaptiveLimits {
 impl Default for Cache {
     fn default() -> Self {
         Self { max_size_bytes: 100 << 30, verify: Verify::default() }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            log_format: LogFormat::default(),
+            access_log: false,
+            otlp_endpoint: None,
+            trace_sample_percent: 100,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::{
     ADMIN_KEY_VARIABLE, AdminKey, BatchQueue, Config, ConfigError, Connections, Server, StreamRegistry,
-    Workers,
+    Workers, telemetry_settings,
 };
 use crate::cli::Flags;
 
@@ -55,6 +55,7 @@ fn combine(file: &File, flags: &Flags) -> Result<Config, ConfigError> {
         stream_registry: stream_registry(&settings.stream_registry),
         verify: settings.cache.verify,
         cpu: settings.cpu,
+        telemetry: telemetry_settings::of(file, flags)?,
     })
 }
 

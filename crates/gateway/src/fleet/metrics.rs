@@ -6,7 +6,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    metrics::MetricRegistry,
+    metrics::{ByModel, MetricRegistry, ModelLines},
     worker::{WorkerId, WorkerLabel, WorkerState},
 };
 
@@ -14,14 +14,10 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct FleetMetrics {
     restarts: Family<WorkerLabel, Counter>,
-    verifications: Family<VerificationLabels, Counter>,
+    verifications: ByModel<Counter>,
     states: Family<StateLabels, Gauge>,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct VerificationLabels {
-    model: String,
-    outcome: &'static str,
+    /// Of all layers.
+    models: ModelLines,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -44,12 +40,15 @@ impl FleetMetrics {
                 "Lives of a worker after its first",
                 Family::default(),
             ),
-            verifications: registry.register(
+            verifications: registry.register_by_model_and(
                 "verify_runs",
                 "Stored models read whole, by outcome",
-                Family::default(),
+                "outcome",
+                &[GOOD, DAMAGED],
+                Counter::default,
             ),
             states: registry.register("worker_state", "1 for the state a worker is in", Family::default()),
+            models: registry.models(),
         }
     }
 
@@ -61,11 +60,13 @@ impl FleetMetrics {
     /// A stored model was read whole while it served.
     pub(super) fn count_verification(&self, model: &str, good: bool) {
         let outcome = if good { GOOD } else { DAMAGED };
-        self.verifications.get_or_create(&VerificationLabels { model: model.to_owned(), outcome }).inc();
+        self.verifications.of_and(model, outcome).inc();
     }
 
     /// A worker is in `state` now.
     pub(super) fn set_worker_state(&self, worker: &WorkerId, state: WorkerState) {
+        // A counter that begins with its first event would hide that one from everybody who asks for an increase.
+        drop(self.restarts.get_or_create(&worker.into()));
         for other in WorkerState::ALL {
             let gauge = self.states.get_or_create_owned(&StateLabels::new(worker, other));
             gauge.set(i64::from(other == state));
@@ -80,11 +81,9 @@ impl FleetMetrics {
         }
     }
 
-    /// Removes the lines of a model that is unloaded.
+    /// Removes a model's lines from the metrics of every layer: it is unloaded.
     pub(super) fn forget_model(&self, model: &str) {
-        for outcome in [GOOD, DAMAGED] {
-            self.verifications.remove(&VerificationLabels { model: model.to_owned(), outcome });
-        }
+        self.models.forget(model);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     config::{AdminKey, Config, Connections},
     fleet::{ModelRegistry, Models},
     metrics::MetricRegistry,
-    serve::{Dispatcher, admission::Admission},
+    serve::{Dispatcher, LoadMetrics, ServeMetrics, admission::Admission},
 };
 
 /// What handlers share. Cheap to clone; all clones are one.
@@ -29,6 +29,7 @@ pub struct App {
     /// Shows the metrics of all layers.
     pub exposition: Arc<MetricRegistry>,
     pub(super) metrics: HttpMetrics,
+    pub(super) load: LoadMetrics,
     pub(super) dispatcher: Dispatcher,
     pub(super) budget: Budget,
     pub(super) origins: Arc<Origins>,
@@ -39,24 +40,37 @@ pub struct App {
     admin_key: Option<AdminKey>,
 }
 
+/// What handlers measure.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Of HTTP requests.
+    pub http: HttpMetrics,
+    /// Of requests for text.
+    pub serve: ServeMetrics,
+    /// For load balancers.
+    pub load: LoadMetrics,
+}
+
 impl App {
-    /// Over the models in `registry`, which `models` fills. Its own metrics are in `exposition` already.
+    /// Over the models in `registry`, which `models` fills. All `metrics` are in `exposition` already.
     pub fn new(
         config: &Config,
         admission: Admission,
         registry: Arc<ModelRegistry>,
         models: Models,
-        metrics: HttpMetrics,
+        metrics: Metrics,
         exposition: Arc<MetricRegistry>,
     ) -> Self {
         let credit = config.stream_registry.credit_chunks;
+        let Metrics { http, serve, load } = metrics;
         Self {
-            dispatcher: Dispatcher::new(admission.clone(), Arc::clone(&registry), credit),
+            dispatcher: Dispatcher::new(admission.clone(), Arc::clone(&registry), credit, serve),
             admission,
             registry,
             models,
             exposition,
-            metrics,
+            metrics: http,
+            load,
             budget: Budget::new(config.server.request_memory),
             origins: Arc::new(Origins::new(&config.server)),
             connections: config.server.connections,

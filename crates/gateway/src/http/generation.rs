@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tokio::task::spawn_blocking;
-use tracing::{Instrument, debug_span};
+use tracing::Instrument;
 
 use super::{
     app::App,
@@ -20,7 +20,11 @@ use super::{
     request_id::RequestId,
     stream::{self, Opened, Source},
 };
-use crate::{config::REQUEST_MEMORY_FACTOR, serve::GenerateRequest};
+use crate::{
+    config::REQUEST_MEMORY_FACTOR,
+    serve::{Correlation, GenerateRequest, TraceContext},
+    trace,
+};
 
 /// Answers a request for text. An error comes before any header, also for a streamed answer, unless a keep-alive
 /// had to be sent first.
@@ -30,16 +34,22 @@ pub(super) async fn create<D: Dialect>(
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let request_id = request.extensions().get::<RequestId>().cloned();
+    let correlation = Correlation {
+        request_id: request_id.clone().map(|RequestId(id)| id),
+        trace: request.extensions().get::<TraceContext>().copied(),
+    };
     let body = body::read(&app, request, app.max_body_bytes).await?;
     let (Asked { request, stream, context }, charge) = read::<D>(body).await?;
-    let keepalive = app.sse_keepalive;
+    let request = GenerateRequest { correlation, ..request };
+    let (keepalive, metrics) = (app.sse_keepalive, app.metrics.clone());
     let opening = open::<D>(app, request, context, charge, arrived).in_current_span();
     if stream {
         let source = Source::start::<D>(Box::pin(opening), keepalive).await?;
-        return Ok(stream::respond::<D>(source, stream::Settings { keepalive, request_id }));
+        let settings = stream::Settings { keepalive, request_id, metrics };
+        return Ok(stream::respond::<D>(source, settings));
     }
     let Opened { generation, answer } = opening.await?;
-    let output = generation.collect().instrument(debug_span!("respond")).await?;
+    let output = generation.collect().instrument(trace::respond()).await?;
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     Ok((json, Body::from(answer.full(&output))).into_response())
 }

@@ -1,4 +1,4 @@
-//! `GET /livez`, `/readyz` and `/metrics`: for machines that watch.
+//! `GET /livez`, `/readyz`, `/health` and `/metrics`: for machines that watch.
 
 use axum::{
     Json,
@@ -21,6 +21,11 @@ struct Readiness {
 }
 
 #[derive(Serialize)]
+struct Health {
+    status: &'static str,
+}
+
+#[derive(Serialize)]
 struct ModelHealth {
     model: String,
     state: ModelState,
@@ -39,11 +44,21 @@ pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// A request would be taken.
+/// A request would be taken, in as many words as vLLM and llama.cpp need for it.
+pub(super) async fn health(State(app): State<App>) -> Response {
+    let (status, text) = if is_ready(&app) {
+        (StatusCode::OK, "ok")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+    };
+    (status, Json(Health { status: text })).into_response()
+}
+
+/// A request would be taken; and what each model and worker does.
 pub(super) async fn readyz(State(app): State<App>, headers: HeaderMap) -> Response {
     let is_admin = app.is_admin(&headers);
     let shutting_down = app.admission.is_closed();
-    let ready = !shutting_down && app.registry.is_ready();
+    let ready = is_ready(&app);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let models = app.registry.models().into_iter().map(|model| ModelHealth::new(model, is_admin)).collect();
     let mut workers = app.registry.workers();
@@ -53,8 +68,13 @@ pub(super) async fn readyz(State(app): State<App>, headers: HeaderMap) -> Respon
     (status, Json(Readiness { ready, shutting_down, models, workers })).into_response()
 }
 
+fn is_ready(app: &App) -> bool {
+    !app.admission.is_closed() && app.registry.is_ready()
+}
+
 /// All metrics, in the OpenMetrics text format.
 pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
+    app.load.update(app.admission.metrics(), &app.registry);
     let text = app.exposition.render().map_err(|error| {
         error!(%error, "metrics could not be written");
         ApiError::Internal

@@ -8,6 +8,7 @@
 //!
 //! `dialect` says what a dialect does; each has a folder, and `router` has a line for it. The rest serves all of them.
 
+mod access;
 mod admin;
 mod admin_request;
 mod app;
@@ -28,10 +29,11 @@ mod router;
 pub mod server;
 mod sse;
 mod stream;
+mod trace_context;
 mod unread;
 
 pub use self::{
-    app::App,
+    app::{App, Metrics},
     error::{ErrorKind, ErrorSpec, error_table},
     metrics::HttpMetrics,
     router::routes,

@@ -26,6 +26,7 @@ use tokio::{
 };
 
 pub use self::metrics::AdmissionMetrics;
+use self::metrics::Counted;
 use crate::config::StreamRegistry;
 
 /// Decides which requests may become streams. Cheap to clone; all clones are one.
@@ -72,6 +73,7 @@ struct State {
 pub struct Permit {
     permit: Option<OwnedSemaphorePermit>,
     gate: Arc<Gate>,
+    _running: Counted,
 }
 
 /// Why a request was not let in.
@@ -116,12 +118,13 @@ impl Admission {
     pub async fn admit(&self, model: &str) -> Result<Permit, Rejection> {
         let arrived = Instant::now();
         let metrics = &self.inner.metrics;
+        let queue_time = metrics.queue_time(model);
         let admitted = match self.gate(model) {
-            Some(gate) => gate.admit().await,
+            Some(gate) => gate.admit(model).await,
             None => Err(Rejection::ShuttingDown),
         };
         match &admitted {
-            Ok(_) => metrics.queue_time.observe(arrived.elapsed().as_secs_f64()),
+            Ok(_) => queue_time.observe(arrived.elapsed().as_secs_f64()),
             Err(rejection) => metrics.count_rejection(rejection.reason()),
         }
         admitted
@@ -179,18 +182,18 @@ impl Gate {
         Self { settings, permits: Arc::new(Semaphore::new(limit)), state, metrics }
     }
 
-    async fn admit(self: Arc<Self>) -> Result<Permit, Rejection> {
+    async fn admit(self: Arc<Self>, model: &str) -> Result<Permit, Rejection> {
         let permit = match Arc::clone(&self.permits).try_acquire_owned() {
             Ok(permit) => permit,
             Err(TryAcquireError::Closed) => return Err(Rejection::ShuttingDown),
-            Err(TryAcquireError::NoPermits) => self.wait().await?,
+            Err(TryAcquireError::NoPermits) => self.wait(model).await?,
         };
-        self.metrics.streams_open.inc();
-        Ok(Permit { permit: Some(permit), gate: self })
+        let running = self.metrics.runs(model);
+        Ok(Permit { permit: Some(permit), gate: self, _running: running })
     }
 
-    async fn wait(self: &Arc<Self>) -> Result<OwnedSemaphorePermit, Rejection> {
-        let _place = self.queue_up()?;
+    async fn wait(self: &Arc<Self>, model: &str) -> Result<OwnedSemaphorePermit, Rejection> {
+        let _place = self.queue_up(model)?;
         let longest = self.settings.wait_timeout;
         match timeout(longest, Arc::clone(&self.permits).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
@@ -221,30 +224,30 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn queue_up(self: &Arc<Self>) -> Result<Place, Rejection> {
+    fn queue_up(self: &Arc<Self>, model: &str) -> Result<Place, Rejection> {
         let mut state = self.state();
         if state.waiting >= self.settings.max_waiting {
             return Err(Rejection::QueueFull { waiting: state.waiting });
         }
         state.waiting += 1;
-        self.metrics.queue_length.inc();
-        Ok(Place(Arc::clone(self)))
+        Ok(Place { gate: Arc::clone(self), _waiting: self.metrics.waits(model) })
     }
 }
 
 /// A place in the wait queue; given up on drop, also when the client has gone.
-struct Place(Arc<Gate>);
+struct Place {
+    gate: Arc<Gate>,
+    _waiting: Counted,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.state().waiting -= 1;
-        self.0.metrics.queue_length.dec();
+        self.gate.state().waiting -= 1;
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.metrics.streams_open.dec();
         let Some(permit) = self.permit.take() else { return };
         let mut state = self.gate.state();
         if state.debt > 0 {

@@ -9,6 +9,7 @@ use super::{
     admission::Permit,
     error::ServeError,
     event::{Output, OutputEvent},
+    metrics::Unfinished,
 };
 use crate::worker::streams::Stream;
 
@@ -21,6 +22,7 @@ pub struct Generation {
     _permit: Permit,
     digest: String,
     ended: bool,
+    unfinished: Option<Unfinished>,
 }
 
 impl Generation {
@@ -33,11 +35,16 @@ impl Generation {
     ) -> Result<Self, ServeError> {
         match events.next().await {
             Some(StreamEventKind::Prepared { .. }) => {
-                Ok(Self { events, _permit: permit, digest, ended: false })
+                Ok(Self { events, _permit: permit, digest, ended: false, unfinished: None })
             }
             Some(StreamEventKind::Failed(failure)) => Err(failure.into()),
             other => Err(unexpected(other.as_ref())),
         }
+    }
+
+    /// Measures how it ends.
+    pub(super) fn measured(self, unfinished: Unfinished) -> Self {
+        Self { unfinished: Some(unfinished), ..self }
     }
 
     /// Digest of the model that generates, in hex.
@@ -68,6 +75,13 @@ impl Generation {
                 other => Err(unexpected(other.as_ref())),
             };
             self.ended = !matches!(event, Ok(OutputEvent::TextDelta(_)));
+            if let Some(unfinished) = &mut self.unfinished {
+                match &event {
+                    Ok(OutputEvent::TextDelta(_)) => {}
+                    Ok(OutputEvent::Finish { reason, .. }) => unfinished.finish(*reason),
+                    Err(_) => unfinished.fail(),
+                }
+            }
             return Poll::Ready(Some(event));
         }
     }

@@ -13,6 +13,8 @@ mod dispatcher;
 mod error;
 mod event;
 mod generation;
+mod load;
+mod metrics;
 mod request;
 
 pub use self::{
@@ -20,5 +22,7 @@ pub use self::{
     error::{Failure, FailureKind, RouteError, ServeError},
     event::{FinishReason, Output, OutputEvent, Usage},
     generation::Generation,
-    request::{ChatMessage, GenerateRequest, Prompt, Sampling},
+    load::LoadMetrics,
+    metrics::ServeMetrics,
+    request::{ChatMessage, Correlation, GenerateRequest, Prompt, Sampling, TraceContext},
 };

@@ -1,6 +1,6 @@
 //! A request for text, whichever dialect it came in.
 
-pub use protocol::message::{ChatMessage, Prompt, Sampling};
+pub use protocol::message::{ChatMessage, Prompt, Sampling, TraceContext};
 use protocol::{ids::RequestId, message::Generate};
 
 /// A request that can be served if its model is loaded and a place is free. All values are within their ranges.
@@ -18,13 +18,26 @@ pub struct GenerateRequest {
     pub stop: Vec<String>,
     /// Generate past the model's end-of-sequence tokens.
     pub ignore_eos: bool,
+    /// By what logs and traces know it.
+    pub correlation: Correlation,
+}
+
+/// By what logs and traces know a request, here and in its worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Correlation {
+    /// Its `x-request-id`.
+    pub request_id: Option<String>,
+    /// The span under which the worker's spans belong, if somebody traces it.
+    pub trace: Option<TraceContext>,
 }
 
 impl GenerateRequest {
     /// The message for the worker. `credit` is the number of chunks that it may send before any was read.
     pub(super) fn into_message(self, id: RequestId, credit: u32) -> Generate {
-        let Self { model: _, prompt, sampling, max_tokens, stop, ignore_eos } = self;
-        Generate { id, prompt, sampling, max_tokens, stop, resume: Vec::new(), ignore_eos, credit }
+        let Self { model: _, prompt, sampling, max_tokens, stop, ignore_eos, correlation } = self;
+        let Correlation { request_id: correlation_id, trace } = correlation;
+        let resume = Vec::new();
+        Generate { id, prompt, sampling, max_tokens, stop, resume, ignore_eos, credit, trace, correlation_id }
     }
 
     /// Approximately the memory that it takes, in bytes.
@@ -55,6 +68,7 @@ mod tests {
     #[test]
     fn every_value_reaches_the_worker() {
         let message = ChatMessage { role: "user".into(), content: "hi".into(), name: None };
+        let trace = TraceContext { trace_id: [1; 16], span_id: [2; 8], sampled: true };
         let request = GenerateRequest {
             model: "m".into(),
             prompt: Prompt::Chat(vec![message]),
@@ -62,11 +76,22 @@ mod tests {
             max_tokens: Some(7),
             stop: vec!["a".into(), "b".into()],
             ignore_eos: true,
+            correlation: Correlation { request_id: Some("r1".into()), trace: Some(trace) },
         };
         let sent = request.clone().into_message(RequestId(4), 64);
-        let GenerateRequest { model: _, prompt, sampling, max_tokens, stop, ignore_eos } = request;
-        let (id, resume, credit) = (RequestId(4), Vec::new(), 64);
-        let expected = Generate { id, prompt, sampling, max_tokens, stop, resume, ignore_eos, credit };
+        let GenerateRequest { prompt, sampling, max_tokens, stop, ignore_eos, .. } = request;
+        let expected = Generate {
+            id: RequestId(4),
+            prompt,
+            sampling,
+            max_tokens,
+            stop,
+            resume: Vec::new(),
+            ignore_eos,
+            credit: 64,
+            trace: Some(trace),
+            correlation_id: Some("r1".into()),
+        };
         assert_eq!(sent, expected);
     }
 
@@ -80,6 +105,7 @@ mod tests {
             max_tokens: None,
             stop: stop.iter().map(|it| (*it).clone()).collect(),
             ignore_eos: false,
+            correlation: Correlation::default(),
         };
         let empty = with(Prompt::Text(String::new()), &[]).bytes();
         let message = ChatMessage { role: "user".into(), content: long.clone(), name: Some(long.clone()) };

@@ -16,11 +16,14 @@ use protocol::{
     message::{EncodedSubmission, Generate, Submission, encode_batch},
 };
 
-use crate::config::BatchQueue;
+use crate::{
+    config::BatchQueue,
+    trace::{RequestSpan, StageSpan},
+};
 
 /// A submission on its way to the worker. A request is encoded before it is queued: then its size is exact, and one
 /// that can't be sent fails alone.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Queued {
     /// [`Submission::Generate`].
     Generate {
@@ -28,6 +31,8 @@ pub enum Queued {
         id: RequestId,
         /// The whole submission.
         bytes: EncodedSubmission,
+        /// In its trace.
+        stage: StageSpan,
     },
     /// [`Submission::Cancel`].
     Cancel(RequestId),
@@ -73,13 +78,21 @@ impl Queued {
     pub fn generate(generate: Generate) -> Result<Self, CodecError> {
         let id = generate.id;
         let bytes = EncodedSubmission::new(&Submission::Generate(Box::new(generate)))?;
-        Ok(Self::Generate { id, bytes })
+        Ok(Self::Generate { id, bytes, stage: RequestSpan::current().batch() })
     }
 
     /// The stream whose request it is.
     pub fn request(&self) -> Option<RequestId> {
         match self {
             Self::Generate { id, .. } => Some(*id),
+            Self::Cancel(_) | Self::Credit { .. } | Self::Drain => None,
+        }
+    }
+
+    /// It joins a frame. Returns its trace's next stage, for a request.
+    pub(super) fn begin_shipping(&mut self) -> Option<StageSpan> {
+        match self {
+            Self::Generate { stage, .. } => Some(std::mem::take(stage).end().ship()),
             Self::Cancel(_) | Self::Credit { .. } | Self::Drain => None,
         }
     }

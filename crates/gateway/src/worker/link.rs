@@ -35,11 +35,11 @@ use tracing::{debug_span, warn};
 use super::{
     batcher::{self, Next, Queued},
     event::{EventSender, WorkerEvent},
-    metrics::{LinkMetrics, WorkerMetrics},
+    metrics::{LinkMetrics, StreamMetrics},
     outbox::Outbox,
     streams::{Stream, Streams, unsendable},
 };
-use crate::config::BatchQueue;
+use crate::{config::BatchQueue, trace::StageSpan};
 
 /// One worker process, as requests use it. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -62,6 +62,8 @@ pub struct LinkTask {
     body: Vec<u8>,
     /// Submissions in `body` if it was not (wholly) sent yet, else 0.
     unsent: usize,
+    /// The requests among them, in their traces.
+    shipping: Vec<StageSpan>,
     /// When an event last reported that the worker is alive.
     alive_sent: Instant,
     /// The outcome of a verification was sent. It is sent once, however often the worker reports one.
@@ -101,12 +103,12 @@ const KEPT_BODY: usize = 4 << 20;
 const ALIVE_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Link {
-    /// For a process that is about to be started.
-    pub fn new(settings: BatchQueue, metrics: &WorkerMetrics) -> Self {
+    /// For a process that is about to be started. `metrics` are its model's.
+    pub fn new(settings: BatchQueue, metrics: StreamMetrics) -> Self {
         Self {
             heartbeat: Arc::default(),
             outbox: Arc::new(Outbox::new(settings)),
-            streams: Arc::new(Streams::new(metrics.streams.clone())),
+            streams: Arc::new(Streams::new(metrics)),
             alive: Arc::new(AtomicBool::new(true)),
         }
     }
@@ -182,6 +184,7 @@ impl LinkTask {
             metrics,
             body: Vec::new(),
             unsent: 0,
+            shipping: Vec::new(),
             alive_sent: now(),
             verification_sent: false,
         }
@@ -224,7 +227,7 @@ impl LinkTask {
             tokio::select! {
                 read = socket.read(&mut doorbells) => match read? {
                     0 => return Err(LinkEnd::Closed),
-                    count => { self.metrics.doorbells_received.inc_by(count as u64); }
+                    count => { self.metrics.received.wakeups.inc_by(count as u64); }
                 },
                 () = self.link.outbox.pushed() => {}
                 () = held => {}
@@ -242,7 +245,9 @@ impl LinkTask {
                 return Err(LinkEnd::Kind(frame.kind));
             }
             let report = codec::decode::<Report>(frame.body)?;
-            self.metrics.deliver_frames.inc();
+            let received = &self.metrics.received;
+            received.frames.inc();
+            received.bytes.inc_by(frame.body.len() as u64);
             self.dispatch(report, events).await?;
             if self.receiver.take_owed_bell() {
                 self.ring_doorbell();
@@ -252,7 +257,7 @@ impl LinkTask {
     }
 
     async fn dispatch(&mut self, report: Report, events: &EventSender) -> Result<(), LinkEnd> {
-        let count = &self.metrics.deliver_messages;
+        let count = &self.metrics.received.messages;
         match report {
             Report::Events(delivered) => {
                 count.inc_by(delivered.len() as u64);
@@ -278,6 +283,7 @@ impl LinkTask {
             Report::Heartbeat(heartbeat) => {
                 count.inc();
                 self.alive_sent = now();
+                self.metrics.set_work(&heartbeat);
                 *self.link.heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = heartbeat;
                 events.send(WorkerEvent::Heartbeat(heartbeat)).await;
                 return Ok(());
@@ -319,9 +325,9 @@ impl LinkTask {
             let _span = debug_span!("ship", submissions = self.unsent, bytes = self.body.len()).entered();
             match self.sender.send(FrameKind::Batch, &self.body)? {
                 Sent::Done { ring_bell } => {
-                    self.metrics.ship_frames.inc();
-                    self.metrics.ship_messages.inc_by(self.unsent as u64);
+                    self.metrics.count_batch(self.unsent, self.body.len());
                     self.unsent = 0;
+                    self.shipping.clear();
                     self.body.shrink_to(KEPT_BODY);
                     if ring_bell {
                         self.ring_doorbell();
@@ -341,7 +347,8 @@ impl LinkTask {
     /// Encodes the next batch, and returns how many submissions are in it. If that fails, its streams end and no
     /// others.
     fn pack(&mut self) -> usize {
-        let taken = self.link.outbox.take();
+        let mut taken = self.link.outbox.take();
+        self.shipping.extend(taken.iter_mut().filter_map(Queued::begin_shipping));
         let ids: Vec<_> = taken.iter().filter_map(Queued::request).collect();
         let count = taken.len();
         match batcher::encode(taken, &mut self.body) {
@@ -354,6 +361,7 @@ impl LinkTask {
                     "a batch can't be encoded; its requests fail"
                 );
                 self.link.streams.fail(&ids, &failure);
+                self.shipping.clear();
                 0
             }
         }
@@ -363,7 +371,7 @@ impl LinkTask {
     fn ring_doorbell(&self) {
         let mut socket = &self.socket;
         if let Some(Ok(1)) = socket.write(&[BELL]).now_or_never() {
-            self.metrics.doorbells_sent.inc();
+            self.metrics.sent.wakeups.inc();
         }
     }
 }

@@ -17,6 +17,6 @@ pub use self::{
     id::{WorkerId, WorkerState},
     launcher::{LaunchError, WorkerLauncher},
     listener::{JoinError, Joined, WorkerListener},
-    metrics::{LinkMetrics, StreamMetrics, WorkerLabel, WorkerMetrics},
+    metrics::{LinkMetrics, StreamMetrics, Traffic, WorkerLabel, WorkerMetrics},
     process::WorkerProcess,
 };

@@ -23,6 +23,7 @@ use protocol::{
 use tokio::sync::{Notify, mpsc};
 
 use super::{batcher::Queued, metrics::StreamMetrics, outbox::Outbox};
+use crate::trace::{RequestSpan, StageSpan};
 
 /// What one step brought for one stream.
 type Delivery = Vec<StreamEventKind>;
@@ -58,6 +59,9 @@ struct Entry {
     arrived: Instant,
     /// When the last tokens came.
     last_tokens: Option<Instant>,
+    request: RequestSpan,
+    /// In its trace, once something has come.
+    delivering: Option<StageSpan>,
 }
 
 /// What both ends of a stream count.
@@ -125,6 +129,8 @@ impl Streams {
             next_token,
             arrived,
             last_tokens: None,
+            request: RequestSpan::current(),
+            delivering: None,
         };
         table.open.insert(id, entry);
         drop(table);
@@ -250,6 +256,8 @@ impl Entry {
         if self.step.last().is_some_and(StreamEventKind::is_terminal) {
             return true; // Nothing may follow, and the stream has its end: drop it.
         }
+        let request = &mut self.request;
+        self.delivering.get_or_insert_with(|| std::mem::take(request).deliver());
         match &mut event {
             StreamEventKind::Prepared { prompt_tokens } => {
                 metrics.tokens_in.inc_by((*prompt_tokens).into());

@@ -18,6 +18,7 @@ use crate::{
     engine::EngineMessage,
     prepare::{Pool, Work},
     report_sink::ReportSink,
+    request_trace::RequestTrace,
     requests::RequestTable,
 };
 
@@ -86,7 +87,10 @@ impl Receiver {
         let mut changed = false;
         for submission in batch.submissions {
             match submission {
-                Submission::Generate(generate) => self.begin(generate.credit, Work::Generate(generate)),
+                Submission::Generate(generate) => {
+                    let _span = RequestTrace::new(&generate).receive().entered();
+                    self.begin(generate.credit, Work::Generate(generate));
+                }
                 Submission::Operation(operation) => self.begin(0, Work::Operation(operation)),
                 Submission::Drain => {
                     // Blocking is right: everything before the drain has been handled.

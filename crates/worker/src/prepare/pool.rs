@@ -18,8 +18,6 @@ use super::{
     lanes::{Full, Lanes, MAX_QUEUED, MAX_QUEUED_BYTES, Takes},
     work::Work,
 };
-use tracing::debug_span;
-
 use crate::{
     engine::{EngineMessage, Sequence},
     report_sink::ReportSink,
@@ -193,7 +191,7 @@ impl Queue {
 impl Context {
     fn run(&self, work: Work, request: &Arc<RequestHandle>) {
         let id = work.id();
-        let _span = debug_span!("prepare", %id).entered();
+        let _span = work.span().entered();
         // A panic in a template or tokenizer fails this request alone.
         let done = catch_unwind(AssertUnwindSafe(|| self.work(work, request)));
         let done = done.unwrap_or_else(|_| Err(panicked()));

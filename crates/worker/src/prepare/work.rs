@@ -4,6 +4,9 @@ use protocol::{
     ids::RequestId,
     message::{Generate, Operation, OperationKind, Prompt},
 };
+use tracing::{Span, debug_span};
+
+use crate::request_trace::RequestTrace;
 
 /// A request that waits for preparation.
 #[derive(Debug)]
@@ -23,6 +26,14 @@ impl Work {
         match self {
             Self::Generate(generate) => generate.id,
             Self::Operation(operation) => operation.id,
+        }
+    }
+
+    /// The span of its preparation.
+    pub(super) fn span(&self) -> Span {
+        match self {
+            Self::Generate(generate) => RequestTrace::new(generate).prepare(),
+            Self::Operation(operation) => debug_span!("prepare", id = operation.id.0),
         }
     }
 

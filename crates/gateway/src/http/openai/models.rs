@@ -38,6 +38,10 @@ struct Model {
     ready_workers: usize,
     size_bytes: Option<u64>,
     context_length: Option<u32>,
+    /// The same, as vLLM calls it and as routers of several servers read it.
+    max_model_len: Option<u32>,
+    /// The model that the name stands for. Adapters of one are not served, so it is the name itself.
+    root: String,
     architecture: Option<String>,
     digest: Option<String>,
 }
@@ -109,6 +113,7 @@ impl Model {
         let ModelStatus { name, state, reason, info, workers, ready_workers, since } = status;
         let info = info.as_ref();
         Self {
+            root: name.clone(),
             id: name,
             object: "model",
             created: since,
@@ -119,6 +124,7 @@ impl Model {
             ready_workers,
             size_bytes: info.map(|info| info.weight_bytes),
             context_length: info.map(|info| info.context_length),
+            max_model_len: info.map(|info| info.context_length),
             architecture: info.map(|info| info.architecture.clone()),
             digest: info.map(|info| info.digest.clone()),
         }

@@ -10,7 +10,10 @@ use crate::{
     config::StreamRegistry,
     fleet::RouteError,
     metrics::MetricRegistry,
-    serve::admission::{AdmissionMetrics, Permit},
+    serve::{
+        admission::{AdmissionMetrics, Permit},
+        request::Correlation,
+    },
 };
 
 /// A dispatcher over no models, and the only place that a model `x` would have.
@@ -22,11 +25,11 @@ fn full() -> (Dispatcher, Permit) {
         wait_timeout: Duration::from_secs(30),
         credit_chunks: 8,
     };
-    let metrics = AdmissionMetrics::register(&mut MetricRegistry::new());
-    let admission = Admission::new(settings, metrics);
+    let mut metrics = MetricRegistry::new();
+    let admission = Admission::new(settings, AdmissionMetrics::register(&mut metrics));
     let registry = Arc::new(ModelRegistry::default());
     let permit = admission.admit("x").now_or_never().unwrap().unwrap();
-    (Dispatcher::new(admission, registry, 8), permit)
+    (Dispatcher::new(admission, registry, 8, ServeMetrics::register(&mut metrics)), permit)
 }
 
 fn ask(dispatcher: &Dispatcher, model: &str) -> Option<ServeError> {
@@ -37,6 +40,7 @@ fn ask(dispatcher: &Dispatcher, model: &str) -> Option<ServeError> {
         max_tokens: None,
         stop: Vec::new(),
         ignore_eos: false,
+        correlation: Correlation::default(),
     };
     dispatcher.generate(request, Instant::now()).now_or_never().map(Result::unwrap_err)
 }

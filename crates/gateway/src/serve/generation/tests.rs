@@ -40,7 +40,7 @@ impl World {
         let mut metrics = MetricRegistry::new();
         let batches = BatchQueue { max_batch_size: 64, flush_interval: Duration::ZERO };
         Self {
-            streams: Arc::new(Streams::new(WorkerMetrics::register(&mut metrics).streams)),
+            streams: Arc::new(Streams::new(WorkerMetrics::register(&mut metrics).streams("m"))),
             outbox: Arc::new(Outbox::new(batches)),
             admission: Admission::new(settings, AdmissionMetrics::register(&mut metrics)),
         }

@@ -16,7 +16,7 @@ use crate::{
         error::ApiError,
         json::{Flag, Object, Probe, Text, Whole, field, parse, unsupported},
     },
-    serve::{GenerateRequest, Prompt},
+    serve::{Correlation, GenerateRequest, Prompt},
 };
 
 /// What an answer repeats of its request, or depends on.
@@ -80,7 +80,8 @@ impl Fields {
         let context = Context { model: model.clone(), include_usage };
         let stream = self.stream.is_some_and(|Flag(stream)| stream);
         let ignore_eos = self.ignore_eos.is_some_and(|Flag(ignore)| ignore);
-        let request = GenerateRequest { model, prompt: prompt()?, sampling, max_tokens, stop, ignore_eos };
+        let (prompt, correlation) = (prompt()?, Correlation::default());
+        let request = GenerateRequest { model, prompt, sampling, max_tokens, stop, ignore_eos, correlation };
         Ok(Asked { request, stream, context })
     }
 

@@ -73,6 +73,7 @@ fn every_parameter_reaches_the_request() {
             max_tokens: Some(7),
             stop: vec!["a".into(), "b".into()],
             ignore_eos: true,
+            correlation: Correlation::default(),
         }
     );
 }

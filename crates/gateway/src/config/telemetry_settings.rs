@@ -1,0 +1,40 @@
+//! What is logged and which traces are exported, in the words of the `telemetry` crate.
+
+use settings::File;
+use telemetry::{LogFormat, Settings, Traces};
+
+use super::ConfigError;
+use crate::cli::Flags;
+
+/// A flag overrides the file.
+pub(super) fn of(file: &File, flags: &Flags) -> Result<Settings, ConfigError> {
+    let settings = &file.settings.telemetry;
+    let format = match settings.log_format {
+        settings::LogFormat::Text => LogFormat::Text,
+        settings::LogFormat::Json => LogFormat::Json,
+    };
+    let traces = match &settings.otlp_endpoint {
+        Some(endpoint) => {
+            check(file, endpoint)?;
+            Some(Traces { endpoint: endpoint.clone(), sample_percent: settings.trace_sample_percent })
+        }
+        None => None,
+    };
+    Ok(Settings { format: flags.log_format.unwrap_or(format), access_log: settings.access_log, traces })
+}
+
+/// Spans are sent without TLS.
+fn check(file: &File, endpoint: &str) -> Result<(), ConfigError> {
+    let rest = endpoint.strip_prefix("http://").unwrap_or_default();
+    let usable =
+        !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(|byte| byte.is_ascii_graphic());
+    if usable {
+        return Ok(());
+    }
+    let problem = format!(
+        "is `{}`, but must be the address of a collector that takes OTLP over HTTP, such as \
+         http://127.0.0.1:4318; TLS is not supported here, so run a collector on this machine or in its network",
+        endpoint.escape_debug()
+    );
+    Err(file.refuse("telemetry.otlp_endpoint", problem).into())
+}
