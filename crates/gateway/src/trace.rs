@@ -4,7 +4,7 @@
 //! they are its trace. Where a stage does something for many requests at once, that has a span with the target of its
 //! module, which only logs have.
 
-use tracing::{Level, Span, debug_span, span_enabled};
+use tracing::{Span, debug_span};
 
 /// The target of spans that belong to one request.
 pub const REQUEST: &str = "gateway::request";
@@ -23,7 +23,7 @@ pub struct StageSpan {
 impl RequestSpan {
     /// That of the request whose task this is.
     pub fn current() -> Self {
-        Self(span_enabled!(target: REQUEST, Level::DEBUG).then(Span::current))
+        Self(telemetry::exports_traces().then(Span::current))
     }
 
     /// It waits for a frame.

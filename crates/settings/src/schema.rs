@@ -293,32 +293,6 @@ pub enum LogFormat {
     Json,
 }
 
-impl Verify {
-    /// As the file has it, and the worker's command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Header => "header",
-            Self::Full => "full",
-            Self::Background => "background",
-        }
-    }
-}
-
-impl Cpu {
-    /// The worker's flags that say the same.
-    pub fn flags(self) -> [&'static str; 4] {
-        let activations = match self.activations {
-            Activations::Int16 => "int16",
-            Activations::Int8 => "int8",
-        };
-        let kv_type = match self.kv_type {
-            KvType::Float32 => "float32",
-            KvType::Float16 => "float16",
-        };
-        ["--activations", activations, "--kv-type", kv_type]
-    }
-}
-
 impl Default for Server {
     fn default() -> Self {
         Self {

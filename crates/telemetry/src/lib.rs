@@ -13,7 +13,11 @@ mod context;
 mod log;
 mod traces;
 
-use std::{env, fmt, str::FromStr};
+use std::{
+    env, fmt,
+    str::FromStr,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -59,6 +63,9 @@ pub enum LogFormat {
 pub struct Guard {
     exporter: Option<Exporter>,
 }
+
+/// Set once.
+static EXPORTS: AtomicBool = AtomicBool::new(false);
 
 /// Target of the access log's lines.
 pub const ACCESS: &str = "access";
@@ -126,19 +133,30 @@ pub struct UnknownFormat;
 /// Traces can't be exported. Then nothing has been set up.
 pub fn init(service: &'static str, settings: &Settings) -> Result<Guard, TracesError> {
     let exporter = settings.traces.as_ref().map(|traces| Exporter::start(service, traces)).transpose()?;
-    let filter = LogFilter { access_log: settings.access_log };
-    tracing_subscriber::registry()
-        .with(exporter.as_ref().map(Exporter::layer))
-        .with(log::layer(settings.format, std::io::stderr).with_filter(filter.build()))
-        .init();
+    let filter = LogFilter { access_log: settings.access_log }.build();
+    let lines = || log::layer(settings.format, std::io::stderr);
+    match &exporter {
+        // A filter for all that there is costs least.
+        None => tracing_subscriber::registry().with(filter).with(lines()).init(),
+        Some(exporter) => {
+            let lines = lines().with_filter(filter);
+            tracing_subscriber::registry().with(exporter.layer()).with(lines).init();
+            EXPORTS.store(true, Ordering::Relaxed);
+        }
+    }
     Ok(Guard { exporter })
+}
+
+/// Whether [`init`] began to export traces. To be asked instead of whether a span is enabled: with a filter for each layer,
+/// that question is answered for all layers at once, and the answer can make one of them miss the next span.
+pub fn exports_traces() -> bool {
+    EXPORTS.load(Ordering::Relaxed)
 }
 
 /// Logs what `read` has to say, while the settings are still being read.
 pub fn while_starting<T>(format: LogFormat, read: impl FnOnce() -> T) -> T {
-    let filter = LogFilter { access_log: false };
-    let early =
-        tracing_subscriber::registry().with(log::layer(format, std::io::stderr).with_filter(filter.build()));
+    let filter = LogFilter { access_log: false }.build();
+    let early = tracing_subscriber::registry().with(filter).with(log::layer(format, std::io::stderr));
     tracing::subscriber::with_default(early, read)
 }
 

@@ -9,7 +9,11 @@ use opentelemetry_sdk::{
     trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, SpanProcessor},
 };
 use tracing::{Metadata, Subscriber};
-use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
+use tracing_subscriber::{
+    Layer,
+    filter::{LevelFilter, filter_fn},
+    registry::LookupSpan,
+};
 
 use crate::{Traces, client::Client};
 
@@ -77,7 +81,7 @@ impl Exporter {
             .with_threads(false)
             .with_tracked_inactivity(false)
             .with_context_activation(false)
-            .with_filter(filter_fn(of_request))
+            .with_filter(filter_fn(of_request).with_max_level_hint(LevelFilter::DEBUG))
     }
 
     /// Sends what is left.
@@ -106,6 +110,7 @@ mod tests {
     use opentelemetry::{SpanId, TraceId};
     use opentelemetry_sdk::trace::{InMemorySpanExporter, SimpleSpanProcessor, SpanData};
     use protocol::message::TraceContext;
+    use test_support::FakeCollector;
     use tracing::{debug_span, info, info_span};
     use tracing_subscriber::layer::SubscriberExt;
 
@@ -186,6 +191,22 @@ mod tests {
             adopt(&accept, &parent(true), None);
             assert_eq!(context_of(&accept), None);
         });
+    }
+
+    #[test]
+    fn a_collector_gets_what_is_left_when_the_program_ends() {
+        let collector = FakeCollector::start();
+        let traces = Traces { endpoint: collector.endpoint().to_owned(), sample_percent: 0 };
+        let exporter = Exporter::start("a-program", &traces).unwrap();
+        let subscriber = tracing_subscriber::registry().with(exporter.layer());
+        tracing::subscriber::with_default(subscriber, || {
+            adopt(&info_span!(target: TARGET, "accept"), &parent(true), None);
+        });
+        exporter.finish();
+        let spans = collector.spans(&["accept"]);
+        let [span] = &spans[..] else { panic!("{spans:?}") };
+        assert_eq!((span.service.as_str(), &*span.trace_id), ("a-program", [7; 16].as_slice()));
+        assert_eq!(span.parent_id, [9; 8]);
     }
 
     #[test]

@@ -12,13 +12,10 @@ use axum::{
 };
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use telemetry::ACCESS;
-use tracing::{Level, Span, info};
+use tracing::{Span, info};
 
 /// Lets a line be written when the answer to the request of `span` has ended. It began at `began`.
 pub(super) fn log(response: Response, span: Span, began: Instant) -> Response {
-    if !tracing::enabled!(target: ACCESS, Level::INFO) {
-        return response;
-    }
     let status = response.status().as_u16();
     response.map(|body| Body::new(Logged { body, span, began, status, bytes: 0 }))
 }
