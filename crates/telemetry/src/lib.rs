@@ -134,12 +134,12 @@ pub struct UnknownFormat;
 pub fn init(service: &'static str, settings: &Settings) -> Result<Guard, TracesError> {
     let exporter = settings.traces.as_ref().map(|traces| Exporter::start(service, traces)).transpose()?;
     let filter = LogFilter { access_log: settings.access_log }.build();
-    let lines = || log::layer(settings.format, std::io::stderr);
+    let (format, stderr) = (settings.format, std::io::stderr);
     match &exporter {
         // A filter for all that there is costs least.
-        None => tracing_subscriber::registry().with(filter).with(lines()).init(),
+        None => tracing_subscriber::registry().with(filter).with(log::layer(format, stderr)).init(),
         Some(exporter) => {
-            let lines = lines().with_filter(filter);
+            let lines = log::layer(format, stderr).with_filter(filter);
             tracing_subscriber::registry().with(exporter.layer()).with(lines).init();
             EXPORTS.store(true, Ordering::Relaxed);
         }

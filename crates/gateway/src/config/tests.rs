@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use protocol::options::{self, WorkerOptions};
+use telemetry::LogFormat;
 
 use super::{Config, Verify, Worker};
 use crate::cli::Flags;
@@ -155,4 +156,24 @@ fn an_admin_key_is_read_from_its_file() {
 
     let error = load("server:\n  admin_key_file: /no/such/file\n").unwrap_err();
     assert_eq!(error, "cannot read the admin key in /no/such/file");
+}
+
+#[test]
+fn telemetry_is_off_unless_it_is_asked_for() {
+    let read = |text: &str| load(text).map(|config| config.telemetry);
+    assert_eq!(read("").unwrap(), telemetry::Settings::default());
+    let text = "telemetry: {log_format: json, access_log: true, otlp_endpoint: \"http://c:4318\"}\n";
+    let traces = telemetry::Traces { endpoint: "http://c:4318".into(), sample_percent: 100 };
+    let expected =
+        telemetry::Settings { format: LogFormat::Json, access_log: true, traces: Some(traces.clone()) };
+    assert_eq!(read(text).unwrap(), expected);
+    let none = "telemetry: {otlp_endpoint: \"http://c:4318\", trace_sample_percent: 0}\n";
+    assert_eq!(read(none).unwrap().traces.unwrap(), telemetry::Traces { sample_percent: 0, ..traces });
+    let flags = Flags { models: vec!["m".into()], log_format: Some(LogFormat::Text), ..Flags::default() };
+    assert_eq!(load_with(text, &flags).unwrap().telemetry.format, LogFormat::Text);
+    for bad in ["https://c:4318", "c:4318", "http://", "http:///v1", "http://c d"] {
+        let error = read(&format!("telemetry:\n  otlp_endpoint: \"{bad}\"\n")).unwrap_err();
+        assert!(error.starts_with("runtime.yaml:2: `telemetry.otlp_endpoint` is "), "{error}");
+        assert!(error.contains(bad) && error.contains("127.0.0.1:4318"), "{error}");
+    }
 }
