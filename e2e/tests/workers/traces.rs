@@ -66,7 +66,7 @@ fn one_trace_and_one_id_from_http_to_the_step() {
         .filter(|line| !line.starts_with("try: "))
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect();
-    let logged = |message: &str| lines.iter().filter(move |line| line["message"] == message);
+    let logged = |message: &'static str| lines.iter().filter(move |line| line["message"] == message);
     let answered = logged("answered").find(|line| line["spans"][0]["request_id"] == "client-7").unwrap();
     assert_eq!((&answered["status"], &answered["target"]), (&200.into(), &"access".into()));
     assert_eq!(answered["spans"][0]["trace_id"], TRACE);

@@ -17,7 +17,7 @@ use tracing::{Span, info};
 /// Lets a line be written when the answer to the request of `span` has ended. It began at `began`.
 pub(super) fn log(response: Response, span: Span, began: Instant) -> Response {
     let status = response.status().as_u16();
-    response.map(|body| Body::new(Logged { body, span, began, status, bytes: 0 }))
+    response.map(|body| Body::new(Logged { body, span, began, status, bytes: 0, ended: false }))
 }
 
 /// A body that is logged when it is dropped.
@@ -28,6 +28,8 @@ struct Logged {
     began: Instant,
     status: u16,
     bytes: usize,
+    /// All of it was read.
+    ended: bool,
 }
 
 impl HttpBody for Logged {
@@ -39,8 +41,10 @@ impl HttpBody for Logged {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
-            self.bytes += frame.data_ref().map_or(0, Bytes::len);
+        match &frame {
+            Some(Ok(frame)) => self.bytes += frame.data_ref().map_or(0, Bytes::len),
+            Some(Err(_)) => {}
+            None => self.ended = true,
         }
         Poll::Ready(frame)
     }
@@ -56,8 +60,9 @@ impl HttpBody for Logged {
 
 impl Drop for Logged {
     fn drop(&mut self) {
-        let Self { body, span, began, status, bytes } = self;
-        let (status, bytes, complete) = (*status, *bytes, body.is_end_stream());
+        let Self { body, span, began, status, bytes, ended } = self;
+        // One whose length was known is not asked for more than that.
+        let (status, bytes, complete) = (*status, *bytes, *ended || body.is_end_stream());
         let ms = began.elapsed().as_millis() as u64;
         span.in_scope(|| info!(target: ACCESS, status, ms, bytes, complete, "answered"));
     }
