@@ -58,7 +58,7 @@ impl Schema {
                 }
                 Item::Enum(it) => {
                     // As `rename_all = "lowercase"` has them.
-                    let unit = it.variants.iter().filter(|variant| variant.fields == Fields::Unit);
+                    let unit = it.variants.iter().filter(|variant| matches!(variant.fields, Fields::Unit));
                     let words = unit.map(|variant| format!("`{}`", variant.ident.to_string().to_lowercase()));
                     schema.words.insert(it.ident.to_string(), words.collect());
                 }
