@@ -8,7 +8,7 @@ use crate::{
     http::{self, App, HttpMetrics},
     metrics::MetricRegistry,
     serve::{
-        LoadMetrics, ServeMetrics,
+        Dispatcher, LoadMetrics, OpenLimits, ServeMetrics,
         admission::{Admission, AdmissionMetrics},
     },
     worker::{LaunchError, WorkerLauncher, WorkerMetrics},
@@ -19,7 +19,7 @@ use crate::{
 pub struct Metrics {
     /// Of HTTP requests.
     pub http: HttpMetrics,
-    /// Of requests for text.
+    /// Of requests for text, and of their moves between workers.
     pub serve: ServeMetrics,
     /// For load balancers.
     pub load: LoadMetrics,
@@ -56,8 +56,14 @@ pub fn assemble(config: &Config) -> Result<App, LaunchError> {
     let launcher = WorkerLauncher::new(config, worker)?;
     let loader = Models::new(launcher, Arc::clone(&models), fleet);
     let admission = Admission::new(config.stream_registry, admission);
-    let metrics = http::Metrics { http, serve, load };
-    Ok(App::new(config, admission, models, loader, metrics, Arc::new(registry)))
+    let limits = OpenLimits {
+        credit_chunks: config.stream_registry.credit_chunks,
+        first_wait: config.stream_registry.wait_timeout,
+        recovery_wait: config.workers.recovery_timeout,
+    };
+    let dispatcher = Dispatcher::new(admission.clone(), Arc::clone(&models), limits, serve);
+    let metrics = http::Metrics { http, load };
+    Ok(App::new(config, admission, dispatcher, models, loader, metrics, Arc::new(registry)))
 }
 
 #[cfg(test)]
@@ -85,6 +91,8 @@ mod tests {
             ("ipc_messages", "counter"),
             ("ipc_wakeups", "counter"),
             ("kv_cache_usage_ratio", "gauge"),
+            ("migration_seconds", "histogram"),
+            ("migrations", "counter"),
             ("prompt_tokens", "counter"),
             ("request_errors", "counter"),
             ("request_queue_time_seconds", "histogram"),
@@ -96,6 +104,7 @@ mod tests {
             ("vllm:kv_cache_usage_perc", "gauge"),
             ("vllm:num_requests_running", "gauge"),
             ("vllm:num_requests_waiting", "gauge"),
+            ("worker_heartbeat_gap_seconds", "histogram"),
             ("worker_restarts", "counter"),
             ("worker_sequences", "gauge"),
             ("worker_state", "gauge"),

@@ -19,20 +19,23 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{Layer, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
+use self::traces::Exporter;
 pub use self::{
     context::{adopt, context_of},
+    log::{FilterError, LogFilter},
     traces::{REQUEST, TracesError},
 };
-use self::{log::LogFilter, traces::Exporter};
 
 /// What a program logs and exports.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// Which events are logged, in the form of `RUST_LOG`.
+    pub filter: String,
     /// How log lines are written.
     pub format: LogFormat,
-    /// One line for each request that was answered, unless `RUST_LOG` says what is logged.
+    /// One line for each request that was answered, unless `filter` says something else of it.
     pub access_log: bool,
     /// Where traces go; `None`: nowhere.
     pub traces: Option<Traces>,
@@ -62,6 +65,7 @@ pub enum LogFormat {
 #[derive(Debug, Default)]
 pub struct Guard {
     exporter: Option<Exporter>,
+    filter: LogFilter,
 }
 
 /// Set once.
@@ -74,6 +78,18 @@ pub const ACCESS: &str = "access";
 const FORMAT_VARIABLE: &str = "KR_LOG_FORMAT";
 const ENDPOINT_VARIABLE: &str = "KR_OTLP_ENDPOINT";
 
+/// Environment variable that selects what is logged.
+const FILTER_VARIABLE: &str = "RUST_LOG";
+
+/// What is logged where nobody says it.
+const FILTER: &str = "info";
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { filter: FILTER.into(), format: LogFormat::default(), access_log: false, traces: None }
+    }
+}
+
 impl Settings {
     /// Those of a worker: its gateway has put them into its environment.
     pub fn of_worker() -> Self {
@@ -84,7 +100,7 @@ impl Settings {
         let format = variable(FORMAT_VARIABLE).and_then(|name| name.parse().ok()).unwrap_or_default();
         // A worker starts no traces.
         let traces = variable(ENDPOINT_VARIABLE).map(|endpoint| Traces { endpoint, sample_percent: 0 });
-        Self { format, access_log: false, traces }
+        Self { filter: filter_of(variable), format, access_log: false, traces }
     }
 
     /// Environment variables that tell a worker the same.
@@ -126,25 +142,37 @@ impl FromStr for LogFormat {
 #[error("the format of logs is `text` or `json`")]
 pub struct UnknownFormat;
 
-/// Logs to standard error, as `RUST_LOG` or `settings` say, and exports traces if `settings` say where to. `service` is
+/// `RUST_LOG`, if it can be used.
+fn filter_of(variable: impl Fn(&str) -> Option<String>) -> String {
+    let said = variable(FILTER_VARIABLE).filter(|it| !it.trim().is_empty() && LogFilter::check(it).is_ok());
+    said.unwrap_or_else(|| FILTER.into())
+}
+
+/// Logs to standard error, as `settings` say, and exports traces if `settings` say where to. `service` is
 /// the program's name in traces.
 ///
 /// # Errors
 /// Traces can't be exported. Then nothing has been set up.
 pub fn init(service: &'static str, settings: &Settings) -> Result<Guard, TracesError> {
     let exporter = settings.traces.as_ref().map(|traces| Exporter::start(service, traces)).transpose()?;
-    let filter = LogFilter { access_log: settings.access_log }.build();
     let (format, stderr) = (settings.format, std::io::stderr);
-    match &exporter {
+    let selected = log::select(&settings.filter, settings.access_log);
+    let filter = match &exporter {
         // A filter for all that there is costs least.
-        None => tracing_subscriber::registry().with(filter).with(log::layer(format, stderr)).init(),
+        None => {
+            let (filter, handle) = reload::Layer::new(selected);
+            tracing_subscriber::registry().with(filter).with(log::layer(format, stderr)).init();
+            LogFilter::new(handle)
+        }
         Some(exporter) => {
+            let (filter, handle) = reload::Layer::new(selected);
             let lines = log::layer(format, stderr).with_filter(filter);
             tracing_subscriber::registry().with(exporter.layer()).with(lines).init();
             EXPORTS.store(true, Ordering::Relaxed);
+            LogFilter::new(handle)
         }
-    }
-    Ok(Guard { exporter })
+    };
+    Ok(Guard { exporter, filter })
 }
 
 /// Whether [`init`] began to export traces. To be asked instead of whether a span is enabled: with a filter for each layer,
@@ -155,9 +183,16 @@ pub fn exports_traces() -> bool {
 
 /// Logs what `read` has to say, while the settings are still being read.
 pub fn while_starting<T>(format: LogFormat, read: impl FnOnce() -> T) -> T {
-    let filter = LogFilter { access_log: false }.build();
+    let filter = log::select(&filter_of(|name| env::var(name).ok()), false);
     let early = tracing_subscriber::registry().with(filter).with(log::layer(format, std::io::stderr));
     tracing::subscriber::with_default(early, read)
+}
+
+impl Guard {
+    /// Chooses what is logged from now on.
+    pub fn log_filter(&self) -> LogFilter {
+        self.filter.clone()
+    }
 }
 
 impl Drop for Guard {
@@ -178,7 +213,8 @@ mod tests {
     fn a_worker_is_told_what_its_gateway_was_told() {
         let endpoint = "http://127.0.0.1:4318".to_owned();
         let traces = Some(Traces { endpoint, sample_percent: 50 });
-        let of_gateway = Settings { format: LogFormat::Json, access_log: true, traces };
+        let of_gateway =
+            Settings { filter: "debug".into(), format: LogFormat::Json, access_log: true, traces };
         let passed: Vec<_> = of_gateway.for_worker().collect();
         let read =
             |name: &str| passed.iter().find(|(it, _)| *it == name).map(|(_, value)| (*value).to_owned());
@@ -192,6 +228,8 @@ mod tests {
         assert_eq!(plain.for_worker().collect::<Vec<_>>(), [("KR_LOG_FORMAT", "text")]);
         assert_eq!(Settings::of_variables(|_| None), plain);
         assert_eq!(Settings::of_variables(|_| Some("xml".into())).format, LogFormat::Text);
+        assert_eq!(Settings::of_variables(|_| Some("debug".into())).filter, "debug");
+        assert_eq!(Settings::of_variables(|_| Some("a=b=c".into())).filter, "info");
     }
 
     #[test]

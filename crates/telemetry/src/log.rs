@@ -1,35 +1,71 @@
 //! Log lines: text for people, or JSON.
 
 use std::{
-    env,
     fmt::{self, Write as _},
     io::{self, IsTerminal},
+    sync::Arc,
 };
 
-use tracing::Subscriber;
+use tracing::{Subscriber, warn};
 use tracing_subscriber::{
     EnvFilter, Layer,
     field::MakeExt,
+    filter::ParseError,
     fmt::{FormatFields, MakeWriter, format},
     registry::LookupSpan,
+    reload::{self, Handle},
 };
 
-use crate::LogFormat;
+use crate::{ACCESS, LogFormat};
 
-/// Which events are logged where `RUST_LOG` does not say it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LogFilter {
-    pub(crate) access_log: bool,
-}
+/// Chooses which events are logged, at any time. Cheap to clone; all clones are one. The default is nobody's: it changes
+/// nothing.
+#[derive(Clone, Default)]
+pub struct LogFilter(Option<Arc<Set>>);
+
+type Set = dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync;
+
+/// Not a filter.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct FilterError(#[from] ParseError);
 
 impl LogFilter {
-    pub(crate) fn build(self) -> EnvFilter {
-        let own = if self.access_log { "info" } else { "info,access=off" };
-        match env::var(EnvFilter::DEFAULT_ENV) {
-            Ok(said) if !said.trim().is_empty() => EnvFilter::new(said),
-            _ => EnvFilter::new(own),
+    /// Checks a filter.
+    ///
+    /// # Errors
+    /// It can't be used.
+    pub fn check(filter: &str) -> Result<(), FilterError> {
+        EnvFilter::builder().parse(filter)?;
+        Ok(())
+    }
+
+    /// Logs from now on what `filter`, which was [checked](LogFilter::check), and `access_log` select. `access=…` in the
+    /// filter beats `access_log`.
+    pub fn set(&self, filter: &str, access_log: bool) {
+        let Some(set) = &self.0 else { return };
+        if let Err(error) = set(select(filter, access_log)) {
+            warn!(%error, "the log's filter can't be changed");
         }
     }
+
+    /// Of the filter behind `handle`.
+    pub(crate) fn new<S: 'static>(handle: Handle<EnvFilter, S>) -> Self {
+        Self(Some(Arc::new(move |filter| handle.reload(filter))))
+    }
+}
+
+impl fmt::Debug for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogFilter(…)")
+    }
+}
+
+/// What [`LogFilter::set`] selects.
+pub(crate) fn select(filter: &str, access_log: bool) -> EnvFilter {
+    // Of two directives for one target, the later one counts.
+    let access = if access_log { "info" } else { "off" };
+    EnvFilter::new(format!("{ACCESS}={access},{filter}"))
 }
 
 /// Writes log lines to `writer`. An event is one line in either format.
@@ -85,7 +121,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use serde_json::Value;
-    use tracing::{field::Empty, info, info_span};
+    use tracing::{Dispatch, debug, field::Empty, info, info_span};
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
@@ -141,5 +177,49 @@ mod tests {
         assert_eq!((&span["name"], &span["request_id"]), (&"accept".into(), &EVIL.into()));
         assert_eq!(span["later"], EVIL);
         assert!(line["timestamp"].as_str().unwrap().ends_with('Z') && line["target"].is_string());
+    }
+
+    #[test]
+    fn what_is_logged_can_change_whether_spans_are_exported_or_not() {
+        for of_layer in [false, true] {
+            let log = Log::default();
+            let writer = log.clone();
+            let writer = move || writer.clone();
+            let registry = tracing_subscriber::registry();
+            let (dispatch, filter) = if of_layer {
+                let (filter, handle) = reload::Layer::new(select("info", false));
+                let lines = layer(LogFormat::Json, writer).with_filter(filter);
+                (Dispatch::new(registry.with(lines)), LogFilter::new(handle))
+            } else {
+                let (filter, handle) = reload::Layer::new(select("info", false));
+                let lines = layer(LogFormat::Json, writer);
+                (Dispatch::new(registry.with(filter).with(lines)), LogFilter::new(handle))
+            };
+            let count = || {
+                log.0.lock().unwrap().clear();
+                tracing::dispatcher::with_default(&dispatch, || {
+                    debug!("detail");
+                    info!("event");
+                    info!(target: ACCESS, "answered");
+                });
+                let bytes = log.0.lock().unwrap().clone();
+                let text = String::from_utf8(bytes).unwrap();
+                ["detail", "event", "answered"].map(|it| text.contains(it))
+            };
+            assert_eq!(count(), [false, true, false]);
+            for (filter_text, access_log, expected) in [
+                ("debug", false, [true, true, false]),
+                ("warn", true, [false, false, true]),
+                ("info,access=off", true, [false, true, false]),
+                ("info,access=info", false, [false, true, true]),
+                ("off", false, [false; 3]),
+            ] {
+                // What is known about events is asked of the thread's subscriber again.
+                tracing::dispatcher::with_default(&dispatch, || filter.set(filter_text, access_log));
+                assert_eq!(count(), expected, "{filter_text} {access_log}");
+            }
+        }
+        LogFilter::default().set("info", false);
+        assert!(LogFilter::check("info,a=debug").is_ok() && LogFilter::check("a=b=c").is_err());
     }
 }

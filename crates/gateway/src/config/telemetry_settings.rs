@@ -1,13 +1,13 @@
 //! What is logged and which traces are exported, in the words of the `telemetry` crate.
 
 use settings::File;
-use telemetry::{LogFormat, Settings, Traces};
+use telemetry::{LogFilter, LogFormat, Settings, Traces};
 
-use super::ConfigError;
+use super::{ConfigError, Environment};
 use crate::cli::Flags;
 
-/// A flag overrides the file.
-pub(super) fn of(file: &File, flags: &Flags) -> Result<Settings, ConfigError> {
+/// A flag overrides the file, and so does the environment.
+pub(super) fn of(file: &File, flags: &Flags, environment: &Environment) -> Result<Settings, ConfigError> {
     let settings = &file.settings.telemetry;
     let format = match settings.log_format {
         settings::LogFormat::Text => LogFormat::Text,
@@ -20,7 +20,23 @@ pub(super) fn of(file: &File, flags: &Flags) -> Result<Settings, ConfigError> {
         }
         None => None,
     };
-    Ok(Settings { format: flags.log_format.unwrap_or(format), access_log: settings.access_log, traces })
+    Ok(Settings {
+        filter: filter(file, environment)?,
+        format: flags.log_format.unwrap_or(format),
+        access_log: settings.access_log,
+        traces,
+    })
+}
+
+/// A `RUST_LOG` that can't be used is passed over: other programs read it, too.
+fn filter(file: &File, environment: &Environment) -> Result<String, ConfigError> {
+    let filter = &file.settings.telemetry.log_filter;
+    LogFilter::check(filter).map_err(|error| {
+        let problem = format!("is `{filter}`, which is not a filter: {error}; try `info`");
+        file.refuse("telemetry.log_filter", problem)
+    })?;
+    let beats = environment.log.as_ref().filter(|text| LogFilter::check(text).is_ok());
+    Ok(beats.unwrap_or(filter).clone())
 }
 
 /// Spans are sent without TLS.

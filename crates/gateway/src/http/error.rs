@@ -30,6 +30,9 @@ pub(super) enum ApiError {
         /// 400, or what was too long.
         status: StatusCode,
     },
+    /// What came is HTTP, and should have been TLS.
+    #[error("this port takes HTTPS; use an address that begins with https://")]
+    NotTls,
     /// The header came too slowly.
     #[error("the request's header did not arrive in time")]
     HeaderTimeout,
@@ -108,7 +111,7 @@ pub(super) enum ApiError {
     /// Bodies and waiting requests take all the memory that they may.
     #[error("the requests that wait take all the memory set aside for them; try again later")]
     Memory,
-    /// Not from an administrator.
+    /// Not from somebody who may ask for it.
     #[error(transparent)]
     Auth(#[from] AuthError),
     /// Not loaded or unloaded.
@@ -140,6 +143,7 @@ impl ApiError {
     fn spec(&self) -> ErrorSpec {
         match self {
             Self::Malformed { status } => of_malformed(*status),
+            Self::NotTls => spec::HTTPS_NEEDED,
             Self::HeaderTimeout => spec::HEADER_TIMEOUT,
             Self::TooManyConnections => spec::TOO_MANY_CONNECTIONS,
             Self::ForeignHost(_) => spec::HOST_NOT_ALLOWED,
@@ -158,6 +162,8 @@ impl ApiError {
             Self::Unsupported { .. } => spec::UNSUPPORTED_PARAMETER,
             Self::Unknown { .. } => spec::UNKNOWN_PARAMETER,
             Self::Memory => spec::OUT_OF_MEMORY_BUDGET,
+            Self::Auth(AuthError::NoApiKey) => spec::MISSING_API_KEY,
+            Self::Auth(AuthError::WrongApiKey) => spec::INVALID_API_KEY,
             Self::Auth(AuthError::Disabled) => spec::ADMIN_DISABLED,
             Self::Auth(AuthError::NoKey) => spec::MISSING_ADMIN_KEY,
             Self::Auth(AuthError::WrongKey) => spec::INVALID_ADMIN_KEY,
@@ -268,6 +274,10 @@ fn of_model(error: &ModelError) -> ErrorSpec {
         ModelError::OtherWorkers { .. } => spec::ALREADY_LOADED,
         ModelError::Unloading(_) | ModelError::Unloaded(_) => spec::MODEL_UNLOADING,
         ModelError::NotLoaded(error) => of_route(error),
+        ModelError::UnknownWorker { .. } => spec::WORKER_NOT_FOUND,
+        ModelError::Restarting(_) => spec::RESTART_IN_PROGRESS,
+        ModelError::NotRestarted { .. } => spec::RESTART_FAILED,
+        ModelError::NotRestartedYet { .. } => spec::RESTART_TIMEOUT,
         ModelError::ShuttingDown => spec::SHUTTING_DOWN,
     }
 }

@@ -18,6 +18,7 @@ mod budget;
 mod dialect;
 mod error;
 mod generation;
+mod guard;
 mod health;
 mod json;
 mod metrics;
@@ -29,6 +30,7 @@ mod router;
 pub mod server;
 mod sse;
 mod stream;
+mod throttle;
 mod trace_context;
 mod unread;
 

@@ -18,11 +18,11 @@ use tracing::{
 };
 
 use super::{
-    access,
+    access, admin,
     app::App,
     dialect::Api,
     error::{ApiError, ErrorReport, ErrorWriter},
-    health, openai, origin,
+    guard, health, openai, origin,
     request_id::{self, RequestId},
     trace_context, unread,
 };
@@ -52,6 +52,9 @@ pub fn routes(app: App) -> Routes {
         .route("/readyz", get(health::readyz))
         .route("/health", get(health::health))
         .route("/metrics", get(health::metrics));
+    for (path, handler) in admin::routes() {
+        routes = routes.route(path, handler);
+    }
     let mut write_error = HashMap::new();
     for dialect in DIALECTS {
         let api = dialect();
@@ -65,6 +68,7 @@ pub fn routes(app: App) -> Routes {
         .fallback(async |uri: Uri| ApiError::UnknownPath(uri.path().to_owned()))
         .method_not_allowed_fallback(async |method: Method| ApiError::Method(method))
         .layer(CatchPanicLayer::custom(|_| ApiError::Internal.into_response()))
+        .layer(middleware::from_fn_with_state(app.clone(), guard::authenticate))
         .layer(middleware::from_fn_with_state(Arc::clone(&app.origins), origin::guard))
         .layer(middleware::from_fn(unread::settle))
         .layer(middleware::from_fn_with_state(observer, observe))

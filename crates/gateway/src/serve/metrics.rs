@@ -1,14 +1,21 @@
-//! What is measured of whole requests for text.
+//! What is measured of whole requests for text, and of streams that change their worker.
 
 use std::time::Instant;
 
-use prometheus_client::metrics::{
-    counter::Counter,
-    histogram::{Histogram, exponential_buckets},
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        histogram::{Histogram, exponential_buckets},
+    },
 };
 
 use super::event::FinishReason;
-use crate::metrics::{ByModel, MetricRegistry};
+use crate::{
+    metrics::{ByModel, MetricRegistry},
+    worker::loss::Loss,
+};
 
 /// The metrics of requests for text. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -16,6 +23,9 @@ pub struct ServeMetrics {
     latency: ByModel<Histogram>,
     success: ByModel<Counter>,
     cancellations: ByModel<Counter>,
+    migrations: Family<CauseLabel, Counter>,
+    /// Seconds from the loss of a worker until the stream was open on another.
+    pub(super) migration_time: Histogram,
 }
 
 /// One request of which the end is still to come. Dropping it before that means that its client has gone.
@@ -27,6 +37,11 @@ pub(super) struct Unfinished {
     cut: Counter,
     cancelled: Counter,
     ended: bool,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CauseLabel {
+    cause: &'static str,
 }
 
 /// Reasons, as their label has them.
@@ -55,6 +70,17 @@ impl ServeMetrics {
                 "Requests whose client went away before the end",
                 Counter::default,
             ),
+            migrations: registry.register(
+                "migrations",
+                "Streams that went on with another worker, by how they lost theirs",
+                Family::default(),
+            ),
+            migration_time: registry.register(
+                "migration_seconds",
+                "Time from the loss of a worker until the stream was open on another",
+                // From 1 ms to 65 s: another worker is ready, or a large model has to be loaded.
+                Histogram::new(exponential_buckets(0.001, 2.0, 17)),
+            ),
         }
     }
 
@@ -68,6 +94,11 @@ impl ServeMetrics {
             cancelled: self.cancellations.of(model),
             ended: false,
         }
+    }
+
+    /// A stream goes on with another worker.
+    pub(super) fn count_migration(&self, loss: &Loss) {
+        self.migrations.get_or_create(&CauseLabel { cause: loss.name() }).inc();
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! GenerateRequest ─ admit ─► Permit ─ route ─► Link ─ open ─► Generation ─► OutputEvent … Finish
+//!        │                              ▲                           │ its worker is lost
+//!        │                              └────────── migrate ────────┘
 //!        └───────────────────────────┴────────────────┴────────────┴──────► ServeError
 //! ```
 //!
@@ -9,20 +11,24 @@
 //! these types.
 
 pub mod admission;
+mod caller;
 mod dispatcher;
 mod error;
 mod event;
 mod generation;
 mod load;
 mod metrics;
+mod migrate;
 mod request;
 
 pub use self::{
+    caller::Caller,
     dispatcher::Dispatcher,
     error::{Failure, FailureKind, RouteError, ServeError},
     event::{FinishReason, Output, OutputEvent, Usage},
     generation::Generation,
     load::LoadMetrics,
     metrics::ServeMetrics,
+    migrate::OpenLimits,
     request::{ChatMessage, Correlation, GenerateRequest, Prompt, Sampling, TraceContext},
 };

@@ -32,11 +32,12 @@ pub struct Correlation {
 }
 
 impl GenerateRequest {
-    /// The message for the worker. `credit` is the number of chunks that it may send before any was read.
-    pub(super) fn into_message(self, id: RequestId, credit: u32) -> Generate {
-        let Self { model: _, prompt, sampling, max_tokens, stop, ignore_eos, correlation } = self;
+    /// The message for a worker, which continues behind the tokens `resume`. `credit` is the number of chunks that it may
+    /// send before any was read.
+    pub(super) fn message(&self, id: RequestId, credit: u32, resume: &[u32]) -> Generate {
+        let Self { model: _, prompt, sampling, max_tokens, stop, ignore_eos, correlation } = self.clone();
         let Correlation { request_id: correlation_id, trace } = correlation;
-        let resume = Vec::new();
+        let resume = resume.to_vec();
         Generate { id, prompt, sampling, max_tokens, stop, resume, ignore_eos, credit, trace, correlation_id }
     }
 
@@ -78,7 +79,7 @@ mod tests {
             ignore_eos: true,
             correlation: Correlation { request_id: Some("r1".into()), trace: Some(trace) },
         };
-        let sent = request.clone().into_message(RequestId(4), 64);
+        let sent = request.message(RequestId(4), 64, &[1, 2]);
         let GenerateRequest { prompt, sampling, max_tokens, stop, ignore_eos, .. } = request;
         let expected = Generate {
             id: RequestId(4),
@@ -86,7 +87,7 @@ mod tests {
             sampling,
             max_tokens,
             stop,
-            resume: Vec::new(),
+            resume: vec![1, 2],
             ignore_eos,
             credit: 64,
             trace: Some(trace),

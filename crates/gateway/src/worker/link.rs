@@ -6,11 +6,14 @@
 //! ```
 //!
 //! The task sleeps when there is nothing to ship and nothing to read, and wakes for a submission, the
-//! end of a hold window, or a doorbell on the socket. The worker is dead when the socket closes.
+//! end of a hold window, or a doorbell on the socket. The worker is dead when the socket closes or its process ends.
+
+mod ship;
 
 use std::{
     convert::Infallible,
     io,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -18,26 +21,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt;
 use interprocess::local_socket::tokio::Stream as Socket;
 use protocol::{
     codec::{self, CodecError},
-    frame::{BELL, FrameError, FrameKind, FrameReceiver, FrameSender, Sent},
+    frame::{FrameError, FrameKind, FrameReceiver, FrameSender},
+    ids::RequestId,
     message::{Failure, FailureKind, Generate, Heartbeat, Report, Verified},
     shm::Armed,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    time::sleep_until,
-};
+use tokio::{io::AsyncReadExt, time::sleep_until};
 use tracing::{debug_span, warn};
 
 use super::{
-    batcher::{self, Next, Queued},
+    batcher::Queued,
     event::{EventSender, WorkerEvent},
+    loss::Loss,
     metrics::{LinkMetrics, StreamMetrics},
     outbox::Outbox,
-    streams::{Stream, Streams, unsendable},
+    streams::{OpenError, Progress, Stream, Streams},
 };
 use crate::{config::BatchQueue, trace::StageSpan};
 
@@ -76,6 +77,9 @@ pub enum LinkEnd {
     /// The worker's end of the socket is closed: it is dead, or will be soon.
     #[error("its socket closed")]
     Closed,
+    /// The worker's process has ended, though its end of the socket may be open in another one.
+    #[error("its process ended")]
+    Exited,
     /// The socket broke.
     #[error("its socket failed")]
     Socket(#[from] io::Error),
@@ -96,9 +100,6 @@ pub enum LinkEnd {
 /// Most bytes of a model's name, digest and architecture together.
 const MAX_DESCRIPTION: usize = 16 << 10;
 
-/// A larger buffer is freed once it was sent.
-const KEPT_BODY: usize = 4 << 20;
-
 /// Shortest time between two [`WorkerEvent::Alive`], however many frames come.
 const ALIVE_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -113,12 +114,12 @@ impl Link {
         }
     }
 
-    /// Opens a stream and queues its request. `arrived` is when the client's request came.
+    /// Opens a stream, at its beginning or where another worker left it, and queues its request.
     ///
     /// # Errors
     /// The worker is gone or about to leave, or the request is too large for it.
-    pub fn open(&self, generate: Generate, arrived: Instant) -> Result<Stream, Failure> {
-        self.streams.open(&self.outbox, generate, arrived)
+    pub fn open(&self, generate: Generate, progress: Progress) -> Result<Stream, OpenError> {
+        self.streams.open(&self.outbox, generate, progress)
     }
 
     /// The worker's last heartbeat; all zero before the first.
@@ -136,11 +137,20 @@ impl Link {
         self.alive.load(Ordering::Relaxed)
     }
 
+    /// Whether it takes new streams, as far as is known.
+    pub fn takes_streams(&self) -> bool {
+        self.is_alive() && self.streams.is_open()
+    }
+
     /// Opens no further streams; those that are live go on.
     pub fn close(&self) {
-        self.streams.close(worker_lost(
-            "the worker for this request is about to leave; send the request again".into(),
-        ));
+        self.streams.close(Loss::Left(LEAVING.into()));
+    }
+
+    /// Opens no further streams, and ends those that are live: another worker can continue them.
+    pub fn release(&self) {
+        let loss = Loss::Left(LEAVING.into());
+        self.cancel(self.streams.lose_all(loss.clone(), |_| loss.clone()));
     }
 
     /// Returns when no stream is live.
@@ -153,19 +163,47 @@ impl Link {
         self.outbox.push(Queued::Drain);
     }
 
-    /// Ends every live stream with one error event, and opens no further ones.
+    /// Ends every live stream with one error event, and opens no further ones. No other worker continues them.
     pub fn fail_all(&self, why: &str) {
         self.alive.store(false, Ordering::Relaxed);
-        let message = format!("the worker that ran this request is gone: {why}; send the request again");
-        for id in self.streams.fail_all(worker_lost(message)) {
-            self.outbox.push(Queued::Cancel(id));
-        }
+        let message = format!("the request was ended: {why}; send it again");
+        let failure = Failure { kind: FailureKind::WorkerLost, param: None, message };
+        self.cancel(self.streams.fail_all(&failure));
+    }
+
+    /// The worker is gone, for the reason `loss`: ends every live stream with it, and opens no further ones. Those whose
+    /// request was never sent had no part in it.
+    pub fn lose_all(&self, loss: &Loss) {
+        self.alive.store(false, Ordering::Relaxed);
+        let unsent = self.outbox.requests();
+        self.streams.lose_all(loss.clone(), |id| match unsent.contains(&id) {
+            true => Loss::Left(loss.reason().into()),
+            false => loss.clone(),
+        });
+    }
+
+    /// Plays the worker: these events came from it.
+    #[cfg(test)]
+    pub(crate) fn deliver(&self, events: Vec<protocol::message::StreamEvent>) {
+        self.streams.deliver(events);
+    }
+
+    /// Plays the worker: what was queued for it since it was last asked.
+    #[cfg(test)]
+    pub(crate) fn take_submissions(&self) -> Vec<protocol::message::Submission> {
+        let mut body = Vec::new();
+        let batch = super::batcher::encode(self.outbox.take(), &mut body).and_then(|()| codec::decode(&body));
+        batch.map(|batch: protocol::message::Batch| batch.submissions).unwrap_or_default()
+    }
+
+    /// Orders a worker that may be alive to forget these streams.
+    fn cancel(&self, ended: Vec<RequestId>) {
+        ended.into_iter().for_each(|id| self.outbox.push(Queued::Cancel(id)));
     }
 }
 
-fn worker_lost(message: String) -> Failure {
-    Failure { kind: FailureKind::WorkerLost, param: None, message }
-}
+/// Why a worker that is about to leave refuses a stream.
+const LEAVING: &str = "the worker is about to leave";
 
 impl LinkTask {
     /// The task of `link`, over what the handshake yielded.
@@ -190,21 +228,25 @@ impl LinkTask {
         }
     }
 
-    /// Runs until the worker is gone or breaks the protocol. What it had published before is delivered. Messages that
-    /// are not tied to a stream become `events`.
-    pub async fn run(mut self, events: &EventSender) -> LinkEnd {
-        let end = match self.exchange(events).await {
+    /// Runs until the worker is gone, as `exited` says or the socket shows, or breaks the protocol. What it had published
+    /// before is delivered. Messages that are not tied to a stream become `events`.
+    pub async fn run(mut self, events: &EventSender, exited: impl Future<Output = ()>) -> LinkEnd {
+        let end = match self.exchange(events, pin!(exited)).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
-        if let LinkEnd::Closed | LinkEnd::Socket(_) = end {
+        if let LinkEnd::Closed | LinkEnd::Exited | LinkEnd::Socket(_) = end {
             // What it published before it died. An error in that does not change why the link ended.
             while let Ok(true) = self.receive(events).await {}
         }
         end
     }
 
-    async fn exchange(&mut self, events: &EventSender) -> Result<Infallible, LinkEnd> {
+    async fn exchange(
+        &mut self,
+        events: &EventSender,
+        mut exited: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Infallible, LinkEnd> {
         let mut doorbells = [0; 256];
         loop {
             let more = self.receive(events).await?;
@@ -229,6 +271,7 @@ impl LinkTask {
                     0 => return Err(LinkEnd::Closed),
                     count => { self.metrics.received.wakeups.inc_by(count as u64); }
                 },
+                () = &mut exited => return Err(LinkEnd::Exited),
                 () = self.link.outbox.pushed() => {}
                 () = held => {}
             }
@@ -306,73 +349,6 @@ impl LinkTask {
             failure.shorten();
         }
         events.send(WorkerEvent::Verified(outcome)).await;
-    }
-
-    /// Sends what is queued, until the queue is empty, held, or the ring full. Returns the end of the hold.
-    fn ship(&mut self) -> Result<Option<Instant>, LinkEnd> {
-        loop {
-            if self.unsent == 0 {
-                match self.link.outbox.next(now()) {
-                    Next::Idle => return Ok(None),
-                    Next::HoldUntil(until) => return Ok(Some(until)),
-                    Next::Ship => {}
-                }
-                self.unsent = debug_span!("batch").in_scope(|| self.pack());
-                if self.unsent == 0 {
-                    continue;
-                }
-            }
-            let _span = debug_span!("ship", submissions = self.unsent, bytes = self.body.len()).entered();
-            match self.sender.send(FrameKind::Batch, &self.body)? {
-                Sent::Done { ring_bell } => {
-                    self.metrics.count_batch(self.unsent, self.body.len());
-                    self.unsent = 0;
-                    self.shipping.clear();
-                    self.body.shrink_to(KEPT_BODY);
-                    if ring_bell {
-                        self.ring_doorbell();
-                    }
-                }
-                Sent::Full { ring_bell } => {
-                    if ring_bell {
-                        self.ring_doorbell();
-                    }
-                    // The worker rings the doorbell when there is space again.
-                    return Ok(None);
-                }
-            }
-        }
-    }
-
-    /// Encodes the next batch, and returns how many submissions are in it. If that fails, its streams end and no
-    /// others.
-    fn pack(&mut self) -> usize {
-        let mut taken = self.link.outbox.take();
-        self.shipping.extend(taken.iter_mut().filter_map(Queued::begin_shipping));
-        let ids: Vec<_> = taken.iter().filter_map(Queued::request).collect();
-        let count = taken.len();
-        match batcher::encode(taken, &mut self.body) {
-            Ok(()) => count,
-            Err(error) => {
-                let failure = unsendable(error);
-                warn!(
-                    submissions = count,
-                    why = failure.message,
-                    "a batch can't be encoded; its requests fail"
-                );
-                self.link.streams.fail(&ids, &failure);
-                self.shipping.clear();
-                0
-            }
-        }
-    }
-
-    /// If the socket's buffer is full, a doorbell is pending already; if it is closed, reading will tell.
-    fn ring_doorbell(&self) {
-        let mut socket = &self.socket;
-        if let Some(Ok(1)) = socket.write(&[BELL]).now_or_never() {
-            self.metrics.sent.wakeups.inc();
-        }
     }
 }
 

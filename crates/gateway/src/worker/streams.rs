@@ -2,8 +2,13 @@
 //!
 //! A [`Stream`] is the client's end, a table entry the worker's. Between them is a channel that can't
 //! fill up: an item holds at least one event, chunks are bounded by the credit given, and a stream
-//! has one `Prepared` and one terminal event. So delivering never waits for a reader; a reader that
+//! has one `Prepared` and one end. So delivering never waits for a reader; a reader that
 //! reads nothing gives no credit back, and pauses its own generation in the worker.
+//!
+//! A stream ends with a terminal event of the worker, or with the [`Loss`] of its worker. What a lost worker had
+//! published is delivered before that, so that another one can continue where it ended.
+
+mod entry;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,11 +27,54 @@ use protocol::{
 };
 use tokio::sync::{Notify, mpsc};
 
-use super::{batcher::Queued, metrics::StreamMetrics, outbox::Outbox};
-use crate::trace::{RequestSpan, StageSpan};
+use self::entry::Entry;
+use super::{batcher::Queued, loss::Loss, metrics::StreamMetrics, outbox::Outbox};
+use crate::trace::RequestSpan;
 
-/// What one step brought for one stream.
-type Delivery = Vec<StreamEventKind>;
+/// What a stream yields.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StreamItem {
+    /// The worker sent an event.
+    Event(StreamEventKind),
+    /// The worker will send nothing more. Nothing follows.
+    Lost(Loss),
+}
+
+/// What the table gives to a stream's client at once.
+#[derive(Debug)]
+enum Delivery {
+    /// What one step brought.
+    Step(Vec<StreamEventKind>),
+    /// The end, if no terminal event was it.
+    Lost(Loss),
+}
+
+/// Where a stream stands that is opened: at its beginning, or where another worker left it.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// When the client's request arrived.
+    pub arrived: Instant,
+    /// A worker has accepted the prompt before.
+    pub prepared: bool,
+    /// When the last tokens came.
+    pub last_tokens: Option<Instant>,
+}
+
+impl Progress {
+    /// At its beginning.
+    pub fn new(arrived: Instant) -> Self {
+        Self { arrived, prepared: false, last_tokens: None }
+    }
+}
+
+/// Why a stream was not opened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OpenError {
+    /// The worker takes nothing any more; another one may.
+    Lost(Loss),
+    /// The request can't be sent to any worker.
+    Unsendable(Failure),
+}
 
 /// The live streams of one worker process.
 #[derive(Debug)]
@@ -41,27 +89,7 @@ pub struct Streams {
 struct Table {
     open: HashMap<RequestId, Entry>,
     /// Set once, when the worker takes nothing new or is gone: nothing can be opened any more.
-    refusal: Option<Failure>,
-}
-
-/// The worker's end of a stream.
-#[derive(Debug)]
-struct Entry {
-    sender: mpsc::Sender<Delivery>,
-    /// Events of the step that is being delivered.
-    step: Delivery,
-    flow: Arc<Flow>,
-    /// Deltas that the worker has sent.
-    spent: u64,
-    /// Position in the output of the next token.
-    next_token: u32,
-    /// When the request arrived.
-    arrived: Instant,
-    /// When the last tokens came.
-    last_tokens: Option<Instant>,
-    request: RequestSpan,
-    /// In its trace, once something has come.
-    delivering: Option<StageSpan>,
+    refusal: Option<Loss>,
 }
 
 /// What both ends of a stream count.
@@ -73,14 +101,14 @@ struct Flow {
     unread: AtomicUsize,
 }
 
-/// The client's end of a stream: yields its events and ends after the terminal one. Dropping it
+/// The client's end of a stream: yields its events and ends after the terminal one or a loss. Dropping it
 /// earlier cancels the generation.
 #[derive(Debug)]
 pub struct Stream {
     id: RequestId,
     receiver: mpsc::Receiver<Delivery>,
     /// Received, not yet yielded.
-    ready: VecDeque<StreamEventKind>,
+    ready: VecDeque<StreamItem>,
     ended: bool,
     flow: Arc<Flow>,
     /// Chunks yielded for which no credit was given back yet.
@@ -90,10 +118,6 @@ pub struct Stream {
     streams: Arc<Streams>,
     outbox: Arc<Outbox>,
 }
-
-/// Most bytes of chunks that wait for one reader. The credit bounds their number, and honest chunks are small; a text
-/// that was held back because a stop string might begin in it comes at once, and fits.
-const MAX_UNREAD: usize = 4 << 20;
 
 impl Streams {
     /// No streams, for a new process.
@@ -109,17 +133,17 @@ impl Streams {
         self: &Arc<Self>,
         outbox: &Arc<Outbox>,
         generate: Generate,
-        arrived: Instant,
-    ) -> Result<Stream, Failure> {
+        progress: Progress,
+    ) -> Result<Stream, OpenError> {
         let (id, credit, next_token) = (generate.id, generate.credit, generate.resume.len() as u32);
-        let queued = Queued::generate(generate).map_err(unsendable)?;
-        // One item per chunk at most, and two for `Prepared` and the terminal event.
+        let queued = Queued::generate(generate).map_err(|error| OpenError::Unsendable(unsendable(error)))?;
+        // One item per chunk at most, and two for `Prepared` and the end.
         let (sender, receiver) = mpsc::channel(credit as usize + 2);
         let flow = Arc::new(Flow { granted: AtomicU64::new(credit.into()), unread: AtomicUsize::new(0) });
         let credit_batch = (credit / 4).max(1);
         let mut table = self.table();
-        if let Some(failure) = &table.refusal {
-            return Err(failure.clone());
+        if let Some(loss) = &table.refusal {
+            return Err(OpenError::Lost(loss.clone()));
         }
         let entry = Entry {
             sender,
@@ -127,8 +151,7 @@ impl Streams {
             flow: Arc::clone(&flow),
             spent: 0,
             next_token,
-            arrived,
-            last_tokens: None,
+            progress,
             request: RequestSpan::current(),
             delivering: None,
         };
@@ -188,17 +211,21 @@ impl Streams {
         let mut table = self.table();
         for id in ids {
             if let Some(entry) = table.open.remove(id) {
-                // As in `fail_all`.
-                let _ = entry.sender.try_send(vec![StreamEventKind::Failed(failure.clone())]);
+                entry.end(Delivery::Step(vec![StreamEventKind::Failed(failure.clone())]));
             }
         }
         drop(table);
         self.ended.notify_waiters();
     }
 
-    /// Refuses new streams with `failure`; those that are live go on. The first refusal stays.
-    pub fn close(&self, failure: Failure) {
-        self.table().refusal.get_or_insert(failure);
+    /// Opens no further streams; those that are live go on. The first reason stays.
+    pub fn close(&self, reason: Loss) {
+        self.table().refusal.get_or_insert(reason);
+    }
+
+    /// Whether streams can be opened.
+    pub fn is_open(&self) -> bool {
+        self.table().refusal.is_none()
     }
 
     /// Returns when no stream is live. Only after [`Streams::close`] it stays so.
@@ -215,16 +242,25 @@ impl Streams {
         }
     }
 
-    /// Ends every stream with `failure`, and refuses new ones with it if nothing did before. Returns the streams
-    /// that it ended: a worker that is alive must be ordered to cancel them.
-    pub fn fail_all(&self, failure: Failure) -> Vec<RequestId> {
+    /// Ends every stream with `failure`, and opens no further ones. Returns the streams that it ended: a worker that is
+    /// alive must be ordered to cancel them.
+    pub fn fail_all(&self, failure: &Failure) -> Vec<RequestId> {
+        let reason = Loss::Left(failure.message.clone());
+        self.end_all(reason, |_| Delivery::Step(vec![StreamEventKind::Failed(failure.clone())]))
+    }
+
+    /// Ends every stream with the loss of its worker, which `loss` tells of each, and opens no further ones. Returns the
+    /// streams that it ended, as [`Streams::fail_all`] does.
+    pub fn lose_all(&self, reason: Loss, loss: impl Fn(RequestId) -> Loss) -> Vec<RequestId> {
+        self.end_all(reason, |id| Delivery::Lost(loss(id)))
+    }
+
+    fn end_all(&self, reason: Loss, end: impl Fn(RequestId) -> Delivery) -> Vec<RequestId> {
         let mut table = self.table();
-        table.refusal.get_or_insert_with(|| failure.clone());
+        table.refusal.get_or_insert(reason);
         let mut ended = Vec::with_capacity(table.open.len());
         for (id, entry) in table.open.drain() {
-            // It fails if the client has gone, or if the channel is full, which the sum at its creation
-            // rules out.
-            let _ = entry.sender.try_send(vec![StreamEventKind::Failed(failure.clone())]);
+            entry.end(end(id));
             ended.push(id);
         }
         drop(table);
@@ -243,126 +279,62 @@ impl Table {
         let Some(entry) = self.open.get_mut(&id) else { return };
         let step = std::mem::take(&mut entry.step);
         let ended = step.last().is_some_and(StreamEventKind::is_terminal);
-        if entry.sender.try_send(step).is_err() || ended {
+        if entry.sender.try_send(Delivery::Step(step)).is_err() || ended {
             self.open.remove(&id);
         }
     }
 }
 
-impl Entry {
-    /// Adds an event to the step's. False if the worker must not send it; the stream then ends with a failure that
-    /// says so.
-    fn accept(&mut self, mut event: StreamEventKind, now: Instant, metrics: &StreamMetrics) -> bool {
-        if self.step.last().is_some_and(StreamEventKind::is_terminal) {
-            return true; // Nothing may follow, and the stream has its end: drop it.
-        }
-        let request = &mut self.request;
-        self.delivering.get_or_insert_with(|| std::mem::take(request).deliver());
-        match &mut event {
-            StreamEventKind::Prepared { prompt_tokens } => {
-                metrics.tokens_in.inc_by((*prompt_tokens).into());
-            }
-            StreamEventKind::Delta(delta) => {
-                if let Err(violation) = self.check(delta) {
-                    return self.violated(violation);
-                }
-                self.measure(delta.tokens.len(), now, metrics);
-            }
-            StreamEventKind::Failed(failure) => failure.shorten(),
-            StreamEventKind::Answered(_) => {
-                return self.violated("the worker answered a request for text with a value");
-            }
-            StreamEventKind::Finished { .. } => {}
-        }
-        self.step.push(event);
-        true
-    }
-
-    fn violated(&mut self, violation: &str) -> bool {
-        self.step.push(StreamEventKind::Failed(Failure {
-            kind: FailureKind::Internal,
-            param: None,
-            message: violation.into(),
-        }));
-        false
-    }
-
-    /// Counts a delta, and says why the worker must not send it.
-    fn check(&mut self, delta: &Delta) -> Result<(), &'static str> {
-        self.spent += 1;
-        let bytes = size(delta);
-        let unread = self.flow.unread.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if self.spent > self.flow.granted.load(Ordering::Acquire) || unread > MAX_UNREAD {
-            return Err("the worker sent more than the client had asked for");
-        }
-        let tokens = delta.token_range();
-        if tokens.start != self.next_token {
-            return Err("the worker left out a part of the output");
-        }
-        self.next_token = tokens.end;
-        Ok(())
-    }
-
-    fn measure(&mut self, tokens: usize, now: Instant, metrics: &StreamMetrics) {
-        if tokens == 0 {
-            return;
-        }
-        metrics.tokens_out.inc_by(tokens as u64);
-        match self.last_tokens.replace(now) {
-            None => metrics.time_to_first_token.observe((now - self.arrived).as_secs_f64()),
-            // Several tokens in one chunk came one by one in the worker: each gets its share.
-            Some(last) => {
-                let each = (now - last).as_secs_f64() / tokens as f64;
-                (0..tokens).for_each(|_| metrics.inter_token_latency.observe(each));
-            }
-        }
-    }
-}
-
 impl Stream {
-    /// The next event; `None` after the terminal one.
-    pub async fn next(&mut self) -> Option<StreamEventKind> {
+    /// The next item; `None` after the end.
+    pub async fn next(&mut self) -> Option<StreamItem> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// [`Stream::next`] for a body that is polled.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<StreamEventKind>> {
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<StreamItem>> {
         loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Poll::Ready(Some(self.yield_event(event)));
+            if let Some(item) = self.ready.pop_front() {
+                return Poll::Ready(Some(self.yield_item(item)));
             }
             if self.ended {
                 return Poll::Ready(None);
             }
             match self.receiver.poll_recv(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(delivery)) => self.ready.extend(delivery),
-                // The table never drops a sender without a terminal event. Should it, this is one.
+                Poll::Ready(Some(Delivery::Step(step))) => {
+                    self.ready.extend(step.into_iter().map(StreamItem::Event));
+                }
+                Poll::Ready(Some(Delivery::Lost(loss))) => self.ready.push_back(StreamItem::Lost(loss)),
+                // The table never drops a sender without an end. Should it, this is one.
                 Poll::Ready(None) => {
-                    self.ready.push_back(StreamEventKind::Failed(Failure {
-                        kind: FailureKind::WorkerLost,
-                        param: None,
-                        message: "the stream was lost inside the gateway".into(),
-                    }));
+                    let loss = Loss::Left("the stream was lost inside the gateway".into());
+                    self.ready.push_back(StreamItem::Lost(loss));
                 }
             }
         }
     }
 
-    fn yield_event(&mut self, event: StreamEventKind) -> StreamEventKind {
-        if event.is_terminal() {
-            self.ended = true;
-        } else if let StreamEventKind::Delta(chunk) = &event {
-            self.flow.unread.fetch_sub(size(chunk), Ordering::Relaxed);
-            self.unreturned += 1;
-            if self.unreturned >= self.credit_batch {
-                let chunks = std::mem::take(&mut self.unreturned);
-                // First raise what the table allows, then inform the worker.
-                self.flow.granted.fetch_add(chunks.into(), Ordering::Release);
-                self.outbox.push(Queued::Credit { id: self.id, chunks });
-            }
+    fn yield_item(&mut self, item: StreamItem) -> StreamItem {
+        match &item {
+            StreamItem::Lost(_) => self.ended = true,
+            StreamItem::Event(event) if event.is_terminal() => self.ended = true,
+            StreamItem::Event(StreamEventKind::Delta(chunk)) => self.read(chunk),
+            StreamItem::Event(_) => {}
         }
-        event
+        item
+    }
+
+    /// Gives credit back for a chunk that was read, with others.
+    fn read(&mut self, chunk: &Delta) {
+        self.flow.unread.fetch_sub(size(chunk), Ordering::Relaxed);
+        self.unreturned += 1;
+        if self.unreturned >= self.credit_batch {
+            let chunks = std::mem::take(&mut self.unreturned);
+            // First raise what the table allows, then inform the worker.
+            self.flow.granted.fetch_add(chunks.into(), Ordering::Release);
+            self.outbox.push(Queued::Credit { id: self.id, chunks });
+        }
     }
 }
 

@@ -84,6 +84,23 @@ async fn silent_connections_make_room_for_others() {
 }
 
 #[tokio::test]
+async fn one_address_makes_room_for_itself() {
+    let env = with("max_connections_per_address: 2, header_timeout_ms: 3600000, idle_timeout_ms: 3600000");
+    let address = env.listen().await;
+    let mut first = Wire::open(address).await;
+    first.write("GET / HT").await;
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        let mut client = Wire::open(address).await;
+        client.send("GET", "/livez", "", b"").await;
+        assert_eq!(client.answer().await.1, "ok\n");
+        others.push(client);
+    }
+    assert_eq!(first.rest().await, "");
+    assert_eq!(others[0].rest().await, "");
+}
+
+#[tokio::test]
 async fn bodies_that_do_not_come_make_room_when_nothing_else_does() {
     let env = with("max_connections: 2");
     let address = env.listen().await;
@@ -228,9 +245,43 @@ async fn what_is_not_http_is_answered_in_json() {
         assert_eq!(error(&body), "malformed_request");
         assert_eq!(client.rest().await, "");
     }
+    let lines = "x: y\r\n".repeat(101);
+    let mut client = Wire::open(address).await;
+    client.write(format!("GET /livez HTTP/1.1\r\n{lines}\r\n")).await;
+    let (head, body) = client.answer().await;
+    assert!(head.starts_with("http/1.1 431 "), "{head}");
+    assert_eq!(error(&body), "malformed_request");
     let mut http2 = Wire::open(address).await;
     http2.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     assert_eq!(http2.rest().await, "");
+}
+
+#[tokio::test]
+async fn a_header_may_be_as_large_as_the_settings_say() {
+    let env = with("max_header_bytes: 4096, max_headers: 16");
+    let address = env.listen().await;
+    let line = |length: usize| format!("x: {}\r\n", "y".repeat(length));
+    for (lines, status) in [
+        (line(3000), 200),
+        (line(5000), 431),
+        (line(2100).repeat(2), 431),
+        (line(1).repeat(15), 200),
+        (line(1).repeat(16), 431),
+    ] {
+        let mut client = Wire::open(address).await;
+        client.write(format!("GET /livez HTTP/1.1\r\nhost: x\r\n{lines}\r\n")).await;
+        let (head, _) = client.answer().await;
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{} bytes: {head}", lines.len());
+        // The second request of a connection is measured as the first was.
+        if status == 200 {
+            client.write(format!("GET /livez HTTP/1.1\r\nhost: x\r\n{}\r\n", line(5000))).await;
+            assert!(client.answer().await.0.starts_with("http/1.1 431 "));
+            assert_eq!(client.rest().await, "");
+        }
+    }
+    let mut client = Wire::open(address).await;
+    client.write(format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "y".repeat(5000))).await;
+    assert!(client.answer().await.0.starts_with("http/1.1 414 "));
 }
 
 #[tokio::test]

@@ -29,7 +29,8 @@ fn full() -> (Dispatcher, Permit) {
     let admission = Admission::new(settings, AdmissionMetrics::register(&mut metrics));
     let registry = Arc::new(ModelRegistry::default());
     let permit = admission.admit("x").now_or_never().unwrap().unwrap();
-    (Dispatcher::new(admission, registry, 8, ServeMetrics::register(&mut metrics)), permit)
+    let limits = OpenLimits { credit_chunks: 8, first_wait: Duration::ZERO, recovery_wait: Duration::ZERO };
+    (Dispatcher::new(admission, registry, limits, ServeMetrics::register(&mut metrics)), permit)
 }
 
 fn ask(dispatcher: &Dispatcher, model: &str) -> Option<ServeError> {
