@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::thread;
 
 use serde_json::{Value, json};
-use test_support::{MODEL, Server, chat};
+use test_support::{MODEL, Options, PrivateStore, Server, chat, import, write_tiny_model};
 
 const CHAT: &str = "/v1/chat/completions";
 const CAPITAL: &str = "What is the capital of France?";
@@ -120,4 +120,74 @@ fn models_and_metrics_tell_what_there_is() {
     client.ask(CAPITAL, 2);
     let metrics = client.get("/metrics").json;
     assert!(metrics.as_str().unwrap().contains("time_to_first_token"), "{metrics}");
+}
+
+#[test]
+fn operations_agree_with_generations_and_with_each_other() {
+    let server = Server::start();
+    let client = &server.client;
+    let ask = |path: &str, body: Value| {
+        let answer = client.post(path, &body);
+        assert_eq!(answer.status, 200, "{path} {body}: {}", answer.json);
+        answer.json
+    };
+
+    // There and back, with a text of several scripts.
+    let text = "The capital of France is Paris. Größe, 東京, 🙂 <|im_end|>";
+    let tokenized = ask("/v1/tokenize", json!({"model": MODEL, "prompt": text, "return_token_strs": true}));
+    let count = tokenized["count"].as_u64().unwrap() as usize;
+    assert_eq!(tokenized["token_strs"].as_array().unwrap().len(), count);
+    assert_eq!(tokenized["token_strs"][1], "Ġcapital");
+    let detokenized = ask("/v1/detokenize", json!({"model": MODEL, "tokens": tokenized["tokens"]}));
+    assert_eq!(detokenized["prompt"], text);
+    let plain = ask("/tokenize", json!({"content": text}));
+    assert_eq!(plain["tokens"], tokenized["tokens"]);
+    assert_eq!(ask("/detokenize", plain)["content"], text);
+    let pieces = ask("/tokenize", json!({"content": text, "with_pieces": true}));
+    let bytes = |piece: &Value| match piece {
+        Value::String(text) => text.as_bytes().to_vec(),
+        bytes => bytes.as_array().unwrap().iter().map(|byte| byte.as_u64().unwrap() as u8).collect(),
+    };
+    let joined: Vec<u8> =
+        pieces["tokens"].as_array().unwrap().iter().flat_map(|token| bytes(&token["piece"])).collect();
+    assert_eq!(String::from_utf8(joined).unwrap(), text);
+
+    // A chat's prompt is what the template renders, and has as many tokens as its generation says.
+    let messages = chat(CAPITAL, 1)["messages"].clone();
+    let rendered = ask("/apply-template", json!({"messages": messages}))["prompt"].clone();
+    assert!(rendered.as_str().unwrap().contains(CAPITAL));
+    let of_chat = ask("/tokenize", json!({"model": MODEL, "messages": messages}));
+    let of_text = ask("/tokenize", json!({"content": rendered}));
+    assert_eq!(of_chat["tokens"], of_text["tokens"]);
+    let generated = client.post(CHAT, &chat(CAPITAL, 1)).json;
+    assert_eq!(generated["usage"]["prompt_tokens"], of_chat["count"]);
+    let completion = json!({"model": MODEL, "prompt": of_chat["tokens"], "max_tokens": 1, "temperature": 0});
+    assert_eq!(
+        ask("/v1/completions", completion)["choices"][0]["text"],
+        generated["choices"][0]["message"]["content"]
+    );
+    assert_eq!(client.post("/detokenize", &json!({"tokens": [99_999_999]})).status, 400);
+    let answered = client.get("/metrics").json;
+    assert!(answered.as_str().unwrap().contains("kr_operate_results_total"), "{answered}");
+}
+
+#[test]
+fn a_draft_model_has_to_have_the_same_vocabulary() {
+    let store = PrivateStore::with_names(&["same"]);
+    let folder = tempfile::tempdir().unwrap();
+    write_tiny_model(folder.path());
+    import(&store.path(), folder.path(), "tiny");
+    let server = Server::start_with(&Options { store: Some(store.path()), ..Options::default() });
+    let check =
+        |draft: &str| server.client.post("/v1/check_draft", &json!({"model": MODEL, "draft_model": draft}));
+    for same in [MODEL.to_owned(), "same".to_owned(), store.digest()] {
+        let answer = check(&same);
+        assert_eq!((answer.status, &answer.json["compatible"]), (200, &json!(true)), "{}", answer.json);
+        assert_eq!(answer.json["reason"], Value::Null);
+    }
+    let answer = check("tiny");
+    assert_eq!((answer.status, &answer.json["compatible"]), (200, &json!(false)), "{}", answer.json);
+    assert!(answer.json["reason"].as_str().unwrap().contains("64"), "{}", answer.json);
+    assert_eq!(answer.json["draft_vocab_size"], 64);
+    assert_eq!(check("absent").status, 404);
 }

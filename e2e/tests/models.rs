@@ -1,11 +1,15 @@
-//! Several models in one gateway, loaded and unloaded at run time.
+//! Several models in one gateway, loaded and unloaded at run time, by an administrator or because requests need them.
 
 #![allow(clippy::unwrap_used)]
 
+use std::{fs, process::Command, thread};
+
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 use test_support::{
-    Answer, Client, MODEL, Options, PrivateStore, Server, StreamAnswer, chat,
+    Answer, Client, MODEL, Options, PrivateStore, Server, StreamAnswer, binary, chat, import,
     process::{is_alive, kill},
+    write_tiny_model,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -14,20 +18,32 @@ const OTHER: &str = "test/other";
 const CAPITAL: &str = "What is the capital of France?";
 const PARIS: &str = "The capital of France is Paris.";
 
-/// A gateway with an admin key that serves [`MODEL`] from a store of its own.
+/// A gateway with an admin key over a store of its own.
 struct TestEnv {
     admin: Client,
     server: Server,
     store: PrivateStore,
+    _settings: NamedTempFile,
 }
 
 impl TestEnv {
+    /// It serves [`MODEL`], and loads others only when it is told to.
     fn start() -> Self {
+        Self::start_with(MODEL, "models:\n  on_demand: off\n")
+    }
+
+    fn start_with(model: &str, settings: &str) -> Self {
         let store = PrivateStore::with_names(&[OTHER]);
-        let environment = vec![("KR_ADMIN_KEY", KEY.to_string())];
-        let options = Options { store: Some(store.path()), environment, ..Options::default() };
-        let server = Server::start_with(&options);
-        Self { admin: server.client.with_key(KEY), server, store }
+        let file = NamedTempFile::with_suffix(".yaml").unwrap();
+        fs::write(file.path(), settings).unwrap();
+        let server = Server::start_with(&Options {
+            model: model.to_owned(),
+            store: Some(store.path()),
+            arguments: vec!["--config".into(), file.path().to_str().unwrap().into()],
+            environment: vec![("KR_ADMIN_KEY", KEY.to_string())],
+            ..Options::default()
+        });
+        Self { admin: server.client.with_key(KEY), server, store, _settings: file }
     }
 
     fn act(&self, model: &str, action: &str) -> Answer {
@@ -199,4 +215,90 @@ fn several_models_may_be_served_from_the_start() {
         let answer = server.client.post(CHAT, &request(model, CAPITAL, 16)).json;
         assert_eq!(answer["choices"][0]["message"]["content"], PARIS);
     }
+}
+
+/// Imports a model of a few thousand weights.
+fn import_tiny(store: &PrivateStore, name: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    write_tiny_model(folder.path());
+    import(&store.path(), folder.path(), name);
+}
+
+fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+    expected.iter().map(|(id, state)| ((*id).to_owned(), (*state).to_owned())).collect()
+}
+
+#[test]
+fn requests_load_the_models_that_they_need_and_these_take_turns() {
+    let env = TestEnv::start_with("", "models:\n  max_loaded: 1\n");
+    import_tiny(&env.store, "tiny");
+    assert_eq!(env.server.client.get("/readyz").status, 200, "it needs no model for that");
+    let stored = pairs(&[(MODEL, "stored"), (OTHER, "stored"), ("tiny", "stored")]);
+    assert_eq!(env.states(), stored);
+    let entry = env.server.client.get(&format!("/v1/models/{MODEL}")).json;
+    assert_eq!((&entry["digest"], &entry["max_model_len"]), (&json!(env.store.digest()), &json!(8192)));
+
+    let several = thread::scope(|scope| {
+        let asking: Vec<_> = (0..4).map(|_| scope.spawn(|| env.ask(MODEL))).collect();
+        asking.into_iter().map(|it| it.join().unwrap()).collect::<Vec<_>>()
+    });
+    for answer in several {
+        assert_eq!(answer.json["choices"][0]["message"]["content"], PARIS, "{}", answer.json);
+    }
+    let worker = env.worker(MODEL);
+    assert_eq!(env.states(), pairs(&[(MODEL, "ready"), (OTHER, "stored"), ("tiny", "stored")]));
+    let loaded = env.server.client.get(&format!("/v1/models/{MODEL}")).json;
+    assert_eq!((&loaded["max_model_len"], &loaded["created"]), (&entry["max_model_len"], &entry["created"]));
+
+    // While the one model streams, the other has to wait for it.
+    let stream = env.stream(MODEL);
+    let (tiny, ()) = thread::scope(|scope| {
+        let asking = scope.spawn(|| env.server.client.post(CHAT, &request("tiny", "w3 w5", 4)));
+        whole(stream);
+        (asking.join().unwrap(), ())
+    });
+    assert_eq!(tiny.status, 200, "{}", tiny.json);
+    assert!(!is_alive(worker));
+    assert_eq!(env.states(), pairs(&[("tiny", "ready"), (MODEL, "stored"), (OTHER, "stored")]));
+    let digest = env.store.digest();
+    assert_eq!(env.ask(&digest[..16]).json["choices"][0]["message"]["content"], PARIS);
+    assert_eq!(env.states()[0], (MODEL.to_owned(), "ready".to_owned()));
+
+    let message = refused(&env.ask("gpt-9"), 404, "model_not_found");
+    assert!(message.contains("gpt-9") && message.contains(MODEL) && message.contains("tiny"), "{message}");
+}
+
+#[test]
+fn a_model_that_can_not_be_loaded_is_refused_with_the_reason_and_without_paths() {
+    let env = TestEnv::start_with("", "");
+    env.store.damage_weights(|bytes| bytes.truncate(bytes.len() - 1));
+    for _ in 0..2 {
+        let message = refused(&env.ask(OTHER), 422, "model_damaged");
+        assert!(message.to_lowercase().contains("import"), "{message}");
+        assert!(!message.contains(env.store.path().to_str().unwrap()), "{message}");
+    }
+    let metrics = env.server.client.get("/metrics").json;
+    let metrics = metrics.as_str().unwrap();
+    assert!(metrics.contains("kr_demand_loads_total 1\n"), "the second request was refused at once");
+}
+
+#[test]
+fn the_worker_program_lists_what_the_store_has() {
+    let store = PrivateStore::with_names(&[OTHER]);
+    import_tiny(&store, "tiny");
+    let list = |path: &std::path::Path| {
+        Command::new(binary("kr-worker")).arg("--list-models").arg("--store").arg(path).output().unwrap()
+    };
+    let output = list(&store.path());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let models: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let models = models.as_array().unwrap();
+    let names: Vec<_> = models.iter().map(|model| &model["name"]).collect();
+    assert_eq!(names, [&json!(MODEL), &json!(OTHER), &json!("tiny")]);
+    assert_eq!((&models[0]["digest"], &models[0]["context_length"]), (&json!(store.digest()), &json!(8192)));
+    assert_eq!((&models[2]["architecture"], &models[2]["context_length"]), (&json!("llama"), &json!(256)));
+
+    let absent = list(&store.path().join("absent"));
+    assert!(!absent.status.success() && absent.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&absent.stderr).contains("no artifact store"));
 }

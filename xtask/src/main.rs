@@ -5,10 +5,12 @@
 mod bench;
 mod binaries;
 mod build;
+mod chaos;
 mod docs;
 #[cfg(target_os = "linux")]
 mod kernel_tests;
 mod lint;
+mod load;
 mod model;
 mod process;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS compiles nothing itself"))]
@@ -51,6 +53,8 @@ enum Command {
     Sanitize(sanitize::Args),
     /// Measure, and print a table.
     Bench(bench::Args),
+    /// Kill and freeze workers under load; fail if a stream is lost.
+    Chaos(chaos::Args),
     /// Write the documents that are printed by programs: settings, command lines, metrics.
     Docs(docs::Args),
     /// Check format, rules, clippy, documentation and dependencies.
@@ -86,6 +90,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         #[cfg(target_os = "linux")]
         Command::Sanitize(args) => sanitize::run(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),
+        Command::Chaos(args) => chaos::run(&workspace, &args),
         Command::Docs(args) => docs::run(&workspace, &args),
         Command::Lint => lint::run(&workspace),
         Command::Tidy => tidy::run(&workspace),

@@ -55,6 +55,12 @@ impl Store {
         }
         Err(self.unknown(name_or_digest)?)
     }
+
+    /// The manifest of an artifact, verified, for whoever only looks: nothing keeps the artifact from being removed.
+    /// `None`: there is no such artifact.
+    pub fn manifest(&self, digest: Digest) -> Result<Option<Manifest>, StoreError> {
+        read_manifest(&self.layout, digest)
+    }
 }
 
 impl Artifact {

@@ -10,6 +10,7 @@ use crate::{
     serve::{
         Dispatcher, LoadMetrics, OpenLimits, ServeMetrics,
         admission::{Admission, AdmissionMetrics},
+        operation::{OperationMetrics, Operator},
     },
     worker::{LaunchError, WorkerLauncher, WorkerMetrics},
 };
@@ -25,6 +26,8 @@ pub struct Metrics {
     pub load: LoadMetrics,
     /// Of admission.
     pub admission: AdmissionMetrics,
+    /// Of operations.
+    pub operations: OperationMetrics,
     /// Of workers and the models that they load.
     pub fleet: FleetMetrics,
     /// Of the links to workers and of the streams over them.
@@ -36,6 +39,7 @@ impl Metrics {
     pub fn register(registry: &mut MetricRegistry) -> Self {
         Self {
             http: HttpMetrics::register(registry),
+            operations: OperationMetrics::register(registry),
             serve: ServeMetrics::register(registry),
             load: LoadMetrics::register(registry),
             admission: AdmissionMetrics::register(registry),
@@ -45,25 +49,29 @@ impl Metrics {
     }
 }
 
-/// A gateway without models: [`App::models`] loads them.
+/// A gateway without models: [`App::models`] loads them. Needs a runtime.
 ///
 /// # Errors
 /// No worker can be started here.
 pub fn assemble(config: &Config) -> Result<App, LaunchError> {
     let mut registry = MetricRegistry::new();
-    let Metrics { http, serve, load, admission, fleet, worker } = Metrics::register(&mut registry);
+    let Metrics { http, serve, load, admission, operations, fleet, worker } =
+        Metrics::register(&mut registry);
     let models = Arc::new(ModelRegistry::default());
     let launcher = WorkerLauncher::new(config, worker)?;
     let loader = Models::new(launcher, Arc::clone(&models), fleet);
     let admission = Admission::new(config.stream_registry, admission);
+    admission.configure(config.stream_registry, config.rate_limits);
+    tokio::spawn(admission.watch(Arc::clone(&models)));
     let limits = OpenLimits {
         credit_chunks: config.stream_registry.credit_chunks,
-        first_wait: config.stream_registry.wait_timeout,
         recovery_wait: config.workers.recovery_timeout,
     };
-    let dispatcher = Dispatcher::new(admission.clone(), Arc::clone(&models), limits, serve);
+    let dispatcher = Dispatcher::new(admission.clone(), loader.clone(), Arc::clone(&models), limits, serve);
+    let operator =
+        Operator::new(admission.clone(), loader.clone(), Arc::clone(&models), config.operations, operations);
     let metrics = http::Metrics { http, load };
-    Ok(App::new(config, admission, dispatcher, models, loader, metrics, Arc::new(registry)))
+    Ok(App::new(config, admission, dispatcher, operator, models, loader, metrics, Arc::new(registry)))
 }
 
 #[cfg(test)]
@@ -79,9 +87,15 @@ mod tests {
         found.sort_unstable();
         let expected = [
             ("admission_limit", "gauge"),
+            ("admission_limit_cuts", "counter"),
+            ("admission_queue_tokens", "gauge"),
             ("admission_rejections", "counter"),
+            ("batch_flushes", "counter"),
             ("batch_size", "histogram"),
+            ("batch_wait_seconds", "histogram"),
             ("cancellations", "counter"),
+            ("demand_loads", "counter"),
+            ("demand_unloads", "counter"),
             ("e2e_request_latency_seconds", "histogram"),
             ("generation_tokens", "counter"),
             ("http_requests", "counter"),
@@ -93,6 +107,11 @@ mod tests {
             ("kv_cache_usage_ratio", "gauge"),
             ("migration_seconds", "histogram"),
             ("migrations", "counter"),
+            ("operate_results", "counter"),
+            ("operate_retries", "counter"),
+            ("operate_running", "gauge"),
+            ("operate_seconds", "histogram"),
+            ("operate_waiting", "gauge"),
             ("prompt_tokens", "counter"),
             ("request_errors", "counter"),
             ("request_queue_time_seconds", "histogram"),

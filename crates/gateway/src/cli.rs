@@ -17,8 +17,8 @@ const ENVIRONMENT: &str = "Environment:
 
 /// Serves models over an OpenAI-compatible HTTP interface.
 ///
-/// Starts worker processes that run the models, and prints `ready http://HOST:PORT` once every model
-/// has a worker that can answer. A flag beats the same setting of the configuration file, which SIGHUP
+/// Starts worker processes that run the models, and prints `ready http://HOST:PORT` once every model that
+/// is named has a worker that can answer. A flag beats the same setting of the configuration file, which SIGHUP
 /// makes it read again.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(
@@ -67,7 +67,8 @@ pub struct Flags {
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
 
-    /// Model to serve: a name or digest in the artifact store. May be given several times.
+    /// Model to load at the start: a name or digest in the artifact store. May be given several times, or not at all if
+    /// models are loaded on demand.
     #[arg(long = "model", value_name = "NAME")]
     pub models: Vec<String>,
 

@@ -5,6 +5,7 @@
 
 mod check;
 mod combine;
+mod demand;
 mod environment;
 mod exposure;
 mod keys;
@@ -25,6 +26,7 @@ pub(crate) use self::exposure::is_loopback;
 pub use self::{
     check::check,
     combine::Loaded,
+    demand::Demand,
     environment::Environment,
     keys::{Digest, Keys},
     live::{Change, Changes, adopt, diff},
@@ -36,16 +38,22 @@ pub use self::{
 pub struct Config {
     /// Listening and bodies.
     pub server: Server,
-    /// The models that are served from the start, at least one.
+    /// The models that are served from the start; at least one, unless models are loaded on demand.
     pub models: Vec<String>,
     /// Models that may be loaded at the same time.
     pub max_loaded: usize,
+    /// Models that come and go with requests.
+    pub demand: Demand,
     /// Worker processes.
     pub workers: Workers,
     /// Frames to workers.
     pub batch_queue: BatchQueue,
     /// Concurrency of streams.
     pub stream_registry: StreamRegistry,
+    /// What each caller may use a minute.
+    pub rate_limits: RateLimits,
+    /// Concurrency of operations.
+    pub operations: Operations,
     /// What each worker may use.
     pub worker: Worker,
     /// How workers verify what they load.
@@ -149,16 +157,59 @@ pub struct BatchQueue {
 /// Concurrency of streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamRegistry {
-    /// Lower end of the range of a limit that adapts; nothing adapts it yet.
+    /// Streams that may run at the same time, however busy the workers are.
     pub min_streams: usize,
-    /// Streams that may run at the same time.
+    /// Streams that may run at the same time at most.
     pub max_streams: usize,
+    /// Streams that may run at the same time before anything is known of the workers.
+    pub start_streams: usize,
+    /// Time to the first token that other requests may cost.
+    pub first_token_target: Duration,
     /// Requests that may wait for a permit.
     pub max_waiting: usize,
+    /// Their tokens, estimated.
+    pub max_waiting_tokens: u64,
     /// Longest wait for a permit.
     pub wait_timeout: Duration,
     /// Chunks a stream may be ahead of its reader.
     pub credit_chunks: u32,
+}
+
+/// Concurrency of operations: tokenizing, and whatever else has a single answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operations {
+    /// Operations that each worker may have at the same time.
+    pub max_in_flight: usize,
+    /// Operations of a model that may wait.
+    pub max_waiting: usize,
+    /// Longest wait for a place, and then for a worker.
+    pub wait_timeout: Duration,
+}
+
+/// What each caller may use a minute. `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RateLimits {
+    /// Requests that are admitted.
+    pub requests_per_minute: Option<u64>,
+    /// Tokens of prompts and answers.
+    pub tokens_per_minute: Option<u64>,
+}
+
+#[cfg(test)]
+impl StreamRegistry {
+    /// For so many streams, whatever the load.
+    pub(crate) fn of_streams(streams: usize) -> Self {
+        Self {
+            min_streams: streams,
+            max_streams: streams,
+            start_streams: streams,
+            first_token_target: Duration::from_secs(2),
+            max_waiting: 256,
+            max_waiting_tokens: 1 << 20,
+            wait_timeout: Duration::from_secs(30),
+            credit_chunks: 8,
+        }
+    }
 }
 
 /// A setting that can't be used.
@@ -197,8 +248,11 @@ pub enum ConfigError {
         /// The address to listen on.
         host: String,
     },
-    /// Neither flag nor file name a model.
-    #[error("no model to serve: give --model NAME, or set `model` in {DEFAULT_FILE} or the --config file")]
+    /// Neither flag nor file name a model, and none is loaded on demand.
+    #[error(
+        "no model to serve: give --model NAME, or set `model` in {DEFAULT_FILE} or the --config file, or \
+         `models.on_demand: on` to load models when they are asked for"
+    )]
     NoModel,
     /// A flag has an impossible value.
     #[error("--{flag} {problem}")]

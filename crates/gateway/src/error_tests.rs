@@ -11,7 +11,7 @@ use protocol::{
     shm::Segment,
 };
 
-use crate::worker::{JoinError, LaunchError, link::LinkEnd};
+use crate::worker::{JoinError, LaunchError, ListError, link::LinkEnd};
 
 /// The messages from the outside in, none of which is in the one before it.
 #[track_caller]
@@ -38,7 +38,7 @@ fn io_error() -> io::Error {
 #[test]
 fn what_failed_is_said_once_and_why_it_did_by_its_source() {
     let no_folder = Segment::create("/nonexistent/segment", 4096).err().unwrap();
-    let errors: [(Box<dyn Error>, usize); 10] = [
+    let errors: [(Box<dyn Error>, usize); 14] = [
         (Box::new(LinkEnd::Closed), 1),
         (Box::new(LinkEnd::Socket(io_error())), 2),
         (Box::new(LinkEnd::Frame(FrameError::Corrupt { what: "it is short" })), 2),
@@ -49,6 +49,10 @@ fn what_failed_is_said_once_and_why_it_did_by_its_source() {
         (Box::new(JoinError::Handshake(HandshakeError::Body(broken()))), 3),
         (Box::new(LaunchError::OwnPath(io_error())), 2),
         (Box::new(LaunchError::NoBinary("/no/worker".into())), 1),
+        (Box::new(ListError::Start(io_error())), 2),
+        (Box::new(ListError::Read(io_error())), 2),
+        (Box::new(ListError::TooLong), 1),
+        (Box::new(ListError::TimedOut), 1),
     ];
     for (error, links) in errors {
         let chain = chain(&*error);

@@ -1,4 +1,5 @@
-//! `kr-gateway`: reads its settings, binds its port, loads its models, serves until a signal or an administrator ends it.
+//! `kr-gateway`: reads its settings, binds its port, loads the models that are named, serves until a signal or an
+//! administrator ends it.
 
 use std::{
     io::{self, Write},
@@ -133,7 +134,12 @@ fn announce(address: SocketAddr, config: &Config) -> anyhow::Result<()> {
     let scheme = if config.server.tls.is_some() { "https" } else { "http" };
     println!("ready {scheme}://{address}");
     io::stdout().flush().context("can't write to stdout")?;
-    let model = config.models.first().map_or("", String::as_str);
+    let Some(model) = config.models.first() else {
+        eprintln!(
+            "try: curl {scheme}://{address}/v1/models lists the models; the first request for one loads it"
+        );
+        return Ok(());
+    };
     let body = serde_json::json!({"model": model, "messages": [{"role": "user", "content": "Hello"}]});
     let key = if config.server.api_keys.is_empty() { "" } else { " -H 'Authorization: Bearer KEY'" };
     eprintln!(

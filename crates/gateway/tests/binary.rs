@@ -37,9 +37,11 @@ fn a_wrong_setting_is_refused_with_file_and_line() {
 }
 
 #[test]
-fn a_named_file_must_exist_and_a_model_must_be_named() {
+fn a_named_file_must_exist_and_a_model_must_be_named_if_none_is_loaded_on_demand() {
     assert!(refusal(&["--model", "m", "--config", "none.yaml"]).contains("none.yaml"));
-    assert!(refusal(&[]).contains("--model NAME"));
+    let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    fs::write(file.path(), "models:\n  on_demand: off\n").unwrap();
+    assert!(refusal(&["--config", file.path().to_str().unwrap()]).contains("--model NAME"));
 }
 
 #[test]
@@ -131,7 +133,7 @@ fn a_configuration_can_be_checked_without_being_used() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("my.yaml");
     let file = path.to_str().unwrap();
-    fs::write(&path, "server:\n  port: 81\n").unwrap();
+    fs::write(&path, "server:\n  port: 81\nmodels:\n  on_demand: off\n").unwrap();
     let (code, out, err) =
         check_config(&["--config", file, "--host", "::1"], &[("KR_API_KEYS", "ann:0123456789abcdef")]);
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");

@@ -3,6 +3,8 @@
 
 #[path = "http/access.rs"]
 mod access;
+#[path = "http/admission.rs"]
+mod admission;
 #[path = "http/connections.rs"]
 mod connections;
 #[path = "http/headers.rs"]
@@ -11,6 +13,8 @@ mod headers;
 mod memory;
 #[path = "http/monitoring.rs"]
 mod monitoring;
+#[path = "http/operations.rs"]
+mod operations;
 #[path = "http/reload.rs"]
 mod reload;
 mod support;
@@ -126,7 +130,7 @@ async fn a_prompt_that_does_not_fit_is_a_400_before_any_header_also_for_streams(
 
 #[tokio::test]
 async fn models_health_and_metrics_tell_the_truth() {
-    let env = TestEnv::start("stream_registry:\n  wait_timeout_ms: 0\n");
+    let env = TestEnv::start("models:\n  on_demand: off\nstream_registry:\n  wait_timeout_ms: 0\n");
     let mut worker = env.next_worker().await;
     assert_eq!(env.get("/livez").await.status.as_u16(), 200);
     let unready = env.get("/readyz").await;
@@ -168,9 +172,9 @@ async fn models_health_and_metrics_tell_the_truth() {
     assert!(list["data"][0]["created"].as_u64().unwrap() > 1_700_000_000);
     list["data"][0]["created"] = Value::Null;
     let expected = json!({
-        "id": "tiny", "object": "model", "created": null, "owned_by": "kr-serve", "state": "ready", "reason": null,
-        "workers": 1, "ready_workers": 1, "size_bytes": 7000, "context_length": 128, "max_model_len": 128,
-        "root": "tiny", "architecture": "llama", "digest": "0123456789abcdef",
+        "id": "tiny", "object": "model", "created": null, "owned_by": "kr-serve", "root": "tiny",
+        "max_model_len": 128, "state": "ready", "reason": null, "workers": 1, "ready_workers": 1, "size_bytes": 7000, "context_length": 128, "architecture": "llama",
+        "digest": "0123456789abcdef",
     });
     assert_eq!(list, json!({"object": "list", "data": [expected]}));
     for id in ["tiny", "0123456789abcdef"] {

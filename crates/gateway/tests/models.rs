@@ -1,6 +1,10 @@
 //! Loading and unloading models while others serve.
 #![allow(clippy::unwrap_used)]
 
+#[path = "models/demand.rs"]
+mod demand;
+#[path = "models/routing.rs"]
+mod routing;
 mod support;
 
 use axum::{
@@ -114,7 +118,7 @@ async fn only_the_admin_key_loads_and_unloads() {
 
 #[tokio::test]
 async fn a_second_model_is_loaded_beside_a_stream_and_requests_find_their_own() {
-    let (env, mut first) = env("stream_registry:\n  wait_timeout_ms: 0\n").await;
+    let (env, mut first) = env("models:\n  on_demand: off\nstream_registry:\n  wait_timeout_ms: 0\n").await;
     let (id, streamed) = env.begin_stream(&mut first).await;
     let begun = ask(&env, "org/other/load", json!({"workers": 2}));
     let mut second = env.next_worker().await;
@@ -165,7 +169,7 @@ async fn unloading_drops_nothing_takes_nothing_new_and_frees_the_place() {
 
     let (id, streamed) = env.begin_stream(&mut other).await;
     let unloading = ask(&env, "other/unload", Value::Null);
-    until("draining", || env.app.registry.route("other").is_err()).await;
+    until("draining", || env.app.registry.resolve("other").is_err()).await;
     let refused = env.post(CHAT, &chat(json!({"model": "other"}))).await;
     assert_eq!(refused.error(), (404, "invalid_request_error".into(), "model_unloading".into()));
     let again = reply(ask(&env, "other/load", Value::Null)).await;
@@ -233,7 +237,7 @@ async fn a_worker_that_dies_while_its_model_is_unloaded_does_not_come_back() {
     let mut other = load(&env, "other").await;
     let (_, streamed) = env.begin_stream(&mut other).await;
     let unloading = ask(&env, "other/unload", Value::Null);
-    until("draining", || env.app.registry.route("other").is_err()).await;
+    until("draining", || env.app.registry.resolve("other").is_err()).await;
     other.die();
     let events = Reply::read(streamed).await.events();
     assert!(events.last().unwrap().contains("worker_lost"), "{events:?}");
@@ -346,5 +350,5 @@ async fn a_gateway_that_goes_down_gives_up_loads_and_loads_nothing_more() {
     assert_eq!(reply(loading).await.error().2, "model_unloading");
     worker.closed().await;
     assert_eq!(reply(ask(&env, "third/load", Value::Null)).await.error().2, "shutting_down");
-    assert!(env.app.registry.route("tiny").is_ok());
+    assert!(env.app.registry.resolve("tiny").is_ok());
 }

@@ -40,15 +40,24 @@ pub enum CodecError {
 /// If the encoded value is larger than [`MAX_ENCODED`]; `out` is empty then.
 pub fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
     out.clear();
+    append(value, out)
+}
+
+/// Encodes `value` behind what `out` holds already.
+///
+/// # Errors
+/// If the encoded value is larger than [`MAX_ENCODED`]; `out` is as it was then.
+pub fn append<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    let begin = out.len();
     let result = bincode::serde::encode_into_std_write(value, out, config::standard());
-    let len = out.len();
+    let len = out.len() - begin;
     let result = match result {
         Err(error) => Err(CodecError::Encode(error)),
         Ok(_) if len > MAX_ENCODED => Err(CodecError::TooLarge { len, limit: MAX_ENCODED }),
         Ok(_) => Ok(()),
     };
     if result.is_err() {
-        out.clear();
+        out.truncate(begin);
     }
     result
 }

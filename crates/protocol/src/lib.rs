@@ -19,6 +19,7 @@
 pub mod ids;
 pub mod message;
 pub mod options;
+pub mod stored;
 
 pub mod codec;
 pub mod frame;

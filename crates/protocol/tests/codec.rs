@@ -9,8 +9,8 @@ use protocol::{
     message::{
         Answer, Batch, ChatMessage, Delta, EncodedSubmission, Failure, FailureKind, FinishReason, Generate,
         Heartbeat, MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS, ModelInfo, Operation, OperationKind,
-        Prompt, Report, Sampling, StreamEvent, StreamEventKind, Submission, TokenizeInput, TraceContext,
-        Usage, encode_batch,
+        PieceForm, Pieces, Prompt, Report, Sampling, StreamEvent, StreamEventKind, Submission, TokenizeInput,
+        TraceContext, Usage, append_operation, append_submission, begin_batch, encode_batch,
     },
 };
 use serde::Serialize;
@@ -88,8 +88,13 @@ prop_compose! {
 
 fn operation() -> impl Strategy<Value = Operation> {
     let input = || {
-        (prompt(), any::<bool>())
-            .prop_map(|(prompt, add_special_tokens)| TokenizeInput { prompt, add_special_tokens })
+        (prompt(), any::<bool>(), any::<bool>()).prop_map(
+            |(prompt, add_special_tokens, add_generation_prompt)| TokenizeInput {
+                prompt,
+                add_special_tokens,
+                add_generation_prompt,
+            },
+        )
     };
     let kind = prop_oneof![
         input().prop_map(OperationKind::Tokenize),
@@ -98,6 +103,12 @@ fn operation() -> impl Strategy<Value = Operation> {
             tokens,
             skip_special_tokens
         }),
+        (vec(chat_message(), 0..4), any::<bool>()).prop_map(|(messages, add_generation_prompt)| {
+            OperationKind::Render { messages, add_generation_prompt }
+        }),
+        text().prop_map(|draft| OperationKind::CheckDraft { draft }),
+        (input(), prop::sample::select(vec![PieceForm::Vocabulary, PieceForm::Bytes]))
+            .prop_map(|(input, form)| OperationKind::Pieces { input, form }),
     ];
     (id(), kind).prop_map(|(id, kind)| Operation { id, kind })
 }
@@ -128,6 +139,19 @@ fn answer() -> impl Strategy<Value = Answer> {
         tokens().prop_map(Answer::Tokens),
         any::<u64>().prop_map(Answer::Count),
         text().prop_map(Answer::Text),
+        (any::<bool>(), option::of(text()), any::<[u32; 2]>()).prop_map(
+            |(compatible, reason, [vocab_size, draft_vocab_size])| Answer::DraftCheck {
+                compatible,
+                reason,
+                vocab_size,
+                draft_vocab_size,
+            }
+        ),
+        vec((any::<u32>(), vec(any::<u8>(), 0..5)), 0..5).prop_map(|all| {
+            let mut pieces = Pieces::default();
+            all.iter().for_each(|(token, bytes)| pieces.push(*token, bytes));
+            Answer::Pieces(pieces)
+        }),
     ]
 }
 
@@ -169,9 +193,9 @@ fn report() -> impl Strategy<Value = Report> {
             }
         },
     );
-    let heartbeat = (any::<[u64; 4]>(), any::<[u32; 3]>(), option::of(any::<u64>())).prop_map(
+    let heartbeat = (any::<[u64; 5]>(), any::<[u32; 3]>(), option::of(any::<u64>())).prop_map(
         |(
-            [step, oldest_preparation_millis, kv_tokens, kv_capacity],
+            [step, oldest_preparation_millis, kv_tokens, kv_capacity, memory_bytes],
             [runnable, paused, waiting],
             progress,
         )| {
@@ -184,6 +208,7 @@ fn report() -> impl Strategy<Value = Report> {
                 kv_tokens,
                 kv_capacity,
                 progress,
+                memory_bytes,
             }
         },
     );
@@ -207,6 +232,27 @@ proptest! {
         let parts: Vec<_> = batch.submissions.iter().map(|it| EncodedSubmission::new(it).unwrap()).collect();
         let mut bytes = vec![1, 2, 3];
         encode_batch(&parts, &mut bytes).unwrap();
+        prop_assert_eq!(bytes, bytes_of(&batch));
+    }
+
+    #[test]
+    fn a_batch_of_appended_submissions_is_the_encoded_batch(batch in batch()) {
+        let mut bytes = vec![1, 2, 3];
+        begin_batch(batch.submissions.len(), &mut bytes).unwrap();
+        for submission in &batch.submissions {
+            let before = bytes.len();
+            let part = match submission {
+                Submission::Operation(operation) => {
+                    append_operation(operation.id, &operation.kind, &mut bytes).unwrap();
+                    EncodedSubmission::operation(operation.id, &operation.kind).unwrap()
+                }
+                other => {
+                    append_submission(other, &mut bytes).unwrap();
+                    EncodedSubmission::new(other).unwrap()
+                }
+            };
+            prop_assert_eq!(part.as_bytes(), &bytes[before..]);
+        }
         prop_assert_eq!(bytes, bytes_of(&batch));
     }
 
@@ -283,6 +329,11 @@ fn lists_of_a_report_are_bounded() {
     let one = |kind| Report::Events(vec![StreamEvent { id: RequestId(1), kind }]);
     let delta = |tokens| one(StreamEventKind::Delta(Delta { tokens: vec![7; tokens], ..Delta::default() }));
     let answer = |tokens| one(StreamEventKind::Answered(Answer::Tokens(vec![7; tokens])));
+    let pieces = |tokens| {
+        let mut pieces = Pieces::with_capacity(tokens);
+        (0..tokens).for_each(|_| pieces.push(7, b""));
+        one(StreamEventKind::Answered(Answer::Pieces(pieces)))
+    };
     let events = |count| {
         let kind = StreamEventKind::Prepared { prompt_tokens: 1 };
         Report::Events(vec![StreamEvent { id: RequestId(1), kind }; count])
@@ -290,6 +341,7 @@ fn lists_of_a_report_are_bounded() {
     for (within, beyond) in [
         (delta(MAX_DELTA_TOKENS), delta(MAX_DELTA_TOKENS + 1)),
         (answer(MAX_ANSWER_TOKENS), answer(MAX_ANSWER_TOKENS + 1)),
+        (pieces(MAX_ANSWER_TOKENS), pieces(MAX_ANSWER_TOKENS + 1)),
         (events(MAX_EVENTS), events(MAX_EVENTS + 1)),
     ] {
         assert!(decode::<Report>(&bytes_of(&within)).unwrap() == within);

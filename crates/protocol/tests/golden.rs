@@ -11,8 +11,8 @@ use protocol::{
     ids::{Incarnation, RequestId},
     message::{
         Answer, Batch, ChatMessage, Delta, Failure, FailureKind, FinishReason, Generate, Heartbeat,
-        ModelInfo, Operation, OperationKind, Prompt, Report, Sampling, StreamEvent, StreamEventKind,
-        Submission, TokenizeInput, TraceContext, Usage, Verified,
+        ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt, Report, Sampling, StreamEvent,
+        StreamEventKind, Submission, TokenizeInput, TraceContext, Usage, Verified,
     },
     options::{Activations, KvType, Verify, WorkerOptions},
 };
@@ -103,14 +103,36 @@ fn operations() {
         let operation = Operation { id: RequestId(9), kind };
         Batch { submissions: vec![Submission::Operation(Box::new(operation))] }
     };
-    let input = |add_special_tokens| TokenizeInput { prompt: Prompt::Text("hi".into()), add_special_tokens };
-    check(operation(OperationKind::Tokenize(input(true))), "01 03 09 00 01 02 6869 01");
-    check(operation(OperationKind::Count(input(false))), "01 03 09 01 01 02 6869 00");
+    let input = |add_special_tokens| TokenizeInput {
+        prompt: Prompt::Text("hi".into()),
+        add_special_tokens,
+        add_generation_prompt: !add_special_tokens,
+    };
+    check(operation(OperationKind::Tokenize(input(true))), "01 03 09 00 01 02 6869 01 00");
+    check(operation(OperationKind::Count(input(false))), "01 03 09 01 01 02 6869 00 01");
     let detokenize = OperationKind::Detokenize { tokens: vec![7, 300], skip_special_tokens: true };
     check(operation(detokenize), "01 03 09 02 02 07 fb2c01 01");
+    let messages = vec![ChatMessage { role: "user".into(), content: "hé".into(), name: None }];
+    let render = OperationKind::Render { messages, add_generation_prompt: true };
+    check(operation(render), "01 03 09 03 01 04 75736572 03 68c3a9 00 01");
+    check(operation(OperationKind::CheckDraft { draft: "hi".into() }), "01 03 09 04 02 6869");
+    for (form, expected) in [(PieceForm::Vocabulary, "00"), (PieceForm::Bytes, "01")] {
+        let expected = format!("01 03 09 05 01 02 6869 00 01 {expected}");
+        check(operation(OperationKind::Pieces { input: input(false), form }), &expected);
+    }
     check(event(StreamEventKind::Answered(Answer::Tokens(vec![7, 300]))), "03 01 09 04 00 02 07 fb2c01");
     check(event(StreamEventKind::Answered(Answer::Count(5))), "03 01 09 04 01 05");
     check(event(StreamEventKind::Answered(Answer::Text("ok".into()))), "03 01 09 04 02 02 6f6b");
+    let reason = Some("no".into());
+    let answer = Answer::DraftCheck { compatible: false, reason, vocab_size: 300, draft_vocab_size: 7 };
+    check(event(StreamEventKind::Answered(answer)), "03 01 09 04 03 00 01 02 6e6f fb2c01 07");
+    let mut pieces = Pieces::default();
+    pieces.push(7, b"ab");
+    pieces.push(300, b"");
+    check(
+        event(StreamEventKind::Answered(Answer::Pieces(pieces))),
+        "03 01 09 04 04 02 07 fb2c01 02 02 00 02 6162",
+    );
 }
 
 #[test]
@@ -136,9 +158,10 @@ fn reports() {
         kv_tokens: 6,
         kv_capacity: 7,
         progress: Some(8),
+        memory_bytes: 9,
     };
-    check(Report::Heartbeat(heartbeat), "02 01 02 03 04 05 06 07 01 08");
-    check(Report::Heartbeat(Heartbeat { progress: None, ..heartbeat }), "02 01 02 03 04 05 06 07 00");
+    check(Report::Heartbeat(heartbeat), "02 01 02 03 04 05 06 07 01 08 09");
+    check(Report::Heartbeat(Heartbeat { progress: None, ..heartbeat }), "02 01 02 03 04 05 06 07 00 09");
     check(Report::Events(vec![]), "03 00");
     check(Report::Drained, "04");
     check(Report::Verified(Verified { bytes: 5_000_000_000, micros: 9 }), "05 fd00f2052a01000000 09");

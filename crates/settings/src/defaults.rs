@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::schema::{
-    AdaptiveLimits, BatchQueue, Cache, LogFormat, Models, Server, StreamRegistry, Telemetry, Tls, Verify,
-    Worker, Workers,
+    AdaptiveLimits, BatchQueue, Cache, LogFormat, Models, OnDemand, Operations, Server, StreamRegistry,
+    Telemetry, Tls, Verify, Worker, Workers,
 };
 
 impl Default for Server {
@@ -36,7 +36,13 @@ impl Default for Server {
 
 impl Default for Models {
     fn default() -> Self {
-        Self { max_loaded: 4 }
+        Self {
+            max_loaded: 4,
+            on_demand: OnDemand::Auto,
+            idle_ttl_ms: Duration::from_secs(900),
+            pin_named: true,
+            wait_timeout_ms: Duration::from_secs(30),
+        }
     }
 }
 
@@ -80,15 +86,22 @@ impl Default for StreamRegistry {
         Self {
             adaptive_limits: AdaptiveLimits::default(),
             max_waiting: 256,
+            max_waiting_tokens: 1_000_000,
             wait_timeout_ms: Duration::from_secs(30),
             credit_chunks: 64,
         }
     }
 }
 
+impl Default for Operations {
+    fn default() -> Self {
+        Self { max_in_flight: 256, max_waiting: 1024, wait_timeout_ms: Duration::from_secs(10) }
+    }
+}
+
 impl Default for AdaptiveLimits {
     fn default() -> Self {
-        Self { min_streams: None, max_streams: 50 }
+        Self { min_streams: None, max_streams: 50, first_token_target_ms: Duration::from_secs(2) }
     }
 }
 

@@ -50,6 +50,12 @@ pub struct Settings {
     /// Concurrency of streams.
     #[serde(deserialize_with = "section")]
     pub stream_registry: StreamRegistry,
+    /// What each API key may use a minute; without keys, all clients together.
+    #[serde(deserialize_with = "section")]
+    pub rate_limits: RateLimits,
+    /// Concurrency of operations: tokenizing, and whatever else has a single answer.
+    #[serde(deserialize_with = "section")]
+    pub operations: Operations,
     /// The artifact store.
     #[serde(deserialize_with = "section")]
     pub cache: Cache,
@@ -142,6 +148,29 @@ pub struct Models {
     /// Models that may be loaded at the same time.
     #[serde(deserialize_with = "number::<_, _, 1, MAX_MODELS>")]
     pub max_loaded: usize,
+    /// Whether a request loads a stored model that is not loaded.
+    pub on_demand: OnDemand,
+    /// Time without a request after which a model is unloaded; 0: never.
+    #[serde(deserialize_with = "millis::<_, 0, DAY_MS>")]
+    pub idle_ttl_ms: Duration,
+    /// Whether models that were named at the start, or loaded over HTTP, stay loaded.
+    pub pin_named: bool,
+    /// How long a request may wait until another model makes room for its own.
+    #[serde(deserialize_with = "millis::<_, 0, HOUR_MS>")]
+    pub wait_timeout_ms: Duration,
+}
+
+/// Whether a request loads a stored model that is not loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDemand {
+    /// Only where the server listens on a loopback address.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
 }
 
 /// Worker processes: how many, and how they are supervised.
@@ -222,6 +251,9 @@ pub struct StreamRegistry {
     /// Requests that may wait for a free stream.
     #[serde(deserialize_with = "number::<_, _, 0, 1_000_000>")]
     pub max_waiting: usize,
+    /// Tokens of the requests that may wait, estimated from the length of the prompt and `max_tokens`.
+    #[serde(deserialize_with = "number::<_, _, 1, 1_000_000_000_000>")]
+    pub max_waiting_tokens: u64,
     /// How long a request may wait.
     #[serde(deserialize_with = "millis::<_, 0, HOUR_MS>")]
     pub wait_timeout_ms: Duration,
@@ -230,16 +262,46 @@ pub struct StreamRegistry {
     pub credit_chunks: u32,
 }
 
-/// Limits of concurrent streams. The limit does not adapt yet: it is `max_streams`.
+/// Limits of concurrent streams. The limit adapts to the load, within these.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdaptiveLimits {
-    /// Reserved for a limit that adapts: checked, and without effect so far.
+    /// Streams of a model that may run at the same time however busy its workers are; at most `max_streams`.
     #[serde(deserialize_with = "min_streams")]
     pub min_streams: Option<usize>,
-    /// Streams that may run at the same time.
+    /// Streams of a model that may run at the same time at most.
     #[serde(deserialize_with = "number::<_, _, 1, MAX_STREAMS>")]
     pub max_streams: usize,
+    /// By how much other requests may delay a request's first token before the limit sinks.
+    #[serde(deserialize_with = "millis::<_, 1, HOUR_MS>")]
+    pub first_token_target_ms: Duration,
+}
+
+/// What each API key may use a minute; without keys, all clients together. 0 is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimits {
+    /// Requests; 0: no limit.
+    #[serde(deserialize_with = "number::<_, _, 0, 1_000_000_000>")]
+    pub requests_per_minute: u64,
+    /// Tokens of prompts and answers; 0: no limit.
+    #[serde(deserialize_with = "number::<_, _, 0, 1_000_000_000_000>")]
+    pub tokens_per_minute: u64,
+}
+
+/// Concurrency of operations: tokenizing, and whatever else has a single answer.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Operations {
+    /// Operations that each worker may have at the same time.
+    #[serde(deserialize_with = "number::<_, _, 1, 4096>")]
+    pub max_in_flight: usize,
+    /// Operations of a model that may wait for that; further ones are refused.
+    #[serde(deserialize_with = "number::<_, _, 0, 1_000_000>")]
+    pub max_waiting: usize,
+    /// How long an operation may wait for that, and then for a worker that is ready.
+    #[serde(deserialize_with = "millis::<_, 0, HOUR_MS>")]
+    pub wait_timeout_ms: Duration,
 }
 
 /// The artifact store.

@@ -22,15 +22,29 @@ pub fn mapped(pid: u32, name: &str) -> io::Result<Memory> {
     Ok(sum(&fs::read_to_string(format!("/proc/{pid}/smaps"))?, name))
 }
 
+/// The memory that `pid` has resident, in bytes: cheaper to ask for than [`mapped`].
+///
+/// # Errors
+/// If the process has ended, or the system is not Linux.
+pub fn resident(pid: u32) -> io::Result<u64> {
+    status(pid, "VmRSS:")
+}
+
 /// The most memory that `pid` has had resident, in bytes.
 ///
 /// # Errors
 /// If the process has ended, or the system is not Linux.
 pub fn peak(pid: u32) -> io::Result<u64> {
+    status(pid, "VmHWM:")
+}
+
+/// The bytes of one line of the process's status.
+fn status(pid: u32, key: &str) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.map(bytes)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no VmHWM in the process's status"))
+    let line = status.lines().find_map(|line| line.strip_prefix(key));
+    line.map(bytes).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("no {key} in the process's status"))
+    })
 }
 
 fn sum(smaps: &str, name: &str) -> Memory {
@@ -76,5 +90,6 @@ mod tests {
         let pid = std::process::id();
         let now = mapped(pid, "").unwrap().rss;
         assert!(now > 0 && peak(pid).unwrap() > now / 2);
+        assert!(peak(pid).unwrap() >= resident(pid).unwrap());
     }
 }

@@ -29,7 +29,7 @@ pub struct Options {
     pub port: u16,
     /// The executable, whose worker lies beside it; `None`: the one that all tests share.
     pub gateway: Option<PathBuf>,
-    /// Model to serve.
+    /// Model to serve from the start; empty: none.
     pub model: String,
     /// The artifact store; `None`: the one that all tests share.
     pub store: Option<PathBuf>,
@@ -89,7 +89,8 @@ impl Options {
         let mut command = Command::new(self.gateway.clone().unwrap_or_else(|| binary("kr-gateway")));
         command
             .args(["--port", &self.port.to_string(), "--workers", &self.workers.to_string()])
-            .args(["--model", &self.model, "--store"])
+            .args((!self.model.is_empty()).then(|| ["--model", &self.model]).into_iter().flatten())
+            .arg("--store")
             .arg(self.store.clone().unwrap_or_else(|| variable(STORE)))
             .args(&self.arguments)
             .env_remove("KR_ADMIN_KEY")

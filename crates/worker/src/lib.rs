@@ -6,13 +6,16 @@
 //! [`RequestTable`](requests::RequestTable), where a request's cancellation and credit can be set at any time.
 //!
 //! Modules depend on each other in one direction: [`startup`], [`link`], [`prepare`], [`engine`], and below it
-//! [`schedule`], [`sample`], [`model`], [`requests`], [`request_trace`] and [`report_sink`], which know none of the others.
+//! [`schedule`], [`sample`], [`model`], [`requests`], [`request_trace`] and [`report_sink`], which know none of the
+//! others. [`list_models`] is another program in the same executable.
 
 mod backend;
 pub mod cache;
 pub mod cli;
 pub mod engine;
 pub mod link;
+pub mod list_models;
+pub mod memory;
 pub mod model;
 pub mod options;
 pub mod prepare;

@@ -1,14 +1,21 @@
 //! `kr-worker`: see [`worker`].
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use clap::Parser;
-use worker::{cli::Cli, startup};
+use worker::{
+    cli::{Cli, Task},
+    list_models, startup,
+};
 
 fn main() -> ExitCode {
     let started = std::time::Instant::now();
     let _telemetry = log();
-    match startup::run(&Cli::parse(), started) {
+    let done = match Cli::parse().into() {
+        Task::Serve(serve) => startup::run(&serve, started),
+        Task::ListModels { store } => list_models::print(store.as_deref(), io::stdout().lock()),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

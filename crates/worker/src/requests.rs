@@ -2,7 +2,7 @@
 //! credits reach a request in whichever stage it is.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -73,6 +73,16 @@ impl RequestTable {
         Some(request)
     }
 
+    /// [`RequestTable::begin`] of several that spend no credit, in their order.
+    pub fn begin_all(&self, ids: impl IntoIterator<Item = RequestId>) -> Vec<Option<Arc<RequestHandle>>> {
+        let mut requests = self.lock();
+        let enter = |id| match requests.entry(id) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(place) => Some(Arc::clone(place.insert(Arc::new(RequestHandle::new(0))))),
+        };
+        ids.into_iter().map(enter).collect()
+    }
+
     /// Applies a cancellation or a credit. Unknown ids are ignored: the request has just ended.
     pub fn apply(&self, submission: &Submission) {
         match *submission {
@@ -93,6 +103,15 @@ impl RequestTable {
     /// Removes a request that has had its terminal event, or was cancelled.
     pub fn end(&self, id: RequestId) {
         self.lock().remove(&id);
+    }
+
+    /// [`RequestTable::end`] of several. Whether no request is left.
+    pub fn end_all(&self, ids: &[RequestId]) -> bool {
+        let mut requests = self.lock();
+        for id in ids {
+            requests.remove(id);
+        }
+        requests.is_empty()
     }
 
     /// Whether no request is anywhere in the worker.
@@ -124,6 +143,19 @@ mod tests {
         assert!(request.has_credit());
         requests.apply(&Submission::Credit { id, chunks: u32::MAX });
         assert!(request.has_credit(), "a huge grant must not wrap around");
+    }
+
+    #[test]
+    fn several_begin_and_end_at_once() {
+        let requests = RequestTable::default();
+        let ids = [1, 2, 3].map(RequestId);
+        requests.begin(ids[1], 1).unwrap();
+        let handles = requests.begin_all(ids);
+        assert_eq!(handles.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
+        requests.apply(&Submission::Cancel(ids[2]));
+        assert!(handles[2].as_ref().unwrap().is_cancelled());
+        assert!(!requests.end_all(&ids[..2]));
+        assert!(requests.end_all(&ids));
     }
 
     #[test]

@@ -10,18 +10,19 @@ use anyhow::{Context, anyhow};
 use artifact_store::{Artifact, Store, default_store_dir};
 use crossbeam_channel::bounded;
 use protocol::{
-    message::{Failure, Heartbeat, ModelInfo, Report},
+    message::{Failure, FailureKind, Heartbeat, ModelInfo, Report},
     options::{Verify, WorkerOptions},
 };
 use tracing::{info, warn};
 
 use crate::{
-    cli::Cli,
+    cli::Serve,
     engine::{Engine, EngineMessage, EngineStats, EosTokens},
     link::{self, LinkSender, Receiver},
+    memory::ResidentMemory,
     model::Model,
     options,
-    prepare::{ChatTemplate, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
+    prepare::{ChatTemplate, Drafts, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
     report_sink::ReportSink,
     requests::RequestTable,
     verify,
@@ -39,11 +40,29 @@ struct Loaded {
     info: ModelInfo,
 }
 
+/// Draft models are looked up among these.
+#[derive(Debug)]
+struct StoredModels(Store);
+
+impl Drafts for StoredModels {
+    fn tokenizer(&self, name: &str) -> Result<PromptTokenizer, Failure> {
+        let opened = self.0.resolve(name).map_err(anyhow::Error::from).and_then(|it| load_tokenizer(&it));
+        opened.map_err(|error| {
+            let kind = verify::kind_of(&error);
+            let message = match kind {
+                FailureKind::UnknownModel => format!("the artifact store has no single model `{name}`"),
+                _ => format!("the draft model `{name}` can't be used: {error:#}"),
+            };
+            Failure { kind, param: Some("draft_model".into()), message }
+        })
+    }
+}
+
 /// Serves a gateway until it has gone or has drained this worker.
 ///
 /// # Errors
 /// The gateway can't be reached, or the model can't be loaded; the gateway has then been told why.
-pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
+pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
     let connected = link::connect(&cli.socket)?;
     let options = connected.options;
     let requests = Arc::new(RequestTable::default());
@@ -79,7 +98,7 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
 }
 
 /// Loads the weights on this thread, which will run them, and the tokenizer in parallel.
-fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<Loaded> {
+fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Result<Loaded> {
     let dir = cli.store.clone().map_or_else(default_store_dir, Ok)?;
     let store = Store::open(&dir).with_context(|| format!("artifact store {}", dir.display()))?;
     let artifact = store.resolve(&cli.model)?;
@@ -120,7 +139,7 @@ fn load(cli: &Cli, options: &WorkerOptions, started: Instant) -> anyhow::Result<
         vocab_size: model.vocab_size(),
         special_tokens_in_content: options.special_tokens_in_content,
     };
-    let preparer = Preparer::new(tokenizer, settings);
+    let preparer = Preparer::new(tokenizer, settings).with_drafts(Box::new(StoredModels(store)));
     Ok(Loaded { artifact, model, preparer, info })
 }
 
@@ -149,9 +168,15 @@ fn start_heartbeat(
 ) -> std::io::Result<crossbeam_channel::Sender<()>> {
     let (stop, stopped) = bounded::<()>(0);
     thread::Builder::new().name("heartbeat".into()).spawn(move || {
+        let mut memory = ResidentMemory::new();
         while stopped.recv_timeout(interval) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
             let oldest_preparation_millis = preparation.oldest().as_millis().try_into().unwrap_or(u64::MAX);
-            reports.report(&Report::Heartbeat(Heartbeat { oldest_preparation_millis, ..stats.heartbeat() }));
+            let memory_bytes = memory.bytes();
+            reports.report(&Report::Heartbeat(Heartbeat {
+                oldest_preparation_millis,
+                memory_bytes,
+                ..stats.heartbeat()
+            }));
         }
     })?;
     Ok(stop)

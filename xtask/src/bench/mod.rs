@@ -11,6 +11,7 @@ mod gateway;
 mod kernels;
 mod machine;
 mod peers;
+mod running;
 mod server;
 mod statistics;
 mod store;
@@ -39,6 +40,8 @@ enum What {
     Accuracy(accuracy::Args),
     /// The artifact store: first load and reload at several sizes, memory of several workers, hashing.
     Store(store::Args),
+    /// The gateway: what an operation, a request and a streamed token cost, and what it does at its limits.
+    Gateway(gateway::Args),
 }
 
 /// Sets up, builds and measures.
@@ -48,11 +51,17 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         What::Engine(args) => engine::run(workspace, args),
         What::Accuracy(args) => accuracy::run(workspace, args),
         What::Store(args) => store::run(workspace, args),
+        What::Gateway(args) => gateway::run(workspace, args),
     }
 }
 
+/// The machine, in one line.
+pub(crate) fn describe_machine() -> String {
+    machine::describe()
+}
+
 /// A table that can be pasted into a Markdown document; all columns but the first are numbers.
-fn table(header: &[&str]) -> Table {
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(header);

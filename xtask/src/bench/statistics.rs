@@ -9,6 +9,10 @@ impl Sample {
         self.0.push(value);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The middle one, or the mean of the two in the middle; 0 without any.
     pub(super) fn median(&self) -> f64 {
         let mut sorted = self.0.clone();

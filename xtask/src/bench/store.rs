@@ -15,7 +15,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use test_support::{Server, memory};
 
-use super::{gateway, machine, statistics::Sample, synthetic, table};
+use super::{machine, running, statistics::Sample, synthetic, table};
 use crate::{binaries::Binaries, build, model, process, workspace::Workspace};
 
 /// Reloads of each artifact.
@@ -105,11 +105,11 @@ fn measure(binaries: &Binaries, folder: &Path, model: &SourceModel) -> Result<Ti
     let import = started.elapsed();
 
     let load = || {
-        let server = gateway::start(binaries, &store, &model.name, 1)?;
+        let server = running::start(binaries, &store, &model.name, 1)?;
         let load =
-            gateway::load_times(&server).into_iter().next().context("no worker tells how long it loaded")?;
+            running::load_times(&server).into_iter().next().context("no worker tells how long it loaded")?;
         let started = Instant::now();
-        gateway::answer(&server, &model.name, 1)?;
+        running::answer(&server, &model.name, 1)?;
         anyhow::Ok((load, server.ready_after, started.elapsed()))
     };
     let (first_load, ..) = load()?;
@@ -221,8 +221,8 @@ fn print_memory(binaries: &Binaries, store: &Path, model: &str) -> Result<()> {
     let mut table =
         table(&["workers", "sum of PSS of blobs, MB", "RSS of blobs, each, MB", "private besides, each, MB"]);
     for workers in WORKERS {
-        let server = gateway::start(binaries, store, model, workers)?;
-        gateway::wait_for_workers(&server, workers as usize)?;
+        let server = running::start(binaries, store, model, workers)?;
+        running::wait_for_workers(&server, workers as usize)?;
         touch_all(&server, model, workers)?;
         let pids = server.workers();
         let memories = |name: &str| {
@@ -251,7 +251,7 @@ fn print_memory(binaries: &Binaries, store: &Path, model: &str) -> Result<()> {
 fn touch_all(server: &Server, model: &str, workers: u32) -> Result<()> {
     thread::scope(|scope| {
         let requests: Vec<_> =
-            (0..workers * 2).map(|_| scope.spawn(|| gateway::answer(server, model, 64))).collect();
+            (0..workers * 2).map(|_| scope.spawn(|| running::answer(server, model, 64))).collect();
         requests.into_iter().try_for_each(|request| {
             request.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a request's thread panicked")))
         })

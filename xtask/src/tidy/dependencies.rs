@@ -67,6 +67,14 @@ const RULES: &[Rule] = &[
         mlx: false,
         why: "it works where neither MLX nor a server runs",
     },
+    // Only measurements and tests start these two. No crate may name them: they are in nobody's list.
+    Rule {
+        name: "bench-worker",
+        own: &["protocol"],
+        mlx: false,
+        why: "it stands in for a worker, and what is measured is the gateway",
+    },
+    Rule { name: "load", own: &[], mlx: false, why: "it sees of a gateway what clients see" },
     Rule { name: "e2e", own: &[], mlx: false, why: "it tests programs from outside" },
     Rule { name: "xtask", own: &[], mlx: false, why: "it has to be built before anything else can be" },
 ];
@@ -74,8 +82,8 @@ const RULES: &[Rule] = &[
 /// Our crates that only tests may use: any member may name them under [dev-dependencies], and nowhere else but for the
 /// members listed here.
 const FOR_TESTS: &[(&str, &[&str])] = &[
-    // Its benchmarks start the same servers.
-    ("test-support", &["xtask"]),
+    // Their benchmarks start the same servers, and look at processes in the same way.
+    ("test-support", &["load", "xtask"]),
 ];
 
 /// Crates that nothing may bring in, and what to use.

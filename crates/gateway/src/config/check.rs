@@ -26,8 +26,11 @@ fn describe(source: &str, Loaded { config, warnings, .. }: &Loaded) -> String {
         let mark = if is_live { '*' } else { ' ' };
         let _ = writeln!(text, "{mark} {key}: {}", value.escape_debug());
     }
-    if config.models.is_empty() {
-        let _ = writeln!(text, "warning: no model is named; `model` or --model has to name one");
+    if config.models.is_empty() && !config.demand.on {
+        let _ = writeln!(
+            text,
+            "warning: no model is named; `model` or --model has to name one, or `models.on_demand` has to be on"
+        );
     }
     for warning in warnings {
         let _ = writeln!(text, "warning: {warning}");

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use settings::{File, MAX_WORKERS, Settings};
 
 use super::{
-    BatchQueue, Config, ConfigError, Connections, Environment, Keys, Server, StreamRegistry, Tls, Workers,
-    exposure,
+    BatchQueue, Config, ConfigError, Connections, Demand, Environment, Keys, Operations, RateLimits, Server,
+    StreamRegistry, Tls, Worker, Workers, exposure,
     keys::KeyKind,
     telemetry_settings,
     warnings::{self, Overridden},
@@ -28,7 +28,7 @@ impl Config {
     /// Reads the file that `flags` names (or the default one if it exists), and applies the environment and the flags.
     pub fn load(flags: &Flags) -> Result<Loaded, ConfigError> {
         let loaded = Self::load_any(flags)?;
-        if loaded.config.models.is_empty() { Err(ConfigError::NoModel) } else { Ok(loaded) }
+        loaded.with_models()
     }
 
     /// The same, whether a model is named or not.
@@ -49,41 +49,59 @@ impl Config {
         environment: &Environment,
     ) -> Result<Loaded, ConfigError> {
         let loaded = combine(&File::parse(path, text)?, flags, environment)?;
-        if loaded.config.models.is_empty() { Err(ConfigError::NoModel) } else { Ok(loaded) }
+        loaded.with_models()
+    }
+}
+
+impl Loaded {
+    /// What can be served: a model that is named, or those that requests ask for.
+    fn with_models(self) -> Result<Self, ConfigError> {
+        if self.config.models.is_empty() && !self.config.demand.on {
+            Err(ConfigError::NoModel)
+        } else {
+            Ok(self)
+        }
     }
 }
 
 /// A flag overrides the file, and so does the environment.
 fn combine(file: &File, flags: &Flags, environment: &Environment) -> Result<Loaded, ConfigError> {
     let settings = &file.settings;
+    let server = server(&settings.server, flags, environment)?;
+    let demand = Demand::new(&settings.models, &server.host);
     let (models, max_loaded) = (models(settings, flags)?, settings.models.max_loaded);
     if models.len() > max_loaded {
         let problem = format!("is {max_loaded}, but {} models are to be served", models.len());
         return Err(file.refuse("models.max_loaded", problem).into());
     }
     let queue = &settings.batch_queue;
+    let workers = workers(&settings.workers, flags)?;
+    let stream_registry = stream_registry(&settings.stream_registry, places(&workers, &settings.worker));
     let config = Config {
         models,
         max_loaded,
-        server: server(&settings.server, flags, environment)?,
-        workers: workers(&settings.workers, flags)?,
+        demand,
+        server,
+        workers,
         worker: settings.worker,
         batch_queue: BatchQueue {
             max_batch_size: queue.max_batch_size,
             flush_interval: queue.flush_interval_ms,
         },
-        stream_registry: stream_registry(&settings.stream_registry),
+        stream_registry,
+        rate_limits: rate_limits(&settings.rate_limits),
+        operations: operations(&settings.operations),
         verify: settings.cache.verify,
         cpu: settings.cpu,
         telemetry: telemetry_settings::of(file, flags, environment)?,
     };
     exposure::check(&config.server)?;
     let overridden = Overridden::of(settings, environment);
-    let warnings = warnings::of(&config, settings, overridden);
+    let warnings = warnings::of(&config, overridden);
     Ok(Loaded { config, warnings, path: file.path().to_owned() })
 }
 
-/// Those of the flags, else the file's one.
+/// Those of the flags, else the file's one, if it has one.
 fn models(settings: &Settings, flags: &Flags) -> Result<Vec<String>, ConfigError> {
     let wrong = |problem: String| ConfigError::Flag { flag: "model", problem };
     for (i, model) in flags.models.iter().enumerate() {
@@ -167,13 +185,45 @@ fn workers(settings: &settings::Workers, flags: &Flags) -> Result<Workers, Confi
     })
 }
 
-fn stream_registry(settings: &settings::StreamRegistry) -> StreamRegistry {
-    let limits = &settings.adaptive_limits;
-    StreamRegistry {
-        min_streams: limits.min_streams.unwrap_or(1),
-        max_streams: limits.max_streams,
+fn operations(settings: &settings::Operations) -> Operations {
+    Operations {
+        max_in_flight: settings.max_in_flight,
         max_waiting: settings.max_waiting,
         wait_timeout: settings.wait_timeout_ms,
+    }
+}
+
+/// The least limit of streams where none is set: so few that hardly any machine is overloaded by them, and enough that
+/// batching pays.
+const MIN_STREAMS: usize = 5;
+
+/// Sequences that a model's workers run at the same time.
+pub(super) fn places(workers: &Workers, worker: &Worker) -> usize {
+    workers.count.saturating_mul(worker.max_num_seqs as usize)
+}
+
+/// `places` is where the limit of streams begins, within its range.
+fn stream_registry(settings: &settings::StreamRegistry, places: usize) -> StreamRegistry {
+    let limits = &settings.adaptive_limits;
+    let max_streams = limits.max_streams;
+    let min_streams = limits.min_streams.unwrap_or(MIN_STREAMS).min(max_streams);
+    StreamRegistry {
+        min_streams,
+        max_streams,
+        start_streams: places.clamp(min_streams, max_streams),
+        first_token_target: limits.first_token_target_ms,
+        max_waiting: settings.max_waiting,
+        max_waiting_tokens: settings.max_waiting_tokens,
+        wait_timeout: settings.wait_timeout_ms,
         credit_chunks: settings.credit_chunks,
+    }
+}
+
+/// 0 is no limit.
+fn rate_limits(settings: &settings::RateLimits) -> RateLimits {
+    let limit = |per_minute: u64| Some(per_minute).filter(|per_minute| *per_minute > 0);
+    RateLimits {
+        requests_per_minute: limit(settings.requests_per_minute),
+        tokens_per_minute: limit(settings.tokens_per_minute),
     }
 }

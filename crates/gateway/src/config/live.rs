@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use telemetry::LogFormat;
 
-use super::{Activations, Config, ConfigError, Keys, KvType, Verify, exposure};
+use super::{Activations, Config, ConfigError, Keys, KvType, Verify, combine, exposure};
 
 /// What changes with a new configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +55,10 @@ pub fn adopt(running: &Config, new: &Config) -> Result<Config, ConfigError> {
     for adopt in rows().filter_map(|row| row.adopt) {
         adopt(&mut config, new);
     }
+    // It follows from the range, which can change, and the workers, which stay.
+    let places = combine::places(&config.workers, &config.worker);
+    let streams = &mut config.stream_registry;
+    streams.start_streams = places.clamp(streams.min_streams, streams.max_streams);
     exposure::check(&config.server)?;
     Ok(config)
 }
@@ -104,6 +108,10 @@ const ROWS: &[Row] = rows! {
     live "server.allowed_hosts" = server.allowed_hosts;
     live "server.allowed_origins" = server.allowed_origins;
     live "models.max_loaded" = max_loaded;
+    restart "models.on_demand" = demand.on;
+    restart "models.idle_ttl_ms" = demand.idle_ttl;
+    restart "models.pin_named" = demand.pin_named;
+    restart "models.wait_timeout_ms" = demand.wait_timeout;
     restart "workers.count" = workers.count;
     restart "workers.ring_bytes" = workers.ring_bytes;
     restart "workers.connect_timeout_ms" = workers.connect_timeout;
@@ -121,9 +129,16 @@ const ROWS: &[Row] = rows! {
     restart "batch_queue.flush_interval_ms" = batch_queue.flush_interval;
     live "stream_registry.adaptive_limits.min_streams" = stream_registry.min_streams;
     live "stream_registry.adaptive_limits.max_streams" = stream_registry.max_streams;
+    live "stream_registry.adaptive_limits.first_token_target_ms" = stream_registry.first_token_target;
     live "stream_registry.max_waiting" = stream_registry.max_waiting;
+    live "stream_registry.max_waiting_tokens" = stream_registry.max_waiting_tokens;
     live "stream_registry.wait_timeout_ms" = stream_registry.wait_timeout;
     restart "stream_registry.credit_chunks" = stream_registry.credit_chunks;
+    live "rate_limits.requests_per_minute" = rate_limits.requests_per_minute;
+    live "rate_limits.tokens_per_minute" = rate_limits.tokens_per_minute;
+    restart "operations.max_in_flight" = operations.max_in_flight;
+    restart "operations.max_waiting" = operations.max_waiting;
+    restart "operations.wait_timeout_ms" = operations.wait_timeout;
     restart "cache.verify" = verify;
     restart "cpu.activations" = cpu.activations;
     restart "cpu.kv_type" = cpu.kv_type;
@@ -224,8 +239,10 @@ show! {
     u32: |it| it.to_string();
     u64: |it| it.to_string();
     usize: |it| it.to_string();
+    Option<u64>: |it| it.unwrap_or(0).to_string();
     String: |it| it.clone();
     Duration: |it| it.as_millis().to_string();
+    Option<Duration>: |it| it.unwrap_or_default().show();
     Vec<String>: |it| format!("[{}]", it.join(", "));
     Keys: |it| format!("[{}]", it.names().collect::<Vec<_>>().join(", "));
     Verify: |it| format!("{it:?}").to_lowercase();

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use protocol::options::{self, WorkerOptions};
 use telemetry::LogFormat;
 
-use super::{Config, Digest, Environment, Keys, Verify, Worker};
+use super::{Config, Digest, Environment, Keys, RateLimits, Verify, Worker};
 use crate::cli::Flags;
 
 fn load(text: &str) -> Result<Config, String> {
@@ -58,15 +58,26 @@ fn what_a_worker_may_use_is_read() {
 }
 
 #[test]
-fn the_limit_of_streams_is_the_maximum() {
+fn the_limit_of_streams_begins_with_the_places_of_the_workers_within_its_range() {
     let limits = |text: &str| {
-        let streams =
-            load(&format!("stream_registry: {{adaptive_limits: {{{text}}}}}\n")).unwrap().stream_registry;
-        (streams.min_streams, streams.max_streams)
+        let streams = load(text).unwrap().stream_registry;
+        (streams.min_streams, streams.start_streams, streams.max_streams)
     };
-    assert_eq!(limits(""), (1, 50));
-    assert_eq!(limits("max_streams: 3"), (1, 3), "no other key has to be set with it");
-    assert_eq!(limits("min_streams: 2, max_streams: 3"), (2, 3));
+    let adaptive = |text: &str| limits(&format!("stream_registry: {{adaptive_limits: {{{text}}}}}\n"));
+    assert_eq!(adaptive(""), (5, 50, 50));
+    assert_eq!(adaptive("max_streams: 3"), (3, 3, 3), "no other key has to be set with it");
+    assert_eq!(adaptive("min_streams: 2, max_streams: 3"), (2, 3, 3));
+    assert_eq!(adaptive("max_streams: 500"), (5, 64, 500));
+    assert_eq!(limits("workers: {count: 2}\nworker: {max_num_seqs: 8}\n"), (5, 16, 50));
+    assert_eq!(limits("worker: {max_num_seqs: 1}\n"), (5, 5, 50));
+}
+
+#[test]
+fn a_rate_of_zero_is_none() {
+    let rates = |text: &str| load(text).unwrap().rate_limits;
+    assert_eq!(rates(""), RateLimits::default());
+    let set = rates("rate_limits: {requests_per_minute: 60, tokens_per_minute: 0}\n");
+    assert_eq!((set.requests_per_minute, set.tokens_per_minute), (Some(60), None));
 }
 
 #[test]
@@ -88,11 +99,50 @@ fn flags_beat_the_file() {
 }
 
 #[test]
-fn a_model_must_be_named_by_someone() {
-    let error = load_with("", &Flags::default()).unwrap_err();
-    assert!(error.contains("--model NAME"), "{error}");
+fn a_model_must_be_named_unless_models_are_loaded_on_demand() {
+    let none = |text: &str| load_with(text, &Flags::default()).map(|config| config.models);
+    for off in ["models:\n  on_demand: off\n", "server:\n  host: 0.0.0.0\n  allow_insecure: true\n"] {
+        let error = none(off).unwrap_err();
+        assert!(error.contains("--model NAME") && error.contains("on_demand"), "{error}");
+    }
+    for on in ["", "models:\n  on_demand: on\nserver:\n  host: 0.0.0.0\n  allow_insecure: true\n"] {
+        assert_eq!(none(on).unwrap(), [""; 0], "models come when they are asked for");
+    }
     let error = load_with("server:\n  port: 1\nmodel: ''\n", &Flags::default()).unwrap_err();
     assert_eq!(error, "runtime.yaml:3: `model` is empty; give it a value or remove the line");
+}
+
+#[test]
+fn models_are_loaded_on_demand_where_only_this_machine_can_ask() {
+    let on = |host: &str, word: &str| {
+        let text =
+            format!("server: {{host: '{host}', allow_insecure: true}}\nmodels: {{on_demand: {word}}}\n");
+        load(&text).unwrap().demand.on
+    };
+    for (host, loopback) in [
+        ("127.0.0.1", true),
+        ("127.1.2.3", true),
+        ("localhost", true),
+        ("::1", true),
+        ("0.0.0.0", false),
+        ("192.168.0.7", false),
+        ("my-mac.local", false),
+    ] {
+        assert_eq!((on(host, "auto"), on(host, "on"), on(host, "off")), (loopback, true, false), "{host}");
+    }
+    let host = Some("0.0.0.0".into());
+    let flags = Flags { host, models: vec!["m".into()], allow_insecure: true, ..Flags::default() };
+    assert!(!load_with("", &flags).unwrap().demand.on, "the flag is what counts");
+    let error = load("models:\n  on_demand: maybe\n").unwrap_err();
+    assert!(error.starts_with("runtime.yaml:2:") && error.contains("auto"), "{error}");
+}
+
+#[test]
+fn an_idle_time_of_zero_is_none() {
+    let ttl = |text: &str| load(&format!("models:\n  idle_ttl_ms: {text}\n")).map(|it| it.demand.idle_ttl);
+    assert_eq!(load("").unwrap().demand.idle_ttl, Some(Duration::from_secs(900)));
+    assert_eq!(ttl("0").unwrap(), None);
+    assert_eq!(ttl("250").unwrap(), Some(Duration::from_millis(250)));
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, atomic::AtomicUsize};
 
-use super::{metrics::FleetMetrics, registry::ModelRegistry};
+use tokio::sync::{Mutex, Semaphore};
+
+use super::{metrics::FleetMetrics, registry::ModelRegistry, stored::StoredModels};
 use crate::worker::WorkerLauncher;
 
 /// One for all models.
@@ -13,4 +15,24 @@ pub(super) struct Context {
     pub(super) metrics: FleetMetrics,
     /// Models that may be loaded at the same time.
     pub(super) max_loaded: AtomicUsize,
+    pub(super) stored: StoredModels,
+    /// Requests that may wait for a model.
+    pub(super) waiting: Semaphore,
+    /// Held by the request that makes room for its model: others that need room come after it, in their order.
+    pub(super) room: Mutex<()>,
+}
+
+impl Context {
+    pub(super) fn new(launcher: WorkerLauncher, registry: Arc<ModelRegistry>, metrics: FleetMetrics) -> Self {
+        let launcher = Arc::new(launcher);
+        Self {
+            stored: StoredModels::new(Arc::clone(&launcher)),
+            max_loaded: AtomicUsize::new(launcher.config.max_loaded),
+            waiting: Semaphore::new(launcher.config.stream_registry.max_waiting),
+            room: Mutex::new(()),
+            launcher,
+            registry,
+            metrics,
+        }
+    }
 }

@@ -172,7 +172,7 @@ impl WorkerStateMachine {
             WorkerEvent::Alive | WorkerEvent::Verified(_) => self.sent(None, now),
             WorkerEvent::Heartbeat(heartbeat) => self.sent(Some(&heartbeat), now),
             WorkerEvent::Drained => self.drained(now),
-            WorkerEvent::Died(why) => self.died(why, now),
+            WorkerEvent::Died { why, by_others } => self.died(why, by_others, now),
         }
     }
 
@@ -222,7 +222,7 @@ impl WorkerStateMachine {
     }
 
     /// `* => Exited`, or `=> Spawning` if it was told to go.
-    fn died(&mut self, why: String, now: Instant) -> Vec<Action> {
+    fn died(&mut self, why: String, by_others: bool, now: Instant) -> Vec<Action> {
         let (why, permanent, served) = match &self.state {
             State::Exited { .. } => return vec![],
             // It was killed for a reason, which says more than how it died.
@@ -236,7 +236,7 @@ impl WorkerStateMachine {
         if self.restart == Some(Restart::Ending) {
             return self.spawn(now);
         }
-        let death = Death { at: now, served, permanent: permanent.is_some() };
+        let death = Death { at: now, served, permanent: permanent.is_some(), by_others };
         let retry_at = self.deaths.next_start(&self.policy, death);
         let kind = permanent.unwrap_or(FailureKind::Internal);
         let failure = Failure { kind, param: None, message: why.clone() };

@@ -19,8 +19,24 @@ pub struct FleetMetrics {
     verifications: ByModel<Counter>,
     states: Family<StateLabels, Gauge>,
     heartbeats: Family<WorkerLabel, Histogram, fn() -> Histogram>,
+    demand_loads: Counter,
+    unloads: Family<UnloadLabels, Counter>,
     /// Of all layers.
     models: ModelLines,
+}
+
+/// Why a model was unloaded that nobody asked to unload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnloadReason {
+    /// Nobody used it for long enough.
+    Idle,
+    /// Another one needed its place.
+    Room,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct UnloadLabels {
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -60,6 +76,16 @@ impl FleetMetrics {
                 "Time between two heartbeats of a worker's process",
                 Family::new_with_constructor(|| Histogram::new(HEARTBEAT_BUCKETS)),
             ),
+            demand_loads: registry.register(
+                "demand_loads",
+                "Models that requests began to load",
+                Counter::default(),
+            ),
+            unloads: registry.register(
+                "demand_unloads",
+                "Models unloaded for being idle or to make room",
+                Family::default(),
+            ),
             models: registry.models(),
         }
     }
@@ -78,6 +104,20 @@ impl FleetMetrics {
     pub(super) fn count_verification(&self, model: &str, good: bool) {
         let outcome = if good { GOOD } else { DAMAGED };
         self.verifications.of_and(model, outcome).inc();
+    }
+
+    /// A request begins to load a model.
+    pub(super) fn count_demand_load(&self) {
+        self.demand_loads.inc();
+    }
+
+    /// A model is unloaded that nobody asked to unload.
+    pub(super) fn count_unload(&self, reason: UnloadReason) {
+        let reason = match reason {
+            UnloadReason::Idle => "idle",
+            UnloadReason::Room => "room",
+        };
+        self.unloads.get_or_create(&UnloadLabels { reason }).inc();
     }
 
     /// A worker is in `state` now.

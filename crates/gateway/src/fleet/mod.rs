@@ -1,8 +1,12 @@
-//! Which worker serves which model: loads and unloads models, and keeps their workers running.
+//! Which worker serves which model: loads and unloads models, when they are asked to or when requests need it, and keeps
+//! their workers running.
 
 mod context;
+mod demand;
+mod evict;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod inventory;
 mod lifecycle;
 mod metrics;
 mod model;
@@ -11,13 +15,16 @@ mod registry;
 mod restart;
 mod route;
 mod status;
+mod stored;
 mod supervisor;
+mod usage;
 mod worker_task;
 
 pub use self::{
     metrics::FleetMetrics,
     models::{ModelError, Models},
     registry::ModelRegistry,
-    route::{Route, RouteError},
+    route::{Route, RouteError, RouteRequest},
     status::{ModelState, ModelStatus, WorkerStatus, WorkerWork},
+    usage::InUse,
 };

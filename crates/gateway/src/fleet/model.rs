@@ -8,12 +8,19 @@
 //!
 //! `Failing` and `Draining` last until the last worker is gone.
 
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
 use protocol::message::{Failure, Heartbeat, ModelInfo};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 
 use super::{
+    evict::{Resident, Stage},
     restart::{RestartDesk, RestartOrders, RestartTurn},
     status::{ModelState, ModelStatus, WorkerStatus, WorkerWork},
+    usage::{InUse, Usage, now},
 };
 use crate::worker::{WorkerId, WorkerState, link::Link};
 
@@ -32,6 +39,38 @@ pub(super) struct Model {
     damage: Option<String>,
     /// When its loading began, in Unix seconds.
     since: u64,
+    /// It was named at the start, or an administrator loaded it.
+    named: bool,
+    usage: Arc<Usage>,
+    /// Held by the request that waits for the load: the others come after it, in their order.
+    turn: Arc<Mutex<()>>,
+    /// When it failed.
+    failed_at: Option<Instant>,
+}
+
+/// What a request finds of its model.
+#[derive(Debug)]
+pub(super) enum Entered {
+    /// It serves, or did, and its workers are coming back.
+    Serving(InUse),
+    /// It is being loaded.
+    Loading(Arrival),
+    /// It is being unloaded.
+    Leaving(watch::Receiver<Phase>),
+    /// It could not be loaded, and that was a moment ago.
+    Failed(Failure),
+    /// It is not loaded.
+    Absent,
+}
+
+/// A request that waits for a model that is being loaded, and uses it already.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) in_use: InUse,
+    pub(super) phases: watch::Receiver<Phase>,
+    turn: Arc<Mutex<()>>,
+    /// It came first, so it is its turn.
+    first: Option<OwnedMutexGuard<()>>,
 }
 
 /// How far a model has come.
@@ -61,6 +100,9 @@ struct Worker {
     restarts: RestartDesk,
 }
 
+/// A model that could not be loaded is not tried for every request: not again within this time.
+const RETRY_FAILED: Duration = Duration::from_secs(10);
+
 /// What a ready worker offers.
 #[derive(Clone, Debug)]
 pub(super) struct Service {
@@ -83,8 +125,58 @@ impl Model {
             info: None,
             damage: None,
             since,
+            named: false,
+            usage: Usage::new(Arc::default()),
+            turn: Arc::default(),
+            failed_at: None,
         };
         (model, orders)
+    }
+
+    /// Tells `freed` each time nobody uses it any more.
+    pub(super) fn telling(self, freed: &Arc<Notify>) -> Self {
+        Self { usage: Usage::new(Arc::clone(freed)), ..self }
+    }
+
+    /// Somebody who is responsible for the server wants it loaded.
+    pub(super) fn set_named(&mut self) {
+        self.named = true;
+    }
+
+    /// A request comes for it.
+    pub(super) fn enter(&self) -> Entered {
+        match &*self.phase.borrow() {
+            Phase::Ready => Entered::Serving(self.usage.enter(&self.name)),
+            Phase::Loading | Phase::Failing(_) => Entered::Loading(Arrival {
+                in_use: self.usage.enter(&self.name),
+                phases: self.phases(),
+                turn: Arc::clone(&self.turn),
+                first: Arc::clone(&self.turn).try_lock_owned().ok(),
+            }),
+            Phase::Draining => Entered::Leaving(self.phases()),
+            Phase::Failed(failure) if self.failed_at.is_some_and(|at| now() < at + RETRY_FAILED) => {
+                Entered::Failed(failure.clone())
+            }
+            Phase::Failed(_) | Phase::Gone => Entered::Absent,
+        }
+    }
+
+    /// What decides on making room and on idle models look at.
+    pub(super) fn resident(&self, pin_named: bool) -> Resident {
+        let (in_use, last_used) = self.usage.get();
+        let stage = match *self.phase.borrow() {
+            Phase::Loading => Stage::Loading,
+            Phase::Ready => Stage::Serving,
+            Phase::Failing(_) | Phase::Draining | Phase::Failed(_) | Phase::Gone => Stage::Leaving,
+        };
+        // Whoever waits for a model that can't be loaded gets an answer when it has left.
+        let in_use = if matches!(*self.phase.borrow(), Phase::Failing(_)) { 0 } else { in_use };
+        Resident { stage, in_use, last_used, pinned: self.named && pin_named }
+    }
+
+    /// Whether it was named and can't be used yet, or at the moment.
+    pub(super) fn is_missed(&self) -> bool {
+        self.named && !self.has_failed() && matches!(self.state(), ModelState::Loading | ModelState::Failed)
     }
 
     /// Its phases from now on.
@@ -116,7 +208,12 @@ impl Model {
 
     /// Its workers that serve.
     pub(super) fn services(&self) -> impl Iterator<Item = &Service> {
-        self.workers.iter().filter_map(Worker::ready)
+        self.numbered_services().map(|(_, service)| service)
+    }
+
+    /// Its workers that serve, with their numbers.
+    pub(super) fn numbered_services(&self) -> impl Iterator<Item = (usize, &Service)> {
+        self.workers.iter().enumerate().filter_map(|(number, worker)| Some((number, worker.ready()?)))
     }
 
     /// The links of those of its workers that have streams, or may get some.
@@ -134,6 +231,10 @@ impl Model {
         self.info = Some(service.info.clone());
         if let Some(worker) = self.workers.get_mut(worker.number) {
             (worker.state, worker.note, worker.service) = (WorkerState::Ready, None, Some(service));
+        }
+        if *self.phase.borrow() == Phase::Loading {
+            // Its idle time begins now, however long the load took.
+            self.usage.touch();
         }
         self.move_on(|phase| (*phase == Phase::Loading).then_some(Phase::Ready));
     }
@@ -162,6 +263,7 @@ impl Model {
     /// It could not be loaded, and its workers are gone.
     pub(super) fn fail(&mut self, failure: Failure) {
         self.workers.clear();
+        self.failed_at = Some(now());
         self.phase.send_replace(Phase::Failed(failure));
     }
 
@@ -210,6 +312,7 @@ impl Model {
             workers: self.workers.len(),
             ready_workers: self.services().count(),
             since: self.since,
+            stored: None,
         }
     }
 
@@ -224,9 +327,23 @@ impl Model {
                 state => state,
             },
             streams: worker.service.as_ref().map_or(0, |service| service.link.live_streams()),
+            outstanding_tokens: worker
+                .service
+                .as_ref()
+                .map_or(0, |service| service.link.outstanding_tokens()),
             work: worker.service.as_ref().map(Service::work),
             note: worker.note.clone(),
         })
+    }
+}
+
+impl Arrival {
+    /// Waits for those that came before, and keeps the others waiting until it is dropped.
+    pub(super) async fn turn(&mut self) -> OwnedMutexGuard<()> {
+        match self.first.take() {
+            Some(turn) => turn,
+            None => Arc::clone(&self.turn).lock_owned().await,
+        }
     }
 }
 
@@ -244,7 +361,8 @@ impl Worker {
 
 impl Service {
     fn work(&self) -> WorkerWork {
-        let Heartbeat { step, runnable, paused, waiting, kv_tokens, kv_capacity, .. } = self.link.heartbeat();
+        let Heartbeat { step, runnable, paused, waiting, kv_tokens, kv_capacity, memory_bytes, .. } =
+            self.link.heartbeat();
         let ModelInfo { load_micros, tokenizer_micros, .. } = self.info;
         WorkerWork {
             pid: self.pid,
@@ -256,6 +374,7 @@ impl Service {
             waiting,
             kv_tokens,
             kv_capacity,
+            memory_bytes,
         }
     }
 }

@@ -1,37 +1,40 @@
 //! Loads and unloads models while others serve, and restarts their workers. What it decides on is in the
 //! [`ModelRegistry`].
 //!
-//! Every model has its own workers and its own supervisor: what happens to them affects no other model.
+//! Every model has its own workers and its own supervisor: what happens to them affects no other model. Here is what
+//! administrators ask for; `demand` has what requests ask for.
 
 mod restart;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, RwLockWriteGuard, atomic::Ordering},
     time::Duration,
 };
 
 use protocol::message::{Failure, FailureKind};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{sleep, sleep_until},
+};
 use tracing::{info, warn};
 
 use super::{
     context::Context,
-    metrics::FleetMetrics,
+    evict::{self, Idle},
+    metrics::{FleetMetrics, UnloadReason},
     model::{Model, Phase},
     registry::{ModelRegistry, Table},
     restart::RestartOrders,
     route::RouteError,
     supervisor::Supervisor,
+    usage::now,
 };
 use crate::worker::WorkerLauncher;
 
 /// Loads and unloads models, and restarts workers. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct Models {
-    context: Arc<Context>,
+    pub(super) context: Arc<Context>,
 }
 
 /// Why a model was not loaded or unloaded, or a worker not restarted.
@@ -105,6 +108,25 @@ pub enum ModelError {
         /// The time that was given.
         after: Duration,
     },
+    /// As many are loaded as may be, and all of them were in use for as long as a request may wait.
+    #[error(
+        "there is no room for the model `{model}`: {max} models are loaded, as many as `models.max_loaded` allows, and \
+         none of them became idle within {} s; try again later", waited.as_secs_f32()
+    )]
+    NoRoom {
+        /// Its name.
+        model: String,
+        /// The limit.
+        max: usize,
+        /// For how long the request waited.
+        waited: Duration,
+    },
+    /// As many requests wait for models as may.
+    #[error("{0} requests wait for models to be loaded already; try again later")]
+    Crowded(usize),
+    /// Whether the model is stored is not known.
+    #[error("the list of stored models can't be read; the server's log says why")]
+    StoreUnreadable,
     /// The gateway is going down.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -121,8 +143,7 @@ enum Begun {
 impl Models {
     /// Over `registry`, which has no models yet.
     pub fn new(launcher: WorkerLauncher, registry: Arc<ModelRegistry>, metrics: FleetMetrics) -> Self {
-        let max_loaded = AtomicUsize::new(launcher.config.max_loaded);
-        Self { context: Arc::new(Context { launcher: Arc::new(launcher), registry, metrics, max_loaded }) }
+        Self { context: Arc::new(Context::new(launcher, registry, metrics)) }
     }
 
     /// As many models may be loaded from now on. Those that are loaded stay.
@@ -131,20 +152,16 @@ impl Models {
     }
 
     /// Loads the model with this name or digest in `workers` workers, or in the configured number of them, and
-    /// returns the name under which it is listed once a worker serves. One that is loaded is not loaded again.
+    /// returns the name under which it is listed once a worker serves. One that is loaded is not loaded again, but it
+    /// counts as named from then on, whatever loaded it.
     /// Needs a runtime; dropping the future stops waiting, not loading.
     ///
     /// # Errors
     /// It can't be loaded, or not now.
     pub async fn load(&self, id: &str, workers: Option<usize>) -> Result<String, ModelError> {
         let (name, mut phases) = self.begin(id, workers)?;
-        let settled = |phase: &Phase| matches!(phase, Phase::Ready | Phase::Failed(_) | Phase::Gone);
-        let phase = phases.wait_for(settled).await.map(|phase| phase.clone());
-        match phase {
-            Ok(Phase::Ready) => Ok(name),
-            Ok(Phase::Failed(failure)) => Err(ModelError::Failed { model: name, failure }),
-            _ => Err(ModelError::Unloaded(name)),
-        }
+        loaded(&name, &mut phases).await?;
+        Ok(name)
     }
 
     /// Lets the model with this name or digest finish what it has, ends its workers, and returns its name.
@@ -202,17 +219,31 @@ impl Models {
         let mut table = self.context.registry.write();
         let max_loaded = self.context.max_loaded.load(Ordering::Relaxed);
         match begin(&mut table, id, workers, config.workers.count, max_loaded)? {
-            Begun::Already { name, phases } => Ok((name, phases)),
+            Begun::Already { name, phases } => {
+                table.set_named(&name);
+                Ok((name, phases))
+            }
             Begun::New { orders, phases } => {
-                let closed = table.closed();
-                drop(table);
-                info!(model = id, workers = orders.len(), "loading");
-                let supervisor = Supervisor::start(&self.context, id, orders);
-                let task = keep(Arc::clone(&self.context), id.to_owned(), supervisor, phases.clone(), closed);
-                tokio::spawn(task);
+                table.set_named(id);
+                self.start(table, id, orders, phases.clone());
                 Ok((id.to_owned(), phases))
             }
         }
+    }
+
+    /// Starts the workers of a model that was added to the table just now.
+    pub(super) fn start(
+        &self,
+        table: RwLockWriteGuard<'_, Table>,
+        name: &str,
+        orders: Vec<RestartOrders>,
+        phases: watch::Receiver<Phase>,
+    ) {
+        let closed = table.closed();
+        drop(table);
+        info!(model = name, workers = orders.len(), "loading");
+        let supervisor = Supervisor::start(&self.context, name, orders);
+        tokio::spawn(keep(Arc::clone(&self.context), name.to_owned(), supervisor, phases, closed));
     }
 
     /// Begins to unload a model. Returns its name, and its phases unless it had only failed to load.
@@ -290,8 +321,11 @@ async fn keep(
     };
     let ready = *phases.borrow() == Phase::Ready;
     if ready && failure.is_none() {
-        // An error means that the model is gone from the table.
-        let _ = phases.wait_for(|phase| *phase != Phase::Ready).await;
+        tokio::select! {
+            // An error means that the model is gone from the table.
+            _ = phases.wait_for(|phase| *phase != Phase::Ready) => {}
+            () = unload_idle(&context, &name) => {}
+        }
     }
     supervisor.drain().await;
     context.metrics.forget_model(&name);
@@ -302,8 +336,48 @@ async fn keep(
     context.registry.write().end(&name, failure);
 }
 
+/// Returns when the model has been unloaded because nobody used it: it takes nothing more from then on.
+async fn unload_idle(context: &Context, name: &str) {
+    let demand = context.launcher.config.demand;
+    let Some(ttl) = demand.idle_ttl else { return std::future::pending().await };
+    loop {
+        let next = {
+            let mut table = context.registry.write();
+            let Some(model) = table.find_loaded(name) else { return };
+            let next = evict::idle(&model.resident(demand.pin_named), ttl, now());
+            if next == Idle::Unload {
+                table.drain(name);
+            }
+            next
+        };
+        match next {
+            Idle::Unload => {
+                info!(model = name, "unloading a model that was idle for {ttl:?}");
+                context.metrics.count_unload(UnloadReason::Idle);
+                return;
+            }
+            Idle::Until(then) => sleep_until(then.into()).await,
+            Idle::Never => return std::future::pending().await,
+        }
+    }
+}
+
+/// Waits until the model is loaded.
+///
+/// # Errors
+/// It can't be, or was unloaded.
+pub(super) async fn loaded(name: &str, phases: &mut watch::Receiver<Phase>) -> Result<(), ModelError> {
+    let settled = |phase: &Phase| matches!(phase, Phase::Ready | Phase::Failed(_) | Phase::Gone);
+    let phase = phases.wait_for(settled).await.map(|phase| phase.clone());
+    match phase {
+        Ok(Phase::Ready) => Ok(()),
+        Ok(Phase::Failed(failure)) => Err(ModelError::Failed { model: name.to_owned(), failure }),
+        _ => Err(ModelError::Unloaded(name.to_owned())),
+    }
+}
+
 /// Returns when the model's workers are gone.
-async fn gone(phases: &mut watch::Receiver<Phase>) {
+pub(super) async fn gone(phases: &mut watch::Receiver<Phase>) {
     // An error means that the model is gone from the table, and its workers with it.
     let _ = phases.wait_for(|phase| matches!(phase, Phase::Failed(_) | Phase::Gone)).await;
 }

@@ -4,17 +4,18 @@
 //! else keeps a model's phase or its workers' states.
 
 use std::{
-    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use protocol::message::Failure;
-use tokio::sync::watch;
+use protocol::message::{Failure, Heartbeat};
+use tokio::sync::{Notify, watch};
 
 use super::{
-    model::{Model, Phase, Service},
+    evict::Resident,
+    model::{Entered, Model, Phase, Service},
     restart::RestartOrders,
-    route::{self, Route, RouteError},
+    route::{self, Route, RouteError, RouteRequest},
     status::{ModelState, ModelStatus, WorkerStatus},
 };
 use crate::worker::{WorkerId, WorkerState, link::Link};
@@ -34,6 +35,8 @@ pub(super) struct Table {
     closed: watch::Sender<bool>,
     /// Tells of every change of a model's phase or its workers' states.
     changes: watch::Sender<()>,
+    /// Told when there may be room for another model.
+    freed: Arc<Notify>,
 }
 
 /// Models that could not be loaded and are still listed; older ones are forgotten.
@@ -48,12 +51,33 @@ impl ModelRegistry {
         route::resolve(&self.read().models, id)
     }
 
-    /// The least loaded ready worker of the model with this name or digest.
+    /// The ready worker of the model with this name or digest that is best for `request`.
     ///
     /// # Errors
     /// The model is not loaded or is being unloaded, or none of its workers is ready.
-    pub fn route(&self, id: &str) -> Result<Route, RouteError> {
-        route::route(&self.read().models, id)
+    pub fn route(&self, id: &str, request: RouteRequest) -> Result<Route, RouteError> {
+        route::route(&self.read().models, id, request)
+    }
+
+    /// A request comes for the model with this name or digest.
+    pub(super) fn enter(&self, id: &str) -> Entered {
+        route::find(&self.read().models, id).map_or(Entered::Absent, Model::enter)
+    }
+
+    /// The ready worker of the model with this name or digest that has the fewest operations to do.
+    ///
+    /// # Errors
+    /// Those of [`ModelRegistry::route`].
+    pub fn route_operation(&self, id: &str) -> Result<Route, RouteError> {
+        route::route_operation(&self.read().models, id)
+    }
+
+    /// The name of the only model that takes requests.
+    ///
+    /// # Errors
+    /// There is none, or there are several.
+    pub fn only_model(&self) -> Result<String, RouteError> {
+        route::only(&self.read().models)
     }
 
     /// Returns when a worker of the model with this name or digest is ready, however long that takes.
@@ -75,14 +99,19 @@ impl ModelRegistry {
         route::find(&self.read().models, id).map(|model| model.name.clone())
     }
 
-    /// [`RouteError::UnknownModel`] for `id`, with what is served instead.
-    pub fn unknown(&self, id: &str) -> RouteError {
-        route::unknown(&self.read().models, id)
+    /// [`RouteError::UnknownModel`] for `id`, with what is served instead, and what could be: `others`.
+    pub(super) fn unknown<'a>(&self, id: &str, others: impl Iterator<Item = &'a str>) -> RouteError {
+        route::unknown(&self.read().models, id, others)
     }
 
     /// Whether a request for some model would be taken.
     pub fn is_ready(&self) -> bool {
         self.read().models.iter().any(|model| model.state() == ModelState::Ready)
+    }
+
+    /// Whether a model can't be used that was named at the start or loaded by an administrator.
+    pub(super) fn misses_one(&self) -> bool {
+        self.read().models.iter().any(Model::is_missed)
     }
 
     /// All workers' states, model by model.
@@ -103,6 +132,13 @@ impl ModelRegistry {
     /// The links of all workers that have streams, or may get some.
     pub fn links(&self) -> Vec<Link> {
         self.read().models.iter().flat_map(links).collect()
+    }
+
+    /// The last heartbeats of the model's workers that serve. `None` if it is not loaded.
+    pub fn heartbeats(&self, name: &str) -> Option<Vec<Heartbeat>> {
+        let table = self.read();
+        let model = table.loaded().find(|model| model.name == name)?;
+        Some(model.services().map(|service| service.link.heartbeat()).collect())
     }
 
     /// The links of the model's workers that have streams, or may get some.
@@ -155,6 +191,7 @@ impl Table {
         // A clock before 1970 must not fail a load.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let (model, orders) = Model::new(name, workers, since);
+        let model = model.telling(&self.freed);
         let phases = model.phases();
         self.models.retain(|model| model.name != name);
         self.models.push(model);
@@ -172,6 +209,33 @@ impl Table {
         route::find(&self.models, id).filter(|model| !model.has_failed())
     }
 
+    /// A request comes for the model with this name.
+    pub(super) fn enter(&self, name: &str) -> Entered {
+        self.models.iter().find(|model| model.name == name).map_or(Entered::Absent, Model::enter)
+    }
+
+    /// The phases of the model with this name.
+    pub(super) fn phases(&self, name: &str) -> Option<watch::Receiver<Phase>> {
+        self.models.iter().find(|model| model.name == name).map(Model::phases)
+    }
+
+    /// The models that have workers, for what decides on them, with their names.
+    pub(super) fn residents(&self, pin_named: bool) -> (Vec<&str>, Vec<Resident>) {
+        self.loaded().map(|model| (model.name.as_str(), model.resident(pin_named))).unzip()
+    }
+
+    /// Told when there may be room for another model.
+    pub(super) fn freed(&self) -> Arc<Notify> {
+        Arc::clone(&self.freed)
+    }
+
+    /// Somebody who is responsible for the server wants the model loaded.
+    pub(super) fn set_named(&mut self, name: &str) {
+        if let Some(model) = self.find_mut(name) {
+            model.set_named();
+        }
+    }
+
     /// The model takes nothing new from now on. Returns its phases, if it is there.
     pub(super) fn drain(&mut self, name: &str) -> Option<watch::Receiver<Phase>> {
         let model = self.find_mut(name)?;
@@ -183,6 +247,7 @@ impl Table {
 
     /// Ends a model whose workers are gone: it leaves the table, or stays listed as failed if it could not be loaded.
     pub(super) fn end(&mut self, name: &str, failure: Option<Failure>) {
+        self.freed.notify_one();
         match failure {
             Some(failure) => self.fail(name, failure),
             None => {
@@ -202,6 +267,7 @@ impl Table {
     /// Nothing more is loaded, and what is being loaded is given up.
     pub(super) fn close(&self) {
         self.closed.send_replace(true);
+        self.freed.notify_one();
     }
 
     /// Whether [`Table::close`] was called, now and later.
@@ -211,7 +277,7 @@ impl Table {
 
     /// See [`RouteError::UnknownModel`].
     pub(super) fn unknown(&self, id: &str) -> RouteError {
-        route::unknown(&self.models, id)
+        route::unknown(&self.models, id, std::iter::empty())
     }
 
     fn fail(&mut self, name: &str, failure: Failure) {

@@ -1,7 +1,13 @@
 //! Stage *route*: which worker takes a request. Pure.
 
+mod affinity;
+
+use std::iter;
+
 use protocol::message::ModelInfo;
 
+pub use self::affinity::RouteRequest;
+use self::affinity::{Candidate, pick};
 use super::model::{Model, Service};
 use crate::worker::link::Link;
 
@@ -33,6 +39,12 @@ pub enum RouteError {
         /// What else is served, for people.
         served: String,
     },
+    /// The request names none, and there is not exactly one.
+    #[error("`model` is required, since this server does not have exactly one model; it has {served}")]
+    NotNamed {
+        /// What is served, for people.
+        served: String,
+    },
     /// Its workers are all loading, restarting or leaving.
     #[error("no worker is ready for the model `{model}`; try again later")]
     NoWorker {
@@ -41,15 +53,36 @@ pub enum RouteError {
     },
 }
 
-/// The least loaded ready worker of the model with this name or digest.
-pub(super) fn route(models: &[Model], id: &str) -> Result<Route, RouteError> {
-    match accepting(models, id)?
-        .services()
-        .filter(takes_streams)
-        .min_by_key(|service| service.link.live_streams())
-    {
+/// The ready worker of the model with this name or digest that is best for `request`.
+pub(super) fn route(models: &[Model], id: &str, request: RouteRequest) -> Result<Route, RouteError> {
+    let services: Vec<_> =
+        accepting(models, id)?.numbered_services().filter(|(_, service)| takes_streams(service)).collect();
+    let candidates: Vec<_> = services.iter().map(|(number, service)| candidate(*number, service)).collect();
+    match pick(&candidates, request).map(|index| services[index].1) {
         Some(Service { link, info, .. }) => Ok(Route { link: link.clone(), info: info.clone() }),
         None => Err(RouteError::NoWorker { model: id.to_owned() }),
+    }
+}
+
+fn candidate(number: usize, service: &Service) -> Candidate {
+    Candidate { number, outstanding: service.link.outstanding_tokens(), streams: service.link.live_streams() }
+}
+
+/// The ready worker of the model with this name or digest that has the fewest operations to do.
+pub(super) fn route_operation(models: &[Model], id: &str) -> Result<Route, RouteError> {
+    let load = |link: &Link| (link.open_operations(), link.live_streams());
+    match accepting(models, id)?.services().filter(takes_streams).min_by_key(|service| load(&service.link)) {
+        Some(Service { link, info, .. }) => Ok(Route { link: link.clone(), info: info.clone() }),
+        None => Err(RouteError::NoWorker { model: id.to_owned() }),
+    }
+}
+
+/// The name of the only model that takes requests.
+pub(super) fn only(models: &[Model]) -> Result<String, RouteError> {
+    let mut taking = models.iter().filter(|model| model.takes_requests());
+    match (taking.next(), taking.next()) {
+        (Some(model), None) => Ok(model.name.clone()),
+        _ => Err(RouteError::NotNamed { served: listed(models, iter::empty()) }),
     }
 }
 
@@ -74,10 +107,10 @@ fn takes_streams(service: &&Service) -> bool {
 /// The model with this name or digest, if it takes requests as soon as a worker is ready.
 fn accepting<'a>(models: &'a [Model], id: &str) -> Result<&'a Model, RouteError> {
     let Some(model) = find(models, id).filter(|model| !model.has_failed()) else {
-        return Err(unknown(models, id));
+        return Err(unknown(models, id, iter::empty()));
     };
     if model.is_draining() {
-        return Err(RouteError::Unloading { model: id.to_owned(), served: served(models) });
+        return Err(RouteError::Unloading { model: id.to_owned(), served: listed(models, iter::empty()) });
     }
     Ok(model)
 }
@@ -92,16 +125,29 @@ pub(super) fn find<'a>(models: &'a [Model], id: &str) -> Option<&'a Model> {
     models.iter().find(|model| model.name == id).or_else(with_digest)
 }
 
-/// [`RouteError::UnknownModel`] for `id`, with what is served instead.
-pub(super) fn unknown(models: &[Model], id: &str) -> RouteError {
-    RouteError::UnknownModel { model: id.to_owned(), served: served(models) }
+/// [`RouteError::UnknownModel`] for `id`, with what is served instead, and what could be: `others`.
+pub(super) fn unknown<'a>(models: &[Model], id: &str, others: impl Iterator<Item = &'a str>) -> RouteError {
+    RouteError::UnknownModel { model: id.to_owned(), served: listed(models, others) }
 }
 
-/// The models that take requests, for people.
-fn served(models: &[Model]) -> String {
+/// Names that an error lists.
+const MAX_LISTED: usize = 20;
+
+/// The models that take requests, and others, for people.
+fn listed<'a>(models: &[Model], others: impl Iterator<Item = &'a str>) -> String {
+    let quoted = |name: &str| format!("`{name}`");
+    let serves = |name: &str| models.iter().any(|model| model.takes_requests() && model.name == name);
     let serving = models.iter().filter(|model| model.takes_requests());
-    let names: Vec<_> = serving.map(|model| format!("`{}`", model.name)).collect();
-    if names.is_empty() { "no model".to_owned() } else { names.join(", ") }
+    let mut names: Vec<_> = serving.map(|model| quoted(&model.name)).collect();
+    let most = names.len().max(MAX_LISTED);
+    names.extend(others.filter(|name| !serves(name)).map(quoted));
+    let more = names.len().saturating_sub(most);
+    names.truncate(most);
+    match (names.len(), more) {
+        (0, _) => "no model".to_owned(),
+        (_, 0) => names.join(", "),
+        (_, more) => format!("{}, and {more} more in GET /v1/models", names.join(", ")),
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What `/readyz` and the model list show.
 
-use protocol::message::ModelInfo;
+use protocol::{message::ModelInfo, stored::StoredModel};
 use serde::Serialize;
 
 use crate::worker::WorkerState;
@@ -17,6 +17,8 @@ pub enum ModelState {
     Draining,
     /// It could not be loaded, or all its workers are dead and none has been restarted yet.
     Failed,
+    /// It is in the artifact store and not loaded.
+    Stored,
 }
 
 /// One model, for the model list.
@@ -34,8 +36,27 @@ pub struct ModelStatus {
     pub workers: usize,
     /// Those of them that are ready.
     pub ready_workers: usize,
-    /// When its loading began, in Unix seconds.
+    /// When its loading began, in Unix seconds; of one that is only stored, when it was imported.
     pub since: u64,
+    /// What the store has under its name, where that is known.
+    pub stored: Option<StoredModel>,
+}
+
+impl From<StoredModel> for ModelStatus {
+    /// A model that is stored and not loaded.
+    fn from(stored: StoredModel) -> Self {
+        let defect = stored.defect.as_ref();
+        Self {
+            name: stored.id().to_owned(),
+            state: if defect.is_some() { ModelState::Failed } else { ModelState::Stored },
+            reason: defect.map(|defect| defect.message.clone()),
+            info: None,
+            workers: 0,
+            ready_workers: 0,
+            since: stored.imported_at,
+            stored: Some(stored),
+        }
+    }
 }
 
 /// One worker, for `/readyz`.
@@ -49,6 +70,8 @@ pub struct WorkerStatus {
     pub state: WorkerState,
     /// Live streams on it.
     pub streams: usize,
+    /// Tokens that it has still to compute for them, as far as can be told.
+    pub outstanding_tokens: u64,
     /// What it reported about itself, once it serves.
     #[serde(flatten)]
     pub work: Option<WorkerWork>,
@@ -78,4 +101,6 @@ pub struct WorkerWork {
     pub kv_tokens: u64,
     /// Most tokens whose keys and values it may hold.
     pub kv_capacity: u64,
+    /// Resident memory of its process in bytes, with the weights that it has mapped; 0 if its system does not tell.
+    pub memory_bytes: u64,
 }

@@ -17,7 +17,7 @@ use crate::{
     config::{Config, Connections, Server, Tls},
     fleet::{ModelRegistry, Models},
     metrics::MetricRegistry,
-    serve::{Caller, Dispatcher, LoadMetrics, admission::Admission},
+    serve::{Caller, Dispatcher, LoadMetrics, admission::Admission, operation::Operator},
 };
 
 /// What handlers share. Cheap to clone; all clones are one.
@@ -34,6 +34,7 @@ pub struct App {
     pub(super) metrics: HttpMetrics,
     pub(super) load: LoadMetrics,
     pub(super) dispatcher: Dispatcher,
+    pub(super) operator: Operator,
     pub(super) budget: Budget,
     /// For the log.
     pub(super) refusals: Throttle,
@@ -71,6 +72,7 @@ impl App {
         config: &Config,
         admission: Admission,
         dispatcher: Dispatcher,
+        operator: Operator,
         registry: Arc<ModelRegistry>,
         models: Models,
         metrics: Metrics,
@@ -80,6 +82,7 @@ impl App {
         Self {
             admission,
             dispatcher,
+            operator,
             registry,
             models,
             exposition,
@@ -109,7 +112,7 @@ impl App {
         self.budget.set_limit(config.server.request_memory);
         self.origins.store(Arc::new(Origins::new(&config.server)));
         self.rules.store(Arc::new(Rules::new(&config.server)));
-        self.admission.reconfigure(config.stream_registry);
+        self.admission.configure(config.stream_registry, config.rate_limits);
         self.models.set_max_loaded(config.max_loaded);
     }
 
@@ -126,6 +129,11 @@ impl App {
     /// Checks that a request with these headers is an administrator's.
     pub(super) fn authorize(&self, headers: &HeaderMap) -> Result<(), AuthError> {
         self.rules.load().access.authorize(headers)
+    }
+
+    /// Whether whoever sent these headers sees models that are stored and not loaded: who can use them.
+    pub(super) fn sees_stored(&self, headers: &HeaderMap) -> bool {
+        self.models.loads_on_demand() || self.is_admin(headers)
     }
 
     /// Whether a request with these headers is an administrator's.

@@ -7,9 +7,13 @@ use axum::{
 };
 use bytes::BytesMut;
 use futures_util::StreamExt;
-use tokio::time::timeout;
+use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{app::App, budget::Charge, error::ApiError};
+use crate::config::REQUEST_MEMORY_FACTOR;
+
+/// From here on parsing would keep other requests waiting for their turn on this thread.
+const LARGE_BODY: usize = 64 << 10;
 
 /// A body, read to its end, and the memory set aside for it.
 pub(super) struct FullBody {
@@ -41,6 +45,24 @@ pub(super) async fn read(app: &App, request: Request, limit: usize) -> Result<Fu
     };
     let longest = app.body_timeout();
     timeout(longest, read).await.unwrap_or(Err(ApiError::BodyTimeout(longest)))
+}
+
+/// What `read` makes of a body. The charge is for the bytes that this takes, as `size` says.
+pub(super) async fn parse<T: Send + 'static>(
+    FullBody { bytes, mut charge }: FullBody,
+    read: impl FnOnce(&[u8]) -> Result<T, ApiError> + Send + 'static,
+    size: impl FnOnce(&T) -> usize + Send + 'static,
+) -> Result<(T, Charge), ApiError> {
+    charge.resize(bytes.len().saturating_mul(REQUEST_MEMORY_FACTOR as usize))?;
+    let is_large = bytes.len() >= LARGE_BODY;
+    // The charge goes along: the memory is in use until the thread is done, whether the client waits or not.
+    let parse = move || {
+        let parsed = read(&bytes)?;
+        drop(bytes);
+        charge.resize(size(&parsed))?;
+        Ok((parsed, charge))
+    };
+    if is_large { spawn_blocking(parse).await.map_err(|_| ApiError::Internal)? } else { parse() }
 }
 
 fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {

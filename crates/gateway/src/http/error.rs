@@ -10,15 +10,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-pub(super) use self::report::{ErrorReport, ErrorWriter};
-pub use self::spec::{ErrorKind, ErrorSpec, error_table};
+pub(super) use self::report::{ErrorReport, ErrorWriter, Full};
+pub use self::spec::{ErrorKind, ErrorSpec, RetryAfter, error_table};
 use super::{
     auth::AuthError,
     public::{clip, public},
 };
 use crate::{
     fleet::ModelError,
-    serve::{FailureKind, RouteError, ServeError, admission::Rejection},
+    serve::{FailureKind, RouteError, ServeError, admission::Rejection, operation::OperationRejection},
 };
 
 /// Everything that can go wrong with a request.
@@ -177,7 +177,9 @@ impl ApiError {
         match self {
             Self::Field { param, .. } => param.as_deref(),
             Self::Unsupported { param, .. } | Self::Unknown { param } => Some(param),
-            Self::Serve(ServeError::Unroutable(RouteError::UnknownModel { .. })) => Some("model"),
+            Self::Serve(ServeError::Unroutable(
+                RouteError::UnknownModel { .. } | RouteError::NotNamed { .. },
+            )) => Some("model"),
             Self::Serve(ServeError::Failed(failure)) => failure.param.as_deref(),
             _ => None,
         }
@@ -191,10 +193,27 @@ impl ApiError {
             Self::Serve(ServeError::Failed(failure)) if kind != ErrorKind::InvalidRequest => {
                 public(&failure.message)
             }
+            Self::Serve(ServeError::NoModel(error)) => public(&error.to_string()),
             other => clip(other.to_string(), MAX_MESSAGE),
         };
         let param = self.param().map(|param| clip(param.to_owned(), MAX_PARAM));
-        ErrorReport { kind, code: Some(code), message, param, request_id: None }
+        let full = match self {
+            Self::Serve(ServeError::Rejected(rejection)) => Full::of(rejection),
+            _ => None,
+        };
+        let retry_after = self.retry_after();
+        ErrorReport { kind, code: Some(code), message, param, request_id: None, retry_after, full }
+    }
+
+    /// When the same request may succeed.
+    fn retry_after(&self) -> Option<Duration> {
+        match (self.spec().retry_after, self) {
+            (RetryAfter::Fixed(after), _) => Some(after),
+            (RetryAfter::Computed, Self::Serve(ServeError::Rejected(rejection))) => rejection.retry_after(),
+            // Nobody knows when a model that others wait for is loaded.
+            (RetryAfter::Computed, _) => Some(spec::RETRY_BUSY),
+            (RetryAfter::Never, _) => None,
+        }
     }
 
     /// The status of a response that tells it.
@@ -206,12 +225,14 @@ impl ApiError {
 impl IntoResponse for ApiError {
     /// Without a body: the outermost layer knows the request's id and dialect, and writes it from the report.
     fn into_response(self) -> Response {
-        let ErrorSpec { status, retry_after, .. } = self.spec();
+        let status = self.status();
         let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
         let mut response = (status, json).into_response();
         let headers = response.headers_mut();
-        if let Some(after) = retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        if let Some(after) = self.retry_after() {
+            // Whole seconds, so that nobody comes too early.
+            headers
+                .insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs_f64().ceil().max(1.0) as u64));
             headers.insert("retry-after-ms", HeaderValue::from(after.as_millis() as u64));
         }
         if status == StatusCode::UNAUTHORIZED {
@@ -237,8 +258,15 @@ fn of_serve(error: &ServeError) -> ErrorSpec {
     match error {
         ServeError::Rejected(Rejection::QueueFull { .. }) => spec::QUEUE_FULL,
         ServeError::Rejected(Rejection::WaitedTooLong { .. }) => spec::QUEUE_TIMEOUT,
+        ServeError::Rejected(Rejection::RateLimited(_)) => spec::RATE_LIMITED,
+        ServeError::Rejected(Rejection::DeadlinePassed) | ServeError::DeadlinePassed => {
+            spec::DEADLINE_EXCEEDED
+        }
         ServeError::Rejected(Rejection::ShuttingDown) => spec::SHUTTING_DOWN,
+        ServeError::OperationRejected(OperationRejection::QueueFull { .. }) => spec::QUEUE_FULL,
+        ServeError::OperationRejected(OperationRejection::WaitedTooLong { .. }) => spec::QUEUE_TIMEOUT,
         ServeError::Unroutable(error) => of_route(error),
+        ServeError::NoModel(error) => of_model(error),
         ServeError::Failed(failure) => of_failure(failure.kind),
         ServeError::Internal => spec::INTERNAL_ERROR,
     }
@@ -248,6 +276,7 @@ fn of_route(error: &RouteError) -> ErrorSpec {
     match error {
         RouteError::UnknownModel { .. } => spec::MODEL_NOT_FOUND,
         RouteError::Unloading { .. } => spec::MODEL_LEAVING,
+        RouteError::NotNamed { .. } => spec::INVALID_VALUE,
         RouteError::NoWorker { .. } => spec::NO_WORKER,
     }
 }
@@ -258,8 +287,10 @@ fn of_failure(kind: FailureKind) -> ErrorSpec {
         FailureKind::ContextLengthExceeded => spec::CONTEXT_LENGTH_EXCEEDED,
         FailureKind::WorkerLost => spec::WORKER_LOST,
         FailureKind::Overloaded => spec::OVERLOADED,
-        // The last two are about loads, and can't answer a request for text.
-        FailureKind::Internal | FailureKind::UnknownModel | FailureKind::DamagedModel => spec::WORKER_ERROR,
+        // Of a draft model; what is wrong with a model that is served is found when it is loaded.
+        FailureKind::UnknownModel => spec::MODEL_NOT_FOUND,
+        FailureKind::DamagedModel => spec::MODEL_DAMAGED,
+        FailureKind::Internal => spec::WORKER_ERROR,
     }
 }
 
@@ -278,6 +309,9 @@ fn of_model(error: &ModelError) -> ErrorSpec {
         ModelError::Restarting(_) => spec::RESTART_IN_PROGRESS,
         ModelError::NotRestarted { .. } => spec::RESTART_FAILED,
         ModelError::NotRestartedYet { .. } => spec::RESTART_TIMEOUT,
+        ModelError::NoRoom { .. } => spec::NO_ROOM,
+        ModelError::Crowded(_) => spec::QUEUE_FULL,
+        ModelError::StoreUnreadable => spec::STORE_UNREADABLE,
         ModelError::ShuttingDown => spec::SHUTTING_DOWN,
     }
 }

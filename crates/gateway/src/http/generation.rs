@@ -8,20 +8,19 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use tokio::task::spawn_blocking;
 use tracing::Instrument;
 
 use super::{
     app::App,
-    body::{self, FullBody},
+    body,
     budget::Charge,
     dialect::{Answer, Asked, Dialect},
     error::ApiError,
     request_id::RequestId,
     stream::{self, Opened, Source},
+    terms::Terms,
 };
 use crate::{
-    config::REQUEST_MEMORY_FACTOR,
     serve::{Correlation, GenerateRequest, TraceContext},
     trace,
 };
@@ -32,15 +31,19 @@ pub(super) async fn create<D: Dialect>(
     State(app): State<App>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
+    // By the clock of the timers that its deadline sets.
+    let arrived = tokio::time::Instant::now().into_std();
     let request_id = request.extensions().get::<RequestId>().cloned();
+    let terms = Terms::of(request.headers(), request.extensions())?;
     let correlation = Correlation {
         request_id: request_id.clone().map(|RequestId(id)| id),
         trace: request.extensions().get::<TraceContext>().copied(),
     };
     let body = body::read(&app, request, app.max_body_bytes()).await?;
-    let (Asked { request, stream, context }, charge) = read::<D>(body).await?;
-    let request = GenerateRequest { correlation, ..request };
+    let size = |asked: &Asked<D::Context>| asked.request.bytes();
+    let (Asked { mut request, stream, timeout, context }, charge) = body::parse(body, D::read, size).await?;
+    terms.apply(&mut request, timeout, arrived);
+    request.correlation = correlation;
     let (keepalive, metrics) = (app.sse_keepalive(), app.metrics.clone());
     let opening = open::<D>(app, request, context, charge, arrived).in_current_span();
     if stream {
@@ -52,24 +55,6 @@ pub(super) async fn create<D: Dialect>(
     let output = generation.collect().instrument(trace::respond()).await?;
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     Ok((json, Body::from(answer.full(&output))).into_response())
-}
-
-/// From here on parsing would keep other requests waiting for their turn on this thread.
-const LARGE_BODY: usize = 64 << 10;
-
-async fn read<D: Dialect>(
-    FullBody { bytes, mut charge }: FullBody,
-) -> Result<(Asked<D::Context>, Charge), ApiError> {
-    charge.resize(bytes.len().saturating_mul(REQUEST_MEMORY_FACTOR as usize))?;
-    let is_large = bytes.len() >= LARGE_BODY;
-    // The charge goes along: the memory is in use until the thread is done, whether the client waits or not.
-    let read = move || {
-        let asked = D::read(&bytes)?;
-        drop(bytes);
-        charge.resize(asked.request.bytes())?;
-        Ok((asked, charge))
-    };
-    if is_large { spawn_blocking(read).await.map_err(|_| ApiError::Internal)? } else { read() }
 }
 
 /// Waits for the worker to accept the prompt. `charge` is for the memory that the request takes until the generation

@@ -81,7 +81,7 @@ fn details(app: &App, is_admin: bool) -> Details {
 }
 
 fn is_ready(app: &App) -> bool {
-    !app.admission.is_closed() && app.registry.is_ready()
+    !app.admission.is_closed() && app.models.is_ready()
 }
 
 /// All metrics, in the OpenMetrics text format.

@@ -30,13 +30,14 @@ mod router;
 pub mod server;
 mod sse;
 mod stream;
+mod terms;
 mod throttle;
 mod trace_context;
 mod unread;
 
 pub use self::{
     app::{App, Metrics},
-    error::{ErrorKind, ErrorSpec, error_table},
+    error::{ErrorKind, ErrorSpec, RetryAfter, error_table},
     metrics::HttpMetrics,
     router::routes,
 };

@@ -78,10 +78,9 @@ impl<M: OfModel> ByModel<M> {
         };
         self.family.get_or_create_owned(&Line { model: model.to_owned(), more })
     }
-}
 
-impl<M: OfModel> Forget for ByModel<M> {
-    fn forget(&self, model: &str) {
+    /// Removes the model's lines.
+    pub fn forget(&self, model: &str) {
         let line = |more| Line { model: model.to_owned(), more };
         match self.labels {
             Labels::OnlyModel => {
@@ -91,6 +90,12 @@ impl<M: OfModel> Forget for ByModel<M> {
                 self.family.remove(&line(Some((label, value))));
             }),
         }
+    }
+}
+
+impl<M: OfModel> Forget for ByModel<M> {
+    fn forget(&self, model: &str) {
+        Self::forget(self, model);
     }
 }
 

@@ -91,6 +91,7 @@ mod tests {
             waiting,
             kv_tokens,
             kv_capacity,
+            memory_bytes: 0,
         }
     }
 

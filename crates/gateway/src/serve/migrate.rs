@@ -38,7 +38,7 @@ use tracing::{Instrument, Span, debug_span, info};
 use self::blame::Blame;
 use super::{error::ServeError, metrics::ServeMetrics, request::GenerateRequest};
 use crate::{
-    fleet::{ModelRegistry, Route, RouteError},
+    fleet::{InUse, ModelRegistry, Route, RouteError, RouteRequest},
     trace::REQUEST,
     worker::{
         loss::Loss,
@@ -60,8 +60,6 @@ pub(super) struct Opener {
 pub struct OpenLimits {
     /// Chunks that a worker may send before any was read.
     pub credit_chunks: u32,
-    /// How long a request waits until a worker of its model is ready.
-    pub first_wait: Duration,
     /// How long a stream whose worker is lost waits for another.
     pub recovery_wait: Duration,
 }
@@ -70,6 +68,8 @@ pub struct OpenLimits {
 /// cancels the generation.
 pub(super) struct MigratingStream {
     opener: Arc<Opener>,
+    /// Keeps the model loaded.
+    model: Arc<InUse>,
     request: Arc<GenerateRequest>,
     /// Digest of the model. Another one would continue with other tokens.
     digest: String,
@@ -103,6 +103,7 @@ impl Opener {
     /// Opens a stream behind `tokens`. Waits at most `longest` for a worker to be ready.
     async fn open(
         &self,
+        model: &InUse,
         request: &GenerateRequest,
         tokens: &[u32],
         progress: Progress,
@@ -110,27 +111,28 @@ impl Opener {
     ) -> Result<(Stream, String), ServeError> {
         let opened = timeout(longest, async {
             loop {
-                self.registry.usable(&request.model).await?;
+                self.registry.usable(model).await?;
                 // The worker may have gone since then, so this may take another turn.
-                match self.try_open(request, tokens, progress)? {
+                match self.try_open(model, request, tokens, progress)? {
                     Some(opened) => return Ok::<_, ServeError>(opened),
                     None => tokio::task::yield_now().await,
                 }
             }
         });
-        opened
-            .await
-            .unwrap_or_else(|_elapsed| Err(RouteError::NoWorker { model: request.model.clone() }.into()))
+        opened.await.unwrap_or_else(|_elapsed| Err(RouteError::NoWorker { model: model.to_string() }.into()))
     }
 
     /// `None` if no worker takes it now.
     fn try_open(
         &self,
+        model: &InUse,
         request: &GenerateRequest,
         tokens: &[u32],
         progress: Progress,
     ) -> Result<Option<(Stream, String)>, ServeError> {
-        let routed = debug_span!(target: REQUEST, "route").in_scope(|| self.registry.route(&request.model));
+        let wanted = RouteRequest::of(&request.prompt);
+        let route = debug_span!(target: REQUEST, "route");
+        let routed = route.in_scope(|| self.registry.route(model, wanted));
         let Route { link, info } = match routed {
             Ok(route) => route,
             Err(RouteError::NoWorker { .. }) => return Ok(None),
@@ -150,19 +152,23 @@ impl Opener {
 }
 
 impl MigratingStream {
-    /// Opens the stream of `request`, which arrived at `arrived` and whose span is the current one.
+    /// Opens the stream of `request` for `model`, which arrived at `arrived` and whose span is the current one. Waits at
+    /// most `longest` for a worker to be ready.
     ///
     /// # Errors
     /// No worker of the model is ready in time, or the request can't be sent to one.
     pub(super) async fn open(
         opener: &Arc<Opener>,
+        model: InUse,
         request: GenerateRequest,
         arrived: Instant,
+        longest: Duration,
     ) -> Result<Self, ServeError> {
         let progress = Progress::new(arrived);
-        let (stream, digest) = opener.open(&request, &[], progress, opener.limits.first_wait).await?;
+        let (stream, digest) = opener.open(&model, &request, &[], progress, longest).await?;
         Ok(Self {
             opener: Arc::clone(opener),
+            model: Arc::new(model),
             request: Arc::new(request),
             digest,
             tokens: Vec::new(),
@@ -231,11 +237,12 @@ impl MigratingStream {
         }
         info!(why = loss.reason(), tokens = self.tokens.len(), "a stream goes on with another worker");
         self.opener.metrics.count_migration(loss);
-        let (opener, request) = (Arc::clone(&self.opener), Arc::clone(&self.request));
+        let (opener, model) = (Arc::clone(&self.opener), Arc::clone(&self.model));
+        let request = Arc::clone(&self.request);
         let (tokens, progress) = (self.tokens.clone(), self.progress);
         let opening = async move {
             let longest = opener.limits.recovery_wait;
-            opener.open(&request, &tokens, progress, longest).await
+            opener.open(&model, &request, &tokens, progress, longest).await
         };
         self.state = State::Moving(Instant::now(), Box::pin(opening.instrument(self.span.clone())));
         Ok(())

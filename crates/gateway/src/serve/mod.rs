@@ -1,34 +1,52 @@
 //! The neutral core between HTTP and the fleet: what is asked for, who may have it and when, and what comes out.
 //!
 //! ```text
-//! GenerateRequest ─ admit ─► Permit ─ route ─► Link ─ open ─► Generation ─► OutputEvent … Finish
-//!        │                              ▲                           │ its worker is lost
-//!        │                              └────────── migrate ────────┘
-//!        └───────────────────────────┴────────────────┴────────────┴──────► ServeError
+//! GenerateRequest ─ provide ─► InUse ─ admit ─► Permit ─ route ─► Link ─ open ─► Generation ─► OutputEvent … Finish
+//!        │                                                │                            │ its worker is lost
+//!        │                                                └───────── migrate ──────────┘
+//!        └───────────────────────┴────────────────┴────────────────┴────────────┴──────► ServeError
 //! ```
+//!
+//! An operation, which has a single answer, goes a shorter way: [`operation`].
 //!
 //! Nothing here knows HTTP or the JSON of any client. Each dialect of `http` translates between its own JSON and
 //! these types.
 
 pub mod admission;
 mod caller;
+mod deadline;
 mod dispatcher;
 mod error;
+mod estimate;
 mod event;
+mod gate;
 mod generation;
+mod limit;
 mod load;
 mod metrics;
 mod migrate;
+pub mod operation;
+mod pace;
+mod priority;
+mod queue;
+mod rate_limit;
+mod rejection;
 mod request;
 
+#[cfg(test)]
+pub(crate) use self::request::plain as plain_request;
 pub use self::{
     caller::Caller,
     dispatcher::Dispatcher,
-    error::{Failure, FailureKind, RouteError, ServeError},
+    error::{Failure, FailureKind, ModelError, RouteError, ServeError},
     event::{FinishReason, Output, OutputEvent, Usage},
+    gate::Occupancy,
     generation::Generation,
     load::LoadMetrics,
     metrics::ServeMetrics,
     migrate::OpenLimits,
+    priority::{NotAPriority, Priority},
+    queue::Bound,
+    rate_limit::{RateExceeded, RateUnit},
     request::{ChatMessage, Correlation, GenerateRequest, Prompt, Sampling, TraceContext},
 };

@@ -1,24 +1,37 @@
 //! Stage *batch*: submissions become [`Batch`](protocol::message::Batch)es. Pure: time comes in as an argument.
 //!
-//! Whatever is queued goes in one frame, up to `max_batch_size`. A hold window may let a submission
-//! wait for others; it is 0 by default, because a busy link batches by itself: while one frame is
-//! written, the next one's submissions gather.
+//! Whatever is queued goes in one frame, up to `max_batch_size`: a busy link batches by itself, since the next frame's
+//! submissions gather while one is written. A hold window, which is 0 by default, may let a submission wait for others
+//! where others are likely to come ([`hold`]).
 //!
-//! The queue is bounded without refusing anything: a live stream has at most one `Generate`, one
-//! `Cancel` and one (summed) `Credit` in it, admission bounds the live streams, and a stream that
-//! is cancelled before it was shipped leaves nothing behind.
+//! ```text
+//! a frame:   requests, cancels, credits in their order │ operations, one kind after the other │ drain
+//! ```
+//!
+//! The queue is bounded without refusing anything: a live stream has at most one `Generate`, one `Cancel` and one
+//! (summed) `Credit` in it, an operation itself or its `Cancel`; admission bounds both, and what is cancelled before it
+//! was shipped leaves nothing behind.
+
+mod hold;
+mod lanes;
+mod taken;
 
 use std::{
     collections::{HashSet, VecDeque},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use protocol::{
     codec::CodecError,
     ids::RequestId,
-    message::{EncodedSubmission, Generate, Submission, encode_batch},
+    message::{EncodedSubmission, Generate, Submission, append_submission},
 };
 
+use self::{
+    hold::Arrivals,
+    lanes::{Lanes, Room},
+};
+pub use self::{lanes::NewOperation, taken::Taken};
 use crate::{
     config::BatchQueue,
     trace::{RequestSpan, StageSpan},
@@ -50,13 +63,20 @@ pub enum Queued {
     Drain,
 }
 
-/// Submissions that were not taken yet, in order.
+/// Submissions that were not taken yet.
 #[derive(Debug)]
 pub struct Batcher {
     settings: BatchQueue,
+    /// All but operations, in order.
     queue: VecDeque<Queued>,
+    operations: Lanes,
+    /// To be sent behind all others.
+    drain: bool,
+    /// Something is queued that must not be held.
+    urgent: bool,
     /// When the submission that waits longest came.
     oldest: Option<Instant>,
+    arrivals: Arrivals,
 }
 
 /// What to do with a [`Batcher`] now.
@@ -64,14 +84,42 @@ pub struct Batcher {
 pub enum Next {
     /// Nothing is queued.
     Idle,
-    /// Others may still join; look again then, or when something is pushed.
+    /// Others may still join; look again then, or when the next push says so.
     HoldUntil(Instant),
     /// Take a batch.
-    Ship,
+    Ship(Flush),
+}
+
+/// Why a batch is shipped now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// Nothing is to be waited for.
+    AtOnce,
+    /// As much is queued as a frame takes.
+    Full,
+    /// It was held as long as it may be.
+    Window,
+    /// Something in it must not wait.
+    Urgent,
 }
 
 /// Large requests are split over batches, so that a worker soon has the first of them. A single request may be larger.
 const MAX_BATCH_BYTES: usize = 4 << 20;
+
+impl Flush {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::AtOnce, Self::Full, Self::Window, Self::Urgent];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AtOnce => "at_once",
+            Self::Full => "full",
+            Self::Window => "window",
+            Self::Urgent => "urgent",
+        }
+    }
+}
 
 impl Queued {
     /// A request for text.
@@ -93,19 +141,24 @@ impl Queued {
     }
 
     /// It joins a frame. Returns its trace's next stage, for a request.
-    pub(super) fn begin_shipping(&mut self) -> Option<StageSpan> {
+    fn begin_shipping(&mut self) -> Option<StageSpan> {
         match self {
             Self::Generate { stage, .. } => Some(std::mem::take(stage).end().ship()),
             Self::Cancel(_) | Self::Credit { .. } | Self::Drain => None,
         }
     }
 
-    fn encode(self) -> Result<EncodedSubmission, CodecError> {
+    fn append_to(&self, body: &mut Vec<u8>) -> Result<(), CodecError> {
         match self {
-            Self::Generate { bytes, .. } => Ok(bytes),
-            Self::Cancel(id) => EncodedSubmission::new(&Submission::Cancel(id)),
-            Self::Credit { id, chunks } => EncodedSubmission::new(&Submission::Credit { id, chunks }),
-            Self::Drain => EncodedSubmission::new(&Submission::Drain),
+            Self::Generate { bytes, .. } => {
+                body.extend_from_slice(bytes.as_bytes());
+                Ok(())
+            }
+            Self::Cancel(id) => append_submission(&Submission::Cancel(*id), body),
+            Self::Credit { id, chunks } => {
+                append_submission(&Submission::Credit { id: *id, chunks: *chunks }, body)
+            }
+            Self::Drain => append_submission(&Submission::Drain, body),
         }
     }
 
@@ -118,50 +171,117 @@ impl Queued {
             Self::Cancel(_) | Self::Credit { .. } | Self::Drain => SMALL,
         }
     }
+
+    /// Whether it must not be held: the worker is to stop something.
+    fn is_urgent(&self) -> bool {
+        matches!(self, Self::Cancel(_) | Self::Drain)
+    }
 }
 
 impl Batcher {
     /// An empty queue.
     pub fn new(settings: BatchQueue) -> Self {
-        Self { settings, queue: VecDeque::new(), oldest: None }
+        Self {
+            settings,
+            queue: VecDeque::new(),
+            operations: Lanes::default(),
+            drain: false,
+            urgent: false,
+            oldest: None,
+            arrivals: Arrivals::default(),
+        }
     }
 
-    /// Queues a submission, or folds it into what is queued.
-    pub fn push(&mut self, queued: Queued, now: Instant) {
+    /// Queues a submission, or folds it into what is queued. True if what is to be done has changed with it: whoever
+    /// ships must look. `now` is asked only if the time matters.
+    pub fn push(&mut self, queued: Queued, now: impl FnOnce() -> Instant) -> bool {
+        let urgent = queued.is_urgent();
         match queued {
-            Queued::Cancel(id) if self.forget(id) => return,
-            Queued::Credit { id, chunks } if self.add_credit(id, chunks) => return,
+            Queued::Cancel(id) if self.forget(id) => return false,
+            Queued::Credit { id, chunks } if self.add_credit(id, chunks) => return false,
+            Queued::Drain => self.drain = true,
             queued => self.queue.push_back(queued),
         }
-        self.oldest.get_or_insert(now);
+        self.pushed(urgent, now)
+    }
+
+    /// [`Batcher::push`] of an operation. An `urgent` one is not held.
+    ///
+    /// # Errors
+    /// It can't be encoded.
+    pub fn push_operation(
+        &mut self,
+        operation: NewOperation<'_>,
+        urgent: bool,
+        now: impl FnOnce() -> Instant,
+    ) -> Result<bool, CodecError> {
+        self.operations.push(operation)?;
+        Ok(self.pushed(urgent, now))
+    }
+
+    /// Notes that something was queued; true if whoever ships must look.
+    fn pushed(&mut self, urgent: bool, now: impl FnOnce() -> Instant) -> bool {
+        let (holds, first) = (!self.settings.flush_interval.is_zero(), self.oldest.is_none());
+        if holds || first {
+            let now = now();
+            self.oldest.get_or_insert(now);
+            if holds {
+                self.arrivals.note(now, self.settings.flush_interval);
+            }
+        }
+        let hurries = urgent && !self.urgent;
+        self.urgent |= urgent;
+        // Without a window, the first push has told it already that there is something to ship.
+        first || (holds && (hurries || self.is_full()))
+    }
+
+    /// What is queued is not held any longer. True if whoever ships must look.
+    pub fn hurry(&mut self) -> bool {
+        let hurries = !self.urgent && !self.is_empty();
+        self.urgent |= hurries;
+        hurries
     }
 
     /// What to do at `now`.
     pub fn next(&self, now: Instant) -> Next {
         let Some(oldest) = self.oldest else { return Next::Idle };
-        let due = oldest + self.settings.flush_interval;
-        if self.queue.len() >= self.settings.max_batch_size || now >= due {
-            Next::Ship
-        } else {
-            Next::HoldUntil(due)
+        if self.urgent {
+            return Next::Ship(Flush::Urgent);
+        }
+        if self.is_full() {
+            return Next::Ship(Flush::Full);
+        }
+        let hold = self.arrivals.hold(self.settings.flush_interval);
+        match oldest + hold {
+            _ if hold.is_zero() => Next::Ship(Flush::AtOnce),
+            due if now >= due => Next::Ship(Flush::Window),
+            due => Next::HoldUntil(due),
         }
     }
 
-    /// The longest waiting submissions, at most `max_batch_size` and `MAX_BATCH_BYTES`, but at least one. What remains
-    /// is due as before.
-    pub fn take(&mut self) -> Vec<Queued> {
+    /// Moves the longest waiting submissions to `taken`: of operations and of all others at most `max_batch_size` each,
+    /// and `MAX_BATCH_BYTES`, but at least one. What remains is due as before.
+    pub fn take(&mut self, now: Instant, taken: &mut Taken) {
+        taken.clear();
         let mut bytes = 0;
-        let fits = |queued: &&Queued| {
-            let first = bytes == 0;
+        let max = self.settings.max_batch_size;
+        while taken.submissions.len() < max
+            && let Some(queued) = self.queue.front()
+            && (bytes == 0 || bytes + queued.size() <= MAX_BATCH_BYTES)
+            && let Some(queued) = self.queue.pop_front()
+        {
             bytes += queued.size();
-            first || bytes <= MAX_BATCH_BYTES
-        };
-        let count = self.queue.iter().take(self.settings.max_batch_size).take_while(fits).count();
-        let taken = self.queue.drain(..count).collect();
-        if self.queue.is_empty() {
-            self.oldest = None;
+            taken.submissions.push(queued);
         }
-        taken
+        // A request that is as large as several frames has one for itself.
+        if bytes <= MAX_BATCH_BYTES {
+            self.operations.take(Room { count: max, bytes: MAX_BATCH_BYTES - bytes }, taken);
+        }
+        taken.waited = self.oldest.map_or(Duration::ZERO, |oldest| now.saturating_duration_since(oldest));
+        if self.queue.is_empty() && self.operations.len() == 0 {
+            taken.drain = std::mem::take(&mut self.drain);
+            self.emptied();
+        }
     }
 
     /// The streams whose requests are queued.
@@ -171,22 +291,31 @@ impl Batcher {
 
     /// Submissions queued.
     pub fn len(&self) -> usize {
-        self.queue.len()
+        self.queue.len() + self.operations.len() + usize::from(self.drain)
     }
 
     /// Whether nothing is queued.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.len() == 0
+    }
+
+    fn is_full(&self) -> bool {
+        self.queue.len().max(self.operations.len()) >= self.settings.max_batch_size
+    }
+
+    fn emptied(&mut self) {
+        self.oldest = None;
+        self.urgent = false;
     }
 
     /// Drops what is queued for `id`; true if its request was among that, so that the worker needs no cancel.
     fn forget(&mut self, id: RequestId) -> bool {
         let before = self.queue.len();
         self.queue.retain(|s| !matches!(s, Queued::Generate { id: other, .. } if *other == id));
-        let unsent = self.queue.len() < before;
+        let unsent = self.queue.len() < before || self.operations.cancel(id);
         self.queue.retain(|s| !matches!(s, Queued::Credit { id: other, .. } if *other == id));
-        if self.queue.is_empty() {
-            self.oldest = None;
+        if self.is_empty() {
+            self.emptied();
         }
         unsent
     }
@@ -203,15 +332,6 @@ impl Batcher {
         }
         false
     }
-}
-
-/// Encodes what was taken into `body`, as one batch.
-///
-/// # Errors
-/// Never for what a [`Batcher`] gave: sizes were looked at before.
-pub fn encode(taken: Vec<Queued>, body: &mut Vec<u8>) -> Result<(), CodecError> {
-    let parts = taken.into_iter().map(Queued::encode).collect::<Result<Vec<_>, _>>()?;
-    encode_batch(&parts, body)
 }
 
 #[cfg(test)]

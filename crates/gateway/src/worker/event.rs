@@ -29,7 +29,12 @@ pub enum WorkerEvent {
     /// It reported that it has finished what it had.
     Drained,
     /// It is gone and reaped, or could not be started. Nothing follows.
-    Died(String),
+    Died {
+        /// How, for people.
+        why: String,
+        /// Somebody else ended it: a person, or a system that ran out of memory.
+        by_others: bool,
+    },
 }
 
 /// The sender of one process's events.

@@ -2,45 +2,59 @@
 //!
 //! ```text
 //! Outbox (batcher) ── batch ──► encode ──► request ring ──► worker
-//! Streams, events ◄── dispatch ◄── decode ◄── report ring ◄── worker
+//! Streams, operations, events ◄── dispatch ◄── decode ◄── report ring ◄── worker
 //! ```
 //!
 //! The task sleeps when there is nothing to ship and nothing to read, and wakes for a submission, the
 //! end of a hold window, or a doorbell on the socket. The worker is dead when the socket closes or its process ends.
 
+mod end;
+mod give_way;
+#[cfg(test)]
+mod played;
 mod ship;
+mod shipment;
 
 use std::{
+    borrow::Borrow,
     convert::Infallible,
-    io,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::Waker,
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt;
 use interprocess::local_socket::tokio::Stream as Socket;
 use protocol::{
-    codec::{self, CodecError},
-    frame::{FrameError, FrameKind, FrameReceiver, FrameSender},
+    codec,
+    frame::{BELL, FrameKind, FrameReceiver, FrameSender},
     ids::RequestId,
-    message::{Failure, FailureKind, Generate, Heartbeat, Report, Verified},
+    message::{Failure, FailureKind, Generate, Heartbeat, OperationKind, Report, StreamEvent, Verified},
     shm::Armed,
 };
-use tokio::{io::AsyncReadExt, time::sleep_until};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::coop::unconstrained,
+    time::sleep_until,
+};
 use tracing::{debug_span, warn};
 
+pub use self::end::LinkEnd;
+use self::{give_way::give_way, shipment::Shipment};
 use super::{
     batcher::Queued,
     event::{EventSender, WorkerEvent},
     loss::Loss,
     metrics::{LinkMetrics, StreamMetrics},
+    operations::{Operate, Operations},
     outbox::Outbox,
     streams::{OpenError, Progress, Stream, Streams},
 };
-use crate::{config::BatchQueue, trace::StageSpan};
+use crate::config::BatchQueue;
 
 /// One worker process, as requests use it. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -49,6 +63,7 @@ pub struct Link {
     heartbeat: Arc<Mutex<Heartbeat>>,
     outbox: Arc<Outbox>,
     streams: Arc<Streams>,
+    operations: Arc<Operations>,
     alive: Arc<AtomicBool>,
 }
 
@@ -59,42 +74,13 @@ pub struct LinkTask {
     sender: FrameSender,
     receiver: FrameReceiver,
     metrics: LinkMetrics,
-    /// The encoded batch; reused.
-    body: Vec<u8>,
-    /// Submissions in `body` if it was not (wholly) sent yet, else 0.
-    unsent: usize,
-    /// The requests among them, in their traces.
-    shipping: Vec<StageSpan>,
+    shipment: Shipment,
+    /// Those who wait for the answers of a report; reused.
+    wakers: Vec<Waker>,
     /// When an event last reported that the worker is alive.
     alive_sent: Instant,
     /// The outcome of a verification was sent. It is sent once, however often the worker reports one.
     verification_sent: bool,
-}
-
-/// Why a link ended.
-#[derive(Debug, thiserror::Error)]
-pub enum LinkEnd {
-    /// The worker's end of the socket is closed: it is dead, or will be soon.
-    #[error("its socket closed")]
-    Closed,
-    /// The worker's process has ended, though its end of the socket may be open in another one.
-    #[error("its process ended")]
-    Exited,
-    /// The socket broke.
-    #[error("its socket failed")]
-    Socket(#[from] io::Error),
-    /// The shared memory or a frame in it is invalid.
-    #[error("its shared memory can't be used")]
-    Frame(#[from] FrameError),
-    /// A message could not be decoded.
-    #[error("a message from it is broken")]
-    Codec(#[from] CodecError),
-    /// Its description of the model is longer than that of any model.
-    #[error("it described its model in {0} bytes")]
-    Description(usize),
-    /// It sent a frame that only a gateway may send.
-    #[error("it sent a frame of kind {0:?}")]
-    Kind(FrameKind),
 }
 
 /// Most bytes of a model's name, digest and architecture together.
@@ -110,6 +96,7 @@ impl Link {
             heartbeat: Arc::default(),
             outbox: Arc::new(Outbox::new(settings)),
             streams: Arc::new(Streams::new(metrics)),
+            operations: Arc::default(),
             alive: Arc::new(AtomicBool::new(true)),
         }
     }
@@ -122,6 +109,26 @@ impl Link {
         self.streams.open(&self.outbox, generate, progress)
     }
 
+    /// Asks the worker for something that has a single answer. An `urgent` operation is not held for others to share
+    /// its frame. Nothing is sent before the future is polled; dropping it cancels the operation. It fails if the
+    /// worker does, if the operation is too large to be sent, or if the worker dies first.
+    pub fn operate<K>(&self, kind: K, urgent: bool) -> Operate<'_, K>
+    where
+        K: Borrow<OperationKind> + Unpin,
+    {
+        self.operations.operate(&self.outbox, kind, urgent)
+    }
+
+    /// Operations that the worker has not answered.
+    pub fn open_operations(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Ships what is queued without holding it any longer.
+    pub fn hurry(&self) {
+        self.outbox.hurry();
+    }
+
     /// The worker's last heartbeat; all zero before the first.
     pub fn heartbeat(&self) -> Heartbeat {
         *self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner)
@@ -132,30 +139,38 @@ impl Link {
         self.streams.len()
     }
 
+    /// Tokens that the worker has still to compute for its live streams, as far as can be told.
+    pub fn outstanding_tokens(&self) -> u64 {
+        self.streams.load.outstanding()
+    }
+
     /// Whether the worker can still be reached, as far as is known.
     pub fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Relaxed)
     }
 
-    /// Whether it takes new streams, as far as is known.
+    /// Whether it takes new streams and operations, as far as is known.
     pub fn takes_streams(&self) -> bool {
         self.is_alive() && self.streams.is_open()
     }
 
-    /// Opens no further streams; those that are live go on.
+    /// Opens no further streams and takes no further operations; those that are live go on.
     pub fn close(&self) {
+        self.operations.close(operation_lost(LEAVING));
         self.streams.close(Loss::Left(LEAVING.into()));
     }
 
-    /// Opens no further streams, and ends those that are live: another worker can continue them.
+    /// Opens no further streams, and ends those that are live, and operations: another worker can do them.
     pub fn release(&self) {
         let loss = Loss::Left(LEAVING.into());
         self.cancel(self.streams.lose_all(loss.clone(), |_| loss.clone()));
+        self.cancel(self.operations.fail_all(operation_lost(LEAVING)));
     }
 
-    /// Returns when no stream is live.
+    /// Returns when no stream is live and no operation open. Only after [`Link::close`] it stays so.
     pub async fn idle(&self) {
         self.streams.idle().await;
+        self.operations.idle().await;
     }
 
     /// Asks the worker to finish and exit.
@@ -163,16 +178,18 @@ impl Link {
         self.outbox.push(Queued::Drain);
     }
 
-    /// Ends every live stream with one error event, and opens no further ones. No other worker continues them.
+    /// Ends every live stream with one error event and fails every operation, and takes no further ones. No other
+    /// worker continues the streams.
     pub fn fail_all(&self, why: &str) {
         self.alive.store(false, Ordering::Relaxed);
         let message = format!("the request was ended: {why}; send it again");
         let failure = Failure { kind: FailureKind::WorkerLost, param: None, message };
         self.cancel(self.streams.fail_all(&failure));
+        self.cancel(self.operations.fail_all(failure));
     }
 
-    /// The worker is gone, for the reason `loss`: ends every live stream with it, and opens no further ones. Those whose
-    /// request was never sent had no part in it.
+    /// The worker is gone, for the reason `loss`: ends every live stream with it, and every operation, and takes no
+    /// further ones. Streams whose request was never sent had no part in it.
     pub fn lose_all(&self, loss: &Loss) {
         self.alive.store(false, Ordering::Relaxed);
         let unsent = self.outbox.requests();
@@ -180,23 +197,10 @@ impl Link {
             true => Loss::Left(loss.reason().into()),
             false => loss.clone(),
         });
+        self.operations.fail_all(operation_lost(loss.reason()));
     }
 
-    /// Plays the worker: these events came from it.
-    #[cfg(test)]
-    pub(crate) fn deliver(&self, events: Vec<protocol::message::StreamEvent>) {
-        self.streams.deliver(events);
-    }
-
-    /// Plays the worker: what was queued for it since it was last asked.
-    #[cfg(test)]
-    pub(crate) fn take_submissions(&self) -> Vec<protocol::message::Submission> {
-        let mut body = Vec::new();
-        let batch = super::batcher::encode(self.outbox.take(), &mut body).and_then(|()| codec::decode(&body));
-        batch.map(|batch: protocol::message::Batch| batch.submissions).unwrap_or_default()
-    }
-
-    /// Orders a worker that may be alive to forget these streams.
+    /// Orders a worker that may be alive to forget these streams and operations.
     fn cancel(&self, ended: Vec<RequestId>) {
         ended.into_iter().for_each(|id| self.outbox.push(Queued::Cancel(id)));
     }
@@ -204,6 +208,12 @@ impl Link {
 
 /// Why a worker that is about to leave refuses a stream.
 const LEAVING: &str = "the worker is about to leave";
+
+/// For an operation whose worker is gone or leaves, for the reason `why`: another worker is asked.
+fn operation_lost(why: &str) -> Failure {
+    let message = format!("the worker for this request was lost: {why}; send the request again");
+    Failure { kind: FailureKind::WorkerLost, param: None, message }
+}
 
 impl LinkTask {
     /// The task of `link`, over what the handshake yielded.
@@ -220,9 +230,8 @@ impl LinkTask {
             sender,
             receiver,
             metrics,
-            body: Vec::new(),
-            unsent: 0,
-            shipping: Vec::new(),
+            shipment: Shipment::default(),
+            wakers: Vec::new(),
             alive_sent: now(),
             verification_sent: false,
         }
@@ -272,7 +281,9 @@ impl LinkTask {
                     count => { self.metrics.received.wakeups.inc_by(count as u64); }
                 },
                 () = &mut exited => return Err(LinkEnd::Exited),
-                () = self.link.outbox.pushed() => {}
+                // Whoever else is ready to submit something does so first: the runtime runs a task that was woken
+                // before those that have waited for longer, and each would get a frame of its own.
+                () = self.link.outbox.pushed() => give_way().await,
                 () = held => {}
             }
         }
@@ -304,11 +315,7 @@ impl LinkTask {
         match report {
             Report::Events(delivered) => {
                 count.inc_by(delivered.len() as u64);
-                let _span = debug_span!("deliver", events = delivered.len()).entered();
-                for id in self.link.streams.deliver(delivered) {
-                    warn!(%id, "the worker broke the rules of the stream; the stream was ended");
-                    self.link.outbox.push(Queued::Cancel(id));
-                }
+                self.deliver(delivered);
             }
             Report::Ready(info) => {
                 let described = info.name.len() + info.digest.len() + info.architecture.len();
@@ -341,6 +348,18 @@ impl LinkTask {
         Ok(())
     }
 
+    fn deliver(&mut self, mut events: Vec<StreamEvent>) {
+        let _span = debug_span!("deliver", events = events.len()).entered();
+        let mut broken = self.link.operations.deliver(&mut events, &mut self.wakers);
+        if !events.is_empty() {
+            broken.extend(self.link.streams.deliver(events));
+        }
+        for id in broken {
+            warn!(%id, "the worker broke the rules of the request; the request was ended");
+            self.link.outbox.push(Queued::Cancel(id));
+        }
+    }
+
     async fn verified(&mut self, mut outcome: Result<Verified, Failure>, events: &EventSender) {
         if std::mem::replace(&mut self.verification_sent, true) {
             return;
@@ -349,6 +368,15 @@ impl LinkTask {
             failure.shorten();
         }
         events.send(WorkerEvent::Verified(outcome)).await;
+    }
+
+    /// If the socket's buffer is full, a doorbell is pending already; if it is closed, reading will tell.
+    fn ring_doorbell(&self) {
+        let mut socket = &self.socket;
+        // Without a constraint: a task that has done much would be told to wait, and the doorbell be lost.
+        if let Some(Ok(1)) = unconstrained(socket.write(&[BELL])).now_or_never() {
+            self.metrics.sent.wakeups.inc();
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is measured on the links to workers and on the streams over them.
 
-use std::sync::atomic::AtomicU64;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -13,18 +13,19 @@ use prometheus_client::{
 };
 use protocol::message::Heartbeat;
 
-use super::id::WorkerId;
+use super::{batcher::Flush, id::WorkerId};
 use crate::metrics::{ByModel, MetricRegistry};
 
 /// The metrics of all links and of all streams over them. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct WorkerMetrics {
     streams: ByStream,
+    /// Of all links together.
+    pub batch: BatchMetrics,
     frames: Family<DirectionLabels, Counter>,
     messages: Family<DirectionLabels, Counter>,
     bytes: Family<DirectionLabels, Counter>,
     wakeups: Family<DirectionLabels, Counter>,
-    batch_size: Histogram,
     sequences: Family<SequenceLabels, Gauge>,
     kv_usage: Family<WorkerLabel, Ratio>,
 }
@@ -48,12 +49,21 @@ pub struct LinkMetrics {
     pub sent: Traffic,
     /// What comes from it.
     pub received: Traffic,
-    /// Submissions in a frame, of all links.
-    pub batch_size: Histogram,
+    /// Those of all links.
+    pub batch: BatchMetrics,
     running: Gauge,
     paused: Gauge,
     waiting: Gauge,
     kv_usage: Ratio,
+}
+
+/// What is measured of the frames that submissions share.
+#[derive(Clone, Debug)]
+pub struct BatchMetrics {
+    size: Histogram,
+    wait: Histogram,
+    /// By [`Flush`], in the order of [`Flush::ALL`].
+    flushes: [Counter; Flush::ALL.len()],
 }
 
 /// What travels in one direction of a link.
@@ -87,6 +97,11 @@ pub struct StreamMetrics {
 pub struct WorkerLabel {
     model: String,
     worker: u32,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FlushLabel {
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -124,12 +139,6 @@ impl WorkerMetrics {
             messages: registry.register("ipc_messages", messages, Family::default()),
             bytes: registry.register("ipc_bytes", bytes, Family::default()),
             wakeups: registry.register("ipc_wakeups", wakeups, Family::default()),
-            batch_size: registry.register(
-                "batch_size",
-                "Submissions that went to a worker in one frame",
-                // From 1 to 4096, the most that `batch_queue.max_batch_size` can be.
-                Histogram::new(exponential_buckets(1.0, 2.0, 13)),
-            ),
             sequences: registry.register(
                 "worker_sequences",
                 "Sequences in a worker that run, are paused by their reader, or wait, as its last heartbeat said",
@@ -140,6 +149,7 @@ impl WorkerMetrics {
                 "Part of a worker's memory for keys and values that is in use, as its last heartbeat said",
                 Family::default(),
             ),
+            batch: BatchMetrics::register(registry),
             streams: ByStream::register(registry),
         }
     }
@@ -159,7 +169,7 @@ impl WorkerMetrics {
         LinkMetrics {
             sent: traffic(SENT),
             received: traffic(RECEIVED),
-            batch_size: self.batch_size.clone(),
+            batch: self.batch.clone(),
             running: sequences(RUNNING),
             paused: sequences(PAUSED),
             waiting: sequences(WAITING),
@@ -193,14 +203,6 @@ impl WorkerMetrics {
 }
 
 impl LinkMetrics {
-    /// A frame with this many submissions went to the worker.
-    pub fn count_batch(&self, submissions: usize, bytes: usize) {
-        self.sent.frames.inc();
-        self.sent.messages.inc_by(submissions as u64);
-        self.sent.bytes.inc_by(bytes as u64);
-        self.batch_size.observe(submissions as f64);
-    }
-
     /// What the worker does now.
     pub fn set_work(&self, heartbeat: &Heartbeat) {
         let &Heartbeat { runnable, paused, waiting, kv_tokens, kv_capacity, .. } = heartbeat;
@@ -208,6 +210,48 @@ impl LinkMetrics {
         self.paused.set(paused.into());
         self.waiting.set(waiting.into());
         self.kv_usage.set(ratio(kv_tokens, kv_capacity));
+    }
+}
+
+impl Traffic {
+    /// A frame with this many submissions was sent.
+    pub(super) fn count_frame(&self, submissions: usize, bytes: usize) {
+        self.frames.inc();
+        self.messages.inc_by(submissions as u64);
+        self.bytes.inc_by(bytes as u64);
+    }
+}
+
+impl BatchMetrics {
+    fn register(registry: &mut MetricRegistry) -> Self {
+        let flushes = registry.register(
+            "batch_flushes",
+            "Frames to workers, by the reason why they were sent at that moment",
+            Family::<FlushLabel, Counter>::default(),
+        );
+        Self {
+            size: registry.register(
+                "batch_size",
+                "Submissions that shared a frame to a worker",
+                // From 1 to 4096.
+                Histogram::new(exponential_buckets(1.0, 2.0, 13)),
+            ),
+            wait: registry.register(
+                "batch_wait_seconds",
+                "Time that the oldest submission of a frame was queued",
+                // From 1 us to 4 s: an idle link, and one whose ring is full.
+                Histogram::new(exponential_buckets(1e-6, 4.0, 12)),
+            ),
+            flushes: Flush::ALL
+                .map(|flush| flushes.get_or_create_owned(&FlushLabel { reason: flush.name() })),
+        }
+    }
+
+    /// Counts a frame of `size` submissions.
+    pub(super) fn count(&self, size: usize, waited: Duration, flush: Flush) {
+        self.size.observe(size as f64);
+        self.wait.observe(waited.as_secs_f64());
+        self.flushes[flush as usize].inc();
     }
 }
 

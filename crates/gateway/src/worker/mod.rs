@@ -7,10 +7,13 @@ mod id;
 mod launcher;
 pub mod link;
 mod listener;
+pub mod load;
 pub mod loss;
 mod metrics;
+pub mod operations;
 pub mod outbox;
 mod process;
+mod stored;
 pub mod streams;
 
 pub use self::{
@@ -18,6 +21,7 @@ pub use self::{
     id::{WorkerId, WorkerState},
     launcher::{LaunchError, WorkerLauncher},
     listener::{JoinError, Joined, WorkerListener},
-    metrics::{LinkMetrics, StreamMetrics, Traffic, WorkerLabel, WorkerMetrics},
+    metrics::{BatchMetrics, LinkMetrics, StreamMetrics, Traffic, WorkerLabel, WorkerMetrics},
     process::WorkerProcess,
+    stored::{ListError, list_stored},
 };

@@ -80,8 +80,9 @@ impl WorkerProcess {
             events: EventSender::new(incarnation, events),
         };
         tokio::spawn(async move {
-            let why = task.run(killed).await.unwrap_or_else(|error| error);
-            task.events.send(WorkerEvent::Died(why)).await;
+            let not_started = |why| WorkerEvent::Died { why, by_others: false };
+            let died = task.run(killed).await.unwrap_or_else(not_started);
+            task.events.send(died).await;
         });
         Self { incarnation, link, kill: Some(kill) }
     }
@@ -113,8 +114,8 @@ impl Kill {
 }
 
 impl ProcessTask {
-    /// From spawn to reaped. Returns why it died, in either variant.
-    async fn run(&self, mut killed: oneshot::Receiver<Kill>) -> Result<String, String> {
+    /// From spawn to reaped. Returns how it died, or why it never served.
+    async fn run(&self, mut killed: oneshot::Receiver<Kill>) -> Result<WorkerEvent, String> {
         let listener = self.open().await?;
         let mut child = self.spawn(listener.path())?;
         self.events.send(WorkerEvent::Spawned).await;
@@ -130,7 +131,7 @@ impl ProcessTask {
             kill = &mut killed => {
                 let Kill { grace, why } = kill.unwrap_or_else(|_| Kill::abandoned());
                 let end = reap(child, grace).await;
-                return Ok(format!("{why}; it {}", end.text));
+                return Err(format!("{why}; it {}", end.text));
             }
         };
         let joined = match joined {
@@ -144,7 +145,12 @@ impl ProcessTask {
     }
 
     /// From the handshake to the end.
-    async fn serve(&self, joined: Joined, mut child: Child, mut killed: oneshot::Receiver<Kill>) -> String {
+    async fn serve(
+        &self,
+        joined: Joined,
+        mut child: Child,
+        mut killed: oneshot::Receiver<Kill>,
+    ) -> WorkerEvent {
         let Joined { socket, sender, receiver, pid } = joined;
         info!(worker = %self.worker, pid, "worker connected");
         self.events.send(WorkerEvent::Joined { pid }).await;
@@ -167,10 +173,9 @@ impl ProcessTask {
         let end = reap(child, grace).await;
         let why = format!("{why}; it {}", end.text);
         // How it ended says whether one of its requests may be the cause.
-        let loss =
-            if silent && end.by_others { Loss::Killed(why.clone()) } else { Loss::Crashed(why.clone()) };
-        self.link.lose_all(&loss);
-        why
+        let by_others = silent && end.by_others;
+        self.link.lose_all(&if by_others { Loss::Killed(why.clone()) } else { Loss::Crashed(why.clone()) });
+        WorkerEvent::Died { why, by_others }
     }
 
     async fn open(&self) -> Result<WorkerListener, String> {

@@ -28,7 +28,7 @@ use protocol::{
 use tokio::sync::{Notify, mpsc};
 
 use self::entry::Entry;
-use super::{batcher::Queued, loss::Loss, metrics::StreamMetrics, outbox::Outbox};
+use super::{batcher::Queued, load::Load, loss::Loss, metrics::StreamMetrics, outbox::Outbox};
 use crate::trace::RequestSpan;
 
 /// What a stream yields.
@@ -82,6 +82,8 @@ pub struct Streams {
     table: Mutex<Table>,
     /// Notified when a stream ended.
     ended: Notify,
+    /// The work before the worker: the sum of what its streams have left.
+    pub(super) load: Arc<Load>,
     metrics: StreamMetrics,
 }
 
@@ -122,7 +124,7 @@ pub struct Stream {
 impl Streams {
     /// No streams, for a new process.
     pub fn new(metrics: StreamMetrics) -> Self {
-        Self { table: Mutex::default(), ended: Notify::new(), metrics }
+        Self { table: Mutex::default(), ended: Notify::new(), load: Arc::default(), metrics }
     }
 
     /// Opens the stream of `generate` and queues it for the worker.
@@ -136,6 +138,7 @@ impl Streams {
         progress: Progress,
     ) -> Result<Stream, OpenError> {
         let (id, credit, next_token) = (generate.id, generate.credit, generate.resume.len() as u32);
+        let share = self.load.share(&generate);
         let queued = Queued::generate(generate).map_err(|error| OpenError::Unsendable(unsendable(error)))?;
         // One item per chunk at most, and two for `Prepared` and the end.
         let (sender, receiver) = mpsc::channel(credit as usize + 2);
@@ -149,6 +152,7 @@ impl Streams {
             sender,
             step: Vec::new(),
             flow: Arc::clone(&flow),
+            share,
             spent: 0,
             next_token,
             progress,

@@ -19,7 +19,7 @@ use gateway::{
     reload::Reloader,
 };
 use http_body_util::BodyExt;
-use protocol::{ids::RequestId, message::Report};
+use protocol::{ids::RequestId, message::Report, stored::StoredModel};
 use serde_json::{Value, json};
 use telemetry::LogFilter;
 use test_support::worker::WorkerProgram;
@@ -47,20 +47,46 @@ pub struct TestEnv {
 impl TestEnv {
     /// A gateway whose worker processes start now.
     pub fn start(settings: &str) -> Self {
+        Self::start_with(settings, Some("tiny"))
+    }
+
+    /// A gateway that serves this model from the start, or none.
+    pub fn start_with(settings: &str, model: Option<&str>) -> Self {
         let program = WorkerProgram::new();
         let worker_bin = Some(program.path().to_owned());
-        let flags = Flags { models: vec!["tiny".into()], worker_bin, ..Flags::default() };
+        let named: Vec<String> = model.map(str::to_owned).into_iter().collect();
+        let flags = Flags { models: named.clone(), worker_bin, ..Flags::default() };
         let config = Config::from_text(Path::new("test.yaml"), settings, &flags).unwrap();
         let app = assembly::assemble(&config).unwrap();
         let reloader = Reloader::new(flags.clone(), config, app.clone(), LogFilter::default());
         let models = app.models.clone();
-        let loading = tokio::spawn(async move { models.load("tiny", None).await });
+        let loading = tokio::spawn(async move {
+            match named.first() {
+                Some(model) => models.load(model, None).await,
+                None => Ok(String::new()),
+            }
+        });
         Self { app, loading, flags, reloader, program }
     }
 
     /// As if the configuration file were `settings` now, and SIGHUP came.
     pub fn reload(&mut self, settings: &str) -> Result<Changes, ConfigError> {
         self.reloader.apply(&Config::from_text(Path::new("test.yaml"), settings, &self.flags)?)
+    }
+
+    /// What the artifact store has from now on.
+    pub fn store(&self, models: &[StoredModel]) {
+        self.program.store(Some(&serde_json::to_string(models).unwrap()));
+    }
+
+    /// From now on the artifact store can't be read, or is described by this.
+    pub fn break_store(&self, printed: Option<&str>) {
+        self.program.store(printed);
+    }
+
+    /// How often the artifact store was asked for its models.
+    pub fn listings(&self) -> usize {
+        self.program.listings()
     }
 
     /// A gateway with one worker that serves.

@@ -61,6 +61,17 @@ pub enum Prompt {
     Tokens(Vec<u32>),
 }
 
+impl Prompt {
+    /// About the bytes that it takes: a measure of the work that it is.
+    pub fn approximate_bytes(&self) -> usize {
+        match self {
+            Self::Chat(messages) => messages.iter().map(ChatMessage::approximate_bytes).sum(),
+            Self::Text(text) => text.len(),
+            Self::Tokens(tokens) => size_of_val(tokens.as_slice()),
+        }
+    }
+}
+
 /// One message of a chat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatMessage {
@@ -70,6 +81,14 @@ pub struct ChatMessage {
     pub content: String,
     /// The speaker's name, where the template uses one.
     pub name: Option<String>,
+}
+
+impl ChatMessage {
+    /// About the bytes that it takes: its texts, and something for itself, as a list of many tiny ones is long as well.
+    pub fn approximate_bytes(&self) -> usize {
+        const ITSELF: usize = 64;
+        ITSELF + self.role.len() + self.content.len() + self.name.as_ref().map_or(0, String::len)
+    }
 }
 
 /// How the next token is chosen from the logits.

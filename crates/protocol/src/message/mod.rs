@@ -14,12 +14,12 @@ mod report;
 mod submission;
 mod trace;
 
-pub use encoded::{EncodedSubmission, encode_batch};
+pub use encoded::{EncodedSubmission, append_operation, append_submission, begin_batch, encode_batch};
 pub use event::{Delta, FinishReason, StreamEvent, StreamEventKind, Usage};
 pub use failure::{Failure, FailureKind};
 pub use generate::{ChatMessage, Generate, Prompt, Sampling};
 pub use limits::{MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS, MAX_FAILURE_TEXT, max_report_bytes};
-pub use operation::{Answer, Operation, OperationKind, TokenizeInput};
+pub use operation::{Answer, Operation, OperationKind, PieceForm, Pieces, TokenizeInput};
 pub use report::{Heartbeat, ModelInfo, Report, Verified};
 pub use submission::{Batch, Submission};
 pub use trace::TraceContext;

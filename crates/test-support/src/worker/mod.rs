@@ -20,8 +20,8 @@ use protocol::{
     handshake::{self, Hello, HelloAck},
     ids::RequestId,
     message::{
-        Batch, Delta, FinishReason, Generate, ModelInfo, Report, StreamEvent, StreamEventKind, Submission,
-        Usage,
+        Batch, Delta, FinishReason, Generate, ModelInfo, Operation, Report, StreamEvent, StreamEventKind,
+        Submission, Usage,
     },
     shm::{Armed, Segment, Side},
 };
@@ -214,6 +214,17 @@ impl FakeWorker {
                 *generate
             }
             other => panic!("expected Generate, not {other:?}"),
+        }
+    }
+
+    /// Waits for the next submission, which is an operation.
+    ///
+    /// # Panics
+    /// It is something else, or none comes.
+    pub async fn operation(&mut self) -> Operation {
+        match self.next().await {
+            Submission::Operation(operation) => *operation,
+            other => panic!("expected an operation, not {other:?}"),
         }
     }
 

@@ -12,9 +12,13 @@ use super::{FakeProcess, FakeWorker};
 use crate::wait::until;
 
 /// Announces itself with its arguments, which appear at once and complete, and runs until it is killed or the folder is
-/// gone.
+/// gone. Asked for the stored models, it prints what the test has written.
 const SCRIPT: &str = r#"#!/bin/sh
 cd "$(dirname "$0")/started" || exit 1
+if [ "$1" = --list-models ]; then
+    echo "$*" >> ../listings
+    exec cat ../stored.json
+fi
 echo "$*" > $$.new && mv $$.new $$ || exit 1
 while [ -e $$ ]; do sleep 1; done
 "#;
@@ -36,6 +40,7 @@ impl WorkerProgram {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("started")).unwrap();
+        fs::write(folder.path().join("stored.json"), "[]").unwrap();
         let path = folder.path().join("worker.sh");
         fs::write(&path, SCRIPT).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
@@ -45,6 +50,23 @@ impl WorkerProgram {
     /// For `--worker-bin`.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the artifact store has from now on, as the worker program prints it; `None`: it can't be read.
+    ///
+    /// # Panics
+    /// It can't be written.
+    pub fn store(&self, printed: Option<&str>) {
+        let path = self.folder.path().join("stored.json");
+        let Some(printed) = printed else { return fs::remove_file(path).unwrap() };
+        let new = self.folder.path().join("stored.new");
+        fs::write(&new, printed).unwrap();
+        fs::rename(new, path).unwrap();
+    }
+
+    /// How often the stored models were asked for.
+    pub fn listings(&self) -> usize {
+        fs::read_to_string(self.folder.path().join("listings")).map_or(0, |text| text.lines().count())
     }
 
     /// Waits for the next process, and connects for it.

@@ -8,7 +8,10 @@ use interprocess::local_socket::Stream;
 use protocol::{
     codec,
     frame::{FrameKind, FrameReceiver},
-    message::{Batch, Failure, FailureKind, Report, StreamEvent, StreamEventKind, Submission},
+    ids::RequestId,
+    message::{
+        Batch, Failure, FailureKind, Generate, Operation, Report, StreamEvent, StreamEventKind, Submission,
+    },
     shm::Armed,
 };
 use tracing::{debug_span, info, warn};
@@ -16,7 +19,7 @@ use tracing::{debug_span, info, warn};
 use super::LinkSender;
 use crate::{
     engine::EngineMessage,
-    prepare::{Pool, Work},
+    prepare::{OperationJob, Pool},
     report_sink::ReportSink,
     request_trace::RequestTrace,
     requests::RequestTable,
@@ -85,13 +88,20 @@ impl Receiver {
     fn handle(&self, batch: Batch) {
         let _span = debug_span!("receive", submissions = batch.submissions.len()).entered();
         let mut changed = false;
+        let mut operations = Vec::new();
         for submission in batch.submissions {
+            if let Submission::Operation(operation) = submission {
+                operations.push(operation);
+                continue;
+            }
+            // What follows may be about them.
+            self.operate(&mut operations);
             match submission {
                 Submission::Generate(generate) => {
                     let _span = RequestTrace::new(&generate).receive().entered();
-                    self.begin(generate.credit, Work::Generate(generate));
+                    self.begin(generate);
                 }
-                Submission::Operation(operation) => self.begin(0, Work::Operation(operation)),
+                Submission::Operation(_) => {}
                 Submission::Drain => {
                     // Blocking is right: everything before the drain has been handled.
                     let _ = self.engine.send(EngineMessage::Drain);
@@ -107,29 +117,57 @@ impl Receiver {
                 }
             }
         }
+        self.operate(&mut operations);
         if changed {
             // If the channel is full, the engine is about to look at everything anyway.
             let _ = self.engine.try_send(EngineMessage::Wake);
         }
     }
 
-    fn begin(&self, credit: u32, work: Work) {
-        let id = work.id();
-        let failure = match self.requests.begin(id, credit) {
-            Some(request) => match self.pool.submit(work, request) {
+    fn begin(&self, generate: Box<Generate>) {
+        let id = generate.id;
+        let failure = match self.requests.begin(id, generate.credit) {
+            Some(request) => match self.pool.submit(generate, request) {
                 Ok(()) => return,
                 Err(failure) => {
                     self.requests.end(id);
                     failure
                 }
             },
-            None => Failure {
-                kind: FailureKind::Internal,
-                param: None,
-                message: format!("{id} was submitted twice"),
-            },
+            None => twice(id),
         };
-        let event = StreamEvent { id, kind: StreamEventKind::Failed(failure) };
-        self.sender.report(&Report::Events(vec![event]));
+        self.refuse(vec![(id, failure)]);
     }
+
+    /// Queues operations that came one behind the other, and leaves none in the list.
+    fn operate(&self, operations: &mut Vec<Box<Operation>>) {
+        if operations.is_empty() {
+            return;
+        }
+        let handles = self.requests.begin_all(operations.iter().map(|operation| operation.id));
+        let (mut jobs, mut refused) = (Vec::with_capacity(operations.len()), Vec::new());
+        for (operation, request) in operations.drain(..).zip(handles) {
+            match request {
+                Some(request) => jobs.push(OperationJob { operation, request }),
+                None => refused.push((operation.id, twice(operation.id))),
+            }
+        }
+        let overloaded = self.pool.submit_operations(jobs);
+        let ids: Vec<_> = overloaded.iter().map(|(id, _)| *id).collect();
+        self.requests.end_all(&ids);
+        refused.extend(overloaded);
+        self.refuse(refused);
+    }
+
+    fn refuse(&self, refused: Vec<(RequestId, Failure)>) {
+        if refused.is_empty() {
+            return;
+        }
+        let event = |(id, failure)| StreamEvent { id, kind: StreamEventKind::Failed(failure) };
+        self.sender.report(&Report::Events(refused.into_iter().map(event).collect()));
+    }
+}
+
+fn twice(id: RequestId) -> Failure {
+    Failure { kind: FailureKind::Internal, param: None, message: format!("{id} was submitted twice") }
 }

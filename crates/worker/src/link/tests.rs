@@ -146,7 +146,8 @@ fn requests_go_in_and_streams_come_out() {
 fn operations_are_answered_beside_streams() {
     let (mut gateway, worker) = start(1 << 16);
     let operation = |id, kind| Submission::Operation(Box::new(Operation { id: RequestId(id), kind }));
-    let input = || TokenizeInput { prompt: Prompt::Text("ab".into()), add_special_tokens: false };
+    let input =
+        || TokenizeInput { add_special_tokens: false, ..TokenizeInput::new(Prompt::Text("ab".into())) };
     gateway.send(vec![generate(9, 0, 5), operation(1, OperationKind::Tokenize(input()))]);
     let answered = |events: Vec<StreamEvent>, id| {
         let mut kinds = events.into_iter().filter(|event| event.id == RequestId(id)).map(|event| event.kind);
@@ -168,6 +169,37 @@ fn operations_are_answered_beside_streams() {
     gateway.send(vec![operation(4, OperationKind::Count(input())), Submission::Drain]);
     assert_eq!(answered(gateway.events_until(is_end_of(4)), 4), Answer::Count(2));
     assert_eq!(gateway.report(), Report::Drained);
+    drop(gateway);
+    worker.join().unwrap();
+}
+
+#[test]
+fn operations_of_one_frame_are_answered_each_for_itself() {
+    let (mut gateway, worker) = start(1 << 16);
+    let operation = |id, kind| Submission::Operation(Box::new(Operation { id: RequestId(id), kind }));
+    let count = |text: &str| OperationKind::Count(TokenizeInput::new(Prompt::Text(text.into())));
+    let unknown = OperationKind::Detokenize { tokens: vec![99], skip_special_tokens: true };
+    let mut frame: Vec<_> = (0..100).map(|id| operation(id, count(&"a".repeat(id as usize)))).collect();
+    frame.extend([operation(100, unknown), operation(0, count("a")), Submission::Drain]);
+    gateway.send(frame);
+    let mut events = Vec::new();
+    loop {
+        match gateway.report() {
+            Report::Events(more) => events.extend(more),
+            Report::Drained => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    let (mut twice, mut failed) = (0, 0);
+    for StreamEvent { id, kind } in &events {
+        match kind {
+            StreamEventKind::Answered(answer) => assert_eq!(*answer, Answer::Count(id.0)),
+            StreamEventKind::Failed(failure) if failure.message.contains("twice") => twice += 1,
+            StreamEventKind::Failed(failure) => failed += usize::from(failure.message.contains("99")),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((events.len(), twice, failed), (102, 1, 1));
     drop(gateway);
     worker.join().unwrap();
 }

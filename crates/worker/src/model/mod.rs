@@ -72,6 +72,14 @@ impl Model {
         arch::REGISTRY.iter().map(|(name, _)| *name)
     }
 
+    /// Whether this `model_type` can be loaded, as far as that alone decides.
+    ///
+    /// # Errors
+    /// [`ModelError::UnsupportedType`].
+    pub fn check_architecture(found: Option<&str>) -> Result<(), ModelError> {
+        arch::find(found).map(drop)
+    }
+
     /// Maps the artifact's weights and checks that they are what its configuration asks for.
     ///
     /// Reads no weight: the time does not grow with the model's size. [`mlx_ext::init`] has to
@@ -81,12 +89,7 @@ impl Model {
     /// # Errors
     /// Each names the tensor or the setting it is about.
     pub fn load(artifact: &Artifact, kernels: Kernels, budget: KvBudget) -> Result<Self, ModelError> {
-        let found = artifact.manifest.architecture();
-        let load = arch::REGISTRY.iter().find(|(name, _)| Some(*name) == found).map(|(_, load)| load);
-        let load = load.ok_or_else(|| ModelError::UnsupportedType {
-            found: found.map(str::to_owned),
-            supported: Self::architectures().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
-        })?;
+        let load = arch::find(artifact.manifest.architecture())?;
         let mut weights = Weights::open(artifact, kernels)?;
         let architecture = load(Settings::new(&artifact.manifest.config)?, &mut weights)?;
         let backend = weights.backend();

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use protocol::ids::RequestId;
 
-/// Requests that may wait. The gateway admits far fewer streams than this.
-pub(super) const MAX_QUEUED: usize = 1024;
+/// Requests that may wait. The gateway admits far fewer streams and operations than this.
+pub(super) const MAX_QUEUED: usize = 4096;
 
 /// Bytes of requests that may wait: several of the largest that the gateway accepts. One request always fits an
 /// empty queue.
@@ -20,14 +20,23 @@ pub(super) const LONG: usize = 64 << 10;
 pub(super) struct Lanes<T> {
     short: VecDeque<Entry<T>>,
     long: VecDeque<Entry<T>>,
+    requests: usize,
     bytes: usize,
 }
 
 #[derive(Debug)]
 struct Entry<T> {
-    id: RequestId,
-    bytes: usize,
+    /// The request that can be taken out; `None` for several that are one job.
+    id: Option<RequestId>,
+    size: Size,
     item: T,
+}
+
+/// What a job has in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) requests: usize,
+    pub(super) bytes: usize,
 }
 
 /// Which requests a thread takes.
@@ -48,22 +57,23 @@ pub(super) enum Full {
 
 impl<T> Default for Lanes<T> {
     fn default() -> Self {
-        Self { short: VecDeque::new(), long: VecDeque::new(), bytes: 0 }
+        Self { short: VecDeque::new(), long: VecDeque::new(), requests: 0, bytes: 0 }
     }
 }
 
 impl<T> Lanes<T> {
-    /// Lets a request of `bytes` wait.
-    pub(super) fn push(&mut self, id: RequestId, bytes: usize, item: T) -> Result<(), Full> {
-        if self.len() >= MAX_QUEUED {
+    /// Lets a job wait. Only one with an `id` can be taken out by [`Lanes::remove`].
+    pub(super) fn push(&mut self, id: Option<RequestId>, size: Size, item: T) -> Result<(), Full> {
+        if self.requests + size.requests > MAX_QUEUED {
             return Err(Full::Count);
         }
-        if self.len() > 0 && self.bytes.saturating_add(bytes) > MAX_QUEUED_BYTES {
+        if self.requests > 0 && self.bytes.saturating_add(size.bytes) > MAX_QUEUED_BYTES {
             return Err(Full::Bytes);
         }
-        let lane = if bytes > LONG { &mut self.long } else { &mut self.short };
-        lane.push_back(Entry { id, bytes, item });
-        self.bytes = self.bytes.saturating_add(bytes);
+        let lane = if size.bytes > LONG { &mut self.long } else { &mut self.short };
+        lane.push_back(Entry { id, size, item });
+        self.requests += size.requests;
+        self.bytes = self.bytes.saturating_add(size.bytes);
         Ok(())
     }
 
@@ -82,18 +92,15 @@ impl<T> Lanes<T> {
         Some(self.release(entry))
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.short.len() + self.long.len()
-    }
-
     fn release(&mut self, entry: Entry<T>) -> T {
-        self.bytes = self.bytes.saturating_sub(entry.bytes);
+        self.requests -= entry.size.requests;
+        self.bytes = self.bytes.saturating_sub(entry.size.bytes);
         entry.item
     }
 }
 
 fn remove<T>(lane: &mut VecDeque<Entry<T>>, id: RequestId) -> Option<Entry<T>> {
-    let place = lane.iter().position(|entry| entry.id == id)?;
+    let place = lane.iter().position(|entry| entry.id == Some(id))?;
     lane.remove(place)
 }
 
@@ -105,16 +112,34 @@ mod tests {
 
     use super::*;
 
+    /// One request of `bytes`.
+    fn push<T>(lanes: &mut Lanes<T>, id: u64, bytes: usize, item: T) -> Result<(), Full> {
+        lanes.push(Some(RequestId(id)), Size { requests: 1, bytes }, item)
+    }
+
+    #[test]
+    fn several_requests_of_one_job_count_as_several() {
+        let mut lanes = Lanes::default();
+        let size = Size { requests: MAX_QUEUED - 1, bytes: 10 };
+        lanes.push(None, size, 1).unwrap();
+        assert_eq!(lanes.push(None, Size { requests: 2, bytes: 10 }, 2), Err(Full::Count));
+        push(&mut lanes, 7, 1, 3).unwrap();
+        assert_eq!(lanes.take(Takes::Short), Some(1));
+        lanes.push(None, size, 4).unwrap();
+        assert_eq!(lanes.remove(RequestId(7)), Some(3));
+        assert_eq!((lanes.requests, lanes.bytes), (size.requests, size.bytes));
+    }
+
     #[test]
     fn a_short_request_passes_long_ones() {
         let mut lanes = Lanes::default();
         for n in 0..3 {
-            lanes.push(RequestId(n), LONG + 1, n).unwrap();
+            push(&mut lanes, n, LONG + 1, n).unwrap();
         }
         assert_eq!(lanes.take(Takes::Short), None, "long requests leave a thread to the short ones");
-        lanes.push(RequestId(3), LONG, 3).unwrap();
+        push(&mut lanes, 3, LONG, 3).unwrap();
         assert_eq!(lanes.take(Takes::Short), Some(3));
-        lanes.push(RequestId(4), 1, 4).unwrap();
+        push(&mut lanes, 4, 1, 4).unwrap();
         let rest: Vec<u64> = std::iter::from_fn(|| lanes.take(Takes::Any)).collect();
         assert_eq!(rest, [0, 1, 2, 4]);
     }
@@ -122,16 +147,16 @@ mod tests {
     #[test]
     fn what_waits_is_bounded() {
         let mut lanes = Lanes::default();
-        lanes.push(RequestId(0), MAX_QUEUED_BYTES + 1, ()).unwrap();
-        assert_eq!(lanes.push(RequestId(1), 1, ()), Err(Full::Bytes));
+        push(&mut lanes, 0, MAX_QUEUED_BYTES + 1, ()).unwrap();
+        assert_eq!(push(&mut lanes, 1, 1, ()), Err(Full::Bytes));
         assert_eq!(lanes.remove(RequestId(0)), Some(()));
         for n in 0..MAX_QUEUED as u64 {
-            lanes.push(RequestId(n), 1, ()).unwrap();
+            push(&mut lanes, n, 1, ()).unwrap();
         }
-        assert_eq!(lanes.push(RequestId(9_999), 0, ()), Err(Full::Count));
+        assert_eq!(push(&mut lanes, 9_999, 0, ()), Err(Full::Count));
         assert_eq!(lanes.remove(RequestId(9_999)), None);
         assert_eq!(lanes.remove(RequestId(7)), Some(()));
-        lanes.push(RequestId(9_999), 0, ()).unwrap();
+        push(&mut lanes, 9_999, 0, ()).unwrap();
     }
 
     proptest! {
@@ -148,14 +173,14 @@ mod tests {
                     2 => lanes.remove(RequestId(id)),
                     _ => {
                         let new = waiting.iter().all(|&(other, _)| other != id);
-                        if new && lanes.push(RequestId(id), bytes, id).is_ok() {
+                        if new && push(&mut lanes, id, bytes, id).is_ok() {
                             waiting.push((id, bytes));
                         }
                         None
                     }
                 };
                 waiting.retain(|&(other, _)| Some(other) != taken);
-                prop_assert_eq!(lanes.len(), waiting.len());
+                prop_assert_eq!(lanes.requests, waiting.len());
                 prop_assert_eq!(lanes.bytes, waiting.iter().map(|&(_, bytes)| bytes).sum::<usize>());
             }
         }

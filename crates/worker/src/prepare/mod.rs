@@ -3,31 +3,33 @@
 //! ```text
 //! pool       the threads, and the bounded queue before them (lanes)
 //! preparer   one request -> one sequence; also one that another worker began
-//! work       what they are asked for
-//! operation  tokenize, detokenize, count
+//! operation  tokenize, detokenize, count, render, check a draft model (pieces, draft)
+//! group      small operations of one kind are one job
 //! template   the chat template
 //! control    control tokens that a client typed are text
 //! tokens     the model's tokenizer, bounded (growth, least)
 //! ```
 
 mod control;
+mod draft;
+mod group;
 mod growth;
 mod lanes;
 mod least;
 mod operation;
+mod pieces;
 mod pool;
 mod preparer;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod template;
 mod tokens;
-mod work;
 
-pub use pool::{Pool, PreparationAge};
+pub use draft::Drafts;
+pub use pool::{OperationJob, Pool, PreparationAge};
 pub use preparer::{Preparer, Settings};
 pub use template::ChatTemplate;
 pub use tokens::{PromptTokenizer, TokenizerError};
-pub use work::Work;
 
 #[cfg(test)]
 mod tests;

@@ -2,10 +2,13 @@
 //! refused before anything is spent on it.
 
 use protocol::message::{
-    Answer, Failure, FailureKind, MAX_ANSWER_TOKENS, Operation, OperationKind, Prompt, TokenizeInput,
+    Answer, ChatMessage, Failure, FailureKind, MAX_ANSWER_TOKENS, Operation, OperationKind, PieceForm,
+    Pieces, TokenizeInput,
 };
 
 use super::{
+    draft,
+    pieces::PieceReader,
     preparer::{Preparer, invalid},
     tokens::too_long,
 };
@@ -15,22 +18,19 @@ impl Preparer {
     /// Does what the gateway asks for.
     ///
     /// # Errors
-    /// Those of the three operations.
+    /// Those of the operations.
     pub fn operate(&self, operation: Operation) -> Result<Answer, Failure> {
         match operation.kind {
-            OperationKind::Tokenize(TokenizeInput { prompt, add_special_tokens }) => {
-                let tokens = self.tokenize(&prompt, add_special_tokens)?;
-                if tokens.len() > MAX_ANSWER_TOKENS {
-                    return Err(too_many(tokens.len()));
-                }
-                Ok(Answer::Tokens(tokens))
-            }
-            OperationKind::Count(TokenizeInput { prompt, add_special_tokens }) => {
-                self.count(&prompt, add_special_tokens).map(|count| Answer::Count(count as u64))
-            }
+            OperationKind::Tokenize(input) => self.tokenize(&input).map(Answer::Tokens),
+            OperationKind::Count(input) => self.count(&input).map(|count| Answer::Count(count as u64)),
             OperationKind::Detokenize { tokens, skip_special_tokens } => {
                 self.detokenize(&tokens, skip_special_tokens).map(Answer::Text)
             }
+            OperationKind::Render { messages, add_generation_prompt } => {
+                self.render(&messages, add_generation_prompt).map(Answer::Text)
+            }
+            OperationKind::CheckDraft { draft } => self.check_draft(&draft),
+            OperationKind::Pieces { input, form } => self.pieces(&input, form).map(Answer::Pieces),
         }
     }
 
@@ -38,18 +38,61 @@ impl Preparer {
     /// that marks its beginning or end; in a chat the template writes those, whatever is asked for.
     ///
     /// # Errors
-    /// The prompt is far too long for the model's context, or its tokenizer or template fails on it. The failure names
-    /// the field to blame.
-    pub fn tokenize(&self, prompt: &Prompt, add_special_tokens: bool) -> Result<Vec<u32>, Failure> {
-        self.encode(prompt, add_special_tokens)
+    /// The prompt is far too long for the model's context or for an answer, or its tokenizer or template fails on it.
+    /// The failure names the field to blame.
+    pub fn tokenize(&self, input: &TokenizeInput) -> Result<Vec<u32>, Failure> {
+        let tokens = self.encode_input(input)?;
+        if tokens.len() > MAX_ANSWER_TOKENS {
+            return Err(too_many(tokens.len()));
+        }
+        Ok(tokens)
     }
 
     /// How many tokens [`tokenize`](Self::tokenize) gives.
     ///
     /// # Errors
+    /// Those of [`tokenize`](Self::tokenize), but that there is no limit for an answer.
+    pub fn count(&self, input: &TokenizeInput) -> Result<usize, Failure> {
+        self.encode_input(input).map(|tokens| tokens.len())
+    }
+
+    /// What [`tokenize`](Self::tokenize) gives, with the text of each token.
+    ///
+    /// # Errors
     /// Those of [`tokenize`](Self::tokenize).
-    pub fn count(&self, prompt: &Prompt, add_special_tokens: bool) -> Result<usize, Failure> {
-        self.encode(prompt, add_special_tokens).map(|tokens| tokens.len())
+    pub fn pieces(&self, input: &TokenizeInput, form: PieceForm) -> Result<Pieces, Failure> {
+        let tokens = self.tokenize(input)?;
+        let reader = PieceReader::new(self.tokenizer.tokenizer(), form);
+        let mut pieces = Pieces::with_capacity(tokens.len());
+        tokens.into_iter().for_each(|token| pieces.push(token, &reader.read(token)));
+        Ok(pieces)
+    }
+
+    /// The text of a chat's prompt, as a generation would begin with it.
+    ///
+    /// # Errors
+    /// The model has no template, or it refuses the messages or fails on them.
+    pub fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String, Failure> {
+        let (text, disguised) = self.rendered(messages, add_generation_prompt)?;
+        Ok(disguised.map_or_else(|| text.clone(), |disguised| disguised.reveal(&text)))
+    }
+
+    /// Whether the stored model `draft` can draft tokens for this one.
+    ///
+    /// # Errors
+    /// It can't be opened.
+    pub fn check_draft(&self, draft: &str) -> Result<Answer, Failure> {
+        let drafts = self.drafts.as_ref().ok_or_else(|| Failure {
+            kind: FailureKind::Internal,
+            param: None,
+            message: "this worker has no store to look for a draft model".into(),
+        })?;
+        let draft = drafts.tokenizer(draft)?;
+        Ok(draft::compare(self.tokenizer.tokenizer(), draft.tokenizer()))
+    }
+
+    fn encode_input(&self, input: &TokenizeInput) -> Result<Vec<u32>, Failure> {
+        self.encode(&input.prompt, input.add_special_tokens, input.add_generation_prompt)
     }
 
     /// The text of `tokens`, all decoded at once: with that of special tokens, or without.

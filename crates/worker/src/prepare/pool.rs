@@ -15,12 +15,15 @@ use protocol::{
 
 use super::{
     Preparer,
-    lanes::{Full, Lanes, MAX_QUEUED, MAX_QUEUED_BYTES, Takes},
-    work::Work,
+    group::{HasOperation, bytes_of, into_groups},
+    lanes::{Full, Lanes, MAX_QUEUED, MAX_QUEUED_BYTES, Size, Takes},
 };
+use tracing::debug_span;
+
 use crate::{
     engine::{EngineMessage, Sequence},
     report_sink::ReportSink,
+    request_trace::RequestTrace,
     requests::{RequestHandle, RequestTable},
 };
 
@@ -28,7 +31,26 @@ use crate::{
 /// and long prompts always leave a thread to the short ones.
 const THREADS: [Takes; 2] = [Takes::Short, Takes::Any];
 
-type Job = (Work, Arc<RequestHandle>);
+/// How long the first answer of a job may wait for the others.
+const REPORT_EVERY: Duration = Duration::from_micros(500);
+
+/// What a thread does in one go.
+#[derive(Debug)]
+enum Job {
+    /// To become a sequence of the engine.
+    Generate(Box<Generate>, Arc<RequestHandle>),
+    /// To be answered, one after the other.
+    Operations(Vec<OperationJob>),
+}
+
+/// An operation that waits.
+#[derive(Debug)]
+pub struct OperationJob {
+    /// What to do.
+    pub operation: Box<Operation>,
+    /// Tells whether anyone still waits for it.
+    pub request: Arc<RequestHandle>,
+}
 
 /// What the threads do: [`Preparer`], or what a test does instead.
 trait Prepare: Send + Sync {
@@ -44,14 +66,6 @@ impl Prepare for Preparer {
     fn operate(&self, operation: Operation) -> Result<Answer, Failure> {
         Self::operate(self, operation)
     }
-}
-
-/// What has become of a request.
-enum Done {
-    /// A generation that the engine goes on with.
-    Prepared(Box<Sequence>),
-    /// An operation.
-    Answered(Answer),
 }
 
 /// A bounded queue and the threads that work on it. Dropping it ends them after what is queued.
@@ -113,8 +127,8 @@ impl Pool {
         for (n, takes) in THREADS.into_iter().enumerate() {
             let (queue, context) = (Arc::clone(&pool.queue), Arc::clone(&context));
             thread::Builder::new().name(format!("prepare-{n}")).spawn(move || {
-                while let Some((work, request)) = queue.take(n, takes) {
-                    context.run(work, &request);
+                while let Some(job) = queue.take(n, takes) {
+                    context.run(job);
                     queue.lock().began[n] = None;
                 }
             })?;
@@ -122,20 +136,44 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Queues a request.
+    /// Queues a request for text.
     ///
     /// # Errors
     /// The queue is full; the failure is for the client.
-    pub fn submit(&self, work: Work, request: Arc<RequestHandle>) -> Result<(), Failure> {
-        let (id, bytes) = (work.id(), work.bytes());
-        self.queue.lock().lanes.push(id, bytes, (work, request)).map_err(overloaded)?;
+    pub fn submit(&self, generate: Box<Generate>, request: Arc<RequestHandle>) -> Result<(), Failure> {
+        let (id, bytes) = (generate.id, generate_bytes(&generate));
+        let job = Job::Generate(generate, request);
+        self.queue.lock().lanes.push(Some(id), Size { requests: 1, bytes }, job).map_err(overloaded)?;
         // All of them: a thread that only takes short requests must not consume the wake-up for a long one.
         self.queue.changed.notify_all();
         Ok(())
     }
 
+    /// Queues operations; small neighbours of one kind become one job. Returns those for which the queue is full, with
+    /// the failure for their clients.
+    pub fn submit_operations(&self, operations: Vec<OperationJob>) -> Vec<(RequestId, Failure)> {
+        let mut refused = Vec::new();
+        let mut state = self.queue.lock();
+        for group in into_groups(operations) {
+            let ids: Vec<_> = group.iter().map(|job| job.operation.id).collect();
+            let bytes = group.iter().map(|job| bytes_of(&job.operation.kind)).sum();
+            let alone = match ids[..] {
+                [id] => Some(id),
+                _ => None,
+            };
+            let size = Size { requests: ids.len(), bytes };
+            if let Err(full) = state.lanes.push(alone, size, Job::Operations(group)) {
+                let failure = overloaded(full);
+                refused.extend(ids.into_iter().map(|id| (id, failure.clone())));
+            }
+        }
+        drop(state);
+        self.queue.changed.notify_all();
+        refused
+    }
+
     /// Drops a request that still waits: its client has gone. One that is being prepared runs to its end, and the
-    /// engine drops it then.
+    /// engine drops it then; an operation that shares its job with others is left out when its turn comes.
     pub fn cancel(&self, id: RequestId) {
         let removed = self.queue.lock().lanes.remove(id);
         if removed.is_some() {
@@ -189,50 +227,91 @@ impl Queue {
 }
 
 impl Context {
-    fn run(&self, work: Work, request: &Arc<RequestHandle>) {
-        let id = work.id();
-        let _span = work.span().entered();
-        // A panic in a template or tokenizer fails this request alone.
-        let done = catch_unwind(AssertUnwindSafe(|| self.work(work, request)));
-        let done = done.unwrap_or_else(|_| Err(panicked()));
-        if request.is_cancelled() {
+    fn run(&self, job: Job) {
+        match job {
+            Job::Generate(generate, request) => self.prepare(*generate, &request),
+            Job::Operations(operations) => self.operate(operations),
+        }
+    }
+
+    fn prepare(&self, generate: Generate, request: &Arc<RequestHandle>) {
+        let id = generate.id;
+        let _span = RequestTrace::new(&generate).prepare().entered();
+        let prepared = catching(|| self.preparer.prepare(generate, Arc::clone(request)));
+        match prepared {
             // A cancelled request gets no further event.
-            return self.end(id, None);
-        }
-        match done {
-            Ok(Done::Prepared(sequence)) => {
+            _ if request.is_cancelled() => self.end(&[id], Vec::new()),
+            Ok(sequence) => {
                 let prompt_tokens = sequence.prompt_len as u32;
-                self.report(StreamEvent { id, kind: StreamEventKind::Prepared { prompt_tokens } });
-                let _ = self.engine.send(EngineMessage::Sequence(sequence));
+                let prepared = StreamEventKind::Prepared { prompt_tokens };
+                self.reports.report(&Report::Events(vec![StreamEvent { id, kind: prepared }]));
+                let _ = self.engine.send(EngineMessage::Sequence(Box::new(sequence)));
             }
-            Ok(Done::Answered(answer)) => self.end(id, Some(StreamEventKind::Answered(answer))),
-            Err(failure) => self.end(id, Some(StreamEventKind::Failed(failure))),
+            Err(failure) => {
+                self.end(&[id], vec![StreamEvent { id, kind: StreamEventKind::Failed(failure) }]);
+            }
         }
     }
 
-    fn work(&self, work: Work, request: &Arc<RequestHandle>) -> Result<Done, Failure> {
-        match work {
-            Work::Generate(generate) => self
-                .preparer
-                .prepare(*generate, Arc::clone(request))
-                .map(|sequence| Done::Prepared(Box::new(sequence))),
-            Work::Operation(operation) => self.preparer.operate(*operation).map(Done::Answered),
+    /// Answers operations in as few reports as their clients' patience allows. Each fails alone.
+    fn operate(&self, operations: Vec<OperationJob>) {
+        let _span = debug_span!("operate", operations = operations.len()).entered();
+        let mut ended = Vec::with_capacity(operations.len());
+        let mut events = Vec::with_capacity(operations.len());
+        let mut began = Instant::now();
+        for OperationJob { operation, request } in operations {
+            let id = operation.id;
+            ended.push(id);
+            if request.is_cancelled() {
+                continue;
+            }
+            let kind = match catching(|| self.preparer.operate(*operation)) {
+                Ok(answer) => StreamEventKind::Answered(answer),
+                Err(failure) => StreamEventKind::Failed(failure),
+            };
+            if !request.is_cancelled() {
+                events.push(StreamEvent { id, kind });
+            }
+            if began.elapsed() >= REPORT_EVERY {
+                self.end(&ended, std::mem::take(&mut events));
+                ended.clear();
+                began = Instant::now();
+            }
+        }
+        if !ended.is_empty() {
+            self.end(&ended, events);
         }
     }
 
-    /// The request never reaches the engine.
-    fn end(&self, id: RequestId, last: Option<StreamEventKind>) {
-        self.requests.end(id);
-        if let Some(kind) = last {
-            self.report(StreamEvent { id, kind });
+    /// These requests never reach the engine. `last` is what is said about them.
+    fn end(&self, ids: &[RequestId], last: Vec<StreamEvent>) {
+        // First: once the table is empty, an engine that drains ends this process.
+        if !last.is_empty() {
+            self.reports.report(&Report::Events(last));
         }
-        // An engine that drains waits for the last request.
-        let _ = self.engine.send(EngineMessage::Wake);
+        if self.requests.end_all(ids) {
+            let _ = self.engine.send(EngineMessage::Wake);
+        }
     }
+}
 
-    fn report(&self, event: StreamEvent) {
-        self.reports.report(&Report::Events(vec![event]));
+impl HasOperation for OperationJob {
+    fn operation(&self) -> &Operation {
+        &self.operation
     }
+}
+
+/// A panic in a template or tokenizer fails its request alone.
+fn catching<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(panicked()))
+}
+
+/// Bytes that a request holds while it waits, and a measure of the work that it is.
+fn generate_bytes(generate: &Generate) -> usize {
+    let bias = size_of_val(generate.sampling.logit_bias.as_slice());
+    let resume = size_of_val(generate.resume.as_slice());
+    let stop = generate.stop.iter().map(String::len).sum::<usize>();
+    generate.prompt.approximate_bytes() + stop + bias + resume
 }
 
 fn overloaded(full: Full) -> Failure {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use protocol::message::{ChatMessage, Failure, FailureKind, Generate, Prompt};
 
 use super::{
-    control::ControlTokens,
-    template::ChatTemplate,
+    control::{ControlTokens, Disguised},
+    draft::Drafts,
+    template::{Chat, ChatTemplate},
     tokens::{PromptTokenizer, too_long},
 };
 use crate::{
@@ -39,6 +40,8 @@ pub struct Preparer {
     pub(super) settings: Settings,
     /// The control tokens that messages must not contain.
     control: Option<ControlTokens>,
+    /// Where draft models are looked up.
+    pub(super) drafts: Option<Box<dyn Drafts>>,
 }
 
 impl Preparer {
@@ -47,7 +50,13 @@ impl Preparer {
         let control = (!settings.special_tokens_in_content)
             .then(|| ControlTokens::of(tokenizer.tokenizer(), &settings.eos_tokens, settings.vocab_size))
             .flatten();
-        Self { tokenizer, settings, control }
+        Self { tokenizer, settings, control, drafts: None }
+    }
+
+    /// Which looks up draft models in `drafts`.
+    #[must_use]
+    pub fn with_drafts(self, drafts: Box<dyn Drafts>) -> Self {
+        Self { drafts: Some(drafts), ..self }
     }
 
     /// Turns a request into a sequence that can be scheduled. One that is resumed is in the state that it had after the
@@ -57,7 +66,7 @@ impl Preparer {
     /// The request can't be served by this model; the failure names the field to blame.
     pub fn prepare(&self, generate: Generate, request: Arc<RequestHandle>) -> Result<Sequence, Failure> {
         self.check_bias(&generate.sampling.logit_bias)?;
-        let tokens = self.encode(&generate.prompt, true)?;
+        let tokens = self.encode(&generate.prompt, true, true)?;
         if tokens.is_empty() {
             return Err(invalid(
                 param(&generate.prompt),
@@ -97,10 +106,15 @@ impl Preparer {
     }
 
     /// Token ids of a prompt, all of which the model has. `add_special_tokens` is for texts: in chats the template
-    /// writes them.
-    pub(super) fn encode(&self, prompt: &Prompt, add_special_tokens: bool) -> Result<Vec<u32>, Failure> {
+    /// writes them, and with `add_generation_prompt` the beginning of an answer.
+    pub(super) fn encode(
+        &self,
+        prompt: &Prompt,
+        add_special_tokens: bool,
+        add_generation_prompt: bool,
+    ) -> Result<Vec<u32>, Failure> {
         let tokens = match prompt {
-            Prompt::Chat(messages) => self.chat(messages)?,
+            Prompt::Chat(messages) => self.chat(messages, add_generation_prompt)?,
             Prompt::Text(text) => {
                 self.check_length(text, prompt)?;
                 let tokens = self.tokenizer.encode(text, add_special_tokens);
@@ -112,32 +126,47 @@ impl Preparer {
         Ok(tokens)
     }
 
-    fn chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, Failure> {
+    fn chat(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<Vec<u32>, Failure> {
+        let check = |text: &str| self.tokenizer.check_length(text, self.settings.context_length, "messages");
+        // The template writes the special tokens itself.
+        let tokens = match self.rendered(messages, add_generation_prompt)? {
+            (text, Some(disguised)) => {
+                check(&disguised.reveal(&text))?;
+                disguised.encode(self.tokenizer.tokenizer(), &text)
+            }
+            (text, None) => {
+                check(&text)?;
+                self.tokenizer.encode(&text, false)
+            }
+        };
+        tokens.map_err(|error| not_encoded(&error, "messages"))
+    }
+
+    /// What the template makes of the messages; if control tokens were typed in them, still with their disguise.
+    pub(super) fn rendered(
+        &self,
+        messages: &[ChatMessage],
+        add_generation_prompt: bool,
+    ) -> Result<(String, Option<Disguised>), Failure> {
         let template = self.settings.template.as_ref().ok_or_else(|| {
             invalid("messages", "this model has no chat template; use /v1/completions with a prompt")
         })?;
-        let render = |messages: &[ChatMessage]| template.render(messages).map_err(|error| error.failure());
-        let check = |text: &str| self.tokenizer.check_length(text, self.settings.context_length, "messages");
+        let render = |messages: &[ChatMessage]| {
+            let chat = Chat { add_generation_prompt, ..Chat::of(messages) };
+            template.render_chat(&chat).map_err(|error| error.failure())
+        };
         let disguised = match &self.control {
             Some(control) => control.disguise(messages).map_err(|_| {
                 invalid("messages", "they use all characters for private use; none is left to work with")
             })?,
             None => None,
         };
-        // The template writes the special tokens itself.
-        let tokens = if let Some(disguised) = disguised {
-            let text = render(&disguised.messages).map_err(|mut failure| {
-                failure.message = disguised.reveal(&failure.message);
-                failure
-            })?;
-            check(&disguised.reveal(&text))?;
-            disguised.encode(self.tokenizer.tokenizer(), &text)
-        } else {
-            let text = render(messages)?;
-            check(&text)?;
-            self.tokenizer.encode(&text, false)
-        };
-        tokens.map_err(|error| not_encoded(&error, "messages"))
+        let Some(disguised) = disguised else { return Ok((render(messages)?, None)) };
+        let text = render(&disguised.messages).map_err(|mut failure| {
+            failure.message = disguised.reveal(&failure.message);
+            failure
+        })?;
+        Ok((text, Some(disguised)))
     }
 
     fn check_length(&self, text: &str, prompt: &Prompt) -> Result<(), Failure> {

@@ -13,7 +13,7 @@ use crate::testing::gateway::{self, Gateway};
 fn a_model_that_can_not_be_loaded_is_reported_over_the_link() {
     let (listener, path, dir) = gateway::listen();
     let store = dir.path().join("store");
-    let cli = Cli { socket: path, model: "absent".into(), store: Some(store) };
+    let cli = Serve { socket: path, model: "absent".into(), store: Some(store) };
     let running = thread::spawn(move || run(&cli, Instant::now()));
     let segment = Segment::create(dir.path().join("segment"), 1 << 16).unwrap();
     let hello = gateway::hello(segment.path(), WorkerOptions::default());

@@ -9,6 +9,7 @@ mod faults;
 mod forks;
 mod forms;
 mod invariance;
+mod listing;
 mod on;
 mod recorded;
 mod refusals;

@@ -15,7 +15,12 @@ pub(super) struct Death {
     pub(super) served: Option<Duration>,
     /// It reported that the model can't be loaded.
     pub(super) permanent: bool,
+    /// Somebody else ended it.
+    pub(super) by_others: bool,
 }
+
+/// A process that served for this long was in order.
+const IN_ORDER: Duration = Duration::from_secs(1);
 
 /// A worker's deaths so far.
 #[derive(Debug, Default)]
@@ -30,9 +35,13 @@ pub(super) struct Deaths {
 
 impl Deaths {
     /// When the next process is started. The first death in a row of a worker that served puts nothing off; then the
-    /// back-off doubles with every death; in a crash loop it is a whole window.
+    /// back-off doubles with every death; in a crash loop it is a whole window. What others end while it is in order
+    /// says nothing about the worker, and does not count.
     pub(super) fn next_start(&mut self, policy: &Workers, death: Death) -> Instant {
         let (now, window) = (death.at, policy.crash_loop_window);
+        if death.by_others && death.served.is_some_and(|served| served >= IN_ORDER) {
+            return now;
+        }
         if death.served.is_some_and(|served| served >= window) {
             (self.in_a_row, self.put_off) = (0, 0);
         }

@@ -64,7 +64,7 @@ impl World {
     }
 
     fn died(&mut self) -> Vec<Action> {
-        self.on(WorkerEvent::Died("crash".into()))
+        self.on(WorkerEvent::Died { why: "crash".into(), by_others: false })
     }
 
     /// Lets time pass, with every tick that is due meanwhile and nothing to be done about it.
@@ -136,7 +136,7 @@ fn killed(actions: &[Action]) -> &str {
 fn a_process_goes_through_all_states() {
     let mut world = World::new();
     let mut shown = vec![world.shown()];
-    let died = WorkerEvent::Died("done".into()).into();
+    let died = WorkerEvent::Died { why: "done".into(), by_others: false }.into();
     for event in [SPAWNED, JOINED, loaded(), Event::Drain, died] {
         world.on(event);
         shown.push(world.shown());
@@ -265,6 +265,26 @@ fn the_back_off_is_capped_and_forgets_after_a_long_service() {
     world.tick();
     world.died();
     assert_eq!(world.wait(), Duration::ZERO);
+}
+
+#[test]
+fn what_others_end_while_it_is_in_order_is_started_again_at_once_however_often() {
+    let mut world = World::ready();
+    let killed = || WorkerEvent::Died { why: "signal 9".into(), by_others: true };
+    for _ in 0..20 {
+        world.pass(2 * SECOND);
+        world.on(killed());
+        assert_eq!(world.wait(), Duration::ZERO);
+        assert_eq!(world.tick(), [Action::Spawn]);
+        world.start();
+    }
+    // One that is ended as soon as it serves may be out of memory.
+    for expected in [0, 1, 2, 30] {
+        world.on(killed());
+        assert_eq!(world.wait().as_secs(), expected);
+        world.tick();
+        world.start();
+    }
 }
 
 #[test]

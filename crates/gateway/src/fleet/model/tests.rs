@@ -1,3 +1,5 @@
+use futures_util::FutureExt;
+
 use super::*;
 use crate::fleet::fixtures::{failure, open, service, worker};
 
@@ -133,4 +135,79 @@ fn a_worker_that_finishes_what_it_has_gets_nothing_new_and_keeps_its_link() {
     model.set_state(&worker("m", 0), WorkerState::Spawning, None);
     assert_eq!(model.links().count(), 1);
     drop(streams);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_could_not_be_loaded_is_refused_for_a_while_and_then_tried_again() {
+    let mut model = model(1);
+    model.first_failed(failure("no"));
+    assert!(matches!(model.enter(), Entered::Loading(_)), "the answer is on its way");
+    model.fail(failure("no"));
+    for seconds in [0, 9] {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        assert!(matches!(model.enter(), Entered::Failed(why) if why == failure("no")));
+    }
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(matches!(model.enter(), Entered::Absent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_uses_it_and_it_is_idle_from_its_load_or_its_last_request_on() {
+    let mut model = model(1);
+    let start = now();
+    let later = |seconds| start + Duration::from_secs(seconds);
+    let waiting = model.enter();
+    tokio::time::advance(Duration::from_secs(5)).await;
+    let found = model.resident(true);
+    assert_eq!((found.stage, found.in_use, found.pinned), (Stage::Loading, 1, false));
+    drop(waiting);
+    tokio::time::advance(Duration::from_secs(5)).await;
+    model.set_ready(&worker("m", 0), service("d", 5));
+    let found = model.resident(true);
+    assert_eq!((found.stage, found.in_use, found.last_used), (Stage::Serving, 0, later(10)));
+    tokio::time::advance(Duration::from_secs(5)).await;
+    model.set_ready(&worker("m", 0), service("d", 6));
+    assert_eq!(model.resident(true).last_used, later(10), "a worker that comes back is no use");
+    model.set_named();
+    assert_eq!((model.resident(true).pinned, model.resident(false).pinned), (true, false));
+    model.drain();
+    assert_eq!(model.resident(true).stage, Stage::Leaving);
+    assert!(matches!(model.enter(), Entered::Leaving(_)));
+}
+
+#[tokio::test]
+async fn those_who_wait_for_it_come_one_after_another() {
+    let model = model(1);
+    let arrive = || match model.enter() {
+        Entered::Loading(arrival) => arrival,
+        other => panic!("{other:?}"),
+    };
+    let [mut first, mut second, mut third] = [arrive(), arrive(), arrive()];
+    let (mut second, mut third) = (Box::pin(second.turn()), Box::pin(third.turn()));
+    assert!((&mut second).now_or_never().is_none() && (&mut third).now_or_never().is_none());
+    let turn = first.turn().now_or_never();
+    assert!(turn.is_some());
+    drop(turn);
+    assert!((&mut third).now_or_never().is_none(), "the second one comes before");
+    // It has gone.
+    drop(second);
+    assert!((&mut third).now_or_never().is_some());
+}
+
+#[test]
+fn only_a_model_that_was_named_is_missed() {
+    let mut model = model(1);
+    assert!(!model.is_missed());
+    model.set_named();
+    assert!(model.is_missed(), "it is being loaded");
+    model.set_ready(&worker("m", 0), service("d", 5));
+    assert!(!model.is_missed());
+    model.set_state(&worker("m", 0), WorkerState::Exited, None);
+    assert!(model.is_missed());
+    model.drain();
+    assert!(!model.is_missed(), "somebody wants it to go");
+    let mut failed = Model::new("m", 1, 7).0;
+    failed.set_named();
+    failed.fail(failure("no"));
+    assert!(!failed.is_missed(), "it will not come");
 }

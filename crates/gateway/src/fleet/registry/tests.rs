@@ -12,13 +12,13 @@ fn what_workers_report_reaches_requests_and_whoever_waits() {
     let registry = ModelRegistry::default();
     let (phases, _) = registry.write().add("m", 2);
     assert!(!registry.is_ready() && registry.links().is_empty());
-    assert!(matches!(registry.route("m"), Err(RouteError::NoWorker { .. })));
+    assert!(matches!(registry.route("m", RouteRequest::default()), Err(RouteError::NoWorker { .. })));
     let service = service("d", 5);
     let _streams = open(&service.link, 1);
     registry.set_ready(&worker("m", 1), service);
     assert_eq!(*phases.borrow(), Phase::Ready);
     assert!(registry.is_ready());
-    assert_eq!(registry.route("m").unwrap().link.live_streams(), 1);
+    assert_eq!(registry.route("m", RouteRequest::default()).unwrap().link.live_streams(), 1);
     assert_eq!(registry.name_of("d").as_deref(), Some("m"));
     assert_eq!(registry.model("d").map(|status| status.name).as_deref(), Some("m"));
     assert_eq!(

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use axum::http::Method;
 
 use super::{spec::RETRY_BUSY, *};
-use crate::serve::Failure;
+use crate::serve::{Bound, Failure, Occupancy, RateExceeded, RateUnit};
 
 const INVALID: ErrorKind = ErrorKind::InvalidRequest;
 const RATE: ErrorKind = ErrorKind::RateLimit;
@@ -32,9 +32,33 @@ fn model(model: &str) -> String {
     model.to_owned()
 }
 
+const OCCUPANCY: Occupancy = Occupancy {
+    limit: 5,
+    running: 5,
+    waiting: 2,
+    max_waiting: 2,
+    waiting_tokens: 100,
+    max_waiting_tokens: 1000,
+};
+
+const RETRY: Duration = Duration::from_millis(1500);
+
+fn queue_full(bound: Bound) -> Rejection {
+    Rejection::QueueFull { bound, occupancy: OCCUPANCY, retry_after: RETRY }
+}
+
+fn rate_limited() -> Rejection {
+    Rejection::RateLimited(RateExceeded { unit: RateUnit::Tokens, per_minute: 600, retry_after: RETRY })
+}
+
+fn waited_too_long() -> Rejection {
+    Rejection::WaitedTooLong { waited: RETRY_BUSY, occupancy: OCCUPANCY, retry_after: RETRY }
+}
+
 /// (error, status, type, code), at least one of each kind.
 fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
     let rejected = |r: Rejection| ApiError::from(ServeError::from(r));
+    let busy = |r: OperationRejection| ApiError::from(ServeError::from(r));
     let malformed = |status| ApiError::Malformed { status };
     let field = ApiError::Field { param: None, message: "x".into() };
     let json = serde_json::from_str::<()>("{").unwrap_err();
@@ -56,8 +80,8 @@ fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
         (ApiError::Memory, 429, RATE, "out_of_memory_budget"),
         (ApiError::Random(getrandom::Error::UNSUPPORTED), 500, SERVER, "internal_error"),
         (failed(FailureKind::Overloaded), 503, SERVER, "overloaded"),
-        (failed(FailureKind::UnknownModel), 500, SERVER, "worker_error"),
-        (failed(FailureKind::DamagedModel), 500, SERVER, "worker_error"),
+        (failed(FailureKind::UnknownModel), 404, INVALID, "model_not_found"),
+        (failed(FailureKind::DamagedModel), 422, SERVER, "model_damaged"),
         (ApiError::UnknownPath("/x".into()), 404, INVALID, "unknown_url"),
         (ApiError::Method(Method::PUT), 405, INVALID, "method_not_allowed"),
         (ApiError::MediaType("text/plain".into()), 415, INVALID, "unsupported_media_type"),
@@ -70,8 +94,15 @@ fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
             INVALID,
             "unsupported_parameter",
         ),
-        (rejected(Rejection::QueueFull { waiting: 1 }), 429, RATE, "queue_full"),
-        (rejected(Rejection::WaitedTooLong { waited: RETRY_BUSY }), 429, RATE, "queue_timeout"),
+        (rejected(queue_full(Bound::Requests)), 429, RATE, "queue_full"),
+        (rejected(queue_full(Bound::Tokens)), 429, RATE, "queue_full"),
+        (rejected(waited_too_long()), 429, RATE, "queue_timeout"),
+        (rejected(rate_limited()), 429, RATE, "rate_limit_exceeded"),
+        (rejected(Rejection::DeadlinePassed), 504, SERVER, "deadline_exceeded"),
+        (ServeError::DeadlinePassed.into(), 504, SERVER, "deadline_exceeded"),
+        (busy(OperationRejection::QueueFull { waiting: 1 }), 429, RATE, "queue_full"),
+        (busy(OperationRejection::WaitedTooLong { waited: RETRY_BUSY }), 429, RATE, "queue_timeout"),
+        (RouteError::NotNamed { served: model("s") }.into(), 400, INVALID, "invalid_value"),
         (rejected(Rejection::ShuttingDown), 503, SERVER, "shutting_down"),
         (RouteError::NoWorker { model: model("m") }.into(), 503, SERVER, "no_worker"),
         (unknown().into(), 404, INVALID, "model_not_found"),
@@ -115,6 +146,10 @@ fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
             "restart_timeout",
         ),
         (ModelError::ShuttingDown.into(), 503, SERVER, "shutting_down"),
+        (ModelError::NoRoom { model: model("m"), max: 1, waited: RETRY_BUSY }.into(), 503, SERVER, "no_room"),
+        (ModelError::Crowded(1).into(), 429, RATE, "queue_full"),
+        (ModelError::StoreUnreadable.into(), 503, SERVER, "store_unreadable"),
+        (ServeError::from(ModelError::Unloaded(model("m"))).into(), 409, INVALID, "model_unloading"),
         (failed(FailureKind::InvalidRequest), 400, INVALID, "invalid_value"),
         (failed(FailureKind::ContextLengthExceeded), 400, INVALID, "context_length_exceeded"),
         (failed(FailureKind::Internal), 500, SERVER, "worker_error"),
@@ -182,13 +217,23 @@ fn number(error: &ApiError) -> usize {
         ApiError::Model(ModelError::Restarting(_)) => 50,
         ApiError::Model(ModelError::NotRestarted { .. }) => 51,
         ApiError::Model(ModelError::NotRestartedYet { .. }) => 52,
+        ApiError::Model(ModelError::NoRoom { .. }) => 53,
+        ApiError::Model(ModelError::Crowded(_)) => 54,
+        ApiError::Model(ModelError::StoreUnreadable) => 55,
+        ApiError::Serve(ServeError::NoModel(_)) => 56,
+        ApiError::Serve(ServeError::Rejected(Rejection::RateLimited(_))) => 57,
+        ApiError::Serve(ServeError::Rejected(Rejection::DeadlinePassed)) => 58,
+        ApiError::Serve(ServeError::DeadlinePassed) => 59,
+        ApiError::Serve(ServeError::Unroutable(RouteError::NotNamed { .. })) => 60,
+        ApiError::Serve(ServeError::OperationRejected(OperationRejection::QueueFull { .. })) => 61,
+        ApiError::Serve(ServeError::OperationRejected(OperationRejection::WaitedTooLong { .. })) => 62,
     }
 }
 
 #[test]
 fn every_kind_of_error_has_a_sample() {
     let seen: BTreeSet<_> = samples().iter().map(|(error, ..)| number(error)).collect();
-    let all: BTreeSet<_> = (0..=52).collect();
+    let all: BTreeSet<_> = (0..=62).collect();
     assert_eq!(seen, all);
 }
 
@@ -222,8 +267,11 @@ fn what_a_worker_says_about_itself_shows_no_paths() {
         param: None,
         message: "cannot read /home/ann/store/blobs/ab: gone".into(),
     };
-    let error = ApiError::from(ServeError::Failed(failure));
+    let error = ApiError::from(ServeError::Failed(failure.clone()));
     assert_eq!(error.report().message, "cannot read <path>: gone");
+    let error = ServeError::from(ModelError::Failed { model: model("org/m"), failure });
+    let message = "the model `org/m` could not be loaded: cannot read <path>: gone";
+    assert_eq!(ApiError::from(error).report().message, message);
 }
 
 #[test]
@@ -241,4 +289,25 @@ fn every_failure_has_its_status_type_and_code() {
         let scheme = response.headers().get(header::WWW_AUTHENTICATE).is_some();
         assert_eq!(scheme, status == 401, "{words}");
     }
+}
+
+#[test]
+fn what_is_full_is_said_for_people_and_for_programs() {
+    let of = |rejection: Rejection| ApiError::from(ServeError::from(rejection)).report();
+    let report = of(queue_full(Bound::Requests));
+    assert_eq!((report.retry_after, report.full), (Some(RETRY), Some(Full::Queue(OCCUPANCY))));
+    for part in ["limit of 5 streams", "2 requests wait, of 2 that may", "in 1.5 s"] {
+        assert!(report.message.contains(part), "{}", report.message);
+    }
+    let report = of(queue_full(Bound::Tokens));
+    assert!(report.message.contains("about 100 tokens wait, and 1000 may"), "{}", report.message);
+    let report = of(rate_limited());
+    assert_eq!(report.full, Some(Full::RateLimit { unit: "tokens", per_minute: 600 }));
+    assert!(report.message.contains("600 tokens a minute"), "{}", report.message);
+    assert!(of(waited_too_long()).message.contains("within 1 s; try again in 1.5 s"));
+    let headers = ApiError::from(ServeError::from(rate_limited())).into_response().headers().clone();
+    assert_eq!(
+        (&headers["retry-after"], &headers["retry-after-ms"]),
+        (&"2".parse().unwrap(), &"1500".parse().unwrap())
+    );
 }

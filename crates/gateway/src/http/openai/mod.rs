@@ -5,6 +5,7 @@
 //! request    a body's fields: as typed, then checked
 //! answer     answers and chunks
 //! error      the error object
+//! operations tokenize and the like, as vLLM and llama.cpp have them
 //! models     the list of models; loading and unloading, which is our addition to it
 //! ```
 
@@ -14,6 +15,7 @@ mod completions;
 mod endpoint;
 mod error;
 mod models;
+mod operations;
 mod request;
 
 use std::marker::PhantomData;
@@ -33,13 +35,16 @@ use crate::serve::Generation;
 /// All of it, for the router.
 pub(super) fn api() -> Api {
     Api {
-        routes: vec![
+        routes: [
             ("/v1/chat/completions", post(create::<OpenAi<Chat>>)),
             ("/v1/completions", post(create::<OpenAi<Completion>>)),
             ("/v1/models", get(models::list)),
             // Names may have slashes, like `organization/model`.
             ("/v1/models/{*id}", any(models::one)),
-        ],
+        ]
+        .into_iter()
+        .chain(operations::routes())
+        .collect(),
         write_error,
     }
 }

@@ -1,4 +1,4 @@
-//! `/v1/models` and what is below it: what is loaded, and what it is doing.
+//! `/v1/models` and what is below it: what is loaded and what is stored, and what it is doing.
 
 use axum::{
     Json,
@@ -24,24 +24,22 @@ pub(super) struct List {
     data: Vec<Model>,
 }
 
-/// OpenAI's model object; the fields from `state` on are additions. Those that only a worker knows are null until
-/// one was ready.
+/// OpenAI's model object; the fields from `root` on are additions. `root` and `max_model_len` are those of vLLM, which
+/// its clients read. What neither the store nor a worker has said is null.
 #[derive(Serialize)]
 struct Model {
     id: String,
     object: &'static str,
     created: u64,
     owned_by: &'static str,
+    root: String,
+    max_model_len: Option<u32>,
     state: ModelState,
     reason: Option<String>,
     workers: usize,
     ready_workers: usize,
     size_bytes: Option<u64>,
     context_length: Option<u32>,
-    /// The same, as vLLM calls it and as routers of several servers read it.
-    max_model_len: Option<u32>,
-    /// The model that the name stands for. Adapters of one are not served, so it is the name itself.
-    root: String,
     architecture: Option<String>,
     digest: Option<String>,
 }
@@ -55,7 +53,8 @@ struct Unloaded {
 
 pub(super) async fn list(State(app): State<App>, headers: HeaderMap) -> Json<List> {
     let is_admin = app.is_admin(&headers);
-    let data = app.registry.models().into_iter().map(|status| Model::new(status, is_admin)).collect();
+    let models = app.models.list(app.sees_stored(&headers)).await;
+    let data = models.into_iter().map(|status| Model::new(status, is_admin)).collect();
     Json(List { object: "list", data })
 }
 
@@ -72,25 +71,31 @@ pub(super) async fn one(
         _ => None,
     };
     let method = request.method().clone();
-    let reads = matches!(method, Method::GET | Method::HEAD);
     match action {
         Some((id, action)) if method == Method::POST => {
             let done = admin::act(&app, id, action, request).await?;
-            answer(&app, done)
+            answer(&app, done).await
         }
-        // A model may have such a name.
-        Some(_) if !(reads && app.registry.model(&path).is_some()) => Ok(not_allowed(method, "POST")),
-        _ if reads => {
-            let model = find(&app, &path, app.is_admin(request.headers()))?;
-            Ok(Json(model).into_response())
+        _ if matches!(method, Method::GET | Method::HEAD) => {
+            let stored = app.sees_stored(request.headers());
+            match app.models.status(&path, stored).await {
+                Ok(status) => Ok(Json(Model::new(status, app.is_admin(request.headers()))).into_response()),
+                // A model may have such a name, but none has.
+                Err(_) if action.is_some() => Ok(not_allowed(method, "POST")),
+                Err(error) => Err(error.into()),
+            }
         }
-        _ => Ok(not_allowed(method, "GET,HEAD")),
+        Some(_) => Ok(not_allowed(method, "POST")),
+        None => Ok(not_allowed(method, "GET,HEAD")),
     }
 }
 
-fn answer(app: &App, done: Done) -> Result<Response, ApiError> {
+async fn answer(app: &App, done: Done) -> Result<Response, ApiError> {
     match done {
-        Done::Loaded(name) => Ok(Json(find(app, &name, true)?).into_response()),
+        Done::Loaded(name) => {
+            let status = app.models.status(&name, true).await?;
+            Ok(Json(Model::new(status, true)).into_response())
+        }
         Done::Unloaded(id) => Ok(Json(Unloaded { id, object: "model", state: "unloaded" }).into_response()),
     }
 }
@@ -101,32 +106,30 @@ fn not_allowed(method: Method, allowed: &'static str) -> Response {
     response
 }
 
-/// The model with this name or digest.
-fn find(app: &App, id: &str, is_admin: bool) -> Result<Model, ApiError> {
-    let model = app.registry.model(id).ok_or_else(|| app.registry.unknown(id))?;
-    Ok(Model::new(model, is_admin))
-}
-
 impl Model {
     /// Only an administrator sees the paths of the store and the workers.
     fn new(status: ModelStatus, is_admin: bool) -> Self {
-        let ModelStatus { name, state, reason, info, workers, ready_workers, since } = status;
-        let info = info.as_ref();
+        let ModelStatus { name, state, reason, info, workers, ready_workers, since, stored } = status;
+        let (info, stored) = (info.as_ref(), stored.as_ref());
+        let context_length =
+            info.map(|info| info.context_length).or(stored.and_then(|stored| stored.context_length));
         Self {
             root: name.clone(),
             id: name,
             object: "model",
-            created: since,
+            created: stored.map_or(since, |stored| stored.imported_at),
             owned_by: "kr-serve",
+            max_model_len: context_length,
             state,
             reason: shown(reason, is_admin),
             workers,
             ready_workers,
-            size_bytes: info.map(|info| info.weight_bytes),
-            context_length: info.map(|info| info.context_length),
-            max_model_len: info.map(|info| info.context_length),
-            architecture: info.map(|info| info.architecture.clone()),
-            digest: info.map(|info| info.digest.clone()),
+            size_bytes: info.map(|info| info.weight_bytes).or(stored.map(|stored| stored.size)),
+            context_length,
+            architecture: info
+                .map(|info| info.architecture.clone())
+                .or(stored.and_then(|stored| stored.architecture.clone())),
+            digest: info.map(|info| info.digest.clone()).or(stored.map(|stored| stored.digest.clone())),
         }
     }
 }

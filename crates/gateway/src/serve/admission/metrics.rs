@@ -10,31 +10,50 @@ use prometheus_client::{
     },
 };
 
-use crate::metrics::{ByModel, MetricRegistry};
+use crate::{
+    metrics::{ByModel, MetricRegistry},
+    serve::limit::Cause,
+};
 
 /// The metrics of admission. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct AdmissionMetrics {
-    /// Streams of a model that may run at once.
-    pub limit: Gauge,
     /// Requests of all models that wait for a permit.
     pub queue_length: Gauge,
+    /// Their tokens, estimated.
+    pub queue_tokens: Gauge,
     /// Streams of all models that hold a permit.
     pub streams_open: Gauge,
     running: ByModel<Gauge>,
     waiting: ByModel<Gauge>,
     queue_time: ByModel<Histogram>,
+    limit: Family<ModelLabel, Gauge>,
+    limit_cuts: Family<CutLabels, Counter>,
     rejections: Family<ReasonLabel, Counter>,
 }
 
-/// Counts one request in two gauges, for as long as it is held.
+/// Counts one request in a gauge, for as long as it is held.
 #[derive(Debug)]
-pub(super) struct Counted([Gauge; 2]);
+pub(super) struct Counted(Gauge);
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
 }
+
+/// A model that is or was loaded: a client's word is never a label.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ModelLabel {
+    model: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CutLabels {
+    model: String,
+    cause: &'static str,
+}
+
+const CAUSES: [Cause; 4] = [Cause::FirstToken, Cause::Kv, Cause::WorkerQueue, Cause::Memory];
 
 impl AdmissionMetrics {
     /// Registers them.
@@ -47,7 +66,17 @@ impl AdmissionMetrics {
             ),
             limit: registry.register(
                 "admission_limit",
-                "Streams of a model that may run at once",
+                "Streams of a model that may run at the moment",
+                Family::default(),
+            ),
+            limit_cuts: registry.register(
+                "admission_limit_cuts",
+                "Times that the limit of a model sank, by cause",
+                Family::default(),
+            ),
+            queue_tokens: registry.register(
+                "admission_queue_tokens",
+                "Estimated tokens of the requests waiting for a permit",
                 Gauge::default(),
             ),
             running: registry.register_by_model(
@@ -83,28 +112,54 @@ impl AdmissionMetrics {
 
     /// A request of the model waits.
     pub(super) fn waits(&self, model: &str) -> Counted {
-        Counted::new([self.waiting.of(model), self.queue_length.clone()])
+        Counted::new(self.waiting.of(model))
     }
 
     /// A request of the model runs.
     pub(super) fn runs(&self, model: &str) -> Counted {
-        Counted::new([self.running.of(model), self.streams_open.clone()])
+        Counted::new(self.running.of(model))
+    }
+
+    /// The limit of a model is this.
+    pub(super) fn set_limit(&self, model: &str, limit: usize) {
+        self.limit.get_or_create(&ModelLabel { model: model.to_owned() }).set(limit as i64);
+    }
+
+    /// The limit of a model sank.
+    pub(super) fn count_cut(&self, model: &str, cause: Cause) {
+        let labels = CutLabels { model: model.to_owned(), cause: name(cause) };
+        self.limit_cuts.get_or_create(&labels).inc();
+    }
+
+    /// Removes the lines of a model that has nobody here.
+    pub(super) fn forget_model(&self, model: &str) {
+        self.limit.remove(&ModelLabel { model: model.to_owned() });
+        for cause in CAUSES {
+            self.limit_cuts.remove(&CutLabels { model: model.to_owned(), cause: name(cause) });
+        }
+        self.running.forget(model);
+        self.waiting.forget(model);
     }
 }
 
 impl Counted {
-    fn new(gauges: [Gauge; 2]) -> Self {
-        gauges.iter().for_each(|gauge| {
-            gauge.inc();
-        });
-        Self(gauges)
+    fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.iter().for_each(|gauge| {
-            gauge.dec();
-        });
+        self.0.dec();
+    }
+}
+
+fn name(cause: Cause) -> &'static str {
+    match cause {
+        Cause::FirstToken => "first_token",
+        Cause::Kv => "kv",
+        Cause::WorkerQueue => "worker_queue",
+        Cause::Memory => "memory",
     }
 }

@@ -8,7 +8,12 @@ use protocol::message::{
 };
 
 use super::*;
-use crate::{fleet::fixtures, metrics::MetricRegistry, serve::request::Correlation, worker::link::Link};
+use crate::{
+    fleet::fixtures,
+    metrics::MetricRegistry,
+    serve::{plain_request, request::Correlation},
+    worker::link::Link,
+};
 
 /// A model `m` with workers that the test plays.
 pub(crate) struct World {
@@ -23,6 +28,7 @@ pub(crate) struct PlayedWorker {
     link: Link,
 }
 
+const FIRST_WAIT: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl World {
@@ -31,8 +37,7 @@ impl World {
         let registry = Arc::new(fixtures::registry(count));
         let serve = |number| PlayedWorker { link: fixtures::serve(&registry, number, "d") };
         let workers = (0..count).map(serve).collect();
-        let limits =
-            OpenLimits { credit_chunks: 8, first_wait: Duration::from_secs(1), recovery_wait: PATIENCE };
+        let limits = OpenLimits { credit_chunks: 8, recovery_wait: PATIENCE };
         let metrics = ServeMetrics::register(&mut MetricRegistry::new());
         let opener = Arc::new(Opener::new(Arc::clone(&registry), limits, metrics));
         Self { registry, opener, workers }
@@ -40,12 +45,18 @@ impl World {
 
     /// A stream, if a worker takes it at once.
     pub(crate) fn begin(&self) -> Option<MigratingStream> {
-        let opening = MigratingStream::open(&self.opener, request(), Instant::now());
+        let opening =
+            MigratingStream::open(&self.opener, InUse::alone("m"), request(), Instant::now(), FIRST_WAIT);
         opening.now_or_never().map(Result::unwrap)
     }
 
     pub(crate) fn worker(&self, number: usize) -> &PlayedWorker {
         &self.workers[number]
+    }
+
+    /// The worker that has the only stream.
+    fn holder(&self) -> usize {
+        self.workers.iter().position(|worker| worker.link.live_streams() == 1).unwrap()
     }
 
     /// Worker `number` is lost.
@@ -84,13 +95,13 @@ impl PlayedWorker {
 
 fn request() -> GenerateRequest {
     GenerateRequest {
-        model: "m".into(),
         prompt: Prompt::Text("x".into()),
         sampling: Sampling { temperature: 1.0, seed: 7, ..Sampling::default() },
         max_tokens: Some(9),
         stop: vec!["stop".into()],
         ignore_eos: true,
         correlation: Correlation { request_id: Some("r1".into()), trace: Some(TRACE) },
+        ..plain_request("m")
     }
 }
 
@@ -122,19 +133,21 @@ fn crash() -> Loss {
 async fn a_stream_goes_on_behind_its_tokens_on_another_worker() {
     let world = World::new(2);
     let mut stream = world.begin().unwrap();
-    let first = world.worker(0).generate();
+    // The prompt decides which one it is.
+    let (one, other) = (world.holder(), 1 - world.holder());
+    let first = world.worker(one).generate();
     assert!(first.resume.is_empty());
     assert_eq!((first.correlation_id.as_deref(), first.trace), (Some("r1"), Some(TRACE)));
-    world.worker(0).send(first.id, vec![PREPARED, delta(0, &[4]), delta(1, &[5, 6])]);
+    world.worker(one).send(first.id, vec![PREPARED, delta(0, &[4]), delta(1, &[5, 6])]);
     assert_eq!(now(&mut stream), Some(Ok(PREPARED)));
-    world.lose(0, crash());
+    world.lose(one, crash());
     assert_eq!(now(&mut stream), Some(Ok(delta(0, &[4]))), "what was published counts");
     assert_eq!(now(&mut stream), Some(Ok(delta(1, &[5, 6]))));
     assert!(next(&mut stream).now_or_never().is_none());
-    let second = world.worker(1).generate();
+    let second = world.worker(other).generate();
     assert_ne!(second.id, first.id);
     assert_eq!(second, Generate { id: second.id, resume: vec![4, 5, 6], ..first });
-    world.worker(1).send(second.id, vec![PREPARED, delta(3, &[7]), finished()]);
+    world.worker(other).send(second.id, vec![PREPARED, delta(3, &[7]), finished()]);
     assert_eq!(now(&mut stream), Some(Ok(delta(3, &[7]))), "it is prepared once");
     assert_eq!(now(&mut stream), Some(Ok(finished())));
     assert_eq!(now(&mut stream), None);
@@ -163,7 +176,13 @@ async fn a_request_for_a_worker_that_restarts_waits() {
     let mut world = World::new(1);
     world.lose(0, crash());
     let opener = Arc::clone(&world.opener);
-    let mut opening = std::pin::pin!(MigratingStream::open(&opener, request(), Instant::now()));
+    let mut opening = std::pin::pin!(MigratingStream::open(
+        &opener,
+        InUse::alone("m"),
+        request(),
+        Instant::now(),
+        FIRST_WAIT
+    ));
     assert!(opening.as_mut().now_or_never().is_none());
     world.restart(0, "d");
     let _stream = opening.await.unwrap();
@@ -182,7 +201,10 @@ async fn waiting_for_a_worker_has_an_end() {
     assert!(failure.message.contains("no worker is ready"), "{}", failure.message);
     assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs());
     assert_eq!(next(&mut stream).await, None);
-    let error = MigratingStream::open(&world.opener, request(), Instant::now()).await.unwrap_err();
+    let error =
+        MigratingStream::open(&world.opener, InUse::alone("m"), request(), Instant::now(), FIRST_WAIT)
+            .await
+            .unwrap_err();
     assert_eq!(error, no_worker());
     assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs() + 1);
 }
@@ -191,19 +213,20 @@ async fn waiting_for_a_worker_has_an_end() {
 async fn two_crashes_at_the_same_token_end_a_stream_with_an_error() {
     let mut world = World::new(2);
     let mut stream = world.begin().unwrap();
-    let first = world.worker(0).generate();
-    world.worker(0).send(first.id, vec![PREPARED, delta(0, &[4])]);
-    world.lose(0, crash());
+    let (one, other) = (world.holder(), 1 - world.holder());
+    let first = world.worker(one).generate();
+    world.worker(one).send(first.id, vec![PREPARED, delta(0, &[4])]);
+    world.lose(one, crash());
     assert_eq!((now(&mut stream), now(&mut stream)), (Some(Ok(PREPARED)), Some(Ok(delta(0, &[4])))));
     assert!(next(&mut stream).now_or_never().is_none());
-    world.restart(0, "d");
-    world.worker(1).generate();
-    world.lose(1, crash());
+    world.restart(one, "d");
+    world.worker(other).generate();
+    world.lose(other, crash());
     let Some(Err(ServeError::Failed(failure))) = now(&mut stream) else { panic!("a third worker got it") };
     assert_eq!(failure.kind, FailureKind::Internal);
     assert!(failure.message.contains("it broke"), "{}", failure.message);
     assert_eq!(now(&mut stream), None);
-    assert!(world.worker(0).submitted().is_empty());
+    assert!(world.worker(one).submitted().is_empty());
 }
 
 #[tokio::test]

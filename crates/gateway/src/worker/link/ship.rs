@@ -1,45 +1,38 @@
-//! The way to the worker.
+//! Stage *ship* itself: from the outbox to the ring.
 
 use std::time::Instant;
 
-use futures_util::FutureExt;
-use protocol::frame::{BELL, FrameKind, Sent};
-use tokio::io::AsyncWriteExt;
+use protocol::frame::{FrameKind, Sent};
 use tracing::{debug_span, warn};
 
-use super::{
-    super::{
-        batcher::{self, Next, Queued},
-        streams::unsendable,
-    },
-    LinkEnd, LinkTask, now,
+use super::{LinkEnd, LinkTask, now};
+use crate::worker::{
+    batcher::{Flush, Next},
+    streams::unsendable,
 };
-
-/// A larger buffer is freed once it was sent.
-const KEPT_BODY: usize = 4 << 20;
 
 impl LinkTask {
     /// Sends what is queued, until the queue is empty, held, or the ring full. Returns the end of the hold.
     pub(super) fn ship(&mut self) -> Result<Option<Instant>, LinkEnd> {
         loop {
-            if self.unsent == 0 {
-                match self.link.outbox.next(now()) {
+            if self.shipment.unsent() == 0 {
+                let now = now();
+                let flush = match self.link.outbox.next(now) {
                     Next::Idle => return Ok(None),
                     Next::HoldUntil(until) => return Ok(Some(until)),
-                    Next::Ship => {}
-                }
-                self.unsent = debug_span!("batch").in_scope(|| self.pack());
-                if self.unsent == 0 {
+                    Next::Ship(flush) => flush,
+                };
+                debug_span!("batch").in_scope(|| self.pack(now, flush));
+                if self.shipment.unsent() == 0 {
                     continue;
                 }
             }
-            let _span = debug_span!("ship", submissions = self.unsent, bytes = self.body.len()).entered();
-            match self.sender.send(FrameKind::Batch, &self.body)? {
+            let (submissions, body) = (self.shipment.unsent(), self.shipment.body());
+            let _span = debug_span!("ship", submissions, bytes = body.len()).entered();
+            match self.sender.send(FrameKind::Batch, body)? {
                 Sent::Done { ring_bell } => {
-                    self.metrics.count_batch(self.unsent, self.body.len());
-                    self.unsent = 0;
-                    self.shipping.clear();
-                    self.body.shrink_to(KEPT_BODY);
+                    self.metrics.sent.count_frame(submissions, body.len());
+                    self.shipment.finish();
                     if ring_bell {
                         self.ring_doorbell();
                     }
@@ -55,34 +48,18 @@ impl LinkTask {
         }
     }
 
-    /// Encodes the next batch, and returns how many submissions are in it. If that fails, its streams end and no
-    /// others.
-    fn pack(&mut self) -> usize {
-        let mut taken = self.link.outbox.take();
-        self.shipping.extend(taken.iter_mut().filter_map(Queued::begin_shipping));
-        let ids: Vec<_> = taken.iter().filter_map(Queued::request).collect();
-        let count = taken.len();
-        match batcher::encode(taken, &mut self.body) {
-            Ok(()) => count,
+    /// Encodes the next batch. If that fails, its requests do, and no others.
+    fn pack(&mut self, now: Instant, flush: Flush) {
+        match self.shipment.pack(&self.link.outbox, now) {
+            // What made it worth while was cancelled meanwhile.
+            Ok(()) if self.shipment.unsent() == 0 => {}
+            Ok(()) => self.metrics.batch.count(self.shipment.unsent(), self.shipment.waited(), flush),
             Err(error) => {
                 let failure = unsendable(error);
-                warn!(
-                    submissions = count,
-                    why = failure.message,
-                    "a batch can't be encoded; its requests fail"
-                );
-                self.link.streams.fail(&ids, &failure);
-                self.shipping.clear();
-                0
+                warn!(why = failure.message, "a batch can't be encoded; its requests fail");
+                self.link.streams.fail(&self.shipment.requests(), &failure);
+                self.link.operations.fail(self.shipment.operations(), &failure);
             }
-        }
-    }
-
-    /// If the socket's buffer is full, a doorbell is pending already; if it is closed, reading will tell.
-    pub(super) fn ring_doorbell(&self) {
-        let mut socket = &self.socket;
-        if let Some(Ok(1)) = socket.write(&[BELL]).now_or_never() {
-            self.metrics.sent.wakeups.inc();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The link's task over a real segment and a real socket, with the worker's ends in the same process.
 #![allow(clippy::unwrap_used)]
 
+mod operations;
 mod peer;
 
 use futures_util::FutureExt;
@@ -304,22 +305,32 @@ async fn a_worker_that_sends_much_is_reported_alive_now_and_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_submission_waits_for_others_until_its_hold_window_ends() {
-    let hold = Duration::from_millis(4);
-    let mut world = World::with_batches(3, hold).await;
-    let _one = world.link.open(generate(1, 8), Progress::new(Instant::now())).unwrap();
+async fn a_submission_waits_for_others_that_are_likely_to_come() {
+    let (window, gap) = (Duration::from_millis(4), Duration::from_millis(1));
+    let mut world = World::with_batches(3, window).await;
+    let mut streams = vec![world.link.open(generate(1, 8), Progress::new(Instant::now())).unwrap()];
+    assert_eq!(world.peer.next_batch().await.len(), 1, "nothing is known yet");
+    tokio::time::advance(gap).await;
+    streams.push(world.link.open(generate(2, 8), Progress::new(Instant::now())).unwrap());
     world.link_sleeps().await;
     assert!(!world.peer.has_frame());
-    tokio::time::advance(hold / 2).await;
-    let _two = world.link.open(generate(2, 8), Progress::new(Instant::now())).unwrap();
-    world.link_sleeps().await;
+    tokio::time::advance(gap).await;
+    streams.push(world.link.open(generate(3, 8), Progress::new(Instant::now())).unwrap());
+    world.others_run().await;
     assert!(!world.peer.has_frame(), "it counts from the first one");
-    tokio::time::advance(hold / 2).await;
+    tokio::time::advance(window - gap).await;
     assert_eq!(world.peer.next_batch().await.len(), 2);
 
-    let _more = [3, 4].map(|id| world.link.open(generate(id, 8), Progress::new(Instant::now())).unwrap());
+    streams.extend([4, 5].map(|id| world.link.open(generate(id, 8), Progress::new(Instant::now())).unwrap()));
     world.link_sleeps().await;
     assert!(!world.peer.has_frame());
-    let _last = world.link.open(generate(5, 8), Progress::new(Instant::now())).unwrap();
+    streams.push(world.link.open(generate(6, 8), Progress::new(Instant::now())).unwrap());
     assert_eq!(world.peer.next_batch().await.len(), 3, "a full batch does not wait");
+
+    tokio::time::advance(gap).await;
+    streams.push(world.link.open(generate(7, 8), Progress::new(Instant::now())).unwrap());
+    world.link_sleeps().await;
+    assert!(!world.peer.has_frame());
+    world.link.hurry();
+    assert_eq!(world.peer.next_batch().await.len(), 1);
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::{Delivery, Flow, Progress, size};
 use crate::{
     trace::{RequestSpan, StageSpan},
-    worker::metrics::StreamMetrics,
+    worker::{load::Share, metrics::StreamMetrics},
 };
 
 /// The worker's end of a stream.
@@ -21,6 +21,8 @@ pub(super) struct Entry {
     /// Events of the step that is being delivered.
     pub(super) step: Vec<StreamEventKind>,
     pub(super) flow: Arc<Flow>,
+    /// Its part of the work before the worker.
+    pub(super) share: Share,
     /// Deltas that the worker has sent.
     pub(super) spent: u64,
     /// Position in the output of the next token.
@@ -56,6 +58,7 @@ impl Entry {
         self.delivering.get_or_insert_with(|| std::mem::take(request).deliver());
         match &mut event {
             StreamEventKind::Prepared { prompt_tokens } => {
+                self.share.prepared(*prompt_tokens);
                 if !std::mem::replace(&mut self.progress.prepared, true) {
                     metrics.tokens_in.inc_by((*prompt_tokens).into());
                 }
@@ -64,13 +67,14 @@ impl Entry {
                 if let Err(violation) = self.check(delta) {
                     return self.violated(violation);
                 }
+                self.share.generated(delta.tokens.len());
                 self.measure(delta.tokens.len(), now, metrics);
             }
             StreamEventKind::Failed(failure) => failure.shorten(),
             StreamEventKind::Answered(_) => {
                 return self.violated("the worker answered a request for text with a value");
             }
-            StreamEventKind::Finished { .. } => {}
+            StreamEventKind::Finished { usage, .. } => self.share.finished(usage.completion_tokens),
         }
         self.step.push(event);
         true

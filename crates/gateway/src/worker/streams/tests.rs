@@ -10,7 +10,7 @@ use super::{entry::MAX_UNREAD, *};
 use crate::{
     config::BatchQueue,
     metrics::MetricRegistry,
-    worker::{batcher, metrics::WorkerMetrics},
+    worker::{batcher::Taken, metrics::WorkerMetrics},
 };
 
 struct World {
@@ -39,8 +39,9 @@ impl World {
     }
 
     fn submitted(&self) -> Vec<Submission> {
-        let mut body = Vec::new();
-        batcher::encode(self.outbox.take(), &mut body).unwrap();
+        let (mut taken, mut body) = (Taken::default(), Vec::new());
+        self.outbox.take_batch(Instant::now(), &mut taken);
+        taken.encode(&mut body).unwrap();
         codec::decode::<Batch>(&body).unwrap().submissions
     }
 }

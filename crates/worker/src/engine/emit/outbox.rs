@@ -87,6 +87,12 @@ fn size(event: &StreamEvent) -> usize {
         }
         StreamEventKind::Answered(Answer::Tokens(tokens)) => 5 * tokens.len(),
         StreamEventKind::Answered(Answer::Text(text)) => text.len(),
+        StreamEventKind::Answered(Answer::Pieces(pieces)) => {
+            pieces.iter().map(|(_, bytes)| 10 + bytes.len()).sum()
+        }
+        StreamEventKind::Answered(Answer::DraftCheck { reason, .. }) => {
+            reason.as_ref().map_or(0, String::len)
+        }
         StreamEventKind::Answered(Answer::Count(_))
         | StreamEventKind::Prepared { .. }
         | StreamEventKind::Finished { .. } => 0,

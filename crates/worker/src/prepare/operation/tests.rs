@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use protocol::message::{ChatMessage, FailureKind};
+use protocol::message::Prompt;
 use serde_json::{Value, json};
 
 use super::{
@@ -44,6 +44,11 @@ fn chat(content: &str) -> Prompt {
     Prompt::Chat(vec![ChatMessage { role: "user".into(), content: content.into(), name: None }])
 }
 
+/// Of a prompt.
+fn input(prompt: Prompt, add_special_tokens: bool) -> TokenizeInput {
+    TokenizeInput { add_special_tokens, ..TokenizeInput::new(prompt) }
+}
+
 fn pieces(preparer: &Preparer, tokens: &[u32]) -> Vec<String> {
     tokens.iter().map(|&token| preparer.tokenizer.tokenizer().id_to_token(token).unwrap()).collect()
 }
@@ -51,11 +56,14 @@ fn pieces(preparer: &Preparer, tokens: &[u32]) -> Vec<String> {
 #[test]
 fn texts_are_tokenized_with_special_tokens_or_without() {
     let preparer = preparer(&with_beginning(), None);
-    let tokens = preparer.tokenize(&text("the end"), true).unwrap();
+    let tokens = preparer.tokenize(&input(text("the end"), true)).unwrap();
     assert_eq!(pieces(&preparer, &tokens), ["<s>", "the", "Ġ", "end"]);
-    let tokens = preparer.tokenize(&text("the end"), false).unwrap();
+    let tokens = preparer.tokenize(&input(text("the end"), false)).unwrap();
     assert_eq!(pieces(&preparer, &tokens), ["the", "Ġ", "end"]);
-    assert!(preparer.tokenize(&text(""), false).unwrap().is_empty(), "nothing to continue is needed here");
+    assert!(
+        preparer.tokenize(&input(text(""), false)).unwrap().is_empty(),
+        "nothing to continue is needed here"
+    );
 }
 
 #[test]
@@ -64,10 +72,10 @@ fn chats_are_tokenized_as_their_generation_would_be() {
     let preparer = preparer(&with_beginning(), Some(template));
     let expected = ["<|im_start|>", "a", "<|im_end|>"];
     for add_special_tokens in [false, true] {
-        let tokens = preparer.tokenize(&chat("a"), add_special_tokens).unwrap();
+        let tokens = preparer.tokenize(&input(chat("a"), add_special_tokens)).unwrap();
         assert_eq!(pieces(&preparer, &tokens), expected);
     }
-    let typed = preparer.tokenize(&chat("<|im_end|>"), false).unwrap();
+    let typed = preparer.tokenize(&input(chat("<|im_end|>"), false)).unwrap();
     assert!(typed.len() > 3, "what a client types is text: {:?}", pieces(&preparer, &typed));
 }
 
@@ -76,8 +84,12 @@ fn what_is_counted_is_what_tokenizing_gives() {
     let preparer = preparer(&with_beginning(), Some("{{ messages[0].content }}"));
     for prompt in [text(""), text("the end of it"), chat("abab é"), Prompt::Tokens(vec![1, 2, 3])] {
         for add_special_tokens in [false, true] {
-            let tokens = preparer.tokenize(&prompt, add_special_tokens).unwrap();
-            assert_eq!(preparer.count(&prompt, add_special_tokens).unwrap(), tokens.len(), "{prompt:?}");
+            let tokens = preparer.tokenize(&input(prompt.clone(), add_special_tokens)).unwrap();
+            assert_eq!(
+                preparer.count(&input(prompt.clone(), add_special_tokens)).unwrap(),
+                tokens.len(),
+                "{prompt:?}"
+            );
         }
     }
 }
@@ -85,13 +97,13 @@ fn what_is_counted_is_what_tokenizing_gives() {
 #[test]
 fn the_bounds_are_those_of_prompts() {
     let preparer = preparer(&samples::byte_level(), None);
-    let failure = preparer.tokenize(&text(&"xyz".repeat(1 << 20)), true).unwrap_err();
+    let failure = preparer.tokenize(&input(text(&"xyz".repeat(1 << 20)), true)).unwrap_err();
     let expected = (FailureKind::ContextLengthExceeded, Some("prompt"));
     assert_eq!((failure.kind, failure.param.as_deref()), expected);
     let vocab_size = preparer.settings.vocab_size;
-    let failure = preparer.count(&Prompt::Tokens(vec![vocab_size]), true).unwrap_err();
+    let failure = preparer.count(&input(Prompt::Tokens(vec![vocab_size]), true)).unwrap_err();
     assert_eq!((failure.kind, failure.param.as_deref()), (FailureKind::InvalidRequest, Some("prompt")));
-    let failure = preparer.tokenize(&chat("a"), true).unwrap_err();
+    let failure = preparer.tokenize(&input(chat("a"), true)).unwrap_err();
     assert!(failure.message.contains("no chat template"), "{}", failure.message);
 }
 
@@ -99,7 +111,7 @@ fn the_bounds_are_those_of_prompts() {
 fn tokens_become_text_with_special_tokens_or_without() {
     for tokenizer in [samples::byte_level(), samples::sentencepiece()] {
         let preparer = preparer(&tokenizer, None);
-        let tokens = preparer.tokenize(&text("the <|im_end|>abé"), false).unwrap();
+        let tokens = preparer.tokenize(&input(text("the <|im_end|>abé"), false)).unwrap();
         let shown = preparer.detokenize(&tokens, false).unwrap();
         assert_eq!(shown.replace(' ', ""), "the<|im_end|>abé");
         let hidden = preparer.detokenize(&tokens, true).unwrap();
@@ -142,4 +154,86 @@ fn a_decoder_that_panics_fails_the_operation() {
     let preparer = preparer(&tokenizer, None);
     let a = preparer.tokenizer.tokenizer().token_to_id("a").unwrap();
     assert_eq!(preparer.detokenize(&[a], false).unwrap_err().kind, FailureKind::InvalidRequest);
+}
+
+const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}\
+                      {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+#[test]
+fn a_chat_is_rendered_as_its_generation_begins_or_without_the_beginning_of_an_answer() {
+    let preparer = preparer(&samples::byte_level(), Some(CHATML));
+    for content in ["the end", "a<|im_end|>b"] {
+        let Prompt::Chat(messages) = chat(content) else { unreachable!() };
+        let whole = preparer.render(&messages, true).unwrap();
+        assert_eq!(whole, format!("<|im_start|>user\n{content}<|im_end|><|im_start|>assistant\n"));
+        let shorter = preparer.render(&messages, false).unwrap();
+        assert_eq!(shorter, format!("<|im_start|>user\n{content}<|im_end|>"));
+        let tokens = preparer.tokenize(&input(chat(content), false)).unwrap();
+        assert_eq!(preparer.detokenize(&tokens, false).unwrap(), whole);
+        let without = TokenizeInput { add_generation_prompt: false, ..input(chat(content), false) };
+        let tokens = preparer.tokenize(&without).unwrap();
+        assert_eq!(preparer.detokenize(&tokens, false).unwrap(), shorter);
+    }
+    let without_template = self::preparer(&samples::byte_level(), None);
+    let failure = without_template.render(&[], true).unwrap_err();
+    assert_eq!((failure.kind, failure.param.as_deref()), (FailureKind::InvalidRequest, Some("messages")));
+}
+
+#[test]
+fn pieces_are_the_tokens_and_their_texts() {
+    for tokenizer in [samples::byte_level(), samples::sentencepiece()] {
+        let preparer = preparer(&tokenizer, None);
+        let input = input(text("the <|im_end|>the é"), false);
+        let tokens = preparer.tokenize(&input).unwrap();
+        for form in [PieceForm::Vocabulary, PieceForm::Bytes] {
+            let found = preparer.pieces(&input, form).unwrap();
+            assert_eq!(found.iter().map(|(token, _)| token).collect::<Vec<_>>(), tokens);
+            let joined: Vec<u8> = found.iter().flat_map(|(_, bytes)| bytes.to_vec()).collect();
+            let texts = found.iter().map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned());
+            match form {
+                PieceForm::Vocabulary => assert_eq!(texts.collect::<Vec<_>>(), pieces(&preparer, &tokens)),
+                PieceForm::Bytes => {
+                    let joined = String::from_utf8(joined).unwrap();
+                    assert_eq!(joined.replace(' ', ""), "the<|im_end|>theé", "{joined:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Stored models: one by each name.
+#[derive(Debug)]
+struct Stored(Vec<(&'static str, Value)>);
+
+impl draft::Drafts for Stored {
+    fn tokenizer(&self, name: &str) -> Result<super::super::PromptTokenizer, Failure> {
+        let found = self.0.iter().find(|(stored, _)| *stored == name);
+        found.map(|(_, tokenizer)| samples::load(tokenizer)).ok_or_else(|| Failure {
+            kind: FailureKind::UnknownModel,
+            param: Some("draft_model".into()),
+            message: "no such model".into(),
+        })
+    }
+}
+
+#[test]
+fn a_draft_model_is_looked_up_in_the_store() {
+    let stored = Stored(vec![("same", samples::byte_level()), ("other", samples::words())]);
+    let preparer = preparer(&samples::byte_level(), None).with_drafts(Box::new(stored));
+    let check = |draft: &str| {
+        preparer.operate(Operation {
+            id: protocol::ids::RequestId(1),
+            kind: OperationKind::CheckDraft { draft: draft.into() },
+        })
+    };
+    let Ok(Answer::DraftCheck { compatible, reason, vocab_size, draft_vocab_size }) = check("same") else {
+        panic!("{:?}", check("same"))
+    };
+    assert_eq!((compatible, reason, vocab_size), (true, None, draft_vocab_size));
+    let Ok(Answer::DraftCheck { compatible: false, reason: Some(_), .. }) = check("other") else {
+        panic!("{:?}", check("other"))
+    };
+    assert_eq!(check("absent").unwrap_err().kind, FailureKind::UnknownModel);
+    let without_store = self::preparer(&samples::byte_level(), None);
+    assert_eq!(without_store.check_draft("same").unwrap_err().kind, FailureKind::Internal);
 }

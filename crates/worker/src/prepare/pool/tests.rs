@@ -52,6 +52,16 @@ impl Prepare for Gated {
     }
 }
 
+/// An operation that is answered at once.
+fn quick() -> OperationKind {
+    OperationKind::Detokenize { tokens: vec![1], skip_special_tokens: false }
+}
+
+/// One that waits for the gate.
+fn gated() -> OperationKind {
+    OperationKind::Count(TokenizeInput::new(Prompt::Text("x".into())))
+}
+
 /// A template or tokenizer that panics.
 struct Panics;
 
@@ -100,12 +110,25 @@ impl World {
             trace: None,
             correlation_id: None,
         };
-        self.pool.submit(Work::Generate(Box::new(generate)), request).inspect_err(|_| self.requests.end(id))
+        self.pool.submit(Box::new(generate), request).inspect_err(|_| self.requests.end(id))
     }
 
     fn cancel(&self, id: u64) {
         self.requests.apply(&protocol::message::Submission::Cancel(RequestId(id)));
         self.pool.cancel(RequestId(id));
+    }
+
+    fn operate(&self, operations: Vec<(u64, OperationKind)>) {
+        assert_eq!(self.try_operate(operations), []);
+    }
+
+    fn try_operate(&self, operations: Vec<(u64, OperationKind)>) -> Vec<(RequestId, Failure)> {
+        let handles = self.requests.begin_all(operations.iter().map(|(id, _)| RequestId(*id)));
+        let jobs = operations.into_iter().zip(handles).map(|((id, kind), request)| OperationJob {
+            operation: Box::new(Operation { id: RequestId(id), kind }),
+            request: request.unwrap(),
+        });
+        self.pool.submit_operations(jobs.collect())
     }
 
     /// Both threads at work: with a long request, and with a short one.
@@ -156,18 +179,17 @@ fn what_was_cancelled_while_it_was_prepared_ends_in_silence() {
     world.cancel(2);
     world.gate.send(()).unwrap();
     world.gate.send(()).unwrap();
-    for _ in 0..2 {
-        assert!(matches!(world.messages.recv().unwrap(), EngineMessage::Wake));
-    }
-    assert!(world.requests.is_empty());
+    // An engine that drains waits for the last one.
+    assert!(matches!(world.messages.recv().unwrap(), EngineMessage::Wake));
+    assert!(world.requests.is_empty() && world.messages.is_empty());
     assert!(world.events.is_empty());
 }
 
 #[test]
 fn a_full_queue_is_overload() {
     let world = World::busy();
-    let failures: Vec<Failure> = (10..2_000).filter_map(|id| world.submit(id, 1).err()).collect();
-    assert_eq!(failures.len(), 1_990 - MAX_QUEUED);
+    let failures: Vec<Failure> = (10..5_000).filter_map(|id| world.submit(id, 1).err()).collect();
+    assert_eq!(failures.len(), 4_990 - MAX_QUEUED);
     assert!(failures.iter().all(|failure| failure.kind == FailureKind::Overloaded), "{:?}", failures[0]);
     drop(world.gate);
 
@@ -206,21 +228,63 @@ fn the_age_is_that_of_the_oldest_in_preparation() {
 #[test]
 fn an_operation_is_answered_and_never_reaches_the_engine() {
     let world = World::new();
-    let operate = |id, kind| {
-        let id = RequestId(id);
-        let request = world.requests.begin(id, 0).unwrap();
-        world.pool.submit(Work::Operation(Box::new(Operation { id, kind })), request).unwrap();
-    };
-    operate(1, OperationKind::Detokenize { tokens: vec![1], skip_special_tokens: false });
+    let operate = |id, kind| world.operate(vec![(id, kind)]);
+    operate(1, quick());
     let answered = StreamEventKind::Answered(Answer::Text("answered".into()));
     assert_eq!(world.events.recv().unwrap(), StreamEvent { id: RequestId(1), kind: answered });
     assert!(matches!(world.messages.recv().unwrap(), EngineMessage::Wake));
-    let input = TokenizeInput { prompt: Prompt::Text("x".into()), add_special_tokens: true };
-    operate(2, OperationKind::Count(input));
+    operate(2, gated());
     world.gate.send(()).unwrap();
     assert_eq!(world.events.recv().unwrap().kind, StreamEventKind::Failed(refusal()));
     assert!(matches!(world.messages.recv().unwrap(), EngineMessage::Wake));
     assert!(world.requests.is_empty());
+}
+
+#[test]
+fn small_operations_of_one_kind_are_answered_together_and_fail_alone() {
+    let world = World::new();
+    world.operate((1..=3).map(|id| (id, gated())).chain([(4, quick())]).collect());
+    assert_eq!(world.begun.recv().unwrap(), RequestId(1));
+    // The other thread does the other kind meanwhile.
+    assert_eq!(world.events.recv().unwrap().id, RequestId(4));
+    world.cancel(2);
+    world.cancel(3);
+    world.gate.send(()).unwrap();
+    let event = world.events.recv().unwrap();
+    assert_eq!((event.id, event.kind), (RequestId(1), StreamEventKind::Failed(refusal())));
+    assert!(matches!(world.messages.recv().unwrap(), EngineMessage::Wake));
+    assert!(world.requests.is_empty() && world.begun.is_empty() && world.events.is_empty());
+    assert!(world.messages.is_empty(), "an engine is woken for the last one only");
+}
+
+#[test]
+fn a_long_operation_does_not_keep_short_ones_waiting() {
+    let world = World::new();
+    let long = OperationKind::Count(TokenizeInput::new(Prompt::Text("x".repeat(LONG + 1))));
+    world.operate(vec![
+        (1, long.clone()),
+        (2, long.clone()),
+        (3, quick()),
+        (4, OperationKind::CheckDraft { draft: "d".into() }),
+    ]);
+    assert_eq!(world.begun.recv().unwrap(), RequestId(1));
+    assert_eq!(world.events.recv().unwrap().id, RequestId(3));
+    world.cancel(2);
+    for id in [1, 4] {
+        world.gate.send(()).unwrap();
+        assert_eq!(world.events.recv().unwrap().id, RequestId(id));
+    }
+    assert!(world.begun.try_iter().eq([RequestId(4)]), "2 was taken out of the queue");
+}
+
+#[test]
+fn operations_beyond_the_queue_are_refused_alone() {
+    let world = World::busy();
+    let all: Vec<_> = (10..10 + MAX_QUEUED as u64 + 40).map(|id| (id, gated())).collect();
+    let refused = world.try_operate(all);
+    assert!((40..=40 + 32).contains(&refused.len()), "{}", refused.len());
+    assert!(refused.iter().all(|(_, failure)| failure.kind == FailureKind::Overloaded));
+    drop(world.gate);
 }
 
 #[test]

@@ -190,7 +190,7 @@ impl Simulation {
 
     fn on(&mut self, event: impl Into<Event>) {
         let event = event.into();
-        let died = matches!(event, Event::Worker(WorkerEvent::Died(_)));
+        let died = matches!(event, Event::Worker(WorkerEvent::Died { .. }));
         for action in self.world.on(event) {
             self.act(action, died);
         }
@@ -261,7 +261,7 @@ impl Simulation {
 
     fn die(&mut self) {
         if std::mem::take(&mut self.process) {
-            self.on(WorkerEvent::Died("crash".into()));
+            self.on(WorkerEvent::Died { why: "crash".into(), by_others: false });
         }
     }
 

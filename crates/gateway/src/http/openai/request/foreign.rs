@@ -15,7 +15,7 @@ use crate::http::{
 
 /// The first field that can't be allowed.
 #[derive(Debug, Default)]
-pub(super) struct Foreign {
+pub(in crate::http::openai) struct Foreign {
     refused: Option<Refused>,
 }
 
@@ -30,7 +30,7 @@ const MAX_NAME: usize = 100;
 
 impl Foreign {
     /// Looks at a field that is none of ours.
-    pub(super) fn take(&mut self, name: &str, value: &Probe) {
+    pub(in crate::http::openai) fn take(&mut self, name: &str, value: &Probe) {
         if self.refused.is_some() || *value == Probe::Null {
             return;
         }
@@ -45,7 +45,7 @@ impl Foreign {
     }
 
     /// The error, if there was such a field.
-    pub(super) fn check(self) -> Result<(), ApiError> {
+    pub(in crate::http::openai) fn check(self) -> Result<(), ApiError> {
         match self.refused {
             None => Ok(()),
             Some(Refused::Known { name, what }) => Err(unsupported(name, what)),

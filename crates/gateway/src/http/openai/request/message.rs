@@ -18,7 +18,7 @@ use crate::{
 /// A message as typed. Clients send back what an answer had, and more: other fields are ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Message {
+pub(in crate::http::openai) struct Message {
     role: Option<Text>,
     content: Option<Content>,
     name: Option<Text>,
@@ -176,7 +176,9 @@ impl<'de> Visitor<'de> for Parts {
 }
 
 /// The prompt of a chat.
-pub(super) fn chat_prompt(messages: Option<Vec<Object<Message>>>) -> Result<Prompt, ApiError> {
+pub(in crate::http::openai) fn chat_prompt(
+    messages: Option<Vec<Object<Message>>>,
+) -> Result<Prompt, ApiError> {
     let messages = messages.ok_or_else(|| field("messages", "is required"))?;
     if messages.is_empty() {
         return Err(field("messages", "must not be empty"));

@@ -8,15 +8,22 @@ mod limits;
 mod message;
 mod prompt;
 mod sampling;
+mod terms;
 
-use self::{fields::Fields, message::chat_prompt, prompt::text_prompt};
+use self::{fields::Fields, prompt::text_prompt};
+pub(super) use self::{
+    fields::set,
+    foreign::Foreign,
+    message::{Message, chat_prompt},
+    prompt::TypedPrompt,
+};
 use crate::{
     http::{
         dialect::Asked,
         error::ApiError,
         json::{Flag, Object, Probe, Text, Whole, field, parse, unsupported},
     },
-    serve::{Correlation, GenerateRequest, Prompt},
+    serve::{Caller, Correlation, GenerateRequest, Prompt},
 };
 
 /// What an answer repeats of its request, or depends on.
@@ -80,9 +87,21 @@ impl Fields {
         let context = Context { model: model.clone(), include_usage };
         let stream = self.stream.is_some_and(|Flag(stream)| stream);
         let ignore_eos = self.ignore_eos.is_some_and(|Flag(ignore)| ignore);
-        let (prompt, correlation) = (prompt()?, Correlation::default());
-        let request = GenerateRequest { model, prompt, sampling, max_tokens, stop, ignore_eos, correlation };
-        Ok(Asked { request, stream, context })
+        let (priority, timeout) = (self.priority(), self.timeout()?);
+        let request = GenerateRequest {
+            model,
+            prompt: prompt()?,
+            sampling,
+            max_tokens,
+            stop,
+            ignore_eos,
+            priority,
+            // These are not for the body to say.
+            caller: Caller::default(),
+            deadline: None,
+            correlation: Correlation::default(),
+        };
+        Ok(Asked { request, stream, timeout, context })
     }
 
     fn include_usage(&mut self) -> Result<bool, ApiError> {

@@ -17,7 +17,7 @@ use crate::{
 
 /// As typed.
 #[derive(Debug)]
-pub(super) enum TypedPrompt {
+pub(in crate::http::openai) enum TypedPrompt {
     One(Prompt),
     Several,
     Empty,

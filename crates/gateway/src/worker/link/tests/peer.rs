@@ -8,13 +8,12 @@ use interprocess::local_socket::{
     tokio::{Stream as Socket, prelude::*},
 };
 use protocol::{
-    frame::{BELL, FrameSender, Sent},
+    frame::{FrameSender, Sent},
     ids::Incarnation,
     message::{Batch, StreamEvent},
     shm::{Segment, Side},
 };
 use tokio::{
-    io::AsyncWriteExt,
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
@@ -155,7 +154,13 @@ impl World {
         soon("the link's end", future::join(task, received)).await.0.unwrap()
     }
 
-    /// Returns when the link has done all it has to do at this moment, and sleeps.
+    /// Lets the link work, if anything wakes it.
+    pub(super) async fn others_run(&self) {
+        give_way("nothing", Instant::now() + PATIENCE).await;
+    }
+
+    /// Returns when the link has done all it has to do at this moment, and sleeps. Something must have woken it since
+    /// the last time.
     pub(super) async fn link_sleeps(&mut self) {
         // What woke it is first in the queue of this test's only thread.
         give_way("nothing", Instant::now() + PATIENCE).await;

@@ -1,0 +1,32 @@
+//! What an artifact store has, as the worker program lists it for the gateway (`kr-worker --list-models`): a JSON array
+//! on standard output. The gateway itself opens no store.
+
+use serde::{Deserialize, Serialize};
+
+use crate::message::Failure;
+
+/// One name of a stored model, or a stored model that has no name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredModel {
+    /// Its name; `None`: only the digest names it.
+    pub name: Option<String>,
+    /// SHA-256 of its manifest, in hex.
+    pub digest: String,
+    /// `model_type` of its configuration.
+    pub architecture: Option<String>,
+    /// Bytes of its files.
+    pub size: u64,
+    /// Most tokens of a sequence, as its configuration says.
+    pub context_length: Option<u32>,
+    /// When it was imported, in Unix seconds.
+    pub imported_at: u64,
+    /// Why it can't be loaded, as far as that is known without trying.
+    pub defect: Option<Failure>,
+}
+
+impl StoredModel {
+    /// What it is loaded by: its name if it has one.
+    pub fn id(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.digest)
+    }
+}
