@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "workers/traces.rs"]
+mod traces;
+
 use std::{
     io::Write,
     time::{Duration, Instant},

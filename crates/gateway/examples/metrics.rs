@@ -2,10 +2,7 @@
 
 #![allow(clippy::print_stdout)] // the document is the output
 
-use gateway::{
-    assembly::Metrics,
-    metrics::{MetricRegistry, PREFIX},
-};
+use gateway::{assembly::Metrics, metrics::MetricRegistry};
 
 fn main() {
     let mut registry = MetricRegistry::new();
@@ -17,7 +14,6 @@ fn main() {
     let mut metrics = registry.catalogue().to_vec();
     metrics.sort_unstable_by_key(|metric| metric.name);
     for metric in metrics {
-        let suffix = if metric.kind == "counter" { "_total" } else { "" };
-        println!("| `{PREFIX}_{}{suffix}` | {} | {} |", metric.name, metric.kind, metric.help);
+        println!("| `{}` | {} | {} |", metric.public_name(), metric.kind, metric.help);
     }
 }

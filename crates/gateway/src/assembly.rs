@@ -5,10 +5,10 @@ use std::sync::Arc;
 use crate::{
     config::Config,
     fleet::{FleetMetrics, ModelRegistry, Models},
-    http::{App, HttpMetrics, Serving},
+    http::{self, App, HttpMetrics, Serving},
     metrics::MetricRegistry,
     serve::{
-        Dispatcher, OpenLimits, ServeMetrics,
+        Dispatcher, LoadMetrics, OpenLimits, ServeMetrics,
         admission::{Admission, AdmissionMetrics},
         operation::{OperationMetrics, Operator},
     },
@@ -20,12 +20,14 @@ use crate::{
 pub struct Metrics {
     /// Of HTTP requests.
     pub http: HttpMetrics,
+    /// Of requests for text, and of their moves between workers.
+    pub serve: ServeMetrics,
+    /// For load balancers.
+    pub load: LoadMetrics,
     /// Of admission.
     pub admission: AdmissionMetrics,
     /// Of operations.
     pub operations: OperationMetrics,
-    /// Of streams that change their worker.
-    pub serve: ServeMetrics,
     /// Of workers and the models that they load.
     pub fleet: FleetMetrics,
     /// Of the links to workers and of the streams over them.
@@ -37,9 +39,10 @@ impl Metrics {
     pub fn register(registry: &mut MetricRegistry) -> Self {
         Self {
             http: HttpMetrics::register(registry),
-            admission: AdmissionMetrics::register(registry),
             operations: OperationMetrics::register(registry),
             serve: ServeMetrics::register(registry),
+            load: LoadMetrics::register(registry),
+            admission: AdmissionMetrics::register(registry),
             worker: WorkerMetrics::register(registry),
             fleet: FleetMetrics::register(registry),
         }
@@ -52,7 +55,8 @@ impl Metrics {
 /// No worker can be started here.
 pub fn assemble(config: &Config) -> Result<App, LaunchError> {
     let mut registry = MetricRegistry::new();
-    let Metrics { http, admission, operations, serve, fleet, worker } = Metrics::register(&mut registry);
+    let Metrics { http, serve, load, admission, operations, fleet, worker } =
+        Metrics::register(&mut registry);
     let models = Arc::new(ModelRegistry::default());
     let launcher = WorkerLauncher::new(config, worker)?;
     let loader = Models::new(launcher, Arc::clone(&models), fleet);
@@ -66,14 +70,9 @@ pub fn assemble(config: &Config) -> Result<App, LaunchError> {
     let dispatcher = Dispatcher::new(admission.clone(), loader.clone(), Arc::clone(&models), limits, serve);
     let operator =
         Operator::new(admission.clone(), loader.clone(), Arc::clone(&models), config.operations, operations);
-    Ok(App::new(
-        config,
-        Serving { admission, dispatcher, operator },
-        models,
-        loader,
-        http,
-        Arc::new(registry),
-    ))
+    let metrics = http::Metrics { http, load };
+    let serving = Serving { admission, dispatcher, operator };
+    Ok(App::new(config, serving, models, loader, metrics, Arc::new(registry)))
 }
 
 #[cfg(test)]
@@ -88,21 +87,25 @@ mod tests {
         let mut found: Vec<_> = registry.catalogue().iter().map(|it| (it.name, it.kind)).collect();
         found.sort_unstable();
         let expected = [
-            ("accept_requests", "counter"),
-            ("admit_limit", "gauge"),
-            ("admit_limit_cuts", "counter"),
-            ("admit_queue_length", "gauge"),
-            ("admit_queue_tokens", "gauge"),
-            ("admit_rejections", "counter"),
+            ("admission_limit", "gauge"),
+            ("admission_limit_cuts", "counter"),
+            ("admission_queue_tokens", "gauge"),
+            ("admission_rejections", "counter"),
             ("batch_flushes", "counter"),
             ("batch_size", "histogram"),
             ("batch_wait_seconds", "histogram"),
-            ("bells", "counter"),
-            ("deliver_frames", "counter"),
-            ("deliver_messages", "counter"),
+            ("cancellations", "counter"),
             ("demand_loads", "counter"),
             ("demand_unloads", "counter"),
+            ("e2e_request_latency_seconds", "histogram"),
+            ("generation_tokens", "counter"),
+            ("http_requests", "counter"),
             ("inter_token_latency_seconds", "histogram"),
+            ("ipc_bytes", "counter"),
+            ("ipc_frames", "counter"),
+            ("ipc_messages", "counter"),
+            ("ipc_wakeups", "counter"),
+            ("kv_cache_usage_ratio", "gauge"),
             ("migration_seconds", "histogram"),
             ("migrations", "counter"),
             ("operate_results", "counter"),
@@ -110,16 +113,20 @@ mod tests {
             ("operate_running", "gauge"),
             ("operate_seconds", "histogram"),
             ("operate_waiting", "gauge"),
-            ("queue_time_seconds", "histogram"),
-            ("ship_frames", "counter"),
-            ("ship_messages", "counter"),
-            ("streams_open", "gauge"),
+            ("prompt_tokens", "counter"),
+            ("request_errors", "counter"),
+            ("request_queue_time_seconds", "histogram"),
+            ("request_success", "counter"),
+            ("requests_running", "gauge"),
+            ("requests_waiting", "gauge"),
             ("time_to_first_token_seconds", "histogram"),
-            ("tokens_in", "counter"),
-            ("tokens_out", "counter"),
             ("verify_runs", "counter"),
+            ("vllm:kv_cache_usage_perc", "gauge"),
+            ("vllm:num_requests_running", "gauge"),
+            ("vllm:num_requests_waiting", "gauge"),
             ("worker_heartbeat_gap_seconds", "histogram"),
             ("worker_restarts", "counter"),
+            ("worker_sequences", "gauge"),
             ("worker_state", "gauge"),
         ];
         assert_eq!(found, expected);

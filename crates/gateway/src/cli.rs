@@ -2,14 +2,18 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use telemetry::LogFormat;
 
 /// What no flag says: a key in a command line could be read by every user of the machine.
 const ENVIRONMENT: &str = "Environment:
   KR_API_KEYS   Keys of those who may use the server, as name:key,name:key [default: everybody may]
   KR_API_KEY    One such key, without a name
   KR_ADMIN_KEY  Key that allows to load and unload models over HTTP
-  RUST_LOG      What is logged to standard error [default: log.filter of the configuration]";
+  RUST_LOG      What is logged to standard error [default: telemetry.log_filter of the configuration]";
 
 /// Serves models over an OpenAI-compatible HTTP interface.
 ///
@@ -79,4 +83,12 @@ pub struct Flags {
     /// The worker's executable [default: kr-worker beside this program].
     #[arg(long, value_name = "PATH")]
     pub worker_bin: Option<PathBuf>,
+
+    /// How log lines are written [default: text].
+    #[arg(long, value_name = "FORMAT", value_parser = log_format())]
+    pub log_format: Option<LogFormat>,
+}
+
+fn log_format() -> impl TypedValueParser<Value = LogFormat> {
+    PossibleValuesParser::new(LogFormat::NAMES).try_map(|name| name.parse())
 }

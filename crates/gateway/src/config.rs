@@ -11,6 +11,7 @@ mod exposure;
 mod keys;
 mod live;
 mod secret_file;
+mod telemetry_settings;
 mod tls;
 mod warnings;
 mod worker_options;
@@ -59,8 +60,8 @@ pub struct Config {
     pub verify: Verify,
     /// How workers compute on a CPU.
     pub cpu: Cpu,
-    /// Which events are logged, in the form of `RUST_LOG`.
-    pub log_filter: String,
+    /// Logs and traces, also of workers.
+    pub telemetry: telemetry::Settings,
 }
 
 /// Listening and bodies.

@@ -34,7 +34,7 @@ pub mod config;
 
 pub mod cli;
 pub mod metrics;
-pub mod telemetry;
+pub mod trace;
 
 #[cfg(test)]
 mod error_tests;

@@ -18,8 +18,8 @@ use gateway::{
     http,
     reload::Reloader,
     shutdown::{Signals, shut_down},
-    telemetry::{self, LogFilter},
 };
+use telemetry::LogFilter;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -55,17 +55,25 @@ fn check(flags: &Flags) -> Result<(), ()> {
 }
 
 fn run(flags: Flags) -> Result<(), ()> {
-    let log = telemetry::init();
-    let run = || -> anyhow::Result<()> {
-        let Loaded { config, warnings, .. } = Config::load(&flags)?;
-        log.set(&config.log_filter);
-        for warning in warnings {
-            warn!("{warning}");
-        }
-        let runtime = tokio::runtime::Runtime::new().context("can't start the runtime")?;
-        runtime.block_on(serve(flags, config, log))
+    let format = flags.log_format.unwrap_or_default();
+    let started =
+        telemetry::while_starting(format, || start(&flags).inspect_err(|error| error!("{error:#}")));
+    let (Loaded { config, warnings, .. }, telemetry) = started.map_err(drop)?;
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    let log = telemetry.log_filter();
+    let run = || {
+        tokio::runtime::Runtime::new().context("can't start the runtime")?.block_on(serve(flags, config, log))
     };
     run().map_err(|error| error!("{error:#}"))
+}
+
+/// Reads the settings, and begins to log and to trace as they say.
+fn start(flags: &Flags) -> anyhow::Result<(Loaded, telemetry::Guard)> {
+    let loaded = Config::load(flags)?;
+    let telemetry = telemetry::init("kr-gateway", &loaded.config.telemetry)?;
+    Ok((loaded, telemetry))
 }
 
 async fn serve(flags: Flags, config: Config, log: LogFilter) -> anyhow::Result<()> {

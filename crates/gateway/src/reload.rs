@@ -5,6 +5,7 @@
 //!              └ a mistake: nothing changes, and the log says where it is
 //! ```
 
+use telemetry::LogFilter;
 use tokio::{signal::unix::Signal, task::spawn_blocking};
 use tracing::{error, info, warn};
 
@@ -12,7 +13,6 @@ use crate::{
     cli::Flags,
     config::{self, Changes, Config, ConfigError},
     http::App,
-    telemetry::LogFilter,
 };
 
 /// Applies new configurations to a gateway that runs.
@@ -64,7 +64,7 @@ impl Reloader {
         let adopted = config::adopt(&self.running, new)?;
         let changes = config::diff(&self.running, new);
         self.app.reconfigure(&adopted);
-        self.log.set(&adopted.log_filter);
+        self.log.set(&adopted.telemetry.filter, adopted.telemetry.access_log);
         self.running = adopted;
         Ok(changes)
     }

@@ -146,7 +146,7 @@ fn a_configuration_can_be_checked_without_being_used() {
         ("server:\n  prot: 81\n", "my.yaml:2: `server.prot`"),
         ("server:\n  api_keys_file: /no/keys\n", "/no/keys"),
         ("server:\n  host: 0.0.0.0\n", "server.api_keys_file"),
-        ("log:\n  filter: a=b=c\n", "my.yaml:2: `log.filter`"),
+        ("telemetry:\n  log_filter: a=b=c\n", "my.yaml:2: `telemetry.log_filter`"),
     ] {
         fs::write(&path, text).unwrap();
         let (code, out, err) = check_config(&["--config", file], &[]);
@@ -216,15 +216,19 @@ fn sighup_applies_what_can_change_and_names_what_can_not() {
     let line = gateway.line("nothing was changed");
     assert!(line.contains("ERROR") && line.contains("my.yaml:3: `server.prot`"), "{line}");
 
-    fs::write(&file, "server:\n  max_body_bytes: 4096\n  host: localhost\nlog:\n  filter: warn\n").unwrap();
+    fs::write(&file, "server:\n  max_body_bytes: 4096\n  host: localhost\ntelemetry:\n  log_filter: warn\n")
+        .unwrap();
     gateway.signal(Signal::HUP);
     let line = gateway.line("takes effect after a restart");
     assert!(line.contains("server.host changed from 127.0.0.1 to localhost"), "{line}");
 
-    fs::write(&file, "server:\n  max_body_bytes: 5000\nlog:\n  filter: info\n").unwrap();
+    fs::write(&file, "server:\n  max_body_bytes: 5000\ntelemetry:\n  log_filter: info\n").unwrap();
     gateway.signal(Signal::HUP);
     let line = gateway.line("the configuration was read again");
-    assert!(line.contains("server.max_body_bytes = 5000") && line.contains("log.filter = info"), "{line}");
+    assert!(
+        line.contains("server.max_body_bytes = 5000") && line.contains("telemetry.log_filter = info"),
+        "{line}"
+    );
 
     gateway.signal(Signal::TERM);
     gateway.line("shutting down");

@@ -11,6 +11,8 @@ mod connections;
 mod headers;
 #[path = "http/memory.rs"]
 mod memory;
+#[path = "http/monitoring.rs"]
+mod monitoring;
 #[path = "http/operations.rs"]
 mod operations;
 #[path = "http/reload.rs"]
@@ -109,7 +111,7 @@ async fn errors_have_openais_shape_and_their_status() {
         let reply = Reply::read(env.send(request).await).await;
         assert_eq!(reply.error(), (status, invalid.into(), code.into()), "{}", reply.text);
     }
-    assert_eq!(env.metric("kr_accept_requests_total{route=\"unknown\",code=\"404\"}").await, "1");
+    assert_eq!(env.metric("kr_http_requests_total{route=\"unknown\",code=\"404\"}").await, "1");
 }
 
 #[tokio::test]
@@ -133,6 +135,8 @@ async fn models_health_and_metrics_tell_the_truth() {
     assert_eq!(env.get("/livez").await.status.as_u16(), 200);
     let unready = env.get("/readyz").await;
     assert_eq!((unready.status.as_u16(), &unready.json()["ready"]), (503, &json!(false)));
+    let health = env.get("/health").await;
+    assert_eq!((health.status.as_u16(), health.json()), (503, json!({"status": "unavailable"})));
     let loading = env.get("/v1/models").await.json();
     assert_eq!(
         (&loading["data"][0]["id"], &loading["data"][0]["state"]),
@@ -153,7 +157,14 @@ async fn models_health_and_metrics_tell_the_truth() {
         (&json!(0), &json!("ready"), &json!(0))
     );
     assert_eq!(status["running"], 0);
-    let heartbeat = Heartbeat { step: 7, runnable: 2, ..Heartbeat::default() };
+    let heartbeat = Heartbeat {
+        step: 7,
+        runnable: 2,
+        waiting: 1,
+        kv_tokens: 25,
+        kv_capacity: 100,
+        ..Heartbeat::default()
+    };
     worker.send(&Report::Heartbeat(heartbeat)).await;
     until("its heartbeat", || env.app.registry.workers()[0].work.as_ref().is_some_and(|w| w.step == 7)).await;
     assert_eq!(env.get("/readyz").await.json()["workers"][0]["running"], 2);
@@ -169,11 +180,14 @@ async fn models_health_and_metrics_tell_the_truth() {
     for id in ["tiny", "0123456789abcdef"] {
         assert_eq!(env.get(&format!("/v1/models/{id}")).await.json()["id"], "tiny");
     }
+    let health = env.get("/health").await;
+    assert_eq!((health.status.as_u16(), health.json()), (200, json!({"status": "ok"})));
     let state = |state: &str| format!("kr_worker_state{{model=\"tiny\",worker=\"0\",state=\"{state}\"}}");
     assert_eq!(env.metric(&state("ready")).await, "1");
     assert_eq!(env.metric(&state("loading")).await, "0");
 
     env.app.admission.close();
+    assert_eq!(env.get("/health").await.status.as_u16(), 503);
     let closing = env.get("/readyz").await;
     assert_eq!((closing.status.as_u16(), &closing.json()["shutting_down"]), (503, &json!(true)));
     assert_eq!(env.post(CHAT, &chat(json!({}))).await.error().2, "shutting_down");
@@ -202,6 +216,6 @@ async fn a_full_queue_is_a_429_that_says_when_to_come_back() {
         worker.events(id, vec![finished(FinishReason::Stop)]).await;
         assert_eq!(soon("an answer", begun).await.unwrap().status().as_u16(), 200);
     }
-    assert_eq!(env.metric("kr_admit_rejections_total{reason=\"queue_full\"}").await, "1");
-    assert_eq!(env.metric("kr_streams_open").await, "0");
+    assert_eq!(env.metric("kr_admission_rejections_total{reason=\"queue_full\"}").await, "1");
+    assert_eq!(env.metric("kr_requests_running{model=\"tiny\"}").await, "0");
 }

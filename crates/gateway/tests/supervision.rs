@@ -99,7 +99,7 @@ async fn what_a_dead_worker_had_goes_on_with_the_next_process() {
     until("free places", || env.app.admission.metrics().streams_open.get() == 0).await;
     assert_eq!(env.metric("kr_worker_restarts_total{model=\"tiny\",worker=\"0\"}").await, "1");
     assert_eq!(env.metric("kr_migrations_total{cause=\"killed\"}").await, "2");
-    assert_eq!(env.metric("kr_tokens_in_total").await, "6", "a prompt counts once");
+    assert_eq!(env.metric("kr_prompt_tokens_total{model=\"tiny\"}").await, "6", "a prompt counts once");
 }
 
 #[tokio::test]

@@ -104,9 +104,10 @@ pub async fn held_after(client: &Client, longest: Duration) -> Result<Held> {
     }
 }
 
-/// Admitted requests. The metric has one of these names, depending on the gateway's version.
+/// Admitted requests. The metric has one of these names, depending on the gateway's version; before the first request
+/// there is only the last.
 fn permits(metrics: &str) -> Option<u64> {
-    ["kr_requests_running", "kr_streams_open"]
+    ["kr_requests_running", "kr_streams_open", "vllm:num_requests_running"]
         .iter()
         .find_map(|name| sum(metrics, name))
         .map(|sum| sum as u64)

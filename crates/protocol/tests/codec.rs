@@ -10,7 +10,7 @@ use protocol::{
         Answer, Batch, ChatMessage, Delta, EncodedSubmission, Failure, FailureKind, FinishReason, Generate,
         Heartbeat, MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS, ModelInfo, Operation, OperationKind,
         PieceForm, Pieces, Prompt, Report, Sampling, StreamEvent, StreamEventKind, Submission, TokenizeInput,
-        Usage, append_operation, append_submission, begin_batch, encode_batch,
+        TraceContext, Usage, append_operation, append_submission, begin_batch, encode_batch,
     },
 };
 use serde::Serialize;
@@ -60,6 +60,16 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn trace_context()(
+        trace_id in any::<[u8; 16]>(),
+        span_id in any::<[u8; 8]>(),
+        sampled in any::<bool>(),
+    ) -> TraceContext {
+        TraceContext { trace_id, span_id, sampled }
+    }
+}
+
+prop_compose! {
     fn generate()(
         id in id(),
         prompt in prompt(),
@@ -69,8 +79,10 @@ prop_compose! {
         resume in tokens(),
         ignore_eos in any::<bool>(),
         credit in any::<u32>(),
+        trace in option::of(trace_context()),
+        correlation_id in option::of(text()),
     ) -> Generate {
-        Generate { id, prompt, sampling, max_tokens, stop, resume, ignore_eos, credit }
+        Generate { id, prompt, sampling, max_tokens, stop, resume, ignore_eos, credit, trace, correlation_id }
     }
 }
 
@@ -282,6 +294,8 @@ fn too_large_a_message_is_neither_encoded_nor_decoded() {
             resume: vec![],
             ignore_eos: false,
             credit: 1,
+            trace: None,
+            correlation_id: None,
         }))],
     };
     let frame = bytes_of(&text(1 << 20)).len() - (1 << 20);

@@ -12,7 +12,7 @@ use protocol::{
     message::{
         Answer, Batch, ChatMessage, Delta, Failure, FailureKind, FinishReason, Generate, Heartbeat,
         ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt, Report, Sampling, StreamEvent,
-        StreamEventKind, Submission, TokenizeInput, Usage, Verified,
+        StreamEventKind, Submission, TokenizeInput, TraceContext, Usage, Verified,
     },
     options::{Activations, KvType, Verify, WorkerOptions},
 };
@@ -51,12 +51,16 @@ fn generate(prompt: Prompt) -> Generate {
         resume: vec![300, 7],
         ignore_eos: true,
         credit: 8,
+        trace: Some(TraceContext { trace_id: *b"0123456789abcdef", span_id: *b"01234567", sampled: true }),
+        correlation_id: Some("r1".into()),
     }
 }
 
-/// A generation after its prompt: sampling, `max_tokens`, `stop`, `resume`, `ignore_eos`, credit.
+/// A generation after its prompt: sampling, `max_tokens`, `stop`, `resume`, `ignore_eos`, credit, `trace`,
+/// `correlation_id`.
 const REST: &str = "0000003f 0000803f 28 0000803e 00000040 000080bf 0000003e 01 fb2c01 000000c0 fc70110100 \
-                    01 10  01 01 0a  02 fb2c01 07  01  08";
+                    01 10  01 01 0a  02 fb2c01 07  01  08 \
+                    01 30313233343536373839616263646566 3031323334353637 01  01 02 7231";
 
 fn event(kind: StreamEventKind) -> Report {
     Report::Events(vec![StreamEvent { id: RequestId(9), kind }])

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::schema::{
-    AdaptiveLimits, BatchQueue, Cache, Log, Models, OnDemand, Operations, Server, StreamRegistry, Tls,
-    Verify, Worker, Workers,
+    AdaptiveLimits, BatchQueue, Cache, LogFormat, Models, OnDemand, Operations, Server, StreamRegistry,
+    Telemetry, Tls, Verify, Worker, Workers,
 };
 
 impl Default for Server {
@@ -111,8 +111,14 @@ impl Default for Cache {
     }
 }
 
-impl Default for Log {
+impl Default for Telemetry {
     fn default() -> Self {
-        Self { filter: "info".into() }
+        Self {
+            log_filter: "info".into(),
+            log_format: LogFormat::default(),
+            access_log: false,
+            otlp_endpoint: None,
+            trace_sample_percent: 100,
+        }
     }
 }

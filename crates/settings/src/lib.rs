@@ -19,9 +19,9 @@ pub use self::{
     error::SettingsError,
     file::{DEFAULT_FILE, File},
     schema::{
-        Activations, AdaptiveLimits, BatchQueue, Cache, Cpu, KvType, Log, MAX_WORKERS, Models, OnDemand,
-        Operations, REQUEST_MEMORY_FACTOR, RateLimits, Server, Settings, StreamRegistry, Tls, Verify, Worker,
-        Workers,
+        Activations, AdaptiveLimits, BatchQueue, Cache, Cpu, KvType, LogFormat, MAX_WORKERS, Models,
+        OnDemand, Operations, REQUEST_MEMORY_FACTOR, RateLimits, Server, Settings, StreamRegistry, Telemetry,
+        Tls, Verify, Worker, Workers,
     },
     size::{SizeError, parse_size},
 };

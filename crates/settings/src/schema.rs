@@ -62,9 +62,9 @@ pub struct Settings {
     /// How workers compute on a CPU.
     #[serde(deserialize_with = "section")]
     pub cpu: Cpu,
-    /// What is logged.
+    /// Logs and traces.
     #[serde(deserialize_with = "section")]
-    pub log: Log,
+    pub telemetry: Telemetry,
 }
 
 /// Listening and bodies.
@@ -338,14 +338,6 @@ pub struct Cpu {
     pub kv_type: KvType,
 }
 
-/// What is logged.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Log {
-    /// Which events: a level, or levels by module, in the form of `RUST_LOG`, which overrides it.
-    pub filter: String,
-}
-
 /// What activations are rounded to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -366,6 +358,35 @@ pub enum KvType {
     Float32,
     /// In half the memory, a little less exact.
     Float16,
+}
+
+/// Logs and traces.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// Which events are logged: a level, or levels by module, in the form of `RUST_LOG`, which overrides it.
+    pub log_filter: String,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// Whether each request that was answered is logged.
+    pub access_log: bool,
+    /// Address of an OpenTelemetry collector that takes traces (OTLP over HTTP).
+    #[serde(deserialize_with = "some_text")]
+    pub otlp_endpoint: Option<String>,
+    /// How many of a hundred requests start a trace.
+    #[serde(deserialize_with = "number::<_, _, 0, 100>")]
+    pub trace_sample_percent: u8,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 fn min_streams<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {

@@ -244,13 +244,12 @@ fn the_other_keys_are_read() {
     assert_eq!(settings.server.drain_timeout_ms, Duration::from_millis(7));
     assert_eq!((settings.worker.max_num_seqs, settings.worker.max_prompt_chunk_tokens), (8, 512));
     assert_eq!(settings.cache.verify, Verify::Full);
-    let text =
-        "server:\n  tls: {cert_file: c, key_file: k}\n  max_header_bytes: 8KiB\nlog:\n  filter: debug\n";
+    let text = "server:\n  tls: {cert_file: c, key_file: k}\n  max_header_bytes: 8KiB\ntelemetry:\n  log_filter: debug\n";
     let file = File::parse(Path::new("x.yaml"), text).unwrap();
     let (tls, server) = (&file.settings.server.tls, &file.settings.server);
     assert_eq!((tls.cert_file.as_deref(), tls.key_file.as_deref()), (Some("c"), Some("k")));
-    assert_eq!((server.max_header_bytes, file.settings.log.filter.as_str()), (8192, "debug"));
-    assert!(file.sets("log.filter") && !file.sets("server.port"));
+    assert_eq!((server.max_header_bytes, file.settings.telemetry.log_filter.as_str()), (8192, "debug"));
+    assert!(file.sets("telemetry.log_filter") && !file.sets("server.port"));
     assert_eq!(settings.stream_registry.adaptive_limits.max_streams, 3);
 }
 

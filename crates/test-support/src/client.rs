@@ -20,6 +20,8 @@ pub struct Client {
     agent: Agent,
     /// Sent with every request.
     key: Option<String>,
+    /// Sent with every `POST`.
+    headers: Vec<(&'static str, String)>,
 }
 
 /// A whole answer.
@@ -45,7 +47,7 @@ impl Client {
     pub fn new(base: &str) -> Self {
         let config =
             Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).build();
-        Self { base: base.into(), agent: config.into(), key: None }
+        Self { base: base.into(), agent: config.into(), key: None, headers: Vec::new() }
     }
 
     /// Where the gateway listens, such as `127.0.0.1:8080`.
@@ -56,6 +58,13 @@ impl Client {
     /// The same client, with an API key.
     pub fn with_key(&self, key: &str) -> Self {
         Self { key: Some(key.into()), ..self.clone() }
+    }
+
+    /// The same client, with another header in every `POST`.
+    pub fn with_header(&self, name: &'static str, value: &str) -> Self {
+        let mut client = self.clone();
+        client.headers.push((name, value.to_owned()));
+        client
     }
 
     /// `GET path`.
@@ -96,7 +105,10 @@ impl Client {
 
     fn send(&self, path: &str, body: &[u8]) -> Response<Body> {
         let url = format!("{}{path}", self.base);
-        let request = self.agent.post(url).header("content-type", "application/json");
+        let mut request = self.agent.post(url).header("content-type", "application/json");
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
         match &self.key {
             Some(key) => request.header("authorization", format!("Bearer {key}")).send(body).unwrap(),
             None => request.send(body).unwrap(),

@@ -5,6 +5,7 @@
 //! | [`TestEnv`] | a program under test in a folder of its own |
 //! | [`Server`], [`Client`] | a real gateway with real workers, and an HTTP client for it |
 //! | [`FakeHub`] | a model hub on the loopback interface |
+//! | [`FakeCollector`] | an OpenTelemetry collector on the loopback interface |
 //! | [`gguf`], [`huggingface`], [`safetensors`] | small model files, written from their formats' definitions |
 //! | `worker` (feature `worker`) | a worker whose side of the protocol the test plays |
 //! | [`process`], [`memory`] | signals to processes, and what they keep in memory |
@@ -15,6 +16,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where its environment does")]
 
 mod client;
+mod collector;
 mod env;
 pub mod files;
 pub mod gguf;
@@ -33,6 +35,7 @@ pub mod wait;
 pub mod worker;
 
 pub use client::{Answer, Client, StreamAnswer, chat};
+pub use collector::{ExportedSpan, FakeCollector};
 pub use env::TestEnv;
 pub use hub::{COMMIT, FakeHub, HubRequest, OnFile, Repository};
 pub use private_store::{PrivateStore, import};

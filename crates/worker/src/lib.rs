@@ -6,8 +6,8 @@
 //! [`RequestTable`](requests::RequestTable), where a request's cancellation and credit can be set at any time.
 //!
 //! Modules depend on each other in one direction: [`startup`], [`link`], [`prepare`], [`engine`], and below it
-//! [`schedule`], [`sample`], [`model`], [`requests`] and [`report_sink`], which know none of the others. [`list_models`]
-//! is another program in the same executable.
+//! [`schedule`], [`sample`], [`model`], [`requests`], [`request_trace`] and [`report_sink`], which know none of the
+//! others. [`list_models`] is another program in the same executable.
 
 mod backend;
 pub mod cache;
@@ -20,6 +20,7 @@ pub mod model;
 pub mod options;
 pub mod prepare;
 pub mod report_sink;
+pub mod request_trace;
 pub mod requests;
 pub mod sample;
 pub mod schedule;

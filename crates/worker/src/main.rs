@@ -1,12 +1,8 @@
 //! `kr-worker`: see [`worker`].
 
-use std::{
-    io::{self, IsTerminal},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 use worker::{
     cli::{Cli, Task},
     list_models, startup,
@@ -14,9 +10,7 @@ use worker::{
 
 fn main() -> ExitCode {
     let started = std::time::Instant::now();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let ansi = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(io::stderr).init();
+    let _telemetry = log();
     let done = match Cli::parse().into() {
         Task::Serve(serve) => startup::run(&serve, started),
         Task::ListModels { store } => list_models::print(store.as_deref(), io::stdout().lock()),
@@ -28,4 +22,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Begins to log, and to export traces if the gateway said where to. It has looked at the address: should the address not
+/// be usable here, the worker serves without.
+fn log() -> telemetry::Guard {
+    let settings = telemetry::Settings::of_worker();
+    telemetry::init("kr-worker", &settings).unwrap_or_else(|error| {
+        let without = telemetry::Settings { traces: None, ..settings };
+        // It can't fail without traces.
+        let guard = telemetry::init("kr-worker", &without).unwrap_or_default();
+        tracing::error!("{:#}", anyhow::Error::new(error));
+        guard
+    })
 }

@@ -33,8 +33,9 @@ fn hold(server: &Server, max_tokens: u32) -> StreamAnswer {
 
 fn queued(server: &Server) -> usize {
     let metrics = server.client.get("/metrics").json;
-    let line = metrics.as_str().unwrap().lines().find_map(|line| line.strip_prefix("kr_admit_queue_length "));
-    line.unwrap().parse().unwrap()
+    // The line appears with the first request that waits.
+    let line = metrics.as_str().unwrap().lines().find(|line| line.starts_with("kr_requests_waiting{"));
+    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
 }
 
 /// All attackers get their turn in the same moment: when those leave who held all places.

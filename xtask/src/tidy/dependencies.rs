@@ -36,6 +36,12 @@ const RULES: &[Rule] = &[
         why: "each program that reads the configuration links it",
     },
     Rule { name: "mlx-ext", own: &[], mlx: true, why: "it completes MLX and knows nothing of serving" },
+    Rule {
+        name: "telemetry",
+        own: &["protocol"],
+        mlx: false,
+        why: "it writes logs and traces, whatever they are about",
+    },
     Rule { name: "chat", own: &[], mlx: false, why: "it turns text into events, whoever produced the text" },
     Rule {
         name: "test-support",
@@ -45,13 +51,13 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "gateway",
-        own: &["protocol", "settings", "chat"],
+        own: &["protocol", "settings", "chat", "telemetry"],
         mlx: false,
         why: "a fault in MLX or in a model's file must not reach it",
     },
     Rule {
         name: "worker",
-        own: &["protocol", "artifact-store", "mlx-ext"],
+        own: &["protocol", "artifact-store", "mlx-ext", "telemetry"],
         mlx: true,
         why: "it runs models and speaks to the gateway in messages",
     },

@@ -8,6 +8,7 @@ use super::{
     BatchQueue, Config, ConfigError, Connections, Demand, Environment, Keys, Operations, RateLimits, Server,
     StreamRegistry, Tls, Worker, Workers, exposure,
     keys::KeyKind,
+    telemetry_settings,
     warnings::{self, Overridden},
 };
 use crate::cli::Flags;
@@ -92,7 +93,7 @@ fn combine(file: &File, flags: &Flags, environment: &Environment) -> Result<Load
         operations: operations(&settings.operations),
         verify: settings.cache.verify,
         cpu: settings.cpu,
-        log_filter: log_filter(file, environment)?,
+        telemetry: telemetry_settings::of(file, flags, environment)?,
     };
     exposure::check(&config.server)?;
     let overridden = Overridden::of(settings, environment);
@@ -225,18 +226,4 @@ fn rate_limits(settings: &settings::RateLimits) -> RateLimits {
         requests_per_minute: limit(settings.requests_per_minute),
         tokens_per_minute: limit(settings.tokens_per_minute),
     }
-}
-
-/// A `RUST_LOG` that can't be used is passed over: other programs read it, too.
-fn log_filter(file: &File, environment: &Environment) -> Result<String, ConfigError> {
-    let filter = &file.settings.log.filter;
-    check_filter(filter).map_err(|error| {
-        file.refuse("log.filter", format!("is `{filter}`, which is not a filter: {error}; try `info`"))
-    })?;
-    let beats = environment.log.as_ref().filter(|text| check_filter(text).is_ok());
-    Ok(beats.unwrap_or(filter).clone())
-}
-
-fn check_filter(text: &str) -> Result<(), tracing_subscriber::filter::ParseError> {
-    tracing_subscriber::EnvFilter::builder().parse(text).map(drop)
 }

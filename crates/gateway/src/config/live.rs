@@ -2,6 +2,8 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use telemetry::LogFormat;
+
 use super::{Activations, Config, ConfigError, Keys, KvType, Verify, combine, exposure};
 
 /// What changes with a new configuration.
@@ -67,7 +69,7 @@ pub(super) fn values(config: &Config) -> impl Iterator<Item = (&'static str, Str
 }
 
 fn rows() -> impl Iterator<Item = &'static Row> {
-    ROWS.iter().chain(TLS).chain(BACKOFF)
+    ROWS.iter().chain(TLS).chain(BACKOFF).chain(TRACES)
 }
 
 /// Defines rows by the field that has the value.
@@ -140,7 +142,9 @@ const ROWS: &[Row] = rows! {
     restart "cache.verify" = verify;
     restart "cpu.activations" = cpu.activations;
     restart "cpu.kv_type" = cpu.kv_type;
-    live "log.filter" = log_filter;
+    live "telemetry.log_filter" = telemetry.filter;
+    restart "telemetry.log_format" = telemetry.format;
+    live "telemetry.access_log" = telemetry.access_log;
 };
 
 /// Another certificate serves the next connection; HTTP does not become HTTPS under its clients.
@@ -186,6 +190,33 @@ fn backoff(config: &Config) -> &RangeInclusive<Duration> {
     &config.workers.restart_backoff
 }
 
+/// Two keys, and one field, which is there with the first of them.
+const TRACES: &[Row] = &[
+    Row {
+        key: "telemetry.otlp_endpoint",
+        differs: |running, new| endpoint(running) != endpoint(new),
+        show: |config| endpoint(config).unwrap_or("none").to_owned(),
+        adopt: None,
+    },
+    Row {
+        key: "telemetry.trace_sample_percent",
+        differs: |running, new| {
+            let (running, new) = (sample_percent(running), sample_percent(new));
+            running.is_some() && new.is_some() && running != new
+        },
+        show: |config| sample_percent(config).map_or_else(|| "nothing is traced".into(), |it| it.to_string()),
+        adopt: None,
+    },
+];
+
+fn endpoint(config: &Config) -> Option<&str> {
+    config.telemetry.traces.as_ref().map(|traces| traces.endpoint.as_str())
+}
+
+fn sample_percent(config: &Config) -> Option<u8> {
+    config.telemetry.traces.as_ref().map(|traces| traces.sample_percent)
+}
+
 /// A value as the file would have it, or as little of it as may be shown.
 trait Show {
     fn show(&self) -> String;
@@ -215,6 +246,7 @@ show! {
     Vec<String>: |it| format!("[{}]", it.join(", "));
     Keys: |it| format!("[{}]", it.names().collect::<Vec<_>>().join(", "));
     Verify: |it| format!("{it:?}").to_lowercase();
+    LogFormat: |it| it.to_string();
     Activations: |it| format!("{it:?}").to_lowercase();
     KvType: |it| format!("{it:?}").to_lowercase();
 }

@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use protocol::options::{self, WorkerOptions};
+use telemetry::LogFormat;
 
 use super::{Config, Digest, Environment, Keys, RateLimits, Verify, Worker};
 use crate::cli::Flags;
@@ -259,17 +260,20 @@ fn beyond_loopback_it_takes_keys_tls_or_a_word_to_listen() {
 
 #[test]
 fn a_filter_that_is_none_is_refused_with_its_line_and_rust_log_overrides_it() {
-    assert_eq!(load("").unwrap().log_filter, "info");
-    assert_eq!(load("log:\n  filter: info,gateway=debug\n").unwrap().log_filter, "info,gateway=debug");
-    let error = load("log:\n  filter: a=b=c\n").unwrap_err();
-    assert!(error.starts_with("runtime.yaml:2: `log.filter` is `a=b=c`, which is not a filter"), "{error}");
+    let filter = |text: &str| load(text).map(|config| config.telemetry.filter);
+    assert_eq!(filter("").unwrap(), "info");
+    assert_eq!(filter("telemetry:\n  log_filter: info,gateway=debug\n").unwrap(), "info,gateway=debug");
+    let error = filter("telemetry:\n  log_filter: a=b=c\n").unwrap_err();
+    let expected = "runtime.yaml:2: `telemetry.log_filter` is `a=b=c`, which is not a filter";
+    assert!(error.starts_with(expected), "{error}");
     let with = |log: &str| {
         let flags = Flags { models: vec!["m".into()], ..Flags::default() };
         let environment = Environment { log: Some(log.into()), ..Environment::default() };
-        Config::from_parts(Path::new("x"), "log: {filter: warn}", &flags, &environment)
+        Config::from_parts(Path::new("x"), "telemetry: {log_filter: warn}", &flags, &environment)
             .unwrap()
             .config
-            .log_filter
+            .telemetry
+            .filter
     };
     assert_eq!((with("debug").as_str(), with("a=b=c").as_str()), ("debug", "warn"));
 }
@@ -290,4 +294,28 @@ fn an_admin_key_is_read_from_its_file() {
 
     let error = load("server:\n  admin_key_file: /no/such/file\n").unwrap_err();
     assert_eq!(error, "cannot read the admin key in /no/such/file");
+}
+
+#[test]
+fn telemetry_is_off_unless_it_is_asked_for() {
+    let read = |text: &str| load(text).map(|config| config.telemetry);
+    assert_eq!(read("").unwrap(), telemetry::Settings::default());
+    let text = "telemetry: {log_format: json, access_log: true, otlp_endpoint: \"http://c:4318\"}\n";
+    let traces = telemetry::Traces { endpoint: "http://c:4318".into(), sample_percent: 100 };
+    let expected = telemetry::Settings {
+        format: LogFormat::Json,
+        access_log: true,
+        traces: Some(traces.clone()),
+        ..telemetry::Settings::default()
+    };
+    assert_eq!(read(text).unwrap(), expected);
+    let none = "telemetry: {otlp_endpoint: \"http://c:4318\", trace_sample_percent: 0}\n";
+    assert_eq!(read(none).unwrap().traces.unwrap(), telemetry::Traces { sample_percent: 0, ..traces });
+    let flags = Flags { models: vec!["m".into()], log_format: Some(LogFormat::Text), ..Flags::default() };
+    assert_eq!(load_with(text, &flags).unwrap().telemetry.format, LogFormat::Text);
+    for bad in ["https://c:4318", "c:4318", "http://", "http:///v1", "http://c d"] {
+        let error = read(&format!("telemetry:\n  otlp_endpoint: \"{bad}\"\n")).unwrap_err();
+        assert!(error.starts_with("runtime.yaml:2: `telemetry.otlp_endpoint` is "), "{error}");
+        assert!(error.contains(bad) && error.contains("127.0.0.1:4318"), "{error}");
+    }
 }

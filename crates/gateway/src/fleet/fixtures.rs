@@ -64,7 +64,7 @@ pub(super) fn info(digest: &str) -> ModelInfo {
 pub(super) fn service(digest: &str, pid: u32) -> Service {
     let settings = BatchQueue { max_batch_size: 8, flush_interval: Duration::ZERO };
     let metrics = WorkerMetrics::register(&mut MetricRegistry::new());
-    Service { link: Link::new(settings, &metrics), info: info(digest), pid }
+    Service { link: Link::new(settings, metrics.streams("m")), info: info(digest), pid }
 }
 
 /// Opens streams on the link, which are live until they are dropped.

@@ -8,7 +8,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    metrics::MetricRegistry,
+    metrics::{ByModel, MetricRegistry, ModelLines},
     worker::{WorkerId, WorkerLabel, WorkerState},
 };
 
@@ -16,11 +16,13 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct FleetMetrics {
     restarts: Family<WorkerLabel, Counter>,
-    verifications: Family<VerificationLabels, Counter>,
+    verifications: ByModel<Counter>,
     states: Family<StateLabels, Gauge>,
     heartbeats: Family<WorkerLabel, Histogram, fn() -> Histogram>,
     demand_loads: Counter,
     unloads: Family<UnloadLabels, Counter>,
+    /// Of all layers.
+    models: ModelLines,
 }
 
 /// Why a model was unloaded that nobody asked to unload.
@@ -35,12 +37,6 @@ pub(super) enum UnloadReason {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct UnloadLabels {
     reason: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct VerificationLabels {
-    model: String,
-    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -67,10 +63,12 @@ impl FleetMetrics {
                 "Lives of a worker after its first",
                 Family::default(),
             ),
-            verifications: registry.register(
+            verifications: registry.register_by_model_and(
                 "verify_runs",
                 "Stored models read whole, by outcome",
-                Family::default(),
+                "outcome",
+                &[GOOD, DAMAGED],
+                Counter::default,
             ),
             states: registry.register("worker_state", "1 for the state a worker is in", Family::default()),
             heartbeats: registry.register(
@@ -88,6 +86,7 @@ impl FleetMetrics {
                 "Models unloaded for being idle or to make room",
                 Family::default(),
             ),
+            models: registry.models(),
         }
     }
 
@@ -104,7 +103,7 @@ impl FleetMetrics {
     /// A stored model was read whole while it served.
     pub(super) fn count_verification(&self, model: &str, good: bool) {
         let outcome = if good { GOOD } else { DAMAGED };
-        self.verifications.get_or_create(&VerificationLabels { model: model.to_owned(), outcome }).inc();
+        self.verifications.of_and(model, outcome).inc();
     }
 
     /// A request begins to load a model.
@@ -123,6 +122,8 @@ impl FleetMetrics {
 
     /// A worker is in `state` now.
     pub(super) fn set_worker_state(&self, worker: &WorkerId, state: WorkerState) {
+        // A counter that begins with its first event would hide that one from everybody who asks for an increase.
+        drop(self.restarts.get_or_create(&worker.into()));
         for other in WorkerState::ALL {
             let gauge = self.states.get_or_create_owned(&StateLabels::new(worker, other));
             gauge.set(i64::from(other == state));
@@ -138,11 +139,9 @@ impl FleetMetrics {
         }
     }
 
-    /// Removes the lines of a model that is unloaded.
+    /// Removes a model's lines from the metrics of every layer: it is unloaded.
     pub(super) fn forget_model(&self, model: &str) {
-        for outcome in [GOOD, DAMAGED] {
-            self.verifications.remove(&VerificationLabels { model: model.to_owned(), outcome });
-        }
+        self.models.forget(model);
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     config::{Config, Connections, Server, Tls},
     fleet::{ModelRegistry, Models},
     metrics::MetricRegistry,
-    serve::{Caller, Dispatcher, admission::Admission, operation::Operator},
+    serve::{Caller, Dispatcher, LoadMetrics, admission::Admission, operation::Operator},
 };
 
 /// What handlers share. Cheap to clone; all clones are one.
@@ -32,6 +32,7 @@ pub struct App {
     /// Shows the metrics of all layers.
     pub exposition: Arc<MetricRegistry>,
     pub(super) metrics: HttpMetrics,
+    pub(super) load: LoadMetrics,
     pub(super) dispatcher: Dispatcher,
     pub(super) operator: Operator,
     pub(super) budget: Budget,
@@ -67,17 +68,27 @@ impl Rules {
     }
 }
 
+/// What handlers measure.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Of HTTP requests.
+    pub http: HttpMetrics,
+    /// For load balancers.
+    pub load: LoadMetrics,
+}
+
 impl App {
-    /// Over the models in `registry`, which `models` fills. Its own metrics are in `exposition` already.
+    /// Over the models in `registry`, which `models` fills. All `metrics` are in `exposition` already.
     pub fn new(
         config: &Config,
         serving: Serving,
         registry: Arc<ModelRegistry>,
         models: Models,
-        metrics: HttpMetrics,
+        metrics: Metrics,
         exposition: Arc<MetricRegistry>,
     ) -> Self {
         let Serving { admission, dispatcher, operator } = serving;
+        let Metrics { http, load } = metrics;
         Self {
             admission,
             dispatcher,
@@ -85,7 +96,8 @@ impl App {
             registry,
             models,
             exposition,
-            metrics,
+            metrics: http,
+            load,
             budget: Budget::new(config.server.request_memory),
             refusals: Throttle::default(),
             origins: Arc::new(ArcSwap::from_pointee(Origins::new(&config.server))),

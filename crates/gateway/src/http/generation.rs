@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use tracing::{Instrument, debug_span};
+use tracing::Instrument;
 
 use super::{
     app::App,
@@ -20,7 +20,10 @@ use super::{
     stream::{self, Opened, Source},
     terms::Terms,
 };
-use crate::serve::GenerateRequest;
+use crate::{
+    serve::{Correlation, GenerateRequest, TraceContext},
+    trace,
+};
 
 /// Answers a request for text. An error comes before any header, also for a streamed answer, unless a keep-alive
 /// had to be sent first.
@@ -32,18 +35,24 @@ pub(super) async fn create<D: Dialect>(
     let arrived = tokio::time::Instant::now().into_std();
     let request_id = request.extensions().get::<RequestId>().cloned();
     let terms = Terms::of(request.headers(), request.extensions())?;
+    let correlation = Correlation {
+        request_id: request_id.clone().map(|RequestId(id)| id),
+        trace: request.extensions().get::<TraceContext>().copied(),
+    };
     let body = body::read(&app, request, app.max_body_bytes()).await?;
     let size = |asked: &Asked<D::Context>| asked.request.bytes();
     let (Asked { mut request, stream, timeout, context }, charge) = body::parse(body, D::read, size).await?;
     terms.apply(&mut request, timeout, arrived);
-    let keepalive = app.sse_keepalive();
+    request.correlation = correlation;
+    let (keepalive, metrics) = (app.sse_keepalive(), app.metrics.clone());
     let opening = open::<D>(app, request, context, charge, arrived).in_current_span();
     if stream {
         let source = Source::start::<D>(Box::pin(opening), keepalive).await?;
-        return Ok(stream::respond::<D>(source, stream::Settings { keepalive, request_id }));
+        let settings = stream::Settings { keepalive, request_id, metrics };
+        return Ok(stream::respond::<D>(source, settings));
     }
     let Opened { generation, answer, _charge } = opening.await?;
-    let output = generation.collect().instrument(debug_span!("respond")).await?;
+    let output = generation.collect().instrument(trace::respond()).await?;
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     Ok((json, Body::from(answer.full(&output))).into_response())
 }

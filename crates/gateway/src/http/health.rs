@@ -1,4 +1,4 @@
-//! `GET /livez`, `/readyz` and `/metrics`: for machines that watch.
+//! `GET /livez`, `/readyz`, `/health` and `/metrics`: for machines that watch.
 
 use axum::{
     Json,
@@ -28,6 +28,11 @@ struct Details {
 }
 
 #[derive(Serialize)]
+struct Health {
+    status: &'static str,
+}
+
+#[derive(Serialize)]
 struct ModelHealth {
     model: String,
     state: ModelState,
@@ -46,10 +51,20 @@ pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// A request would be taken.
+/// A request would be taken, in as many words as vLLM and llama.cpp need for it.
+pub(super) async fn health(State(app): State<App>) -> Response {
+    let (status, text) = if is_ready(&app) {
+        (StatusCode::OK, "ok")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+    };
+    (status, Json(Health { status: text })).into_response()
+}
+
+/// A request would be taken; and what each model and worker does.
 pub(super) async fn readyz(State(app): State<App>, headers: HeaderMap) -> Response {
     let shutting_down = app.admission.is_closed();
-    let ready = !shutting_down && app.models.is_ready();
+    let ready = is_ready(&app);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let may_use = app.authenticate(&headers).is_ok();
     let details = may_use.then(|| details(&app, app.is_admin(&headers)));
@@ -65,8 +80,13 @@ fn details(app: &App, is_admin: bool) -> Details {
     Details { models, workers }
 }
 
+fn is_ready(app: &App) -> bool {
+    !app.admission.is_closed() && app.models.is_ready()
+}
+
 /// All metrics, in the OpenMetrics text format.
 pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
+    app.load.update(app.admission.metrics(), &app.registry);
     let text = app.exposition.render().map_err(|error| {
         error!(%error, "metrics could not be written");
         ApiError::Internal

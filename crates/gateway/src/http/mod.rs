@@ -8,6 +8,7 @@
 //!
 //! `dialect` says what a dialect does; each has a folder, and `router` has a line for it. The rest serves all of them.
 
+mod access;
 mod admin;
 mod admin_request;
 mod app;
@@ -31,10 +32,11 @@ mod sse;
 mod stream;
 mod terms;
 mod throttle;
+mod trace_context;
 mod unread;
 
 pub use self::{
-    app::{App, Serving},
+    app::{App, Metrics, Serving},
     error::{ErrorKind, ErrorSpec, RetryAfter, error_table},
     metrics::HttpMetrics,
     router::routes,

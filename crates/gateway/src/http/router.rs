@@ -1,6 +1,6 @@
 //! All routes, and what every request passes on its way to one.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use axum::{
     Router as Routes,
@@ -11,18 +11,28 @@ use axum::{
     routing::get,
 };
 use tower_http::catch_panic::CatchPanicLayer;
-use tracing::{Instrument, debug, info_span};
+use tracing::{
+    Instrument, Span,
+    field::{Empty, display},
+    info_span,
+};
 
 use super::{
-    admin,
+    access, admin,
     app::App,
     dialect::Api,
-    error::{ApiError, ErrorWriter},
-    guard, health, openai, origin, request_id, unread,
+    error::{ApiError, ErrorReport, ErrorWriter},
+    guard, health, openai, origin,
+    request_id::{self, RequestId},
+    trace_context, unread,
 };
+use crate::{serve::TraceContext, trace::REQUEST};
 
 /// The dialects.
 const DIALECTS: &[fn() -> Api] = &[openai::api];
+
+/// For machines that watch. They are answered also when the server has no place for anything else.
+pub(super) const PROBES: [&str; 4] = ["/livez", "/readyz", "/health", "/metrics"];
 
 /// For errors outside of every dialect's paths.
 pub(super) const WRITE_ERROR: ErrorWriter = openai::write_error;
@@ -40,6 +50,7 @@ pub fn routes(app: App) -> Routes {
     let mut routes = Routes::new()
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
+        .route("/health", get(health::health))
         .route("/metrics", get(health::metrics));
     for (path, handler) in admin::routes() {
         routes = routes.route(path, handler);
@@ -74,13 +85,36 @@ async fn observe(
     // Unknown paths share a label: clients must not be able to make metrics.
     let route = path.as_ref().map_or("unknown", MatchedPath::as_str);
     let write_error = write_error.get(route).copied().unwrap_or(WRITE_ERROR);
-    let id = request_id::of(request.headers());
-    let span = info_span!("accept", method = %request.method(), route, request_id = id.0);
+    let (id, began) = (request_id::of(request.headers()), Instant::now());
+    let (span, trace) = accept(&request, route, &id);
     request.extensions_mut().insert(id.clone());
+    if let Some(trace) = trace {
+        request.extensions_mut().insert(trace);
+    }
     let response = next.run(request).instrument(span.clone()).await;
+    if let Some(report) = response.extensions().get::<ErrorReport>() {
+        app.metrics.count_error(report);
+    }
     let response = request_id::finish(response, &id, write_error).await;
-    let code = response.status().as_u16();
-    span.in_scope(|| debug!(code, "answered"));
-    app.metrics.count_request(route, code);
-    response
+    app.metrics.count_request(route, response.status().as_u16());
+    access::log(response, span, began)
+}
+
+/// The request's span, in its client's trace or one of its own, and what its worker needs to know of the trace.
+fn accept(request: &Request, route: &str, RequestId(id): &RequestId) -> (Span, Option<TraceContext>) {
+    let method = request.method();
+    if PROBES.contains(&route) {
+        // Every few seconds: they would hide all others.
+        return (info_span!("accept", %method, route, request_id = id), None);
+    }
+    let span = info_span!(target: REQUEST, "accept", %method, route, request_id = id, trace_id = Empty);
+    let parent = trace_context::parent(request.headers());
+    if let Some(parent) = &parent {
+        telemetry::adopt(&span, parent, trace_context::state(request.headers()).as_deref());
+    }
+    let trace = telemetry::context_of(&span).or(parent);
+    if let Some(trace) = &trace {
+        span.record("trace_id", display(trace.trace_hex()));
+    }
+    (span, trace)
 }

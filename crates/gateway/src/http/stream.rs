@@ -27,9 +27,13 @@ use super::{
     budget::Charge,
     dialect::{Answer, Dialect},
     error::ApiError,
+    metrics::HttpMetrics,
     request_id::RequestId,
 };
-use crate::serve::{Generation, OutputEvent, ServeError};
+use crate::{
+    serve::{Generation, OutputEvent, ServeError},
+    trace,
+};
 
 /// A generation that the worker has accepted, and what writes its answer.
 pub(super) struct Opened<A> {
@@ -76,6 +80,8 @@ pub(super) struct Settings {
     pub(super) keepalive: Duration,
     /// For the error event.
     pub(super) request_id: Option<RequestId>,
+    /// Where that event is counted.
+    pub(super) metrics: HttpMetrics,
 }
 
 /// The response of a stream.
@@ -85,7 +91,7 @@ pub(super) fn respond<D: Dialect>(source: Source<D::Answer>, settings: Settings)
         timer: Box::pin(sleep(settings.keepalive)),
         settings,
         ready: Vec::new(),
-        span: Span::current(),
+        span: trace::respond(),
     };
     match &mut events.source {
         // It has been silent for long enough.
@@ -174,6 +180,7 @@ impl<D: Dialect> Events<D> {
     fn fail(&mut self, out: &mut Vec<u8>, error: &ApiError) {
         self.source = Source::Ended;
         let report = error.report();
+        self.settings.metrics.count_error(&report);
         let report = match &self.settings.request_id {
             Some(RequestId(id)) => report.with_request_id(id),
             None => report,

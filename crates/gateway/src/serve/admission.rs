@@ -94,11 +94,12 @@ impl Admission {
     /// # Errors
     /// There is no place, and none came free in time; or the caller's rate is used up.
     pub async fn admit(&self, ask: impl Into<Ask>) -> Result<Permit, Rejection> {
-        let arrived = now();
-        let admitted = self.enter(ask.into(), arrived).await;
+        let (ask, arrived) = (ask.into(), now());
         let metrics = &self.places.metrics;
+        let queue_time = metrics.queue_time(&ask.model);
+        let admitted = self.enter(ask, arrived).await;
         match &admitted {
-            Ok(_) => metrics.queue_time.observe(now().saturating_duration_since(arrived).as_secs_f64()),
+            Ok(_) => queue_time.observe(now().saturating_duration_since(arrived).as_secs_f64()),
             Err(rejection) => metrics.count_rejection(rejection.reason()),
         }
         admitted

@@ -15,7 +15,10 @@ use super::{
     migrate::{MigratingStream, OpenLimits, Opener},
     request::GenerateRequest,
 };
-use crate::fleet::{ModelRegistry, Models};
+use crate::{
+    fleet::{InUse, ModelRegistry, Models},
+    trace::REQUEST,
+};
 
 /// Brings requests to workers. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -24,6 +27,7 @@ pub struct Dispatcher {
     models: Models,
     registry: Arc<ModelRegistry>,
     opener: Arc<Opener>,
+    metrics: ServeMetrics,
 }
 
 impl Dispatcher {
@@ -35,8 +39,8 @@ impl Dispatcher {
         limits: OpenLimits,
         metrics: ServeMetrics,
     ) -> Self {
-        let opener = Arc::new(Opener::new(Arc::clone(&registry), limits, metrics));
-        Self { admission, models, registry, opener }
+        let opener = Arc::new(Opener::new(Arc::clone(&registry), limits, metrics.clone()));
+        Self { admission, models, registry, opener, metrics }
     }
 
     /// Waits for the model if it has to be loaded, for a place, for a worker, and until that has accepted the prompt.
@@ -51,10 +55,29 @@ impl Dispatcher {
         arrived: Instant,
     ) -> Result<Generation, ServeError> {
         let mut deadline = Deadline::new(request.deadline);
-        let providing = self.models.provide(&request.model).instrument(debug_span!("provide"));
+        let providing = self.models.provide(&request.model);
+        let providing = providing.instrument(debug_span!(target: REQUEST, "provide"));
         let model = deadline.bound(providing).await??;
         // A model that takes no requests need not wait for a place.
         self.registry.resolve(&model)?;
+        let mut unfinished = self.metrics.begin(&model, arrived);
+        match self.open(model, request, arrived, deadline).await {
+            Ok(generation) => Ok(generation.measured(unfinished)),
+            Err(error) => {
+                unfinished.fail();
+                Err(error)
+            }
+        }
+    }
+
+    /// The rest of [`Dispatcher::generate`], for this model.
+    async fn open(
+        &self,
+        model: InUse,
+        request: GenerateRequest,
+        arrived: Instant,
+        mut deadline: Deadline,
+    ) -> Result<Generation, ServeError> {
         let ask = Ask {
             model: model.to_string(),
             caller: request.caller.clone(),
@@ -62,7 +85,8 @@ impl Dispatcher {
             tokens: estimate::tokens(&request),
             deadline: request.deadline,
         };
-        let permit = self.admission.admit(ask).instrument(debug_span!("admit")).await?;
+        let admit = debug_span!(target: REQUEST, "admit");
+        let permit = self.admission.admit(ask).instrument(admit).await?;
         // Workers may have come or gone during the wait, so one is picked only now.
         let longest = self.admission.wait_timeout();
         let opening = MigratingStream::open(&self.opener, model, request, arrived, longest);

@@ -10,6 +10,7 @@ use super::{
     deadline::Deadline,
     error::ServeError,
     event::{Output, OutputEvent},
+    metrics::Unfinished,
     migrate::MigratingStream,
 };
 
@@ -22,6 +23,7 @@ pub struct Generation {
     permit: Permit,
     deadline: Deadline,
     ended: bool,
+    unfinished: Option<Unfinished>,
 }
 
 impl Generation {
@@ -36,11 +38,16 @@ impl Generation {
         match deadline.bound(first).await?.transpose()? {
             Some(StreamEventKind::Prepared { prompt_tokens }) => {
                 permit.count_prompt(prompt_tokens);
-                Ok(Self { events, permit, deadline, ended: false })
+                Ok(Self { events, permit, deadline, ended: false, unfinished: None })
             }
             Some(StreamEventKind::Failed(failure)) => Err(failure.into()),
             other => Err(unexpected(other.as_ref())),
         }
+    }
+
+    /// Measures how it ends.
+    pub(super) fn measured(self, unfinished: Unfinished) -> Self {
+        Self { unfinished: Some(unfinished), ..self }
     }
 
     /// Digest of the model that generates, in hex.
@@ -61,6 +68,9 @@ impl Generation {
         }
         if self.deadline.poll(cx).is_ready() {
             self.ended = true;
+            if let Some(unfinished) = &mut self.unfinished {
+                unfinished.fail();
+            }
             return Poll::Ready(Some(Err(ServeError::DeadlinePassed)));
         }
         loop {
@@ -81,6 +91,13 @@ impl Generation {
                 Err(error) => Err(error),
             };
             self.ended = !matches!(event, Ok(OutputEvent::TextDelta(_)));
+            if let Some(unfinished) = &mut self.unfinished {
+                match &event {
+                    Ok(OutputEvent::TextDelta(_)) => {}
+                    Ok(OutputEvent::Finish { reason, .. }) => unfinished.finish(*reason),
+                    Err(_) => unfinished.fail(),
+                }
+            }
             return Poll::Ready(Some(event));
         }
     }

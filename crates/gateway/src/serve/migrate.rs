@@ -33,12 +33,13 @@ use protocol::{
     message::{Failure, FailureKind, StreamEventKind},
 };
 use tokio::time::timeout;
-use tracing::{debug_span, info};
+use tracing::{Instrument, Span, debug_span, info};
 
 use self::blame::Blame;
 use super::{error::ServeError, metrics::ServeMetrics, request::GenerateRequest};
 use crate::{
     fleet::{InUse, ModelRegistry, Route, RouteError, RouteRequest},
+    trace::REQUEST,
     worker::{
         loss::Loss,
         streams::{OpenError, Progress, Stream, StreamItem},
@@ -78,6 +79,8 @@ pub(super) struct MigratingStream {
     /// The worker is about to accept the prompt, as another did before it.
     again: bool,
     blame: Blame,
+    /// Of the request: what is opened while its answer is read belongs there, too.
+    span: Span,
     state: State,
 }
 
@@ -128,7 +131,8 @@ impl Opener {
         progress: Progress,
     ) -> Result<Option<(Stream, String)>, ServeError> {
         let wanted = RouteRequest::of(&request.prompt);
-        let routed = debug_span!("route").in_scope(|| self.registry.route(model, wanted));
+        let route = debug_span!(target: REQUEST, "route");
+        let routed = route.in_scope(|| self.registry.route(model, wanted));
         let Route { link, info } = match routed {
             Ok(route) => route,
             Err(RouteError::NoWorker { .. }) => return Ok(None),
@@ -148,8 +152,8 @@ impl Opener {
 }
 
 impl MigratingStream {
-    /// Opens the stream of `request` for `model`, which arrived at `arrived`. Waits at most `longest` for a worker to be
-    /// ready.
+    /// Opens the stream of `request` for `model`, which arrived at `arrived` and whose span is the current one. Waits at
+    /// most `longest` for a worker to be ready.
     ///
     /// # Errors
     /// No worker of the model is ready in time, or the request can't be sent to one.
@@ -171,6 +175,7 @@ impl MigratingStream {
             progress,
             again: false,
             blame: Blame::default(),
+            span: Span::current(),
             state: State::Open(stream),
         })
     }
@@ -239,7 +244,7 @@ impl MigratingStream {
             let longest = opener.limits.recovery_wait;
             opener.open(&model, &request, &tokens, progress, longest).await
         };
-        self.state = State::Moving(Instant::now(), Box::pin(opening));
+        self.state = State::Moving(Instant::now(), Box::pin(opening.instrument(self.span.clone())));
         Ok(())
     }
 

@@ -22,6 +22,7 @@ mod event;
 mod gate;
 mod generation;
 mod limit;
+mod load;
 mod metrics;
 mod migrate;
 pub mod operation;
@@ -41,10 +42,11 @@ pub use self::{
     event::{FinishReason, Output, OutputEvent, Usage},
     gate::Occupancy,
     generation::Generation,
+    load::LoadMetrics,
     metrics::ServeMetrics,
     migrate::OpenLimits,
     priority::{NotAPriority, Priority},
     queue::Bound,
     rate_limit::{RateExceeded, RateUnit},
-    request::{ChatMessage, GenerateRequest, Prompt, Sampling},
+    request::{ChatMessage, Correlation, GenerateRequest, Prompt, Sampling, TraceContext},
 };

@@ -1,6 +1,6 @@
 //! A request for text, whichever dialect it came in.
 
-pub use protocol::message::{ChatMessage, Prompt, Sampling};
+pub use protocol::message::{ChatMessage, Prompt, Sampling, TraceContext};
 use std::time::Instant;
 
 use protocol::{ids::RequestId, message::Generate};
@@ -28,14 +28,27 @@ pub struct GenerateRequest {
     pub priority: Priority,
     /// When it has to be answered: later it is refused, or ends with an error.
     pub deadline: Option<Instant>,
+    /// By what logs and traces know it.
+    pub correlation: Correlation,
+}
+
+/// By what logs and traces know a request, here and in its worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Correlation {
+    /// Its `x-request-id`.
+    pub request_id: Option<String>,
+    /// The span under which the worker's spans belong, if somebody traces it.
+    pub trace: Option<TraceContext>,
 }
 
 impl GenerateRequest {
     /// The message for a worker, which continues behind the tokens `resume`. `credit` is the number of chunks that it may
     /// send before any was read.
     pub(super) fn message(&self, id: RequestId, credit: u32, resume: &[u32]) -> Generate {
-        let Self { prompt, sampling, max_tokens, stop, ignore_eos, .. } = self.clone();
-        Generate { id, prompt, sampling, max_tokens, stop, resume: resume.to_vec(), ignore_eos, credit }
+        let Self { prompt, sampling, max_tokens, stop, ignore_eos, correlation, .. } = self.clone();
+        let Correlation { request_id: correlation_id, trace } = correlation;
+        let resume = resume.to_vec();
+        Generate { id, prompt, sampling, max_tokens, stop, resume, ignore_eos, credit, trace, correlation_id }
     }
 
     /// Approximately the memory that it takes, in bytes.
@@ -72,6 +85,7 @@ pub(crate) fn plain(model: &str) -> GenerateRequest {
         caller: Caller::default(),
         priority: Priority::default(),
         deadline: None,
+        correlation: Correlation::default(),
     }
 }
 
@@ -82,18 +96,30 @@ mod tests {
     #[test]
     fn every_value_reaches_the_worker() {
         let message = ChatMessage { role: "user".into(), content: "hi".into(), name: None };
+        let trace = TraceContext { trace_id: [1; 16], span_id: [2; 8], sampled: true };
         let request = GenerateRequest {
             prompt: Prompt::Chat(vec![message]),
             sampling: Sampling { temperature: 0.5, seed: 5, ..Sampling::default() },
             max_tokens: Some(7),
             stop: vec!["a".into(), "b".into()],
             ignore_eos: true,
+            correlation: Correlation { request_id: Some("r1".into()), trace: Some(trace) },
             ..plain("m")
         };
         let sent = request.message(RequestId(4), 64, &[1, 2]);
         let GenerateRequest { prompt, sampling, max_tokens, stop, ignore_eos, .. } = request;
-        let (id, resume, credit) = (RequestId(4), vec![1, 2], 64);
-        let expected = Generate { id, prompt, sampling, max_tokens, stop, resume, ignore_eos, credit };
+        let expected = Generate {
+            id: RequestId(4),
+            prompt,
+            sampling,
+            max_tokens,
+            stop,
+            resume: vec![1, 2],
+            ignore_eos,
+            credit: 64,
+            trace: Some(trace),
+            correlation_id: Some("r1".into()),
+        };
         assert_eq!(sent, expected);
     }
 

@@ -14,6 +14,7 @@
 
 mod hold;
 mod lanes;
+mod taken;
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -21,21 +22,24 @@ use std::{
 };
 
 use protocol::{
-    codec::{CodecError, MAX_ENCODED},
+    codec::CodecError,
     ids::RequestId,
-    message::{EncodedSubmission, Generate, Submission, append_submission, begin_batch},
+    message::{EncodedSubmission, Generate, Submission, append_submission},
 };
 
-pub use self::lanes::NewOperation;
 use self::{
     hold::Arrivals,
     lanes::{Lanes, Room},
 };
-use crate::config::BatchQueue;
+pub use self::{lanes::NewOperation, taken::Taken};
+use crate::{
+    config::BatchQueue,
+    trace::{RequestSpan, StageSpan},
+};
 
 /// A submission on its way to the worker. A request is encoded before it is queued: then its size is exact, and one
 /// that can't be sent fails alone.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Queued {
     /// [`Submission::Generate`].
     Generate {
@@ -43,6 +47,8 @@ pub enum Queued {
         id: RequestId,
         /// The whole submission.
         bytes: EncodedSubmission,
+        /// In its trace.
+        stage: StageSpan,
     },
     /// [`Submission::Cancel`].
     Cancel(RequestId),
@@ -97,21 +103,6 @@ pub enum Flush {
     Urgent,
 }
 
-/// What goes into one frame. To be used again for the next.
-#[derive(Debug, Default)]
-pub struct Taken {
-    /// All but operations, in order.
-    submissions: Vec<Queued>,
-    /// Encoded small operations.
-    small: Vec<u8>,
-    large: Vec<EncodedSubmission>,
-    /// The operations in it.
-    operations: Vec<RequestId>,
-    drain: bool,
-    /// For how long its oldest submission was queued.
-    waited: Duration,
-}
-
 /// Large requests are split over batches, so that a worker soon has the first of them. A single request may be larger.
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
@@ -138,13 +129,21 @@ impl Queued {
     pub fn generate(generate: Generate) -> Result<Self, CodecError> {
         let id = generate.id;
         let bytes = EncodedSubmission::new(&Submission::Generate(Box::new(generate)))?;
-        Ok(Self::Generate { id, bytes })
+        Ok(Self::Generate { id, bytes, stage: RequestSpan::current().batch() })
     }
 
     /// The stream whose request it is.
     pub fn request(&self) -> Option<RequestId> {
         match self {
             Self::Generate { id, .. } => Some(*id),
+            Self::Cancel(_) | Self::Credit { .. } | Self::Drain => None,
+        }
+    }
+
+    /// It joins a frame. Returns its trace's next stage, for a request.
+    fn begin_shipping(&mut self) -> Option<StageSpan> {
+        match self {
+            Self::Generate { stage, .. } => Some(std::mem::take(stage).end().ship()),
             Self::Cancel(_) | Self::Credit { .. } | Self::Drain => None,
         }
     }
@@ -332,65 +331,6 @@ impl Batcher {
             }
         }
         false
-    }
-}
-
-impl Taken {
-    /// Submissions in it.
-    pub fn len(&self) -> usize {
-        self.submissions.len() + self.operations.len() + usize::from(self.drain)
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// For how long its oldest submission was queued.
-    pub fn waited(&self) -> Duration {
-        self.waited
-    }
-
-    /// The streams whose requests are in it.
-    pub fn requests(&self) -> Vec<RequestId> {
-        self.submissions.iter().filter_map(Queued::request).collect()
-    }
-
-    /// The operations in it.
-    pub fn operations(&self) -> &[RequestId] {
-        &self.operations
-    }
-
-    /// Encodes it into `body`, as one batch.
-    ///
-    /// # Errors
-    /// Never for what a [`Batcher`] gave: sizes were looked at before.
-    pub fn encode(&self, body: &mut Vec<u8>) -> Result<(), CodecError> {
-        begin_batch(self.len(), body)?;
-        for queued in &self.submissions {
-            queued.append_to(body)?;
-        }
-        body.extend_from_slice(&self.small);
-        for operation in &self.large {
-            body.extend_from_slice(operation.as_bytes());
-        }
-        if self.drain {
-            Queued::Drain.append_to(body)?;
-        }
-        match body.len() {
-            len if len > MAX_ENCODED => Err(CodecError::TooLarge { len, limit: MAX_ENCODED }),
-            _ => Ok(()),
-        }
-    }
-
-    /// Forgets everything but a little memory.
-    pub fn clear(&mut self) {
-        self.submissions.clear();
-        self.small.clear();
-        self.large.clear();
-        self.operations.clear();
-        self.drain = false;
-        self.waited = Duration::ZERO;
     }
 }
 

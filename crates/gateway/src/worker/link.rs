@@ -49,7 +49,7 @@ use super::{
     batcher::Queued,
     event::{EventSender, WorkerEvent},
     loss::Loss,
-    metrics::{LinkMetrics, WorkerMetrics},
+    metrics::{LinkMetrics, StreamMetrics},
     operations::{Operate, Operations},
     outbox::Outbox,
     streams::{OpenError, Progress, Stream, Streams},
@@ -90,12 +90,12 @@ const MAX_DESCRIPTION: usize = 16 << 10;
 const ALIVE_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Link {
-    /// For a process that is about to be started.
-    pub fn new(settings: BatchQueue, metrics: &WorkerMetrics) -> Self {
+    /// For a process that is about to be started. `metrics` are its model's.
+    pub fn new(settings: BatchQueue, metrics: StreamMetrics) -> Self {
         Self {
             heartbeat: Arc::default(),
             outbox: Arc::new(Outbox::new(settings)),
-            streams: Arc::new(Streams::new(metrics.streams.clone())),
+            streams: Arc::new(Streams::new(metrics)),
             operations: Arc::default(),
             alive: Arc::new(AtomicBool::new(true)),
         }
@@ -278,7 +278,7 @@ impl LinkTask {
             tokio::select! {
                 read = socket.read(&mut doorbells) => match read? {
                     0 => return Err(LinkEnd::Closed),
-                    count => { self.metrics.doorbells_received.inc_by(count as u64); }
+                    count => { self.metrics.received.wakeups.inc_by(count as u64); }
                 },
                 () = &mut exited => return Err(LinkEnd::Exited),
                 // Whoever else is ready to submit something does so first: the runtime runs a task that was woken
@@ -299,7 +299,9 @@ impl LinkTask {
                 return Err(LinkEnd::Kind(frame.kind));
             }
             let report = codec::decode::<Report>(frame.body)?;
-            self.metrics.deliver_frames.inc();
+            let received = &self.metrics.received;
+            received.frames.inc();
+            received.bytes.inc_by(frame.body.len() as u64);
             self.dispatch(report, events).await?;
             if self.receiver.take_owed_bell() {
                 self.ring_doorbell();
@@ -309,7 +311,7 @@ impl LinkTask {
     }
 
     async fn dispatch(&mut self, report: Report, events: &EventSender) -> Result<(), LinkEnd> {
-        let count = &self.metrics.deliver_messages;
+        let count = &self.metrics.received.messages;
         match report {
             Report::Events(delivered) => {
                 count.inc_by(delivered.len() as u64);
@@ -331,6 +333,7 @@ impl LinkTask {
             Report::Heartbeat(heartbeat) => {
                 count.inc();
                 self.alive_sent = now();
+                self.metrics.set_work(&heartbeat);
                 *self.link.heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = heartbeat;
                 events.send(WorkerEvent::Heartbeat(heartbeat)).await;
                 return Ok(());
@@ -372,7 +375,7 @@ impl LinkTask {
         let mut socket = &self.socket;
         // Without a constraint: a task that has done much would be told to wait, and the doorbell be lost.
         if let Some(Ok(1)) = unconstrained(socket.write(&[BELL])).now_or_never() {
-            self.metrics.doorbells_sent.inc();
+            self.metrics.sent.wakeups.inc();
         }
     }
 }

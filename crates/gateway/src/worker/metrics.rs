@@ -1,50 +1,60 @@
 //! What is measured on the links to workers and on the streams over them.
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
         counter::Counter,
         family::Family,
+        gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
 };
+use protocol::message::Heartbeat;
 
 use super::{batcher::Flush, id::WorkerId};
-use crate::metrics::MetricRegistry;
+use crate::metrics::{ByModel, MetricRegistry};
 
 /// The metrics of all links and of all streams over them. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct WorkerMetrics {
-    /// Of all streams together.
-    pub streams: StreamMetrics,
+    streams: ByStream,
     /// Of all links together.
     pub batch: BatchMetrics,
-    ship_frames: Family<WorkerLabel, Counter>,
-    ship_messages: Family<WorkerLabel, Counter>,
-    deliver_frames: Family<WorkerLabel, Counter>,
-    deliver_messages: Family<WorkerLabel, Counter>,
-    doorbells: Family<DoorbellLabels, Counter>,
+    frames: Family<DirectionLabels, Counter>,
+    messages: Family<DirectionLabels, Counter>,
+    bytes: Family<DirectionLabels, Counter>,
+    wakeups: Family<DirectionLabels, Counter>,
+    sequences: Family<SequenceLabels, Gauge>,
+    kv_usage: Family<WorkerLabel, Ratio>,
 }
 
-/// One link's own counters, looked up once.
+/// What is measured of streams, by their model.
+#[derive(Clone, Debug)]
+struct ByStream {
+    prompt_tokens: ByModel<Counter>,
+    generation_tokens: ByModel<Counter>,
+    time_to_first_token: ByModel<Histogram>,
+    inter_token_latency: ByModel<Histogram>,
+}
+
+/// From 0 to 1.
+type Ratio = Gauge<f64, AtomicU64>;
+
+/// One link's own metrics, looked up once.
 #[derive(Clone, Debug)]
 pub struct LinkMetrics {
-    /// Frames written to the worker.
-    pub ship_frames: Counter,
-    /// Submissions in them.
-    pub ship_messages: Counter,
-    /// Frames read from the worker.
-    pub deliver_frames: Counter,
-    /// Reports and stream events in them.
-    pub deliver_messages: Counter,
-    /// Doorbells that the gateway rang.
-    pub doorbells_sent: Counter,
-    /// Doorbells that the worker rang.
-    pub doorbells_received: Counter,
+    /// What is sent to the worker.
+    pub sent: Traffic,
+    /// What comes from it.
+    pub received: Traffic,
     /// Those of all links.
     pub batch: BatchMetrics,
+    running: Gauge,
+    paused: Gauge,
+    waiting: Gauge,
+    kv_usage: Ratio,
 }
 
 /// What is measured of the frames that submissions share.
@@ -56,10 +66,23 @@ pub struct BatchMetrics {
     flushes: [Counter; Flush::ALL.len()],
 }
 
-/// What is measured when events are delivered to streams.
+/// What travels in one direction of a link.
+#[derive(Clone, Debug)]
+pub struct Traffic {
+    /// Frames.
+    pub frames: Counter,
+    /// Submissions, or reports and stream events, in them.
+    pub messages: Counter,
+    /// Bytes of messages in them.
+    pub bytes: Counter,
+    /// Doorbells: each wakes a side that slept.
+    pub wakeups: Counter,
+}
+
+/// What is measured when events are delivered to the streams of a model.
 #[derive(Clone, Debug)]
 pub struct StreamMetrics {
-    /// Prompt tokens of admitted requests.
+    /// Tokens of prompts that were prepared.
     pub tokens_in: Counter,
     /// Generated tokens delivered.
     pub tokens_out: Counter,
@@ -82,71 +105,120 @@ struct FlushLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct DoorbellLabels {
+struct DirectionLabels {
     model: String,
     worker: u32,
     direction: &'static str,
 }
 
-/// Directions of doorbells, as their label has them.
-const SENT: &str = "sent";
-const RECEIVED: &str = "received";
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct SequenceLabels {
+    model: String,
+    worker: u32,
+    state: &'static str,
+}
+
+/// Directions, as their label has them.
+const SENT: &str = "to_worker";
+const RECEIVED: &str = "from_worker";
+
+/// States of sequences, as their label has them.
+const RUNNING: &str = "running";
+const PAUSED: &str = "paused";
+const WAITING: &str = "waiting";
 
 impl WorkerMetrics {
     /// Registers them.
     pub fn register(registry: &mut MetricRegistry) -> Self {
+        let frames = "Frames between gateway and worker";
+        let messages = "Submissions to a worker, and reports and stream events from it";
+        let bytes = "Bytes of messages between gateway and worker";
+        let wakeups = "Times that gateway or worker had to wake the other";
         Self {
-            ship_frames: registry.register("ship_frames", "Frames written to a worker", Family::default()),
-            ship_messages: registry.register(
-                "ship_messages",
-                "Submissions written to a worker",
+            frames: registry.register("ipc_frames", frames, Family::default()),
+            messages: registry.register("ipc_messages", messages, Family::default()),
+            bytes: registry.register("ipc_bytes", bytes, Family::default()),
+            wakeups: registry.register("ipc_wakeups", wakeups, Family::default()),
+            sequences: registry.register(
+                "worker_sequences",
+                "Sequences in a worker that run, are paused by their reader, or wait, as its last heartbeat said",
                 Family::default(),
             ),
-            deliver_frames: registry.register(
-                "deliver_frames",
-                "Frames read from a worker",
-                Family::default(),
-            ),
-            deliver_messages: registry.register(
-                "deliver_messages",
-                "Reports and events read from a worker",
-                Family::default(),
-            ),
-            doorbells: registry.register(
-                "bells",
-                "Bells rung and heard on a worker's socket",
+            kv_usage: registry.register(
+                "kv_cache_usage_ratio",
+                "Part of a worker's memory for keys and values that is in use, as its last heartbeat said",
                 Family::default(),
             ),
             batch: BatchMetrics::register(registry),
-            streams: StreamMetrics::register(registry),
+            streams: ByStream::register(registry),
         }
     }
 
-    /// The counters of one worker's link.
+    /// Those of one worker's link.
     pub fn link(&self, worker: &WorkerId) -> LinkMetrics {
-        let label = worker.into();
-        let doorbells =
-            |direction| self.doorbells.get_or_create_owned(&DoorbellLabels::new(worker, direction));
+        let traffic = |direction| {
+            let label = DirectionLabels::new(worker, direction);
+            Traffic {
+                frames: self.frames.get_or_create_owned(&label),
+                messages: self.messages.get_or_create_owned(&label),
+                bytes: self.bytes.get_or_create_owned(&label),
+                wakeups: self.wakeups.get_or_create_owned(&label),
+            }
+        };
+        let sequences = |state| self.sequences.get_or_create_owned(&SequenceLabels::new(worker, state));
         LinkMetrics {
-            ship_frames: self.ship_frames.get_or_create_owned(&label),
-            ship_messages: self.ship_messages.get_or_create_owned(&label),
-            deliver_frames: self.deliver_frames.get_or_create_owned(&label),
-            deliver_messages: self.deliver_messages.get_or_create_owned(&label),
-            doorbells_sent: doorbells(SENT),
-            doorbells_received: doorbells(RECEIVED),
+            sent: traffic(SENT),
+            received: traffic(RECEIVED),
             batch: self.batch.clone(),
+            running: sequences(RUNNING),
+            paused: sequences(PAUSED),
+            waiting: sequences(WAITING),
+            kv_usage: self.kv_usage.get_or_create_owned(&worker.into()),
+        }
+    }
+
+    /// Those of a model's streams.
+    pub fn streams(&self, model: &str) -> StreamMetrics {
+        StreamMetrics {
+            tokens_in: self.streams.prompt_tokens.of(model),
+            tokens_out: self.streams.generation_tokens.of(model),
+            time_to_first_token: self.streams.time_to_first_token.of(model),
+            inter_token_latency: self.streams.inter_token_latency.of(model),
         }
     }
 
     /// Removes the lines of a worker that is gone for good, or every model that was ever loaded would stay.
     pub fn forget_worker(&self, worker: &WorkerId) {
-        let label = worker.into();
-        for family in [&self.ship_frames, &self.ship_messages, &self.deliver_frames, &self.deliver_messages] {
-            family.remove(&label);
-        }
         for direction in [SENT, RECEIVED] {
-            self.doorbells.remove(&DoorbellLabels::new(worker, direction));
+            let label = DirectionLabels::new(worker, direction);
+            for family in [&self.frames, &self.messages, &self.bytes, &self.wakeups] {
+                family.remove(&label);
+            }
         }
+        for state in [RUNNING, PAUSED, WAITING] {
+            self.sequences.remove(&SequenceLabels::new(worker, state));
+        }
+        self.kv_usage.remove(&worker.into());
+    }
+}
+
+impl LinkMetrics {
+    /// What the worker does now.
+    pub fn set_work(&self, heartbeat: &Heartbeat) {
+        let &Heartbeat { runnable, paused, waiting, kv_tokens, kv_capacity, .. } = heartbeat;
+        self.running.set(runnable.into());
+        self.paused.set(paused.into());
+        self.waiting.set(waiting.into());
+        self.kv_usage.set(ratio(kv_tokens, kv_capacity));
+    }
+}
+
+impl Traffic {
+    /// A frame with this many submissions was sent.
+    pub(super) fn count_frame(&self, submissions: usize, bytes: usize) {
+        self.frames.inc();
+        self.messages.inc_by(submissions as u64);
+        self.bytes.inc_by(bytes as u64);
     }
 }
 
@@ -183,26 +255,30 @@ impl BatchMetrics {
     }
 }
 
-impl StreamMetrics {
+impl ByStream {
     fn register(registry: &mut MetricRegistry) -> Self {
         Self {
-            tokens_in: registry.register(
-                "tokens_in",
-                "Prompt tokens of admitted requests",
-                Counter::default(),
+            prompt_tokens: registry.register_by_model(
+                "prompt_tokens",
+                "Tokens of prompts that were prepared",
+                Counter::default,
             ),
-            tokens_out: registry.register("tokens_out", "Generated tokens delivered", Counter::default()),
-            time_to_first_token: registry.register(
+            generation_tokens: registry.register_by_model(
+                "generation_tokens",
+                "Generated tokens delivered",
+                Counter::default,
+            ),
+            time_to_first_token: registry.register_by_model(
                 "time_to_first_token_seconds",
                 "Time from a request's arrival to its first token",
                 // From 1 ms to 65 s: a cached prompt on a GPU, a long one on a CPU.
-                Histogram::new(exponential_buckets(0.001, 2.0, 17)),
+                || Histogram::new(exponential_buckets(0.001, 2.0, 17)),
             ),
-            inter_token_latency: registry.register(
+            inter_token_latency: registry.register_by_model(
                 "inter_token_latency_seconds",
                 "Time between tokens of a stream",
                 // From 0.5 ms to 4 s.
-                Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
+                || Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
             ),
         }
     }
@@ -214,9 +290,21 @@ impl From<&WorkerId> for WorkerLabel {
     }
 }
 
-impl DoorbellLabels {
+impl DirectionLabels {
     fn new(worker: &WorkerId, direction: &'static str) -> Self {
         let WorkerLabel { model, worker } = worker.into();
         Self { model, worker, direction }
     }
+}
+
+impl SequenceLabels {
+    fn new(worker: &WorkerId, state: &'static str) -> Self {
+        let WorkerLabel { model, worker } = worker.into();
+        Self { model, worker, state }
+    }
+}
+
+/// Part of `capacity` that is used; 0 where there is none.
+fn ratio(used: u64, capacity: u64) -> f64 {
+    if capacity == 0 { 0.0 } else { used as f64 / capacity as f64 }
 }

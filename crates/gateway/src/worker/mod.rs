@@ -21,7 +21,7 @@ pub use self::{
     id::{WorkerId, WorkerState},
     launcher::{LaunchError, WorkerLauncher},
     listener::{JoinError, Joined, WorkerListener},
-    metrics::{BatchMetrics, LinkMetrics, StreamMetrics, WorkerLabel, WorkerMetrics},
+    metrics::{BatchMetrics, LinkMetrics, StreamMetrics, Traffic, WorkerLabel, WorkerMetrics},
     process::WorkerProcess,
     stored::{ListError, list_stored},
 };

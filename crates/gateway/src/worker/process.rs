@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context;
 use futures_util::FutureExt;
-use protocol::{ids::Incarnation, options::WorkerOptions};
+use protocol::{ids::Incarnation, message::Heartbeat, options::WorkerOptions};
 use tokio::{
     process::{Child, Command},
     sync::{mpsc, oneshot},
@@ -69,7 +69,7 @@ impl WorkerProcess {
         events: mpsc::Sender<(Incarnation, WorkerEvent)>,
     ) -> Self {
         let incarnation = launcher.next_incarnation();
-        let link = Link::new(launcher.config.batch_queue, &launcher.metrics);
+        let link = Link::new(launcher.config.batch_queue, launcher.metrics.streams(&worker.model));
         let (kill, killed) = oneshot::channel();
         let task = ProcessTask {
             launcher: Arc::clone(launcher),
@@ -155,7 +155,7 @@ impl ProcessTask {
         info!(worker = %self.worker, pid, "worker connected");
         self.events.send(WorkerEvent::Joined { pid }).await;
         let metrics = self.launcher.metrics.link(&self.worker);
-        let task = LinkTask::new(self.link.clone(), socket, sender, receiver, metrics);
+        let task = LinkTask::new(self.link.clone(), socket, sender, receiver, metrics.clone());
         let exited = child.wait().map(drop);
         let (why, grace, silent) = tokio::select! {
             end = task.run(&self.events, exited) => {
@@ -168,6 +168,8 @@ impl ProcessTask {
             }
         };
         self.link.close();
+        // It does nothing any more.
+        metrics.set_work(&Heartbeat::default());
         let end = reap(child, grace).await;
         let why = format!("{why}; it {}", end.text);
         // How it ended says whether one of its requests may be the cause.
@@ -200,6 +202,7 @@ impl ProcessTask {
             command.arg("--store").arg(store);
         }
         command.env_clear().envs(environment::for_worker());
+        command.envs(launcher.config.telemetry.for_worker());
         // A group of its own: Ctrl-C in the terminal is for the gateway, which drains the workers.
         // It is not killed on drop: when the gateway dies, the closing socket ends it.
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);

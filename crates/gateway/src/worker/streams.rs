@@ -29,6 +29,7 @@ use tokio::sync::{Notify, mpsc};
 
 use self::entry::Entry;
 use super::{batcher::Queued, load::Load, loss::Loss, metrics::StreamMetrics, outbox::Outbox};
+use crate::trace::RequestSpan;
 
 /// What a stream yields.
 #[derive(Clone, Debug, PartialEq)]
@@ -147,8 +148,17 @@ impl Streams {
         if let Some(loss) = &table.refusal {
             return Err(OpenError::Lost(loss.clone()));
         }
-        let step = Vec::new();
-        let entry = Entry { sender, step, flow: Arc::clone(&flow), share, spent: 0, next_token, progress };
+        let entry = Entry {
+            sender,
+            step: Vec::new(),
+            flow: Arc::clone(&flow),
+            share,
+            spent: 0,
+            next_token,
+            progress,
+            request: RequestSpan::current(),
+            delivering: None,
+        };
         table.open.insert(id, entry);
         drop(table);
         outbox.push(queued);

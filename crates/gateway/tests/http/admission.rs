@@ -56,7 +56,7 @@ async fn who_is_turned_away_is_told_what_is_full_and_for_how_long() {
     let after: u64 = reply.header("retry-after-ms").parse().unwrap();
     assert_eq!(error["retry_after_ms"], after);
     assert_eq!(reply.header("retry-after"), after.div_ceil(1000).to_string());
-    assert_eq!(env.metric("kr_admit_limit{model=\"tiny\"}").await, "1");
+    assert_eq!(env.metric("kr_admission_limit{model=\"tiny\"}").await, "1");
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn the_queue_is_bounded_in_tokens() {
     let reply = Reply::read(env.send(request("c", &[], json!({"max_tokens": 2}))).await).await;
     assert_eq!(reply.error(), (429, "rate_limit_error".into(), "queue_full".into()));
     assert!(reply.json()["error"]["message"].as_str().unwrap().contains("about 99 tokens wait, and 100 may"));
-    assert_eq!(env.metric("kr_admit_rejections_total{reason=\"queue_tokens\"}").await, "1");
+    assert_eq!(env.metric("kr_admission_rejections_total{reason=\"queue_tokens\"}").await, "1");
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn a_deadline_that_passes_while_it_waits_refuses_the_request() {
     for answer in [running, next] {
         assert_eq!(soon("an answer", answer).await.unwrap().status().as_u16(), 200);
     }
-    assert_eq!(env.metric("kr_admit_rejections_total{reason=\"deadline\"}").await, "3");
+    assert_eq!(env.metric("kr_admission_rejections_total{reason=\"deadline\"}").await, "3");
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn a_rate_that_is_used_up_is_a_429_that_says_until_when() {
     assert_eq!(error["rate_limit"], json!({"unit": "requests", "per_minute": 2}));
     let after: u64 = reply.header("retry-after-ms").parse().unwrap();
     assert!((20_000..=30_000).contains(&after), "{after}");
-    assert_eq!(env.metric("kr_admit_rejections_total{reason=\"requests_per_minute\"}").await, "1");
+    assert_eq!(env.metric("kr_admission_rejections_total{reason=\"requests_per_minute\"}").await, "1");
 }
 
 /// Three times as many come as have a place: each gets 200, or 429 and the time after which it succeeds.
@@ -215,5 +215,5 @@ async fn overload_is_answered_and_who_comes_back_when_told_succeeds() {
     }
     assert!(turned_away > 0, "there was room for all");
     let _worker = soon("all of them", served).await.unwrap();
-    assert_eq!(env.metric("kr_streams_open").await, "0");
+    assert_eq!(env.metric("kr_requests_running{model=\"tiny\"}").await, "0");
 }

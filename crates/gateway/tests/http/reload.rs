@@ -36,7 +36,7 @@ async fn what_can_change_holds_for_the_next_request() {
         (413, "invalid_request_error".into(), "body_too_large".into())
     );
     assert_eq!(foreign(&env).await, 200);
-    assert_eq!(env.metric("kr_admit_limit{model=\"tiny\"}").await, "1");
+    assert_eq!(env.metric("kr_admission_limit{model=\"tiny\"}").await, "1");
     let full = env.post(CHAT, &chat(json!({}))).await.error();
     assert_eq!(full, (429, "rate_limit_error".into(), "queue_full".into()), "its only place is taken");
 

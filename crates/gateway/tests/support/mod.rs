@@ -17,11 +17,11 @@ use gateway::{
     fleet::{ModelError, WorkerStatus},
     http::{self, App},
     reload::Reloader,
-    telemetry::LogFilter,
 };
 use http_body_util::BodyExt;
 use protocol::{ids::RequestId, message::Report, stored::StoredModel};
 use serde_json::{Value, json};
+use telemetry::LogFilter;
 use test_support::worker::WorkerProgram;
 pub use test_support::{
     process::is_alive,

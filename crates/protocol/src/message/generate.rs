@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::TraceContext;
 use crate::ids::RequestId;
 
 /// A generation, as the gateway understood it from the client's JSON. Values are already in range.
@@ -25,6 +26,10 @@ pub struct Generate {
     pub ignore_eos: bool,
     /// [`Delta`](super::Delta)s that may be sent before a [`Credit`](super::Submission::Credit) arrives.
     pub credit: u32,
+    /// Where its spans belong, if somebody traces it.
+    pub trace: Option<TraceContext>,
+    /// What logs call it: the `x-request-id` of the HTTP request.
+    pub correlation_id: Option<String>,
 }
 
 impl Generate {
@@ -39,6 +44,8 @@ impl Generate {
             resume: Vec::new(),
             ignore_eos: false,
             credit,
+            trace: None,
+            correlation_id: None,
         }
     }
 }

@@ -12,6 +12,7 @@ mod limits;
 mod operation;
 mod report;
 mod submission;
+mod trace;
 
 pub use encoded::{EncodedSubmission, append_operation, append_submission, begin_batch, encode_batch};
 pub use event::{Delta, FinishReason, StreamEvent, StreamEventKind, Usage};
@@ -21,3 +22,4 @@ pub use limits::{MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS, MAX_FAILURE_TE
 pub use operation::{Answer, Operation, OperationKind, PieceForm, Pieces, TokenizeInput};
 pub use report::{Heartbeat, ModelInfo, Report, Verified};
 pub use submission::{Batch, Submission};
+pub use trace::TraceContext;

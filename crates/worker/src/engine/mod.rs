@@ -156,7 +156,8 @@ impl<M: Forward> Engine<M> {
         }
     }
 
-    fn add(&mut self, sequence: Box<Sequence>) {
+    fn add(&mut self, mut sequence: Box<Sequence>) {
+        sequence.spans.schedule();
         let id = self.scheduler.add(sequence.tokens.len());
         let ended = sequence.ended;
         self.slots.insert(id, Slot { sequence, kv: None, row: None });

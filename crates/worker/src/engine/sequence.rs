@@ -9,7 +9,7 @@ use protocol::{
 use thiserror::Error;
 
 use super::emit::Emitter;
-use crate::{requests::RequestHandle, sample::Sampler};
+use crate::{request_trace::SequenceSpans, requests::RequestHandle, sample::Sampler};
 
 /// A request's tokens and everything that is needed to go on with them.
 pub struct Sequence {
@@ -31,6 +31,8 @@ pub struct Sequence {
     pub emitter: Emitter,
     /// Why it has ended, if what it was resumed with was all.
     pub ended: Option<FinishReason>,
+    /// Its part of its request's trace.
+    pub spans: SequenceSpans,
 }
 
 /// Why a sequence can't go on after tokens that were generated elsewhere.

@@ -159,6 +159,7 @@ impl<M: Forward> Engine<M> {
         for (index, row) in rows.iter().enumerate() {
             if let Some(slot) = self.slots.get_mut(&row.id) {
                 slot.row = Some(index);
+                slot.sequence.spans.step();
             }
         }
         // The model needs all rows' tokens and memory at once, in the order of the rows.
@@ -197,6 +198,7 @@ impl<M: Forward> Engine<M> {
             self.stats.advance();
             let Some(Slot { sequence, .. }) = self.slots.get_mut(&id) else { continue };
             sequence.request.spend_credit();
+            sequence.spans.emit();
             match sequence.emit(token) {
                 Ok((delta, reason)) => {
                     let event = StreamEvent { id: sequence.id, kind: StreamEventKind::Delta(delta) };
@@ -213,8 +215,9 @@ impl<M: Forward> Engine<M> {
     }
 
     fn fail(&mut self, id: SequenceId, error: &ModelError) {
-        let request = self.slots.get(&id).map(|slot| slot.sequence.id);
-        error!(?request, %error, "a row of a step failed");
+        if let Some(Slot { sequence, .. }) = self.slots.get(&id) {
+            sequence.spans.in_scope(|| error!(id = sequence.id.0, %error, "a row of a step failed"));
+        }
         self.end(id, failed(format!("the model failed: {error}")));
     }
 

@@ -21,6 +21,7 @@ use crate::{
     engine::EngineMessage,
     prepare::{OperationJob, Pool},
     report_sink::ReportSink,
+    request_trace::RequestTrace,
     requests::RequestTable,
 };
 
@@ -96,7 +97,10 @@ impl Receiver {
             // What follows may be about them.
             self.operate(&mut operations);
             match submission {
-                Submission::Generate(generate) => self.begin(generate),
+                Submission::Generate(generate) => {
+                    let _span = RequestTrace::new(&generate).receive().entered();
+                    self.begin(generate);
+                }
                 Submission::Operation(_) => {}
                 Submission::Drain => {
                     // Blocking is right: everything before the drain has been handled.

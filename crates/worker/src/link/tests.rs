@@ -98,6 +98,8 @@ fn generate(id: u64, credit: u32, max_tokens: u32) -> Submission {
         resume: Vec::new(),
         ignore_eos: false,
         credit,
+        trace: None,
+        correlation_id: None,
     }))
 }
 

@@ -23,6 +23,7 @@ use tracing::debug_span;
 use crate::{
     engine::{EngineMessage, Sequence},
     report_sink::ReportSink,
+    request_trace::RequestTrace,
     requests::{RequestHandle, RequestTable},
 };
 
@@ -235,7 +236,7 @@ impl Context {
 
     fn prepare(&self, generate: Generate, request: &Arc<RequestHandle>) {
         let id = generate.id;
-        let _span = debug_span!("prepare", %id).entered();
+        let _span = RequestTrace::new(&generate).prepare().entered();
         let prepared = catching(|| self.preparer.prepare(generate, Arc::clone(request)));
         match prepared {
             // A cancelled request gets no further event.

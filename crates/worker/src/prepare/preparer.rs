@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     engine::{EosTokens, Sequence, emit::Emitter},
+    request_trace::{RequestTrace, SequenceSpans},
     requests::RequestHandle,
     sample::Sampler,
 };
@@ -76,6 +77,7 @@ impl Preparer {
         let asked = generate.max_tokens.map_or(usize::MAX, |max| max as usize);
         let eos_tokens =
             if generate.ignore_eos { EosTokens::default() } else { self.settings.eos_tokens.clone() };
+        let spans = SequenceSpans::new(RequestTrace::new(&generate));
         let mut sequence = Sequence {
             id: generate.id,
             request,
@@ -86,6 +88,7 @@ impl Preparer {
             emitter: Emitter::new(Arc::clone(self.tokenizer.tokenizer()), &generate.stop),
             tokens,
             ended: None,
+            spans,
         };
         self.resume(&mut sequence, &generate.resume)?;
         Ok(sequence)

@@ -16,6 +16,7 @@ use worker::{
     engine::{Broken, Engine, EngineMessage, EngineStats, EosTokens, Forward, Sequence, emit::Emitter},
     model::{Logits, ModelError, Progress, SequenceKv, StepInput},
     report_sink::ReportSink,
+    request_trace::SequenceSpans,
     requests::RequestTable,
     sample::Sampler,
     schedule::Limits,
@@ -113,6 +114,7 @@ fn serve(
             sampler: Sampler::new(Sampling::default(), prompt),
             emitter: Emitter::new(Arc::clone(&tokenizer), &[]),
             ended: None,
+            spans: SequenceSpans::default(),
         };
         sender.send(EngineMessage::Sequence(Box::new(sequence))).unwrap();
     }

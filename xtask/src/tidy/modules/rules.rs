@@ -42,8 +42,8 @@ pub(super) const RULES: &[Rule] = &[
             "crate::serve",
             "crate::fleet",
             "crate::worker",
-            "crate::metrics",   // where layers register what they count
-            "crate::telemetry", // logs and traces, which all layers write
+            "crate::metrics", // where layers register what they count
+            "crate::trace",   // the spans of a request, which all layers make
             "crate::config",
             "crate::cli", // what the configuration is combined with
         ]),

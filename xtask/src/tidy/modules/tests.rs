@@ -114,7 +114,10 @@ fn the_finding_names_the_rule_and_the_reason() -> Result<()> {
     let [finding] = &findings[..] else { panic!("{findings:?}") };
     let text = finding.to_string();
     assert!(text.starts_with("src/lib.rs:1: `crate::worker::x` is named here"), "{text}");
-    assert!(text.contains("crate::config is below it (assembly > shutdown > http > serve"), "{text}");
+    assert!(
+        text.contains("crate::config is below it (assembly > shutdown > reload > http > serve"),
+        "{text}"
+    );
     assert!(text.contains("tested, without what is above"), "{text}");
     Ok(())
 }

@@ -60,7 +60,7 @@ fn every_key_of_the_file_says_whether_it_can_change() {
 
 #[test]
 fn nothing_differs_from_itself() {
-    for text in ["", "server: {port: 1, max_headers: 50}\nlog: {filter: debug}\n"] {
+    for text in ["", "server: {port: 1, max_headers: 50}\ntelemetry: {log_filter: debug}\n"] {
         assert_eq!(diff(&config(text), &config(text)), Changes::default());
         assert_eq!(adopt(&config(text), &config(text)).unwrap(), config(text));
     }
@@ -72,17 +72,17 @@ fn what_can_change_is_taken_over_and_the_rest_is_named() {
     let new = config(
         "server: {port: 1, max_body_bytes: 2048, allowed_hosts: [a.example], idle_timeout_ms: 100}\n\
          models: {max_loaded: 9}\nworkers: {count: 2, max_restart_backoff_ms: 16000}\n\
-         stream_registry: {max_waiting: 1, credit_chunks: 5}\ncpu: {kv_type: float16}\nlog: {filter: debug}\n",
+         stream_registry: {max_waiting: 1, credit_chunks: 5}\ncpu: {kv_type: float16}\ntelemetry: {log_filter: debug}\n",
     );
     let changes = diff(&old, &new);
     let keys = |changes: &[Change]| changes.iter().map(|it| it.key).collect::<BTreeSet<_>>();
     let live = [
-        "log.filter",
         "models.max_loaded",
         "server.allowed_hosts",
         "server.idle_timeout_ms",
         "server.max_body_bytes",
         "stream_registry.max_waiting",
+        "telemetry.log_filter",
     ];
     assert_eq!(keys(&changes.live), live.into());
     let restart = [
@@ -121,4 +121,19 @@ fn what_protects_an_address_can_not_be_taken_away_while_it_is_listened_on() {
     assert!(adopt(&open, &keyed("0.0.0.0", "b:0123456789abcdeg")).is_ok());
     let allowed = config("server: {host: 127.0.0.1, allow_insecure: true}");
     assert!(adopt(&open, &allowed).unwrap().server.api_keys.is_empty());
+}
+
+#[test]
+fn logs_can_change_and_traces_can_not() {
+    let traced = |percent: u8| {
+        config(&format!("telemetry: {{otlp_endpoint: 'http://c:4318', trace_sample_percent: {percent}}}"))
+    };
+    let logs = config("telemetry: {access_log: true, log_format: json}");
+    let keys = |changes: Vec<Change>| changes.iter().map(|it| it.key).collect::<Vec<_>>();
+    let changes = diff(&config(""), &logs);
+    assert_eq!(keys(changes.live), ["telemetry.access_log"]);
+    assert_eq!(keys(changes.after_restart), ["telemetry.log_format"]);
+    assert_eq!(keys(diff(&config(""), &traced(5)).after_restart), ["telemetry.otlp_endpoint"]);
+    assert_eq!(keys(diff(&traced(4), &traced(5)).after_restart), ["telemetry.trace_sample_percent"]);
+    assert_eq!(adopt(&traced(4), &traced(5)).unwrap(), traced(4));
 }

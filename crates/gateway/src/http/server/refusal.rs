@@ -6,11 +6,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::http::{error::ApiError, request_id, router::WRITE_ERROR};
+use crate::http::{
+    error::ApiError,
+    request_id,
+    router::{PROBES, WRITE_ERROR},
+};
 
 /// Whether a connection beyond the limit may still ask for this.
 pub(super) fn is_health_check<B>(request: &Request<B>) -> bool {
-    matches!(request.uri().path(), "/livez" | "/readyz" | "/metrics")
+    PROBES.contains(&request.uri().path())
 }
 
 /// The answer to everything else on such a connection.

@@ -10,6 +10,7 @@ use crate::{
         error::ErrorReport,
         sse,
     },
+    metrics::MetricRegistry,
     serve::Output,
 };
 
@@ -62,7 +63,8 @@ fn opening() -> (oneshot::Sender<ApiError>, Opening<NoAnswer>) {
 
 fn body_of<D: Dialect>(source: Source<D::Answer>) -> Body {
     let request_id = Some(RequestId("r1".into()));
-    respond::<D>(source, Settings { keepalive: KEEPALIVE, request_id }).into_body()
+    let metrics = HttpMetrics::register(&mut MetricRegistry::new());
+    respond::<D>(source, Settings { keepalive: KEEPALIVE, request_id, metrics }).into_body()
 }
 
 async fn next(body: &mut Body) -> Option<Bytes> {

@@ -9,7 +9,7 @@ use std::{
 use tokio::{sync::oneshot, time::timeout_at};
 
 use super::{
-    metrics::AdmissionMetrics,
+    metrics::{AdmissionMetrics, Counted},
     rates::{Charge, now},
     rejection::Rejection,
 };
@@ -53,6 +53,7 @@ pub struct Permit {
     disarmed: bool,
     /// What the stream may use of its caller's rates.
     charge: Option<Box<Charge>>,
+    _running: Counted,
 }
 
 /// What became of a request at first.
@@ -67,6 +68,7 @@ pub(super) struct Waiting {
     model: Arc<str>,
     ticket: Ticket,
     permit: oneshot::Receiver<Result<Permit, Rejection>>,
+    _waiting: Counted,
 }
 
 /// Gates that are kept although nobody is at them: about as many as models can be loaded.
@@ -160,7 +162,8 @@ impl Places {
                     let _ = waiter.send(Err(rejection));
                 }
                 let (places, model) = (Arc::clone(self), Arc::clone(model));
-                Ok(Entered::Waits(Waiting { places, model, ticket, permit: receiver }))
+                let _waiting = self.metrics.waits(&model);
+                Ok(Entered::Waits(Waiting { places, model, ticket, permit: receiver, _waiting }))
             }
         }
     }
@@ -298,6 +301,7 @@ impl Permit {
             had_token: false,
             disarmed: false,
             charge: None,
+            _running: places.metrics.runs(model),
         }
     }
 

@@ -208,8 +208,8 @@ async fn what_workers_report_moves_the_limit_and_is_counted() {
     admission.places.tick(|_| Some(full));
     assert_eq!(admission.occupancy("m").unwrap().limit, 10);
     let text = registry.render().unwrap();
-    assert!(text.contains("kr_admit_limit{model=\"m\"} 10\n"), "{text}");
-    assert!(text.contains("kr_admit_limit_cuts_total{model=\"m\",cause=\"kv\"} 1\n"), "{text}");
+    assert!(text.contains("kr_admission_limit{model=\"m\"} 10\n"), "{text}");
+    assert!(text.contains("kr_admission_limit_cuts_total{model=\"m\",cause=\"kv\"} 1\n"), "{text}");
     // Those that run go on; a model that is gone leaves when they have.
     admission.places.tick(|_| None);
     assert_eq!(admission.occupancy("m").unwrap().running, 20);

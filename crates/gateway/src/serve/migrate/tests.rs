@@ -3,10 +3,17 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use protocol::message::{Delta, FinishReason, Generate, Prompt, Sampling, StreamEvent, Submission, Usage};
+use protocol::message::{
+    Delta, FinishReason, Generate, Prompt, Sampling, StreamEvent, Submission, TraceContext, Usage,
+};
 
 use super::*;
-use crate::{fleet::fixtures, metrics::MetricRegistry, serve::plain_request, worker::link::Link};
+use crate::{
+    fleet::fixtures,
+    metrics::MetricRegistry,
+    serve::{plain_request, request::Correlation},
+    worker::link::Link,
+};
 
 /// A model `m` with workers that the test plays.
 pub(crate) struct World {
@@ -93,9 +100,12 @@ fn request() -> GenerateRequest {
         max_tokens: Some(9),
         stop: vec!["stop".into()],
         ignore_eos: true,
+        correlation: Correlation { request_id: Some("r1".into()), trace: Some(TRACE) },
         ..plain_request("m")
     }
 }
+
+const TRACE: TraceContext = TraceContext { trace_id: [1; 16], span_id: [2; 8], sampled: true };
 
 const PREPARED: StreamEventKind = StreamEventKind::Prepared { prompt_tokens: 1 };
 
@@ -127,6 +137,7 @@ async fn a_stream_goes_on_behind_its_tokens_on_another_worker() {
     let (one, other) = (world.holder(), 1 - world.holder());
     let first = world.worker(one).generate();
     assert!(first.resume.is_empty());
+    assert_eq!((first.correlation_id.as_deref(), first.trace), (Some("r1"), Some(TRACE)));
     world.worker(one).send(first.id, vec![PREPARED, delta(0, &[4]), delta(1, &[5, 6])]);
     assert_eq!(now(&mut stream), Some(Ok(PREPARED)));
     world.lose(one, crash());

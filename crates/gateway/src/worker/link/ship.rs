@@ -31,8 +31,7 @@ impl LinkTask {
             let _span = debug_span!("ship", submissions, bytes = body.len()).entered();
             match self.sender.send(FrameKind::Batch, body)? {
                 Sent::Done { ring_bell } => {
-                    self.metrics.ship_frames.inc();
-                    self.metrics.ship_messages.inc_by(submissions as u64);
+                    self.metrics.sent.count_frame(submissions, body.len());
                     self.shipment.finish();
                     if ring_bell {
                         self.ring_doorbell();

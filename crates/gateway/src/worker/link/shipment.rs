@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use protocol::{codec::CodecError, ids::RequestId};
 
-use crate::worker::{batcher::Taken, outbox::Outbox};
+use crate::{
+    trace::StageSpan,
+    worker::{batcher::Taken, outbox::Outbox},
+};
 
 /// A batch that was taken from the outbox, and its bytes. Its memory is used again for the next.
 #[derive(Debug, Default)]
@@ -13,6 +16,8 @@ pub(super) struct Shipment {
     body: Vec<u8>,
     /// Submissions in `body` if it was not (wholly) sent yet, else 0.
     unsent: usize,
+    /// The requests among them, in their traces.
+    stages: Vec<StageSpan>,
 }
 
 /// A larger buffer is freed once it was sent.
@@ -27,6 +32,7 @@ impl Shipment {
         outbox.take_batch(now, &mut self.taken);
         self.unsent = 0;
         self.taken.encode(&mut self.body)?;
+        self.stages.extend(self.taken.begin_shipping());
         self.unsent = self.taken.len();
         Ok(())
     }
@@ -59,6 +65,7 @@ impl Shipment {
     /// All of it was sent.
     pub(super) fn finish(&mut self) {
         self.unsent = 0;
+        self.stages.clear();
         self.taken.clear();
         self.body.shrink_to(KEPT_BODY);
     }

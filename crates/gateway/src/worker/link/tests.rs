@@ -68,7 +68,7 @@ async fn what_is_queued_together_is_shipped_as_one_batch() {
         [1, 2, 3].map(|id| world.link.open(generate(id, 8), Progress::new(Instant::now())).unwrap());
     let batch = world.peer.next_batch().await;
     assert_eq!(batch, [1, 2, 3].map(|id| Submission::Generate(Box::new(generate(id, 8)))));
-    assert_eq!((world.metrics.ship_frames.get(), world.metrics.ship_messages.get()), (1, 3));
+    assert_eq!((world.metrics.sent.frames.get(), world.metrics.sent.messages.get()), (1, 3));
     assert_eq!(world.link.live_streams(), 3);
     drop(streams);
     let batch = world.peer.next_batch().await;
@@ -82,7 +82,7 @@ async fn a_batch_larger_than_the_ring_arrives_whole_while_the_worker_reads() {
     let large = Generate { prompt: Prompt::Text("x".repeat(RING_BYTES as usize * 5)), ..generate(1, 8) };
     let _stream = world.link.open(large.clone(), Progress::new(Instant::now())).unwrap();
     assert_eq!(world.peer.next_batch().await, [Submission::Generate(Box::new(large))]);
-    assert_eq!(world.metrics.ship_frames.get(), 1);
+    assert_eq!(world.metrics.sent.frames.get(), 1);
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn events_are_delivered_to_their_streams() {
     assert_eq!(next(&mut one).await, None);
     assert_eq!(next(&mut two).await, Some(chunk("b")));
     assert_eq!(world.link.live_streams(), 1);
-    assert_eq!((world.metrics.deliver_frames.get(), world.metrics.deliver_messages.get()), (2, 5));
+    assert_eq!((world.metrics.received.frames.get(), world.metrics.received.messages.get()), (2, 5));
 }
 
 #[tokio::test]
@@ -106,14 +106,14 @@ async fn the_doorbell_is_rung_for_a_sleeping_worker_alone() {
     let mut world = World::new().await;
     let _awake = world.link.open(generate(1, 8), Progress::new(Instant::now())).unwrap();
     until("a batch", || world.peer.has_frame()).await;
-    assert_eq!((world.metrics.doorbells_sent.get(), world.peer.doorbells()), (0, 0), "it was awake");
+    assert_eq!((world.metrics.sent.wakeups.get(), world.peer.doorbells()), (0, 0), "it was awake");
     world.peer.next_batch().await;
     world.peer.sleep();
     let _asleep = world.link.open(generate(2, 8), Progress::new(Instant::now())).unwrap();
-    until("a doorbell", || world.metrics.doorbells_sent.get() == 1).await;
+    until("a doorbell", || world.metrics.sent.wakeups.get() == 1).await;
     let _more = world.link.open(generate(3, 8), Progress::new(Instant::now())).unwrap();
-    until("both batches", || world.metrics.ship_frames.get() == 3).await;
-    assert_eq!((world.metrics.doorbells_sent.get(), world.peer.doorbells()), (1, 1), "it is on its way");
+    until("both batches", || world.metrics.sent.frames.get() == 3).await;
+    assert_eq!((world.metrics.sent.wakeups.get(), world.peer.doorbells()), (1, 1), "it is on its way");
 }
 
 #[tokio::test]
@@ -123,11 +123,11 @@ async fn a_sleeping_link_is_woken_by_the_doorbell() {
     world.peer.next_batch().await;
     // It has nothing to do now, and says that it sleeps: only the doorbell wakes it.
     until("a sleeping link", || world.peer.send_quietly(&Report::Heartbeat(Heartbeat::default()))).await;
-    assert_eq!(world.metrics.doorbells_received.get(), 0);
+    assert_eq!(world.metrics.received.wakeups.get(), 0);
     world.peer.ring().await;
     world.peer.events(&[(1, finished())]).await;
     assert_eq!(next(&mut stream).await, Some(finished()));
-    assert!(world.metrics.doorbells_received.get() >= 1);
+    assert!(world.metrics.received.wakeups.get() >= 1);
 }
 
 #[tokio::test]
@@ -295,9 +295,9 @@ async fn a_worker_that_sends_much_is_reported_alive_now_and_then() {
     let mut world = World::new().await;
     for step in 0..3 {
         for _ in 0..20 {
-            let before = world.metrics.deliver_frames.get();
+            let before = world.metrics.received.frames.get();
             world.peer.events(&[(9, chunk("x"))]).await;
-            until("a frame", || world.metrics.deliver_frames.get() > before).await;
+            until("a frame", || world.metrics.received.frames.get() > before).await;
         }
         assert_eq!(world.events_so_far(), vec![WorkerEvent::Alive; usize::from(step > 0)]);
         tokio::time::advance(ALIVE_INTERVAL).await;

@@ -9,7 +9,10 @@ use protocol::message::{Delta, Failure, FailureKind, StreamEventKind};
 use tokio::sync::mpsc;
 
 use super::{Delivery, Flow, Progress, size};
-use crate::worker::{load::Share, metrics::StreamMetrics};
+use crate::{
+    trace::{RequestSpan, StageSpan},
+    worker::{load::Share, metrics::StreamMetrics},
+};
 
 /// The worker's end of a stream.
 #[derive(Debug)]
@@ -25,6 +28,9 @@ pub(super) struct Entry {
     /// Position in the output of the next token.
     pub(super) next_token: u32,
     pub(super) progress: Progress,
+    pub(super) request: RequestSpan,
+    /// In its trace, once something has come.
+    pub(super) delivering: Option<StageSpan>,
 }
 
 /// Most bytes of chunks that wait for one reader. The credit bounds their number, and honest chunks are small; a text
@@ -48,6 +54,8 @@ impl Entry {
         if self.step.last().is_some_and(StreamEventKind::is_terminal) {
             return true; // Nothing may follow, and the stream has its end: drop it.
         }
+        let request = &mut self.request;
+        self.delivering.get_or_insert_with(|| std::mem::take(request).deliver());
         match &mut event {
             StreamEventKind::Prepared { prompt_tokens } => {
                 self.share.prepared(*prompt_tokens);

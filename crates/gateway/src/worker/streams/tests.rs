@@ -21,7 +21,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let settings = BatchQueue { max_batch_size: 64, flush_interval: std::time::Duration::ZERO };
-        let metrics = WorkerMetrics::register(&mut MetricRegistry::new()).streams;
+        let metrics = WorkerMetrics::register(&mut MetricRegistry::new()).streams("m");
         Self { streams: Arc::new(Streams::new(metrics)), outbox: Arc::new(Outbox::new(settings)) }
     }
 

@@ -19,6 +19,7 @@ use tokenizers::Tokenizer;
 
 use super::{emit::Emitter, *};
 use crate::{
+    request_trace::SequenceSpans,
     requests::RequestHandle,
     sample::Sampler,
     testing::{Collected, FakeModel, Stream},
@@ -96,6 +97,7 @@ impl World {
             emitter: Emitter::new(Arc::clone(&self.tokenizer), &ask.stop),
             tokens: ask.prompt,
             ended: None,
+            spans: SequenceSpans::default(),
         };
         sequence.resume(generated)?;
         self.messages.send(EngineMessage::Sequence(Box::new(sequence))).unwrap();

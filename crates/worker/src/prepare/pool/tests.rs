@@ -107,6 +107,8 @@ impl World {
             resume: Vec::new(),
             ignore_eos: false,
             credit: 1,
+            trace: None,
+            correlation_id: None,
         };
         self.pool.submit(Box::new(generate), request).inspect_err(|_| self.requests.end(id))
     }

@@ -23,7 +23,7 @@ use crate::{
         error::ApiError,
         json::{Flag, Object, Probe, Text, Whole, field, parse, unsupported},
     },
-    serve::{Caller, GenerateRequest, Prompt},
+    serve::{Caller, Correlation, GenerateRequest, Prompt},
 };
 
 /// What an answer repeats of its request, or depends on.
@@ -96,9 +96,10 @@ impl Fields {
             stop,
             ignore_eos,
             priority,
-            // Both are not for the body to say.
+            // These are not for the body to say.
             caller: Caller::default(),
             deadline: None,
+            correlation: Correlation::default(),
         };
         Ok(Asked { request, stream, timeout, context })
     }

@@ -81,6 +81,7 @@ fn every_parameter_reaches_the_request() {
             caller: Caller::default(),
             priority: Priority(-3),
             deadline: None,
+            correlation: Correlation::default(),
         }
     );
 }

@@ -48,7 +48,7 @@ async fn operations_ride_with_streams_and_each_gets_its_own_answer() {
     assert_eq!(soon("answers", answers).await, [Ok(one), Err(failure("too long")), Ok(three)]);
     assert_eq!(next(&mut stream).await, Some(finished()));
     assert_eq!(link.open_operations(), 0);
-    assert_eq!(world.metrics.ship_frames.get(), 1);
+    assert_eq!(world.metrics.sent.frames.get(), 1);
 }
 
 #[tokio::test]

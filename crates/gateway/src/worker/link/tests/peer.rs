@@ -19,7 +19,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::{metrics::MetricRegistry, worker::id::WorkerId};
+use crate::{
+    metrics::MetricRegistry,
+    worker::{id::WorkerId, metrics::WorkerMetrics},
+};
 
 /// Of each ring.
 pub(super) const RING_BYTES: u64 = 16 << 10;
@@ -94,7 +97,7 @@ impl World {
 
         let all = WorkerMetrics::register(&mut MetricRegistry::new());
         let metrics = all.link(&WorkerId { model: "m".into(), number: 0 });
-        let link = Link::new(BatchQueue { max_batch_size, flush_interval }, &all);
+        let link = Link::new(BatchQueue { max_batch_size, flush_interval }, all.streams("m"));
         let sender = FrameSender::new(producer, incarnation);
         let receiver = FrameReceiver::new(consumer, incarnation);
         let task = LinkTask::new(link.clone(), ours, sender, receiver, metrics.clone());
