@@ -60,7 +60,7 @@ impl Taken {
     /// Encodes it into `body`, as one batch.
     ///
     /// # Errors
-    /// Never for what a [`Batcher`] gave: sizes were looked at before.
+    /// Never for what a batcher gave: sizes were looked at before.
     pub fn encode(&self, body: &mut Vec<u8>) -> Result<(), CodecError> {
         begin_batch(self.len(), body)?;
         for queued in &self.submissions {
