@@ -8,7 +8,7 @@ use test_support::{ExportedSpan, FakeCollector, Options, Server, chat};
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-const OF_GATEWAY: [&str; 7] = ["accept", "admit", "route", "batch", "ship", "deliver", "respond"];
+const OF_GATEWAY: [&str; 8] = ["accept", "provide", "admit", "route", "batch", "ship", "deliver", "respond"];
 const OF_WORKER: [&str; 5] = ["receive", "prepare", "schedule", "step", "emit"];
 
 /// A server that exports to `collector` and logs JSON.
