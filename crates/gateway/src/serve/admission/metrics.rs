@@ -139,6 +139,7 @@ impl AdmissionMetrics {
         }
         self.running.forget(model);
         self.waiting.forget(model);
+        self.queue_time.forget(model);
     }
 }
 
