@@ -56,7 +56,7 @@ impl Store {
         Err(self.unknown(name_or_digest)?)
     }
 
-    /// The manifest of an artifact, verified, for whoever only looks: nothing keeps the artifact from being removed.
+    /// The verified manifest of an artifact. It takes no lease: the artifact can be removed at any time.
     /// `None`: there is no such artifact.
     pub fn manifest(&self, digest: Digest) -> Result<Option<Manifest>, StoreError> {
         read_manifest(&self.layout, digest)

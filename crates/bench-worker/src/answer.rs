@@ -69,7 +69,7 @@ fn tokens(prompt: &Prompt) -> Result<Vec<u32>, Failure> {
 }
 
 fn unknown(token: u32) -> Failure {
-    refused(format!("there is no token {token}"))
+    refused(format!("token {token} is not in the vocabulary"))
 }
 
 fn too_long() -> Failure {

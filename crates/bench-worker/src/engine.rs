@@ -86,7 +86,7 @@ impl Engine {
         self.steps += 1;
         self.streams.retain(|&id, stream| !stream.advance(&mut Output { id, events }));
         let next = due + self.interval;
-        // A clock that was missed is set anew, so that no steps come in a hurry.
+        // After a late step the schedule starts again, so that it does not catch up with a burst of steps.
         self.next = Some(if next > now { next } else { now + self.interval });
         self.plan(now);
     }

@@ -50,7 +50,7 @@ pub struct Config {
     pub batch_queue: BatchQueue,
     /// Concurrency of streams.
     pub stream_registry: StreamRegistry,
-    /// What each caller may use a minute.
+    /// Limits of each caller per minute.
     pub rate_limits: RateLimits,
     /// Concurrency of operations.
     pub operations: Operations,
@@ -186,7 +186,7 @@ pub struct Operations {
     pub wait_timeout: Duration,
 }
 
-/// What each caller may use a minute. `None` is no limit.
+/// Limits of each caller per minute; `None` means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateLimits {
     /// Requests that are admitted.
@@ -197,7 +197,7 @@ pub struct RateLimits {
 
 #[cfg(test)]
 impl StreamRegistry {
-    /// For so many streams, whatever the load.
+    /// A fixed limit of `streams`, whatever the load.
     pub(crate) fn of_streams(streams: usize) -> Self {
         Self {
             min_streams: streams,

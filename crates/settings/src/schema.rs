@@ -50,7 +50,7 @@ pub struct Settings {
     /// Concurrency of streams.
     #[serde(deserialize_with = "section")]
     pub stream_registry: StreamRegistry,
-    /// What each API key may use a minute; without keys, all clients together.
+    /// Limits per minute for each API key; without keys, for all clients together.
     #[serde(deserialize_with = "section")]
     pub rate_limits: RateLimits,
     /// Concurrency of operations: tokenizing, and whatever else has a single answer.
@@ -277,7 +277,7 @@ pub struct AdaptiveLimits {
     pub first_token_target_ms: Duration,
 }
 
-/// What each API key may use a minute; without keys, all clients together. 0 is no limit.
+/// Limits per minute for each API key; without keys, for all clients together. 0 means no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateLimits {

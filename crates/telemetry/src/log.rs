@@ -118,31 +118,16 @@ fn is_hidden(c: char) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::sync::{Arc, Mutex};
-
     use serde_json::Value;
+    use test_support::LogBuffer;
     use tracing::{Dispatch, debug, field::Empty, info, info_span};
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
 
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     /// What is logged of an event in which a client has written `evil` wherever it can.
     fn logged(format: LogFormat, evil: &str) -> String {
-        let log = Log::default();
+        let log = LogBuffer::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::registry().with(layer(format, move || writer.clone()));
         tracing::subscriber::with_default(subscriber, || {
@@ -150,8 +135,7 @@ mod tests {
             span.record("later", evil);
             span.in_scope(|| info!(error = %evil, debug = ?evil, number = 5, "what {evil}"));
         });
-        let bytes = log.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        log.text()
     }
 
     const EVIL: &str = "a\n2026 ERROR forged\r\u{1b}[2J\u{9b}31m\u{202e}é\tz";
@@ -182,7 +166,7 @@ mod tests {
     #[test]
     fn what_is_logged_can_change_whether_spans_are_exported_or_not() {
         for of_layer in [false, true] {
-            let log = Log::default();
+            let log = LogBuffer::default();
             let writer = log.clone();
             let writer = move || writer.clone();
             let registry = tracing_subscriber::registry();
@@ -196,14 +180,13 @@ mod tests {
                 (Dispatch::new(registry.with(filter).with(lines)), LogFilter::new(handle))
             };
             let count = || {
-                log.0.lock().unwrap().clear();
+                log.clear();
                 tracing::dispatcher::with_default(&dispatch, || {
                     debug!("detail");
                     info!("event");
                     info!(target: ACCESS, "answered");
                 });
-                let bytes = log.0.lock().unwrap().clone();
-                let text = String::from_utf8(bytes).unwrap();
+                let text = log.text();
                 ["detail", "event", "answered"].map(|it| text.contains(it))
             };
             assert_eq!(count(), [false, true, false]);

@@ -8,6 +8,7 @@
 //! | [`FakeCollector`] | an OpenTelemetry collector on the loopback interface |
 //! | [`gguf`], [`huggingface`], [`safetensors`] | small model files, written from their formats' definitions |
 //! | `worker` (feature `worker`) | a worker whose side of the protocol the test plays |
+//! | [`LogBuffer`] | what is logged |
 //! | [`process`], [`memory`] | signals to processes, and what they keep in memory |
 //!
 //! `cargo xtask test` builds the binaries, imports the test model, and says where both are in the
@@ -22,6 +23,7 @@ pub mod files;
 pub mod gguf;
 mod hub;
 pub mod huggingface;
+mod log;
 pub mod memory;
 mod private_store;
 pub mod process;
@@ -38,6 +40,7 @@ pub use client::{Answer, Client, StreamAnswer, chat};
 pub use collector::{ExportedSpan, FakeCollector};
 pub use env::TestEnv;
 pub use hub::{COMMIT, FakeHub, HubRequest, OnFile, Repository};
+pub use log::LogBuffer;
 pub use private_store::{PrivateStore, import};
 pub use server::{Options, Server, StartError};
 pub use slow_reader::SlowReader;

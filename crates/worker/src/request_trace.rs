@@ -136,34 +136,16 @@ impl SequenceSpans {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::{
-        io,
-        sync::{Arc, Mutex},
-    };
-
     use protocol::message::Prompt;
+    use test_support::LogBuffer;
     use tracing::{info, subscriber::with_default};
     use tracing_subscriber::fmt::format::FmtSpan;
 
     use super::*;
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     /// What is logged, with a line for the begin and the end of each span.
     fn logged(work: impl FnOnce()) -> Vec<String> {
-        let lines = Lines::default();
+        let lines = LogBuffer::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::DEBUG)
@@ -173,8 +155,7 @@ mod tests {
             .with_writer(move || writer.clone())
             .finish();
         with_default(subscriber, work);
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        text.lines().map(str::to_owned).collect()
+        lines.text().lines().map(str::to_owned).collect()
     }
 
     fn request() -> RequestTrace {

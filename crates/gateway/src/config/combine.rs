@@ -20,7 +20,7 @@ pub struct Loaded {
     pub config: Config,
     /// What has no effect in it, or is dangerous.
     pub warnings: Vec<String>,
-    /// The file, which need not exist.
+    /// The configuration file. It may be missing.
     pub path: PathBuf,
 }
 

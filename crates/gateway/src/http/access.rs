@@ -72,34 +72,16 @@ impl Drop for Logged {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::{
-        io,
-        sync::{Arc, Mutex},
-    };
-
     use axum::response::IntoResponse;
     use http_body_util::BodyExt;
+    use test_support::LogBuffer;
     use tracing::info_span;
 
     use super::*;
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     /// What is logged while `answer` is sent by `send`.
     fn logged(filter: &str, send: impl FnOnce(Body)) -> String {
-        let lines = Lines::default();
+        let lines = LogBuffer::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
@@ -111,8 +93,7 @@ mod tests {
             let response = log("hello".into_response(), span, Instant::now());
             send(response.into_body());
         });
-        let bytes = lines.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        lines.text()
     }
 
     fn read_all(body: Body) {

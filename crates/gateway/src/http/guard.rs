@@ -45,14 +45,11 @@ pub(super) async fn authenticate(State(app): State<App>, mut request: Request, n
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::{
-        io,
-        path::Path,
-        sync::{Arc, Mutex},
-    };
+    use std::path::Path;
 
     use axum::{Extension, Router, body::Body, middleware::from_fn_with_state, routing::get};
     use http_body_util::BodyExt as _;
+    use test_support::LogBuffer;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -102,37 +99,17 @@ mod tests {
         assert_eq!(ask(&routes(None), "/who", "x").await, (200, "anybody".into()));
     }
 
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Log {
-        /// Has what this thread logs until the guard is dropped.
-        fn start(&self) -> tracing::subscriber::DefaultGuard {
-            let writer = self.clone();
-            let subscriber = tracing_subscriber::fmt().with_ansi(false);
-            tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish())
-        }
-
-        fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-        }
+    /// Takes what this thread logs until the guard is dropped.
+    fn listen() -> (LogBuffer, tracing::subscriber::DefaultGuard) {
+        let log = LogBuffer::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+        (log, tracing::subscriber::set_default(subscriber.finish()))
     }
 
     #[tokio::test]
     async fn guesses_are_in_the_log_once_and_without_the_key() {
-        let log = Log::default();
-        let _guard = log.start();
+        let (log, _guard) = listen();
         let keyed = routes(Some(&format!("alice:{KEY}")));
         for guess in 0..20 {
             assert_eq!(ask(&keyed, "/who", &format!("guess-{guess}")).await.0, 401);
@@ -144,8 +121,7 @@ mod tests {
 
     #[tokio::test]
     async fn so_are_those_at_the_admin_key() {
-        let log = Log::default();
-        let _guard = log.start();
+        let (log, _guard) = listen();
         assert_eq!(ask(&routes(None), "/admin", "guess").await.0, 401);
         let text = log.text();
         assert!(text.contains("invalid_admin_key") && text.contains("/admin"), "{text}");

@@ -160,8 +160,9 @@ impl Streams {
             delivering: None,
         };
         table.open.insert(id, entry);
-        drop(table);
+        // Under the lock: whoever ends the stream must not queue its cancel before its request.
         outbox.push(queued);
+        drop(table);
         Ok(Stream {
             id,
             receiver,

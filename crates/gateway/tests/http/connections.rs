@@ -1,6 +1,6 @@
 //! Time limits and places of connections, and what an early answer does to one.
 
-use protocol::message::{FinishReason, Submission};
+use protocol::message::FinishReason;
 use serde_json::json;
 
 use crate::support::*;
@@ -295,19 +295,7 @@ async fn a_client_that_does_not_read_loses_its_stream_and_frees_its_place() {
     stalled.send("POST", CHAT, "content-type: application/json\r\n", body.as_bytes()).await;
     let id = worker.generate().await.id;
     worker.admit(id).await;
-    // It fills what the kernel and the gateway buffer, and then no more credit comes.
-    let text = "x".repeat(100_000);
-    let mut credit = 8;
-    loop {
-        for _ in 0..credit {
-            worker.events(id, vec![chunk(&text)]).await;
-        }
-        match worker.next().await {
-            Submission::Credit { chunks, .. } => credit = chunks,
-            Submission::Cancel(cancelled) => break assert_eq!(cancelled, id),
-            other => panic!("{other:?}"),
-        }
-    }
+    fill(&mut worker, id, 8).await;
     until("a free place", || env.app.admission.metrics().streams_open.get() == 0).await;
     let (_, response) = env.begin_stream(&mut worker).await;
     assert_eq!(response.status().as_u16(), 200);

@@ -2,7 +2,7 @@
 
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
-use protocol::message::{FinishReason, Submission};
+use protocol::message::FinishReason;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use serde_json::json;
 use tempfile::TempDir;
@@ -191,19 +191,7 @@ async fn a_client_that_does_not_read_is_noticed_over_tls() {
     stalled.send("POST", CHAT, "content-type: application/json\r\n", body.as_bytes()).await;
     let id = worker.generate().await.id;
     worker.admit(id).await;
-    // It fills what the kernel, TLS and the gateway buffer, and then no more credit comes.
-    let text = "x".repeat(100_000);
-    let mut credit = 8;
-    loop {
-        for _ in 0..credit {
-            worker.events(id, vec![chunk(&text)]).await;
-        }
-        match worker.next().await {
-            Submission::Credit { chunks, .. } => credit = chunks,
-            Submission::Cancel(cancelled) => break assert_eq!(cancelled, id),
-            other => panic!("{other:?}"),
-        }
-    }
+    fill(&mut worker, id, 8).await;
     until("a free place", || env.app.admission.metrics().streams_open.get() == 0).await;
     drop(stalled);
 }

@@ -19,7 +19,11 @@ use gateway::{
     reload::Reloader,
 };
 use http_body_util::BodyExt;
-use protocol::{ids::RequestId, message::Report, stored::StoredModel};
+use protocol::{
+    ids::RequestId,
+    message::{Report, Submission},
+    stored::StoredModel,
+};
 use serde_json::{Value, json};
 use telemetry::LogFilter;
 use test_support::worker::WorkerProgram;
@@ -273,4 +277,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 /// The next piece of a body; `None` at its end.
 pub async fn piece(body: &mut Body) -> Option<Bytes> {
     soon("a piece of a body", body.frame()).await.map(|frame| frame.unwrap().into_data().unwrap())
+}
+
+/// Sends as much as the stream's credit allows, until all buffers on the way to its stalled reader are full, no more
+/// credit comes, and the stream is cancelled.
+pub async fn fill(worker: &mut FakeWorker, id: RequestId, mut credit: u32) {
+    let text = "x".repeat(100_000);
+    loop {
+        for _ in 0..credit {
+            worker.events(id, vec![chunk(&text)]).await;
+        }
+        match worker.next().await {
+            Submission::Credit { chunks, .. } => credit = chunks,
+            Submission::Cancel(cancelled) => return assert_eq!(cancelled, id),
+            other => panic!("{other:?}"),
+        }
+    }
 }

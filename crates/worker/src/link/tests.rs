@@ -13,7 +13,7 @@ use protocol::{
     handshake::{HelloAck, VERSION},
     ids::RequestId,
     message::{
-        Answer, FinishReason, Generate, Operation, OperationKind, Prompt, Report, Sampling, StreamEvent,
+        Answer, FinishReason, Generate, Operation, OperationKind, Prompt, Report, StreamEvent,
         StreamEventKind, Submission, TokenizeInput, max_report_bytes,
     },
     options::WorkerOptions,
@@ -89,18 +89,8 @@ impl Worker {
 }
 
 fn generate(id: u64, credit: u32, max_tokens: u32) -> Submission {
-    Submission::Generate(Box::new(Generate {
-        id: RequestId(id),
-        prompt: Prompt::Text("ab".into()),
-        sampling: Sampling::default(),
-        max_tokens: Some(max_tokens),
-        stop: Vec::new(),
-        resume: Vec::new(),
-        ignore_eos: false,
-        credit,
-        trace: None,
-        correlation_id: None,
-    }))
+    let generate = Generate::new(RequestId(id), Prompt::Text("ab".into()), credit);
+    Submission::Generate(Box::new(Generate { max_tokens: Some(max_tokens), ..generate }))
 }
 
 fn is_end_of(id: u64) -> impl Fn(&StreamEvent) -> bool {

@@ -1,3 +1,5 @@
+use test_support::worker::model_info;
+
 use super::*;
 
 mod limits;
@@ -109,16 +111,7 @@ fn loaded() -> Event {
 }
 
 fn info() -> ModelInfo {
-    ModelInfo {
-        name: "tiny".into(),
-        digest: "d".into(),
-        architecture: "llama".into(),
-        context_length: 64,
-        vocab_size: 10,
-        weight_bytes: 1,
-        load_micros: 1,
-        tokenizer_micros: 1,
-    }
+    model_info("tiny")
 }
 
 fn failure(kind: FailureKind, message: &str) -> Failure {

@@ -9,6 +9,7 @@ use protocol::{
     ids::RequestId,
     message::{Delta, FinishReason, ModelInfo, Prompt, StreamEventKind, Submission, Usage},
 };
+use test_support::worker::model_info;
 
 use self::peer::{RING_BYTES, World, soon, until};
 use super::*;
@@ -24,19 +25,6 @@ fn chunk(text: &str) -> StreamEventKind {
 
 fn finished() -> StreamEventKind {
     StreamEventKind::Finished { reason: FinishReason::Stop, usage: Usage::default() }
-}
-
-fn info() -> ModelInfo {
-    ModelInfo {
-        name: "m".into(),
-        digest: "d".into(),
-        architecture: "llama".into(),
-        context_length: 64,
-        vocab_size: 10,
-        weight_bytes: 1,
-        load_micros: 1,
-        tokenizer_micros: 1,
-    }
 }
 
 fn failure(message: &str) -> Failure {
@@ -163,7 +151,7 @@ async fn a_report_that_can_not_be_decoded_ends_the_link() {
 #[tokio::test]
 async fn a_description_of_any_length_ends_the_link() {
     let mut world = World::new().await;
-    let long = ModelInfo { name: "x".repeat(MAX_DESCRIPTION), ..info() };
+    let long = ModelInfo { name: "x".repeat(MAX_DESCRIPTION), ..model_info("m") };
     world.peer.send(&Report::Ready(long)).await;
     assert!(matches!(world.end().await, LinkEnd::Description(len) if len > MAX_DESCRIPTION));
 }
@@ -264,7 +252,7 @@ async fn reports_that_are_not_tied_to_a_stream_become_events() {
     let heartbeat = Heartbeat { step: 7, runnable: 2, ..Heartbeat::default() };
     let verified = Verified { bytes: 5, micros: 1 };
     for report in [
-        Report::Ready(info()),
+        Report::Ready(model_info("m")),
         Report::LoadFailed(failure("no")),
         Report::Heartbeat(heartbeat),
         Report::Damaged(failure("a blob is damaged")),
@@ -280,7 +268,7 @@ async fn reports_that_are_not_tied_to_a_stream_become_events() {
     }
     events.retain(|event| *event != WorkerEvent::Alive);
     let expected = [
-        WorkerEvent::Loaded(info()),
+        WorkerEvent::Loaded(model_info("m")),
         WorkerEvent::LoadFailed(failure("no")),
         WorkerEvent::Heartbeat(heartbeat),
         WorkerEvent::Verified(Err(failure("a blob is damaged"))),

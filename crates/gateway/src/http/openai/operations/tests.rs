@@ -2,6 +2,7 @@
 
 use protocol::message::ModelInfo;
 use serde_json::{Value, json};
+use test_support::worker::model_info;
 
 use super::*;
 use crate::serve::{
@@ -21,16 +22,7 @@ fn param<E: Endpoint>(body: Value) -> (Option<&'static str>, String) {
 }
 
 fn write<E: Endpoint>(form: E::Form, answer: Answer) -> Value {
-    let model = ModelInfo {
-        name: "m".into(),
-        digest: "d".into(),
-        architecture: "llama".into(),
-        context_length: 64,
-        vocab_size: 10,
-        weight_bytes: 1,
-        load_micros: 1,
-        tokenizer_micros: 1,
-    };
+    let model = ModelInfo { context_length: 64, ..model_info("m") };
     serde_json::from_slice(&E::write(form, Answered { answer, model }).unwrap()).unwrap()
 }
 

@@ -2,11 +2,18 @@
 
 use futures_util::future;
 use protocol::message::{Answer, TokenizeInput};
+use tokio::task::JoinHandle;
 
 use super::*;
 
 fn count(text: &str) -> OperationKind {
     OperationKind::Count(TokenizeInput::new(Prompt::Text(text.into())))
+}
+
+/// An operation that is waited for while the test plays the worker.
+fn ask(link: &Link) -> JoinHandle<Result<Answer, Failure>> {
+    let link = link.clone();
+    tokio::spawn(async move { link.operate(count("a"), false).await })
 }
 
 /// The ids of a batch of operations.
@@ -84,10 +91,7 @@ async fn a_dropped_operation_is_cancelled_once_it_was_sent() {
 async fn a_worker_that_dies_fails_its_operations_and_takes_no_more() {
     let mut world = World::new().await;
     let link = world.link.clone();
-    let asked = tokio::spawn({
-        let link = link.clone();
-        async move { link.operate(count("a"), false).await }
-    });
+    let asked = ask(&link);
     world.peer.next_batch().await;
     link.lose_all(&Loss::Crashed("it died".into()));
     let failure = soon("a failure", asked).await.unwrap().unwrap_err();
@@ -101,10 +105,7 @@ async fn a_worker_that_dies_fails_its_operations_and_takes_no_more() {
 async fn a_worker_that_is_released_is_to_cancel_its_operations_and_they_can_be_done_elsewhere() {
     let mut world = World::new().await;
     let link = world.link.clone();
-    let asked = tokio::spawn({
-        let link = link.clone();
-        async move { link.operate(count("a"), false).await }
-    });
+    let asked = ask(&link);
     let id = ids(&world.peer.next_batch().await)[0];
     link.release();
     let failure = soon("a failure", asked).await.unwrap().unwrap_err();
@@ -118,10 +119,7 @@ async fn a_worker_that_is_released_is_to_cancel_its_operations_and_they_can_be_d
 async fn a_link_is_idle_when_its_operations_are_answered() {
     let mut world = World::new().await;
     let link = world.link.clone();
-    let asked = tokio::spawn({
-        let link = link.clone();
-        async move { link.operate(count("a"), false).await }
-    });
+    let asked = ask(&link);
     let batch = world.peer.next_batch().await;
     link.close();
     let mut idle = std::pin::pin!(link.idle());
@@ -137,10 +135,7 @@ async fn a_link_is_idle_when_its_operations_are_answered() {
 async fn events_of_a_stream_are_no_answer() {
     let mut world = World::new().await;
     let link = world.link.clone();
-    let asked = tokio::spawn({
-        let link = link.clone();
-        async move { link.operate(count("a"), false).await }
-    });
+    let asked = ask(&link);
     let id = ids(&world.peer.next_batch().await)[0];
     world.peer.events(&[(id.0, chunk("text"))]).await;
     assert_eq!(soon("a failure", asked).await.unwrap().unwrap_err().kind, FailureKind::Internal);
