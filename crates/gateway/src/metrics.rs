@@ -3,8 +3,8 @@
 use std::fmt;
 
 use prometheus_client::{
-    encoding::text,
-    metrics::TypedMetric,
+    encoding::{EncodeLabelSet, text},
+    metrics::{TypedMetric, counter::Counter, family::Family},
     registry::{Metric, Registry},
 };
 
@@ -13,6 +13,21 @@ use prometheus_client::{
 pub struct MetricRegistry {
     registry: Registry,
     catalogue: Vec<MetricDescription>,
+    /// Of all modules that keep memory for the next use; registered by the first of them.
+    pools: Option<Family<PoolLabels, Counter>>,
+}
+
+/// How often memory that is kept for the next use was at hand when it was needed.
+#[derive(Clone, Debug)]
+pub struct PoolMetrics {
+    reused: Counter,
+    allocated: Counter,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PoolLabels {
+    pool: &'static str,
+    outcome: &'static str,
 }
 
 /// One metric, for a reference.
@@ -32,7 +47,20 @@ pub const PREFIX: &str = "kr";
 impl MetricRegistry {
     /// Without metrics.
     pub fn new() -> Self {
-        Self { registry: Registry::with_prefix(PREFIX), catalogue: Vec::new() }
+        Self { registry: Registry::with_prefix(PREFIX), catalogue: Vec::new(), pools: None }
+    }
+
+    /// Counts for the memory that `pool` keeps.
+    pub fn pool(&mut self, pool: &'static str) -> PoolMetrics {
+        let pools = self.pools.take().unwrap_or_else(|| {
+            let help =
+                "Times that memory was needed which is kept for the next use, and whether it was at hand";
+            self.register("pool_requests", help, Family::default())
+        });
+        let count = |outcome| pools.get_or_create_owned(&PoolLabels { pool, outcome });
+        let metrics = PoolMetrics { reused: count("reused"), allocated: count("allocated") };
+        self.pools = Some(pools);
+        metrics
     }
 
     /// Adds `metric` and returns it, for whoever measures. A metric's stem is the verb of the stage that measures it.
@@ -60,6 +88,27 @@ impl MetricRegistry {
         let mut out = String::new();
         text::encode(&mut out, &self.registry)?;
         Ok(out)
+    }
+}
+
+impl PoolMetrics {
+    /// Memory was needed, and it was at hand or had to be allocated.
+    pub fn count(&self, reused: bool) {
+        if reused {
+            self.reused.inc()
+        } else {
+            self.allocated.inc()
+        };
+    }
+
+    /// Times that it was at hand.
+    pub fn reused(&self) -> u64 {
+        self.reused.get()
+    }
+
+    /// Times that it had to be allocated.
+    pub fn allocated(&self) -> u64 {
+        self.allocated.get()
     }
 }
 
@@ -102,5 +151,19 @@ mod tests {
         let frames = MetricDescription { name: "frames", kind: "counter", help: "Frames sent" };
         let depth = MetricDescription { name: "depth", kind: "gauge", help: "Depth of a queue" };
         assert_eq!(registry.catalogue(), [frames, depth]);
+    }
+
+    #[test]
+    fn pools_share_a_metric_and_have_a_label_each() {
+        let mut registry = MetricRegistry::new();
+        let (one, two) = (registry.pool("one"), registry.pool("two"));
+        [true, true, false].into_iter().for_each(|reused| one.count(reused));
+        two.count(true);
+        let text = registry.render().unwrap();
+        for (pool, outcome, count) in [("one", "reused", 2), ("one", "allocated", 1), ("two", "reused", 1)] {
+            let line = format!("kr_pool_requests_total{{pool=\"{pool}\",outcome=\"{outcome}\"}} {count}\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+        assert_eq!(registry.catalogue().len(), 1);
     }
 }

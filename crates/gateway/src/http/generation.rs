@@ -32,11 +32,12 @@ pub(super) async fn create<D: Dialect>(
     let request_id = request.extensions().get::<RequestId>().cloned();
     let body = body::read(&app, request, app.max_body_bytes).await?;
     let (Asked { request, stream, context }, charge) = read::<D>(body).await?;
-    let keepalive = app.sse_keepalive;
+    let settings =
+        stream::Settings { keepalive: app.sse_keepalive, request_id, metrics: app.metrics.streams.clone() };
     let opening = open::<D>(app, request, context, charge, arrived).in_current_span();
     if stream {
-        let source = Source::start::<D>(Box::pin(opening), keepalive).await?;
-        return Ok(stream::respond::<D>(source, stream::Settings { keepalive, request_id }));
+        let source = Source::start::<D>(Box::pin(opening), settings.keepalive).await?;
+        return Ok(stream::respond::<D>(source, settings));
     }
     let Opened { generation, answer } = opening.await?;
     let output = generation.collect().instrument(debug_span!("respond")).await?;

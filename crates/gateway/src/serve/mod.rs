@@ -12,6 +12,8 @@ pub mod admission;
 mod dispatcher;
 mod error;
 mod event;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod generation;
 mod request;
 

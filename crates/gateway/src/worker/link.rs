@@ -103,10 +103,11 @@ const ALIVE_INTERVAL: Duration = Duration::from_millis(50);
 impl Link {
     /// For a process that is about to be started.
     pub fn new(settings: BatchQueue, metrics: &WorkerMetrics) -> Self {
+        let outbox = Arc::new(Outbox::new(settings));
         Self {
             heartbeat: Arc::default(),
-            outbox: Arc::new(Outbox::new(settings)),
-            streams: Arc::new(Streams::new(metrics.streams.clone())),
+            streams: Arc::new(Streams::new(Arc::clone(&outbox), metrics.streams.clone())),
+            outbox,
             alive: Arc::new(AtomicBool::new(true)),
         }
     }
@@ -116,7 +117,7 @@ impl Link {
     /// # Errors
     /// The worker is gone or about to leave, or the request is too large for it.
     pub fn open(&self, generate: Generate, arrived: Instant) -> Result<Stream, Failure> {
-        self.streams.open(&self.outbox, generate, arrived)
+        self.streams.open(generate, arrived)
     }
 
     /// The worker's last heartbeat; all zero before the first.
@@ -155,9 +156,7 @@ impl Link {
     pub fn fail_all(&self, why: &str) {
         self.alive.store(false, Ordering::Relaxed);
         let message = format!("the worker that ran this request is gone: {why}; send the request again");
-        for id in self.streams.fail_all(worker_lost(message)) {
-            self.outbox.push(Queued::Cancel(id));
-        }
+        self.streams.fail_all(&worker_lost(message));
     }
 }
 
@@ -257,10 +256,7 @@ impl LinkTask {
             Report::Events(delivered) => {
                 count.inc_by(delivered.len() as u64);
                 let _span = debug_span!("deliver", events = delivered.len()).entered();
-                for id in self.link.streams.deliver(delivered) {
-                    warn!(%id, "the worker broke the rules of the stream; the stream was ended");
-                    self.link.outbox.push(Queued::Cancel(id));
-                }
+                self.link.streams.deliver(delivered);
             }
             Report::Ready(info) => {
                 let described = info.name.len() + info.digest.len() + info.architecture.len();

@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 
 use super::id::WorkerId;
-use crate::metrics::MetricRegistry;
+use crate::metrics::{MetricRegistry, PoolMetrics};
 
 /// The metrics of all links and of all streams over them. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -52,6 +52,8 @@ pub struct StreamMetrics {
     pub time_to_first_token: Histogram,
     /// Seconds between two deliveries of a stream, by token.
     pub inter_token_latency: Histogram,
+    /// The queues of streams.
+    pub queues: PoolMetrics,
 }
 
 /// One worker, as labels name it.
@@ -149,6 +151,7 @@ impl StreamMetrics {
                 // From 0.5 ms to 4 s.
                 Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
             ),
+            queues: registry.pool("queues"),
         }
     }
 }

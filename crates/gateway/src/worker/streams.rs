@@ -1,17 +1,17 @@
 //! Stage *deliver*: events of one worker process to the streams that wait for them.
 //!
-//! A [`Stream`] is the client's end, a table entry the worker's. Between them is a channel that can't
-//! fill up: an item holds at least one event, chunks are bounded by the credit given, and a stream
-//! has one `Prepared` and one terminal event. So delivering never waits for a reader; a reader that
-//! reads nothing gives no credit back, and pauses its own generation in the worker.
+//! A [`Stream`] is the client's end, a table entry the worker's. Between them is a [`Mailbox`], which can't grow without
+//! bound: chunks are bounded by the credit given, and a stream has one `Prepared` and one terminal event. So delivering
+//! never waits for a reader; a reader that reads nothing gives no credit back, and pauses its own generation in the
+//! worker.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
     time::Instant,
 };
 
@@ -20,12 +20,10 @@ use protocol::{
     ids::RequestId,
     message::{Delta, Failure, FailureKind, Generate, StreamEvent, StreamEventKind},
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
+use tracing::warn;
 
-use super::{batcher::Queued, metrics::StreamMetrics, outbox::Outbox};
-
-/// What one step brought for one stream.
-type Delivery = Vec<StreamEventKind>;
+use super::{batcher::Queued, mailbox::Mailbox, metrics::StreamMetrics, outbox::Outbox};
 
 /// The live streams of one worker process.
 #[derive(Debug)]
@@ -33,6 +31,8 @@ pub struct Streams {
     table: Mutex<Table>,
     /// Notified when a stream ended.
     ended: Notify,
+    /// To the worker.
+    outbox: Arc<Outbox>,
     metrics: StreamMetrics,
 }
 
@@ -41,14 +41,14 @@ struct Table {
     open: HashMap<RequestId, Entry>,
     /// Set once, when the worker takes nothing new or is gone: nothing can be opened any more.
     refusal: Option<Failure>,
+    /// Readers to be woken when a step was delivered whole; empty in between.
+    readers: Vec<Waker>,
 }
 
-/// The worker's end of a stream.
+/// The worker's end of a stream. Dropping it says that nothing more will come.
 #[derive(Debug)]
 struct Entry {
-    sender: mpsc::Sender<Delivery>,
-    /// Events of the step that is being delivered.
-    step: Delivery,
+    mailbox: Arc<Mailbox<StreamEventKind>>,
     flow: Arc<Flow>,
     /// Deltas that the worker has sent.
     spent: u64,
@@ -74,9 +74,7 @@ struct Flow {
 #[derive(Debug)]
 pub struct Stream {
     id: RequestId,
-    receiver: mpsc::Receiver<Delivery>,
-    /// Received, not yet yielded.
-    ready: VecDeque<StreamEventKind>,
+    mailbox: Arc<Mailbox<StreamEventKind>>,
     ended: bool,
     flow: Arc<Flow>,
     /// Chunks yielded for which no credit was given back yet.
@@ -84,7 +82,6 @@ pub struct Stream {
     /// Credit is given back for this many chunks at once.
     credit_batch: u32,
     streams: Arc<Streams>,
-    outbox: Arc<Outbox>,
 }
 
 /// Most bytes of chunks that wait for one reader. The credit bounds their number, and honest chunks are small; a text
@@ -92,54 +89,39 @@ pub struct Stream {
 const MAX_UNREAD: usize = 4 << 20;
 
 impl Streams {
-    /// No streams, for a new process.
-    pub fn new(metrics: StreamMetrics) -> Self {
-        Self { table: Mutex::default(), ended: Notify::new(), metrics }
+    /// No streams, for a new process, which is told about them through `outbox`.
+    pub fn new(outbox: Arc<Outbox>, metrics: StreamMetrics) -> Self {
+        Self { table: Mutex::default(), ended: Notify::new(), outbox, metrics }
     }
 
     /// Opens the stream of `generate` and queues it for the worker.
     ///
     /// # Errors
     /// The worker takes nothing any more, or the request is too large for it.
-    pub fn open(
-        self: &Arc<Self>,
-        outbox: &Arc<Outbox>,
-        generate: Generate,
-        arrived: Instant,
-    ) -> Result<Stream, Failure> {
+    pub fn open(self: &Arc<Self>, generate: Generate, arrived: Instant) -> Result<Stream, Failure> {
         let (id, credit, next_token) = (generate.id, generate.credit, generate.resume.len() as u32);
         let queued = Queued::generate(generate).map_err(unsendable)?;
-        // One item per chunk at most, and two for `Prepared` and the terminal event.
-        let (sender, receiver) = mpsc::channel(credit as usize + 2);
+        let mailbox = Arc::new(Mailbox::new());
         let flow = Arc::new(Flow { granted: AtomicU64::new(credit.into()), unread: AtomicUsize::new(0) });
-        let credit_batch = (credit / 4).max(1);
-        let mut table = self.table();
-        if let Some(failure) = &table.refusal {
-            return Err(failure.clone());
-        }
         let entry = Entry {
-            sender,
-            step: Vec::new(),
+            mailbox: Arc::clone(&mailbox),
             flow: Arc::clone(&flow),
             spent: 0,
             next_token,
             arrived,
             last_tokens: None,
         };
+        let mut table = self.table();
+        if let Some(failure) = &table.refusal {
+            return Err(failure.clone());
+        }
         table.open.insert(id, entry);
+        // Before anything can end the stream: a cancel must not be sent before its request.
+        self.outbox.push(queued);
         drop(table);
-        outbox.push(queued);
-        Ok(Stream {
-            id,
-            receiver,
-            ready: VecDeque::new(),
-            ended: false,
-            flow,
-            unreturned: 0,
-            credit_batch,
-            streams: Arc::clone(self),
-            outbox: Arc::clone(outbox),
-        })
+        let credit_batch = (credit / 4).max(1);
+        let streams = Arc::clone(self);
+        Ok(Stream { id, mailbox, ended: false, flow, unreturned: 0, credit_batch, streams })
     }
 
     /// Live streams.
@@ -152,38 +134,45 @@ impl Streams {
         self.table().open.is_empty()
     }
 
-    /// Delivers the events of one step, each stream's together. Events of unknown streams (their
-    /// client has gone) are dropped. Returns streams that were ended because the worker broke
-    /// their rules: which it must be ordered to cancel.
-    pub fn deliver(&self, events: Vec<StreamEvent>) -> Vec<RequestId> {
+    /// Delivers the events of one step, and wakes their readers then. Events of unknown streams (their client has gone)
+    /// are dropped. A stream whose worker breaks its rules ends with a failure that says so, and is cancelled.
+    pub fn deliver(&self, events: impl IntoIterator<Item = StreamEvent>) {
         let now = Instant::now();
-        let mut touched = Vec::with_capacity(events.len());
-        let mut broken = Vec::new();
+        let (mut ended, mut broken) = (false, Vec::new());
         let mut table = self.table();
-        for event in events {
-            let Some(entry) = table.open.get_mut(&event.id) else { continue };
-            if entry.step.is_empty() {
-                touched.push(event.id);
+        let Table { open, readers, .. } = &mut *table;
+        for StreamEvent { id, mut kind } in events {
+            let Some(entry) = open.get_mut(&id) else { continue };
+            if let Err(violation) = entry.accept(&mut kind, now, &self.metrics) {
+                kind = failed(FailureKind::Internal, violation);
+                broken.push(id);
             }
-            if !entry.accept(event.kind, now, &self.metrics) {
-                broken.push(event.id);
+            let is_terminal = kind.is_terminal();
+            let put = entry.mailbox.put(kind);
+            readers.extend(put.reader);
+            self.metrics.queues.count(put.reused);
+            if is_terminal {
+                open.remove(&id);
+                ended = true;
             }
         }
-        for id in touched {
-            table.flush(id);
-        }
+        readers.drain(..).for_each(Waker::wake);
         drop(table);
-        self.ended.notify_waiters();
-        broken
+        for id in broken {
+            warn!(%id, "the worker broke the rules of the stream; the stream was ended");
+            self.cancel(id);
+        }
+        if ended {
+            self.ended.notify_waiters();
+        }
     }
 
-    /// Ends these streams alone: what was queued for them could not be sent.
+    /// Ends these streams alone: what was queued for them could not be sent, so the worker knows nothing of them.
     pub fn fail(&self, ids: &[RequestId], failure: &Failure) {
         let mut table = self.table();
         for id in ids {
             if let Some(entry) = table.open.remove(id) {
-                // As in `fail_all`.
-                let _ = entry.sender.try_send(vec![StreamEventKind::Failed(failure.clone())]);
+                entry.fail(failure.clone());
             }
         }
         drop(table);
@@ -209,21 +198,23 @@ impl Streams {
         }
     }
 
-    /// Ends every stream with `failure`, and refuses new ones with it if nothing did before. Returns the streams
-    /// that it ended: a worker that is alive must be ordered to cancel them.
-    pub fn fail_all(&self, failure: Failure) -> Vec<RequestId> {
+    /// Ends every stream with `failure`, and refuses new ones with it if nothing did before. The worker, if it is alive,
+    /// is ordered to cancel them.
+    pub fn fail_all(&self, failure: &Failure) {
         let mut table = self.table();
         table.refusal.get_or_insert_with(|| failure.clone());
-        let mut ended = Vec::with_capacity(table.open.len());
-        for (id, entry) in table.open.drain() {
-            // It fails if the client has gone, or if the channel is full, which the sum at its creation
-            // rules out.
-            let _ = entry.sender.try_send(vec![StreamEventKind::Failed(failure.clone())]);
-            ended.push(id);
-        }
+        let open = std::mem::take(&mut table.open);
         drop(table);
+        for (id, entry) in open {
+            entry.fail(failure.clone());
+            self.cancel(id);
+        }
         self.ended.notify_waiters();
-        ended
+    }
+
+    /// Orders the worker to stop a generation of which it may not have sent the end.
+    fn cancel(&self, id: RequestId) {
+        self.outbox.push(Queued::Cancel(id));
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -231,52 +222,29 @@ impl Streams {
     }
 }
 
-impl Table {
-    /// Sends what a step brought for `id`, and forgets the stream if that ended it.
-    fn flush(&mut self, id: RequestId) {
-        let Some(entry) = self.open.get_mut(&id) else { return };
-        let step = std::mem::take(&mut entry.step);
-        let ended = step.last().is_some_and(StreamEventKind::is_terminal);
-        if entry.sender.try_send(step).is_err() || ended {
-            self.open.remove(&id);
-        }
-    }
-}
-
 impl Entry {
-    /// Adds an event to the step's. False if the worker must not send it; the stream then ends with a failure that
-    /// says so.
-    fn accept(&mut self, mut event: StreamEventKind, now: Instant, metrics: &StreamMetrics) -> bool {
-        if self.step.last().is_some_and(StreamEventKind::is_terminal) {
-            return true; // Nothing may follow, and the stream has its end: drop it.
-        }
-        match &mut event {
+    /// Looks at what the worker sent, and counts it. The error says why the worker must not send it.
+    fn accept(
+        &mut self,
+        event: &mut StreamEventKind,
+        now: Instant,
+        metrics: &StreamMetrics,
+    ) -> Result<(), &'static str> {
+        match event {
             StreamEventKind::Prepared { prompt_tokens } => {
                 metrics.tokens_in.inc_by((*prompt_tokens).into());
             }
             StreamEventKind::Delta(delta) => {
-                if let Err(violation) = self.check(delta) {
-                    return self.violated(violation);
-                }
+                self.check(delta)?;
                 self.measure(delta.tokens.len(), now, metrics);
             }
             StreamEventKind::Failed(failure) => failure.shorten(),
             StreamEventKind::Answered(_) => {
-                return self.violated("the worker answered a request for text with a value");
+                return Err("the worker answered a request for text with a value");
             }
             StreamEventKind::Finished { .. } => {}
         }
-        self.step.push(event);
-        true
-    }
-
-    fn violated(&mut self, violation: &str) -> bool {
-        self.step.push(StreamEventKind::Failed(Failure {
-            kind: FailureKind::Internal,
-            param: None,
-            message: violation.into(),
-        }));
-        false
+        Ok(())
     }
 
     /// Counts a delta, and says why the worker must not send it.
@@ -309,6 +277,17 @@ impl Entry {
             }
         }
     }
+
+    /// Ends the stream.
+    fn fail(&self, failure: Failure) {
+        self.mailbox.put(StreamEventKind::Failed(failure)).reader.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.mailbox.close();
+    }
 }
 
 impl Stream {
@@ -319,42 +298,31 @@ impl Stream {
 
     /// [`Stream::next`] for a body that is polled.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<StreamEventKind>> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Poll::Ready(Some(self.yield_event(event)));
-            }
-            if self.ended {
-                return Poll::Ready(None);
-            }
-            match self.receiver.poll_recv(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(delivery)) => self.ready.extend(delivery),
-                // The table never drops a sender without a terminal event. Should it, this is one.
-                Poll::Ready(None) => {
-                    self.ready.push_back(StreamEventKind::Failed(Failure {
-                        kind: FailureKind::WorkerLost,
-                        param: None,
-                        message: "the stream was lost inside the gateway".into(),
-                    }));
-                }
-            }
+        if self.ended {
+            return Poll::Ready(None);
         }
+        let event = ready!(self.mailbox.poll_take(cx)).unwrap_or_else(|| {
+            // The table never drops an entry without a terminal event. Should it, this is one.
+            failed(FailureKind::WorkerLost, "the stream was lost inside the gateway")
+        });
+        match &event {
+            StreamEventKind::Delta(chunk) => self.give_credit_back(chunk),
+            other => self.ended = other.is_terminal(),
+        }
+        Poll::Ready(Some(event))
     }
 
-    fn yield_event(&mut self, event: StreamEventKind) -> StreamEventKind {
-        if event.is_terminal() {
-            self.ended = true;
-        } else if let StreamEventKind::Delta(chunk) = &event {
-            self.flow.unread.fetch_sub(size(chunk), Ordering::Relaxed);
-            self.unreturned += 1;
-            if self.unreturned >= self.credit_batch {
-                let chunks = std::mem::take(&mut self.unreturned);
-                // First raise what the table allows, then inform the worker.
-                self.flow.granted.fetch_add(chunks.into(), Ordering::Release);
-                self.outbox.push(Queued::Credit { id: self.id, chunks });
-            }
+    /// A chunk was taken: as many may be sent in addition, which is said for several at once.
+    fn give_credit_back(&mut self, chunk: &Delta) {
+        self.flow.unread.fetch_sub(size(chunk), Ordering::Relaxed);
+        self.unreturned += 1;
+        // The worker of a stream that has ended needs none.
+        if self.unreturned >= self.credit_batch && !self.mailbox.is_closed() {
+            let chunks = std::mem::take(&mut self.unreturned);
+            // First raise what the table allows, then inform the worker.
+            self.flow.granted.fetch_add(chunks.into(), Ordering::Release);
+            self.streams.outbox.push(Queued::Credit { id: self.id, chunks });
         }
-        event
     }
 }
 
@@ -366,7 +334,7 @@ impl Drop for Stream {
         let live = self.streams.table().open.remove(&self.id).is_some();
         // If it is not live, its terminal event came and was not read: the worker is done with it.
         if live {
-            self.outbox.push(Queued::Cancel(self.id));
+            self.streams.cancel(self.id);
             self.streams.ended.notify_waiters();
         }
     }
@@ -374,6 +342,10 @@ impl Drop for Stream {
 
 fn size(chunk: &Delta) -> usize {
     chunk.text.len() + size_of_val(&*chunk.tokens)
+}
+
+fn failed(kind: FailureKind, message: &str) -> StreamEventKind {
+    StreamEventKind::Failed(Failure { kind, param: None, message: message.into() })
 }
 
 /// For a request that can't be encoded. The worker never receives it.

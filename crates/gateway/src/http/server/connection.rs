@@ -35,6 +35,9 @@ pub(super) struct Connection {
     pub(super) stopping: watch::Receiver<bool>,
 }
 
+/// Most bytes of a request's header, and about the most of an answer that hyper keeps for a client that does not read.
+const MAX_BUFFER: usize = 128 << 10;
+
 /// Why a connection ended.
 enum End {
     /// hyper is done with it.
@@ -54,10 +57,14 @@ impl Connection {
         let activity = Arc::clone(&place.activity);
         let socket = TokioIo::new(Socket::new(tcp, Arc::clone(&activity)));
         let is_extra = place.is_extra;
+        let too_slow = ApiError::SlowConsumer(limits.slow_consumer_timeout);
         let service = service_fn(|request| answer(request, &routes, &activity, is_extra));
         // The time limits are ours. Vectored writes would keep the socket from seeing an answer in one piece.
-        let mut hyper =
-            http1::Builder::new().header_read_timeout(None).writev(false).serve_connection(socket, service);
+        let mut hyper = http1::Builder::new()
+            .header_read_timeout(None)
+            .writev(false)
+            .max_buf_size(MAX_BUFFER)
+            .serve_connection(socket, service);
         let end = {
             let mut stop = pin!(stopping.wait_for(|stop| *stop));
             let mut evicted = pin!(activity.evicted.notified());
@@ -75,7 +82,14 @@ impl Connection {
                 if evicted.as_mut().poll(cx).is_ready() || (is_stopping && waits) {
                     return Poll::Ready(End::GivenUp);
                 }
-                expire(&activity, &limits, timer.as_mut(), cx)
+                loop {
+                    let expired = ready!(expire(&activity, &limits, timer.as_mut(), cx));
+                    if expired == Expired::Reading && activity.give_stream_up(&too_slow) {
+                        debug!("a client did not read its stream, which was ended");
+                        continue;
+                    }
+                    return Poll::Ready(End::Expired(expired));
+                }
             })
             .await
         };
@@ -92,10 +106,10 @@ fn expire(
     limits: &Connections,
     mut timer: Pin<&mut tokio::time::Sleep>,
     cx: &mut Context<'_>,
-) -> Poll<End> {
+) -> Poll<Expired> {
     loop {
         if let Some(expired) = activity.expired(limits) {
-            return Poll::Ready(End::Expired(expired));
+            return Poll::Ready(expired);
         }
         let Some(deadline) = activity.deadline(limits) else { return Poll::Pending };
         if timer.deadline() != deadline {
@@ -136,8 +150,10 @@ fn answer(request: Request<Incoming>, routes: &Routes, activity: &Arc<Activity>,
     let watch = |body, part| Watched { body, part, activity: Arc::clone(activity) };
     let request = request.map(|body| Body::new(watch(Body::new(body), Part::Request)));
     let activity = Arc::clone(activity);
-    let respond =
-        move |response: Response| response.map(|body| Watched { body, part: Part::Response, activity });
+    let respond = move |mut response: Response| {
+        activity.answering(response.extensions_mut().remove());
+        response.map(|body| Watched { body, part: Part::Response, activity })
+    };
     if is_extra && !refusal::is_health_check(&request) {
         return Box::pin(async move { Ok(respond(close(refusal::no_place(request.headers()).await))) });
     }

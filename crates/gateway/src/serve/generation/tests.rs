@@ -39,9 +39,11 @@ impl World {
         };
         let mut metrics = MetricRegistry::new();
         let batches = BatchQueue { max_batch_size: 64, flush_interval: Duration::ZERO };
+        let outbox = Arc::new(Outbox::new(batches));
+        let worker = WorkerMetrics::register(&mut metrics);
         Self {
-            streams: Arc::new(Streams::new(WorkerMetrics::register(&mut metrics).streams)),
-            outbox: Arc::new(Outbox::new(batches)),
+            streams: Arc::new(Streams::new(Arc::clone(&outbox), worker.streams)),
+            outbox,
             admission: Admission::new(settings, AdmissionMetrics::register(&mut metrics)),
         }
     }
@@ -50,10 +52,10 @@ impl World {
     fn begin(&self, events: Vec<StreamEventKind>) -> Result<Generation, ServeError> {
         let permit = self.admission.admit("m").now_or_never().unwrap().unwrap();
         let generate = Generate::new(ID, Prompt::Text("x".into()), 8);
-        let stream = self.streams.open(&self.outbox, generate, Instant::now()).unwrap();
+        let stream = self.streams.open(generate, Instant::now()).unwrap();
         self.outbox.take();
         let events = events.into_iter().map(|kind| StreamEvent { id: ID, kind });
-        self.streams.deliver(events.collect());
+        self.streams.deliver(events);
         Generation::prepared(permit, stream, "d".into()).now_or_never().expect("an event is ready")
     }
 

@@ -1,0 +1,254 @@
+//! What the gateway allocates: for a token, a stream, a request.
+//!
+//! The gateway runs on the test's own thread, whose allocations are counted; its worker and its clients run on another
+//! one. `KR_TEST_REQUESTS` makes the test of many requests longer.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::{net::SocketAddr, thread};
+
+use protocol::message::Report;
+use serde_json::json;
+use support::*;
+use test_support::{
+    allocations::{Allocations, CountingAllocator, allocations},
+    worker::Generator,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    runtime,
+    sync::{mpsc, oneshot},
+};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
+/// A token's text.
+const TEXT: &str = " word";
+
+/// Everything beside the gateway.
+struct Peer {
+    generator: Generator,
+    address: SocketAddr,
+    gateway: mpsc::UnboundedSender<oneshot::Sender<Allocations>>,
+}
+
+/// A client of one connection.
+struct Client {
+    tcp: TcpStream,
+    /// Of the answer that it reads.
+    read: Vec<u8>,
+}
+
+/// Runs a gateway on this thread, and `play` beside it.
+fn beside_gateway<F>(settings: &str, play: F)
+where
+    F: AsyncFnOnce(Peer) + Send + 'static,
+{
+    let current = || runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    current().block_on(async {
+        let env = TestEnv::start(settings);
+        let address = env.listen().await;
+        let process = env.next_process().await;
+        let (gateway, mut asked) = mpsc::unbounded_channel::<oneshot::Sender<Allocations>>();
+        let peer = thread::spawn(move || {
+            current().block_on(async {
+                let mut worker = FakeWorker::join(process).await;
+                let info = worker.info();
+                worker.send(&Report::Ready(info)).await;
+                let generator = Generator::new(worker, TEXT);
+                let peer = Peer { generator, address, gateway };
+                peer.wait_until_ready().await;
+                play(peer).await;
+            });
+        });
+        while let Some(asks) = asked.recv().await {
+            let _ = asks.send(allocations());
+        }
+        peer.join().unwrap();
+    });
+}
+
+impl Peer {
+    async fn wait_until_ready(&self) {
+        let mut client = Wire::open(self.address).await;
+        loop {
+            client.send("GET", "/readyz", "", b"").await;
+            if client.answer().await.0.starts_with("http/1.1 200 ") {
+                return;
+            }
+        }
+    }
+
+    /// What the gateway has allocated so far.
+    async fn allocations(&self) -> Allocations {
+        let (asks, answer) = oneshot::channel();
+        self.gateway.send(asks).unwrap();
+        answer.await.unwrap()
+    }
+
+    /// Clients with a stream each, of which every one has seen the beginning.
+    async fn streams(&mut self, count: usize, tokens: u32) -> Vec<Client> {
+        let mut clients = Vec::new();
+        for _ in 0..count {
+            let mut client = Client::open(self.address).await;
+            client.ask(tokens, true).await;
+            clients.push(client);
+        }
+        while self.generator.live() < count {
+            self.generator.receive().await;
+            tokio::task::yield_now().await;
+        }
+        for client in &mut clients {
+            client.events(1).await;
+        }
+        clients
+    }
+
+    /// A token for each stream, which each client has seen before the next one comes. `seen` is what they have seen.
+    async fn step(&mut self, clients: &mut [Client], seen: &mut usize) {
+        let tokens = self.generator.step().await;
+        assert_eq!(tokens, clients.len(), "a stream waits for credit");
+        *seen += 1;
+        for client in clients {
+            client.events(*seen).await;
+        }
+    }
+}
+
+impl Client {
+    async fn open(address: SocketAddr) -> Self {
+        Self { tcp: TcpStream::connect(address).await.unwrap(), read: Vec::new() }
+    }
+
+    async fn ask(&mut self, tokens: u32, stream: bool) {
+        let body = chat(json!({"max_tokens": tokens, "stream": stream})).to_string();
+        let length = body.len();
+        let request = format!(
+            "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
+             \r\n{body}"
+        );
+        self.read.clear();
+        self.tcp.write_all(request.as_bytes()).await.unwrap();
+    }
+
+    /// Reads until that many events of the answer have come.
+    async fn events(&mut self, count: usize) {
+        let count_read = |read: &[u8]| read.windows(6).filter(|it| it == b"data: ").count();
+        while count_read(&self.read) < count {
+            self.more().await;
+        }
+    }
+
+    async fn more(&mut self) {
+        assert_ne!(soon("a part of an answer", self.tcp.read_buf(&mut self.read)).await.unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_token_costs_few_allocations() {
+    const STREAMS: usize = 50;
+    /// After these, every buffer has its size.
+    const WARM: usize = 100;
+    const MEASURED: usize = 200;
+    beside_gateway("", async |mut peer| {
+        let mut clients = peer.streams(STREAMS, 1000).await;
+        let mut seen = 1;
+        let mut before = Allocations::default();
+        for step in 0..WARM + MEASURED {
+            if step == WARM {
+                before = peer.allocations().await;
+            }
+            peer.step(&mut clients, &mut seen).await;
+        }
+        let after = peer.allocations().await;
+        let tokens = (STREAMS * MEASURED) as f64;
+        let each = (after.count - before.count) as f64 / tokens;
+        let kept = (after.live - before.live) as f64 / tokens;
+        eprintln!("{each:.2} allocations for a token; {kept:.2} bytes of each stay");
+        assert!(each < 3.0 && kept < 1.0);
+
+        let mut probe = Wire::open(peer.address).await;
+        probe.send("GET", "/metrics", "", b"").await;
+        let metrics = probe.answer().await.1;
+        let pool = |pool: &str, outcome: &str| -> f64 {
+            let start = format!("kr_pool_requests_total{{pool=\"{pool}\",outcome=\"{outcome}\"}} ");
+            metrics.lines().find_map(|line| line.strip_prefix(&start)).unwrap().parse().unwrap()
+        };
+        for name in ["chunks", "queues"] {
+            let (reused, allocated) = (pool(name, "reused"), pool(name, "allocated"));
+            eprintln!("{name}: {:.2} % reused", 100.0 * reused / (reused + allocated));
+            assert!(reused > 0.95 * (reused + allocated), "{name}: {reused} and {allocated}");
+        }
+    });
+}
+
+#[test]
+fn a_stream_takes_little_memory() {
+    const STREAMS: usize = 1000;
+    let settings = "stream_registry: {adaptive_limits: {max_streams: 1000}, max_waiting: 1000}\n";
+    beside_gateway(settings, async |mut peer| {
+        let each = |before: Allocations, after: Allocations| (after.live - before.live) / STREAMS as i64;
+        let start = peer.allocations().await;
+        let mut idle = Vec::new();
+        for _ in 0..STREAMS {
+            let mut client = Wire::open(peer.address).await;
+            client.send("GET", "/livez", "", b"").await;
+            client.answer().await;
+            idle.push(client);
+        }
+        let connected = peer.allocations().await;
+        drop(idle);
+        let before = peer.allocations().await;
+        let mut clients = peer.streams(STREAMS, 1000).await;
+        let waiting = peer.allocations().await;
+        let mut seen = 1;
+        for _ in 0..40 {
+            peer.step(&mut clients, &mut seen).await;
+        }
+        let running = peer.allocations().await;
+        let (connection, idle, busy) = (each(start, connected), each(before, waiting), each(before, running));
+        eprintln!("bytes: connection {connection}, idle stream {idle}, busy stream {busy}");
+        assert!(connection < 24 << 10 && idle < 40 << 10 && busy < 40 << 10);
+    });
+}
+
+#[test]
+fn many_requests_leave_nothing_behind() {
+    const CLIENTS: usize = 8;
+    let requests: usize = std::env::var("KR_TEST_REQUESTS").map_or(3000, |it| it.parse().unwrap());
+    beside_gateway("", async move |mut peer| {
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            clients.push(Client::open(peer.address).await);
+        }
+        let mut before = Allocations::default();
+        for round in 0..requests / CLIENTS {
+            if round == requests / CLIENTS / 3 {
+                before = peer.allocations().await;
+            }
+            let stream = round % 2 == 0;
+            for client in &mut clients {
+                client.ask(4, stream).await;
+            }
+            let end = if stream { "[DONE]\n\n\r\n0\r\n\r\n" } else { "}" };
+            let has_ended = |client: &Client| {
+                client.read.ends_with(end.as_bytes()) && client.read.windows(4).any(|it| it == b"\r\n\r\n")
+            };
+            while let Some(client) = clients.iter_mut().find(|client| !has_ended(client)) {
+                peer.generator.step().await;
+                // In small steps: the worker goes on meanwhile.
+                let read = client.tcp.read_buf(&mut client.read);
+                let _ = tokio::time::timeout(std::time::Duration::from_millis(1), read).await;
+            }
+        }
+        let after = peer.allocations().await;
+        let measured = requests - requests / 3;
+        let slope = (after.live - before.live) as f64 / measured as f64;
+        eprintln!("{measured} requests: {slope:.2} bytes of each stay");
+        assert!(slope < 1024.0);
+        assert_eq!(peer.generator.live(), 0);
+    });
+}
