@@ -1,7 +1,11 @@
 //! Time limits and places of connections, and what an early answer does to one.
 
-use protocol::message::{FinishReason, Submission};
+use protocol::{
+    ids::RequestId,
+    message::{FinishReason, Submission},
+};
 use serde_json::json;
+use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use crate::support::*;
 
@@ -233,32 +237,127 @@ async fn what_is_not_http_is_answered_in_json() {
     assert_eq!(http2.rest().await, "");
 }
 
+/// A client that has asked for a stream and read nothing of it, and the worker's name for that.
+async fn stalled(address: std::net::SocketAddr, worker: &mut FakeWorker) -> (Wire, RequestId) {
+    let mut client = Wire::open(address).await;
+    let body = chat(json!({"stream": true})).to_string();
+    client.send("POST", CHAT, "content-type: application/json\r\n", body.as_bytes()).await;
+    let id = worker.generate().await.id;
+    worker.admit(id).await;
+    (client, id)
+}
+
+/// Sends `text` as long as there is credit, until the stream is cancelled. Returns the number of chunks.
+async fn send_until_cancelled(worker: &mut FakeWorker, id: RequestId, credit: u32, text: &str) -> usize {
+    let (mut credit, mut sent) = (credit, 0);
+    loop {
+        for _ in 0..credit {
+            worker.events(id, vec![chunk(text)]).await;
+            sent += 1;
+        }
+        match worker.next().await {
+            Submission::Credit { chunks, .. } => credit = chunks,
+            Submission::Cancel(cancelled) => {
+                assert_eq!(cancelled, id);
+                return sent;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_does_not_read_loses_its_stream_and_frees_its_place() {
     let settings = "server: {slow_consumer_timeout_ms: 500}\n\
                     stream_registry: {credit_chunks: 8, adaptive_limits: {max_streams: 1}}\n";
     let (env, mut worker) = TestEnv::ready(settings).await;
     let address = env.listen().await;
-    let mut stalled = Wire::open(address).await;
-    let body = chat(json!({"stream": true})).to_string();
-    stalled.send("POST", CHAT, "content-type: application/json\r\n", body.as_bytes()).await;
-    let id = worker.generate().await.id;
-    worker.admit(id).await;
+    let (stalled, id) = stalled(address, &mut worker).await;
     // It fills what the kernel and the gateway buffer, and then no more credit comes.
-    let text = "x".repeat(100_000);
-    let mut credit = 8;
-    loop {
-        for _ in 0..credit {
-            worker.events(id, vec![chunk(&text)]).await;
-        }
-        match worker.next().await {
-            Submission::Credit { chunks, .. } => credit = chunks,
-            Submission::Cancel(cancelled) => break assert_eq!(cancelled, id),
-            other => panic!("{other:?}"),
-        }
-    }
+    send_until_cancelled(&mut worker, id, 8, &"x".repeat(100_000)).await;
     until("a free place", || env.app.admission.metrics().streams_open.get() == 0).await;
+    assert_eq!(env.metric("kr_respond_slow_consumers_total").await, "1");
     let (_, response) = env.begin_stream(&mut worker).await;
     assert_eq!(response.status().as_u16(), 200);
     drop(stalled);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_on_too_late_sees_what_was_sent_and_why_it_ended() {
+    let settings = "server: {slow_consumer_timeout_ms: 500}\nstream_registry: {credit_chunks: 8}\n";
+    let (env, mut worker) = TestEnv::ready(settings).await;
+    let address = env.listen().await;
+    let (mut late, id) = stalled(address, &mut worker).await;
+    let text = "x".repeat(100_000);
+    let sent = send_until_cancelled(&mut worker, id, 8, &text).await;
+    // It has as much time as before, half a second, for the rest.
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n0\r\n\r\n") {
+        assert_ne!(soon("the rest", late.0.read_buf(&mut answer)).await.unwrap(), 0, "the answer is whole");
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    assert_eq!(answer.matches("slow_consumer").count(), 1);
+    assert!(!answer.contains("[DONE]") && !answer.contains("finish_reason\":\"stop"));
+    let read = answer.matches("\"content\":\"xx").count();
+    assert!(read > 0 && read <= sent, "{read} of {sent}");
+    // And the connection serves on.
+    late.send("GET", "/livez", "", b"").await;
+    assert_eq!(late.answer().await.1, "ok\n");
+    drop(env);
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_on_is_disconnected() {
+    let settings = "server: {slow_consumer_timeout_ms: 300}\nstream_registry: {credit_chunks: 8}\n";
+    let (env, mut worker) = TestEnv::ready(settings).await;
+    let address = env.listen().await;
+    let (client, id) = stalled(address, &mut worker).await;
+    send_until_cancelled(&mut worker, id, 8, &"x".repeat(100_000)).await;
+    // A reset reaches it although it does not read.
+    soon("a reset", async {
+        while client.0.take_error().unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(env);
+}
+
+/// As many as descriptors allow: each takes one on either side.
+#[tokio::test]
+async fn half_open_connections_are_closed_in_time_and_others_served_meanwhile() {
+    const MOST: usize = 2000;
+    let (env, mut worker) =
+        TestEnv::ready("server: {header_timeout_ms: 2000, idle_timeout_ms: 2000}\n").await;
+    let address = env.listen().await;
+    let began = std::time::Instant::now();
+    let mut half_open = Vec::new();
+    while half_open.len() < MOST {
+        let Ok(client) = TcpStream::connect(address).await else { break };
+        let mut client = Wire(client);
+        // Some say nothing at all, others a part of a header.
+        if half_open.len() % 4 != 0 {
+            client.write("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-").await;
+        }
+        half_open.push(client);
+    }
+    eprintln!("{} half-open connections after {:?}", half_open.len(), began.elapsed());
+    assert!(half_open.len() >= 200);
+    for _ in 0..10 {
+        let mut client = Wire::open(address).await;
+        let body = chat(json!({})).to_string();
+        client.send("POST", CHAT, "content-type: application/json\r\n", body.as_bytes()).await;
+        let id = worker.generate().await.id;
+        worker.admit(id).await;
+        worker.events(id, vec![chunk("x"), finished(FinishReason::Stop)]).await;
+        assert!(client.answer().await.0.starts_with("http/1.1 200 "));
+    }
+    for (index, mut client) in half_open.into_iter().enumerate() {
+        let answer = client.rest().await;
+        let expected = if index % 4 == 0 { "" } else { "HTTP/1.1 408 " };
+        assert!(
+            answer.starts_with(expected) && answer.is_empty() == expected.is_empty(),
+            "{index}: {answer}"
+        );
+    }
 }

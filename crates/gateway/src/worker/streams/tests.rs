@@ -207,7 +207,7 @@ fn a_stream_is_never_cancelled_before_it_was_submitted() {
     let failure = Failure { kind: FailureKind::WorkerLost, param: None, message: "gone".into() };
     for _ in 0..200 {
         let world = World::new();
-        std::thread::scope(|scope| {
+        let stream = std::thread::scope(|scope| {
             // It ends the stream as soon as that is in the table.
             scope.spawn(|| {
                 while world.streams.is_empty() {
@@ -215,8 +215,9 @@ fn a_stream_is_never_cancelled_before_it_was_submitted() {
                 }
                 world.streams.fail_all(&failure);
             });
-            drop(world.open(1, 8).unwrap());
+            world.open(1, 8).unwrap()
         });
+        drop(stream);
         assert_eq!(world.submitted(), [], "its request was queued before its cancel, which took it back");
     }
 }
