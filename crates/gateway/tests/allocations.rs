@@ -184,7 +184,7 @@ fn a_token_costs_few_allocations() {
             let start = format!("kr_pool_requests_total{{pool=\"{pool}\",outcome=\"{outcome}\"}} ");
             metrics.lines().find_map(|line| line.strip_prefix(&start)).unwrap().parse().unwrap()
         };
-        for name in ["chunks", "queues"] {
+        for name in ["chunks", "queues", "frames"] {
             let (reused, allocated) = (pool(name, "reused"), pool(name, "allocated"));
             eprintln!("{name}: {:.2} % reused", 100.0 * reused / (reused + allocated));
             assert!(reused > 0.95 * (reused + allocated), "{name}: {reused} and {allocated}");
@@ -223,6 +223,25 @@ fn a_stream_takes_little_memory() {
         let (connection, idle, busy) = (each(start, connected), each(before, waiting), each(before, running));
         eprintln!("bytes: connection {connection}, idle stream {idle}, busy stream {busy}");
         assert!(connection < 24 << 10 && idle < 40 << 10 && busy < 40 << 10);
+    });
+}
+
+#[test]
+fn a_reader_that_stops_takes_bounded_memory() {
+    const STREAMS: usize = 10;
+    beside_gateway("", async |mut peer| {
+        let before = peer.allocations().await;
+        let clients = peer.streams(STREAMS, u32::MAX).await;
+        // Until what the system and the gateway hold for them is full.
+        while peer.generator.paused() < STREAMS {
+            peer.generator.step().await;
+            tokio::task::yield_now().await;
+        }
+        let after = peer.allocations().await;
+        let each = (after.live - before.live) / STREAMS as i64;
+        eprintln!("bytes: stream of a reader that has stopped {each}");
+        assert!(each < 400 << 10);
+        drop(clients);
     });
 }
 

@@ -20,7 +20,7 @@ mod request;
 pub use self::{
     dispatcher::Dispatcher,
     error::{Failure, FailureKind, RouteError, ServeError},
-    event::{FinishReason, Output, OutputEvent, Usage},
+    event::{DeltaText, FinishReason, Output, OutputEvent, Usage},
     generation::Generation,
     request::{ChatMessage, GenerateRequest, Prompt, Sampling},
 };

@@ -339,9 +339,12 @@ impl LinkTask {
     fn pack(&mut self) -> usize {
         let taken = self.link.outbox.take();
         let ids: Vec<_> = taken.iter().filter_map(Queued::request).collect();
-        let count = taken.len();
+        let (count, room) = (taken.len(), self.body.capacity());
         match batcher::encode(taken, &mut self.body) {
-            Ok(()) => count,
+            Ok(()) => {
+                self.metrics.frames.count(self.body.capacity() == room);
+                count
+            }
             Err(error) => {
                 let failure = unsendable(error);
                 warn!(

@@ -22,6 +22,7 @@ pub struct WorkerMetrics {
     deliver_frames: Family<WorkerLabel, Counter>,
     deliver_messages: Family<WorkerLabel, Counter>,
     doorbells: Family<DoorbellLabels, Counter>,
+    frames: PoolMetrics,
 }
 
 /// One link's own counters, looked up once.
@@ -39,6 +40,8 @@ pub struct LinkMetrics {
     pub doorbells_sent: Counter,
     /// Doorbells that the worker rang.
     pub doorbells_received: Counter,
+    /// Memory of frames that are written.
+    pub frames: PoolMetrics,
 }
 
 /// What is measured when events are delivered to streams.
@@ -99,6 +102,7 @@ impl WorkerMetrics {
                 "Bells rung and heard on a worker's socket",
                 Family::default(),
             ),
+            frames: registry.pool("frames"),
             streams: StreamMetrics::register(registry),
         }
     }
@@ -115,6 +119,7 @@ impl WorkerMetrics {
             deliver_messages: self.deliver_messages.get_or_create_owned(&label),
             doorbells_sent: doorbells(SENT),
             doorbells_received: doorbells(RECEIVED),
+            frames: self.frames.clone(),
         }
     }
 

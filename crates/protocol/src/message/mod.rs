@@ -11,6 +11,7 @@ mod generate;
 mod limits;
 mod operation;
 mod report;
+mod small;
 mod submission;
 
 pub use encoded::{EncodedSubmission, encode_batch};
@@ -20,4 +21,5 @@ pub use generate::{ChatMessage, Generate, Prompt, Sampling};
 pub use limits::{MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS, MAX_FAILURE_TEXT, max_report_bytes};
 pub use operation::{Answer, Operation, OperationKind, TokenizeInput};
 pub use report::{Heartbeat, ModelInfo, Report, Verified};
+pub use small::{DeltaText, DeltaTokens};
 pub use submission::{Batch, Submission};

@@ -62,7 +62,7 @@ fn chunk(text: &str) -> StreamEventKind {
 }
 
 fn tokens(first_token: u32, tokens: &[u32]) -> StreamEventKind {
-    StreamEventKind::Delta(Delta { first_token, tokens: tokens.into(), text: String::new() })
+    StreamEventKind::Delta(Delta { first_token, tokens: tokens.into(), text: "".into() })
 }
 
 fn finished() -> StreamEventKind {
