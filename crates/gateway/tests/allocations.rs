@@ -44,6 +44,13 @@ struct Client {
     events: usize,
 }
 
+/// How often a pool of the gateway had what was needed.
+struct Pool {
+    name: &'static str,
+    reused: f64,
+    allocated: f64,
+}
+
 /// Runs a gateway on this thread, and `play` beside it.
 fn beside_gateway<F>(settings: &str, play: F)
 where
@@ -89,6 +96,18 @@ impl Peer {
         let (asks, answer) = oneshot::channel();
         self.gateway.send(asks).unwrap();
         answer.await.unwrap()
+    }
+
+    async fn pools(&self) -> Vec<Pool> {
+        let mut client = Wire::open(self.address).await;
+        client.send("GET", "/metrics", "", b"").await;
+        let metrics = client.answer().await.1;
+        let count = |name, outcome| -> f64 {
+            let start = format!("kr_pool_requests_total{{pool=\"{name}\",outcome=\"{outcome}\"}} ");
+            metrics.lines().find_map(|line| line.strip_prefix(&start)).unwrap().parse().unwrap()
+        };
+        let pool = |name| Pool { name, reused: count(name, "reused"), allocated: count(name, "allocated") };
+        ["chunks", "queues", "frames"].map(pool).into()
     }
 
     /// Clients with a stream each, of which every one has seen the beginning.
@@ -163,9 +182,10 @@ fn a_token_costs_few_allocations() {
     beside_gateway("", async |mut peer| {
         let mut clients = peer.streams(STREAMS, 1000).await;
         let mut seen = 1;
-        let mut before = Allocations::default();
+        let (mut before, mut pools_before) = (Allocations::default(), Vec::new());
         for step in 0..WARM + MEASURED {
             if step == WARM {
+                pools_before = peer.pools().await;
                 before = peer.allocations().await;
             }
             peer.step(&mut clients, &mut seen).await;
@@ -175,19 +195,12 @@ fn a_token_costs_few_allocations() {
         let each = (after.count - before.count) as f64 / tokens;
         let kept = (after.live - before.live) as f64 / tokens;
         eprintln!("{each:.2} allocations for a token; {kept:.2} bytes of each stay");
-        assert!(each < 3.0 && kept < 1.0);
-
-        let mut probe = Wire::open(peer.address).await;
-        probe.send("GET", "/metrics", "", b"").await;
-        let metrics = probe.answer().await.1;
-        let pool = |pool: &str, outcome: &str| -> f64 {
-            let start = format!("kr_pool_requests_total{{pool=\"{pool}\",outcome=\"{outcome}\"}} ");
-            metrics.lines().find_map(|line| line.strip_prefix(&start)).unwrap().parse().unwrap()
-        };
-        for name in ["chunks", "queues", "frames"] {
-            let (reused, allocated) = (pool(name, "reused"), pool(name, "allocated"));
-            eprintln!("{name}: {:.2} % reused", 100.0 * reused / (reused + allocated));
-            assert!(reused > 0.95 * (reused + allocated), "{name}: {reused} and {allocated}");
+        assert!(each < 0.5 && kept < 2.0);
+        for (before, after) in pools_before.into_iter().zip(peer.pools().await) {
+            let (reused, allocated) = (after.reused - before.reused, after.allocated - before.allocated);
+            let ratio = reused / (reused + allocated);
+            eprintln!("{}: {:.2} % of {} reused", after.name, 100.0 * ratio, reused + allocated);
+            assert!(ratio > 0.95, "{}", after.name);
         }
     });
 }
@@ -229,18 +242,26 @@ fn a_stream_takes_little_memory() {
 #[test]
 fn a_reader_that_stops_takes_bounded_memory() {
     const STREAMS: usize = 10;
+    /// Answers of the gateway without a token in between: by then, nothing is under way.
+    const QUIET: usize = 20_000;
     beside_gateway("", async |mut peer| {
-        let before = peer.allocations().await;
+        let mut before = peer.allocations().await;
+        for _ in 0..QUIET / 10 {
+            before = peer.allocations().await;
+        }
         let clients = peer.streams(STREAMS, u32::MAX).await;
         // Until what the system and the gateway hold for them is full.
-        while peer.generator.paused() < STREAMS {
-            peer.generator.step().await;
-            tokio::task::yield_now().await;
+        let (mut after, mut quiet, mut tokens) = (before, 0, 0);
+        while quiet < QUIET {
+            let sent = peer.generator.step().await;
+            tokens += sent;
+            quiet = if sent == 0 && peer.generator.paused() == STREAMS { quiet + 1 } else { 0 };
+            // The gateway's other tasks have their turns before it answers.
+            after = peer.allocations().await;
         }
-        let after = peer.allocations().await;
         let each = (after.live - before.live) / STREAMS as i64;
-        eprintln!("bytes: stream of a reader that has stopped {each}");
-        assert!(each < 400 << 10);
+        eprintln!("bytes: stream of a reader that has stopped {each}, after {} tokens", tokens / STREAMS);
+        assert!((64 << 10..300 << 10).contains(&each), "hyper's buffer and no more than that");
         drop(clients);
     });
 }
