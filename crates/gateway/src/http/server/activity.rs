@@ -252,6 +252,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_a_stream_that_was_ended_waits_for_a_last_while() {
+        let activity = Activity::new();
+        activity.enter(Phase::Answering);
+        activity.blocked();
+        pass(20).await;
+        assert_eq!(activity.expired(&LIMITS), Some(Expired::Reading));
+        let no_stream = activity.give_stream_up(&ApiError::SlowConsumer(LIMITS.slow_consumer_timeout));
+        assert!(
+            !no_stream && activity.expired(&LIMITS) == Some(Expired::Reading),
+            "nothing more is waited for"
+        );
+        // As `give_stream_up` leaves it if there is one.
+        activity.state().lag = Some(Lag { since: Instant::now(), written: 0, is_last: true });
+        assert_eq!(activity.deadline(&LIMITS), Some(Instant::now() + LAST_WORDS));
+        pass(10).await;
+        assert_eq!(activity.expired(&LIMITS), Some(Expired::Reading));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_reader_that_takes_too_little_expires_and_a_slow_one_does_not() {
         for (each, expires) in [(0, true), (1, true), (255, true), (256, false)] {
             let activity = Activity::new();
