@@ -4,7 +4,7 @@
 
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, process::Output};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use test_support::{
     MODEL, Options, Server, chat,
     process::{is_alive, kill, terminate},
@@ -43,15 +43,30 @@ fn an_unknown_model_is_an_error() {
     assert!(log.contains("no-such-model") && log.contains(MODEL) && log.contains("cache-tool"), "{log}");
 }
 
+const KEY: &str = "an-admin-key-for-the-tests";
+
 #[test]
 fn a_stop_signal_finishes_what_runs() {
-    let mut server = Server::start();
+    stopping_finishes_what_runs(|server| terminate(server.pid()));
+}
+
+#[test]
+fn an_order_to_drain_finishes_what_runs() {
+    stopping_finishes_what_runs(|server| {
+        let answer = server.client.with_key(KEY).post("/admin/drain", &json!({}));
+        assert_eq!((answer.status, answer.json), (202, json!({"state": "draining", "streams": 1})));
+    });
+}
+
+fn stopping_finishes_what_runs(stop: impl FnOnce(&Server)) {
+    let environment = vec![("KR_ADMIN_KEY", KEY.to_string())];
+    let mut server = Server::start_with(&Options { environment, ..Options::default() });
     let workers = server.workers();
     let mut request = chat("Count from one to twenty in words.", 24);
     request["stream"] = true.into();
     let mut stream = server.client.stream("/v1/chat/completions", &request);
     assert!(stream.next_data().is_some());
-    terminate(server.pid());
+    stop(&server);
     let rest = stream.rest();
     assert_eq!(rest.last().unwrap(), "[DONE]");
     let finish: Value = serde_json::from_str(&rest[rest.len() - 2]).unwrap();

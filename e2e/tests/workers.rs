@@ -2,20 +2,36 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use test_support::{
-    Options, Server, SlowReader, chat,
-    process::{kill, resume, suspend, wait_for_end},
+    MODEL, Options, Server, SlowReader, chat,
+    process::{is_alive, kill, resume, suspend, wait_for_end},
 };
 
 const CAPITAL: &str = "What is the capital of France?";
 const PARIS: &str = "The capital of France is Paris.";
+const KEY: &str = "an-admin-key-for-the-tests";
 
 fn ready_workers(state: &Value) -> usize {
     let workers = state["workers"].as_array().unwrap();
     workers.iter().filter(|worker| worker["state"] == "ready").count()
+}
+
+fn has_worker(state: &Value, pid: u32) -> bool {
+    state["workers"].as_array().unwrap().iter().any(|worker| worker["pid"] == pid)
+}
+
+/// A file with this limit of a worker's silence.
+fn with_heartbeat_timeout(timeout: Duration) -> tempfile::NamedTempFile {
+    let mut settings = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    // The limit of a step stays long: how fast the model computes is not what is tested.
+    write!(settings, "workers:\n  heartbeat_timeout_ms: {}\n", timeout.as_millis()).unwrap();
+    settings
 }
 
 fn two_ready(server: &Server) {
@@ -32,7 +48,7 @@ fn one_of_two_dies_and_comes_back() {
     kill(before[0]);
     server.wait_until("the death is seen", |status, state| {
         assert_eq!(status, 200, "one worker is left: {state}");
-        ready_workers(state) == 1
+        !has_worker(state, before[0])
     });
     assert_eq!(server.client.ask(CAPITAL, 16), PARIS);
     two_ready(&server);
@@ -42,26 +58,47 @@ fn one_of_two_dies_and_comes_back() {
     assert_eq!(server.client.ask(CAPITAL, 16), PARIS);
 }
 
-#[test]
-fn the_only_worker_dies_in_the_middle_of_a_stream() {
-    let server = Server::start();
-    let mut request = chat("Count from one to five hundred in words.", 400);
-    request["stream"] = true.into();
-    let mut stream = server.client.stream("/v1/chat/completions", &request);
-    for _ in 0..4 {
-        assert!(stream.next_data().is_some());
-    }
-    kill(server.workers()[0]);
-    let rest = stream.rest();
-    let last = rest.last().unwrap();
-    assert!(serde_json::from_str::<Value>(last).unwrap()["error"]["message"].is_string(), "{last}");
-    assert_eq!(rest.iter().filter(|event| event.contains("\"error\"")).count(), 1, "{rest:?}");
-    assert!(!rest.iter().any(|event| event == "[DONE]" || event.contains("\"stop\"")), "{rest:?}");
+/// What a stream's events have as text, and its reason to finish. Fails unless it ended once, and by itself.
+fn told(events: &[String]) -> (String, String) {
+    let (done, chunks) = events.split_last().unwrap();
+    assert_eq!(done, "[DONE]", "{events:?}");
+    let chunks: Vec<Value> = chunks.iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+    let choices = || chunks.iter().map(|chunk| &chunk["choices"][0]);
+    let text = choices().filter_map(|choice| choice["delta"]["content"].as_str()).collect();
+    let reasons: Vec<_> = choices().filter_map(|choice| choice["finish_reason"].as_str()).collect();
+    let [reason] = reasons[..] else { panic!("it finished {reasons:?}: {events:?}") };
+    (text, reason.to_owned())
+}
 
-    server.wait_until("it is back", |status, state| {
-        assert_eq!(status == 200, ready_workers(state) == 1, "readiness and states agree: {state}");
-        status == 200
-    });
+#[test]
+fn a_stream_whose_only_worker_is_killed_has_the_text_that_it_would_have_had() {
+    let server = Server::start();
+    let mut greedy = chat("Count from one to five hundred in words.", 150);
+    greedy["stream"] = true.into();
+    let mut seeded = greedy.clone();
+    for (field, value) in [("temperature", 0.9), ("presence_penalty", 0.5), ("top_p", 0.9)] {
+        seeded[field] = value.into();
+    }
+    seeded["seed"] = 7.into();
+    let post = |request: &Value| server.client.stream("/v1/chat/completions", request);
+    let undisturbed = [&greedy, &seeded].map(|request| told(&post(request).rest()));
+
+    let mut streams = [&greedy, &seeded].map(post);
+    let mut begun: [Vec<String>; 2] = Default::default();
+    // Killed twice: the second process continues what the first did not generate.
+    for _ in 0..2 {
+        for (stream, begun) in streams.iter_mut().zip(&mut begun) {
+            begun.extend((0..8).map(|_| stream.next_data().unwrap()));
+        }
+        let worker = server.workers()[0];
+        kill(worker);
+        server.wait_until("another process", |_, state| {
+            ready_workers(state) == 1 && state["workers"][0]["pid"] != worker
+        });
+    }
+    let disturbed = streams.map(|stream| stream.rest());
+    let whole = [0, 1].map(|i| told(&[&begun[i][..], &disturbed[i][..]].concat()));
+    assert_eq!(whole, undisturbed);
     assert_eq!(server.client.ask(CAPITAL, 16), PARIS);
 }
 
@@ -82,9 +119,7 @@ fn a_client_that_leaves_frees_the_worker() {
 fn a_suspended_gateway_keeps_its_workers() {
     /// Less than the suspension, and more than a worker's heartbeat takes.
     const TIMEOUT: Duration = Duration::from_millis(1500);
-    let mut settings = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
-    // The limit of a step stays long: how fast the model computes is not what is tested.
-    write!(settings, "workers:\n  heartbeat_timeout_ms: {}\n", TIMEOUT.as_millis()).unwrap();
+    let settings = with_heartbeat_timeout(TIMEOUT);
     let server = Server::start_with(&Options {
         workers: 2,
         arguments: vec!["--config".into(), settings.path().to_str().unwrap().into()],
@@ -101,6 +136,50 @@ fn a_suspended_gateway_keeps_its_workers() {
         two_ready(&server);
     }
     assert_eq!(server.workers(), before, "{}", server.log());
+}
+
+#[test]
+fn a_suspended_worker_is_noticed_within_the_limit_and_replaced() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let settings = with_heartbeat_timeout(TIMEOUT);
+    let server = Server::start_with(&Options {
+        arguments: vec!["--config".into(), settings.path().to_str().unwrap().into()],
+        ..Options::default()
+    });
+    let worker = server.workers()[0];
+    suspend(worker);
+    let began = Instant::now();
+    server.wait_until("it is given up", |_, state| !has_worker(state, worker));
+    // What a busy machine adds is less than the limit itself.
+    assert!(began.elapsed() < 2 * TIMEOUT, "{:?}", began.elapsed());
+    server.wait_until("it is back", |status, _| status == 200);
+    assert!(!is_alive(worker));
+    assert_eq!(server.client.ask(CAPITAL, 16), PARIS);
+    assert!(server.log().contains("it froze: nothing came from it"), "{}", server.log());
+}
+
+#[test]
+fn workers_are_restarted_and_models_reloaded_without_a_crash() {
+    let server = Server::start_with(&Options {
+        workers: 2,
+        environment: vec![("KR_ADMIN_KEY", KEY.to_string())],
+        ..Options::default()
+    });
+    two_ready(&server);
+    let admin = server.client.with_key(KEY);
+    let before = server.workers();
+    let answer = admin.post(&format!("/admin/workers/{MODEL}/1/restart"), &json!({}));
+    assert_eq!((answer.status, &answer.json["state"]), (200, &json!("ready")), "{}", answer.json);
+    let after = server.workers();
+    assert_eq!((after[0], after[1].into()), (before[0], answer.json["pid"].clone()));
+    assert!(!is_alive(before[1]) && after[1] != before[1]);
+
+    let answer = admin.post(&format!("/admin/models/{MODEL}/reload"), &json!({}));
+    assert_eq!((answer.status, &answer.json["ready_workers"]), (200, &json!(2)), "{}", answer.json);
+    let reloaded = server.workers();
+    assert!(!reloaded.iter().any(|pid| after.contains(pid)), "{after:?} {reloaded:?}");
+    assert_eq!(server.client.ask(CAPITAL, 16), PARIS);
+    assert!(!server.log().contains("WARN"), "nothing went wrong:\n{}", server.log());
 }
 
 /// On Linux only: other systems don't tell which pages processes share.

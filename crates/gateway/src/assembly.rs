@@ -7,7 +7,10 @@ use crate::{
     fleet::{FleetMetrics, ModelRegistry, Models},
     http::{App, HttpMetrics},
     metrics::MetricRegistry,
-    serve::admission::{Admission, AdmissionMetrics},
+    serve::{
+        Dispatcher, OpenLimits, ServeMetrics,
+        admission::{Admission, AdmissionMetrics},
+    },
     worker::{LaunchError, WorkerLauncher, WorkerMetrics},
 };
 
@@ -18,6 +21,8 @@ pub struct Metrics {
     pub http: HttpMetrics,
     /// Of admission.
     pub admission: AdmissionMetrics,
+    /// Of streams that change their worker.
+    pub serve: ServeMetrics,
     /// Of workers and the models that they load.
     pub fleet: FleetMetrics,
     /// Of the links to workers and of the streams over them.
@@ -30,6 +35,7 @@ impl Metrics {
         Self {
             http: HttpMetrics::register(registry),
             admission: AdmissionMetrics::register(registry),
+            serve: ServeMetrics::register(registry),
             worker: WorkerMetrics::register(registry),
             fleet: FleetMetrics::register(registry),
         }
@@ -42,12 +48,18 @@ impl Metrics {
 /// No worker can be started here.
 pub fn assemble(config: &Config) -> Result<App, LaunchError> {
     let mut registry = MetricRegistry::new();
-    let Metrics { http, admission, fleet, worker } = Metrics::register(&mut registry);
+    let Metrics { http, admission, serve, fleet, worker } = Metrics::register(&mut registry);
     let models = Arc::new(ModelRegistry::default());
     let launcher = WorkerLauncher::new(config, worker)?;
     let loader = Models::new(launcher, Arc::clone(&models), fleet);
     let admission = Admission::new(config.stream_registry, admission);
-    Ok(App::new(config, admission, models, loader, http, Arc::new(registry)))
+    let limits = OpenLimits {
+        credit_chunks: config.stream_registry.credit_chunks,
+        first_wait: config.stream_registry.wait_timeout,
+        recovery_wait: config.workers.recovery_timeout,
+    };
+    let dispatcher = Dispatcher::new(admission.clone(), Arc::clone(&models), limits, serve);
+    Ok(App::new(config, admission, dispatcher, models, loader, http, Arc::new(registry)))
 }
 
 #[cfg(test)]
@@ -70,6 +82,8 @@ mod tests {
             ("deliver_frames", "counter"),
             ("deliver_messages", "counter"),
             ("inter_token_latency_seconds", "histogram"),
+            ("migration_seconds", "histogram"),
+            ("migrations", "counter"),
             ("pool_requests", "counter"),
             ("queue_time_seconds", "histogram"),
             ("respond_slow_consumers", "counter"),
@@ -80,6 +94,7 @@ mod tests {
             ("tokens_in", "counter"),
             ("tokens_out", "counter"),
             ("verify_runs", "counter"),
+            ("worker_heartbeat_gap_seconds", "histogram"),
             ("worker_restarts", "counter"),
             ("worker_state", "gauge"),
         ];

@@ -3,8 +3,15 @@
 //! Everything is checked before a port is bound or a process started, and a mistake is reported
 //! with file and line. The keys, their defaults and their meaning are in `config/runtime.yaml`.
 
-mod admin_key;
+mod check;
 mod combine;
+mod environment;
+mod exposure;
+mod keys;
+mod live;
+mod secret_file;
+mod tls;
+mod warnings;
 mod worker_options;
 
 use std::{io, ops::RangeInclusive, path::PathBuf, time::Duration};
@@ -13,10 +20,15 @@ pub use settings::{Activations, Cpu, KvType, Verify, Worker};
 use settings::{DEFAULT_FILE, SettingsError};
 pub(crate) use settings::{MAX_WORKERS, REQUEST_MEMORY_FACTOR};
 
-pub use self::admin_key::AdminKey;
-
-/// Environment variable that holds the admin key; it beats the file's `server.admin_key_file`.
-pub const ADMIN_KEY_VARIABLE: &str = "KR_ADMIN_KEY";
+pub(crate) use self::exposure::is_loopback;
+pub use self::{
+    check::check,
+    combine::Loaded,
+    environment::Environment,
+    keys::{Digest, Keys},
+    live::{Change, Changes, adopt, diff},
+    tls::Tls,
+};
 
 /// Checked settings, after flags were applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +51,8 @@ pub struct Config {
     pub verify: Verify,
     /// How workers compute on a CPU.
     pub cpu: Cpu,
+    /// Which events are logged, in the form of `RUST_LOG`.
+    pub log_filter: String,
 }
 
 /// Listening and bodies.
@@ -52,8 +66,14 @@ pub struct Server {
     pub max_body_bytes: usize,
     /// Time for streams to end after a shutdown signal.
     pub drain_timeout: Duration,
-    /// Authorizes loading and unloading models; `None`: nobody may.
-    pub admin_key: Option<AdminKey>,
+    /// Listening beyond loopback without API keys and without TLS is wanted.
+    pub allow_insecure: bool,
+    /// For HTTPS; `None`: HTTP.
+    pub tls: Option<Tls>,
+    /// Of those who may use the server; without any, everybody may.
+    pub api_keys: Keys,
+    /// Of those who may load and unload models, too; without any, nobody may.
+    pub admin_keys: Keys,
     /// Limits of connections.
     pub connections: Connections,
     /// For a whole body to arrive.
@@ -71,9 +91,15 @@ pub struct Server {
 /// Limits of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connections {
-    /// Open at the same time.
+    /// Open at the same time; 0: as many as the limit of open files allows.
     pub max_connections: usize,
-    /// From a request's first byte to the end of its header.
+    /// Open at the same time from one address; 0: a default, and no limit for loopback addresses.
+    pub max_connections_per_address: usize,
+    /// Largest header of a request in bytes.
+    pub max_header_bytes: usize,
+    /// Most lines of a header.
+    pub max_headers: usize,
+    /// From a request's first byte to the end of its header; also for the handshake of TLS.
     pub header_timeout: Duration,
     /// Without a request.
     pub idle_timeout: Duration,
@@ -96,6 +122,8 @@ pub struct Workers {
     pub heartbeat_timeout: Duration,
     /// Longest time without a step while sequences run.
     pub step_timeout: Duration,
+    /// How long the streams of a lost worker wait for another.
+    pub recovery_timeout: Duration,
     /// First and longest wait before a restart.
     pub restart_backoff: RangeInclusive<Duration>,
     /// Deaths within `crash_loop_window` that pull the brake.
@@ -138,21 +166,35 @@ pub enum ConfigError {
     /// The file can't be used.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// The file that holds the admin key can't be read.
-    #[error("cannot read the admin key in {}", path.display())]
-    ReadAdminKey {
+    /// A file with keys or a certificate can't be read.
+    #[error("cannot read the {what} in {}", path.display())]
+    ReadSecret {
+        /// What is in it.
+        what: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
-    /// The admin key can't be used.
-    #[error("the admin key in {origin} {problem}")]
-    AdminKey {
-        /// The file or environment variable that it comes from.
+    /// A key or certificate can't be used.
+    #[error("the {what} in {origin} {problem}")]
+    Secret {
+        /// What it is.
+        what: &'static str,
+        /// The file, perhaps with a line, or the environment variable that it comes from.
         origin: String,
         /// What is wrong with it.
         problem: String,
+    },
+    /// Everybody could use the server.
+    #[error(
+        "on {host} other machines can reach the server, and it has neither API keys nor TLS. Do one of these: \
+         give it API keys (`server.api_keys_file`, or KR_API_KEYS in its environment); give it a certificate \
+         (`server.tls`); or, if everybody may use it, say so (`server.allow_insecure: true`, or --allow-insecure)"
+    )]
+    Exposed {
+        /// The address to listen on.
+        host: String,
     },
     /// Neither flag nor file name a model.
     #[error("no model to serve: give --model NAME, or set `model` in {DEFAULT_FILE} or the --config file")]

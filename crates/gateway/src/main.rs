@@ -1,4 +1,4 @@
-//! `kr-gateway`: reads its settings, binds its port, loads its models, serves until a signal.
+//! `kr-gateway`: reads its settings, binds its port, loads its models, serves until a signal or an administrator ends it.
 
 use std::{
     io::{self, Write},
@@ -11,36 +11,68 @@ use clap::Parser;
 use futures_util::future::try_join_all;
 use gateway::{
     assembly,
-    cli::Flags,
-    config::Config,
+    cli::{Cli, Command, Flags},
+    config::{self, Config, Loaded},
     fleet::{ModelError, Models},
     http,
+    reload::Reloader,
     shutdown::{Signals, shut_down},
-    telemetry,
+    telemetry::{self, LogFilter},
 };
-use tokio::{net::TcpListener, sync::watch};
-use tracing::{error, info};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
-    let flags = Flags::parse();
-    telemetry::init();
-    let run = || -> anyhow::Result<()> {
-        let config = Config::load(&flags)?;
-        tokio::runtime::Runtime::new().context("can't start the runtime")?.block_on(serve(config))
+    let Cli { command, flags } = Cli::parse();
+    let ended = match command {
+        Some(Command::CheckConfig(flags)) => check(&flags),
+        None => run(flags),
     };
-    match run() {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
+        Err(()) => ExitCode::FAILURE,
+    }
+}
+
+/// Stdout has what would be used, stderr what is wrong.
+#[allow(clippy::print_stdout, clippy::print_stderr)]
+fn check(flags: &Flags) -> Result<(), ()> {
+    match config::check(flags) {
+        Ok(text) => {
+            print!("{text}");
+            Ok(())
+        }
         Err(error) => {
-            error!("{error:#}");
-            ExitCode::FAILURE
+            eprintln!("error: {:#}", anyhow::Error::new(error));
+            Err(())
         }
     }
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+fn run(flags: Flags) -> Result<(), ()> {
+    let log = telemetry::init();
+    let run = || -> anyhow::Result<()> {
+        let Loaded { config, warnings, .. } = Config::load(&flags)?;
+        log.set(&config.log_filter);
+        for warning in warnings {
+            warn!("{warning}");
+        }
+        let runtime = tokio::runtime::Runtime::new().context("can't start the runtime")?;
+        runtime.block_on(serve(flags, config, log))
+    };
+    run().map_err(|error| error!("{error:#}"))
+}
+
+async fn serve(flags: Flags, config: Config, log: LogFilter) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("can't listen for signals")?;
+    let hangup = signal(SignalKind::hangup()).context("can't listen for signals")?;
     let (listener, address) = bind(&config).await?;
     let app = assembly::assemble(&config)?;
+    tokio::spawn(Reloader::new(flags, config.clone(), app.clone(), log).run(hangup));
 
     // From here on /livez answers, and /readyz shows how far the workers are.
     let (stop, mut stopped) = watch::channel(false);
@@ -50,21 +82,21 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let server = tokio::spawn(http::server::serve(listener, app.clone(), stopped));
 
-    let signal = tokio::select! {
+    let reason = tokio::select! {
         loaded = try_join_all(config.models.iter().map(|model| load_first(&app.models, model))) => {
             loaded?;
-            announce(address, config.models.first().map_or("", String::as_str))?;
-            signals.next().await
+            announce(address, &config)?;
+            signals.stop(&app).await
         }
-        signal = signals.next() => signal,
+        reason = signals.stop(&app) => reason,
     };
-    info!(signal, "shutting down");
+    info!(reason, "shutting down");
     let server = async {
         if let Err(error) = server.await {
             error!(%error, "the HTTP server failed");
         }
     };
-    shut_down(&app, server, stop, config.server.drain_timeout, &mut signals).await;
+    shut_down(&app, server, stop, app.drain_timeout(), &mut signals).await;
     Ok(())
 }
 
@@ -89,12 +121,15 @@ async fn bind(config: &Config) -> anyhow::Result<(TcpListener, SocketAddr)> {
 
 /// Stdout has the one line that scripts wait for; the rest is for people.
 #[allow(clippy::print_stdout)]
-fn announce(address: SocketAddr, model: &str) -> anyhow::Result<()> {
-    println!("ready http://{address}");
+fn announce(address: SocketAddr, config: &Config) -> anyhow::Result<()> {
+    let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+    println!("ready {scheme}://{address}");
     io::stdout().flush().context("can't write to stdout")?;
+    let model = config.models.first().map_or("", String::as_str);
     let body = serde_json::json!({"model": model, "messages": [{"role": "user", "content": "Hello"}]});
+    let key = if config.server.api_keys.is_empty() { "" } else { " -H 'Authorization: Bearer KEY'" };
     eprintln!(
-        "try: curl http://{address}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+        "try: curl {scheme}://{address}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'"
     );
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! From the first signal to the exit.
+//! From the first signal, or an administrator's order, to the exit.
 //!
 //! ```text
-//! signal ─► no new requests, /readyz 503 ─► streams end ─► workers drain ─► exit 0
+//! stop ─► no new requests, /readyz 503 ─► streams end ─► workers drain ─► exit 0
 //!                                              │ time is up, or a second signal
 //!                                              └─► they end with an error event ─┘
 //! ```
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::http::App;
 
-/// SIGINT and SIGTERM.
+/// SIGINT and SIGTERM, which end the gateway.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Signal,
@@ -28,6 +28,14 @@ impl Signals {
     /// From now on, the two no longer end the process. Needs a runtime.
     pub fn listen() -> io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Waits for a reason to stop: either of them, or an administrator's order to `app`. Returns its name.
+    pub async fn stop(&mut self, app: &App) -> &'static str {
+        tokio::select! {
+            name = self.next() => name,
+            () = app.stop_requested() => "POST /admin/drain",
+        }
     }
 
     /// Waits for the next of either, and returns its name.

@@ -3,23 +3,51 @@
 use std::{
     fmt::{self, Write as _},
     io::{self, IsTerminal},
+    sync::Arc,
 };
 
+use tracing::warn;
 use tracing_subscriber::{
     EnvFilter,
     field::MakeExt,
     fmt::{FormatFields, format},
+    reload,
 };
 
-/// Logs to standard error, as `RUST_LOG` says.
-pub fn init() {
+/// Chooses what is logged, at any time.
+#[derive(Clone, Default)]
+pub struct LogFilter(Option<Arc<Set>>);
+
+type Set = dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync;
+
+impl LogFilter {
+    /// Logs what `filter` selects from now on; it was checked with the configuration.
+    pub fn set(&self, filter: &str) {
+        let (Some(set), Ok(filter)) = (&self.0, EnvFilter::try_new(filter)) else { return };
+        if let Err(error) = set(filter) {
+            warn!(%error, "the log's filter can't be changed");
+        }
+    }
+}
+
+impl fmt::Debug for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogFilter(…)")
+    }
+}
+
+/// Logs to standard error: until [`LogFilter::set`] is called as `RUST_LOG` says, or from `info` on.
+pub fn init() -> LogFilter {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
+    let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .fmt_fields(one_line())
-        .init();
+        .with_filter_reloading();
+    let handle = builder.reload_handle();
+    builder.init();
+    LogFilter(Some(Arc::new(move |filter| handle.reload(filter))))
 }
 
 /// Writes fields so that an event stays one line, whatever is in them. A client's text must not be able to look like

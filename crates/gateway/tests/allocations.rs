@@ -58,7 +58,9 @@ where
 {
     let current = || runtime::Builder::new_current_thread().enable_all().build().unwrap();
     current().block_on(async {
-        let env = TestEnv::start(settings);
+        // The worker sends no heartbeats.
+        let settings = format!("workers: {{heartbeat_timeout_ms: 60000}}\n{settings}");
+        let env = TestEnv::start(&settings);
         let address = env.listen().await;
         let process = env.next_process().await;
         let (gateway, mut asked) = mpsc::unbounded_channel::<oneshot::Sender<Allocations>>();
@@ -195,7 +197,8 @@ fn a_token_costs_few_allocations() {
         let each = (after.count - before.count) as f64 / tokens;
         let kept = (after.live - before.live) as f64 / tokens;
         eprintln!("{each:.2} allocations for a token; {kept:.2} bytes of each stay");
-        assert!(each < 0.5 && kept < 2.0);
+        // Its id is kept for another worker that may have to go on: 4 bytes, in a list that doubles.
+        assert!(each < 0.5 && kept < 10.0);
         for (before, after) in pools_before.into_iter().zip(peer.pools().await) {
             let (reused, allocated) = (after.reused - before.reused, after.allocated - before.allocated);
             let ratio = reused / (reused + allocated);

@@ -1,13 +1,21 @@
 //! Requests and answers, in OpenAI's shape.
 #![allow(clippy::unwrap_used)]
 
+#[path = "http/access.rs"]
+mod access;
 #[path = "http/connections.rs"]
 mod connections;
 #[path = "http/headers.rs"]
 mod headers;
 #[path = "http/memory.rs"]
 mod memory;
+#[path = "http/reload.rs"]
+mod reload;
+#[path = "http/slow_readers.rs"]
+mod slow_readers;
 mod support;
+#[path = "http/tls.rs"]
+mod tls;
 
 use axum::{body::Body, http::Request};
 use protocol::message::{Failure, FailureKind, FinishReason, Heartbeat, Prompt, Report, StreamEventKind};
@@ -118,7 +126,7 @@ async fn a_prompt_that_does_not_fit_is_a_400_before_any_header_also_for_streams(
 
 #[tokio::test]
 async fn models_health_and_metrics_tell_the_truth() {
-    let env = TestEnv::start("");
+    let env = TestEnv::start("stream_registry:\n  wait_timeout_ms: 0\n");
     let mut worker = env.next_worker().await;
     assert_eq!(env.get("/livez").await.status.as_u16(), 200);
     let unready = env.get("/readyz").await;

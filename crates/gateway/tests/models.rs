@@ -114,7 +114,7 @@ async fn only_the_admin_key_loads_and_unloads() {
 
 #[tokio::test]
 async fn a_second_model_is_loaded_beside_a_stream_and_requests_find_their_own() {
-    let (env, mut first) = env("").await;
+    let (env, mut first) = env("stream_registry:\n  wait_timeout_ms: 0\n").await;
     let (id, streamed) = env.begin_stream(&mut first).await;
     let begun = ask(&env, "org/other/load", json!({"workers": 2}));
     let mut second = env.next_worker().await;

@@ -20,6 +20,8 @@ pub struct WorkerOptions {
     /// Whether the text of a special token means that token inside a message's content too, and not only where the
     /// chat template writes it. Clients can then forge turns.
     pub special_tokens_in_content: bool,
+    /// Milliseconds between two heartbeats. At least 1.
+    pub heartbeat_millis: u32,
 }
 
 /// How a stored model is verified, in addition to the size and header of every blob.
@@ -65,6 +67,7 @@ impl Default for WorkerOptions {
             max_sequences: 64,
             chunk_tokens: 256,
             special_tokens_in_content: false,
+            heartbeat_millis: 500,
         }
     }
 }

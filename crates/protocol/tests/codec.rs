@@ -157,9 +157,22 @@ fn report() -> impl Strategy<Value = Report> {
             }
         },
     );
-    let heartbeat = (any::<[u64; 4]>(), any::<[u32; 3]>()).prop_map(
-        |([step, oldest_preparation_millis, kv_tokens, kv_capacity], [runnable, paused, waiting])| {
-            Heartbeat { step, runnable, paused, waiting, oldest_preparation_millis, kv_tokens, kv_capacity }
+    let heartbeat = (any::<[u64; 4]>(), any::<[u32; 3]>(), option::of(any::<u64>())).prop_map(
+        |(
+            [step, oldest_preparation_millis, kv_tokens, kv_capacity],
+            [runnable, paused, waiting],
+            progress,
+        )| {
+            Heartbeat {
+                step,
+                runnable,
+                paused,
+                waiting,
+                oldest_preparation_millis,
+                kv_tokens,
+                kv_capacity,
+                progress,
+            }
         },
     );
     prop_oneof![

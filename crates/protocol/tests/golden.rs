@@ -131,8 +131,10 @@ fn reports() {
         oldest_preparation_millis: 5,
         kv_tokens: 6,
         kv_capacity: 7,
+        progress: Some(8),
     };
-    check(Report::Heartbeat(heartbeat), "02 01 02 03 04 05 06 07");
+    check(Report::Heartbeat(heartbeat), "02 01 02 03 04 05 06 07 01 08");
+    check(Report::Heartbeat(Heartbeat { progress: None, ..heartbeat }), "02 01 02 03 04 05 06 07 00");
     check(Report::Events(vec![]), "03 00");
     check(Report::Drained, "04");
     check(Report::Verified(Verified { bytes: 5_000_000_000, micros: 9 }), "05 fd00f2052a01000000 09");
@@ -175,9 +177,10 @@ fn options() {
         max_sequences: 300,
         chunk_tokens: 5,
         special_tokens_in_content: true,
+        heartbeat_millis: 7,
     };
-    check(all, "01 01 01 fd0000000002000000 fb2c01 05 01");
-    check(WorkerOptions::default(), "02 00 00 fd0000000001000000 40 fb0001 00");
+    check(all, "01 01 01 fd0000000002000000 fb2c01 05 01 07");
+    check(WorkerOptions::default(), "02 00 00 fd0000000001000000 40 fb0001 00 fbf401");
     check(Verify::Header, "00");
 }
 
@@ -194,18 +197,18 @@ fn handshake() {
         options: WorkerOptions::default(),
     };
     let bytes = hello.to_bytes().unwrap();
-    let options = "02 00 00 fd0000000001000000 40 fb0001 00";
-    let expected = format!("{magic} 0300 0000 1f000000  03 00 03 02 2f73 fc00001000 fb0201 {options}");
+    let options = "02 00 00 fd0000000001000000 40 fb0001 00 fbf401";
+    let expected = format!("{magic} 0400 0000 22000000  04 00 03 02 2f73 fc00001000 fb0201 {options}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 
     let acks = [
-        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 03 00 09"),
-        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 03 00 02 6e6f"),
+        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 00 09"),
+        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 00 02 6e6f"),
     ];
     for (ack, expected) in acks {
         let bytes = ack.to_bytes().unwrap();
-        assert_eq!(hex(&bytes), format!("{magic} 0300 0000 {expected}").replace(' ', ""));
+        assert_eq!(hex(&bytes), format!("{magic} 0400 0000 {expected}").replace(' ', ""));
         let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().unwrap();
         assert_eq!(HelloAck::from_parts(header, body).unwrap(), ack);
     }

@@ -101,6 +101,7 @@ fn the_longest_path_fits_beside_the_options() {
         kv_bytes: u64::MAX,
         max_sequences: u32::MAX,
         chunk_tokens: u32::MAX,
+        heartbeat_millis: u32::MAX,
         ..WorkerOptions::default()
     };
     let hello = Hello { segment: "/".repeat(4096), options, ..hello(VERSION) };

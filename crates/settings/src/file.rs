@@ -11,7 +11,7 @@ use serde_saphyr::{Location, MessageFormatter as _, UserMessageFormatter};
 use crate::{
     error::SettingsError,
     lines::Lines,
-    schema::{REQUEST_MEMORY_FACTOR, Settings},
+    schema::{REQUEST_MEMORY_FACTOR, Settings, Tls},
 };
 
 /// Where settings are looked for when no file is named.
@@ -56,6 +56,16 @@ impl File {
         Ok(file)
     }
 
+    /// Whether the file itself sets `key`, such as `server.port`.
+    pub fn sets(&self, key: &str) -> bool {
+        self.lines.get(key).is_some()
+    }
+
+    /// Where it was read, or looked for.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// An error about the value of `key`, such as `server.port`. `problem` continues "`key` ".
     pub fn refuse(&self, key: &str, problem: impl Into<String>) -> SettingsError {
         SettingsError::Key {
@@ -77,6 +87,9 @@ impl File {
             );
             return Err(self.refuse("server.request_memory_bytes", problem));
         }
+        if let Some((set, missing)) = half(&server.tls) {
+            return Err(self.refuse(set, format!("is set without `{missing}`; HTTPS needs both")));
+        }
         let (first, max) = (workers.restart_backoff_ms, workers.max_restart_backoff_ms);
         if max < first {
             let problem = format!(
@@ -94,6 +107,16 @@ impl File {
             return Err(self.refuse("stream_registry.adaptive_limits.max_streams", problem));
         }
         Ok(())
+    }
+}
+
+/// The key that is set and the one that is missing, if only one of the two is set.
+fn half(tls: &Tls) -> Option<(&'static str, &'static str)> {
+    let (cert, key) = ("server.tls.cert_file", "server.tls.key_file");
+    match (&tls.cert_file, &tls.key_file) {
+        (Some(_), None) => Some((cert, key)),
+        (None, Some(_)) => Some((key, cert)),
+        _ => None,
     }
 }
 

@@ -4,9 +4,10 @@
 //! is reported in the same words: with the file, the line and the key. A program may use only a part of the settings,
 //! but the whole file is always checked.
 //!
-//! To add a key: add a field to its section in `schema.rs` with its range, its default to the section's `Default`, and
-//! both to `config/runtime.yaml`. A test compares that file with the defaults.
+//! To add a key: add a field to its section in `schema.rs` with its range, its default to `defaults.rs`, and both to
+//! `config/runtime.yaml`. A test compares that file with the defaults.
 
+mod defaults;
 mod error;
 mod file;
 mod lines;
@@ -18,8 +19,8 @@ pub use self::{
     error::SettingsError,
     file::{DEFAULT_FILE, File},
     schema::{
-        Activations, AdaptiveLimits, BatchQueue, Cache, Cpu, KvType, MAX_WORKERS, Models,
-        REQUEST_MEMORY_FACTOR, Server, Settings, StreamRegistry, Verify, Worker, Workers,
+        Activations, AdaptiveLimits, BatchQueue, Cache, Cpu, KvType, Log, MAX_WORKERS, Models,
+        REQUEST_MEMORY_FACTOR, Server, Settings, StreamRegistry, Tls, Verify, Worker, Workers,
     },
     size::{SizeError, parse_size},
 };

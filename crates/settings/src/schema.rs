@@ -56,6 +56,9 @@ pub struct Settings {
     /// How workers compute on a CPU.
     #[serde(deserialize_with = "section")]
     pub cpu: Cpu,
+    /// What is logged.
+    #[serde(deserialize_with = "section")]
+    pub log: Log,
 }
 
 /// Listening and bodies.
@@ -70,16 +73,33 @@ pub struct Server {
     /// Largest request body in bytes.
     #[serde(deserialize_with = "bytes::<_, 1024, MAX_BODY>")]
     pub max_body_bytes: u64,
-    /// How long running streams may go on after a signal to stop.
+    /// How long running streams may go on after a signal or an order to stop.
     #[serde(deserialize_with = "millis::<_, 0, HOUR_MS>")]
     pub drain_timeout_ms: Duration,
-    /// File that holds the key for loading and unloading models over HTTP.
+    /// Listening beyond loopback without API keys and without TLS is wanted.
+    pub allow_insecure: bool,
+    /// Certificate and key for HTTPS.
+    #[serde(deserialize_with = "section")]
+    pub tls: Tls,
+    /// File that holds the keys of those who may use the server.
+    #[serde(deserialize_with = "some_text")]
+    pub api_keys_file: Option<String>,
+    /// File that holds the keys for an administrator's requests over HTTP.
     #[serde(deserialize_with = "some_text")]
     pub admin_key_file: Option<String>,
     /// Connections that may be open at the same time; 0: as many as the limit of open files allows.
     #[serde(deserialize_with = "number::<_, _, 0, 1_000_000>")]
     pub max_connections: usize,
-    /// From a request's first byte to the end of its header.
+    /// Connections that one address may have open at the same time; 0: 1024, and no limit for this machine's own.
+    #[serde(deserialize_with = "number::<_, _, 0, 1_000_000>")]
+    pub max_connections_per_address: usize,
+    /// Largest header of a request in bytes, with its first line.
+    #[serde(deserialize_with = "bytes::<_, 4096, { 1 << 20 }>")]
+    pub max_header_bytes: u64,
+    /// Most lines in the header of a request.
+    #[serde(deserialize_with = "number::<_, _, 16, 10_000>")]
+    pub max_headers: usize,
+    /// From a request's first byte to the end of its header; also for the handshake of TLS.
     #[serde(deserialize_with = "millis::<_, 100, HOUR_MS>")]
     pub header_timeout_ms: Duration,
     /// For a whole body to arrive.
@@ -94,13 +114,25 @@ pub struct Server {
     /// Longest silence of a stream.
     #[serde(deserialize_with = "millis::<_, 100, HOUR_MS>")]
     pub sse_keepalive_ms: Duration,
-    /// Bytes that bodies being read and requests that wait may take together.
+    /// Bytes that bodies being read and requests that wait or run may take together.
     #[serde(deserialize_with = "bytes::<_, 1024, { 1 << 40 }>")]
     pub request_memory_bytes: u64,
     /// Hosts that requests may be addressed to, beside loopback ones.
     pub allowed_hosts: Vec<String>,
     /// Origins of web pages that may use the server, beside loopback ones.
     pub allowed_origins: Vec<String>,
+}
+
+/// Certificate and key for HTTPS; without them the server speaks HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// File with the certificate, and those between it and the root, as PEM.
+    #[serde(deserialize_with = "some_text")]
+    pub cert_file: Option<String>,
+    /// File with the certificate's private key as PEM.
+    #[serde(deserialize_with = "some_text")]
+    pub key_file: Option<String>,
 }
 
 /// Which models are served.
@@ -128,13 +160,16 @@ pub struct Workers {
     /// How long loading the model may take.
     #[serde(deserialize_with = "millis::<_, 1, DAY_MS>")]
     pub load_timeout_ms: Duration,
-    /// Longest time without a frame from a loaded worker.
+    /// Longest time without a frame from a loaded worker; its kernels may stand still for two thirds of it.
     #[serde(deserialize_with = "millis::<_, 100, DAY_MS>")]
     pub heartbeat_timeout_ms: Duration,
     /// Longest time without a step while sequences run.
     #[serde(deserialize_with = "millis::<_, 100, DAY_MS>")]
     pub step_timeout_ms: Duration,
-    /// Wait before the first restart.
+    /// How long the streams of a lost worker wait for another.
+    #[serde(deserialize_with = "millis::<_, 0, DAY_MS>")]
+    pub recovery_timeout_ms: Duration,
+    /// Wait before a restart after the second death in a row.
     #[serde(deserialize_with = "millis::<_, 1, DAY_MS>")]
     pub restart_backoff_ms: Duration,
     /// Longest wait before a restart.
@@ -241,6 +276,14 @@ pub struct Cpu {
     pub kv_type: KvType,
 }
 
+/// What is logged.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Which events: a level, or levels by module, in the form of `RUST_LOG`, which overrides it.
+    pub filter: String,
+}
+
 /// What activations are rounded to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -286,90 +329,6 @@ impl Cpu {
             KvType::Float16 => "float16",
         };
         ["--activations", activations, "--kv-type", kv_type]
-    }
-}
-
-impl Default for Server {
-    fn default() -> Self {
-        Self {
-            host: "127.0.0.1".into(),
-            port: 8080,
-            max_body_bytes: 8 << 20,
-            drain_timeout_ms: Duration::from_secs(30),
-            admin_key_file: None,
-            max_connections: 0,
-            header_timeout_ms: Duration::from_secs(15),
-            body_timeout_ms: Duration::from_secs(60),
-            idle_timeout_ms: Duration::from_secs(60),
-            slow_consumer_timeout_ms: Duration::from_secs(60),
-            sse_keepalive_ms: Duration::from_secs(10),
-            request_memory_bytes: 256 << 20,
-            allowed_hosts: Vec::new(),
-            allowed_origins: Vec::new(),
-        }
-    }
-}
-
-impl Default for Models {
-    fn default() -> Self {
-        Self { max_loaded: 4 }
-    }
-}
-
-impl Default for Workers {
-    fn default() -> Self {
-        Self {
-            count: 1,
-            ring_bytes: 4 << 20,
-            connect_timeout_ms: Duration::from_secs(20),
-            load_timeout_ms: Duration::from_secs(600),
-            heartbeat_timeout_ms: Duration::from_secs(15),
-            step_timeout_ms: Duration::from_secs(120),
-            restart_backoff_ms: Duration::from_millis(250),
-            max_restart_backoff_ms: Duration::from_secs(15),
-            crash_loop_deaths: 5,
-            crash_loop_window_ms: Duration::from_secs(60),
-        }
-    }
-}
-
-impl Default for Worker {
-    fn default() -> Self {
-        Self {
-            kv_max_bytes: 4 << 30,
-            max_num_seqs: 64,
-            max_prompt_chunk_tokens: 256,
-            special_tokens_in_content: false,
-        }
-    }
-}
-
-impl Default for BatchQueue {
-    fn default() -> Self {
-        Self { max_batch_size: 64, flush_interval_ms: Duration::ZERO }
-    }
-}
-
-impl Default for StreamRegistry {
-    fn default() -> Self {
-        Self {
-            adaptive_limits: AdaptiveLimits::default(),
-            max_waiting: 256,
-            wait_timeout_ms: Duration::from_secs(30),
-            credit_chunks: 64,
-        }
-    }
-}
-
-impl Default for AdaptiveLimits {
-    fn default() -> Self {
-        Self { min_streams: None, max_streams: 50 }
-    }
-}
-
-impl Default for Cache {
-    fn default() -> Self {
-        Self { max_size_bytes: 100 << 30, verify: Verify::default() }
     }
 }
 

@@ -16,6 +16,9 @@ fn the_shipped_file_says_the_defaults_and_leaves_out_only_what_has_none() {
     assert_eq!(parse(shipped).unwrap(), Settings::default());
     let optional = [
         "# model: ",
+        "    # cert_file: ",
+        "    # key_file: ",
+        "  # api_keys_file: ",
         "  # admin_key_file: ",
         "  # allowed_hosts: ",
         "  # allowed_origins: ",
@@ -140,6 +143,19 @@ fn a_value_out_of_range_is_refused_with_line_and_range() {
             "worker:\n  max_prompt_chunk_tokens: 0\n",
             "2: `worker.max_prompt_chunk_tokens` is 0, but must be from 1 to 65536",
         ),
+        (
+            "server:\n  tls:\n    cert_file: c.pem\n",
+            "3: `server.tls.cert_file` is set without `server.tls.key_file`; HTTPS needs both",
+        ),
+        (
+            "server:\n  tls: {key_file: k.pem}\n",
+            "2: `server.tls.key_file` is set without `server.tls.cert_file`; HTTPS needs both",
+        ),
+        (
+            "server: {max_header_bytes: 4095}\n",
+            "1: `server.max_header_bytes` is 4095, but must be from 4.0 KiB to 1.0 MiB",
+        ),
+        ("server:\n  max_headers: 15\n", "2: `server.max_headers` is 15, but must be from 16 to 10000"),
         ("model: ' '\n", "1: `model` is empty; give it a value or remove the line"),
     ] {
         assert_eq!(parse(text).unwrap_err(), format!("runtime.yaml:{expected}"), "{text}");
@@ -228,6 +244,13 @@ fn the_other_keys_are_read() {
     assert_eq!(settings.server.drain_timeout_ms, Duration::from_millis(7));
     assert_eq!((settings.worker.max_num_seqs, settings.worker.max_prompt_chunk_tokens), (8, 512));
     assert_eq!(settings.cache.verify, Verify::Full);
+    let text =
+        "server:\n  tls: {cert_file: c, key_file: k}\n  max_header_bytes: 8KiB\nlog:\n  filter: debug\n";
+    let file = File::parse(Path::new("x.yaml"), text).unwrap();
+    let (tls, server) = (&file.settings.server.tls, &file.settings.server);
+    assert_eq!((tls.cert_file.as_deref(), tls.key_file.as_deref()), (Some("c"), Some("k")));
+    assert_eq!((server.max_header_bytes, file.settings.log.filter.as_str()), (8192, "debug"));
+    assert!(file.sets("log.filter") && !file.sets("server.port"));
     assert_eq!(settings.stream_registry.adaptive_limits.max_streams, 3);
 }
 

@@ -93,6 +93,8 @@ impl Options {
             .arg(self.store.clone().unwrap_or_else(|| variable(STORE)))
             .args(&self.arguments)
             .env_remove("KR_ADMIN_KEY")
+            .env_remove("KR_API_KEYS")
+            .env_remove("KR_API_KEY")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,5 +1,7 @@
 //! What the options in the gateway's greeting mean for this process.
 
+use std::time::Duration;
+
 use mlx_ext::Device;
 use protocol::options::{Activations, KvType, WorkerOptions};
 
@@ -39,6 +41,11 @@ pub fn limits(options: &WorkerOptions, kv_tokens: usize) -> Limits {
         max_num_batched_tokens: max_num_seqs.saturating_add(chunk_tokens),
         kv_tokens,
     }
+}
+
+/// Time between two heartbeats.
+pub fn heartbeat(options: &WorkerOptions) -> Duration {
+    Duration::from_millis(options.heartbeat_millis.max(1).into())
 }
 
 /// Most tokens of a prompt that one step computes.

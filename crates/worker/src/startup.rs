@@ -27,9 +27,6 @@ use crate::{
     verify,
 };
 
-/// Time between two heartbeats.
-const HEARTBEAT: Duration = Duration::from_millis(500);
-
 /// Messages that may wait for the engine; it handles all of them before each step.
 const MAX_ENGINE_MESSAGES: usize = 4096;
 
@@ -76,7 +73,8 @@ pub fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     thread::Builder::new().name("receive".into()).spawn(move || receiver.run())?;
     let _verification =
         (options.verify == Verify::Background).then(|| verify::while_serving(&artifact, &reports));
-    let _heartbeat = start_heartbeat(Arc::clone(&reports), Arc::clone(&stats), preparation)?;
+    let interval = options::heartbeat(&options);
+    let _heartbeat = start_heartbeat(interval, Arc::clone(&reports), Arc::clone(&stats), preparation)?;
     Ok(Engine::new(model, limits, messages, requests, reports, stats).run()?)
 }
 
@@ -144,13 +142,14 @@ fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<PromptTokenizer> {
 
 /// Sends heartbeats until the returned sender is dropped.
 fn start_heartbeat(
+    interval: Duration,
     reports: Arc<dyn ReportSink>,
     stats: Arc<EngineStats>,
     preparation: PreparationAge,
 ) -> std::io::Result<crossbeam_channel::Sender<()>> {
     let (stop, stopped) = bounded::<()>(0);
     thread::Builder::new().name("heartbeat".into()).spawn(move || {
-        while stopped.recv_timeout(HEARTBEAT) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+        while stopped.recv_timeout(interval) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
             let oldest_preparation_millis = preparation.oldest().as_millis().try_into().unwrap_or(u64::MAX);
             reports.report(&Report::Heartbeat(Heartbeat { oldest_preparation_millis, ..stats.heartbeat() }));
         }

@@ -1,40 +1,59 @@
-//! The file and the flags together.
+//! The file, the flags and the environment together.
 
-use std::{env, path::Path};
+use std::path::{Path, PathBuf};
 
 use settings::{File, MAX_WORKERS, Settings};
-use tracing::warn;
 
 use super::{
-    ADMIN_KEY_VARIABLE, AdminKey, BatchQueue, Config, ConfigError, Connections, Server, StreamRegistry,
-    Workers,
+    BatchQueue, Config, ConfigError, Connections, Environment, Keys, Server, StreamRegistry, Tls, Workers,
+    exposure,
+    keys::KeyKind,
+    warnings::{self, Overridden},
 };
 use crate::cli::Flags;
 
+/// A configuration that can be used, and what is to be said about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// What has no effect in it, or is dangerous.
+    pub warnings: Vec<String>,
+    /// The file, which need not exist.
+    pub path: PathBuf,
+}
+
 impl Config {
-    /// Reads the file that `flags` names (or the default one if it exists) and applies the flags.
-    pub fn load(flags: &Flags) -> Result<Self, ConfigError> {
-        let file = File::load(flags.config.as_deref())?;
-        if file.settings.stream_registry.adaptive_limits.min_streams.is_some() {
-            warn!(
-                "`stream_registry.adaptive_limits.min_streams` has no effect: the limit does not adapt yet"
-            );
-        }
-        let mut config = combine(&file, flags)?;
-        if let Some(key) = env::var_os(ADMIN_KEY_VARIABLE) {
-            config.server.admin_key = Some(AdminKey::new(&key.to_string_lossy(), ADMIN_KEY_VARIABLE)?);
-        }
-        Ok(config)
+    /// Reads the file that `flags` names (or the default one if it exists), and applies the environment and the flags.
+    pub fn load(flags: &Flags) -> Result<Loaded, ConfigError> {
+        let loaded = Self::load_any(flags)?;
+        if loaded.config.models.is_empty() { Err(ConfigError::NoModel) } else { Ok(loaded) }
+    }
+
+    /// The same, whether a model is named or not.
+    pub(super) fn load_any(flags: &Flags) -> Result<Loaded, ConfigError> {
+        combine(&File::load(flags.config.as_deref())?, flags, &Environment::of_process())
+    }
+
+    /// [`Config::load`] of a text and without an environment; `path` is for messages.
+    pub fn from_text(path: &Path, text: &str, flags: &Flags) -> Result<Self, ConfigError> {
+        Self::from_parts(path, text, flags, &Environment::default()).map(|loaded| loaded.config)
     }
 
     /// [`Config::load`] of a text; `path` is for messages.
-    pub fn from_text(path: &Path, text: &str, flags: &Flags) -> Result<Self, ConfigError> {
-        combine(&File::parse(path, text)?, flags)
+    pub fn from_parts(
+        path: &Path,
+        text: &str,
+        flags: &Flags,
+        environment: &Environment,
+    ) -> Result<Loaded, ConfigError> {
+        let loaded = combine(&File::parse(path, text)?, flags, environment)?;
+        if loaded.config.models.is_empty() { Err(ConfigError::NoModel) } else { Ok(loaded) }
     }
 }
 
-/// A flag overrides the file.
-fn combine(file: &File, flags: &Flags) -> Result<Config, ConfigError> {
+/// A flag overrides the file, and so does the environment.
+fn combine(file: &File, flags: &Flags, environment: &Environment) -> Result<Loaded, ConfigError> {
     let settings = &file.settings;
     let (models, max_loaded) = (models(settings, flags)?, settings.models.max_loaded);
     if models.len() > max_loaded {
@@ -42,10 +61,10 @@ fn combine(file: &File, flags: &Flags) -> Result<Config, ConfigError> {
         return Err(file.refuse("models.max_loaded", problem).into());
     }
     let queue = &settings.batch_queue;
-    Ok(Config {
+    let config = Config {
         models,
         max_loaded,
-        server: server(&settings.server, flags)?,
+        server: server(&settings.server, flags, environment)?,
         workers: workers(&settings.workers, flags)?,
         worker: settings.worker,
         batch_queue: BatchQueue {
@@ -55,7 +74,12 @@ fn combine(file: &File, flags: &Flags) -> Result<Config, ConfigError> {
         stream_registry: stream_registry(&settings.stream_registry),
         verify: settings.cache.verify,
         cpu: settings.cpu,
-    })
+        log_filter: log_filter(file, environment)?,
+    };
+    exposure::check(&config.server)?;
+    let overridden = Overridden::of(settings, environment);
+    let warnings = warnings::of(&config, settings, overridden);
+    Ok(Loaded { config, warnings, path: file.path().to_owned() })
 }
 
 /// Those of the flags, else the file's one.
@@ -69,22 +93,45 @@ fn models(settings: &Settings, flags: &Flags) -> Result<Vec<String>, ConfigError
             return Err(wrong(format!("names `{model}` twice")));
         }
     }
-    match &settings.model {
-        _ if !flags.models.is_empty() => Ok(flags.models.clone()),
-        Some(model) => Ok(vec![model.clone()]),
-        None => Err(ConfigError::NoModel),
+    if flags.models.is_empty() {
+        return Ok(settings.model.iter().cloned().collect());
     }
+    Ok(flags.models.clone())
 }
 
-fn server(settings: &settings::Server, flags: &Flags) -> Result<Server, ConfigError> {
+fn server(
+    settings: &settings::Server,
+    flags: &Flags,
+    environment: &Environment,
+) -> Result<Server, ConfigError> {
+    let file_keys = |path: &Option<String>, kind| match path {
+        Some(path) => Keys::read(path, kind),
+        None => Ok(Keys::default()),
+    };
+    let tls = match (&settings.tls.cert_file, &settings.tls.key_file) {
+        (Some(cert), Some(key)) => Some(Tls::read(cert, key)?),
+        _ => None,
+    };
     Ok(Server {
         host: flags.host.clone().unwrap_or_else(|| settings.host.clone()),
         port: flags.port.unwrap_or(settings.port),
         max_body_bytes: settings.max_body_bytes as usize,
         drain_timeout: settings.drain_timeout_ms,
-        admin_key: settings.admin_key_file.as_deref().map(AdminKey::read).transpose()?,
+        allow_insecure: flags.allow_insecure || settings.allow_insecure,
+        tls,
+        api_keys: match environment.api_keys()? {
+            Some(keys) => keys,
+            None => file_keys(&settings.api_keys_file, KeyKind::Api)?,
+        },
+        admin_keys: match environment.admin_keys()? {
+            Some(keys) => keys,
+            None => file_keys(&settings.admin_key_file, KeyKind::Admin)?,
+        },
         connections: Connections {
             max_connections: settings.max_connections,
+            max_connections_per_address: settings.max_connections_per_address,
+            max_header_bytes: settings.max_header_bytes as usize,
+            max_headers: settings.max_headers,
             header_timeout: settings.header_timeout_ms,
             idle_timeout: settings.idle_timeout_ms,
             slow_consumer_timeout: settings.slow_consumer_timeout_ms,
@@ -110,6 +157,7 @@ fn workers(settings: &settings::Workers, flags: &Flags) -> Result<Workers, Confi
         load_timeout: settings.load_timeout_ms,
         heartbeat_timeout: settings.heartbeat_timeout_ms,
         step_timeout: settings.step_timeout_ms,
+        recovery_timeout: settings.recovery_timeout_ms,
         restart_backoff: settings.restart_backoff_ms..=settings.max_restart_backoff_ms,
         crash_loop_deaths: settings.crash_loop_deaths,
         crash_loop_window: settings.crash_loop_window_ms,
@@ -127,4 +175,18 @@ fn stream_registry(settings: &settings::StreamRegistry) -> StreamRegistry {
         wait_timeout: settings.wait_timeout_ms,
         credit_chunks: settings.credit_chunks,
     }
+}
+
+/// A `RUST_LOG` that can't be used is passed over: other programs read it, too.
+fn log_filter(file: &File, environment: &Environment) -> Result<String, ConfigError> {
+    let filter = &file.settings.log.filter;
+    check_filter(filter).map_err(|error| {
+        file.refuse("log.filter", format!("is `{filter}`, which is not a filter: {error}; try `info`"))
+    })?;
+    let beats = environment.log.as_ref().filter(|text| check_filter(text).is_ok());
+    Ok(beats.unwrap_or(filter).clone())
+}
+
+fn check_filter(text: &str) -> Result<(), tracing_subscriber::filter::ParseError> {
+    tracing_subscriber::EnvFilter::builder().parse(text).map(drop)
 }

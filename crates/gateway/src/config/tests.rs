@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use protocol::options::{self, WorkerOptions};
 
-use super::{Config, Verify, Worker};
+use super::{Config, Digest, Environment, Keys, Verify, Worker};
 use crate::cli::Flags;
 
 fn load(text: &str) -> Result<Config, String> {
@@ -78,7 +78,7 @@ fn flags_beat_the_file() {
         ..Flags::default()
     };
     let text =
-        "model: file\nserver:\n  host: 0.0.0.0\n  port: 9\n  drain_timeout_ms: 7\nworkers:\n  count: 2\n";
+        "model: file\nserver:\n  host: localhost\n  port: 9\n  drain_timeout_ms: 7\nworkers:\n  count: 2\n";
     let config = load_with(text, &flags).unwrap();
     assert_eq!((config.server.host.as_str(), config.server.port), ("::1", 0));
     assert_eq!((config.workers.count, config.models), (3, vec!["flag".to_owned(), "another".into()]));
@@ -127,7 +127,7 @@ fn what_concerns_workers_becomes_their_options() {
     assert_eq!(options("").unwrap(), WorkerOptions::default());
     let text = "cpu:\n  activations: int8\n  kv_type: float16\ncache:\n  verify: full\nworker:\n  \
                 kv_max_bytes: 1MiB\n  max_num_seqs: 3\n  max_prompt_chunk_tokens: 5\n  \
-                special_tokens_in_content: true\n";
+                special_tokens_in_content: true\nworkers:\n  heartbeat_timeout_ms: 600\n";
     let told = WorkerOptions {
         verify: options::Verify::Full,
         activations: options::Activations::Int8,
@@ -136,10 +136,92 @@ fn what_concerns_workers_becomes_their_options() {
         max_sequences: 3,
         chunk_tokens: 5,
         special_tokens_in_content: true,
+        heartbeat_millis: 100,
     };
     assert_eq!(options(text).unwrap(), told);
     let error = options("cpu:\n  activations: int4\n").unwrap_err();
     assert!(error.starts_with("runtime.yaml:2:") && error.contains("int16"), "{error}");
+}
+
+/// Names of the keys that are the same as this one.
+fn found(keys: &Keys, key: &str) -> Option<String> {
+    keys.find(&Digest::of(key.as_bytes())).map(ToString::to_string)
+}
+
+#[test]
+fn api_keys_are_read_from_their_file_unless_the_environment_has_some() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "# clients\nalice:0123456789abcdef\nbob fedcba9876543210\n").unwrap();
+    let text = format!("server:\n  api_keys_file: {}\n", file.path().display());
+    let keys = load(&text).unwrap().server.api_keys;
+    assert_eq!(found(&keys, "0123456789abcdef"), Some("alice".into()));
+    assert_eq!(found(&keys, "fedcba9876543210"), Some("bob".into()));
+    assert!(load("").unwrap().server.api_keys.is_empty());
+
+    let flags = Flags { models: vec!["tiny".into()], ..Flags::default() };
+    let environment = Environment { api_key: Some("another-0123456789".into()), ..Environment::default() };
+    let path = Path::new("runtime.yaml");
+    let keys = Config::from_parts(path, &text, &flags, &environment).unwrap().config.server.api_keys;
+    assert_eq!(found(&keys, "another-0123456789"), Some("key-1".into()));
+    assert_eq!(found(&keys, "0123456789abcdef"), None);
+
+    std::fs::write(file.path(), "# nobody\n").unwrap();
+    let error = load(&text).unwrap_err();
+    assert!(error.contains(&file.path().display().to_string()) && error.contains("missing"), "{error}");
+    let error = load("server:\n  api_keys_file: /no/such/file\n").unwrap_err();
+    assert_eq!(error, "cannot read the API keys in /no/such/file");
+}
+
+#[test]
+fn beyond_loopback_it_takes_keys_tls_or_a_word_to_listen() {
+    let host = |host: &str, more: &str| load(&format!("server: {{host: \"{host}\"{more}}}\n"));
+    for local in ["127.0.0.1", "127.9.9.9", "::1", "localhost", "LOCALHOST", "[::1]"] {
+        assert!(host(local, "").is_ok(), "{local}");
+    }
+    for open in ["0.0.0.0", "::", "192.168.1.7", "fe80::1", "my-mac", "localhost.example.org"] {
+        let error = host(open, "").unwrap_err();
+        for part in [
+            open,
+            "server.api_keys_file",
+            "KR_API_KEYS",
+            "server.tls",
+            "server.allow_insecure",
+            "--allow-insecure",
+        ] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        assert!(host(open, ", allow_insecure: true").is_ok());
+        let flags = Flags {
+            models: vec!["m".into()],
+            allow_insecure: true,
+            host: Some(open.into()),
+            ..Flags::default()
+        };
+        assert!(load_with("", &flags).is_ok());
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "a:0123456789abcdef").unwrap();
+    assert!(host("0.0.0.0", &format!(", api_keys_file: {}", file.path().display())).is_ok());
+    // An admin key protects the models, not their use.
+    let admin = format!(", admin_key_file: {}", file.path().display());
+    assert!(host("0.0.0.0", &admin).is_err());
+}
+
+#[test]
+fn a_filter_that_is_none_is_refused_with_its_line_and_rust_log_overrides_it() {
+    assert_eq!(load("").unwrap().log_filter, "info");
+    assert_eq!(load("log:\n  filter: info,gateway=debug\n").unwrap().log_filter, "info,gateway=debug");
+    let error = load("log:\n  filter: a=b=c\n").unwrap_err();
+    assert!(error.starts_with("runtime.yaml:2: `log.filter` is `a=b=c`, which is not a filter"), "{error}");
+    let with = |log: &str| {
+        let flags = Flags { models: vec!["m".into()], ..Flags::default() };
+        let environment = Environment { log: Some(log.into()), ..Environment::default() };
+        Config::from_parts(Path::new("x"), "log: {filter: warn}", &flags, &environment)
+            .unwrap()
+            .config
+            .log_filter
+    };
+    assert_eq!((with("debug").as_str(), with("a=b=c").as_str()), ("debug", "warn"));
 }
 
 #[test]
@@ -147,11 +229,14 @@ fn an_admin_key_is_read_from_its_file() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let text = format!("server:\n  admin_key_file: {}\n", file.path().display());
     std::fs::write(file.path(), "0123456789abcdef\n").unwrap();
-    assert!(load(&text).unwrap().server.admin_key.unwrap().is(b"0123456789abcdef"));
+    let keys = load(&text).unwrap().server.admin_keys;
+    assert_eq!(found(&keys, "0123456789abcdef"), Some("admin".into()));
     std::fs::write(file.path(), "\n").unwrap();
     let error = load(&text).unwrap_err();
     assert!(error.contains(&file.path().display().to_string()) && error.contains("16"), "{error}");
-    assert_eq!(load("").unwrap().server.admin_key, None);
+    std::fs::write(file.path(), "ann:0123456789abcdef\nben:fedcba9876543210\n").unwrap();
+    assert_eq!(load(&text).unwrap().server.admin_keys.names().collect::<Vec<_>>(), ["ann", "ben"]);
+    assert!(load("").unwrap().server.admin_keys.is_empty());
 
     let error = load("server:\n  admin_key_file: /no/such/file\n").unwrap_err();
     assert_eq!(error, "cannot read the admin key in /no/such/file");

@@ -1,9 +1,17 @@
 //! What workers are told of the settings. The file's words are the `settings` crate's, and what they mean to a worker is
 //! the protocol's.
 
+use std::time::Duration;
+
 use protocol::options::{self, WorkerOptions};
 
 use super::{Activations, Config, Cpu, KvType, Verify, Worker};
+
+/// Heartbeats that fit into the longest silence of a worker: some may be late.
+const HEARTBEATS_PER_TIMEOUT: u32 = 6;
+
+/// Longest time between two heartbeats: they carry what `/readyz` and the metrics show.
+const MAX_HEARTBEAT: Duration = Duration::from_millis(500);
 
 impl Config {
     /// How workers are to work.
@@ -11,6 +19,7 @@ impl Config {
         let Cpu { activations, kv_type } = self.cpu;
         let Worker { kv_max_bytes, max_num_seqs, max_prompt_chunk_tokens, special_tokens_in_content } =
             self.worker;
+        let heartbeat = MAX_HEARTBEAT.min(self.workers.heartbeat_timeout / HEARTBEATS_PER_TIMEOUT);
         WorkerOptions {
             verify: match self.verify {
                 Verify::Header => options::Verify::Header,
@@ -29,6 +38,7 @@ impl Config {
             max_sequences: max_num_seqs,
             chunk_tokens: max_prompt_chunk_tokens,
             special_tokens_in_content,
+            heartbeat_millis: heartbeat.as_millis().max(1) as u32,
         }
     }
 }

@@ -8,11 +8,15 @@ use protocol::{
     message::{Failure, FailureKind, Generate, ModelInfo, Prompt},
 };
 
-use super::model::Service;
+use super::{model::Service, registry::ModelRegistry};
 use crate::{
     config::BatchQueue,
     metrics::MetricRegistry,
-    worker::{WorkerId, WorkerMetrics, link::Link, streams::Stream},
+    worker::{
+        WorkerId, WorkerMetrics, WorkerState,
+        link::Link,
+        streams::{Progress, Stream},
+    },
 };
 
 pub(super) fn worker(model: &str, number: usize) -> WorkerId {
@@ -21,6 +25,26 @@ pub(super) fn worker(model: &str, number: usize) -> WorkerId {
 
 pub(super) fn failure(message: &str) -> Failure {
     Failure { kind: FailureKind::Internal, param: None, message: message.into() }
+}
+
+/// A registry with a model `m` that `workers` workers are about to serve.
+pub(crate) fn registry(workers: usize) -> ModelRegistry {
+    let registry = ModelRegistry::default();
+    registry.write().add("m", workers);
+    registry
+}
+
+/// A worker of the model `m` serves the one with this digest from now on, over the link that is returned.
+pub(crate) fn serve(registry: &ModelRegistry, number: usize, digest: &str) -> Link {
+    let service = service(digest, 1);
+    let link = service.link.clone();
+    registry.set_ready(&worker("m", number), service);
+    link
+}
+
+/// A worker of the model `m` has exited.
+pub(crate) fn exit(registry: &ModelRegistry, number: usize) {
+    registry.set_state(&worker("m", number), WorkerState::Exited, None);
 }
 
 pub(super) fn info(digest: &str) -> ModelInfo {
@@ -46,5 +70,5 @@ pub(super) fn service(digest: &str, pid: u32) -> Service {
 /// Opens streams on the link, which are live until they are dropped.
 pub(super) fn open(link: &Link, count: u64) -> Vec<Stream> {
     let generate = |id| Generate::new(RequestId(id), Prompt::Text("x".into()), 1);
-    (0..count).map(|id| link.open(generate(id), Instant::now()).unwrap()).collect()
+    (0..count).map(|id| link.open(generate(id), Progress::new(Instant::now())).unwrap()).collect()
 }

@@ -1,67 +1,44 @@
 //! A worker's states over all its processes, decided purely: (state, event, now) to actions.
 //!
 //! ```text
-//!  ┌─► Spawning ─► Handshaking ─► Loading ─► Ready ─► Draining ─┐
-//!  │      │             │            │         │                │
-//!  │      └─────────────┴─────┬──────┴─────────┘                │
-//!  │                          ▼ died, timed out, froze          ▼
-//!  └────── back-off ────── Exited ◄─────────────────────────────┘
+//!  ┌─► Spawning ─► Handshaking ─► Loading ─► Ready ─► Finishing ─► Draining ─┐
+//!  │      │             │            │         │          │            │     │
+//!  │      └─────────────┴────────────┴────┬────┴──────────┴────────────┘     │
+//!  │                                      ▼ died, timed out, froze           ▼
+//!  └────── back-off ────────────────── Exited ◄──────────────────────────────┘
 //! ```
 //!
 //! A worker that is to be killed counts as exited at once, before its process is reaped; the next process is started
 //! only after that.
 //!
+//! `Finishing` and what follows it come of a drain, after which no process is started, or of a restart, after which one
+//! is started at once: a process that was told to go is no death. A restart in any other state ends the process that is
+//! there, or cuts the back-off short. It is over when the next process serves or has died.
+//!
 //! A gateway that was suspended (by a signal, a frozen container, a sleeping machine) finds all limits passed when it
 //! goes on, and what its workers sent meanwhile unread. So the machine asks for a tick at short intervals, and starts
 //! all limits again if one came much too late.
 
+mod deaths;
+mod event;
 mod health;
+mod state;
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use protocol::message::{Failure, FailureKind, Heartbeat, ModelInfo};
 
-use self::health::Health;
+pub(super) use self::event::{Action, Event};
+use self::{
+    deaths::{Death, Deaths},
+    health::Health,
+    state::State,
+};
+use super::restart::RestartError;
 use crate::{
     config::Workers,
     worker::{WorkerEvent, WorkerState},
 };
-
-/// What a state machine reacts to.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Event {
-    /// The latest process reported something.
-    Worker(WorkerEvent),
-    /// The model is unloaded, or the gateway shuts down; the worker's streams have ended.
-    Drain,
-    /// Time has passed.
-    Tick,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Action {
-    /// Start a process.
-    Spawn,
-    /// Order the worker to finish and exit.
-    SendDrain,
-    /// End the process, after `grace` if it has not ended by itself. [`WorkerEvent::Died`] must follow.
-    Kill {
-        /// Time for it to end by itself.
-        grace: Duration,
-        /// The reason, for people.
-        why: String,
-    },
-    /// Requests may go to it.
-    Serve(ModelInfo),
-    /// It failed before it ever served.
-    ReportFirstFailure(Failure),
-    /// No further process is started.
-    Stop,
-}
 
 /// The state machine of one worker, over all its processes.
 #[derive(Debug)]
@@ -69,46 +46,22 @@ pub(super) struct WorkerStateMachine {
     policy: Workers,
     drain_timeout: Duration,
     state: State,
-    /// Times of recent deaths; only those within the crash-loop window matter.
-    deaths: VecDeque<Instant>,
-    /// Deaths since the worker last served for a whole window.
-    in_a_row: u32,
+    deaths: Deaths,
     /// Whether any process has served.
     has_served: bool,
     stopping: bool,
+    restart: Option<Restart>,
     /// When the last event came.
     ran_at: Instant,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-enum State {
-    Spawning {
-        until: Instant,
-    },
-    Handshaking {
-        until: Instant,
-    },
-    Loading {
-        until: Instant,
-    },
-    Ready {
-        since: Instant,
-        health: Health,
-    },
-    Draining {
-        until: Instant,
-    },
-    /// Killed, not reaped.
-    Dying {
-        why: String,
-        /// Set if the model can't be loaded: the kind of failure.
-        permanent: Option<FailureKind>,
-    },
-    /// Reaped; `None`: for good.
-    Exited {
-        why: String,
-        retry_at: Option<Instant>,
-    },
+/// How far a restart has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Restart {
+    /// The old process is there still.
+    Ending,
+    /// The new one is on its way.
+    Starting,
 }
 
 /// A worker that reported that it can't load the model is exiting already.
@@ -134,10 +87,10 @@ impl WorkerStateMachine {
             policy,
             drain_timeout,
             state,
-            deaths: VecDeque::new(),
-            in_a_row: 0,
+            deaths: Deaths::default(),
             has_served: false,
             stopping: false,
+            restart: None,
             ran_at: now,
         };
         (machine, vec![Action::Spawn])
@@ -145,22 +98,27 @@ impl WorkerStateMachine {
 
     /// The state as it is shown.
     pub(super) fn shown(&self) -> WorkerState {
-        match self.state {
-            State::Spawning { .. } => WorkerState::Spawning,
-            State::Handshaking { .. } => WorkerState::Handshaking,
-            State::Loading { .. } => WorkerState::Loading,
-            State::Ready { .. } => WorkerState::Ready,
-            State::Draining { .. } => WorkerState::Draining,
-            State::Dying { .. } | State::Exited { .. } => WorkerState::Exited,
-        }
+        self.state.shown()
     }
 
     /// Why it is not serving, if it is dead.
     pub(super) fn note(&self) -> Option<&str> {
-        match &self.state {
-            State::Dying { why, .. } | State::Exited { why, .. } => Some(why),
-            _ => None,
-        }
+        self.state.note()
+    }
+
+    /// Whether [`Event::Drain`] came.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Whether the end of the present process is as it should be.
+    pub(super) fn expects_end(&self) -> bool {
+        self.stopping || self.restart == Some(Restart::Ending)
+    }
+
+    /// Whether [`Event::Idle`] is waited for.
+    pub(super) fn is_finishing(&self) -> bool {
+        matches!(self.state, State::Finishing { .. })
     }
 
     /// When [`Event::Tick`] is due next.
@@ -172,15 +130,7 @@ impl WorkerStateMachine {
 
     /// When the limit of the present state is passed, if nothing happens.
     fn deadline(&self) -> Option<Instant> {
-        match &self.state {
-            State::Spawning { until }
-            | State::Handshaking { until }
-            | State::Loading { until }
-            | State::Draining { until } => Some(*until),
-            State::Ready { health, .. } => Some(health.deadline(&self.policy)),
-            State::Dying { .. } => None,
-            State::Exited { retry_at, .. } => *retry_at,
-        }
+        self.state.deadline(&self.policy)
     }
 
     fn tick_interval(&self) -> Duration {
@@ -193,18 +143,8 @@ impl WorkerStateMachine {
         let interval = self.tick_interval();
         let late = now.saturating_duration_since(self.ran_at) > interval + interval.max(MIN_LATE);
         self.ran_at = now;
-        if !late {
-            return;
-        }
-        match &mut self.state {
-            State::Spawning { until } | State::Handshaking { until } => {
-                *until = now + self.policy.connect_timeout;
-            }
-            State::Loading { until } => *until = now + self.policy.load_timeout,
-            State::Draining { until } => *until = now + self.drain_timeout,
-            State::Ready { health, .. } => health.restart(now),
-            // A back-off that is over stays over.
-            State::Dying { .. } | State::Exited { .. } => {}
+        if late {
+            self.state.restart_limits(&self.policy, self.drain_timeout, now);
         }
     }
 
@@ -214,6 +154,9 @@ impl WorkerStateMachine {
         match event {
             Event::Worker(event) => self.reported(event, now),
             Event::Drain => self.drain(now),
+            Event::Restart { finish } => self.begin_restart(finish, now),
+            Event::Idle if self.is_finishing() => self.order_exit(now),
+            Event::Idle => vec![],
             Event::Tick => self.tick(now),
         }
     }
@@ -223,9 +166,11 @@ impl WorkerStateMachine {
             WorkerEvent::Spawned => self.spawned(now),
             WorkerEvent::Joined { .. } => self.joined(now),
             WorkerEvent::Loaded(info) => self.loaded(info, now),
-            WorkerEvent::LoadFailed(failure) => self.kill(failure.message, EXIT_GRACE, Some(failure.kind)),
-            WorkerEvent::Alive | WorkerEvent::Verified(_) => self.alive(now),
-            WorkerEvent::Heartbeat(heartbeat) => self.heartbeat(&heartbeat, now),
+            WorkerEvent::LoadFailed(failure) => {
+                self.kill(failure.message, EXIT_GRACE, Some(failure.kind), now)
+            }
+            WorkerEvent::Alive | WorkerEvent::Verified(_) => self.sent(None, now),
+            WorkerEvent::Heartbeat(heartbeat) => self.sent(Some(&heartbeat), now),
             WorkerEvent::Drained => self.drained(now),
             WorkerEvent::Died(why) => self.died(why, now),
         }
@@ -252,19 +197,18 @@ impl WorkerStateMachine {
         let State::Loading { .. } = self.state else { return vec![] };
         self.state = State::Ready { since: now, health: Health::new(now) };
         self.has_served = true;
-        vec![Action::Serve(info)]
+        let mut actions = vec![Action::Serve(info)];
+        actions.extend(self.end_restart(Ok(())));
+        actions
     }
 
-    fn alive(&mut self, now: Instant) -> Vec<Action> {
-        if let State::Ready { health, .. } = &mut self.state {
-            health.alive(now);
-        }
-        vec![]
-    }
-
-    fn heartbeat(&mut self, heartbeat: &Heartbeat, now: Instant) -> Vec<Action> {
-        if let State::Ready { health, .. } = &mut self.state {
-            health.heartbeat(heartbeat, now);
+    /// A frame came.
+    fn sent(&mut self, heartbeat: Option<&Heartbeat>, now: Instant) -> Vec<Action> {
+        if let State::Ready { health, .. } | State::Finishing { health, .. } = &mut self.state {
+            match heartbeat {
+                Some(heartbeat) => health.heartbeat(heartbeat, &self.policy, now),
+                None => health.alive(now),
+            }
         }
         vec![]
     }
@@ -277,106 +221,128 @@ impl WorkerStateMachine {
         vec![]
     }
 
-    /// `* => Exited`
+    /// `* => Exited`, or `=> Spawning` if it was told to go.
     fn died(&mut self, why: String, now: Instant) -> Vec<Action> {
-        let (why, permanent, served_since) = match &self.state {
+        let (why, permanent, served) = match &self.state {
             State::Exited { .. } => return vec![],
             // It was killed for a reason, which says more than how it died.
-            State::Dying { why, permanent } => (why.clone(), *permanent, None),
-            State::Ready { since, .. } => (why, None, Some(*since)),
-            _ => (why, None, None),
+            State::Dying { why, permanent, served } => (why.clone(), *permanent, *served),
+            state => (why, None, state.served(now)),
         };
         if self.stopping {
             self.state = State::Exited { why, retry_at: None };
             return vec![Action::Stop];
         }
-        let retry_at = self.next_start(permanent.is_some(), served_since, now);
+        if self.restart == Some(Restart::Ending) {
+            return self.spawn(now);
+        }
+        let death = Death { at: now, served, permanent: permanent.is_some() };
+        let retry_at = self.deaths.next_start(&self.policy, death);
+        let kind = permanent.unwrap_or(FailureKind::Internal);
+        let failure = Failure { kind, param: None, message: why.clone() };
+        self.state = State::Exited { why, retry_at: Some(retry_at) };
         let mut actions = vec![];
         if !self.has_served {
-            let kind = permanent.unwrap_or(FailureKind::Internal);
-            let failure = Failure { kind, param: None, message: why.clone() };
-            actions.push(Action::ReportFirstFailure(failure));
+            actions.push(Action::ReportFirstFailure(failure.clone()));
         }
-        self.state = State::Exited { why, retry_at: Some(retry_at) };
+        actions.extend(self.end_restart(Err(RestartError::Failed(failure))));
         actions
     }
 
-    /// When the next process is started. The back-off doubles with every death in a row; in a crash loop it is a whole
-    /// window.
-    fn next_start(&mut self, permanent: bool, served_since: Option<Instant>, now: Instant) -> Instant {
-        let window = self.policy.crash_loop_window;
-        if served_since.is_some_and(|since| now - since >= window) {
-            self.in_a_row = 0;
-        }
-        self.in_a_row = self.in_a_row.saturating_add(1);
-        self.deaths.push_back(now);
-        while self.deaths.front().is_some_and(|death| now - *death >= window) {
-            self.deaths.pop_front();
-        }
-        if permanent || self.deaths.len() >= self.policy.crash_loop_deaths {
-            return now + window;
-        }
-        let (first, longest) = (*self.policy.restart_backoff.start(), *self.policy.restart_backoff.end());
-        let doublings = (self.in_a_row - 1).min(20);
-        now + first.saturating_mul(1 << doublings).min(longest)
+    /// `* => Spawning`; the process before it is reaped.
+    fn spawn(&mut self, now: Instant) -> Vec<Action> {
+        self.state = State::Spawning { until: now + self.policy.connect_timeout };
+        self.restart = self.restart.map(|_| Restart::Starting);
+        vec![Action::Spawn]
     }
 
-    /// `Ready => Draining`, `Exited => Exited for good`, others `=> Dying`
+    /// `Ready => Finishing`, `Exited => Exited for good`, what has no work yet `=> Dying`
     fn drain(&mut self, now: Instant) -> Vec<Action> {
         self.stopping = true;
+        let mut actions = Vec::from_iter(self.end_restart(Err(RestartError::Stopped)));
         match &mut self.state {
-            State::Ready { .. } => {
-                self.state = State::Draining { until: now + self.drain_timeout };
-                vec![Action::SendDrain]
-            }
+            State::Ready { .. } => actions.extend(self.close(None)),
+            State::Finishing { until, .. } => *until = None,
+            State::Draining { .. } | State::Dying { .. } => {}
             State::Exited { retry_at, .. } => {
                 *retry_at = None;
-                vec![Action::Stop]
+                actions.push(Action::Stop);
             }
-            State::Draining { .. } | State::Dying { .. } => vec![],
-            // It has no work yet.
             State::Spawning { .. } | State::Handshaking { .. } | State::Loading { .. } => {
-                self.kill("it is not needed any more".into(), Duration::ZERO, None)
+                let why = "it is not needed any more";
+                actions.extend(self.kill(why.into(), Duration::ZERO, None, now));
             }
+        }
+        actions
+    }
+
+    /// `Ready => Finishing`, `Exited => Spawning`, what has no work yet `=> Dying`
+    fn begin_restart(&mut self, finish: Duration, now: Instant) -> Vec<Action> {
+        if self.stopping {
+            return vec![Action::ReportRestart(Err(RestartError::Stopped))];
+        }
+        if self.restart.is_some() {
+            return vec![];
+        }
+        self.restart = Some(Restart::Ending);
+        match self.state {
+            State::Ready { .. } => self.close(Some(now + finish)),
+            State::Spawning { .. } | State::Handshaking { .. } | State::Loading { .. } => {
+                self.kill("it is being restarted".into(), Duration::ZERO, None, now)
+            }
+            State::Exited { .. } => self.spawn(now),
+            // The next one is started once it is reaped.
+            State::Finishing { .. } | State::Draining { .. } | State::Dying { .. } => vec![],
         }
     }
 
-    /// `Exited => Spawning` when the back-off is over; a state that took too long `=> Dying`.
+    /// The restart is over, if there is one.
+    fn end_restart(&mut self, outcome: Result<(), RestartError>) -> Option<Action> {
+        self.restart.take().map(|_| Action::ReportRestart(outcome))
+    }
+
+    /// `Ready => Finishing`
+    fn close(&mut self, until: Option<Instant>) -> Vec<Action> {
+        let State::Ready { since, health } = self.state else { return vec![] };
+        self.state = State::Finishing { since, health, until };
+        vec![Action::Close]
+    }
+
+    /// `Finishing => Draining`
+    fn order_exit(&mut self, now: Instant) -> Vec<Action> {
+        self.state = State::Draining { until: now + self.drain_timeout };
+        vec![Action::SendDrain]
+    }
+
+    /// `Exited => Spawning` when the back-off is over; a state that took too long `=> Dying`, or `=> Draining`.
     fn tick(&mut self, now: Instant) -> Vec<Action> {
         if self.deadline().is_none_or(|at| now < at) {
             return vec![];
         }
-        let policy = &self.policy;
-        let why = match &self.state {
-            State::Dying { .. } => return vec![],
-            State::Exited { .. } => {
-                self.state = State::Spawning { until: now + policy.connect_timeout };
-                return vec![Action::Spawn];
+        if let Some(why) = self.state.verdict(&self.policy, self.drain_timeout, now) {
+            return self.kill(why, Duration::ZERO, None, now);
+        }
+        match self.state {
+            State::Exited { .. } => self.spawn(now),
+            State::Finishing { until: Some(until), .. } if now >= until => {
+                [vec![Action::Release], self.order_exit(now)].concat()
             }
-            State::Spawning { .. } => format!("it was not started within {:?}", policy.connect_timeout),
-            State::Handshaking { .. } => format!("it did not connect within {:?}", policy.connect_timeout),
-            State::Loading { .. } => format!("it did not load the model within {:?}", policy.load_timeout),
-            State::Draining { .. } => format!("it did not finish within {:?}", self.drain_timeout),
-            State::Ready { health, .. } => match health.verdict(policy, now) {
-                Some(why) => why,
-                None => return vec![],
-            },
-        };
-        self.kill(why, Duration::ZERO, None)
+            _ => vec![],
+        }
     }
 
-    fn kill(&mut self, why: String, grace: Duration, permanent: Option<FailureKind>) -> Vec<Action> {
+    fn kill(
+        &mut self,
+        why: String,
+        grace: Duration,
+        permanent: Option<FailureKind>,
+        now: Instant,
+    ) -> Vec<Action> {
         if let State::Dying { .. } | State::Exited { .. } = self.state {
             return vec![];
         }
-        self.state = State::Dying { why: why.clone(), permanent };
+        self.state = State::Dying { why: why.clone(), permanent, served: self.state.served(now) };
         vec![Action::Kill { grace, why }]
-    }
-}
-
-impl From<WorkerEvent> for Event {
-    fn from(event: WorkerEvent) -> Self {
-        Self::Worker(event)
     }
 }
 

@@ -2,12 +2,13 @@
 
 mod context;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod lifecycle;
 mod metrics;
 mod model;
 mod models;
 mod registry;
+mod restart;
 mod route;
 mod status;
 mod supervisor;

@@ -11,7 +11,10 @@
 use protocol::message::{Failure, Heartbeat, ModelInfo};
 use tokio::sync::watch;
 
-use super::status::{ModelState, ModelStatus, WorkerStatus, WorkerWork};
+use super::{
+    restart::{RestartDesk, RestartOrders, RestartTurn},
+    status::{ModelState, ModelStatus, WorkerStatus, WorkerWork},
+};
 use crate::worker::{WorkerId, WorkerState, link::Link};
 
 /// A model that is loaded, is being loaded, or could not be.
@@ -48,12 +51,14 @@ pub(super) enum Phase {
     Gone,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Worker {
     state: WorkerState,
     /// Why it is not ready, where there is something to say.
     note: Option<String>,
+    /// While it serves, and while it finishes what it has.
     service: Option<Service>,
+    restarts: RestartDesk,
 }
 
 /// What a ready worker offers.
@@ -66,18 +71,20 @@ pub(super) struct Service {
 }
 
 impl Model {
-    /// A model that `workers` workers begin to load.
-    pub(super) fn new(name: &str, workers: usize, since: u64) -> Self {
-        let worker = Worker { state: WorkerState::Spawning, note: None, service: None };
-        Self {
+    /// A model that `workers` workers begin to load, and what each of their tasks receives.
+    pub(super) fn new(name: &str, workers: usize, since: u64) -> (Self, Vec<RestartOrders>) {
+        let worker = |restarts| Worker { state: WorkerState::Spawning, note: None, service: None, restarts };
+        let (desks, orders): (Vec<_>, _) = (0..workers).map(|_| RestartDesk::new()).unzip();
+        let model = Self {
             name: name.to_owned(),
             phase: watch::Sender::new(Phase::Loading),
-            workers: vec![worker; workers],
+            workers: desks.into_iter().map(worker).collect(),
             not_failed: workers,
             info: None,
             damage: None,
             since,
-        }
+        };
+        (model, orders)
     }
 
     /// Its phases from now on.
@@ -112,16 +119,32 @@ impl Model {
         self.workers.iter().filter_map(Worker::ready)
     }
 
+    /// The links of those of its workers that have streams, or may get some.
+    pub(super) fn links(&self) -> impl Iterator<Item = &Link> {
+        self.workers.iter().filter_map(|worker| Some(&worker.service.as_ref()?.link))
+    }
+
+    /// The right to restart a worker; `None` while somebody has it, or if there is no such worker.
+    pub(super) fn reserve_restart(&self, number: usize) -> Option<RestartTurn> {
+        self.workers.get(number)?.restarts.reserve()
+    }
+
     /// The worker serves from now on.
     pub(super) fn set_ready(&mut self, worker: &WorkerId, service: Service) {
         self.info = Some(service.info.clone());
-        self.set_worker(worker, Worker { state: WorkerState::Ready, note: None, service: Some(service) });
+        if let Some(worker) = self.workers.get_mut(worker.number) {
+            (worker.state, worker.note, worker.service) = (WorkerState::Ready, None, Some(service));
+        }
         self.move_on(|phase| (*phase == Phase::Loading).then_some(Phase::Ready));
     }
 
     /// The worker does not serve (any more), and `note` says why.
     pub(super) fn set_state(&mut self, worker: &WorkerId, state: WorkerState, note: Option<String>) {
-        self.set_worker(worker, Worker { state, note, service: None });
+        let Some(worker) = self.workers.get_mut(worker.number) else { return };
+        (worker.state, worker.note) = (state, note);
+        if state != WorkerState::Draining {
+            worker.service = None;
+        }
     }
 
     /// The first process of another worker failed.
@@ -159,12 +182,6 @@ impl Model {
             }
             None => false,
         });
-    }
-
-    fn set_worker(&mut self, worker: &WorkerId, value: Worker) {
-        if let Some(slot) = self.workers.get_mut(worker.number) {
-            *slot = value;
-        }
     }
 
     pub(super) fn state(&self) -> ModelState {

@@ -1,8 +1,17 @@
-//! Loads and unloads models while others serve. What it decides on is in the [`ModelRegistry`].
+//! Loads and unloads models while others serve, and restarts their workers. What it decides on is in the
+//! [`ModelRegistry`].
 //!
 //! Every model has its own workers and its own supervisor: what happens to them affects no other model.
 
-use std::{sync::Arc, time::Duration};
+mod restart;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use protocol::message::{Failure, FailureKind};
 use tokio::{sync::watch, time::sleep};
@@ -13,18 +22,19 @@ use super::{
     metrics::FleetMetrics,
     model::{Model, Phase},
     registry::{ModelRegistry, Table},
+    restart::RestartOrders,
     route::RouteError,
     supervisor::Supervisor,
 };
 use crate::worker::WorkerLauncher;
 
-/// Loads and unloads models. Cheap to clone; all clones are one.
+/// Loads and unloads models, and restarts workers. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct Models {
     context: Arc<Context>,
 }
 
-/// Why a model was not loaded or unloaded.
+/// Why a model was not loaded or unloaded, or a worker not restarted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ModelError {
     /// No worker could load it.
@@ -65,6 +75,36 @@ pub enum ModelError {
     /// It is not loaded.
     #[error(transparent)]
     NotLoaded(RouteError),
+    /// It has no such worker, or there is no such model.
+    #[error("there is no worker `{worker}`; this server has {known}")]
+    UnknownWorker {
+        /// What was asked for.
+        worker: String,
+        /// What there is, for people.
+        known: String,
+    },
+    /// Somebody else restarts it.
+    #[error("the worker `{0}` is being restarted already; try again when that is done")]
+    Restarting(String),
+    /// Its new process died before it served.
+    #[error(
+        "the worker `{worker}` was restarted and does not serve: {}; it is started again after a while",
+        failure.message
+    )]
+    NotRestarted {
+        /// The worker.
+        worker: String,
+        /// Why the process died.
+        failure: Failure,
+    },
+    /// It took too long, and goes on.
+    #[error("`{what}` was not restarted within {} s; that goes on, and /readyz shows how far it is", after.as_secs_f32())]
+    NotRestartedYet {
+        /// The model or the worker.
+        what: String,
+        /// The time that was given.
+        after: Duration,
+    },
     /// The gateway is going down.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -74,14 +114,20 @@ pub enum ModelError {
 enum Begun {
     /// It is loaded, or another request loads it.
     Already { name: String, phases: watch::Receiver<Phase> },
-    /// It was added to the table, and needs a supervisor for this many workers.
-    New { workers: usize, phases: watch::Receiver<Phase> },
+    /// It was added to the table, and needs a supervisor, whose workers receive these.
+    New { orders: Vec<RestartOrders>, phases: watch::Receiver<Phase> },
 }
 
 impl Models {
     /// Over `registry`, which has no models yet.
     pub fn new(launcher: WorkerLauncher, registry: Arc<ModelRegistry>, metrics: FleetMetrics) -> Self {
-        Self { context: Arc::new(Context { launcher: Arc::new(launcher), registry, metrics }) }
+        let max_loaded = AtomicUsize::new(launcher.config.max_loaded);
+        Self { context: Arc::new(Context { launcher: Arc::new(launcher), registry, metrics, max_loaded }) }
+    }
+
+    /// As many models may be loaded from now on. Those that are loaded stay.
+    pub fn set_max_loaded(&self, max: usize) {
+        self.context.max_loaded.store(max, Ordering::Relaxed);
     }
 
     /// Loads the model with this name or digest in `workers` workers, or in the configured number of them, and
@@ -154,13 +200,14 @@ impl Models {
     ) -> Result<(String, watch::Receiver<Phase>), ModelError> {
         let config = &self.context.launcher.config;
         let mut table = self.context.registry.write();
-        match begin(&mut table, id, workers, config.workers.count, config.max_loaded)? {
+        let max_loaded = self.context.max_loaded.load(Ordering::Relaxed);
+        match begin(&mut table, id, workers, config.workers.count, max_loaded)? {
             Begun::Already { name, phases } => Ok((name, phases)),
-            Begun::New { workers, phases } => {
+            Begun::New { orders, phases } => {
                 let closed = table.closed();
                 drop(table);
-                info!(model = id, workers, "loading");
-                let supervisor = Supervisor::start(&self.context, id, workers);
+                info!(model = id, workers = orders.len(), "loading");
+                let supervisor = Supervisor::start(&self.context, id, orders);
                 let task = keep(Arc::clone(&self.context), id.to_owned(), supervisor, phases.clone(), closed);
                 tokio::spawn(task);
                 Ok((id.to_owned(), phases))
@@ -206,8 +253,8 @@ fn begin(
         loaded.sort();
         return Err(ModelError::TooMany { max: max_loaded, loaded });
     }
-    let workers = workers.unwrap_or(default_workers);
-    Ok(Begun::New { workers, phases: table.add(id, workers) })
+    let (phases, orders) = table.add(id, workers.unwrap_or(default_workers));
+    Ok(Begun::New { orders, phases })
 }
 
 fn already(model: &Model, workers: Option<usize>) -> Result<Begun, ModelError> {

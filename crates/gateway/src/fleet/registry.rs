@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::{
     model::{Model, Phase, Service},
+    restart::RestartOrders,
     route::{self, Route, RouteError},
     status::{ModelState, ModelStatus, WorkerStatus},
 };
@@ -31,16 +32,18 @@ pub(super) struct Table {
     models: Vec<Model>,
     /// Set once, when the gateway shuts down: nothing more is loaded.
     closed: watch::Sender<bool>,
+    /// Tells of every change of a model's phase or its workers' states.
+    changes: watch::Sender<()>,
 }
 
 /// Models that could not be loaded and are still listed; older ones are forgotten.
 const MAX_FAILED: usize = 8;
 
 impl ModelRegistry {
-    /// The name of the model with this name or digest, if a worker could take a request for it now. Picks none.
+    /// The name of the model with this name or digest, if it takes requests. Its workers may be on their way.
     ///
     /// # Errors
-    /// Those of [`ModelRegistry::route`].
+    /// The model is not loaded or is being unloaded.
     pub fn resolve(&self, id: &str) -> Result<String, RouteError> {
         route::resolve(&self.read().models, id)
     }
@@ -51,6 +54,20 @@ impl ModelRegistry {
     /// The model is not loaded or is being unloaded, or none of its workers is ready.
     pub fn route(&self, id: &str) -> Result<Route, RouteError> {
         route::route(&self.read().models, id)
+    }
+
+    /// Returns when a worker of the model with this name or digest is ready, however long that takes.
+    ///
+    /// # Errors
+    /// The model is not loaded, or is so no longer.
+    pub async fn usable(&self, id: &str) -> Result<(), RouteError> {
+        // Subscribed before the look, so that a change between the two is not missed.
+        let mut changes = self.read().changes.subscribe();
+        while !route::is_usable(&self.read().models, id)? {
+            // It fails if the table is gone, and the gateway with it.
+            let _ = changes.changed().await;
+        }
+        Ok(())
     }
 
     /// The name under which the model with this name or digest is known.
@@ -83,12 +100,12 @@ impl ModelRegistry {
         route::find(&self.read().models, id).map(Model::status)
     }
 
-    /// The links of all workers that serve.
+    /// The links of all workers that have streams, or may get some.
     pub fn links(&self) -> Vec<Link> {
         self.read().models.iter().flat_map(links).collect()
     }
 
-    /// The links of the model's workers that serve.
+    /// The links of the model's workers that have streams, or may get some.
     pub(super) fn links_of(&self, name: &str) -> Vec<Link> {
         self.read().models.iter().filter(|model| model.name == name).flat_map(links).collect()
     }
@@ -114,9 +131,11 @@ impl ModelRegistry {
     }
 
     fn change(&self, name: &str, change: impl FnOnce(&mut Model)) {
-        if let Some(model) = self.write().find_mut(name) {
+        let mut table = self.write();
+        if let Some(model) = table.find_mut(name) {
             change(model);
         }
+        table.changes.send_replace(());
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {
@@ -130,15 +149,17 @@ impl ModelRegistry {
 }
 
 impl Table {
-    /// Adds a model that `workers` workers begin to load, in place of an earlier attempt, and returns its phases.
-    pub(super) fn add(&mut self, name: &str, workers: usize) -> watch::Receiver<Phase> {
+    /// Adds a model that `workers` workers begin to load, in place of an earlier attempt. Returns its phases, and what
+    /// the workers' tasks receive.
+    pub(super) fn add(&mut self, name: &str, workers: usize) -> (watch::Receiver<Phase>, Vec<RestartOrders>) {
         // A clock before 1970 must not fail a load.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let model = Model::new(name, workers, since);
+        let (model, orders) = Model::new(name, workers, since);
         let phases = model.phases();
         self.models.retain(|model| model.name != name);
         self.models.push(model);
-        phases
+        self.changes.send_replace(());
+        (phases, orders)
     }
 
     /// The models that have workers.
@@ -155,7 +176,9 @@ impl Table {
     pub(super) fn drain(&mut self, name: &str) -> Option<watch::Receiver<Phase>> {
         let model = self.find_mut(name)?;
         model.drain();
-        Some(model.phases())
+        let phases = model.phases();
+        self.changes.send_replace(());
+        Some(phases)
     }
 
     /// Ends a model whose workers are gone: it leaves the table, or stays listed as failed if it could not be loaded.
@@ -172,6 +195,7 @@ impl Table {
     pub(super) fn remove(&mut self, name: &str) -> bool {
         let Some(index) = self.models.iter().position(|model| model.name == name) else { return false };
         self.models.remove(index).end();
+        self.changes.send_replace(());
         true
     }
 
@@ -194,6 +218,7 @@ impl Table {
         if let Some(model) = self.find_mut(name) {
             model.fail(failure);
         }
+        self.changes.send_replace(());
         if self.models.iter().filter(|model| model.has_failed()).count() > MAX_FAILED
             && let Some(oldest) = self.models.iter().position(Model::has_failed)
         {
@@ -207,7 +232,7 @@ impl Table {
 }
 
 fn links(model: &Model) -> Vec<Link> {
-    model.services().map(|service| service.link.clone()).collect()
+    model.links().cloned().collect()
 }
 
 #[cfg(test)]

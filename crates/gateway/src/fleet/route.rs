@@ -43,19 +43,32 @@ pub enum RouteError {
 
 /// The least loaded ready worker of the model with this name or digest.
 pub(super) fn route(models: &[Model], id: &str) -> Result<Route, RouteError> {
-    match accepting(models, id)?.services().min_by_key(|service| service.link.live_streams()) {
+    match accepting(models, id)?
+        .services()
+        .filter(takes_streams)
+        .min_by_key(|service| service.link.live_streams())
+    {
         Some(Service { link, info, .. }) => Ok(Route { link: link.clone(), info: info.clone() }),
         None => Err(RouteError::NoWorker { model: id.to_owned() }),
     }
 }
 
-/// The name of the model with this name or digest, if [`route`] would find a worker.
+/// The name of the model with this name or digest, if [`route`] would find a worker, now or once one is ready.
 pub(super) fn resolve(models: &[Model], id: &str) -> Result<String, RouteError> {
-    let model = accepting(models, id)?;
-    match model.services().next() {
-        Some(_) => Ok(model.name.clone()),
-        None => Err(RouteError::NoWorker { model: id.to_owned() }),
-    }
+    accepting(models, id).map(|model| model.name.clone())
+}
+
+/// Whether [`route`] would find a worker now.
+///
+/// # Errors
+/// It will not find one later either.
+pub(super) fn is_usable(models: &[Model], id: &str) -> Result<bool, RouteError> {
+    Ok(accepting(models, id)?.services().any(|service| takes_streams(&service)))
+}
+
+/// A worker that is about to leave serves what it has.
+fn takes_streams(service: &&Service) -> bool {
+    service.link.takes_streams()
 }
 
 /// The model with this name or digest, if it takes requests as soon as a worker is ready.

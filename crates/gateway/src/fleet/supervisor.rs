@@ -8,7 +8,7 @@ use tokio::{
 };
 use tracing::error;
 
-use super::{context::Context, worker_task::WorkerTask};
+use super::{context::Context, restart::RestartOrders, worker_task::WorkerTask};
 use crate::worker::WorkerId;
 
 /// All workers of one model.
@@ -20,15 +20,15 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts `count` workers of `model`, which the registry has already. Needs a runtime.
-    pub(super) fn start(context: &Arc<Context>, model: &str, count: usize) -> Self {
+    /// Starts a worker of `model`, which the registry has already, for each of `restarts`. Needs a runtime.
+    pub(super) fn start(context: &Arc<Context>, model: &str, restarts: Vec<RestartOrders>) -> Self {
         let (drain, draining) = watch::channel(false);
         let model: Arc<str> = model.into();
         let workers: Vec<_> =
-            (0..count).map(|number| WorkerId { model: Arc::clone(&model), number }).collect();
+            (0..restarts.len()).map(|number| WorkerId { model: Arc::clone(&model), number }).collect();
         let mut tasks = JoinSet::new();
-        for worker in &workers {
-            tasks.spawn(WorkerTask::new(worker.clone(), context).run(draining.clone()));
+        for (worker, restarts) in workers.iter().zip(restarts) {
+            tasks.spawn(WorkerTask::new(worker.clone(), context).run(draining.clone(), restarts));
         }
         Self { context: Arc::clone(context), workers, tasks, drain }
     }

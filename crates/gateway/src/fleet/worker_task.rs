@@ -18,12 +18,13 @@ use tokio::{
     sync::{mpsc, watch},
     time::sleep_until,
 };
-use tracing::{error, info, warn};
+use tracing::{error, info, trace, warn};
 
 use super::{
     context::Context,
     lifecycle::{Action, Event, WorkerStateMachine},
     model::Service,
+    restart::{Order, RestartOrders},
 };
 use crate::worker::{WorkerEvent, WorkerId, WorkerProcess, WorkerState, link::Link};
 
@@ -48,18 +49,10 @@ pub(super) struct WorkerTask {
     first_failed: bool,
     /// A process of this worker has verified the stored model.
     verified: bool,
-    drain: DrainPhase,
-}
-
-/// How far draining has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum DrainPhase {
-    /// It was not asked for.
-    No,
-    /// The worker gets nothing new; its streams go on.
-    Finishing,
-    /// Its streams have ended, and it was ordered to exit.
-    Exiting,
+    /// The restart that is under way.
+    restart: Option<Order>,
+    /// When the process's last heartbeat came.
+    last_heartbeat: Option<Instant>,
 }
 
 impl WorkerTask {
@@ -72,12 +65,13 @@ impl WorkerTask {
             pid: 0,
             first_failed: false,
             verified: false,
-            drain: DrainPhase::No,
+            restart: None,
+            last_heartbeat: None,
         }
     }
 
-    /// Until the worker is gone for good.
-    pub(super) async fn run(mut self, mut draining: watch::Receiver<bool>) {
+    /// Until the worker is gone for good. `restarts` are carried out one after the other.
+    pub(super) async fn run(mut self, mut draining: watch::Receiver<bool>, mut restarts: RestartOrders) {
         let (sender, mut events) = mpsc::channel(EVENT_QUEUE);
         let policy = self.context.launcher.config.workers.clone();
         let (mut machine, actions) = WorkerStateMachine::new(policy, EXIT_TIMEOUT, now());
@@ -91,14 +85,14 @@ impl WorkerTask {
                     None => continue,
                 },
                 // An error means that the supervisor is gone, and the gateway with it.
-                _ = draining.wait_for(|draining| *draining), if self.drain == DrainPhase::No => {
-                    self.close();
-                    continue;
+                _ = draining.wait_for(|draining| *draining), if !machine.is_stopping() => Event::Drain,
+                Some(order) = restarts.recv(), if self.restart.is_none() => {
+                    info!(worker = %self.worker, "a restart was asked for");
+                    // Something else may be stored under the model's name by now.
+                    self.verified = false;
+                    Event::Restart { finish: self.restart.insert(order).finish }
                 }
-                () = idle(self.link()), if self.drain == DrainPhase::Finishing => {
-                    self.drain = DrainPhase::Exiting;
-                    Event::Drain
-                }
+                () = idle(self.link()), if machine.is_finishing() => Event::Idle,
                 () = tick(&machine) => Event::Tick,
             };
             let before = machine.shown();
@@ -116,11 +110,9 @@ impl WorkerTask {
         self.process.as_ref().map(WorkerProcess::link)
     }
 
-    /// From now on it gets no new stream, even through copies of its link.
-    fn close(&mut self) {
-        self.drain = DrainPhase::Finishing;
+    fn with_link(&self, order: impl FnOnce(&Link)) {
         if let Some(link) = self.link() {
-            link.close();
+            order(link);
         }
     }
 
@@ -135,9 +127,19 @@ impl WorkerTask {
                 return None;
             }
             WorkerEvent::Joined { pid } => self.pid = pid,
+            WorkerEvent::Heartbeat(_) => self.measure_heartbeat(),
             _ => {}
         }
         Some(event)
+    }
+
+    fn measure_heartbeat(&mut self) {
+        let now = now();
+        if let Some(last) = self.last_heartbeat.replace(now) {
+            let gap = now - last;
+            trace!(worker = %self.worker, micros = gap.as_micros() as u64, "heartbeat");
+            self.context.metrics.observe_heartbeat(&self.worker, gap);
+        }
     }
 
     fn set_verified(&mut self, outcome: Result<Verified, Failure>) {
@@ -162,11 +164,10 @@ impl WorkerTask {
         for action in actions {
             match action {
                 Action::Spawn => self.spawn(events),
-                Action::SendDrain => {
-                    if let Some(link) = self.link() {
-                        link.drain();
-                    }
-                }
+                // Even through copies of its link.
+                Action::Close => self.with_link(Link::close),
+                Action::Release => self.with_link(Link::release),
+                Action::SendDrain => self.with_link(Link::drain),
                 Action::Kill { grace, why } => {
                     if let Some(process) = &mut self.process {
                         process.kill(grace, why);
@@ -176,6 +177,11 @@ impl WorkerTask {
                 Action::ReportFirstFailure(failure) => {
                     if !std::mem::replace(&mut self.first_failed, true) {
                         self.context.registry.first_failed(&self.worker, failure);
+                    }
+                }
+                Action::ReportRestart(outcome) => {
+                    if let Some(order) = self.restart.take() {
+                        order.settle(outcome);
                     }
                 }
                 Action::Stop => return true,
@@ -189,6 +195,7 @@ impl WorkerTask {
             self.context.metrics.count_restart(&self.worker);
             info!(worker = %self.worker, "restarting worker");
         }
+        self.last_heartbeat = None;
         let launcher = &self.context.launcher;
         let options = WorkerOptions { verify: self.verify(), ..launcher.options };
         self.process = Some(WorkerProcess::start(launcher, self.worker.clone(), options, events.clone()));
@@ -216,7 +223,7 @@ impl WorkerTask {
         self.context.metrics.set_worker_state(&self.worker, state);
         self.context.registry.set_state(&self.worker, state, note.map(str::to_owned));
         match state {
-            WorkerState::Exited if self.drain == DrainPhase::No => {
+            WorkerState::Exited if !machine.expects_end() => {
                 warn!(worker = %self.worker, why = note, "worker is gone");
             }
             WorkerState::Exited => info!(worker = %self.worker, "worker has left"),

@@ -1,4 +1,4 @@
-//! Fields of requests to load and unload. Unknown ones are refused: no other server has these requests.
+//! Fields of an administrator's requests. Unknown ones are refused: no other server has these requests.
 
 use std::time::Duration;
 
@@ -23,6 +23,19 @@ pub(super) struct LoadFields {
 pub(super) struct UnloadFields {
     drain_timeout_ms: Option<Whole>,
 }
+
+/// Of a request to restart a worker, or to reload a model.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RestartFields {
+    drain_timeout_ms: Option<Whole>,
+    timeout_ms: Option<Whole>,
+}
+
+/// Of a request that has none.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct NoFields {}
 
 impl LoadFields {
     pub(super) fn read(body: &[u8]) -> Result<Self, ApiError> {
@@ -50,11 +63,40 @@ impl UnloadFields {
 
     /// How long streams may go on.
     pub(super) fn drain_timeout(&self) -> Result<Option<Duration>, ApiError> {
-        let Some(Whole(millis)) = self.drain_timeout_ms else { return Ok(None) };
-        let millis = u64::try_from(millis);
-        millis
-            .map(|it| Some(Duration::from_millis(it)))
-            .map_err(|_| field("drain_timeout_ms", "must be a number of milliseconds, at least 0"))
+        millis("drain_timeout_ms", self.drain_timeout_ms)
+    }
+}
+
+impl RestartFields {
+    pub(super) fn read(body: &[u8]) -> Result<Self, ApiError> {
+        read(body)
+    }
+
+    /// How long streams may go on on a process that is about to end.
+    pub(super) fn drain_timeout(&self) -> Result<Option<Duration>, ApiError> {
+        millis("drain_timeout_ms", self.drain_timeout_ms)
+    }
+
+    /// How long the answer may take.
+    pub(super) fn timeout(&self) -> Result<Option<Duration>, ApiError> {
+        millis("timeout_ms", self.timeout_ms)
+    }
+}
+
+impl NoFields {
+    pub(super) fn read(body: &[u8]) -> Result<Self, ApiError> {
+        read(body)
+    }
+}
+
+/// Longest time that may be asked for: clocks can't count on forever.
+const MAX_MILLIS: u64 = 24 * 3_600_000;
+
+fn millis(name: &str, value: Option<Whole>) -> Result<Option<Duration>, ApiError> {
+    let Some(Whole(millis)) = value else { return Ok(None) };
+    match u64::try_from(millis) {
+        Ok(millis) if millis <= MAX_MILLIS => Ok(Some(Duration::from_millis(millis))),
+        _ => Err(field(name, format!("must be a number of milliseconds, from 0 to {MAX_MILLIS}"))),
     }
 }
 

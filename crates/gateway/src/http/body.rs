@@ -39,7 +39,8 @@ pub(super) async fn read(app: &App, request: Request, limit: usize) -> Result<Fu
         }
         Ok(FullBody { bytes: bytes.freeze(), charge })
     };
-    timeout(app.body_timeout, read).await.unwrap_or(Err(ApiError::BodyTimeout(app.body_timeout)))
+    let longest = app.body_timeout();
+    timeout(longest, read).await.unwrap_or(Err(ApiError::BodyTimeout(longest)))
 }
 
 fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {

@@ -15,7 +15,7 @@ pub(super) struct Budget {
 
 #[derive(Debug)]
 struct Inner {
-    limit: usize,
+    limit: AtomicUsize,
     used: AtomicUsize,
 }
 
@@ -28,7 +28,12 @@ pub(super) struct Charge {
 
 impl Budget {
     pub(super) fn new(limit: usize) -> Self {
-        Self { inner: Arc::new(Inner { limit, used: AtomicUsize::new(0) }) }
+        Self { inner: Arc::new(Inner { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0) }) }
+    }
+
+    /// Another limit from now on. What is taken already stays so.
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.inner.limit.store(limit, Ordering::Release);
     }
 
     /// Nothing yet.
@@ -45,7 +50,7 @@ impl Charge {
             used.fetch_sub(self.bytes - bytes, Ordering::AcqRel);
         } else {
             let more = bytes - self.bytes;
-            let limit = self.inner.limit;
+            let limit = self.inner.limit.load(Ordering::Acquire);
             let take = |used: usize| used.checked_add(more).filter(|used| *used <= limit);
             used.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).map_err(|_| ApiError::Memory)?;
         }

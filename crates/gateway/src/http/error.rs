@@ -30,6 +30,9 @@ pub(super) enum ApiError {
         /// 400, or what was too long.
         status: StatusCode,
     },
+    /// What came is HTTP, and should have been TLS.
+    #[error("this port takes HTTPS; use an address that begins with https://")]
+    NotTls,
     /// The header came too slowly.
     #[error("the request's header did not arrive in time")]
     HeaderTimeout,
@@ -114,7 +117,7 @@ pub(super) enum ApiError {
         .0.as_secs_f32()
     )]
     SlowConsumer(Duration),
-    /// Not from an administrator.
+    /// Not from somebody who may ask for it.
     #[error(transparent)]
     Auth(#[from] AuthError),
     /// Not loaded or unloaded.
@@ -146,6 +149,7 @@ impl ApiError {
     fn spec(&self) -> ErrorSpec {
         match self {
             Self::Malformed { status } => of_malformed(*status),
+            Self::NotTls => spec::HTTPS_NEEDED,
             Self::HeaderTimeout => spec::HEADER_TIMEOUT,
             Self::TooManyConnections => spec::TOO_MANY_CONNECTIONS,
             Self::ForeignHost(_) => spec::HOST_NOT_ALLOWED,
@@ -165,6 +169,8 @@ impl ApiError {
             Self::Unknown { .. } => spec::UNKNOWN_PARAMETER,
             Self::Memory => spec::OUT_OF_MEMORY_BUDGET,
             Self::SlowConsumer(_) => spec::SLOW_CONSUMER,
+            Self::Auth(AuthError::NoApiKey) => spec::MISSING_API_KEY,
+            Self::Auth(AuthError::WrongApiKey) => spec::INVALID_API_KEY,
             Self::Auth(AuthError::Disabled) => spec::ADMIN_DISABLED,
             Self::Auth(AuthError::NoKey) => spec::MISSING_ADMIN_KEY,
             Self::Auth(AuthError::WrongKey) => spec::INVALID_ADMIN_KEY,
@@ -275,6 +281,10 @@ fn of_model(error: &ModelError) -> ErrorSpec {
         ModelError::OtherWorkers { .. } => spec::ALREADY_LOADED,
         ModelError::Unloading(_) | ModelError::Unloaded(_) => spec::MODEL_UNLOADING,
         ModelError::NotLoaded(error) => of_route(error),
+        ModelError::UnknownWorker { .. } => spec::WORKER_NOT_FOUND,
+        ModelError::Restarting(_) => spec::RESTART_IN_PROGRESS,
+        ModelError::NotRestarted { .. } => spec::RESTART_FAILED,
+        ModelError::NotRestartedYet { .. } => spec::RESTART_TIMEOUT,
         ModelError::ShuttingDown => spec::SHUTTING_DOWN,
     }
 }

@@ -30,16 +30,16 @@ pub(super) async fn create<D: Dialect>(
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let request_id = request.extensions().get::<RequestId>().cloned();
-    let body = body::read(&app, request, app.max_body_bytes).await?;
+    let body = body::read(&app, request, app.max_body_bytes()).await?;
     let (Asked { request, stream, context }, charge) = read::<D>(body).await?;
     let settings =
-        stream::Settings { keepalive: app.sse_keepalive, request_id, metrics: app.metrics.streams.clone() };
+        stream::Settings { keepalive: app.sse_keepalive(), request_id, metrics: app.metrics.streams.clone() };
     let opening = open::<D>(app, request, context, charge, arrived).in_current_span();
     if stream {
         let source = Source::start::<D>(Box::pin(opening), settings.keepalive).await?;
         return Ok(stream::respond::<D>(source, settings));
     }
-    let Opened { generation, answer } = opening.await?;
+    let Opened { generation, answer, _charge } = opening.await?;
     let output = generation.collect().instrument(debug_span!("respond")).await?;
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     Ok((json, Body::from(answer.full(&output))).into_response())
@@ -63,7 +63,8 @@ async fn read<D: Dialect>(
     if is_large { spawn_blocking(read).await.map_err(|_| ApiError::Internal)? } else { read() }
 }
 
-/// Waits for the worker to accept the prompt. `charge` is for the memory that the request takes until then.
+/// Waits for the worker to accept the prompt. `charge` is for the memory that the request takes until the generation
+/// ends: another worker may have to continue it.
 async fn open<D: Dialect>(
     app: App,
     request: GenerateRequest,
@@ -72,7 +73,6 @@ async fn open<D: Dialect>(
     arrived: Instant,
 ) -> Result<Opened<D::Answer>, ApiError> {
     let generation = app.dispatcher.generate(request, arrived).await?;
-    drop(charge);
     let answer = D::answer(context, &generation)?;
-    Ok(Opened { generation, answer })
+    Ok(Opened { generation, answer, _charge: charge })
 }

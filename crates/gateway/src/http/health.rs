@@ -16,6 +16,13 @@ use crate::fleet::{ModelState, ModelStatus, WorkerStatus};
 struct Readiness {
     ready: bool,
     shutting_down: bool,
+    #[serde(flatten)]
+    details: Option<Details>,
+}
+
+/// What those see who may use the server.
+#[derive(Serialize)]
+struct Details {
     models: Vec<ModelHealth>,
     workers: Vec<WorkerStatus>,
 }
@@ -41,16 +48,21 @@ pub(super) async fn livez() -> &'static str {
 
 /// A request would be taken.
 pub(super) async fn readyz(State(app): State<App>, headers: HeaderMap) -> Response {
-    let is_admin = app.is_admin(&headers);
     let shutting_down = app.admission.is_closed();
     let ready = !shutting_down && app.registry.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let may_use = app.authenticate(&headers).is_ok();
+    let details = may_use.then(|| details(&app, app.is_admin(&headers)));
+    (status, Json(Readiness { ready, shutting_down, details })).into_response()
+}
+
+fn details(app: &App, is_admin: bool) -> Details {
     let models = app.registry.models().into_iter().map(|model| ModelHealth::new(model, is_admin)).collect();
     let mut workers = app.registry.workers();
     for worker in &mut workers {
         worker.note = shown(worker.note.take(), is_admin);
     }
-    (status, Json(Readiness { ready, shutting_down, models, workers })).into_response()
+    Details { models, workers }
 }
 
 /// All metrics, in the OpenMetrics text format.

@@ -17,6 +17,7 @@ mod budget;
 mod dialect;
 mod error;
 mod generation;
+mod guard;
 mod health;
 mod json;
 mod metrics;
@@ -28,6 +29,7 @@ mod router;
 pub mod server;
 mod sse;
 mod stream;
+mod throttle;
 mod unread;
 
 pub use self::{

@@ -4,8 +4,9 @@
 //! later (DNS rebinding) may even read the answers. The browser says where a request goes (`Host`) and where it comes
 //! from (`Origin`); programs send no `Origin`, and are not restricted.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
@@ -14,7 +15,7 @@ use axum::{
 };
 
 use super::error::ApiError;
-use crate::config::Server;
+use crate::config::{Server, is_loopback};
 
 /// Who may ask.
 #[derive(Debug)]
@@ -93,8 +94,13 @@ impl Origins {
 }
 
 /// Checks each request before anything else looks at it, and tells browsers whose pages may read the answer.
-pub(super) async fn guard(State(origins): State<Arc<Origins>>, request: Request, next: Next) -> Response {
-    let origin = match origins.check(request.method(), request.uri(), request.headers()) {
+pub(super) async fn guard(
+    State(origins): State<Arc<ArcSwap<Origins>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let checked = origins.load().check(request.method(), request.uri(), request.headers());
+    let origin = match checked {
         Ok(origin) => origin,
         Err(error) => return error.into_response(),
     };
@@ -131,13 +137,6 @@ fn preflight(asked: &HeaderMap) -> Response {
 
 fn text(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).trim().to_owned()
-}
-
-/// `localhost`, 127.0.0.0/8 or ::1, with brackets or without.
-fn is_loopback(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost")
-        || host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
 }
 
 /// A name without dots, as containers and machines in a local network have. No web site can have one.

@@ -14,10 +14,11 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{Instrument, debug, info_span};
 
 use super::{
+    admin,
     app::App,
     dialect::Api,
     error::{ApiError, ErrorWriter},
-    health, openai, origin, request_id, unread,
+    guard, health, openai, origin, request_id, unread,
 };
 
 /// The dialects.
@@ -40,6 +41,9 @@ pub fn routes(app: App) -> Routes {
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics));
+    for (path, handler) in admin::routes() {
+        routes = routes.route(path, handler);
+    }
     let mut write_error = HashMap::new();
     for dialect in DIALECTS {
         let api = dialect();
@@ -53,6 +57,7 @@ pub fn routes(app: App) -> Routes {
         .fallback(async |uri: Uri| ApiError::UnknownPath(uri.path().to_owned()))
         .method_not_allowed_fallback(async |method: Method| ApiError::Method(method))
         .layer(CatchPanicLayer::custom(|_| ApiError::Internal.into_response()))
+        .layer(middleware::from_fn_with_state(app.clone(), guard::authenticate))
         .layer(middleware::from_fn_with_state(Arc::clone(&app.origins), origin::guard))
         .layer(middleware::from_fn(unread::settle))
         .layer(middleware::from_fn_with_state(observer, observe))

@@ -1,7 +1,7 @@
 //! Accepts connections and serves them until told to stop.
 //!
 //! ```text
-//! accept ─► a place? ─► hyper over a watched socket ─► routes
+//! accept ─► a place? ─► TLS? ─► hyper over a watched socket ─► routes
 //!             │ all taken: the longest idle connection gives its place up
 //!             └ none is idle: health checks are answered, all else is 503
 //! ```
@@ -14,6 +14,7 @@ mod descriptors;
 mod places;
 mod refusal;
 mod socket;
+mod transport;
 
 use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 
@@ -25,7 +26,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::{connection::Connection, places::Places};
+use self::{
+    connection::Connection,
+    places::{Bounds, Places},
+};
 use super::{app::App, router::routes};
 
 /// Bytes that the operating system keeps of what a client has not read: more than a thousand tokens. Left alone, Linux lets them
@@ -38,10 +42,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves `app` on `listener` until `stopped` resolves and the requests of that moment are answered.
 pub async fn serve(listener: TcpListener, app: App, stopped: impl Future<Output = ()>) {
     let fitting = descriptors::raise_limit();
-    let places = Arc::new(Places::new(match app.connections.max_connections {
-        0 => fitting,
-        configured => configured.min(fitting),
-    }));
+    let places = Arc::new(Places::default());
     let routes = routes(app.clone());
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -52,8 +53,8 @@ pub async fn serve(listener: TcpListener, app: App, stopped: impl Future<Output 
             Some(_) = tasks.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
-        let tcp = match accepted {
-            Ok((tcp, _)) => tcp,
+        let (tcp, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 pause(&error, &places).await;
                 continue;
@@ -61,8 +62,10 @@ pub async fn serve(listener: TcpListener, app: App, stopped: impl Future<Output 
         };
         prepare(&tcp);
         // Without a place the connection is closed at once: there are far too many.
-        let Some(place) = places.take() else { continue };
-        let connection = Connection { limits: app.connections, place, stopping: stopping.clone() };
+        let limits = app.connections();
+        let Some(place) = places.take(peer.ip(), Bounds::of(&limits, fitting)) else { continue };
+        let tls = app.tls().map(|tls| tls.server());
+        let connection = Connection { limits, tls, peer, place, stopping: stopping.clone() };
         tasks.spawn(connection.run(tcp, routes.clone()));
     }
     drop(listener);

@@ -27,6 +27,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::Span;
 
 use super::{
+    budget::Charge,
     dialect::{Answer, Dialect},
     error::ApiError,
     metrics::StreamMetrics,
@@ -38,6 +39,8 @@ use crate::serve::{Generation, OutputEvent, ServeError};
 pub(super) struct Opened<A> {
     pub(super) generation: Generation,
     pub(super) answer: A,
+    /// For the memory of the request.
+    pub(super) _charge: Charge,
 }
 
 /// A generation on its way to that.
@@ -248,7 +251,7 @@ impl<D: Dialect> Events<D> {
                 }
                 Poll::Ready(Err(error)) => self.fail(&error),
             },
-            Source::Open(Opened { generation, answer }) => match generation.poll_next(cx) {
+            Source::Open(Opened { generation, answer, .. }) => match generation.poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(event))) => {
                     answer.event(out, &event);

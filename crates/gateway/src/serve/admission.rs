@@ -36,13 +36,14 @@ pub struct Admission {
 
 #[derive(Debug)]
 struct Inner {
-    settings: StreamRegistry,
     gates: Mutex<Gates>,
     metrics: AdmissionMetrics,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Gates {
+    /// For gates that are made from now on.
+    settings: StreamRegistry,
     /// By model.
     open: HashMap<String, Arc<Gate>>,
     closed: bool,
@@ -51,7 +52,6 @@ struct Gates {
 /// The permits of one model.
 #[derive(Debug)]
 struct Gate {
-    settings: StreamRegistry,
     permits: Arc<Semaphore>,
     state: Mutex<State>,
     metrics: AdmissionMetrics,
@@ -59,6 +59,7 @@ struct Gate {
 
 #[derive(Debug)]
 struct State {
+    settings: StreamRegistry,
     /// Streams that may run at once; within the settings' minimum and maximum.
     limit: usize,
     /// Permits in use beyond a lowered limit; as many are not given back when they are dropped.
@@ -109,7 +110,20 @@ impl Admission {
     /// Starts with the highest limit.
     pub fn new(settings: StreamRegistry, metrics: AdmissionMetrics) -> Self {
         metrics.limit.set(settings.max_streams as i64);
-        Self { inner: Arc::new(Inner { settings, gates: Mutex::default(), metrics }) }
+        let gates = Mutex::new(Gates { settings, open: HashMap::new(), closed: false });
+        Self { inner: Arc::new(Inner { gates, metrics }) }
+    }
+
+    /// Other settings from now on. What runs and what waits already is not turned away: a lower limit takes effect as
+    /// streams end.
+    pub fn reconfigure(&self, settings: StreamRegistry) {
+        let mut gates = self.gates();
+        if gates.settings == settings {
+            return;
+        }
+        gates.settings = settings;
+        gates.open.values().for_each(|gate| gate.reconfigure(settings));
+        self.inner.metrics.limit.set(settings.max_streams as i64);
     }
 
     /// A permit for a stream of `model` at once, or after waiting in order of arrival.
@@ -161,7 +175,7 @@ impl Admission {
         }
         // Models come and go: gates at which nobody is are made again when they are needed.
         gates.open.retain(|_, gate| Arc::strong_count(gate) > 1);
-        let gate = Arc::new(Gate::new(self.inner.settings, self.inner.metrics.clone()));
+        let gate = Arc::new(Gate::new(gates.settings, self.inner.metrics.clone()));
         gates.open.insert(model.to_owned(), Arc::clone(&gate));
         Some(gate)
     }
@@ -175,8 +189,8 @@ impl Admission {
 impl Gate {
     fn new(settings: StreamRegistry, metrics: AdmissionMetrics) -> Self {
         let limit = settings.max_streams;
-        let state = Mutex::new(State { limit, debt: 0, waiting: 0 });
-        Self { settings, permits: Arc::new(Semaphore::new(limit)), state, metrics }
+        let state = Mutex::new(State { settings, limit, debt: 0, waiting: 0 });
+        Self { permits: Arc::new(Semaphore::new(limit)), state, metrics }
     }
 
     async fn admit(self: Arc<Self>) -> Result<Permit, Rejection> {
@@ -191,7 +205,7 @@ impl Gate {
 
     async fn wait(self: &Arc<Self>) -> Result<OwnedSemaphorePermit, Rejection> {
         let _place = self.queue_up()?;
-        let longest = self.settings.wait_timeout;
+        let longest = self.state().settings.wait_timeout;
         match timeout(longest, Arc::clone(&self.permits).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_closed)) => Err(Rejection::ShuttingDown),
@@ -199,10 +213,14 @@ impl Gate {
         }
     }
 
+    fn reconfigure(&self, settings: StreamRegistry) {
+        self.state().settings = settings;
+        self.set_limit(settings.max_streams);
+    }
+
     fn set_limit(&self, limit: usize) -> usize {
-        let settings = &self.settings;
-        let limit = limit.clamp(settings.min_streams, settings.max_streams);
         let mut state = self.state();
+        let limit = limit.clamp(state.settings.min_streams, state.settings.max_streams);
         if limit > state.limit {
             let raise = limit - state.limit;
             let forgiven = raise.min(state.debt);
@@ -223,7 +241,7 @@ impl Gate {
 
     fn queue_up(self: &Arc<Self>) -> Result<Place, Rejection> {
         let mut state = self.state();
-        if state.waiting >= self.settings.max_waiting {
+        if state.waiting >= state.settings.max_waiting {
             return Err(Rejection::QueueFull { waiting: state.waiting });
         }
         state.waiting += 1;

@@ -1,17 +1,17 @@
 //! The way from a request to its generation: admit, route, open, and wait until the worker has accepted the prompt.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
-use protocol::ids::RequestId;
 use tracing::{Instrument, debug_span};
 
-use super::{admission::Admission, error::ServeError, generation::Generation, request::GenerateRequest};
+use super::{
+    admission::Admission,
+    error::ServeError,
+    generation::Generation,
+    metrics::ServeMetrics,
+    migrate::{MigratingStream, OpenLimits, Opener},
+    request::GenerateRequest,
+};
 use crate::fleet::ModelRegistry;
 
 /// Brings requests to workers. Cheap to clone; all clones are one.
@@ -19,41 +19,38 @@ use crate::fleet::ModelRegistry;
 pub struct Dispatcher {
     admission: Admission,
     registry: Arc<ModelRegistry>,
-    /// Chunks that a worker may send before any was read.
-    credit_chunks: u32,
-    last_id: Arc<AtomicU64>,
+    opener: Arc<Opener>,
 }
 
 impl Dispatcher {
-    /// Sends what `admission` lets in to the workers in `registry`. `credit_chunks` is the number of chunks that a
-    /// worker may send before any was read.
-    pub fn new(admission: Admission, registry: Arc<ModelRegistry>, credit_chunks: u32) -> Self {
-        Self { admission, registry, credit_chunks, last_id: Arc::default() }
+    /// Sends what `admission` lets in to the workers in `registry`.
+    pub fn new(
+        admission: Admission,
+        registry: Arc<ModelRegistry>,
+        limits: OpenLimits,
+        metrics: ServeMetrics,
+    ) -> Self {
+        let opener = Arc::new(Opener::new(Arc::clone(&registry), limits, metrics));
+        Self { admission, registry, opener }
     }
 
-    /// Waits for a place, picks a worker, and waits until it has accepted the prompt. `arrived` is when the client's
+    /// Waits for a place, then for a worker, and until that has accepted the prompt. `arrived` is when the client's
     /// request came. Dropping the future gives the place up and cancels the request.
     ///
     /// # Errors
-    /// If the model can't be reached now, which is found before the wait for a place; if there is no place; or if the
-    /// worker refuses the request.
+    /// If no worker will ever serve the model, which is found before the wait for a place; if there is no place, or no
+    /// worker in time; or if the worker refuses the request.
     pub async fn generate(
         &self,
         request: GenerateRequest,
         arrived: Instant,
     ) -> Result<Generation, ServeError> {
-        // An unknown model, or one without workers, need not wait for a place.
+        // An unknown model need not wait for a place.
         let name = self.registry.resolve(&request.model)?;
         let permit = self.admission.admit(&name).instrument(debug_span!("admit")).await?;
         // Workers may have come or gone during the wait, so one is picked only now.
-        let route = debug_span!("route").in_scope(|| self.registry.route(&request.model))?;
-        let message = request.into_message(self.next_id(), self.credit_chunks);
-        let events = route.link.open(message, arrived)?;
-        Generation::prepared(permit, events, route.info.digest).await
-    }
-
-    fn next_id(&self) -> RequestId {
-        RequestId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1)
+        let events = MigratingStream::open(&self.opener, request, arrived).await?;
+        Generation::prepared(permit, events).await
     }
 }
 

@@ -1,33 +1,25 @@
-//! A generation without a worker, for the tests of those who read one.
+//! A generation without a worker's process, for the tests of those who read one.
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use protocol::{
     ids::RequestId,
-    message::{Delta, FinishReason, Generate, Prompt, StreamEvent, StreamEventKind, Usage},
+    message::{Delta, FinishReason, StreamEventKind, Submission, Usage},
 };
 
 use super::{
     admission::{Admission, AdmissionMetrics},
     generation::Generation,
+    migrate::tests::World,
 };
-use crate::{
-    config::{BatchQueue, StreamRegistry},
-    metrics::MetricRegistry,
-    worker::{WorkerMetrics, batcher::Queued, outbox::Outbox, streams::Streams},
-};
-
-const ID: RequestId = RequestId(1);
+use crate::{config::StreamRegistry, metrics::MetricRegistry, worker::loss::Loss};
 
 /// Plays the worker of one generation, which takes the only place that there is.
 pub(crate) struct Player {
-    streams: Arc<Streams>,
-    outbox: Arc<Outbox>,
+    fleet: World,
+    id: RequestId,
     admission: Admission,
 }
 
@@ -39,25 +31,17 @@ impl Player {
             max_streams: 1,
             max_waiting: 0,
             wait_timeout: Duration::ZERO,
-            credit_chunks: 1000,
+            credit_chunks: 8,
         };
-        let batches = BatchQueue { max_batch_size: 64, flush_interval: Duration::ZERO };
-        let mut metrics = MetricRegistry::new();
-        let outbox = Arc::new(Outbox::new(batches));
-        let player = Self {
-            streams: Arc::new(Streams::new(
-                Arc::clone(&outbox),
-                WorkerMetrics::register(&mut metrics).streams,
-            )),
-            outbox,
-            admission: Admission::new(settings, AdmissionMetrics::register(&mut metrics)),
-        };
-        let permit = player.admission.admit("m").now_or_never().unwrap().unwrap();
-        let generate = Generate::new(ID, Prompt::Text("x".into()), settings.credit_chunks);
-        let stream = player.streams.open(generate, Instant::now()).unwrap();
-        player.outbox.take();
+        let metrics = AdmissionMetrics::register(&mut MetricRegistry::new());
+        let admission = Admission::new(settings, metrics);
+        let permit = admission.admit("m").now_or_never().unwrap().unwrap();
+        let fleet = World::new(1);
+        let stream = fleet.begin().unwrap();
+        let id = fleet.worker(0).generate().id;
+        let player = Self { fleet, id, admission };
         player.deliver(StreamEventKind::Prepared { prompt_tokens: 1 });
-        let generation = Generation::prepared(permit, stream, "d".into());
+        let generation = Generation::prepared(permit, stream);
         (player, generation.now_or_never().unwrap().unwrap())
     }
 
@@ -72,9 +56,14 @@ impl Player {
         self.deliver(StreamEventKind::Finished { reason: FinishReason::Stop, usage });
     }
 
+    /// The worker dies, and there is no other.
+    pub(crate) fn die(&self) {
+        self.fleet.lose(0, Loss::Crashed("it broke".into()));
+    }
+
     /// Whether the worker was ordered to stop.
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.outbox.take().iter().any(|queued| matches!(queued, Queued::Cancel(ID)))
+        self.fleet.worker(0).submitted().contains(&Submission::Cancel(self.id))
     }
 
     /// Whether the place is free.
@@ -83,6 +72,6 @@ impl Player {
     }
 
     fn deliver(&self, kind: StreamEventKind) {
-        self.streams.deliver([StreamEvent { id: ID, kind }]);
+        self.fleet.worker(0).send(self.id, vec![kind]);
     }
 }

@@ -9,32 +9,25 @@ use super::{
     admission::Permit,
     error::ServeError,
     event::{Output, OutputEvent},
+    migrate::MigratingStream,
 };
-use crate::worker::streams::Stream;
 
 /// A generation that a worker has accepted. Yields its output, and ends after one [`OutputEvent::Finish`] or one
 /// error. Dropping it earlier cancels the generation.
 #[derive(Debug)]
 pub struct Generation {
     /// Before the permit, so that a dropped generation is cancelled before the next request gets its place.
-    events: Stream,
+    events: MigratingStream,
     _permit: Permit,
-    digest: String,
     ended: bool,
 }
 
 impl Generation {
     /// Waits until the worker has accepted the prompt. Parameters are dropped from the last to the first, so the stream
     /// follows the permit, for the reason above.
-    pub(super) async fn prepared(
-        permit: Permit,
-        mut events: Stream,
-        digest: String,
-    ) -> Result<Self, ServeError> {
-        match events.next().await {
-            Some(StreamEventKind::Prepared { .. }) => {
-                Ok(Self { events, _permit: permit, digest, ended: false })
-            }
+    pub(super) async fn prepared(permit: Permit, mut events: MigratingStream) -> Result<Self, ServeError> {
+        match std::future::poll_fn(|cx| events.poll_next(cx)).await.transpose()? {
+            Some(StreamEventKind::Prepared { .. }) => Ok(Self { events, _permit: permit, ended: false }),
             Some(StreamEventKind::Failed(failure)) => Err(failure.into()),
             other => Err(unexpected(other.as_ref())),
         }
@@ -42,7 +35,7 @@ impl Generation {
 
     /// Digest of the model that generates, in hex.
     pub fn digest(&self) -> &str {
-        &self.digest
+        self.events.digest()
     }
 
     /// The next event; `None` after the last one.
@@ -57,15 +50,16 @@ impl Generation {
             return Poll::Ready(None);
         }
         loop {
-            let event = match ready!(self.events.poll_next(cx)) {
+            let event = match ready!(self.events.poll_next(cx)).transpose() {
                 // Tokens whose text is not complete yet.
-                Some(StreamEventKind::Delta(delta)) if delta.text.is_empty() => continue,
-                Some(StreamEventKind::Delta(delta)) => Ok(OutputEvent::TextDelta(delta.text)),
-                Some(StreamEventKind::Finished { reason, usage }) => {
+                Ok(Some(StreamEventKind::Delta(delta))) if delta.text.is_empty() => continue,
+                Ok(Some(StreamEventKind::Delta(delta))) => Ok(OutputEvent::TextDelta(delta.text)),
+                Ok(Some(StreamEventKind::Finished { reason, usage })) => {
                     Ok(OutputEvent::Finish { reason, usage })
                 }
-                Some(StreamEventKind::Failed(failure)) => Err(failure.into()),
-                other => Err(unexpected(other.as_ref())),
+                Ok(Some(StreamEventKind::Failed(failure))) => Err(failure.into()),
+                Ok(other) => Err(unexpected(other.as_ref())),
+                Err(error) => Err(error),
             };
             self.ended = !matches!(event, Ok(OutputEvent::TextDelta(_)));
             return Poll::Ready(Some(event));

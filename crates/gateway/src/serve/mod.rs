@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! GenerateRequest ─ admit ─► Permit ─ route ─► Link ─ open ─► Generation ─► OutputEvent … Finish
+//!        │                              ▲                           │ its worker is lost
+//!        │                              └────────── migrate ────────┘
 //!        └───────────────────────────┴────────────────┴────────────┴──────► ServeError
 //! ```
 //!
@@ -9,18 +11,24 @@
 //! these types.
 
 pub mod admission;
+mod caller;
 mod dispatcher;
 mod error;
 mod event;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod generation;
+mod metrics;
+mod migrate;
 mod request;
 
 pub use self::{
+    caller::Caller,
     dispatcher::Dispatcher,
     error::{Failure, FailureKind, RouteError, ServeError},
     event::{DeltaText, FinishReason, Output, OutputEvent, Usage},
     generation::Generation,
+    metrics::ServeMetrics,
+    migrate::OpenLimits,
     request::{ChatMessage, GenerateRequest, Prompt, Sampling},
 };

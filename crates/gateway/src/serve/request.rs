@@ -21,10 +21,11 @@ pub struct GenerateRequest {
 }
 
 impl GenerateRequest {
-    /// The message for the worker. `credit` is the number of chunks that it may send before any was read.
-    pub(super) fn into_message(self, id: RequestId, credit: u32) -> Generate {
-        let Self { model: _, prompt, sampling, max_tokens, stop, ignore_eos } = self;
-        Generate { id, prompt, sampling, max_tokens, stop, resume: Vec::new(), ignore_eos, credit }
+    /// The message for a worker, which continues behind the tokens `resume`. `credit` is the number of chunks that it may
+    /// send before any was read.
+    pub(super) fn message(&self, id: RequestId, credit: u32, resume: &[u32]) -> Generate {
+        let Self { model: _, prompt, sampling, max_tokens, stop, ignore_eos } = self.clone();
+        Generate { id, prompt, sampling, max_tokens, stop, resume: resume.to_vec(), ignore_eos, credit }
     }
 
     /// Approximately the memory that it takes, in bytes.
@@ -63,9 +64,9 @@ mod tests {
             stop: vec!["a".into(), "b".into()],
             ignore_eos: true,
         };
-        let sent = request.clone().into_message(RequestId(4), 64);
+        let sent = request.message(RequestId(4), 64, &[1, 2]);
         let GenerateRequest { model: _, prompt, sampling, max_tokens, stop, ignore_eos } = request;
-        let (id, resume, credit) = (RequestId(4), Vec::new(), 64);
+        let (id, resume, credit) = (RequestId(4), vec![1, 2], 64);
         let expected = Generate { id, prompt, sampling, max_tokens, stop, resume, ignore_eos, credit };
         assert_eq!(sent, expected);
     }

@@ -8,7 +8,10 @@
 //! `Cancel` and one (summed) `Credit` in it, admission bounds the live streams, and a stream that
 //! is cancelled before it was shipped leaves nothing behind.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Instant,
+};
 
 use protocol::{
     codec::CodecError,
@@ -146,6 +149,11 @@ impl Batcher {
             self.oldest = None;
         }
         taken
+    }
+
+    /// The streams whose requests are queued.
+    pub fn requests(&self) -> HashSet<RequestId> {
+        self.queue.iter().filter_map(Queued::request).collect()
     }
 
     /// Submissions queued.

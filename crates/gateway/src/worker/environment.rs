@@ -70,6 +70,8 @@ mod tests {
     fn secrets_stay_and_what_a_worker_needs_passes() {
         for secret in [
             "KR_ADMIN_KEY",
+            "KR_API_KEYS",
+            "KR_API_KEY",
             "HF_TOKEN",
             "HUGGING_FACE_HUB_TOKEN",
             "AWS_SECRET_ACCESS_KEY",

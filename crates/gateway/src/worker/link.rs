@@ -6,11 +6,13 @@
 //! ```
 //!
 //! The task sleeps when there is nothing to ship and nothing to read, and wakes for a submission, the
-//! end of a hold window, or a doorbell on the socket. The worker is dead when the socket closes.
+//! end of a hold window, or a doorbell on the socket. The worker is dead when the socket closes or its process ends.
+
+mod end;
 
 use std::{
     convert::Infallible,
-    io,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -21,8 +23,9 @@ use std::{
 use futures_util::FutureExt;
 use interprocess::local_socket::tokio::Stream as Socket;
 use protocol::{
-    codec::{self, CodecError},
-    frame::{BELL, FrameError, FrameKind, FrameReceiver, FrameSender, Sent},
+    codec,
+    frame::{BELL, FrameKind, FrameReceiver, FrameSender, Sent},
+    ids::RequestId,
     message::{Failure, FailureKind, Generate, Heartbeat, Report, Verified},
     shm::Armed,
 };
@@ -32,12 +35,14 @@ use tokio::{
 };
 use tracing::{debug_span, warn};
 
+pub use self::end::LinkEnd;
 use super::{
     batcher::{self, Next, Queued},
     event::{EventSender, WorkerEvent},
+    loss::Loss,
     metrics::{LinkMetrics, WorkerMetrics},
     outbox::Outbox,
-    streams::{Stream, Streams, unsendable},
+    streams::{OpenError, Progress, Stream, Streams, unsendable},
 };
 use crate::config::BatchQueue;
 
@@ -68,29 +73,6 @@ pub struct LinkTask {
     verification_sent: bool,
 }
 
-/// Why a link ended.
-#[derive(Debug, thiserror::Error)]
-pub enum LinkEnd {
-    /// The worker's end of the socket is closed: it is dead, or will be soon.
-    #[error("its socket closed")]
-    Closed,
-    /// The socket broke.
-    #[error("its socket failed")]
-    Socket(#[from] io::Error),
-    /// The shared memory or a frame in it is invalid.
-    #[error("its shared memory can't be used")]
-    Frame(#[from] FrameError),
-    /// A message could not be decoded.
-    #[error("a message from it is broken")]
-    Codec(#[from] CodecError),
-    /// Its description of the model is longer than that of any model.
-    #[error("it described its model in {0} bytes")]
-    Description(usize),
-    /// It sent a frame that only a gateway may send.
-    #[error("it sent a frame of kind {0:?}")]
-    Kind(FrameKind),
-}
-
 /// Most bytes of a model's name, digest and architecture together.
 const MAX_DESCRIPTION: usize = 16 << 10;
 
@@ -112,12 +94,12 @@ impl Link {
         }
     }
 
-    /// Opens a stream and queues its request. `arrived` is when the client's request came.
+    /// Opens a stream, at its beginning or where another worker left it, and queues its request.
     ///
     /// # Errors
     /// The worker is gone or about to leave, or the request is too large for it.
-    pub fn open(&self, generate: Generate, arrived: Instant) -> Result<Stream, Failure> {
-        self.streams.open(generate, arrived)
+    pub fn open(&self, generate: Generate, progress: Progress) -> Result<Stream, OpenError> {
+        self.streams.open(generate, progress)
     }
 
     /// The worker's last heartbeat; all zero before the first.
@@ -135,11 +117,20 @@ impl Link {
         self.alive.load(Ordering::Relaxed)
     }
 
+    /// Whether it takes new streams, as far as is known.
+    pub fn takes_streams(&self) -> bool {
+        self.is_alive() && self.streams.is_open()
+    }
+
     /// Opens no further streams; those that are live go on.
     pub fn close(&self) {
-        self.streams.close(worker_lost(
-            "the worker for this request is about to leave; send the request again".into(),
-        ));
+        self.streams.close(Loss::Left(LEAVING.into()));
+    }
+
+    /// Opens no further streams, and ends those that are live: another worker can continue them.
+    pub fn release(&self) {
+        let loss = Loss::Left(LEAVING.into());
+        self.cancel(self.streams.lose_all(loss.clone(), |_| loss.clone()));
     }
 
     /// Returns when no stream is live.
@@ -152,17 +143,33 @@ impl Link {
         self.outbox.push(Queued::Drain);
     }
 
-    /// Ends every live stream with one error event, and opens no further ones.
+    /// Ends every live stream with one error event, and opens no further ones. No other worker continues them.
     pub fn fail_all(&self, why: &str) {
         self.alive.store(false, Ordering::Relaxed);
-        let message = format!("the worker that ran this request is gone: {why}; send the request again");
-        self.streams.fail_all(&worker_lost(message));
+        let message = format!("the request was ended: {why}; send it again");
+        let failure = Failure { kind: FailureKind::WorkerLost, param: None, message };
+        self.cancel(self.streams.fail_all(&failure));
+    }
+
+    /// The worker is gone, for the reason `loss`: ends every live stream with it, and opens no further ones. Those whose
+    /// request was never sent had no part in it.
+    pub fn lose_all(&self, loss: &Loss) {
+        self.alive.store(false, Ordering::Relaxed);
+        let unsent = self.outbox.requests();
+        self.streams.lose_all(loss.clone(), |id| match unsent.contains(&id) {
+            true => Loss::Left(loss.reason().into()),
+            false => loss.clone(),
+        });
+    }
+
+    /// Orders a worker that may be alive to forget these streams.
+    fn cancel(&self, ended: Vec<RequestId>) {
+        ended.into_iter().for_each(|id| self.streams.cancel(id));
     }
 }
 
-fn worker_lost(message: String) -> Failure {
-    Failure { kind: FailureKind::WorkerLost, param: None, message }
-}
+/// Why a worker that is about to leave refuses a stream.
+const LEAVING: &str = "the worker is about to leave";
 
 impl LinkTask {
     /// The task of `link`, over what the handshake yielded.
@@ -173,34 +180,39 @@ impl LinkTask {
         receiver: FrameReceiver,
         metrics: LinkMetrics,
     ) -> Self {
+        let (body, alive_sent) = (Vec::new(), now());
         Self {
             link,
             socket,
             sender,
             receiver,
             metrics,
-            body: Vec::new(),
+            body,
             unsent: 0,
-            alive_sent: now(),
+            alive_sent,
             verification_sent: false,
         }
     }
 
-    /// Runs until the worker is gone or breaks the protocol. What it had published before is delivered. Messages that
-    /// are not tied to a stream become `events`.
-    pub async fn run(mut self, events: &EventSender) -> LinkEnd {
-        let end = match self.exchange(events).await {
+    /// Runs until the worker is gone, as `exited` says or the socket shows, or breaks the protocol. What it had published
+    /// before is delivered. Messages that are not tied to a stream become `events`.
+    pub async fn run(mut self, events: &EventSender, exited: impl Future<Output = ()>) -> LinkEnd {
+        let end = match self.exchange(events, pin!(exited)).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
-        if let LinkEnd::Closed | LinkEnd::Socket(_) = end {
+        if let LinkEnd::Closed | LinkEnd::Exited | LinkEnd::Socket(_) = end {
             // What it published before it died. An error in that does not change why the link ended.
             while let Ok(true) = self.receive(events).await {}
         }
         end
     }
 
-    async fn exchange(&mut self, events: &EventSender) -> Result<Infallible, LinkEnd> {
+    async fn exchange(
+        &mut self,
+        events: &EventSender,
+        mut exited: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Infallible, LinkEnd> {
         let mut doorbells = [0; 256];
         loop {
             let more = self.receive(events).await?;
@@ -225,6 +237,7 @@ impl LinkTask {
                     0 => return Err(LinkEnd::Closed),
                     count => { self.metrics.doorbells_received.inc_by(count as u64); }
                 },
+                () = &mut exited => return Err(LinkEnd::Exited),
                 () = self.link.outbox.pushed() => {}
                 () = held => {}
             }

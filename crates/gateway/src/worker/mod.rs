@@ -7,6 +7,7 @@ mod id;
 mod launcher;
 pub mod link;
 mod listener;
+pub mod loss;
 mod mailbox;
 mod metrics;
 pub mod outbox;

@@ -1,10 +1,12 @@
 //! Between those who submit and the one task that ships: a [`Batcher`] behind a lock, and a notification.
 
 use std::{
+    collections::HashSet,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
+use protocol::ids::RequestId;
 use tokio::sync::Notify;
 
 use super::batcher::{Batcher, Next, Queued};
@@ -33,6 +35,11 @@ impl Outbox {
     /// What goes into the next batch: nothing if nothing is queued.
     pub fn take(&self) -> Vec<Queued> {
         self.batcher().take()
+    }
+
+    /// The streams whose requests are queued.
+    pub fn requests(&self) -> HashSet<RequestId> {
+        self.batcher().requests()
     }
 
     /// What to do with what is queued, at `now`.

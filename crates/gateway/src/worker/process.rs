@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use protocol::{ids::Incarnation, options::WorkerOptions};
 use tokio::{
     process::{Child, Command},
@@ -23,8 +24,9 @@ use super::{
     event::{EventSender, WorkerEvent},
     id::WorkerId,
     launcher::WorkerLauncher,
-    link::{Link, LinkTask},
+    link::{Link, LinkEnd, LinkTask},
     listener::{Joined, WorkerListener},
+    loss::Loss,
 };
 
 /// A process that is being started or runs. Its last event is [`WorkerEvent::Died`].
@@ -128,36 +130,45 @@ impl ProcessTask {
             kill = &mut killed => {
                 let Kill { grace, why } = kill.unwrap_or_else(|_| Kill::abandoned());
                 let end = reap(child, grace).await;
-                return Ok(format!("{why}; it {end}"));
+                return Ok(format!("{why}; it {}", end.text));
             }
         };
         let joined = match joined {
             Ok(joined) => joined,
             Err(error) => {
                 let end = reap(child, REAP_GRACE).await;
-                return Err(format!("{:#}; then it {end}", anyhow::Error::new(error)));
+                return Err(format!("{:#}; then it {}", anyhow::Error::new(error), end.text));
             }
         };
         Ok(self.serve(joined, child, killed).await)
     }
 
     /// From the handshake to the end.
-    async fn serve(&self, joined: Joined, child: Child, mut killed: oneshot::Receiver<Kill>) -> String {
+    async fn serve(&self, joined: Joined, mut child: Child, mut killed: oneshot::Receiver<Kill>) -> String {
         let Joined { socket, sender, receiver, pid } = joined;
         info!(worker = %self.worker, pid, "worker connected");
         self.events.send(WorkerEvent::Joined { pid }).await;
         let metrics = self.launcher.metrics.link(&self.worker);
         let task = LinkTask::new(self.link.clone(), socket, sender, receiver, metrics);
-        let (why, grace) = tokio::select! {
-            end = task.run(&self.events) => (format!("{:#}", anyhow::Error::new(end)), REAP_GRACE),
+        let exited = child.wait().map(drop);
+        let (why, grace, silent) = tokio::select! {
+            end = task.run(&self.events, exited) => {
+                let silent = matches!(end, LinkEnd::Closed | LinkEnd::Socket(_) | LinkEnd::Exited);
+                (format!("{:#}", anyhow::Error::new(end)), REAP_GRACE, silent)
+            }
             kill = &mut killed => {
                 let Kill { grace, why } = kill.unwrap_or_else(|_| Kill::abandoned());
-                (why, grace)
+                (why, grace, false)
             }
         };
-        self.link.fail_all(&why);
+        self.link.close();
         let end = reap(child, grace).await;
-        format!("{why}; it {end}")
+        let why = format!("{why}; it {}", end.text);
+        // How it ended says whether one of its requests may be the cause.
+        let loss =
+            if silent && end.by_others { Loss::Killed(why.clone()) } else { Loss::Crashed(why.clone()) };
+        self.link.lose_all(&loss);
+        why
     }
 
     async fn open(&self) -> Result<WorkerListener, String> {
@@ -197,15 +208,31 @@ impl ProcessTask {
     }
 }
 
-/// Waits for `child` to end, kills it after `grace`, and says how it ended.
-async fn reap(mut child: Child, grace: Duration) -> String {
+/// How a process ended.
+struct End {
+    /// For people, after "it".
+    text: String,
+    /// By a signal that a program does not cause by itself, and not by ours.
+    by_others: bool,
+}
+
+/// Waits for `child` to end, and kills it after `grace`.
+async fn reap(mut child: Child, grace: Duration) -> End {
     if let Ok(status) = timeout(grace, child.wait()).await {
-        return ended(status);
+        let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
+        return End { text: ended(status), by_others: signal.is_some_and(is_from_others) };
     }
-    if let Err(error) = child.start_kill() {
-        return format!("could not be killed: {error}");
-    }
-    ended(child.wait().await)
+    let text = match child.start_kill() {
+        Ok(()) => ended(child.wait().await),
+        Err(error) => format!("could not be killed: {error}"),
+    };
+    End { text, by_others: false }
+}
+
+/// Whether a process gets this signal from a person or the system, and not for an error of its own.
+fn is_from_others(signal: i32) -> bool {
+    use rustix::process::Signal;
+    [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP].iter().any(|it| it.as_raw() == signal)
 }
 
 fn ended(status: io::Result<ExitStatus>) -> String {

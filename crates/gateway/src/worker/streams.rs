@@ -1,9 +1,13 @@
 //! Stage *deliver*: events of one worker process to the streams that wait for them.
 //!
 //! A [`Stream`] is the client's end, a table entry the worker's. Between them is a [`Mailbox`], which can't grow without
-//! bound: chunks are bounded by the credit given, and a stream has one `Prepared` and one terminal event. So delivering
-//! never waits for a reader; a reader that reads nothing gives no credit back, and pauses its own generation in the
-//! worker.
+//! bound: chunks are bounded by the credit given, and a stream has one `Prepared` and one end. So delivering never waits
+//! for a reader; a reader that reads nothing gives no credit back, and pauses its own generation in the worker.
+//!
+//! A stream ends with a terminal event of the worker, or with the [`Loss`] of its worker. What a lost worker had
+//! published is delivered before that, so that another one can continue where it ended.
+
+mod opening;
 
 use std::{
     collections::HashMap,
@@ -23,7 +27,17 @@ use protocol::{
 use tokio::sync::Notify;
 use tracing::warn;
 
-use super::{batcher::Queued, mailbox::Mailbox, metrics::StreamMetrics, outbox::Outbox};
+pub use self::opening::{OpenError, Progress};
+use super::{batcher::Queued, loss::Loss, mailbox::Mailbox, metrics::StreamMetrics, outbox::Outbox};
+
+/// What a stream yields.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StreamItem {
+    /// The worker sent an event.
+    Event(StreamEventKind),
+    /// The worker will send nothing more. Nothing follows.
+    Lost(Loss),
+}
 
 /// The live streams of one worker process.
 #[derive(Debug)]
@@ -40,7 +54,7 @@ pub struct Streams {
 struct Table {
     open: HashMap<RequestId, Entry>,
     /// Set once, when the worker takes nothing new or is gone: nothing can be opened any more.
-    refusal: Option<Failure>,
+    refusal: Option<Loss>,
     /// Readers to be woken when a step was delivered whole; empty in between.
     readers: Vec<Waker>,
 }
@@ -48,16 +62,13 @@ struct Table {
 /// The worker's end of a stream. Dropping it says that nothing more will come.
 #[derive(Debug)]
 struct Entry {
-    mailbox: Arc<Mailbox<StreamEventKind>>,
+    mailbox: Arc<Mailbox<StreamItem>>,
     flow: Arc<Flow>,
     /// Deltas that the worker has sent.
     spent: u64,
     /// Position in the output of the next token.
     next_token: u32,
-    /// When the request arrived.
-    arrived: Instant,
-    /// When the last tokens came.
-    last_tokens: Option<Instant>,
+    progress: Progress,
 }
 
 /// What both ends of a stream count.
@@ -69,12 +80,12 @@ struct Flow {
     unread: AtomicUsize,
 }
 
-/// The client's end of a stream: yields its events and ends after the terminal one. Dropping it
-/// earlier cancels the generation.
+/// The client's end of a stream: yields its events and ends after the terminal one or a loss. Dropping it earlier cancels
+/// the generation.
 #[derive(Debug)]
 pub struct Stream {
     id: RequestId,
-    mailbox: Arc<Mailbox<StreamEventKind>>,
+    mailbox: Arc<Mailbox<StreamItem>>,
     ended: bool,
     flow: Arc<Flow>,
     /// Chunks yielded for which no credit was given back yet.
@@ -98,22 +109,16 @@ impl Streams {
     ///
     /// # Errors
     /// The worker takes nothing any more, or the request is too large for it.
-    pub fn open(self: &Arc<Self>, generate: Generate, arrived: Instant) -> Result<Stream, Failure> {
+    pub fn open(self: &Arc<Self>, generate: Generate, progress: Progress) -> Result<Stream, OpenError> {
         let (id, credit, next_token) = (generate.id, generate.credit, generate.resume.len() as u32);
-        let queued = Queued::generate(generate).map_err(unsendable)?;
+        let queued = Queued::generate(generate).map_err(|error| OpenError::Unsendable(unsendable(error)))?;
         let mailbox = Arc::new(Mailbox::new());
         let flow = Arc::new(Flow { granted: AtomicU64::new(credit.into()), unread: AtomicUsize::new(0) });
-        let entry = Entry {
-            mailbox: Arc::clone(&mailbox),
-            flow: Arc::clone(&flow),
-            spent: 0,
-            next_token,
-            arrived,
-            last_tokens: None,
-        };
+        let entry =
+            Entry { mailbox: Arc::clone(&mailbox), flow: Arc::clone(&flow), spent: 0, next_token, progress };
         let mut table = self.table();
-        if let Some(failure) = &table.refusal {
-            return Err(failure.clone());
+        if let Some(loss) = &table.refusal {
+            return Err(OpenError::Lost(loss.clone()));
         }
         table.open.insert(id, entry);
         // Before anything can end the stream: a cancel must not be sent before its request.
@@ -144,11 +149,11 @@ impl Streams {
         for StreamEvent { id, mut kind } in events {
             let Some(entry) = open.get_mut(&id) else { continue };
             if let Err(violation) = entry.accept(&mut kind, now, &self.metrics) {
-                kind = failed(FailureKind::Internal, violation);
+                kind = violated(violation);
                 broken.push(id);
             }
             let is_terminal = kind.is_terminal();
-            let put = entry.mailbox.put(kind);
+            let put = entry.mailbox.put(StreamItem::Event(kind));
             readers.extend(put.reader);
             self.metrics.queues.count(put.reused);
             if is_terminal {
@@ -172,16 +177,21 @@ impl Streams {
         let mut table = self.table();
         for id in ids {
             if let Some(entry) = table.open.remove(id) {
-                entry.fail(failure.clone());
+                entry.end(StreamItem::Event(StreamEventKind::Failed(failure.clone())));
             }
         }
         drop(table);
         self.ended.notify_waiters();
     }
 
-    /// Refuses new streams with `failure`; those that are live go on. The first refusal stays.
-    pub fn close(&self, failure: Failure) {
-        self.table().refusal.get_or_insert(failure);
+    /// Opens no further streams; those that are live go on. The first reason stays.
+    pub fn close(&self, reason: Loss) {
+        self.table().refusal.get_or_insert(reason);
+    }
+
+    /// Whether streams can be opened.
+    pub fn is_open(&self) -> bool {
+        self.table().refusal.is_none()
     }
 
     /// Returns when no stream is live. Only after [`Streams::close`] it stays so.
@@ -198,22 +208,34 @@ impl Streams {
         }
     }
 
-    /// Ends every stream with `failure`, and refuses new ones with it if nothing did before. The worker, if it is alive,
-    /// is ordered to cancel them.
-    pub fn fail_all(&self, failure: &Failure) {
+    /// Ends every stream with `failure`, and opens no further ones. Returns the streams that it ended: a worker that is
+    /// alive must be ordered to cancel them.
+    pub fn fail_all(&self, failure: &Failure) -> Vec<RequestId> {
+        let reason = Loss::Left(failure.message.clone());
+        self.end_all(reason, |_| StreamItem::Event(StreamEventKind::Failed(failure.clone())))
+    }
+
+    /// Ends every stream with the loss of its worker, which `loss` tells of each, and opens no further ones. Returns the
+    /// streams that it ended, as [`Streams::fail_all`] does.
+    pub fn lose_all(&self, reason: Loss, loss: impl Fn(RequestId) -> Loss) -> Vec<RequestId> {
+        self.end_all(reason, |id| StreamItem::Lost(loss(id)))
+    }
+
+    fn end_all(&self, reason: Loss, end: impl Fn(RequestId) -> StreamItem) -> Vec<RequestId> {
         let mut table = self.table();
-        table.refusal.get_or_insert_with(|| failure.clone());
-        let open = std::mem::take(&mut table.open);
-        drop(table);
-        for (id, entry) in open {
-            entry.fail(failure.clone());
-            self.cancel(id);
+        table.refusal.get_or_insert(reason);
+        let mut ended = Vec::with_capacity(table.open.len());
+        for (id, entry) in table.open.drain() {
+            entry.end(end(id));
+            ended.push(id);
         }
+        drop(table);
         self.ended.notify_waiters();
+        ended
     }
 
     /// Orders the worker to stop a generation of which it may not have sent the end.
-    fn cancel(&self, id: RequestId) {
+    pub fn cancel(&self, id: RequestId) {
         self.outbox.push(Queued::Cancel(id));
     }
 
@@ -232,7 +254,9 @@ impl Entry {
     ) -> Result<(), &'static str> {
         match event {
             StreamEventKind::Prepared { prompt_tokens } => {
-                metrics.tokens_in.inc_by((*prompt_tokens).into());
+                if !std::mem::replace(&mut self.progress.prepared, true) {
+                    metrics.tokens_in.inc_by((*prompt_tokens).into());
+                }
             }
             StreamEventKind::Delta(delta) => {
                 self.check(delta)?;
@@ -268,19 +292,19 @@ impl Entry {
             return;
         }
         metrics.tokens_out.inc_by(tokens as u64);
-        match self.last_tokens.replace(now) {
-            None => metrics.time_to_first_token.observe((now - self.arrived).as_secs_f64()),
+        match self.progress.last_tokens.replace(now) {
+            None => metrics.time_to_first_token.observe((now - self.progress.arrived).as_secs_f64()),
             // Several tokens in one chunk came one by one in the worker: each gets its share.
             Some(last) => {
-                let each = (now - last).as_secs_f64() / tokens as f64;
+                let each = now.saturating_duration_since(last).as_secs_f64() / tokens as f64;
                 (0..tokens).for_each(|_| metrics.inter_token_latency.observe(each));
             }
         }
     }
 
-    /// Ends the stream.
-    fn fail(&self, failure: Failure) {
-        self.mailbox.put(StreamEventKind::Failed(failure)).reader.into_iter().for_each(Waker::wake);
+    /// Ends the stream with its last item.
+    fn end(self, item: StreamItem) {
+        self.mailbox.put(item).reader.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -291,25 +315,26 @@ impl Drop for Entry {
 }
 
 impl Stream {
-    /// The next event; `None` after the terminal one.
-    pub async fn next(&mut self) -> Option<StreamEventKind> {
+    /// The next item; `None` after the end.
+    pub async fn next(&mut self) -> Option<StreamItem> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// [`Stream::next`] for a body that is polled.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<StreamEventKind>> {
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<StreamItem>> {
         if self.ended {
             return Poll::Ready(None);
         }
-        let event = ready!(self.mailbox.poll_take(cx)).unwrap_or_else(|| {
-            // The table never drops an entry without a terminal event. Should it, this is one.
-            failed(FailureKind::WorkerLost, "the stream was lost inside the gateway")
+        let item = ready!(self.mailbox.poll_take(cx)).unwrap_or_else(|| {
+            // The table never drops an entry without an end. Should it, this is one.
+            StreamItem::Lost(Loss::Left("the stream was lost inside the gateway".into()))
         });
-        match &event {
-            StreamEventKind::Delta(chunk) => self.give_credit_back(chunk),
-            other => self.ended = other.is_terminal(),
+        match &item {
+            StreamItem::Event(StreamEventKind::Delta(chunk)) => self.give_credit_back(chunk),
+            StreamItem::Event(event) => self.ended = event.is_terminal(),
+            StreamItem::Lost(_) => self.ended = true,
         }
-        Poll::Ready(Some(event))
+        Poll::Ready(Some(item))
     }
 
     /// A chunk was taken: as many may be sent in addition, which is said for several at once.
@@ -344,8 +369,9 @@ fn size(chunk: &Delta) -> usize {
     chunk.text.len() + size_of_val(&*chunk.tokens)
 }
 
-fn failed(kind: FailureKind, message: &str) -> StreamEventKind {
-    StreamEventKind::Failed(Failure { kind, param: None, message: message.into() })
+fn violated(violation: &str) -> StreamEventKind {
+    let failure = Failure { kind: FailureKind::Internal, param: None, message: violation.into() };
+    StreamEventKind::Failed(failure)
 }
 
 /// For a request that can't be encoded. The worker never receives it.

@@ -1,11 +1,8 @@
 //! Time limits and places of connections, and what an early answer does to one.
 
-use protocol::{
-    ids::RequestId,
-    message::{FinishReason, Submission},
-};
+use protocol::message::FinishReason;
 use serde_json::json;
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::net::TcpStream;
 
 use crate::support::*;
 
@@ -85,6 +82,23 @@ async fn silent_connections_make_room_for_others() {
     for mut client in silent {
         assert_eq!(client.rest().await, "");
     }
+}
+
+#[tokio::test]
+async fn one_address_makes_room_for_itself() {
+    let env = with("max_connections_per_address: 2, header_timeout_ms: 3600000, idle_timeout_ms: 3600000");
+    let address = env.listen().await;
+    let mut first = Wire::open(address).await;
+    first.write("GET / HT").await;
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        let mut client = Wire::open(address).await;
+        client.send("GET", "/livez", "", b"").await;
+        assert_eq!(client.answer().await.1, "ok\n");
+        others.push(client);
+    }
+    assert_eq!(first.rest().await, "");
+    assert_eq!(others[0].rest().await, "");
 }
 
 #[tokio::test]
@@ -232,95 +246,43 @@ async fn what_is_not_http_is_answered_in_json() {
         assert_eq!(error(&body), "malformed_request");
         assert_eq!(client.rest().await, "");
     }
+    let lines = "x: y\r\n".repeat(101);
+    let mut client = Wire::open(address).await;
+    client.write(format!("GET /livez HTTP/1.1\r\n{lines}\r\n")).await;
+    let (head, body) = client.answer().await;
+    assert!(head.starts_with("http/1.1 431 "), "{head}");
+    assert_eq!(error(&body), "malformed_request");
     let mut http2 = Wire::open(address).await;
     http2.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     assert_eq!(http2.rest().await, "");
 }
 
-/// A client that has asked for a stream and read nothing of it, and the worker's name for that.
-async fn stalled(address: std::net::SocketAddr, worker: &mut FakeWorker) -> (Wire, RequestId) {
+#[tokio::test]
+async fn a_header_may_be_as_large_as_the_settings_say() {
+    let env = with("max_header_bytes: 4096, max_headers: 16");
+    let address = env.listen().await;
+    let line = |length: usize| format!("x: {}\r\n", "y".repeat(length));
+    for (lines, status) in [
+        (line(3000), 200),
+        (line(5000), 431),
+        (line(2100).repeat(2), 431),
+        (line(1).repeat(15), 200),
+        (line(1).repeat(16), 431),
+    ] {
+        let mut client = Wire::open(address).await;
+        client.write(format!("GET /livez HTTP/1.1\r\nhost: x\r\n{lines}\r\n")).await;
+        let (head, _) = client.answer().await;
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{} bytes: {head}", lines.len());
+        // The second request of a connection is measured as the first was.
+        if status == 200 {
+            client.write(format!("GET /livez HTTP/1.1\r\nhost: x\r\n{}\r\n", line(5000))).await;
+            assert!(client.answer().await.0.starts_with("http/1.1 431 "));
+            assert_eq!(client.rest().await, "");
+        }
+    }
     let mut client = Wire::open(address).await;
-    let body = chat(json!({"stream": true})).to_string();
-    client.send("POST", CHAT, "content-type: application/json\r\n", body.as_bytes()).await;
-    let id = worker.generate().await.id;
-    worker.admit(id).await;
-    (client, id)
-}
-
-/// Sends `text` as long as there is credit, until the stream is cancelled. Returns the number of chunks.
-async fn send_until_cancelled(worker: &mut FakeWorker, id: RequestId, credit: u32, text: &str) -> usize {
-    let (mut credit, mut sent) = (credit, 0);
-    loop {
-        for _ in 0..credit {
-            worker.events(id, vec![chunk(text)]).await;
-            sent += 1;
-        }
-        match worker.next().await {
-            Submission::Credit { chunks, .. } => credit = chunks,
-            Submission::Cancel(cancelled) => {
-                assert_eq!(cancelled, id);
-                return sent;
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_client_that_does_not_read_loses_its_stream_and_frees_its_place() {
-    let settings = "server: {slow_consumer_timeout_ms: 500}\n\
-                    stream_registry: {credit_chunks: 8, adaptive_limits: {max_streams: 1}}\n";
-    let (env, mut worker) = TestEnv::ready(settings).await;
-    let address = env.listen().await;
-    let (stalled, id) = stalled(address, &mut worker).await;
-    // It fills what the kernel and the gateway buffer, and then no more credit comes.
-    send_until_cancelled(&mut worker, id, 8, &"x".repeat(100_000)).await;
-    until("a free place", || env.app.admission.metrics().streams_open.get() == 0).await;
-    assert_eq!(env.metric("kr_respond_slow_consumers_total").await, "1");
-    let (_, response) = env.begin_stream(&mut worker).await;
-    assert_eq!(response.status().as_u16(), 200);
-    drop(stalled);
-}
-
-#[tokio::test]
-async fn a_client_that_reads_on_too_late_sees_what_was_sent_and_why_it_ended() {
-    let settings = "server: {slow_consumer_timeout_ms: 2000}\nstream_registry: {credit_chunks: 8}\n";
-    let (env, mut worker) = TestEnv::ready(settings).await;
-    let address = env.listen().await;
-    let (mut late, id) = stalled(address, &mut worker).await;
-    let text = "x".repeat(100_000);
-    let sent = send_until_cancelled(&mut worker, id, 8, &text).await;
-    // It has as much time as before, two seconds, for the rest.
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n0\r\n\r\n") {
-        assert_ne!(soon("the rest", late.0.read_buf(&mut answer)).await.unwrap(), 0, "the answer is whole");
-    }
-    let answer = String::from_utf8(answer).unwrap();
-    assert_eq!(answer.matches("slow_consumer").count(), 1);
-    assert!(!answer.contains("[DONE]") && !answer.contains("finish_reason\":\"stop"));
-    let read = answer.matches("\"content\":\"xx").count();
-    assert!(read > 0 && read <= sent, "{read} of {sent}");
-    // And the connection serves on.
-    late.send("GET", "/livez", "", b"").await;
-    assert_eq!(late.answer().await.1, "ok\n");
-    drop(env);
-}
-
-#[tokio::test]
-async fn a_client_that_never_reads_on_is_disconnected() {
-    let settings = "server: {slow_consumer_timeout_ms: 300}\nstream_registry: {credit_chunks: 8}\n";
-    let (env, mut worker) = TestEnv::ready(settings).await;
-    let address = env.listen().await;
-    let (client, id) = stalled(address, &mut worker).await;
-    send_until_cancelled(&mut worker, id, 8, &"x".repeat(100_000)).await;
-    // A reset reaches it although it does not read.
-    soon("a reset", async {
-        while client.0.take_error().unwrap().is_none() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    drop(env);
+    client.write(format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "y".repeat(5000))).await;
+    assert!(client.answer().await.0.starts_with("http/1.1 414 "));
 }
 
 /// As many as descriptors allow: each takes one on either side.

@@ -13,9 +13,11 @@ use axum::{
 use gateway::{
     assembly,
     cli::Flags,
-    config::Config,
+    config::{Changes, Config, ConfigError},
     fleet::{ModelError, WorkerStatus},
     http::{self, App},
+    reload::Reloader,
+    telemetry::LogFilter,
 };
 use http_body_util::BodyExt;
 use protocol::{ids::RequestId, message::Report};
@@ -27,7 +29,7 @@ pub use test_support::{
     worker::{FakeProcess, FakeWorker, chunk, finished, model_info},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
@@ -37,6 +39,8 @@ pub struct TestEnv {
     pub app: App,
     /// The load of the model that is served from the start.
     pub loading: JoinHandle<Result<String, ModelError>>,
+    flags: Flags,
+    reloader: Reloader,
     program: WorkerProgram,
 }
 
@@ -48,9 +52,15 @@ impl TestEnv {
         let flags = Flags { models: vec!["tiny".into()], worker_bin, ..Flags::default() };
         let config = Config::from_text(Path::new("test.yaml"), settings, &flags).unwrap();
         let app = assembly::assemble(&config).unwrap();
+        let reloader = Reloader::new(flags.clone(), config, app.clone(), LogFilter::default());
         let models = app.models.clone();
         let loading = tokio::spawn(async move { models.load("tiny", None).await });
-        Self { app, loading, program }
+        Self { app, loading, flags, reloader, program }
+    }
+
+    /// As if the configuration file were `settings` now, and SIGHUP came.
+    pub fn reload(&mut self, settings: &str) -> Result<Changes, ConfigError> {
+        self.reloader.apply(&Config::from_text(Path::new("test.yaml"), settings, &self.flags)?)
     }
 
     /// A gateway with one worker that serves.
@@ -185,13 +195,15 @@ pub fn events(text: &str) -> Vec<String> {
 }
 
 /// A client that writes and reads bytes.
-pub struct Wire(pub TcpStream);
+pub struct Wire<S = TcpStream>(pub S);
 
-impl Wire {
+impl Wire<TcpStream> {
     pub async fn open(address: SocketAddr) -> Self {
         Self(TcpStream::connect(address).await.unwrap())
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         soon("bytes to be taken", self.0.write_all(bytes.as_ref())).await.unwrap();
     }

@@ -7,6 +7,7 @@
 #include "floats.h"
 #include "pool.h"
 #include "prepared_rows.h"
+#include "progress.h"
 #include "tile_kernels.h"
 
 namespace kr {
@@ -107,6 +108,7 @@ class Products {
         kernels_.swiglu(memory.products, memory.second, rows * kernels_.tile_outputs);
       }
       store(memory.products, first_row, rows, column + output, outputs);
+      count_progress();  // a task may have many tiles
     }
   }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cpu.h"
+#include "progress.h"
 
 namespace kr {
 
@@ -103,7 +104,10 @@ struct Pool::State {
   void run_tasks(size_t thread) {
     for (size_t k = 0; k < shares.size(); k++) {
       Share& share = shares[(thread + k) % shares.size()];
-      for (int i; (i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) task(argument, i);
+      for (int i; (i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) {
+        task(argument, i);
+        count_progress();
+      }
     }
   }
 
@@ -154,7 +158,10 @@ int Pool::threads() const { return static_cast<int>(state_->workers.size()) + 1;
 void Pool::run_erased(int count, void (*task)(void*, int), void* state) {
   if (count <= 0) return;
   if (count == 1 || state_->workers.empty()) {
-    for (int i = 0; i < count; i++) task(state, i);
+    for (int i = 0; i < count; i++) {
+      task(state, i);
+      count_progress();
+    }
     return;
   }
   state_->run(count, task, state);

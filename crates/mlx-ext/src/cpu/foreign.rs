@@ -87,6 +87,7 @@ macro_rules! foreign {
 foreign! {
     fn mlx_ext_instructions() -> *const c_char = c"none".as_ptr();
     fn mlx_ext_threads() -> c_int = 0;
+    fn mlx_ext_progress() -> u64 = 0;
 
     fn mlx_ext_linear(spec: *const RawLinear, message: *mut c_char, message_len: usize) -> *mut c_void
         = absent(message, message_len);

@@ -19,7 +19,7 @@ use std::ffi::{CStr, c_char, c_void};
 use mlx_rs::{Array, error::Exception};
 
 pub use attention::{Attention, KvDtype, KvPool, KvShape, Step, StepRow};
-use foreign::{mlx_ext_instructions, mlx_ext_threads};
+use foreign::{mlx_ext_instructions, mlx_ext_progress, mlx_ext_threads};
 pub use linear::{Linear, Matrix, Quantization, embedding, linear};
 
 /// Longest error text that crosses from C++.
@@ -36,6 +36,13 @@ pub fn instructions() -> &'static str {
 pub fn threads() -> usize {
     // SAFETY: the C++ function takes nothing; it may start the threads.
     unsafe { mlx_ext_threads() }.unsigned_abs() as usize
+}
+
+/// A number that changes whenever any primitive of this process gets on by a short piece of work: far less than all of
+/// it, unless it is small. Any thread may ask for it.
+pub fn progress() -> u64 {
+    // SAFETY: the C++ function takes nothing and reads atomics.
+    unsafe { mlx_ext_progress() }
 }
 
 /// Calls a maker of an array: it returns mlx-c's context, or null and a text.

@@ -41,6 +41,19 @@ fn a_chain_gives_the_bits_of_its_parts() {
     assert_eq!(bits(&y), bits(&expected));
 }
 
+/// Also within one operation: a product of many tiles counts each of them.
+#[test]
+fn work_is_counted_while_it_is_done() {
+    let random = &mut Random::new(24);
+    let weights = Weights::new(random, Storage::Dense(Dtype::Float32), 4096, 64);
+    let x = random.normals(&[2, 64]);
+    let y = cpu::linear(&plain(&x, &[weights.matrix()])).unwrap();
+    let before = cpu::progress();
+    y.eval().unwrap();
+    // A tile is at most 64 outputs.
+    assert!(cpu::progress() - before >= 4096 / 64);
+}
+
 /// Inputs may be MLX's own operations, still lazy too.
 #[test]
 fn mlx_s_lazy_results_are_inputs() {

@@ -58,8 +58,8 @@ pub struct ModelInfo {
     pub tokenizer_micros: u64,
 }
 
-/// A sign of life. The engine is stuck if `step` stands still while `runnable > 0`; preparation is stuck if
-/// `oldest_preparation_millis` keeps growing.
+/// A sign of life. The engine is stuck if `step` stands still while `runnable > 0`, or `progress` does, which shows it
+/// sooner; preparation is stuck if `oldest_preparation_millis` keeps growing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// Engine steps since the start.
@@ -76,4 +76,6 @@ pub struct Heartbeat {
     pub kv_tokens: u64,
     /// Most tokens whose keys and values may be held.
     pub kv_capacity: u64,
+    /// Changes while the engine works, also within a step. `None` where that is not known: a step is then one piece.
+    pub progress: Option<u64>,
 }

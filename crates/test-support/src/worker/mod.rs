@@ -226,7 +226,11 @@ impl FakeWorker {
     /// It is something else, or none comes.
     pub async fn generate(&mut self) -> Generate {
         match self.next().await {
-            Submission::Generate(generate) => *generate,
+            Submission::Generate(generate) => {
+                // What follows has its place behind what another worker generated.
+                self.tokens.insert(generate.id, generate.resume.len() as u32);
+                *generate
+            }
             other => panic!("expected Generate, not {other:?}"),
         }
     }

@@ -52,6 +52,9 @@ pub(crate) struct Backend {
     dtype: Dtype,
 }
 
+/// A number that changes while kernels of this process work; any thread may ask for it.
+pub type Progress = fn() -> u64;
+
 /// Memory for the keys and values of all sequences.
 pub(crate) enum KvMemory {
     /// Blocks of one pool: no copying, no fragmentation.
@@ -149,6 +152,12 @@ impl Backend {
     /// What of a layer's attention the kernels can't compute; `None`: they compute all of it.
     pub(crate) fn unsupported(self, spec: &AttentionSpec) -> Option<&'static str> {
         if self.pages(spec.heads) { cpu::unsupported(spec) } else { mlx::unsupported(spec) }
+    }
+
+    /// What shows that a step of a model with such attention goes on. `None` if MLX computes a part of it that may take
+    /// long: it does so in one piece.
+    pub(crate) fn progress(self, attention: &[&AttentionSpec]) -> Option<Progress> {
+        attention.iter().all(|spec| self.pages(spec.heads)).then_some(cpu::progress as Progress)
     }
 
     /// Makes memory for keys and values.

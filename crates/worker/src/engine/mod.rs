@@ -88,6 +88,7 @@ impl<M: Forward> Engine<M> {
         stats: Arc<EngineStats>,
     ) -> Self {
         stats.set_limits(limits);
+        stats.set_progress(model.progress());
         Self {
             model,
             limits,

@@ -1,10 +1,16 @@
 //! What the heartbeat says about the engine.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU32, AtomicU64, Ordering},
+};
 
 use protocol::message::Heartbeat;
 
-use crate::schedule::{Limits, Scheduler};
+use crate::{
+    model::Progress,
+    schedule::{Limits, Scheduler},
+};
 
 /// Numbers that the engine writes before and after each step, and that any thread may read.
 #[derive(Debug, Default)]
@@ -15,6 +21,10 @@ pub struct EngineStats {
     waiting: AtomicU32,
     kv_tokens: AtomicU64,
     kv_capacity: AtomicU64,
+    /// Pieces of work between the model's: rows sampled, rows emitted, steps.
+    pieces: AtomicU64,
+    /// Counts the model's, if that can be done.
+    model: OnceLock<Progress>,
 }
 
 impl EngineStats {
@@ -28,7 +38,21 @@ impl EngineStats {
             oldest_preparation_millis: 0,
             kv_tokens: self.kv_tokens.load(Ordering::Relaxed),
             kv_capacity: self.kv_capacity.load(Ordering::Relaxed),
+            progress: self.model.get().map(|model| model().wrapping_add(self.pieces.load(Ordering::Relaxed))),
         }
+    }
+
+    /// What counts the model's work, if anything does. To be called once.
+    pub(super) fn set_progress(&self, model: Option<Progress>) {
+        if let Some(model) = model {
+            // It is set already if there was an engine before this one, of the same process.
+            let _ = self.model.set(model);
+        }
+    }
+
+    /// The engine has got on by a piece of work.
+    pub(super) fn advance(&self) {
+        self.pieces.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn set_limits(&self, limits: Limits) {
@@ -37,6 +61,7 @@ impl EngineStats {
 
     pub(super) fn count_step(&self) {
         self.steps.fetch_add(1, Ordering::Relaxed);
+        self.advance();
     }
 
     pub(super) fn publish(&self, scheduler: &Scheduler) {

@@ -6,7 +6,7 @@ use tracing::{debug_span, error, warn};
 
 use super::{Engine, Slot, emit::failed};
 use crate::{
-    model::{Logits, Model, ModelError, SequenceKv, StepInput, StepRow},
+    model::{Logits, Model, ModelError, Progress, SequenceKv, StepInput, StepRow},
     schedule::{PlannedRow, SequenceId},
 };
 
@@ -36,6 +36,9 @@ pub trait Forward {
     /// Whether a sequence can go on with what it has after a step that failed; see [`SequenceKv::is_intact`].
     fn is_intact(&self, kv: &Self::Kv) -> bool;
 
+    /// What shows that a step goes on, where that can be seen; see [`Model::progress`].
+    fn progress(&self) -> Option<Progress>;
+
     /// Runs the new tokens of several sequences; see [`Model::forward`].
     ///
     /// # Errors
@@ -55,6 +58,10 @@ impl Forward for Model {
 
     fn is_intact(&self, kv: &SequenceKv) -> bool {
         kv.is_intact()
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        Self::progress(self)
     }
 
     fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
@@ -176,6 +183,7 @@ impl<M: Forward> Engine<M> {
             self.scheduler.advance(row);
             next += row.logits.len();
             let (Some(logits), true) = (logits, row.samples()) else { continue };
+            self.stats.advance();
             if let Some(slot) = self.slots.get_mut(&row.id) {
                 self.sampled.push((row.id, slot.sequence.sample(logits.row(next - 1))));
             }
@@ -186,6 +194,7 @@ impl<M: Forward> Engine<M> {
     fn emit(&mut self) {
         let mut sampled = std::mem::take(&mut self.sampled);
         for (id, token) in sampled.drain(..) {
+            self.stats.advance();
             let Some(Slot { sequence, .. }) = self.slots.get_mut(&id) else { continue };
             sequence.request.spend_credit();
             match sequence.emit(token) {

@@ -29,7 +29,7 @@ pub use error::ModelError;
 pub use state::SequenceKv;
 pub use step::{Logits, StepInput, StepRow};
 
-pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError};
+pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError, Progress};
 
 use crate::backend::{AttentionSpec, Backend, StepMemory};
 use config::Settings;
@@ -60,6 +60,7 @@ pub struct Model {
     architecture: Box<dyn Architecture>,
     cache: KvCache,
     backend: Backend,
+    progress: Option<Progress>,
     weight_bytes: u64,
     /// What the weights are views of.
     _files: Vec<MappedFile>,
@@ -90,8 +91,9 @@ impl Model {
         let architecture = load(Settings::new(&artifact.manifest.config)?, &mut weights)?;
         let backend = weights.backend();
         let Taken { bytes: weight_bytes, files } = weights.finish()?;
-        let cache = KvCache::new(&architecture.attention(), budget, backend)?;
-        Ok(Self { architecture, cache, backend, weight_bytes, _files: files })
+        let attention = architecture.attention();
+        let (cache, progress) = (KvCache::new(&attention, budget, backend)?, backend.progress(&attention));
+        Ok(Self { architecture, cache, backend, progress, weight_bytes, _files: files })
     }
 
     /// The most tokens a sequence can have, prompt and answer together.
@@ -107,6 +109,11 @@ impl Model {
     /// Bytes of the weights, as stored.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
+    }
+
+    /// What shows that a step goes on, where that can be seen.
+    pub fn progress(&self) -> Option<Progress> {
+        self.progress
     }
 
     /// Tokens, of all sequences together, whose keys and values fit the budget.

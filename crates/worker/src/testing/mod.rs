@@ -18,7 +18,7 @@ use protocol::{
 
 use crate::{
     engine::Forward,
-    model::{Logits, ModelError, StepInput},
+    model::{Logits, ModelError, Progress, StepInput},
     report_sink::ReportSink,
 };
 
@@ -36,6 +36,8 @@ pub(crate) struct FakeModel {
     hook: Mutex<Box<Hook>>,
     /// Whether a step that fails leaves keys and values in an unknown state.
     fragile: bool,
+    /// Whether it counts what it does. It does nothing that would be counted.
+    counts: bool,
     /// Of each step the number of tokens of each row.
     steps: Arc<Mutex<Vec<Vec<usize>>>>,
 }
@@ -70,6 +72,7 @@ impl FakeModel {
             script: Box::new(script),
             hook: Mutex::new(Box::new(|_| Ok(()))),
             fragile: false,
+            counts: false,
             steps: Arc::default(),
         }
     }
@@ -107,6 +110,11 @@ impl FakeModel {
         self
     }
 
+    pub(crate) fn counting(mut self) -> Self {
+        self.counts = true;
+        self
+    }
+
     /// Logits after `tokens`.
     pub(crate) fn logits(&self, tokens: &[u32]) -> Vec<f32> {
         (self.script)(tokens)
@@ -136,6 +144,10 @@ impl Forward for FakeModel {
 
     fn is_intact(&self, kv: &FakeKv) -> bool {
         !kv.broken
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        self.counts.then_some(|| 0)
     }
 
     fn forward(&self, input: &mut StepInput<'_, FakeKv>) -> Result<Option<Logits>, ModelError> {

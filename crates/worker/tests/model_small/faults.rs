@@ -14,7 +14,7 @@ use protocol::{
 use tokenizers::Tokenizer;
 use worker::{
     engine::{Broken, Engine, EngineMessage, EngineStats, EosTokens, Forward, Sequence, emit::Emitter},
-    model::{Logits, ModelError, SequenceKv, StepInput},
+    model::{Logits, ModelError, Progress, SequenceKv, StepInput},
     report_sink::ReportSink,
     requests::RequestTable,
     sample::Sampler,
@@ -49,6 +49,10 @@ impl Forward for Flaky {
 
     fn new_kv(&self) -> SequenceKv {
         self.loaded.model.new_kv()
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        self.loaded.model.progress()
     }
 
     fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {

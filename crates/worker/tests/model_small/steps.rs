@@ -49,6 +49,16 @@ fn only_wanted_logits_come_in_the_order_of_the_rows(on: On) {
     assert!(forward([0..0, 0..0, 0..0, 0..0]).is_none());
 }
 
+fn only_kernels_that_count_their_work_show_that_a_step_goes_on(on: On) {
+    let model = load(&Tiny::new(on.spec(Spec::default()), 8), on).model;
+    assert_eq!(model.progress().is_some(), on.is_exact());
+    if let Some(progress) = model.progress() {
+        let before = progress();
+        alone(&model, &mut model.new_kv(), &[1, 2, 3]);
+        assert!(progress() > before);
+    }
+}
+
 fn input_that_does_not_fit_is_refused_and_changes_nothing(on: On) {
     let spec = on.spec(Spec { context: 8, ..Spec::default() });
     let model = load(&Tiny::new(spec, 9), on).model;
@@ -116,6 +126,7 @@ fn warming_up_leaves_nothing_behind(on: On) {
 on_every_backend![
     a_truncated_sequence_goes_on_as_if_it_had_never_been_longer,
     only_wanted_logits_come_in_the_order_of_the_rows,
+    only_kernels_that_count_their_work_show_that_a_step_goes_on,
     input_that_does_not_fit_is_refused_and_changes_nothing,
     keys_and_values_in_float16_stay_near_and_take_half_the_room,
     warming_up_leaves_nothing_behind,

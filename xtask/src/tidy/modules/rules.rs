@@ -37,6 +37,7 @@ pub(super) const RULES: &[Rule] = &[
         limit: Layers(&[
             "crate::assembly", // puts all of it together
             "crate::shutdown", // ends all that runs, in order
+            "crate::reload",   // gives all that runs another configuration
             "crate::http",
             "crate::serve",
             "crate::fleet",

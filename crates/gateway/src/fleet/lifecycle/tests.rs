@@ -1,6 +1,7 @@
 use super::*;
 
 mod limits;
+mod restarts;
 
 const SECOND: Duration = Duration::from_secs(1);
 const SPAWNED: Event = Event::Worker(WorkerEvent::Spawned);
@@ -14,6 +15,7 @@ fn policy() -> Workers {
         load_timeout: 60 * SECOND,
         heartbeat_timeout: 3 * SECOND,
         step_timeout: 20 * SECOND,
+        recovery_timeout: 20 * SECOND,
         restart_backoff: SECOND..=8 * SECOND,
         crash_loop_deaths: 4,
         crash_loop_window: 30 * SECOND,
@@ -53,6 +55,12 @@ impl World {
 
     fn on(&mut self, event: impl Into<Event>) -> Vec<Action> {
         self.machine.on(event.into(), self.now)
+    }
+
+    /// Drains a ready worker without streams.
+    fn exit(&mut self) {
+        assert_eq!(self.on(Event::Drain), [Action::Close]);
+        assert_eq!(self.on(Event::Idle), [Action::SendDrain]);
     }
 
     fn died(&mut self) -> Vec<Action> {
@@ -232,8 +240,8 @@ fn the_back_off_doubles_up_to_its_cap_and_a_crash_loop_waits_a_window() {
         assert_eq!(world.tick(), [Action::Spawn]);
         world.start();
     }
-    assert_eq!(waits, [1, 2, 4, 30], "the fourth death within the window is a crash loop");
-    assert_eq!(world.now - world.began, 37 * SECOND);
+    assert_eq!(waits, [0, 1, 2, 30], "the fourth death within the window is a crash loop");
+    assert_eq!(world.now - world.began, 33 * SECOND);
 }
 
 #[test]
@@ -248,13 +256,27 @@ fn the_back_off_is_capped_and_forgets_after_a_long_service() {
         world.tick();
         world.start();
     }
-    assert_eq!(waits, [1, 2, 4, 8, 8, 8]);
+    assert_eq!(waits, [0, 1, 2, 4, 8, 8]);
     for _ in 0..30 {
         world.pass(SECOND);
         world.on(WorkerEvent::Alive);
     }
+    // Whether it is killed for it or not.
+    world.tick();
     world.died();
-    assert_eq!(world.wait(), SECOND);
+    assert_eq!(world.wait(), Duration::ZERO);
+}
+
+#[test]
+fn a_worker_that_never_served_is_not_started_again_hot() {
+    let mut world = World::new();
+    let mut waits = Vec::new();
+    for _ in 0..3 {
+        world.died();
+        waits.push(world.wait().as_secs());
+        world.tick();
+    }
+    assert_eq!(waits, [1, 2, 4]);
 }
 
 #[test]
@@ -279,11 +301,25 @@ fn only_a_worker_that_never_served_reports_a_first_failure() {
 #[test]
 fn draining_is_asked_for_waited_for_and_final() {
     let mut world = World::ready();
-    assert_eq!(world.on(Event::Drain), [Action::SendDrain]);
+    assert_eq!(world.on(Event::Drain), [Action::Close]);
     assert_eq!(world.shown(), WorkerState::Draining);
+    for _ in 0..100 {
+        world.pass(2 * SECOND);
+        assert_eq!(world.on(WorkerEvent::Alive), [], "its streams have all the time that they need");
+    }
+    assert_eq!(world.on(Event::Idle), [Action::SendDrain]);
     assert_eq!(world.on(Event::Drain), []);
+    assert_eq!(world.on(Event::Idle), []);
     assert_eq!(world.died(), [Action::Stop]);
     assert_eq!(world.wait(), Duration::MAX);
+}
+
+#[test]
+fn a_worker_that_freezes_while_it_finishes_is_killed() {
+    let mut world = World::ready();
+    world.on(Event::Drain);
+    assert!(killed(&world.tick()).starts_with("it froze"));
+    assert_eq!(world.died(), [Action::Stop]);
 }
 
 #[test]
@@ -291,7 +327,7 @@ fn a_drained_worker_must_exit_soon() {
     let mut world = World::ready();
     assert_eq!(world.on(WorkerEvent::Drained), [], "nobody asked for it");
     assert_eq!(world.wait(), 3 * SECOND);
-    world.on(Event::Drain);
+    world.exit();
     world.pass(SECOND);
     assert_eq!(world.on(WorkerEvent::Drained), []);
     assert_eq!(world.wait(), DRAINED_GRACE);
@@ -301,7 +337,7 @@ fn a_drained_worker_must_exit_soon() {
 #[test]
 fn draining_has_a_limit() {
     let mut world = World::ready();
-    world.on(Event::Drain);
+    world.exit();
     assert_eq!(world.wait(), 10 * SECOND);
     assert_eq!(killed(&world.tick()), "it did not finish within 10s");
     assert_eq!(world.died(), [Action::Stop]);

@@ -2,7 +2,7 @@ use super::*;
 use crate::fleet::fixtures::{failure, open, service, worker};
 
 fn model(workers: usize) -> Model {
-    Model::new("m", workers, 7)
+    Model::new("m", workers, 7).0
 }
 
 fn phase(model: &Model) -> Phase {
@@ -115,4 +115,22 @@ fn workers_that_it_does_not_have_change_nothing() {
     let mut model = model(1);
     model.set_state(&worker("m", 1), WorkerState::Exited, None);
     assert_eq!((model.state(), model.worker_count()), (ModelState::Loading, 1));
+}
+
+#[test]
+fn a_worker_that_finishes_what_it_has_gets_nothing_new_and_keeps_its_link() {
+    let mut model = model(2);
+    let finishing = service("d", 5);
+    let streams = open(&finishing.link, 2);
+    model.set_ready(&worker("m", 0), finishing);
+    model.set_ready(&worker("m", 1), service("d", 6));
+    model.set_state(&worker("m", 0), WorkerState::Draining, None);
+    assert_eq!(model.services().map(|service| service.pid).collect::<Vec<_>>(), [6]);
+    assert_eq!((model.links().count(), model.state()), (2, ModelState::Ready));
+    let shown: Vec<_> =
+        model.worker_statuses().map(|it| (it.state, it.streams, it.work.map(|work| work.pid))).collect();
+    assert_eq!(shown, [(WorkerState::Draining, 2, Some(5)), (WorkerState::Ready, 0, Some(6))]);
+    model.set_state(&worker("m", 0), WorkerState::Spawning, None);
+    assert_eq!(model.links().count(), 1);
+    drop(streams);
 }

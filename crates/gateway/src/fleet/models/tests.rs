@@ -6,7 +6,7 @@ use crate::fleet::fixtures::failure;
 /// Begins to load `id`: `Ok` has whether it is new, and in how many workers.
 fn load(table: &mut Table, id: &str, workers: Option<usize>) -> Result<(bool, usize), ModelError> {
     begin(table, id, workers, 2, 3).map(|begun| match begun {
-        Begun::New { workers, .. } => (true, workers),
+        Begun::New { orders, .. } => (true, orders.len()),
         Begun::Already { name, .. } => (false, table.find_loaded(&name).unwrap().worker_count()),
     })
 }

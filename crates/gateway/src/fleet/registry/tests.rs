@@ -10,7 +10,7 @@ fn names(registry: &ModelRegistry) -> Vec<String> {
 #[test]
 fn what_workers_report_reaches_requests_and_whoever_waits() {
     let registry = ModelRegistry::default();
-    let phases = registry.write().add("m", 2);
+    let (phases, _) = registry.write().add("m", 2);
     assert!(!registry.is_ready() && registry.links().is_empty());
     assert!(matches!(registry.route("m"), Err(RouteError::NoWorker { .. })));
     let service = service("d", 5);
@@ -34,7 +34,7 @@ fn what_workers_report_reaches_requests_and_whoever_waits() {
 #[test]
 fn the_last_first_failure_ends_a_load() {
     let registry = ModelRegistry::default();
-    let phases = registry.write().add("m", 2);
+    let (phases, _) = registry.write().add("m", 2);
     registry.first_failed(&worker("m", 1), failure("one"));
     assert_eq!(*phases.borrow(), Phase::Loading);
     registry.first_failed(&worker("m", 0), failure("two"));
@@ -70,7 +70,7 @@ fn another_attempt_replaces_a_failed_one() {
     registry.write().add("m", 1);
     registry.write().end("m", Some(failure("no")));
     registry.write().add("other", 1);
-    let phases = registry.write().add("m", 3);
+    let (phases, _) = registry.write().add("m", 3);
     assert_eq!(*phases.borrow(), Phase::Loading);
     assert_eq!(names(&registry), ["other", "m"]);
     assert_eq!(registry.model("m").map(|status| (status.workers, status.reason)), Some((3, None)));

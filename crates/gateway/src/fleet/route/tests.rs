@@ -8,7 +8,7 @@ use crate::{
 
 /// A model that one worker for each of `services` serves.
 fn serving(name: &str, services: &[&Service]) -> Model {
-    let mut model = Model::new(name, services.len(), 0);
+    let mut model = Model::new(name, services.len(), 0).0;
     for (number, service) in services.iter().enumerate() {
         model.set_ready(&worker(name, number), (*service).clone());
     }
@@ -16,7 +16,7 @@ fn serving(name: &str, services: &[&Service]) -> Model {
 }
 
 fn failed(name: &str) -> Model {
-    let mut model = Model::new(name, 1, 0);
+    let mut model = Model::new(name, 1, 0).0;
     model.fail(failure("no"));
     model
 }
@@ -53,11 +53,11 @@ fn a_request_goes_to_the_least_loaded_ready_worker() {
 #[test]
 fn a_model_without_a_ready_worker_may_have_one_later() {
     let no_worker = RouteError::NoWorker { model: "m".into() };
-    assert_eq!(route(&[Model::new("m", 2, 0)], "m").unwrap_err(), no_worker);
+    assert_eq!(route(&[Model::new("m", 2, 0).0], "m").unwrap_err(), no_worker);
     let dead = service("d", 1);
     dead.link.fail_all("it died");
     assert_eq!(route(&[serving("m", &[&dead])], "m").unwrap_err(), no_worker);
-    let mut failing = Model::new("m", 1, 0);
+    let mut failing = Model::new("m", 1, 0).0;
     failing.first_failed(failure("no"));
     assert_eq!(route(&[failing], "m").unwrap_err(), no_worker);
 }
@@ -66,7 +66,7 @@ fn a_model_without_a_ready_worker_may_have_one_later() {
 fn a_model_that_is_not_loaded_is_unknown_and_the_error_lists_those_that_are() {
     assert_eq!(route(&[], "m").unwrap_err(), unknown_model("m", "no model"));
     let (a, b) = (service("a", 1), service("b", 2));
-    let models = [serving("a", &[&a]), failed("f"), draining("b", &b), Model::new("c", 1, 0)];
+    let models = [serving("a", &[&a]), failed("f"), draining("b", &b), Model::new("c", 1, 0).0];
     for id in ["m", "f"] {
         assert_eq!(route(&models, id).unwrap_err(), unknown_model(id, "`a`, `c`"));
         assert_eq!(unknown(&models, id), unknown_model(id, "`a`, `c`"));

@@ -73,6 +73,8 @@ macro_rules! specs {
 specs! {
     MALFORMED = BAD_REQUEST InvalidRequest "malformed_request" NEVER,
         "the bytes are not HTTP/1.1";
+    HTTPS_NEEDED = BAD_REQUEST InvalidRequest "https_needed" NEVER,
+        "HTTP was sent to a port that takes HTTPS";
     INVALID_PATH = BAD_REQUEST InvalidRequest "invalid_path" NEVER,
         "the path is not UTF-8";
     BODY_BROKEN = BAD_REQUEST InvalidRequest "body_broken" NEVER,
@@ -87,6 +89,10 @@ specs! {
         "no such field";
     CONTEXT_LENGTH_EXCEEDED = BAD_REQUEST InvalidRequest "context_length_exceeded" NEVER,
         "prompt and answer do not fit the model's context";
+    MISSING_API_KEY = UNAUTHORIZED InvalidRequest "missing_api_key" NEVER,
+        "the server has API keys, and no key was sent";
+    INVALID_API_KEY = UNAUTHORIZED InvalidRequest "invalid_api_key" NEVER,
+        "the server has API keys, and another one was sent";
     MISSING_ADMIN_KEY = UNAUTHORIZED InvalidRequest "missing_admin_key" NEVER,
         "the request requires the admin key, and no key was sent";
     INVALID_ADMIN_KEY = UNAUTHORIZED InvalidRequest "invalid_admin_key" NEVER,
@@ -101,6 +107,8 @@ specs! {
         "no such path";
     MODEL_NOT_FOUND = NOT_FOUND InvalidRequest "model_not_found" NEVER,
         "the model is not loaded; on a load, it is not in the store";
+    WORKER_NOT_FOUND = NOT_FOUND InvalidRequest "worker_not_found" NEVER,
+        "on a restart, there is no such worker; the message names those that there are";
     // It will not come back by waiting.
     MODEL_LEAVING = NOT_FOUND InvalidRequest "model_unloading" NEVER,
         "the model is being unloaded and takes no more requests";
@@ -117,7 +125,9 @@ specs! {
     ALREADY_LOADED = CONFLICT InvalidRequest "already_loaded" NEVER,
         "the model is loaded with another number of workers";
     MODEL_UNLOADING = CONFLICT InvalidRequest "model_unloading" NEVER,
-        "on a load, the model is being unloaded, or was unloaded while it loaded";
+        "on a load, reload or restart, the model is being unloaded, or was unloaded meanwhile";
+    RESTART_IN_PROGRESS = CONFLICT InvalidRequest "restart_in_progress" NEVER,
+        "on a reload or restart, a worker is being restarted already";
     BODY_TOO_LARGE = PAYLOAD_TOO_LARGE InvalidRequest "body_too_large" NEVER,
         "the body is larger than `server.max_body_bytes`";
     PATH_TOO_LONG = URI_TOO_LONG InvalidRequest "malformed_request" NEVER,
@@ -140,18 +150,22 @@ specs! {
         "the header is too large";
     LOAD_FAILED = INTERNAL_SERVER_ERROR Server "load_failed" NEVER,
         "a model could not be loaded for another reason; the message is the worker's";
+    RESTART_FAILED = INTERNAL_SERVER_ERROR Server "restart_failed" NEVER,
+        "a worker was restarted, and its new process died before it served; the message says why";
     WORKER_ERROR = INTERNAL_SERVER_ERROR Server "worker_error" NEVER,
-        "a defect in a worker; the log says more";
+        "a defect in a worker, or a request that workers do not survive; the log says more";
     INTERNAL_ERROR = INTERNAL_SERVER_ERROR Server "internal_error" NEVER,
         "a defect in the gateway; the log says more";
     NO_WORKER = SERVICE_UNAVAILABLE Server "no_worker" WORKER,
-        "no worker of the model is ready";
+        "no worker of the model was ready in time";
     WORKER_LOST = SERVICE_UNAVAILABLE Server "worker_lost" WORKER,
-        "the request's worker died";
+        "the request's worker was lost, and none could go on with it in time";
     OVERLOADED = SERVICE_UNAVAILABLE Server "overloaded" WORKER,
         "the request's worker has too much to do";
     TOO_MANY_CONNECTIONS = SERVICE_UNAVAILABLE Server "too_many_connections" WORKER,
         "every connection that the server can take is busy; health checks are still answered";
     SHUTTING_DOWN = SERVICE_UNAVAILABLE Server "shutting_down" WORKER,
         "the gateway is stopping";
+    RESTART_TIMEOUT = GATEWAY_TIMEOUT Server "restart_timeout" NEVER,
+        "a reload or restart took longer than its `timeout_ms`; it goes on";
 }

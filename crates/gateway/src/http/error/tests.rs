@@ -17,8 +17,11 @@ fn failed(kind: FailureKind) -> ApiError {
 }
 
 fn not_loaded(kind: FailureKind) -> ApiError {
-    let failure = Failure { kind, param: None, message: "why".into() };
-    ModelError::Failed { model: model("m"), failure }.into()
+    ModelError::Failed { model: model("m"), failure: failure(kind) }.into()
+}
+
+fn failure(kind: FailureKind) -> Failure {
+    Failure { kind, param: None, message: "why".into() }
 }
 
 fn unknown() -> RouteError {
@@ -79,6 +82,9 @@ fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
             INVALID,
             "model_unloading",
         ),
+        (ApiError::NotTls, 400, INVALID, "https_needed"),
+        (AuthError::NoApiKey.into(), 401, INVALID, "missing_api_key"),
+        (AuthError::WrongApiKey.into(), 401, INVALID, "invalid_api_key"),
         (AuthError::Disabled.into(), 403, INVALID, "admin_disabled"),
         (AuthError::NoKey.into(), 401, INVALID, "missing_admin_key"),
         (AuthError::WrongKey.into(), 401, INVALID, "invalid_admin_key"),
@@ -90,6 +96,25 @@ fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
         (ModelError::Unloading(model("m")).into(), 409, INVALID, "model_unloading"),
         (ModelError::Unloaded(model("m")).into(), 409, INVALID, "model_unloading"),
         (ModelError::NotLoaded(unknown()).into(), 404, INVALID, "model_not_found"),
+        (
+            ModelError::UnknownWorker { worker: "m/9".into(), known: "`m/0`".into() }.into(),
+            404,
+            INVALID,
+            "worker_not_found",
+        ),
+        (ModelError::Restarting("m/0".into()).into(), 409, INVALID, "restart_in_progress"),
+        (
+            ModelError::NotRestarted { worker: "m/0".into(), failure: failure(FailureKind::Internal) }.into(),
+            500,
+            SERVER,
+            "restart_failed",
+        ),
+        (
+            ModelError::NotRestartedYet { what: model("m"), after: RETRY_BUSY }.into(),
+            504,
+            SERVER,
+            "restart_timeout",
+        ),
         (ModelError::ShuttingDown.into(), 503, SERVER, "shutting_down"),
         (failed(FailureKind::InvalidRequest), 400, INVALID, "invalid_value"),
         (failed(FailureKind::ContextLengthExceeded), 400, INVALID, "context_length_exceeded"),
@@ -151,14 +176,21 @@ fn number(error: &ApiError) -> usize {
         ApiError::Random(_) => 43,
         ApiError::Internal => 44,
         ApiError::Serve(ServeError::Internal) => 45,
-        ApiError::SlowConsumer(_) => 46,
+        ApiError::Auth(AuthError::NoApiKey) => 46,
+        ApiError::Auth(AuthError::WrongApiKey) => 47,
+        ApiError::NotTls => 48,
+        ApiError::Model(ModelError::UnknownWorker { .. }) => 49,
+        ApiError::Model(ModelError::Restarting(_)) => 50,
+        ApiError::Model(ModelError::NotRestarted { .. }) => 51,
+        ApiError::Model(ModelError::NotRestartedYet { .. }) => 52,
+        ApiError::SlowConsumer(_) => 53,
     }
 }
 
 #[test]
 fn every_kind_of_error_has_a_sample() {
     let seen: BTreeSet<_> = samples().iter().map(|(error, ..)| number(error)).collect();
-    let all: BTreeSet<_> = (0..=46).collect();
+    let all: BTreeSet<_> = (0..=53).collect();
     assert_eq!(seen, all);
 }
 

@@ -71,9 +71,9 @@ fn other_hosts_and_addresses_can_be_allowed() {
     let named = origins("{host: 127.0.0.1, allowed_hosts: [My-Mac.local]}");
     assert_eq!(check(&named, Method::GET, &[("host", "my-mac.local:8080")]), Ok(false));
     assert_eq!(check(&named, Method::GET, &[("host", "evil.example")]), Err("host"));
-    let open = origins("{host: 0.0.0.0}");
+    let open = origins("{allow_insecure: true, host: 0.0.0.0}");
     assert_eq!(check(&open, Method::GET, &[("host", "evil.example")]), Ok(false));
-    let restricted = origins("{host: 0.0.0.0, allowed_hosts: [a.example]}");
+    let restricted = origins("{allow_insecure: true, host: 0.0.0.0, allowed_hosts: [a.example]}");
     assert_eq!(check(&restricted, Method::GET, &[("host", "evil.example")]), Err("host"));
 }
 
@@ -107,12 +107,12 @@ fn pages_of_other_sites_are_refused() {
 
 #[test]
 fn a_page_may_use_the_server_that_it_is_from() {
-    let open = origins("{host: 0.0.0.0}");
+    let open = origins("{allow_insecure: true, host: 0.0.0.0}");
     let with = |origin: &str| check(&open, Method::POST, &[("host", "llm.lan:8080"), ("origin", origin)]);
     assert_eq!(with("http://llm.lan:8080"), Ok(true));
     assert_eq!(with("http://llm.lan:9090"), Err("origin"));
     assert_eq!(with("http://evil.example"), Err("origin"));
-    let all = origins("{host: 0.0.0.0, allowed_origins: [\"*\"]}");
+    let all = origins("{allow_insecure: true, host: 0.0.0.0, allowed_origins: [\"*\"]}");
     assert_eq!(check(&all, Method::POST, &[("host", "h"), ("origin", "https://a.example")]), Ok(true));
 }
 

@@ -36,7 +36,7 @@ struct State {
 pub(super) enum Phase {
     /// No request has begun.
     Idle,
-    /// A part of a header has come.
+    /// A part of a header has come, or TLS is being agreed on.
     Head,
     /// A part of a body has come.
     Body,
@@ -109,11 +109,13 @@ impl Activity {
         }
     }
 
-    /// Bytes came.
-    pub(super) fn received(&self) {
-        if self.state().phase == Phase::Idle {
+    /// Bytes came. Returns whether a request begins with them.
+    pub(super) fn received(&self) -> bool {
+        let begins = self.state().phase == Phase::Idle;
+        if begins {
             self.enter(Phase::Head);
         }
+        begins
     }
 
     /// The socket took bytes.
@@ -205,6 +207,9 @@ mod tests {
 
     const LIMITS: Connections = Connections {
         max_connections: 1,
+        max_connections_per_address: 1,
+        max_header_bytes: 1,
+        max_headers: 1,
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
         slow_consumer_timeout: Duration::from_secs(20),

@@ -3,17 +3,28 @@
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use axum::{Router as Routes, body::Body, extract::Request, response::Response};
+use axum::{
+    Router as Routes,
+    body::Body,
+    extract::{ConnectInfo, Request},
+    response::Response,
+};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, sync::watch, time::sleep_until};
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tokio_rustls::rustls::ServerConfig;
 use tower::ServiceExt;
 use tracing::debug;
 
@@ -22,6 +33,7 @@ use super::{
     places::Place,
     refusal,
     socket::Socket,
+    transport::{HandshakeError, Transport},
 };
 use crate::{
     config::Connections,
@@ -31,11 +43,14 @@ use crate::{
 /// What a connection needs to know.
 pub(super) struct Connection {
     pub(super) limits: Connections,
+    /// `None`: HTTP without TLS.
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) peer: SocketAddr,
     pub(super) place: Place,
     pub(super) stopping: watch::Receiver<bool>,
 }
 
-/// Most bytes of a request's header, and about the most of an answer that hyper keeps for a client that does not read.
+/// About the most bytes of an answer that hyper keeps for a client that does not read. A header has to fit in as many.
 const MAX_BUFFER: usize = 128 << 10;
 
 /// Why a connection ended.
@@ -52,23 +67,19 @@ type Answer = Pin<Box<dyn Future<Output = Result<hyper::Response<Watched>, Infal
 
 impl Connection {
     /// Serves it until it ends, and lets its client read the last answer.
-    pub(super) async fn run(self, tcp: TcpStream, routes: Routes) {
-        let Self { limits, place, mut stopping } = self;
+    pub(super) async fn run(mut self, tcp: TcpStream, routes: Routes) {
+        let Some(transport) = self.open(tcp).await else { return };
+        let Self { limits, peer, place, mut stopping, .. } = self;
         let activity = Arc::clone(&place.activity);
-        let socket = TokioIo::new(Socket::new(tcp, Arc::clone(&activity)));
-        let is_extra = place.is_extra;
+        let socket = TokioIo::new(Socket::new(transport, Arc::clone(&activity), limits.max_header_bytes));
+        let caller = Peer { address: peer, is_extra: place.is_extra };
         let too_slow = ApiError::SlowConsumer(limits.slow_consumer_timeout);
-        let service = service_fn(|request| answer(request, &routes, &activity, is_extra));
-        // The time limits are ours. Vectored writes would keep the socket from seeing an answer in one piece.
-        let mut hyper = http1::Builder::new()
-            .header_read_timeout(None)
-            .writev(false)
-            .max_buf_size(MAX_BUFFER)
-            .serve_connection(socket, service);
+        let service = service_fn(|request| answer(request, &routes, &activity, caller));
+        let mut hyper = builder(&limits).serve_connection(socket, service);
         let end = {
             let mut stop = pin!(stopping.wait_for(|stop| *stop));
             let mut evicted = pin!(activity.evicted.notified());
-            let mut timer = pin!(sleep_until(tokio::time::Instant::now()));
+            let mut timer = pin!(sleep_until(Instant::now()));
             let mut is_stopping = false;
             poll_fn(|cx| {
                 if !is_stopping && stop.as_mut().poll(cx).is_ready() {
@@ -97,6 +108,66 @@ impl Connection {
         finish(socket, end, &activity).await;
         drop(place);
     }
+
+    /// Agrees on TLS, if the server has it. `None`: the connection has ended.
+    async fn open(&mut self, tcp: TcpStream) -> Option<Transport> {
+        let activity = Arc::clone(&self.place.activity);
+        let Some(tls) = self.tls.take() else { return Some(Transport::plain(tcp, activity)) };
+        // It may be given up for another connection, and has as much time as a header.
+        activity.enter(Phase::Head);
+        let deadline = Instant::now() + self.limits.header_timeout;
+        let opened = tokio::select! {
+            // In a place of its own: connections without TLS need not have room for it.
+            opened = Box::pin(Transport::tls(tcp, Arc::clone(&activity), tls)) => opened,
+            () = sleep_until(deadline) => return None,
+            () = activity.evicted.notified() => return None,
+            // An error means that the server is gone.
+            _ = self.stopping.wait_for(|stop| *stop) => return None,
+        };
+        // All of the handshake is written, or nothing more will be.
+        activity.flushed();
+        activity.enter(Phase::Idle);
+        match opened {
+            Ok(transport) => Some(transport),
+            Err(HandshakeError::NotTls(transport)) => {
+                let refuse = Socket::new(transport, Arc::clone(&activity), self.limits.max_header_bytes)
+                    .refuse(&ApiError::NotTls);
+                tokio::select! {
+                    () = refuse => {}
+                    () = activity.evicted.notified() => {}
+                }
+                None
+            }
+            Err(HandshakeError::Failed(error)) => {
+                debug!(%error, peer = %self.peer, "no TLS");
+                None
+            }
+        }
+    }
+}
+
+/// The time limits are ours. Vectored writes would keep the socket from seeing an answer in one piece.
+fn builder(limits: &Connections) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .header_read_timeout(None)
+        .writev(false)
+        .max_header_size(limits.max_header_bytes)
+        .max_buf_size(MAX_BUFFER.max(limits.max_header_bytes));
+    // Naming hyper's own default would cost an allocation for each request.
+    if limits.max_headers != HYPER_MAX_HEADERS {
+        builder.max_headers(limits.max_headers);
+    }
+    builder
+}
+
+const HYPER_MAX_HEADERS: usize = 100;
+
+/// Who is at the other end.
+#[derive(Clone, Copy)]
+struct Peer {
+    address: SocketAddr,
+    is_extra: bool,
 }
 
 /// Resolves when a limit has passed. The activity changes only while the connection is polled, so looking at it after
@@ -145,7 +216,8 @@ async fn finish(socket: Socket, end: End, activity: &Activity) {
 }
 
 /// Passes a request on, and keeps the activity up to date.
-fn answer(request: Request<Incoming>, routes: &Routes, activity: &Arc<Activity>, is_extra: bool) -> Answer {
+fn answer(mut request: Request<Incoming>, routes: &Routes, activity: &Arc<Activity>, peer: Peer) -> Answer {
+    request.extensions_mut().insert(ConnectInfo(peer.address));
     activity.enter(if request.body().is_end_stream() { Phase::Answering } else { Phase::Body });
     let watch = |body, part| Watched { body, part, activity: Arc::clone(activity) };
     let request = request.map(|body| Body::new(watch(Body::new(body), Part::Request)));
@@ -154,7 +226,7 @@ fn answer(request: Request<Incoming>, routes: &Routes, activity: &Arc<Activity>,
         activity.answering(response.extensions_mut().remove());
         response.map(|body| Watched { body, part: Part::Response, activity })
     };
-    if is_extra && !refusal::is_health_check(&request) {
+    if peer.is_extra && !refusal::is_health_check(&request) {
         return Box::pin(async move { Ok(respond(close(refusal::no_place(request.headers()).await))) });
     }
     let routes = routes.clone();

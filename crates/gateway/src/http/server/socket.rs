@@ -1,4 +1,4 @@
-//! A socket that reports what moves through it.
+//! What HTTP is read from and written to: a stream that reports what moves through it.
 
 use std::{
     io,
@@ -11,20 +11,41 @@ use axum::http::StatusCode;
 use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
     time::{Duration, timeout},
 };
 
-use super::{activity::Activity, refusal};
+use super::{activity::Activity, refusal, transport::Transport};
 use crate::http::error::ApiError;
 
-/// A TCP stream that tells its connection's [`Activity`] about every byte.
+/// A stream that tells its connection's [`Activity`] about every request and every answer.
 #[derive(Debug)]
 pub(super) struct Socket {
-    tcp: TcpStream,
+    stream: Transport,
     activity: Arc<Activity>,
+    /// The first line of the request that is being read.
+    line: FirstLine,
+    /// A first line of this length is too long by itself.
+    max_header_bytes: usize,
     /// What is written in the place of an answer of hyper's.
     replacement: Bytes,
+}
+
+/// How long a request's first line is, as far as it has come.
+#[derive(Debug, Default)]
+struct FirstLine {
+    length: usize,
+    ended: bool,
+}
+
+impl FirstLine {
+    fn add(&mut self, bytes: &[u8]) {
+        if self.ended {
+            return;
+        }
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        self.ended = end.is_some();
+        self.length += end.unwrap_or(bytes.len());
+    }
 }
 
 /// A client that is still writing does not see an answer when the connection is closed under it: the kernel
@@ -33,18 +54,18 @@ const LINGER_BYTES: usize = 256 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(10);
 
 impl Socket {
-    pub(super) fn new(tcp: TcpStream, activity: Arc<Activity>) -> Self {
-        Self { tcp, activity, replacement: Bytes::new() }
+    pub(super) fn new(stream: Transport, activity: Arc<Activity>, max_header_bytes: usize) -> Self {
+        Self { stream, activity, line: FirstLine::default(), max_header_bytes, replacement: Bytes::new() }
     }
 
     /// Ends a connection whose last answer was written.
     pub(super) async fn close(mut self) {
         let discard = async {
-            self.tcp.shutdown().await?;
+            self.stream.shutdown().await?;
             let mut left = LINGER_BYTES;
             let mut scratch = vec![0; 64 << 10];
             while left > 0 {
-                match self.tcp.read(&mut scratch).await? {
+                match self.stream.read(&mut scratch).await? {
                     0 => break,
                     read => left = left.saturating_sub(read),
                 }
@@ -57,7 +78,11 @@ impl Socket {
 
     /// Ends a connection with an answer to a request that never became one.
     pub(super) async fn refuse(mut self, error: &ApiError) {
-        if timeout(LINGER_TIME, self.tcp.write_all(&refusal::bytes(error))).await.is_ok_and(|it| it.is_ok()) {
+        let write = async {
+            self.stream.write_all(&refusal::bytes(error)).await?;
+            self.stream.flush().await
+        };
+        if timeout(LINGER_TIME, write).await.is_ok_and(|it| it.is_ok()) {
             self.close().await;
         }
     }
@@ -65,12 +90,22 @@ impl Socket {
     /// Ends a connection whose client does not read: what was written is not kept for it.
     pub(super) fn abort(self) {
         // Without it the kernel keeps the bytes for as long as the client says that it is there.
-        let _ = self.tcp.set_zero_linger();
+        let _ = self.stream.tcp().set_zero_linger();
+    }
+
+    /// What was too large: hyper calls it the header also where it is the path.
+    fn which(&self, status: StatusCode) -> StatusCode {
+        match status {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if self.line.length >= self.max_header_bytes => {
+                StatusCode::URI_TOO_LONG
+            }
+            other => other,
+        }
     }
 
     fn poll_replacement(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.replacement.has_remaining() {
-            match ready!(Pin::new(&mut self.tcp).poll_write(cx, &self.replacement))? {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.replacement))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => self.replacement.advance(written),
             }
@@ -86,9 +121,13 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.tcp).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            self.activity.received();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let new = &buffer.filled()[before..];
+        if !new.is_empty() {
+            if self.activity.received() {
+                self.line = FirstLine::default();
+            }
+            self.line.add(new);
         }
         read
     }
@@ -97,32 +136,23 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if let Some(status) = answer_of_hyper(bytes) {
+            let status = self.which(status);
             self.replacement = refusal::bytes(&ApiError::Malformed { status }).into();
             return Poll::Ready(Ok(bytes.len()));
         }
-        match Pin::new(&mut self.tcp).poll_write(cx, bytes) {
-            Poll::Ready(Ok(written)) => {
-                self.activity.wrote(written);
-                Poll::Ready(Ok(written))
-            }
-            Poll::Ready(error) => Poll::Ready(error),
-            Poll::Pending => {
-                self.activity.blocked();
-                Poll::Pending
-            }
-        }
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_replacement(cx))?;
-        ready!(Pin::new(&mut self.tcp).poll_flush(cx))?;
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.activity.flushed();
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_replacement(cx))?;
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

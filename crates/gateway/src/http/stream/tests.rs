@@ -9,6 +9,7 @@ use tokio::{
 use super::*;
 use crate::{
     http::{
+        budget::Budget,
         dialect::{Asked, Framing},
         error::ErrorReport,
         metrics::StreamMetrics,
@@ -84,7 +85,7 @@ fn body_of<D: Dialect>(source: Source<D::Answer>) -> Body {
 /// The worker of a stream that has begun, and its response.
 fn begun() -> (Player, Response, StreamMetrics) {
     let (player, generation) = Player::begin();
-    let opened = Opened { generation, answer: PlainText };
+    let opened = Opened { generation, answer: PlainText, _charge: Budget::new(0).charge() };
     let (response, metrics) = response_of::<Lines<true>>(Source::Open(opened));
     (player, response, metrics)
 }
@@ -198,6 +199,21 @@ async fn a_stream_that_waits_can_be_given_up_and_one_that_has_ended_can_not() {
     drop(body);
     assert!(!handle.give_up(&ApiError::SlowConsumer(HOUR)));
     assert_eq!(metrics.slow_consumers.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_waits_for_another_worker_can_be_given_up() {
+    let (player, mut response, metrics) = begun();
+    let handle: StreamHandle = response.extensions_mut().remove().unwrap();
+    let mut body = response.into_body();
+    player.die();
+    assert!(timeout(KEEPALIVE / 2, next(&mut body)).await.is_err());
+    assert!(!player.has_place());
+    assert!(handle.give_up(&ApiError::SlowConsumer(HOUR)));
+    assert!(player.has_place(), "without the body being polled");
+    assert_eq!(metrics.slow_consumers.get(), 1);
+    assert_eq!(next(&mut body).await.unwrap(), "slow_consumer r1\n");
+    assert!(next(&mut body).await.is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -115,3 +115,30 @@ async fn models_that_nobody_asks_for_are_forgotten() {
     drop(held);
     assert!(admission.admit("held").await.is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn other_settings_hold_from_then_on_and_turn_nobody_away() {
+    let admission = admission(2, 1);
+    let held = [admission.admit("m").await.unwrap(), admission.admit("m").await.unwrap()];
+    let mut waiter = Box::pin(admission.admit("m"));
+    assert!(poll!(&mut waiter).is_pending());
+    let settings = StreamRegistry {
+        min_streams: 1,
+        max_streams: 1,
+        max_waiting: 3,
+        wait_timeout: Duration::from_secs(1),
+        credit_chunks: 64,
+    };
+    admission.reconfigure(settings);
+    assert_eq!(admission.metrics().limit.get(), 1);
+    let mut second = Box::pin(admission.admit("m"));
+    assert!(poll!(&mut second).is_pending(), "more may wait");
+    let [first, other] = held;
+    drop(first);
+    assert!(poll!(&mut waiter).is_pending(), "one runs, and only one may");
+    drop(other);
+    assert!(waiter.now_or_never().unwrap().is_ok());
+    admission.reconfigure(StreamRegistry { max_streams: 5, ..settings });
+    assert!(second.now_or_never().unwrap().is_ok());
+    assert!(admission.admit("other").now_or_never().unwrap().is_ok(), "new models, too");
+}

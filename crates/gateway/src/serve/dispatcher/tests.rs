@@ -26,7 +26,9 @@ fn full() -> (Dispatcher, Permit) {
     let admission = Admission::new(settings, metrics);
     let registry = Arc::new(ModelRegistry::default());
     let permit = admission.admit("x").now_or_never().unwrap().unwrap();
-    (Dispatcher::new(admission, registry, 8), permit)
+    let limits = OpenLimits { credit_chunks: 8, first_wait: Duration::ZERO, recovery_wait: Duration::ZERO };
+    let metrics = ServeMetrics::register(&mut MetricRegistry::new());
+    (Dispatcher::new(admission, registry, limits, metrics), permit)
 }
 
 fn ask(dispatcher: &Dispatcher, model: &str) -> Option<ServeError> {

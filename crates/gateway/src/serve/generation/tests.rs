@@ -1,30 +1,23 @@
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use futures_util::FutureExt;
-use protocol::{
-    ids::RequestId,
-    message::{Delta, Failure, FailureKind, FinishReason, Generate, Prompt, StreamEvent, Usage},
-};
+use protocol::message::{Delta, Failure, FailureKind, FinishReason, Submission, Usage};
 
 use super::*;
 use crate::{
-    config::{BatchQueue, StreamRegistry},
+    config::StreamRegistry,
     metrics::MetricRegistry,
-    serve::admission::{Admission, AdmissionMetrics},
-    worker::{WorkerMetrics, batcher::Queued, outbox::Outbox, streams::Streams},
+    serve::{
+        admission::{Admission, AdmissionMetrics},
+        migrate::tests::World as Fleet,
+    },
 };
 
-const ID: RequestId = RequestId(1);
-
-/// The worker's side of one stream, and the place that it takes.
+/// A worker that serves one stream, and the place that it takes.
 struct World {
-    streams: Arc<Streams>,
-    outbox: Arc<Outbox>,
+    fleet: Fleet,
     admission: Admission,
 }
 
@@ -37,26 +30,17 @@ impl World {
             wait_timeout: Duration::ZERO,
             credit_chunks: 8,
         };
-        let mut metrics = MetricRegistry::new();
-        let batches = BatchQueue { max_batch_size: 64, flush_interval: Duration::ZERO };
-        let outbox = Arc::new(Outbox::new(batches));
-        let worker = WorkerMetrics::register(&mut metrics);
-        Self {
-            streams: Arc::new(Streams::new(Arc::clone(&outbox), worker.streams)),
-            outbox,
-            admission: Admission::new(settings, AdmissionMetrics::register(&mut metrics)),
-        }
+        let metrics = AdmissionMetrics::register(&mut MetricRegistry::new());
+        Self { fleet: Fleet::new(1), admission: Admission::new(settings, metrics) }
     }
 
     /// A generation whose worker sends these events.
     fn begin(&self, events: Vec<StreamEventKind>) -> Result<Generation, ServeError> {
         let permit = self.admission.admit("m").now_or_never().unwrap().unwrap();
-        let generate = Generate::new(ID, Prompt::Text("x".into()), 8);
-        let stream = self.streams.open(generate, Instant::now()).unwrap();
-        self.outbox.take();
-        let events = events.into_iter().map(|kind| StreamEvent { id: ID, kind });
-        self.streams.deliver(events);
-        Generation::prepared(permit, stream, "d".into()).now_or_never().expect("an event is ready")
+        let stream = self.fleet.begin().unwrap();
+        let id = self.fleet.worker(0).generate().id;
+        self.fleet.worker(0).send(id, events);
+        Generation::prepared(permit, stream).now_or_never().expect("an event is ready")
     }
 
     fn has_place(&self) -> bool {
@@ -84,8 +68,8 @@ fn now(generation: &mut Generation) -> Option<Result<OutputEvent, ServeError>> {
     generation.next().now_or_never().expect("an event is ready")
 }
 
-#[test]
-fn deltas_have_text_and_the_end_comes_once() {
+#[tokio::test]
+async fn deltas_have_text_and_the_end_comes_once() {
     let world = World::new();
     let mut generation =
         world.begin(vec![prepared(), chunk("a"), chunk(""), chunk("b"), finished()]).unwrap();
@@ -97,8 +81,8 @@ fn deltas_have_text_and_the_end_comes_once() {
     assert_eq!(now(&mut generation), None);
 }
 
-#[test]
-fn what_was_collected_is_the_whole_text_or_the_error() {
+#[tokio::test]
+async fn what_was_collected_is_the_whole_text_or_the_error() {
     let world = World::new();
     let generation = world.begin(vec![prepared(), chunk("a"), chunk("b"), finished()]).unwrap();
     let output = generation.collect().now_or_never().unwrap().unwrap();
@@ -109,8 +93,8 @@ fn what_was_collected_is_the_whole_text_or_the_error() {
     assert_eq!(error, ServeError::Failed(failure()));
 }
 
-#[test]
-fn a_worker_that_refuses_or_breaks_the_order_ends_the_generation_with_one_error() {
+#[tokio::test]
+async fn a_worker_that_refuses_or_breaks_the_order_ends_the_generation_with_one_error() {
     let world = World::new();
     let refused = world.begin(vec![StreamEventKind::Failed(failure())]).unwrap_err();
     assert_eq!(refused, ServeError::Failed(failure()));
@@ -123,12 +107,12 @@ fn a_worker_that_refuses_or_breaks_the_order_ends_the_generation_with_one_error(
     assert_eq!(now(&mut generation), None);
 }
 
-#[test]
-fn a_dropped_generation_is_cancelled_and_gives_its_place_back() {
+#[tokio::test]
+async fn a_dropped_generation_is_cancelled_and_gives_its_place_back() {
     let world = World::new();
     let generation = world.begin(vec![prepared(), chunk("a")]).unwrap();
     assert!(!world.has_place());
     drop(generation);
     assert!(world.has_place());
-    assert!(matches!(world.outbox.take()[..], [Queued::Cancel(ID)]));
+    assert!(matches!(world.fleet.worker(0).submitted()[..], [Submission::Cancel(_)]));
 }

@@ -26,13 +26,13 @@ impl World {
         Self { streams: Arc::new(Streams::new(Arc::clone(&outbox), metrics)), outbox }
     }
 
-    fn open(&self, id: u64, credit: u32) -> Result<Stream, Failure> {
+    fn open(&self, id: u64, credit: u32) -> Result<Stream, OpenError> {
         self.open_with(id, credit, "x")
     }
 
-    fn open_with(&self, id: u64, credit: u32, prompt: &str) -> Result<Stream, Failure> {
+    fn open_with(&self, id: u64, credit: u32, prompt: &str) -> Result<Stream, OpenError> {
         let generate = self.generate(id, credit, prompt);
-        self.streams.open(generate, Instant::now())
+        self.streams.open(generate, Progress::new(Instant::now()))
     }
 
     fn generate(&self, id: u64, credit: u32, prompt: &str) -> Generate {
@@ -69,8 +69,21 @@ fn finished() -> StreamEventKind {
     StreamEventKind::Finished { reason: FinishReason::Stop, usage: Usage::default() }
 }
 
+/// The stream's next event; `None` after its end.
 fn now(stream: &mut Stream) -> Option<StreamEventKind> {
-    stream.next().now_or_never().expect("an event is ready")
+    match stream.next().now_or_never().expect("an item is ready") {
+        Some(StreamItem::Event(event)) => Some(event),
+        Some(StreamItem::Lost(loss)) => panic!("its worker is lost: {loss:?}"),
+        None => None,
+    }
+}
+
+/// How the stream loses its worker now.
+fn lost(stream: &mut Stream) -> Loss {
+    match stream.next().now_or_never().expect("an item is ready") {
+        Some(StreamItem::Lost(loss)) => loss,
+        other => panic!("it is not lost: {other:?}"),
+    }
 }
 
 #[test]
@@ -175,7 +188,8 @@ fn a_failure_of_any_length_is_cut() {
 fn a_request_that_can_not_be_sent_fails_alone_and_opens_nothing() {
     let world = World::new();
     let _one = world.open(1, 8).unwrap();
-    let failure = world.open_with(2, 8, &"x".repeat(codec::MAX_ENCODED)).unwrap_err();
+    let refused = world.open_with(2, 8, &"x".repeat(codec::MAX_ENCODED)).unwrap_err();
+    let OpenError::Unsendable(failure) = refused else { panic!("{refused:?}") };
     assert_eq!(failure.kind, FailureKind::InvalidRequest);
     assert_eq!((world.streams.len(), world.submitted().len()), (1, 1));
 }
@@ -213,7 +227,7 @@ fn a_stream_is_never_cancelled_before_it_was_submitted() {
                 while world.streams.is_empty() {
                     std::hint::spin_loop();
                 }
-                world.streams.fail_all(&failure);
+                world.streams.fail_all(&failure).into_iter().for_each(|id| world.streams.cancel(id));
             });
             world.open(1, 8).unwrap()
         });
@@ -250,7 +264,7 @@ fn a_gap_in_the_tokens_ends_the_stream_and_no_other() {
         let broken = world.cancelled();
         assert_eq!(broken.is_empty(), whole, "{broken:?}");
         let last = std::iter::from_fn(|| one.next().now_or_never().flatten()).last();
-        assert_eq!(matches!(last, Some(StreamEventKind::Failed(_))), !whole, "{last:?}");
+        assert_eq!(matches!(last, Some(StreamItem::Event(StreamEventKind::Failed(_)))), !whole, "{last:?}");
         assert_eq!(now(&mut other), Some(chunk("y")));
     }
 }
@@ -259,7 +273,7 @@ fn a_gap_in_the_tokens_ends_the_stream_and_no_other() {
 fn a_resumed_stream_goes_on_behind_its_tokens() {
     let world = World::new();
     let generate = Generate { resume: vec![5, 6], ..world.generate(1, 8, "x") };
-    let mut stream = world.streams.open(generate, Instant::now()).unwrap();
+    let mut stream = world.streams.open(generate, Progress::new(Instant::now())).unwrap();
     world.streams.deliver(vec![event(1, tokens(2, &[7]))]);
     assert_eq!(now(&mut stream), Some(tokens(2, &[7])));
     assert!(world.cancelled().is_empty());
@@ -274,26 +288,24 @@ fn a_lost_worker_ends_every_stream_once_even_a_full_one_and_opens_none() {
     world.streams.deliver(vec![event(1, StreamEventKind::Prepared { prompt_tokens: 1 })]);
     world.streams.deliver(vec![event(1, chunk("a"))]);
     world.streams.deliver(vec![event(1, chunk("b"))]);
-    let failure = Failure { kind: FailureKind::WorkerLost, param: None, message: "gone".into() };
-    world.submitted();
-    world.streams.fail_all(&failure);
-    assert_eq!(world.cancelled().len(), 2);
-    let events: Vec<_> = std::iter::from_fn(|| now(&mut full)).collect();
-    assert_eq!(events.len(), 4);
-    assert_eq!(events.last(), Some(&StreamEventKind::Failed(failure.clone())));
-    assert_eq!(now(&mut idle), Some(StreamEventKind::Failed(failure.clone())));
-    assert_eq!(now(&mut idle), None);
-    assert_eq!(world.open(3, 2).unwrap_err(), failure);
+    let loss = Loss::Crashed("gone".into());
+    let of_each = |id| if id == RequestId(2) { Loss::Left("unsent".into()) } else { loss.clone() };
+    assert_eq!(world.streams.lose_all(loss.clone(), of_each).len(), 2);
+    let events = [(); 3].map(|()| now(&mut full).unwrap());
+    assert_eq!(events[1..], [chunk("a"), chunk("b")]);
+    assert_eq!((lost(&mut full), now(&mut full)), (loss.clone(), None));
+    assert_eq!((lost(&mut idle), now(&mut idle)), (Loss::Left("unsent".into()), None));
+    assert_eq!(world.open(3, 2).unwrap_err(), OpenError::Lost(loss));
 }
 
 #[test]
 fn closed_streams_go_on_and_no_other_is_opened() {
     let world = World::new();
     let (mut one, two) = (world.open(1, 8).unwrap(), world.open(2, 8).unwrap());
-    let failure =
-        |message: &str| Failure { kind: FailureKind::WorkerLost, param: None, message: message.into() };
-    world.streams.close(failure("leaving"));
-    assert_eq!(world.open(3, 8).unwrap_err(), failure("leaving"));
+    let leaving = Loss::Left("leaving".into());
+    world.streams.close(leaving.clone());
+    assert!(!world.streams.is_open());
+    assert_eq!(world.open(3, 8).unwrap_err(), OpenError::Lost(leaving));
     let mut idle = std::pin::pin!(world.streams.idle());
     assert!(idle.as_mut().now_or_never().is_none());
     world.streams.deliver(vec![event(1, chunk("x")), event(1, finished())]);
@@ -307,14 +319,12 @@ fn closed_streams_go_on_and_no_other_is_opened() {
 fn streams_that_fail_while_closed_say_why_they_failed() {
     let world = World::new();
     let mut one = world.open(1, 8).unwrap();
-    let failure =
-        |message: &str| Failure { kind: FailureKind::WorkerLost, param: None, message: message.into() };
-    world.streams.close(failure("leaving"));
+    let leaving = Loss::Left("leaving".into());
+    let failure = Failure { kind: FailureKind::WorkerLost, param: None, message: "killed".into() };
+    world.streams.close(leaving.clone());
     let idle = std::pin::pin!(world.streams.idle());
-    world.submitted();
-    world.streams.fail_all(&failure("killed"));
-    assert_eq!(world.cancelled(), [RequestId(1)]);
-    assert_eq!(now(&mut one), Some(StreamEventKind::Failed(failure("killed"))));
+    assert_eq!(world.streams.fail_all(&failure), [RequestId(1)]);
+    assert_eq!(now(&mut one), Some(StreamEventKind::Failed(failure)));
     assert!(idle.now_or_never().is_some());
-    assert_eq!(world.open(2, 8).unwrap_err(), failure("leaving"));
+    assert_eq!(world.open(2, 8).unwrap_err(), OpenError::Lost(leaving));
 }

@@ -29,6 +29,11 @@ pub(super) fn embedding(matrix: &Matrix, tokens: &Array, width: i32) -> Result<A
     cpu::embedding(&borrowed(matrix), tokens, width)
 }
 
+/// Changes whenever a primitive gets on.
+pub(super) fn progress() -> u64 {
+    cpu::progress()
+}
+
 /// What of a layer's attention the primitive can't compute.
 pub(super) fn unsupported(spec: &AttentionSpec) -> Option<&'static str> {
     if spec.heads.dim > cpu::KvPool::MAX_HEAD_DIM {

@@ -217,3 +217,22 @@ fn numbers_are_published_before_the_step_that_they_are_about() {
     world.settle();
     assert_eq!((stats.heartbeat().runnable, stats.heartbeat().kv_tokens), (0, 0));
 }
+
+#[test]
+fn a_heartbeat_shows_that_a_step_goes_on_if_the_model_counts() {
+    let mut silent = World::new(alphabet());
+    silent.ask(1, Ask::default());
+    silent.settle();
+    assert_eq!(silent.engine.stats.heartbeat().progress, None);
+
+    let mut world = World::new(alphabet().counting());
+    world.ask(1, Ask::default());
+    world.ask(2, Ask::default());
+    let mut before = world.engine.stats.heartbeat().progress.unwrap();
+    while world.turn() == Turn::Stepped {
+        let after = world.engine.stats.heartbeat().progress.unwrap();
+        assert!(after >= before + 3, "a step, and a piece for each row at least");
+        before = after;
+    }
+    assert_eq!(world.engine.stats.heartbeat().progress, Some(before), "nothing is left to be done");
+}

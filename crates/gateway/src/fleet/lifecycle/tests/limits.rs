@@ -21,6 +21,66 @@ fn a_worker_all_of_whose_sequences_are_paused_is_not_frozen() {
     assert!(killed(&world.on(Event::Tick)).starts_with("it froze: no step in 20s"));
 }
 
+fn progress(progress: u64, runnable: u32) -> WorkerEvent {
+    WorkerEvent::Heartbeat(Heartbeat { progress: Some(progress), runnable, ..Heartbeat::default() })
+}
+
+#[test]
+fn kernels_that_stand_still_within_a_step_are_noticed_within_the_heartbeat_s_limit() {
+    let half = SECOND / 2;
+    let mut world = World::ready();
+    // A step may take long.
+    for done in 0..30 {
+        assert_eq!(world.on(progress(done, 1)), []);
+        world.pass(half);
+    }
+    // A moment after this heartbeat they stop.
+    assert_eq!(world.on(progress(30, 1)), []);
+    let stopped = world.now;
+    loop {
+        world.pass(half);
+        assert_eq!(world.on(progress(30, 1)), []);
+        let actions = world.on(Event::Tick);
+        if !actions.is_empty() {
+            assert_eq!(killed(&actions), "it froze: its kernels did nothing for 2s of a step");
+            break;
+        }
+    }
+    assert!(world.now - stopped <= 3 * SECOND, "{:?}", world.now - stopped);
+}
+
+#[test]
+fn kernels_without_work_may_stand_still() {
+    let mut world = World::ready();
+    for runnable in [1, 0, 0, 1, 1, 0, 1].into_iter().cycle().take(100) {
+        assert_eq!(world.on(progress(7, runnable)), []);
+        world.pass(SECOND);
+        assert_eq!(world.on(Event::Tick), []);
+    }
+}
+
+#[test]
+fn kernels_count_as_standing_only_for_as_long_as_heartbeats_say_so() {
+    let mut world = World::ready();
+    world.on(progress(7, 1));
+    // The worker, but not the gateway, is suspended.
+    world.pass(SECOND * 29 / 10);
+    world.on(progress(7, 1));
+    world.pass(SECOND / 10);
+    world.on(progress(8, 1));
+    assert_eq!(world.on(Event::Tick), [], "it has gone on");
+}
+
+#[test]
+fn a_suspended_gateway_does_not_take_kernels_for_frozen() {
+    let mut world = World::ready();
+    world.on(progress(7, 1));
+    world.suspend(1000 * SECOND);
+    for event in [progress(7, 1).into(), Event::Tick, progress(7, 1).into(), Event::Tick] {
+        assert_eq!(world.on(event), []);
+    }
+}
+
 fn preparing(millis: u64) -> WorkerEvent {
     WorkerEvent::Heartbeat(Heartbeat { oldest_preparation_millis: millis, ..Heartbeat::default() })
 }
@@ -72,7 +132,8 @@ fn a_suspended_gateway_gives_every_state_its_whole_time_again() {
         (&[SPAWNED][..], 5 * SECOND),
         (&[SPAWNED, JOINED], 60 * SECOND),
         (&[SPAWNED, JOINED, loaded()], 3 * SECOND),
-        (&[SPAWNED, JOINED, loaded(), Event::Drain], 10 * SECOND),
+        (&[SPAWNED, JOINED, loaded(), Event::Drain], 3 * SECOND),
+        (&[SPAWNED, JOINED, loaded(), Event::Drain, Event::Idle], 10 * SECOND),
     ];
     for (events, limit) in limits {
         let mut world = World::new();

@@ -13,7 +13,10 @@ use protocol::{
     message::{Batch, StreamEvent},
     shm::{Segment, Side},
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 
 use super::*;
 use crate::{metrics::MetricRegistry, worker::id::WorkerId};
@@ -30,6 +33,7 @@ pub(super) struct World {
     pub(super) peer: Peer,
     events: mpsc::Receiver<(Incarnation, WorkerEvent)>,
     task: JoinHandle<LinkEnd>,
+    exit: oneshot::Sender<()>,
 }
 
 /// What a worker process would own.
@@ -96,14 +100,21 @@ impl World {
         let task = LinkTask::new(link.clone(), ours, sender, receiver, metrics.clone());
         let (events_sender, events) = mpsc::channel(64);
         let events_sender = EventSender::new(incarnation, events_sender);
-        let task = tokio::spawn(async move { task.run(&events_sender).await });
+        let (exit, exited) = oneshot::channel();
+        // A process that is never said to have ended has not.
+        let exited = async {
+            if exited.await.is_err() {
+                future::pending().await
+            }
+        };
+        let task = tokio::spawn(async move { task.run(&events_sender, exited).await });
         let peer = Peer {
             socket: theirs,
             sender: FrameSender::new(reports, incarnation),
             receiver: FrameReceiver::new(submissions, incarnation),
             received: VecDeque::new(),
         };
-        Self { link, metrics, peer, events, task }
+        Self { link, metrics, peer, events, task, exit }
     }
 
     /// The link's next event.
@@ -121,6 +132,14 @@ impl World {
     /// Why the link ends, which it does by itself.
     pub(super) async fn end(self) -> LinkEnd {
         soon("the link's end", self.task).await.unwrap()
+    }
+
+    /// Ends the worker's process, whose end of the socket stays open.
+    pub(super) async fn exit(self) -> (LinkEnd, Peer) {
+        let Self { peer, task, exit, mut events, .. } = self;
+        exit.send(()).unwrap();
+        let received = async { while events.recv().await.is_some() {} };
+        (soon("the link's end", future::join(task, received)).await.0.unwrap(), peer)
     }
 
     /// Closes the worker's end of the socket.

@@ -1,0 +1,31 @@
+//! How a stream loses its worker.
+
+/// Why a worker sends nothing more about a stream. Another worker can continue it. The text says what happened, for
+/// people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// It is leaving, or never received the request: the request is not to blame.
+    Left(String),
+    /// Somebody else ended it with the request in its hands: a person, or an operating system that ran out of memory.
+    Killed(String),
+    /// It died, froze or broke the protocol with the request in its hands, which may be the cause.
+    Crashed(String),
+}
+
+impl Loss {
+    /// What happened, for people.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Left(reason) | Self::Killed(reason) | Self::Crashed(reason) => reason,
+        }
+    }
+
+    /// Its name in metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Left(_) => "left",
+            Self::Killed(_) => "killed",
+            Self::Crashed(_) => "crashed",
+        }
+    }
+}
