@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stdout)] // the document is the output
 
-use gateway::http::error_table;
+use gateway::http::{RetryAfter, error_table};
 
 fn main() {
     println!("# Errors\n");
@@ -12,7 +12,11 @@ fn main() {
     println!("client is told of them.\n");
     println!("| status | `type` | `code` | retry after | when |\n| --- | --- | --- | --- | --- |");
     for spec in error_table() {
-        let retry = spec.retry_after.map_or_else(String::new, |after| format!("{} s", after.as_secs()));
+        let retry = match spec.retry_after {
+            RetryAfter::Never => String::new(),
+            RetryAfter::Fixed(after) => format!("{} s", after.as_secs()),
+            RetryAfter::Computed => "computed".to_owned(),
+        };
         let (status, kind) = (spec.status.as_u16(), spec.kind.as_str());
         println!("| {status} | `{kind}` | `{}` | {retry} | {} |", spec.code, spec.when);
     }

@@ -42,7 +42,7 @@ impl Metrics {
     }
 }
 
-/// A gateway without models: [`App::models`] loads them.
+/// A gateway without models: [`App::models`] loads them. Needs a runtime.
 ///
 /// # Errors
 /// No worker can be started here.
@@ -53,9 +53,10 @@ pub fn assemble(config: &Config) -> Result<App, LaunchError> {
     let launcher = WorkerLauncher::new(config, worker)?;
     let loader = Models::new(launcher, Arc::clone(&models), fleet);
     let admission = Admission::new(config.stream_registry, admission);
+    admission.configure(config.stream_registry, config.rate_limits);
+    tokio::spawn(admission.watch(Arc::clone(&models)));
     let limits = OpenLimits {
         credit_chunks: config.stream_registry.credit_chunks,
-        first_wait: config.stream_registry.wait_timeout,
         recovery_wait: config.workers.recovery_timeout,
     };
     let dispatcher = Dispatcher::new(admission.clone(), Arc::clone(&models), limits, serve);
@@ -76,7 +77,9 @@ mod tests {
         let expected = [
             ("accept_requests", "counter"),
             ("admit_limit", "gauge"),
+            ("admit_limit_cuts", "counter"),
             ("admit_queue_length", "gauge"),
+            ("admit_queue_tokens", "gauge"),
             ("admit_rejections", "counter"),
             ("bells", "counter"),
             ("deliver_frames", "counter"),

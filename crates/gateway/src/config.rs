@@ -45,6 +45,8 @@ pub struct Config {
     pub batch_queue: BatchQueue,
     /// Concurrency of streams.
     pub stream_registry: StreamRegistry,
+    /// What each caller may use a minute.
+    pub rate_limits: RateLimits,
     /// What each worker may use.
     pub worker: Worker,
     /// How workers verify what they load.
@@ -148,16 +150,48 @@ pub struct BatchQueue {
 /// Concurrency of streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamRegistry {
-    /// Lower end of the range of a limit that adapts; nothing adapts it yet.
+    /// Streams that may run at the same time, however busy the workers are.
     pub min_streams: usize,
-    /// Streams that may run at the same time.
+    /// Streams that may run at the same time at most.
     pub max_streams: usize,
+    /// Streams that may run at the same time before anything is known of the workers.
+    pub start_streams: usize,
+    /// Time to the first token that other requests may cost.
+    pub first_token_target: Duration,
     /// Requests that may wait for a permit.
     pub max_waiting: usize,
+    /// Their tokens, estimated.
+    pub max_waiting_tokens: u64,
     /// Longest wait for a permit.
     pub wait_timeout: Duration,
     /// Chunks a stream may be ahead of its reader.
     pub credit_chunks: u32,
+}
+
+/// What each caller may use a minute. `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RateLimits {
+    /// Requests that are admitted.
+    pub requests_per_minute: Option<u64>,
+    /// Tokens of prompts and answers.
+    pub tokens_per_minute: Option<u64>,
+}
+
+#[cfg(test)]
+impl StreamRegistry {
+    /// For so many streams, whatever the load.
+    pub(crate) fn of_streams(streams: usize) -> Self {
+        Self {
+            min_streams: streams,
+            max_streams: streams,
+            start_streams: streams,
+            first_token_target: Duration::from_secs(2),
+            max_waiting: 256,
+            max_waiting_tokens: 1 << 20,
+            wait_timeout: Duration::from_secs(30),
+            credit_chunks: 8,
+        }
+    }
 }
 
 /// A setting that can't be used.

@@ -181,7 +181,8 @@ fn a_token_costs_few_allocations() {
     /// After these, every buffer has its size.
     const WARM: usize = 100;
     const MEASURED: usize = 200;
-    beside_gateway("", async |mut peer| {
+    let settings = format!("stream_registry: {{adaptive_limits: {{min_streams: {STREAMS}}}}}\n");
+    beside_gateway(&settings, async |mut peer| {
         let mut clients = peer.streams(STREAMS, 1000).await;
         let mut seen = 1;
         let (mut before, mut pools_before) = (Allocations::default(), Vec::new());
@@ -211,7 +212,7 @@ fn a_token_costs_few_allocations() {
 #[test]
 fn a_stream_takes_little_memory() {
     const STREAMS: usize = 1000;
-    let settings = "stream_registry: {adaptive_limits: {max_streams: 1000}, max_waiting: 1000}\n";
+    let settings = "stream_registry: {adaptive_limits: {min_streams: 1000, max_streams: 1000}}\n";
     beside_gateway(settings, async |mut peer| {
         let each = |before: Allocations, after: Allocations| (after.live - before.live) / STREAMS as i64;
         let start = peer.allocations().await;

@@ -3,6 +3,8 @@
 
 #[path = "http/access.rs"]
 mod access;
+#[path = "http/admission.rs"]
+mod admission;
 #[path = "http/connections.rs"]
 mod connections;
 #[path = "http/headers.rs"]

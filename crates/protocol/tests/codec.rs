@@ -157,9 +157,9 @@ fn report() -> impl Strategy<Value = Report> {
             }
         },
     );
-    let heartbeat = (any::<[u64; 4]>(), any::<[u32; 3]>(), option::of(any::<u64>())).prop_map(
+    let heartbeat = (any::<[u64; 5]>(), any::<[u32; 3]>(), option::of(any::<u64>())).prop_map(
         |(
-            [step, oldest_preparation_millis, kv_tokens, kv_capacity],
+            [step, oldest_preparation_millis, kv_tokens, kv_capacity, memory_bytes],
             [runnable, paused, waiting],
             progress,
         )| {
@@ -172,6 +172,7 @@ fn report() -> impl Strategy<Value = Report> {
                 kv_tokens,
                 kv_capacity,
                 progress,
+                memory_bytes,
             }
         },
     );

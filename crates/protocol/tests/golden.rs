@@ -132,9 +132,10 @@ fn reports() {
         kv_tokens: 6,
         kv_capacity: 7,
         progress: Some(8),
+        memory_bytes: 9,
     };
-    check(Report::Heartbeat(heartbeat), "02 01 02 03 04 05 06 07 01 08");
-    check(Report::Heartbeat(Heartbeat { progress: None, ..heartbeat }), "02 01 02 03 04 05 06 07 00");
+    check(Report::Heartbeat(heartbeat), "02 01 02 03 04 05 06 07 01 08 09");
+    check(Report::Heartbeat(Heartbeat { progress: None, ..heartbeat }), "02 01 02 03 04 05 06 07 00 09");
     check(Report::Events(vec![]), "03 00");
     check(Report::Drained, "04");
     check(Report::Verified(Verified { bytes: 5_000_000_000, micros: 9 }), "05 fd00f2052a01000000 09");

@@ -79,6 +79,7 @@ impl Default for StreamRegistry {
         Self {
             adaptive_limits: AdaptiveLimits::default(),
             max_waiting: 256,
+            max_waiting_tokens: 1_000_000,
             wait_timeout_ms: Duration::from_secs(30),
             credit_chunks: 64,
         }
@@ -87,7 +88,7 @@ impl Default for StreamRegistry {
 
 impl Default for AdaptiveLimits {
     fn default() -> Self {
-        Self { min_streams: None, max_streams: 50 }
+        Self { min_streams: None, max_streams: 50, first_token_target_ms: Duration::from_secs(2) }
     }
 }
 

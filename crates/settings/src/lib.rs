@@ -20,7 +20,7 @@ pub use self::{
     file::{DEFAULT_FILE, File},
     schema::{
         Activations, AdaptiveLimits, BatchQueue, Cache, Cpu, KvType, Log, MAX_WORKERS, Models,
-        REQUEST_MEMORY_FACTOR, Server, Settings, StreamRegistry, Tls, Verify, Worker, Workers,
+        REQUEST_MEMORY_FACTOR, RateLimits, Server, Settings, StreamRegistry, Tls, Verify, Worker, Workers,
     },
     size::{SizeError, parse_size},
 };

@@ -50,6 +50,9 @@ pub struct Settings {
     /// Concurrency of streams.
     #[serde(deserialize_with = "section")]
     pub stream_registry: StreamRegistry,
+    /// What each API key may use a minute; without keys, all clients together.
+    #[serde(deserialize_with = "section")]
+    pub rate_limits: RateLimits,
     /// The artifact store.
     #[serde(deserialize_with = "section")]
     pub cache: Cache,
@@ -222,6 +225,9 @@ pub struct StreamRegistry {
     /// Requests that may wait for a free stream.
     #[serde(deserialize_with = "number::<_, _, 0, 1_000_000>")]
     pub max_waiting: usize,
+    /// Tokens of the requests that may wait, estimated from the length of the prompt and `max_tokens`.
+    #[serde(deserialize_with = "number::<_, _, 1, 1_000_000_000_000>")]
+    pub max_waiting_tokens: u64,
     /// How long a request may wait.
     #[serde(deserialize_with = "millis::<_, 0, HOUR_MS>")]
     pub wait_timeout_ms: Duration,
@@ -230,16 +236,31 @@ pub struct StreamRegistry {
     pub credit_chunks: u32,
 }
 
-/// Limits of concurrent streams. The limit does not adapt yet: it is `max_streams`.
+/// Limits of concurrent streams. The limit adapts to the load, within these.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdaptiveLimits {
-    /// Reserved for a limit that adapts: checked, and without effect so far.
+    /// Streams of a model that may run at the same time however busy its workers are; at most `max_streams`.
     #[serde(deserialize_with = "min_streams")]
     pub min_streams: Option<usize>,
-    /// Streams that may run at the same time.
+    /// Streams of a model that may run at the same time at most.
     #[serde(deserialize_with = "number::<_, _, 1, MAX_STREAMS>")]
     pub max_streams: usize,
+    /// By how much other requests may delay a request's first token before the limit sinks.
+    #[serde(deserialize_with = "millis::<_, 1, HOUR_MS>")]
+    pub first_token_target_ms: Duration,
+}
+
+/// What each API key may use a minute; without keys, all clients together. 0 is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimits {
+    /// Requests; 0: no limit.
+    #[serde(deserialize_with = "number::<_, _, 0, 1_000_000_000>")]
+    pub requests_per_minute: u64,
+    /// Tokens of prompts and answers; 0: no limit.
+    #[serde(deserialize_with = "number::<_, _, 0, 1_000_000_000_000>")]
+    pub tokens_per_minute: u64,
 }
 
 /// The artifact store.

@@ -13,6 +13,7 @@ pub mod cache;
 pub mod cli;
 pub mod engine;
 pub mod link;
+pub mod memory;
 pub mod model;
 pub mod options;
 pub mod prepare;

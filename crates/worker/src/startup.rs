@@ -19,6 +19,7 @@ use crate::{
     cli::Cli,
     engine::{Engine, EngineMessage, EngineStats, EosTokens},
     link::{self, LinkSender, Receiver},
+    memory::ResidentMemory,
     model::Model,
     options,
     prepare::{ChatTemplate, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
@@ -149,9 +150,15 @@ fn start_heartbeat(
 ) -> std::io::Result<crossbeam_channel::Sender<()>> {
     let (stop, stopped) = bounded::<()>(0);
     thread::Builder::new().name("heartbeat".into()).spawn(move || {
+        let mut memory = ResidentMemory::new();
         while stopped.recv_timeout(interval) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
             let oldest_preparation_millis = preparation.oldest().as_millis().try_into().unwrap_or(u64::MAX);
-            reports.report(&Report::Heartbeat(Heartbeat { oldest_preparation_millis, ..stats.heartbeat() }));
+            let memory_bytes = memory.bytes();
+            reports.report(&Report::Heartbeat(Heartbeat {
+                oldest_preparation_millis,
+                memory_bytes,
+                ..stats.heartbeat()
+            }));
         }
     })?;
     Ok(stop)

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use settings::{File, MAX_WORKERS, Settings};
 
 use super::{
-    BatchQueue, Config, ConfigError, Connections, Environment, Keys, Server, StreamRegistry, Tls, Workers,
-    exposure,
+    BatchQueue, Config, ConfigError, Connections, Environment, Keys, RateLimits, Server, StreamRegistry, Tls,
+    Worker, Workers, exposure,
     keys::KeyKind,
     warnings::{self, Overridden},
 };
@@ -61,24 +61,27 @@ fn combine(file: &File, flags: &Flags, environment: &Environment) -> Result<Load
         return Err(file.refuse("models.max_loaded", problem).into());
     }
     let queue = &settings.batch_queue;
+    let workers = workers(&settings.workers, flags)?;
+    let stream_registry = stream_registry(&settings.stream_registry, places(&workers, &settings.worker));
     let config = Config {
         models,
         max_loaded,
         server: server(&settings.server, flags, environment)?,
-        workers: workers(&settings.workers, flags)?,
+        workers,
         worker: settings.worker,
         batch_queue: BatchQueue {
             max_batch_size: queue.max_batch_size,
             flush_interval: queue.flush_interval_ms,
         },
-        stream_registry: stream_registry(&settings.stream_registry),
+        stream_registry,
+        rate_limits: rate_limits(&settings.rate_limits),
         verify: settings.cache.verify,
         cpu: settings.cpu,
         log_filter: log_filter(file, environment)?,
     };
     exposure::check(&config.server)?;
     let overridden = Overridden::of(settings, environment);
-    let warnings = warnings::of(&config, settings, overridden);
+    let warnings = warnings::of(&config, overridden);
     Ok(Loaded { config, warnings, path: file.path().to_owned() })
 }
 
@@ -166,14 +169,38 @@ fn workers(settings: &settings::Workers, flags: &Flags) -> Result<Workers, Confi
     })
 }
 
-fn stream_registry(settings: &settings::StreamRegistry) -> StreamRegistry {
+/// The least limit of streams where none is set: so few that hardly any machine is overloaded by them, and enough that
+/// batching pays.
+const MIN_STREAMS: usize = 5;
+
+/// Sequences that a model's workers run at the same time.
+pub(super) fn places(workers: &Workers, worker: &Worker) -> usize {
+    workers.count.saturating_mul(worker.max_num_seqs as usize)
+}
+
+/// `places` is where the limit of streams begins, within its range.
+fn stream_registry(settings: &settings::StreamRegistry, places: usize) -> StreamRegistry {
     let limits = &settings.adaptive_limits;
+    let max_streams = limits.max_streams;
+    let min_streams = limits.min_streams.unwrap_or(MIN_STREAMS).min(max_streams);
     StreamRegistry {
-        min_streams: limits.min_streams.unwrap_or(1),
-        max_streams: limits.max_streams,
+        min_streams,
+        max_streams,
+        start_streams: places.clamp(min_streams, max_streams),
+        first_token_target: limits.first_token_target_ms,
         max_waiting: settings.max_waiting,
+        max_waiting_tokens: settings.max_waiting_tokens,
         wait_timeout: settings.wait_timeout_ms,
         credit_chunks: settings.credit_chunks,
+    }
+}
+
+/// 0 is no limit.
+fn rate_limits(settings: &settings::RateLimits) -> RateLimits {
+    let limit = |per_minute: u64| Some(per_minute).filter(|per_minute| *per_minute > 0);
+    RateLimits {
+        requests_per_minute: limit(settings.requests_per_minute),
+        tokens_per_minute: limit(settings.tokens_per_minute),
     }
 }
 

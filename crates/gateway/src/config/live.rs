@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use super::{Activations, Config, ConfigError, Keys, KvType, Verify, exposure};
+use super::{Activations, Config, ConfigError, Keys, KvType, Verify, combine, exposure};
 
 /// What changes with a new configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +53,10 @@ pub fn adopt(running: &Config, new: &Config) -> Result<Config, ConfigError> {
     for adopt in rows().filter_map(|row| row.adopt) {
         adopt(&mut config, new);
     }
+    // It follows from the range, which can change, and the workers, which stay.
+    let places = combine::places(&config.workers, &config.worker);
+    let streams = &mut config.stream_registry;
+    streams.start_streams = places.clamp(streams.min_streams, streams.max_streams);
     exposure::check(&config.server)?;
     Ok(config)
 }
@@ -119,9 +123,13 @@ const ROWS: &[Row] = rows! {
     restart "batch_queue.flush_interval_ms" = batch_queue.flush_interval;
     live "stream_registry.adaptive_limits.min_streams" = stream_registry.min_streams;
     live "stream_registry.adaptive_limits.max_streams" = stream_registry.max_streams;
+    live "stream_registry.adaptive_limits.first_token_target_ms" = stream_registry.first_token_target;
     live "stream_registry.max_waiting" = stream_registry.max_waiting;
+    live "stream_registry.max_waiting_tokens" = stream_registry.max_waiting_tokens;
     live "stream_registry.wait_timeout_ms" = stream_registry.wait_timeout;
     restart "stream_registry.credit_chunks" = stream_registry.credit_chunks;
+    live "rate_limits.requests_per_minute" = rate_limits.requests_per_minute;
+    live "rate_limits.tokens_per_minute" = rate_limits.tokens_per_minute;
     restart "cache.verify" = verify;
     restart "cpu.activations" = cpu.activations;
     restart "cpu.kv_type" = cpu.kv_type;
@@ -193,6 +201,7 @@ show! {
     u32: |it| it.to_string();
     u64: |it| it.to_string();
     usize: |it| it.to_string();
+    Option<u64>: |it| it.unwrap_or(0).to_string();
     String: |it| it.clone();
     Duration: |it| it.as_millis().to_string();
     Vec<String>: |it| format!("[{}]", it.join(", "));

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use protocol::options::{self, WorkerOptions};
 
-use super::{Config, Digest, Environment, Keys, Verify, Worker};
+use super::{Config, Digest, Environment, Keys, RateLimits, Verify, Worker};
 use crate::cli::Flags;
 
 fn load(text: &str) -> Result<Config, String> {
@@ -57,15 +57,26 @@ fn what_a_worker_may_use_is_read() {
 }
 
 #[test]
-fn the_limit_of_streams_is_the_maximum() {
+fn the_limit_of_streams_begins_with_the_places_of_the_workers_within_its_range() {
     let limits = |text: &str| {
-        let streams =
-            load(&format!("stream_registry: {{adaptive_limits: {{{text}}}}}\n")).unwrap().stream_registry;
-        (streams.min_streams, streams.max_streams)
+        let streams = load(text).unwrap().stream_registry;
+        (streams.min_streams, streams.start_streams, streams.max_streams)
     };
-    assert_eq!(limits(""), (1, 50));
-    assert_eq!(limits("max_streams: 3"), (1, 3), "no other key has to be set with it");
-    assert_eq!(limits("min_streams: 2, max_streams: 3"), (2, 3));
+    let adaptive = |text: &str| limits(&format!("stream_registry: {{adaptive_limits: {{{text}}}}}\n"));
+    assert_eq!(adaptive(""), (5, 50, 50));
+    assert_eq!(adaptive("max_streams: 3"), (3, 3, 3), "no other key has to be set with it");
+    assert_eq!(adaptive("min_streams: 2, max_streams: 3"), (2, 3, 3));
+    assert_eq!(adaptive("max_streams: 500"), (5, 64, 500));
+    assert_eq!(limits("workers: {count: 2}\nworker: {max_num_seqs: 8}\n"), (5, 16, 50));
+    assert_eq!(limits("worker: {max_num_seqs: 1}\n"), (5, 5, 50));
+}
+
+#[test]
+fn a_rate_of_zero_is_none() {
+    let rates = |text: &str| load(text).unwrap().rate_limits;
+    assert_eq!(rates(""), RateLimits::default());
+    let set = rates("rate_limits: {requests_per_minute: 60, tokens_per_minute: 0}\n");
+    assert_eq!((set.requests_per_minute, set.tokens_per_minute), (Some(60), None));
 }
 
 #[test]

@@ -27,20 +27,16 @@ impl Overridden {
 }
 
 /// Each a sentence without its full stop.
-pub(super) fn of(config: &Config, settings: &Settings, overridden: Overridden) -> Vec<String> {
-    let mut warnings = without_effect(config, settings, overridden);
+pub(super) fn of(config: &Config, overridden: Overridden) -> Vec<String> {
+    let mut warnings = without_effect(config, overridden);
     warnings.extend(dangerous(config));
     warnings
 }
 
-fn without_effect(config: &Config, settings: &Settings, overridden: Overridden) -> Vec<String> {
+fn without_effect(config: &Config, overridden: Overridden) -> Vec<String> {
     let server = &config.server;
     let protected = exposure(server) != Exposure::Open;
     let rows = [
-        (
-            settings.stream_registry.adaptive_limits.min_streams.is_some(),
-            "`stream_registry.adaptive_limits.min_streams` has no effect: the limit does not adapt yet",
-        ),
         (
             overridden.api_keys,
             "`server.api_keys_file` has no effect: KR_API_KEYS or KR_API_KEY in the environment overrides it",

@@ -244,7 +244,8 @@ impl Worker {
 
 impl Service {
     fn work(&self) -> WorkerWork {
-        let Heartbeat { step, runnable, paused, waiting, kv_tokens, kv_capacity, .. } = self.link.heartbeat();
+        let Heartbeat { step, runnable, paused, waiting, kv_tokens, kv_capacity, memory_bytes, .. } =
+            self.link.heartbeat();
         let ModelInfo { load_micros, tokenizer_micros, .. } = self.info;
         WorkerWork {
             pid: self.pid,
@@ -256,6 +257,7 @@ impl Service {
             waiting,
             kv_tokens,
             kv_capacity,
+            memory_bytes,
         }
     }
 }

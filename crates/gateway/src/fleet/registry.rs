@@ -8,7 +8,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use protocol::message::Failure;
+use protocol::message::{Failure, Heartbeat};
 use tokio::sync::watch;
 
 use super::{
@@ -103,6 +103,13 @@ impl ModelRegistry {
     /// The links of all workers that have streams, or may get some.
     pub fn links(&self) -> Vec<Link> {
         self.read().models.iter().flat_map(links).collect()
+    }
+
+    /// The last heartbeats of the model's workers that serve. `None` if it is not loaded.
+    pub fn heartbeats(&self, name: &str) -> Option<Vec<Heartbeat>> {
+        let table = self.read();
+        let model = table.loaded().find(|model| model.name == name)?;
+        Some(model.services().map(|service| service.link.heartbeat()).collect())
     }
 
     /// The links of the model's workers that have streams, or may get some.

@@ -78,4 +78,6 @@ pub struct WorkerWork {
     pub kv_tokens: u64,
     /// Most tokens whose keys and values it may hold.
     pub kv_capacity: u64,
+    /// Resident memory of its process in bytes, with the weights that it has mapped; 0 if its system does not tell.
+    pub memory_bytes: u64,
 }

@@ -78,7 +78,9 @@ pub(super) async fn act(app: &App, id: &str, action: Action, request: Request) -
         }
         Action::Unload => {
             let drain_timeout = UnloadFields::read(&body.bytes)?.drain_timeout()?;
-            Ok(Done::Unloaded(app.models.unload(id, drain_timeout).await?))
+            let name = app.models.unload(id, drain_timeout).await?;
+            app.admission.forget(&name);
+            Ok(Done::Unloaded(name))
         }
     }
 }

@@ -97,7 +97,7 @@ impl App {
         self.budget.set_limit(config.server.request_memory);
         self.origins.store(Arc::new(Origins::new(&config.server)));
         self.rules.store(Arc::new(Rules::new(&config.server)));
-        self.admission.reconfigure(config.stream_registry);
+        self.admission.configure(config.stream_registry, config.rate_limits);
         self.models.set_max_loaded(config.max_loaded);
     }
 

@@ -10,6 +10,8 @@
 //!
 //! A dialect translates, and nothing else: it neither waits nor knows workers, permits or connections.
 
+use std::time::Duration;
+
 use axum::routing::MethodRouter;
 use bytes::BytesMut;
 
@@ -63,6 +65,8 @@ pub(super) struct Asked<C> {
     pub(super) request: GenerateRequest,
     /// The answer is to be streamed.
     pub(super) stream: bool,
+    /// How long the answer may take.
+    pub(super) timeout: Option<Duration>,
     pub(super) context: C,
 }
 

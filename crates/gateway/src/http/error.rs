@@ -10,8 +10,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-pub(super) use self::report::{ErrorReport, ErrorWriter};
-pub use self::spec::{ErrorKind, ErrorSpec, error_table};
+pub(super) use self::report::{ErrorReport, ErrorWriter, Full};
+pub use self::spec::{ErrorKind, ErrorSpec, RetryAfter, error_table};
 use super::{
     auth::AuthError,
     public::{clip, public},
@@ -201,7 +201,21 @@ impl ApiError {
             other => clip(other.to_string(), MAX_MESSAGE),
         };
         let param = self.param().map(|param| clip(param.to_owned(), MAX_PARAM));
-        ErrorReport { kind, code: Some(code), message, param, request_id: None }
+        let full = match self {
+            Self::Serve(ServeError::Rejected(rejection)) => Full::of(rejection),
+            _ => None,
+        };
+        let retry_after = self.retry_after();
+        ErrorReport { kind, code: Some(code), message, param, request_id: None, retry_after, full }
+    }
+
+    /// When the same request may succeed.
+    fn retry_after(&self) -> Option<Duration> {
+        match (self.spec().retry_after, self) {
+            (RetryAfter::Fixed(after), _) => Some(after),
+            (RetryAfter::Computed, Self::Serve(ServeError::Rejected(rejection))) => rejection.retry_after(),
+            (RetryAfter::Computed | RetryAfter::Never, _) => None,
+        }
     }
 
     /// The status of a response that tells it.
@@ -213,12 +227,14 @@ impl ApiError {
 impl IntoResponse for ApiError {
     /// Without a body: the outermost layer knows the request's id and dialect, and writes it from the report.
     fn into_response(self) -> Response {
-        let ErrorSpec { status, retry_after, .. } = self.spec();
+        let status = self.status();
         let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
         let mut response = (status, json).into_response();
         let headers = response.headers_mut();
-        if let Some(after) = retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        if let Some(after) = self.retry_after() {
+            // Whole seconds, so that nobody comes too early.
+            headers
+                .insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs_f64().ceil().max(1.0) as u64));
             headers.insert("retry-after-ms", HeaderValue::from(after.as_millis() as u64));
         }
         if status == StatusCode::UNAUTHORIZED {
@@ -244,6 +260,10 @@ fn of_serve(error: &ServeError) -> ErrorSpec {
     match error {
         ServeError::Rejected(Rejection::QueueFull { .. }) => spec::QUEUE_FULL,
         ServeError::Rejected(Rejection::WaitedTooLong { .. }) => spec::QUEUE_TIMEOUT,
+        ServeError::Rejected(Rejection::RateLimited(_)) => spec::RATE_LIMITED,
+        ServeError::Rejected(Rejection::DeadlinePassed) | ServeError::DeadlinePassed => {
+            spec::DEADLINE_EXCEEDED
+        }
         ServeError::Rejected(Rejection::ShuttingDown) => spec::SHUTTING_DOWN,
         ServeError::Unroutable(error) => of_route(error),
         ServeError::Failed(failure) => of_failure(failure.kind),

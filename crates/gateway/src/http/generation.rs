@@ -19,6 +19,7 @@ use super::{
     error::ApiError,
     request_id::RequestId,
     stream::{self, Opened, Source},
+    terms::Terms,
 };
 use crate::{config::REQUEST_MEMORY_FACTOR, serve::GenerateRequest};
 
@@ -28,10 +29,13 @@ pub(super) async fn create<D: Dialect>(
     State(app): State<App>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
+    // By the clock of the timers that its deadline sets.
+    let arrived = tokio::time::Instant::now().into_std();
     let request_id = request.extensions().get::<RequestId>().cloned();
+    let terms = Terms::of(request.headers(), request.extensions())?;
     let body = body::read(&app, request, app.max_body_bytes()).await?;
-    let (Asked { request, stream, context }, charge) = read::<D>(body).await?;
+    let (Asked { mut request, stream, timeout, context }, charge) = read::<D>(body).await?;
+    terms.apply(&mut request, timeout, arrived);
     let settings =
         stream::Settings { keepalive: app.sse_keepalive(), request_id, metrics: app.metrics.streams.clone() };
     let opening = open::<D>(app, request, context, charge, arrived).in_current_span();

@@ -29,12 +29,13 @@ mod router;
 pub mod server;
 mod sse;
 mod stream;
+mod terms;
 mod throttle;
 mod unread;
 
 pub use self::{
     app::App,
-    error::{ErrorKind, ErrorSpec, error_table},
+    error::{ErrorKind, ErrorSpec, RetryAfter, error_table},
     metrics::HttpMetrics,
     router::routes,
 };

@@ -5,8 +5,10 @@ use std::{sync::Arc, time::Instant};
 use tracing::{Instrument, debug_span};
 
 use super::{
-    admission::Admission,
+    admission::{Admission, Ask},
+    deadline::Deadline,
     error::ServeError,
+    estimate,
     generation::Generation,
     metrics::ServeMetrics,
     migrate::{MigratingStream, OpenLimits, Opener},
@@ -39,7 +41,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// If no worker will ever serve the model, which is found before the wait for a place; if there is no place, or no
-    /// worker in time; or if the worker refuses the request.
+    /// worker in time; if the request's deadline passes; or if the worker refuses the request.
     pub async fn generate(
         &self,
         request: GenerateRequest,
@@ -47,9 +49,17 @@ impl Dispatcher {
     ) -> Result<Generation, ServeError> {
         // An unknown model need not wait for a place.
         let name = self.registry.resolve(&request.model)?;
-        let permit = self.admission.admit(&name).instrument(debug_span!("admit")).await?;
+        let ask = Ask {
+            model: name,
+            caller: request.caller.clone(),
+            priority: request.priority,
+            tokens: estimate::tokens(&request),
+            deadline: request.deadline,
+        };
+        let permit = self.admission.admit(ask).instrument(debug_span!("admit")).await?;
         // Workers may have come or gone during the wait, so one is picked only now.
-        let events = MigratingStream::open(&self.opener, request, arrived).await?;
+        let opening = MigratingStream::open(&self.opener, request, arrived, self.admission.wait_timeout());
+        let events = Deadline::new(permit.deadline()).bound(opening).await??;
         Generation::prepared(permit, events).await
     }
 }

@@ -15,6 +15,9 @@ pub enum ServeError {
     /// No worker can take it.
     #[error(transparent)]
     Unroutable(#[from] RouteError),
+    /// Its client's deadline passed while it ran.
+    #[error("the request's deadline passed before its answer was complete")]
+    DeadlinePassed,
     /// Its worker could not do it, or was lost.
     #[error("{}", .0.message)]
     Failed(Failure),

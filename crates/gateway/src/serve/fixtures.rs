@@ -1,8 +1,6 @@
 //! A generation without a worker's process, for the tests of those who read one.
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
-
 use futures_util::FutureExt;
 use protocol::{
     ids::RequestId,
@@ -26,13 +24,7 @@ pub(crate) struct Player {
 impl Player {
     /// A player, and its generation, which has been accepted.
     pub(crate) fn begin() -> (Self, Generation) {
-        let settings = StreamRegistry {
-            min_streams: 1,
-            max_streams: 1,
-            max_waiting: 0,
-            wait_timeout: Duration::ZERO,
-            credit_chunks: 8,
-        };
+        let settings = StreamRegistry { max_waiting: 0, ..StreamRegistry::of_streams(1) };
         let metrics = AdmissionMetrics::register(&mut MetricRegistry::new());
         let admission = Admission::new(settings, metrics);
         let permit = admission.admit("m").now_or_never().unwrap().unwrap();

@@ -7,6 +7,7 @@ use tracing::error;
 
 use super::{
     admission::Permit,
+    deadline::Deadline,
     error::ServeError,
     event::{Output, OutputEvent},
     migrate::MigratingStream,
@@ -18,16 +19,25 @@ use super::{
 pub struct Generation {
     /// Before the permit, so that a dropped generation is cancelled before the next request gets its place.
     events: MigratingStream,
-    _permit: Permit,
+    permit: Permit,
+    deadline: Deadline,
     ended: bool,
 }
 
 impl Generation {
     /// Waits until the worker has accepted the prompt. Parameters are dropped from the last to the first, so the stream
     /// follows the permit, for the reason above.
-    pub(super) async fn prepared(permit: Permit, mut events: MigratingStream) -> Result<Self, ServeError> {
-        match std::future::poll_fn(|cx| events.poll_next(cx)).await.transpose()? {
-            Some(StreamEventKind::Prepared { .. }) => Ok(Self { events, _permit: permit, ended: false }),
+    pub(super) async fn prepared(
+        mut permit: Permit,
+        mut events: MigratingStream,
+    ) -> Result<Self, ServeError> {
+        let mut deadline = Deadline::new(permit.deadline());
+        let first = std::future::poll_fn(|cx| events.poll_next(cx));
+        match deadline.bound(first).await?.transpose()? {
+            Some(StreamEventKind::Prepared { prompt_tokens }) => {
+                permit.count_prompt(prompt_tokens);
+                Ok(Self { events, permit, deadline, ended: false })
+            }
             Some(StreamEventKind::Failed(failure)) => Err(failure.into()),
             other => Err(unexpected(other.as_ref())),
         }
@@ -49,11 +59,20 @@ impl Generation {
         if self.ended {
             return Poll::Ready(None);
         }
+        if self.deadline.poll(cx).is_ready() {
+            self.ended = true;
+            return Poll::Ready(Some(Err(ServeError::DeadlinePassed)));
+        }
         loop {
             let event = match ready!(self.events.poll_next(cx)).transpose() {
-                // Tokens whose text is not complete yet.
-                Ok(Some(StreamEventKind::Delta(delta))) if delta.text.is_empty() => continue,
-                Ok(Some(StreamEventKind::Delta(delta))) => Ok(OutputEvent::TextDelta(delta.text)),
+                Ok(Some(StreamEventKind::Delta(delta))) => {
+                    self.permit.count_answer(delta.tokens.len());
+                    if delta.text.is_empty() {
+                        // Tokens whose text is not complete yet.
+                        continue;
+                    }
+                    Ok(OutputEvent::TextDelta(delta.text))
+                }
                 Ok(Some(StreamEventKind::Finished { reason, usage })) => {
                     Ok(OutputEvent::Finish { reason, usage })
                 }

@@ -59,8 +59,6 @@ pub(super) struct Opener {
 pub struct OpenLimits {
     /// Chunks that a worker may send before any was read.
     pub credit_chunks: u32,
-    /// How long a request waits until a worker of its model is ready.
-    pub first_wait: Duration,
     /// How long a stream whose worker is lost waits for another.
     pub recovery_wait: Duration,
 }
@@ -147,7 +145,7 @@ impl Opener {
 }
 
 impl MigratingStream {
-    /// Opens the stream of `request`, which arrived at `arrived`.
+    /// Opens the stream of `request`, which arrived at `arrived`. Waits at most `longest` for a worker to be ready.
     ///
     /// # Errors
     /// No worker of the model is ready in time, or the request can't be sent to one.
@@ -155,9 +153,10 @@ impl MigratingStream {
         opener: &Arc<Opener>,
         request: GenerateRequest,
         arrived: Instant,
+        longest: Duration,
     ) -> Result<Self, ServeError> {
         let progress = Progress::new(arrived);
-        let (stream, digest) = opener.open(&request, &[], progress, opener.limits.first_wait).await?;
+        let (stream, digest) = opener.open(&request, &[], progress, longest).await?;
         Ok(Self {
             opener: Arc::clone(opener),
             request: Arc::new(request),

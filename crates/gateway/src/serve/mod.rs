@@ -12,23 +12,37 @@
 
 pub mod admission;
 mod caller;
+mod deadline;
 mod dispatcher;
 mod error;
+mod estimate;
 mod event;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod gate;
 mod generation;
+mod limit;
 mod metrics;
 mod migrate;
+mod pace;
+mod priority;
+mod queue;
+mod rate_limit;
 mod request;
 
+#[cfg(test)]
+pub(crate) use self::request::plain as plain_request;
 pub use self::{
     caller::Caller,
     dispatcher::Dispatcher,
     error::{Failure, FailureKind, RouteError, ServeError},
     event::{DeltaText, FinishReason, Output, OutputEvent, Usage},
+    gate::Occupancy,
     generation::Generation,
     metrics::ServeMetrics,
     migrate::OpenLimits,
+    priority::{NotAPriority, Priority},
+    queue::Bound,
+    rate_limit::{RateExceeded, RateUnit},
     request::{ChatMessage, GenerateRequest, Prompt, Sampling},
 };

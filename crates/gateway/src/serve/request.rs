@@ -1,7 +1,11 @@
 //! A request for text, whichever dialect it came in.
 
 pub use protocol::message::{ChatMessage, Prompt, Sampling};
+use std::time::Instant;
+
 use protocol::{ids::RequestId, message::Generate};
+
+use super::{caller::Caller, priority::Priority};
 
 /// A request that can be served if its model is loaded and a place is free. All values are within their ranges.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,13 +22,19 @@ pub struct GenerateRequest {
     pub stop: Vec<String>,
     /// Generate past the model's end-of-sequence tokens.
     pub ignore_eos: bool,
+    /// Who sent it.
+    pub caller: Caller,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// When it has to be answered: later it is refused, or ends with an error.
+    pub deadline: Option<Instant>,
 }
 
 impl GenerateRequest {
     /// The message for a worker, which continues behind the tokens `resume`. `credit` is the number of chunks that it may
     /// send before any was read.
     pub(super) fn message(&self, id: RequestId, credit: u32, resume: &[u32]) -> Generate {
-        let Self { model: _, prompt, sampling, max_tokens, stop, ignore_eos } = self.clone();
+        let Self { prompt, sampling, max_tokens, stop, ignore_eos, .. } = self.clone();
         Generate { id, prompt, sampling, max_tokens, stop, resume: resume.to_vec(), ignore_eos, credit }
     }
 
@@ -49,6 +59,22 @@ impl GenerateRequest {
     }
 }
 
+/// A request for the text that follows an empty one.
+#[cfg(test)]
+pub(crate) fn plain(model: &str) -> GenerateRequest {
+    GenerateRequest {
+        model: model.into(),
+        prompt: Prompt::Text(String::new()),
+        sampling: Sampling::default(),
+        max_tokens: None,
+        stop: Vec::new(),
+        ignore_eos: false,
+        caller: Caller::default(),
+        priority: Priority::default(),
+        deadline: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,15 +83,15 @@ mod tests {
     fn every_value_reaches_the_worker() {
         let message = ChatMessage { role: "user".into(), content: "hi".into(), name: None };
         let request = GenerateRequest {
-            model: "m".into(),
             prompt: Prompt::Chat(vec![message]),
             sampling: Sampling { temperature: 0.5, seed: 5, ..Sampling::default() },
             max_tokens: Some(7),
             stop: vec!["a".into(), "b".into()],
             ignore_eos: true,
+            ..plain("m")
         };
         let sent = request.message(RequestId(4), 64, &[1, 2]);
-        let GenerateRequest { model: _, prompt, sampling, max_tokens, stop, ignore_eos } = request;
+        let GenerateRequest { prompt, sampling, max_tokens, stop, ignore_eos, .. } = request;
         let (id, resume, credit) = (RequestId(4), vec![1, 2], 64);
         let expected = Generate { id, prompt, sampling, max_tokens, stop, resume, ignore_eos, credit };
         assert_eq!(sent, expected);
@@ -75,12 +101,9 @@ mod tests {
     fn a_request_takes_at_least_the_bytes_of_its_texts() {
         let long = "x".repeat(1000);
         let with = |prompt, stop: &[&String]| GenerateRequest {
-            model: "m".into(),
             prompt,
-            sampling: Sampling::default(),
-            max_tokens: None,
             stop: stop.iter().map(|it| (*it).clone()).collect(),
-            ignore_eos: false,
+            ..plain("m")
         };
         let empty = with(Prompt::Text(String::new()), &[]).bytes();
         let message = ChatMessage { role: "user".into(), content: long.clone(), name: Some(long.clone()) };

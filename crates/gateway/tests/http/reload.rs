@@ -19,6 +19,7 @@ async fn what_can_change_holds_for_the_next_request() {
     let mut before = Wire::open(address).await;
     before.send("GET", "/livez", "", b"").await;
     assert_eq!(before.answer().await.1, "ok\n");
+    let _place = env.app.admission.admit("tiny").await.unwrap();
 
     let changes = env
         .reload(
@@ -26,7 +27,8 @@ async fn what_can_change_holds_for_the_next_request() {
              stream_registry: {max_waiting: 0, adaptive_limits: {max_streams: 1}}\nmodels: {max_loaded: 1}\n",
         )
         .unwrap();
-    assert_eq!(changes.live.len(), 6, "{changes:?}");
+    // Those that are named, and `min_streams`, which can't be more than `max_streams`.
+    assert_eq!(changes.live.len(), 7, "{changes:?}");
     assert_eq!(changes.after_restart.len(), 1, "{changes:?}");
     assert_eq!(changes.after_restart[0].key, "server.port");
     assert_eq!(
@@ -34,7 +36,9 @@ async fn what_can_change_holds_for_the_next_request() {
         (413, "invalid_request_error".into(), "body_too_large".into())
     );
     assert_eq!(foreign(&env).await, 200);
-    assert_eq!(env.metric("kr_admit_limit").await, "1");
+    assert_eq!(env.metric("kr_admit_limit{model=\"tiny\"}").await, "1");
+    let full = env.post(CHAT, &chat(json!({}))).await.error();
+    assert_eq!(full, (429, "rate_limit_error".into(), "queue_full".into()), "its only place is taken");
 
     // A connection keeps the limits with which it began.
     let long = format!("x: {}\r\n", "y".repeat(5000));

@@ -45,7 +45,7 @@ async fn clients_that_leave_at_any_moment_leave_nothing_behind() {
     const REQUESTS: u64 = 10_000;
     const AT_ONCE: usize = 60;
     let settings = format!(
-        "stream_registry: {{credit_chunks: 4, adaptive_limits: {{max_streams: {PLACES}}}}}\n\
+        "stream_registry: {{credit_chunks: 4, adaptive_limits: {{min_streams: {PLACES}, max_streams: {PLACES}}}}}\n\
          batch_queue: {{max_batch_size: 7}}\n"
     );
     let (env, worker) = TestEnv::ready(&settings).await;

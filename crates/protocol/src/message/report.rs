@@ -78,4 +78,6 @@ pub struct Heartbeat {
     pub kv_capacity: u64,
     /// Changes while the engine works, also within a step. `None` where that is not known: a step is then one piece.
     pub progress: Option<u64>,
+    /// Resident memory of the process, with the weights that it has mapped; 0 if the system does not tell.
+    pub memory_bytes: u64,
 }

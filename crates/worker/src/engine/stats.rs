@@ -39,6 +39,7 @@ impl EngineStats {
             kv_tokens: self.kv_tokens.load(Ordering::Relaxed),
             kv_capacity: self.kv_capacity.load(Ordering::Relaxed),
             progress: self.model.get().map(|model| model().wrapping_add(self.pieces.load(Ordering::Relaxed))),
+            memory_bytes: 0,
         }
     }
 

@@ -13,10 +13,21 @@ pub struct ErrorSpec {
     pub kind: ErrorKind,
     /// What happened, for programs.
     pub code: &'static str,
-    /// After how long trying again makes sense; `None` if the same request would fail again.
-    pub retry_after: Option<Duration>,
+    /// After how long trying again makes sense.
+    pub retry_after: RetryAfter,
     /// When it happens, for the documentation.
     pub when: &'static str,
+}
+
+/// After how long trying again makes sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RetryAfter {
+    /// The same request would fail again.
+    Never,
+    /// After this time.
+    Fixed(Duration),
+    /// As long as it will take for a place to come free, at the rate at which places do; or for a rate to allow it.
+    Computed,
 }
 
 /// Whose fault an error is.
@@ -41,14 +52,15 @@ impl ErrorKind {
     }
 }
 
-/// A place comes free whenever a stream ends.
+/// Memory comes free whenever a request has been read, or a stream begins.
 pub(super) const RETRY_BUSY: Duration = Duration::from_secs(1);
 /// A worker's restart takes a back-off and a load.
 const RETRY_WORKER: Duration = Duration::from_secs(2);
 
-const NEVER: Option<Duration> = None;
-const BUSY: Option<Duration> = Some(RETRY_BUSY);
-const WORKER: Option<Duration> = Some(RETRY_WORKER);
+const NEVER: RetryAfter = RetryAfter::Never;
+const BUSY: RetryAfter = RetryAfter::Fixed(RETRY_BUSY);
+const PLACE: RetryAfter = RetryAfter::Computed;
+const WORKER: RetryAfter = RetryAfter::Fixed(RETRY_WORKER);
 
 /// Defines the rows, and lists all of them.
 macro_rules! specs {
@@ -140,10 +152,13 @@ specs! {
         "the body is not UTF-8 according to its `Content-Type`";
     MODEL_DAMAGED = UNPROCESSABLE_ENTITY Server "model_damaged" NEVER,
         "a stored file of the model is damaged; the message says how to repair it";
-    QUEUE_FULL = TOO_MANY_REQUESTS RateLimit "queue_full" BUSY,
-        "as many requests wait for the model as may wait";
-    QUEUE_TIMEOUT = TOO_MANY_REQUESTS RateLimit "queue_timeout" BUSY,
+    QUEUE_FULL = TOO_MANY_REQUESTS RateLimit "queue_full" PLACE,
+        "as many requests wait for the model as may wait, or requests of as many tokens; or one that waited had to make \
+         room for one of a client with fewer";
+    QUEUE_TIMEOUT = TOO_MANY_REQUESTS RateLimit "queue_timeout" PLACE,
         "the request waited for a place for too long";
+    RATE_LIMITED = TOO_MANY_REQUESTS RateLimit "rate_limit_exceeded" PLACE,
+        "the API key has used up its requests or tokens of this minute";
     OUT_OF_MEMORY_BUDGET = TOO_MANY_REQUESTS RateLimit "out_of_memory_budget" BUSY,
         "bodies and waiting requests take all of `server.request_memory_bytes`";
     HEADER_TOO_LARGE = REQUEST_HEADER_FIELDS_TOO_LARGE InvalidRequest "malformed_request" NEVER,
@@ -166,6 +181,8 @@ specs! {
         "every connection that the server can take is busy; health checks are still answered";
     SHUTTING_DOWN = SERVICE_UNAVAILABLE Server "shutting_down" WORKER,
         "the gateway is stopping";
+    DEADLINE_EXCEEDED = GATEWAY_TIMEOUT Server "deadline_exceeded" NEVER,
+        "the time that the request names passed while it waited or ran";
     RESTART_TIMEOUT = GATEWAY_TIMEOUT Server "restart_timeout" NEVER,
         "a reload or restart took longer than its `timeout_ms`; it goes on";
 }

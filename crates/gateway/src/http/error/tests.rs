@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use axum::http::Method;
 
 use super::{spec::RETRY_BUSY, *};
-use crate::serve::Failure;
+use crate::serve::{Bound, Failure, Occupancy, RateExceeded, RateUnit};
 
 const INVALID: ErrorKind = ErrorKind::InvalidRequest;
 const RATE: ErrorKind = ErrorKind::RateLimit;
@@ -30,6 +30,29 @@ fn unknown() -> RouteError {
 
 fn model(model: &str) -> String {
     model.to_owned()
+}
+
+const OCCUPANCY: Occupancy = Occupancy {
+    limit: 5,
+    running: 5,
+    waiting: 2,
+    max_waiting: 2,
+    waiting_tokens: 100,
+    max_waiting_tokens: 1000,
+};
+
+const RETRY: Duration = Duration::from_millis(1500);
+
+fn queue_full(bound: Bound) -> Rejection {
+    Rejection::QueueFull { bound, occupancy: OCCUPANCY, retry_after: RETRY }
+}
+
+fn rate_limited() -> Rejection {
+    Rejection::RateLimited(RateExceeded { unit: RateUnit::Tokens, per_minute: 600, retry_after: RETRY })
+}
+
+fn waited_too_long() -> Rejection {
+    Rejection::WaitedTooLong { waited: RETRY_BUSY, occupancy: OCCUPANCY, retry_after: RETRY }
 }
 
 /// (error, status, type, code), at least one of each kind.
@@ -71,8 +94,12 @@ fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
             INVALID,
             "unsupported_parameter",
         ),
-        (rejected(Rejection::QueueFull { waiting: 1 }), 429, RATE, "queue_full"),
-        (rejected(Rejection::WaitedTooLong { waited: RETRY_BUSY }), 429, RATE, "queue_timeout"),
+        (rejected(queue_full(Bound::Requests)), 429, RATE, "queue_full"),
+        (rejected(queue_full(Bound::Tokens)), 429, RATE, "queue_full"),
+        (rejected(waited_too_long()), 429, RATE, "queue_timeout"),
+        (rejected(rate_limited()), 429, RATE, "rate_limit_exceeded"),
+        (rejected(Rejection::DeadlinePassed), 504, SERVER, "deadline_exceeded"),
+        (ServeError::DeadlinePassed.into(), 504, SERVER, "deadline_exceeded"),
         (rejected(Rejection::ShuttingDown), 503, SERVER, "shutting_down"),
         (RouteError::NoWorker { model: model("m") }.into(), 503, SERVER, "no_worker"),
         (unknown().into(), 404, INVALID, "model_not_found"),
@@ -183,14 +210,17 @@ fn number(error: &ApiError) -> usize {
         ApiError::Model(ModelError::Restarting(_)) => 50,
         ApiError::Model(ModelError::NotRestarted { .. }) => 51,
         ApiError::Model(ModelError::NotRestartedYet { .. }) => 52,
-        ApiError::SlowConsumer(_) => 53,
+        ApiError::Serve(ServeError::Rejected(Rejection::RateLimited(_))) => 53,
+        ApiError::Serve(ServeError::Rejected(Rejection::DeadlinePassed)) => 54,
+        ApiError::Serve(ServeError::DeadlinePassed) => 55,
+        ApiError::SlowConsumer(_) => 56,
     }
 }
 
 #[test]
 fn every_kind_of_error_has_a_sample() {
     let seen: BTreeSet<_> = samples().iter().map(|(error, ..)| number(error)).collect();
-    let all: BTreeSet<_> = (0..=53).collect();
+    let all: BTreeSet<_> = (0..=56).collect();
     assert_eq!(seen, all);
 }
 
@@ -243,4 +273,25 @@ fn every_failure_has_its_status_type_and_code() {
         let scheme = response.headers().get(header::WWW_AUTHENTICATE).is_some();
         assert_eq!(scheme, status == 401, "{words}");
     }
+}
+
+#[test]
+fn what_is_full_is_said_for_people_and_for_programs() {
+    let of = |rejection: Rejection| ApiError::from(ServeError::from(rejection)).report();
+    let report = of(queue_full(Bound::Requests));
+    assert_eq!((report.retry_after, report.full), (Some(RETRY), Some(Full::Queue(OCCUPANCY))));
+    for part in ["limit of 5 streams", "2 requests wait, of 2 that may", "in 1.5 s"] {
+        assert!(report.message.contains(part), "{}", report.message);
+    }
+    let report = of(queue_full(Bound::Tokens));
+    assert!(report.message.contains("about 100 tokens wait, and 1000 may"), "{}", report.message);
+    let report = of(rate_limited());
+    assert_eq!(report.full, Some(Full::RateLimit { unit: "tokens", per_minute: 600 }));
+    assert!(report.message.contains("600 tokens a minute"), "{}", report.message);
+    assert!(of(waited_too_long()).message.contains("within 1 s; try again in 1.5 s"));
+    let headers = ApiError::from(ServeError::from(rate_limited())).into_response().headers().clone();
+    assert_eq!(
+        (&headers["retry-after"], &headers["retry-after-ms"]),
+        (&"2".parse().unwrap(), &"1500".parse().unwrap())
+    );
 }

@@ -1,7 +1,5 @@
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
-
 use futures_util::FutureExt;
 use protocol::message::{Delta, Failure, FailureKind, FinishReason, Submission, Usage};
 
@@ -23,13 +21,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let settings = StreamRegistry {
-            min_streams: 1,
-            max_streams: 1,
-            max_waiting: 0,
-            wait_timeout: Duration::ZERO,
-            credit_chunks: 8,
-        };
+        let settings = StreamRegistry { max_waiting: 0, ..StreamRegistry::of_streams(1) };
         let metrics = AdmissionMetrics::register(&mut MetricRegistry::new());
         Self { fleet: Fleet::new(1), admission: Admission::new(settings, metrics) }
     }

@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use protocol::message::{Delta, FinishReason, Generate, Prompt, Sampling, StreamEvent, Submission, Usage};
 
 use super::*;
-use crate::{fleet::fixtures, metrics::MetricRegistry, worker::link::Link};
+use crate::{fleet::fixtures, metrics::MetricRegistry, serve::plain_request, worker::link::Link};
 
 /// A model `m` with workers that the test plays.
 pub(crate) struct World {
@@ -21,6 +21,7 @@ pub(crate) struct PlayedWorker {
     link: Link,
 }
 
+const FIRST_WAIT: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl World {
@@ -29,8 +30,7 @@ impl World {
         let registry = Arc::new(fixtures::registry(count));
         let serve = |number| PlayedWorker { link: fixtures::serve(&registry, number, "d") };
         let workers = (0..count).map(serve).collect();
-        let limits =
-            OpenLimits { credit_chunks: 8, first_wait: Duration::from_secs(1), recovery_wait: PATIENCE };
+        let limits = OpenLimits { credit_chunks: 8, recovery_wait: PATIENCE };
         let metrics = ServeMetrics::register(&mut MetricRegistry::new());
         let opener = Arc::new(Opener::new(Arc::clone(&registry), limits, metrics));
         Self { registry, opener, workers }
@@ -38,7 +38,7 @@ impl World {
 
     /// A stream, if a worker takes it at once.
     pub(crate) fn begin(&self) -> Option<MigratingStream> {
-        let opening = MigratingStream::open(&self.opener, request(), Instant::now());
+        let opening = MigratingStream::open(&self.opener, request(), Instant::now(), FIRST_WAIT);
         opening.now_or_never().map(Result::unwrap)
     }
 
@@ -82,12 +82,12 @@ impl PlayedWorker {
 
 fn request() -> GenerateRequest {
     GenerateRequest {
-        model: "m".into(),
         prompt: Prompt::Text("x".into()),
         sampling: Sampling { temperature: 1.0, seed: 7, ..Sampling::default() },
         max_tokens: Some(9),
         stop: vec!["stop".into()],
         ignore_eos: true,
+        ..plain_request("m")
     }
 }
 
@@ -157,7 +157,7 @@ async fn a_request_for_a_worker_that_restarts_waits() {
     let mut world = World::new(1);
     world.lose(0, crash());
     let opener = Arc::clone(&world.opener);
-    let mut opening = std::pin::pin!(MigratingStream::open(&opener, request(), Instant::now()));
+    let mut opening = std::pin::pin!(MigratingStream::open(&opener, request(), Instant::now(), FIRST_WAIT));
     assert!(opening.as_mut().now_or_never().is_none());
     world.restart(0, "d");
     let _stream = opening.await.unwrap();
@@ -176,7 +176,8 @@ async fn waiting_for_a_worker_has_an_end() {
     assert!(failure.message.contains("no worker is ready"), "{}", failure.message);
     assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs());
     assert_eq!(next(&mut stream).await, None);
-    let error = MigratingStream::open(&world.opener, request(), Instant::now()).await.unwrap_err();
+    let error =
+        MigratingStream::open(&world.opener, request(), Instant::now(), FIRST_WAIT).await.unwrap_err();
     assert_eq!(error, no_worker());
     assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs() + 1);
 }

@@ -7,7 +7,7 @@ use serde::{
     de::{self, MapAccess, Visitor},
 };
 
-use super::{bias::LogitBias, foreign::Foreign, message::Message, prompt::TypedPrompt};
+use super::{bias::LogitBias, foreign::Foreign, message::Message, prompt::TypedPrompt, terms::Urgency};
 use crate::http::json::{Flag, Key, Number, Object, Probe, Text, Texts, Whole};
 
 /// Defines the fields: their place here, their type, and their names in JSON.
@@ -76,6 +76,8 @@ fields! {
     ignore_eos: Flag = "ignore_eos",
     add_special_tokens: Flag = "add_special_tokens",
     add_bos_token: Flag = "add_bos_token",
+    priority: Urgency = "priority",
+    timeout: Number = "timeout",
     n: Whole = "n",
     best_of: Whole = "best_of",
 }

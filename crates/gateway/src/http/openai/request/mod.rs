@@ -8,6 +8,7 @@ mod limits;
 mod message;
 mod prompt;
 mod sampling;
+mod terms;
 
 use self::{fields::Fields, message::chat_prompt, prompt::text_prompt};
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
         error::ApiError,
         json::{Flag, Object, Probe, Text, Whole, field, parse, unsupported},
     },
-    serve::{GenerateRequest, Prompt},
+    serve::{Caller, GenerateRequest, Prompt},
 };
 
 /// What an answer repeats of its request, or depends on.
@@ -80,8 +81,20 @@ impl Fields {
         let context = Context { model: model.clone(), include_usage };
         let stream = self.stream.is_some_and(|Flag(stream)| stream);
         let ignore_eos = self.ignore_eos.is_some_and(|Flag(ignore)| ignore);
-        let request = GenerateRequest { model, prompt: prompt()?, sampling, max_tokens, stop, ignore_eos };
-        Ok(Asked { request, stream, context })
+        let (priority, timeout) = (self.priority(), self.timeout()?);
+        let request = GenerateRequest {
+            model,
+            prompt: prompt()?,
+            sampling,
+            max_tokens,
+            stop,
+            ignore_eos,
+            priority,
+            // Both are not for the body to say.
+            caller: Caller::default(),
+            deadline: None,
+        };
+        Ok(Asked { request, stream, timeout, context })
     }
 
     fn include_usage(&mut self) -> Result<bool, ApiError> {

@@ -1,9 +1,13 @@
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{fields::OFFERED, foreign::rules::RULES, *};
-use crate::serve::{ChatMessage, Sampling};
+use crate::serve::{Caller, ChatMessage, Priority, Sampling};
+
+mod terms;
 
 fn asked_with(more: Value) -> Result<Asked<Context>, ApiError> {
     super::chat(with(json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]}), more).as_bytes())
@@ -48,10 +52,11 @@ fn every_parameter_reaches_the_request() {
         "max_completion_tokens": 7, "stop": ["a", "b"], "seed": 5, "temperature": 0.5, "top_p": 0.25,
         "top_k": 3, "min_p": 0.125, "presence_penalty": -2, "frequency_penalty": 2,
         "repetition_penalty": 1.5, "logit_bias": {"9": -100}, "ignore_eos": true,
-        "stream": true, "stream_options": {"include_usage": true},
+        "stream": true, "stream_options": {"include_usage": true}, "priority": -3, "timeout": 1.5,
     }))
     .unwrap();
     assert!(asked.stream);
+    assert_eq!(asked.timeout, Some(Duration::from_millis(1500)));
     assert_eq!(asked.context, Context { model: "m".into(), include_usage: true });
     let message = ChatMessage { role: "user".into(), content: "hi".into(), name: None };
     assert_eq!(
@@ -73,6 +78,9 @@ fn every_parameter_reaches_the_request() {
             max_tokens: Some(7),
             stop: vec!["a".into(), "b".into()],
             ignore_eos: true,
+            caller: Caller::default(),
+            priority: Priority(-3),
+            deadline: None,
         }
     );
 }

@@ -221,16 +221,7 @@ pub(in crate::http::openai::request) const RULES: &[Rule] = &[
         "",
     ),
     (
-        &[
-            "priority",
-            "request_id",
-            "rid",
-            "session_id",
-            "chat_id",
-            "session_params",
-            "extra_key",
-            "custom_labels",
-        ],
+        &["request_id", "rid", "session_id", "chat_id", "session_params", "extra_key", "custom_labels"],
         Any,
         "",
     ),

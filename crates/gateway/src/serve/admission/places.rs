@@ -1,0 +1,390 @@
+//! The places of all models behind one lock, and those who hold them or wait for them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::oneshot, time::timeout_at};
+
+use super::{
+    metrics::AdmissionMetrics,
+    rates::{Charge, now},
+    rejection::Rejection,
+};
+use crate::{
+    config::StreamRegistry,
+    serve::{
+        gate::{Arrival, Arrived, Gate, Occupancy, Started},
+        limit::{LimitSettings, WorkersLoad},
+        queue::{Bound, Bounds, Ticket},
+    },
+};
+
+/// The places of all models.
+#[derive(Debug)]
+pub(super) struct Places {
+    table: Mutex<Table>,
+    pub(super) metrics: AdmissionMetrics,
+}
+
+#[derive(Debug)]
+struct Table {
+    settings: StreamRegistry,
+    /// By model.
+    gates: HashMap<Arc<str>, Gate<Waiter>>,
+    closed: bool,
+}
+
+/// Who waits for a permit.
+type Waiter = oneshot::Sender<Result<Permit, Rejection>>;
+
+/// The right to one stream. Held by the response's body; dropping it lets the next one in.
+#[derive(Debug)]
+pub struct Permit {
+    places: Arc<Places>,
+    model: Arc<str>,
+    started: Started,
+    deadline: Option<Instant>,
+    prompt_tokens: u32,
+    had_token: bool,
+    /// It is given back to nobody.
+    disarmed: bool,
+    /// What the stream may use of its caller's rates.
+    charge: Option<Box<Charge>>,
+}
+
+/// What became of a request at first.
+pub(super) enum Entered {
+    Runs(Permit),
+    Waits(Waiting),
+}
+
+/// A place in the wait queue; given up on drop, also when the client has gone.
+pub(super) struct Waiting {
+    places: Arc<Places>,
+    model: Arc<str>,
+    ticket: Ticket,
+    permit: oneshot::Receiver<Result<Permit, Rejection>>,
+}
+
+/// Gates that are kept although nobody is at them: about as many as models can be loaded.
+pub(super) const MAX_IDLE_GATES: usize = 64;
+
+impl Places {
+    pub(super) fn new(settings: StreamRegistry, metrics: AdmissionMetrics) -> Self {
+        let table = Mutex::new(Table { settings, gates: HashMap::new(), closed: false });
+        Self { table, metrics }
+    }
+
+    /// Changes the settings of all gates, present and future.
+    pub(super) fn configure(self: &Arc<Self>, settings: StreamRegistry) {
+        let now = now();
+        let mut table = self.table();
+        table.settings = settings;
+        for gate in table.gates.values_mut() {
+            gate.set_settings(bounds(&settings), limit_settings(&settings), now);
+        }
+        let models: Vec<_> = table.gates.keys().cloned().collect();
+        drop(table);
+        for model in models {
+            self.settle(&model);
+            self.show_limit(&model);
+        }
+    }
+
+    /// Turns away those who wait, and all who come.
+    pub(super) fn close(&self) {
+        let mut table = self.table();
+        table.closed = true;
+        let waiters: Vec<_> = table.gates.values_mut().flat_map(Gate::drain).collect();
+        self.publish(&table);
+        drop(table);
+        for waiter in waiters {
+            // It fails if the client has gone.
+            let _ = waiter.send(Err(Rejection::ShuttingDown));
+        }
+    }
+
+    pub(super) fn wait_timeout(&self) -> Duration {
+        self.table().settings.wait_timeout
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.table().closed
+    }
+
+    pub(super) fn occupancy(&self, model: &str) -> Option<Occupancy> {
+        self.table().gates.get(model).map(Gate::occupancy)
+    }
+
+    /// Forgets a model's gate, if nobody is at it.
+    pub(super) fn forget(&self, model: &str) {
+        self.forget_in(&mut self.table(), model);
+    }
+
+    /// A request comes to the model's gate.
+    pub(super) fn arrive(
+        self: &Arc<Self>,
+        model: &Arc<str>,
+        arrival: Arrival,
+        now: Instant,
+    ) -> Result<Entered, Rejection> {
+        let (sender, receiver) = oneshot::channel();
+        let mut table = self.table();
+        if table.closed {
+            return Err(Rejection::ShuttingDown);
+        }
+        let gate = self.gate(&mut table, model, now);
+        let arrived = gate.arrive(arrival, sender, now);
+        let refusal = |gate: &mut Gate<Waiter>, bound: Bound| Rejection::QueueFull {
+            bound,
+            occupancy: gate.occupancy(),
+            retry_after: gate.promise(now),
+        };
+        match arrived {
+            Arrived::Runs(started) => {
+                self.publish(&table);
+                drop(table);
+                Ok(Entered::Runs(Permit::new(self, model, started)))
+            }
+            Arrived::Refused(bound) => Err(refusal(gate, bound)),
+            Arrived::Waits(ticket, evicted) => {
+                let evicted: Vec<_> =
+                    evicted.into_iter().map(|waiter| (waiter, refusal(gate, Bound::Requests))).collect();
+                self.publish(&table);
+                drop(table);
+                for (waiter, rejection) in evicted {
+                    // It fails if the client has gone.
+                    let _ = waiter.send(Err(rejection));
+                }
+                let (places, model) = (Arc::clone(self), Arc::clone(model));
+                Ok(Entered::Waits(Waiting { places, model, ticket, permit: receiver }))
+            }
+        }
+    }
+
+    /// Gives free places to those who wait for them.
+    fn settle(self: &Arc<Self>, model: &Arc<str>) {
+        let mut gone = 0;
+        loop {
+            let now = now();
+            let mut table = self.table();
+            let Some(gate) = table.gates.get_mut(model) else { return };
+            (0..std::mem::take(&mut gone)).for_each(|_| gate.withdraw(now));
+            let next: Vec<_> = std::iter::from_fn(|| gate.next(now)).collect();
+            self.publish(&table);
+            drop(table);
+            if next.is_empty() {
+                return;
+            }
+            // Without the lock: a permit that nobody takes would need it again.
+            for (waiter, started) in next {
+                if let Err(Ok(permit)) = waiter.send(Ok(Permit::new(self, model, started))) {
+                    permit.disarm();
+                    gone += 1;
+                }
+            }
+        }
+    }
+
+    /// A stream ended.
+    fn release(self: &Arc<Self>, model: &Arc<str>, had_token: bool) {
+        if let Some(gate) = self.table().gates.get_mut(model) {
+            gate.finish(had_token, now());
+        }
+        self.settle(model);
+    }
+
+    /// A stream had its first token.
+    fn first_token(&self, model: &str, started: Started, prompt_tokens: u32) {
+        if let Some(gate) = self.table().gates.get_mut(model) {
+            gate.first_token(started, prompt_tokens, now());
+        }
+    }
+
+    /// The load of all models is judged. `workers` says what a model's workers report; `None` if it is not loaded.
+    pub(super) fn tick(self: &Arc<Self>, workers: impl Fn(&str) -> Option<WorkersLoad>) {
+        let models: Vec<_> = self.table().gates.keys().cloned().collect();
+        for model in models {
+            // Asked for without the lock.
+            let Some(load) = workers(&model) else {
+                self.forget(&model);
+                continue;
+            };
+            let cause = self.table().gates.get_mut(&model).and_then(|gate| gate.tick(load, now()));
+            if let Some(cause) = cause {
+                self.metrics.count_cut(&model, cause);
+            }
+            self.settle(&model);
+            self.show_limit(&model);
+        }
+    }
+
+    fn forget_in(&self, table: &mut Table, model: &str) {
+        if table.gates.get(model).is_some_and(Gate::is_idle) {
+            table.gates.remove(model);
+            self.metrics.forget_model(model);
+        }
+    }
+
+    fn waited_too_long(&self, model: &str, waited: Duration) -> Rejection {
+        let mut table = self.table();
+        match table.gates.get_mut(model) {
+            Some(gate) => {
+                let (occupancy, retry_after) = (gate.occupancy(), gate.promise(now()));
+                Rejection::WaitedTooLong { waited, occupancy, retry_after }
+            }
+            // It was waiting there a moment ago.
+            None => Rejection::ShuttingDown,
+        }
+    }
+
+    /// The model's gate.
+    fn gate<'a>(&self, table: &'a mut Table, model: &Arc<str>, now: Instant) -> &'a mut Gate<Waiter> {
+        if !table.gates.contains_key(model) {
+            if table.gates.len() >= MAX_IDLE_GATES {
+                // Models come and go: gates at which nobody is are made again when they are needed.
+                let models: Vec<_> = table.gates.keys().cloned().collect();
+                models.iter().for_each(|model| self.forget_in(table, model));
+            }
+            self.metrics.set_limit(model, limit_settings(&table.settings).start);
+        }
+        let Table { settings, gates, .. } = table;
+        let new = || Gate::new(bounds(settings), limit_settings(settings), now);
+        gates.entry(Arc::clone(model)).or_insert_with(new)
+    }
+
+    /// Shows the numbers.
+    fn publish(&self, table: &Table) {
+        let (mut running, mut waiting, mut tokens) = (0, 0, 0);
+        for gate in table.gates.values() {
+            let occupancy = gate.occupancy();
+            running += occupancy.running;
+            waiting += occupancy.waiting;
+            tokens += occupancy.waiting_tokens;
+        }
+        self.metrics.streams_open.set(running as i64);
+        self.metrics.queue_length.set(waiting as i64);
+        self.metrics.queue_tokens.set(tokens as i64);
+    }
+
+    fn show_limit(&self, model: &str) {
+        if let Some(gate) = self.table().gates.get(model) {
+            self.metrics.set_limit(model, gate.occupancy().limit);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn gates(&self) -> usize {
+        self.table().gates.len()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Right after every statement: a panic elsewhere can't have broken it.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Permit {
+    fn new(places: &Arc<Places>, model: &Arc<str>, started: Started) -> Self {
+        Self {
+            places: Arc::clone(places),
+            model: Arc::clone(model),
+            started,
+            deadline: None,
+            prompt_tokens: 0,
+            had_token: false,
+            disarmed: false,
+            charge: None,
+        }
+    }
+
+    /// It reached who waited for it.
+    pub(super) fn admit(&mut self, mut charge: Charge, deadline: Option<Instant>) {
+        charge.begin();
+        self.charge = Some(Box::new(charge));
+        self.deadline = deadline;
+    }
+
+    /// It reached nobody; the caller gives the place back.
+    fn disarm(mut self) {
+        self.disarmed = true;
+    }
+
+    /// When the stream has to be done.
+    pub(in crate::serve) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The prompt was accepted. What is counted here is compared with the caller's rates.
+    pub(in crate::serve) fn count_prompt(&mut self, tokens: u32) {
+        self.prompt_tokens = tokens;
+        self.count(tokens.into());
+    }
+
+    /// So many tokens of the answer came. The first ones say how busy the workers are.
+    pub(in crate::serve) fn count_answer(&mut self, tokens: usize) {
+        if tokens == 0 {
+            return;
+        }
+        if !std::mem::replace(&mut self.had_token, true) {
+            self.places.first_token(&self.model, self.started, self.prompt_tokens);
+        }
+        self.count(tokens as u64);
+    }
+
+    fn count(&mut self, tokens: u64) {
+        if let Some(charge) = &mut self.charge {
+            charge.count(tokens);
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if !self.disarmed {
+            self.places.release(&self.model, self.had_token);
+        }
+    }
+}
+
+impl Waiting {
+    /// Until a permit comes, or it is too late for one.
+    pub(super) async fn wait(
+        mut self,
+        arrived: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<Permit, Rejection> {
+        let longest = self.places.wait_timeout();
+        let until = deadline.map_or(arrived + longest, |deadline| deadline.min(arrived + longest));
+        match timeout_at(until.into(), &mut self.permit).await {
+            // It came in the same moment, too late to be of use.
+            Ok(Ok(Ok(_permit))) if deadline.is_some_and(|at| at <= now()) => Err(Rejection::DeadlinePassed),
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_closed)) => Err(Rejection::ShuttingDown),
+            Err(_elapsed) if deadline.is_some_and(|at| at <= until) => Err(Rejection::DeadlinePassed),
+            Err(_elapsed) => Err(self.places.waited_too_long(&self.model, longest)),
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut table = self.places.table();
+        let left = table.gates.get_mut(&self.model).and_then(|gate| gate.leave(&self.ticket));
+        self.places.publish(&table);
+        drop(table);
+        drop(left);
+    }
+}
+
+fn bounds(settings: &StreamRegistry) -> Bounds {
+    Bounds { requests: settings.max_waiting, tokens: settings.max_waiting_tokens }
+}
+
+fn limit_settings(settings: &StreamRegistry) -> LimitSettings {
+    let StreamRegistry { min_streams: min, max_streams: max, start_streams: start, .. } = *settings;
+    LimitSettings { min, max, start, first_token_target: settings.first_token_target }
+}
