@@ -172,8 +172,8 @@ impl Stream {
             let text = language::word(token);
             output.push(StreamEventKind::Delta(Delta {
                 first_token: self.position,
-                tokens: vec![token],
-                text,
+                tokens: [token].into_iter().collect(),
+                text: text.into(),
             }));
             self.position += 1;
             self.credit -= 1;

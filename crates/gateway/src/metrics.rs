@@ -1,6 +1,7 @@
 //! The registry behind `/metrics`. Each module registers what it measures; this one knows none of them.
 
 mod by_model;
+mod pool;
 
 use std::fmt;
 
@@ -10,8 +11,11 @@ use prometheus_client::{
     registry::{Metric, Registry},
 };
 
-use self::by_model::Labels;
-pub use self::by_model::{ByModel, ModelLines, OfModel};
+pub use self::{
+    by_model::{ByModel, ModelLines, OfModel},
+    pool::PoolMetrics,
+};
+use self::{by_model::Labels, pool::PoolCounters};
 
 /// Every metric of a process, in the order of registration.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub struct MetricRegistry {
     foreign: Registry,
     catalogue: Vec<MetricDescription>,
     models: ModelLines,
+    /// Of all modules that keep memory for the next use; registered by the first of them.
+    pools: Option<PoolCounters>,
 }
 
 /// One metric, for a reference.
@@ -47,7 +53,20 @@ impl MetricRegistry {
             foreign: Registry::default(),
             catalogue: Vec::new(),
             models: ModelLines::default(),
+            pools: None,
         }
+    }
+
+    /// Counts for the memory that `pool` keeps.
+    pub fn pool(&mut self, pool: &'static str) -> PoolMetrics {
+        let pools = self.pools.take().unwrap_or_else(|| {
+            let help =
+                "Times that memory was needed which is kept for the next use, and whether it was at hand";
+            self.register("pool_requests", help, PoolCounters::default())
+        });
+        let metrics = PoolMetrics::new(&pools, pool);
+        self.pools = Some(pools);
+        metrics
     }
 
     /// Adds `metric` and returns it, for whoever measures.

@@ -17,6 +17,8 @@ mod monitoring;
 mod operations;
 #[path = "http/reload.rs"]
 mod reload;
+#[path = "http/slow_readers.rs"]
+mod slow_readers;
 mod support;
 #[path = "http/tls.rs"]
 mod tls;

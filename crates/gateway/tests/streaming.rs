@@ -1,6 +1,10 @@
 //! Streams: events, credit, cancel, and exactly one end.
 #![allow(clippy::unwrap_used)]
 
+#[path = "streaming/cancels.rs"]
+mod cancels;
+#[path = "streaming/readers.rs"]
+mod readers;
 mod support;
 
 use protocol::message::{Failure, FailureKind, FinishReason, StreamEventKind, Submission};

@@ -165,7 +165,7 @@ fn event() -> impl Strategy<Value = StreamEvent> {
     let kind = prop_oneof![
         any::<u32>().prop_map(|prompt_tokens| StreamEventKind::Prepared { prompt_tokens }),
         (any::<u32>(), tokens(), text()).prop_map(|(first_token, tokens, text)| {
-            StreamEventKind::Delta(Delta { first_token, tokens, text })
+            StreamEventKind::Delta(Delta { first_token, tokens: tokens.into(), text: text.into() })
         }),
         answer().prop_map(StreamEventKind::Answered),
         (reason, usage).prop_map(|(reason, usage)| StreamEventKind::Finished { reason, usage }),
@@ -327,7 +327,8 @@ fn too_large_a_message_is_neither_encoded_nor_decoded() {
 #[test]
 fn lists_of_a_report_are_bounded() {
     let one = |kind| Report::Events(vec![StreamEvent { id: RequestId(1), kind }]);
-    let delta = |tokens| one(StreamEventKind::Delta(Delta { tokens: vec![7; tokens], ..Delta::default() }));
+    let delta =
+        |tokens| one(StreamEventKind::Delta(Delta { tokens: vec![7; tokens].into(), ..Delta::default() }));
     let answer = |tokens| one(StreamEventKind::Answered(Answer::Tokens(vec![7; tokens])));
     let pieces = |tokens| {
         let mut pieces = Pieces::with_capacity(tokens);

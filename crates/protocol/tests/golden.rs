@@ -171,7 +171,7 @@ fn reports() {
 #[test]
 fn events() {
     check(event(StreamEventKind::Prepared { prompt_tokens: 5 }), "03 01 09 00 05");
-    let delta = Delta { first_token: 300, tokens: vec![7], text: "ok".into() };
+    let delta = Delta { first_token: 300, tokens: [7][..].into(), text: "ok".into() };
     assert_eq!(delta.token_range(), 300..301);
     check(event(StreamEventKind::Delta(delta)), "03 01 09 01 fb2c01 01 07 02 6f6b");
     let usage = Usage { prompt_tokens: 1, completion_tokens: 2, cached_tokens: 3 };

@@ -25,7 +25,7 @@ impl Default for Server {
             header_timeout_ms: Duration::from_secs(15),
             body_timeout_ms: Duration::from_secs(60),
             idle_timeout_ms: Duration::from_secs(60),
-            slow_consumer_timeout_ms: Duration::from_secs(20),
+            slow_consumer_timeout_ms: Duration::from_secs(60),
             sse_keepalive_ms: Duration::from_secs(10),
             request_memory_bytes: 256 << 20,
             allowed_hosts: Vec::new(),

@@ -10,12 +10,14 @@
 //! | `worker` (feature `worker`) | a worker whose side of the protocol the test plays |
 //! | [`LogBuffer`] | what is logged |
 //! | [`process`], [`memory`] | signals to processes, and what they keep in memory |
+//! | [`allocations`] | an allocator that counts |
 //!
 //! `cargo xtask test` builds the binaries, imports the test model, and says where both are in the
 //! environment variables [`BIN_DIR`] and [`STORE`].
 
 #![allow(clippy::unwrap_used, reason = "a test fails where its environment does")]
 
+pub mod allocations;
 mod client;
 mod collector;
 mod env;

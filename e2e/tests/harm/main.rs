@@ -19,6 +19,7 @@ mod models;
 mod paused_worker;
 mod shared_shard;
 mod stalled_readers;
+mod stopped_readers;
 
 /// Between two looks: a loop of requests would take the processor from what it waits for.
 const POLL: Duration = Duration::from_millis(50);

@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use axum::routing::MethodRouter;
+use bytes::BytesMut;
 
 use super::{
     app::App,
@@ -43,7 +44,7 @@ pub(super) trait Dialect: 'static {
     fn answer(context: Self::Context, generation: &Generation) -> Result<Self::Answer, ApiError>;
 
     /// Writes an error that ends a stream. It may be the stream's first event.
-    fn write_error_event(out: &mut Vec<u8>, error: &ErrorReport);
+    fn write_error_event(out: &mut BytesMut, error: &ErrorReport);
 }
 
 /// Writes one answer: either [`Answer::full`] once, or [`Answer::first`] and then each event.
@@ -52,10 +53,10 @@ pub(super) trait Answer: Send + Unpin + 'static {
     fn full(&self, output: &Output) -> Vec<u8>;
 
     /// Writes what comes before any output.
-    fn first(&mut self, out: &mut Vec<u8>);
+    fn first(&mut self, out: &mut BytesMut);
 
     /// Writes an event of the generation. The last one is [`OutputEvent::Finish`].
-    fn event(&mut self, out: &mut Vec<u8>, event: &OutputEvent);
+    fn event(&mut self, out: &mut BytesMut, event: &OutputEvent);
 }
 
 /// A request, understood.

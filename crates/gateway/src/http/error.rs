@@ -111,6 +111,12 @@ pub(super) enum ApiError {
     /// Bodies and waiting requests take all the memory that they may.
     #[error("the requests that wait take all the memory set aside for them; try again later")]
     Memory,
+    /// The client does not read its answer.
+    #[error(
+        "the answer was ended because its client took next to nothing of it for {} s; read faster, or ask for less",
+        .0.as_secs_f32()
+    )]
+    SlowConsumer(Duration),
     /// Not from somebody who may ask for it.
     #[error(transparent)]
     Auth(#[from] AuthError),
@@ -162,6 +168,7 @@ impl ApiError {
             Self::Unsupported { .. } => spec::UNSUPPORTED_PARAMETER,
             Self::Unknown { .. } => spec::UNKNOWN_PARAMETER,
             Self::Memory => spec::OUT_OF_MEMORY_BUDGET,
+            Self::SlowConsumer(_) => spec::SLOW_CONSUMER,
             Self::Auth(AuthError::NoApiKey) => spec::MISSING_API_KEY,
             Self::Auth(AuthError::WrongApiKey) => spec::INVALID_API_KEY,
             Self::Auth(AuthError::Disabled) => spec::ADMIN_DISABLED,

@@ -44,11 +44,11 @@ pub(super) async fn create<D: Dialect>(
     let (Asked { mut request, stream, timeout, context }, charge) = body::parse(body, D::read, size).await?;
     terms.apply(&mut request, timeout, arrived);
     request.correlation = correlation;
-    let (keepalive, metrics) = (app.sse_keepalive(), app.metrics.clone());
+    let settings =
+        stream::Settings { keepalive: app.sse_keepalive(), request_id, metrics: app.metrics.clone() };
     let opening = open::<D>(app, request, context, charge, arrived).in_current_span();
     if stream {
-        let source = Source::start::<D>(Box::pin(opening), keepalive).await?;
-        let settings = stream::Settings { keepalive, request_id, metrics };
+        let source = Source::start::<D>(Box::pin(opening), settings.keepalive).await?;
         return Ok(stream::respond::<D>(source, settings));
     }
     let Opened { generation, answer, _charge } = opening.await?;

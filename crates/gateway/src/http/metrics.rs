@@ -6,11 +6,15 @@ use prometheus_client::{
 };
 
 use super::error::ErrorReport;
-use crate::metrics::MetricRegistry;
+use crate::metrics::{MetricRegistry, PoolMetrics};
 
 /// The metrics of HTTP requests. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct HttpMetrics {
+    /// Memory of the chunks of streamed answers.
+    pub(super) chunks: PoolMetrics,
+    /// Streams that were ended because their client did not read.
+    pub(super) slow_consumers: Counter,
     requests: Family<RequestLabels, Counter>,
     errors: Family<ErrorLabels, Counter>,
 }
@@ -31,17 +35,14 @@ struct ErrorLabels {
 impl HttpMetrics {
     /// Registers them.
     pub fn register(registry: &mut MetricRegistry) -> Self {
+        let requests = "HTTP requests answered, by route and status";
+        let errors = "Requests that ended in an error, in the answer or in an event of it, by its code";
+        let slow_consumers = "Streams that were ended because their client did not read";
         Self {
-            requests: registry.register(
-                "http_requests",
-                "HTTP requests answered, by route and status",
-                Family::default(),
-            ),
-            errors: registry.register(
-                "request_errors",
-                "Requests that ended in an error, in the answer or in an event of it, by its code",
-                Family::default(),
-            ),
+            chunks: registry.pool("chunks"),
+            slow_consumers: registry.register("slow_consumers", slow_consumers, Counter::default()),
+            requests: registry.register("http_requests", requests, Family::default()),
+            errors: registry.register("request_errors", errors, Family::default()),
         }
     }
 

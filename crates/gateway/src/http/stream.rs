@@ -6,11 +6,13 @@
 //! ```
 //!
 //! The body is polled only when the connection can take more, so reading is what gives credit back. While there is
-//! nothing to send, something that clients skip shows them and proxies now and then that the stream is alive.
+//! nothing to send, something that clients skip shows them and proxies now and then that the stream is alive. The
+//! connection can end the stream from outside, when its client does not read: that needs no polling.
 
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,6 +22,7 @@ use axum::{
     http::{HeaderName, header},
     response::{IntoResponse, Response},
 };
+use bytes::BytesMut;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::Span;
 
@@ -80,8 +83,25 @@ pub(super) struct Settings {
     pub(super) keepalive: Duration,
     /// For the error event.
     pub(super) request_id: Option<RequestId>,
-    /// Where that event is counted.
+    /// Where that event and the stream's memory are counted.
     pub(super) metrics: HttpMetrics,
+}
+
+/// Ends a stream whose client does not read. An extension of the stream's response.
+#[derive(Clone, Debug)]
+pub(super) struct StreamHandle(Weak<dyn GiveUp>);
+
+/// What [`StreamHandle`] needs of a stream, whatever its dialect.
+trait GiveUp: Send + Sync {
+    fn give_up(&self, error: &ApiError) -> bool;
+}
+
+impl StreamHandle {
+    /// Ends the stream, unless its last event was written: its generation, its place and its keys and values are given
+    /// up, and `error` is what the client sees if it reads on. False if there was nothing left to end.
+    pub(super) fn give_up(&self, error: &ApiError) -> bool {
+        self.0.upgrade().is_some_and(|stream| stream.give_up(error))
+    }
 }
 
 /// The response of a stream.
@@ -89,14 +109,17 @@ pub(super) fn respond<D: Dialect>(source: Source<D::Answer>, settings: Settings)
     let mut events = Events::<D> {
         source,
         timer: Box::pin(sleep(settings.keepalive)),
+        sent: Instant::now(),
         settings,
-        ready: Vec::new(),
+        out: BytesMut::new(),
+        allocated: false,
         span: trace::respond(),
     };
+    events.make_room();
     match &mut events.source {
         // It has been silent for long enough.
-        Source::Opening(_) => events.ready.extend_from_slice(D::FRAMING.keepalive.unwrap_or_default()),
-        Source::Open(opened) => opened.answer.first(&mut events.ready),
+        Source::Opening(_) => events.out.extend_from_slice(D::FRAMING.keepalive.unwrap_or_default()),
+        Source::Open(opened) => opened.answer.first(&mut events.out),
         Source::Ended => {}
     }
     let headers = [
@@ -105,16 +128,27 @@ pub(super) fn respond<D: Dialect>(source: Source<D::Answer>, settings: Settings)
         // Proxies must not wait for more.
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    (headers, Body::from_stream(events)).into_response()
+    let events = Arc::new(Mutex::new(events));
+    let handle = StreamHandle(Arc::downgrade(&events) as Weak<dyn GiveUp>);
+    let mut response = (headers, Body::from_stream(Shared(events))).into_response();
+    response.extensions_mut().insert(handle);
+    response
 }
+
+/// The stream, between the body that sends it and the connection that may end it.
+struct Shared<D: Dialect>(Arc<Mutex<Events<D>>>);
 
 struct Events<D: Dialect> {
     source: Source<D::Answer>,
     settings: Settings,
-    /// Runs since something was sent.
+    /// Runs out when nothing was sent for long, or before that: it is not set anew whenever something is.
     timer: Pin<Box<Sleep>>,
-    /// Bytes to send before anything else.
-    ready: Vec<u8>,
+    /// When something was sent last.
+    sent: Instant,
+    /// What is to be sent. Its memory is used again once the connection has written what it was given of it.
+    out: BytesMut,
+    /// Memory was allocated for the next chunk.
+    allocated: bool,
     /// Of the request.
     span: Span,
 }
@@ -122,36 +156,96 @@ struct Events<D: Dialect> {
 /// Events that are ready together go out together, up to about this size.
 const CHUNK_BYTES: usize = 16 << 10;
 
-impl<D: Dialect> futures_util::Stream for Events<D> {
+/// Memory that a stream has for its chunks: a few events of one token.
+const BUFFER_BYTES: usize = 1 << 10;
+
+/// Room for the event of one token, in most dialects. With less, the buffer is begun anew.
+const EVENT_BYTES: usize = 384;
+
+/// A stream whose chunk was larger does not keep its memory: that is for what comes token by token.
+const KEPT_BYTES: usize = 4 << 10;
+
+impl<D: Dialect> futures_util::Stream for Shared<D> {
     type Item = Result<Bytes, Infallible>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        let span = this.span.clone();
+        lock(&self.0).poll_chunk(cx).map(|chunk| chunk.map(Ok))
+    }
+}
+
+impl<D: Dialect> GiveUp for Mutex<Events<D>> {
+    fn give_up(&self, error: &ApiError) -> bool {
+        let mut events = lock(self);
+        if matches!(events.source, Source::Ended) {
+            return false;
+        }
+        events.settings.metrics.slow_consumers.inc();
+        events.fail(error);
+        true
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic in a dialect ends the connection, and nobody reads on.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<D: Dialect> Events<D> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let span = self.span.clone();
         let _entered = span.enter();
-        let mut out = std::mem::take(&mut this.ready);
-        while out.len() < CHUNK_BYTES {
-            match this.poll_event(cx, &mut out) {
-                Poll::Ready(()) if matches!(this.source, Source::Ended) => break,
+        self.make_room();
+        while self.out.len() < CHUNK_BYTES {
+            match self.poll_event(cx) {
+                Poll::Ready(()) if matches!(self.source, Source::Ended) => break,
                 Poll::Ready(()) => {}
-                Poll::Pending if !out.is_empty() => break,
+                Poll::Pending if !self.out.is_empty() => break,
                 Poll::Pending => match D::FRAMING.keepalive {
-                    Some(keepalive) if this.timer.as_mut().poll(cx).is_ready() => {
-                        out.extend_from_slice(keepalive);
+                    Some(keepalive) if self.was_silent(cx) => {
+                        self.out.extend_from_slice(keepalive);
                         break;
                     }
                     _ => return Poll::Pending,
                 },
             }
         }
-        this.timer.as_mut().reset(Instant::now() + this.settings.keepalive);
-        Poll::Ready((!out.is_empty()).then(|| Ok(out.into())))
+        Poll::Ready((!self.out.is_empty()).then(|| self.take_chunk()))
     }
-}
 
-impl<D: Dialect> Events<D> {
+    /// Makes sure that the next event need not allocate: the memory of chunks that were sent is used again.
+    fn make_room(&mut self) {
+        if !self.out.try_reclaim(EVENT_BYTES) {
+            self.out.reserve(BUFFER_BYTES);
+            self.allocated = true;
+        }
+    }
+
+    fn take_chunk(&mut self) -> Bytes {
+        let chunk = self.out.split().freeze();
+        if chunk.len() > KEPT_BYTES {
+            self.out = BytesMut::new();
+        }
+        let grew = chunk.len() > BUFFER_BYTES;
+        self.settings.metrics.chunks.count(!std::mem::take(&mut self.allocated) && !grew);
+        self.sent = Instant::now();
+        chunk
+    }
+
+    /// Whether nothing was sent for as long as a stream may be silent.
+    fn was_silent(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let due = self.sent + self.settings.keepalive;
+            if Instant::now() >= due {
+                return true;
+            }
+            self.timer.as_mut().reset(due);
+        }
+        false
+    }
+
     /// Writes the next event, or goes on to the next state.
-    fn poll_event(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<()> {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let out = &mut self.out;
         match &mut self.source {
             Source::Opening(opening) => match opening.as_mut().poll(cx) {
                 Poll::Pending => return Poll::Pending,
@@ -159,7 +253,7 @@ impl<D: Dialect> Events<D> {
                     opened.answer.first(out);
                     self.source = Source::Open(Box::new(opened));
                 }
-                Poll::Ready(Err(error)) => self.fail(out, &error),
+                Poll::Ready(Err(error)) => self.fail(&error),
             },
             Source::Open(opened) => match opened.generation.poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
@@ -169,15 +263,16 @@ impl<D: Dialect> Events<D> {
                         self.source = Source::Ended;
                     }
                 }
-                Poll::Ready(Some(Err(error))) => self.fail(out, &error.into()),
-                Poll::Ready(None) => self.fail(out, &ServeError::Internal.into()),
+                Poll::Ready(Some(Err(error))) => self.fail(&error.into()),
+                Poll::Ready(None) => self.fail(&ServeError::Internal.into()),
             },
             Source::Ended => {}
         }
         Poll::Ready(())
     }
 
-    fn fail(&mut self, out: &mut Vec<u8>, error: &ApiError) {
+    /// Ends the stream with an error event.
+    fn fail(&mut self, error: &ApiError) {
         self.source = Source::Ended;
         let report = error.report();
         self.settings.metrics.count_error(&report);
@@ -185,7 +280,7 @@ impl<D: Dialect> Events<D> {
             Some(RequestId(id)) => report.with_request_id(id),
             None => report,
         };
-        D::write_error_event(out, &report);
+        D::write_error_event(&mut self.out, &report);
     }
 }
 

@@ -1,13 +1,13 @@
 //! What a generation brings, whichever dialect tells the client.
 
-pub use protocol::message::{FinishReason, Usage};
+pub use protocol::message::{DeltaText, FinishReason, Usage};
 
 /// One thing that happened to a generation. Any number of deltas come first, then one [`OutputEvent::Finish`], unless
 /// an error ends the generation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OutputEvent {
     /// Text that follows what came before: whole characters, at least one.
-    TextDelta(String),
+    TextDelta(DeltaText),
     /// The generation ended by itself. Nothing follows.
     Finish {
         /// Why it ended.

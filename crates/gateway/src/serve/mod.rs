@@ -19,6 +19,8 @@ mod dispatcher;
 mod error;
 mod estimate;
 mod event;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod gate;
 mod generation;
 mod limit;
@@ -39,7 +41,7 @@ pub use self::{
     caller::Caller,
     dispatcher::Dispatcher,
     error::{Failure, FailureKind, ModelError, RouteError, ServeError},
-    event::{FinishReason, Output, OutputEvent, Usage},
+    event::{DeltaText, FinishReason, Output, OutputEvent, Usage},
     gate::Occupancy,
     generation::Generation,
     load::LoadMetrics,

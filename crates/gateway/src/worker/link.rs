@@ -92,10 +92,11 @@ const ALIVE_INTERVAL: Duration = Duration::from_millis(50);
 impl Link {
     /// For a process that is about to be started. `metrics` are its model's.
     pub fn new(settings: BatchQueue, metrics: StreamMetrics) -> Self {
+        let outbox = Arc::new(Outbox::new(settings));
         Self {
             heartbeat: Arc::default(),
-            outbox: Arc::new(Outbox::new(settings)),
-            streams: Arc::new(Streams::new(metrics)),
+            streams: Arc::new(Streams::new(Arc::clone(&outbox), metrics)),
+            outbox,
             operations: Arc::default(),
             alive: Arc::new(AtomicBool::new(true)),
         }
@@ -106,7 +107,7 @@ impl Link {
     /// # Errors
     /// The worker is gone or about to leave, or the request is too large for it.
     pub fn open(&self, generate: Generate, progress: Progress) -> Result<Stream, OpenError> {
-        self.streams.open(&self.outbox, generate, progress)
+        self.streams.open(generate, progress)
     }
 
     /// Asks the worker for something that has a single answer. An `urgent` operation is not held for others to share
@@ -350,13 +351,12 @@ impl LinkTask {
 
     fn deliver(&mut self, mut events: Vec<StreamEvent>) {
         let _span = debug_span!("deliver", events = events.len()).entered();
-        let mut broken = self.link.operations.deliver(&mut events, &mut self.wakers);
-        if !events.is_empty() {
-            broken.extend(self.link.streams.deliver(events));
-        }
-        for id in broken {
-            warn!(%id, "the worker broke the rules of the request; the request was ended");
+        for id in self.link.operations.deliver(&mut events, &mut self.wakers) {
+            warn!(%id, "the worker broke the rules of the operation; the operation was ended");
             self.link.outbox.push(Queued::Cancel(id));
+        }
+        if !events.is_empty() {
+            self.link.streams.deliver(events);
         }
     }
 

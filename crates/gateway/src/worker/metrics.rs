@@ -14,7 +14,7 @@ use prometheus_client::{
 use protocol::message::Heartbeat;
 
 use super::{batcher::Flush, id::WorkerId};
-use crate::metrics::{ByModel, MetricRegistry};
+use crate::metrics::{ByModel, MetricRegistry, PoolMetrics};
 
 /// The metrics of all links and of all streams over them. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -28,6 +28,7 @@ pub struct WorkerMetrics {
     wakeups: Family<DirectionLabels, Counter>,
     sequences: Family<SequenceLabels, Gauge>,
     kv_usage: Family<WorkerLabel, Ratio>,
+    buffers: PoolMetrics,
 }
 
 /// What is measured of streams, by their model.
@@ -37,6 +38,8 @@ struct ByStream {
     generation_tokens: ByModel<Counter>,
     time_to_first_token: ByModel<Histogram>,
     inter_token_latency: ByModel<Histogram>,
+    /// Of all models together.
+    queues: PoolMetrics,
 }
 
 /// From 0 to 1.
@@ -51,6 +54,8 @@ pub struct LinkMetrics {
     pub received: Traffic,
     /// Those of all links.
     pub batch: BatchMetrics,
+    /// Memory of frames that are written; that of all links.
+    pub buffers: PoolMetrics,
     running: Gauge,
     paused: Gauge,
     waiting: Gauge,
@@ -90,6 +95,8 @@ pub struct StreamMetrics {
     pub time_to_first_token: Histogram,
     /// Seconds between two deliveries of a stream, by token.
     pub inter_token_latency: Histogram,
+    /// The queues of streams.
+    pub queues: PoolMetrics,
 }
 
 /// One worker, as labels name it.
@@ -150,6 +157,7 @@ impl WorkerMetrics {
                 Family::default(),
             ),
             batch: BatchMetrics::register(registry),
+            buffers: registry.pool("frames"),
             streams: ByStream::register(registry),
         }
     }
@@ -170,6 +178,7 @@ impl WorkerMetrics {
             sent: traffic(SENT),
             received: traffic(RECEIVED),
             batch: self.batch.clone(),
+            buffers: self.buffers.clone(),
             running: sequences(RUNNING),
             paused: sequences(PAUSED),
             waiting: sequences(WAITING),
@@ -184,6 +193,7 @@ impl WorkerMetrics {
             tokens_out: self.streams.generation_tokens.of(model),
             time_to_first_token: self.streams.time_to_first_token.of(model),
             inter_token_latency: self.streams.inter_token_latency.of(model),
+            queues: self.streams.queues.clone(),
         }
     }
 
@@ -280,6 +290,7 @@ impl ByStream {
                 // From 0.5 ms to 4 s.
                 || Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
             ),
+            queues: registry.pool("queues"),
         }
     }
 }

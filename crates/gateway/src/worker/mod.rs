@@ -9,6 +9,7 @@ pub mod link;
 mod listener;
 pub mod load;
 pub mod loss;
+mod mailbox;
 mod metrics;
 pub mod operations;
 pub mod outbox;

@@ -1,22 +1,22 @@
 //! Stage *deliver*: events of one worker process to the streams that wait for them.
 //!
-//! A [`Stream`] is the client's end, a table entry the worker's. Between them is a channel that can't
-//! fill up: an item holds at least one event, chunks are bounded by the credit given, and a stream
-//! has one `Prepared` and one end. So delivering never waits for a reader; a reader that
-//! reads nothing gives no credit back, and pauses its own generation in the worker.
+//! A [`Stream`] is the client's end, a table entry the worker's. Between them is a [`Mailbox`], which can't grow without
+//! bound: chunks are bounded by the credit given, and a stream has one `Prepared` and one end. So delivering never waits
+//! for a reader; a reader that reads nothing gives no credit back, and pauses its own generation in the worker.
 //!
 //! A stream ends with a terminal event of the worker, or with the [`Loss`] of its worker. What a lost worker had
 //! published is delivered before that, so that another one can continue where it ended.
 
 mod entry;
+mod opening;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
     time::Instant,
 };
 
@@ -25,10 +25,14 @@ use protocol::{
     ids::RequestId,
     message::{Delta, Failure, FailureKind, Generate, StreamEvent, StreamEventKind},
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
+use tracing::warn;
 
+pub use self::opening::{OpenError, Progress};
 use self::entry::Entry;
-use super::{batcher::Queued, load::Load, loss::Loss, metrics::StreamMetrics, outbox::Outbox};
+use super::{
+    batcher::Queued, load::Load, loss::Loss, mailbox::Mailbox, metrics::StreamMetrics, outbox::Outbox,
+};
 use crate::trace::RequestSpan;
 
 /// What a stream yields.
@@ -40,42 +44,6 @@ pub enum StreamItem {
     Lost(Loss),
 }
 
-/// What the table gives to a stream's client at once.
-#[derive(Debug)]
-enum Delivery {
-    /// What one step brought.
-    Step(Vec<StreamEventKind>),
-    /// The end, if no terminal event was it.
-    Lost(Loss),
-}
-
-/// Where a stream stands that is opened: at its beginning, or where another worker left it.
-#[derive(Clone, Copy, Debug)]
-pub struct Progress {
-    /// When the client's request arrived.
-    pub arrived: Instant,
-    /// A worker has accepted the prompt before.
-    pub prepared: bool,
-    /// When the last tokens came.
-    pub last_tokens: Option<Instant>,
-}
-
-impl Progress {
-    /// At its beginning.
-    pub fn new(arrived: Instant) -> Self {
-        Self { arrived, prepared: false, last_tokens: None }
-    }
-}
-
-/// Why a stream was not opened.
-#[derive(Clone, Debug, PartialEq)]
-pub enum OpenError {
-    /// The worker takes nothing any more; another one may.
-    Lost(Loss),
-    /// The request can't be sent to any worker.
-    Unsendable(Failure),
-}
-
 /// The live streams of one worker process.
 #[derive(Debug)]
 pub struct Streams {
@@ -84,6 +52,8 @@ pub struct Streams {
     ended: Notify,
     /// The work before the worker: the sum of what its streams have left.
     pub(super) load: Arc<Load>,
+    /// To the worker.
+    outbox: Arc<Outbox>,
     metrics: StreamMetrics,
 }
 
@@ -92,6 +62,8 @@ struct Table {
     open: HashMap<RequestId, Entry>,
     /// Set once, when the worker takes nothing new or is gone: nothing can be opened any more.
     refusal: Option<Loss>,
+    /// Readers to be woken when a step was delivered whole; empty in between.
+    readers: Vec<Waker>,
 }
 
 /// What both ends of a stream count.
@@ -103,14 +75,12 @@ struct Flow {
     unread: AtomicUsize,
 }
 
-/// The client's end of a stream: yields its events and ends after the terminal one or a loss. Dropping it
-/// earlier cancels the generation.
+/// The client's end of a stream: yields its events and ends after the terminal one or a loss. Dropping it earlier cancels
+/// the generation.
 #[derive(Debug)]
 pub struct Stream {
     id: RequestId,
-    receiver: mpsc::Receiver<Delivery>,
-    /// Received, not yet yielded.
-    ready: VecDeque<StreamItem>,
+    mailbox: Arc<Mailbox<StreamItem>>,
     ended: bool,
     flow: Arc<Flow>,
     /// Chunks yielded for which no credit was given back yet.
@@ -118,39 +88,26 @@ pub struct Stream {
     /// Credit is given back for this many chunks at once.
     credit_batch: u32,
     streams: Arc<Streams>,
-    outbox: Arc<Outbox>,
 }
 
 impl Streams {
-    /// No streams, for a new process.
-    pub fn new(metrics: StreamMetrics) -> Self {
-        Self { table: Mutex::default(), ended: Notify::new(), load: Arc::default(), metrics }
+    /// No streams, for a new process, which is told about them through `outbox`.
+    pub fn new(outbox: Arc<Outbox>, metrics: StreamMetrics) -> Self {
+        Self { table: Mutex::default(), ended: Notify::new(), load: Arc::default(), outbox, metrics }
     }
 
     /// Opens the stream of `generate` and queues it for the worker.
     ///
     /// # Errors
     /// The worker takes nothing any more, or the request is too large for it.
-    pub fn open(
-        self: &Arc<Self>,
-        outbox: &Arc<Outbox>,
-        generate: Generate,
-        progress: Progress,
-    ) -> Result<Stream, OpenError> {
+    pub fn open(self: &Arc<Self>, generate: Generate, progress: Progress) -> Result<Stream, OpenError> {
         let (id, credit, next_token) = (generate.id, generate.credit, generate.resume.len() as u32);
         let share = self.load.share(&generate);
         let queued = Queued::generate(generate).map_err(|error| OpenError::Unsendable(unsendable(error)))?;
-        // One item per chunk at most, and two for `Prepared` and the end.
-        let (sender, receiver) = mpsc::channel(credit as usize + 2);
+        let mailbox = Arc::new(Mailbox::new());
         let flow = Arc::new(Flow { granted: AtomicU64::new(credit.into()), unread: AtomicUsize::new(0) });
-        let credit_batch = (credit / 4).max(1);
-        let mut table = self.table();
-        if let Some(loss) = &table.refusal {
-            return Err(OpenError::Lost(loss.clone()));
-        }
         let entry = Entry {
-            sender,
-            step: Vec::new(),
+            mailbox: Arc::clone(&mailbox),
             flow: Arc::clone(&flow),
             share,
             spent: 0,
@@ -159,21 +116,17 @@ impl Streams {
             request: RequestSpan::current(),
             delivering: None,
         };
+        let mut table = self.table();
+        if let Some(loss) = &table.refusal {
+            return Err(OpenError::Lost(loss.clone()));
+        }
         table.open.insert(id, entry);
-        // Under the lock: whoever ends the stream must not queue its cancel before its request.
-        outbox.push(queued);
+        // Before anything can end the stream: a cancel must not be sent before its request.
+        self.outbox.push(queued);
         drop(table);
-        Ok(Stream {
-            id,
-            receiver,
-            ready: VecDeque::new(),
-            ended: false,
-            flow,
-            unreturned: 0,
-            credit_batch,
-            streams: Arc::clone(self),
-            outbox: Arc::clone(outbox),
-        })
+        let credit_batch = (credit / 4).max(1);
+        let streams = Arc::clone(self);
+        Ok(Stream { id, mailbox, ended: false, flow, unreturned: 0, credit_batch, streams })
     }
 
     /// Live streams.
@@ -186,37 +139,45 @@ impl Streams {
         self.table().open.is_empty()
     }
 
-    /// Delivers the events of one step, each stream's together. Events of unknown streams (their
-    /// client has gone) are dropped. Returns streams that were ended because the worker broke
-    /// their rules: which it must be ordered to cancel.
-    pub fn deliver(&self, events: Vec<StreamEvent>) -> Vec<RequestId> {
+    /// Delivers the events of one step, and wakes their readers then. Events of unknown streams (their client has gone)
+    /// are dropped. A stream whose worker breaks its rules ends with a failure that says so, and is cancelled.
+    pub fn deliver(&self, events: impl IntoIterator<Item = StreamEvent>) {
         let now = Instant::now();
-        let mut touched = Vec::with_capacity(events.len());
-        let mut broken = Vec::new();
+        let (mut ended, mut broken) = (false, Vec::new());
         let mut table = self.table();
-        for event in events {
-            let Some(entry) = table.open.get_mut(&event.id) else { continue };
-            if entry.step.is_empty() {
-                touched.push(event.id);
+        let Table { open, readers, .. } = &mut *table;
+        for StreamEvent { id, mut kind } in events {
+            let Some(entry) = open.get_mut(&id) else { continue };
+            if let Err(violation) = entry.accept(&mut kind, now, &self.metrics) {
+                kind = violated(violation);
+                broken.push(id);
             }
-            if !entry.accept(event.kind, now, &self.metrics) {
-                broken.push(event.id);
+            let is_terminal = kind.is_terminal();
+            let put = entry.mailbox.put(StreamItem::Event(kind));
+            readers.extend(put.reader);
+            self.metrics.queues.count(put.reused);
+            if is_terminal {
+                open.remove(&id);
+                ended = true;
             }
         }
-        for id in touched {
-            table.flush(id);
-        }
+        readers.drain(..).for_each(Waker::wake);
         drop(table);
-        self.ended.notify_waiters();
-        broken
+        for id in broken {
+            warn!(%id, "the worker broke the rules of the stream; the stream was ended");
+            self.cancel(id);
+        }
+        if ended {
+            self.ended.notify_waiters();
+        }
     }
 
-    /// Ends these streams alone: what was queued for them could not be sent.
+    /// Ends these streams alone: what was queued for them could not be sent, so the worker knows nothing of them.
     pub fn fail(&self, ids: &[RequestId], failure: &Failure) {
         let mut table = self.table();
         for id in ids {
             if let Some(entry) = table.open.remove(id) {
-                entry.end(Delivery::Step(vec![StreamEventKind::Failed(failure.clone())]));
+                entry.end(StreamItem::Event(StreamEventKind::Failed(failure.clone())));
             }
         }
         drop(table);
@@ -251,16 +212,16 @@ impl Streams {
     /// alive must be ordered to cancel them.
     pub fn fail_all(&self, failure: &Failure) -> Vec<RequestId> {
         let reason = Loss::Left(failure.message.clone());
-        self.end_all(reason, |_| Delivery::Step(vec![StreamEventKind::Failed(failure.clone())]))
+        self.end_all(reason, |_| StreamItem::Event(StreamEventKind::Failed(failure.clone())))
     }
 
     /// Ends every stream with the loss of its worker, which `loss` tells of each, and opens no further ones. Returns the
     /// streams that it ended, as [`Streams::fail_all`] does.
     pub fn lose_all(&self, reason: Loss, loss: impl Fn(RequestId) -> Loss) -> Vec<RequestId> {
-        self.end_all(reason, |id| Delivery::Lost(loss(id)))
+        self.end_all(reason, |id| StreamItem::Lost(loss(id)))
     }
 
-    fn end_all(&self, reason: Loss, end: impl Fn(RequestId) -> Delivery) -> Vec<RequestId> {
+    fn end_all(&self, reason: Loss, end: impl Fn(RequestId) -> StreamItem) -> Vec<RequestId> {
         let mut table = self.table();
         table.refusal.get_or_insert(reason);
         let mut ended = Vec::with_capacity(table.open.len());
@@ -273,20 +234,13 @@ impl Streams {
         ended
     }
 
+    /// Orders the worker to stop a generation of which it may not have sent the end.
+    pub fn cancel(&self, id: RequestId) {
+        self.outbox.push(Queued::Cancel(id));
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Table {
-    /// Sends what a step brought for `id`, and forgets the stream if that ended it.
-    fn flush(&mut self, id: RequestId) {
-        let Some(entry) = self.open.get_mut(&id) else { return };
-        let step = std::mem::take(&mut entry.step);
-        let ended = step.last().is_some_and(StreamEventKind::is_terminal);
-        if entry.sender.try_send(Delivery::Step(step)).is_err() || ended {
-            self.open.remove(&id);
-        }
     }
 }
 
@@ -298,47 +252,31 @@ impl Stream {
 
     /// [`Stream::next`] for a body that is polled.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<StreamItem>> {
-        loop {
-            if let Some(item) = self.ready.pop_front() {
-                return Poll::Ready(Some(self.yield_item(item)));
-            }
-            if self.ended {
-                return Poll::Ready(None);
-            }
-            match self.receiver.poll_recv(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Delivery::Step(step))) => {
-                    self.ready.extend(step.into_iter().map(StreamItem::Event));
-                }
-                Poll::Ready(Some(Delivery::Lost(loss))) => self.ready.push_back(StreamItem::Lost(loss)),
-                // The table never drops a sender without an end. Should it, this is one.
-                Poll::Ready(None) => {
-                    let loss = Loss::Left("the stream was lost inside the gateway".into());
-                    self.ready.push_back(StreamItem::Lost(loss));
-                }
-            }
+        if self.ended {
+            return Poll::Ready(None);
         }
-    }
-
-    fn yield_item(&mut self, item: StreamItem) -> StreamItem {
+        let item = ready!(self.mailbox.poll_take(cx)).unwrap_or_else(|| {
+            // The table never drops an entry without an end. Should it, this is one.
+            StreamItem::Lost(Loss::Left("the stream was lost inside the gateway".into()))
+        });
         match &item {
+            StreamItem::Event(StreamEventKind::Delta(chunk)) => self.give_credit_back(chunk),
+            StreamItem::Event(event) => self.ended = event.is_terminal(),
             StreamItem::Lost(_) => self.ended = true,
-            StreamItem::Event(event) if event.is_terminal() => self.ended = true,
-            StreamItem::Event(StreamEventKind::Delta(chunk)) => self.read(chunk),
-            StreamItem::Event(_) => {}
         }
-        item
+        Poll::Ready(Some(item))
     }
 
-    /// Gives credit back for a chunk that was read, with others.
-    fn read(&mut self, chunk: &Delta) {
+    /// A chunk was taken: as many may be sent in addition, which is said for several at once.
+    fn give_credit_back(&mut self, chunk: &Delta) {
         self.flow.unread.fetch_sub(size(chunk), Ordering::Relaxed);
         self.unreturned += 1;
-        if self.unreturned >= self.credit_batch {
+        // The worker of a stream that has ended needs none.
+        if self.unreturned >= self.credit_batch && !self.mailbox.is_closed() {
             let chunks = std::mem::take(&mut self.unreturned);
             // First raise what the table allows, then inform the worker.
             self.flow.granted.fetch_add(chunks.into(), Ordering::Release);
-            self.outbox.push(Queued::Credit { id: self.id, chunks });
+            self.streams.outbox.push(Queued::Credit { id: self.id, chunks });
         }
     }
 }
@@ -351,7 +289,7 @@ impl Drop for Stream {
         let live = self.streams.table().open.remove(&self.id).is_some();
         // If it is not live, its terminal event came and was not read: the worker is done with it.
         if live {
-            self.outbox.push(Queued::Cancel(self.id));
+            self.streams.cancel(self.id);
             self.streams.ended.notify_waiters();
         }
     }
@@ -359,6 +297,11 @@ impl Drop for Stream {
 
 fn size(chunk: &Delta) -> usize {
     chunk.text.len() + size_of_val(&*chunk.tokens)
+}
+
+fn violated(violation: &str) -> StreamEventKind {
+    let failure = Failure { kind: FailureKind::Internal, param: None, message: violation.into() };
+    StreamEventKind::Failed(failure)
 }
 
 /// For a request that can't be encoded. The worker never receives it.

@@ -2,6 +2,7 @@
 
 use protocol::message::FinishReason;
 use serde_json::json;
+use tokio::net::TcpStream;
 
 use crate::support::*;
 
@@ -284,20 +285,41 @@ async fn a_header_may_be_as_large_as_the_settings_say() {
     assert!(client.answer().await.0.starts_with("http/1.1 414 "));
 }
 
+/// As many as descriptors allow: each takes one on either side.
 #[tokio::test]
-async fn a_client_that_does_not_read_loses_its_stream_and_frees_its_place() {
-    let settings = "server: {slow_consumer_timeout_ms: 500}\n\
-                    stream_registry: {credit_chunks: 8, adaptive_limits: {max_streams: 1}}\n";
-    let (env, mut worker) = TestEnv::ready(settings).await;
+async fn half_open_connections_are_closed_in_time_and_others_served_meanwhile() {
+    const MOST: usize = 2000;
+    let (env, mut worker) =
+        TestEnv::ready("server: {header_timeout_ms: 2000, idle_timeout_ms: 2000}\n").await;
     let address = env.listen().await;
-    let mut stalled = Wire::open(address).await;
-    let body = chat(json!({"stream": true})).to_string();
-    stalled.send("POST", CHAT, "content-type: application/json\r\n", body.as_bytes()).await;
-    let id = worker.generate().await.id;
-    worker.admit(id).await;
-    fill(&mut worker, id, 8).await;
-    until("a free place", || env.app.admission.metrics().streams_open.get() == 0).await;
-    let (_, response) = env.begin_stream(&mut worker).await;
-    assert_eq!(response.status().as_u16(), 200);
-    drop(stalled);
+    let began = std::time::Instant::now();
+    let mut half_open = Vec::new();
+    while half_open.len() < MOST {
+        let Ok(client) = TcpStream::connect(address).await else { break };
+        let mut client = Wire(client);
+        // Some say nothing at all, others a part of a header.
+        if half_open.len() % 4 != 0 {
+            client.write("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-").await;
+        }
+        half_open.push(client);
+    }
+    eprintln!("{} half-open connections after {:?}", half_open.len(), began.elapsed());
+    assert!(half_open.len() >= 200);
+    for _ in 0..10 {
+        let mut client = Wire::open(address).await;
+        let body = chat(json!({})).to_string();
+        client.send("POST", CHAT, "content-type: application/json\r\n", body.as_bytes()).await;
+        let id = worker.generate().await.id;
+        worker.admit(id).await;
+        worker.events(id, vec![chunk("x"), finished(FinishReason::Stop)]).await;
+        assert!(client.answer().await.0.starts_with("http/1.1 200 "));
+    }
+    for (index, mut client) in half_open.into_iter().enumerate() {
+        let answer = client.rest().await;
+        let expected = if index % 4 == 0 { "" } else { "HTTP/1.1 408 " };
+        assert!(
+            answer.starts_with(expected) && answer.is_empty() == expected.is_empty(),
+            "{index}: {answer}"
+        );
+    }
 }

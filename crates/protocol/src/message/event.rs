@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Answer, Failure,
-    limits::{self, MAX_DELTA_TOKENS, MAX_FAILURE_TEXT},
+    limits::{MAX_DELTA_TOKENS, MAX_FAILURE_TEXT},
+    small::{self, DeltaText, DeltaTokens},
 };
 use crate::ids::RequestId;
 
@@ -71,10 +72,10 @@ pub struct Delta {
     /// Position in the output of the first of `tokens`, from 0.
     pub first_token: u32,
     /// The tokens generated since the last delta, so that another worker can continue the stream.
-    #[serde(deserialize_with = "limits::at_most::<_, _, MAX_DELTA_TOKENS>")]
-    pub tokens: Vec<u32>,
+    #[serde(deserialize_with = "small::at_most::<_, MAX_DELTA_TOKENS>")]
+    pub tokens: DeltaTokens,
     /// Whole characters; may be empty while a character or a possible stop string is incomplete.
-    pub text: String,
+    pub text: DeltaText,
 }
 
 impl Delta {

@@ -11,6 +11,7 @@ mod generate;
 mod limits;
 mod operation;
 mod report;
+mod small;
 mod submission;
 mod trace;
 
@@ -21,5 +22,6 @@ pub use generate::{ChatMessage, Generate, Prompt, Sampling};
 pub use limits::{MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS, MAX_FAILURE_TEXT, max_report_bytes};
 pub use operation::{Answer, Operation, OperationKind, PieceForm, Pieces, TokenizeInput};
 pub use report::{Heartbeat, ModelInfo, Report, Verified};
+pub use small::{DeltaText, DeltaTokens};
 pub use submission::{Batch, Submission};
 pub use trace::TraceContext;

@@ -3,6 +3,7 @@
 //! Its *process* is a shell script that announces itself and waits ([`WorkerProgram`]). What it says over the real segment
 //! and socket comes from the test, through [`FakeWorker`].
 
+mod generator;
 mod program;
 
 use std::{
@@ -27,7 +28,7 @@ use protocol::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-pub use self::program::WorkerProgram;
+pub use self::{generator::Generator, program::WorkerProgram};
 use crate::{process, wait::soon};
 
 /// A worker process that has not connected yet.
@@ -202,6 +203,23 @@ impl FakeWorker {
         .await
     }
 
+    /// Submissions that have arrived. Waits for none.
+    ///
+    /// # Panics
+    /// The gateway breaks the protocol.
+    pub async fn arrived(&mut self) -> Vec<Submission> {
+        while let Some(frame) = self.receiver.try_recv().unwrap() {
+            assert_eq!(frame.kind, FrameKind::Batch);
+            let batch = codec::decode::<Batch>(frame.body).unwrap();
+            self.queued.extend(batch.submissions);
+            let owed = self.receiver.take_owed_bell();
+            self.ring(owed).await;
+        }
+        let owed = self.receiver.take_owed_bell();
+        self.ring(owed).await;
+        self.queued.drain(..).collect()
+    }
+
     /// Waits for the next submission, which is a request.
     ///
     /// # Panics
@@ -282,7 +300,7 @@ pub fn model_info(name: &str) -> ModelInfo {
 
 /// Text of one token.
 pub fn chunk(text: &str) -> StreamEventKind {
-    StreamEventKind::Delta(Delta { first_token: 0, tokens: vec![1], text: text.into() })
+    StreamEventKind::Delta(Delta { first_token: 0, tokens: vec![1].into(), text: text.into() })
 }
 
 /// The end of a stream.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use protocol::{
     ids::RequestId,
-    message::{Delta, FinishReason, Usage},
+    message::{Delta, DeltaTokens, FinishReason, Usage},
 };
 use thiserror::Error;
 
@@ -101,7 +101,7 @@ impl Sequence {
     pub fn emit(&mut self, token: u32) -> tokenizers::Result<(Delta, Option<FinishReason>)> {
         let (text, reason) = self.text_of(token)?;
         let first_token = (self.tokens.len() - self.prompt_len).saturating_sub(1) as u32;
-        Ok((Delta { first_token, tokens: vec![token], text }, reason))
+        Ok((Delta { first_token, tokens: DeltaTokens::from_slice(&[token]), text: text.into() }, reason))
     }
 
     fn text_of(&mut self, token: u32) -> tokenizers::Result<(String, Option<FinishReason>)> {

@@ -123,7 +123,11 @@ mod tests {
     }
 
     fn chunk(text: usize, tokens: usize) -> StreamEventKind {
-        StreamEventKind::Delta(Delta { first_token: 0, tokens: vec![7; tokens], text: "x".repeat(text) })
+        StreamEventKind::Delta(Delta {
+            first_token: 0,
+            tokens: vec![7; tokens].into(),
+            text: "x".repeat(text).into(),
+        })
     }
 
     fn failed(message: usize) -> StreamEventKind {

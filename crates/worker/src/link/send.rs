@@ -175,7 +175,14 @@ mod tests {
         let (sender, mut receiver) = link(1000, &requests);
         let chunk = |id, len| {
             let text = "x".repeat(len);
-            StreamEvent { id, kind: StreamEventKind::Delta(Delta { first_token: 0, tokens: vec![7], text }) }
+            StreamEvent {
+                id,
+                kind: StreamEventKind::Delta(Delta {
+                    first_token: 0,
+                    tokens: vec![7].into(),
+                    text: text.into(),
+                }),
+            }
         };
         sender.report(&Report::Events(vec![chunk(large, 2000), chunk(small, 2), chunk(large, 2)]));
 

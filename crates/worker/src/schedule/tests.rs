@@ -58,7 +58,7 @@ fn decodes_go_on_beside_a_long_prompt() {
 }
 
 #[test]
-fn a_paused_sequence_keeps_its_place_and_takes_no_step() {
+fn a_paused_sequence_takes_no_step_and_goes_on_where_it_stood() {
     let mut scheduler = Scheduler::new(LIMITS);
     scheduler.add(4);
     step(&mut scheduler);

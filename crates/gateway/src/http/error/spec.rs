@@ -131,6 +131,8 @@ specs! {
         "the header took longer than `server.header_timeout_ms`";
     BODY_TIMEOUT = REQUEST_TIMEOUT InvalidRequest "body_timeout" NEVER,
         "the body took longer than `server.body_timeout_ms`";
+    SLOW_CONSUMER = REQUEST_TIMEOUT InvalidRequest "slow_consumer" NEVER,
+        "in a stream: its client took next to nothing of it for `server.slow_consumer_timeout_ms`";
     TOO_MANY_MODELS = CONFLICT InvalidRequest "too_many_models" NEVER,
         "`models.max_loaded` models are loaded; the message names them";
     ALREADY_LOADED = CONFLICT InvalidRequest "already_loaded" NEVER,

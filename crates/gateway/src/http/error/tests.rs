@@ -77,6 +77,7 @@ fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
         (ApiError::Json(json), 400, INVALID, "invalid_json"),
         (field, 400, INVALID, "invalid_value"),
         (ApiError::Unknown { param: "x".into() }, 400, INVALID, "unknown_parameter"),
+        (ApiError::SlowConsumer(Duration::from_secs(1)), 408, INVALID, "slow_consumer"),
         (ApiError::Memory, 429, RATE, "out_of_memory_budget"),
         (ApiError::Random(getrandom::Error::UNSUPPORTED), 500, SERVER, "internal_error"),
         (failed(FailureKind::Overloaded), 503, SERVER, "overloaded"),
@@ -227,13 +228,14 @@ fn number(error: &ApiError) -> usize {
         ApiError::Serve(ServeError::Unroutable(RouteError::NotNamed { .. })) => 60,
         ApiError::Serve(ServeError::OperationRejected(OperationRejection::QueueFull { .. })) => 61,
         ApiError::Serve(ServeError::OperationRejected(OperationRejection::WaitedTooLong { .. })) => 62,
+        ApiError::SlowConsumer(_) => 63,
     }
 }
 
 #[test]
 fn every_kind_of_error_has_a_sample() {
     let seen: BTreeSet<_> = samples().iter().map(|(error, ..)| number(error)).collect();
-    let all: BTreeSet<_> = (0..=62).collect();
+    let all: BTreeSet<_> = (0..=63).collect();
     assert_eq!(seen, all);
 }
 

@@ -5,6 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use bytes::BytesMut;
 use serde::Serialize;
 use tracing::error;
 
@@ -90,7 +91,7 @@ impl<E: Endpoint> Answer<E> {
     }
 
     /// A chunk. If the usage is to come at the end, every other chunk has a null for it.
-    fn write_chunk(&self, out: &mut Vec<u8>, choice: impl Serialize) {
+    fn write_chunk(&self, out: &mut BytesMut, choice: impl Serialize) {
         let usage = self.include_usage.then_some(None);
         sse::json(out, &Object { meta: self.meta(E::CHUNK_OBJECT), choices: &[choice], usage });
     }
@@ -107,13 +108,13 @@ impl<E: Endpoint> dialect::Answer for Answer<E> {
         })
     }
 
-    fn first(&mut self, out: &mut Vec<u8>) {
+    fn first(&mut self, out: &mut BytesMut) {
         if let Some(choice) = E::first() {
             self.write_chunk(out, choice);
         }
     }
 
-    fn event(&mut self, out: &mut Vec<u8>, event: &OutputEvent) {
+    fn event(&mut self, out: &mut BytesMut, event: &OutputEvent) {
         match event {
             OutputEvent::TextDelta(text) => self.write_chunk(out, E::delta(text)),
             OutputEvent::Finish { reason, usage } => {

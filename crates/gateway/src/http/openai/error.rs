@@ -1,5 +1,6 @@
 //! The error object.
 
+use bytes::BytesMut;
 use serde::Serialize;
 
 use crate::http::{
@@ -52,7 +53,7 @@ pub(in crate::http) fn write_error(report: &ErrorReport) -> Vec<u8> {
 }
 
 /// The same as the last event of a stream.
-pub(super) fn write_event(out: &mut Vec<u8>, report: &ErrorReport) {
+pub(super) fn write_event(out: &mut BytesMut, report: &ErrorReport) {
     sse::json(out, &ErrorBody::from(report));
 }
 
@@ -75,7 +76,7 @@ mod tests {
         let json =
             r#"{"error":{"message":"later","type":"rate_limit_error","param":null,"code":"queue_full"}}"#;
         assert_eq!(write_error(&report), json.as_bytes());
-        let mut event = Vec::new();
+        let mut event = BytesMut::new();
         write_event(
             &mut event,
             &ErrorReport { param: Some("n".into()), code: None, ..report }.with_request_id("r"),

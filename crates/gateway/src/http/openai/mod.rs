@@ -21,6 +21,7 @@ mod request;
 use std::marker::PhantomData;
 
 use axum::routing::{any, get, post};
+use bytes::BytesMut;
 
 pub(super) use self::error::write_error;
 use self::{answer::Answer, chat::Chat, completions::Completion, endpoint::Endpoint, request::Context};
@@ -66,7 +67,7 @@ impl<E: Endpoint> Dialect for OpenAi<E> {
         Answer::new(context, generation.digest())
     }
 
-    fn write_error_event(out: &mut Vec<u8>, error: &ErrorReport) {
+    fn write_error_event(out: &mut BytesMut, error: &ErrorReport) {
         error::write_event(out, error);
     }
 }

@@ -7,7 +7,10 @@ use tokio::{
     time::{Duration, Instant},
 };
 
-use crate::config::Connections;
+use crate::{
+    config::Connections,
+    http::{error::ApiError, stream::StreamHandle},
+};
 
 /// Shared by a connection's socket, its requests and the task that drives it.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ struct State {
     lag: Option<Lag>,
     /// Bytes the socket has taken.
     written: u64,
+    /// Of the last answer, if that is a stream.
+    stream: Option<StreamHandle>,
 }
 
 /// Where a connection is between two requests.
@@ -44,6 +49,8 @@ pub(super) enum Phase {
 struct Lag {
     since: Instant,
     written: u64,
+    /// The stream was ended; what is left of it waits for a last while.
+    is_last: bool,
 }
 
 /// A time limit that passed.
@@ -57,19 +64,42 @@ pub(super) enum Expired {
     Reading,
 }
 
+/// After its stream was ended, a client may still read what it was sent and why it ended. That is little, and costs a
+/// connection and its buffers.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
 /// A reader must take at least this many bytes a second while bytes wait for it. A client that takes one byte now
 /// and then makes progress too, but would hold its stream for days.
 const MIN_BYTES_PER_SECOND: u64 = 256;
 
 impl Activity {
     pub(super) fn new() -> Self {
-        let state = State { phase: Phase::Idle, since: Instant::now(), lag: None, written: 0 };
+        let state = State { phase: Phase::Idle, since: Instant::now(), lag: None, written: 0, stream: None };
         Self { state: Mutex::new(state), evicted: Notify::new() }
     }
 
     pub(super) fn enter(&self, phase: Phase) {
         let mut state = self.state();
         (state.phase, state.since) = (phase, Instant::now());
+    }
+
+    /// The answer has begun. `stream` ends it, if it is a stream.
+    pub(super) fn answering(&self, stream: Option<StreamHandle>) {
+        self.state().stream = stream;
+    }
+
+    /// The client does not read: ends the stream that it was sent, and lets it read the rest for a while. False if there
+    /// is none to end.
+    pub(super) fn give_stream_up(&self, error: &ApiError) -> bool {
+        let Some(stream) = self.state().stream.take() else { return false };
+        // Not while the state is locked: it ends a generation.
+        let ended = stream.give_up(error);
+        let mut state = self.state();
+        let written = state.written;
+        if let (true, Some(lag)) = (ended, &mut state.lag) {
+            *lag = Lag { since: Instant::now(), written, is_last: true };
+        }
+        ended
     }
 
     /// The request's body ended; its answer may have ended already.
@@ -97,7 +127,7 @@ impl Activity {
     pub(super) fn blocked(&self) {
         let mut state = self.state();
         let written = state.written;
-        state.lag.get_or_insert_with(|| Lag { since: Instant::now(), written });
+        state.lag.get_or_insert_with(|| Lag { since: Instant::now(), written, is_last: false });
     }
 
     /// The socket has taken all there was.
@@ -122,7 +152,7 @@ impl Activity {
             // What reads the body has a limit of its own for it.
             (Phase::Body | Phase::Answering, _) => None,
         };
-        let reading = state.lag.map(|lag| lag.since + limits.slow_consumer_timeout);
+        let reading = state.lag.map(|lag| lag.since + lag.longest(limits));
         [phase, reading].into_iter().flatten().min()
     }
 
@@ -132,12 +162,12 @@ impl Activity {
         let mut state = self.state();
         let written = state.written;
         if let Some(lag) = &mut state.lag
-            && now >= lag.since + limits.slow_consumer_timeout
+            && now >= lag.since + lag.longest(limits)
         {
-            if written - lag.written < least(limits.slow_consumer_timeout) {
+            if written - lag.written < least(lag.longest(limits)) {
                 return Some(Expired::Reading);
             }
-            *lag = Lag { since: now, written };
+            *lag = Lag { since: now, written, ..*lag };
         }
         match state.phase() {
             (Phase::Idle, since) if now >= since + limits.idle_timeout => Some(Expired::Idle),
@@ -155,6 +185,14 @@ impl State {
     /// An answer goes on until its client has it, although the next request may have begun.
     fn phase(&self) -> (Phase, Instant) {
         (if self.lag.is_some() { Phase::Answering } else { self.phase }, self.since)
+    }
+}
+
+impl Lag {
+    /// How long it may last without progress.
+    fn longest(&self, limits: &Connections) -> Duration {
+        let timeout = limits.slow_consumer_timeout;
+        if self.is_last { timeout.min(LAST_WORDS) } else { timeout }
     }
 }
 
@@ -216,6 +254,25 @@ mod tests {
         assert_eq!((activity.phase().0, activity.expired(&LIMITS)), (Phase::Idle, None));
         pass(1).await;
         assert_eq!(activity.expired(&LIMITS), Some(Expired::Idle));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_a_stream_that_was_ended_waits_for_a_last_while() {
+        let activity = Activity::new();
+        activity.enter(Phase::Answering);
+        activity.blocked();
+        pass(20).await;
+        assert_eq!(activity.expired(&LIMITS), Some(Expired::Reading));
+        let no_stream = activity.give_stream_up(&ApiError::SlowConsumer(LIMITS.slow_consumer_timeout));
+        assert!(
+            !no_stream && activity.expired(&LIMITS) == Some(Expired::Reading),
+            "nothing more is waited for"
+        );
+        // As `give_stream_up` leaves it if there is one.
+        activity.state().lag = Some(Lag { since: Instant::now(), written: 0, is_last: true });
+        assert_eq!(activity.deadline(&LIMITS), Some(Instant::now() + LAST_WORDS));
+        pass(10).await;
+        assert_eq!(activity.expired(&LIMITS), Some(Expired::Reading));
     }
 
     #[tokio::test(start_paused = true)]

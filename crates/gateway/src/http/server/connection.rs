@@ -50,6 +50,9 @@ pub(super) struct Connection {
     pub(super) stopping: watch::Receiver<bool>,
 }
 
+/// About the most bytes of an answer that hyper keeps for a client that does not read. A header has to fit in as many.
+const MAX_BUFFER: usize = 128 << 10;
+
 /// Why a connection ended.
 enum End {
     /// hyper is done with it.
@@ -70,6 +73,7 @@ impl Connection {
         let activity = Arc::clone(&place.activity);
         let socket = TokioIo::new(Socket::new(transport, Arc::clone(&activity), limits.max_header_bytes));
         let caller = Peer { address: peer, is_extra: place.is_extra };
+        let too_slow = ApiError::SlowConsumer(limits.slow_consumer_timeout);
         let service = service_fn(|request| answer(request, &routes, &activity, caller));
         let mut hyper = builder(&limits).serve_connection(socket, service);
         let end = {
@@ -89,7 +93,14 @@ impl Connection {
                 if evicted.as_mut().poll(cx).is_ready() || (is_stopping && waits) {
                     return Poll::Ready(End::GivenUp);
                 }
-                expire(&activity, &limits, timer.as_mut(), cx)
+                loop {
+                    let expired = ready!(expire(&activity, &limits, timer.as_mut(), cx));
+                    if expired == Expired::Reading && activity.give_stream_up(&too_slow) {
+                        debug!("a client did not read its stream, which was ended");
+                        continue;
+                    }
+                    return Poll::Ready(End::Expired(expired));
+                }
             })
             .await
         };
@@ -138,7 +149,11 @@ impl Connection {
 /// The time limits are ours. Vectored writes would keep the socket from seeing an answer in one piece.
 fn builder(limits: &Connections) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.header_read_timeout(None).writev(false).max_header_size(limits.max_header_bytes);
+    builder
+        .header_read_timeout(None)
+        .writev(false)
+        .max_header_size(limits.max_header_bytes)
+        .max_buf_size(MAX_BUFFER.max(limits.max_header_bytes));
     // Naming hyper's own default would cost an allocation for each request.
     if limits.max_headers != HYPER_MAX_HEADERS {
         builder.max_headers(limits.max_headers);
@@ -162,10 +177,10 @@ fn expire(
     limits: &Connections,
     mut timer: Pin<&mut tokio::time::Sleep>,
     cx: &mut Context<'_>,
-) -> Poll<End> {
+) -> Poll<Expired> {
     loop {
         if let Some(expired) = activity.expired(limits) {
-            return Poll::Ready(End::Expired(expired));
+            return Poll::Ready(expired);
         }
         let Some(deadline) = activity.deadline(limits) else { return Poll::Pending };
         if timer.deadline() != deadline {
@@ -207,8 +222,10 @@ fn answer(mut request: Request<Incoming>, routes: &Routes, activity: &Arc<Activi
     let watch = |body, part| Watched { body, part, activity: Arc::clone(activity) };
     let request = request.map(|body| Body::new(watch(Body::new(body), Part::Request)));
     let activity = Arc::clone(activity);
-    let respond =
-        move |response: Response| response.map(|body| Watched { body, part: Part::Response, activity });
+    let respond = move |mut response: Response| {
+        activity.answering(response.extensions_mut().remove());
+        response.map(|body| Watched { body, part: Part::Response, activity })
+    };
     if peer.is_extra && !refusal::is_health_check(&request) {
         return Box::pin(async move { Ok(respond(close(refusal::no_place(request.headers()).await))) });
     }

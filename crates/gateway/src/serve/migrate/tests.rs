@@ -60,7 +60,7 @@ impl World {
     }
 
     /// Worker `number` is lost.
-    fn lose(&self, number: usize, loss: Loss) {
+    pub(crate) fn lose(&self, number: usize, loss: Loss) {
         self.worker(number).link.lose_all(&loss);
         fixtures::exit(&self.registry, number);
     }
@@ -74,7 +74,7 @@ impl World {
 impl PlayedWorker {
     /// The events reach their stream.
     pub(crate) fn send(&self, id: RequestId, events: Vec<StreamEventKind>) {
-        self.link.deliver(events.into_iter().map(|kind| StreamEvent { id, kind }).collect());
+        self.link.deliver(events.into_iter().map(|kind| StreamEvent { id, kind }));
     }
 
     /// What it has been sent since it was last asked.

@@ -10,7 +10,7 @@ use crate::worker::batcher::Taken;
 
 impl Link {
     /// Plays the worker: these events came from it.
-    pub(crate) fn deliver(&self, events: Vec<StreamEvent>) {
+    pub(crate) fn deliver(&self, events: impl IntoIterator<Item = StreamEvent>) {
         self.streams.deliver(events);
     }
 

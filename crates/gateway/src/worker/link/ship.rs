@@ -53,7 +53,10 @@ impl LinkTask {
         match self.shipment.pack(&self.link.outbox, now) {
             // What made it worth while was cancelled meanwhile.
             Ok(()) if self.shipment.unsent() == 0 => {}
-            Ok(()) => self.metrics.batch.count(self.shipment.unsent(), self.shipment.waited(), flush),
+            Ok(()) => {
+                self.metrics.batch.count(self.shipment.unsent(), self.shipment.waited(), flush);
+                self.metrics.buffers.count(self.shipment.fits());
+            }
             Err(error) => {
                 let failure = unsendable(error);
                 warn!(why = failure.message, "a batch can't be encoded; its requests fail");

@@ -16,6 +16,8 @@ pub(super) struct Shipment {
     body: Vec<u8>,
     /// Submissions in `body` if it was not (wholly) sent yet, else 0.
     unsent: usize,
+    /// The memory of `body` sufficed: none was allocated.
+    fits: bool,
     /// The requests among them, in their traces.
     stages: Vec<StageSpan>,
 }
@@ -31,7 +33,9 @@ impl Shipment {
     pub(super) fn pack(&mut self, outbox: &Outbox, now: Instant) -> Result<(), CodecError> {
         outbox.take_batch(now, &mut self.taken);
         self.unsent = 0;
+        let room = self.body.capacity();
         self.taken.encode(&mut self.body)?;
+        self.fits = self.body.capacity() == room;
         self.stages.extend(self.taken.begin_shipping());
         self.unsent = self.taken.len();
         Ok(())
@@ -45,6 +49,11 @@ impl Shipment {
     /// What is to be sent.
     pub(super) fn body(&self) -> &[u8] {
         &self.body
+    }
+
+    /// Whether it fitted in the memory of earlier ones.
+    pub(super) fn fits(&self) -> bool {
+        self.fits
     }
 
     /// For how long the oldest submission was queued.

@@ -2,24 +2,22 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
+    task::Waker,
     time::Instant,
 };
 
-use protocol::message::{Delta, Failure, FailureKind, StreamEventKind};
-use tokio::sync::mpsc;
+use protocol::message::{Delta, StreamEventKind};
 
-use super::{Delivery, Flow, Progress, size};
+use super::{Flow, Progress, StreamItem, size};
 use crate::{
     trace::{RequestSpan, StageSpan},
-    worker::{load::Share, metrics::StreamMetrics},
+    worker::{load::Share, mailbox::Mailbox, metrics::StreamMetrics},
 };
 
-/// The worker's end of a stream.
+/// The worker's end of a stream. Dropping it says that nothing more will come.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) sender: mpsc::Sender<Delivery>,
-    /// Events of the step that is being delivered.
-    pub(super) step: Vec<StreamEventKind>,
+    pub(super) mailbox: Arc<Mailbox<StreamItem>>,
     pub(super) flow: Arc<Flow>,
     /// Its part of the work before the worker.
     pub(super) share: Share,
@@ -38,25 +36,16 @@ pub(super) struct Entry {
 pub(super) const MAX_UNREAD: usize = 4 << 20;
 
 impl Entry {
-    pub(super) fn end(self, delivery: Delivery) {
-        // It fails if the client has gone, or if the channel is full, which the sum at its creation rules out.
-        let _ = self.sender.try_send(delivery);
-    }
-
-    /// Adds an event to the step's. False if the worker must not send it; the stream then ends with a failure that
-    /// says so.
+    /// Looks at what the worker sent, and counts it. The error says why the worker must not send it.
     pub(super) fn accept(
         &mut self,
-        mut event: StreamEventKind,
+        event: &mut StreamEventKind,
         now: Instant,
         metrics: &StreamMetrics,
-    ) -> bool {
-        if self.step.last().is_some_and(StreamEventKind::is_terminal) {
-            return true; // Nothing may follow, and the stream has its end: drop it.
-        }
+    ) -> Result<(), &'static str> {
         let request = &mut self.request;
         self.delivering.get_or_insert_with(|| std::mem::take(request).deliver());
-        match &mut event {
+        match event {
             StreamEventKind::Prepared { prompt_tokens } => {
                 self.share.prepared(*prompt_tokens);
                 if !std::mem::replace(&mut self.progress.prepared, true) {
@@ -64,29 +53,22 @@ impl Entry {
                 }
             }
             StreamEventKind::Delta(delta) => {
-                if let Err(violation) = self.check(delta) {
-                    return self.violated(violation);
-                }
+                self.check(delta)?;
                 self.share.generated(delta.tokens.len());
                 self.measure(delta.tokens.len(), now, metrics);
             }
             StreamEventKind::Failed(failure) => failure.shorten(),
             StreamEventKind::Answered(_) => {
-                return self.violated("the worker answered a request for text with a value");
+                return Err("the worker answered a request for text with a value");
             }
             StreamEventKind::Finished { usage, .. } => self.share.finished(usage.completion_tokens),
         }
-        self.step.push(event);
-        true
+        Ok(())
     }
 
-    fn violated(&mut self, violation: &str) -> bool {
-        self.step.push(StreamEventKind::Failed(Failure {
-            kind: FailureKind::Internal,
-            param: None,
-            message: violation.into(),
-        }));
-        false
+    /// Ends the stream with its last item.
+    pub(super) fn end(self, item: StreamItem) {
+        self.mailbox.put(item).reader.into_iter().for_each(Waker::wake);
     }
 
     /// Counts a delta, and says why the worker must not send it.
@@ -118,5 +100,11 @@ impl Entry {
                 (0..tokens).for_each(|_| metrics.inter_token_latency.observe(each));
             }
         }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.mailbox.close();
     }
 }

@@ -22,7 +22,8 @@ impl World {
     fn new() -> Self {
         let settings = BatchQueue { max_batch_size: 64, flush_interval: std::time::Duration::ZERO };
         let metrics = WorkerMetrics::register(&mut MetricRegistry::new()).streams("m");
-        Self { streams: Arc::new(Streams::new(metrics)), outbox: Arc::new(Outbox::new(settings)) }
+        let outbox = Arc::new(Outbox::new(settings));
+        Self { streams: Arc::new(Streams::new(Arc::clone(&outbox), metrics)), outbox }
     }
 
     fn open(&self, id: u64, credit: u32) -> Result<Stream, OpenError> {
@@ -31,7 +32,7 @@ impl World {
 
     fn open_with(&self, id: u64, credit: u32, prompt: &str) -> Result<Stream, OpenError> {
         let generate = self.generate(id, credit, prompt);
-        self.streams.open(&self.outbox, generate, Progress::new(Instant::now()))
+        self.streams.open(generate, Progress::new(Instant::now()))
     }
 
     fn generate(&self, id: u64, credit: u32, prompt: &str) -> Generate {
@@ -43,6 +44,12 @@ impl World {
         self.outbox.take_batch(Instant::now(), &mut taken);
         taken.encode(&mut body).unwrap();
         codec::decode::<Batch>(&body).unwrap().submissions
+    }
+
+    /// Streams that the worker was ordered to stop since the last look at what was submitted.
+    fn cancelled(&self) -> Vec<RequestId> {
+        let cancelled = |it| if let Submission::Cancel(id) = it { Some(id) } else { None };
+        self.submitted().into_iter().filter_map(cancelled).collect()
     }
 }
 
@@ -56,7 +63,7 @@ fn chunk(text: &str) -> StreamEventKind {
 }
 
 fn tokens(first_token: u32, tokens: &[u32]) -> StreamEventKind {
-    StreamEventKind::Delta(Delta { first_token, tokens: tokens.into(), text: String::new() })
+    StreamEventKind::Delta(Delta { first_token, tokens: tokens.into(), text: "".into() })
 }
 
 fn finished() -> StreamEventKind {
@@ -107,7 +114,7 @@ fn credit_goes_back_in_batches_as_chunks_are_read() {
     let world = World::new();
     let mut one = world.open(1, 8).unwrap();
     world.submitted();
-    world.streams.deliver((0..4).map(|_| event(1, chunk("x"))).collect());
+    world.streams.deliver((0..4).map(|_| event(1, chunk("x"))));
     now(&mut one);
     assert!(world.submitted().is_empty());
     now(&mut one);
@@ -115,21 +122,34 @@ fn credit_goes_back_in_batches_as_chunks_are_read() {
 }
 
 #[test]
+fn no_credit_is_sent_for_a_stream_that_has_ended() {
+    let world = World::new();
+    let mut one = world.open(1, 8).unwrap();
+    world.submitted();
+    world.streams.deliver((0..6).map(|_| event(1, chunk("x"))).chain([event(1, finished())]));
+    while now(&mut one).is_some() {}
+    assert!(world.submitted().is_empty());
+}
+
+#[test]
 fn a_reader_that_keeps_up_gets_more_than_its_first_credit() {
     let world = World::new();
     let mut one = world.open(1, 2).unwrap();
     for _ in 0..100 {
-        assert!(world.streams.deliver(vec![event(1, chunk("x"))]).is_empty());
+        world.streams.deliver(vec![event(1, chunk("x"))]);
         assert_eq!(now(&mut one), Some(chunk("x")));
     }
+    assert!(world.cancelled().is_empty());
 }
 
 #[test]
 fn a_worker_that_overspends_ends_that_stream_alone() {
     let world = World::new();
     let (mut one, _two) = (world.open(1, 2).unwrap(), world.open(2, 2).unwrap());
-    let events = (0..3).map(|_| event(1, chunk("x"))).chain([event(2, chunk("y"))]).collect();
-    assert_eq!(world.streams.deliver(events), [RequestId(1)]);
+    let events = (0..3).map(|_| event(1, chunk("x"))).chain([event(2, chunk("y"))]);
+    world.submitted();
+    world.streams.deliver(events);
+    assert_eq!(world.cancelled(), [RequestId(1)]);
     assert_eq!((now(&mut one), now(&mut one)), (Some(chunk("x")), Some(chunk("x"))));
     assert!(matches!(now(&mut one), Some(StreamEventKind::Failed(f)) if f.kind == FailureKind::Internal));
     assert_eq!(now(&mut one), None);
@@ -141,10 +161,13 @@ fn a_worker_that_sends_too_many_bytes_ends_that_stream_alone() {
     let world = World::new();
     let (mut one, _two) = (world.open(1, 8).unwrap(), world.open(2, 8).unwrap());
     let large = || event(1, chunk(&"x".repeat(MAX_UNREAD / 2 - 8)));
-    assert!(world.streams.deliver(vec![large(), large()]).is_empty());
+    world.submitted();
+    world.streams.deliver(vec![large(), large()]);
     now(&mut one);
-    assert!(world.streams.deliver(vec![large(), event(2, chunk("y"))]).is_empty(), "there was room again");
-    assert_eq!(world.streams.deliver(vec![large()]), [RequestId(1)]);
+    world.streams.deliver(vec![large(), event(2, chunk("y"))]);
+    assert!(world.cancelled().is_empty(), "there was room again");
+    world.streams.deliver(vec![large()]);
+    assert_eq!(world.cancelled(), [RequestId(1)]);
     now(&mut one);
     now(&mut one);
     assert!(matches!(now(&mut one), Some(StreamEventKind::Failed(f)) if f.kind == FailureKind::Internal));
@@ -190,8 +213,28 @@ fn dropping_a_live_stream_cancels_it_and_later_events_are_dropped() {
     world.submitted();
     drop(one);
     assert_eq!(world.submitted(), [Submission::Cancel(RequestId(1))]);
-    assert!(world.streams.deliver(vec![event(1, chunk("x"))]).is_empty());
-    assert!(world.streams.is_empty());
+    world.streams.deliver(vec![event(1, chunk("x"))]);
+    assert!(world.streams.is_empty() && world.submitted().is_empty());
+}
+
+#[test]
+fn a_stream_is_never_cancelled_before_it_was_submitted() {
+    let failure = Failure { kind: FailureKind::WorkerLost, param: None, message: "gone".into() };
+    for _ in 0..200 {
+        let world = World::new();
+        let stream = std::thread::scope(|scope| {
+            // It ends the stream as soon as that is in the table.
+            scope.spawn(|| {
+                while world.streams.is_empty() {
+                    std::hint::spin_loop();
+                }
+                world.streams.fail_all(&failure).into_iter().for_each(|id| world.streams.cancel(id));
+            });
+            world.open(1, 8).unwrap()
+        });
+        drop(stream);
+        assert_eq!(world.submitted(), [], "its request was queued before its cancel, which took it back");
+    }
 }
 
 #[test]
@@ -217,7 +260,9 @@ fn a_gap_in_the_tokens_ends_the_stream_and_no_other() {
     ] {
         let (mut one, mut other) = (world.open(1, 8).unwrap(), world.open(2, 8).unwrap());
         let events = deltas.into_iter().map(|delta| event(1, delta)).chain([event(2, chunk("y"))]);
-        let broken = world.streams.deliver(events.collect());
+        world.submitted();
+        world.streams.deliver(events);
+        let broken = world.cancelled();
         assert_eq!(broken.is_empty(), whole, "{broken:?}");
         let last = std::iter::from_fn(|| one.next().now_or_never().flatten()).last();
         assert_eq!(matches!(last, Some(StreamItem::Event(StreamEventKind::Failed(_)))), !whole, "{last:?}");
@@ -229,10 +274,12 @@ fn a_gap_in_the_tokens_ends_the_stream_and_no_other() {
 fn a_resumed_stream_goes_on_behind_its_tokens() {
     let world = World::new();
     let generate = Generate { resume: vec![5, 6], ..world.generate(1, 8, "x") };
-    let mut stream = world.streams.open(&world.outbox, generate, Progress::new(Instant::now())).unwrap();
-    assert!(world.streams.deliver(vec![event(1, tokens(2, &[7]))]).is_empty());
+    let mut stream = world.streams.open(generate, Progress::new(Instant::now())).unwrap();
+    world.streams.deliver(vec![event(1, tokens(2, &[7]))]);
     assert_eq!(now(&mut stream), Some(tokens(2, &[7])));
-    assert_eq!(world.streams.deliver(vec![event(1, tokens(0, &[5]))]), [RequestId(1)]);
+    assert!(world.cancelled().is_empty());
+    world.streams.deliver(vec![event(1, tokens(0, &[5]))]);
+    assert_eq!(world.cancelled(), [RequestId(1)]);
 }
 
 #[test]

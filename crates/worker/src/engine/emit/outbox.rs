@@ -124,7 +124,8 @@ mod tests {
     }
 
     fn chunk(id: u64, bytes: usize) -> StreamEvent {
-        let delta = Delta { first_token: 0, tokens: vec![u32::MAX; 3], text: "x".repeat(bytes) };
+        let delta =
+            Delta { first_token: 0, tokens: vec![u32::MAX; 3].into(), text: "x".repeat(bytes).into() };
         StreamEvent { id: RequestId(id), kind: StreamEventKind::Delta(delta) }
     }
 

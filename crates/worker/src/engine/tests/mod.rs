@@ -128,6 +128,14 @@ impl World {
         }
     }
 
+    /// No request, sequence, place or memory is left.
+    fn assert_empty(&self) {
+        assert!(self.requests.is_empty() && self.engine.slots.is_empty());
+        let scheduler = &self.engine.scheduler;
+        let left = [scheduler.runnable(), scheduler.paused(), scheduler.waiting(), scheduler.held_tokens()];
+        assert_eq!(left, [0; 4]);
+    }
+
     fn stream(&self, id: u64) -> Stream {
         self.reports.stream(RequestId(id))
     }
