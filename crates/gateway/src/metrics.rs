@@ -11,11 +11,11 @@ use prometheus_client::{
     registry::{Metric, Registry},
 };
 
+use self::{by_model::Labels, pool::PoolCounters};
 pub use self::{
     by_model::{ByModel, ModelLines, OfModel},
     pool::PoolMetrics,
 };
-use self::{by_model::Labels, pool::PoolCounters};
 
 /// Every metric of a process, in the order of registration.
 #[derive(Debug)]

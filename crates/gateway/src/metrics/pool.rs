@@ -49,6 +49,8 @@ impl PoolMetrics {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use crate::metrics::MetricRegistry;
 
     #[test]

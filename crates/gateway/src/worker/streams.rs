@@ -1,6 +1,6 @@
 //! Stage *deliver*: events of one worker process to the streams that wait for them.
 //!
-//! A [`Stream`] is the client's end, a table entry the worker's. Between them is a [`Mailbox`], which can't grow without
+//! A [`Stream`] is the client's end, a table entry the worker's. Between them is a `Mailbox`, which can't grow without
 //! bound: chunks are bounded by the credit given, and a stream has one `Prepared` and one end. So delivering never waits
 //! for a reader; a reader that reads nothing gives no credit back, and pauses its own generation in the worker.
 //!
@@ -28,8 +28,8 @@ use protocol::{
 use tokio::sync::Notify;
 use tracing::warn;
 
-pub use self::opening::{OpenError, Progress};
 use self::entry::Entry;
+pub use self::opening::{OpenError, Progress};
 use super::{
     batcher::Queued, load::Load, loss::Loss, mailbox::Mailbox, metrics::StreamMetrics, outbox::Outbox,
 };
