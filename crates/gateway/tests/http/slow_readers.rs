@@ -45,7 +45,7 @@ async fn a_client_that_does_not_read_loses_its_stream_and_frees_its_place() {
     // It fills what the kernel and the gateway buffer, and then no more credit comes.
     send_until_cancelled(&mut worker, id, 8, &"x".repeat(100_000)).await;
     until("a free place", || env.app.admission.metrics().streams_open.get() == 0).await;
-    assert_eq!(env.metric("kr_respond_slow_consumers_total").await, "1");
+    assert_eq!(env.metric("kr_slow_consumers_total").await, "1");
     let (_, response) = env.begin_stream(&mut worker).await;
     assert_eq!(response.status().as_u16(), 200);
     drop(stalled);

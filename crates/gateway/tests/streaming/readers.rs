@@ -98,5 +98,5 @@ async fn ten_readers_of_fifty_stop_and_the_others_notice_nothing() {
         assert_whole(&soon("a late answer", answer).await.unwrap());
     }
     until("free places", || env.app.admission.metrics().streams_open.get() == 0).await;
-    assert_eq!(env.metric("kr_respond_slow_consumers_total").await, "0");
+    assert_eq!(env.metric("kr_slow_consumers_total").await, "0");
 }
