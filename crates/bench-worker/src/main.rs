@@ -26,7 +26,10 @@ use std::{
 };
 
 use clap::Parser;
-use protocol::message::{ModelInfo, Report};
+use protocol::{
+    busy_poll::BusyPoll,
+    message::{ModelInfo, Report},
+};
 
 use crate::{engine::Engine, link::Link};
 
@@ -75,11 +78,13 @@ fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
 
     let mut engine = Engine::new(cli.rate);
     let mut events = Vec::new();
+    let mut busy_poll = BusyPoll::default();
     let heartbeat = link.heartbeat();
     let mut next_heartbeat = Instant::now() + heartbeat;
     loop {
         let now = Instant::now();
         if let Some(batch) = link.receive()? {
+            busy_poll.found(now);
             for submission in batch.submissions {
                 engine.submit(submission, now, &mut events);
             }
@@ -95,7 +100,12 @@ fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
             next_heartbeat = now + heartbeat;
         }
         let until = engine.next_step().map_or(next_heartbeat, |step| step.min(next_heartbeat));
-        if until > now && !link.wait(until)? {
+        if until <= now {
+            continue;
+        }
+        if busy_poll.looks_on(now) {
+            std::thread::yield_now();
+        } else if !link.wait(until)? {
             return Ok(());
         }
     }

@@ -352,3 +352,29 @@ async fn a_gateway_that_goes_down_gives_up_loads_and_loads_nothing_more() {
     assert_eq!(reply(ask(&env, "third/load", Value::Null)).await.error().2, "shutting_down");
     assert!(env.app.registry.resolve("tiny").is_ok());
 }
+
+#[tokio::test]
+async fn a_worker_that_dies_while_its_model_is_unloaded_costs_no_stream() {
+    let (env, _first) = env("models:\n  max_loaded: 2\nworkers:\n  restart_backoff_ms: 1\n").await;
+    let mut other = load(&env, "other").await;
+    let (id, streamed) = env.begin_stream(&mut other).await;
+    let reading = tokio::spawn(Reply::read(streamed));
+    let unloading = ask(&env, "other/unload", Value::Null);
+    until("draining", || env.app.registry.resolve("other").is_err()).await;
+    other.events(id, vec![chunk("a")]).await;
+    other.die();
+
+    let mut other = env.next_ready_worker().await;
+    let again = other.generate().await;
+    assert_eq!(again.resume.len(), 1);
+    let refused = env.post(CHAT, &chat(json!({"model": "other"}))).await;
+    assert_eq!(refused.error().2, "model_unloading", "it is back for what it had alone");
+    other.admit(again.id).await;
+    other.events(again.id, vec![chunk("b"), finished(FinishReason::Stop)]).await;
+    let events = soon("its end", reading).await.unwrap().events();
+    assert_eq!(events.last().unwrap(), "[DONE]", "{events:?}");
+    while !matches!(other.next().await, Submission::Drain) {}
+    other.die();
+    assert_eq!(reply(unloading).await.status.as_u16(), 200);
+    assert_eq!(listed(&env, "other").await, Value::Null);
+}

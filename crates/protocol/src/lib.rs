@@ -21,6 +21,7 @@ pub mod message;
 pub mod options;
 pub mod stored;
 
+pub mod busy_poll;
 pub mod codec;
 pub mod frame;
 pub mod handshake;

@@ -1,12 +1,13 @@
 //! One model of the registry: its phase and its workers.
 //!
 //! ```text
-//! Loading ─► Ready ─── unload ──► Draining ─► Gone
+//! Loading ─► Ready ─── unload ──► Draining ─► Ending ─► Gone
 //!    │ └────────────── unload ──────▲
 //!    └─ no worker could load it ─► Failing ─► Failed: listed, but not loaded
 //! ```
 //!
-//! `Failing` and `Draining` last until the last worker is gone.
+//! `Draining` lasts until no request needs the model any more, or none may go on. `Failing` and `Ending` last until the
+//! last worker is gone.
 
 use std::{
     sync::Arc,
@@ -82,8 +83,10 @@ pub(super) enum Phase {
     Ready,
     /// The first process of every worker failed; this was the last failure. The workers are being ended.
     Failing(Failure),
-    /// It takes nothing new, and finishes what it has.
+    /// It takes nothing new, and finishes what it has: on another worker if one dies.
     Draining,
+    /// Its workers are being ended.
+    Ending,
     /// It could not be loaded. It has no workers.
     Failed(Failure),
     /// It has been unloaded, and its workers are gone.
@@ -153,7 +156,7 @@ impl Model {
                 turn: Arc::clone(&self.turn),
                 first: Arc::clone(&self.turn).try_lock_owned().ok(),
             }),
-            Phase::Draining => Entered::Leaving(self.phases()),
+            Phase::Draining | Phase::Ending => Entered::Leaving(self.phases()),
             Phase::Failed(failure) if self.failed_at.is_some_and(|at| now() < at + RETRY_FAILED) => {
                 Entered::Failed(failure.clone())
             }
@@ -167,7 +170,9 @@ impl Model {
         let stage = match *self.phase.borrow() {
             Phase::Loading => Stage::Loading,
             Phase::Ready => Stage::Serving,
-            Phase::Failing(_) | Phase::Draining | Phase::Failed(_) | Phase::Gone => Stage::Leaving,
+            Phase::Failing(_) | Phase::Draining | Phase::Ending | Phase::Failed(_) | Phase::Gone => {
+                Stage::Leaving
+            }
         };
         // Whoever waits for a model that can't be loaded gets an answer when it has left.
         let in_use = if matches!(*self.phase.borrow(), Phase::Failing(_)) { 0 } else { in_use };
@@ -188,8 +193,19 @@ impl Model {
         matches!(*self.phase.borrow(), Phase::Failed(_))
     }
 
-    pub(super) fn is_draining(&self) -> bool {
-        *self.phase.borrow() == Phase::Draining
+    /// Whether it takes nothing new.
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Draining | Phase::Ending)
+    }
+
+    /// Whether not even requests that came before may go on.
+    pub(super) fn is_ending(&self) -> bool {
+        *self.phase.borrow() == Phase::Ending
+    }
+
+    /// Who uses it.
+    pub(super) fn usage(&self) -> Arc<Usage> {
+        Arc::clone(&self.usage)
     }
 
     /// Whether requests may be routed to it as far as its phase is concerned.
@@ -260,6 +276,11 @@ impl Model {
         self.move_on(|phase| matches!(phase, Phase::Loading | Phase::Ready).then_some(Phase::Draining));
     }
 
+    /// Its workers are ended from now on, whatever they have.
+    pub(super) fn end_workers(&mut self) {
+        self.move_on(|phase| matches!(phase, Phase::Loading | Phase::Ready | Phase::Draining).then_some(Phase::Ending));
+    }
+
     /// It could not be loaded, and its workers are gone.
     pub(super) fn fail(&mut self, failure: Failure) {
         self.workers.clear();
@@ -289,7 +310,7 @@ impl Model {
     pub(super) fn state(&self) -> ModelState {
         let dead = |worker: &Worker| worker.shown() == WorkerState::Exited;
         match *self.phase.borrow() {
-            Phase::Draining | Phase::Gone => ModelState::Draining,
+            Phase::Draining | Phase::Ending | Phase::Gone => ModelState::Draining,
             Phase::Failed(_) => ModelState::Failed,
             _ if self.services().next().is_some() => ModelState::Ready,
             _ if self.workers.iter().all(dead) => ModelState::Failed,
@@ -317,13 +338,13 @@ impl Model {
     }
 
     pub(super) fn worker_statuses(&self) -> impl Iterator<Item = WorkerStatus> {
-        let draining = self.is_draining();
+        let leaving = self.is_leaving();
         self.workers.iter().enumerate().map(move |(number, worker)| WorkerStatus {
             model: self.name.clone(),
             worker: number,
             state: match worker.shown() {
                 // It may not have received the order yet, but it gets nothing new.
-                WorkerState::Ready if draining => WorkerState::Draining,
+                WorkerState::Ready if leaving => WorkerState::Draining,
                 state => state,
             },
             streams: worker.service.as_ref().map_or(0, |service| service.link.live_streams()),

@@ -183,6 +183,8 @@ impl Models {
             () = gone(&mut phases) => return Ok(name),
             () = timed_out => {}
         }
+        // First nothing goes on elsewhere, then everything ends.
+        self.context.registry.write().end_workers(&name);
         for link in self.context.registry.links_of(&name) {
             warn!(model = name, streams = link.live_streams(), "ending the streams that are left");
             link.fail_all("its model was unloaded");
@@ -196,13 +198,14 @@ impl Models {
         self.context.registry.write().close();
     }
 
-    /// Unloads everything. Returns when all workers are gone.
+    /// Unloads everything, with no regard for requests. Returns when all workers are gone.
     pub async fn drain(&self) {
         let phases: Vec<_> = {
             let mut table = self.context.registry.write();
             table.close();
             let names: Vec<_> = table.loaded().map(|model| model.name.clone()).collect();
-            names.iter().filter_map(|name| table.drain(name)).collect()
+            names.iter().for_each(|name| table.end_workers(name));
+            names.iter().filter_map(|name| table.phases(name)).collect()
         };
         for mut phases in phases {
             gone(&mut phases).await;
@@ -290,7 +293,7 @@ fn begin(
 
 fn already(model: &Model, workers: Option<usize>) -> Result<Begun, ModelError> {
     let name = model.name.clone();
-    if model.is_draining() {
+    if model.is_leaving() {
         return Err(ModelError::Unloading(name));
     }
     if workers.is_some_and(|workers| workers != model.worker_count()) {
@@ -326,7 +329,12 @@ async fn keep(
             _ = phases.wait_for(|phase| *phase != Phase::Ready) => {}
             () = unload_idle(&context, &name) => {}
         }
+        tokio::select! {
+            () = unused(&context, &name) => {}
+            _ = phases.wait_for(|phase| *phase != Phase::Draining) => {}
+        }
     }
+    context.registry.write().end_workers(&name);
     supervisor.drain().await;
     context.metrics.forget_model(&name);
     match &failure {
@@ -334,6 +342,13 @@ async fn keep(
         Some(failure) => warn!(model = name, why = failure.message, "the model could not be loaded"),
     }
     context.registry.write().end(&name, failure);
+}
+
+/// Returns when no request needs the model any more, which takes no new ones.
+async fn unused(context: &Context, name: &str) {
+    if let Some(usage) = context.registry.usage(name) {
+        usage.unused().await;
+    }
 }
 
 /// Returns when the model has been unloaded because nobody used it: it takes nothing more from then on.
@@ -367,7 +382,7 @@ async fn unload_idle(context: &Context, name: &str) {
 /// # Errors
 /// It can't be, or was unloaded.
 pub(super) async fn loaded(name: &str, phases: &mut watch::Receiver<Phase>) -> Result<(), ModelError> {
-    let settled = |phase: &Phase| matches!(phase, Phase::Ready | Phase::Failed(_) | Phase::Gone);
+    let settled = |phase: &Phase| !matches!(phase, Phase::Loading | Phase::Failing(_));
     let phase = phases.wait_for(settled).await.map(|phase| phase.clone());
     match phase {
         Ok(Phase::Ready) => Ok(()),

@@ -17,6 +17,7 @@ use super::{
     restart::RestartOrders,
     route::{self, Route, RouteError, RouteRequest},
     status::{ModelState, ModelStatus, WorkerStatus},
+    usage::Usage,
 };
 use crate::worker::{WorkerId, WorkerState, link::Link};
 
@@ -51,10 +52,11 @@ impl ModelRegistry {
         route::resolve(&self.read().models, id)
     }
 
-    /// The ready worker of the model with this name or digest that is best for `request`.
+    /// The ready worker of the model with this name or digest that is best for `request`, which came while the model
+    /// took requests.
     ///
     /// # Errors
-    /// The model is not loaded or is being unloaded, or none of its workers is ready.
+    /// The model is not loaded or its workers are being ended, or none of them is ready.
     pub fn route(&self, id: &str, request: RouteRequest) -> Result<Route, RouteError> {
         route::route(&self.read().models, id, request)
     }
@@ -139,6 +141,11 @@ impl ModelRegistry {
         let table = self.read();
         let model = table.loaded().find(|model| model.name == name)?;
         Some(model.services().map(|service| service.link.heartbeat()).collect())
+    }
+
+    /// Who uses the model, if it is loaded.
+    pub(super) fn usage(&self, name: &str) -> Option<Arc<Usage>> {
+        self.read().loaded().find(|model| model.name == name).map(Model::usage)
     }
 
     /// The links of the model's workers that have streams, or may get some.
@@ -234,6 +241,14 @@ impl Table {
         if let Some(model) = self.find_mut(name) {
             model.set_named();
         }
+    }
+
+    /// The model's workers are ended from now on, whatever they have.
+    pub(super) fn end_workers(&mut self, name: &str) {
+        if let Some(model) = self.find_mut(name) {
+            model.end_workers();
+        }
+        self.changes.send_replace(());
     }
 
     /// The model takes nothing new from now on. Returns its phases, if it is there.

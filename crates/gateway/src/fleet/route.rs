@@ -56,7 +56,7 @@ pub enum RouteError {
 /// The ready worker of the model with this name or digest that is best for `request`.
 pub(super) fn route(models: &[Model], id: &str, request: RouteRequest) -> Result<Route, RouteError> {
     let services: Vec<_> =
-        accepting(models, id)?.numbered_services().filter(|(_, service)| takes_streams(service)).collect();
+        going_on(models, id)?.numbered_services().filter(|(_, service)| takes_streams(service)).collect();
     let candidates: Vec<_> = services.iter().map(|(number, service)| candidate(*number, service)).collect();
     match pick(&candidates, request).map(|index| services[index].1) {
         Some(Service { link, info, .. }) => Ok(Route { link: link.clone(), info: info.clone() }),
@@ -71,7 +71,7 @@ fn candidate(number: usize, service: &Service) -> Candidate {
 /// The ready worker of the model with this name or digest that has the fewest operations to do.
 pub(super) fn route_operation(models: &[Model], id: &str) -> Result<Route, RouteError> {
     let load = |link: &Link| (link.open_operations(), link.live_streams());
-    match accepting(models, id)?.services().filter(takes_streams).min_by_key(|service| load(&service.link)) {
+    match going_on(models, id)?.services().filter(takes_streams).min_by_key(|service| load(&service.link)) {
         Some(Service { link, info, .. }) => Ok(Route { link: link.clone(), info: info.clone() }),
         None => Err(RouteError::NoWorker { model: id.to_owned() }),
     }
@@ -86,7 +86,7 @@ pub(super) fn only(models: &[Model]) -> Result<String, RouteError> {
     }
 }
 
-/// The name of the model with this name or digest, if [`route`] would find a worker, now or once one is ready.
+/// The name of the model with this name or digest, if it takes new requests, now or once a worker is ready.
 pub(super) fn resolve(models: &[Model], id: &str) -> Result<String, RouteError> {
     accepting(models, id).map(|model| model.name.clone())
 }
@@ -96,7 +96,7 @@ pub(super) fn resolve(models: &[Model], id: &str) -> Result<String, RouteError> 
 /// # Errors
 /// It will not find one later either.
 pub(super) fn is_usable(models: &[Model], id: &str) -> Result<bool, RouteError> {
-    Ok(accepting(models, id)?.services().any(|service| takes_streams(&service)))
+    Ok(going_on(models, id)?.services().any(|service| takes_streams(&service)))
 }
 
 /// A worker that is about to leave serves what it has.
@@ -104,15 +104,22 @@ fn takes_streams(service: &&Service) -> bool {
     service.link.takes_streams()
 }
 
-/// The model with this name or digest, if it takes requests as soon as a worker is ready.
+/// The model with this name or digest, if it takes new requests as soon as a worker is ready.
 fn accepting<'a>(models: &'a [Model], id: &str) -> Result<&'a Model, RouteError> {
+    let model = going_on(models, id)?;
+    if model.is_leaving() { Err(unloading(models, id)) } else { Ok(model) }
+}
+
+/// The model with this name or digest, if it serves requests that came while it took them.
+fn going_on<'a>(models: &'a [Model], id: &str) -> Result<&'a Model, RouteError> {
     let Some(model) = find(models, id).filter(|model| !model.has_failed()) else {
         return Err(unknown(models, id, iter::empty()));
     };
-    if model.is_draining() {
-        return Err(RouteError::Unloading { model: id.to_owned(), served: listed(models, iter::empty()) });
-    }
-    Ok(model)
+    if model.is_ending() { Err(unloading(models, id)) } else { Ok(model) }
+}
+
+fn unloading(models: &[Model], id: &str) -> RouteError {
+    RouteError::Unloading { model: id.to_owned(), served: listed(models, iter::empty()) }
 }
 
 /// The model with this name, or else with this digest. Of several with the digest, one that takes requests is

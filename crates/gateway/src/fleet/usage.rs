@@ -12,8 +12,10 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(super) struct Usage {
     state: Mutex<State>,
-    /// Told when nobody uses the model any more.
+    /// Told when nobody uses the model any more: one of those who wait for any model.
     freed: Arc<Notify>,
+    /// Told at the same time: all who wait for this model.
+    unused: Notify,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +37,8 @@ pub struct InUse {
 impl Usage {
     /// Nobody uses it yet. `freed` is told each time nobody does any more.
     pub(super) fn new(freed: Arc<Notify>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State { in_use: 0, last_used: now() }), freed })
+        let state = State { in_use: 0, last_used: now() };
+        Arc::new(Self { state: Mutex::new(state), freed, unused: Notify::new() })
     }
 
     /// Another request uses the model, which is known as `name`.
@@ -61,12 +64,27 @@ impl Usage {
         (in_use, last_used)
     }
 
+    /// Returns when nobody uses it.
+    pub(super) async fn unused(&self) {
+        loop {
+            // Asked for before the look, so that an end between the two is not missed.
+            let unused = self.unused.notified();
+            tokio::pin!(unused);
+            unused.as_mut().enable();
+            if self.get().0 == 0 {
+                return;
+            }
+            unused.await;
+        }
+    }
+
     fn leave(&self) {
         let mut state = self.state();
         state.in_use -= 1;
         state.last_used = now();
         if state.in_use == 0 {
             self.freed.notify_one();
+            self.unused.notify_waiters();
         }
     }
 
@@ -121,11 +139,15 @@ mod tests {
         let (first, second) = (usage.enter("m"), usage.enter("m"));
         assert_eq!((&*first, usage.get()), ("m", (2, start)));
         advance(Duration::from_secs(3)).await;
+        let mut unused = Box::pin(usage.unused());
+        assert!(unused.as_mut().now_or_never().is_none());
         drop(first);
+        assert!(unused.as_mut().now_or_never().is_none());
         assert_eq!(usage.get(), (1, start + Duration::from_secs(3)));
         assert!(freed.notified().now_or_never().is_none());
         advance(Duration::from_secs(1)).await;
         drop(second);
+        assert!(unused.now_or_never().is_some() && usage.unused().now_or_never().is_some());
         assert_eq!(usage.get(), (0, start + Duration::from_secs(4)));
         assert!(freed.notified().now_or_never().is_some());
         advance(Duration::from_secs(1)).await;

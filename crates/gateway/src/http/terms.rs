@@ -39,6 +39,16 @@ impl Terms {
         Ok(Self { caller, priority, timeout: timeout.transpose()? })
     }
 
+    /// When an answer comes too late, for a request that arrived at `arrived`.
+    pub(super) fn deadline(&self, arrived: Instant) -> Option<Instant> {
+        self.timeout.map(|timeout| arrived + timeout)
+    }
+
+    /// Whether it is to be served before what has no priority.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.priority.is_some_and(Priority::is_high)
+    }
+
     /// Applies them to a request that arrived at `arrived`. `timeout` is what its body says.
     pub(super) fn apply(self, request: &mut GenerateRequest, timeout: Option<Duration>, arrived: Instant) {
         request.caller = self.caller;
@@ -75,6 +85,9 @@ mod tests {
         assert_eq!(terms(&[(PRIORITY, ""), (TIMEOUT, " ")]).unwrap(), Terms::default());
         let set = terms(&[(PRIORITY, "high"), (TIMEOUT, "1500")]).unwrap();
         assert_eq!((set.priority, set.timeout), (Some(Priority::HIGH), Some(Duration::from_millis(1500))));
+        let now = Instant::now();
+        assert_eq!((set.is_urgent(), set.deadline(now)), (true, Some(now + Duration::from_millis(1500))));
+        assert!(!Terms::default().is_urgent() && !terms(&[(PRIORITY, "low")]).unwrap().is_urgent());
         assert_eq!(terms(&[(PRIORITY, "-3")]).unwrap().priority, Some(Priority(-3)));
     }
 

@@ -140,7 +140,12 @@ impl Opener {
         };
         let message = request.message(self.next_id(), self.limits.credit_chunks, tokens);
         match link.open(message, progress) {
-            Ok(stream) => Ok(Some((stream, info.digest))),
+            Ok(stream) => {
+                if request.priority.is_high() {
+                    link.hurry();
+                }
+                Ok(Some((stream, info.digest)))
+            }
             Err(OpenError::Lost(_)) => Ok(None),
             Err(OpenError::Unsendable(failure)) => Err(failure.into()),
         }

@@ -26,6 +26,7 @@ pub use self::metrics::OperationMetrics;
 pub use super::rejection::OperationRejection;
 use super::{
     admission::{Admission, Rejection},
+    deadline::Deadline,
     error::{FailureKind, ServeError},
 };
 use crate::{
@@ -42,6 +43,8 @@ pub struct OperationRequest {
     pub kind: OperationKind,
     /// It is not held for others to share its frame to the worker.
     pub urgent: bool,
+    /// When an answer comes too late.
+    pub deadline: Option<Instant>,
 }
 
 /// An answer, and who gave it.
@@ -90,11 +93,13 @@ impl Operator {
     /// if the first is lost before it answers. Dropping the future cancels the operation.
     ///
     /// # Errors
-    /// If the model can't be reached, if there is no place, or if the worker can't do it.
+    /// If the model can't be reached, if there is no place, if the worker can't do it, or if the deadline passes.
     pub async fn operate(&self, request: OperationRequest) -> Result<Answered, ServeError> {
         let (began, name) = (Instant::now(), request.kind.name());
         let span = debug_span!("operate", kind = name);
-        let result = self.enter_and_ask(request).instrument(span).await;
+        let mut deadline = Deadline::new(request.deadline);
+        let answered = deadline.bound(self.enter_and_ask(request).instrument(span)).await;
+        let result = answered.flatten();
         self.metrics.count(name, result.as_ref().err(), began.elapsed());
         result
     }
@@ -103,7 +108,7 @@ impl Operator {
         if self.admission.is_closed() {
             return Err(Rejection::ShuttingDown.into());
         }
-        let OperationRequest { model, kind, urgent } = request;
+        let OperationRequest { model, kind, urgent, deadline: _ } = request;
         let model = match model {
             Some(model) => model,
             None => self.registry.only_model()?,

@@ -19,6 +19,11 @@ impl Priority {
     /// One step behind what has no priority.
     pub const LOW: Self = Self(1);
 
+    /// Whether it is served before what has none.
+    pub fn is_high(self) -> bool {
+        self < Self::NORMAL
+    }
+
     /// Of a number of any size: what is beyond the range is as urgent as its end.
     pub fn clamped(number: i128) -> Self {
         Self(number.clamp(i32::MIN.into(), i32::MAX.into()) as i32)

@@ -30,6 +30,7 @@ use std::{
 use futures_util::FutureExt;
 use interprocess::local_socket::tokio::Stream as Socket;
 use protocol::{
+    busy_poll::BusyPoll,
     codec,
     frame::{BELL, FrameKind, FrameReceiver, FrameSender},
     ids::RequestId,
@@ -75,6 +76,7 @@ pub struct LinkTask {
     receiver: FrameReceiver,
     metrics: LinkMetrics,
     shipment: Shipment,
+    busy_poll: BusyPoll,
     /// Those who wait for the answers of a report; reused.
     wakers: Vec<Waker>,
     /// When an event last reported that the worker is alive.
@@ -163,8 +165,7 @@ impl Link {
 
     /// Opens no further streams, and ends those that are live, and operations: another worker can do them.
     pub fn release(&self) {
-        let loss = Loss::Left(LEAVING.into());
-        self.cancel(self.streams.lose_all(loss.clone(), |_| loss.clone()));
+        self.cancel(self.streams.lose_all(&Loss::Left(LEAVING.into())));
         self.cancel(self.operations.fail_all(operation_lost(LEAVING)));
     }
 
@@ -190,14 +191,10 @@ impl Link {
     }
 
     /// The worker is gone, for the reason `loss`: ends every live stream with it, and every operation, and takes no
-    /// further ones. Streams whose request was never sent had no part in it.
+    /// further ones.
     pub fn lose_all(&self, loss: &Loss) {
         self.alive.store(false, Ordering::Relaxed);
-        let unsent = self.outbox.requests();
-        self.streams.lose_all(loss.clone(), |id| match unsent.contains(&id) {
-            true => Loss::Left(loss.reason().into()),
-            false => loss.clone(),
-        });
+        self.streams.lose_all(loss);
         self.operations.fail_all(operation_lost(loss.reason()));
     }
 
@@ -232,6 +229,7 @@ impl LinkTask {
             receiver,
             metrics,
             shipment: Shipment::default(),
+            busy_poll: BusyPoll::default(),
             wakers: Vec::new(),
             alive_sent: now(),
             verification_sent: false,
@@ -264,7 +262,7 @@ impl LinkTask {
             if self.receiver.take_owed_bell() {
                 self.ring_doorbell();
             }
-            if more || self.receiver.arm() == Armed::Ready {
+            if more || self.busy_poll.looks_on(Instant::now()) || self.receiver.arm() == Armed::Ready {
                 // Other tasks need this thread, too.
                 tokio::task::yield_now().await;
                 continue;
@@ -299,6 +297,7 @@ impl LinkTask {
             if frame.kind != FrameKind::Report {
                 return Err(LinkEnd::Kind(frame.kind));
             }
+            self.busy_poll.found(Instant::now());
             let report = codec::decode::<Report>(frame.body)?;
             let received = &self.metrics.received;
             received.frames.inc();

@@ -211,18 +211,30 @@ impl Streams {
     /// Ends every stream with `failure`, and opens no further ones. Returns the streams that it ended: a worker that is
     /// alive must be ordered to cancel them.
     pub fn fail_all(&self, failure: &Failure) -> Vec<RequestId> {
-        let reason = Loss::Left(failure.message.clone());
-        self.end_all(reason, |_| StreamItem::Event(StreamEventKind::Failed(failure.clone())))
+        let event = StreamItem::Event(StreamEventKind::Failed(failure.clone()));
+        self.end_all(self.table(), Loss::Left(failure.message.clone()), |_| event.clone())
     }
 
-    /// Ends every stream with the loss of its worker, which `loss` tells of each, and opens no further ones. Returns the
-    /// streams that it ended, as [`Streams::fail_all`] does.
-    pub fn lose_all(&self, reason: Loss, loss: impl Fn(RequestId) -> Loss) -> Vec<RequestId> {
-        self.end_all(reason, |id| StreamItem::Lost(loss(id)))
+    /// Ends every stream with the loss of its worker, and opens no further ones. Those whose request was never sent had
+    /// no part in it. Returns the streams that it ended, as [`Streams::fail_all`] does.
+    pub fn lose_all(&self, loss: &Loss) -> Vec<RequestId> {
+        let table = self.table();
+        // Under the lock: a stream that is opened at the same time is among the unsent ones, or finds the table closed.
+        let unsent = self.outbox.requests();
+        self.end_all(table, loss.clone(), |id| {
+            StreamItem::Lost(match unsent.contains(&id) {
+                true => Loss::Left(loss.reason().into()),
+                false => loss.clone(),
+            })
+        })
     }
 
-    fn end_all(&self, reason: Loss, end: impl Fn(RequestId) -> StreamItem) -> Vec<RequestId> {
-        let mut table = self.table();
+    fn end_all(
+        &self,
+        mut table: MutexGuard<'_, Table>,
+        reason: Loss,
+        end: impl Fn(RequestId) -> StreamItem,
+    ) -> Vec<RequestId> {
         table.refusal.get_or_insert(reason);
         let mut ended = Vec::with_capacity(table.open.len());
         for (id, entry) in table.open.drain() {

@@ -1,5 +1,6 @@
 //! Operations: from their JSON to a worker and back.
 
+use axum::http::Request;
 use protocol::message::{
     Answer, Failure, FailureKind, Operation, OperationKind, PieceForm, Pieces, Prompt, StreamEventKind,
     Submission, TokenizeInput,
@@ -247,4 +248,17 @@ async fn a_draft_model_that_is_not_stored_is_not_found() {
         let (status, code) = error(begun).await;
         assert_eq!((status, code.as_str()), expected);
     }
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_ends_an_operation_in_the_worker_too() {
+    let (env, mut worker) = TestEnv::ready("").await;
+    let request = |timeout: &str| {
+        Request::post("/tokenize").header("x-request-timeout-ms", timeout).body(r#"{"prompt":"x"}"#.into()).unwrap()
+    };
+    let begun = env.begin_request(request("300"));
+    let Operation { id, .. } = worker.operation().await;
+    assert_eq!(error(begun).await, (504, "deadline_exceeded".into()));
+    assert_eq!(worker.next().await, Submission::Cancel(id));
+    assert_eq!(error(env.begin_request(request("soon"))).await.0, 400);
 }

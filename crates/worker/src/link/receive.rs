@@ -1,11 +1,12 @@
 //! The thread that reads the link.
 
-use std::{io::Read, sync::Arc};
+use std::{io::Read, sync::Arc, time::Instant};
 
 use anyhow::Context;
 use crossbeam_channel::Sender;
 use interprocess::local_socket::Stream;
 use protocol::{
+    busy_poll::BusyPoll,
     codec,
     frame::{FrameKind, FrameReceiver},
     ids::RequestId,
@@ -58,12 +59,19 @@ impl Receiver {
 
     pub(super) fn read_all(&mut self) -> anyhow::Result<()> {
         let mut bells = [0; 256];
+        let mut busy_poll = BusyPoll::default();
         loop {
             while let Some(batch) = self.next_batch()? {
+                busy_poll.found(Instant::now());
                 self.handle(batch);
             }
             if self.frames.take_owed_bell() {
                 self.sender.ring();
+            }
+            if busy_poll.looks_on(Instant::now()) {
+                // The thread that prepares the answer may need this core.
+                std::thread::yield_now();
+                continue;
             }
             if self.frames.arm() == Armed::Ready {
                 continue;

@@ -113,7 +113,7 @@ fn reserve_all(table: &Table, id: &str) -> Result<(String, Vec<Reserved>), Model
 
 /// Whether the model's workers are to live on.
 fn check(table: &Table, model: &Model) -> Result<(), ModelError> {
-    if model.is_draining() || *table.closed().borrow() {
+    if model.is_leaving() || *table.closed().borrow() {
         return Err(stopped(table, model.name.clone()));
     }
     Ok(())

@@ -285,17 +285,18 @@ fn a_resumed_stream_goes_on_behind_its_tokens() {
 #[test]
 fn a_lost_worker_ends_every_stream_once_even_a_full_one_and_opens_none() {
     let world = World::new();
-    let (mut full, mut idle) = (world.open(1, 2).unwrap(), world.open(2, 2).unwrap());
+    let mut full = world.open(1, 2).unwrap();
+    world.submitted();
+    let mut unsent = world.open(2, 2).unwrap();
     world.streams.deliver(vec![event(1, StreamEventKind::Prepared { prompt_tokens: 1 })]);
     world.streams.deliver(vec![event(1, chunk("a"))]);
     world.streams.deliver(vec![event(1, chunk("b"))]);
     let loss = Loss::Crashed("gone".into());
-    let of_each = |id| if id == RequestId(2) { Loss::Left("unsent".into()) } else { loss.clone() };
-    assert_eq!(world.streams.lose_all(loss.clone(), of_each).len(), 2);
+    assert_eq!(world.streams.lose_all(&loss).len(), 2);
     let events = [(); 3].map(|()| now(&mut full).unwrap());
     assert_eq!(events[1..], [chunk("a"), chunk("b")]);
     assert_eq!((lost(&mut full), now(&mut full)), (loss.clone(), None));
-    assert_eq!((lost(&mut idle), now(&mut idle)), (Loss::Left("unsent".into()), None));
+    assert_eq!((lost(&mut unsent), now(&mut unsent)), (Loss::Left("gone".into()), None));
     assert_eq!(world.open(3, 2).unwrap_err(), OpenError::Lost(loss));
 }
 

@@ -19,7 +19,7 @@ use axum::{
     routing::{MethodRouter, post},
 };
 use serde::Serialize;
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::Instant};
 
 use self::{
     apply_template::ApplyTemplate, check_draft::CheckDraft, detokenize::Detokenize, tokenize::Tokenize,
@@ -30,6 +30,7 @@ use crate::{
         body,
         error::ApiError,
         json::{Text, field},
+        terms::Terms,
     },
     serve::operation::{Answer, Answered, OperationKind, OperationRequest},
 };
@@ -77,10 +78,13 @@ pub(super) fn routes() -> Vec<(&'static str, MethodRouter<App>)> {
 }
 
 async fn operate<E: Endpoint>(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    let terms = Terms::of(request.headers(), request.extensions())?;
+    // By the clock of the timers that a deadline sets.
+    let (urgent, deadline) = (terms.is_urgent(), terms.deadline(Instant::now().into_std()));
     let body = body::read(&app, request, app.max_body_bytes()).await?;
-    let read = |body: &[u8]| {
+    let read = move |body: &[u8]| {
         let Asked { model, kind, form } = E::read(body)?;
-        Ok((OperationRequest { model, kind, urgent: false }, form))
+        Ok((OperationRequest { model, kind, urgent, deadline }, form))
     };
     let ((request, form), charge) = body::parse(body, read, |(request, _)| request.bytes()).await?;
     let answered = app.operator.operate(request).await?;
