@@ -232,20 +232,6 @@ async fn streams_that_outlast_the_drain_timeout_end_with_one_error() {
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_while_its_model_is_unloaded_does_not_come_back() {
-    let (env, _first) = env("workers:\n  restart_backoff_ms: 1\n").await;
-    let mut other = load(&env, "other").await;
-    let (_, streamed) = env.begin_stream(&mut other).await;
-    let unloading = ask(&env, "other/unload", Value::Null);
-    until("draining", || env.app.registry.resolve("other").is_err()).await;
-    other.die();
-    let events = Reply::read(streamed).await.events();
-    assert!(events.last().unwrap().contains("worker_lost"), "{events:?}");
-    assert_eq!(reply(unloading).await.status.as_u16(), 200);
-    assert_eq!(listed(&env, "other").await, Value::Null);
-}
-
-#[tokio::test]
 async fn a_model_that_can_not_be_loaded_is_an_error_listed_and_takes_no_place() {
     let (env, _first) = env("models:\n  max_loaded: 2\n").await;
     for (kind, status, code) in [

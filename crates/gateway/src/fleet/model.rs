@@ -278,7 +278,9 @@ impl Model {
 
     /// Its workers are ended from now on, whatever they have.
     pub(super) fn end_workers(&mut self) {
-        self.move_on(|phase| matches!(phase, Phase::Loading | Phase::Ready | Phase::Draining).then_some(Phase::Ending));
+        self.move_on(|phase| {
+            matches!(phase, Phase::Loading | Phase::Ready | Phase::Draining).then_some(Phase::Ending)
+        });
     }
 
     /// It could not be loaded, and its workers are gone.

@@ -1,6 +1,6 @@
 //! Operations: from their JSON to a worker and back.
 
-use axum::http::Request;
+use axum::http::HeaderValue;
 use protocol::message::{
     Answer, Failure, FailureKind, Operation, OperationKind, PieceForm, Pieces, Prompt, StreamEventKind,
     Submission, TokenizeInput,
@@ -253,8 +253,10 @@ async fn a_draft_model_that_is_not_stored_is_not_found() {
 #[tokio::test]
 async fn a_deadline_that_passes_ends_an_operation_in_the_worker_too() {
     let (env, mut worker) = TestEnv::ready("").await;
-    let request = |timeout: &str| {
-        Request::post("/tokenize").header("x-request-timeout-ms", timeout).body(r#"{"prompt":"x"}"#.into()).unwrap()
+    let request = |timeout: &'static str| {
+        let mut request = post("/tokenize", &tokenize());
+        request.headers_mut().insert("x-request-timeout-ms", HeaderValue::from_static(timeout));
+        request
     };
     let begun = env.begin_request(request("300"));
     let Operation { id, .. } = worker.operation().await;

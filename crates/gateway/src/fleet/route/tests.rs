@@ -79,8 +79,19 @@ fn a_model_that_is_not_loaded_is_unknown_and_the_error_lists_those_that_are() {
         assert_eq!(any_route(&models, id).unwrap_err(), unknown_model(id, "`a`, `c`"));
         assert_eq!(unknown(&models, id, iter::empty()), unknown_model(id, "`a`, `c`"));
     }
+}
+
+#[test]
+fn a_model_that_leaves_takes_no_new_requests_and_serves_earlier_ones_until_its_workers_are_ended() {
+    let (a, b) = (service("a", 1), service("b", 2));
+    let _streams = open(&b.link, 2);
+    let mut models = [serving("a", &[&a]), draining("b", &b), Model::new("c", 1, 0).0];
     let unloading = RouteError::Unloading { model: "b".into(), served: "`a`, `c`".into() };
+    assert_eq!(resolve(&models, "b").unwrap_err(), unloading);
+    assert_eq!((load(&models, "b"), is_usable(&models, "b")), (2, Ok(true)));
+    models[1].end_workers();
     assert_eq!(any_route(&models, "b").unwrap_err(), unloading);
+    assert_eq!(is_usable(&models, "b").unwrap_err(), unloading);
 }
 
 #[test]
@@ -95,7 +106,7 @@ fn a_name_comes_before_a_digest_and_a_digest_prefers_a_model_that_takes_requests
     assert_eq!(load(&models, "d"), 3);
     let only = [draining("old", &one)];
     let unloading = RouteError::Unloading { model: "d".into(), served: "no model".into() };
-    assert_eq!(any_route(&only, "d").unwrap_err(), unloading);
+    assert_eq!(resolve(&only, "d").unwrap_err(), unloading);
 }
 
 #[test]
