@@ -1,37 +1,43 @@
 //! Whether a reader looks again for a little while before it goes to sleep.
 //!
 //! Waking a side that sleeps takes both of them a system call, and several times as long as a frame does. Where frames
-//! follow each other closely, as when a client asks one thing after the other, it is cheaper to keep looking. Where they
-//! don't, looking would be in vain, and isn't done: a reader looks on only after a frame that came within [`LONGEST`] of
-//! the one before.
+//! follow each other closely and each carries little, as when a client asks one thing after the other, it is cheaper to
+//! keep looking. Elsewhere it is not done. Far between, looking would be in vain. With much under way, frames would
+//! come to carry little: what gathers while a reader sleeps shares one.
 
 use std::time::{Duration, Instant};
 
-/// For how long a reader looks on: about what two wake-ups cost.
-pub const LONGEST: Duration = Duration::from_micros(50);
+/// For how long a reader looks on: what two wake-ups cost on a virtual machine.
+pub const LONGEST: Duration = Duration::from_micros(100);
+
+/// A reader looks on only where no more than this is under way.
+const FEW: usize = 2;
+
+/// And only after this many such frames, each within [`LONGEST`] of the one before.
+const IN_A_ROW: u32 = 8;
 
 /// What one reader has seen. Pure: time comes in as an argument.
 #[derive(Debug, Default)]
 pub struct BusyPoll {
     /// When it found nothing for the first time since the last frame.
     idle_since: Option<Instant>,
-    /// The last frame came soon after the one before.
-    is_close: bool,
+    /// Frames in a row that were close and carried little.
+    in_a_row: u32,
 }
 
 impl BusyPoll {
-    /// At `now`, frames were read.
-    pub fn found(&mut self, now: Instant) {
+    /// At `now`, a frame was read, and so much is `under_way`: what it carries, or more than that.
+    pub fn found(&mut self, now: Instant, under_way: usize) {
         if let Some(since) = self.idle_since.take() {
-            self.is_close = now.saturating_duration_since(since) < LONGEST;
+            let is_close = now.saturating_duration_since(since) < LONGEST;
+            self.in_a_row = if is_close && under_way <= FEW { self.in_a_row.saturating_add(1) } else { 0 };
         }
     }
 
     /// At `now`, there was nothing to read. Whether the reader looks again without sleeping.
     pub fn looks_on(&mut self, now: Instant) -> bool {
         let since = *self.idle_since.get_or_insert(now);
-        self.is_close &= now.saturating_duration_since(since) < LONGEST;
-        self.is_close
+        self.in_a_row >= IN_A_ROW && now.saturating_duration_since(since) < LONGEST
     }
 }
 
@@ -39,39 +45,52 @@ impl BusyPoll {
 mod tests {
     use super::*;
 
-    /// The times, in microseconds, at which a reader looks when frames come at `frames`, also in microseconds. It looks
-    /// every 10 us while it does not sleep, and a frame wakes it.
-    fn looks(frames: &[u64]) -> Vec<Vec<u64>> {
+    /// How often a reader looks in vain before each frame. Frames come at these times, in microseconds, with so much
+    /// under way. The reader looks every 10 us while it does not sleep, and a frame wakes it.
+    fn looks(frames: impl IntoIterator<Item = (u64, usize)>) -> Vec<u64> {
         let begin = Instant::now();
         let at = |micros| begin + Duration::from_micros(micros);
         let mut poll = BusyPoll::default();
         let mut now = 0;
-        let mut all = Vec::new();
-        for &frame in frames {
-            let mut looks = Vec::new();
+        let look = |(frame, under_way): (u64, usize)| {
+            let mut looks = 0;
             while now < frame && poll.looks_on(at(now)) {
-                looks.push(now);
+                looks += 1;
                 now += 10;
             }
             now = now.max(frame);
-            poll.found(at(now));
-            all.push(looks);
-        }
-        all
+            poll.found(at(now), under_way);
+            looks
+        };
+        frames.into_iter().map(look).collect()
     }
 
+    const ROW: u64 = IN_A_ROW as u64;
+
     #[test]
-    fn a_reader_looks_on_where_frames_are_close() {
-        let none = Vec::new();
-        assert_eq!(looks(&[30, 60, 100]), [none.clone(), vec![30, 40, 50], vec![60, 70, 80, 90]]);
-        // After the pause it is found asleep, and looks on only when the next was close again.
-        let some: Vec<u64> = vec![30, 40, 50, 60, 70];
-        assert_eq!(looks(&[30, 1000, 1030, 1050]), [none.clone(), some, none, vec![1030, 1040]]);
+    fn a_reader_looks_on_where_frames_are_close_and_small() {
+        let mut frames: Vec<_> = (1..=ROW + 3).map(|n| (n * 50, 1)).collect();
+        let end = frames.last().unwrap().0;
+        // After a pause it is found asleep, and has to see as many again.
+        frames.extend([(end + 1000, 1), (end + 1050, 1), (end + 1100, 1)]);
+        let mut expected = vec![0; ROW as usize];
+        expected.extend([5, 5, 5, 10, 0, 0]);
+        assert_eq!(looks(frames), expected);
     }
 
     #[test]
     fn frames_that_are_far_apart_cost_nothing() {
-        let frames: Vec<u64> = (1..100).map(|n| n * 1000).collect();
-        assert!(looks(&frames).iter().all(Vec::is_empty));
+        assert!(looks((1..100).map(|n| (n * 1000, 1))).iter().all(|looks| *looks == 0));
+    }
+
+    #[test]
+    fn with_much_under_way_a_reader_sleeps() {
+        assert!(looks((1..100).map(|n| (n * 50, FEW + 1))).iter().all(|looks| *looks == 0));
+        // Now and then little is.
+        assert!(
+            looks((1..100).map(|n| (n * 50, if n % ROW == 0 { 20 } else { 1 })))
+                .iter()
+                .all(|looks| *looks == 0)
+        );
     }
 }
