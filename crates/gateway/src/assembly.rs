@@ -114,6 +114,8 @@ mod tests {
             ("operate_seconds", "histogram"),
             ("operate_waiting", "gauge"),
             ("pool_requests", "counter"),
+            ("prefix_cache_hits", "counter"),
+            ("prefix_cache_queries", "counter"),
             ("prompt_tokens", "counter"),
             ("request_errors", "counter"),
             ("request_queue_time_seconds", "histogram"),

@@ -201,13 +201,14 @@ fn options() {
         activations: Activations::Int8,
         kv_type: KvType::Float16,
         kv_bytes: 1 << 33,
+        keep_prefixes: false,
         max_sequences: 300,
         chunk_tokens: 5,
         special_tokens_in_content: true,
         heartbeat_millis: 7,
     };
-    check(all, "01 01 01 fd0000000002000000 fb2c01 05 01 07");
-    check(WorkerOptions::default(), "02 00 00 fd0000000001000000 40 fb0001 00 fbf401");
+    check(all, "01 01 01 fd0000000002000000 00 fb2c01 05 01 07");
+    check(WorkerOptions::default(), "02 00 00 fd0000000001000000 01 40 fb0001 00 fbf401");
     check(Verify::Header, "00");
 }
 
@@ -224,7 +225,7 @@ fn handshake() {
         options: WorkerOptions::default(),
     };
     let bytes = hello.to_bytes().unwrap();
-    let options = "02 00 00 fd0000000001000000 40 fb0001 00 fbf401";
+    let options = "02 00 00 fd0000000001000000 01 40 fb0001 00 fbf401";
     let expected = format!("{magic} 0400 0000 22000000  04 00 03 02 2f73 fc00001000 fb0201 {options}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);

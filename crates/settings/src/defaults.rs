@@ -68,6 +68,7 @@ impl Default for Worker {
     fn default() -> Self {
         Self {
             kv_max_bytes: 4 << 30,
+            prefix_cache: true,
             max_num_seqs: 64,
             max_prompt_chunk_tokens: 256,
             special_tokens_in_content: false,

@@ -219,6 +219,8 @@ pub struct Worker {
     /// Memory for keys and values, in bytes. When it is full, the latest sequences are computed again later.
     #[serde(deserialize_with = "bytes::<_, { 1 << 20 }, { 1 << 50 }>")]
     pub kv_max_bytes: u64,
+    /// Whether keys and values of prompts and outputs are kept for later requests that begin with the same tokens.
+    pub prefix_cache: bool,
     /// Most sequences that run at the same time; further ones wait.
     #[serde(deserialize_with = "number::<_, _, 1, 4096>")]
     pub max_num_seqs: u32,

@@ -40,6 +40,7 @@ pub fn limits(options: &WorkerOptions, kv_tokens: usize) -> Limits {
         // Room for every decode and a chunk, so that neither waits for the other.
         max_num_batched_tokens: max_num_seqs.saturating_add(chunk_tokens),
         kv_tokens,
+        keep_prefixes: options.keep_prefixes,
     }
 }
 

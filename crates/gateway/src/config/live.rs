@@ -122,6 +122,7 @@ const ROWS: &[Row] = rows! {
     restart "workers.crash_loop_deaths" = workers.crash_loop_deaths;
     restart "workers.crash_loop_window_ms" = workers.crash_loop_window;
     restart "worker.kv_max_bytes" = worker.kv_max_bytes;
+    restart "worker.prefix_cache" = worker.prefix_cache;
     restart "worker.max_num_seqs" = worker.max_num_seqs;
     restart "worker.max_prompt_chunk_tokens" = worker.max_prompt_chunk_tokens;
     restart "worker.special_tokens_in_content" = worker.special_tokens_in_content;

@@ -38,6 +38,8 @@ struct ByStream {
     generation_tokens: ByModel<Counter>,
     time_to_first_token: ByModel<Histogram>,
     inter_token_latency: ByModel<Histogram>,
+    prefix_cache_queries: ByModel<Counter>,
+    prefix_cache_hits: ByModel<Counter>,
     /// Of all models together.
     queues: PoolMetrics,
 }
@@ -95,6 +97,10 @@ pub struct StreamMetrics {
     pub time_to_first_token: Histogram,
     /// Seconds between two deliveries of a stream, by token.
     pub inter_token_latency: Histogram,
+    /// Tokens of the prompts of streams that have finished.
+    pub prefix_cache_queries: Counter,
+    /// Those of them whose keys and values the worker had kept from earlier requests.
+    pub prefix_cache_hits: Counter,
     /// The queues of streams.
     pub queues: PoolMetrics,
 }
@@ -193,6 +199,8 @@ impl WorkerMetrics {
             tokens_out: self.streams.generation_tokens.of(model),
             time_to_first_token: self.streams.time_to_first_token.of(model),
             inter_token_latency: self.streams.inter_token_latency.of(model),
+            prefix_cache_queries: self.streams.prefix_cache_queries.of(model),
+            prefix_cache_hits: self.streams.prefix_cache_hits.of(model),
             queues: self.streams.queues.clone(),
         }
     }
@@ -289,6 +297,16 @@ impl ByStream {
                 "Time between tokens of a stream",
                 // From 0.5 ms to 4 s.
                 || Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
+            ),
+            prefix_cache_queries: registry.register_by_model(
+                "prefix_cache_queries",
+                "Tokens of prompts that were looked for among those of earlier requests, of finished streams",
+                Counter::default,
+            ),
+            prefix_cache_hits: registry.register_by_model(
+                "prefix_cache_hits",
+                "Those of them that were there, so that they were not computed again",
+                Counter::default,
             ),
             queues: registry.pool("queues"),
         }

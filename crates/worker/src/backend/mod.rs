@@ -31,6 +31,8 @@ pub(crate) use kv::{KvGeometry, RowMemory};
 pub(crate) use matrix::{Linear, Matrix, Norm, Storage};
 pub(crate) use rope::Rope;
 
+use crate::cache::BLOCK_TOKENS;
+
 /// What computes a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernels {
@@ -184,6 +186,14 @@ impl KvMemory {
         match self {
             Self::Paged(memory) => memory.tokens(),
             Self::Contiguous(memory) => memory.tokens(),
+        }
+    }
+
+    /// Tokens of the unit in which sequences share memory. `None`: they share arrays until one of them goes on.
+    pub(crate) fn shared_block(&self) -> Option<usize> {
+        match self {
+            Self::Paged(_) => Some(BLOCK_TOKENS),
+            Self::Contiguous(_) => None,
         }
     }
 

@@ -1,6 +1,8 @@
-//! Bookkeeping of the memory for keys and values: which blocks are in use, and by how many sequences. Pure: it names no
-//! tensor type and touches no memory of a model.
+//! Bookkeeping of the memory for keys and values: which blocks are in use, by how many sequences, and which prefixes are
+//! kept when their sequences have ended. Pure: it names no tensor type and touches no memory of a model.
 
 mod blocks;
+mod prefixes;
 
 pub use blocks::{BLOCK_TOKENS, BlockPool, OutOfBlocks};
+pub use prefixes::{Fork, Match, NodeId, Prefixes};

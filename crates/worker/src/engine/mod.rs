@@ -5,11 +5,13 @@
 //! mod       messages, requests' handles, turn by turn
 //! step      schedule ─▶ run ─▶ sample ─▶ emit; a row that fails fails alone
 //! sequence  one generation: its tokens, its sampler, its emitter
+//! kept      prefixes of sequences that later ones go on behind
 //! emit      from a token to what its client sees of it
 //! stats     what the heartbeat says about all this
 //! ```
 
 pub mod emit;
+mod kept;
 mod sequence;
 mod stats;
 mod step;
@@ -18,12 +20,14 @@ use std::{collections::HashMap, sync::Arc};
 
 use crossbeam_channel::{Receiver, RecvError, TryRecvError};
 use emit::Outbox;
-use protocol::message::{FinishReason, Report, StreamEvent, StreamEventKind};
+use kept::KeptPrefixes;
+use protocol::message::{FinishReason, Report, StreamEvent, StreamEventKind, Usage};
 pub use sequence::{EosTokens, ResumeError, Sequence};
 pub use stats::EngineStats;
 pub use step::{Broken, Forward};
 
 use crate::{
+    cache::NodeId,
     model::Model,
     report_sink::ReportSink,
     requests::RequestTable,
@@ -46,6 +50,7 @@ pub struct Engine<M: Forward = Model> {
     limits: Limits,
     scheduler: Scheduler,
     slots: HashMap<SequenceId, Slot<M::Kv>>,
+    kept: KeptPrefixes<M::Kv>,
     messages: Receiver<EngineMessage>,
     requests: Arc<RequestTable>,
     /// Tokens of the step, between sampling and emitting.
@@ -62,6 +67,10 @@ struct Slot<K> {
     sequence: Box<Sequence>,
     /// Keys and values of a prefix of the tokens, while some are held.
     kv: Option<K>,
+    /// The prefix that it uses.
+    held: Option<NodeId>,
+    /// How many tokens it need not compute when it began.
+    first_computed: Option<usize>,
     /// Its row in the step that is being put together.
     row: Option<usize>,
 }
@@ -90,6 +99,7 @@ impl<M: Forward> Engine<M> {
         stats.set_limits(limits);
         stats.set_progress(model.progress());
         Self {
+            kept: KeptPrefixes::new(&model, limits.keep_prefixes),
             model,
             limits,
             scheduler: Scheduler::new(limits),
@@ -160,7 +170,7 @@ impl<M: Forward> Engine<M> {
         sequence.spans.schedule();
         let id = self.scheduler.add(sequence.tokens.len());
         let ended = sequence.ended;
-        self.slots.insert(id, Slot { sequence, kv: None, row: None });
+        self.slots.insert(id, Slot { sequence, kv: None, held: None, first_computed: None, row: None });
         // What was generated elsewhere was all there is; only its end was not said.
         if let Some(reason) = ended {
             self.finish(id, reason);
@@ -184,14 +194,16 @@ impl<M: Forward> Engine<M> {
     }
 
     fn remove(&mut self, id: SequenceId) {
+        let computed = self.scheduler.computed(id);
         self.scheduler.remove(id);
-        if let Some(slot) = self.slots.remove(&id) {
+        if let Some(mut slot) = self.slots.remove(&id) {
+            self.kept.take_over(&mut slot, computed, |kv| !self.model.is_intact(kv));
             self.requests.end(slot.sequence.id);
         }
     }
 
     fn finish(&mut self, id: SequenceId, reason: FinishReason) {
-        let Some(usage) = self.slots.get(&id).map(|slot| slot.sequence.usage()) else { return };
+        let Some(usage) = self.slots.get(&id).map(Slot::usage) else { return };
         self.end(id, StreamEventKind::Finished { reason, usage });
     }
 
@@ -201,6 +213,15 @@ impl<M: Forward> Engine<M> {
             self.outbox.push(StreamEvent { id: slot.sequence.id, kind });
         }
         self.remove(id);
+    }
+}
+
+impl<K> Slot<K> {
+    /// What the sequence has used so far.
+    fn usage(&self) -> Usage {
+        let usage = self.sequence.usage();
+        let cached = self.first_computed.unwrap_or(0) as u32;
+        Usage { cached_tokens: cached.min(usage.prompt_tokens), ..usage }
     }
 }
 

@@ -65,10 +65,11 @@ impl EngineStats {
         self.advance();
     }
 
-    pub(super) fn publish(&self, scheduler: &Scheduler) {
+    /// `kept` are tokens of prefixes that sequences use.
+    pub(super) fn publish(&self, scheduler: &Scheduler, kept: usize) {
         self.runnable.store(scheduler.runnable() as u32, Ordering::Relaxed);
         self.paused.store(scheduler.paused() as u32, Ordering::Relaxed);
         self.waiting.store(scheduler.waiting() as u32, Ordering::Relaxed);
-        self.kv_tokens.store(scheduler.held_tokens() as u64, Ordering::Relaxed);
+        self.kv_tokens.store((scheduler.held_tokens() + kept) as u64, Ordering::Relaxed);
     }
 }

@@ -4,8 +4,9 @@ use protocol::message::{StreamEvent, StreamEventKind};
 use thiserror::Error;
 use tracing::{debug_span, error, warn};
 
-use super::{Engine, Slot, emit::failed};
+use super::{Engine, Slot, emit::failed, kept::KeptMemory};
 use crate::{
+    cache::Fork,
     model::{Logits, Model, ModelError, Progress, SequenceKv, StepInput, StepRow},
     schedule::{PlannedRow, SequenceId},
 };
@@ -28,13 +29,16 @@ pub struct Broken {
 /// What the engine needs of a model.
 pub trait Forward {
     /// What it keeps of a sequence between steps.
-    type Kv;
+    type Kv: Fork;
 
     /// Keys and values of a sequence that has no tokens yet.
     fn new_kv(&self) -> Self::Kv;
 
     /// Whether a sequence can go on with what it has after a step that failed; see [`SequenceKv::is_intact`].
     fn is_intact(&self, kv: &Self::Kv) -> bool;
+
+    /// Tokens of the unit in which sequences share memory; see [`Model::shared_block`].
+    fn shared_block(&self) -> Option<usize>;
 
     /// What shows that a step goes on, where that can be seen; see [`Model::progress`].
     fn progress(&self) -> Option<Progress>;
@@ -60,6 +64,10 @@ impl Forward for Model {
         kv.is_intact()
     }
 
+    fn shared_block(&self) -> Option<usize> {
+        Self::shared_block(self)
+    }
+
     fn progress(&self) -> Option<Progress> {
         Self::progress(self)
     }
@@ -74,7 +82,7 @@ impl<M: Forward> Engine<M> {
     pub(super) fn step(&mut self) -> Result<bool, Broken> {
         let rows = debug_span!("schedule").in_scope(|| self.schedule());
         // Before the step, too: one that never ends must be seen to have something to do.
-        self.stats.publish(&self.scheduler);
+        self.stats.publish(&self.scheduler, self.kept.used_tokens());
         if rows.is_empty() {
             return Ok(false);
         }
@@ -87,7 +95,7 @@ impl<M: Forward> Engine<M> {
         let span = debug_span!("emit").entered();
         self.emit();
         self.stats.count_step();
-        self.stats.publish(&self.scheduler);
+        self.stats.publish(&self.scheduler, self.kept.used_tokens());
         self.outbox.send();
         drop(span);
         self.check_device(computed.is_some())?;
@@ -95,13 +103,8 @@ impl<M: Forward> Engine<M> {
     }
 
     fn schedule(&mut self) -> Vec<PlannedRow> {
-        let plan = self.scheduler.plan();
-        for id in &plan.preempted {
-            if let Some(slot) = self.slots.get_mut(id) {
-                slot.kv = None;
-            }
-        }
-        plan.rows
+        let Self { model, scheduler, slots, kept, .. } = self;
+        scheduler.plan(&mut KeptMemory { kept, slots, model }).rows
     }
 
     /// Runs the model over the rows, all at once unless that fails. `None` if it failed on every one of them.
@@ -182,12 +185,22 @@ impl<M: Forward> Engine<M> {
         let mut next = 0;
         for row in rows {
             self.scheduler.advance(row);
+            self.publish_prefix(row);
             next += row.logits.len();
             let (Some(logits), true) = (logits, row.samples()) else { continue };
             self.stats.advance();
             if let Some(slot) = self.slots.get_mut(&row.id) {
                 self.sampled.push((row.id, slot.sequence.sample(logits.row(next - 1))));
             }
+        }
+    }
+
+    /// Lets later sequences go on behind what was computed of a prompt.
+    fn publish_prefix(&mut self, row: &PlannedRow) {
+        if let Some(slot) = self.slots.get_mut(&row.id)
+            && row.tokens.start < slot.sequence.prompt_len
+        {
+            self.kept.publish(row.id, slot, &mut self.scheduler);
         }
     }
 

@@ -124,6 +124,12 @@ impl Model {
         self.cache.tokens()
     }
 
+    /// Tokens of the unit in which sequences share memory, so that what is forked takes none. `None`: it is copied when one
+    /// of the two goes on.
+    pub fn shared_block(&self) -> Option<usize> {
+        self.cache.shared_block()
+    }
+
     /// Keys and values of a sequence that has no tokens yet.
     pub fn new_kv(&self) -> SequenceKv {
         self.cache.sequence()

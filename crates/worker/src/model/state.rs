@@ -3,8 +3,11 @@
 use mlx_rs::Array;
 
 use super::ModelError;
-use crate::backend::{
-    AttentionSpec, Backend, KvBudget, KvError, KvGeometry, KvMemory, RowMemory, SequenceMemory, StepMemory,
+use crate::{
+    backend::{
+        AttentionSpec, Backend, KvBudget, KvError, KvGeometry, KvMemory, RowMemory, SequenceMemory, StepMemory,
+    },
+    cache::Fork,
 };
 
 /// Where sequences get their memory from.
@@ -43,6 +46,11 @@ impl KvCache {
     /// Tokens for which there is memory, whichever of the budget's sequences hold them.
     pub(super) fn tokens(&self) -> usize {
         self.memory.tokens()
+    }
+
+    /// Tokens of the unit in which sequences share memory, if they do.
+    pub(super) fn shared_block(&self) -> Option<usize> {
+        self.memory.shared_block()
     }
 
     /// An empty sequence.
@@ -86,14 +94,6 @@ impl SequenceKv {
         self.memory.truncate(self.len);
     }
 
-    /// Another sequence with the first `len` tokens of this one. The two share the memory of these tokens; it is copied
-    /// where one of them writes to what both use.
-    #[must_use]
-    pub fn fork(&self, len: usize) -> Self {
-        let len = self.len.min(len);
-        Self { memory: self.memory.fork(len), len }
-    }
-
     /// Counts `tokens` that every layer has appended.
     pub(super) fn advance(&mut self, tokens: usize) {
         self.len += tokens;
@@ -103,6 +103,15 @@ impl SequenceKv {
     /// The arrays that a step has changed and has to evaluate.
     pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.memory.arrays()
+    }
+}
+
+impl Fork for SequenceKv {
+    /// Another sequence with the first `len` tokens of this one. The two share the memory of these tokens; it is copied
+    /// where one of them writes to what both use.
+    fn fork(&self, len: usize) -> Self {
+        let len = self.len.min(len);
+        Self { memory: self.memory.fork(len), len }
     }
 }
 

@@ -16,12 +16,18 @@
 //! arithmetic must not depend on the batch's composition.
 //!
 //! A sequence whose reader is slow gives up its place, but not its memory. Places are given in the order of
-//! arrival. Memory is taken back from those without a place first, the latest arrival first.
+//! arrival. Memory is taken back from prefixes that nobody uses, then from sequences without a place, the latest arrival
+//! first.
+//!
+//! What a sequence has in common with earlier ones is in the prefixes that are kept, see [`Kept`]: it begins behind that.
+//! While another sequence computes such a prefix, it waits for it.
 
+mod kept;
 mod plan;
 
 use std::collections::BTreeMap;
 
+pub use kept::{Found, Kept};
 pub use plan::{PlannedRow, SequenceId, StepPlan};
 
 /// Limits of a step and of what is held between steps, in sequences and tokens.
@@ -33,8 +39,10 @@ pub struct Limits {
     pub chunk_tokens: usize,
     /// Most tokens of one step; one chunk is always allowed.
     pub max_num_batched_tokens: usize,
-    /// Most tokens whose keys and values are held, over all sequences.
+    /// Most tokens whose keys and values are held, over all sequences and kept prefixes.
     pub kv_tokens: usize,
+    /// Whether prefixes are kept for later sequences.
+    pub keep_prefixes: bool,
 }
 
 /// What the scheduler knows of a sequence.
@@ -44,6 +52,8 @@ struct Entry {
     len: usize,
     /// How many of them have their keys and values held.
     computed: usize,
+    /// How many of these are held by the kept prefixes, and count there.
+    shared: usize,
     /// It has no credit, because its reader is slow: no step may extend it.
     paused: bool,
     /// It is one of the running set.
@@ -69,7 +79,7 @@ impl Scheduler {
     pub fn add(&mut self, len: usize) -> SequenceId {
         let id = SequenceId(self.next_id);
         self.next_id += 1;
-        self.entries.insert(id, Entry { len, computed: 0, paused: false, placed: false });
+        self.entries.insert(id, Entry { len, computed: 0, shared: 0, paused: false, placed: false });
         id
     }
 
@@ -84,6 +94,20 @@ impl Scheduler {
             entry.paused = paused;
             entry.placed &= !paused;
         }
+    }
+
+    /// How many tokens of a sequence have their keys and values held.
+    pub fn computed(&self, id: SequenceId) -> usize {
+        self.entries.get(&id).map_or(0, |entry| entry.computed)
+    }
+
+    /// Records that the kept prefixes hold the first `known` tokens of a sequence, and the next ones up to `len` since
+    /// the sequence has left them there. True if it shares all of them: others may hold memory of their own for the same
+    /// tokens.
+    pub fn share(&mut self, id: SequenceId, known: usize, len: usize) -> bool {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.shared >= known) else { return false };
+        entry.shared = len.min(entry.computed);
+        true
     }
 
     /// Records that a planned row was computed, and that a token was appended if it was one that samples.
@@ -109,26 +133,26 @@ impl Scheduler {
         self.entries.values().filter(|entry| !entry.paused && !entry.placed).count()
     }
 
-    /// Tokens whose keys and values are held.
+    /// Tokens whose keys and values sequences hold for themselves.
     pub fn held_tokens(&self) -> usize {
-        self.entries.values().map(|entry| entry.computed).sum()
+        self.entries.values().map(Entry::own).sum()
     }
 
     /// Decides the next step. Empty if no sequence can go on.
-    pub fn plan(&mut self) -> StepPlan {
+    pub fn plan(&mut self, kept: &mut impl Kept) -> StepPlan {
         let mut plan = StepPlan::default();
         loop {
-            self.preempt_until_decodes_fit(&mut plan);
-            self.give_places(&mut plan);
-            self.plan_rows(&mut plan);
+            self.preempt_until_decodes_fit(kept);
+            self.give_places(kept);
+            self.plan_rows(&mut plan, kept);
             // Prompts can block each other when outputs have grown into the memory they counted on.
-            if !plan.rows.is_empty() || self.runnable() == 0 || !self.preempt(&mut plan) {
+            if !plan.rows.is_empty() || self.runnable() == 0 || !self.preempt(kept) {
                 return plan;
             }
         }
     }
 
-    fn placed(&self) -> impl Iterator<Item = (&SequenceId, &Entry)> {
+    fn placed(&self) -> impl DoubleEndedIterator<Item = (&SequenceId, &Entry)> {
         self.entries.iter().filter(|(_, entry)| entry.placed)
     }
 
@@ -136,16 +160,17 @@ impl Scheduler {
         self.entries.values().filter(|entry| entry.placed)
     }
 
-    fn free_tokens(&self) -> usize {
+    /// Negative if more is held than may be.
+    fn free_tokens(&self, kept: &impl Kept) -> isize {
         let decodes = self.running().filter(|entry| entry.decodes()).count();
-        self.limits.kv_tokens.saturating_sub(self.held_tokens() + decodes)
+        let held = self.held_tokens() + kept.held_tokens() + decodes;
+        self.limits.kv_tokens.saturating_sub(held) as isize - held.saturating_sub(self.limits.kv_tokens) as isize
     }
 
     /// Takes memory back until every decode of this step has room for one more token.
-    fn preempt_until_decodes_fit(&mut self, plan: &mut StepPlan) {
-        loop {
-            let decodes = self.running().filter(|entry| entry.decodes()).count();
-            if self.held_tokens() + decodes <= self.limits.kv_tokens || !self.preempt(plan) {
+    fn preempt_until_decodes_fit(&mut self, kept: &mut impl Kept) {
+        while let missing @ 1.. = -self.free_tokens(kept) {
+            if kept.evict(missing.unsigned_abs()) == 0 && !self.preempt(kept) {
                 return;
             }
         }
@@ -153,20 +178,20 @@ impl Scheduler {
 
     /// Takes one sequence's memory: of those without a place the latest arrival's, else the latest of all, but
     /// never the only one's that can go on. False if there is none to take.
-    fn preempt(&mut self, plan: &mut StepPlan) -> bool {
-        if self.preempt_without_place(plan, None) {
+    fn preempt(&mut self, kept: &mut impl Kept) -> bool {
+        if self.preempt_without_place(kept, None) {
             return true;
         }
-        let mut running = self.entries.iter().filter(|(_, entry)| entry.placed).map(|(&id, _)| id);
+        let mut running = self.placed().map(|(&id, _)| id);
         match (running.next(), running.next_back()) {
-            (Some(_), Some(latest)) => self.take_memory(latest, plan),
+            (Some(_), Some(latest)) => self.take_memory(latest, kept),
             _ => false,
         }
     }
 
     /// Takes the memory of a sequence that has no place: of the latest paused one, else of the latest, if it arrived
     /// after `earlier`. False if there is none.
-    fn preempt_without_place(&mut self, plan: &mut StepPlan, earlier: Option<SequenceId>) -> bool {
+    fn preempt_without_place(&mut self, kept: &mut impl Kept, earlier: Option<SequenceId>) -> bool {
         let mut victim = None;
         for (&id, entry) in self.entries.iter().rev() {
             if entry.placed || entry.computed == 0 {
@@ -180,14 +205,14 @@ impl Scheduler {
                 victim = Some(id);
             }
         }
-        victim.is_some_and(|id| self.take_memory(id, plan))
+        victim.is_some_and(|id| self.take_memory(id, kept))
     }
 
-    fn take_memory(&mut self, id: SequenceId, plan: &mut StepPlan) -> bool {
+    fn take_memory(&mut self, id: SequenceId, kept: &mut impl Kept) -> bool {
         let Some(entry) = self.entries.get_mut(&id) else { return false };
-        entry.computed = 0;
+        kept.drop_memory(id, entry.computed);
+        (entry.computed, entry.shared) = (0, 0);
         entry.placed = false;
-        plan.preempted.push(id);
         true
     }
 
@@ -196,35 +221,62 @@ impl Scheduler {
     ///
     /// A place is given only with memory for the whole sequence and one token, in addition to what prompts already
     /// begun still need: else two half-computed prompts could block each other.
-    fn give_places(&mut self, plan: &mut StepPlan) {
+    fn give_places(&mut self, kept: &mut impl Kept) {
         let candidates = self.entries.iter().filter(|(_, entry)| !entry.placed && !entry.paused);
         let candidates: Vec<SequenceId> =
             candidates.map(|(&id, _)| id).take(self.limits.max_num_seqs).collect();
         let mut taken = self.runnable();
-        let (mut free, mut promised) = (self.free_tokens(), self.promised_tokens());
         for id in candidates {
+            let is_new = self.computed(id) == 0;
+            if is_new && !self.find_prefix(id, kept) {
+                continue;
+            }
             if taken >= self.limits.max_num_seqs {
-                let latest =
-                    self.entries.iter().rev().find(|(_, entry)| entry.placed).map(|(&latest, _)| latest);
-                let Some(latest) = latest.filter(|&latest| latest > id) else { return };
+                let latest = self.placed().next_back().map(|(&latest, _)| latest);
+                let Some(latest) = latest.filter(|&latest| latest > id) else {
+                    return self.give_prefix_back(id, is_new, kept);
+                };
                 self.entries.get_mut(&latest).into_iter().for_each(|entry| entry.placed = false);
                 taken -= 1;
-                (free, promised) = (self.free_tokens(), self.promised_tokens());
             }
-            let Some(&entry) = self.entries.get(&id) else { continue };
-            let needed = entry.len + 1 - entry.computed;
-            while needed + promised > free && self.preempt_without_place(plan, Some(id)) {
-                free = self.free_tokens();
-            }
-            if needed + promised > free && taken > 0 {
-                return;
+            if !self.make_room(id, kept) && taken > 0 {
+                return self.give_prefix_back(id, is_new, kept);
             }
             self.entries.get_mut(&id).into_iter().for_each(|entry| entry.placed = true);
             taken += 1;
-            if entry.decodes() {
-                free = free.saturating_sub(1);
-            } else {
-                promised += entry.len - entry.computed;
+        }
+    }
+
+    /// Lets a sequence that has nothing begin behind what is kept of it. False if it has to wait for more of that.
+    fn find_prefix(&mut self, id: SequenceId, kept: &mut impl Kept) -> bool {
+        let computing = self.placed().filter(|(_, entry)| !entry.decodes()).map(|(&id, entry)| (id, entry.computed));
+        let computing: Vec<_> = computing.collect();
+        let (Found::Ready { computed, shared }, Some(entry)) = (kept.find(id, &computing), self.entries.get_mut(&id))
+        else {
+            return false;
+        };
+        (entry.computed, entry.shared) = (computed, shared);
+        true
+    }
+
+    /// A sequence that gets no place now must not keep others from the memory.
+    fn give_prefix_back(&mut self, id: SequenceId, is_new: bool, kept: &mut impl Kept) {
+        if is_new && self.computed(id) > 0 {
+            self.take_memory(id, kept);
+        }
+    }
+
+    /// Sees to memory for the rest of a sequence without a place, and one token. False if there is not enough.
+    fn make_room(&mut self, id: SequenceId, kept: &mut impl Kept) -> bool {
+        loop {
+            let Some(entry) = self.entries.get(&id) else { return false };
+            let needed = entry.len + 1 - entry.computed + self.promised_tokens();
+            let missing = needed as isize - self.free_tokens(kept);
+            if missing <= 0 {
+                return true;
+            }
+            if kept.evict(missing.unsigned_abs()) == 0 && !self.preempt_without_place(kept, Some(id)) {
+                return false;
             }
         }
     }
@@ -235,9 +287,9 @@ impl Scheduler {
     }
 
     /// Decodes, then chunks of prompts that have a place, the earliest first.
-    fn plan_rows(&self, plan: &mut StepPlan) {
+    fn plan_rows(&self, plan: &mut StepPlan, kept: &mut impl Kept) {
         let mut budget = self.limits.max_num_batched_tokens;
-        let mut free = self.free_tokens();
+        let mut free = self.free_tokens(kept);
         for (&id, entry) in self.placed().filter(|(_, entry)| entry.decodes()) {
             plan.rows.push(entry.row(id, entry.len));
             budget = budget.saturating_sub(1);
@@ -246,18 +298,26 @@ impl Scheduler {
         for (&id, entry) in self.placed().filter(|(_, entry)| !entry.decodes()) {
             let row = entry.row(id, entry.chunk_end(self.limits.chunk_tokens));
             let tokens = row.tokens.len();
+            if let missing @ 1.. = tokens as isize - free {
+                free += kept.evict(missing.unsigned_abs()) as isize;
+            }
             // One chunk is always allowed by the token budget.
-            if (tokens > budget && plan.rows.len() > decodes) || tokens > free {
+            if (tokens > budget && plan.rows.len() > decodes) || tokens as isize > free {
                 return;
             }
             budget = budget.saturating_sub(tokens);
-            free -= tokens;
+            free -= tokens as isize;
             plan.rows.push(row);
         }
     }
 }
 
 impl Entry {
+    /// Tokens whose keys and values it holds for itself.
+    fn own(&self) -> usize {
+        self.computed - self.shared
+    }
+
     /// Whether the next step computes just its last token.
     fn decodes(&self) -> bool {
         self.computed > 0 && self.computed + 1 == self.len

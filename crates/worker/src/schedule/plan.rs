@@ -21,8 +21,6 @@ pub struct PlannedRow {
 /// What one engine step runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StepPlan {
-    /// Sequences that lose their keys and values before the step, and wait again.
-    pub preempted: Vec<SequenceId>,
     /// The rows, decodes first.
     pub rows: Vec<PlannedRow>,
 }

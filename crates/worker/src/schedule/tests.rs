@@ -7,7 +7,37 @@ use proptest::prelude::*;
 use super::*;
 
 const LIMITS: Limits =
-    Limits { max_num_seqs: 4, chunk_tokens: 8, max_num_batched_tokens: 16, kv_tokens: 100 };
+    Limits { max_num_seqs: 4, chunk_tokens: 8, max_num_batched_tokens: 16, kv_tokens: 100, keep_prefixes: true };
+
+/// What a test says is kept.
+#[derive(Debug, Default)]
+struct Prefixes {
+    /// Of each sequence, what is kept. What does not fit the rest of the memory is not there any more.
+    found: BTreeMap<SequenceId, Found>,
+    held: usize,
+    /// Sequences that have lost their memory since this was last looked at.
+    preempted: Vec<SequenceId>,
+}
+
+impl Kept for Prefixes {
+    fn held_tokens(&self) -> usize {
+        self.held
+    }
+
+    fn evict(&mut self, tokens: usize) -> usize {
+        let gone = self.held.min(tokens);
+        self.held -= gone;
+        gone
+    }
+
+    fn find(&mut self, id: SequenceId, _computing: &[(SequenceId, usize)]) -> Found {
+        self.found.get(&id).copied().unwrap_or(Found::NOTHING)
+    }
+
+    fn drop_memory(&mut self, id: SequenceId, _computed: usize) {
+        self.preempted.push(id);
+    }
+}
 
 /// The `n`th that was added, from 0.
 fn id(n: u64) -> SequenceId {
@@ -15,7 +45,11 @@ fn id(n: u64) -> SequenceId {
 }
 
 fn step(scheduler: &mut Scheduler) -> StepPlan {
-    let plan = scheduler.plan();
+    step_with(scheduler, &mut Prefixes::default())
+}
+
+fn step_with(scheduler: &mut Scheduler, kept: &mut Prefixes) -> StepPlan {
+    let plan = scheduler.plan(kept);
     for row in &plan.rows {
         scheduler.advance(row);
     }
@@ -35,7 +69,7 @@ fn a_prompt_is_chunked_then_decoded() {
     assert_eq!(rows(&step(&mut scheduler)), [(0, 16, 19, true)]);
     assert_eq!(rows(&step(&mut scheduler)), [(0, 19, 20, true)]);
     scheduler.remove(id(0));
-    assert_eq!(scheduler.plan(), StepPlan::default());
+    assert_eq!(scheduler.plan(&mut Prefixes::default()), StepPlan::default());
 }
 
 #[test]
@@ -63,7 +97,7 @@ fn a_paused_sequence_takes_no_step_and_goes_on_where_it_stood() {
     scheduler.add(4);
     step(&mut scheduler);
     scheduler.set_paused(id(0), true);
-    assert!(scheduler.plan().rows.is_empty());
+    assert!(scheduler.plan(&mut Prefixes::default()).rows.is_empty());
     assert_eq!(scheduler.held_tokens(), 4);
     scheduler.set_paused(id(0), false);
     assert_eq!(rows(&step(&mut scheduler)), [(0, 4, 5, true)]);
@@ -77,8 +111,9 @@ fn short_memory_preempts_the_latest() {
     scheduler.add(7);
     assert_eq!(step(&mut scheduler).rows.len(), 2);
     step(&mut scheduler);
-    let plan = step(&mut scheduler);
-    assert_eq!(plan.preempted, [id(1)]);
+    let mut kept = Prefixes::default();
+    let plan = step_with(&mut scheduler, &mut kept);
+    assert_eq!(kept.preempted, [id(1)]);
     assert_eq!(rows(&plan), [(0, 9, 10, true)]);
     assert_eq!(scheduler.waiting(), 1);
     scheduler.remove(id(0));
@@ -132,12 +167,57 @@ fn memory_of_paused_sequences_is_taken_when_others_need_it() {
     scheduler.set_paused(id(0), true);
     scheduler.set_paused(id(1), true);
     scheduler.add(8);
-    let plan = step(&mut scheduler);
-    assert_eq!(plan.preempted, [id(1)], "the later of the two, and no more than needed");
+    let mut kept = Prefixes::default();
+    let plan = step_with(&mut scheduler, &mut kept);
+    assert_eq!(kept.preempted, [id(1)], "the later of the two, and no more than needed");
     assert_eq!(rows(&plan), [(2, 3, 4, true), (3, 0, 8, true)]);
     scheduler.set_paused(id(1), false);
     scheduler.remove(id(3));
     assert_eq!(rows(&step(&mut scheduler)).last(), Some(&(1, 0, 8, false)), "computed again from its start");
+}
+
+#[test]
+fn a_sequence_begins_behind_what_is_kept_of_it() {
+    let mut scheduler = Scheduler::new(LIMITS);
+    scheduler.add(20);
+    scheduler.add(6);
+    let found = [(id(0), Found::Ready { computed: 18, shared: 16 }), (id(1), Found::Ready { computed: 5, shared: 4 })];
+    let mut kept = Prefixes { found: found.into(), held: 20, ..Prefixes::default() };
+    assert_eq!(rows(&step_with(&mut scheduler, &mut kept)), [(1, 5, 6, true), (0, 18, 20, true)]);
+    assert_eq!(scheduler.held_tokens(), 4 + 2, "the rest counts where it is kept");
+    assert!(!scheduler.share(id(0), 18, 20), "it does not have the first 18 tokens in common");
+    assert!(scheduler.share(id(0), 16, 20));
+    assert_eq!(scheduler.held_tokens(), 2);
+}
+
+#[test]
+fn a_sequence_waits_for_what_another_computes_and_others_do_not_wait_for_it() {
+    let mut scheduler = Scheduler::new(LIMITS);
+    [20, 20, 4].map(|len| scheduler.add(len));
+    let mut kept = Prefixes { found: [(id(1), Found::Soon)].into(), ..Prefixes::default() };
+    assert_eq!(rows(&step_with(&mut scheduler, &mut kept)), [(0, 0, 8, false), (2, 0, 4, true)]);
+    kept.found.insert(id(1), Found::Ready { computed: 8, shared: 8 });
+    let rows = rows(&step_with(&mut scheduler, &mut kept));
+    assert_eq!(rows, [(2, 4, 5, true), (0, 8, 16, false)], "the token budget is spent");
+    assert_eq!(scheduler.computed(id(1)), 8);
+}
+
+#[test]
+fn what_is_kept_makes_room_before_a_sequence_loses_its_memory() {
+    let mut scheduler = Scheduler::new(LIMITS);
+    [8, 8].map(|len| scheduler.add(len));
+    let mut kept = Prefixes { held: 90, ..Prefixes::default() };
+    assert_eq!(step_with(&mut scheduler, &mut kept).rows.len(), 2);
+    assert_eq!((kept.held, &kept.preempted[..]), (82, &[][..]), "no more than needed for two prompts and tokens");
+    for _ in 0..30 {
+        step_with(&mut scheduler, &mut kept);
+    }
+    assert_eq!((kept.held + scheduler.held_tokens(), &kept.preempted[..]), (100, &[][..]));
+    // One for which there is no room keeps nothing from being evicted.
+    kept.found.insert(id(2), Found::Ready { computed: 30, shared: 0 });
+    scheduler.add(95);
+    step_with(&mut scheduler, &mut kept);
+    assert_eq!((&kept.preempted[..], scheduler.computed(id(2))), (&[id(2)][..], 0));
 }
 
 proptest! {
@@ -165,8 +245,9 @@ proptest! {
                 scheduler.set_paused(id(n as u64), true);
                 paused = Some(n as u64);
             }
-            let plan = scheduler.plan();
-            for preempted in &plan.preempted {
+            let mut kept = Prefixes::default();
+            let plan = scheduler.plan(&mut kept);
+            for preempted in &kept.preempted {
                 lens.get_mut(&preempted.0).unwrap().2 = 0;
             }
             prop_assert!(paused.is_some() || lens.is_empty() || !plan.rows.is_empty(), "stuck: {scheduler:?}");
@@ -214,8 +295,9 @@ proptest! {
             for (&id, &paused) in ids.iter().zip(stalled) {
                 scheduler.set_paused(id, paused);
             }
-            let plan = scheduler.plan();
-            for preempted in &plan.preempted {
+            let mut kept = Prefixes::default();
+            let plan = scheduler.plan(&mut kept);
+            for preempted in &kept.preempted {
                 computed[at(*preempted, &ids)] = 0;
             }
             let able = (0..prompts.len()).filter(|&n| !stalled[n]).count();

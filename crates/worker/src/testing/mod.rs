@@ -17,6 +17,7 @@ use protocol::{
 };
 
 use crate::{
+    cache::Fork,
     engine::Forward,
     model::{Logits, ModelError, Progress, StepInput},
     report_sink::ReportSink,
@@ -36,6 +37,8 @@ pub(crate) struct FakeModel {
     hook: Mutex<Box<Hook>>,
     /// Whether a step that fails leaves keys and values in an unknown state.
     fragile: bool,
+    /// Tokens of the unit in which its sequences share memory.
+    shared_block: Option<usize>,
     /// Whether it counts what it does. It does nothing that would be counted.
     counts: bool,
     /// Of each step the number of tokens of each row.
@@ -43,7 +46,7 @@ pub(crate) struct FakeModel {
 }
 
 /// What [`FakeModel`] keeps of a sequence.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct FakeKv {
     tokens: Vec<u32>,
     broken: bool,
@@ -72,6 +75,7 @@ impl FakeModel {
             script: Box::new(script),
             hook: Mutex::new(Box::new(|_| Ok(()))),
             fragile: false,
+            shared_block: None,
             counts: false,
             steps: Arc::default(),
         }
@@ -110,6 +114,11 @@ impl FakeModel {
         self
     }
 
+    pub(crate) fn sharing(mut self, block: Option<usize>) -> Self {
+        self.shared_block = block;
+        self
+    }
+
     pub(crate) fn counting(mut self) -> Self {
         self.counts = true;
         self
@@ -135,6 +144,12 @@ impl FakeModel {
     }
 }
 
+impl Fork for FakeKv {
+    fn fork(&self, len: usize) -> Self {
+        Self { tokens: self.tokens[..len].to_vec(), broken: self.broken }
+    }
+}
+
 impl Forward for FakeModel {
     type Kv = FakeKv;
 
@@ -144,6 +159,10 @@ impl Forward for FakeModel {
 
     fn is_intact(&self, kv: &FakeKv) -> bool {
         !kv.broken
+    }
+
+    fn shared_block(&self) -> Option<usize> {
+        self.shared_block
     }
 
     fn progress(&self) -> Option<Progress> {
@@ -227,6 +246,14 @@ impl Stream {
             }
             end => self.end = Some(end),
         }
+    }
+
+    /// The same, as if nothing had been kept of earlier requests.
+    pub(crate) fn uncached(mut self) -> Self {
+        if let Some(StreamEventKind::Finished { usage, .. }) = &mut self.end {
+            usage.cached_tokens = 0;
+        }
+        self
     }
 
     /// Why it ended by itself; `None` if it did not.

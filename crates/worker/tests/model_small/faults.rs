@@ -31,7 +31,7 @@ use super::{
 /// In no prompt but those that the model fails on.
 const POISON: u32 = 100;
 const LIMITS: Limits =
-    Limits { max_num_seqs: 8, chunk_tokens: 16, max_num_batched_tokens: 64, kv_tokens: 1000 };
+    Limits { max_num_seqs: 8, chunk_tokens: 16, max_num_batched_tokens: 64, kv_tokens: 1000, keep_prefixes: false };
 
 /// A real model that fails where a test wants it to.
 struct Flaky {
@@ -50,6 +50,10 @@ impl Forward for Flaky {
 
     fn new_kv(&self) -> SequenceKv {
         self.loaded.model.new_kv()
+    }
+
+    fn shared_block(&self) -> Option<usize> {
+        self.loaded.model.shared_block()
     }
 
     fn progress(&self) -> Option<Progress> {

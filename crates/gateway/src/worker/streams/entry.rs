@@ -61,7 +61,11 @@ impl Entry {
             StreamEventKind::Answered(_) => {
                 return Err("the worker answered a request for text with a value");
             }
-            StreamEventKind::Finished { usage, .. } => self.share.finished(usage.completion_tokens),
+            StreamEventKind::Finished { usage, .. } => {
+                self.share.finished(usage.completion_tokens);
+                metrics.prefix_cache_queries.inc_by(usage.prompt_tokens.into());
+                metrics.prefix_cache_hits.inc_by(usage.cached_tokens.min(usage.prompt_tokens).into());
+            }
         }
         Ok(())
     }

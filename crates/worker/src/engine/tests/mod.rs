@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod failures;
+mod prefixes;
 mod random;
 mod resume;
 mod steps;
@@ -26,7 +27,7 @@ use crate::{
 };
 
 const LIMITS: Limits =
-    Limits { max_num_seqs: 8, chunk_tokens: 4, max_num_batched_tokens: 12, kv_tokens: 200 };
+    Limits { max_num_seqs: 8, chunk_tokens: 4, max_num_batched_tokens: 12, kv_tokens: 200, keep_prefixes: false };
 
 /// Token ids, and the number of logits.
 const VOCAB: u32 = 26;
@@ -134,6 +135,7 @@ impl World {
         let scheduler = &self.engine.scheduler;
         let left = [scheduler.runnable(), scheduler.paused(), scheduler.waiting(), scheduler.held_tokens()];
         assert_eq!(left, [0; 4]);
+        assert_eq!(self.engine.kept.used_tokens(), 0, "what is kept is in nobody's way");
     }
 
     fn stream(&self, id: u64) -> Stream {
