@@ -257,7 +257,7 @@ impl SequenceMemory {
     pub(crate) fn fork(&self, len: usize) -> Self {
         match self {
             Self::Paged(sequence) => Self::Paged(sequence.fork(len)),
-            Self::Contiguous(sequence) => Self::Contiguous(sequence.clone()),
+            Self::Contiguous(sequence) => Self::Contiguous(sequence.fork(len)),
         }
     }
 

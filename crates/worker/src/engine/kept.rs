@@ -100,7 +100,8 @@ impl<M: Forward> Kept for KeptMemory<'_, M> {
         };
         // Logits are needed after the last token, so that one is always computed.
         let tokens = &slot.sequence.tokens[..slot.sequence.tokens.len() - 1];
-        let found = prefixes.find(tokens);
+        // Less than a block is not worth a copy.
+        let found = prefixes.find(tokens).filter(|found| prefixes.whole_blocks(found.len) > 0);
         if self.comes_soon(tokens, found.map_or(0, |found| found.len), computing) {
             return Found::Soon;
         }

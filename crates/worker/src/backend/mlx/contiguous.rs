@@ -29,7 +29,6 @@ pub(crate) struct ContiguousKv {
 }
 
 /// A sequence's arrays.
-#[derive(Clone)]
 pub(crate) struct ContiguousSequence {
     layers: Vec<Option<LayerKv>>,
     /// Arrays have been changed by a step that has not ended yet.
@@ -83,6 +82,19 @@ impl ContiguousSequence {
 
     pub(crate) fn commit(&mut self) {
         self.appending = false;
+    }
+
+    /// A sequence with the first `len` tokens. The arrays are shared until one of the two appends to them: then what the
+    /// other one has of them is not copied.
+    pub(crate) fn fork(&self, len: usize) -> Self {
+        let len = len as i32;
+        let first = |all: &Array| match all.dim(2) > len {
+            true => all.try_index((.., .., ..len, ..)).unwrap_or_else(|_| all.clone()),
+            false => all.clone(),
+        };
+        let layer = |layer: &LayerKv| LayerKv { keys: first(&layer.keys), values: first(&layer.values) };
+        let layers = self.layers.iter().map(|kv| kv.as_ref().map(layer)).collect();
+        Self { layers, appending: self.appending }
     }
 
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
