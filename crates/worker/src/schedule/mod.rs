@@ -227,20 +227,27 @@ impl Scheduler {
             candidates.map(|(&id, _)| id).take(self.limits.max_num_seqs).collect();
         let mut taken = self.runnable();
         for id in candidates {
+            let displaced = if taken < self.limits.max_num_seqs {
+                None
+            } else {
+                let latest = self.placed().next_back().map(|(&latest, _)| latest);
+                let Some(latest) = latest.filter(|&latest| latest > id) else { return };
+                Some(latest)
+            };
             let is_new = self.computed(id) == 0;
             if is_new && !self.find_prefix(id, kept) {
                 continue;
             }
-            if taken >= self.limits.max_num_seqs {
-                let latest = self.placed().next_back().map(|(&latest, _)| latest);
-                let Some(latest) = latest.filter(|&latest| latest > id) else {
-                    return self.give_prefix_back(id, is_new, kept);
-                };
-                self.entries.get_mut(&latest).into_iter().for_each(|entry| entry.placed = false);
+            if let Some(entry) = displaced.and_then(|latest| self.entries.get_mut(&latest)) {
+                entry.placed = false;
                 taken -= 1;
             }
             if !self.make_room(id, kept) && taken > 0 {
-                return self.give_prefix_back(id, is_new, kept);
+                // What it has got must not keep others from the memory.
+                if is_new && self.computed(id) > 0 {
+                    self.take_memory(id, kept);
+                }
+                return;
             }
             self.entries.get_mut(&id).into_iter().for_each(|entry| entry.placed = true);
             taken += 1;
@@ -257,13 +264,6 @@ impl Scheduler {
         };
         (entry.computed, entry.shared) = (computed, shared);
         true
-    }
-
-    /// A sequence that gets no place now must not keep others from the memory.
-    fn give_prefix_back(&mut self, id: SequenceId, is_new: bool, kept: &mut impl Kept) {
-        if is_new && self.computed(id) > 0 {
-            self.take_memory(id, kept);
-        }
     }
 
     /// Sees to memory for the rest of a sequence without a place, and one token. False if there is not enough.
