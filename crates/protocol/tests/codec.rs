@@ -80,9 +80,11 @@ prop_compose! {
         ignore_eos in any::<bool>(),
         credit in any::<u32>(),
         trace in option::of(trace_context()),
-        correlation_id in option::of(text()),
+        (correlation_id, arrived_micros) in (option::of(text()), any::<u64>()),
     ) -> Generate {
-        Generate { id, prompt, sampling, max_tokens, stop, resume, ignore_eos, credit, trace, correlation_id }
+        Generate {
+            id, prompt, sampling, max_tokens, stop, resume, ignore_eos, credit, trace, correlation_id, arrived_micros,
+        }
     }
 }
 
@@ -164,6 +166,7 @@ fn event() -> impl Strategy<Value = StreamEvent> {
     });
     let kind = prop_oneof![
         any::<u32>().prop_map(|prompt_tokens| StreamEventKind::Prepared { prompt_tokens }),
+        Just(StreamEventKind::Started),
         (any::<u32>(), tokens(), text()).prop_map(|(first_token, tokens, text)| {
             StreamEventKind::Delta(Delta { first_token, tokens: tokens.into(), text: text.into() })
         }),
@@ -296,6 +299,7 @@ fn too_large_a_message_is_neither_encoded_nor_decoded() {
             credit: 1,
             trace: None,
             correlation_id: None,
+            arrived_micros: 0,
         }))],
     };
     let frame = bytes_of(&text(1 << 20)).len() - (1 << 20);

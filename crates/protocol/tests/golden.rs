@@ -53,14 +53,15 @@ fn generate(prompt: Prompt) -> Generate {
         credit: 8,
         trace: Some(TraceContext { trace_id: *b"0123456789abcdef", span_id: *b"01234567", sampled: true }),
         correlation_id: Some("r1".into()),
+        arrived_micros: 300,
     }
 }
 
 /// A generation after its prompt: sampling, `max_tokens`, `stop`, `resume`, `ignore_eos`, credit, `trace`,
-/// `correlation_id`.
+/// `correlation_id`, `arrived_micros`.
 const REST: &str = "0000003f 0000803f 28 0000803e 00000040 000080bf 0000003e 01 fb2c01 000000c0 fc70110100 \
                     01 10  01 01 0a  02 fb2c01 07  01  08 \
-                    01 30313233343536373839616263646566 3031323334353637 01  01 02 7231";
+                    01 30313233343536373839616263646566 3031323334353637 01  01 02 7231  fb2c01";
 
 fn event(kind: StreamEventKind) -> Report {
     Report::Events(vec![StreamEvent { id: RequestId(9), kind }])
@@ -171,6 +172,7 @@ fn reports() {
 #[test]
 fn events() {
     check(event(StreamEventKind::Prepared { prompt_tokens: 5 }), "03 01 09 00 05");
+    check(event(StreamEventKind::Started), "03 01 09 05");
     let delta = Delta { first_token: 300, tokens: [7][..].into(), text: "ok".into() };
     assert_eq!(delta.token_range(), 300..301);
     check(event(StreamEventKind::Delta(delta)), "03 01 09 01 fb2c01 01 07 02 6f6b");

@@ -48,7 +48,8 @@ fn what_a_worker_may_use_is_read() {
         special_tokens_in_content: false,
     };
     assert_eq!(load("").unwrap().worker, worker);
-    let text = "worker: {kv_max_bytes: 1GiB, prefix_cache: false, max_num_seqs: 8, max_prompt_chunk_tokens: 32}\n";
+    let text =
+        "worker: {kv_max_bytes: 1GiB, prefix_cache: false, max_num_seqs: 8, max_prompt_chunk_tokens: 32}\n";
     let worker = Worker {
         kv_max_bytes: 1 << 30,
         prefix_cache: false,

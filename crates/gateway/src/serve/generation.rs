@@ -120,6 +120,7 @@ impl Generation {
 fn unexpected(event: Option<&StreamEventKind>) -> ServeError {
     let event = match event {
         Some(StreamEventKind::Prepared { .. }) => "prepared",
+        Some(StreamEventKind::Started) => "started",
         Some(StreamEventKind::Delta(_)) => "delta",
         Some(StreamEventKind::Finished { .. }) => "finished",
         Some(StreamEventKind::Failed(_)) => "failed",

@@ -53,6 +53,8 @@ pub(super) struct Opener {
     limits: OpenLimits,
     metrics: ServeMetrics,
     last_id: AtomicU64,
+    /// Arrivals of requests are counted from here.
+    started: Instant,
 }
 
 /// Limits of opening a stream.
@@ -97,7 +99,7 @@ type Opening = Pin<Box<dyn Future<Output = Result<(Stream, String), ServeError>>
 impl Opener {
     /// Over the workers in `registry`.
     pub(super) fn new(registry: Arc<ModelRegistry>, limits: OpenLimits, metrics: ServeMetrics) -> Self {
-        Self { registry, limits, metrics, last_id: AtomicU64::new(0) }
+        Self { registry, limits, metrics, last_id: AtomicU64::new(0), started: Instant::now() }
     }
 
     /// Opens a stream behind `tokens`. Waits at most `longest` for a worker to be ready.
@@ -138,7 +140,8 @@ impl Opener {
             Err(RouteError::NoWorker { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let message = request.message(self.next_id(), self.limits.credit_chunks, tokens);
+        let arrived = progress.arrived.saturating_duration_since(self.started).as_micros() as u64;
+        let message = request.message(self.next_id(), self.limits.credit_chunks, tokens, arrived);
         match link.open(message, progress) {
             Ok(stream) => {
                 if request.priority.is_high() {

@@ -43,12 +43,30 @@ pub struct Correlation {
 
 impl GenerateRequest {
     /// The message for a worker, which continues behind the tokens `resume`. `credit` is the number of chunks that it may
-    /// send before any was read.
-    pub(super) fn message(&self, id: RequestId, credit: u32, resume: &[u32]) -> Generate {
+    /// send before any was read, and `arrived_micros` says when the request came.
+    pub(super) fn message(
+        &self,
+        id: RequestId,
+        credit: u32,
+        resume: &[u32],
+        arrived_micros: u64,
+    ) -> Generate {
         let Self { prompt, sampling, max_tokens, stop, ignore_eos, correlation, .. } = self.clone();
         let Correlation { request_id: correlation_id, trace } = correlation;
         let resume = resume.to_vec();
-        Generate { id, prompt, sampling, max_tokens, stop, resume, ignore_eos, credit, trace, correlation_id }
+        Generate {
+            id,
+            prompt,
+            sampling,
+            max_tokens,
+            stop,
+            resume,
+            ignore_eos,
+            credit,
+            trace,
+            correlation_id,
+            arrived_micros,
+        }
     }
 
     /// Approximately the memory that it takes, in bytes.
@@ -106,7 +124,7 @@ mod tests {
             correlation: Correlation { request_id: Some("r1".into()), trace: Some(trace) },
             ..plain("m")
         };
-        let sent = request.message(RequestId(4), 64, &[1, 2]);
+        let sent = request.message(RequestId(4), 64, &[1, 2], 7);
         let GenerateRequest { prompt, sampling, max_tokens, stop, ignore_eos, .. } = request;
         let expected = Generate {
             id: RequestId(4),
@@ -119,6 +137,7 @@ mod tests {
             credit: 64,
             trace: Some(trace),
             correlation_id: Some("r1".into()),
+            arrived_micros: 7,
         };
         assert_eq!(sent, expected);
     }

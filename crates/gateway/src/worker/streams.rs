@@ -28,7 +28,7 @@ use protocol::{
 use tokio::sync::Notify;
 use tracing::warn;
 
-use self::entry::Entry;
+use self::entry::{Entry, Stage};
 pub use self::opening::{OpenError, Progress};
 use super::{
     batcher::Queued, load::Load, loss::Loss, mailbox::Mailbox, metrics::StreamMetrics, outbox::Outbox,
@@ -113,6 +113,7 @@ impl Streams {
             spent: 0,
             next_token,
             progress,
+            stage: Stage::Sent,
             request: RequestSpan::current(),
             delivering: None,
         };
@@ -151,6 +152,10 @@ impl Streams {
             if let Err(violation) = entry.accept(&mut kind, now, &self.metrics) {
                 kind = violated(violation);
                 broken.push(id);
+            }
+            // Nothing that a client would see.
+            if let StreamEventKind::Started = kind {
+                continue;
             }
             let is_terminal = kind.is_terminal();
             let put = entry.mailbox.put(StreamItem::Event(kind));
@@ -212,19 +217,19 @@ impl Streams {
     /// alive must be ordered to cancel them.
     pub fn fail_all(&self, failure: &Failure) -> Vec<RequestId> {
         let event = StreamItem::Event(StreamEventKind::Failed(failure.clone()));
-        self.end_all(self.table(), Loss::Left(failure.message.clone()), |_| event.clone())
+        self.end_all(self.table(), Loss::Left(failure.message.clone()), |_, _| event.clone())
     }
 
-    /// Ends every stream with the loss of its worker, and opens no further ones. Those whose request was never sent had
-    /// no part in it. Returns the streams that it ended, as [`Streams::fail_all`] does.
+    /// Ends every stream with the loss of its worker, and opens no further ones. Those whose request was never sent, or was
+    /// waiting for its first step, had no part in it. Returns the streams that it ended, as [`Streams::fail_all`] does.
     pub fn lose_all(&self, loss: &Loss) -> Vec<RequestId> {
         let table = self.table();
         // Under the lock: a stream that is opened at the same time is among the unsent ones, or finds the table closed.
         let unsent = self.outbox.requests();
-        self.end_all(table, loss.clone(), |id| {
-            StreamItem::Lost(match unsent.contains(&id) {
-                true => Loss::Left(loss.reason().into()),
-                false => loss.clone(),
+        self.end_all(table, loss.clone(), |id, entry| {
+            StreamItem::Lost(match entry.takes_part() && !unsent.contains(&id) {
+                true => loss.clone(),
+                false => Loss::Left(loss.reason().into()),
             })
         })
     }
@@ -233,12 +238,13 @@ impl Streams {
         &self,
         mut table: MutexGuard<'_, Table>,
         reason: Loss,
-        end: impl Fn(RequestId) -> StreamItem,
+        end: impl Fn(RequestId, &Entry) -> StreamItem,
     ) -> Vec<RequestId> {
         table.refusal.get_or_insert(reason);
         let mut ended = Vec::with_capacity(table.open.len());
         for (id, entry) in table.open.drain() {
-            entry.end(end(id));
+            let item = end(id, &entry);
+            entry.end(item);
             ended.push(id);
         }
         drop(table);

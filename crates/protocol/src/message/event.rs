@@ -20,7 +20,7 @@ pub struct StreamEvent {
     pub kind: StreamEventKind,
 }
 
-/// Events of a generation: `Prepared`, then any number of `Delta`s, then one `Finished`. Of an operation: one `Answered`.
+/// Events of a generation: `Prepared`, then `Started`, then any number of `Delta`s, then one `Finished`. Of an operation: one `Answered`.
 /// Either may end with `Failed` instead, at any point. A cancelled request gets no further event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum StreamEventKind {
@@ -42,6 +42,9 @@ pub enum StreamEventKind {
     Failed(Failure),
     /// Terminal: the operation's result.
     Answered(Answer),
+    /// The generation is about to take part in a step for the first time. Sent before that step: should it end the worker,
+    /// those that were waiting have no part in it.
+    Started,
 }
 
 impl StreamEvent {
@@ -54,7 +57,9 @@ impl StreamEvent {
                 failure.message.len().max(param) <= MAX_FAILURE_TEXT
             }
             StreamEventKind::Answered(answer) => answer.is_within_limits(),
-            StreamEventKind::Prepared { .. } | StreamEventKind::Finished { .. } => true,
+            StreamEventKind::Prepared { .. }
+            | StreamEventKind::Started
+            | StreamEventKind::Finished { .. } => true,
         }
     }
 }

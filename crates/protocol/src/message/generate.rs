@@ -30,6 +30,9 @@ pub struct Generate {
     pub trace: Option<TraceContext>,
     /// What logs call it: the `x-request-id` of the HTTP request.
     pub correlation_id: Option<String>,
+    /// When the client's request arrived, in microseconds of the gateway's own clock. Earlier ones go first, also where
+    /// another worker continues them.
+    pub arrived_micros: u64,
 }
 
 impl Generate {
@@ -46,6 +49,7 @@ impl Generate {
             credit,
             trace: None,
             correlation_id: None,
+            arrived_micros: 0,
         }
     }
 }

@@ -174,7 +174,7 @@ impl FakeWorker {
     /// # Panics
     /// The gateway has closed the socket.
     pub async fn admit(&mut self, id: RequestId) {
-        self.events(id, vec![StreamEventKind::Prepared { prompt_tokens: 3 }]).await;
+        self.events(id, vec![StreamEventKind::Prepared { prompt_tokens: 3 }, StreamEventKind::Started]).await;
     }
 
     /// Waits for the next submission.

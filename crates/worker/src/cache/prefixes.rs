@@ -155,7 +155,8 @@ impl<K: Fork> Prefixes<K> {
             let len = found.map_or(0, |found| found.len);
             let rest = &tokens[len..];
             let common = |id: &NodeId| self.nodes.get(id).map(|node| common(&node.tokens, rest));
-            let best = children.iter().filter_map(|id| Some((common(id)?, *id))).max_by_key(|&(common, _)| common);
+            let best =
+                children.iter().filter_map(|id| Some((common(id)?, *id))).max_by_key(|&(common, _)| common);
             let Some((common, id)) = best.filter(|&(common, _)| common > 0) else { return found };
             found = Some(Match { node: id, len: len + common });
             match self.nodes.get(&id) {

@@ -43,7 +43,9 @@ impl<K: Fork> KeptPrefixes<K> {
 
     /// Keeps what a sequence has computed of its prompt, so that others can go on behind it while it goes on, too.
     pub(super) fn publish(&mut self, id: SequenceId, slot: &mut Slot<K>, scheduler: &mut Scheduler) {
-        let (Some(prefixes), true, Some(kv)) = (&mut self.prefixes, self.forks_share, &slot.kv) else { return };
+        let (Some(prefixes), true, Some(kv)) = (&mut self.prefixes, self.forks_share, &slot.kv) else {
+            return;
+        };
         let tokens = &slot.sequence.tokens[..scheduler.computed(id)];
         let Some((node, known)) = prefixes.insert(tokens, kv) else { return };
         if scheduler.share(id, known, prefixes.whole_blocks(tokens.len())) {
@@ -66,7 +68,9 @@ impl<K: Fork> KeptPrefixes<K> {
 impl<M: Forward> KeptMemory<'_, M> {
     /// Whether one of `computing` will have computed more than `len` of these tokens.
     fn comes_soon(&self, tokens: &[u32], len: usize, computing: &[(SequenceId, usize)]) -> bool {
-        let Some(prefixes) = self.kept.prefixes.as_ref().filter(|_| self.kept.forks_share) else { return false };
+        let Some(prefixes) = self.kept.prefixes.as_ref().filter(|_| self.kept.forks_share) else {
+            return false;
+        };
         computing.iter().any(|(other, computed)| {
             let Some(other) = self.slots.get(other) else { return false };
             let others = other.sequence.tokens.iter();

@@ -71,6 +71,8 @@ struct Slot<K> {
     held: Option<NodeId>,
     /// How many tokens it need not compute when it began.
     first_computed: Option<usize>,
+    /// It has taken part in a step.
+    started: bool,
     /// Its row in the step that is being put together.
     row: Option<usize>,
 }
@@ -168,9 +170,12 @@ impl<M: Forward> Engine<M> {
 
     fn add(&mut self, mut sequence: Box<Sequence>) {
         sequence.spans.schedule();
-        let id = self.scheduler.add(sequence.tokens.len());
+        let id = self.scheduler.add(sequence.tokens.len(), sequence.arrived_micros);
         let ended = sequence.ended;
-        self.slots.insert(id, Slot { sequence, kv: None, held: None, first_computed: None, row: None });
+        self.slots.insert(
+            id,
+            Slot { sequence, kv: None, held: None, first_computed: None, started: false, row: None },
+        );
         // What was generated elsewhere was all there is; only its end was not said.
         if let Some(reason) = ended {
             self.finish(id, reason);

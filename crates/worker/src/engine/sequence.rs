@@ -15,6 +15,8 @@ use crate::{request_trace::SequenceSpans, requests::RequestHandle, sample::Sampl
 pub struct Sequence {
     /// Its request.
     pub id: RequestId,
+    /// When its request arrived at the gateway, by that one's clock.
+    pub arrived_micros: u64,
     /// What the gateway may change meanwhile.
     pub request: Arc<RequestHandle>,
     /// Prompt and output so far.

@@ -86,6 +86,7 @@ impl<M: Forward> Engine<M> {
         if rows.is_empty() {
             return Ok(false);
         }
+        self.announce(&rows);
         let span = debug_span!("step", rows = rows.len()).entered();
         let computed = self.run_model(rows);
         for (rows, logits) in computed.iter().flatten() {
@@ -105,6 +106,18 @@ impl<M: Forward> Engine<M> {
     fn schedule(&mut self) -> Vec<PlannedRow> {
         let Self { model, scheduler, slots, kept, .. } = self;
         scheduler.plan(&mut KeptMemory { kept, slots, model }).rows
+    }
+
+    /// Says whose first step this is.
+    fn announce(&mut self, rows: &[PlannedRow]) {
+        for row in rows {
+            if let Some(slot) = self.slots.get_mut(&row.id)
+                && !std::mem::replace(&mut slot.started, true)
+            {
+                self.outbox.push(StreamEvent { id: slot.sequence.id, kind: StreamEventKind::Started });
+            }
+        }
+        self.outbox.send();
     }
 
     /// Runs the model over the rows, all at once unless that fails. `None` if it failed on every one of them.

@@ -34,8 +34,13 @@ use crate::{
     },
 };
 
-const LIMITS: Limits =
-    Limits { max_num_seqs: 4, chunk_tokens: 8, max_num_batched_tokens: 12, kv_tokens: 10_000, keep_prefixes: false };
+const LIMITS: Limits = Limits {
+    max_num_seqs: 4,
+    chunk_tokens: 8,
+    max_num_batched_tokens: 12,
+    kv_tokens: 10_000,
+    keep_prefixes: false,
+};
 
 /// The worker's threads, and how its reading ended.
 struct Worker {

@@ -5,7 +5,8 @@ use mlx_rs::Array;
 use super::ModelError;
 use crate::{
     backend::{
-        AttentionSpec, Backend, KvBudget, KvError, KvGeometry, KvMemory, RowMemory, SequenceMemory, StepMemory,
+        AttentionSpec, Backend, KvBudget, KvError, KvGeometry, KvMemory, RowMemory, SequenceMemory,
+        StepMemory,
     },
     cache::Fork,
 };

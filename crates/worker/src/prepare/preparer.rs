@@ -80,6 +80,7 @@ impl Preparer {
         let spans = SequenceSpans::new(RequestTrace::new(&generate));
         let mut sequence = Sequence {
             id: generate.id,
+            arrived_micros: generate.arrived_micros,
             request,
             prompt_len: tokens.len(),
             max_len: tokens.len() + room.min(asked),

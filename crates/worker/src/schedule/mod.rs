@@ -66,19 +66,19 @@ pub struct Scheduler {
     limits: Limits,
     /// In the order of arrival.
     entries: BTreeMap<SequenceId, Entry>,
-    next_id: u64,
+    next_number: u64,
 }
 
 impl Scheduler {
     /// A scheduler without sequences.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, entries: BTreeMap::new(), next_id: 0 }
+        Self { limits, entries: BTreeMap::new(), next_number: 0 }
     }
 
-    /// Lets a sequence of `len` known tokens wait for a place, and names it.
-    pub fn add(&mut self, len: usize) -> SequenceId {
-        let id = SequenceId(self.next_id);
-        self.next_id += 1;
+    /// Lets a sequence of `len` known tokens wait for a place, behind those that arrived before it, and names it.
+    pub fn add(&mut self, len: usize, arrived: u64) -> SequenceId {
+        let id = SequenceId { arrived, number: self.next_number };
+        self.next_number += 1;
         self.entries.insert(id, Entry { len, computed: 0, shared: 0, paused: false, placed: false });
         id
     }
@@ -105,7 +105,9 @@ impl Scheduler {
     /// the sequence has left them there. True if it shares all of them: others may hold memory of their own for the same
     /// tokens.
     pub fn share(&mut self, id: SequenceId, known: usize, len: usize) -> bool {
-        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.shared >= known) else { return false };
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.shared >= known) else {
+            return false;
+        };
         entry.shared = len.min(entry.computed);
         true
     }
@@ -164,7 +166,8 @@ impl Scheduler {
     fn free_tokens(&self, kept: &impl Kept) -> isize {
         let decodes = self.running().filter(|entry| entry.decodes()).count();
         let held = self.held_tokens() + kept.held_tokens() + decodes;
-        self.limits.kv_tokens.saturating_sub(held) as isize - held.saturating_sub(self.limits.kv_tokens) as isize
+        self.limits.kv_tokens.saturating_sub(held) as isize
+            - held.saturating_sub(self.limits.kv_tokens) as isize
     }
 
     /// Takes memory back until every decode of this step has room for one more token.
@@ -182,11 +185,8 @@ impl Scheduler {
         if self.preempt_without_place(kept, None) {
             return true;
         }
-        let mut running = self.placed().map(|(&id, _)| id);
-        match (running.next(), running.next_back()) {
-            (Some(_), Some(latest)) => self.take_memory(latest, kept),
-            _ => false,
-        }
+        let latest = self.placed().skip(1).last().map(|(&id, _)| id);
+        latest.is_some_and(|latest| self.take_memory(latest, kept))
     }
 
     /// Takes the memory of a sequence that has no place: of the latest paused one, else of the latest, if it arrived
@@ -256,9 +256,11 @@ impl Scheduler {
 
     /// Lets a sequence that has nothing begin behind what is kept of it. False if it has to wait for more of that.
     fn find_prefix(&mut self, id: SequenceId, kept: &mut impl Kept) -> bool {
-        let computing = self.placed().filter(|(_, entry)| !entry.decodes()).map(|(&id, entry)| (id, entry.computed));
+        let computing =
+            self.placed().filter(|(_, entry)| !entry.decodes()).map(|(&id, entry)| (id, entry.computed));
         let computing: Vec<_> = computing.collect();
-        let (Found::Ready { computed, shared }, Some(entry)) = (kept.find(id, &computing), self.entries.get_mut(&id))
+        let (Found::Ready { computed, shared }, Some(entry)) =
+            (kept.find(id, &computing), self.entries.get_mut(&id))
         else {
             return false;
         };

@@ -2,9 +2,14 @@
 
 use std::ops::Range;
 
-/// Names a sequence to the scheduler. Later arrivals have larger ones.
+/// Names a sequence to the scheduler, in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SequenceId(pub(super) u64);
+pub struct SequenceId {
+    /// When it arrived: anywhere, if others have worked on it before.
+    pub(super) arrived: u64,
+    /// Of those that arrived at the same time, the first one here has the lowest.
+    pub(super) number: u64,
+}
 
 /// One sequence's part of a step. Both ranges count from the beginning of the sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,13 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: Limits =
-    Limits { max_num_seqs: 4, chunk_tokens: 8, max_num_batched_tokens: 16, kv_tokens: 100, keep_prefixes: true };
+const LIMITS: Limits = Limits {
+    max_num_seqs: 4,
+    chunk_tokens: 8,
+    max_num_batched_tokens: 16,
+    kv_tokens: 100,
+    keep_prefixes: true,
+};
 
 /// What a test says is kept.
 #[derive(Debug, Default)]
@@ -41,7 +46,7 @@ impl Kept for Prefixes {
 
 /// The `n`th that was added, from 0.
 fn id(n: u64) -> SequenceId {
-    SequenceId(n)
+    SequenceId { arrived: 0, number: n }
 }
 
 fn step(scheduler: &mut Scheduler) -> StepPlan {
@@ -57,13 +62,13 @@ fn step_with(scheduler: &mut Scheduler, kept: &mut Prefixes) -> StepPlan {
 }
 
 fn rows(plan: &StepPlan) -> Vec<(u64, usize, usize, bool)> {
-    plan.rows.iter().map(|row| (row.id.0, row.tokens.start, row.tokens.end, row.samples())).collect()
+    plan.rows.iter().map(|row| (row.id.number, row.tokens.start, row.tokens.end, row.samples())).collect()
 }
 
 #[test]
 fn a_prompt_is_chunked_then_decoded() {
     let mut scheduler = Scheduler::new(LIMITS);
-    scheduler.add(19);
+    scheduler.add(19, 0);
     assert_eq!(rows(&step(&mut scheduler)), [(0, 0, 8, false)]);
     assert_eq!(rows(&step(&mut scheduler)), [(0, 8, 16, false)]);
     assert_eq!(rows(&step(&mut scheduler)), [(0, 16, 19, true)]);
@@ -75,7 +80,7 @@ fn a_prompt_is_chunked_then_decoded() {
 #[test]
 fn a_one_token_prompt_samples_at_once() {
     let mut scheduler = Scheduler::new(LIMITS);
-    scheduler.add(1);
+    scheduler.add(1, 0);
     assert_eq!(rows(&step(&mut scheduler)), [(0, 0, 1, true)]);
     assert_eq!(rows(&step(&mut scheduler)), [(0, 1, 2, true)]);
 }
@@ -83,10 +88,10 @@ fn a_one_token_prompt_samples_at_once() {
 #[test]
 fn decodes_go_on_beside_a_long_prompt() {
     let mut scheduler = Scheduler::new(LIMITS);
-    scheduler.add(4);
+    scheduler.add(4, 0);
     step(&mut scheduler);
-    scheduler.add(40);
-    scheduler.add(8);
+    scheduler.add(40, 0);
+    scheduler.add(8, 0);
     assert_eq!(rows(&step(&mut scheduler)), [(0, 4, 5, true), (1, 0, 8, false)], "one chunk is left");
     assert_eq!(rows(&step(&mut scheduler))[0], (0, 5, 6, true));
 }
@@ -94,7 +99,7 @@ fn decodes_go_on_beside_a_long_prompt() {
 #[test]
 fn a_paused_sequence_takes_no_step_and_goes_on_where_it_stood() {
     let mut scheduler = Scheduler::new(LIMITS);
-    scheduler.add(4);
+    scheduler.add(4, 0);
     step(&mut scheduler);
     scheduler.set_paused(id(0), true);
     assert!(scheduler.plan(&mut Prefixes::default()).rows.is_empty());
@@ -103,12 +108,21 @@ fn a_paused_sequence_takes_no_step_and_goes_on_where_it_stood() {
     assert_eq!(rows(&step(&mut scheduler)), [(0, 4, 5, true)]);
 }
 
+/// One that another worker had before it died does not have to wait behind those that have come since.
+#[test]
+fn who_arrived_first_anywhere_goes_first() {
+    let mut scheduler = Scheduler::new(Limits { max_num_seqs: 1, ..LIMITS });
+    scheduler.add(4, 20);
+    let first = scheduler.add(4, 10);
+    assert_eq!(step(&mut scheduler).rows[0].id, first);
+}
+
 #[test]
 fn short_memory_preempts_the_latest() {
     let limits = Limits { kv_tokens: 18, ..LIMITS };
     let mut scheduler = Scheduler::new(limits);
-    scheduler.add(8);
-    scheduler.add(7);
+    scheduler.add(8, 0);
+    scheduler.add(7, 0);
     assert_eq!(step(&mut scheduler).rows.len(), 2);
     step(&mut scheduler);
     let mut kept = Prefixes::default();
@@ -125,11 +139,11 @@ fn short_memory_preempts_the_latest() {
 fn paused_sequences_leave_their_places_to_others_and_keep_their_memory() {
     let mut scheduler = Scheduler::new(LIMITS);
     for _ in 0..4 {
-        scheduler.add(4);
+        scheduler.add(4, 0);
     }
     step(&mut scheduler);
     step(&mut scheduler);
-    scheduler.add(4);
+    scheduler.add(4, 0);
     assert!(step(&mut scheduler).rows.iter().all(|row| row.id != id(4)), "all places are taken");
     for n in 0..4 {
         scheduler.set_paused(id(n), true);
@@ -143,9 +157,9 @@ fn paused_sequences_leave_their_places_to_others_and_keep_their_memory() {
 fn a_resumed_sequence_gets_its_place_back_from_the_latest() {
     let limits = Limits { max_num_seqs: 1, ..LIMITS };
     let mut scheduler = Scheduler::new(limits);
-    scheduler.add(4);
+    scheduler.add(4, 0);
     step(&mut scheduler);
-    scheduler.add(4);
+    scheduler.add(4, 0);
     scheduler.set_paused(id(0), true);
     assert_eq!(rows(&step(&mut scheduler)), [(1, 0, 4, true)]);
     scheduler.set_paused(id(0), false);
@@ -159,14 +173,14 @@ fn a_resumed_sequence_gets_its_place_back_from_the_latest() {
 fn memory_of_paused_sequences_is_taken_when_others_need_it() {
     let limits = Limits { kv_tokens: 30, ..LIMITS };
     let mut scheduler = Scheduler::new(limits);
-    scheduler.add(8);
-    scheduler.add(8);
+    scheduler.add(8, 0);
+    scheduler.add(8, 0);
     step(&mut scheduler);
-    scheduler.add(3);
+    scheduler.add(3, 0);
     step(&mut scheduler);
     scheduler.set_paused(id(0), true);
     scheduler.set_paused(id(1), true);
-    scheduler.add(8);
+    scheduler.add(8, 0);
     let mut kept = Prefixes::default();
     let plan = step_with(&mut scheduler, &mut kept);
     assert_eq!(kept.preempted, [id(1)], "the later of the two, and no more than needed");
@@ -179,9 +193,12 @@ fn memory_of_paused_sequences_is_taken_when_others_need_it() {
 #[test]
 fn a_sequence_begins_behind_what_is_kept_of_it() {
     let mut scheduler = Scheduler::new(LIMITS);
-    scheduler.add(20);
-    scheduler.add(6);
-    let found = [(id(0), Found::Ready { computed: 18, shared: 16 }), (id(1), Found::Ready { computed: 5, shared: 4 })];
+    scheduler.add(20, 0);
+    scheduler.add(6, 0);
+    let found = [
+        (id(0), Found::Ready { computed: 18, shared: 16 }),
+        (id(1), Found::Ready { computed: 5, shared: 4 }),
+    ];
     let mut kept = Prefixes { found: found.into(), held: 20, ..Prefixes::default() };
     assert_eq!(rows(&step_with(&mut scheduler, &mut kept)), [(1, 5, 6, true), (0, 18, 20, true)]);
     assert_eq!(scheduler.held_tokens(), 4 + 2, "the rest counts where it is kept");
@@ -193,7 +210,9 @@ fn a_sequence_begins_behind_what_is_kept_of_it() {
 #[test]
 fn a_sequence_waits_for_what_another_computes_and_others_do_not_wait_for_it() {
     let mut scheduler = Scheduler::new(LIMITS);
-    [20, 20, 4].map(|len| scheduler.add(len));
+    for len in [20, 20, 4] {
+        scheduler.add(len, 0);
+    }
     let mut kept = Prefixes { found: [(id(1), Found::Soon)].into(), ..Prefixes::default() };
     assert_eq!(rows(&step_with(&mut scheduler, &mut kept)), [(0, 0, 8, false), (2, 0, 4, true)]);
     kept.found.insert(id(1), Found::Ready { computed: 8, shared: 8 });
@@ -205,17 +224,23 @@ fn a_sequence_waits_for_what_another_computes_and_others_do_not_wait_for_it() {
 #[test]
 fn what_is_kept_makes_room_before_a_sequence_loses_its_memory() {
     let mut scheduler = Scheduler::new(LIMITS);
-    [8, 8].map(|len| scheduler.add(len));
+    for _ in 0..2 {
+        scheduler.add(8, 0);
+    }
     let mut kept = Prefixes { held: 90, ..Prefixes::default() };
     assert_eq!(step_with(&mut scheduler, &mut kept).rows.len(), 2);
-    assert_eq!((kept.held, &kept.preempted[..]), (82, &[][..]), "no more than needed for two prompts and tokens");
+    assert_eq!(
+        (kept.held, &kept.preempted[..]),
+        (83, &[][..]),
+        "no more than needed for two prompts and tokens"
+    );
     for _ in 0..30 {
         step_with(&mut scheduler, &mut kept);
     }
     assert_eq!((kept.held + scheduler.held_tokens(), &kept.preempted[..]), (100, &[][..]));
     // One for which there is no room keeps nothing from being evicted.
     kept.found.insert(id(2), Found::Ready { computed: 30, shared: 0 });
-    scheduler.add(95);
+    scheduler.add(95, 0);
     step_with(&mut scheduler, &mut kept);
     assert_eq!((&kept.preempted[..], scheduler.computed(id(2))), (&[id(2)][..], 0));
 }
@@ -232,7 +257,7 @@ proptest! {
         let mut scheduler = Scheduler::new(limits);
         let mut lens = BTreeMap::new();
         for (n, &(prompt, output)) in prompts.iter().enumerate() {
-            scheduler.add(prompt);
+            scheduler.add(prompt, 0);
             lens.insert(n as u64, (prompt, prompt + output, 0));
         }
         let mut pauses = pauses.into_iter();
@@ -248,13 +273,13 @@ proptest! {
             let mut kept = Prefixes::default();
             let plan = scheduler.plan(&mut kept);
             for preempted in &kept.preempted {
-                lens.get_mut(&preempted.0).unwrap().2 = 0;
+                lens.get_mut(&preempted.number).unwrap().2 = 0;
             }
             prop_assert!(paused.is_some() || lens.is_empty() || !plan.rows.is_empty(), "stuck: {scheduler:?}");
             prop_assert!(scheduler.runnable() <= limits.max_num_seqs);
             for row in &plan.rows {
-                let (len, last, computed) = lens[&row.id.0];
-                prop_assert_ne!(Some(row.id.0), paused);
+                let (len, last, computed) = lens[&row.id.number];
+                prop_assert_ne!(Some(row.id.number), paused);
                 let end = row.tokens.end;
                 prop_assert_eq!(row.tokens.start, computed);
                 prop_assert!(end > computed && end <= len);
@@ -264,9 +289,9 @@ proptest! {
                 let done = row.samples() && len + 1 == last;
                 if done {
                     scheduler.remove(row.id);
-                    lens.remove(&row.id.0);
+                    lens.remove(&row.id.number);
                 } else {
-                    lens.insert(row.id.0, (len + usize::from(row.samples()), last, end));
+                    lens.insert(row.id.number, (len + usize::from(row.samples()), last, end));
                 }
             }
             prop_assert!(scheduler.held_tokens() <= limits.kv_tokens);
@@ -289,7 +314,7 @@ proptest! {
         let mut scheduler = Scheduler::new(limits);
         let mut computed = vec![0; prompts.len()];
         let mut lens = prompts.clone();
-        let mut ids: Vec<SequenceId> = prompts.iter().map(|&prompt| scheduler.add(prompt)).collect();
+        let mut ids: Vec<SequenceId> = prompts.iter().map(|&prompt| scheduler.add(prompt, 0)).collect();
         let at = |id: SequenceId, ids: &[SequenceId]| ids.iter().position(|&other| other == id).unwrap();
         for stalled in &stalls {
             for (&id, &paused) in ids.iter().zip(stalled) {
@@ -320,7 +345,7 @@ proptest! {
                     continue;
                 }
                 scheduler.remove(ids[n]);
-                ids[n] = scheduler.add(prompts[n]);
+                ids[n] = scheduler.add(prompts[n], 0);
                 (lens[n], computed[n]) = (prompts[n], 0);
             }
         }

@@ -244,6 +244,7 @@ impl Stream {
             StreamEventKind::Prepared { .. } => {
                 assert_eq!((self.chunks, self.text.as_str()), (0, ""), "prepared after output");
             }
+            StreamEventKind::Started => assert_eq!(self.chunks, 0, "started after output"),
             end => self.end = Some(end),
         }
     }

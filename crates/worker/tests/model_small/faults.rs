@@ -30,8 +30,13 @@ use super::{
 
 /// In no prompt but those that the model fails on.
 const POISON: u32 = 100;
-const LIMITS: Limits =
-    Limits { max_num_seqs: 8, chunk_tokens: 16, max_num_batched_tokens: 64, kv_tokens: 1000, keep_prefixes: false };
+const LIMITS: Limits = Limits {
+    max_num_seqs: 8,
+    chunk_tokens: 16,
+    max_num_batched_tokens: 64,
+    kv_tokens: 1000,
+    keep_prefixes: false,
+};
 
 /// A real model that fails where a test wants it to.
 struct Flaky {
@@ -110,6 +115,7 @@ fn serve(
         let id = RequestId(id);
         let sequence = Sequence {
             id,
+            arrived_micros: 0,
             request: requests.begin(id, 100).unwrap(),
             tokens: prompt.to_vec(),
             prompt_len: prompt.len(),

@@ -1,5 +1,7 @@
 //! Sequences that begin with the same tokens and share their memory.
 
+use worker::cache::Fork;
+
 use super::{
     forward, load,
     on::{On, alone, on_every_backend},

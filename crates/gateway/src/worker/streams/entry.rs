@@ -26,9 +26,21 @@ pub(super) struct Entry {
     /// Position in the output of the next token.
     pub(super) next_token: u32,
     pub(super) progress: Progress,
+    pub(super) stage: Stage,
     pub(super) request: RequestSpan,
     /// In its trace, once something has come.
     pub(super) delivering: Option<StageSpan>,
+}
+
+/// How far the worker has come with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It is on its way there, or being prepared.
+    Sent,
+    /// It waits until it takes part in a step.
+    Waiting,
+    /// It takes part in steps.
+    Running,
 }
 
 /// Most bytes of chunks that wait for one reader. The credit bounds their number, and honest chunks are small; a text
@@ -46,7 +58,9 @@ impl Entry {
         let request = &mut self.request;
         self.delivering.get_or_insert_with(|| std::mem::take(request).deliver());
         match event {
+            StreamEventKind::Started => self.stage = Stage::Running,
             StreamEventKind::Prepared { prompt_tokens } => {
+                self.stage = Stage::Waiting;
                 self.share.prepared(*prompt_tokens);
                 if !std::mem::replace(&mut self.progress.prepared, true) {
                     metrics.tokens_in.inc_by((*prompt_tokens).into());
@@ -54,6 +68,7 @@ impl Entry {
             }
             StreamEventKind::Delta(delta) => {
                 self.check(delta)?;
+                self.stage = Stage::Running;
                 self.share.generated(delta.tokens.len());
                 self.measure(delta.tokens.len(), now, metrics);
             }
@@ -68,6 +83,11 @@ impl Entry {
             }
         }
         Ok(())
+    }
+
+    /// Whether the request may be the cause of what its worker does.
+    pub(super) fn takes_part(&self) -> bool {
+        self.stage != Stage::Waiting
     }
 
     /// Ends the stream with its last item.

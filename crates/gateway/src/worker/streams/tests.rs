@@ -286,17 +286,24 @@ fn a_resumed_stream_goes_on_behind_its_tokens() {
 fn a_lost_worker_ends_every_stream_once_even_a_full_one_and_opens_none() {
     let world = World::new();
     let mut full = world.open(1, 2).unwrap();
+    let (mut waiting, mut started) = (world.open(4, 2).unwrap(), world.open(5, 2).unwrap());
     world.submitted();
     let mut unsent = world.open(2, 2).unwrap();
     world.streams.deliver(vec![event(1, StreamEventKind::Prepared { prompt_tokens: 1 })]);
     world.streams.deliver(vec![event(1, chunk("a"))]);
     world.streams.deliver(vec![event(1, chunk("b"))]);
+    world.streams.deliver([4, 5].map(|id| event(id, StreamEventKind::Prepared { prompt_tokens: 1 })));
+    world.streams.deliver([event(5, StreamEventKind::Started)]);
+    for stream in [&mut waiting, &mut started] {
+        assert!(now(stream).is_some());
+    }
     let loss = Loss::Crashed("gone".into());
-    assert_eq!(world.streams.lose_all(&loss).len(), 2);
+    assert_eq!(world.streams.lose_all(&loss).len(), 4);
     let events = [(); 3].map(|()| now(&mut full).unwrap());
     assert_eq!(events[1..], [chunk("a"), chunk("b")]);
     assert_eq!((lost(&mut full), now(&mut full)), (loss.clone(), None));
     assert_eq!((lost(&mut unsent), now(&mut unsent)), (Loss::Left("gone".into()), None));
+    assert_eq!((lost(&mut waiting), lost(&mut started)), (Loss::Left("gone".into()), loss.clone()));
     assert_eq!(world.open(3, 2).unwrap_err(), OpenError::Lost(loss));
 }
 

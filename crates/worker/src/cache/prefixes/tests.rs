@@ -42,10 +42,13 @@ fn check(tree: &Prefixes<Tokens>) {
         let above = node.parent.map(|parent| &tree.nodes[&parent]);
         assert_eq!(above.map_or(0, Node::end), node.start);
         assert!(above.map_or(&tree.roots, |above| &above.children).contains(id));
-        assert!(above.is_none_or(|above| above.last_used >= node.last_used && above.kv.0[..] == node.kv.0[..node.start]));
+        assert!(above.is_none_or(
+            |above| above.last_used >= node.last_used && above.kv.0[..] == node.kv.0[..node.start]
+        ));
         let below: usize = node.children.iter().map(|child| tree.nodes[child].users).sum();
         assert!(node.users >= below);
-        let mut firsts: Vec<_> = node.children.iter().map(|child| &tree.nodes[child].tokens[..BLOCK]).collect();
+        let mut firsts: Vec<_> =
+            node.children.iter().map(|child| &tree.nodes[child].tokens[..BLOCK]).collect();
         firsts.sort_unstable();
         firsts.dedup();
         assert_eq!(firsts.len(), node.children.len(), "a block is held once");

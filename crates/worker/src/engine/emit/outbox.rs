@@ -95,6 +95,7 @@ fn size(event: &StreamEvent) -> usize {
         }
         StreamEventKind::Answered(Answer::Count(_))
         | StreamEventKind::Prepared { .. }
+        | StreamEventKind::Started
         | StreamEventKind::Finished { .. } => 0,
     }
 }

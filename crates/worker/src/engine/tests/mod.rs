@@ -26,8 +26,13 @@ use crate::{
     testing::{Collected, FakeModel, Stream},
 };
 
-const LIMITS: Limits =
-    Limits { max_num_seqs: 8, chunk_tokens: 4, max_num_batched_tokens: 12, kv_tokens: 200, keep_prefixes: false };
+const LIMITS: Limits = Limits {
+    max_num_seqs: 8,
+    chunk_tokens: 4,
+    max_num_batched_tokens: 12,
+    kv_tokens: 200,
+    keep_prefixes: false,
+};
 
 /// Token ids, and the number of logits.
 const VOCAB: u32 = 26;
@@ -90,6 +95,7 @@ impl World {
         let request = self.requests.begin(id, ask.credit).unwrap();
         let mut sequence = Sequence {
             id,
+            arrived_micros: 0,
             request: Arc::clone(&request),
             prompt_len: ask.prompt.len(),
             max_len: ask.prompt.len() + ask.max_tokens,

@@ -114,7 +114,13 @@ proptest! {
 /// More of them than the property tries, and many at once: requests that are cancelled in every stage.
 #[test]
 fn ten_thousand_cancels_leave_nothing_behind() {
-    let limits = Limits { max_num_seqs: 6, chunk_tokens: 4, max_num_batched_tokens: 9, kv_tokens: 120, keep_prefixes: true };
+    let limits = Limits {
+        max_num_seqs: 6,
+        chunk_tokens: 4,
+        max_num_batched_tokens: 9,
+        kv_tokens: 120,
+        keep_prefixes: true,
+    };
     let mut world = World::with_limits(FakeModel::random(VOCAB), limits);
     let mut random = 1_u64;
     let mut below = |end: u64| {

@@ -50,7 +50,9 @@ fn events_of_a_step_are_one_report_and_the_end_follows_the_last_chunk() {
         let kind = StreamEventKind::Finished { reason: FinishReason::Length, usage };
         StreamEvent { id: RequestId(id), kind }
     };
+    let started = |id| StreamEvent { id: RequestId(id), kind: StreamEventKind::Started };
     let expected = [
+        vec![started(1), started(2)],
         vec![delta(1, "b", 0, 1), delta(2, "k", 0, 10), finished(2, 2, 1)],
         vec![delta(1, "c", 1, 2), finished(1, 1, 2)],
     ];
@@ -70,7 +72,7 @@ fn more_events_than_a_report_takes_go_in_several() {
         .iter()
         .map(|report| if let Report::Events(events) = report { events.len() } else { 0 })
         .collect();
-    assert_eq!(sizes, [2, 2, 1, 10]);
+    assert_eq!(sizes, [5, 2, 2, 1, 10]);
     assert!(world.reports.streams().values().all(|stream| stream.text == format!("{long}c")));
 }
 

@@ -109,6 +109,7 @@ impl World {
             credit: 1,
             trace: None,
             correlation_id: None,
+            arrived_micros: 0,
         };
         self.pool.submit(Box::new(generate), request).inspect_err(|_| self.requests.end(id))
     }

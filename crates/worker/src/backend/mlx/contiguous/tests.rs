@@ -49,7 +49,7 @@ fn appending_writes_in_place_until_the_room_is_full() {
 fn a_fork_and_its_origin_do_not_see_each_other_s_tokens() {
     let mut first = sequence();
     append(&mut first, 0, 1.0, 3);
-    let mut second = first.clone();
+    let mut second = first.fork(3);
     append(&mut second, 3, 2.0, 1);
     append(&mut first, 2, 3.0, 2);
     assert_eq!(first_head(&first, 5), [1.0, 1.0, 3.0, 3.0, 0.0]);
