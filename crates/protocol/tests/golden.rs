@@ -228,17 +228,17 @@ fn handshake() {
     };
     let bytes = hello.to_bytes().unwrap();
     let options = "02 00 00 fd0000000001000000 01 40 fb0001 00 fbf401";
-    let expected = format!("{magic} 0400 0000 22000000  04 00 03 02 2f73 fc00001000 fb0201 {options}");
+    let expected = format!("{magic} 0400 0100 23000000  04 01 03 02 2f73 fc00001000 fb0201 {options}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 
     let acks = [
-        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 00 09"),
-        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 00 02 6e6f"),
+        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 01 09"),
+        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 01 02 6e6f"),
     ];
     for (ack, expected) in acks {
         let bytes = ack.to_bytes().unwrap();
-        assert_eq!(hex(&bytes), format!("{magic} 0400 0000 {expected}").replace(' ', ""));
+        assert_eq!(hex(&bytes), format!("{magic} 0400 0100 {expected}").replace(' ', ""));
         let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().unwrap();
         assert_eq!(HelloAck::from_parts(header, body).unwrap(), ack);
     }
