@@ -11,8 +11,10 @@ mod forms;
 mod invariance;
 mod listing;
 mod on;
+mod prefixes;
 mod recorded;
 mod refusals;
+mod served;
 mod steps;
 mod tiny;
 

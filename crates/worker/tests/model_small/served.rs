@@ -1,0 +1,143 @@
+//! The engine over a real model, which serves some prompts.
+
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use crossbeam_channel::unbounded;
+use protocol::{
+    ids::RequestId,
+    message::{FinishReason, Report, Sampling, StreamEventKind},
+};
+use tokenizers::Tokenizer;
+use worker::{
+    engine::{Broken, Engine, EngineMessage, EngineStats, EosTokens, Forward, Sequence, emit::Emitter},
+    model::{Logits, ModelError, Progress, SequenceKv, StepInput},
+    report_sink::ReportSink,
+    request_trace::SequenceSpans,
+    requests::RequestTable,
+    sample::Sampler,
+    schedule::Limits,
+};
+
+use super::{
+    Loaded, load,
+    on::On,
+    tiny::{Spec, Tiny, tokenizer},
+};
+
+pub(crate) const LIMITS: Limits = Limits {
+    max_num_seqs: 8,
+    chunk_tokens: 16,
+    max_num_batched_tokens: 64,
+    kv_tokens: 1000,
+    keep_prefixes: false,
+};
+
+/// A real model that fails where a test wants it to.
+struct Flaky {
+    loaded: Loaded,
+    fails: Box<dyn Fn(&StepInput<'_>) -> bool>,
+    stats: Arc<EngineStats>,
+    calls: Cell<u32>,
+}
+
+impl Forward for Flaky {
+    type Kv = SequenceKv;
+
+    fn is_intact(&self, kv: &SequenceKv) -> bool {
+        kv.is_intact()
+    }
+
+    fn new_kv(&self) -> SequenceKv {
+        self.loaded.model.new_kv()
+    }
+
+    fn shared_block(&self) -> Option<usize> {
+        self.loaded.model.shared_block()
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        self.loaded.model.progress()
+    }
+
+    fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
+        self.calls.set(self.calls.get() + 1);
+        let probing = input.rows.iter().all(|row| row.tokens == [0]);
+        assert!(probing || self.stats.heartbeat().runnable > 0, "a step must be seen while it runs");
+        if (self.fails)(input) {
+            return Err(ModelError::Mlx(mlx_rs::error::Exception::custom("injected")));
+        }
+        self.loaded.model.forward(input)
+    }
+}
+
+/// Of each stream its tokens and its end.
+pub(crate) type Outcome = BTreeMap<u64, Stream>;
+pub(crate) type Stream = (Vec<u32>, Option<StreamEventKind>);
+
+/// Collects what is reported.
+#[derive(Default)]
+struct Streams(Mutex<Outcome>);
+
+impl ReportSink for Streams {
+    fn report(&self, report: &Report) {
+        let Report::Events(events) = report else { return };
+        let mut streams = self.0.lock().unwrap();
+        for event in events {
+            let stream = streams.entry(event.id.0).or_default();
+            assert!(stream.1.is_none(), "{event:?} after the end");
+            match &event.kind {
+                StreamEventKind::Started => {}
+                StreamEventKind::Delta(chunk) => stream.0.extend(&chunk.tokens),
+                end => stream.1 = Some(end.clone()),
+            }
+        }
+    }
+}
+
+/// Serves the prompts, eight tokens each, until all have ended.
+pub(crate) fn serve(
+    on: On,
+    limits: Limits,
+    prompts: &[&[u32]],
+    fails: impl Fn(&StepInput<'_>) -> bool + 'static,
+) -> (Result<(), Broken>, Outcome) {
+    let stats = Arc::new(EngineStats::default());
+    let loaded = load(&Tiny::new(on.spec(Spec::default()), 21), on);
+    let model = Flaky { loaded, fails: Box::new(fails), stats: Arc::clone(&stats), calls: Cell::new(0) };
+    let (requests, streams) = (Arc::new(RequestTable::default()), Arc::new(Streams::default()));
+    let tokenizer = Arc::new(Tokenizer::from_bytes(tokenizer(101).to_string()).unwrap());
+    let (sender, messages) = unbounded();
+    for (&prompt, id) in prompts.iter().zip(0..) {
+        let id = RequestId(id);
+        let sequence = Sequence {
+            id,
+            arrived_micros: 0,
+            request: requests.begin(id, 100).unwrap(),
+            tokens: prompt.to_vec(),
+            prompt_len: prompt.len(),
+            max_len: prompt.len() + 8,
+            eos_tokens: EosTokens::default(),
+            sampler: Sampler::new(Sampling::default(), prompt),
+            emitter: Emitter::new(Arc::clone(&tokenizer), &[]),
+            ended: None,
+            spans: SequenceSpans::default(),
+        };
+        sender.send(EngineMessage::Sequence(Box::new(sequence))).unwrap();
+    }
+    sender.send(EngineMessage::Drain).unwrap();
+    let engine = Engine::new(model, limits, messages, requests, Arc::clone(&streams) as _, stats);
+    let result = engine.run();
+    drop(sender);
+    let outcome = std::mem::take(&mut *streams.0.lock().unwrap());
+    (result, outcome)
+}
+
+/// Whether it has all of its tokens.
+pub(crate) fn finished(stream: &Stream) -> bool {
+    matches!(stream.1, Some(StreamEventKind::Finished { reason: FinishReason::Length, .. }))
+        && stream.0.len() == 8
+}
