@@ -43,6 +43,8 @@ impl BusyPoll {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     /// How often a reader looks in vain before each frame. Frames come at these times, in microseconds, with so much

@@ -9,6 +9,8 @@
 //! `Draining` lasts until no request needs the model any more, or none may go on. `Failing` and `Ending` last until the
 //! last worker is gone.
 
+mod phase;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -17,6 +19,7 @@ use std::{
 use protocol::message::{Failure, Heartbeat, ModelInfo};
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 
+pub(super) use self::phase::Phase;
 use super::{
     evict::{Resident, Stage},
     restart::{RestartDesk, RestartOrders, RestartTurn},
@@ -72,25 +75,6 @@ pub(super) struct Arrival {
     turn: Arc<Mutex<()>>,
     /// It came first, so it is its turn.
     first: Option<OwnedMutexGuard<()>>,
-}
-
-/// How far a model has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// No worker has served yet, and not all of them have failed.
-    Loading,
-    /// A worker has served. It takes requests as long as a worker is ready.
-    Ready,
-    /// The first process of every worker failed; this was the last failure. The workers are being ended.
-    Failing(Failure),
-    /// It takes nothing new, and finishes what it has: on another worker if one dies.
-    Draining,
-    /// Its workers are being ended.
-    Ending,
-    /// It could not be loaded. It has no workers.
-    Failed(Failure),
-    /// It has been unloaded, and its workers are gone.
-    Gone,
 }
 
 #[derive(Debug)]

@@ -330,7 +330,7 @@ async fn keep(
             () = unload_idle(&context, &name) => {}
         }
         tokio::select! {
-            () = unused(&context, &name) => {}
+            () = context.registry.unused(&name) => {}
             _ = phases.wait_for(|phase| *phase != Phase::Draining) => {}
         }
     }
@@ -342,13 +342,6 @@ async fn keep(
         Some(failure) => warn!(model = name, why = failure.message, "the model could not be loaded"),
     }
     context.registry.write().end(&name, failure);
-}
-
-/// Returns when no request needs the model any more, which takes no new ones.
-async fn unused(context: &Context, name: &str) {
-    if let Some(usage) = context.registry.usage(name) {
-        usage.unused().await;
-    }
 }
 
 /// Returns when the model has been unloaded because nobody used it: it takes nothing more from then on.

@@ -17,7 +17,6 @@ use super::{
     restart::RestartOrders,
     route::{self, Route, RouteError, RouteRequest},
     status::{ModelState, ModelStatus, WorkerStatus},
-    usage::Usage,
 };
 use crate::worker::{WorkerId, WorkerState, link::Link};
 
@@ -143,9 +142,12 @@ impl ModelRegistry {
         Some(model.services().map(|service| service.link.heartbeat()).collect())
     }
 
-    /// Who uses the model, if it is loaded.
-    pub(super) fn usage(&self, name: &str) -> Option<Arc<Usage>> {
-        self.read().loaded().find(|model| model.name == name).map(Model::usage)
+    /// Returns when no request needs the model any more.
+    pub(super) async fn unused(&self, name: &str) {
+        let usage = self.read().loaded().find(|model| model.name == name).map(Model::usage);
+        if let Some(usage) = usage {
+            usage.unused().await;
+        }
     }
 
     /// The links of the model's workers that have streams, or may get some.

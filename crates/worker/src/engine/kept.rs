@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Forward, Slot};
+use super::{Slot, forward::Forward};
 use crate::{
     cache::{BLOCK_TOKENS, Fork, Match, Prefixes},
     schedule::{Found, Kept, Scheduler, SequenceId},

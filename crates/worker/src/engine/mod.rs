@@ -5,12 +5,14 @@
 //! mod       messages, requests' handles, turn by turn
 //! step      schedule ─▶ run ─▶ sample ─▶ emit; a row that fails fails alone
 //! sequence  one generation: its tokens, its sampler, its emitter
+//! forward   what is needed of a model
 //! kept      prefixes of sequences that later ones go on behind
 //! emit      from a token to what its client sees of it
 //! stats     what the heartbeat says about all this
 //! ```
 
 pub mod emit;
+mod forward;
 mod kept;
 mod sequence;
 mod stats;
@@ -20,11 +22,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use crossbeam_channel::{Receiver, RecvError, TryRecvError};
 use emit::Outbox;
+pub use forward::Forward;
 use kept::KeptPrefixes;
 use protocol::message::{FinishReason, Report, StreamEvent, StreamEventKind, Usage};
 pub use sequence::{EosTokens, ResumeError, Sequence};
 pub use stats::EngineStats;
-pub use step::{Broken, Forward};
+pub use step::Broken;
 
 use crate::{
     cache::NodeId,

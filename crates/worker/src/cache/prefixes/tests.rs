@@ -105,6 +105,9 @@ fn the_least_recently_used_goes_first_and_what_is_in_use_stays() {
     assert_eq!((tree.held_tokens(), tree.used_tokens(), tree.nodes.len(), tree.roots.len()), (0, 0, 0, 0));
 }
 
+/// A node that is held, and its prefix.
+type Held = (NodeId, Vec<u32>);
+
 proptest! {
     /// Against a list of everything that was ever inserted: what is found was inserted, with its own keys and values;
     /// what is held is never evicted.
@@ -113,7 +116,7 @@ proptest! {
         steps in prop::collection::vec((0..4u8, prop::collection::vec(0..2u32, 0..24)), 1..60)
     ) {
         let mut tree = tree();
-        let (mut known, mut held): (Vec<Vec<u32>>, Vec<(NodeId, Vec<u32>)>) = Default::default();
+        let (mut known, mut held): (Vec<Vec<u32>>, Vec<Held>) = Default::default();
         for (step, tokens) in steps {
             let whole = tokens[..tokens.len() / BLOCK * BLOCK].to_vec();
             match step {
