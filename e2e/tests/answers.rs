@@ -39,7 +39,13 @@ fn the_capital_of_france() {
     let reasons: Vec<_> = choices.iter().filter_map(|choice| choice["finish_reason"].as_str()).collect();
     assert_eq!(reasons, ["stop"]);
     let last = events.last().unwrap();
-    assert_eq!((&last["choices"], &last["usage"]), (&json!([]), &whole["usage"]));
+    assert_eq!(last["choices"], json!([]));
+    for tokens in ["prompt_tokens", "completion_tokens", "total_tokens"] {
+        assert_eq!(last["usage"][tokens], usage[tokens], "{tokens}");
+    }
+    let cached = |usage: &Value| usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+    assert_eq!(cached(usage), 0);
+    assert!((32..37).contains(&cached(&last["usage"])), "the prompt is known by now");
     let ids: HashSet<_> = events.iter().map(|event| event["id"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), 1);
     drop(server);
