@@ -84,7 +84,7 @@ fn run(cli: &Cli, started: Instant) -> anyhow::Result<()> {
     loop {
         let now = Instant::now();
         if let Some(batch) = link.receive()? {
-            busy_poll.found(now, batch.submissions.len());
+            busy_poll.found(now);
             for submission in batch.submissions {
                 engine.submit(submission, now, &mut events);
             }

@@ -34,6 +34,9 @@ struct Cli {
     /// Operations that are under way at the same time.
     #[arg(long, default_value_t = 64)]
     in_flight: u64,
+    /// Threads on the gateway's side; 0: as many as the gateway has by default.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
     /// Text to tokenize; without it, the tokens of a short text are counted.
     #[arg(long, value_name = "TEXT")]
     tokenize: Option<String>,
@@ -56,8 +59,7 @@ const LOAD: Duration = Duration::from_secs(120);
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    // Like the gateway's own.
-    tokio::runtime::Runtime::new().context("can't start the runtime")?.block_on(run(&cli))
+    gateway::runtime::start(cli.threads).context("can't start the runtime")?.block_on(run(&cli))
 }
 
 async fn run(cli: &Cli) -> Result<()> {

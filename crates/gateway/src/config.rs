@@ -71,6 +71,8 @@ pub struct Server {
     pub host: String,
     /// Port to bind; 0 takes any.
     pub port: u16,
+    /// Threads of the runtime; 0: as [`crate::runtime`] says.
+    pub threads: usize,
     /// Largest request body in bytes.
     pub max_body_bytes: usize,
     /// Time for streams to end after a shutdown signal.

@@ -14,12 +14,13 @@
 //! ```
 //!
 //! Layers, top to bottom: [`http`], [`serve`], [`fleet`], [`worker`], [`config`]. A lower layer never names a higher
-//! one. Above them, [`assembly`] puts a gateway together [`reload`] gives it another configuration, and
-//! [`shutdown`] ends it in order. Below them, [`metrics`] is
+//! one. Above them, [`assembly`] puts a gateway together on the threads of [`runtime`], [`reload`] gives it
+//! another configuration, and [`shutdown`] ends it in order. Below them, [`metrics`] is
 //! where each registers what it measures.
 
 pub mod assembly;
 pub mod reload;
+pub mod runtime;
 pub mod shutdown;
 
 pub mod http;

@@ -17,6 +17,7 @@ use gateway::{
     fleet::{ModelError, Models},
     http,
     reload::Reloader,
+    runtime,
     shutdown::{Signals, shut_down},
 };
 use telemetry::LogFilter;
@@ -64,7 +65,8 @@ fn run(flags: Flags) -> Result<(), ()> {
     }
     let log = telemetry.log_filter();
     let run = || {
-        tokio::runtime::Runtime::new().context("can't start the runtime")?.block_on(serve(flags, config, log))
+        let runtime = runtime::start(config.server.threads).context("can't start the server's threads")?;
+        runtime.block_on(serve(flags, config, log))
     };
     run().map_err(|error| error!("{error:#}"))
 }

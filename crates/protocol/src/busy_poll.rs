@@ -1,19 +1,15 @@
 //! Whether a reader looks again for a little while before it goes to sleep.
 //!
-//! Waking a side that sleeps takes both of them a system call, and several times as long as a frame does. Where frames
-//! follow each other closely and each carries little, as when a client asks one thing after the other, it is cheaper to
-//! keep looking. Elsewhere it is not done. Far between, looking would be in vain. With much under way, frames would
-//! come to carry little: what gathers while a reader sleeps shares one.
+//! Waking a side that sleeps takes both of them a system call, and as long as many frames do. Where frames follow each
+//! other closely, as when a client asks one thing after the other, it is cheaper to keep looking. Where they are far
+//! between, looking would be in vain, and is not done.
 
 use std::time::{Duration, Instant};
 
 /// For how long a reader looks on: what two wake-ups cost on a virtual machine.
 pub const LONGEST: Duration = Duration::from_micros(100);
 
-/// A reader looks on only where no more than this is under way.
-const FEW: usize = 2;
-
-/// And only after this many such frames, each within [`LONGEST`] of the one before.
+/// A reader looks on only after this many frames, each within [`LONGEST`] of the one before.
 const IN_A_ROW: u32 = 8;
 
 /// What one reader has seen. Pure: time comes in as an argument.
@@ -21,16 +17,16 @@ const IN_A_ROW: u32 = 8;
 pub struct BusyPoll {
     /// When it found nothing for the first time since the last frame.
     idle_since: Option<Instant>,
-    /// Frames in a row that were close and carried little.
+    /// Frames in a row that were close.
     in_a_row: u32,
 }
 
 impl BusyPoll {
-    /// At `now`, a frame was read, and so much is `under_way`: what it carries, or more than that.
-    pub fn found(&mut self, now: Instant, under_way: usize) {
+    /// At `now`, a frame was read.
+    pub fn found(&mut self, now: Instant) {
         if let Some(since) = self.idle_since.take() {
             let is_close = now.saturating_duration_since(since) < LONGEST;
-            self.in_a_row = if is_close && under_way <= FEW { self.in_a_row.saturating_add(1) } else { 0 };
+            self.in_a_row = if is_close { self.in_a_row.saturating_add(1) } else { 0 };
         }
     }
 
@@ -47,21 +43,21 @@ mod tests {
 
     use super::*;
 
-    /// How often a reader looks in vain before each frame. Frames come at these times, in microseconds, with so much
-    /// under way. The reader looks every 10 us while it does not sleep, and a frame wakes it.
-    fn looks(frames: impl IntoIterator<Item = (u64, usize)>) -> Vec<u64> {
+    /// How often a reader looks in vain before each frame. Frames come at these times, in microseconds. The reader looks
+    /// every 10 us while it does not sleep, and a frame wakes it.
+    fn looks(frames: impl IntoIterator<Item = u64>) -> Vec<u64> {
         let begin = Instant::now();
         let at = |micros| begin + Duration::from_micros(micros);
         let mut poll = BusyPoll::default();
         let mut now = 0;
-        let look = |(frame, under_way): (u64, usize)| {
+        let look = |frame: u64| {
             let mut looks = 0;
             while now < frame && poll.looks_on(at(now)) {
                 looks += 1;
                 now += 10;
             }
             now = now.max(frame);
-            poll.found(at(now), under_way);
+            poll.found(at(now));
             looks
         };
         frames.into_iter().map(look).collect()
@@ -70,11 +66,11 @@ mod tests {
     const ROW: u64 = IN_A_ROW as u64;
 
     #[test]
-    fn a_reader_looks_on_where_frames_are_close_and_small() {
-        let mut frames: Vec<_> = (1..=ROW + 3).map(|n| (n * 50, 1)).collect();
-        let end = frames.last().unwrap().0;
+    fn a_reader_looks_on_where_frames_are_close() {
+        let mut frames: Vec<_> = (1..=ROW + 3).map(|n| n * 50).collect();
+        let end = frames.last().unwrap();
         // After a pause it is found asleep, and has to see as many again.
-        frames.extend([(end + 1000, 1), (end + 1050, 1), (end + 1100, 1)]);
+        frames.extend([end + 1000, end + 1050, end + 1100]);
         let mut expected = vec![0; ROW as usize];
         expected.extend([5, 5, 5, 10, 0, 0]);
         assert_eq!(looks(frames), expected);
@@ -82,17 +78,16 @@ mod tests {
 
     #[test]
     fn frames_that_are_far_apart_cost_nothing() {
-        assert!(looks((1..100).map(|n| (n * 1000, 1))).iter().all(|looks| *looks == 0));
+        assert!(looks((1..100).map(|n| n * 1000)).iter().all(|looks| *looks == 0));
     }
 
     #[test]
-    fn with_much_under_way_a_reader_sleeps() {
-        assert!(looks((1..100).map(|n| (n * 50, FEW + 1))).iter().all(|looks| *looks == 0));
-        // Now and then little is.
-        assert!(
-            looks((1..100).map(|n| (n * 50, if n % ROW == 0 { 20 } else { 1 })))
-                .iter()
-                .all(|looks| *looks == 0)
-        );
+    fn a_single_gap_begins_the_count_again() {
+        let gaps = (1..100).map(|n| if n % ROW == 0 { 150 } else { 50 });
+        let frames = gaps.scan(0, |time, gap| {
+            *time += gap;
+            Some(*time)
+        });
+        assert!(looks(frames).iter().all(|looks| *looks == 0));
     }
 }

@@ -12,6 +12,7 @@ impl Default for Server {
         Self {
             host: "127.0.0.1".into(),
             port: 8080,
+            threads: 0,
             max_body_bytes: 8 << 20,
             drain_timeout_ms: Duration::from_secs(30),
             allow_insecure: false,

@@ -76,6 +76,9 @@ pub struct Server {
     /// TCP port; 0 takes any free one.
     #[serde(deserialize_with = "number::<_, _, 0, 65_535>")]
     pub port: u16,
+    /// Threads that serve connections; 0: one for every four CPU cores, at least one and at most eight.
+    #[serde(deserialize_with = "number::<_, _, 0, 256>")]
+    pub threads: usize,
     /// Largest request body in bytes.
     #[serde(deserialize_with = "bytes::<_, 1024, MAX_BODY>")]
     pub max_body_bytes: u64,

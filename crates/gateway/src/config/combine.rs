@@ -134,6 +134,7 @@ fn server(
     Ok(Server {
         host: flags.host.clone().unwrap_or_else(|| settings.host.clone()),
         port: flags.port.unwrap_or(settings.port),
+        threads: settings.threads,
         max_body_bytes: settings.max_body_bytes as usize,
         drain_timeout: settings.drain_timeout_ms,
         allow_insecure: flags.allow_insecure || settings.allow_insecure,

@@ -90,6 +90,7 @@ const ROWS: &[Row] = rows! {
     restart "model" = models;
     restart "server.host" = server.host;
     restart "server.port" = server.port;
+    restart "server.threads" = server.threads;
     live "server.max_body_bytes" = server.max_body_bytes;
     live "server.drain_timeout_ms" = server.drain_timeout;
     live "server.allow_insecure" = server.allow_insecure;

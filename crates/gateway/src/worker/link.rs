@@ -142,11 +142,6 @@ impl Link {
         self.streams.len()
     }
 
-    /// Live streams and operations that the worker has not answered.
-    fn open_requests(&self) -> usize {
-        self.streams.len() + self.operations.len()
-    }
-
     /// Tokens that the worker has still to compute for its live streams, as far as can be told.
     pub fn outstanding_tokens(&self) -> u64 {
         self.streams.load.outstanding()
@@ -302,7 +297,7 @@ impl LinkTask {
             if frame.kind != FrameKind::Report {
                 return Err(LinkEnd::Kind(frame.kind));
             }
-            self.busy_poll.found(Instant::now(), self.link.open_requests());
+            self.busy_poll.found(Instant::now());
             let report = codec::decode::<Report>(frame.body)?;
             let received = &self.metrics.received;
             received.frames.inc();

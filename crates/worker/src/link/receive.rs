@@ -62,7 +62,7 @@ impl Receiver {
         let mut busy_poll = BusyPoll::default();
         loop {
             while let Some(batch) = self.next_batch()? {
-                busy_poll.found(Instant::now(), batch.submissions.len());
+                busy_poll.found(Instant::now());
                 self.handle(batch);
             }
             if self.frames.take_owed_bell() {
