@@ -7,10 +7,11 @@ use protocol::{
     codec::{CodecError, MAX_ENCODED, decode, encode},
     ids::RequestId,
     message::{
-        Answer, Batch, ChatMessage, Delta, EncodedSubmission, Failure, FailureKind, FinishReason, Generate,
-        Heartbeat, MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS, ModelInfo, Operation, OperationKind,
-        PieceForm, Pieces, Prompt, Report, Sampling, StreamEvent, StreamEventKind, Submission, TokenizeInput,
-        TraceContext, Usage, append_operation, append_submission, begin_batch, encode_batch,
+        Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, EncodedSubmission, Failure,
+        FailureKind, FinishReason, Generate, Heartbeat, MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS,
+        ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt, Report, Sampling, StreamEvent,
+        StreamEventKind, Submission, TokenizeInput, TraceContext, Usage, append_operation, append_submission,
+        begin_batch, encode_batch,
     },
 };
 use serde::Serialize;
@@ -69,6 +70,17 @@ prop_compose! {
     }
 }
 
+fn constraint() -> impl Strategy<Value = Constraint> {
+    let kind = prop_oneof![
+        Just(ConstraintKind::JsonObject),
+        text().prop_map(ConstraintKind::JsonSchema),
+        text().prop_map(ConstraintKind::Regex),
+        vec(text(), 0..4).prop_map(ConstraintKind::Choice),
+        text().prop_map(ConstraintKind::Grammar),
+    ];
+    (kind, text()).prop_map(|(kind, param)| Constraint { kind, param })
+}
+
 prop_compose! {
     fn generate()(
         id in id(),
@@ -77,13 +89,14 @@ prop_compose! {
         max_tokens in option::of(any::<u32>()),
         stop in vec(text(), 0..3),
         resume in tokens(),
-        ignore_eos in any::<bool>(),
+        (ignore_eos, output) in (any::<bool>(), option::of(constraint())),
         credit in any::<u32>(),
         trace in option::of(trace_context()),
         (correlation_id, arrived_micros) in (option::of(text()), any::<u64>()),
     ) -> Generate {
         Generate {
-            id, prompt, sampling, max_tokens, stop, resume, ignore_eos, credit, trace, correlation_id, arrived_micros,
+            id, prompt, sampling, max_tokens, stop, resume, ignore_eos, output, credit, trace, correlation_id,
+            arrived_micros,
         }
     }
 }
@@ -296,6 +309,7 @@ fn too_large_a_message_is_neither_encoded_nor_decoded() {
             stop: vec![],
             resume: vec![],
             ignore_eos: false,
+            output: None,
             credit: 1,
             trace: None,
             correlation_id: None,

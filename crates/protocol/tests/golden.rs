@@ -10,9 +10,9 @@ use protocol::{
     handshake::{HEADER_LEN, Hello, HelloAck, VERSION, read_hello},
     ids::{Incarnation, RequestId},
     message::{
-        Answer, Batch, ChatMessage, Delta, Failure, FailureKind, FinishReason, Generate, Heartbeat,
-        ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt, Report, Sampling, StreamEvent,
-        StreamEventKind, Submission, TokenizeInput, TraceContext, Usage, Verified,
+        Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, Failure, FailureKind, FinishReason,
+        Generate, Heartbeat, ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt, Report,
+        Sampling, StreamEvent, StreamEventKind, Submission, TokenizeInput, TraceContext, Usage, Verified,
     },
     options::{Activations, KvType, Verify, WorkerOptions},
 };
@@ -50,6 +50,7 @@ fn generate(prompt: Prompt) -> Generate {
         stop: vec!["\n".into()],
         resume: vec![300, 7],
         ignore_eos: true,
+        output: None,
         credit: 8,
         trace: Some(TraceContext { trace_id: *b"0123456789abcdef", span_id: *b"01234567", sampled: true }),
         correlation_id: Some("r1".into()),
@@ -57,10 +58,10 @@ fn generate(prompt: Prompt) -> Generate {
     }
 }
 
-/// A generation after its prompt: sampling, `max_tokens`, `stop`, `resume`, `ignore_eos`, credit, `trace`,
-/// `correlation_id`, `arrived_micros`.
+/// A generation after its prompt: sampling, `max_tokens`, `stop`, `resume`, `ignore_eos`, `output`, credit,
+/// `trace`, `correlation_id`, `arrived_micros`.
 const REST: &str = "0000003f 0000803f 28 0000803e 00000040 000080bf 0000003e 01 fb2c01 000000c0 fc70110100 \
-                    01 10  01 01 0a  02 fb2c01 07  01  08 \
+                    01 10  01 01 0a  02 fb2c01 07  01  00  08 \
                     01 30313233343536373839616263646566 3031323334353637 01  01 02 7231  fb2c01";
 
 fn event(kind: StreamEventKind) -> Report {
@@ -96,6 +97,24 @@ fn submissions() {
     check(batch(Submission::Cancel(RequestId(9))), "01 01 09");
     check(batch(Submission::Credit { id: RequestId(9), chunks: 3 }), "01 02 09 03");
     check(batch(Submission::Drain), "01 04");
+}
+
+#[test]
+fn constraints() {
+    let kinds = [
+        (ConstraintKind::JsonObject, "00"),
+        (ConstraintKind::JsonSchema("{}".into()), "01 02 7b7d"),
+        (ConstraintKind::Regex("a+".into()), "02 02 612b"),
+        (ConstraintKind::Choice(vec!["a".into(), "b".into()]), "03 02 01 61 01 62"),
+        (ConstraintKind::Grammar("g".into()), "04 01 67"),
+    ];
+    for (kind, expected) in kinds {
+        let output = Some(Constraint { kind, param: "n".into() });
+        let generate = Generate { output, ..generate(Prompt::Text("hi".into())) };
+        let rest = REST.replace("01  00  08", &format!("01  01 {expected} 01 6e  08"));
+        let expected = format!("01 00 fd 0807060504030201 01 02 6869 {rest}");
+        check(Batch { submissions: vec![Submission::Generate(Box::new(generate))] }, &expected);
+    }
 }
 
 #[test]
@@ -228,17 +247,17 @@ fn handshake() {
     };
     let bytes = hello.to_bytes().unwrap();
     let options = "02 00 00 fd0000000001000000 01 40 fb0001 00 fbf401";
-    let expected = format!("{magic} 0400 0100 23000000  04 01 03 02 2f73 fc00001000 fb0201 {options}");
+    let expected = format!("{magic} 0400 0200 23000000  04 02 03 02 2f73 fc00001000 fb0201 {options}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 
     let acks = [
-        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 01 09"),
-        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 01 02 6e6f"),
+        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 02 09"),
+        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 02 02 6e6f"),
     ];
     for (ack, expected) in acks {
         let bytes = ack.to_bytes().unwrap();
-        assert_eq!(hex(&bytes), format!("{magic} 0400 0100 {expected}").replace(' ', ""));
+        assert_eq!(hex(&bytes), format!("{magic} 0400 0200 {expected}").replace(' ', ""));
         let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().unwrap();
         assert_eq!(HelloAck::from_parts(header, body).unwrap(), ack);
     }

@@ -50,5 +50,7 @@ pub use self::{
     priority::{NotAPriority, Priority},
     queue::Bound,
     rate_limit::{RateExceeded, RateUnit},
-    request::{ChatMessage, Correlation, GenerateRequest, Prompt, Sampling, TraceContext},
+    request::{
+        ChatMessage, Constraint, ConstraintKind, Correlation, GenerateRequest, Prompt, Sampling, TraceContext,
+    },
 };

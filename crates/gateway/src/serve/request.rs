@@ -1,6 +1,6 @@
 //! A request for text, whichever dialect it came in.
 
-pub use protocol::message::{ChatMessage, Prompt, Sampling, TraceContext};
+pub use protocol::message::{ChatMessage, Constraint, ConstraintKind, Prompt, Sampling, TraceContext};
 use std::time::Instant;
 
 use protocol::{ids::RequestId, message::Generate};
@@ -22,6 +22,8 @@ pub struct GenerateRequest {
     pub stop: Vec<String>,
     /// Generate past the model's end-of-sequence tokens.
     pub ignore_eos: bool,
+    /// What the output has to be; `None` is any text.
+    pub output: Option<Constraint>,
     /// Who sent it.
     pub caller: Caller,
     /// How urgent it is.
@@ -51,7 +53,7 @@ impl GenerateRequest {
         resume: &[u32],
         arrived_micros: u64,
     ) -> Generate {
-        let Self { prompt, sampling, max_tokens, stop, ignore_eos, correlation, .. } = self.clone();
+        let Self { prompt, sampling, max_tokens, stop, ignore_eos, output, correlation, .. } = self.clone();
         let Correlation { request_id: correlation_id, trace } = correlation;
         let resume = resume.to_vec();
         Generate {
@@ -62,6 +64,7 @@ impl GenerateRequest {
             stop,
             resume,
             ignore_eos,
+            output,
             credit,
             trace,
             correlation_id,
@@ -81,11 +84,13 @@ impl GenerateRequest {
                 messages.iter().map(inner).sum::<usize>() + size_of_val(messages.as_slice())
             }
         };
+        let output = self.output.as_ref().map_or(0, |output| output.bytes() + output.param.capacity());
         let stop: usize = self.stop.iter().map(|stop| stop.capacity() + size_of::<String>()).sum();
         size_of::<Self>()
             + self.model.capacity()
             + prompt
             + stop
+            + output
             + size_of_val(self.sampling.logit_bias.as_slice())
     }
 }
@@ -100,6 +105,7 @@ pub(crate) fn plain(model: &str) -> GenerateRequest {
         max_tokens: None,
         stop: Vec::new(),
         ignore_eos: false,
+        output: None,
         caller: Caller::default(),
         priority: Priority::default(),
         deadline: None,
@@ -115,12 +121,14 @@ mod tests {
     fn every_value_reaches_the_worker() {
         let message = ChatMessage { role: "user".into(), content: "hi".into(), name: None };
         let trace = TraceContext { trace_id: [1; 16], span_id: [2; 8], sampled: true };
+        let regex = Constraint { kind: ConstraintKind::Regex("a+".into()), param: "guided_regex".into() };
         let request = GenerateRequest {
             prompt: Prompt::Chat(vec![message]),
             sampling: Sampling { temperature: 0.5, seed: 5, ..Sampling::default() },
             max_tokens: Some(7),
             stop: vec!["a".into(), "b".into()],
             ignore_eos: true,
+            output: Some(regex.clone()),
             correlation: Correlation { request_id: Some("r1".into()), trace: Some(trace) },
             ..plain("m")
         };
@@ -134,6 +142,7 @@ mod tests {
             stop,
             resume: vec![1, 2],
             ignore_eos,
+            output: Some(regex),
             credit: 64,
             trace: Some(trace),
             correlation_id: Some("r1".into()),
@@ -150,6 +159,7 @@ mod tests {
             stop: stop.iter().map(|it| (*it).clone()).collect(),
             ..plain("m")
         };
+        let output = Some(Constraint { kind: ConstraintKind::Regex(long.clone()), param: String::new() });
         let empty = with(Prompt::Text(String::new()), &[]).bytes();
         let message = ChatMessage { role: "user".into(), content: long.clone(), name: Some(long.clone()) };
         for (request, more) in [
@@ -157,6 +167,7 @@ mod tests {
             (with(Prompt::Tokens(vec![0; 1000]), &[]), 4000),
             (with(Prompt::Chat(vec![message]), &[]), 2000),
             (with(Prompt::Text(String::new()), &[&long, &long]), 2000),
+            (GenerateRequest { output, ..plain("m") }, 1000),
         ] {
             let bytes = request.bytes() - empty;
             assert!((more..more + 200).contains(&bytes), "{bytes} for {more}");

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::TraceContext;
+use super::{Constraint, TraceContext};
 use crate::ids::RequestId;
 
 /// A generation, as the gateway understood it from the client's JSON. Values are already in range.
@@ -24,6 +24,8 @@ pub struct Generate {
     pub resume: Vec<u32>,
     /// Generate past the model's end-of-sequence tokens, to `max_tokens` or the context's end.
     pub ignore_eos: bool,
+    /// What the output has to be; `None` is any text.
+    pub output: Option<Constraint>,
     /// [`Delta`](super::Delta)s that may be sent before a [`Credit`](super::Submission::Credit) arrives.
     pub credit: u32,
     /// Where its spans belong, if somebody traces it.
@@ -46,6 +48,7 @@ impl Generate {
             stop: Vec::new(),
             resume: Vec::new(),
             ignore_eos: false,
+            output: None,
             credit,
             trace: None,
             correlation_id: None,

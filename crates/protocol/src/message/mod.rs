@@ -4,6 +4,7 @@
 //! variants and a struct's fields are encoded by position, and a message is decoded to its last byte: any change of
 //! either needs a new [`VERSION`](crate::handshake::VERSION), and only the same version is spoken to.
 
+mod constraint;
 mod encoded;
 mod event;
 mod failure;
@@ -15,6 +16,7 @@ mod small;
 mod submission;
 mod trace;
 
+pub use constraint::{Constraint, ConstraintKind};
 pub use encoded::{EncodedSubmission, append_operation, append_submission, begin_batch, encode_batch};
 pub use event::{Delta, FinishReason, StreamEvent, StreamEventKind, Usage};
 pub use failure::{Failure, FailureKind};

@@ -25,7 +25,7 @@ use emit::Outbox;
 pub use forward::Forward;
 use kept::KeptPrefixes;
 use protocol::message::{FinishReason, Report, StreamEvent, StreamEventKind, Usage};
-pub use sequence::{EosTokens, ResumeError, Sequence};
+pub use sequence::{EosTokens, OutputError, ResumeError, Sequence};
 pub use stats::EngineStats;
 pub use step::Broken;
 

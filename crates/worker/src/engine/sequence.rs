@@ -9,7 +9,12 @@ use protocol::{
 use thiserror::Error;
 
 use super::emit::Emitter;
-use crate::{request_trace::SequenceSpans, requests::RequestHandle, sample::Sampler};
+use crate::{
+    constraint::{Constraint, ConstraintError},
+    request_trace::SequenceSpans,
+    requests::RequestHandle,
+    sample::Sampler,
+};
 
 /// A request's tokens and everything that is needed to go on with them.
 pub struct Sequence {
@@ -29,6 +34,8 @@ pub struct Sequence {
     pub eos_tokens: EosTokens,
     /// Chooses its tokens.
     pub sampler: Sampler,
+    /// What they have to be.
+    pub constraint: Option<Constraint>,
     /// Turns them into text.
     pub emitter: Emitter,
     /// Why it has ended, if what it was resumed with was all.
@@ -48,9 +55,20 @@ pub enum ResumeError {
         /// How many there can be.
         end: usize,
     },
-    /// They can't be turned into text.
+    /// They can't be turned into output.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+/// Why a sequence's output can't go on.
+#[derive(Debug, Error)]
+pub enum OutputError {
+    /// A token can't be turned into text.
     #[error("the tokenizer failed on the output")]
-    Tokenizer(#[source] tokenizers::Error),
+    Tokenizer(#[from] tokenizers::Error),
+    /// Its constraint is broken, or it is unknown what would keep it.
+    #[error("the output's constraint failed")]
+    Constraint(#[from] ConstraintError),
 }
 
 /// Tokens that end an output. Sequences share one list, in which a token is found quickly however many there are.
@@ -63,6 +81,11 @@ impl EosTokens {
         tokens.sort_unstable();
         tokens.dedup();
         Self(tokens.into())
+    }
+
+    /// Each of them, once.
+    pub fn iter(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().copied()
     }
 
     /// Whether `token` is one of them.
@@ -84,38 +107,54 @@ impl Sequence {
             }
             self.sampler.accept(token);
             self.tokens.push(token);
-            (_, self.ended) = self.emit(token).map_err(ResumeError::Tokenizer)?;
+            (_, self.ended) = self.emit(token)?;
         }
         Ok(())
     }
 
     /// Chooses the next token from the logits after the last one and appends it.
-    pub fn sample(&mut self, logits: &[f32]) -> u32 {
-        let token = self.sampler.sample(logits, self.tokens.len() as u64);
+    ///
+    /// # Errors
+    /// Those of its constraint.
+    pub fn sample(&mut self, logits: &[f32]) -> Result<u32, OutputError> {
+        let mask = self.constraint.as_mut().map(Constraint::mask).transpose()?;
+        let token = self.sampler.sample_among(logits, self.tokens.len() as u64, mask);
         self.tokens.push(token);
-        token
+        Ok(token)
+    }
+
+    /// Has what the next token needs computed while the model runs.
+    pub fn look_ahead(&mut self) {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.look_ahead();
+        }
     }
 
     /// What the client sees of `token`, the last one; and the reason if the sequence ends here.
     ///
     /// # Errors
-    /// Those of the tokenizer's decoder.
-    pub fn emit(&mut self, token: u32) -> tokenizers::Result<(Delta, Option<FinishReason>)> {
+    /// Those of the tokenizer's decoder and of the constraint.
+    pub fn emit(&mut self, token: u32) -> Result<(Delta, Option<FinishReason>), OutputError> {
         let (text, reason) = self.text_of(token)?;
         let first_token = (self.tokens.len() - self.prompt_len).saturating_sub(1) as u32;
         Ok((Delta { first_token, tokens: DeltaTokens::from_slice(&[token]), text: text.into() }, reason))
     }
 
-    fn text_of(&mut self, token: u32) -> tokenizers::Result<(String, Option<FinishReason>)> {
+    fn text_of(&mut self, token: u32) -> Result<(String, Option<FinishReason>), OutputError> {
+        let complete = match &mut self.constraint {
+            Some(constraint) => constraint.accept(token)?,
+            None => false,
+        };
         if self.eos_tokens.contains(token) {
             let (text, _) = self.emitter.finish()?;
             return Ok((text, Some(FinishReason::Stop)));
         }
         let (mut text, mut reason) = self.emitter.push(token)?;
-        if reason.is_none() && self.tokens.len() >= self.max_len {
+        if reason.is_none() && (complete || self.tokens.len() >= self.max_len) {
             let (rest, stopped) = self.emitter.finish()?;
             text += &rest;
-            reason = Some(stopped.unwrap_or(FinishReason::Length));
+            let end = if complete { FinishReason::Stop } else { FinishReason::Length };
+            reason = Some(stopped.unwrap_or(end));
         }
         Ok((text, reason))
     }

@@ -4,7 +4,7 @@ use protocol::message::{StreamEvent, StreamEventKind};
 use thiserror::Error;
 use tracing::{debug_span, error, warn};
 
-use super::{Engine, Forward, Slot, emit::failed, kept::KeptMemory};
+use super::{Engine, Forward, OutputError, Slot, emit::failed, kept::KeptMemory};
 use crate::{
     model::{Logits, ModelError, StepInput, StepRow},
     schedule::{PlannedRow, SequenceId},
@@ -153,8 +153,10 @@ impl<M: Forward> Engine<M> {
             next += row.logits.len();
             let (Some(logits), true) = (logits, row.samples()) else { continue };
             self.stats.advance();
-            if let Some(slot) = self.slots.get_mut(&row.id) {
-                self.sampled.push((row.id, slot.sequence.sample(logits.row(next - 1))));
+            let Some(slot) = self.slots.get_mut(&row.id) else { continue };
+            match slot.sequence.sample(logits.row(next - 1)) {
+                Ok(token) => self.sampled.push((row.id, token)),
+                Err(error) => self.fail_output(row.id, error),
             }
         }
     }
@@ -178,6 +180,9 @@ impl<M: Forward> Engine<M> {
             sequence.spans.emit();
             match sequence.emit(token) {
                 Ok((delta, reason)) => {
+                    if reason.is_none() {
+                        sequence.look_ahead();
+                    }
                     let event = StreamEvent { id: sequence.id, kind: StreamEventKind::Delta(delta) };
                     if !self.outbox.push(event) {
                         self.remove(id);
@@ -185,7 +190,7 @@ impl<M: Forward> Engine<M> {
                         self.finish(id, reason);
                     }
                 }
-                Err(error) => self.end(id, failed(format!("the tokenizer failed on the output: {error}"))),
+                Err(error) => self.fail_output(id, error),
             }
         }
         self.sampled = sampled;
@@ -196,6 +201,14 @@ impl<M: Forward> Engine<M> {
             sequence.spans.in_scope(|| error!(id = sequence.id.0, %error, "a row of a step failed"));
         }
         self.end(id, failed(format!("the model failed: {error}")));
+    }
+
+    fn fail_output(&mut self, id: SequenceId, error: OutputError) {
+        if let Some(Slot { sequence, .. }) = self.slots.get(&id) {
+            // Without its source, which may quote what only the client is to read.
+            sequence.spans.in_scope(|| error!(id = sequence.id.0, %error, "an output can't go on"));
+        }
+        self.end(id, failed(format!("{:#}", anyhow::Error::new(error))));
     }
 
     /// After steps of which nothing could be computed: whether anything can.

@@ -7,9 +7,11 @@
 //! group      small operations of one kind are one job
 //! template   the chat template
 //! control    control tokens that a client typed are text
+//! constraint what the output has to be, compiled
 //! tokens     the model's tokenizer, bounded (growth, least)
 //! ```
 
+mod constraint;
 mod control;
 mod draft;
 mod group;

@@ -10,7 +10,9 @@ use std::{
 use crossbeam_channel::Sender;
 use protocol::{
     ids::RequestId,
-    message::{Answer, Failure, FailureKind, Generate, Operation, Report, StreamEvent, StreamEventKind},
+    message::{
+        Answer, Constraint, Failure, FailureKind, Generate, Operation, Report, StreamEvent, StreamEventKind,
+    },
 };
 
 use super::{
@@ -311,7 +313,8 @@ fn generate_bytes(generate: &Generate) -> usize {
     let bias = size_of_val(generate.sampling.logit_bias.as_slice());
     let resume = size_of_val(generate.resume.as_slice());
     let stop = generate.stop.iter().map(String::len).sum::<usize>();
-    generate.prompt.approximate_bytes() + stop + bias + resume
+    let output = generate.output.as_ref().map_or(0, Constraint::bytes);
+    generate.prompt.approximate_bytes() + stop + bias + resume + output
 }
 
 fn overloaded(full: Full) -> Failure {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use protocol::message::{ChatMessage, Failure, FailureKind, Generate, Prompt};
 
 use super::{
+    constraint::Constraints,
     control::{ControlTokens, Disguised},
     draft::Drafts,
     template::{Chat, ChatTemplate},
     tokens::{PromptTokenizer, too_long},
 };
 use crate::{
+    constraint::Constraint,
     engine::{EosTokens, Sequence, emit::Emitter},
     request_trace::{RequestTrace, SequenceSpans},
     requests::RequestHandle,
@@ -40,6 +42,7 @@ pub struct Preparer {
     pub(super) settings: Settings,
     /// The control tokens that messages must not contain.
     control: Option<ControlTokens>,
+    constraints: Constraints,
     /// Where draft models are looked up.
     pub(super) drafts: Option<Box<dyn Drafts>>,
 }
@@ -50,7 +53,7 @@ impl Preparer {
         let control = (!settings.special_tokens_in_content)
             .then(|| ControlTokens::of(tokenizer.tokenizer(), &settings.eos_tokens, settings.vocab_size))
             .flatten();
-        Self { tokenizer, settings, control, drafts: None }
+        Self { tokenizer, settings, control, constraints: Constraints::default(), drafts: None }
     }
 
     /// Which looks up draft models in `drafts`.
@@ -75,8 +78,10 @@ impl Preparer {
         }
         let room = self.room(tokens.len(), &generate.prompt)?;
         let asked = generate.max_tokens.map_or(usize::MAX, |max| max as usize);
-        let eos_tokens =
-            if generate.ignore_eos { EosTokens::default() } else { self.settings.eos_tokens.clone() };
+        let constraint = self.constraint(&generate)?;
+        // Under a constraint they come only where the output ends.
+        let ignores = generate.ignore_eos && constraint.is_none();
+        let eos_tokens = if ignores { EosTokens::default() } else { self.settings.eos_tokens.clone() };
         let spans = SequenceSpans::new(RequestTrace::new(&generate));
         let mut sequence = Sequence {
             id: generate.id,
@@ -86,6 +91,7 @@ impl Preparer {
             max_len: tokens.len() + room.min(asked),
             eos_tokens,
             sampler: Sampler::new(generate.sampling, &tokens),
+            constraint,
             emitter: Emitter::new(Arc::clone(self.tokenizer.tokenizer()), &generate.stop),
             tokens,
             ended: None,
@@ -93,6 +99,13 @@ impl Preparer {
         };
         self.resume(&mut sequence, &generate.resume)?;
         Ok(sequence)
+    }
+
+    fn constraint(&self, generate: &Generate) -> Result<Option<Constraint>, Failure> {
+        let compile = |asked| {
+            self.constraints.compile(asked, generate.ignore_eos, self.tokenizer.tokenizer(), &self.settings)
+        };
+        generate.output.as_ref().map(compile).transpose()
     }
 
     /// What was generated elsewhere does not come from the client, so nothing about it is the client's fault.

@@ -10,7 +10,7 @@ use super::PromptTokenizer;
 pub(super) const SPECIAL: [&str; 6] = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "[INST]", "<|user|>"];
 
 /// Bytes and some words; then [`SPECIAL`], and `<think>`, which is added and not special.
-pub(super) fn byte_level() -> Value {
+pub(crate) fn byte_level() -> Value {
     let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
     let mut vocab: Vec<String> = alphabet.iter().map(ToString::to_string).collect();

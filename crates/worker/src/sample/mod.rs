@@ -1,6 +1,6 @@
 //! From one row of logits to one token.
 //!
-//! The order is penalties, bias, temperature, top-k, top-p, min-p, draw. The draw is a pure function of
+//! The order is penalties, bias, the constraint's mask, temperature, top-k, top-p, min-p, draw. The draw is a pure function of
 //! (seed, position), so that a request gets the same tokens alone, in a batch, after preemption, or on
 //! another worker.
 
@@ -12,6 +12,8 @@ use draw::{argmax, pick, uniform};
 use filters::{apply_top_k, apply_top_p_min_p, sort, to_probabilities};
 use penalties::Penalties;
 use protocol::message::Sampling;
+
+use crate::constraint::TokenMask;
 
 /// A token with its logit, later with its probability.
 type Candidate = (f32, u32);
@@ -39,13 +41,21 @@ impl Sampler {
     /// `position` is the index of the new token in the whole sequence. Logits that are not numbers count
     /// as impossible; if all are, the answer is token 0.
     pub fn sample(&mut self, logits: &[f32], position: u64) -> u32 {
+        self.sample_among(logits, position, None)
+    }
+
+    /// [`sample`](Self::sample) among the tokens that `mask` allows.
+    pub fn sample_among(&mut self, logits: &[f32], position: u64, mask: Option<&TokenMask>) -> u32 {
         let is_greedy = self.sampling.temperature <= 0.0;
-        let token = if is_greedy && self.penalties.change_nothing() {
+        let token = if is_greedy && mask.is_none() && self.penalties.change_nothing() {
             argmax(logits.iter().copied().zip(0..))
         } else {
             self.candidates.clear();
             self.candidates.extend(logits.iter().copied().zip(0..));
             self.penalties.apply(&mut self.candidates);
+            if let Some(mask) = mask {
+                self.candidates.retain(|&(_, token)| mask.allows(token));
+            }
             if is_greedy {
                 argmax(self.candidates.iter().copied())
             } else {

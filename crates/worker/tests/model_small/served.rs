@@ -122,6 +122,7 @@ pub(crate) fn serve(
             max_len: prompt.len() + 8,
             eos_tokens: EosTokens::default(),
             sampler: Sampler::new(Sampling::default(), prompt),
+            constraint: None,
             emitter: Emitter::new(Arc::clone(&tokenizer), &[]),
             ended: None,
             spans: SequenceSpans::default(),

@@ -7,8 +7,6 @@ use serde::{
     de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use super::values::Key;
-
 /// The outline of a JSON value of any size.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(in crate::http) enum Probe {
@@ -32,8 +30,6 @@ pub(in crate::http) enum Probe {
     Object {
         /// How many keys it has.
         len: usize,
-        /// The text under `type`.
-        kind: Option<String>,
     },
 }
 
@@ -45,7 +41,7 @@ impl Probe {
     pub(in crate::http) fn is_filled(&self) -> bool {
         match self {
             Self::Null => false,
-            Self::List { len, .. } | Self::Object { len, .. } => *len > 0,
+            Self::List { len, .. } | Self::Object { len } => *len > 0,
             Self::Text(text) => !text.is_empty(),
             Self::Flag(_) | Self::Number(_) => true,
         }
@@ -62,7 +58,7 @@ impl<'de> Deserialize<'de> for Probe {
     }
 }
 
-/// `deeper`: looks into lists and objects, one level only. Foreign values may be nested deeply.
+/// `deeper`: looks into lists, one level only. Foreign values may be nested deeply.
 #[derive(Clone, Copy)]
 struct Outline {
     deeper: bool,
@@ -122,17 +118,11 @@ impl<'de> Visitor<'de> for Outline {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Probe, A::Error> {
-        let (mut len, mut kind) = (0, None);
-        while let Some(Key(key)) = map.next_key()? {
+        let mut len = 0;
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
             len += 1;
-            if self.deeper && key == "type" {
-                let Item(item) = map.next_value()?;
-                kind = item.text();
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
         }
-        Ok(Probe::Object { len, kind })
+        Ok(Probe::Object { len })
     }
 }
 
@@ -152,8 +142,7 @@ mod tests {
         assert_eq!(probe("-1"), Probe::Number(-1.0));
         assert_eq!(probe("[]"), Probe::List { len: 0, first: None });
         assert_eq!(probe("[\"text\", 1, {}]"), Probe::List { len: 3, first: Some("text".into()) });
-        assert_eq!(probe("{\"a\": [1], \"type\": \"t\"}"), Probe::Object { len: 2, kind: Some("t".into()) });
-        assert_eq!(probe("{\"type\": {\"type\": \"t\"}}"), Probe::Object { len: 1, kind: None });
+        assert_eq!(probe("{\"a\": [1], \"type\": {\"b\": 1}}"), Probe::Object { len: 2 });
         let Probe::Text(text) = probe(&format!("\"{}\"", "é".repeat(1000))) else { unreachable!() };
         assert_eq!(text.len(), MAX_TEXT);
         let deep = format!("[{}{}]", "[".repeat(100), "]".repeat(100));

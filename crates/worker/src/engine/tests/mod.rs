@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod constraints;
 mod failures;
 mod prefixes;
 mod random;
@@ -101,6 +102,7 @@ impl World {
             max_len: ask.prompt.len() + ask.max_tokens,
             eos_tokens: EosTokens::new(ask.eos),
             sampler: Sampler::new(ask.sampling, &ask.prompt),
+            constraint: None,
             emitter: Emitter::new(Arc::clone(&self.tokenizer), &ask.stop),
             tokens: ask.prompt,
             ended: None,

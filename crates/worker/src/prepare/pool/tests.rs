@@ -106,6 +106,7 @@ impl World {
             stop: Vec::new(),
             resume: Vec::new(),
             ignore_eos: false,
+            output: None,
             credit: 1,
             trace: None,
             correlation_id: None,

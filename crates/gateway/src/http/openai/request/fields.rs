@@ -7,7 +7,14 @@ use serde::{
     de::{self, MapAccess, Visitor},
 };
 
-use super::{bias::LogitBias, foreign::Foreign, message::Message, prompt::TypedPrompt, terms::Urgency};
+use super::{
+    bias::LogitBias,
+    foreign::Foreign,
+    message::Message,
+    output::{ResponseFormat, Schema, StructuredOutputs},
+    prompt::TypedPrompt,
+    terms::Urgency,
+};
 use crate::http::json::{Flag, Key, Number, Object, Probe, Text, Texts, Whole};
 
 /// Defines the fields: their place here, their type, and their names in JSON.
@@ -74,6 +81,14 @@ fields! {
     repetition_context_size: Whole = "repetition_context_size",
     logit_bias: LogitBias = "logit_bias",
     ignore_eos: Flag = "ignore_eos",
+    response_format: Object<ResponseFormat> = "response_format",
+    structured_outputs: Object<StructuredOutputs> = "structured_outputs",
+    guided_json: Schema = "guided_json",
+    guided_regex: Text = "guided_regex",
+    guided_choice: Vec<Text> = "guided_choice",
+    guided_grammar: Text = "guided_grammar",
+    json_schema: Schema = "json_schema",
+    grammar: Text = "grammar",
     add_special_tokens: Flag = "add_special_tokens",
     add_bos_token: Flag = "add_bos_token",
     priority: Urgency = "priority",

@@ -90,8 +90,7 @@ mod tests {
     #[test]
     fn values_that_look_empty_may_ask_for_something() {
         for (name, value) in [
-            ("json_schema", json!({})),
-            ("guided_json", json!({})),
+            ("schema", json!({})),
             ("web_search_options", json!({})),
             ("regex", json!("none")),
             ("suffix", json!("none")),
@@ -121,12 +120,11 @@ mod tests {
             ("stop_token_ids", json!([])),
             ("bad_words", json!([])),
             ("skip_special_tokens", json!(true)),
-            ("guided_json", json!(null)),
+            ("schema", json!(null)),
             ("chat_template_kwargs", json!({})),
             ("use_beam_search", json!(false)),
-            ("response_format", json!({"type": "text"})),
             ("modalities", json!(["text"])),
-            ("grammar", json!("")),
+            ("ebnf", json!("")),
             ("n_probs", json!(0)),
             ("reasoning_format", json!("auto")),
         ] {

@@ -6,6 +6,7 @@ mod fields;
 mod foreign;
 mod limits;
 mod message;
+mod output;
 mod prompt;
 mod sampling;
 mod terms;
@@ -79,6 +80,7 @@ impl Fields {
         let include_usage = self.include_usage()?;
         let sampling = self.sampling()?;
         let stop = self.stop()?;
+        let output = self.output()?;
         let max_tokens = self.max_tokens()?.unwrap_or(rules.default_max_tokens);
         let model = match self.model.take() {
             Some(Text(model)) if !model.is_empty() => model,
@@ -95,6 +97,7 @@ impl Fields {
             max_tokens,
             stop,
             ignore_eos,
+            output,
             priority,
             // These are not for the body to say.
             caller: Caller::default(),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{fields::OFFERED, foreign::rules::RULES, *};
 use crate::serve::{Caller, ChatMessage, Priority, Sampling};
 
+mod output;
 mod terms;
 
 fn asked_with(more: Value) -> Result<Asked<Context>, ApiError> {
@@ -78,6 +79,7 @@ fn every_parameter_reaches_the_request() {
             max_tokens: Some(7),
             stop: vec!["a".into(), "b".into()],
             ignore_eos: true,
+            output: None,
             caller: Caller::default(),
             priority: Priority(-3),
             deadline: None,
@@ -211,12 +213,10 @@ fn what_is_not_supported_is_refused_by_name() {
         ("tool_choice", json!("required")),
         ("functions", json!([{}])),
         ("function_call", json!({"name": "f"})),
-        ("response_format", json!({"type": "json_object"})),
-        ("response_format", json!("json")),
         ("modalities", json!(["text", "audio"])),
         ("audio", json!({"voice": "x"})),
-        ("guided_json", json!({"type": "object"})),
-        ("grammar", json!("root ::= \"a\"")),
+        ("structural_tag", json!({"type": "object"})),
+        ("ebnf", json!("root ::= \"a\"")),
         ("min_tokens", json!(4)),
         ("stop_token_ids", json!([2])),
         ("chat_template_kwargs", json!({"enable_thinking": false})),

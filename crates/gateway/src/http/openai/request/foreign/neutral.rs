@@ -15,15 +15,13 @@ pub(in crate::http::openai::request) enum Neutral {
     Number(f64),
     /// Any of these words.
     Words(&'static [&'static str]),
-    /// An object of this `type`.
-    Kind(&'static str),
     /// A list of this word alone.
     Only(&'static str),
     /// Every value: the answer does not depend on it.
     Any,
 }
 
-use Neutral::{Any, Kind, Null, Number, Off, Only, True, Words};
+use Neutral::{Any, Null, Number, Off, Only, True, Words};
 
 impl Neutral {
     /// Whether `value` asks for nothing.
@@ -40,9 +38,8 @@ impl Neutral {
             (Words(words), Probe::Text(text)) => words.contains(&text.as_str()),
             // Chats ask for log probabilities with a boolean, completions with a number, of which 0 asks too.
             (Words([]), Probe::Flag(flag)) => !flag,
-            (Kind(kind), Probe::Object { kind: given, .. }) => given.as_deref() == Some(kind),
             (Only(word), Probe::List { len: 1, first }) => first.as_deref() == Some(word),
-            (Words(_) | Kind(_) | Only(_), _) => false,
+            (Words(_) | Only(_), _) => false,
         }
     }
 }

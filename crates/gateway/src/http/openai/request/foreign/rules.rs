@@ -1,6 +1,6 @@
 //! The fields that this server doesn't offer.
 
-use super::neutral::Neutral::{self, Any, Kind, Null, Number, Off, Only, True, Words};
+use super::neutral::Neutral::{self, Any, Null, Number, Off, Only, True, Words};
 
 /// Names, what asks for nothing, and what any other value asks for.
 type Rule = (&'static [&'static str], Neutral, &'static str);
@@ -10,7 +10,6 @@ pub(in crate::http::openai::request) const RULES: &[Rule] = &[
     // OpenAI.
     (&["logprobs"], Words(&[]), "returning log probabilities"),
     (&["top_logprobs"], Off, "returning log probabilities"),
-    (&["response_format"], Kind("text"), "a format other than text"),
     (&["tools"], Off, "calling tools"),
     (&["functions"], Off, "calling functions"),
     (&["tool_choice"], Words(&["none", "auto"]), "calling tools"),
@@ -22,22 +21,15 @@ pub(in crate::http::openai::request) const RULES: &[Rule] = &[
     (&["verbosity"], Words(&["medium"]), "choosing how long answers are"),
     (&["suffix"], Off, "filling in before a suffix"),
     (&["echo"], Off, "repeating the prompt"),
-    // Constrained output, under every name. An empty schema asks for any JSON.
+    // Constrained output under other names, and ways of it that this server doesn't have. An empty schema asks for any
+    // JSON.
     (
-        &["guided_json", "guided_choice", "guided_regex", "guided_grammar", "guided_whitespace_pattern"],
+        &["regex", "ebnf", "format", "schema", "choice"],
         Words(&[""]),
-        "constrained output",
+        "constrained output under this name; see `structured_outputs`",
     ),
-    (
-        &["guided_decoding_backend", "structured_outputs", "structural_tag"],
-        Words(&[""]),
-        "constrained output",
-    ),
-    (
-        &["grammar", "json_schema", "regex", "ebnf", "format", "schema", "choice"],
-        Words(&[""]),
-        "constrained output",
-    ),
+    (&["structural_tag"], Words(&[""]), "constraining parts of the output"),
+    (&["guided_whitespace_pattern"], Words(&[""]), "choosing the whitespace of JSON"),
     (&["grammar_triggers", "grammar_lazy", "preserved_tokens"], Words(&[""]), "constrained output"),
     // Ends of the generation.
     (
@@ -189,6 +181,7 @@ pub(in crate::http::openai::request) const RULES: &[Rule] = &[
     ),
     (
         &[
+            "guided_decoding_backend",
             "cache_prompt",
             "cache_salt",
             "id_slot",
