@@ -18,6 +18,7 @@ pub mod list_models;
 pub mod memory;
 pub mod model;
 pub mod options;
+pub mod prefix_store;
 pub mod prepare;
 pub mod report_sink;
 pub mod request_trace;

@@ -23,7 +23,7 @@ use std::{collections::HashMap, sync::Arc};
 use crossbeam_channel::{Receiver, RecvError, TryRecvError};
 use emit::Outbox;
 pub use forward::Forward;
-use kept::KeptPrefixes;
+use kept::{KeptPrefixes, OnDisk};
 use protocol::message::{FinishReason, Report, StreamEvent, StreamEventKind, Usage};
 pub use sequence::{EosTokens, ResumeError, Sequence};
 pub use stats::EngineStats;
@@ -32,6 +32,7 @@ pub use step::Broken;
 use crate::{
     cache::NodeId,
     model::Model,
+    prefix_store::PrefixStore,
     report_sink::ReportSink,
     requests::RequestTable,
     schedule::{Limits, Scheduler, SequenceId},
@@ -72,8 +73,10 @@ struct Slot<K> {
     kv: Option<K>,
     /// The prefix that it uses.
     held: Option<NodeId>,
+    /// What of it was looked for on disk, and kept there.
+    disk: OnDisk,
     /// How many tokens it need not compute when it began.
-    first_computed: Option<usize>,
+    first_computed: usize,
     /// It has taken part in a step.
     started: bool,
     /// Its row in the step that is being put together.
@@ -117,6 +120,13 @@ impl<M: Forward> Engine<M> {
             draining: false,
             failed_steps: 0,
         }
+    }
+
+    /// The same, with prefixes on disk, too.
+    #[must_use]
+    pub fn with_prefix_store(mut self, store: PrefixStore) -> Self {
+        self.kept.set_store(store);
+        self
     }
 
     /// Serves until it has drained, or nobody can send to it any more.
@@ -177,7 +187,15 @@ impl<M: Forward> Engine<M> {
         let ended = sequence.ended;
         self.slots.insert(
             id,
-            Slot { sequence, kv: None, held: None, first_computed: None, started: false, row: None },
+            Slot {
+                sequence,
+                kv: None,
+                held: None,
+                disk: OnDisk::default(),
+                first_computed: 0,
+                started: false,
+                row: None,
+            },
         );
         // What was generated elsewhere was all there is; only its end was not said.
         if let Some(reason) = ended {
@@ -205,7 +223,7 @@ impl<M: Forward> Engine<M> {
         let computed = self.scheduler.computed(id);
         self.scheduler.remove(id);
         if let Some(mut slot) = self.slots.remove(&id) {
-            self.kept.take_over(&mut slot, computed, |kv| !self.model.is_intact(kv));
+            self.kept.take_over(&mut slot, computed, &self.model);
             self.requests.end(slot.sequence.id);
         }
     }
@@ -228,7 +246,7 @@ impl<K> Slot<K> {
     /// What the sequence has used so far.
     fn usage(&self) -> Usage {
         let usage = self.sequence.usage();
-        let cached = self.first_computed.unwrap_or(0) as u32;
+        let cached = self.first_computed as u32;
         Usage { cached_tokens: cached.min(usage.prompt_tokens), ..usage }
     }
 }

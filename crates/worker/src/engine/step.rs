@@ -65,7 +65,8 @@ impl<M: Forward> Engine<M> {
             if let Some(slot) = self.slots.get_mut(&row.id)
                 && !std::mem::replace(&mut slot.started, true)
             {
-                self.outbox.push(StreamEvent { id: slot.sequence.id, kind: StreamEventKind::Started });
+                let kind = StreamEventKind::Started { cached_tokens: slot.first_computed as u32 };
+                self.outbox.push(StreamEvent { id: slot.sequence.id, kind });
             }
         }
         self.outbox.send();
@@ -164,7 +165,7 @@ impl<M: Forward> Engine<M> {
         if let Some(slot) = self.slots.get_mut(&row.id)
             && row.tokens.start < slot.sequence.prompt_len
         {
-            self.kept.publish(row.id, slot, &mut self.scheduler);
+            self.kept.publish(row.id, slot, &mut self.scheduler, &self.model);
         }
     }
 

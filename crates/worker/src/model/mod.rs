@@ -119,6 +119,16 @@ impl Model {
         self.progress
     }
 
+    /// Everything that keys and values depend on, besides the weights and the tokens.
+    pub fn kv_identity(&self) -> &str {
+        self.cache.identity()
+    }
+
+    /// Bytes of a token's keys and values, in all layers.
+    pub fn kv_token_bytes(&self) -> usize {
+        self.cache.token_bytes()
+    }
+
     /// Tokens, of all sequences together, whose keys and values fit the budget.
     pub fn kv_tokens(&self) -> usize {
         self.cache.tokens()

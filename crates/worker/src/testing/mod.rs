@@ -7,6 +7,7 @@ pub(crate) mod gateway;
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -165,6 +166,18 @@ impl Forward for FakeModel {
         self.shared_block
     }
 
+    fn export(&self, kv: &FakeKv, tokens: Range<usize>) -> Result<Vec<u8>, ModelError> {
+        Ok(kv.tokens[tokens].iter().flat_map(|token| token.to_le_bytes()).collect())
+    }
+
+    fn import(&self, kv: &mut FakeKv, tokens: usize, bytes: &[u8]) -> Result<(), ModelError> {
+        let new = bytes
+            .chunks_exact(4)
+            .map(|bytes| bytes.iter().rev().fold(0, |n, &byte| n << 8 | u32::from(byte)));
+        kv.tokens.extend(new.take(tokens));
+        Ok(())
+    }
+
     fn progress(&self) -> Option<Progress> {
         self.counts.then_some(|| 0)
     }
@@ -244,7 +257,7 @@ impl Stream {
             StreamEventKind::Prepared { .. } => {
                 assert_eq!((self.chunks, self.text.as_str()), (0, ""), "prepared after output");
             }
-            StreamEventKind::Started => assert_eq!(self.chunks, 0, "started after output"),
+            StreamEventKind::Started { .. } => assert_eq!(self.chunks, 0, "started after output"),
             end => self.end = Some(end),
         }
     }

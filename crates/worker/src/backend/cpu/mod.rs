@@ -34,6 +34,11 @@ pub(super) fn progress() -> u64 {
     cpu::progress()
 }
 
+/// The instructions that the primitives use. Their results are the same with all of them.
+pub(super) fn instructions() -> &'static str {
+    cpu::instructions()
+}
+
 /// What of a layer's attention the primitive can't compute.
 pub(super) fn unsupported(spec: &AttentionSpec) -> Option<&'static str> {
     if spec.heads.dim > cpu::KvPool::MAX_HEAD_DIM {

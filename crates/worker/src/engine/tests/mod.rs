@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod disk;
 mod failures;
 mod prefixes;
 mod random;
@@ -31,6 +32,7 @@ const LIMITS: Limits = Limits {
     chunk_tokens: 4,
     max_num_batched_tokens: 12,
     kv_tokens: 200,
+    unit_tokens: 1,
     keep_prefixes: false,
 };
 
