@@ -19,6 +19,9 @@ pub trait Forward {
     /// Tokens of the unit in which sequences share memory; see [`Model::shared_block`].
     fn shared_block(&self) -> Option<usize>;
 
+    /// How many threads may compute between steps; see [`Model::threads`].
+    fn threads(&self) -> usize;
+
     /// What shows that a step goes on, where that can be seen; see [`Model::progress`].
     fn progress(&self) -> Option<Progress>;
 
@@ -42,6 +45,10 @@ impl Forward for Model {
 
     fn shared_block(&self) -> Option<usize> {
         Self::shared_block(self)
+    }
+
+    fn threads(&self) -> usize {
+        Self::threads(self)
     }
 
     fn progress(&self) -> Option<Progress> {

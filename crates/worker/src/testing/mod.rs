@@ -41,6 +41,7 @@ pub(crate) struct FakeModel {
     shared_block: Option<usize>,
     /// Whether it counts what it does. It does nothing that would be counted.
     counts: bool,
+    threads: usize,
     /// Of each step the number of tokens of each row.
     steps: Arc<Mutex<Vec<Vec<usize>>>>,
 }
@@ -77,6 +78,7 @@ impl FakeModel {
             fragile: false,
             shared_block: None,
             counts: false,
+            threads: 1,
             steps: Arc::default(),
         }
     }
@@ -124,6 +126,11 @@ impl FakeModel {
         self
     }
 
+    pub(crate) fn on_threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
     /// Logits after `tokens`.
     pub(crate) fn logits(&self, tokens: &[u32]) -> Vec<f32> {
         (self.script)(tokens)
@@ -163,6 +170,10 @@ impl Forward for FakeModel {
 
     fn shared_block(&self) -> Option<usize> {
         self.shared_block
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
     }
 
     fn progress(&self) -> Option<Progress> {

@@ -56,16 +56,17 @@ proptest! {
     #[test]
     fn every_stream_is_what_it_would_be_alone_and_ends_exactly_once(
         events in vec(option::weighted(0.6, event()), 1..60),
-        max_num_seqs in 1..5_usize,
+        max_num_seqs in 1..7_usize,
         kv_tokens in 30..90_usize,
         fragile: bool,
         shared_block in prop::option::of(1..6_usize),
         keep_prefixes: bool,
+        threads in 1..4_usize,
     ) {
         let limits = Limits { max_num_seqs, chunk_tokens: 4, max_num_batched_tokens: 9, kv_tokens, keep_prefixes };
         let failing = Arc::new(Mutex::new(0_u32));
         let fails = Arc::clone(&failing);
-        let model = FakeModel::random(VOCAB).sharing(shared_block).hooked(move |rows| {
+        let model = FakeModel::random(VOCAB).sharing(shared_block).on_threads(threads).hooked(move |rows| {
             let mut left = fails.lock().unwrap();
             if rows.len() > 1 && *left > 0 {
                 *left -= 1;
