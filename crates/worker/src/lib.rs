@@ -1,9 +1,9 @@
 //! The model process: receive → prepare → schedule → step → emit, one module a stage.
 //!
 //! Threads: one reads the link ([`link`]), a few prepare prompts ([`prepare`]), one sends heartbeats, and
-//! the main thread owns everything of MLX and runs the [`engine`]. They meet in three places: a bounded
-//! queue into the preparation, a bounded [`EngineMessage`](engine::EngineMessage) into the engine, and the
-//! [`RequestTable`](requests::RequestTable), where a request's cancellation and credit can be set at any time.
+//! the main thread owns everything of MLX and runs the [`engine`]; a few help it to [`sample`]. They meet in three
+//! places: a bounded queue into the preparation, a bounded [`EngineMessage`](engine::EngineMessage) into the engine, and
+//! the [`RequestTable`](requests::RequestTable), where a request's cancellation and credit can be set at any time.
 //!
 //! Modules depend on each other in one direction: [`startup`], [`link`], [`prepare`], [`engine`], and below it
 //! [`schedule`], [`sample`], [`model`], [`requests`], [`request_trace`] and [`report_sink`], which know none of the

@@ -112,6 +112,15 @@ impl Backend {
         Self { kernels, dtype }
     }
 
+    /// Threads that compute, the calling one included: the kernels' own, or one a core.
+    pub(crate) fn threads(self) -> usize {
+        if self.kernels.are_cpu() {
+            cpu::threads()
+        } else {
+            std::thread::available_parallelism().map_or(1, usize::from)
+        }
+    }
+
     /// Whether the first use of weights and operations takes so much longer that it should not be a request's.
     pub(crate) fn needs_warm_up(self) -> bool {
         self.kernels == Kernels::Mlx

@@ -33,6 +33,9 @@ pub trait Forward {
     /// Those of [`SequenceKv::import`].
     fn import(&self, kv: &mut Self::Kv, tokens: usize, bytes: &[u8]) -> Result<(), ModelError>;
 
+    /// How many threads may compute between steps; see [`Model::threads`].
+    fn threads(&self) -> usize;
+
     /// What shows that a step goes on, where that can be seen; see [`Model::progress`].
     fn progress(&self) -> Option<Progress>;
 
@@ -64,6 +67,10 @@ impl Forward for Model {
 
     fn import(&self, kv: &mut SequenceKv, tokens: usize, bytes: &[u8]) -> Result<(), ModelError> {
         kv.import(tokens, bytes)
+    }
+
+    fn threads(&self) -> usize {
+        Self::threads(self)
     }
 
     fn progress(&self) -> Option<Progress> {

@@ -35,6 +35,7 @@ use crate::{
     prefix_store::PrefixStore,
     report_sink::ReportSink,
     requests::RequestTable,
+    sample::SampleThreads,
     schedule::{Limits, Scheduler, SequenceId},
 };
 
@@ -57,6 +58,7 @@ pub struct Engine<M: Forward = Model> {
     kept: KeptPrefixes<M::Kv>,
     messages: Receiver<EngineMessage>,
     requests: Arc<RequestTable>,
+    sample_threads: SampleThreads,
     /// Tokens of the step, between sampling and emitting.
     sampled: Vec<(SequenceId, u32)>,
     outbox: Outbox,
@@ -79,7 +81,7 @@ struct Slot<K> {
     first_computed: usize,
     /// It has taken part in a step.
     started: bool,
-    /// Its row in the step that is being put together.
+    /// Its row in what is being put together: of the step, or of its logits.
     row: Option<usize>,
 }
 
@@ -108,6 +110,7 @@ impl<M: Forward> Engine<M> {
         stats.set_progress(model.progress());
         Self {
             kept: KeptPrefixes::new(&model, limits.keep_prefixes),
+            sample_threads: SampleThreads::start(model.threads()),
             model,
             limits,
             scheduler: Scheduler::new(limits),

@@ -9,7 +9,11 @@ use protocol::{
 use thiserror::Error;
 
 use super::emit::Emitter;
-use crate::{request_trace::SequenceSpans, requests::RequestHandle, sample::Sampler};
+use crate::{
+    request_trace::SequenceSpans,
+    requests::RequestHandle,
+    sample::{Row, Sampler},
+};
 
 /// A request's tokens and everything that is needed to go on with them.
 pub struct Sequence {
@@ -89,11 +93,9 @@ impl Sequence {
         Ok(())
     }
 
-    /// Chooses the next token from the logits after the last one and appends it.
-    pub fn sample(&mut self, logits: &[f32]) -> u32 {
-        let token = self.sampler.sample(logits, self.tokens.len() as u64);
-        self.tokens.push(token);
-        token
+    /// What its next token is chosen from: `logits` are those after the last one.
+    pub fn row<'a>(&'a mut self, logits: &'a [f32]) -> Row<'a> {
+        Row { sampler: &mut self.sampler, logits, position: self.tokens.len() as u64 }
     }
 
     /// What the client sees of `token`, the last one; and the reason if the sequence ends here.

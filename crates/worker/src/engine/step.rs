@@ -1,5 +1,7 @@
 //! One step: schedule, run, sample, emit. A row on which the model fails fails alone.
 
+use std::collections::HashMap;
+
 use protocol::message::{StreamEvent, StreamEventKind};
 use thiserror::Error;
 use tracing::{debug_span, error, warn};
@@ -130,18 +132,16 @@ impl<M: Forward> Engine<M> {
                 slot.sequence.spans.step();
             }
         }
-        // The model needs all rows' tokens and memory at once, in the order of the rows.
-        let planned = self.slots.values_mut().filter_map(|slot| Some((slot.row.take()?, slot)));
-        let mut planned: Vec<(usize, &mut Slot<M::Kv>)> = planned.collect();
-        planned.sort_unstable_by_key(|(index, _)| *index);
-        let step_rows = planned.into_iter().map(|(index, Slot { sequence, kv, .. })| {
-            let PlannedRow { tokens, logits, .. } = &rows[index];
-            StepRow {
-                tokens: &sequence.tokens[tokens.clone()],
-                kv: kv.get_or_insert_with(|| self.model.new_kv()),
-                logits: logits.start - tokens.start..logits.end - tokens.start,
-            }
-        });
+        // The model needs all rows' tokens and memory at once.
+        let step_rows =
+            take_rows(&mut self.slots).into_iter().map(|(index, _, Slot { sequence, kv, .. })| {
+                let PlannedRow { tokens, logits, .. } = &rows[index];
+                StepRow {
+                    tokens: &sequence.tokens[tokens.clone()],
+                    kv: kv.get_or_insert_with(|| self.model.new_kv()),
+                    logits: logits.start - tokens.start..logits.end - tokens.start,
+                }
+            });
         self.model.forward(&mut StepInput { rows: step_rows.collect() })
     }
 
@@ -152,11 +152,21 @@ impl<M: Forward> Engine<M> {
             self.scheduler.advance(row);
             self.publish_prefix(row);
             next += row.logits.len();
-            let (Some(logits), true) = (logits, row.samples()) else { continue };
-            self.stats.advance();
-            if let Some(slot) = self.slots.get_mut(&row.id) {
-                self.sampled.push((row.id, slot.sequence.sample(logits.row(next - 1))));
+            if row.samples()
+                && let Some(slot) = self.slots.get_mut(&row.id)
+            {
+                slot.row = Some(next - 1);
+                self.stats.advance();
             }
+        }
+        // Afterwards all at once, on several threads.
+        let mut sampling = take_rows(&mut self.slots);
+        let Some(logits) = logits else { return };
+        let rows = sampling.iter_mut().map(|(row, _, slot)| slot.sequence.row(logits.row(*row)));
+        let tokens = self.sample_threads.sample(rows.collect());
+        for ((_, id, slot), token) in sampling.into_iter().zip(tokens) {
+            slot.sequence.tokens.push(token);
+            self.sampled.push((id, token));
         }
     }
 
@@ -211,4 +221,12 @@ impl<M: Forward> Engine<M> {
         let rows = vec![StepRow::last_logits(&[0], &mut kv)];
         self.model.forward(&mut StepInput { rows }).map(drop).map_err(|source| Broken { source })
     }
+}
+
+/// The slots that were given a row, in the order of these.
+fn take_rows<K>(slots: &mut HashMap<SequenceId, Slot<K>>) -> Vec<(usize, SequenceId, &mut Slot<K>)> {
+    let with_rows = slots.iter_mut().filter_map(|(&id, slot)| Some((slot.row.take()?, id, slot)));
+    let mut with_rows: Vec<_> = with_rows.collect();
+    with_rows.sort_unstable_by_key(|(row, ..)| *row);
+    with_rows
 }

@@ -114,6 +114,11 @@ impl Model {
         self.weight_bytes
     }
 
+    /// How many threads compute on this machine's cores, the calling one included; they are free between steps.
+    pub fn threads(&self) -> usize {
+        self.backend.threads()
+    }
+
     /// What shows that a step goes on, where that can be seen.
     pub fn progress(&self) -> Option<Progress> {
         self.progress

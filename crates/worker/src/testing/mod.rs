@@ -42,6 +42,7 @@ pub(crate) struct FakeModel {
     shared_block: Option<usize>,
     /// Whether it counts what it does. It does nothing that would be counted.
     counts: bool,
+    threads: usize,
     /// Of each step the number of tokens of each row.
     steps: Arc<Mutex<Vec<Vec<usize>>>>,
 }
@@ -78,6 +79,7 @@ impl FakeModel {
             fragile: false,
             shared_block: None,
             counts: false,
+            threads: 1,
             steps: Arc::default(),
         }
     }
@@ -122,6 +124,11 @@ impl FakeModel {
 
     pub(crate) fn counting(mut self) -> Self {
         self.counts = true;
+        self
+    }
+
+    pub(crate) fn on_threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
         self
     }
 
@@ -176,6 +183,10 @@ impl Forward for FakeModel {
             .map(|bytes| bytes.iter().rev().fold(0, |n, &byte| n << 8 | u32::from(byte)));
         kv.tokens.extend(new.take(tokens));
         Ok(())
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
     }
 
     fn progress(&self) -> Option<Progress> {

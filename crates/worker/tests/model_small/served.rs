@@ -71,6 +71,10 @@ impl Forward for Flaky {
         kv.import(tokens, bytes)
     }
 
+    fn threads(&self) -> usize {
+        self.loaded.model.threads()
+    }
+
     fn progress(&self) -> Option<Progress> {
         self.loaded.model.progress()
     }

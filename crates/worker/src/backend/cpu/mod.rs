@@ -29,6 +29,11 @@ pub(super) fn embedding(matrix: &Matrix, tokens: &Array, width: i32) -> Result<A
     cpu::embedding(&borrowed(matrix), tokens, width)
 }
 
+/// Threads of the primitives, the calling one included.
+pub(super) fn threads() -> usize {
+    cpu::threads().max(1)
+}
+
 /// Changes whenever a primitive gets on.
 pub(super) fn progress() -> u64 {
     cpu::progress()

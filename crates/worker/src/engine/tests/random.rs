@@ -63,11 +63,12 @@ proptest! {
         // Behind a whole unit of memory, or more, or within it.
         (common, events) in prop_oneof![Just(0), Just(6), Just(70)]
             .prop_flat_map(|common| (Just(common), vec(option::weighted(0.6, event(common)), 1..60))),
-        max_num_seqs in 1..5_usize,
+        max_num_seqs in 1..7_usize,
         kv_tokens in 30..90_usize,
         fragile: bool,
         shared_block in prop::option::of(1..6_usize),
         keep_prefixes: bool,
+        threads in 1..4_usize,
     ) {
         let limits = Limits {
             max_num_seqs,
@@ -79,7 +80,7 @@ proptest! {
         };
         let failing = Arc::new(Mutex::new(0_u32));
         let fails = Arc::clone(&failing);
-        let model = FakeModel::random(VOCAB).sharing(shared_block).hooked(move |rows| {
+        let model = FakeModel::random(VOCAB).sharing(shared_block).on_threads(threads).hooked(move |rows| {
             let mut left = fails.lock().unwrap();
             if rows.len() > 1 && *left > 0 {
                 *left -= 1;
