@@ -50,6 +50,13 @@ impl fmt::Display for Contender {
     }
 }
 
+impl Contender {
+    /// What is a goal for ours is none for others.
+    pub(super) fn goal(self, goal: &'static str) -> &'static str {
+        if self == Self::KrServe { goal } else { "" }
+    }
+}
+
 impl Bench {
     /// Ours, and the other one if there is one.
     pub(super) fn contenders(&self) -> Vec<Contender> {

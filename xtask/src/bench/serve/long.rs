@@ -22,10 +22,14 @@ pub(super) fn run(bench: &Bench) -> Result<()> {
     let mut figures = Figures::default();
     for reports in bench.in_turns(&contenders, room, |server| server.streams(&experiment))? {
         for (contender, report) in contenders.iter().zip(&reports) {
-            speed::add(&mut figures, &contender.to_string(), report, "at most 100")?;
+            speed::add(&mut figures, &contender.to_string(), report, contender.goal("at most 100"))?;
         }
         if let [ours, theirs] = &reports[..] {
-            figures.add("ratio, tokens a second", "", speed::rate(ours)? / speed::rate(theirs)?);
+            figures.add(
+                "kr-serve / llama-server, tokens a second",
+                "",
+                speed::rate(ours)? / speed::rate(theirs)?,
+            );
         }
     }
     figures.print(&format!("{STREAMS} prompts of {words} words at once, {tokens} tokens each"));

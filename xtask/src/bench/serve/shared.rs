@@ -66,7 +66,6 @@ fn measure(bench: &Bench, server: &Running<'_>) -> Result<Results> {
 
 fn add(figures: &mut Figures, contender: Contender, results: &Results) -> Result<()> {
     let Results { at_once, first, later } = results;
-    let goal = if contender == Contender::KrServe { "at least 10" } else { "" };
     let first_token = |report| speed::seconds(report, "/first_token/max");
     let (first, after) = (first_token(first)?, first_token(later)?);
     for (what, goal, value) in [
@@ -76,7 +75,7 @@ fn add(figures: &mut Figures, contender: Contender, results: &Results) -> Result
         ("one prompt: first token, s", "", first),
         ("one that begins like it: first token, s", "", after),
         ("its cached tokens", "", number(later, "/usage/cached")?),
-        ("sooner than the first", goal, first / after),
+        ("sooner than the first", contender.goal("at least 10"), first / after),
     ] {
         figures.add(&format!("{contender}, {what}"), goal, value);
     }

@@ -39,12 +39,12 @@ fn at_once(bench: &Bench, streams: u32) -> Result<()> {
         }
         if let [ours, theirs] = &reports[..] {
             let ratio = speed::rate(ours)? / speed::rate(theirs)?;
-            figures.add("ratio, tokens a second", rate_goal, ratio);
+            figures.add("kr-serve / llama-server, tokens a second", rate_goal, ratio);
             let first = "/first_token/p50";
             let ratio = speed::seconds(theirs, first)? / speed::seconds(ours, first)?;
-            figures.add("sooner, first token p50", first_goal, ratio);
+            figures.add("llama-server / kr-serve, first token p50", first_goal, ratio);
         }
     }
-    figures.print(&format!("{streams} at the same time, {requests} requests each of {tokens} tokens"));
+    figures.print(&format!("Streams at the same time: {streams}, {requests} x {tokens} tokens each"));
     Ok(())
 }
