@@ -64,6 +64,11 @@ impl Bench {
         std::iter::once(Contender::KrServe).chain(other).collect()
     }
 
+    /// The same, and first ours without the cache, where that makes the difference.
+    pub(super) fn with_and_without_prefix_cache(&self) -> Vec<Contender> {
+        std::iter::once(Contender::WithoutPrefixCache).chain(self.contenders()).collect()
+    }
+
     /// Starts each of `contenders` by itself and measures it, once a round. Of each round there are the results in the
     /// contenders' order; every other round goes the other way, so that nobody always comes after the same one.
     pub(super) fn in_turns<T>(
@@ -93,7 +98,7 @@ impl Bench {
         let server = match contender {
             Contender::KrServe => self.start_ours(load::places(room.sequences))?,
             Contender::WithoutPrefixCache => {
-                self.start_ours(load::places(room.sequences) + "  prefix_cache: false\n")?
+                self.start_ours(load::places(room.sequences) + "prefix_cache:\n  enabled: false\n")?
             }
             Contender::LlamaServer => {
                 let program = self.llama_server.as_ref().context("llama-server was not asked for")?;

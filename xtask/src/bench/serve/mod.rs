@@ -42,7 +42,7 @@ enum Part {
     Streams,
     /// Four prompts of 1,000 tokens at once.
     Long,
-    /// Prompts that begin alike, with and without `worker.prefix_cache`.
+    /// Prompts that begin alike, with and without `prefix_cache.enabled`.
     Shared,
     /// A conversation that grows to 6,000 tokens.
     Turns,

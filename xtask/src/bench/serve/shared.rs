@@ -1,4 +1,4 @@
-//! Prompts that begin alike, with and without `worker.prefix_cache`.
+//! Prompts that begin alike, with and without `prefix_cache.enabled`.
 
 use anyhow::Result;
 use serde_json::Value;
@@ -32,8 +32,7 @@ struct Results {
 
 /// One table.
 pub(super) fn run(bench: &Bench) -> Result<()> {
-    let mut contenders = vec![Contender::WithoutPrefixCache];
-    contenders.extend(bench.contenders());
+    let contenders = bench.with_and_without_prefix_cache();
     let room = Room { sequences: STREAMS, tokens: 1024 };
     let mut figures = Figures::default();
     for results in bench.in_turns(&contenders, room, |server| measure(bench, server))? {

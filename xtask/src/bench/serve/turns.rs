@@ -20,7 +20,7 @@ const TOKENS: u32 = 40;
 pub(super) fn run(bench: &Bench) -> Result<()> {
     let (words, tokens) = (bench.effort.count(WORDS), bench.effort.count(TOKENS));
     let experiment = format!("turns --turns {TURNS} --words {words} --tokens {tokens}");
-    let (contenders, room) = (bench.contenders(), Room { sequences: 1, tokens: 8192 });
+    let (contenders, room) = (bench.with_and_without_prefix_cache(), Room { sequences: 1, tokens: 8192 });
     let rounds = bench.in_turns(&contenders, room, |server| server.run(&experiment))?;
     for (place, contender) in contenders.iter().enumerate() {
         let reports: Vec<&Value> = rounds.iter().map(|reports| &reports[place]).collect();
