@@ -59,6 +59,10 @@ impl Forward for Flaky {
         self.loaded.model.shared_block()
     }
 
+    fn threads(&self) -> usize {
+        self.loaded.model.threads()
+    }
+
     fn progress(&self) -> Option<Progress> {
         self.loaded.model.progress()
     }
