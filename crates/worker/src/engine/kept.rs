@@ -1,13 +1,10 @@
 //! Prefixes of sequences that are kept for later ones: in memory, and on disk if that is wanted.
 
-mod disk;
-
 use std::collections::HashMap;
 
-pub(super) use self::disk::OnDisk;
-use super::{Slot, forward::Forward};
+use super::{Slot, forward::Forward, on_disk::OnDisk};
 use crate::{
-    cache::{BLOCK_TOKENS, Fork, Match, Prefixes},
+    cache::{BLOCK_TOKENS, Fork, Match, NodeId, Prefixes},
     prefix_store::PrefixStore,
     schedule::{Found, Kept, Scheduler, SequenceId},
 };
@@ -68,8 +65,16 @@ impl<K: Fork> KeptPrefixes<K> {
         let tokens = &slot.sequence.tokens[..scheduler.computed(id)];
         let Some((node, known)) = prefixes.insert(tokens, kv) else { return };
         if scheduler.share(id, known, prefixes.whole_blocks(tokens.len())) {
-            prefixes.hold(node);
-            slot.held.replace(node).into_iter().for_each(|before| prefixes.release(before));
+            hold(prefixes, &mut slot.held, Some(node));
+        }
+    }
+
+    /// Keeps on disk what a sequence has computed since it was last asked for it.
+    fn write<M: Forward<Kv = K>>(&self, slot: &mut Slot<K>, computed: usize, model: &M) {
+        if let (Some(store), Some(kv)) = (&self.store, &slot.kv)
+            && model.is_intact(kv)
+        {
+            slot.disk.write(store, model, &slot.sequence.tokens[..computed], kv);
         }
     }
 
@@ -100,13 +105,46 @@ impl<M: Forward> KeptMemory<'_, M> {
         })
     }
 
+    /// Takes what has been read of a sequence's tokens to the prefixes in memory. The first call has it looked for; as long
+    /// as it is being read, here or for another sequence, the answer is true. There is room for so many tokens, beside
+    /// what can be evicted.
+    fn restore(&mut self, id: SequenceId, room: usize) -> bool {
+        if self.others_read(id) {
+            return true;
+        }
+        let KeptPrefixes { prefixes: Some(prefixes), store: Some(store), .. } = &mut self.kept else {
+            return false;
+        };
+        let Some(slot) = self.slots.get_mut(&id) else { return false };
+        let tokens = to_find(&slot.sequence.tokens);
+        if !slot.disk.is_asked()
+            && let Some(node) = slot.disk.ask(store, prefixes, tokens)
+        {
+            hold(prefixes, &mut slot.held, Some(node));
+        }
+        let taken = slot.disk.take(prefixes, self.model, tokens, room);
+        if taken.node.is_some() {
+            hold(prefixes, &mut slot.held, taken.node);
+        }
+        taken.more
+    }
+
+    /// Whether what a sequence needs is being read for another one, further than it is in memory.
+    fn others_read(&self, id: SequenceId) -> bool {
+        let Some(own) = self.slots.get(&id).filter(|slot| !slot.disk.is_asked()) else { return false };
+        self.slots.iter().filter(|(other, _)| **other != id).any(|(_, other)| {
+            let tokens = own.sequence.tokens.iter().zip(&other.sequence.tokens);
+            let common = || tokens.take_while(|(own, other)| own == other).count();
+            other.disk.reaches().is_some_and(|reached| common() >= reached)
+        })
+    }
+
     fn reuse(&mut self, id: SequenceId, found: Match) -> Option<Found> {
         let (prefixes, slot) = (self.kept.prefixes.as_mut()?, self.slots.get_mut(&id)?);
         slot.kv = Some(prefixes.fork(found)?);
         // A copy does not need what it was copied from.
         let held = self.kept.forks_share.then_some(found.node);
-        held.into_iter().for_each(|node| prefixes.hold(node));
-        std::mem::replace(&mut slot.held, held).into_iter().for_each(|before| prefixes.release(before));
+        hold(prefixes, &mut slot.held, held);
         let shared = if held.is_some() { prefixes.whole_blocks(found.len) } else { 0 };
         Some(Found::Ready { computed: found.len, shared })
     }
@@ -128,8 +166,7 @@ impl<M: Forward> Kept for KeptMemory<'_, M> {
         let (Some(prefixes), Some(slot)) = (&mut self.kept.prefixes, self.slots.get(&id)) else {
             return Found::NOTHING;
         };
-        // Logits are needed after the last token, so that one is always computed.
-        let tokens = &slot.sequence.tokens[..slot.sequence.tokens.len() - 1];
+        let tokens = to_find(&slot.sequence.tokens);
         // Less than a block is not worth a copy.
         let found = prefixes.find(tokens).filter(|found| prefixes.whole_blocks(found.len) > 0);
         if self.comes_soon(tokens, found.map_or(0, |found| found.len), computing) {
@@ -150,4 +187,15 @@ impl<M: Forward> Kept for KeptMemory<'_, M> {
             self.kept.take_over(slot, computed, self.model);
         }
     }
+}
+
+/// What is looked for of a sequence's tokens: logits are needed after the last one, so that one is always computed.
+fn to_find(tokens: &[u32]) -> &[u32] {
+    &tokens[..tokens.len() - 1]
+}
+
+/// A sequence that uses the prefix `held` uses another one from now on, or none.
+fn hold<K: Fork>(prefixes: &mut Prefixes<K>, held: &mut Option<NodeId>, node: Option<NodeId>) {
+    node.into_iter().for_each(|node| prefixes.hold(node));
+    std::mem::replace(held, node).into_iter().for_each(|before| prefixes.release(before));
 }

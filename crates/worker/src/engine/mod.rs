@@ -7,6 +7,7 @@
 //! sequence  one generation: its tokens, its sampler, its emitter
 //! forward   what is needed of a model
 //! kept      prefixes of sequences that later ones go on behind
+//! on_disk   what of them is kept on disk, or comes from there
 //! emit      from a token to what its client sees of it
 //! stats     what the heartbeat says about all this
 //! ```
@@ -14,6 +15,7 @@
 pub mod emit;
 mod forward;
 mod kept;
+mod on_disk;
 mod sequence;
 mod stats;
 mod step;
@@ -23,7 +25,8 @@ use std::{collections::HashMap, sync::Arc};
 use crossbeam_channel::{Receiver, RecvError, TryRecvError};
 use emit::Outbox;
 pub use forward::Forward;
-use kept::{KeptPrefixes, OnDisk};
+use kept::KeptPrefixes;
+use on_disk::OnDisk;
 use protocol::message::{FinishReason, Report, StreamEvent, StreamEventKind, Usage};
 pub use sequence::{EosTokens, ResumeError, Sequence};
 pub use stats::EngineStats;

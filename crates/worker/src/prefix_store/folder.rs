@@ -105,7 +105,7 @@ impl Folder {
     fn make_room(&self, bytes: u64) -> io::Result<()> {
         let mut entries = self.entries()?;
         let mut used: u64 = entries.iter().map(|entry| entry.bytes).sum();
-        entries.sort_unstable_by(|one, other| other.modified.cmp(&one.modified));
+        entries.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.modified));
         while used + bytes > self.max_bytes
             && let Some(oldest) = entries.pop()
         {

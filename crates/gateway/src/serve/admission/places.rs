@@ -48,10 +48,8 @@ pub struct Permit {
     started: Started,
     deadline: Option<Instant>,
     prompt_tokens: u32,
-    /// Those that its worker had computed before.
     cached_tokens: u32,
     had_token: bool,
-    /// It is given back to nobody.
     disarmed: bool,
     /// What the stream may use of its caller's rates.
     charge: Option<Box<Charge>>,
@@ -331,9 +329,9 @@ impl Permit {
         self.count(tokens.into());
     }
 
-    /// So many tokens of the prompt had been computed before. Told before the first one of the answer is counted.
+    /// So many tokens of the prompt had been computed before; said before the first one of the answer is counted.
     pub(in crate::serve) fn count_cached(&mut self, tokens: u32) {
-        self.cached_tokens = tokens;
+        self.cached_tokens = tokens.min(self.prompt_tokens);
     }
 
     /// So many tokens of the answer came. The first ones say how busy the workers are.
@@ -342,8 +340,7 @@ impl Permit {
             return;
         }
         if !std::mem::replace(&mut self.had_token, true) {
-            let computed = self.prompt_tokens.saturating_sub(self.cached_tokens);
-            self.places.first_token(&self.model, self.started, computed);
+            self.places.first_token(&self.model, self.started, self.prompt_tokens - self.cached_tokens);
         }
         self.count(tokens as u64);
     }

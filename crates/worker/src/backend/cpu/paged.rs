@@ -154,7 +154,7 @@ impl PagedSequence {
 
 /// Which of a sequence's blocks have these tokens, and no others.
 fn whole_blocks(tokens: Range<usize>) -> Result<Range<usize>, Exception> {
-    if tokens.start % BLOCK_TOKENS != 0 || tokens.end % BLOCK_TOKENS != 0 {
+    if !tokens.start.is_multiple_of(BLOCK_TOKENS) || !tokens.end.is_multiple_of(BLOCK_TOKENS) {
         return Err(Exception::custom(format!("the tokens {tokens:?} are not those of whole blocks")));
     }
     Ok(tokens.start / BLOCK_TOKENS..tokens.end / BLOCK_TOKENS)
