@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "workers/prefixes.rs"]
+mod prefixes;
 #[path = "workers/traces.rs"]
 mod traces;
 

@@ -1,4 +1,4 @@
-//! Gateways under load: what `bench gateway` and `chaos` start, and how they put load on it.
+//! Gateways under load: what `bench gateway`, `bench serve` and `chaos` start, and how they put load on it.
 
 use std::{
     path::{Path, PathBuf},
@@ -148,6 +148,15 @@ impl Subject {
     }
 }
 
+impl Outcome {
+    /// The report, if everything was as it should be.
+    pub(crate) fn clean(self) -> Result<Value> {
+        let Self { report, is_clean } = self;
+        ensure!(is_clean, "the experiment failed: {report}");
+        Ok(report)
+    }
+}
+
 impl Loaded<'_> {
     /// The gateway's process id.
     pub(crate) fn pid(&self) -> u32 {
@@ -156,9 +165,7 @@ impl Loaded<'_> {
 
     /// Runs an experiment, and fails if it does.
     pub(crate) fn run(&self, experiment: &[&str]) -> Result<Value> {
-        let Outcome { report, is_clean } = self.try_run(experiment)?;
-        ensure!(is_clean, "the experiment failed: {report}");
-        Ok(report)
+        self.try_run(experiment)?.clean()
     }
 
     /// Runs an experiment. Its outcome may be that something was lost.
@@ -176,7 +183,8 @@ impl Loaded<'_> {
     }
 }
 
-/// Settings with which `streams` run at the same time, whatever an adaptive limit would say.
+/// Settings with which `streams` run at the same time, whatever an adaptive limit would say. The last ones are those of
+/// `worker`, to which others can be added.
 pub(crate) fn places(streams: u32) -> String {
     format!(
         "stream_registry:\n  adaptive_limits: {{ min_streams: {streams}, max_streams: {streams} }}\n\

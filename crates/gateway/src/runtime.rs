@@ -16,8 +16,8 @@ pub fn start(threads: usize) -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 
-/// One for every four cores. The cores are for the workers, and a task that wakes another costs several times as much
-/// where a thread sleeps that might take it over.
+/// One for every four cores. The cores are for the workers; and waking a task costs several times as much while an idle
+/// thread may steal it.
 fn default_threads() -> usize {
     let cores = available_parallelism().map_or(1, usize::from);
     (cores / 4).clamp(1, MOST)

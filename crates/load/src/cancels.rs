@@ -7,7 +7,8 @@ use serde::Serialize;
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
-    client::{Ask, Client, Target},
+    ask::Ask,
+    client::{Client, Target},
     gateway::{self, Held},
     streams,
 };
@@ -77,9 +78,7 @@ pub async fn run(client: &Client, target: &Target, args: &Args) -> Result<Report
         total.refused += refused;
     }
     let held = gateway::held_after(client, SETTLE).await?;
-    let after =
-        streams::Args { streams: args.concurrency, tokens: 20, over: Duration::ZERO, retry: Duration::ZERO };
-    let after = streams::run(client, target, &after).await?;
+    let after = streams::run(client, target, &streams::Args::at_once(args.concurrency, 20)).await?;
     let Counts { cancelled, refused } = total;
     Ok(Report { cancelled, refused, held, streams_after: after.streams, whole_after: after.whole })
 }
@@ -98,7 +97,7 @@ async fn leave_often(
         let prompt = format!("Tell me something about the number {}.", number % 7);
         let stream = random.bool();
         let tokens = random.u32(1..=args.tokens.max(1));
-        let ask = Ask { model: model.to_owned(), prompt, tokens, seed: None, stream };
+        let ask = Ask { stream, ..Ask::question(model, prompt, tokens) };
         let stays = args.within.mul_f64(random.f64());
         let answered = async {
             if stream {

@@ -16,7 +16,7 @@ use hyper::{
     header,
 };
 use hyper_util::rt::TokioIo;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{net::TcpSocket, sync::watch};
 
 use crate::{
@@ -53,21 +53,6 @@ struct Inner {
 }
 
 type Sender = SendRequest<Full<Bytes>>;
-
-/// A chat of one message.
-#[derive(Clone, Debug)]
-pub struct Ask {
-    /// The model.
-    pub model: String,
-    /// The message.
-    pub prompt: String,
-    /// Tokens of the answer: neither fewer nor more.
-    pub tokens: u32,
-    /// `None` is greedy; otherwise tokens are drawn with this seed.
-    pub seed: Option<u64>,
-    /// Whether the answer is streamed.
-    pub stream: bool,
-}
 
 /// An answer whose header has come.
 #[derive(Debug)]
@@ -213,21 +198,6 @@ impl Client {
 
     fn idle(&self) -> MutexGuard<'_, Vec<Sender>> {
         self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Ask {
-    /// The request's body.
-    pub fn body(&self) -> Bytes {
-        let mut body = json!({
-            "model": self.model, "max_tokens": self.tokens, "ignore_eos": true, "stream": self.stream,
-            "temperature": 0, "messages": [{ "role": "user", "content": self.prompt }],
-        });
-        if let Some(seed) = self.seed {
-            body["temperature"] = json!(0.8);
-            body["seed"] = json!(seed);
-        }
-        body.to_string().into()
     }
 }
 

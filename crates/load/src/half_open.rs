@@ -19,7 +19,8 @@ use tokio::{
 };
 
 use crate::{
-    client::{Ask, Client, Target},
+    ask::Ask,
+    client::{Client, Target},
     latency::{Latencies, Summary},
     open_loop,
 };
@@ -104,7 +105,7 @@ async fn end(mut connection: TcpStream, since: Instant, patience: Duration) -> O
 }
 
 async fn serve_others(client: Client, model: String, over: Arc<AtomicBool>) -> Result<(u64, u64, Summary)> {
-    let ask = Ask { model, prompt: "Hello.".into(), tokens: 1, seed: None, stream: false };
+    let ask = Ask { stream: false, ..Ask::question(&model, "Hello.", 1) };
     let (mut latency, mut failed) = (Latencies::new()?, 0);
     while !over.load(Ordering::Relaxed) {
         let begin = Instant::now();

@@ -22,6 +22,8 @@ pub struct Summary {
     pub p50: f64,
     /// Nine of ten are at most this long.
     pub p90: f64,
+    /// 95 of 100.
+    pub p95: f64,
     /// 99 of 100.
     pub p99: f64,
     /// 999 of 1000.
@@ -56,6 +58,7 @@ impl Latencies {
             count: self.histogram.len(),
             p50: at(0.5),
             p90: at(0.9),
+            p95: at(0.95),
             p99: at(0.99),
             p999: at(0.999),
             max: self.histogram.max() as f64 / 1e3,

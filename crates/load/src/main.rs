@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use load::{
     cancels, chaos,
     client::{Client, Target},
-    half_open, memory, open_loop, process, slow_readers, streams,
+    half_open, memory, newcomer, open_loop, process, slow_readers, streams, turns,
 };
 use serde::Serialize;
 
@@ -27,7 +27,7 @@ struct Cli {
 enum Experiment {
     /// Requests at a constant rate, whatever happens to those before.
     OpenLoop(open_loop::Args),
-    /// Streams that are open at the same time.
+    /// Streams that are open at the same time, each client one after the other.
     Streams(streams::Args),
     /// Some of the streams stop reading for a while.
     SlowReaders(slow_readers::Args),
@@ -37,6 +37,10 @@ enum Experiment {
     HalfOpen(half_open::Args),
     /// Many requests, and what the gateway keeps of them.
     Memory(memory::Args),
+    /// A conversation that grows with every turn.
+    Turns(turns::Args),
+    /// A long prompt that arrives while a stream goes on.
+    Newcomer(newcomer::Args),
     /// Streams while workers are killed and frozen. Fails if anything was lost.
     Chaos(chaos::Args),
 }
@@ -69,6 +73,8 @@ async fn perform(Cli { target, experiment }: &Cli) -> anyhow::Result<bool> {
         Experiment::Cancels(args) => print(&cancels::run(&client, target, args).await?)?,
         Experiment::HalfOpen(args) => print(&half_open::run(&client, target, args).await?)?,
         Experiment::Memory(args) => print(&memory::run(&client, target, args).await?)?,
+        Experiment::Turns(args) => print(&turns::run(&client, target, args).await?)?,
+        Experiment::Newcomer(args) => print(&newcomer::run(&client, target, args).await?)?,
         Experiment::Chaos(args) => {
             let report = chaos::run(&client, target, args).await?;
             print(&report)?;

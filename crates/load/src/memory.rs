@@ -13,7 +13,8 @@ use serde::Serialize;
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
-    client::{Ask, Client, Target},
+    ask::Ask,
+    client::{Client, Target},
     open_loop, process,
 };
 
@@ -118,7 +119,7 @@ async fn ask_often(client: Client, model: String, tokens: u32, total: u64, count
         // No two are equal, so that whatever remembers requests remembers all of them.
         let prompt = format!("Tell me something about the number {number}.");
         let stream = number.is_multiple_of(2);
-        let ask = Ask { model: model.clone(), prompt, tokens, seed: None, stream };
+        let ask = Ask { stream, ..Ask::question(&model, prompt, tokens) };
         let ok = if stream {
             client.stream(ask.body(), |_| {}).await.is_whole()
         } else {

@@ -12,7 +12,8 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::{
-    client::{Ask, Client, Target},
+    ask::Ask,
+    client::{Client, Target},
     latency::{Latencies, Summary},
     pace::Pacer,
     process::CpuMeter,
@@ -66,8 +67,8 @@ struct Done {
 /// # Errors
 /// This machine has no timer.
 pub async fn run(client: &Client, target: &Target, args: &Args) -> Result<Report> {
-    let prompt = "Say something short.".to_owned();
-    let ask = Ask { model: target.model.clone(), prompt, tokens: args.tokens, seed: None, stream: false };
+    let question = Ask::question(&target.model, "Say something short.", args.tokens);
+    let ask = Ask { stream: false, ..question };
     let body = ask.body();
     let pacer = Pacer::new()?;
     let interval = Duration::from_secs(1) / args.rate.max(1);

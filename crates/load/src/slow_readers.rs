@@ -16,7 +16,8 @@ use serde::Serialize;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use crate::{
-    client::{Ask, Client, Target},
+    ask::Ask,
+    client::{Client, Target},
     process,
     streamed::Streamed,
 };
@@ -78,8 +79,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// # Errors
 /// The streams don't begin, or end before the pause does.
 pub async fn run(client: &Client, target: &Target, args: &Args) -> Result<Report> {
-    let prompt = "Count from one to a thousand in words.".to_owned();
-    let ask = Ask { model: target.model.clone(), prompt, tokens: args.tokens, seed: None, stream: true };
+    let ask = Ask::question(&target.model, "Count from one to a thousand in words.", args.tokens);
     let body = ask.body();
     let slow_client = Client::with_receive_buffer(target.address, RECEIVE_BUFFER);
     let read: Arc<Vec<AtomicU64>> = Arc::new((0..args.streams).map(|_| AtomicU64::default()).collect());

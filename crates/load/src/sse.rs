@@ -3,6 +3,8 @@
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+use crate::usage::Usage;
+
 /// What one event says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Event {
@@ -12,6 +14,8 @@ pub(crate) struct Event {
     pub(crate) finish: Option<String>,
     /// Code of the error that ended it.
     pub(crate) error: Option<String>,
+    /// How many tokens there were.
+    pub(crate) usage: Option<Usage>,
     /// `[DONE]`.
     pub(crate) done: bool,
 }
@@ -29,6 +33,7 @@ struct Chunk {
     #[serde(default)]
     choices: Vec<Choice>,
     error: Option<ErrorObject>,
+    usage: Option<Usage>,
 }
 
 #[derive(Deserialize)]
@@ -76,9 +81,9 @@ fn event(data: &[u8]) -> Result<Event> {
     if data == DONE {
         return Ok(Event { done: true, ..Event::default() });
     }
-    let Chunk { choices, error } = serde_json::from_slice(data)
+    let Chunk { choices, error, usage } = serde_json::from_slice(data)
         .with_context(|| format!("an event is not a chunk: {}", String::from_utf8_lossy(data)))?;
-    let mut event = Event::default();
+    let mut event = Event { usage, ..Event::default() };
     for Choice { delta, finish_reason } in choices {
         event.text = delta.content.filter(|text| !text.is_empty());
         event.finish = finish_reason;
@@ -96,7 +101,9 @@ mod tests {
         "\n\n: keep-alive\n\n",
         r#"data: {"choices":[{"index":0,"delta":{"content":"größer"},"finish_reason":null}]}"#,
         "\n\n",
-        r#"data: {"choices":[{"index":0,"delta":{},"finish_reason":"length"}]}"#,
+        r#"data: {"choices":[{"index":0,"delta":{},"finish_reason":"length"}],"usage":null}"#,
+        "\n\n",
+        r#"data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#,
         "\n\ndata: [DONE]\n\n",
         r#"data: {"error":{"message":"m","code":"worker_lost"}}"#,
         "\n\n",
@@ -108,6 +115,7 @@ mod tests {
             Event::default(),
             Event { text: Some("größer".into()), ..Event::default() },
             Event { finish: Some("length".into()), ..Event::default() },
+            Event { usage: Some(Usage { prompt: 3, cached: 0, answer: 1 }), ..Event::default() },
             Event { done: true, ..Event::default() },
             Event { error: Some("worker_lost".into()), ..Event::default() },
         ];

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::sse::Event;
+use crate::{sse::Event, usage::Usage};
 
 /// A request that was not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,9 +26,11 @@ pub struct Streamed {
     pub finishes: u32,
     /// Codes of error events.
     pub errors: Vec<String>,
+    /// How many tokens there were, if the stream said so.
+    pub usage: Option<Usage>,
     /// `[DONE]`s.
     pub done: u32,
-    /// Events after the first terminal one, but for `[DONE]`.
+    /// Events after the first terminal one, but for the usage and `[DONE]`.
     pub late: u32,
     /// The request was refused before the stream began.
     pub refused: Option<Refusal>,
@@ -44,7 +46,7 @@ impl Streamed {
 
     /// Whether it ended as it should: one finish reason, `[DONE]`, and nothing in between or behind.
     pub fn is_whole(&self) -> bool {
-        let Self { text: _, chunks: _, finishes, errors, done, late, refused, broken } = self;
+        let Self { text: _, chunks: _, usage: _, finishes, errors, done, late, refused, broken } = self;
         (*finishes, *done, *late) == (1, 1, 0) && errors.is_empty() && refused.is_none() && broken.is_none()
     }
 
@@ -61,8 +63,9 @@ impl Streamed {
     }
 
     pub(crate) fn add(&mut self, event: Event) {
-        let Event { text, finish, error, done } = event;
-        if self.terminal_events() + self.done > 0 && !done {
+        let Event { text, finish, error, usage, done } = event;
+        let is_over = self.terminal_events() + self.done > 0;
+        if is_over && (self.done > 0 || usage.is_none()) && !done {
             self.late += 1;
         }
         if let Some(text) = text {
@@ -71,6 +74,7 @@ impl Streamed {
         }
         self.finishes += u32::from(finish.is_some());
         self.errors.extend(error);
+        self.usage = usage.or(self.usage);
         self.done += u32::from(done);
     }
 }
@@ -95,6 +99,10 @@ mod tests {
         Event { error: Some("worker_lost".into()), ..Event::default() }
     }
 
+    fn usage() -> Event {
+        Event { usage: Some(Usage { prompt: 4, cached: 0, answer: 2 }), ..Event::default() }
+    }
+
     fn streamed(events: Vec<Event>) -> Streamed {
         let mut streamed = Streamed::default();
         events.into_iter().for_each(|event| streamed.add(event));
@@ -105,7 +113,9 @@ mod tests {
     fn only_one_way_to_end_is_whole() {
         let whole = streamed(vec![text("a"), text("b"), finish(), done()]);
         assert!(whole.is_whole() && whole.fault().is_none());
-        assert_eq!((whole.text.as_str(), whole.chunks), ("ab", 2));
+        assert_eq!((whole.text.as_str(), whole.chunks, whole.usage), ("ab", 2, None));
+        let counted = streamed(vec![text("a"), finish(), usage(), done()]);
+        assert!(counted.is_whole() && counted.usage == usage().usage);
         for events in [
             vec![text("a"), finish()],
             vec![text("a"), done()],
@@ -114,6 +124,7 @@ mod tests {
             vec![text("a"), finish(), done(), done()],
             vec![text("a"), error()],
             vec![text("a"), finish(), error()],
+            vec![text("a"), finish(), done(), usage()],
             vec![],
         ] {
             let streamed = streamed(events);

@@ -1,4 +1,4 @@
-//! Streams that are open at the same time.
+//! Streams that are open at the same time, each client one after the other.
 
 use std::{
     collections::BTreeMap,
@@ -10,28 +10,43 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
-    client::{Ask, Client, Target},
+    ask::{Ask, Sampling},
+    client::{Client, Target},
     latency::{Latencies, Summary},
     pace::Pacer,
     process::{self, CpuMeter},
+    prompts::Prompts,
     streamed::Refusal,
+    usage::Usage,
 };
 
 /// How many streams of which kind.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Streams.
+    /// Streams at the same time.
     #[arg(long, default_value_t = 50)]
     pub streams: u32,
+    /// Streams of each client: the next begins when one has ended.
+    #[arg(long, default_value_t = 1)]
+    pub requests: u32,
     /// Tokens of each.
     #[arg(long, default_value_t = 100)]
     pub tokens: u32,
-    /// They begin one after the other within this time.
+    /// Clients begin one after the other within this time.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "0s")]
     pub over: Duration,
     /// A client that is refused with a `Retry-After` comes back then, and goes on trying for this long.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "0s")]
     pub retry: Duration,
+    /// Have the server count tokens. That makes every event a little longer.
+    #[arg(long)]
+    pub usage: bool,
+    /// What they ask.
+    #[command(flatten)]
+    pub prompts: Prompts,
+    /// How they are answered.
+    #[command(flatten)]
+    pub sampling: Sampling,
 }
 
 /// What their clients saw.
@@ -49,6 +64,8 @@ pub struct Report {
     pub refusals_without_hint: u64,
     /// Events with text.
     pub tokens: u64,
+    /// Tokens as the server counts them, of the streams that were whole; without `--usage` none.
+    pub usage: Usage,
     /// From the first request to the last event.
     pub seconds: f64,
     /// Of streams that were admitted: from the request that was to its first text.
@@ -81,17 +98,22 @@ const SAMPLE: Duration = Duration::from_millis(100);
 /// # Errors
 /// This machine has no timer.
 pub async fn run(client: &Client, target: &Target, args: &Args) -> Result<Report> {
-    let tally = Arc::new(Mutex::new(Tally::new(args.streams)?));
+    let tally = Arc::new(Mutex::new(Tally::new(args.streams * args.requests)?));
     let pacer = Pacer::new()?;
     let memory_before = process::resident(target.pid);
     let (cpu, begin) = (CpuMeter::start(target.pid), Instant::now());
     let mut clients = tokio::task::JoinSet::new();
     for number in 0..args.streams {
         pacer.until(begin + args.over * number / args.streams).await?;
-        let prompt = format!("Tell me something about the number {number}.");
-        let ask = Ask { model: target.model.clone(), prompt, tokens: args.tokens, seed: None, stream: true };
+        let asks: Vec<Ask> = (0..args.requests)
+            .map(|request| args.ask(&target.model, request * args.streams + number))
+            .collect();
         let (client, tally, retry) = (client.clone(), Arc::clone(&tally), args.retry);
-        clients.spawn(async move { one(&client, &ask, retry, &tally).await });
+        clients.spawn(async move {
+            for ask in &asks {
+                one(&client, ask, retry, &tally).await;
+            }
+        });
     }
     let all = async { while clients.join_next().await.is_some() {} };
     let memory_peak = process::peak_during(target.pid, SAMPLE, all).await;
@@ -110,7 +132,7 @@ pub async fn run(client: &Client, target: &Target, args: &Args) -> Result<Report
     })
 }
 
-/// One client, which tries until it is served or gives up.
+/// One request of a client, which tries until it is served or gives up.
 async fn one(client: &Client, ask: &Ask, retry: Duration, tally: &Mutex<Tally>) {
     let tally = || tally.lock().unwrap_or_else(PoisonError::into_inner);
     let (body, began) = (ask.body(), Instant::now());
@@ -136,12 +158,37 @@ async fn one(client: &Client, ask: &Ask, retry: Duration, tally: &Mutex<Tally>) 
                 let mut tally = tally();
                 tally.report.tokens += u64::from(streamed.chunks);
                 match streamed.fault() {
-                    None => tally.report.whole += 1,
+                    None => {
+                        tally.report.whole += 1;
+                        tally.report.usage += streamed.usage.unwrap_or_default();
+                    }
                     Some(fault) => *tally.report.faults.entry(fault).or_default() += 1,
                 }
                 return;
             }
         }
+    }
+}
+
+impl Args {
+    /// Short prompts that are all asked at once.
+    pub(crate) fn at_once(streams: u32, tokens: u32) -> Self {
+        Self {
+            streams,
+            requests: 1,
+            tokens,
+            over: Duration::ZERO,
+            retry: Duration::ZERO,
+            usage: false,
+            prompts: Prompts::SHORT,
+            sampling: Sampling::GREEDY,
+        }
+    }
+
+    /// The request at `place`.
+    fn ask(&self, model: &str, place: u32) -> Ask {
+        let ask = Ask::new(model, self.prompts.messages(place), self.tokens);
+        Ask { sampling: self.sampling, seed: place.into(), usage: self.usage, ..ask }
     }
 }
 
@@ -154,6 +201,7 @@ impl Tally {
             refusals: BTreeMap::new(),
             refusals_without_hint: 0,
             tokens: 0,
+            usage: Usage::default(),
             seconds: 0.0,
             first_token: Summary::default(),
             first_token_after_all: Summary::default(),

@@ -41,12 +41,32 @@ class KvPool {
     if (from == to) return;
     const size_t bytes = kv_block_bytes(shape_);
     for (int layer = 0; layer < shape_.layers; layer++) {
-      char* blocks = memory_ + static_cast<size_t>(layer) * static_cast<size_t>(blocks_) * bytes;
-      std::copy_n(blocks + static_cast<size_t>(from) * bytes, bytes, blocks + static_cast<size_t>(to) * bytes);
+      std::copy_n(place(from, layer), bytes, place(to, layer));
+    }
+  }
+
+  // All layers' parts of a block, one after the other. `bytes` has room for them.
+  void read_block(int block, char* bytes) const {
+    const size_t a_layer = kv_block_bytes(shape_);
+    for (int layer = 0; layer < shape_.layers; layer++) {
+      bytes = std::copy_n(place(block, layer), a_layer, bytes);
+    }
+  }
+
+  // What read_block has read.
+  void write_block(int block, const char* bytes) {
+    const size_t a_layer = kv_block_bytes(shape_);
+    for (int layer = 0; layer < shape_.layers; layer++) {
+      std::copy_n(bytes + static_cast<size_t>(layer) * a_layer, a_layer, place(block, layer));
     }
   }
 
  private:
+  char* place(int block, int layer) const {
+    const auto index = static_cast<size_t>(layer) * static_cast<size_t>(blocks_) + static_cast<size_t>(block);
+    return memory_ + index * kv_block_bytes(shape_);
+  }
+
   KvShape shape_;
   int blocks_;
   size_t size_;
@@ -183,6 +203,23 @@ extern "C" int mlx_ext_kv_pool_copy(
     // Attention that was handed to the stream may still be writing.
     mlx::core::synchronize(mlx::core::default_stream(mlx::core::Device::cpu));
     pool->pool->copy_block(from, to);
+  });
+}
+
+// The same of the block, and of the room behind `bytes`.
+extern "C" int mlx_ext_kv_pool_read(
+    const MlxExtKvPool* pool, int block, char* bytes, char* message, size_t message_size) noexcept {
+  return kr::done_or_message(message, message_size, [&] {
+    mlx::core::synchronize(mlx::core::default_stream(mlx::core::Device::cpu));
+    pool->pool->read_block(block, bytes);
+  });
+}
+
+extern "C" int mlx_ext_kv_pool_write(
+    const MlxExtKvPool* pool, int block, const char* bytes, char* message, size_t message_size) noexcept {
+  return kr::done_or_message(message, message_size, [&] {
+    mlx::core::synchronize(mlx::core::default_stream(mlx::core::Device::cpu));
+    pool->pool->write_block(block, bytes);
   });
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Waking a side that sleeps takes both of them a system call, and as long as many frames do. Where frames follow each
 //! other closely, as when a client asks one thing after the other, it is cheaper to keep looking. Where they are far
-//! between, looking would be in vain, and is not done.
+//! apart, polling would be wasted, so the reader sleeps at once.
 
 use std::time::{Duration, Instant};
 

@@ -15,6 +15,8 @@ pub struct WorkerOptions {
     pub kv_bytes: u64,
     /// Whether keys and values of prefixes are kept for later requests, as far as there is memory.
     pub keep_prefixes: bool,
+    /// Most bytes on disk for the same, of all models together; 0: none.
+    pub prefix_disk_bytes: u64,
     /// Most sequences that run at the same time; further ones wait. At least 1.
     pub max_sequences: u32,
     /// Most tokens of a prompt that one step computes; the step's other sequences wait that long. At least 1.
@@ -67,6 +69,7 @@ impl Default for WorkerOptions {
             kv_type: KvType::default(),
             kv_bytes: 4 << 30,
             keep_prefixes: true,
+            prefix_disk_bytes: 0,
             max_sequences: 64,
             chunk_tokens: 256,
             special_tokens_in_content: false,

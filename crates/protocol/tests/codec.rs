@@ -179,7 +179,7 @@ fn event() -> impl Strategy<Value = StreamEvent> {
     });
     let kind = prop_oneof![
         any::<u32>().prop_map(|prompt_tokens| StreamEventKind::Prepared { prompt_tokens }),
-        Just(StreamEventKind::Started),
+        any::<u32>().prop_map(|cached_tokens| StreamEventKind::Started { cached_tokens }),
         (any::<u32>(), tokens(), text()).prop_map(|(first_token, tokens, text)| {
             StreamEventKind::Delta(Delta { first_token, tokens: tokens.into(), text: text.into() })
         }),

@@ -191,7 +191,7 @@ fn reports() {
 #[test]
 fn events() {
     check(event(StreamEventKind::Prepared { prompt_tokens: 5 }), "03 01 09 00 05");
-    check(event(StreamEventKind::Started), "03 01 09 05");
+    check(event(StreamEventKind::Started { cached_tokens: 300 }), "03 01 09 05 fb2c01");
     let delta = Delta { first_token: 300, tokens: [7][..].into(), text: "ok".into() };
     assert_eq!(delta.token_range(), 300..301);
     check(event(StreamEventKind::Delta(delta)), "03 01 09 01 fb2c01 01 07 02 6f6b");
@@ -223,13 +223,14 @@ fn options() {
         kv_type: KvType::Float16,
         kv_bytes: 1 << 33,
         keep_prefixes: false,
+        prefix_disk_bytes: 250,
         max_sequences: 300,
         chunk_tokens: 5,
         special_tokens_in_content: true,
         heartbeat_millis: 7,
     };
-    check(all, "01 01 01 fd0000000002000000 00 fb2c01 05 01 07");
-    check(WorkerOptions::default(), "02 00 00 fd0000000001000000 01 40 fb0001 00 fbf401");
+    check(all, "01 01 01 fd0000000002000000 00 fa fb2c01 05 01 07");
+    check(WorkerOptions::default(), "02 00 00 fd0000000001000000 01 00 40 fb0001 00 fbf401");
     check(Verify::Header, "00");
 }
 
@@ -246,8 +247,8 @@ fn handshake() {
         options: WorkerOptions::default(),
     };
     let bytes = hello.to_bytes().unwrap();
-    let options = "02 00 00 fd0000000001000000 01 40 fb0001 00 fbf401";
-    let expected = format!("{magic} 0400 0200 23000000  04 02 03 02 2f73 fc00001000 fb0201 {options}");
+    let options = "02 00 00 fd0000000001000000 01 00 40 fb0001 00 fbf401";
+    let expected = format!("{magic} 0400 0200 24000000  04 02 03 02 2f73 fc00001000 fb0201 {options}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 

@@ -99,6 +99,7 @@ fn a_path_that_is_too_long_is_not_sent() {
 fn the_longest_path_fits_beside_the_options() {
     let options = WorkerOptions {
         kv_bytes: u64::MAX,
+        prefix_disk_bytes: u64::MAX,
         max_sequences: u32::MAX,
         chunk_tokens: u32::MAX,
         heartbeat_millis: u32::MAX,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::schema::{
-    AdaptiveLimits, BatchQueue, Cache, LogFormat, Models, OnDemand, Operations, Server, StreamRegistry,
-    Telemetry, Tls, Verify, Worker, Workers,
+    AdaptiveLimits, BatchQueue, Cache, LogFormat, Models, OnDemand, Operations, PrefixCache, Server,
+    StreamRegistry, Telemetry, Tls, Verify, Worker, Workers,
 };
 
 impl Default for Server {
@@ -69,11 +69,16 @@ impl Default for Worker {
     fn default() -> Self {
         Self {
             kv_max_bytes: 4 << 30,
-            prefix_cache: true,
             max_num_seqs: 64,
             max_prompt_chunk_tokens: 256,
             special_tokens_in_content: false,
         }
+    }
+}
+
+impl Default for PrefixCache {
+    fn default() -> Self {
+        Self { enabled: true, disk_max_bytes: 0 }
     }
 }
 

@@ -20,8 +20,8 @@ pub use self::{
     file::{DEFAULT_FILE, File},
     schema::{
         Activations, AdaptiveLimits, BatchQueue, Cache, Cpu, KvType, LogFormat, MAX_WORKERS, Models,
-        OnDemand, Operations, REQUEST_MEMORY_FACTOR, RateLimits, Server, Settings, StreamRegistry, Telemetry,
-        Tls, Verify, Worker, Workers,
+        OnDemand, Operations, PrefixCache, REQUEST_MEMORY_FACTOR, RateLimits, Server, Settings,
+        StreamRegistry, Telemetry, Tls, Verify, Worker, Workers,
     },
     size::{SizeError, parse_size},
 };

@@ -44,6 +44,9 @@ pub struct Settings {
     /// What each worker may use.
     #[serde(deserialize_with = "section")]
     pub worker: Worker,
+    /// Keys and values that are kept for later requests.
+    #[serde(deserialize_with = "section")]
+    pub prefix_cache: PrefixCache,
     /// Frames to workers.
     #[serde(deserialize_with = "section")]
     pub batch_queue: BatchQueue,
@@ -222,8 +225,6 @@ pub struct Worker {
     /// Memory for keys and values, in bytes. When it is full, the latest sequences are computed again later.
     #[serde(deserialize_with = "bytes::<_, { 1 << 20 }, { 1 << 50 }>")]
     pub kv_max_bytes: u64,
-    /// Whether keys and values of prompts and outputs are kept for later requests that begin with the same tokens.
-    pub prefix_cache: bool,
     /// Most sequences that run at the same time; further ones wait.
     #[serde(deserialize_with = "number::<_, _, 1, 4096>")]
     pub max_num_seqs: u32,
@@ -232,6 +233,17 @@ pub struct Worker {
     pub max_prompt_chunk_tokens: u32,
     /// Whether the text of a special token in a chat's message is that token.
     pub special_tokens_in_content: bool,
+}
+
+/// Keys and values that are kept for later requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PrefixCache {
+    /// Whether those of prompts and outputs are kept for later requests that begin with the same tokens.
+    pub enabled: bool,
+    /// Bytes on disk for them, all models together, so that a restart or a worker's death loses nothing; 0: none.
+    #[serde(deserialize_with = "bytes::<_, 0, { 1 << 50 }>")]
+    pub disk_max_bytes: u64,
 }
 
 /// Frames to workers.

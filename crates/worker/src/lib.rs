@@ -1,8 +1,8 @@
 //! The model process: receive → prepare → schedule → step → emit, one module a stage.
 //!
 //! Threads: one reads the link ([`link`]), a few prepare prompts ([`prepare`]), one sends heartbeats, one computes masks
-//! once an output is constrained ([`constraint`]), and the main thread owns everything of MLX and runs the [`engine`].
-//! They meet in three places: a bounded queue into the preparation, a bounded
+//! once an output is constrained ([`constraint`]), and the main thread owns everything of MLX and runs the [`engine`]; a
+//! few help it to [`sample`]. They meet in three places: a bounded queue into the preparation, a bounded
 //! [`EngineMessage`](engine::EngineMessage) into the engine, and the [`RequestTable`](requests::RequestTable), where a
 //! request's cancellation and credit can be set at any time.
 //!
@@ -21,6 +21,7 @@ pub mod list_models;
 pub mod memory;
 pub mod model;
 pub mod options;
+pub mod prefix_store;
 pub mod prepare;
 pub mod report_sink;
 pub mod request_trace;

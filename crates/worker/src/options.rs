@@ -6,6 +6,7 @@ use mlx_ext::Device;
 use protocol::options::{Activations, KvType, WorkerOptions};
 
 use crate::{
+    cache::BLOCK_TOKENS,
     model::{Kernels, KvBudget, KvDtype},
     schedule::Limits,
 };
@@ -40,6 +41,7 @@ pub fn limits(options: &WorkerOptions, kv_tokens: usize) -> Limits {
         // Room for every decode and a chunk, so that neither waits for the other.
         max_num_batched_tokens: max_num_seqs.saturating_add(chunk_tokens),
         kv_tokens,
+        unit_tokens: BLOCK_TOKENS,
         keep_prefixes: options.keep_prefixes,
     }
 }

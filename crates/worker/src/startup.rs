@@ -1,6 +1,7 @@
 //! From a command line to a running engine.
 
 use std::{
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -8,7 +9,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use artifact_store::{Artifact, Store, default_store_dir};
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Sender, bounded};
 use protocol::{
     message::{Failure, FailureKind, Heartbeat, ModelInfo, Report},
     options::{Verify, WorkerOptions},
@@ -22,6 +23,7 @@ use crate::{
     memory::ResidentMemory,
     model::Model,
     options,
+    prefix_store::{PrefixStore, PrefixStoreConfig},
     prepare::{ChatTemplate, Drafts, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
     report_sink::ReportSink,
     requests::RequestTable,
@@ -31,6 +33,9 @@ use crate::{
 /// Messages that may wait for the engine; it handles all of them before each step.
 const MAX_ENGINE_MESSAGES: usize = 4096;
 
+/// The folder of the artifact store that has keys and values of prefixes.
+const PREFIXES: &str = "prefixes";
+
 /// Everything that was loaded.
 struct Loaded {
     /// Keeps the lease on what the model's weights are views of.
@@ -38,6 +43,8 @@ struct Loaded {
     model: Model,
     preparer: Preparer,
     info: ModelInfo,
+    /// The store's.
+    dir: PathBuf,
 }
 
 /// Draft models are looked up among these.
@@ -69,16 +76,18 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
     let socket = Arc::clone(&connected.socket);
     let sender = Arc::new(LinkSender::new(connected.sender, socket, Arc::clone(&requests)));
     let reports: Arc<dyn ReportSink> = Arc::clone(&sender) as _;
-    let Loaded { artifact, model, preparer, info } = load(cli, &options, started).inspect_err(|error| {
-        let kind = verify::kind_of(error);
-        reports.report(&Report::LoadFailed(Failure { kind, param: None, message: format!("{error:#}") }));
-    })?;
+    let Loaded { artifact, model, preparer, info, dir } =
+        load(cli, &options, started).inspect_err(|error| {
+            let kind = verify::kind_of(error);
+            reports.report(&Report::LoadFailed(Failure { kind, param: None, message: format!("{error:#}") }));
+        })?;
 
     let limits = options::limits(&options, model.kv_tokens());
     let stats = Arc::new(EngineStats::default());
     let (engine, messages) = bounded::<EngineMessage>(MAX_ENGINE_MESSAGES);
     let pool = Pool::start(preparer, Arc::clone(&requests), Arc::clone(&reports), engine.clone())?;
     let preparation = pool.age();
+    let prefixes = prefix_store(&options, &dir, &artifact, &model, engine.clone());
     let receiver = Receiver {
         frames: connected.receiver,
         socket: connected.socket,
@@ -94,7 +103,12 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
         (options.verify == Verify::Background).then(|| verify::while_serving(&artifact, &reports));
     let interval = options::heartbeat(&options);
     let _heartbeat = start_heartbeat(interval, Arc::clone(&reports), Arc::clone(&stats), preparation)?;
-    Ok(Engine::new(model, limits, messages, requests, reports, stats).run()?)
+    let engine = Engine::new(model, limits, messages, requests, reports, stats);
+    Ok(match prefixes {
+        Some(prefixes) => engine.with_prefix_store(prefixes),
+        None => engine,
+    }
+    .run()?)
 }
 
 /// Loads the weights on this thread, which will run them, and the tokenizer in parallel.
@@ -139,8 +153,33 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
         vocab_size: model.vocab_size(),
         special_tokens_in_content: options.special_tokens_in_content,
     };
+    let dir = store.dir().to_owned();
     let preparer = Preparer::new(tokenizer, settings).with_drafts(Box::new(StoredModels(store)));
-    Ok(Loaded { artifact, model, preparer, info })
+    Ok(Loaded { artifact, model, preparer, info, dir })
+}
+
+/// Prefixes on disk, if they are wanted. Where that can't be, the model serves without.
+fn prefix_store(
+    options: &WorkerOptions,
+    dir: &Path,
+    artifact: &Artifact,
+    model: &Model,
+    engine: Sender<EngineMessage>,
+) -> Option<PrefixStore> {
+    if options.prefix_disk_bytes == 0 || !options.keep_prefixes {
+        return None;
+    }
+    let dir = dir.join(PREFIXES);
+    let config = PrefixStoreConfig {
+        dir: &dir,
+        max_bytes: options.prefix_disk_bytes,
+        identity: &format!("{}, {}", artifact.digest, model.kv_identity()),
+        token_bytes: model.kv_token_bytes(),
+    };
+    // An engine that has ended needs no waking.
+    let wake = move || drop(engine.send(EngineMessage::Wake));
+    let opened = PrefixStore::open(config, wake);
+    opened.inspect_err(|error| warn!(dir = %dir.display(), %error, "no prefixes are kept on disk")).ok()
 }
 
 /// A template that can't be used fails chats; completions need none.

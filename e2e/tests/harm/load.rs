@@ -1,4 +1,5 @@
-//! Small versions of `cargo xtask bench gateway`'s experiments: clients that leave, that ask by halves, that stop reading.
+//! Small versions of the experiments of `cargo xtask bench gateway` and `serve`: clients that leave, that ask by halves,
+//! that stop reading, that come again.
 //! The workers have a trivial engine, so that the load is the gateway's alone.
 
 use std::process::{Command, Stdio};
@@ -95,4 +96,34 @@ fn a_constant_rate_of_requests_is_answered() {
     assert_eq!(report["latency"]["count"], 100, "{report}");
     let (report, _) = gateway.load(&["memory", "--count", "400", "--warm-up", "100", "--tokens", "4"]);
     assert_eq!((&report["ok"], &report["failed"]), (&json!(500), &json!(0)), "{report}");
+}
+
+#[test]
+fn clients_come_again_and_tokens_are_counted() {
+    let gateway = Trivial::start(1, 0, "");
+    let experiment = ["streams", "--streams", "4", "--requests", "3", "--tokens", "8", "--usage"];
+    let (report, _) = gateway.load(&experiment);
+    assert_eq!((&report["streams"], &report["whole"]), (&json!(12), &json!(12)), "{report}");
+    assert_eq!((&report["usage"]["answer"], &report["first_token"]["count"]), (&json!(96), &json!(12)));
+    let (report, _) = gateway.load(&experiment[..7]);
+    assert_eq!((&report["whole"], &report["usage"]["answer"]), (&json!(12), &json!(0)), "{report}");
+}
+
+#[test]
+fn a_conversation_grows() {
+    let gateway = Trivial::start(1, 0, "");
+    let (report, _) = gateway.load(&["turns", "--turns", "3", "--words", "20", "--tokens", "5"]);
+    let turns = report["turns"].as_array().unwrap();
+    let prompts = turns.iter().map(|turn| turn["usage"]["prompt"].as_u64().unwrap());
+    assert_eq!(turns.len(), 3, "{report}");
+    assert!(prompts.is_sorted_by(|one, next| one < next), "{report}");
+}
+
+#[test]
+fn a_stream_goes_on_while_a_long_prompt_comes() {
+    let gateway = Trivial::start(1, 200, "");
+    let experiment = ["newcomer", "--words", "50", "--quiet", "500ms", "--tokens", "2000"];
+    let (report, _) = gateway.load(&experiment);
+    assert!(report["quiet"]["count"].as_u64() > Some(10), "{report}");
+    assert_eq!(report["newcomer"]["usage"]["answer"], 2, "{report}");
 }

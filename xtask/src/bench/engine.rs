@@ -26,6 +26,10 @@ const MLX_LM: &str = include_str!("mlx_lm.py");
 const CONTEXT: usize = 32;
 const STEPS: usize = 32;
 
+/// How our benchmark is told to choose tokens: by temperature and top-p, or greedily. Otherwise it chooses none.
+const SAMPLED: &[&str] = &["0.8", "0.95"];
+const GREEDY: &[&str] = &["greedy"];
+
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -46,6 +50,9 @@ pub(super) struct Args {
     /// `cargo bench -p worker --bench engine --no-run` names it.
     #[arg(long, value_name = "PATH")]
     other_build: Option<PathBuf>,
+    /// Decode with the choice of tokens, as with temperature 0.8 and top-p 0.95, beside greedy; no prompt.
+    #[arg(long, conflicts_with_all = ["llama_bench", "llama_server", "mlx_lm"])]
+    sampled: bool,
     /// Tokens of the prompt.
     #[arg(long, value_name = "N", default_value_t = 512)]
     prefill: usize,
@@ -67,15 +74,19 @@ struct Entrant {
 /// Sets up, builds, provides the model, measures, prints.
 pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let command = args.subject.command(workspace, "engine")?;
+    let greedy = args.subject.measured_by(workspace, Path::new(command.get_program()));
     let decode = |&batch: &usize| Case::Decode { batch, context: CONTEXT, steps: STEPS };
-    let cases: Vec<Case> = std::iter::once(Case::Prefill { tokens: args.prefill })
-        .chain(args.batches.iter().map(decode))
-        .collect();
-    let ours = Asked::start(command)?;
+    let prefill = (!args.sampled).then_some(Case::Prefill { tokens: args.prefill });
+    let cases: Vec<Case> = prefill.into_iter().chain(args.batches.iter().map(decode)).collect();
+    let (name, choice) = if args.sampled { ("sampled", SAMPLED) } else { ("kr-serve", &[][..]) };
+    let ours = start(command, choice)?;
     println!("{}\n{}: {}", machine::describe(), args.subject.name(), ours.greeting);
-    let mut entrants = vec![Entrant::new("kr-serve", Peer::Asked(ours), cases.len())];
+    let mut entrants = vec![Entrant::new(name, Peer::Asked(ours), cases.len())];
+    if args.sampled {
+        entrants.push(Entrant::new("greedy", Peer::Asked(start(greedy, GREEDY)?), cases.len()));
+    }
     if let Some(path) = &args.other_build {
-        let asked = Asked::start(args.subject.measured_by(workspace, path))?;
+        let asked = start(args.subject.measured_by(workspace, path), choice)?;
         entrants.push(Entrant::new("other build", Peer::Asked(asked), cases.len()));
     }
     if args.llama_bench.is_some() || args.llama_server.is_some() || args.mlx_lm.is_some() {
@@ -107,6 +118,12 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         println!("Something else ran before {disturbed} of {} measurements.", args.rounds * cases.len());
     }
     Ok(())
+}
+
+/// Starts our benchmark.
+fn start(mut command: Command, choice: &[&str]) -> Result<Asked> {
+    command.args(choice);
+    Asked::start(command)
 }
 
 /// The other engines that were asked for.

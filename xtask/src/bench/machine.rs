@@ -30,6 +30,13 @@ pub(super) fn is_disturbed() -> bool {
     (busy_later - busy) / (all_later - all).max(1.0) > QUIET
 }
 
+/// Says so if something else runs, which spoils what is measured next.
+pub(super) fn say_if_disturbed() {
+    if is_disturbed() {
+        println!("\nSomething else runs on this machine.");
+    }
+}
+
 /// Time that all cores were busy, and all time, in the same unit.
 fn processor_time() -> Option<(f64, f64)> {
     let text = fs::read_to_string("/proc/stat").ok()?;

@@ -6,12 +6,15 @@
 
 mod accuracy;
 mod case;
+mod effort;
 mod engine;
+mod figures;
 mod gateway;
 mod kernels;
 mod machine;
 mod peers;
 mod running;
+mod serve;
 mod server;
 mod statistics;
 mod store;
@@ -38,6 +41,8 @@ enum What {
     Engine(engine::Args),
     /// What the CPU kernels cost in accuracy: logits, greedy tokens, perplexity, beside MLX's operations in float32.
     Accuracy(accuracy::Args),
+    /// What clients of a real model get over HTTP, beside another server: speed, first tokens, conversations, fairness.
+    Serve(serve::Args),
     /// The artifact store: first load and reload at several sizes, memory of several workers, hashing.
     Store(store::Args),
     /// The gateway: what an operation, a request and a streamed token cost, and what it does at its limits.
@@ -50,6 +55,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         What::Kernels => kernels::run(workspace),
         What::Engine(args) => engine::run(workspace, args),
         What::Accuracy(args) => accuracy::run(workspace, args),
+        What::Serve(args) => serve::run(workspace, args),
         What::Store(args) => store::run(workspace, args),
         What::Gateway(args) => gateway::run(workspace, args),
     }

@@ -22,9 +22,9 @@ pub(super) struct LlamaServer {
 }
 
 /// A running server; killed when dropped.
-struct Running {
+pub(super) struct Running {
     child: Child,
-    base: String,
+    address: String,
 }
 
 impl LlamaServer {
@@ -65,7 +65,8 @@ impl LlamaServer {
         .context("llama-server's answer has no timings")
     }
 
-    fn start(&self, slots: usize, tokens_each: usize) -> Result<Running> {
+    /// Starts it for `slots` sequences at the same time, of `tokens_each` tokens at most.
+    pub(super) fn start(&self, slots: usize, tokens_each: usize) -> Result<Running> {
         // Freed again at once, and taken by the server: it cannot choose a port by itself.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut command = Command::new(&self.program);
@@ -81,7 +82,7 @@ impl LlamaServer {
             .spawn()
             .with_context(|| format!("cannot start `{shown}`"))?;
         let log = child.stderr.take().context("its pipe was asked for")?;
-        let running = Running { child, base: format!("http://127.0.0.1:{port}") };
+        let running = Running { child, address: format!("127.0.0.1:{port}") };
         let mut lines = BufReader::new(log).lines();
         lines
             .by_ref()
@@ -95,13 +96,23 @@ impl LlamaServer {
 }
 
 impl Running {
+    /// Where it listens.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Its process.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Timings of a request with `prompt` tokens that differ by `seed`, and `answer` tokens.
     fn complete(&self, seed: usize, prompt: usize, answer: usize) -> Result<Value> {
         let tokens: Vec<usize> = (0..prompt).map(|i| ((i + seed * 31) * 7919 + 13) % 40_000).collect();
         let request = json!({
             "prompt": tokens, "n_predict": answer, "ignore_eos": true, "cache_prompt": false, "temperature": 0.0,
         });
-        let mut response = ureq::post(format!("{}/completion", self.base)).send_json(&request)?;
+        let mut response = ureq::post(format!("http://{}/completion", self.address)).send_json(&request)?;
         let mut answer: Value = response.body_mut().read_json()?;
         Ok(answer["timings"].take())
     }

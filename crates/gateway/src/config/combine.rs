@@ -84,6 +84,7 @@ fn combine(file: &File, flags: &Flags, environment: &Environment) -> Result<Load
         server,
         workers,
         worker: settings.worker,
+        prefix_cache: settings.prefix_cache,
         batch_queue: BatchQueue {
             max_batch_size: queue.max_batch_size,
             flush_interval: queue.flush_interval_ms,

@@ -42,17 +42,14 @@ fn mistakes_are_refused_with_file_line_and_key() {
 fn what_a_worker_may_use_is_read() {
     let worker = Worker {
         kv_max_bytes: 4 << 30,
-        prefix_cache: true,
         max_num_seqs: 64,
         max_prompt_chunk_tokens: 256,
         special_tokens_in_content: false,
     };
     assert_eq!(load("").unwrap().worker, worker);
-    let text =
-        "worker: {kv_max_bytes: 1GiB, prefix_cache: false, max_num_seqs: 8, max_prompt_chunk_tokens: 32}\n";
+    let text = "worker: {kv_max_bytes: 1GiB, max_num_seqs: 8, max_prompt_chunk_tokens: 32}\n";
     let worker = Worker {
         kv_max_bytes: 1 << 30,
-        prefix_cache: false,
         max_num_seqs: 8,
         max_prompt_chunk_tokens: 32,
         special_tokens_in_content: false,
@@ -180,14 +177,16 @@ fn what_concerns_workers_becomes_their_options() {
     let options = |text: &str| load(text).map(|config| config.worker_options());
     assert_eq!(options("").unwrap(), WorkerOptions::default());
     let text = "cpu:\n  activations: int8\n  kv_type: float16\ncache:\n  verify: full\nworker:\n  \
-                kv_max_bytes: 1MiB\n  prefix_cache: false\n  max_num_seqs: 3\n  max_prompt_chunk_tokens: 5\n  \
-                special_tokens_in_content: true\nworkers:\n  heartbeat_timeout_ms: 600\n";
+                kv_max_bytes: 1MiB\n  max_num_seqs: 3\n  max_prompt_chunk_tokens: 5\n  \
+                special_tokens_in_content: true\nworkers:\n  heartbeat_timeout_ms: 600\n\
+                prefix_cache:\n  enabled: false\n  disk_max_bytes: 3GiB\n";
     let told = WorkerOptions {
         verify: options::Verify::Full,
         activations: options::Activations::Int8,
         kv_type: options::KvType::Float16,
         kv_bytes: 1 << 20,
         keep_prefixes: false,
+        prefix_disk_bytes: 3 << 30,
         max_sequences: 3,
         chunk_tokens: 5,
         special_tokens_in_content: true,

@@ -46,6 +46,10 @@ fn without_effect(config: &Config, overridden: Overridden) -> Vec<String> {
             "`server.admin_key_file` has no effect: KR_ADMIN_KEY in the environment overrides it",
         ),
         (
+            !config.prefix_cache.enabled && config.prefix_cache.disk_max_bytes > 0,
+            "`prefix_cache.disk_max_bytes` has no effect: `prefix_cache.enabled` is false",
+        ),
+        (
             server.allow_insecure && protected,
             "`server.allow_insecure` has no effect: the server listens on loopback, or has API keys or TLS; \
              remove it, so that it can't allow anything later",

@@ -17,13 +17,8 @@ impl Config {
     /// How workers are to work.
     pub fn worker_options(&self) -> WorkerOptions {
         let Cpu { activations, kv_type } = self.cpu;
-        let Worker {
-            kv_max_bytes,
-            prefix_cache,
-            max_num_seqs,
-            max_prompt_chunk_tokens,
-            special_tokens_in_content,
-        } = self.worker;
+        let Worker { kv_max_bytes, max_num_seqs, max_prompt_chunk_tokens, special_tokens_in_content } =
+            self.worker;
         let heartbeat = MAX_HEARTBEAT.min(self.workers.heartbeat_timeout / HEARTBEATS_PER_TIMEOUT);
         WorkerOptions {
             verify: match self.verify {
@@ -40,7 +35,8 @@ impl Config {
                 KvType::Float16 => options::KvType::Float16,
             },
             kv_bytes: kv_max_bytes,
-            keep_prefixes: prefix_cache,
+            keep_prefixes: self.prefix_cache.enabled,
+            prefix_disk_bytes: self.prefix_cache.disk_max_bytes,
             max_sequences: max_num_seqs,
             chunk_tokens: max_prompt_chunk_tokens,
             special_tokens_in_content,

@@ -1,7 +1,7 @@
 //! Which model makes room for another, and which is unloaded because nobody asks for it. Pure.
 //!
-//! A model that a request uses or waits for is never chosen, and one that is pinned only to make room, where nothing
-//! else can.
+//! A model that a request uses or waits for is never chosen. A pinned one is chosen only to make room, and only if no
+//! other can.
 
 use std::time::{Duration, Instant};
 

@@ -149,6 +149,8 @@ impl Models {
     /// As many models may be loaded from now on. Those that are loaded stay.
     pub fn set_max_loaded(&self, max: usize) {
         self.context.max_loaded.store(max, Ordering::Relaxed);
+        // Whoever waits for room looks again.
+        self.context.registry.write().freed().notify_one();
     }
 
     /// Loads the model with this name or digest in `workers` workers, or in the configured number of them, and

@@ -35,7 +35,7 @@ pub(super) struct Gate<T> {
 pub(super) struct Arrival {
     pub(super) caller: Caller,
     pub(super) priority: Priority,
-    /// Its work, as far as that can be told before.
+    /// Its estimated work, in tokens.
     pub(super) tokens: u64,
 }
 
@@ -119,13 +119,14 @@ impl<T> Gate<T> {
         self.queue.drain()
     }
 
-    /// A stream had its first token. To be called once for each at most.
-    pub(super) fn first_token(&mut self, started: Started, prompt_tokens: u32, now: Instant) {
+    /// A stream had its first token, for which `computed_tokens` of its prompt were computed. To be called once for each at
+    /// most.
+    pub(super) fn first_token(&mut self, started: Started, computed_tokens: u32, now: Instant) {
         self.unstarted = self.unstarted.saturating_sub(1);
         let admitted = started.at;
         let running = started.running.max(self.running);
         let took = now.saturating_duration_since(admitted);
-        self.limit.first_token(&FirstToken { admitted, running, took, prompt_tokens });
+        self.limit.first_token(&FirstToken { admitted, running, took, computed_tokens });
     }
 
     /// A stream ended, and had its first token or not.

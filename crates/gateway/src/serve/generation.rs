@@ -76,6 +76,7 @@ impl Generation {
         loop {
             let event = match ready!(self.events.poll_next(cx)).transpose() {
                 Ok(Some(StreamEventKind::Delta(delta))) => {
+                    self.permit.count_cached(self.events.cached_tokens());
                     self.permit.count_answer(delta.tokens.len());
                     if delta.text.is_empty() {
                         // Tokens whose text is not complete yet.
@@ -120,7 +121,7 @@ impl Generation {
 fn unexpected(event: Option<&StreamEventKind>) -> ServeError {
     let event = match event {
         Some(StreamEventKind::Prepared { .. }) => "prepared",
-        Some(StreamEventKind::Started) => "started",
+        Some(StreamEventKind::Started { .. }) => "started",
         Some(StreamEventKind::Delta(_)) => "delta",
         Some(StreamEventKind::Finished { .. }) => "finished",
         Some(StreamEventKind::Failed(_)) => "failed",

@@ -69,8 +69,8 @@ pub(super) struct FirstToken {
     pub(super) running: usize,
     /// From then to the token.
     pub(super) took: Duration,
-    /// Length of its prompt.
-    pub(super) prompt_tokens: u32,
+    /// Tokens of its prompt that were computed, and not kept from earlier requests.
+    pub(super) computed_tokens: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -188,8 +188,8 @@ impl AdaptiveLimit {
 
     /// A request had its first token.
     pub(super) fn first_token(&mut self, first: &FirstToken) {
-        let FirstToken { admitted, running, took, prompt_tokens } = *first;
-        let (took, tokens) = (took.as_secs_f64(), f64::from(prompt_tokens.max(1)));
+        let FirstToken { admitted, running, took, computed_tokens } = *first;
+        let (took, tokens) = (took.as_secs_f64(), f64::from(computed_tokens.max(1)));
         if running <= self.settings.min {
             let each = took / tokens;
             let alone = self.alone.get_or_insert(each);
@@ -212,7 +212,7 @@ impl AdaptiveLimit {
             self.worker_queues.pop_front();
         }
         self.worker_queues.push_back(load.workers.queued);
-        // A limit is to blame for nothing while nobody runs, or while more run than it allows.
+        // The limit can't be the cause while nothing runs, or while more runs than it allows.
         if load.running == 0 || load.running > self.limit || now < self.changed + ROUND {
             return None;
         }

@@ -193,6 +193,14 @@ impl MigratingStream {
         &self.digest
     }
 
+    /// Tokens that its worker need not compute, as known when it has begun.
+    pub(super) fn cached_tokens(&self) -> u32 {
+        match &self.state {
+            State::Open(stream) => stream.cached_tokens(),
+            State::Moving(..) | State::Ended => 0,
+        }
+    }
+
     /// The next event; `None` after the terminal one. After an error nothing follows.
     pub(super) fn poll_next(
         &mut self,

@@ -130,7 +130,7 @@ impl Operations {
                     (Err(failure), true)
                 }
                 StreamEventKind::Prepared { .. }
-                | StreamEventKind::Started
+                | StreamEventKind::Started { .. }
                 | StreamEventKind::Delta(_)
                 | StreamEventKind::Finished { .. } => (Err(not_an_answer()), false),
             };

@@ -14,7 +14,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker, ready},
     time::Instant,
@@ -73,6 +73,8 @@ struct Flow {
     granted: AtomicU64,
     /// Bytes of chunks that the client's end has not yielded.
     unread: AtomicUsize,
+    /// Tokens that the worker need not compute.
+    cached_tokens: AtomicU32,
 }
 
 /// The client's end of a stream: yields its events and ends after the terminal one or a loss. Dropping it earlier cancels
@@ -105,7 +107,8 @@ impl Streams {
         let share = self.load.share(&generate);
         let queued = Queued::generate(generate).map_err(|error| OpenError::Unsendable(unsendable(error)))?;
         let mailbox = Arc::new(Mailbox::new());
-        let flow = Arc::new(Flow { granted: AtomicU64::new(credit.into()), unread: AtomicUsize::new(0) });
+        let granted = AtomicU64::new(credit.into());
+        let flow = Arc::new(Flow { granted, unread: AtomicUsize::new(0), cached_tokens: AtomicU32::new(0) });
         let entry = Entry {
             mailbox: Arc::clone(&mailbox),
             flow: Arc::clone(&flow),
@@ -154,7 +157,7 @@ impl Streams {
                 broken.push(id);
             }
             // Nothing that a client would see.
-            if let StreamEventKind::Started = kind {
+            if let StreamEventKind::Started { .. } = kind {
                 continue;
             }
             let is_terminal = kind.is_terminal();
@@ -283,6 +286,11 @@ impl Stream {
             StreamItem::Lost(_) => self.ended = true,
         }
         Poll::Ready(Some(item))
+    }
+
+    /// Tokens that the worker need not compute, as known when it has begun.
+    pub fn cached_tokens(&self) -> u32 {
+        self.flow.cached_tokens.load(Ordering::Relaxed)
     }
 
     /// A chunk was taken: as many may be sent in addition, which is said for several at once.

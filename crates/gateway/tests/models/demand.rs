@@ -207,6 +207,24 @@ async fn a_request_waits_until_a_busy_model_is_idle() {
 }
 
 #[tokio::test]
+async fn a_request_that_waits_for_room_has_it_once_more_may_be_loaded() {
+    let (env, mut tiny) = env("models:\n  max_loaded: 1\n", &["a"]).await;
+    let (id, streamed) = env.begin_stream(&mut tiny).await;
+    let waiting = env.begin(CHAT, &ask("a"));
+    until("the store was asked", || env.listings() == 1).await;
+    // It finds no room in these turns: all tasks have this thread.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    env.app.models.set_max_loaded(2);
+    let mut a = env.next_ready_worker().await;
+    serve(&mut a).await;
+    assert_eq!(soon("an answer", waiting).await.unwrap().status().as_u16(), 200);
+    tiny.events(id, vec![finished(FinishReason::Stop)]).await;
+    assert_eq!(Reply::read(streamed).await.events().last().unwrap(), "[DONE]");
+}
+
+#[tokio::test]
 async fn a_request_for_which_no_model_makes_room_is_told_when_to_come_back() {
     let settings = "models:\n  max_loaded: 1\n  wait_timeout_ms: 20\n";
     let (env, mut tiny) = env(settings, &["a"]).await;

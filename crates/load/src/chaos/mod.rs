@@ -24,7 +24,8 @@ use self::{
     verdict::{Expected, Verdict},
 };
 use crate::{
-    client::{Ask, Client, Target},
+    ask::{Ask, Sampling},
+    client::{Client, Target},
     gateway,
     latency::{Latencies, Summary},
     streamed::Streamed,
@@ -178,12 +179,11 @@ pub async fn run(client: &Client, target: &Target, args: &Args) -> Result<Report
 
 /// Half of them greedy, half with a seed.
 fn requests(model: &str, tokens: u32, count: u32) -> Vec<Ask> {
-    let request = |number: u32| Ask {
-        model: model.to_owned(),
-        prompt: format!("Tell me something about the number {number}."),
-        tokens,
-        seed: (number % 2 == 1).then_some(number.into()),
-        stream: true,
+    let request = |number: u32| {
+        let question = format!("Tell me something about the number {number}.");
+        let temperature = if number % 2 == 1 { 0.8 } else { 0.0 };
+        let sampling = Sampling { temperature, ..Sampling::GREEDY };
+        Ask { sampling, seed: number.into(), ..Ask::question(model, question, tokens) }
     };
     (0..count).map(request).collect()
 }

@@ -8,7 +8,8 @@ use super::{
     MESSAGE_LEN, array_from, context, error_of,
     foreign::{
         ABSENT, RawAttention, RawPool, RawRow, RawStep, mlx_ext_attention, mlx_ext_kv_pool_copy,
-        mlx_ext_kv_pool_free, mlx_ext_kv_pool_new, mlx_ext_step_free, mlx_ext_step_new,
+        mlx_ext_kv_pool_free, mlx_ext_kv_pool_new, mlx_ext_kv_pool_read, mlx_ext_kv_pool_write,
+        mlx_ext_step_free, mlx_ext_step_new,
     },
 };
 
@@ -196,12 +197,8 @@ impl KvPool {
     /// # Errors
     /// A block is not in the pool, or MLX failed an earlier operation.
     pub fn copy_block(&self, from: i32, to: i32) -> Result<(), Exception> {
-        if [from, to].iter().any(|block| !(0..self.blocks).contains(block)) {
-            return Err(Exception::custom(format!(
-                "block {from} or {to} is not in a pool of {}",
-                self.blocks
-            )));
-        }
+        self.check(from)?;
+        self.check(to)?;
         let mut message = [0_u8; MESSAGE_LEN];
         // SAFETY: the blocks are in the pool, as checked above; C++ waits for the work that may be using them, which is
         // that of this thread, as one thread owns all MLX work.
@@ -209,6 +206,57 @@ impl KvPool {
             mlx_ext_kv_pool_copy(self.raw.as_ptr(), from, to, message.as_mut_ptr().cast(), MESSAGE_LEN)
         };
         if done == 0 { Err(error_of(&message)) } else { Ok(()) }
+    }
+
+    /// Copies a block's keys and values, of all layers, to `bytes`: [`block_bytes`](Self::block_bytes) of them. What they
+    /// mean depends on the geometry, and on nothing else.
+    ///
+    /// Waits as [`copy_block`](Self::copy_block) does.
+    ///
+    /// # Errors
+    /// The block is not in the pool, `bytes` has another length, or MLX failed an earlier operation.
+    pub fn read_block(&self, block: i32, bytes: &mut [u8]) -> Result<(), Exception> {
+        self.check(block)?;
+        self.check_len(bytes)?;
+        let mut message = [0_u8; MESSAGE_LEN];
+        // SAFETY: the block is in the pool and `bytes` has room for it, as checked above; the rest as in `copy_block`.
+        let done = unsafe {
+            let bytes = bytes.as_mut_ptr().cast();
+            mlx_ext_kv_pool_read(self.raw.as_ptr(), block, bytes, message.as_mut_ptr().cast(), MESSAGE_LEN)
+        };
+        if done == 0 { Err(error_of(&message)) } else { Ok(()) }
+    }
+
+    /// Gives a block the keys and values that [`read_block`](Self::read_block) has copied from another, of any pool with
+    /// the same geometry.
+    ///
+    /// # Errors
+    /// Those of `read_block`.
+    pub fn write_block(&self, block: i32, bytes: &[u8]) -> Result<(), Exception> {
+        self.check(block)?;
+        self.check_len(bytes)?;
+        let mut message = [0_u8; MESSAGE_LEN];
+        // SAFETY: as in `read_block`. Any bytes are numbers.
+        let done = unsafe {
+            let bytes = bytes.as_ptr().cast();
+            mlx_ext_kv_pool_write(self.raw.as_ptr(), block, bytes, message.as_mut_ptr().cast(), MESSAGE_LEN)
+        };
+        if done == 0 { Err(error_of(&message)) } else { Ok(()) }
+    }
+
+    fn check(&self, block: i32) -> Result<(), Exception> {
+        if (0..self.blocks).contains(&block) {
+            return Ok(());
+        }
+        Err(Exception::custom(format!("block {block} is not in a pool of {}", self.blocks)))
+    }
+
+    fn check_len(&self, bytes: &[u8]) -> Result<(), Exception> {
+        let block = Self::block_bytes(self.shape);
+        if bytes.len() as u64 == block {
+            return Ok(());
+        }
+        Err(Exception::custom(format!("{} bytes are not a block of {block}", bytes.len())))
     }
 
     /// The geometry.

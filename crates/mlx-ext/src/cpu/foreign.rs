@@ -101,6 +101,12 @@ foreign! {
     fn mlx_ext_kv_pool_copy(
         pool: *const RawPool, from: c_int, to: c_int, message: *mut c_char, message_len: usize
     ) -> c_int = { absent(message, message_len); 0 };
+    fn mlx_ext_kv_pool_read(
+        pool: *const RawPool, block: c_int, bytes: *mut c_char, message: *mut c_char, message_len: usize
+    ) -> c_int = { absent(message, message_len); 0 };
+    fn mlx_ext_kv_pool_write(
+        pool: *const RawPool, block: c_int, bytes: *const c_char, message: *mut c_char, message_len: usize
+    ) -> c_int = { absent(message, message_len); 0 };
     fn mlx_ext_kv_pool_free(pool: *mut RawPool) = ();
     fn mlx_ext_step_new(
         pool: *const RawPool, rows: *const RawRow, row_count: c_int, blocks: *const i32, block_count: c_int,

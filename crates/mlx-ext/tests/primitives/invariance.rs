@@ -70,7 +70,11 @@ fn shared_blocks_change_no_bit() {
             server.step(&[(0, 0, common.clone())]);
             for other in 1..lengths.len() {
                 server.share(0, other, prefix_blocks as usize);
-                server.copy(0, other, prefix_blocks as usize);
+                if other % 2 == 0 {
+                    server.copy(0, other, prefix_blocks as usize);
+                } else {
+                    server.carry(0, other, prefix_blocks as usize);
+                }
             }
             let rows: Vec<(usize, i32, Array)> =
                 rest.iter().enumerate().map(|(i, rest)| (i, prefix, rest.clone())).collect();

@@ -44,7 +44,10 @@ pub enum StreamEventKind {
     Answered(Answer),
     /// The generation is about to take part in a step for the first time. Sent before that step: should it end the worker,
     /// those that were waiting have no part in it.
-    Started,
+    Started {
+        /// Tokens whose keys and values there are: they need not be computed.
+        cached_tokens: u32,
+    },
 }
 
 impl StreamEvent {
@@ -58,7 +61,7 @@ impl StreamEvent {
             }
             StreamEventKind::Answered(answer) => answer.is_within_limits(),
             StreamEventKind::Prepared { .. }
-            | StreamEventKind::Started
+            | StreamEventKind::Started { .. }
             | StreamEventKind::Finished { .. } => true,
         }
     }

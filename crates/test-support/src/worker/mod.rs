@@ -174,7 +174,14 @@ impl FakeWorker {
     /// # Panics
     /// The gateway has closed the socket.
     pub async fn admit(&mut self, id: RequestId) {
-        self.events(id, vec![StreamEventKind::Prepared { prompt_tokens: 3 }, StreamEventKind::Started]).await;
+        self.events(
+            id,
+            vec![
+                StreamEventKind::Prepared { prompt_tokens: 3 },
+                StreamEventKind::Started { cached_tokens: 0 },
+            ],
+        )
+        .await;
     }
 
     /// Waits for the next submission.

@@ -1,6 +1,6 @@
 //! Memory for keys and values: how much there is, and of what shape.
 
-use mlx_rs::error::Exception;
+use mlx_rs::{Dtype, error::Exception};
 use thiserror::Error;
 
 pub use mlx_ext::KvDtype;
@@ -66,6 +66,11 @@ pub(super) struct Blocks {
     pub(super) tokens: usize,
 }
 
+/// Bytes of a component of this type, which is one of the float types.
+pub(super) fn value_bytes(dtype: Dtype) -> u64 {
+    if dtype == Dtype::Float32 { 4 } else { 2 }
+}
+
 impl KvGeometry {
     /// The blocks of a budget, if each key or value takes `value_bytes` bytes a component.
     pub(super) fn blocks(self, budget: KvBudget, value_bytes: u64) -> Result<Blocks, KvError> {
@@ -81,7 +86,7 @@ impl KvGeometry {
     }
 
     /// Bytes of a block in all layers; `u64::MAX` if they are more than that.
-    fn block_bytes(self, value_bytes: u64) -> u64 {
+    pub(super) fn block_bytes(self, value_bytes: u64) -> u64 {
         let factors = [self.layers, self.heads.kv, self.heads.dim].map(|n| u64::from(n.unsigned_abs()));
         // Keys and values.
         factors.into_iter().fold(2 * BLOCK_TOKENS as u64 * value_bytes, u64::saturating_mul)

@@ -22,6 +22,8 @@ mod rope;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use mlx_ext::Device;
 use mlx_rs::{Array, Dtype, error::Exception};
 
@@ -110,6 +112,15 @@ impl Backend {
         Self { kernels, dtype }
     }
 
+    /// Threads that compute, the calling one included: the kernels' own, or one a core.
+    pub(crate) fn threads(self) -> usize {
+        if self.kernels.are_cpu() {
+            cpu::threads()
+        } else {
+            std::thread::available_parallelism().map_or(1, usize::from)
+        }
+    }
+
     /// Whether the first use of weights and operations takes so much longer that it should not be a request's.
     pub(crate) fn needs_warm_up(self) -> bool {
         self.kernels == Kernels::Mlx
@@ -172,6 +183,26 @@ impl Backend {
         } else {
             KvMemory::Contiguous(mlx::ContiguousKv::new(geometry, budget, self.dtype)?)
         })
+    }
+
+    /// Everything that keys and values of such a geometry depend on, besides the weights and the tokens.
+    pub(crate) fn kv_identity(self, geometry: KvGeometry, budget: KvBudget) -> String {
+        let KvGeometry { layers, heads: Heads { kv, dim, .. } } = geometry;
+        let numbers = if self.pages(geometry.heads) {
+            format!("{:?} by {}", budget.dtype, cpu::instructions())
+        } else {
+            format!("{:?}", self.dtype)
+        };
+        format!("{:?}: {layers} layers of {kv} heads of {dim}, {numbers}", self.kernels)
+    }
+
+    /// Bytes of a token's keys and values in all layers.
+    pub(crate) fn kv_token_bytes(self, geometry: KvGeometry, budget: KvBudget) -> usize {
+        let value_bytes = match budget.dtype {
+            KvDtype::Float16 if self.pages(geometry.heads) => 2,
+            KvDtype::Float16 | KvDtype::Float32 => kv::value_bytes(self.dtype),
+        };
+        (geometry.block_bytes(value_bytes) / BLOCK_TOKENS as u64) as usize
     }
 
     /// Whether attention is the CPU's. Its vectors have eight lanes; heads of other sizes get MLX's attention.
@@ -258,6 +289,28 @@ impl SequenceMemory {
         match self {
             Self::Paged(sequence) => Self::Paged(sequence.fork(len)),
             Self::Contiguous(sequence) => Self::Contiguous(sequence.fork(len)),
+        }
+    }
+
+    /// Keys and values of some tokens as bytes, which mean the same to every sequence of the same model and backend.
+    ///
+    /// # Errors
+    /// The sequence does not have them, or they are not whole blocks where there are blocks.
+    pub(crate) fn export(&self, tokens: Range<usize>) -> Result<Vec<u8>, KvError> {
+        match self {
+            Self::Paged(sequence) => sequence.export(tokens),
+            Self::Contiguous(sequence) => sequence.export(tokens),
+        }
+    }
+
+    /// Appends the keys and values that [`export`](Self::export) gave of as many `tokens`.
+    ///
+    /// # Errors
+    /// There is no memory for them, or they are others.
+    pub(crate) fn import(&mut self, tokens: Range<usize>, bytes: &[u8]) -> Result<(), KvError> {
+        match self {
+            Self::Paged(sequence) => sequence.import(tokens, bytes),
+            Self::Contiguous(sequence) => sequence.import(tokens, bytes),
         }
     }
 

@@ -1,5 +1,7 @@
 //! What the engine needs of a model.
 
+use std::ops::Range;
+
 use crate::{
     cache::Fork,
     model::{Logits, Model, ModelError, Progress, SequenceKv, StepInput},
@@ -18,6 +20,21 @@ pub trait Forward {
 
     /// Tokens of the unit in which sequences share memory; see [`Model::shared_block`].
     fn shared_block(&self) -> Option<usize>;
+
+    /// Keys and values of some of a sequence's tokens as bytes; see [`SequenceKv::export`].
+    ///
+    /// # Errors
+    /// Those of [`SequenceKv::export`].
+    fn export(&self, kv: &Self::Kv, tokens: Range<usize>) -> Result<Vec<u8>, ModelError>;
+
+    /// Appends to a sequence what [`export`](Self::export) gave of as many `tokens`.
+    ///
+    /// # Errors
+    /// Those of [`SequenceKv::import`].
+    fn import(&self, kv: &mut Self::Kv, tokens: usize, bytes: &[u8]) -> Result<(), ModelError>;
+
+    /// How many threads may compute between steps; see [`Model::threads`].
+    fn threads(&self) -> usize;
 
     /// What shows that a step goes on, where that can be seen; see [`Model::progress`].
     fn progress(&self) -> Option<Progress>;
@@ -42,6 +59,18 @@ impl Forward for Model {
 
     fn shared_block(&self) -> Option<usize> {
         Self::shared_block(self)
+    }
+
+    fn export(&self, kv: &SequenceKv, tokens: Range<usize>) -> Result<Vec<u8>, ModelError> {
+        kv.export(tokens)
+    }
+
+    fn import(&self, kv: &mut SequenceKv, tokens: usize, bytes: &[u8]) -> Result<(), ModelError> {
+        kv.import(tokens, bytes)
+    }
+
+    fn threads(&self) -> usize {
+        Self::threads(self)
     }
 
     fn progress(&self) -> Option<Progress> {

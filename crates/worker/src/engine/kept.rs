@@ -1,10 +1,11 @@
-//! Prefixes of sequences that are kept for later ones.
+//! Prefixes of sequences that are kept for later ones: in memory, and on disk if that is wanted.
 
 use std::collections::HashMap;
 
-use super::{Slot, forward::Forward};
+use super::{Slot, forward::Forward, on_disk::OnDisk};
 use crate::{
-    cache::{BLOCK_TOKENS, Fork, Match, Prefixes},
+    cache::{BLOCK_TOKENS, Fork, Match, NodeId, Prefixes},
+    prefix_store::PrefixStore,
     schedule::{Found, Kept, Scheduler, SequenceId},
 };
 
@@ -14,6 +15,8 @@ pub(super) struct KeptPrefixes<K> {
     prefixes: Option<Prefixes<K>>,
     /// What is forked takes no memory until it is written to.
     forks_share: bool,
+    /// Those on disk.
+    store: Option<PrefixStore>,
 }
 
 /// The prefixes and the sequences: all that the scheduler decides on.
@@ -27,8 +30,14 @@ impl<K: Fork> KeptPrefixes<K> {
     /// Those of the sequences of `model`.
     pub(super) fn new<M: Forward<Kv = K>>(model: &M, keep: bool) -> Self {
         let shared_block = model.shared_block();
-        let prefixes = keep.then(|| Prefixes::new(shared_block.unwrap_or(BLOCK_TOKENS)));
-        Self { prefixes, forks_share: shared_block.is_some() }
+        let forks_share = shared_block.is_some();
+        let prefixes = keep.then(|| Prefixes::new(shared_block.unwrap_or(BLOCK_TOKENS), forks_share));
+        Self { prefixes, forks_share, store: None }
+    }
+
+    /// Keeps prefixes there, too, if they are kept at all.
+    pub(super) fn set_store(&mut self, store: PrefixStore) {
+        self.store = self.prefixes.is_some().then_some(store);
     }
 
     /// Tokens whose keys and values are held for some sequence.
@@ -42,23 +51,40 @@ impl<K: Fork> KeptPrefixes<K> {
     }
 
     /// Keeps what a sequence has computed of its prompt, so that others can go on behind it while it goes on, too.
-    pub(super) fn publish(&mut self, id: SequenceId, slot: &mut Slot<K>, scheduler: &mut Scheduler) {
+    pub(super) fn publish<M: Forward<Kv = K>>(
+        &mut self,
+        id: SequenceId,
+        slot: &mut Slot<K>,
+        scheduler: &mut Scheduler,
+        model: &M,
+    ) {
+        self.write(slot, scheduler.computed(id), model);
         let (Some(prefixes), true, Some(kv)) = (&mut self.prefixes, self.forks_share, &slot.kv) else {
             return;
         };
         let tokens = &slot.sequence.tokens[..scheduler.computed(id)];
         let Some((node, known)) = prefixes.insert(tokens, kv) else { return };
         if scheduler.share(id, known, prefixes.whole_blocks(tokens.len())) {
-            prefixes.hold(node);
-            slot.held.replace(node).into_iter().for_each(|before| prefixes.release(before));
+            hold(prefixes, &mut slot.held, Some(node));
         }
     }
 
-    /// The first `computed` tokens of a sequence, which loses its keys and values, are kept; unless these are `unusable`.
-    pub(super) fn take_over(&mut self, slot: &mut Slot<K>, computed: usize, unusable: impl Fn(&K) -> bool) {
+    /// Keeps on disk what a sequence has computed since it was last asked for it.
+    fn write<M: Forward<Kv = K>>(&self, slot: &mut Slot<K>, computed: usize, model: &M) {
+        if let (Some(store), Some(kv)) = (&self.store, &slot.kv)
+            && model.is_intact(kv)
+        {
+            slot.disk.write(store, model, &slot.sequence.tokens[..computed], kv);
+        }
+    }
+
+    /// The first `computed` tokens of a sequence, which loses its keys and values, are kept.
+    pub(super) fn take_over<M: Forward<Kv = K>>(&mut self, slot: &mut Slot<K>, computed: usize, model: &M) {
+        self.write(slot, computed, model);
+        slot.disk = OnDisk::default();
         let (kv, held) = (slot.kv.take(), slot.held.take());
         let Some(prefixes) = &mut self.prefixes else { return };
-        if let Some(kv) = kv.filter(|kv| !unusable(kv)) {
+        if let Some(kv) = kv.filter(|kv| model.is_intact(kv)) {
             prefixes.insert(&slot.sequence.tokens[..computed], &kv);
         }
         held.into_iter().for_each(|node| prefixes.release(node));
@@ -79,12 +105,47 @@ impl<M: Forward> KeptMemory<'_, M> {
         })
     }
 
+    /// Takes what has been read of a sequence's tokens to the prefixes in memory. The first call has it looked for; as long
+    /// as it is being read, here or for another sequence, the answer is true. There is room for so many tokens, beside
+    /// what can be evicted.
+    fn restore(&mut self, id: SequenceId, room: usize) -> bool {
+        if self.others_read(id) {
+            return true;
+        }
+        let KeptPrefixes { prefixes: Some(prefixes), store: Some(store), .. } = &mut self.kept else {
+            return false;
+        };
+        let Some(slot) = self.slots.get_mut(&id) else { return false };
+        let tokens = to_find(&slot.sequence.tokens);
+        if !slot.disk.is_asked()
+            && let Some(node) = slot.disk.ask(store, prefixes, tokens)
+        {
+            hold(prefixes, &mut slot.held, Some(node));
+        }
+        let taken = slot.disk.take(prefixes, self.model, tokens, room);
+        if taken.node.is_some() {
+            hold(prefixes, &mut slot.held, taken.node);
+        }
+        taken.more
+    }
+
+    /// Whether what a sequence needs is being read for another one, further than it is in memory.
+    fn others_read(&self, id: SequenceId) -> bool {
+        let Some(own) = self.slots.get(&id).filter(|slot| !slot.disk.is_asked()) else { return false };
+        self.slots.iter().filter(|(other, _)| **other != id).any(|(_, other)| {
+            let tokens = own.sequence.tokens.iter().zip(&other.sequence.tokens);
+            let common = || tokens.take_while(|(own, other)| own == other).count();
+            other.disk.reaches().is_some_and(|reached| common() >= reached)
+        })
+    }
+
     fn reuse(&mut self, id: SequenceId, found: Match) -> Option<Found> {
         let (prefixes, slot) = (self.kept.prefixes.as_mut()?, self.slots.get_mut(&id)?);
         slot.kv = Some(prefixes.fork(found)?);
-        prefixes.hold(found.node);
-        slot.held = Some(found.node);
-        let shared = if self.kept.forks_share { prefixes.whole_blocks(found.len) } else { 0 };
+        // A copy does not need what it was copied from.
+        let held = self.kept.forks_share.then_some(found.node);
+        hold(prefixes, &mut slot.held, held);
+        let shared = if held.is_some() { prefixes.whole_blocks(found.len) } else { 0 };
         Some(Found::Ready { computed: found.len, shared })
     }
 }
@@ -98,27 +159,43 @@ impl<M: Forward> Kept for KeptMemory<'_, M> {
         self.kept.prefixes.as_mut().map_or(0, |prefixes| prefixes.evict(tokens))
     }
 
-    fn find(&mut self, id: SequenceId, computing: &[(SequenceId, usize)]) -> Found {
+    fn find(&mut self, id: SequenceId, computing: &[(SequenceId, usize)], room: usize) -> Found {
+        if self.restore(id, room) {
+            return Found::Soon;
+        }
         let (Some(prefixes), Some(slot)) = (&mut self.kept.prefixes, self.slots.get(&id)) else {
             return Found::NOTHING;
         };
-        // Logits are needed after the last token, so that one is always computed.
-        let tokens = &slot.sequence.tokens[..slot.sequence.tokens.len() - 1];
+        let tokens = to_find(&slot.sequence.tokens);
         // Less than a block is not worth a copy.
         let found = prefixes.find(tokens).filter(|found| prefixes.whole_blocks(found.len) > 0);
         if self.comes_soon(tokens, found.map_or(0, |found| found.len), computing) {
             return Found::Soon;
         }
         let reused = found.and_then(|found| self.reuse(id, found)).unwrap_or(Found::NOTHING);
-        if let (Found::Ready { computed, .. }, Some(slot)) = (reused, self.slots.get_mut(&id)) {
-            slot.first_computed.get_or_insert(computed);
+        if let (Found::Ready { computed, .. }, Some(slot)) = (reused, self.slots.get_mut(&id))
+            && !slot.started
+        {
+            slot.first_computed = computed;
         }
         reused
     }
 
     fn drop_memory(&mut self, id: SequenceId, computed: usize) {
         if let Some(slot) = self.slots.get_mut(&id) {
-            self.kept.take_over(slot, computed, |kv| !self.model.is_intact(kv));
+            slot.first_computed = if slot.started { slot.first_computed } else { 0 };
+            self.kept.take_over(slot, computed, self.model);
         }
     }
+}
+
+/// What is looked for of a sequence's tokens: logits are needed after the last one, so that one is always computed.
+fn to_find(tokens: &[u32]) -> &[u32] {
+    &tokens[..tokens.len() - 1]
+}
+
+/// A sequence that uses the prefix `held` uses another one from now on, or none.
+fn hold<K: Fork>(prefixes: &mut Prefixes<K>, held: &mut Option<NodeId>, node: Option<NodeId>) {
+    node.into_iter().for_each(|node| prefixes.hold(node));
+    std::mem::replace(held, node).into_iter().for_each(|before| prefixes.release(before));
 }

@@ -7,6 +7,7 @@
 //! sequence  one generation: its tokens, its sampler, its emitter
 //! forward   what is needed of a model
 //! kept      prefixes of sequences that later ones go on behind
+//! on_disk   what of them is kept on disk, or comes from there
 //! emit      from a token to what its client sees of it
 //! stats     what the heartbeat says about all this
 //! ```
@@ -14,6 +15,7 @@
 pub mod emit;
 mod forward;
 mod kept;
+mod on_disk;
 mod sequence;
 mod stats;
 mod step;
@@ -24,6 +26,7 @@ use crossbeam_channel::{Receiver, RecvError, TryRecvError};
 use emit::Outbox;
 pub use forward::Forward;
 use kept::KeptPrefixes;
+use on_disk::OnDisk;
 use protocol::message::{FinishReason, Report, StreamEvent, StreamEventKind, Usage};
 pub use sequence::{EosTokens, OutputError, ResumeError, Sequence};
 pub use stats::EngineStats;
@@ -32,8 +35,10 @@ pub use step::Broken;
 use crate::{
     cache::NodeId,
     model::Model,
+    prefix_store::PrefixStore,
     report_sink::ReportSink,
     requests::RequestTable,
+    sample::SampleThreads,
     schedule::{Limits, Scheduler, SequenceId},
 };
 
@@ -56,6 +61,7 @@ pub struct Engine<M: Forward = Model> {
     kept: KeptPrefixes<M::Kv>,
     messages: Receiver<EngineMessage>,
     requests: Arc<RequestTable>,
+    sample_threads: SampleThreads,
     /// Tokens of the step, between sampling and emitting.
     sampled: Vec<(SequenceId, u32)>,
     outbox: Outbox,
@@ -72,11 +78,13 @@ struct Slot<K> {
     kv: Option<K>,
     /// The prefix that it uses.
     held: Option<NodeId>,
+    /// What of it was looked for on disk, and kept there.
+    disk: OnDisk,
     /// How many tokens it need not compute when it began.
-    first_computed: Option<usize>,
+    first_computed: usize,
     /// It has taken part in a step.
     started: bool,
-    /// Its row in the step that is being put together.
+    /// Its row in what is being put together: of the step, or of its logits.
     row: Option<usize>,
 }
 
@@ -105,6 +113,7 @@ impl<M: Forward> Engine<M> {
         stats.set_progress(model.progress());
         Self {
             kept: KeptPrefixes::new(&model, limits.keep_prefixes),
+            sample_threads: SampleThreads::start(model.threads()),
             model,
             limits,
             scheduler: Scheduler::new(limits),
@@ -117,6 +126,13 @@ impl<M: Forward> Engine<M> {
             draining: false,
             failed_steps: 0,
         }
+    }
+
+    /// The same, with prefixes on disk, too.
+    #[must_use]
+    pub fn with_prefix_store(mut self, store: PrefixStore) -> Self {
+        self.kept.set_store(store);
+        self
     }
 
     /// Serves until it has drained, or nobody can send to it any more.
@@ -177,7 +193,15 @@ impl<M: Forward> Engine<M> {
         let ended = sequence.ended;
         self.slots.insert(
             id,
-            Slot { sequence, kv: None, held: None, first_computed: None, started: false, row: None },
+            Slot {
+                sequence,
+                kv: None,
+                held: None,
+                disk: OnDisk::default(),
+                first_computed: 0,
+                started: false,
+                row: None,
+            },
         );
         // What was generated elsewhere was all there is; only its end was not said.
         if let Some(reason) = ended {
@@ -205,7 +229,7 @@ impl<M: Forward> Engine<M> {
         let computed = self.scheduler.computed(id);
         self.scheduler.remove(id);
         if let Some(mut slot) = self.slots.remove(&id) {
-            self.kept.take_over(&mut slot, computed, |kv| !self.model.is_intact(kv));
+            self.kept.take_over(&mut slot, computed, &self.model);
             self.requests.end(slot.sequence.id);
         }
     }
@@ -228,7 +252,7 @@ impl<K> Slot<K> {
     /// What the sequence has used so far.
     fn usage(&self) -> Usage {
         let usage = self.sequence.usage();
-        let cached = self.first_computed.unwrap_or(0) as u32;
+        let cached = self.first_computed as u32;
         Usage { cached_tokens: cached.min(usage.prompt_tokens), ..usage }
     }
 }

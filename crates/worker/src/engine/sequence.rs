@@ -13,7 +13,7 @@ use crate::{
     constraint::{Constraint, ConstraintError},
     request_trace::SequenceSpans,
     requests::RequestHandle,
-    sample::Sampler,
+    sample::{Row, Sampler},
 };
 
 /// A request's tokens and everything that is needed to go on with them.
@@ -112,15 +112,13 @@ impl Sequence {
         Ok(())
     }
 
-    /// Chooses the next token from the logits after the last one and appends it.
+    /// What its next token is chosen from: `logits` are those after the last one.
     ///
     /// # Errors
     /// Those of its constraint.
-    pub fn sample(&mut self, logits: &[f32]) -> Result<u32, OutputError> {
+    pub fn row<'a>(&'a mut self, logits: &'a [f32]) -> Result<Row<'a>, OutputError> {
         let mask = self.constraint.as_mut().map(Constraint::mask).transpose()?;
-        let token = self.sampler.sample_among(logits, self.tokens.len() as u64, mask);
-        self.tokens.push(token);
-        Ok(token)
+        Ok(Row { sampler: &mut self.sampler, logits, position: self.tokens.len() as u64, mask })
     }
 
     /// Has what the next token needs computed while the model runs.

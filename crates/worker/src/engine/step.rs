@@ -1,5 +1,7 @@
 //! One step: schedule, run, sample, emit. A row on which the model fails fails alone.
 
+use std::collections::HashMap;
+
 use protocol::message::{StreamEvent, StreamEventKind};
 use thiserror::Error;
 use tracing::{debug_span, error, warn};
@@ -65,7 +67,8 @@ impl<M: Forward> Engine<M> {
             if let Some(slot) = self.slots.get_mut(&row.id)
                 && !std::mem::replace(&mut slot.started, true)
             {
-                self.outbox.push(StreamEvent { id: slot.sequence.id, kind: StreamEventKind::Started });
+                let kind = StreamEventKind::Started { cached_tokens: slot.first_computed as u32 };
+                self.outbox.push(StreamEvent { id: slot.sequence.id, kind });
             }
         }
         self.outbox.send();
@@ -129,18 +132,16 @@ impl<M: Forward> Engine<M> {
                 slot.sequence.spans.step();
             }
         }
-        // The model needs all rows' tokens and memory at once, in the order of the rows.
-        let planned = self.slots.values_mut().filter_map(|slot| Some((slot.row.take()?, slot)));
-        let mut planned: Vec<(usize, &mut Slot<M::Kv>)> = planned.collect();
-        planned.sort_unstable_by_key(|(index, _)| *index);
-        let step_rows = planned.into_iter().map(|(index, Slot { sequence, kv, .. })| {
-            let PlannedRow { tokens, logits, .. } = &rows[index];
-            StepRow {
-                tokens: &sequence.tokens[tokens.clone()],
-                kv: kv.get_or_insert_with(|| self.model.new_kv()),
-                logits: logits.start - tokens.start..logits.end - tokens.start,
-            }
-        });
+        // The model needs all rows' tokens and memory at once.
+        let step_rows =
+            take_rows(&mut self.slots).into_iter().map(|(index, _, Slot { sequence, kv, .. })| {
+                let PlannedRow { tokens, logits, .. } = &rows[index];
+                StepRow {
+                    tokens: &sequence.tokens[tokens.clone()],
+                    kv: kv.get_or_insert_with(|| self.model.new_kv()),
+                    logits: logits.start - tokens.start..logits.end - tokens.start,
+                }
+            });
         self.model.forward(&mut StepInput { rows: step_rows.collect() })
     }
 
@@ -151,14 +152,34 @@ impl<M: Forward> Engine<M> {
             self.scheduler.advance(row);
             self.publish_prefix(row);
             next += row.logits.len();
-            let (Some(logits), true) = (logits, row.samples()) else { continue };
-            self.stats.advance();
-            let Some(slot) = self.slots.get_mut(&row.id) else { continue };
-            match slot.sequence.sample(logits.row(next - 1)) {
-                Ok(token) => self.sampled.push((row.id, token)),
-                Err(error) => self.fail_output(row.id, error),
+            if row.samples()
+                && let Some(slot) = self.slots.get_mut(&row.id)
+            {
+                slot.row = Some(next - 1);
+                self.stats.advance();
             }
         }
+        // Afterwards all at once, on several threads.
+        let sampling = take_rows(&mut self.slots);
+        let Some(logits) = logits else { return };
+        let (mut ids, mut rows, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        for (row, id, slot) in sampling {
+            match slot.sequence.row(logits.row(row)) {
+                Ok(row) => {
+                    ids.push(id);
+                    rows.push(row);
+                }
+                Err(error) => failed.push((id, error)),
+            }
+        }
+        let tokens = self.sample_threads.sample(rows);
+        for (id, token) in ids.into_iter().zip(tokens) {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.sequence.tokens.push(token);
+                self.sampled.push((id, token));
+            }
+        }
+        failed.into_iter().for_each(|(id, error)| self.fail_output(id, error));
     }
 
     /// Lets later sequences go on behind what was computed of a prompt.
@@ -166,7 +187,7 @@ impl<M: Forward> Engine<M> {
         if let Some(slot) = self.slots.get_mut(&row.id)
             && row.tokens.start < slot.sequence.prompt_len
         {
-            self.kept.publish(row.id, slot, &mut self.scheduler);
+            self.kept.publish(row.id, slot, &mut self.scheduler, &self.model);
         }
     }
 
@@ -223,4 +244,12 @@ impl<M: Forward> Engine<M> {
         let rows = vec![StepRow::last_logits(&[0], &mut kv)];
         self.model.forward(&mut StepInput { rows }).map(drop).map_err(|source| Broken { source })
     }
+}
+
+/// The slots that were given a row, in the order of these.
+fn take_rows<K>(slots: &mut HashMap<SequenceId, Slot<K>>) -> Vec<(usize, SequenceId, &mut Slot<K>)> {
+    let with_rows = slots.iter_mut().filter_map(|(&id, slot)| Some((slot.row.take()?, id, slot)));
+    let mut with_rows: Vec<_> = with_rows.collect();
+    with_rows.sort_unstable_by_key(|(row, ..)| *row);
+    with_rows
 }

@@ -39,6 +39,7 @@ const LIMITS: Limits = Limits {
     chunk_tokens: 8,
     max_num_batched_tokens: 12,
     kv_tokens: 10_000,
+    unit_tokens: 1,
     keep_prefixes: false,
 };
 

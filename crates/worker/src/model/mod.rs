@@ -114,9 +114,24 @@ impl Model {
         self.weight_bytes
     }
 
+    /// How many threads compute on this machine's cores, the calling one included; they are free between steps.
+    pub fn threads(&self) -> usize {
+        self.backend.threads()
+    }
+
     /// What shows that a step goes on, where that can be seen.
     pub fn progress(&self) -> Option<Progress> {
         self.progress
+    }
+
+    /// Everything that keys and values depend on, besides the weights and the tokens.
+    pub fn kv_identity(&self) -> &str {
+        self.cache.identity()
+    }
+
+    /// Bytes of a token's keys and values, in all layers.
+    pub fn kv_token_bytes(&self) -> usize {
+        self.cache.token_bytes()
     }
 
     /// Tokens, of all sequences together, whose keys and values fit the budget.

@@ -1,6 +1,8 @@
 //! What a model remembers of a sequence between two steps, and the memory that this takes.
 
-use mlx_rs::Array;
+use std::ops::Range;
+
+use mlx_rs::{Array, error::Exception};
 
 use super::ModelError;
 use crate::{
@@ -14,6 +16,8 @@ use crate::{
 /// Where sequences get their memory from.
 pub(super) struct KvCache {
     memory: KvMemory,
+    identity: String,
+    token_bytes: usize,
 }
 
 /// What attention remembers of a sequence, in every layer: the keys and values of its tokens.
@@ -41,7 +45,11 @@ impl KvCache {
         }
         let Some(first) = layers.first() else { return Err(ModelError::NoLayers) };
         let geometry = KvGeometry { layers: layers.len() as i32, heads: first.heads };
-        Ok(Self { memory: backend.kv_memory(geometry, budget)? })
+        Ok(Self {
+            memory: backend.kv_memory(geometry, budget)?,
+            identity: backend.kv_identity(geometry, budget),
+            token_bytes: backend.kv_token_bytes(geometry, budget),
+        })
     }
 
     /// Tokens for which there is memory, whichever of the budget's sequences hold them.
@@ -52,6 +60,16 @@ impl KvCache {
     /// Tokens of the unit in which sequences share memory, if they do.
     pub(super) fn shared_block(&self) -> Option<usize> {
         self.memory.shared_block()
+    }
+
+    /// Everything that keys and values depend on, besides the weights and the tokens.
+    pub(super) fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Bytes of a token's keys and values.
+    pub(super) fn token_bytes(&self) -> usize {
+        self.token_bytes
     }
 
     /// An empty sequence.
@@ -93,6 +111,30 @@ impl SequenceKv {
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
         self.memory.truncate(self.len);
+    }
+
+    /// Keys and values of some tokens as bytes, which mean the same to every sequence of the same model, computed in the
+    /// same way.
+    ///
+    /// # Errors
+    /// The sequence does not have them, or they are not whole blocks where there are blocks.
+    pub fn export(&self, tokens: Range<usize>) -> Result<Vec<u8>, ModelError> {
+        if tokens.end > self.len {
+            return Err(
+                Exception::custom(format!("a sequence of {} tokens has not {tokens:?}", self.len)).into()
+            );
+        }
+        Ok(self.memory.export(tokens)?)
+    }
+
+    /// Appends the keys and values that [`export`](Self::export) gave of as many `tokens`.
+    ///
+    /// # Errors
+    /// There is no memory for them, or they are others.
+    pub fn import(&mut self, tokens: usize, bytes: &[u8]) -> Result<(), ModelError> {
+        self.memory.import(self.len..self.len + tokens, bytes)?;
+        self.len += tokens;
+        Ok(())
     }
 
     /// Counts `tokens` that every layer has appended.

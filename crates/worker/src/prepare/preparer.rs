@@ -5,7 +5,7 @@ use std::sync::Arc;
 use protocol::message::{ChatMessage, Failure, FailureKind, Generate, Prompt};
 
 use super::{
-    constraint::Constraints,
+    constraint::{Constraints, Vocabulary},
     control::{ControlTokens, Disguised},
     draft::Drafts,
     template::{Chat, ChatTemplate},
@@ -103,7 +103,9 @@ impl Preparer {
 
     fn constraint(&self, generate: &Generate) -> Result<Option<Constraint>, Failure> {
         let compile = |asked| {
-            self.constraints.compile(asked, generate.ignore_eos, self.tokenizer.tokenizer(), &self.settings)
+            let Settings { vocab_size: size, eos_tokens, .. } = &self.settings;
+            let vocabulary = Vocabulary { tokenizer: self.tokenizer.tokenizer(), size: *size, eos_tokens };
+            self.constraints.compile(asked, generate.ignore_eos, vocabulary)
         };
         generate.output.as_ref().map(compile).transpose()
     }

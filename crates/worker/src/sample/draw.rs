@@ -1,25 +1,19 @@
 //! The choice itself.
 
-use super::Candidate;
-
-/// Largest value, the lowest token among equals.
-pub(super) fn argmax(candidates: impl Iterator<Item = Candidate>) -> u32 {
-    let best =
-        candidates.fold((f32::NEG_INFINITY, 0), |best, next| if next.0 > best.0 { next } else { best });
-    best.1
-}
-
-/// The candidate in which the running sum passes `target`.
-pub(super) fn pick(candidates: &[Candidate], target: f64) -> u32 {
-    let mut sum = 0.0;
-    for &(p, token) in candidates {
-        sum += f64::from(p);
+/// The token in which the running sum of weights, which begins with `sum`, passes `target`.
+pub(super) fn pick(weights: impl Iterator<Item = (f32, u32)>, mut sum: f64, target: f64) -> u32 {
+    // Rounding can leave the target at the sum itself: then it is the last one that can be drawn.
+    let mut last = 0;
+    for (weight, token) in weights {
+        sum += f64::from(weight);
         if sum > target {
             return token;
         }
+        if weight > 0.0 {
+            last = token;
+        }
     }
-    // Rounding can leave the target at the sum itself.
-    candidates.iter().rev().find(|&&(p, _)| p > 0.0).map_or(0, |&(_, token)| token)
+    last
 }
 
 /// A number in `[0, 1)` that depends on nothing but its arguments.

@@ -3,20 +3,38 @@
 //! The order is penalties, bias, the constraint's mask, temperature, top-k, top-p, min-p, draw. The draw is a pure function of
 //! (seed, position), so that a request gets the same tokens alone, in a batch, after preemption, or on
 //! another worker.
+//!
+//! ```text
+//! penalties    what changes the logits
+//! maxima       the largest of them
+//! weights      how likely each token is; exponential, lanes
+//! candidates   the tokens that filters leave
+//! draw         which of them it is
+//! threads      the rows of a step, several at a time
+//! ```
+//!
+//! What is computed is one sequence of additions, multiplications and comparisons, which every machine rounds alike. So
+//! the token depends neither on the CPU's instructions nor on the thread, nor on what the memory was used for before.
 
+mod candidate;
+mod candidates;
 mod draw;
-mod filters;
+mod exponential;
+mod lanes;
+mod maxima;
 mod penalties;
+mod threads;
+mod weights;
 
-use draw::{argmax, pick, uniform};
-use filters::{apply_top_k, apply_top_p_min_p, sort, to_probabilities};
+use candidates::Candidates;
+use draw::uniform;
+use maxima::Maxima;
 use penalties::Penalties;
 use protocol::message::Sampling;
+pub use threads::{Row, SampleThreads};
+use weights::{Scale, Weights};
 
 use crate::constraint::TokenMask;
-
-/// A token with its logit, later with its probability.
-type Candidate = (f32, u32);
 
 /// Chooses the tokens of one sequence.
 ///
@@ -25,43 +43,43 @@ type Candidate = (f32, u32);
 pub struct Sampler {
     sampling: Sampling,
     penalties: Penalties,
-    /// Reused between calls.
-    candidates: Vec<Candidate>,
+}
+
+/// Memory for choosing a token, used again for the next one, whichever sequence's it is. One thread's stays in its cache.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    adjusted: Vec<f32>,
+    maxima: Maxima,
+    weights: Weights,
+    candidates: Candidates,
 }
 
 impl Sampler {
     /// A sampler for a sequence that begins with `prompt`.
     pub fn new(mut sampling: Sampling, prompt: &[u32]) -> Self {
         let penalties = Penalties::new(&mut sampling, prompt);
-        Self { sampling, penalties, candidates: Vec::new() }
+        Self { sampling, penalties }
     }
 
     /// The token that follows, given the logits of every token of the vocabulary.
     ///
     /// `position` is the index of the new token in the whole sequence. Logits that are not numbers count
     /// as impossible; if all are, the answer is token 0.
-    pub fn sample(&mut self, logits: &[f32], position: u64) -> u32 {
-        self.sample_among(logits, position, None)
+    pub fn sample(&mut self, logits: &[f32], position: u64, scratch: &mut Scratch) -> u32 {
+        self.sample_among(logits, position, None, scratch)
     }
 
     /// [`sample`](Self::sample) among the tokens that `mask` allows.
-    pub fn sample_among(&mut self, logits: &[f32], position: u64, mask: Option<&TokenMask>) -> u32 {
-        let is_greedy = self.sampling.temperature <= 0.0;
-        let token = if is_greedy && mask.is_none() && self.penalties.change_nothing() {
-            argmax(logits.iter().copied().zip(0..))
-        } else {
-            self.candidates.clear();
-            self.candidates.extend(logits.iter().copied().zip(0..));
-            self.penalties.apply(&mut self.candidates);
-            if let Some(mask) = mask {
-                self.candidates.retain(|&(_, token)| mask.allows(token));
-            }
-            if is_greedy {
-                argmax(self.candidates.iter().copied())
-            } else {
-                self.draw(uniform(self.sampling.seed, position))
-            }
-        };
+    pub fn sample_among(
+        &mut self,
+        logits: &[f32],
+        position: u64,
+        mask: Option<&TokenMask>,
+        scratch: &mut Scratch,
+    ) -> u32 {
+        let mut adjusted = std::mem::take(&mut scratch.adjusted);
+        let token = self.choose(self.adjust(logits, mask, &mut adjusted), position, scratch);
+        scratch.adjusted = adjusted;
         self.accept(token);
         token
     }
@@ -71,20 +89,54 @@ impl Sampler {
         self.penalties.count(token);
     }
 
-    /// Filters the candidates and takes the one at `quantile` of their probability.
-    fn draw(&mut self, quantile: f64) -> u32 {
-        let Sampling { temperature, top_p, top_k, min_p, .. } = self.sampling;
-        let candidates = &mut self.candidates;
-        candidates.retain(|(logit, _)| !logit.is_nan());
-        apply_top_k(candidates, top_k);
-        let mut total = to_probabilities(candidates, temperature);
-        if top_p < 1.0 || min_p > 0.0 {
-            total = apply_top_p_min_p(candidates, total, top_p, min_p);
-        } else if top_k > 0 {
-            // The selection leaves an order that depends on all logits: make it one of its own.
-            sort(candidates);
+    /// The logits from which a token is chosen: whatever changes them does so here. Copied only if anything does.
+    fn adjust<'a>(
+        &self,
+        logits: &'a [f32],
+        mask: Option<&TokenMask>,
+        adjusted: &'a mut Vec<f32>,
+    ) -> &'a [f32] {
+        if self.penalties.change_nothing() && mask.is_none() {
+            return logits;
         }
-        pick(candidates, quantile * total)
+        adjusted.clear();
+        adjusted.extend_from_slice(logits);
+        self.penalties.apply(adjusted);
+        if let Some(mask) = mask {
+            let refused = adjusted.iter_mut().zip(0..).filter(|(_, token)| !mask.allows(*token));
+            refused.for_each(|(logit, _)| *logit = f32::NEG_INFINITY);
+        }
+        adjusted
+    }
+
+    fn choose(&self, logits: &[f32], position: u64, scratch: &mut Scratch) -> u32 {
+        scratch.maxima.find(logits);
+        if self.sampling.temperature <= 0.0 {
+            scratch.maxima.argmax(logits)
+        } else {
+            self.draw(logits, uniform(self.sampling.seed, position), scratch)
+        }
+    }
+
+    /// Filters the tokens and takes the one at `quantile` of their probability.
+    fn draw(&self, logits: &[f32], quantile: f64, scratch: &mut Scratch) -> u32 {
+        let Scratch { maxima, weights, candidates, .. } = scratch;
+        let Sampling { temperature, top_p, top_k, min_p, .. } = self.sampling;
+        let scale = Scale { max: maxima.largest(), temperature };
+        let only_likely = top_p < 1.0 || min_p > 0.0;
+        if top_k > 0 {
+            let mut sum = candidates.take_top_k(logits, maxima, scale, top_k as usize);
+            if only_likely {
+                sum = candidates.keep_likely(sum, &self.sampling);
+            }
+            return candidates.pick(quantile * sum);
+        }
+        weights.compute(logits, scale);
+        if only_likely {
+            let sum = candidates.take_likely(weights, &self.sampling);
+            return candidates.pick(quantile * sum);
+        }
+        weights.pick(quantile * weights.total())
     }
 }
 

@@ -4,8 +4,6 @@ use std::collections::HashMap;
 
 use protocol::message::Sampling;
 
-use super::Candidate;
-
 /// Penalties of one sequence, and the counts that they need.
 #[derive(Debug)]
 pub(super) struct Penalties {
@@ -70,20 +68,20 @@ impl Penalties {
         }
     }
 
-    /// Changes the logits of `candidates`, which are indexed by token.
-    pub(super) fn apply(&self, candidates: &mut [Candidate]) {
+    /// Changes the logits, one for each token.
+    pub(super) fn apply(&self, logits: &mut [f32]) {
         for &token in &self.seen {
-            if let Some((logit, _)) = candidates.get_mut(token as usize) {
+            if let Some(logit) = logits.get_mut(token as usize) {
                 *logit = if *logit > 0.0 { *logit / self.repetition } else { *logit * self.repetition };
             }
         }
         for &(token, count) in &self.generated {
-            if let Some((logit, _)) = candidates.get_mut(token as usize) {
+            if let Some(logit) = logits.get_mut(token as usize) {
                 *logit -= self.presence + self.frequency * count as f32;
             }
         }
         for &(token, bias) in &self.bias {
-            if let Some((logit, _)) = candidates.get_mut(token as usize) {
+            if let Some(logit) = logits.get_mut(token as usize) {
                 *logit += bias;
             }
         }

@@ -11,8 +11,9 @@ pub trait Kept {
     fn evict(&mut self, tokens: usize) -> usize;
 
     /// Gives a sequence that has nothing what is kept of it. `computing` are the sequences that compute their prompts,
-    /// and how far they are: if one of them will have computed more of it, the sequence is to wait.
-    fn find(&mut self, id: SequenceId, computing: &[(SequenceId, usize)]) -> Found;
+    /// and how far they are: if one of them will have computed more of it, the sequence is to wait. There is memory for
+    /// `room` more tokens, beside what can be evicted.
+    fn find(&mut self, id: SequenceId, computing: &[(SequenceId, usize)], room: usize) -> Found;
 
     /// The sequence, of which `computed` tokens were computed, loses its keys and values, and waits again.
     fn drop_memory(&mut self, id: SequenceId, computed: usize);
@@ -28,7 +29,7 @@ pub enum Found {
         /// How many of these take no memory of its own.
         shared: usize,
     },
-    /// Another sequence is computing what it needs.
+    /// Another sequence is computing what it needs, or it is being read.
     Soon,
 }
 

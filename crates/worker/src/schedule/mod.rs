@@ -41,6 +41,8 @@ pub struct Limits {
     pub max_num_batched_tokens: usize,
     /// Most tokens whose keys and values are held, over all sequences and kept prefixes.
     pub kv_tokens: usize,
+    /// Tokens of the unit in which sequences get memory.
+    pub unit_tokens: usize,
     /// Whether prefixes are kept for later sequences.
     pub keep_prefixes: bool,
 }
@@ -137,7 +139,12 @@ impl Scheduler {
 
     /// Tokens whose keys and values sequences hold for themselves.
     pub fn held_tokens(&self) -> usize {
-        self.entries.values().map(Entry::own).sum()
+        // For those with a place, the unit that may be half empty is set aside.
+        let held = |entry: &Entry| match entry.own() {
+            own if entry.placed => own,
+            own => own.next_multiple_of(self.limits.unit_tokens.max(1)),
+        };
+        self.entries.values().map(held).sum()
     }
 
     /// Decides the next step. Empty if no sequence can go on.
@@ -242,12 +249,15 @@ impl Scheduler {
                 entry.placed = false;
                 taken -= 1;
             }
-            if !self.make_room(id, kept) && taken > 0 {
-                // What it has got must not keep others from the memory.
+            if !self.make_room(id, kept) {
+                // What it has got must not keep others from the memory, nor itself.
                 if is_new && self.computed(id) > 0 {
                     self.take_memory(id, kept);
                 }
-                return;
+                if taken > 0 {
+                    return;
+                }
+                self.make_room(id, kept);
             }
             self.entries.get_mut(&id).into_iter().for_each(|entry| entry.placed = true);
             taken += 1;
@@ -259,8 +269,9 @@ impl Scheduler {
         let computing =
             self.placed().filter(|(_, entry)| !entry.decodes()).map(|(&id, entry)| (id, entry.computed));
         let computing: Vec<_> = computing.collect();
+        let room = self.free_tokens(kept).saturating_sub_unsigned(self.promised_tokens());
         let (Found::Ready { computed, shared }, Some(entry)) =
-            (kept.find(id, &computing), self.entries.get_mut(&id))
+            (kept.find(id, &computing, room.max(0).unsigned_abs()), self.entries.get_mut(&id))
         else {
             return false;
         };

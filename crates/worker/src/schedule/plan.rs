@@ -5,7 +5,7 @@ use std::ops::Range;
 /// Names a sequence to the scheduler, in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SequenceId {
-    /// When it arrived: anywhere, if others have worked on it before.
+    /// When the request reached the gateway, even if another worker had it first.
     pub(super) arrived: u64,
     /// Of those that arrived at the same time, the first one here has the lowest.
     pub(super) number: u64,

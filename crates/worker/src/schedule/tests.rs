@@ -11,6 +11,7 @@ const LIMITS: Limits = Limits {
     chunk_tokens: 8,
     max_num_batched_tokens: 16,
     kv_tokens: 100,
+    unit_tokens: 1,
     keep_prefixes: true,
 };
 
@@ -35,7 +36,7 @@ impl Kept for Prefixes {
         gone
     }
 
-    fn find(&mut self, id: SequenceId, _computing: &[(SequenceId, usize)]) -> Found {
+    fn find(&mut self, id: SequenceId, _computing: &[(SequenceId, usize)], _room: usize) -> Found {
         self.found.get(&id).copied().unwrap_or(Found::NOTHING)
     }
 

@@ -7,6 +7,7 @@ pub(crate) mod gateway;
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -41,6 +42,7 @@ pub(crate) struct FakeModel {
     shared_block: Option<usize>,
     /// Whether it counts what it does. It does nothing that would be counted.
     counts: bool,
+    threads: usize,
     /// Of each step the number of tokens of each row.
     steps: Arc<Mutex<Vec<Vec<usize>>>>,
 }
@@ -77,6 +79,7 @@ impl FakeModel {
             fragile: false,
             shared_block: None,
             counts: false,
+            threads: 1,
             steps: Arc::default(),
         }
     }
@@ -124,6 +127,11 @@ impl FakeModel {
         self
     }
 
+    pub(crate) fn on_threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
     /// Logits after `tokens`.
     pub(crate) fn logits(&self, tokens: &[u32]) -> Vec<f32> {
         (self.script)(tokens)
@@ -163,6 +171,22 @@ impl Forward for FakeModel {
 
     fn shared_block(&self) -> Option<usize> {
         self.shared_block
+    }
+
+    fn export(&self, kv: &FakeKv, tokens: Range<usize>) -> Result<Vec<u8>, ModelError> {
+        Ok(kv.tokens[tokens].iter().flat_map(|token| token.to_le_bytes()).collect())
+    }
+
+    fn import(&self, kv: &mut FakeKv, tokens: usize, bytes: &[u8]) -> Result<(), ModelError> {
+        let new = bytes
+            .chunks_exact(4)
+            .map(|bytes| bytes.iter().rev().fold(0, |n, &byte| n << 8 | u32::from(byte)));
+        kv.tokens.extend(new.take(tokens));
+        Ok(())
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
     }
 
     fn progress(&self) -> Option<Progress> {
@@ -244,7 +268,7 @@ impl Stream {
             StreamEventKind::Prepared { .. } => {
                 assert_eq!((self.chunks, self.text.as_str()), (0, ""), "prepared after output");
             }
-            StreamEventKind::Started => assert_eq!(self.chunks, 0, "started after output"),
+            StreamEventKind::Started { .. } => assert_eq!(self.chunks, 0, "started after output"),
             end => self.end = Some(end),
         }
     }

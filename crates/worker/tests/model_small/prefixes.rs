@@ -1,11 +1,11 @@
 //! Sequences that go on behind what was computed for others.
 
 use protocol::message::StreamEventKind;
-use worker::schedule::Limits;
+use worker::{prefix_store::SEGMENT_TOKENS, schedule::Limits};
 
 use super::{
     on::{On, on_every_backend},
-    served::{LIMITS, Stream, finished, serve},
+    served::{LIMITS, Outcome, Stream, finished, serve, serve_from},
     tiny::{Float, SplitMix},
 };
 
@@ -51,4 +51,30 @@ fn kept_prefixes_change_no_token(on: On) {
     }
 }
 
-on_every_backend![kept_prefixes_change_no_token];
+/// A worker that starts anew goes on behind what the one before it has kept on disk, with the same tokens.
+fn prefixes_from_the_disk_change_no_token(on: On) {
+    let mut random = SplitMix(78);
+    let base = random.tokens(3 * SEGMENT_TOKENS, 100);
+    let prompt =
+        |common: usize, random: &mut SplitMix| [&base[..common], &random.tokens(7, 100)[..]].concat();
+    let lens = [3 * SEGMENT_TOKENS, 3 * SEGMENT_TOKENS, 2 * SEGMENT_TOKENS + 9];
+    let prompts = lens.map(|common| prompt(common, &mut random));
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    // One after the other, so that each batch is the same.
+    let limits = Limits { max_num_seqs: 1, kv_tokens: 2000, keep_prefixes: true, ..LIMITS };
+    let folder = tempfile::tempdir().unwrap();
+    let (_, without) = serve(on, Limits { keep_prefixes: false, ..limits }, &prompts, |_| false);
+    let first = serve_from(on, limits, &prompts[..1], folder.path());
+    let again = serve_from(on, limits, &prompts, folder.path());
+    assert!([&without, &first, &again].iter().all(|streams| streams.values().all(finished)));
+    assert_eq!((cached(&first[&0]), cached(&again[&0])), (0, 3 * SEGMENT_TOKENS as u32), "{on:?}");
+    assert!(cached(&again[&2]) >= 2 * SEGMENT_TOKENS as u32);
+    // In other types, where a chunk is cut can turn the choice between two tokens.
+    if on.float.is_none_or(|float| float == Float::F32) {
+        let tokens =
+            |streams: &Outcome| -> Vec<_> { streams.values().map(|stream| stream.0.clone()).collect() };
+        assert_eq!(tokens(&without), tokens(&again), "{on:?}");
+    }
+}
+
+on_every_backend![kept_prefixes_change_no_token, prefixes_from_the_disk_change_no_token];

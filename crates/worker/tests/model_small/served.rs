@@ -3,10 +3,12 @@
 use std::{
     cell::Cell,
     collections::BTreeMap,
+    ops::Range,
+    path::Path,
     sync::{Arc, Mutex},
 };
 
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{Sender, unbounded};
 use protocol::{
     ids::RequestId,
     message::{FinishReason, Report, Sampling, StreamEventKind},
@@ -15,6 +17,7 @@ use tokenizers::Tokenizer;
 use worker::{
     engine::{Broken, Engine, EngineMessage, EngineStats, EosTokens, Forward, Sequence, emit::Emitter},
     model::{Logits, ModelError, Progress, SequenceKv, StepInput},
+    prefix_store::{PrefixStore, PrefixStoreConfig},
     report_sink::ReportSink,
     request_trace::SequenceSpans,
     requests::RequestTable,
@@ -33,6 +36,7 @@ pub(crate) const LIMITS: Limits = Limits {
     chunk_tokens: 16,
     max_num_batched_tokens: 64,
     kv_tokens: 1000,
+    unit_tokens: 1,
     keep_prefixes: false,
 };
 
@@ -57,6 +61,18 @@ impl Forward for Flaky {
 
     fn shared_block(&self) -> Option<usize> {
         self.loaded.model.shared_block()
+    }
+
+    fn export(&self, kv: &SequenceKv, tokens: Range<usize>) -> Result<Vec<u8>, ModelError> {
+        kv.export(tokens)
+    }
+
+    fn import(&self, kv: &mut SequenceKv, tokens: usize, bytes: &[u8]) -> Result<(), ModelError> {
+        kv.import(tokens, bytes)
+    }
+
+    fn threads(&self) -> usize {
+        self.loaded.model.threads()
     }
 
     fn progress(&self) -> Option<Progress> {
@@ -90,7 +106,7 @@ impl ReportSink for Streams {
             let stream = streams.entry(event.id.0).or_default();
             assert!(stream.1.is_none(), "{event:?} after the end");
             match &event.kind {
-                StreamEventKind::Started => {}
+                StreamEventKind::Started { .. } => {}
                 StreamEventKind::Delta(chunk) => stream.0.extend(&chunk.tokens),
                 end => stream.1 = Some(end.clone()),
             }
@@ -104,6 +120,23 @@ pub(crate) fn serve(
     limits: Limits,
     prompts: &[&[u32]],
     fails: impl Fn(&StepInput<'_>) -> bool + 'static,
+) -> (Result<(), Broken>, Outcome) {
+    serve_with(on, limits, prompts, fails, None)
+}
+
+/// The same, with prefixes that are kept in a folder, and were kept there before.
+pub(crate) fn serve_from(on: On, limits: Limits, prompts: &[&[u32]], prefixes: &Path) -> Outcome {
+    let (result, outcome) = serve_with(on, limits, prompts, |_| false, Some(prefixes));
+    result.unwrap();
+    outcome
+}
+
+fn serve_with(
+    on: On,
+    limits: Limits,
+    prompts: &[&[u32]],
+    fails: impl Fn(&StepInput<'_>) -> bool + 'static,
+    prefixes: Option<&Path>,
 ) -> (Result<(), Broken>, Outcome) {
     let stats = Arc::new(EngineStats::default());
     let loaded = load(&Tiny::new(on.spec(Spec::default()), 21), on);
@@ -130,11 +163,25 @@ pub(crate) fn serve(
         sender.send(EngineMessage::Sequence(Box::new(sequence))).unwrap();
     }
     sender.send(EngineMessage::Drain).unwrap();
-    let engine = Engine::new(model, limits, messages, requests, Arc::clone(&streams) as _, stats);
+    let store = prefixes.map(|dir| prefix_store(&model.loaded, dir, sender.clone()));
+    let mut engine = Engine::new(model, limits, messages, requests, Arc::clone(&streams) as _, stats);
+    if let Some(store) = store {
+        engine = engine.with_prefix_store(store);
+    }
     let result = engine.run();
     drop(sender);
     let outcome = std::mem::take(&mut *streams.0.lock().unwrap());
     (result, outcome)
+}
+
+fn prefix_store(loaded: &Loaded, dir: &Path, engine: Sender<EngineMessage>) -> PrefixStore {
+    let config = PrefixStoreConfig {
+        dir,
+        max_bytes: 1 << 30,
+        identity: loaded.model.kv_identity(),
+        token_bytes: loaded.model.kv_token_bytes(),
+    };
+    PrefixStore::open(config, move || drop(engine.send(EngineMessage::Wake))).unwrap()
 }
 
 /// Whether it has all of its tokens.

@@ -8,9 +8,13 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Bench, figures::Figures, figures::shown, json_rpc::JsonRpc};
+use super::{Bench, json_rpc::JsonRpc};
 use crate::{
-    bench::{statistics::Sample, table},
+    bench::{
+        figures::{Figures, shown},
+        statistics::Sample,
+        table,
+    },
     binaries,
     load::{Subject, number},
     process,
@@ -54,10 +58,10 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<()> {
         "bytes each",
     ]);
     for operations in OPERATIONS {
-        let operations = bench.count(operations);
+        let operations = bench.effort.count(operations);
         for (in_flight, goal, compared) in IN_FLIGHT.into_iter().filter(|case| case.0 <= operations) {
             let mut case = Case::default();
-            for _ in 0..bench.rounds {
+            for _ in 0..bench.effort.rounds() {
                 if compared {
                     case.theirs.add(json_rpc.measure(operations, in_flight)?);
                 }
@@ -78,10 +82,10 @@ pub(super) fn tokenize(bench: &Bench<'_>) -> Result<()> {
     let subject = bench.real.as_ref().context("a real model was asked for")?;
     let worker = bench.programs.gateway.with_file_name("kr-worker");
     let mut figures = Figures::default();
-    for _ in 0..bench.rounds {
+    for _ in 0..bench.effort.rounds() {
         for in_flight in [1, 64] {
             let command = tokenizing(&program, &worker, subject);
-            let report = measure(command, bench.count(50_000), in_flight)?;
+            let report = measure(command, bench.effort.count(50_000), in_flight)?;
             let rate = number(&report, "/operations")? / number(&report, "/seconds")?;
             figures.add(&format!("a second, {in_flight} in flight"), "", rate);
         }

@@ -2,8 +2,11 @@
 
 use anyhow::{Result, ensure};
 
-use super::{Bench, figures::Figures};
-use crate::load::{self, Setting, Subject, number};
+use super::Bench;
+use crate::{
+    bench::figures::Figures,
+    load::{self, Setting, Subject, number},
+};
 
 /// Clients at once whose requests are cancelled.
 const CLIENTS: u32 = 50;
@@ -13,7 +16,7 @@ const RATE: u32 = 200;
 
 /// Requests whose clients leave, with both engines if there is a real one.
 pub(super) fn cancels(bench: &Bench<'_>) -> Result<()> {
-    let count = bench.count(10_000).to_string();
+    let count = bench.effort.count(10_000).to_string();
     let clients = CLIENTS.to_string();
     let subjects = [Some(&bench.trivial), bench.real.as_ref()];
     for subject in subjects.into_iter().flatten() {
@@ -43,7 +46,7 @@ fn is_real(bench: &Bench<'_>, subject: &Subject) -> bool {
 
 /// Connections whose request never becomes complete.
 pub(super) fn half_open(bench: &Bench<'_>) -> Result<()> {
-    let count = bench.count(2000).to_string();
+    let count = bench.effort.count(2000).to_string();
     let setting = Setting { workers: 1, rate: 0, config: load::places(CLIENTS) };
     let gateway = bench.programs.start(&bench.trivial, &setting)?;
     let report = gateway.run(&["half-open", "--connections", &count])?;
@@ -60,9 +63,9 @@ pub(super) fn half_open(bench: &Bench<'_>) -> Result<()> {
 
 /// Memory that is kept of many requests.
 pub(super) fn memory(bench: &Bench<'_>) -> Result<()> {
-    let (count, warm_up) = (bench.count(100_000).to_string(), bench.count(20_000).to_string());
+    let (count, warm_up) = (bench.effort.count(100_000).to_string(), bench.effort.count(20_000).to_string());
     let mut figures = Figures::default();
-    for _ in 0..bench.rounds {
+    for _ in 0..bench.effort.rounds() {
         let setting = Setting { workers: 1, rate: 0, config: load::places(CLIENTS) };
         let gateway = bench.programs.start(&bench.trivial, &setting)?;
         let report = gateway.run(&["memory", "--count", &count, "--warm-up", &warm_up])?;

@@ -2,7 +2,6 @@
 //!
 //! Its worker has a trivial engine, so that what is measured is the gateway; `--real` adds what needs a real model.
 
-mod figures;
 mod ipc;
 mod json_rpc;
 mod limits;
@@ -13,7 +12,7 @@ mod real;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use super::machine;
+use super::{effort::Effort, machine};
 use crate::{
     load::{Programs, Subject},
     workspace::Workspace,
@@ -27,12 +26,8 @@ pub(super) struct Args {
     /// Measure with a real model, too.
     #[arg(long)]
     real: bool,
-    /// How often everything is measured, in turns.
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    rounds: u32,
-    /// Fewer requests and shorter times: to see whether all works, not for figures.
-    #[arg(long)]
-    quick: bool,
+    #[command(flatten)]
+    effort: Effort,
 }
 
 /// What can be measured.
@@ -62,8 +57,7 @@ struct Bench<'a> {
     programs: Programs,
     trivial: Subject,
     real: Option<Subject>,
-    rounds: u32,
-    quick: bool,
+    effort: Effort,
 }
 
 /// Builds, measures, prints.
@@ -78,12 +72,10 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let programs = Programs::build(workspace, real)?;
     let trivial = Subject::trivial(&programs)?;
     let real = real.then(|| Subject::real(workspace, &programs)).transpose()?;
-    let bench = Bench { workspace, programs, trivial, real, rounds: args.rounds.max(1), quick: args.quick };
+    let bench = Bench { workspace, programs, trivial, real, effort: args.effort };
     println!("{}", machine::describe());
     for part in parts {
-        if machine::is_disturbed() {
-            println!("\nSomething else runs on this machine.");
-        }
+        machine::say_if_disturbed();
         match part {
             Part::Ipc => ipc::run(&bench)?,
             Part::Overhead => overhead::run(&bench)?,
@@ -101,17 +93,5 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
 impl Part {
     fn needs_model(self) -> bool {
         matches!(self, Self::Tokenize | Self::Capacity | Self::SlowReaders)
-    }
-}
-
-impl Bench<'_> {
-    /// `full`, or a tenth of it if it has to be quick.
-    fn count(&self, full: u32) -> u32 {
-        if self.quick { (full / 10).max(1) } else { full }
-    }
-
-    /// The same of seconds, as an argument.
-    fn seconds(&self, full: u32) -> String {
-        format!("{}s", self.count(full))
     }
 }

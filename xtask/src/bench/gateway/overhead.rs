@@ -3,8 +3,11 @@
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use super::{Bench, figures::Figures, plain::PlainServer};
-use crate::load::{self, Setting, number};
+use super::{Bench, plain::PlainServer};
+use crate::{
+    bench::figures::Figures,
+    load::{self, Setting, number},
+};
 
 /// Requests per second that are not streamed.
 const RATE: u32 = 1000;
@@ -16,7 +19,7 @@ const TOKEN_RATE: u32 = 50;
 /// Measures both servers in turns.
 pub(super) fn run(bench: &Bench<'_>) -> Result<()> {
     let mut figures = Figures::default();
-    for _ in 0..bench.rounds {
+    for _ in 0..bench.effort.rounds() {
         requests(bench, &mut figures)?;
     }
     figures.print(&format!(
@@ -24,7 +27,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<()> {
          request should have been sent to the end of its answer"
     ));
     let mut figures = Figures::default();
-    for _ in 0..bench.rounds {
+    for _ in 0..bench.effort.rounds() {
         streams(bench, &mut figures)?;
     }
     figures.print(&format!("{STREAMS} streams of {TOKEN_RATE} tokens a second"));
@@ -32,7 +35,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<()> {
 }
 
 fn requests(bench: &Bench<'_>, figures: &mut Figures) -> Result<()> {
-    let (rate, seconds) = (RATE.to_string(), bench.seconds(20));
+    let (rate, seconds) = (RATE.to_string(), bench.effort.seconds(20));
     let experiment = ["open-loop", "--rate", &rate, "--duration", &seconds];
     let plain = PlainServer::start(&bench.programs, TOKEN_RATE)?.run(&experiment)?;
     let setting = Setting { workers: 1, rate: 0, config: load::places(STREAMS) };
@@ -59,7 +62,7 @@ fn requests(bench: &Bench<'_>, figures: &mut Figures) -> Result<()> {
 }
 
 fn streams(bench: &Bench<'_>, figures: &mut Figures) -> Result<()> {
-    let (streams, tokens) = (STREAMS.to_string(), bench.count(1000).to_string());
+    let (streams, tokens) = (STREAMS.to_string(), bench.effort.count(1000).to_string());
     let experiment = ["streams", "--streams", &streams, "--tokens", &tokens, "--over", "2s"];
     let plain = PlainServer::start(&bench.programs, TOKEN_RATE)?.run(&experiment)?;
     let setting = Setting { workers: 1, rate: TOKEN_RATE, config: load::places(STREAMS) };

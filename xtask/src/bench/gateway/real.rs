@@ -3,9 +3,9 @@
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Bench, figures::Figures};
+use super::Bench;
 use crate::{
-    bench::table,
+    bench::{figures::Figures, table},
     load::{self, Setting, number},
 };
 
@@ -34,7 +34,7 @@ pub(super) fn capacity(bench: &Bench<'_>) -> Result<()> {
     for streams in STREAMS {
         let setting = Setting { workers: 1, rate: 0, config: load::places(streams) };
         let gateway = bench.programs.start(subject, &setting)?;
-        let (streams, tokens) = (streams.to_string(), bench.count(100).to_string());
+        let (streams, tokens) = (streams.to_string(), bench.effort.count(100).to_string());
         let report = gateway.run(&["streams", "--streams", &streams, "--tokens", &tokens])?;
         let whole = number(&report, "/whole")?;
         let seconds = |path: &str| number(&report, path).map(|micros| format!("{:.2}", micros / 1e6));
@@ -61,7 +61,7 @@ fn overload(bench: &Bench<'_>) -> Result<()> {
         &format!("stream_registry:\n  max_waiting: {waiting}\n  wait_timeout_ms: 10000\n"),
     );
     let gateway = bench.programs.start(subject, &Setting { workers: 1, rate: 0, config })?;
-    let (clients, tokens) = ((3 * PLACES).to_string(), bench.count(50).to_string());
+    let (clients, tokens) = ((3 * PLACES).to_string(), bench.effort.count(50).to_string());
     let report = gateway.run(&["streams", "--streams", &clients, "--tokens", &tokens, "--retry", "10m"])?;
     let mut figures = Figures::default();
     figures.add("clients", "", number(&report, "/streams")?);
@@ -87,11 +87,11 @@ pub(super) fn slow_readers(bench: &Bench<'_>) -> Result<()> {
     let subject = bench.real.as_ref().context("a real model was asked for")?;
     let config = format!("server:\n  slow_consumer_timeout_ms: 600000\n{}", load::places(READERS));
     let mut figures = Figures::default();
-    for _ in 0..bench.rounds {
+    for _ in 0..bench.effort.rounds() {
         let setting = Setting { workers: 1, rate: 0, config: config.clone() };
         let gateway = bench.programs.start(subject, &setting)?;
         let (streams, slow) = (READERS.to_string(), SLOW.to_string());
-        let (pause, tokens) = (bench.seconds(20), bench.count(1200).to_string());
+        let (pause, tokens) = (bench.effort.seconds(20), bench.effort.count(1200).to_string());
         let mut experiment = vec!["slow-readers", "--streams", &streams, "--slow", &slow];
         experiment.extend(["--pause", &pause, "--tokens", &tokens]);
         let report = gateway.run(&experiment)?;

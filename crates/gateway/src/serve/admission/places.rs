@@ -48,8 +48,8 @@ pub struct Permit {
     started: Started,
     deadline: Option<Instant>,
     prompt_tokens: u32,
+    cached_tokens: u32,
     had_token: bool,
-    /// It is given back to nobody.
     disarmed: bool,
     /// What the stream may use of its caller's rates.
     charge: Option<Box<Charge>>,
@@ -201,9 +201,9 @@ impl Places {
     }
 
     /// A stream had its first token.
-    fn first_token(&self, model: &str, started: Started, prompt_tokens: u32) {
+    fn first_token(&self, model: &str, started: Started, computed_tokens: u32) {
         if let Some(gate) = self.table().gates.get_mut(model) {
-            gate.first_token(started, prompt_tokens, now());
+            gate.first_token(started, computed_tokens, now());
         }
     }
 
@@ -298,6 +298,7 @@ impl Permit {
             started,
             deadline: None,
             prompt_tokens: 0,
+            cached_tokens: 0,
             had_token: false,
             disarmed: false,
             charge: None,
@@ -328,13 +329,18 @@ impl Permit {
         self.count(tokens.into());
     }
 
+    /// So many tokens of the prompt had been computed before; said before the first one of the answer is counted.
+    pub(in crate::serve) fn count_cached(&mut self, tokens: u32) {
+        self.cached_tokens = tokens.min(self.prompt_tokens);
+    }
+
     /// So many tokens of the answer came. The first ones say how busy the workers are.
     pub(in crate::serve) fn count_answer(&mut self, tokens: usize) {
         if tokens == 0 {
             return;
         }
         if !std::mem::replace(&mut self.had_token, true) {
-            self.places.first_token(&self.model, self.started, self.prompt_tokens);
+            self.places.first_token(&self.model, self.started, self.prompt_tokens - self.cached_tokens);
         }
         self.count(tokens as u64);
     }

@@ -26,7 +26,7 @@ impl World {
                 admitted: self.now,
                 running,
                 took: Duration::from_secs_f64(seconds),
-                prompt_tokens: 10,
+                computed_tokens: 10,
             });
         }
     }

@@ -14,11 +14,11 @@ pub(super) struct Blame {
     kills: u32,
 }
 
-/// A third worker does not get a request that was in flight during this many crashes.
+/// A request that was in flight during this many crashes is not sent to another worker.
 const MAX_CRASHES: u32 = 2;
 
-/// A process that runs out of memory is killed like one that a person ends. A request that needs too much memory has
-/// its end, and one that was in the way of several kills goes on.
+/// A process that runs out of memory is killed like one that a person ends. So a request that needs
+/// too much memory is stopped in the end, while one that merely witnessed a few kills goes on.
 const MAX_KILLS: u32 = 8;
 
 impl Blame {

@@ -90,11 +90,11 @@ impl Gates {
 
     fn gate(&self, model: &str, workers: impl FnOnce() -> usize) -> Arc<Gate> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        // Models come and go, with any number of workers.
+        open.retain(|_, gate| Arc::strong_count(gate) > 1);
         if let Some(gate) = open.get(model) {
             return Arc::clone(gate);
         }
-        // Models come and go, with any number of workers.
-        open.retain(|_, gate| Arc::strong_count(gate) > 1);
         let permits = self.settings.max_in_flight.saturating_mul(workers().max(1));
         let permits = Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
         let gate = Arc::new(Gate { permits, waiting: AtomicUsize::new(0) });
@@ -150,6 +150,14 @@ mod tests {
         assert!(gates.enter("other", || 1).now_or_never().unwrap().is_ok(), "each model has its own");
         drop(places);
         assert_eq!((gates.metrics.running.get(), gates.metrics.waiting.get()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_model_that_comes_again_has_places_for_its_workers() {
+        let gates = gates(1, 1);
+        drop(gates.enter("m", || 1).await.unwrap());
+        let places: Vec<_> = (0..4).map(|_| gates.enter("m", || 4).now_or_never().unwrap()).collect();
+        assert!(places.iter().all(Result::is_ok));
     }
 
     #[tokio::test(start_paused = true)]

@@ -58,8 +58,14 @@ impl Entry {
         let request = &mut self.request;
         self.delivering.get_or_insert_with(|| std::mem::take(request).deliver());
         match event {
-            StreamEventKind::Started => self.stage = Stage::Running,
+            StreamEventKind::Started { cached_tokens } => {
+                self.stage = Stage::Running;
+                self.flow.cached_tokens.store(*cached_tokens, Ordering::Relaxed);
+            }
             StreamEventKind::Prepared { prompt_tokens } => {
+                if self.stage != Stage::Sent {
+                    return Err("the worker prepared a request twice");
+                }
                 self.stage = Stage::Waiting;
                 self.share.prepared(*prompt_tokens);
                 if !std::mem::replace(&mut self.progress.prepared, true) {

@@ -283,6 +283,19 @@ fn a_resumed_stream_goes_on_behind_its_tokens() {
 }
 
 #[test]
+fn a_request_is_prepared_once() {
+    let world = World::new();
+    let mut stream = world.open(1, 2).unwrap();
+    let prepared = || event(1, StreamEventKind::Prepared { prompt_tokens: 1 });
+    world.submitted();
+    world.streams.deliver([prepared()]);
+    assert!(now(&mut stream).is_some() && world.cancelled().is_empty());
+    world.streams.deliver([prepared()]);
+    assert!(matches!(now(&mut stream), Some(StreamEventKind::Failed(_))));
+    assert_eq!(world.cancelled(), [RequestId(1)]);
+}
+
+#[test]
 fn a_lost_worker_ends_every_stream_once_even_a_full_one_and_opens_none() {
     let world = World::new();
     let mut full = world.open(1, 2).unwrap();
@@ -293,7 +306,8 @@ fn a_lost_worker_ends_every_stream_once_even_a_full_one_and_opens_none() {
     world.streams.deliver(vec![event(1, chunk("a"))]);
     world.streams.deliver(vec![event(1, chunk("b"))]);
     world.streams.deliver([4, 5].map(|id| event(id, StreamEventKind::Prepared { prompt_tokens: 1 })));
-    world.streams.deliver([event(5, StreamEventKind::Started)]);
+    world.streams.deliver([event(5, StreamEventKind::Started { cached_tokens: 7 })]);
+    assert_eq!((started.cached_tokens(), waiting.cached_tokens()), (7, 0));
     for stream in [&mut waiting, &mut started] {
         assert!(now(stream).is_some());
     }

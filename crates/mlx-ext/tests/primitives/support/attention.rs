@@ -99,6 +99,15 @@ impl<'a> Server<'a> {
         self.pool.copy_block(self.tables[from][block], self.tables[to][block]).unwrap();
     }
 
+    /// The same by way of bytes outside of the pool.
+    pub(crate) fn carry(&self, from: usize, to: usize, block: usize) {
+        let mut bytes = vec![0; KvPool::block_bytes(self.pool.shape()) as usize];
+        self.pool.read_block(self.tables[from][block], &mut bytes).unwrap();
+        self.pool.write_block(self.tables[to][block], &bytes).unwrap();
+        assert!(self.pool.read_block(-1, &mut bytes).is_err());
+        assert!(self.pool.write_block(self.tables[to][block], &bytes[1..]).is_err());
+    }
+
     /// One step: for each row the sequence, its tokens so far, and the projections of its new ones. Returns the rows'
     /// outputs.
     pub(crate) fn step(&self, rows: &[(usize, i32, Array)]) -> Vec<Array> {

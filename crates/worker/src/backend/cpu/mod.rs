@@ -29,9 +29,19 @@ pub(super) fn embedding(matrix: &Matrix, tokens: &Array, width: i32) -> Result<A
     cpu::embedding(&borrowed(matrix), tokens, width)
 }
 
+/// Threads of the primitives, the calling one included.
+pub(super) fn threads() -> usize {
+    cpu::threads().max(1)
+}
+
 /// Changes whenever a primitive gets on.
 pub(super) fn progress() -> u64 {
     cpu::progress()
+}
+
+/// The instructions that the primitives use. Their results are the same with all of them.
+pub(super) fn instructions() -> &'static str {
+    cpu::instructions()
 }
 
 /// What of a layer's attention the primitive can't compute.

@@ -1,6 +1,9 @@
 //! Keys and values in blocks of one pool, and attention on them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use mlx_ext::cpu::{Attention, KvPool, KvShape, Step, StepRow};
 use mlx_rs::{Array, error::Exception};
@@ -79,6 +82,11 @@ impl Shared {
     fn pool(&self) -> MutexGuard<'_, BlockPool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Of all layers.
+    fn block_bytes(&self) -> usize {
+        KvPool::block_bytes(self.memory.shape()) as usize
+    }
 }
 
 impl PagedSequence {
@@ -110,6 +118,31 @@ impl PagedSequence {
         }
     }
 
+    /// Keys and values of the tokens of whole blocks, one block after the other.
+    pub(crate) fn export(&self, tokens: Range<usize>) -> Result<Vec<u8>, KvError> {
+        let blocks = self.blocks.get(whole_blocks(tokens)?).ok_or_else(not_held)?;
+        let block_bytes = self.shared.block_bytes();
+        let mut bytes = vec![0; blocks.len() * block_bytes];
+        for (&block, bytes) in blocks.iter().zip(bytes.chunks_exact_mut(block_bytes)) {
+            self.shared.memory.read_block(block, bytes)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Appends the keys and values that [`export`](Self::export) gave of as many `tokens`.
+    pub(crate) fn import(&mut self, tokens: Range<usize>, bytes: &[u8]) -> Result<(), KvError> {
+        self.reserve(tokens.start, tokens.len())?;
+        let blocks = self.blocks.get(whole_blocks(tokens)?).ok_or_else(not_held)?;
+        let parts = bytes.chunks(self.shared.block_bytes());
+        if parts.len() != blocks.len() {
+            return Err(Exception::custom("these are not the keys and values of so many tokens").into());
+        }
+        for (&block, bytes) in blocks.iter().zip(parts) {
+            self.shared.memory.write_block(block, bytes)?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn fork(&self, len: usize) -> Self {
         let blocks = self.blocks[..len.div_ceil(BLOCK_TOKENS).min(self.blocks.len())].to_vec();
         let mut pool = self.shared.pool();
@@ -117,6 +150,18 @@ impl PagedSequence {
         drop(pool);
         Self { blocks, shared: Arc::clone(&self.shared) }
     }
+}
+
+/// Which of a sequence's blocks have these tokens, and no others.
+fn whole_blocks(tokens: Range<usize>) -> Result<Range<usize>, Exception> {
+    if !tokens.start.is_multiple_of(BLOCK_TOKENS) || !tokens.end.is_multiple_of(BLOCK_TOKENS) {
+        return Err(Exception::custom(format!("the tokens {tokens:?} are not those of whole blocks")));
+    }
+    Ok(tokens.start / BLOCK_TOKENS..tokens.end / BLOCK_TOKENS)
+}
+
+fn not_held() -> Exception {
+    Exception::custom("a sequence does not have the keys and values of these tokens")
 }
 
 impl Drop for PagedSequence {

@@ -1,22 +1,23 @@
 //! Keys and values in arrays of each sequence, and attention on them, one sequence after the other.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
 
 use mlx_rs::{
     Array, Dtype,
-    error::Exception,
+    error::{AsSliceError, Exception},
     fast::{ScaledDotProductAttentionMask, rope_dynamic, scaled_dot_product_attention},
     ops::{
         arange, concatenate,
         indexing::{TryIndexMutOp, TryIndexOp},
         zeros_dtype,
     },
+    transforms::eval,
 };
 
 use super::super::{
     Rope,
     attention::{AttentionSpec, Heads},
-    kv::{KvBudget, KvError, KvGeometry, RowMemory},
+    kv::{KvBudget, KvError, KvGeometry, RowMemory, value_bytes},
 };
 
 /// Room is added for this many tokens at a time.
@@ -25,12 +26,16 @@ const GROWTH: i32 = 256;
 /// What sequences may take, together. Each allocates its own arrays.
 pub(crate) struct ContiguousKv {
     layers: usize,
+    heads: Heads,
+    dtype: Dtype,
     tokens: usize,
 }
 
 /// A sequence's arrays.
 pub(crate) struct ContiguousSequence {
     layers: Vec<Option<LayerKv>>,
+    heads: Heads,
+    dtype: Dtype,
     /// Arrays have been changed by a step that has not ended yet.
     appending: bool,
 }
@@ -61,9 +66,8 @@ struct Row<'a> {
 impl ContiguousKv {
     /// Keys and values have the type of activations, `dtype`.
     pub(crate) fn new(geometry: KvGeometry, budget: KvBudget, dtype: Dtype) -> Result<Self, KvError> {
-        let value_bytes = if dtype == Dtype::Float32 { 4 } else { 2 };
-        let tokens = geometry.blocks(budget, value_bytes)?.tokens;
-        Ok(Self { layers: geometry.layers.unsigned_abs() as usize, tokens })
+        let tokens = geometry.blocks(budget, value_bytes(dtype))?.tokens;
+        Ok(Self { layers: geometry.layers.unsigned_abs() as usize, heads: geometry.heads, dtype, tokens })
     }
 
     pub(crate) fn tokens(&self) -> usize {
@@ -71,7 +75,8 @@ impl ContiguousKv {
     }
 
     pub(crate) fn sequence(&self) -> ContiguousSequence {
-        ContiguousSequence { layers: vec![None; self.layers], appending: false }
+        let layers = vec![None; self.layers];
+        ContiguousSequence { layers, heads: self.heads, dtype: self.dtype, appending: false }
     }
 }
 
@@ -94,7 +99,40 @@ impl ContiguousSequence {
         };
         let layer = |layer: &LayerKv| LayerKv { keys: first(&layer.keys), values: first(&layer.values) };
         let layers = self.layers.iter().map(|kv| kv.as_ref().map(layer)).collect();
-        Self { layers, appending: self.appending }
+        Self { layers, ..*self }
+    }
+
+    /// Keys and values of some tokens, layer by layer.
+    pub(crate) fn export(&self, tokens: Range<usize>) -> Result<Vec<u8>, KvError> {
+        let (start, end) = (tokens.start as i32, tokens.end as i32);
+        let mut bytes = Vec::new();
+        for array in self.arrays() {
+            let part = array.try_index((.., .., start..end, ..))?.reshape(&[-1])?.view_dtype(Dtype::Uint8)?;
+            bytes.extend_from_slice(part.try_as_slice::<u8>().map_err(|error| unreadable(&error))?);
+        }
+        Ok(bytes)
+    }
+
+    /// Appends the keys and values that [`export`](Self::export) gave of as many `tokens`.
+    pub(crate) fn import(&mut self, tokens: Range<usize>, bytes: &[u8]) -> Result<(), KvError> {
+        let shape = [1, self.heads.kv, tokens.len() as i32, self.heads.dim];
+        // Keys, then values, of each layer.
+        let parts = 2 * self.layers.len();
+        let part_bytes =
+            shape.iter().product::<i32>().unsigned_abs() as usize * value_bytes(self.dtype) as usize;
+        if bytes.len() != parts * part_bytes || part_bytes == 0 {
+            return Err(Exception::custom("these are not the keys and values of so many tokens").into());
+        }
+        let array = |bytes: &[u8]| {
+            Array::from_slice(bytes, &[bytes.len() as i32]).view_dtype(self.dtype)?.reshape(&shape)
+        };
+        let arrays = bytes.chunks_exact(part_bytes).map(array).collect::<Result<Vec<_>, _>>()?;
+        for (layer, pair) in arrays.chunks_exact(2).enumerate() {
+            self.append(layer, tokens.start as i32, &pair[0], &pair[1])?;
+        }
+        eval(self.arrays())?;
+        self.commit();
+        Ok(())
     }
 
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
@@ -130,6 +168,10 @@ impl ContiguousSequence {
         let all = place.insert(all);
         Ok((all.keys.try_index((.., .., ..end, ..))?, all.values.try_index((.., .., ..end, ..))?))
     }
+}
+
+fn unreadable(error: &AsSliceError) -> Exception {
+    Exception::custom(error.to_string())
 }
 
 /// Zeros for at least `tokens` tokens of keys or values like `like`.

@@ -95,7 +95,7 @@ fn size(event: &StreamEvent) -> usize {
         }
         StreamEventKind::Answered(Answer::Count(_))
         | StreamEventKind::Prepared { .. }
-        | StreamEventKind::Started
+        | StreamEventKind::Started { .. }
         | StreamEventKind::Finished { .. } => 0,
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod constraints;
+mod disk;
 mod failures;
 mod prefixes;
 mod random;
@@ -32,6 +33,7 @@ const LIMITS: Limits = Limits {
     chunk_tokens: 4,
     max_num_batched_tokens: 12,
     kv_tokens: 200,
+    unit_tokens: 1,
     keep_prefixes: false,
 };
 

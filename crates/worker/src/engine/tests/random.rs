@@ -17,19 +17,23 @@ enum Event {
     Fail,
 }
 
-fn ask() -> impl Strategy<Value = Ask> {
+/// Some begin with the same tokens: up to `common` of them.
+fn ask(common: usize) -> impl Strategy<Value = Ask> {
     let sampling =
         (any::<u64>(), prop_oneof![Just(0.0_f32), Just(0.8)], prop_oneof![Just(1.0_f32), Just(1.3)]);
-    (vec(0..VOCAB, 1..14), 1..12_usize, 0..6_u32, vec("[a-z]{1,2}", 0..3), vec(0..VOCAB, 0..3), sampling)
-        .prop_map(|(prompt, max_tokens, credit, stop, eos, (seed, temperature, repetition_penalty))| {
+    let prompt = (0..=common, vec(0..VOCAB, 1..14))
+        .prop_map(|(common, own)| (0..common as u32).map(|n| n * n % VOCAB).chain(own).collect());
+    (prompt, 1..12_usize, 0..6_u32, vec("[a-z]{1,2}", 0..3), vec(0..VOCAB, 0..3), sampling).prop_map(
+        |(prompt, max_tokens, credit, stop, eos, (seed, temperature, repetition_penalty))| {
             let sampling = Sampling { seed, temperature, repetition_penalty, ..Sampling::default() };
             Ask { prompt, max_tokens, credit, stop, eos, sampling }
-        })
+        },
+    )
 }
 
-fn event() -> impl Strategy<Value = Event> {
+fn event(common: usize) -> impl Strategy<Value = Event> {
     prop_oneof![
-        4 => ask().prop_map(Event::Ask),
+        4 => ask(common).prop_map(Event::Ask),
         1 => any::<Index>().prop_map(Event::Cancel),
         3 => (any::<Index>(), 1..5_u32).prop_map(|(which, chunks)| Event::Credit(which, chunks)),
         1 => Just(Event::Fail),
@@ -42,7 +46,8 @@ fn alone(ask: &Ask) -> Stream {
         max_num_seqs: 1,
         chunk_tokens: 100,
         max_num_batched_tokens: 100,
-        kv_tokens: 100,
+        kv_tokens: 200,
+        unit_tokens: 1,
         keep_prefixes: false,
     };
     let mut world = World::with_limits(FakeModel::random(VOCAB), limits);
@@ -55,17 +60,27 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn every_stream_is_what_it_would_be_alone_and_ends_exactly_once(
-        events in vec(option::weighted(0.6, event()), 1..60),
-        max_num_seqs in 1..5_usize,
+        // Behind a whole unit of memory, or more, or within it.
+        (common, events) in prop_oneof![Just(0), Just(6), Just(70)]
+            .prop_flat_map(|common| (Just(common), vec(option::weighted(0.6, event(common)), 1..60))),
+        max_num_seqs in 1..7_usize,
         kv_tokens in 30..90_usize,
         fragile: bool,
         shared_block in prop::option::of(1..6_usize),
         keep_prefixes: bool,
+        threads in 1..4_usize,
     ) {
-        let limits = Limits { max_num_seqs, chunk_tokens: 4, max_num_batched_tokens: 9, kv_tokens, keep_prefixes };
+        let limits = Limits {
+            max_num_seqs,
+            chunk_tokens: 4,
+            max_num_batched_tokens: 9,
+            kv_tokens: kv_tokens + common,
+            unit_tokens: 1,
+            keep_prefixes,
+        };
         let failing = Arc::new(Mutex::new(0_u32));
         let fails = Arc::clone(&failing);
-        let model = FakeModel::random(VOCAB).sharing(shared_block).hooked(move |rows| {
+        let model = FakeModel::random(VOCAB).sharing(shared_block).on_threads(threads).hooked(move |rows| {
             let mut left = fails.lock().unwrap();
             if rows.len() > 1 && *left > 0 {
                 *left -= 1;
@@ -119,6 +134,7 @@ fn ten_thousand_cancels_leave_nothing_behind() {
         chunk_tokens: 4,
         max_num_batched_tokens: 9,
         kv_tokens: 120,
+        unit_tokens: 1,
         keep_prefixes: true,
     };
     let mut world = World::with_limits(FakeModel::random(VOCAB), limits);

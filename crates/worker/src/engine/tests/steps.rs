@@ -50,7 +50,7 @@ fn events_of_a_step_are_one_report_and_the_end_follows_the_last_chunk() {
         let kind = StreamEventKind::Finished { reason: FinishReason::Length, usage };
         StreamEvent { id: RequestId(id), kind }
     };
-    let started = |id| StreamEvent { id: RequestId(id), kind: StreamEventKind::Started };
+    let started = |id| StreamEvent { id: RequestId(id), kind: StreamEventKind::Started { cached_tokens: 0 } };
     let expected = [
         vec![started(1), started(2)],
         vec![delta(1, "b", 0, 1), delta(2, "k", 0, 10), finished(2, 2, 1)],

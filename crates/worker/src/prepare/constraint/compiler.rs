@@ -6,9 +6,11 @@ use llguidance::{
     Matcher, ParserFactory, api::ParserLimits, earley::SlicedBiasComputer, toktrie::InferenceCapabilities,
 };
 use protocol::message::ConstraintKind;
-use tokenizers::Tokenizer;
 
-use super::{super::Settings, grammar, vocabulary};
+use super::{
+    grammar,
+    vocabulary::{Vocabulary, walkable},
+};
 use crate::constraint::{Constraint, MaskThread, reason};
 
 /// Makes constraints for a model's tokens.
@@ -18,8 +20,8 @@ pub(super) struct Compiler {
 }
 
 impl Compiler {
-    pub(super) fn new(tokenizer: &Tokenizer, settings: &Settings) -> anyhow::Result<Self> {
-        let tokens = vocabulary::of(tokenizer, settings)?;
+    pub(super) fn new(vocabulary: Vocabulary<'_>) -> anyhow::Result<Self> {
+        let tokens = walkable(vocabulary)?;
         let slices = SlicedBiasComputer::general_slices();
         let mut factory = ParserFactory::new(&tokens, InferenceCapabilities::default(), &slices)?;
         *factory.limits_mut() = limits();

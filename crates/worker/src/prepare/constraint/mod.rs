@@ -22,9 +22,8 @@ use std::{
 use compiler::Compiler;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use protocol::message::{self, Failure, FailureKind};
-use tokenizers::Tokenizer;
+pub(super) use vocabulary::Vocabulary;
 
-use super::{Settings, preparer::invalid};
 use crate::constraint::{Constraint, reason};
 
 /// How long one may take. Nearly all take some milliseconds, and the largest that are useful some hundreds.
@@ -62,12 +61,11 @@ impl Constraints {
         &self,
         asked: &message::Constraint,
         ignore_eos: bool,
-        tokenizer: &Tokenizer,
-        settings: &Settings,
+        vocabulary: Vocabulary<'_>,
     ) -> Result<Constraint, Failure> {
         let failure = |kind, message: String| Failure { kind, param: Some(asked.param.clone()), message };
         let compiler = self.compiler.get_or_init(|| {
-            let compiler = Compiler::new(tokenizer, settings).map_err(|error| reason(&error))?;
+            let compiler = Compiler::new(vocabulary).map_err(|error| reason(&error))?;
             Ok(Arc::new(compiler))
         });
         let compiler = compiler.as_ref().map_err(|reason| {
@@ -87,8 +85,9 @@ impl Constraints {
         let thread = thread::Builder::new().name("compile".into()).stack_size(STACK).spawn(work);
         thread
             .map_err(|error| failure(FailureKind::Internal, format!("no thread can be started: {error}")))?;
-        let refused =
-            |reason: String| invalid(&asked.param, format!("`{}` can't be used: {reason}", asked.param));
+        let refused = |reason: String| {
+            failure(FailureKind::InvalidRequest, format!("`{}` can't be used: {reason}", asked.param))
+        };
         match result.recv_timeout(self.patience) {
             Ok(compiled) => compiled.map_err(refused),
             Err(RecvTimeoutError::Timeout) => {

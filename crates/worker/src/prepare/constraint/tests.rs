@@ -9,7 +9,8 @@ use crate::{engine::EosTokens, prepare::PromptTokenizer};
 /// A model of which a test chooses each token.
 struct Model {
     tokenizer: PromptTokenizer,
-    settings: Settings,
+    size: u32,
+    eos_tokens: EosTokens,
     constraints: Constraints,
 }
 
@@ -17,19 +18,19 @@ impl Model {
     fn new(tokenizer: &Value) -> Self {
         let tokenizer = samples::load(tokenizer);
         let eos = ["</s>", "<|im_end|>"].map(|text| tokenizer.tokenizer().token_to_id(text).unwrap());
-        let settings = Settings {
-            template: None,
+        let size = tokenizer.tokenizer().get_vocab_size(true) as u32;
+        Self {
+            tokenizer,
+            size,
             eos_tokens: EosTokens::new(eos.to_vec()),
-            context_length: 100,
-            vocab_size: tokenizer.tokenizer().get_vocab_size(true) as u32,
-            special_tokens_in_content: false,
-        };
-        Self { tokenizer, settings, constraints: Constraints::default() }
+            constraints: Constraints::default(),
+        }
     }
 
     fn compile(&self, kind: ConstraintKind) -> Result<Constraint, Failure> {
         let asked = Asked { kind, param: "field".into() };
-        self.constraints.compile(&asked, false, self.tokenizer.tokenizer(), &self.settings)
+        let (tokenizer, size, eos_tokens) = (self.tokenizer.tokenizer(), self.size, &self.eos_tokens);
+        self.constraints.compile(&asked, false, Vocabulary { tokenizer, size, eos_tokens })
     }
 
     fn failure(&self, kind: ConstraintKind) -> Failure {
@@ -41,7 +42,7 @@ impl Model {
     /// The texts of all tokens that may follow.
     fn allowed(&self, constraint: &mut Constraint) -> Vec<String> {
         let mask = constraint.mask().unwrap();
-        let tokens = (0..self.settings.vocab_size).filter(|&token| mask.allows(token));
+        let tokens = (0..self.size).filter(|&token| mask.allows(token));
         tokens.map(|token| self.tokenizer.tokenizer().id_to_token(token).unwrap()).collect()
     }
 
@@ -219,7 +220,7 @@ fn what_takes_too_long_is_given_up() {
 #[test]
 fn a_model_without_end_tokens_can_be_constrained_too() {
     let mut model = Model::new(&samples::byte_level());
-    model.settings.eos_tokens = EosTokens::new(vec![u32::MAX]);
+    model.eos_tokens = EosTokens::new(vec![u32::MAX]);
     let mut constraint = model.compile(regex("a")).unwrap();
     assert_eq!(model.allowed(&mut constraint), ["a"]);
     assert!(model.accept(&mut constraint, "a"));
@@ -229,7 +230,7 @@ fn a_model_without_end_tokens_can_be_constrained_too() {
 fn rows_and_tokens_need_not_be_as_many() {
     for vocab_size in [200, 1000] {
         let mut model = Model::new(&samples::byte_level());
-        model.settings.vocab_size = vocab_size;
+        model.size = vocab_size;
         let mut constraint = model.compile(regex("[a-c]+")).unwrap();
         let mask = constraint.mask().unwrap();
         let allowed: Vec<_> = (0..2000).filter(|&token| mask.allows(token)).collect();

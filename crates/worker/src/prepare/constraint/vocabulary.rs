@@ -13,7 +13,8 @@ use llguidance::toktrie::{ApproximateTokEnv, INVALID_TOKEN, TokEnv, TokRxInfo, T
 use protocol::message::PieceForm;
 use tokenizers::Tokenizer;
 
-use super::super::{Settings, pieces::PieceReader};
+use super::super::pieces::PieceReader;
+use crate::engine::EosTokens;
 
 /// Longest token, in bytes, that may be part of an output. The library's trie is not deeper than 1024.
 const MAX_TOKEN: usize = 1000;
@@ -23,15 +24,25 @@ const MAX_TOKEN: usize = 1000;
 const MAX_TOKENS: u32 = 1 << 22;
 const MAX_BYTES: usize = (1 << 22) - 1;
 
-/// The tokens of a model, of which those that end an output are known.
-pub(super) fn of(tokenizer: &Tokenizer, settings: &Settings) -> anyhow::Result<TokEnv> {
-    ensure!(settings.vocab_size < MAX_TOKENS, "its vocabulary has {} tokens", settings.vocab_size);
-    let words = words(tokenizer, settings.vocab_size);
+/// What a model's tokens are.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::prepare) struct Vocabulary<'a> {
+    pub(in crate::prepare) tokenizer: &'a Tokenizer,
+    /// Number of token ids that the model has, whatever the tokenizer has.
+    pub(in crate::prepare) size: u32,
+    pub(in crate::prepare) eos_tokens: &'a EosTokens,
+}
+
+/// The tokens, of which those that end an output are known.
+pub(super) fn walkable(vocabulary: Vocabulary<'_>) -> anyhow::Result<TokEnv> {
+    let Vocabulary { tokenizer, size, eos_tokens } = vocabulary;
+    ensure!(size < MAX_TOKENS, "its vocabulary has {size} tokens");
+    let words = words(tokenizer, size);
     let bytes: usize = words.iter().map(Vec::len).sum();
     ensure!(bytes <= MAX_BYTES, "the tokens of its vocabulary have {bytes} bytes");
-    let info = TokRxInfo::new(settings.vocab_size, INVALID_TOKEN);
+    let info = TokRxInfo::new(size, INVALID_TOKEN);
     let trie = TokTrie::from(&info, &words);
-    let eos: Vec<u32> = settings.eos_tokens.iter().filter(|&token| token < settings.vocab_size).collect();
+    let eos: Vec<u32> = eos_tokens.iter().filter(|&token| token < size).collect();
     let trie = if eos.is_empty() { trie } else { trie.with_eos_tokens(&eos) };
     Ok(Arc::new(ApproximateTokEnv::new(trie)))
 }

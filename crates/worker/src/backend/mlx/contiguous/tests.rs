@@ -6,7 +6,8 @@ use super::*;
 
 fn sequence() -> ContiguousSequence {
     mlx_ext::init().unwrap();
-    ContiguousSequence { layers: vec![None], appending: false }
+    let heads = Heads { queries: 2, kv: 2, dim: 8 };
+    ContiguousSequence { layers: vec![None], heads, dtype: Dtype::Float32, appending: false }
 }
 
 /// As a step does: the views are used, evaluated, and gone before the next.

@@ -1,6 +1,6 @@
 //! A table of figures, each measured in several rounds.
 
-use crate::bench::{statistics::Sample, table};
+use super::{statistics::Sample, table};
 
 /// Figures in the order in which they were first added.
 #[derive(Debug, Default)]

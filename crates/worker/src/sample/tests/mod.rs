@@ -1,10 +1,15 @@
 #![allow(clippy::unwrap_used)]
 
+mod reference;
+mod rules;
+
 use std::collections::HashSet;
 
 use proptest::prelude::*;
 
-use super::{filters::by_falling_value, *};
+use reference::OURS;
+
+use super::*;
 
 fn warm(seed: u64) -> Sampling {
     Sampling { temperature: 1.0, seed, ..Sampling::default() }
@@ -12,7 +17,8 @@ fn warm(seed: u64) -> Sampling {
 
 fn tokens(sampling: &Sampling, logits: &[f32], count: u64) -> Vec<u32> {
     let mut sampler = Sampler::new(sampling.clone(), &[]);
-    (0..count).map(|position| sampler.sample(logits, position)).collect()
+    let mut scratch = Scratch::default();
+    (0..count).map(|position| sampler.sample(logits, position, &mut scratch)).collect()
 }
 
 #[test]
@@ -53,7 +59,7 @@ fn penalties_and_bias_change_the_choice() {
     assert_eq!(tokens(&bias, &logits, 1), [2]);
     let repetition = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
     let mut sampler = Sampler::new(repetition, &[0]);
-    assert_eq!(sampler.sample(&logits, 1), 1, "token 0 stands in the prompt");
+    assert_eq!(sampler.sample(&logits, 1, &mut Scratch::default()), 1, "token 0 stands in the prompt");
 }
 
 #[test]
@@ -62,8 +68,9 @@ fn what_a_token_costs_is_bounded_by_the_vocabulary() {
     let sampling = Sampling { logit_bias, repetition_penalty: 1.5, presence_penalty: 0.1, ..warm(3) };
     let prompt: Vec<u32> = (0..100_000_u32).map(|i| i % 2).collect();
     let mut sampler = Sampler::new(sampling, &prompt);
+    let mut scratch = Scratch::default();
     for position in 0..1000 {
-        sampler.sample(&[1.0, 2.0, 3.0], position);
+        sampler.sample(&[1.0, 2.0, 3.0], position, &mut scratch);
     }
     let counts = &sampler.penalties;
     assert_eq!(counts.bias.len(), 3);
@@ -87,9 +94,9 @@ proptest! {
             ..Sampling::default()
         };
         let mut sampler = Sampler::new(sampling, &prompt);
-        let mut output: Vec<u32> = Vec::new();
+        let (mut output, mut scratch) = (Vec::<u32>::new(), Scratch::default());
         for position in 0..12 {
-            let adjusted = logits.iter().zip(0..).map(|(&logit, token)| {
+            let adjusted: Vec<f32> = logits.iter().zip(0..).map(|(&logit, token)| {
                 let count = output.iter().filter(|&&other| other == token).count();
                 let mut logit = logit;
                 if count > 0 || prompt.contains(&token) {
@@ -100,10 +107,10 @@ proptest! {
                 }
                 let of_token = biases.iter().filter(|(other, _)| *other == token);
                 let bias = of_token.map(|(_, bias)| *bias).reduce(|sum, bias| sum + bias);
-                (logit + bias.unwrap_or(0.0), token)
-            });
-            let expected = argmax(adjusted);
-            prop_assert_eq!(sampler.sample(&logits, position), expected);
+                logit + bias.unwrap_or(0.0)
+            }).collect();
+            let expected = OURS.sample(&Sampling::default(), &adjusted, position);
+            prop_assert_eq!(sampler.sample(&logits, position, &mut scratch), expected);
             output.push(expected);
         }
     }
@@ -122,12 +129,13 @@ proptest! {
         };
         let cut = cut.index(logits.len());
         let (mut whole, mut resumed) = (Sampler::new(sampling.clone(), &prompt), Sampler::new(sampling, &prompt));
+        let mut scratch = Scratch::default();
         for (logits, position) in logits.iter().zip(0..) {
-            let token = whole.sample(logits, position);
+            let token = whole.sample(logits, position, &mut scratch);
             if (position as usize) < cut {
                 resumed.accept(token);
             } else {
-                prop_assert_eq!(resumed.sample(logits, position), token);
+                prop_assert_eq!(resumed.sample(logits, position, &mut scratch), token);
             }
         }
     }
@@ -142,29 +150,10 @@ proptest! {
     ) {
         let sampling = Sampling { top_k, top_p, ..warm(seed) };
         let mut fresh = Sampler::new(sampling.clone(), &[]);
-        let mut used = Sampler::new(sampling, &[]);
-        used.sample(&logits, position + 1);
-        prop_assert_eq!(fresh.sample(&logits, position), used.sample(&logits, position));
-    }
-
-    #[test]
-    fn the_nucleus_is_the_smallest_head_that_reaches_top_p(
-        logits in prop::collection::vec(-5.0_f32..5.0, 1..200),
-        top_p in 0.05_f32..0.99,
-    ) {
-        let mut sorted: Vec<_> = logits.iter().copied().zip(0..).collect();
-        let mut candidates = sorted.clone();
-        let total = to_probabilities(&mut candidates, 1.0);
-        apply_top_p_min_p(&mut candidates, total, top_p, 0.0);
-        to_probabilities(&mut sorted, 1.0);
-        sorted.sort_unstable_by(by_falling_value);
-        let mut sum = 0.0;
-        let head = sorted.iter().take_while(|&&(p, _)| {
-            let below = sum < f64::from(top_p) * total;
-            sum += f64::from(p);
-            below
-        });
-        prop_assert_eq!(candidates.clone(), head.copied().collect::<Vec<_>>());
+        let (mut used, mut scratch) = (Sampler::new(sampling, &[]), Scratch::default());
+        used.sample(&logits, position + 1, &mut scratch);
+        let expected = fresh.sample(&logits, position, &mut Scratch::default());
+        prop_assert_eq!(used.sample(&logits, position, &mut scratch), expected);
     }
 
     #[test]

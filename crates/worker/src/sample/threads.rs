@@ -1,0 +1,96 @@
+//! The threads that sample the rows of a step.
+
+use std::sync::{Mutex, PoisonError};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use tracing::warn;
+
+use super::{Sampler, Scratch};
+use crate::constraint::TokenMask;
+
+/// With fewer rows for each thread, another one is not worth waking.
+const ROWS_A_THREAD: usize = 2;
+
+/// One row of a step, and whose it is.
+#[derive(Debug)]
+pub struct Row<'a> {
+    /// Chooses the token.
+    pub sampler: &'a mut Sampler,
+    /// Logits of every token of the vocabulary.
+    pub logits: &'a [f32],
+    /// Index of the new token in the whole sequence.
+    pub position: u64,
+    /// The tokens that may follow; `None`: all.
+    pub mask: Option<&'a TokenMask>,
+}
+
+/// The calling thread, and helpers that sleep between steps.
+#[derive(Debug, Default)]
+pub struct SampleThreads {
+    scratch: Scratch,
+    helpers: Option<Helpers>,
+}
+
+#[derive(Debug)]
+struct Helpers {
+    pool: ThreadPool,
+    /// One for each of them.
+    scratches: Vec<Scratch>,
+}
+
+impl SampleThreads {
+    /// Starts helpers, so that `threads` sample, the calling one included.
+    pub fn start(threads: usize) -> Self {
+        let helpers = Helpers::start(threads.saturating_sub(1));
+        Self { scratch: Scratch::default(), helpers }
+    }
+
+    /// The tokens that follow, in the order of the rows.
+    pub fn sample(&mut self, rows: Vec<Row<'_>>) -> Vec<u32> {
+        let mut tokens = vec![0; rows.len()];
+        let helpers = (rows.len() / ROWS_A_THREAD).saturating_sub(1);
+        self.work_off(&Mutex::new(rows.into_iter().zip(&mut tokens)), helpers);
+        tokens
+    }
+
+    /// Samples the rows of `queue`, with at most so many helpers.
+    fn work_off<'a>(
+        &mut self,
+        queue: &Mutex<impl Iterator<Item = (Row<'a>, &'a mut u32)> + Send>,
+        helpers: usize,
+    ) {
+        let Self { scratch, helpers: Some(Helpers { pool, scratches }) } = self else {
+            return work(queue, &mut self.scratch);
+        };
+        if helpers == 0 {
+            return work(queue, scratch);
+        }
+        pool.in_place_scope(|scope| {
+            for scratch in scratches.iter_mut().take(helpers) {
+                scope.spawn(move |_| work(queue, scratch));
+            }
+            work(queue, scratch);
+        });
+    }
+}
+
+impl Helpers {
+    fn start(count: usize) -> Option<Self> {
+        if count == 0 {
+            return None;
+        }
+        let builder = ThreadPoolBuilder::new().num_threads(count).thread_name(|_| "sample".into());
+        // It can be done without them, only slower.
+        let failed = |error| warn!(%error, "the threads that sample can't be started, so only one samples");
+        let pool = builder.build().map_err(failed).ok()?;
+        Some(Self { pool, scratches: (0..count).map(|_| Scratch::default()).collect() })
+    }
+}
+
+/// Samples row after row, until there is none left. What rows cost can differ a lot, so no thread has a share of its own.
+fn work<'a>(queue: &Mutex<impl Iterator<Item = (Row<'a>, &'a mut u32)>>, scratch: &mut Scratch) {
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    while let Some((Row { sampler, logits, position, mask }, token)) = next() {
+        *token = sampler.sample_among(logits, position, mask, scratch);
+    }
+}
