@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
-use tokio::time::sleep;
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
 
 use crate::{
     answer::Answer,
@@ -46,13 +49,11 @@ pub struct Report {
 #[derive(Clone, Debug, Default)]
 struct Texts {
     times: Arc<Mutex<Vec<Instant>>>,
+    came: Arc<Notify>,
 }
 
 /// For the stream to begin.
 const BEGIN: Duration = Duration::from_secs(60);
-
-/// Between two looks whether it has.
-const POLL: Duration = Duration::from_millis(10);
 
 /// Tokens of the newcomer's answer.
 const ANSWER: u32 = 2;
@@ -66,9 +67,10 @@ pub async fn run(client: &Client, target: &Target, args: &Args) -> Result<Report
     let texts = Texts::default();
     let stream = tokio::spawn({
         let (client, texts) = (client.clone(), texts.clone());
-        async move { client.stream(ask.body(), |now| texts.lock().push(now)).await }
+        async move { client.stream(ask.body(), |now| texts.push(now)).await }
     });
-    texts.wait_for_first().await?;
+    let begun = timeout(BEGIN, texts.came.notified()).await;
+    begun.with_context(|| format!("the stream did not begin within {BEGIN:?}"))?;
     sleep(args.quiet).await;
 
     let long = prompts::words(0, args.words).join(" ");
@@ -85,13 +87,9 @@ pub async fn run(client: &Client, target: &Target, args: &Args) -> Result<Report
 }
 
 impl Texts {
-    async fn wait_for_first(&self) -> Result<()> {
-        let deadline = Instant::now() + BEGIN;
-        while self.lock().is_empty() {
-            ensure!(Instant::now() < deadline, "the stream did not begin within {BEGIN:?}");
-            sleep(POLL).await;
-        }
-        Ok(())
+    fn push(&self, time: Instant) {
+        self.lock().push(time);
+        self.came.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Instant>> {

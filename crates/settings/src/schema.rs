@@ -1,9 +1,12 @@
 //! The keys of the file. A field's documentation says what the key means; `config/runtime.yaml` says more.
 
+mod cpu;
+
 use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use self::cpu::{Activations, Cpu, KvType};
 use crate::value::{bytes, millis, number, power_of_two, section, some_text};
 
 /// Most workers of one model. A worker is a process with a model in it: more than this on one machine is a typing
@@ -343,38 +346,6 @@ pub enum Verify {
     /// SHA-256 of all blobs while it serves.
     #[default]
     Background,
-}
-
-/// How workers compute on a CPU; without effect on a GPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Cpu {
-    /// What activations are rounded to before they meet quantized weights.
-    pub activations: Activations,
-    /// In what type keys and values are kept.
-    pub kv_type: KvType,
-}
-
-/// What activations are rounded to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Activations {
-    /// As exact as float32.
-    #[default]
-    Int16,
-    /// Faster on some CPUs, less exact.
-    Int8,
-}
-
-/// In what type keys and values are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum KvType {
-    /// As they were computed.
-    #[default]
-    Float32,
-    /// In half the memory, a little less exact.
-    Float16,
 }
 
 /// Logs and traces.

@@ -112,7 +112,7 @@ impl Choice {
                 let (temperature, top_p) = (number(temperature), number(top_p));
                 Self::Sampled(Sampling { temperature, top_p, ..Sampling::default() })
             }
-            others => panic!("{others:?} is no way of choosing tokens"),
+            others => panic!("expected `greedy`, or a temperature and a top-p, not {others:?}"),
         }
     }
 

@@ -28,6 +28,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::config::StreamRegistry;
+
 /// What the limit may be, and what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LimitSettings {
@@ -39,6 +41,13 @@ pub(super) struct LimitSettings {
     pub(super) start: usize,
     /// Time to the first token that other requests may cost.
     pub(super) first_token_target: Duration,
+}
+
+impl From<&StreamRegistry> for LimitSettings {
+    fn from(settings: &StreamRegistry) -> Self {
+        let StreamRegistry { min_streams: min, max_streams: max, start_streams: start, .. } = *settings;
+        Self { min, max, start, first_token_target: settings.first_token_target }
+    }
 }
 
 /// The limit of one model.

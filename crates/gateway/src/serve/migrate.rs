@@ -193,7 +193,7 @@ impl MigratingStream {
         &self.digest
     }
 
-    /// Tokens that its worker need not compute, as known when it has begun.
+    /// Prompt tokens that its worker had in its cache; 0 until it has started.
     pub(super) fn cached_tokens(&self) -> u32 {
         match &self.state {
             State::Open(stream) => stream.cached_tokens(),

@@ -73,7 +73,7 @@ struct Flow {
     granted: AtomicU64,
     /// Bytes of chunks that the client's end has not yielded.
     unread: AtomicUsize,
-    /// Tokens that the worker need not compute.
+    /// Prompt tokens that the worker had in its cache.
     cached_tokens: AtomicU32,
 }
 
@@ -288,7 +288,7 @@ impl Stream {
         Poll::Ready(Some(item))
     }
 
-    /// Tokens that the worker need not compute, as known when it has begun.
+    /// Prompt tokens that the worker had in its cache; 0 until it has started.
     pub fn cached_tokens(&self) -> u32 {
         self.flow.cached_tokens.load(Ordering::Relaxed)
     }

@@ -45,7 +45,7 @@ pub enum StreamEventKind {
     /// The generation is about to take part in a step for the first time. Sent before that step: should it end the worker,
     /// those that were waiting have no part in it.
     Started {
-        /// Tokens whose keys and values there are: they need not be computed.
+        /// Tokens whose keys and values are cached, so that they are not computed.
         cached_tokens: u32,
     },
 }

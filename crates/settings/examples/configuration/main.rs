@@ -19,7 +19,8 @@ struct Shown {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let schema = Schema::parse(include_str!("../../src/schema.rs"))?;
+    let schema =
+        Schema::parse(&[include_str!("../../src/schema.rs"), include_str!("../../src/schema/cpu.rs")])?;
     let shipped: Value = serde_saphyr::from_str(include_str!("../../../../config/runtime.yaml"))?;
     println!("# Configuration\n");
     println!(

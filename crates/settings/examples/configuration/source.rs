@@ -7,7 +7,7 @@ use syn::{
     punctuated::Punctuated, token::Comma,
 };
 
-/// Structures, enumerations and constants of a source file, by name.
+/// Structures, enumerations and constants of some source files, by name.
 #[derive(Default)]
 pub(crate) struct Schema {
     structures: BTreeMap<String, Vec<Field>>,
@@ -36,23 +36,26 @@ pub(crate) enum Reader {
 }
 
 impl Schema {
-    /// Reads Rust's source.
+    /// Reads Rust's source, file by file.
     ///
     /// # Errors
     /// It is not Rust, or has a range that only a compiler can compute.
-    pub(crate) fn parse(text: &str) -> syn::Result<Self> {
+    pub(crate) fn parse(files: &[&str]) -> syn::Result<Self> {
         let mut schema = Self::default();
-        let file = syn::parse_file(text)?;
-        for item in &file.items {
+        let mut items = Vec::new();
+        for text in files {
+            items.extend(syn::parse_file(text)?.items);
+        }
+        for item in &items {
             if let Item::Const(it) = item {
                 let value = schema.value(&it.expr)?;
                 schema.constants.insert(it.ident.to_string(), value);
             }
         }
-        for item in &file.items {
+        for item in &items {
             match item {
                 Item::Struct(it) => {
-                    let fields = it.fields.iter().map(|field| schema.field(field, &file.items));
+                    let fields = it.fields.iter().map(|field| schema.field(field, &items));
                     let fields = fields.collect::<syn::Result<_>>()?;
                     schema.structures.insert(it.ident.to_string(), fields);
                 }

@@ -48,8 +48,10 @@ pub struct Permit {
     started: Started,
     deadline: Option<Instant>,
     prompt_tokens: u32,
+    /// Those that its worker had in its cache.
     cached_tokens: u32,
     had_token: bool,
+    /// It is given back to nobody.
     disarmed: bool,
     /// What the stream may use of its caller's rates.
     charge: Option<Box<Charge>>,
@@ -86,7 +88,7 @@ impl Places {
         let mut table = self.table();
         table.settings = settings;
         for gate in table.gates.values_mut() {
-            gate.set_settings(bounds(&settings), limit_settings(&settings), now);
+            gate.set_settings(bounds(&settings), LimitSettings::from(&settings), now);
         }
         let models: Vec<_> = table.gates.keys().cloned().collect();
         drop(table);
@@ -252,10 +254,10 @@ impl Places {
                 let models: Vec<_> = table.gates.keys().cloned().collect();
                 models.iter().for_each(|model| self.forget_in(table, model));
             }
-            self.metrics.set_limit(model, limit_settings(&table.settings).start);
+            self.metrics.set_limit(model, LimitSettings::from(&table.settings).start);
         }
         let Table { settings, gates, .. } = table;
-        let new = || Gate::new(bounds(settings), limit_settings(settings), now);
+        let new = || Gate::new(bounds(settings), LimitSettings::from(&*settings), now);
         gates.entry(Arc::clone(model)).or_insert_with(new)
     }
 
@@ -392,9 +394,4 @@ impl Drop for Waiting {
 
 fn bounds(settings: &StreamRegistry) -> Bounds {
     Bounds { requests: settings.max_waiting, tokens: settings.max_waiting_tokens }
-}
-
-fn limit_settings(settings: &StreamRegistry) -> LimitSettings {
-    let StreamRegistry { min_streams: min, max_streams: max, start_streams: start, .. } = *settings;
-    LimitSettings { min, max, start, first_token_target: settings.first_token_target }
 }
