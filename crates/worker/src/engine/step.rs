@@ -1,6 +1,6 @@
 //! One step: schedule, run, sample, emit. A row on which the model fails fails alone.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Instant};
 
 use protocol::message::{StreamEvent, StreamEventKind};
 use thiserror::Error;
@@ -9,7 +9,7 @@ use tracing::{debug_span, error, warn};
 use super::{Engine, Forward, OutputError, Slot, emit::failed, kept::KeptMemory};
 use crate::{
     model::{Logits, ModelError, StepInput, StepRow},
-    schedule::{PlannedRow, SequenceId},
+    schedule::{PlannedRow, SequenceId, StepLoad},
 };
 
 /// Steps that may fail in a row before the engine asks whether the model can compute at all. After repeated errors
@@ -33,6 +33,7 @@ type Computed = (Vec<PlannedRow>, Option<Logits>);
 impl<M: Forward> Engine<M> {
     /// False if there was nothing to run.
     pub(super) fn step(&mut self) -> Result<bool, Broken> {
+        let began = Instant::now();
         let rows = debug_span!("schedule").in_scope(|| self.schedule());
         // Before the step, too: one that never ends must be seen to have something to do.
         self.stats.publish(&self.scheduler, self.kept.used_tokens());
@@ -40,6 +41,7 @@ impl<M: Forward> Engine<M> {
             return Ok(false);
         }
         self.announce(&rows);
+        let load = StepLoad::of(&rows);
         let span = debug_span!("step", rows = rows.len()).entered();
         let computed = self.run_model(rows);
         for (rows, logits) in computed.iter().flatten() {
@@ -52,6 +54,7 @@ impl<M: Forward> Engine<M> {
         self.stats.publish(&self.scheduler, self.kept.used_tokens());
         self.outbox.send();
         drop(span);
+        self.scheduler.learn(load, began.elapsed());
         self.check_device(computed.is_some())?;
         Ok(true)
     }

@@ -11,9 +11,8 @@
 //! ```
 //!
 //! Every step decodes all running sequences that are complete up to their last token, and spends the rest
-//! of the token budget on chunks of prompts, so that a long prompt never stops the others. Chunks are always
-//! cut at the same places, multiples of [`Limits::chunk_tokens`], whatever else is in the batch: a sequence's
-//! arithmetic must not depend on the batch's composition.
+//! of the token budget on chunks of prompts, so that a long prompt never stops the others. Beside decodes, chunks are
+//! as short as these need it; see [`pace`](self::pace).
 //!
 //! A sequence whose reader is slow gives up its place, but not its memory. Places are given in the order of
 //! arrival. Memory is taken back from prefixes that nobody uses, then from sequences without a place, the latest arrival
@@ -23,11 +22,14 @@
 //! While another sequence computes such a prefix, it waits for it.
 
 mod kept;
+mod pace;
 mod plan;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 pub use kept::{Found, Kept};
+use pace::Pace;
+pub use pace::StepLoad;
 pub use plan::{PlannedRow, SequenceId, StepPlan};
 
 /// Limits of a step and of what is held between steps, in sequences and tokens.
@@ -35,7 +37,7 @@ pub use plan::{PlannedRow, SequenceId, StepPlan};
 pub struct Limits {
     /// Most sequences in the running set.
     pub max_num_seqs: usize,
-    /// Length of a prompt's chunk.
+    /// Most tokens of a prompt's chunk.
     pub chunk_tokens: usize,
     /// Most tokens of one step; one chunk is always allowed.
     pub max_num_batched_tokens: usize,
@@ -69,12 +71,13 @@ pub struct Scheduler {
     /// In the order of arrival.
     entries: BTreeMap<SequenceId, Entry>,
     next_number: u64,
+    pace: Pace,
 }
 
 impl Scheduler {
     /// A scheduler without sequences.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, entries: BTreeMap::new(), next_number: 0 }
+        Self { limits, entries: BTreeMap::new(), next_number: 0, pace: Pace::default() }
     }
 
     /// Lets a sequence of `len` known tokens wait for a place, behind those that arrived before it, and names it.
@@ -120,6 +123,11 @@ impl Scheduler {
             entry.computed = row.tokens.end;
             entry.len += usize::from(row.samples());
         }
+    }
+
+    /// Records what a step took, from its plan to its tokens.
+    pub fn learn(&mut self, load: StepLoad, took: Duration) {
+        self.pace.learn(load, took);
     }
 
     /// Sequences in the running set that the next step can extend.
@@ -308,20 +316,30 @@ impl Scheduler {
             budget = budget.saturating_sub(1);
         }
         let decodes = plan.rows.len();
+        let mut seconds = self.pace.seconds_for_prompts(decodes);
         for (&id, entry) in self.placed().filter(|(_, entry)| !entry.decodes()) {
-            let row = entry.row(id, entry.chunk_end(self.limits.chunk_tokens));
+            let first = plan.rows.len() == decodes;
+            let end = entry.chunk_end(self.limits.chunk_tokens);
+            let row = entry.row(id, self.end_in_time(entry, end, seconds));
             let tokens = row.tokens.len();
             if let missing @ 1.. = tokens as isize - free {
                 free += kept.evict(missing.unsigned_abs()) as isize;
             }
-            // One chunk is always allowed by the token budget.
-            if (tokens > budget && plan.rows.len() > decodes) || tokens as isize > free {
+            let late = seconds.is_some_and(|seconds| seconds <= 0.0);
+            // One chunk is always allowed by the budgets of tokens and time.
+            if ((tokens > budget || late) && !first) || tokens as isize > free {
                 return;
             }
             budget = budget.saturating_sub(tokens);
             free -= tokens as isize;
+            seconds = seconds.map(|seconds| seconds - self.pace.seconds(tokens, row.tokens.start));
             plan.rows.push(row);
         }
+    }
+
+    /// Where a chunk ends that would otherwise end at `end`, if there are so many seconds for it.
+    fn end_in_time(&self, entry: &Entry, end: usize, seconds: Option<f64>) -> usize {
+        seconds.map_or(end, |seconds| end.min(entry.computed + self.pace.tokens(seconds, entry.computed)))
     }
 }
 

@@ -97,6 +97,21 @@ fn decodes_go_on_beside_a_long_prompt() {
     assert_eq!(rows(&step(&mut scheduler))[0], (0, 5, 6, true));
 }
 
+/// A step in which others wait for their tokens computes less of a prompt where that takes longer.
+#[test]
+fn decodes_do_not_wait_for_a_slow_prompt() {
+    let mut scheduler = Scheduler::new(LIMITS);
+    scheduler.add(4, 0);
+    step(&mut scheduler);
+    scheduler.add(40, 0);
+    scheduler.learn(StepLoad { decodes: 1, ..StepLoad::default() }, Duration::from_millis(10));
+    let slow = StepLoad { decodes: 1, prompt_tokens: 8, contexts: 32.0 };
+    scheduler.learn(slow, Duration::from_millis(41));
+    assert_eq!(rows(&step(&mut scheduler)), [(0, 4, 5, true), (1, 0, 5, false)], "20 ms of 3.9 each");
+    scheduler.remove(id(0));
+    assert_eq!(rows(&step(&mut scheduler)), [(1, 5, 8, false)], "nobody waits");
+}
+
 #[test]
 fn a_paused_sequence_takes_no_step_and_goes_on_where_it_stood() {
     let mut scheduler = Scheduler::new(LIMITS);
@@ -247,12 +262,13 @@ fn what_is_kept_makes_room_before_a_sequence_loses_its_memory() {
 }
 
 proptest! {
-    /// Random arrivals, pauses and removals: limits hold in every step, every row continues where its
-    /// sequence stood, cuts lie at multiples of the chunk, and every sequence that can go on does.
+    /// Random arrivals, pauses, removals and times of steps: limits hold in every step, every row continues where its
+    /// sequence stood, no chunk is longer than allowed, and every sequence that can go on does.
     #[test]
     fn limits_hold_and_everybody_gets_on(
         prompts in prop::collection::vec((1_usize..60, 1_usize..30), 1..12),
         pauses in prop::collection::vec(0_usize..12, 0..20),
+        millis in prop::collection::vec(0_u64..100, 1..20),
     ) {
         let limits = Limits { kv_tokens: 90, ..LIMITS };
         let mut scheduler = Scheduler::new(limits);
@@ -263,7 +279,7 @@ proptest! {
         }
         let mut pauses = pauses.into_iter();
         let mut paused = None;
-        for _ in 0..20_000 {
+        for step in 0..20_000 {
             if let Some(n) = paused.take() {
                 scheduler.set_paused(id(n), false);
             }
@@ -284,7 +300,7 @@ proptest! {
                 let end = row.tokens.end;
                 prop_assert_eq!(row.tokens.start, computed);
                 prop_assert!(end > computed && end <= len);
-                prop_assert!(end == len || end % limits.chunk_tokens == 0);
+                prop_assert!(end.div_ceil(limits.chunk_tokens) == (computed + 1).div_ceil(limits.chunk_tokens));
                 prop_assert_eq!(&row.logits, &(if end == len { len - 1..len } else { end..end }));
                 scheduler.advance(row);
                 let done = row.samples() && len + 1 == last;
@@ -295,6 +311,8 @@ proptest! {
                     lens.insert(row.id.number, (len + usize::from(row.samples()), last, end));
                 }
             }
+            let took = Duration::from_millis(millis[step % millis.len()]);
+            scheduler.learn(StepLoad::of(&plan.rows), took);
             prop_assert!(scheduler.held_tokens() <= limits.kv_tokens);
             if lens.is_empty() {
                 break;
