@@ -47,6 +47,8 @@ pub struct Limits {
     pub unit_tokens: usize,
     /// Whether prefixes are kept for later sequences.
     pub keep_prefixes: bool,
+    /// Most tokens that are guessed of a sequence in a step.
+    pub max_draft_tokens: usize,
 }
 
 /// What the scheduler knows of a sequence.
@@ -62,6 +64,8 @@ struct Entry {
     paused: bool,
     /// It is one of the running set.
     placed: bool,
+    /// Tokens that are guessed behind its last one.
+    draft: usize,
 }
 
 /// The sequences of a worker: those that wait for a place, and those that have one.
@@ -84,7 +88,8 @@ impl Scheduler {
     pub fn add(&mut self, len: usize, arrived: u64) -> SequenceId {
         let id = SequenceId { arrived, number: self.next_number };
         self.next_number += 1;
-        self.entries.insert(id, Entry { len, computed: 0, shared: 0, paused: false, placed: false });
+        self.entries
+            .insert(id, Entry { len, computed: 0, shared: 0, paused: false, placed: false, draft: 0 });
         id
     }
 
@@ -117,11 +122,26 @@ impl Scheduler {
         true
     }
 
-    /// Records that a planned row was computed, and that a token was appended if it was one that samples.
-    pub fn advance(&mut self, row: &PlannedRow) {
+    /// Whether the next step extends a sequence behind its last token.
+    pub fn decodes(&self, id: SequenceId) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.placed && entry.decodes())
+    }
+
+    /// Says how many tokens are guessed behind a sequence's last one. The next plan has them computed, as far as there is
+    /// room.
+    pub fn set_draft(&mut self, id: SequenceId, tokens: usize) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.draft = tokens;
+        }
+    }
+
+    /// Records that a planned row was computed, and how many tokens were appended: if it was one that samples, at least
+    /// one, and one more for each that was guessed right.
+    pub fn advance(&mut self, row: &PlannedRow, appended: usize) {
         if let Some(entry) = self.entries.get_mut(&row.id) {
-            entry.computed = row.tokens.end;
-            entry.len += usize::from(row.samples());
+            // Nothing is kept behind a wrong guess.
+            entry.computed = if row.samples() { row.logits.start + appended } else { row.tokens.end };
+            entry.len += appended;
         }
     }
 
@@ -311,11 +331,18 @@ impl Scheduler {
     fn plan_rows(&self, plan: &mut StepPlan, kept: &mut impl Kept) {
         let mut budget = self.limits.max_num_batched_tokens;
         let mut free = self.free_tokens(kept);
+        let decodes = self.running().filter(|entry| entry.decodes()).count();
+        budget = budget.saturating_sub(decodes);
         for (&id, entry) in self.placed().filter(|(_, entry)| entry.decodes()) {
-            plan.rows.push(entry.row(id, entry.len));
-            budget = budget.saturating_sub(1);
+            let mut draft = entry.draft.min(budget);
+            if let missing @ 1.. = draft as isize - free {
+                free += kept.evict(missing.unsigned_abs()) as isize;
+                draft = draft.min(free.max(0).unsigned_abs());
+            }
+            budget -= draft;
+            free -= draft as isize;
+            plan.rows.push(entry.row(id, entry.len + draft));
         }
-        let decodes = plan.rows.len();
         let mut seconds = self.pace.seconds_for_prompts(decodes);
         for (&id, entry) in self.placed().filter(|(_, entry)| !entry.decodes()) {
             let first = plan.rows.len() == decodes;
@@ -359,8 +386,8 @@ impl Entry {
     }
 
     fn row(&self, id: SequenceId, end: usize) -> PlannedRow {
-        // The next token is chosen from the logits after the last of all.
-        let logits = if end == self.len { end - 1..end } else { end..end };
+        // The next token is chosen from the logits after the last of all, those behind from the logits after guesses.
+        let logits = if end >= self.len { self.len - 1..end } else { end..end };
         PlannedRow { id, tokens: self.computed..end, logits }
     }
 }

@@ -13,6 +13,7 @@ const LIMITS: Limits = Limits {
     kv_tokens: 100,
     unit_tokens: 1,
     keep_prefixes: true,
+    max_draft_tokens: 0,
 };
 
 /// What a test says is kept.
@@ -57,7 +58,7 @@ fn step(scheduler: &mut Scheduler) -> StepPlan {
 fn step_with(scheduler: &mut Scheduler, kept: &mut Prefixes) -> StepPlan {
     let plan = scheduler.plan(kept);
     for row in &plan.rows {
-        scheduler.advance(row);
+        scheduler.advance(row, usize::from(row.samples()));
     }
     plan
 }
@@ -302,7 +303,7 @@ proptest! {
                 prop_assert!(end > computed && end <= len);
                 prop_assert!(end.div_ceil(limits.chunk_tokens) == (computed + 1).div_ceil(limits.chunk_tokens));
                 prop_assert_eq!(&row.logits, &(if end == len { len - 1..len } else { end..end }));
-                scheduler.advance(row);
+                scheduler.advance(row, usize::from(row.samples()));
                 let done = row.samples() && len + 1 == last;
                 if done {
                     scheduler.remove(row.id);
@@ -353,7 +354,7 @@ proptest! {
                 prop_assert!(!stalled[n]);
                 prop_assert_eq!(row.tokens.start, computed[n]);
                 prop_assert_eq!(row.samples(), row.tokens.end == lens[n]);
-                scheduler.advance(row);
+                scheduler.advance(row, usize::from(row.samples()));
                 computed[n] = row.tokens.end;
                 lens[n] += usize::from(row.samples());
             }
