@@ -1,6 +1,12 @@
 //! MLX's operations, in the model's own float type: for the GPU. Nothing else names `mlx_rs::fast`.
 
-mod contiguous;
+mod array_blocks;
+mod attention;
+mod between;
+mod gathered;
+mod group;
+mod grouping;
+mod step;
 
 use mlx_rs::{
     Array, Dtype,
@@ -9,7 +15,8 @@ use mlx_rs::{
     ops::{concatenate, dequantize, indexing::take_axis, quantized_matmul, sigmoid},
 };
 
-pub(crate) use contiguous::{ContiguousKv, ContiguousSequence, ContiguousStep};
+pub(crate) use gathered::{GatheredKv, GatheredSequence};
+pub(crate) use step::GatheredStep;
 
 use super::{AttentionSpec, Linear, Matrix, Norm, Storage};
 
