@@ -95,6 +95,14 @@ impl ArrayBlocks {
         self.state().layers.len()
     }
 
+    /// Where the layers are.
+    #[cfg(test)]
+    pub(super) fn addresses(&self) -> Vec<usize> {
+        let state = self.state();
+        eval(&state.layers).unwrap_or_default();
+        state.layers.iter().map(super::address).collect()
+    }
+
     /// What a step has computed belongs to the blocks from now on.
     pub(super) fn append(&self, appended: Appended) {
         self.state().appended = Some(appended);
@@ -191,6 +199,9 @@ impl BlockMemory for ArrayBlocks {
     }
 
     fn read_blocks(&self, blocks: &[i32]) -> Result<Vec<u8>, Exception> {
+        if blocks.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut state = self.state();
         self.write_appended(&mut state)?;
         let pages = self.pages_of(blocks);

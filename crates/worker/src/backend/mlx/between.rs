@@ -68,6 +68,12 @@ impl State {
         Some(self.copies.swap_remove(found))
     }
 
+    /// Where the copies' layers are.
+    #[cfg(test)]
+    pub(super) fn addresses(&self) -> Vec<usize> {
+        self.copies.iter().flat_map(|copy| copy.layers.iter().flatten()).map(super::address).collect()
+    }
+
     /// Frees the memory of copies that nobody has taken.
     pub(super) fn forget(&mut self) {
         self.copies.clear();

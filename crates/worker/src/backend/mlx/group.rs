@@ -239,6 +239,3 @@ impl Places<'_> {
 pub(super) fn indices(indices: &[i32]) -> Array {
     Array::from_slice(indices, &[indices.len() as i32])
 }
-
-#[cfg(test)]
-mod tests;

@@ -77,3 +77,9 @@ fn multiply(x: &Array, matrix: &Matrix) -> Result<Array, Exception> {
     let y = y.as_dtype(matrix.dtype)?;
     matrix.bias.as_ref().map_or(Ok(y.clone()), |bias| y.add(bias))
 }
+
+/// Where an evaluated array of floats is.
+#[cfg(test)]
+fn address(array: &Array) -> usize {
+    array.as_slice::<f32>().as_ptr().addr()
+}
