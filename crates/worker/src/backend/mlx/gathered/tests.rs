@@ -221,18 +221,22 @@ fn a_step_that_is_not_computed_changes_nothing() {
     }
 }
 
-/// Blocks that had numbers that are none, when they come to another sequence.
+/// A sequence whose numbers are none takes part in the steps of others, one of which has a block from another such.
 #[test]
-fn what_others_have_left_in_a_block_is_not_seen() {
+fn what_others_have_in_their_blocks_or_have_left_in_one_is_not_seen() {
     let memory = memory(true);
-    let mut bad = Held::new(&memory);
     let nan = Array::full::<f32>(&[64, WIDTH], Array::from_f32(f32::NAN)).unwrap();
+    let (mut bad, mut gone) = (Held::new(&memory), Held::new(&memory));
     step(&memory, &mut [(&mut bad, 64)], &nan);
-    drop(bad);
+    step(&memory, &mut [(&mut gone, 64)], &nan);
+    drop(gone);
     let mut all = held(&memory, &[3, 40]);
     for seed in 0..3 {
-        let found = step(&memory, &mut each_one(&mut all), &numbers(2, seed));
-        assert!(found.iter().all(|value| value.is_finite()));
+        let mut rows = vec![(&mut bad, 1)];
+        rows.extend(each_one(&mut all));
+        let found = step(&memory, &mut rows, &numbers(3, seed));
+        let (bad, others) = found.split_at(found.len() / 3);
+        assert!(bad.iter().all(|value| value.is_nan()) && others.iter().all(|value| value.is_finite()));
     }
 }
 
