@@ -172,11 +172,15 @@ fn answer() -> impl Strategy<Value = Answer> {
 
 fn event() -> impl Strategy<Value = StreamEvent> {
     let reason = prop::sample::select(vec![FinishReason::Stop, FinishReason::Length]);
-    let usage = any::<[u32; 3]>().prop_map(|[prompt_tokens, completion_tokens, cached_tokens]| Usage {
-        prompt_tokens,
-        completion_tokens,
-        cached_tokens,
-    });
+    let usage = any::<[u32; 5]>().prop_map(
+        |[prompt_tokens, completion_tokens, cached_tokens, drafted_tokens, accepted_tokens]| Usage {
+            prompt_tokens,
+            completion_tokens,
+            cached_tokens,
+            drafted_tokens,
+            accepted_tokens,
+        },
+    );
     let kind = prop_oneof![
         any::<u32>().prop_map(|prompt_tokens| StreamEventKind::Prepared { prompt_tokens }),
         any::<u32>().prop_map(|cached_tokens| StreamEventKind::Started { cached_tokens }),

@@ -8,6 +8,7 @@ mod failures;
 mod prefixes;
 mod random;
 mod resume;
+mod speculation;
 mod steps;
 
 use std::sync::{LazyLock, Mutex};
@@ -35,6 +36,7 @@ const LIMITS: Limits = Limits {
     kv_tokens: 200,
     unit_tokens: 1,
     keep_prefixes: false,
+    max_draft_tokens: 0,
 };
 
 /// Token ids, and the number of logits.
