@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use mlx_rs::{Array, transforms::eval};
+use mlx_rs::{Array, ops::indexing::TryIndexOp, transforms::eval};
 use proptest::prelude::*;
 
 use super::*;
@@ -237,6 +237,22 @@ fn what_others_have_in_their_blocks_or_have_left_in_one_is_not_seen() {
         let found = step(&memory, &mut rows, &numbers(3, seed));
         let (bad, others) = found.split_at(found.len() / 3);
         assert!(bad.iter().all(|value| value.is_nan()) && others.iter().all(|value| value.is_finite()));
+    }
+}
+
+/// As the CPU's rows have to be, whose heads are of sizes that only MLX's attention takes.
+#[test]
+fn rows_that_are_apart_get_the_same_bits_in_any_step() {
+    let (one, other) = (memory(false), memory(false));
+    let (mut beside, mut alone) = (held(&one, &[3, 40, 64]), held(&other, &[3, 40, 64]));
+    for seed in 0..3 {
+        let qkv = numbers(3, seed);
+        let found = step(&one, &mut each_one(&mut beside), &qkv);
+        let expected = (0..)
+            .zip(&mut alone)
+            .flat_map(|(row, held)| step(&other, &mut [(held, 1)], &qkv.try_index(row..row + 1).unwrap()));
+        let expected: Vec<f32> = expected.collect();
+        assert!(found.iter().zip(&expected).all(|(f, e)| f.to_bits() == e.to_bits()));
     }
 }
 
