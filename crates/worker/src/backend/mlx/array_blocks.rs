@@ -53,7 +53,7 @@ struct State {
 pub(super) struct Appended {
     /// Their places: int32 `[tokens * 2 * kv]`.
     pub(super) slots: Array,
-    /// `[tokens, 2 * kv, dim]` of each layer, evaluated.
+    /// `[tokens, 2 * kv, 1, dim]` of each layer, evaluated.
     pub(super) layers: Vec<Array>,
 }
 

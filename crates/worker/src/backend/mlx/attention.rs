@@ -12,24 +12,21 @@ use super::super::{
     attention::{AttentionSpec, Heads},
 };
 
-/// Queries, keys and values, `[tokens, heads, dim]` each.
+/// Queries, keys and values, `[tokens, heads, 1, dim]` each.
 pub(super) fn split(heads: Heads, qkv: &Array) -> Result<(Array, Array, Array), Exception> {
     let Heads { queries, kv, dim } = heads;
-    let heads = qkv.reshape(&[qkv.dim(0), queries + 2 * kv, dim])?;
-    let part = |from: i32, to: i32| heads.try_index((.., from..to, ..));
+    let heads = qkv.reshape(&[qkv.dim(0), queries + 2 * kv, 1, dim])?;
+    let part = |from: i32, to: i32| heads.try_index((.., from..to));
     Ok((part(0, queries)?, part(queries, queries + kv)?, part(queries + kv, queries + 2 * kv)?))
 }
 
-/// Rotates `[tokens, heads, dim]`, each token by its own position (int32 `[tokens]`).
+/// Rotates `[tokens, heads, 1, dim]`, each token by its own position (int32 `[tokens]`): MLX takes one position for each
+/// first index, so each token is a batch of its own.
 pub(super) fn rotate(rope: &Rope, x: &Array, positions: &Array) -> Result<Array, Exception> {
-    let shape = [x.dim(0), x.dim(1), x.dim(2)];
-    // MLX takes one position for each first index: each token is a batch of its own.
-    let apart = x.reshape(&[shape[0], shape[1], 1, shape[2]])?;
-    rope_dynamic(&apart, rope.dims(), rope.traditional(), None, 1.0, positions, rope.reciprocals())?
-        .reshape(&shape)
+    rope_dynamic(x, rope.dims(), rope.traditional(), None, 1.0, positions, rope.reciprocals())
 }
 
-/// Rows with equally many new tokens. `queries` `[rows * new, heads, dim]`, `keys` and `values` `[1, rows * kv_heads,
+/// Rows with equally many new tokens. `queries` `[rows * new, heads, 1, dim]`, `keys` and `values` `[1, rows * kv_heads,
 /// seen, dim]`, `mask` as [`seen_by`] makes it. Returns `[rows * new, heads * dim]`.
 ///
 /// The heads of all rows stand side by side as if they were one row's: so neither the mask has to be copied in every
@@ -76,14 +73,14 @@ pub(super) fn seen_by(
     broadcast_to(&seen, &[rows, heads, new, keys])?.reshape(&[1, rows * heads, new, keys])
 }
 
-/// One sequence: `queries` `[new, heads, dim]`, `keys` and `values` `[1, kv_heads, all, dim]`, the new tokens being the
+/// One sequence: `queries` `[new, heads, 1, dim]`, `keys` and `values` `[1, kv_heads, all, dim]`, the new tokens being the
 /// last of all. Returns `[new, heads * dim]`.
 pub(super) fn attend_alone(
     spec: &AttentionSpec,
     queries: &Array,
     (keys, values): (&Array, &Array),
 ) -> Result<Array, Exception> {
-    let queries = queries.swap_axes(0, 1)?.expand_dims(0)?;
+    let queries = queries.swap_axes(0, 2)?;
     let (new, all) = (queries.dim(2), keys.dim(2));
     // Keys that any query sees: the first one sees `window` of them, and each other one more.
     let seen = spec.window.map_or(all, |window| all.min(window.saturating_add(new - 1)));

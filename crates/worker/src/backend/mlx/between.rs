@@ -21,7 +21,7 @@ pub(super) struct Copy {
 pub(super) struct Pending {
     /// Places of its tokens in the blocks.
     pub(super) slots: Array,
-    /// Their keys and values: `[tokens, 2 * kv, dim]` of each layer.
+    /// Their keys and values: `[tokens, 2 * kv, 1, dim]` of each layer.
     pub(super) new: Vec<Option<Array>>,
     /// Of each group, if it is to be kept.
     pub(super) copies: Vec<Option<Copy>>,

@@ -114,8 +114,8 @@ impl Group {
         x.try_index(self.tokens.clone())
     }
 
-    /// `[rows * new, heads * dim]` of `queries` `[rows * new, heads, dim]`. `new` are keys and values of the new tokens,
-    /// `[rows * new, 2 * kv, dim]`, and `copy` is where those of all tokens are left, if they are to be kept.
+    /// `[rows * new, heads * dim]` of `queries` `[rows * new, heads, 1, dim]`. `new` are keys and values of the new tokens,
+    /// `[rows * new, 2 * kv, 1, dim]`, and `copy` is where those of all tokens are left, if they are to be kept.
     pub(super) fn attend(
         &self,
         spec: &AttentionSpec,
@@ -125,7 +125,7 @@ impl Group {
     ) -> Result<Array, Exception> {
         let kv = spec.heads.kv;
         if matches!(self.source, Source::Nowhere) {
-            let heads = new.swap_axes(0, 1)?.expand_dims(0)?;
+            let heads = new.swap_axes(0, 2)?;
             let (keys, values) = (heads.try_index((.., ..kv))?, heads.try_index((.., kv..))?);
             return attend_alone(spec, queries, (&keys, &values));
         }
