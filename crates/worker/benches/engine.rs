@@ -93,7 +93,7 @@ fn decode(model: &Model, choice: &Choice, batch: usize, context: usize, steps: u
             position,
             mask: None,
         });
-        sampled = threads.sample(rows.collect());
+        sampled = threads.sample(rows.collect()).concat();
     }
     (steps * batch) as f64 / started.elapsed().as_secs_f64()
 }

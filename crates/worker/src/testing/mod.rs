@@ -296,7 +296,7 @@ impl Stream {
     }
 
     /// The same, as if nothing had been kept or guessed, and its tokens had come in so many chunks.
-    pub(crate) fn as_if_alone(mut self, chunks: usize) -> Self {
+    pub(crate) fn like_alone(mut self, chunks: usize) -> Self {
         if let Some(StreamEventKind::Finished { usage, .. }) = &mut self.end {
             (usage.drafted_tokens, usage.accepted_tokens) = (0, 0);
         }

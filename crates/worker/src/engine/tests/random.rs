@@ -125,7 +125,7 @@ proptest! {
                 prop_assert!(alone.text.starts_with(&stream.text) && alone.tokens.starts_with(&stream.tokens));
             } else {
                 prop_assert!(max_draft_tokens > 0 || stream.chunks == alone.chunks);
-                prop_assert_eq!(stream.as_if_alone(alone.chunks), alone);
+                prop_assert_eq!(stream.like_alone(alone.chunks), alone);
             }
         }
         prop_assert!(streams.is_empty());

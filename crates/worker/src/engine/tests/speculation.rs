@@ -31,7 +31,7 @@ fn what_repeats_itself_takes_fewer_steps() {
     assert!(
         used.accepted_tokens as usize == 100 - steps.len() && used.drafted_tokens >= used.accepted_tokens
     );
-    assert_eq!(guessed.as_if_alone(plain.chunks), plain);
+    assert_eq!(guessed.like_alone(plain.chunks), plain);
     assert!(steps.iter().all(|rows| rows[0] <= 1 + GUESSING.max_draft_tokens));
 }
 
@@ -49,7 +49,7 @@ fn a_wrong_guess_costs_nothing_but_its_row() {
     let (guessed, _) = serve(model(), GUESSING, &prompt, 8);
     let used = usage(&guessed);
     assert!(used.drafted_tokens > used.accepted_tokens, "{used:?}");
-    assert_eq!(guessed.as_if_alone(plain.chunks), plain);
+    assert_eq!(guessed.like_alone(plain.chunks), plain);
 }
 
 /// Nothing that was computed behind the end is kept, or counted.
