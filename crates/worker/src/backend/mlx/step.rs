@@ -80,12 +80,6 @@ impl GatheredStep<'_> {
         }
     }
 
-    /// How many attentions a layer takes.
-    #[cfg(test)]
-    pub(super) fn groups(&self) -> usize {
-        self.groups.len()
-    }
-
     pub(crate) fn attend(&self, spec: &AttentionSpec, layer: usize, qkv: &Array) -> Result<Array, Exception> {
         let qkv = match &self.order {
             Some(order) => &take_axis(qkv, &order.groups, 0)?,

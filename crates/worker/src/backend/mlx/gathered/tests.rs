@@ -10,7 +10,7 @@ use crate::backend::{AttentionSpec, Heads, KvDtype, Rope};
 
 const HEADS: Heads = Heads { queries: 4, kv: 2, dim: 8 };
 const WIDTH: i32 = (HEADS.queries + 2 * HEADS.kv) * HEADS.dim;
-const BUDGET: KvBudget = KvBudget { bytes: 1 << 22, sequences: 8, dtype: KvDtype::Float32 };
+const BUDGET: KvBudget = KvBudget { bytes: 1 << 24, sequences: 8, dtype: KvDtype::Float32 };
 
 /// A layer with a window below one without.
 fn layers() -> [AttentionSpec; 2] {
@@ -177,19 +177,27 @@ fn each_one(held: &mut [Held]) -> Vec<(&mut Held, usize)> {
     held.iter_mut().map(|held| (held, 1)).collect()
 }
 
+/// Operations of two layers' attention, when rows with so many tokens decode: gathered, and in the step after it.
+fn operations(lens: &[usize]) -> [Vec<String>; 2] {
+    let memory = memory(true);
+    let mut all = held(&memory, lens);
+    let qkv = numbers(lens.len(), 1);
+    let first = mlx_ext::operations(&graph(&memory, &mut each_one(&mut all), &qkv)).unwrap();
+    step(&memory, &mut each_one(&mut all), &qkv);
+    [first, mlx_ext::operations(&graph(&memory, &mut each_one(&mut all), &qkv)).unwrap()]
+}
+
 #[test]
 fn as_many_rows_as_there_are_take_the_same_operations() {
-    let memory = memory(true);
-    for count in [2, 8, 32] {
-        let lens: Vec<usize> = (1..=count).map(|i| 3 * i).collect();
-        let mut all = held(&memory, &lens);
-        let rows = all.iter_mut().map(|Held { sequence, len }| RowMemory {
-            position: *len,
-            new_tokens: 1,
-            memory: sequence,
-        });
-        assert_eq!(memory.begin(rows.collect()).unwrap().groups(), 1, "{count} rows");
+    let lens = |count: usize| -> Vec<usize> { (1..=count).map(|i| 90 - 2 * i).collect() };
+    let [gathered, again] = operations(&lens(2));
+    for count in [8, 32] {
+        assert_eq!(operations(&lens(count)), [gathered.clone(), again.clone()], "{count} rows");
     }
+    let count = |operations: &[String], name: &str| operations.iter().filter(|it| it.contains(name)).count();
+    // One gathers and one adds in each layer; the first also clears the rest of the last blocks.
+    assert_eq!((count(&gathered, "Gather"), count(&gathered, "Scatter")), (2, 4));
+    assert_eq!((count(&again, "Gather"), count(&again, "Scatter")), (0, 2));
 }
 
 #[test]
