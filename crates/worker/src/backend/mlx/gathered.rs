@@ -9,12 +9,18 @@
 //! ```
 //!
 //! **What it costs.** Rows that decode attend in groups of similar length ([`grouping`](super::grouping)), with a mask for
-//! what they are padded by: a layer takes the same number of kernels for 32 of them as for two, about a dozen for each
-//! group, and there are at most as many groups as the longest row has binary digits. Gathering reads and writes all keys
-//! and values of the rows, and attention reads them again: three times the traffic that attention alone would have.
-//! Therefore the gathered copy is kept, with some room: as long as the same sequences decode, a step adds its tokens to the
-//! copy, in place, and nothing is gathered. Copies take memory of their own, a [share](COPIES) of the budget; what does
-//! not fit is gathered in each step. A chunk of a prompt attends by itself, behind what it gathers of its sequence.
+//! what they are padded by: a layer takes the same operations for 32 of them as for two. Beside views and what is computed
+//! once a step, these are two rotations, one concatenation, one scatter and one attention for each group, and one scatter
+//! into the blocks; two more groups at most whenever the longest row is four times as long.
+//!
+//! Gathering takes three operations more. It reads and writes all keys and values of the rows, and attention reads them
+//! again: three times the traffic of attention alone. Therefore the gathered copy is kept, with some room: as long as the
+//! same sequences decode, a step adds its tokens to the copy, in place, and nothing is gathered. Copies take memory of
+//! their own, a [share](COPIES) of the budget; what does not fit is gathered in each step. A chunk of a prompt attends by
+//! itself, behind what it gathers of its sequence.
+//!
+//! Nothing of this has been measured on a GPU yet. A kernel that reads blocks by a table would need neither copies nor
+//! masks.
 //!
 //! **When a step fails** nothing is lost: the blocks are written when everything has been computed, and only then.
 //!
