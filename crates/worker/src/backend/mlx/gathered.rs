@@ -10,8 +10,8 @@
 //!
 //! **What it costs.** Rows that decode attend in groups of similar length ([`grouping`](super::grouping)), with a mask for
 //! what they are padded by: a layer takes the same operations for 32 of them as for two. Beside views and what is computed
-//! once a step, these are two rotations, one concatenation, one scatter and one attention for each group, and one scatter
-//! into the blocks; two more groups at most whenever the longest row is four times as long.
+//! once a step, these are two rotations, a concatenation, a scatter into the blocks, and for each group a scatter and an
+//! attention. A longest row of twice the length adds one group at most.
 //!
 //! Gathering takes three operations more. It reads and writes all keys and values of the rows, and attention reads them
 //! again: three times the traffic of attention alone. Therefore the gathered copy is kept, with some room: as long as the
