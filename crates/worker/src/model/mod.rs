@@ -141,7 +141,7 @@ impl Model {
 
     /// Whether a token gives the same logits whatever is computed beside it, of its own sequence and of others.
     pub fn is_invariant(&self) -> bool {
-        self.backend.is_invariant()
+        self.cache.is_invariant()
     }
 
     /// Tokens of the unit in which sequences share memory, so that what is forked takes none. `None`: it is copied when one

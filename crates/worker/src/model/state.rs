@@ -57,6 +57,12 @@ impl KvCache {
         self.memory.tokens()
     }
 
+    /// Whether attention gives a token the same, whatever is computed beside it, of its own sequence and of others.
+    pub(super) fn is_invariant(&self) -> bool {
+        // Only the CPU's own does.
+        matches!(self.memory, KvMemory::Paged(_))
+    }
+
     /// Tokens of the unit in which sequences share memory, if they do.
     pub(super) fn shared_block(&self) -> Option<usize> {
         self.memory.shared_block()

@@ -5,6 +5,8 @@
 //!
 //! `cargo test -p worker --lib suite -- --nocapture` prints the table of docs/json-schema.md.
 
+#![allow(clippy::print_stdout)] // the table is for docs
+
 use std::{collections::BTreeMap, fmt::Write, fs, path::PathBuf};
 
 use serde::Deserialize;
