@@ -50,13 +50,16 @@ fn prompt() -> impl Strategy<Value = Prompt> {
 
 prop_compose! {
     fn sampling()(
-        floats in [-1e9..1e9f32, 0.0..1f32, 0.0..1f32, 0.0..9f32, -2.0..2f32, -2.0..2f32],
+        floats in [-1e9..1e9f32, 0.0..1f32, 0.0..1f32, 0.0..1f32, 0.0..9f32, -2.0..2f32, -2.0..2f32],
         top_k in any::<u32>(),
         logit_bias in vec((any::<u32>(), -100.0..100f32), 0..4),
         seed in any::<u64>(),
     ) -> Sampling {
-        let [temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty] = floats;
-        Sampling { temperature, top_p, top_k, min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed }
+        let [temperature, top_p, min_p, typical_p, repetition_penalty, presence_penalty, frequency_penalty] = floats;
+        Sampling {
+            temperature, top_p, top_k, min_p, typical_p, repetition_penalty, presence_penalty, frequency_penalty,
+            logit_bias, seed,
+        }
     }
 }
 
@@ -86,8 +89,8 @@ prop_compose! {
         id in id(),
         prompt in prompt(),
         sampling in sampling(),
-        max_tokens in option::of(any::<u32>()),
-        stop in vec(text(), 0..3),
+        (max_tokens, min_tokens) in (option::of(any::<u32>()), any::<u32>()),
+        (stop, stop_tokens, include_stop) in (vec(text(), 0..3), tokens(), any::<bool>()),
         resume in tokens(),
         (ignore_eos, output) in (any::<bool>(), option::of(constraint())),
         credit in any::<u32>(),
@@ -95,8 +98,8 @@ prop_compose! {
         (correlation_id, arrived_micros) in (option::of(text()), any::<u64>()),
     ) -> Generate {
         Generate {
-            id, prompt, sampling, max_tokens, stop, resume, ignore_eos, output, credit, trace, correlation_id,
-            arrived_micros,
+            id, prompt, sampling, max_tokens, min_tokens, stop, stop_tokens, include_stop, resume, ignore_eos, output,
+            credit, trace, correlation_id, arrived_micros,
         }
     }
 }
@@ -301,20 +304,11 @@ fn the_buffer_is_cleared_and_reused() {
 #[test]
 fn too_large_a_message_is_neither_encoded_nor_decoded() {
     let text = |len| Batch {
-        submissions: vec![Submission::Generate(Box::new(Generate {
-            id: RequestId(1),
-            prompt: Prompt::Text("x".repeat(len)),
-            sampling: Sampling::default(),
-            max_tokens: None,
-            stop: vec![],
-            resume: vec![],
-            ignore_eos: false,
-            output: None,
-            credit: 1,
-            trace: None,
-            correlation_id: None,
-            arrived_micros: 0,
-        }))],
+        submissions: vec![Submission::Generate(Box::new(Generate::new(
+            RequestId(1),
+            Prompt::Text("x".repeat(len)),
+            1,
+        )))],
     };
     let frame = bytes_of(&text(1 << 20)).len() - (1 << 20);
     let largest = text(MAX_ENCODED - frame);

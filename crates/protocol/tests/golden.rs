@@ -40,6 +40,7 @@ fn generate(prompt: Prompt) -> Generate {
             top_p: 1.0,
             top_k: 40,
             min_p: 0.25,
+            typical_p: 0.75,
             repetition_penalty: 2.0,
             presence_penalty: -1.0,
             frequency_penalty: 0.125,
@@ -47,7 +48,10 @@ fn generate(prompt: Prompt) -> Generate {
             seed: 70_000,
         },
         max_tokens: Some(16),
+        min_tokens: 3,
         stop: vec!["\n".into()],
+        stop_tokens: vec![7, 300],
+        include_stop: true,
         resume: vec![300, 7],
         ignore_eos: true,
         output: None,
@@ -58,10 +62,10 @@ fn generate(prompt: Prompt) -> Generate {
     }
 }
 
-/// A generation after its prompt: sampling, `max_tokens`, `stop`, `resume`, `ignore_eos`, `output`, credit,
-/// `trace`, `correlation_id`, `arrived_micros`.
-const REST: &str = "0000003f 0000803f 28 0000803e 00000040 000080bf 0000003e 01 fb2c01 000000c0 fc70110100 \
-                    01 10  01 01 0a  02 fb2c01 07  01  00  08 \
+/// A generation after its prompt: sampling, `max_tokens`, `min_tokens`, `stop`, `stop_tokens`, `include_stop`, `resume`,
+/// `ignore_eos`, `output`, credit, `trace`, `correlation_id`, `arrived_micros`.
+const REST: &str = "0000003f 0000803f 28 0000803e 0000403f 00000040 000080bf 0000003e 01 fb2c01 000000c0 fc70110100 \
+                    01 10  03  01 01 0a  02 07 fb2c01  01  02 fb2c01 07  01  00  08 \
                     01 30313233343536373839616263646566 3031323334353637 01  01 02 7231  fb2c01";
 
 fn event(kind: StreamEventKind) -> Report {
@@ -248,17 +252,17 @@ fn handshake() {
     };
     let bytes = hello.to_bytes().unwrap();
     let options = "02 00 00 fd0000000001000000 01 00 40 fb0001 00 fbf401";
-    let expected = format!("{magic} 0400 0200 24000000  04 02 03 02 2f73 fc00001000 fb0201 {options}");
+    let expected = format!("{magic} 0400 0300 24000000  04 03 03 02 2f73 fc00001000 fb0201 {options}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 
     let acks = [
-        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 02 09"),
-        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 02 02 6e6f"),
+        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 03 09"),
+        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 03 02 6e6f"),
     ];
     for (ack, expected) in acks {
         let bytes = ack.to_bytes().unwrap();
-        assert_eq!(hex(&bytes), format!("{magic} 0400 0200 {expected}").replace(' ', ""));
+        assert_eq!(hex(&bytes), format!("{magic} 0400 0300 {expected}").replace(' ', ""));
         let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().unwrap();
         assert_eq!(HelloAck::from_parts(header, body).unwrap(), ack);
     }

@@ -83,6 +83,21 @@ impl EosTokens {
         Self(tokens.into())
     }
 
+    /// These and `more`.
+    #[must_use]
+    pub fn and(&self, more: &[u32]) -> Self {
+        if more.is_empty() {
+            self.clone()
+        } else {
+            Self::new(self.iter().chain(more.iter().copied()).collect())
+        }
+    }
+
+    /// All of them, in order.
+    pub fn shared(&self) -> Arc<[u32]> {
+        Arc::clone(&self.0)
+    }
+
     /// Each of them, once.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         self.0.iter().copied()
@@ -144,8 +159,7 @@ impl Sequence {
             None => false,
         };
         if self.eos_tokens.contains(token) {
-            let (text, _) = self.emitter.finish()?;
-            return Ok((text, Some(FinishReason::Stop)));
+            return Ok((self.emitter.end_with(token)?, Some(FinishReason::Stop)));
         }
         let (mut text, mut reason) = self.emitter.push(token)?;
         if reason.is_none() && (complete || self.tokens.len() >= self.max_len) {

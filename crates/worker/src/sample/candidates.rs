@@ -86,6 +86,11 @@ impl Candidates {
         kept
     }
 
+    /// With their weights.
+    pub(super) fn as_slice(&self) -> &[Candidate] {
+        &self.0
+    }
+
     /// The token in which the running sum passes `target`.
     pub(super) fn pick(&self, target: f64) -> u32 {
         pick(self.0.iter().map(|candidate| (candidate.value(), candidate.token())), 0.0, target)

@@ -4,6 +4,7 @@
 
 mod constraints;
 mod disk;
+mod ends;
 mod failures;
 mod prefixes;
 mod random;

@@ -74,9 +74,16 @@ proptest! {
         stop in stops(),
         eos in vec(0..samples::SMALL, 0..2),
         max_tokens in prop_oneof![Just(None), (1..30_u32).prop_map(Some)],
+        (min_tokens, include_stop) in (prop_oneof![Just(0_u32), 0..20_u32], any::<bool>()),
+        stop_tokens in vec(0..samples::SMALL, 0..3),
     ) {
         let preparer = preparer(&eos);
-        let ask = || generate(&prompt, &sampling, &stop, max_tokens);
+        let ask = || Generate {
+            min_tokens,
+            stop_tokens: stop_tokens.clone(),
+            include_stop,
+            ..generate(&prompt, &sampling, &stop, max_tokens)
+        };
         let (uncut, events) = run(&preparer, ask(), &[]);
         let mut before = Stream::default();
         for event in events.iter().take(uncut.chunks + 1) {

@@ -81,7 +81,10 @@ impl Fields {
         let sampling = self.sampling()?;
         let stop = self.stop()?;
         let output = self.output()?;
+        let stop_tokens = self.stop_tokens()?;
+        let include_stop = self.include_stop_str_in_output.is_some_and(|Flag(include)| include);
         let max_tokens = self.max_tokens()?.unwrap_or(rules.default_max_tokens);
+        let min_tokens = self.min_tokens(max_tokens)?;
         let model = match self.model.take() {
             Some(Text(model)) if !model.is_empty() => model,
             _ => return Err(field("model", "is required: name one of /v1/models")),
@@ -95,7 +98,10 @@ impl Fields {
             prompt: prompt()?,
             sampling,
             max_tokens,
+            min_tokens,
             stop,
+            stop_tokens,
+            include_stop,
             ignore_eos,
             output,
             priority,
