@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "answers/logprobs.rs"]
+mod logprobs;
+
 use std::collections::HashSet;
 #[cfg(not(target_os = "macos"))]
 use std::thread;

@@ -9,9 +9,9 @@ use protocol::{
     message::{
         Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, EncodedSubmission, Failure,
         FailureKind, FinishReason, Generate, Heartbeat, MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS,
-        ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt, Report, Sampling, StreamEvent,
-        StreamEventKind, Submission, TokenizeInput, TraceContext, Usage, append_operation, append_submission,
-        begin_batch, encode_batch,
+        MAX_TOKEN_BYTES, MAX_TOP_LOGPROBS, ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt,
+        Report, Sampling, StreamEvent, StreamEventKind, Submission, TokenLogprob, TokenLogprobs,
+        TokenizeInput, TraceContext, Usage, append_operation, append_submission, begin_batch, encode_batch,
     },
 };
 use serde::Serialize;
@@ -53,12 +53,12 @@ prop_compose! {
         floats in [-1e9..1e9f32, 0.0..1f32, 0.0..1f32, 0.0..1f32, 0.0..9f32, -2.0..2f32, -2.0..2f32],
         top_k in any::<u32>(),
         logit_bias in vec((any::<u32>(), -100.0..100f32), 0..4),
-        seed in any::<u64>(),
+        (seed, logprobs) in (any::<u64>(), option::of(any::<u8>())),
     ) -> Sampling {
         let [temperature, top_p, min_p, typical_p, repetition_penalty, presence_penalty, frequency_penalty] = floats;
         Sampling {
             temperature, top_p, top_k, min_p, typical_p, repetition_penalty, presence_penalty, frequency_penalty,
-            logit_bias, seed,
+            logit_bias, seed, logprobs,
         }
     }
 }
@@ -173,6 +173,15 @@ fn answer() -> impl Strategy<Value = Answer> {
     ]
 }
 
+fn logprob() -> impl Strategy<Value = TokenLogprob> {
+    (any::<u32>(), -99.0..0f32, any::<bool>(), vec(any::<u8>(), 0..5))
+        .prop_map(|(token, logprob, special, bytes)| TokenLogprob { token, logprob, special, bytes })
+}
+
+fn logprobs() -> impl Strategy<Value = TokenLogprobs> {
+    (logprob(), vec(logprob(), 0..3)).prop_map(|(chosen, top)| TokenLogprobs { chosen, top })
+}
+
 fn event() -> impl Strategy<Value = StreamEvent> {
     let reason = prop::sample::select(vec![FinishReason::Stop, FinishReason::Length]);
     let usage = any::<[u32; 3]>().prop_map(|[prompt_tokens, completion_tokens, cached_tokens]| Usage {
@@ -183,9 +192,16 @@ fn event() -> impl Strategy<Value = StreamEvent> {
     let kind = prop_oneof![
         any::<u32>().prop_map(|prompt_tokens| StreamEventKind::Prepared { prompt_tokens }),
         any::<u32>().prop_map(|cached_tokens| StreamEventKind::Started { cached_tokens }),
-        (any::<u32>(), tokens(), text()).prop_map(|(first_token, tokens, text)| {
-            StreamEventKind::Delta(Delta { first_token, tokens: tokens.into(), text: text.into() })
-        }),
+        (any::<u32>(), tokens(), text(), vec(logprobs(), 0..3)).prop_map(
+            |(first_token, tokens, text, logprobs)| {
+                StreamEventKind::Delta(Delta {
+                    first_token,
+                    tokens: tokens.into(),
+                    text: text.into(),
+                    logprobs,
+                })
+            }
+        ),
         answer().prop_map(StreamEventKind::Answered),
         (reason, usage).prop_map(|(reason, usage)| StreamEventKind::Finished { reason, usage }),
         failure().prop_map(StreamEventKind::Failed),
@@ -347,6 +363,11 @@ fn lists_of_a_report_are_bounded() {
         (0..tokens).for_each(|_| pieces.push(7, b""));
         one(StreamEventKind::Answered(Answer::Pieces(pieces)))
     };
+    let logprobs = |count, top, bytes| {
+        let likely = TokenLogprob { token: 7, logprob: -1.0, special: false, bytes: vec![7; bytes] };
+        let entry = TokenLogprobs { chosen: likely.clone(), top: vec![likely; top] };
+        one(StreamEventKind::Delta(Delta { logprobs: vec![entry; count], ..Delta::default() }))
+    };
     let events = |count| {
         let kind = StreamEventKind::Prepared { prompt_tokens: 1 };
         Report::Events(vec![StreamEvent { id: RequestId(1), kind }; count])
@@ -356,6 +377,9 @@ fn lists_of_a_report_are_bounded() {
         (answer(MAX_ANSWER_TOKENS), answer(MAX_ANSWER_TOKENS + 1)),
         (pieces(MAX_ANSWER_TOKENS), pieces(MAX_ANSWER_TOKENS + 1)),
         (events(MAX_EVENTS), events(MAX_EVENTS + 1)),
+        (logprobs(MAX_DELTA_TOKENS, 1, 1), logprobs(MAX_DELTA_TOKENS + 1, 1, 1)),
+        (logprobs(1, MAX_TOP_LOGPROBS, 1), logprobs(1, MAX_TOP_LOGPROBS + 1, 1)),
+        (logprobs(1, 1, MAX_TOKEN_BYTES), logprobs(1, 1, MAX_TOKEN_BYTES + 1)),
     ] {
         assert!(decode::<Report>(&bytes_of(&within)).unwrap() == within);
         assert!(matches!(decode::<Report>(&bytes_of(&beyond)), Err(CodecError::Decode(_))));

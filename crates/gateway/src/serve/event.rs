@@ -1,13 +1,18 @@
 //! What a generation brings, whichever dialect tells the client.
 
-pub use protocol::message::{DeltaText, FinishReason, Usage};
+pub use protocol::message::{DeltaText, FinishReason, MAX_TOP_LOGPROBS, TokenLogprob, TokenLogprobs, Usage};
 
 /// One thing that happened to a generation. Any number of deltas come first, then one [`OutputEvent::Finish`], unless
 /// an error ends the generation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OutputEvent {
-    /// Text that follows what came before: whole characters, at least one.
-    TextDelta(DeltaText),
+    /// What follows what came before.
+    Delta {
+        /// Whole characters. Empty only if there are log probabilities, of tokens whose text is not certain yet.
+        text: DeltaText,
+        /// How likely tokens were, if the request asks for it.
+        logprobs: Vec<TokenLogprobs>,
+    },
     /// The generation ended by itself. Nothing follows.
     Finish {
         /// Why it ended.
@@ -22,6 +27,8 @@ pub enum OutputEvent {
 pub struct Output {
     /// Its text.
     pub text: String,
+    /// How likely its tokens were, if the request asks for it.
+    pub logprobs: Vec<TokenLogprobs>,
     /// Why it ended.
     pub reason: FinishReason,
     /// Tokens that it used.

@@ -78,11 +78,11 @@ impl Generation {
                 Ok(Some(StreamEventKind::Delta(delta))) => {
                     self.permit.count_cached(self.events.cached_tokens());
                     self.permit.count_answer(delta.tokens.len());
-                    if delta.text.is_empty() {
+                    if delta.text.is_empty() && delta.logprobs.is_empty() {
                         // Tokens whose text is not complete yet.
                         continue;
                     }
-                    Ok(OutputEvent::TextDelta(delta.text))
+                    Ok(OutputEvent::Delta { text: delta.text, logprobs: delta.logprobs })
                 }
                 Ok(Some(StreamEventKind::Finished { reason, usage })) => {
                     Ok(OutputEvent::Finish { reason, usage })
@@ -91,10 +91,10 @@ impl Generation {
                 Ok(other) => Err(unexpected(other.as_ref())),
                 Err(error) => Err(error),
             };
-            self.ended = !matches!(event, Ok(OutputEvent::TextDelta(_)));
+            self.ended = !matches!(event, Ok(OutputEvent::Delta { .. }));
             if let Some(unfinished) = &mut self.unfinished {
                 match &event {
-                    Ok(OutputEvent::TextDelta(_)) => {}
+                    Ok(OutputEvent::Delta { .. }) => {}
                     Ok(OutputEvent::Finish { reason, .. }) => unfinished.finish(*reason),
                     Err(_) => unfinished.fail(),
                 }
@@ -105,11 +105,16 @@ impl Generation {
 
     /// Everything up to the end.
     pub async fn collect(mut self) -> Result<Output, ServeError> {
-        let mut text = String::new();
+        let (mut text, mut logprobs) = (String::new(), Vec::new());
         loop {
             match self.next().await {
-                Some(Ok(OutputEvent::TextDelta(delta))) => text.push_str(&delta),
-                Some(Ok(OutputEvent::Finish { reason, usage })) => return Ok(Output { text, reason, usage }),
+                Some(Ok(OutputEvent::Delta { text: more, logprobs: of_more })) => {
+                    text.push_str(&more);
+                    logprobs.extend(of_more);
+                }
+                Some(Ok(OutputEvent::Finish { reason, usage })) => {
+                    return Ok(Output { text, logprobs, reason, usage });
+                }
                 Some(Err(error)) => return Err(error),
                 None => return Err(ServeError::Internal),
             }

@@ -41,7 +41,9 @@ pub use self::{
     caller::Caller,
     dispatcher::Dispatcher,
     error::{Failure, FailureKind, ModelError, RouteError, ServeError},
-    event::{DeltaText, FinishReason, Output, OutputEvent, Usage},
+    event::{
+        DeltaText, FinishReason, MAX_TOP_LOGPROBS, Output, OutputEvent, TokenLogprob, TokenLogprobs, Usage,
+    },
     gate::Occupancy,
     generation::Generation,
     load::LoadMetrics,

@@ -131,6 +131,8 @@ pub struct Sampling {
     pub logit_bias: Vec<(u32, f32)>,
     /// With the position, the whole state of the random choice: the same seed gives the same tokens.
     pub seed: u64,
+    /// Say of each token how likely it was, and the same of so many of the most likely ones; `None` says nothing.
+    pub logprobs: Option<u8>,
 }
 
 impl Default for Sampling {
@@ -147,6 +149,7 @@ impl Default for Sampling {
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
             seed: 0,
+            logprobs: None,
         }
     }
 }

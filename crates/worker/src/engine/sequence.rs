@@ -150,7 +150,9 @@ impl Sequence {
     pub fn emit(&mut self, token: u32) -> Result<(Delta, Option<FinishReason>), OutputError> {
         let (text, reason) = self.text_of(token)?;
         let first_token = (self.tokens.len() - self.prompt_len).saturating_sub(1) as u32;
-        Ok((Delta { first_token, tokens: DeltaTokens::from_slice(&[token]), text: text.into() }, reason))
+        let logprobs = self.sampler.take_ranking().map(|ranking| self.emitter.logprobs(ranking));
+        let (tokens, logprobs) = (DeltaTokens::from_slice(&[token]), logprobs.into_iter().collect());
+        Ok((Delta { first_token, tokens, text: text.into(), logprobs }, reason))
     }
 
     fn text_of(&mut self, token: u32) -> Result<(String, Option<FinishReason>), OutputError> {

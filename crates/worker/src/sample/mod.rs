@@ -13,6 +13,7 @@
 //! candidates   the tokens that filters leave
 //! typical      those of them that are as likely as could be expected
 //! draw         which of them it is
+//! logprobs     how likely it was, for those who ask
 //! threads      the rows of a step, several at a time
 //! ```
 //!
@@ -25,6 +26,7 @@ mod draw;
 mod exponential;
 mod lanes;
 mod least;
+mod logprobs;
 mod maxima;
 mod penalties;
 mod threads;
@@ -36,6 +38,8 @@ use std::sync::Arc;
 use candidates::Candidates;
 use draw::uniform;
 use least::Least;
+use logprobs::Rankings;
+pub use logprobs::{Ranked, Ranking};
 use maxima::Maxima;
 use penalties::Penalties;
 use protocol::message::Sampling;
@@ -53,6 +57,7 @@ pub struct Sampler {
     sampling: Sampling,
     penalties: Penalties,
     least: Option<Least>,
+    rankings: Option<Rankings>,
 }
 
 /// Memory for choosing a token, used again for the next one, whichever sequence's it is. One thread's stays in its cache.
@@ -69,7 +74,8 @@ impl Sampler {
     /// A sampler for a sequence that begins with `prompt`.
     pub fn new(mut sampling: Sampling, prompt: &[u32]) -> Self {
         let penalties = Penalties::new(&mut sampling, prompt);
-        Self { sampling, penalties, least: None }
+        let rankings = sampling.logprobs.map(Rankings::new);
+        Self { sampling, penalties, least: None, rankings }
     }
 
     /// The same, which chooses none of `tokens` at a position before `until`, unless a constraint allows nothing else.
@@ -97,8 +103,16 @@ impl Sampler {
         let mut adjusted = std::mem::take(&mut scratch.adjusted);
         let token = self.choose(self.adjust(logits, position, mask, &mut adjusted), position, scratch);
         scratch.adjusted = adjusted;
+        if let Some(rankings) = &mut self.rankings {
+            rankings.add(logits, token, scratch);
+        }
         self.accept(token);
         token
+    }
+
+    /// How likely the earliest token was that was sampled and not asked about yet; `None` if the request does not ask.
+    pub fn take_ranking(&mut self) -> Option<Ranking> {
+        self.rankings.as_mut()?.take()
     }
 
     /// Counts a token of the output. [`sample`](Self::sample) does it for its own.

@@ -9,7 +9,11 @@ use bytes::BytesMut;
 use serde::Serialize;
 use tracing::error;
 
-use super::{endpoint::Endpoint, request::Context};
+use super::{
+    endpoint::{Endpoint, Part},
+    logprobs::characters,
+    request::Context,
+};
 use crate::{
     http::{dialect, error::ApiError, sse},
     serve::{Output, OutputEvent, Usage},
@@ -22,6 +26,10 @@ pub(super) struct Answer<E> {
     model: String,
     system_fingerprint: String,
     include_usage: bool,
+    /// How likely tokens were is shown.
+    logprobs: bool,
+    /// Characters so far, as far as their tokens were shown.
+    offset: usize,
     endpoint: PhantomData<E>,
 }
 
@@ -74,13 +82,15 @@ impl From<Usage> for UsageJson {
 impl<E: Endpoint> Answer<E> {
     /// Of a request with this context, by the model with this digest.
     pub(super) fn new(context: Context, digest: &str) -> Result<Self, ApiError> {
-        let Context { model, include_usage } = context;
+        let Context { model, include_usage, logprobs } = context;
         Ok(Self {
             id: format!("{}{:016x}{:016x}", E::ID_PREFIX, getrandom::u64()?, getrandom::u64()?),
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             model,
             system_fingerprint: format!("fp_{}", digest.get(..12).unwrap_or(digest)),
             include_usage,
+            logprobs,
+            offset: 0,
             endpoint: PhantomData,
         })
     }
@@ -99,7 +109,9 @@ impl<E: Endpoint> Answer<E> {
 
 impl<E: Endpoint> dialect::Answer for Answer<E> {
     fn full(&self, output: &Output) -> Vec<u8> {
-        let choices = &[E::full(&output.text, output.reason)];
+        let logprobs = self.logprobs.then_some(&*output.logprobs);
+        let part = Part { index: 0, text: &output.text, logprobs, offset: 0 };
+        let choices = &[E::full(part, output.reason)];
         let object = Object { meta: self.meta(E::OBJECT), choices, usage: Some(Some(output.usage.into())) };
         // Text, numbers and fixed keys: JSON can express them.
         serde_json::to_vec(&object).unwrap_or_else(|error| {
@@ -109,16 +121,23 @@ impl<E: Endpoint> dialect::Answer for Answer<E> {
     }
 
     fn first(&mut self, out: &mut BytesMut) {
-        if let Some(choice) = E::first() {
+        if let Some(choice) = E::first(0) {
             self.write_chunk(out, choice);
         }
     }
 
     fn event(&mut self, out: &mut BytesMut, event: &OutputEvent) {
         match event {
-            OutputEvent::TextDelta(text) => self.write_chunk(out, E::delta(text)),
+            OutputEvent::Delta { text, logprobs } => {
+                let shown = (self.logprobs && !logprobs.is_empty()).then_some(&**logprobs);
+                self.write_chunk(
+                    out,
+                    E::delta(Part { index: 0, text, logprobs: shown, offset: self.offset }),
+                );
+                self.offset += logprobs.iter().map(characters).sum::<usize>();
+            }
             OutputEvent::Finish { reason, usage } => {
-                self.write_chunk(out, E::last(*reason));
+                self.write_chunk(out, E::last(0, *reason));
                 if self.include_usage {
                     let usage = Some(Some(UsageJson::from(*usage)));
                     let meta = self.meta(E::CHUNK_OBJECT);

@@ -4,6 +4,7 @@
 //! endpoint   what the two kinds of completion implement: chat, completions
 //! request    a body's fields: as typed, then checked
 //! answer     answers and chunks
+//! logprobs   how likely tokens were, as both have it
 //! error      the error object
 //! operations tokenize and the like, as vLLM and llama.cpp have them
 //! models     the list of models; loading and unloading, which is our addition to it
@@ -14,6 +15,7 @@ mod chat;
 mod completions;
 mod endpoint;
 mod error;
+mod logprobs;
 mod models;
 mod operations;
 mod request;

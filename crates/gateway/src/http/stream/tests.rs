@@ -56,7 +56,7 @@ impl Answer for PlainText {
 
     fn event(&mut self, out: &mut BytesMut, event: &OutputEvent) {
         out.extend_from_slice(match event {
-            OutputEvent::TextDelta(text) => text.as_bytes(),
+            OutputEvent::Delta { text, .. } => text.as_bytes(),
             OutputEvent::Finish { .. } => b".",
         });
     }

@@ -1,16 +1,22 @@
 //! Stage 10, emit: from a sampled token to what its client sees of it, and one report a step of all that.
 
 mod detokenizer;
+mod logprobs;
 mod outbox;
+mod pieces;
 mod stop_strings;
 
 use std::sync::Arc;
 
 pub use detokenizer::{Decoded, Detokenizer, decode};
+use logprobs::LogprobTexts;
 pub(super) use outbox::{Outbox, failed};
-use protocol::message::FinishReason;
+pub use pieces::PieceReader;
+use protocol::message::{FinishReason, TokenLogprobs};
 pub use stop_strings::{Scanned, Scanner, StopStrings};
 use tokenizers::Tokenizer;
+
+use crate::sample::Ranking;
 
 /// Turns the tokens of one sequence into text and looks for stop strings in it.
 #[derive(Debug)]
@@ -21,6 +27,8 @@ pub struct Emitter {
     ends: Ends,
     /// Tokens so far.
     taken: u32,
+    /// Once somebody asks.
+    logprob_texts: Option<LogprobTexts>,
 }
 
 /// When an output ends, and with what.
@@ -44,7 +52,14 @@ impl Emitter {
             .collect();
         let stops = StopStrings::new(stops, |stop| special.iter().any(|special| stop.contains(special)));
         let detokenizer = Detokenizer::new(&tokenizer);
-        Self { tokenizer, detokenizer, stops: Scanner::new(stops), ends: Ends::default(), taken: 0 }
+        Self {
+            tokenizer,
+            detokenizer,
+            stops: Scanner::new(stops),
+            ends: Ends::default(),
+            taken: 0,
+            logprob_texts: None,
+        }
     }
 
     /// The same, at its beginning, for an output that ends like this.
@@ -105,6 +120,11 @@ impl Emitter {
             Scanned::Text(text) => (shown + &text, None),
             Scanned::Stopped(text) => (shown + &text, Some(FinishReason::Stop)),
         })
+    }
+
+    /// How likely a token was, with the texts of all tokens.
+    pub fn logprobs(&mut self, ranking: Ranking) -> TokenLogprobs {
+        self.logprob_texts.get_or_insert_with(|| LogprobTexts::new(&self.tokenizer)).read(ranking)
     }
 
     fn special(&mut self, text: &str) -> tokenizers::Result<Scanned> {

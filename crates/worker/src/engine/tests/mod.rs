@@ -6,6 +6,7 @@ mod constraints;
 mod disk;
 mod ends;
 mod failures;
+mod logprobs;
 mod prefixes;
 mod random;
 mod resume;

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+mod logprobs;
 mod reference;
 mod rules;
 

@@ -10,6 +10,7 @@ use serde::{
 use super::{
     bias::LogitBias,
     foreign::Foreign,
+    logprobs::TypedLogprobs,
     message::Message,
     output::{ResponseFormat, Schema, StructuredOutputs},
     prompt::TypedPrompt,
@@ -99,6 +100,8 @@ fields! {
     add_bos_token: Flag = "add_bos_token",
     priority: Urgency = "priority",
     timeout: Number = "timeout",
+    logprobs: TypedLogprobs = "logprobs",
+    top_logprobs: Whole = "top_logprobs",
     n: Whole = "n",
     best_of: Whole = "best_of",
 }

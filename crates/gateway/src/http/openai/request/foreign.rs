@@ -96,7 +96,6 @@ mod tests {
             ("suffix", json!("none")),
             ("eos_token_id", json!(0)),
             ("prompt_logprobs", json!(0)),
-            ("logprobs", json!(0)),
             ("skip_special_tokens", json!(false)),
             ("do_sample", json!(false)),
         ] {

@@ -5,6 +5,7 @@ mod bias;
 mod fields;
 mod foreign;
 mod limits;
+mod logprobs;
 mod message;
 mod output;
 mod prompt;
@@ -24,7 +25,7 @@ use crate::{
         error::ApiError,
         json::{Flag, Object, Probe, Text, Whole, field, parse, unsupported},
     },
-    serve::{Caller, Correlation, GenerateRequest, Prompt},
+    serve::{Caller, Correlation, GenerateRequest, Prompt, Sampling},
 };
 
 /// What an answer repeats of its request, or depends on.
@@ -34,19 +35,30 @@ pub(super) struct Context {
     pub(super) model: String,
     /// Send a chunk with the usage before the end of a stream.
     pub(super) include_usage: bool,
+    /// Show how likely tokens were.
+    pub(super) logprobs: bool,
+}
+
+/// The two kinds of completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Chat,
+    Completion,
 }
 
 /// In what the fields of the two kinds of completion differ.
 struct Rules {
+    kind: Kind,
     default_max_tokens: Option<u32>,
     adds_special_tokens: bool,
 }
 
 /// The model's template adds the special tokens of a chat.
-const CHAT: Rules = Rules { default_max_tokens: None, adds_special_tokens: false };
+const CHAT: Rules = Rules { kind: Kind::Chat, default_max_tokens: None, adds_special_tokens: false };
 
 /// OpenAI's default for a completion is 16 tokens.
-const COMPLETION: Rules = Rules { default_max_tokens: Some(16), adds_special_tokens: true };
+const COMPLETION: Rules =
+    Rules { kind: Kind::Completion, default_max_tokens: Some(16), adds_special_tokens: true };
 
 /// What the body of a chat request asks for.
 pub(super) fn chat(body: &[u8]) -> Result<Asked<Context>, ApiError> {
@@ -78,7 +90,8 @@ impl Fields {
         std::mem::take(&mut self.foreign).check()?;
         self.check_neutral(rules)?;
         let include_usage = self.include_usage()?;
-        let sampling = self.sampling()?;
+        let logprobs = self.logprobs(rules.kind)?;
+        let sampling = Sampling { logprobs, ..self.sampling()? };
         let stop = self.stop()?;
         let output = self.output()?;
         let stop_tokens = self.stop_tokens()?;
@@ -89,7 +102,7 @@ impl Fields {
             Some(Text(model)) if !model.is_empty() => model,
             _ => return Err(field("model", "is required: name one of /v1/models")),
         };
-        let context = Context { model: model.clone(), include_usage };
+        let context = Context { model: model.clone(), include_usage, logprobs: logprobs.is_some() };
         let stream = self.stream.is_some_and(|Flag(stream)| stream);
         let ignore_eos = self.ignore_eos.is_some_and(|Flag(ignore)| ignore);
         let (priority, timeout) = (self.priority(), self.timeout()?);

@@ -34,6 +34,7 @@ impl Fields {
             frequency_penalty: float("frequency_penalty", self.frequency_penalty, 0.0, -2.0..=2.0)?,
             logit_bias: self.logit_bias.take().map(LogitBias::check).transpose()?.unwrap_or_default(),
             seed: self.seed()?,
+            logprobs: None,
         };
         self.check_window(&sampling)?;
         Ok(sampling)

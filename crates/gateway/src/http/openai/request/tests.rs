@@ -8,6 +8,7 @@ use super::{fields::OFFERED, foreign::rules::RULES, *};
 use crate::serve::{Caller, ChatMessage, Priority, Sampling};
 
 mod ends;
+mod logprobs;
 mod output;
 mod terms;
 
@@ -55,12 +56,13 @@ fn every_parameter_reaches_the_request() {
         "top_k": 3, "min_p": 0.125, "typical_p": 0.875, "presence_penalty": -2, "frequency_penalty": 2,
         "repetition_penalty": 1.5, "logit_bias": {"9": -100}, "ignore_eos": true,
         "min_tokens": 2, "stop_token_ids": [7, 9.0], "include_stop_str_in_output": true,
+        "logprobs": true, "top_logprobs": 4,
         "stream": true, "stream_options": {"include_usage": true}, "priority": -3, "timeout": 1.5,
     }))
     .unwrap();
     assert!(asked.stream);
     assert_eq!(asked.timeout, Some(Duration::from_millis(1500)));
-    assert_eq!(asked.context, Context { model: "m".into(), include_usage: true });
+    assert_eq!(asked.context, Context { model: "m".into(), include_usage: true, logprobs: true });
     let message = ChatMessage { role: "user".into(), content: "hi".into(), name: None };
     assert_eq!(
         asked.request,
@@ -78,6 +80,7 @@ fn every_parameter_reaches_the_request() {
                 frequency_penalty: 2.0,
                 logit_bias: vec![(9, -100.0)],
                 seed: 5,
+                logprobs: Some(4),
             },
             max_tokens: Some(7),
             min_tokens: 2,
@@ -215,8 +218,8 @@ fn special_tokens_are_added_where_they_are_added_anyway() {
 fn what_is_not_supported_is_refused_by_name() {
     for (name, value) in [
         ("n", json!(2)),
-        ("logprobs", json!(true)),
-        ("top_logprobs", json!(3)),
+        ("prompt_logprobs", json!(3)),
+        ("n_probs", json!(3)),
         ("tools", json!([{"type": "function"}])),
         ("tool_choice", json!("required")),
         ("functions", json!([{}])),
@@ -243,7 +246,6 @@ fn what_is_not_supported_is_refused_by_name() {
     }
     for (name, value) in [
         ("n", json!(3)),
-        ("logprobs", json!(0)),
         ("echo", json!(true)),
         ("suffix", json!("x")),
         ("best_of", json!(2)),

@@ -8,8 +8,6 @@ type Rule = (&'static [&'static str], Neutral, &'static str);
 /// The fields, by what they ask for.
 pub(in crate::http::openai::request) const RULES: &[Rule] = &[
     // OpenAI.
-    (&["logprobs"], Words(&[]), "returning log probabilities"),
-    (&["top_logprobs"], Off, "returning log probabilities"),
     (&["tools"], Off, "calling tools"),
     (&["functions"], Off, "calling functions"),
     (&["tool_choice"], Words(&["none", "auto"]), "calling tools"),
