@@ -23,14 +23,30 @@ pub enum OutputEvent {
 }
 
 /// All that a generation brought, for an answer that is not streamed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Output {
     /// Its text.
     pub text: String,
     /// How likely its tokens were, if the request asks for it.
     pub logprobs: Vec<TokenLogprobs>,
-    /// Why it ended.
-    pub reason: FinishReason,
+    /// Why it ended; `None` before that.
+    pub reason: Option<FinishReason>,
     /// Tokens that it used.
     pub usage: Usage,
+}
+
+impl Output {
+    /// Takes what comes next.
+    pub(super) fn add(&mut self, event: OutputEvent) {
+        match event {
+            OutputEvent::Delta { text, logprobs } => {
+                self.text.push_str(&text);
+                self.logprobs.extend(logprobs);
+            }
+            OutputEvent::Finish { reason, usage } => {
+                self.reason = Some(reason);
+                self.usage = usage;
+            }
+        }
+    }
 }

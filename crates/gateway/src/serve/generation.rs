@@ -6,11 +6,7 @@ use protocol::message::StreamEventKind;
 use tracing::error;
 
 use super::{
-    admission::Permit,
-    deadline::Deadline,
-    error::ServeError,
-    event::{Output, OutputEvent},
-    metrics::Unfinished,
+    admission::Permit, deadline::Deadline, error::ServeError, event::OutputEvent, metrics::Unfinished,
     migrate::MigratingStream,
 };
 
@@ -55,12 +51,7 @@ impl Generation {
         self.events.digest()
     }
 
-    /// The next event; `None` after the last one.
-    pub async fn next(&mut self) -> Option<Result<OutputEvent, ServeError>> {
-        std::future::poll_fn(|cx| self.poll_next(cx)).await
-    }
-
-    /// [`Generation::next`] for a body that is polled. Reading is what lets the worker go on: it may send only as much
+    /// The next event; `None` after the last one. Reading is what lets the worker go on: it may send only as much
     /// as was read, and a little more.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<OutputEvent, ServeError>>> {
         if self.ended {
@@ -100,24 +91,6 @@ impl Generation {
                 }
             }
             return Poll::Ready(Some(event));
-        }
-    }
-
-    /// Everything up to the end.
-    pub async fn collect(mut self) -> Result<Output, ServeError> {
-        let (mut text, mut logprobs) = (String::new(), Vec::new());
-        loop {
-            match self.next().await {
-                Some(Ok(OutputEvent::Delta { text: more, logprobs: of_more })) => {
-                    text.push_str(&more);
-                    logprobs.extend(of_more);
-                }
-                Some(Ok(OutputEvent::Finish { reason, usage })) => {
-                    return Ok(Output { text, logprobs, reason, usage });
-                }
-                Some(Err(error)) => return Err(error),
-                None => return Err(ServeError::Internal),
-            }
         }
     }
 }

@@ -14,6 +14,7 @@
 
 pub mod admission;
 mod caller;
+mod choices;
 mod deadline;
 mod dispatcher;
 mod error;
@@ -39,6 +40,7 @@ mod request;
 pub(crate) use self::request::plain as plain_request;
 pub use self::{
     caller::Caller,
+    choices::Choices,
     dispatcher::Dispatcher,
     error::{Failure, FailureKind, ModelError, RouteError, ServeError},
     event::{

@@ -50,6 +50,13 @@ pub struct Correlation {
 }
 
 impl GenerateRequest {
+    /// The same for the choice with this index, which has a seed of its own: what a client asks for with that seed alone.
+    pub(super) fn choice(&self, index: u64) -> Self {
+        let mut choice = self.clone();
+        choice.sampling.seed = choice.sampling.seed.wrapping_add(index);
+        choice
+    }
+
     /// The message for a worker, which continues behind the tokens `resume`. `credit` is the number of chunks that it may
     /// send before any was read, and `arrived_micros` says when the request came.
     pub(super) fn message(

@@ -33,7 +33,7 @@ use super::{
     generation::create,
     sse,
 };
-use crate::serve::Generation;
+use crate::serve::Choices;
 
 /// All of it, for the router.
 pub(super) fn api() -> Api {
@@ -65,8 +65,8 @@ impl<E: Endpoint> Dialect for OpenAi<E> {
         E::read(body)
     }
 
-    fn answer(context: Context, generation: &Generation) -> Result<Answer<E>, ApiError> {
-        Answer::new(context, generation.digest())
+    fn answer(context: Context, choices: &Choices) -> Result<Answer<E>, ApiError> {
+        Answer::new(context, choices)
     }
 
     fn write_error_event(out: &mut BytesMut, error: &ErrorReport) {

@@ -10,6 +10,7 @@ use crate::{
     config::StreamRegistry,
     metrics::MetricRegistry,
     serve::{
+        Choices, Output,
         admission::{Admission, AdmissionMetrics},
         migrate::tests::World as Fleet,
     },
@@ -63,7 +64,11 @@ fn failure() -> Failure {
 }
 
 fn now(generation: &mut Generation) -> Option<Result<OutputEvent, ServeError>> {
-    generation.next().now_or_never().expect("an event is ready")
+    std::future::poll_fn(|cx| generation.poll_next(cx)).now_or_never().expect("an event is ready")
+}
+
+fn output_of(generation: Generation) -> Result<Output, ServeError> {
+    Choices::from(generation).collect().now_or_never().unwrap().map(|mut outputs| outputs.remove(0))
 }
 
 #[tokio::test]
@@ -83,11 +88,11 @@ async fn deltas_have_text_and_the_end_comes_once() {
 async fn what_was_collected_is_the_whole_text_or_the_error() {
     let world = World::new();
     let generation = world.begin(vec![prepared(), chunk("a"), chunk("b"), finished()]).unwrap();
-    let output = generation.collect().now_or_never().unwrap().unwrap();
-    assert_eq!((output.text.as_str(), output.reason), ("ab", FinishReason::Length));
+    let output = output_of(generation).unwrap();
+    assert_eq!((output.text.as_str(), output.reason), ("ab", Some(FinishReason::Length)));
     let failed = StreamEventKind::Failed(failure());
     let generation = world.begin(vec![prepared(), chunk("a"), failed]).unwrap();
-    let error = generation.collect().now_or_never().unwrap().unwrap_err();
+    let error = output_of(generation).unwrap_err();
     assert_eq!(error, ServeError::Failed(failure()));
 }
 
@@ -131,6 +136,6 @@ async fn log_probabilities_come_also_without_text() {
     let expected = OutputEvent::Delta { text: "".into(), logprobs: likely(-1.0) };
     assert_eq!(now(&mut generation), Some(Ok(expected)));
     drop(generation);
-    let output = world.begin(events()).unwrap().collect().now_or_never().unwrap().unwrap();
+    let output = output_of(world.begin(events()).unwrap()).unwrap();
     assert_eq!((output.text.as_str(), output.logprobs), ("aa", [likely(-1.0), likely(-2.0)].concat()));
 }

@@ -103,6 +103,7 @@ fields! {
     logprobs: TypedLogprobs = "logprobs",
     top_logprobs: Whole = "top_logprobs",
     n: Whole = "n",
+    n_cmpl: Whole = "n_cmpl",
     best_of: Whole = "best_of",
 }
 

@@ -2,6 +2,7 @@
 //! server can't do is refused by name.
 
 mod bias;
+mod choices;
 mod fields;
 mod foreign;
 mod limits;
@@ -23,7 +24,7 @@ use crate::{
     http::{
         dialect::Asked,
         error::ApiError,
-        json::{Flag, Object, Probe, Text, Whole, field, parse, unsupported},
+        json::{Flag, Object, Probe, Text, field, parse, unsupported},
     },
     serve::{Caller, Correlation, GenerateRequest, Prompt, Sampling},
 };
@@ -37,6 +38,8 @@ pub(super) struct Context {
     pub(super) include_usage: bool,
     /// Show how likely tokens were.
     pub(super) logprobs: bool,
+    /// Choices of an answer that is not streamed: the best ones, if more are generated.
+    pub(super) shown: usize,
 }
 
 /// The two kinds of completion.
@@ -91,7 +94,10 @@ impl Fields {
         self.check_neutral(rules)?;
         let include_usage = self.include_usage()?;
         let logprobs = self.logprobs(rules.kind)?;
-        let sampling = Sampling { logprobs, ..self.sampling()? };
+        let choices = self.choices(rules.kind)?;
+        // The best are found by them.
+        let needed = logprobs.or((choices.generated > choices.shown).then_some(0));
+        let sampling = Sampling { logprobs: needed, ..self.sampling()? };
         let stop = self.stop()?;
         let output = self.output()?;
         let stop_tokens = self.stop_tokens()?;
@@ -102,7 +108,12 @@ impl Fields {
             Some(Text(model)) if !model.is_empty() => model,
             _ => return Err(field("model", "is required: name one of /v1/models")),
         };
-        let context = Context { model: model.clone(), include_usage, logprobs: logprobs.is_some() };
+        let context = Context {
+            model: model.clone(),
+            include_usage,
+            logprobs: logprobs.is_some(),
+            shown: choices.shown,
+        };
         let stream = self.stream.is_some_and(|Flag(stream)| stream);
         let ignore_eos = self.ignore_eos.is_some_and(|Flag(ignore)| ignore);
         let (priority, timeout) = (self.priority(), self.timeout()?);
@@ -123,7 +134,7 @@ impl Fields {
             deadline: None,
             correlation: Correlation::default(),
         };
-        Ok(Asked { request, stream, timeout, context })
+        Ok(Asked { request, choices: choices.generated, stream, timeout, context })
     }
 
     fn include_usage(&mut self) -> Result<bool, ApiError> {
@@ -137,13 +148,6 @@ impl Fields {
 
     /// Checks fields that may only ask for what happens anyway.
     fn check_neutral(&self, rules: &Rules) -> Result<(), ApiError> {
-        for (name, value) in [("n", self.n), ("best_of", self.best_of)] {
-            match value {
-                None | Some(Whole(1)) => {}
-                Some(Whole(..1)) => return Err(field(name, "must be at least 1")),
-                Some(Whole(n)) => return Err(unsupported(name, format!("{n} choices for one request"))),
-            }
-        }
         for (name, value) in
             [("add_special_tokens", self.add_special_tokens), ("add_bos_token", self.add_bos_token)]
         {

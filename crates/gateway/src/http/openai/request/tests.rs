@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{fields::OFFERED, foreign::rules::RULES, *};
 use crate::serve::{Caller, ChatMessage, Priority, Sampling};
 
+mod choices;
 mod ends;
 mod logprobs;
 mod output;
@@ -62,7 +63,7 @@ fn every_parameter_reaches_the_request() {
     .unwrap();
     assert!(asked.stream);
     assert_eq!(asked.timeout, Some(Duration::from_millis(1500)));
-    assert_eq!(asked.context, Context { model: "m".into(), include_usage: true, logprobs: true });
+    assert_eq!(asked.context, Context { model: "m".into(), include_usage: true, logprobs: true, shown: 1 });
     let message = ChatMessage { role: "user".into(), content: "hi".into(), name: None };
     assert_eq!(
         asked.request,
@@ -217,7 +218,6 @@ fn special_tokens_are_added_where_they_are_added_anyway() {
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
     for (name, value) in [
-        ("n", json!(2)),
         ("prompt_logprobs", json!(3)),
         ("n_probs", json!(3)),
         ("tools", json!([{"type": "function"}])),
@@ -245,10 +245,8 @@ fn what_is_not_supported_is_refused_by_name() {
         assert!(message.contains(name) && message.contains("not supported yet"), "{message}");
     }
     for (name, value) in [
-        ("n", json!(3)),
         ("echo", json!(true)),
         ("suffix", json!("x")),
-        ("best_of", json!(2)),
         ("prompt", json!(["a", "b"])),
         ("prompt", json!([[1], [2]])),
     ] {

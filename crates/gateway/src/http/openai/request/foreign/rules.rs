@@ -121,7 +121,6 @@ pub(in crate::http::openai::request) const RULES: &[Rule] = &[
     ),
     (&["input_ids", "prompt_embeds", "input_embeds", "prompt_token_ids"], Off, "a prompt in this form"),
     (&["thinking_forced_open", "reasoning_in_content"], Off, "choosing how the model reasons"),
-    (&["n_cmpl"], Number(1.0), "several choices for one request"),
     (
         &["images", "image_data", "multimodal_data", "files", "mm_processor_kwargs"],
         Off,
