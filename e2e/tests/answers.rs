@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "answers/choices.rs"]
+mod choices;
 #[path = "answers/logprobs.rs"]
 mod logprobs;
 

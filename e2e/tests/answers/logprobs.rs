@@ -102,11 +102,12 @@ fn a_token_is_as_likely_behind_a_prompt_with_those_before_it() {
     assert_eq!(of_text.len(), tokens.len(), "the text is cut as it was generated");
     for (n, id) in of_text.into_iter().enumerate() {
         let top = &ask(&json!(ids), 1)["logprobs"];
-        for (token, logprob) in logprobs["top_logprobs"][n].as_object().unwrap() {
-            let alone = top["top_logprobs"][0].get(token);
-            assert!(alone.is_none_or(|alone| alone == logprob), "{token:?} at {n}: {logprob}, not {alone:?}");
-        }
-        assert!(top["top_logprobs"][0].as_object().unwrap().len() >= 3);
+        let alone = top["top_logprobs"][0].as_object().unwrap();
+        let there = logprobs["top_logprobs"][n].as_object().unwrap();
+        let common = there.keys().filter(|token| alone.contains_key(*token)).inspect(|token| {
+            assert_eq!(alone[*token], there[*token], "{token:?} at {n}");
+        });
+        assert!(common.count() >= 3, "{alone:?} and {there:?} at {n}");
         ids.push(id);
     }
 }

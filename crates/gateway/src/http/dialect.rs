@@ -37,11 +37,16 @@ pub(super) trait Dialect: 'static {
     /// If the body is not a request of this endpoint that can be served.
     fn read(body: &[u8]) -> Result<Asked<Self::Context>, ApiError>;
 
-    /// The answer of choices that are about to bring their output.
+    /// The answer of choices that are about to bring their output. `echo` is the prompt's text, if the answer is to begin
+    /// with it.
     ///
     /// # Errors
     /// If the operating system's random source failed.
-    fn answer(context: Self::Context, choices: &Choices) -> Result<Self::Answer, ApiError>;
+    fn answer(
+        context: Self::Context,
+        choices: &Choices,
+        echo: Option<String>,
+    ) -> Result<Self::Answer, ApiError>;
 
     /// Writes an error that ends a stream. It may be the stream's first event.
     fn write_error_event(out: &mut BytesMut, error: &ErrorReport);
@@ -65,6 +70,8 @@ pub(super) struct Asked<C> {
     pub(super) request: GenerateRequest,
     /// How often it is to be generated, at least once, each time with another seed.
     pub(super) choices: usize,
+    /// The answer begins with the prompt's text.
+    pub(super) echo: bool,
     /// The answer is to be streamed.
     pub(super) stream: bool,
     /// How long the answer may take.

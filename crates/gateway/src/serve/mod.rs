@@ -7,6 +7,7 @@
 //!        └───────────────────────┴────────────────┴────────────────┴────────────┴──────► ServeError
 //! ```
 //!
+//! A request may be for several choices: each is a generation, they are admitted together, and [`Choices`] is all of them.
 //! An operation, which has a single answer, goes a shorter way: [`operation`].
 //!
 //! Nothing here knows HTTP or the JSON of any client. Each dialect of `http` translates between its own JSON and

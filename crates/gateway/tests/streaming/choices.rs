@@ -1,7 +1,10 @@
 //! Several choices of one request: each is a stream of the worker, and the client sees one answer.
 
 use axum::response::Response;
-use protocol::ids::RequestId;
+use protocol::{
+    ids::RequestId,
+    message::{Answer, OperationKind},
+};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -105,7 +108,37 @@ async fn one_that_is_refused_refuses_all() {
 
 #[tokio::test]
 async fn more_than_the_server_can_ever_run_are_refused() {
-    let (env, _worker) = TestEnv::ready("stream_registry:\n  max_streams: 3\n").await;
+    let (env, _worker) = TestEnv::ready("stream_registry: {adaptive_limits: {max_streams: 3}}\n").await;
     let reply = Reply::read(env.begin(COMPLETIONS, &body(json!({"n": 4}))).await.unwrap()).await;
     assert_eq!((reply.status.as_u16(), &reply.json()["error"]["param"]), (400, &json!("n")));
+}
+
+#[tokio::test]
+async fn an_echoed_prompt_comes_before_each_choice() {
+    let (env, mut worker) = TestEnv::ready("").await;
+    let (begun, ids) = begin(&mut worker, &env, &body(json!({"n": 2, "echo": true})), 2).await;
+    for id in ids {
+        worker.events(id, vec![chunk("a"), finished(FinishReason::Stop)]).await;
+    }
+    let answer = Reply::read(soon("an answer", begun).await.unwrap()).await.json();
+    assert_eq!((&answer["choices"][0]["text"], &answer["choices"][1]["text"]), (&json!("xa"), &json!("xa")));
+
+    let (begun, ids) = begin(&mut worker, &env, &body(json!({"echo": true, "stream": true})), 1).await;
+    worker.events(ids[0], vec![chunk("a"), finished(FinishReason::Stop)]).await;
+    let events = Reply::read(soon("headers", begun).await.unwrap()).await.events();
+    let texts: Vec<_> = events[..3].iter().map(|event| parse(event)["choices"][0]["text"].clone()).collect();
+    assert_eq!(texts, [json!("x"), json!("a"), json!("")]);
+}
+
+#[tokio::test]
+async fn an_echo_of_tokens_is_their_text() {
+    let (env, mut worker) = TestEnv::ready("").await;
+    let (begun, ids) = begin(&mut worker, &env, &body(json!({"prompt": [5, 6], "echo": true})), 1).await;
+    let operation = worker.operation().await;
+    let asked = OperationKind::Detokenize { tokens: vec![5, 6], skip_special_tokens: false };
+    assert_eq!(operation.kind, asked);
+    worker.events(operation.id, vec![StreamEventKind::Answered(Answer::Text("xy".into()))]).await;
+    worker.events(ids[0], vec![chunk("a"), finished(FinishReason::Stop)]).await;
+    let answer = Reply::read(soon("an answer", begun).await.unwrap()).await.json();
+    assert_eq!(answer["choices"][0]["text"], "xya");
 }

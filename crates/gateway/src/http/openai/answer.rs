@@ -30,6 +30,8 @@ pub(super) struct Answer<E> {
     logprobs: bool,
     /// Choices that a full answer shows: the best ones, if there are more.
     shown: usize,
+    /// Comes before the output of each choice.
+    echo: String,
     /// Characters so far of each choice, as far as their tokens were shown.
     offsets: Vec<usize>,
     /// Choices whose end is still to come.
@@ -86,8 +88,8 @@ impl From<Usage> for UsageJson {
 }
 
 impl<E: Endpoint> Answer<E> {
-    /// Of a request with this context.
-    pub(super) fn new(context: Context, choices: &Choices) -> Result<Self, ApiError> {
+    /// Of a request with this context. Each choice begins with `echo`.
+    pub(super) fn new(context: Context, choices: &Choices, echo: String) -> Result<Self, ApiError> {
         let Context { model, include_usage, logprobs, shown } = context;
         let digest = choices.digest();
         Ok(Self {
@@ -98,6 +100,7 @@ impl<E: Endpoint> Answer<E> {
             include_usage,
             logprobs,
             shown,
+            echo,
             offsets: vec![0; choices.len()],
             open: choices.len(),
             usage: None,
@@ -148,7 +151,11 @@ impl<E: Endpoint> dialect::Answer for Answer<E> {
             let logprobs = self.logprobs.then_some(&*output.logprobs);
             // One that has no reason has not ended, and there is none.
             let reason = output.reason.unwrap_or(FinishReason::Stop);
-            E::full(Part { index, text: &output.text, logprobs, offset: 0 }, reason)
+            (index, format!("{}{}", self.echo, output.text), logprobs, reason)
+        });
+        let texts: Vec<_> = choices.collect();
+        let choices = texts.iter().map(|&(index, ref text, logprobs, reason)| {
+            E::full(Part { index, text, logprobs, offset: 0 }, reason)
         });
         let (choices, usage) = (choices.collect::<Vec<_>>(), Some(usage.map(UsageJson::from)));
         let object = Object { meta: self.meta(E::OBJECT), choices: &choices, usage };
@@ -163,6 +170,10 @@ impl<E: Endpoint> dialect::Answer for Answer<E> {
         for index in (0..).take(self.offsets.len()) {
             if let Some(choice) = E::first(index) {
                 self.write_chunk(out, choice);
+            }
+            if !self.echo.is_empty() {
+                let part = Part { index, text: &self.echo, logprobs: None, offset: 0 };
+                self.write_chunk(out, E::delta(part));
             }
         }
     }

@@ -65,8 +65,8 @@ impl<E: Endpoint> Dialect for OpenAi<E> {
         E::read(body)
     }
 
-    fn answer(context: Context, choices: &Choices) -> Result<Answer<E>, ApiError> {
-        Answer::new(context, choices)
+    fn answer(context: Context, choices: &Choices, echo: Option<String>) -> Result<Answer<E>, ApiError> {
+        Answer::new(context, choices, echo.unwrap_or_default())
     }
 
     fn write_error_event(out: &mut BytesMut, error: &ErrorReport) {

@@ -37,7 +37,7 @@ impl<const KEEPALIVE: bool> Dialect for Lines<KEEPALIVE> {
         Err(ApiError::Internal)
     }
 
-    fn answer(_context: (), _choices: &Choices) -> Result<PlainText, ApiError> {
+    fn answer(_context: (), _choices: &Choices, _echo: Option<String>) -> Result<PlainText, ApiError> {
         Ok(PlainText)
     }
 

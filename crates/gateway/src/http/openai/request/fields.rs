@@ -102,6 +102,7 @@ fields! {
     timeout: Number = "timeout",
     logprobs: TypedLogprobs = "logprobs",
     top_logprobs: Whole = "top_logprobs",
+    echo: Flag = "echo",
     n: Whole = "n",
     n_cmpl: Whole = "n_cmpl",
     best_of: Whole = "best_of",

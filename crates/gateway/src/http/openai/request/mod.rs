@@ -95,6 +95,7 @@ impl Fields {
         let include_usage = self.include_usage()?;
         let logprobs = self.logprobs(rules.kind)?;
         let choices = self.choices(rules.kind)?;
+        let echo = self.echo(rules.kind, logprobs.is_some())?;
         // The best are found by them.
         let needed = logprobs.or((choices.generated > choices.shown).then_some(0));
         let sampling = Sampling { logprobs: needed, ..self.sampling()? };
@@ -134,7 +135,19 @@ impl Fields {
             deadline: None,
             correlation: Correlation::default(),
         };
-        Ok(Asked { request, choices: choices.generated, stream, timeout, context })
+        Ok(Asked { request, choices: choices.generated, echo, stream, timeout, context })
+    }
+
+    fn echo(&self, kind: Kind, logprobs: bool) -> Result<bool, ApiError> {
+        let echo = self.echo.is_some_and(|Flag(echo)| echo);
+        match kind {
+            Kind::Chat if echo => Err(unsupported("echo", "repeating the prompt of a chat")),
+            Kind::Completion if echo && logprobs => {
+                let what = "log probabilities of the prompt; send `logprobs` without `echo`";
+                Err(unsupported("echo", what))
+            }
+            _ => Ok(echo),
+        }
     }
 
     fn include_usage(&mut self) -> Result<bool, ApiError> {

@@ -218,7 +218,7 @@ fn special_tokens_are_added_where_they_are_added_anyway() {
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
     for (name, value) in [
-        ("prompt_logprobs", json!(3)),
+        ("echo", json!(true)),
         ("n_probs", json!(3)),
         ("tools", json!([{"type": "function"}])),
         ("tool_choice", json!("required")),
@@ -245,7 +245,7 @@ fn what_is_not_supported_is_refused_by_name() {
         assert!(message.contains(name) && message.contains("not supported yet"), "{message}");
     }
     for (name, value) in [
-        ("echo", json!(true)),
+        ("prompt_logprobs", json!(1)),
         ("suffix", json!("x")),
         ("prompt", json!(["a", "b"])),
         ("prompt", json!([[1], [2]])),

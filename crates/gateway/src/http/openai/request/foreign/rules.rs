@@ -18,7 +18,6 @@ pub(in crate::http::openai::request) const RULES: &[Rule] = &[
     (&["reasoning_effort"], Words(&["auto", "default"]), "choosing how much the model reasons"),
     (&["verbosity"], Words(&["medium"]), "choosing how long answers are"),
     (&["suffix"], Off, "filling in before a suffix"),
-    (&["echo"], Off, "repeating the prompt"),
     // Constrained output under other names, and ways of it that this server doesn't have. An empty schema asks for any
     // JSON.
     (

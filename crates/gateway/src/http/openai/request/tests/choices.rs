@@ -41,3 +41,13 @@ fn what_can_not_be_chosen_is_refused_by_name() {
     let (param, message) = error(request(completion_asked(json!({"best_of": 2, "stream": true}))));
     assert!(param == "best_of" && message.contains("`stream`"), "{message}");
 }
+
+#[test]
+fn a_completion_may_begin_with_its_prompt() {
+    assert!(completion_asked(json!({"echo": true, "n": 2, "stream": true})).unwrap().echo);
+    assert!(!completion_asked(json!({"echo": false, "logprobs": 1})).unwrap().echo);
+    let request = |asked: Result<Asked<Context>, ApiError>| asked.map(|asked| asked.request);
+    let (param, message) = error(request(completion_asked(json!({"echo": true, "logprobs": 0}))));
+    assert!(param == "echo" && message.contains("log probabilities of the prompt"), "{message}");
+    assert_eq!(error(chat_with(json!({"echo": true}))).0, "echo");
+}
