@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "workers/exact.rs"]
+mod exact;
 #[path = "workers/prefixes.rs"]
 mod prefixes;
 #[path = "workers/traces.rs"]

@@ -184,7 +184,7 @@ impl Stream {
             let usage = Usage {
                 prompt_tokens: self.prompt_tokens,
                 completion_tokens: self.position,
-                cached_tokens: 0,
+                ..Usage::default()
             };
             output.push(StreamEventKind::Finished { reason: FinishReason::Length, usage });
         }

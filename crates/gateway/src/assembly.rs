@@ -97,6 +97,8 @@ mod tests {
             ("cancellations", "counter"),
             ("demand_loads", "counter"),
             ("demand_unloads", "counter"),
+            ("draft_tokens", "counter"),
+            ("draft_tokens_accepted", "counter"),
             ("e2e_request_latency_seconds", "histogram"),
             ("generation_tokens", "counter"),
             ("http_requests", "counter"),

@@ -18,7 +18,7 @@ mod worker_options;
 
 use std::{io, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-pub use settings::{Activations, Cpu, KvType, PrefixCache, Verify, Worker};
+pub use settings::{Activations, Cpu, KvType, PrefixCache, Speculation, Verify, Worker};
 use settings::{DEFAULT_FILE, SettingsError};
 pub(crate) use settings::{MAX_WORKERS, REQUEST_MEMORY_FACTOR};
 
@@ -58,6 +58,8 @@ pub struct Config {
     pub worker: Worker,
     /// Keys and values that are kept for later requests.
     pub prefix_cache: PrefixCache,
+    /// Tokens that workers guess before they compute them.
+    pub speculation: Speculation,
     /// How workers verify what they load.
     pub verify: Verify,
     /// How workers compute on a CPU.

@@ -18,7 +18,17 @@ pub struct Prompts {
     /// Number of the words in common.
     #[arg(long, value_name = "NUMBER", default_value_t = Self::SHORT.common)]
     pub common: u32,
+    /// Ask for a text of 100 words to be written again with a change, after so many words.
+    #[arg(long)]
+    pub edit: bool,
 }
+
+/// A text to be written again.
+const TEXT: &str = "The ferry to the island leaves at seven in the morning and takes two hours. There is a small kitchen on \
+    board that sells tea, bread and warm soup. In winter the sea is rough, and most people stay inside until the harbour \
+    comes into sight. A guide waits at the pier and takes visitors up to the old lighthouse, where the keeper shows them \
+    the lamp and the log books. The last ferry back leaves at five. Whoever misses it can sleep in the school, which has \
+    ten beds, or ask the keeper for a room.";
 
 /// Each is one token of the usual vocabularies, at the beginning of a text as well as behind a space.
 const WORDS: [&str; 64] = [
@@ -35,12 +45,16 @@ const DIGITS: u32 = 6;
 
 impl Prompts {
     /// About 40 tokens with a template's own, of which no two prompts have many in common.
-    pub const SHORT: Self = Self { words: 24, shared: 0, first: 0, common: 0 };
+    pub const SHORT: Self = Self { words: 24, shared: 0, first: 0, common: 0, edit: false };
 
     /// The messages of the prompt at `place`.
     pub fn messages(&self, place: u32) -> Vec<Message> {
         let common = words(self.common, self.shared);
         let own = words(self.first.wrapping_add(place), self.words);
+        if self.edit {
+            let text = format!("Write this text again, but with 'boat' in place of 'ferry':\n\n{TEXT}");
+            return vec![Message::system(own.join(" ")), Message::user(text)];
+        }
         // In the system message, since templates put one of their own, the same for all, before a chat that has none.
         let text = common.into_iter().chain(own).collect::<Vec<_>>().join(" ");
         vec![Message::system(text), Message::user("Go on.")]

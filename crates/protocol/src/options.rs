@@ -21,6 +21,8 @@ pub struct WorkerOptions {
     pub max_sequences: u32,
     /// Most tokens of a prompt that one step computes; the step's other sequences wait that long. At least 1.
     pub chunk_tokens: u32,
+    /// Most tokens of a sequence that one step guesses and checks; 0: none.
+    pub max_draft_tokens: u32,
     /// Whether the text of a special token means that token inside a message's content too, and not only where the
     /// chat template writes it. Clients can then forge turns.
     pub special_tokens_in_content: bool,
@@ -72,6 +74,7 @@ impl Default for WorkerOptions {
             prefix_disk_bytes: 0,
             max_sequences: 64,
             chunk_tokens: 256,
+            max_draft_tokens: 8,
             special_tokens_in_content: false,
             heartbeat_millis: 500,
         }

@@ -208,9 +208,15 @@ fn events() {
         event(StreamEventKind::Delta(Delta { logprobs, ..delta })),
         "03 01 09 01 fb2c01 01 07 02 6f6b 01 07 000000bf 01 02 6162 01 fb2c01 000000bf 00 00",
     );
-    let usage = Usage { prompt_tokens: 1, completion_tokens: 2, cached_tokens: 3 };
+    let usage = Usage {
+        prompt_tokens: 1,
+        completion_tokens: 2,
+        cached_tokens: 3,
+        drafted_tokens: 5,
+        accepted_tokens: 4,
+    };
     for (reason, expected) in [(FinishReason::Stop, "00"), (FinishReason::Length, "01")] {
-        let expected = format!("03 01 09 02 {expected} 01 02 03");
+        let expected = format!("03 01 09 02 {expected} 01 02 03 05 04");
         check(event(StreamEventKind::Finished { reason, usage }), &expected);
     }
     let kinds = [
@@ -239,11 +245,12 @@ fn options() {
         prefix_disk_bytes: 250,
         max_sequences: 300,
         chunk_tokens: 5,
+        max_draft_tokens: 6,
         special_tokens_in_content: true,
         heartbeat_millis: 7,
     };
-    check(all, "01 01 01 fd0000000002000000 00 fa fb2c01 05 01 07");
-    check(WorkerOptions::default(), "02 00 00 fd0000000001000000 01 00 40 fb0001 00 fbf401");
+    check(all, "01 01 01 fd0000000002000000 00 fa fb2c01 05 06 01 07");
+    check(WorkerOptions::default(), "02 00 00 fd0000000001000000 01 00 40 fb0001 08 00 fbf401");
     check(Verify::Header, "00");
 }
 
@@ -260,8 +267,8 @@ fn handshake() {
         options: WorkerOptions::default(),
     };
     let bytes = hello.to_bytes().unwrap();
-    let options = "02 00 00 fd0000000001000000 01 00 40 fb0001 00 fbf401";
-    let expected = format!("{magic} 0400 0300 24000000  04 03 03 02 2f73 fc00001000 fb0201 {options}");
+    let options = "02 00 00 fd0000000001000000 01 00 40 fb0001 08 00 fbf401";
+    let expected = format!("{magic} 0400 0300 25000000  04 03 03 02 2f73 fc00001000 fb0201 {options}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::schema::{
     AdaptiveLimits, BatchQueue, Cache, LogFormat, Models, OnDemand, Operations, PrefixCache, Server,
-    StreamRegistry, Telemetry, Tls, Verify, Worker, Workers,
+    Speculation, StreamRegistry, Telemetry, Tls, Verify, Worker, Workers,
 };
 
 impl Default for Server {
@@ -79,6 +79,12 @@ impl Default for Worker {
 impl Default for PrefixCache {
     fn default() -> Self {
         Self { enabled: true, disk_max_bytes: 0 }
+    }
+}
+
+impl Default for Speculation {
+    fn default() -> Self {
+        Self { max_draft_tokens: 8 }
     }
 }
 

@@ -20,7 +20,7 @@ pub use self::{
     file::{DEFAULT_FILE, File},
     schema::{
         Activations, AdaptiveLimits, BatchQueue, Cache, Cpu, KvType, LogFormat, MAX_WORKERS, Models,
-        OnDemand, Operations, PrefixCache, REQUEST_MEMORY_FACTOR, RateLimits, Server, Settings,
+        OnDemand, Operations, PrefixCache, REQUEST_MEMORY_FACTOR, RateLimits, Server, Settings, Speculation,
         StreamRegistry, Telemetry, Tls, Verify, Worker, Workers,
     },
     size::{SizeError, parse_size},

@@ -50,6 +50,9 @@ pub struct Settings {
     /// Keys and values that are kept for later requests.
     #[serde(deserialize_with = "section")]
     pub prefix_cache: PrefixCache,
+    /// Tokens that are guessed before they are computed.
+    #[serde(deserialize_with = "section")]
+    pub speculation: Speculation,
     /// Frames to workers.
     #[serde(deserialize_with = "section")]
     pub batch_queue: BatchQueue,
@@ -247,6 +250,15 @@ pub struct PrefixCache {
     /// Bytes on disk for them, all models together, so that a restart or a worker's death loses nothing; 0: none.
     #[serde(deserialize_with = "bytes::<_, 0, { 1 << 50 }>")]
     pub disk_max_bytes: u64,
+}
+
+/// Tokens that are guessed before they are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Speculation {
+    /// Most tokens of a sequence that one step guesses and checks; 0: none.
+    #[serde(deserialize_with = "number::<_, _, 0, 64>")]
+    pub max_draft_tokens: u32,
 }
 
 /// Frames to workers.

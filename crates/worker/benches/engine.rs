@@ -86,8 +86,14 @@ fn decode(model: &Model, choice: &Choice, batch: usize, context: usize, steps: u
         let logits = forward(model, rows.collect()).unwrap();
         let position = (context + step + 1) as u64;
         let rows = samplers.iter_mut().enumerate();
-        let rows = rows.map(|(row, sampler)| Row { sampler, logits: logits.row(row), position, mask: None });
-        sampled = threads.sample(rows.collect());
+        let rows = rows.map(|(row, sampler)| Row {
+            sampler,
+            logits: logits.row(row),
+            draft: &[],
+            position,
+            mask: None,
+        });
+        sampled = threads.sample(rows.collect()).concat();
     }
     (steps * batch) as f64 / started.elapsed().as_secs_f64()
 }

@@ -28,6 +28,7 @@ pub mod request_trace;
 pub mod requests;
 pub mod sample;
 pub mod schedule;
+pub mod speculate;
 pub mod startup;
 #[cfg(test)]
 mod testing;

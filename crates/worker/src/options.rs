@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use mlx_ext::Device;
-use protocol::options::{Activations, KvType, WorkerOptions};
+use protocol::{
+    message::MAX_DELTA_TOKENS,
+    options::{Activations, KvType, WorkerOptions},
+};
 
 use crate::{
     cache::BLOCK_TOKENS,
@@ -43,6 +46,7 @@ pub fn limits(options: &WorkerOptions, kv_tokens: usize) -> Limits {
         kv_tokens,
         unit_tokens: BLOCK_TOKENS,
         keep_prefixes: options.keep_prefixes,
+        max_draft_tokens: (options.max_draft_tokens as usize).min(MAX_DELTA_TOKENS - 1),
     }
 }
 

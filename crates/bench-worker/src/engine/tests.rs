@@ -36,7 +36,7 @@ fn deltas(events: &[StreamEventKind]) -> Vec<Delta> {
 fn a_stream_is_prepared_continued_and_ended_once() {
     let events = run(&mut Engine::new(0), generate("ab", 3, 4, Vec::new(), 64));
     assert_eq!(events[0], StreamEventKind::Prepared { prompt_tokens: 2 });
-    let usage = Usage { prompt_tokens: 2, completion_tokens: 4, cached_tokens: 0 };
+    let usage = Usage { prompt_tokens: 2, completion_tokens: 4, ..Usage::default() };
     assert_eq!(events[5..], [StreamEventKind::Finished { reason: FinishReason::Length, usage }]);
     let places: Vec<u32> = deltas(&events).iter().map(|delta| delta.first_token).collect();
     assert_eq!(places, [0, 1, 2, 3]);

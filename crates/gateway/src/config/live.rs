@@ -128,6 +128,7 @@ const ROWS: &[Row] = rows! {
     restart "worker.special_tokens_in_content" = worker.special_tokens_in_content;
     restart "prefix_cache.enabled" = prefix_cache.enabled;
     restart "prefix_cache.disk_max_bytes" = prefix_cache.disk_max_bytes;
+    restart "speculation.max_draft_tokens" = speculation.max_draft_tokens;
     restart "batch_queue.max_batch_size" = batch_queue.max_batch_size;
     restart "batch_queue.flush_interval_ms" = batch_queue.flush_interval;
     live "stream_registry.adaptive_limits.min_streams" = stream_registry.min_streams;

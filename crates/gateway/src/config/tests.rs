@@ -179,7 +179,7 @@ fn what_concerns_workers_becomes_their_options() {
     let text = "cpu:\n  activations: int8\n  kv_type: float16\ncache:\n  verify: full\nworker:\n  \
                 kv_max_bytes: 1MiB\n  max_num_seqs: 3\n  max_prompt_chunk_tokens: 5\n  \
                 special_tokens_in_content: true\nworkers:\n  heartbeat_timeout_ms: 600\n\
-                prefix_cache:\n  enabled: false\n  disk_max_bytes: 3GiB\n";
+                prefix_cache:\n  enabled: false\n  disk_max_bytes: 3GiB\nspeculation:\n  max_draft_tokens: 6\n";
     let told = WorkerOptions {
         verify: options::Verify::Full,
         activations: options::Activations::Int8,
@@ -189,6 +189,7 @@ fn what_concerns_workers_becomes_their_options() {
         prefix_disk_bytes: 3 << 30,
         max_sequences: 3,
         chunk_tokens: 5,
+        max_draft_tokens: 6,
         special_tokens_in_content: true,
         heartbeat_millis: 100,
     };

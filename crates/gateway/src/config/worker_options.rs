@@ -39,6 +39,7 @@ impl Config {
             prefix_disk_bytes: self.prefix_cache.disk_max_bytes,
             max_sequences: max_num_seqs,
             chunk_tokens: max_prompt_chunk_tokens,
+            max_draft_tokens: self.speculation.max_draft_tokens,
             special_tokens_in_content,
             heartbeat_millis: heartbeat.as_millis().max(1) as u32,
         }

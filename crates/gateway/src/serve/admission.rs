@@ -20,6 +20,7 @@
 //! other, and its place is given back.
 
 mod metrics;
+mod permit;
 mod places;
 mod rates;
 mod rejection;
@@ -30,7 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::{metrics::AdmissionMetrics, places::Permit, rejection::Rejection};
+pub use self::{metrics::AdmissionMetrics, permit::Permit, rejection::Rejection};
 use self::{
     places::{Entered, Places},
     rates::{Rates, now},

@@ -40,6 +40,8 @@ struct ByStream {
     inter_token_latency: ByModel<Histogram>,
     prefix_cache_queries: ByModel<Counter>,
     prefix_cache_hits: ByModel<Counter>,
+    draft_tokens: ByModel<Counter>,
+    draft_tokens_accepted: ByModel<Counter>,
     /// Of all models together.
     queues: PoolMetrics,
 }
@@ -101,6 +103,10 @@ pub struct StreamMetrics {
     pub prefix_cache_queries: Counter,
     /// Those of them whose keys and values the worker had kept from earlier requests.
     pub prefix_cache_hits: Counter,
+    /// Tokens of finished streams that their workers guessed.
+    pub draft_tokens: Counter,
+    /// Those of them that were right.
+    pub draft_tokens_accepted: Counter,
     /// The queues of streams.
     pub queues: PoolMetrics,
 }
@@ -201,6 +207,8 @@ impl WorkerMetrics {
             inter_token_latency: self.streams.inter_token_latency.of(model),
             prefix_cache_queries: self.streams.prefix_cache_queries.of(model),
             prefix_cache_hits: self.streams.prefix_cache_hits.of(model),
+            draft_tokens: self.streams.draft_tokens.of(model),
+            draft_tokens_accepted: self.streams.draft_tokens_accepted.of(model),
             queues: self.streams.queues.clone(),
         }
     }
@@ -306,6 +314,16 @@ impl ByStream {
             prefix_cache_hits: registry.register_by_model(
                 "prefix_cache_hits",
                 "Those of them that were there, so that they were not computed again",
+                Counter::default,
+            ),
+            draft_tokens: registry.register_by_model(
+                "draft_tokens",
+                "Tokens that were guessed before they were computed, of finished streams",
+                Counter::default,
+            ),
+            draft_tokens_accepted: registry.register_by_model(
+                "draft_tokens_accepted",
+                "Those of them that were right",
                 Counter::default,
             ),
             queues: registry.pool("queues"),

@@ -120,4 +120,8 @@ pub struct Usage {
     pub completion_tokens: u32,
     /// Tokens of the prompt whose keys and values were already held.
     pub cached_tokens: u32,
+    /// Tokens of the output that were guessed before they were computed, right or wrong.
+    pub drafted_tokens: u32,
+    /// Those of them that were right.
+    pub accepted_tokens: u32,
 }

@@ -92,7 +92,7 @@ impl Generator {
             sequence.sent += 1;
             tokens += 1;
             if sequence.sent == sequence.length {
-                let usage = Usage { prompt_tokens: 3, completion_tokens: sequence.sent, cached_tokens: 0 };
+                let usage = Usage { prompt_tokens: 3, completion_tokens: sequence.sent, ..Usage::default() };
                 let kind = StreamEventKind::Finished { reason: FinishReason::Length, usage };
                 events.push(StreamEvent { id, kind });
             }

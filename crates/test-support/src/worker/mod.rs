@@ -312,6 +312,6 @@ pub fn chunk(text: &str) -> StreamEventKind {
 
 /// The end of a stream.
 pub fn finished(reason: FinishReason) -> StreamEventKind {
-    let usage = Usage { prompt_tokens: 3, completion_tokens: 2, cached_tokens: 1 };
+    let usage = Usage { prompt_tokens: 3, completion_tokens: 2, cached_tokens: 1, ..Usage::default() };
     StreamEventKind::Finished { reason, usage }
 }

@@ -121,6 +121,11 @@ impl Backend {
         }
     }
 
+    /// Whether a row's results depend on its own sequence alone, and not on where that is cut.
+    pub(crate) fn is_invariant(self) -> bool {
+        self.kernels.are_cpu()
+    }
+
     /// Whether the first use of weights and operations takes so much longer that it should not be a request's.
     pub(crate) fn needs_warm_up(self) -> bool {
         self.kernels == Kernels::Mlx

@@ -39,6 +39,12 @@ pub trait Forward {
     /// What shows that a step goes on, where that can be seen; see [`Model::progress`].
     fn progress(&self) -> Option<Progress>;
 
+    /// Whether a token gives the same logits beside others of its sequence as alone: only then are drafts checked.
+    fn checks_drafts(&self) -> bool;
+
+    /// Forgets the keys and values of every token from `len` on.
+    fn truncate(&self, kv: &mut Self::Kv, len: usize);
+
     /// Runs the new tokens of several sequences; see [`Model::forward`].
     ///
     /// # Errors
@@ -75,6 +81,14 @@ impl Forward for Model {
 
     fn progress(&self) -> Option<Progress> {
         Self::progress(self)
+    }
+
+    fn checks_drafts(&self) -> bool {
+        Self::is_invariant(self)
+    }
+
+    fn truncate(&self, kv: &mut SequenceKv, len: usize) {
+        kv.truncate(len);
     }
 
     fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {

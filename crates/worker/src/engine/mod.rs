@@ -8,6 +8,7 @@
 //! forward   what is needed of a model
 //! kept      prefixes of sequences that later ones go on behind
 //! on_disk   what of them is kept on disk, or comes from there
+//! speculate drafts of sequences
 //! emit      from a token to what its client sees of it
 //! stats     what the heartbeat says about all this
 //! ```
@@ -17,6 +18,7 @@ mod forward;
 mod kept;
 mod on_disk;
 mod sequence;
+mod speculate;
 mod stats;
 mod step;
 
@@ -27,7 +29,7 @@ use emit::Outbox;
 pub use forward::Forward;
 use kept::KeptPrefixes;
 use on_disk::OnDisk;
-use protocol::message::{FinishReason, Report, StreamEvent, StreamEventKind, Usage};
+use protocol::message::{DeltaTokens, FinishReason, Report, StreamEvent, StreamEventKind, Usage};
 pub use sequence::{EosTokens, OutputError, ResumeError, Sequence};
 pub use stats::EngineStats;
 pub use step::Broken;
@@ -40,6 +42,7 @@ use crate::{
     requests::RequestTable,
     sample::SampleThreads,
     schedule::{Limits, Scheduler, SequenceId},
+    speculate::{Counts, Speculation},
 };
 
 /// What reaches the engine from other threads.
@@ -63,7 +66,7 @@ pub struct Engine<M: Forward = Model> {
     requests: Arc<RequestTable>,
     sample_threads: SampleThreads,
     /// Tokens of the step, between sampling and emitting.
-    sampled: Vec<(SequenceId, u32)>,
+    sampled: Vec<(SequenceId, DeltaTokens)>,
     outbox: Outbox,
     stats: Arc<EngineStats>,
     draining: bool,
@@ -80,6 +83,8 @@ struct Slot<K> {
     held: Option<NodeId>,
     /// What of it was looked for on disk, and kept there.
     disk: OnDisk,
+    /// What is guessed of its next tokens.
+    speculation: Speculation,
     /// How many tokens it need not compute when it began.
     first_computed: usize,
     /// It has taken part in a step.
@@ -198,6 +203,7 @@ impl<M: Forward> Engine<M> {
                 kv: None,
                 held: None,
                 disk: OnDisk::default(),
+                speculation: Speculation::default(),
                 first_computed: 0,
                 started: false,
                 row: None,
@@ -229,6 +235,8 @@ impl<M: Forward> Engine<M> {
         let computed = self.scheduler.computed(id);
         self.scheduler.remove(id);
         if let Some(mut slot) = self.slots.remove(&id) {
+            // Of a step's tokens, those behind the end were computed, too.
+            let computed = computed.min(slot.sequence.tokens.len());
             self.kept.take_over(&mut slot, computed, &self.model);
             self.requests.end(slot.sequence.id);
         }
@@ -253,7 +261,13 @@ impl<K> Slot<K> {
     fn usage(&self) -> Usage {
         let usage = self.sequence.usage();
         let cached = self.first_computed as u32;
-        Usage { cached_tokens: cached.min(usage.prompt_tokens), ..usage }
+        let Counts { drafted, accepted } = self.speculation.counts();
+        Usage {
+            cached_tokens: cached.min(usage.prompt_tokens),
+            drafted_tokens: drafted,
+            accepted_tokens: accepted,
+            ..usage
+        }
     }
 }
 

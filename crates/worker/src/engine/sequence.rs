@@ -121,19 +121,23 @@ impl Sequence {
                 return Err(ResumeError::AfterEnd { tokens: generated.len(), end: index });
             }
             self.sampler.accept(token);
-            self.tokens.push(token);
-            (_, self.ended) = self.emit(token)?;
+            (_, self.ended) = self.push(token)?;
         }
         Ok(())
     }
 
-    /// What its next token is chosen from: `logits` are those after the last one.
+    /// What its next tokens are chosen from: `logits` are those after the last one, and after each of the `draft` behind.
     ///
     /// # Errors
     /// Those of its constraint.
-    pub fn row<'a>(&'a mut self, logits: &'a [f32]) -> Result<Row<'a>, OutputError> {
+    pub fn row<'a>(&'a mut self, logits: &'a [f32], draft: &'a [u32]) -> Result<Row<'a>, OutputError> {
         let mask = self.constraint.as_mut().map(Constraint::mask).transpose()?;
-        Ok(Row { sampler: &mut self.sampler, logits, position: self.tokens.len() as u64, mask })
+        Ok(Row { sampler: &mut self.sampler, logits, draft, position: self.tokens.len() as u64, mask })
+    }
+
+    /// Whether its next tokens may be guessed: not if each has a mask of its own, nor before there is an output.
+    pub fn is_predictable(&self) -> bool {
+        self.constraint.is_none() && self.tokens.len() > self.prompt_len
     }
 
     /// Has what the next token needs computed while the model runs.
@@ -143,19 +147,32 @@ impl Sequence {
         }
     }
 
-    /// What the client sees of `token`, the last one; and the reason if the sequence ends here.
+    /// Appends `tokens`, up to the one that ends the sequence. Returns what the client sees of them, and the reason if
+    /// the sequence ends here.
     ///
     /// # Errors
     /// Those of the tokenizer's decoder and of the constraint.
-    pub fn emit(&mut self, token: u32) -> Result<(Delta, Option<FinishReason>), OutputError> {
-        let (text, reason) = self.text_of(token)?;
-        let first_token = (self.tokens.len() - self.prompt_len).saturating_sub(1) as u32;
-        let logprobs = self.sampler.take_ranking().map(|ranking| self.emitter.logprobs(ranking));
-        let (tokens, logprobs) = (DeltaTokens::from_slice(&[token]), logprobs.into_iter().collect());
-        Ok((Delta { first_token, tokens, text: text.into(), logprobs }, reason))
+    pub fn emit(&mut self, tokens: &[u32]) -> Result<(Delta, Option<FinishReason>), OutputError> {
+        let first_token = (self.tokens.len() - self.prompt_len) as u32;
+        let (mut text, mut reason, mut pushed) = (String::new(), None, DeltaTokens::new());
+        let mut logprobs = Vec::new();
+        for &token in tokens {
+            let (more, end) = self.push(token)?;
+            text += &more;
+            pushed.push(token);
+            let ranking = self.sampler.take_ranking();
+            logprobs.extend(ranking.map(|ranking| self.emitter.logprobs(ranking)));
+            if end.is_some() {
+                reason = end;
+                break;
+            }
+        }
+        Ok((Delta { first_token, tokens: pushed, text: text.into(), logprobs }, reason))
     }
 
-    fn text_of(&mut self, token: u32) -> Result<(String, Option<FinishReason>), OutputError> {
+    /// Appends a token. Returns its text, as far as it is certain.
+    fn push(&mut self, token: u32) -> Result<(String, Option<FinishReason>), OutputError> {
+        self.tokens.push(token);
         let complete = match &mut self.constraint {
             Some(constraint) => constraint.accept(token)?,
             None => false,
@@ -178,7 +195,7 @@ impl Sequence {
         Usage {
             prompt_tokens: self.prompt_len as u32,
             completion_tokens: (self.tokens.len() - self.prompt_len) as u32,
-            cached_tokens: 0,
+            ..Usage::default()
         }
     }
 }

@@ -1,15 +1,15 @@
 //! One step: schedule, run, sample, emit. A row on which the model fails fails alone.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Instant};
 
-use protocol::message::{StreamEvent, StreamEventKind};
+use protocol::message::{DeltaTokens, StreamEvent, StreamEventKind};
 use thiserror::Error;
 use tracing::{debug_span, error, warn};
 
 use super::{Engine, Forward, OutputError, Slot, emit::failed, kept::KeptMemory};
 use crate::{
     model::{Logits, ModelError, StepInput, StepRow},
-    schedule::{PlannedRow, SequenceId},
+    schedule::{PlannedRow, SequenceId, StepLoad},
 };
 
 /// Steps that may fail in a row before the engine asks whether the model can compute at all. After repeated errors
@@ -33,16 +33,23 @@ type Computed = (Vec<PlannedRow>, Option<Logits>);
 impl<M: Forward> Engine<M> {
     /// False if there was nothing to run.
     pub(super) fn step(&mut self) -> Result<bool, Broken> {
-        let rows = debug_span!("schedule").in_scope(|| self.schedule());
+        let began = Instant::now();
+        let rows = debug_span!("schedule").in_scope(|| {
+            self.guess();
+            self.schedule()
+        });
         // Before the step, too: one that never ends must be seen to have something to do.
         self.stats.publish(&self.scheduler, self.kept.used_tokens());
         if rows.is_empty() {
             return Ok(false);
         }
         self.announce(&rows);
+        let load = StepLoad::of(&rows);
         let span = debug_span!("step", rows = rows.len()).entered();
+        self.append_drafts(&rows);
         let computed = self.run_model(rows);
         for (rows, logits) in computed.iter().flatten() {
+            self.withdraw_drafts(rows);
             self.sample(rows, logits.as_ref());
         }
         drop(span);
@@ -52,6 +59,7 @@ impl<M: Forward> Engine<M> {
         self.stats.publish(&self.scheduler, self.kept.used_tokens());
         self.outbox.send();
         drop(span);
+        self.scheduler.learn(load, began.elapsed());
         self.check_device(computed.is_some())?;
         Ok(true)
     }
@@ -145,41 +153,54 @@ impl<M: Forward> Engine<M> {
         self.model.forward(&mut StepInput { rows: step_rows.collect() })
     }
 
-    /// Records what was computed, and appends a token to every sequence of which all tokens are.
+    /// Records what was computed, and chooses the tokens that follow every sequence of which all tokens are.
     fn sample(&mut self, rows: &[PlannedRow], logits: Option<&Logits>) {
         let mut next = 0;
         for row in rows {
-            self.scheduler.advance(row);
-            self.publish_prefix(row);
-            next += row.logits.len();
-            if row.samples()
-                && let Some(slot) = self.slots.get_mut(&row.id)
-            {
-                slot.row = Some(next - 1);
+            if !row.samples() {
+                self.record(row, 0);
+            } else if let Some(slot) = self.slots.get_mut(&row.id) {
+                slot.row = Some(next);
                 self.stats.advance();
             }
+            next += row.logits.len();
         }
         // Afterwards all at once, on several threads.
         let sampling = take_rows(&mut self.slots);
         let Some(logits) = logits else { return };
-        let (mut ids, mut rows, mut failed) = (Vec::new(), Vec::new(), Vec::new());
-        for (row, id, slot) in sampling {
-            match slot.sequence.row(logits.row(row)) {
+        let (mut ids, mut sampled, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        for (row, id, Slot { sequence, speculation, .. }) in sampling {
+            let draft = speculation.draft();
+            match sequence.row(logits.rows_of(row..row + 1 + draft.len()), draft) {
                 Ok(row) => {
                     ids.push(id);
-                    rows.push(row);
+                    sampled.push(row);
                 }
                 Err(error) => failed.push((id, error)),
             }
         }
-        let tokens = self.sample_threads.sample(rows);
-        for (id, token) in ids.into_iter().zip(tokens) {
-            if let Some(slot) = self.slots.get_mut(&id) {
-                slot.sequence.tokens.push(token);
-                self.sampled.push((id, token));
+        let tokens = self.sample_threads.sample(sampled);
+        self.record_sampled(rows, ids.into_iter().zip(tokens).collect());
+        failed.into_iter().for_each(|(id, error)| self.fail_output(id, error));
+    }
+
+    /// Records of the rows that sample how many of their tokens count.
+    fn record_sampled(&mut self, rows: &[PlannedRow], sampled: Vec<(SequenceId, DeltaTokens)>) {
+        let mut rows = rows.iter();
+        // They are in the order of the rows.
+        for (id, tokens) in &sampled {
+            if let Some(row) = rows.find(|row| row.id == *id) {
+                self.settle_draft(row, tokens.len().saturating_sub(1));
+                self.record(row, tokens.len());
             }
         }
-        failed.into_iter().for_each(|(id, error)| self.fail_output(id, error));
+        self.sampled.extend(sampled);
+    }
+
+    /// Records that a row was computed, and how many tokens follow.
+    fn record(&mut self, row: &PlannedRow, tokens: usize) {
+        self.scheduler.advance(row, tokens);
+        self.publish_prefix(row);
     }
 
     /// Lets later sequences go on behind what was computed of a prompt.
@@ -194,12 +215,12 @@ impl<M: Forward> Engine<M> {
     /// Turns the new tokens into events.
     fn emit(&mut self) {
         let mut sampled = std::mem::take(&mut self.sampled);
-        for (id, token) in sampled.drain(..) {
+        for (id, tokens) in sampled.drain(..) {
             self.stats.advance();
             let Some(Slot { sequence, .. }) = self.slots.get_mut(&id) else { continue };
             sequence.request.spend_credit();
             sequence.spans.emit();
-            match sequence.emit(token) {
+            match sequence.emit(&tokens) {
                 Ok((delta, reason)) => {
                     if reason.is_none() {
                         sequence.look_ahead();

@@ -41,6 +41,7 @@ const LIMITS: Limits = Limits {
     kv_tokens: 10_000,
     unit_tokens: 1,
     keep_prefixes: false,
+    max_draft_tokens: 0,
 };
 
 /// The worker's threads, and how its reading ended.

@@ -139,6 +139,11 @@ impl Model {
         self.cache.tokens()
     }
 
+    /// Whether a token gives the same logits whatever is computed beside it, of its own sequence and of others.
+    pub fn is_invariant(&self) -> bool {
+        self.backend.is_invariant()
+    }
+
     /// Tokens of the unit in which sequences share memory, so that what is forked takes none. `None`: it is copied when one
     /// of the two goes on.
     pub fn shared_block(&self) -> Option<usize> {

@@ -66,8 +66,16 @@ impl Logits {
     /// # Panics
     /// If there are fewer.
     pub fn row(&self, row: usize) -> &[f32] {
+        self.rows_of(row..row + 1)
+    }
+
+    /// The same of several, one behind the other.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn rows_of(&self, rows: Range<usize>) -> &[f32] {
         let vocab = self.array.dim(1).unsigned_abs() as usize;
-        &self.array.as_slice::<f32>()[row * vocab..][..vocab]
+        &self.array.as_slice::<f32>()[rows.start * vocab..rows.end * vocab]
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use protocol::message::DeltaTokens;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tracing::warn;
 
@@ -14,11 +15,13 @@ const ROWS_A_THREAD: usize = 2;
 /// One row of a step, and whose it is.
 #[derive(Debug)]
 pub struct Row<'a> {
-    /// Chooses the token.
+    /// Chooses the tokens.
     pub sampler: &'a mut Sampler,
-    /// Logits of every token of the vocabulary.
+    /// Logits of every token of the vocabulary, and behind them those after each token of the draft.
     pub logits: &'a [f32],
-    /// Index of the new token in the whole sequence.
+    /// Guesses of the next tokens.
+    pub draft: &'a [u32],
+    /// Index of the first new token in the whole sequence.
     pub position: u64,
     /// The tokens that may follow; `None`: all.
     pub mask: Option<&'a TokenMask>,
@@ -45,9 +48,9 @@ impl SampleThreads {
         Self { scratch: Scratch::default(), helpers }
     }
 
-    /// The tokens that follow, in the order of the rows.
-    pub fn sample(&mut self, rows: Vec<Row<'_>>) -> Vec<u32> {
-        let mut tokens = vec![0; rows.len()];
+    /// The tokens that follow, in the order of the rows: as many as are guessed right, and the one behind.
+    pub fn sample(&mut self, rows: Vec<Row<'_>>) -> Vec<DeltaTokens> {
+        let mut tokens = vec![DeltaTokens::new(); rows.len()];
         let helpers = (rows.len() / ROWS_A_THREAD).saturating_sub(1);
         self.work_off(&Mutex::new(rows.into_iter().zip(&mut tokens)), helpers);
         tokens
@@ -56,7 +59,7 @@ impl SampleThreads {
     /// Samples the rows of `queue`, with at most so many helpers.
     fn work_off<'a>(
         &mut self,
-        queue: &Mutex<impl Iterator<Item = (Row<'a>, &'a mut u32)> + Send>,
+        queue: &Mutex<impl Iterator<Item = (Row<'a>, &'a mut DeltaTokens)> + Send>,
         helpers: usize,
     ) {
         let Self { scratch, helpers: Some(Helpers { pool, scratches }) } = self else {
@@ -88,9 +91,26 @@ impl Helpers {
 }
 
 /// Samples row after row, until there is none left. What rows cost can differ a lot, so no thread has a share of its own.
-fn work<'a>(queue: &Mutex<impl Iterator<Item = (Row<'a>, &'a mut u32)>>, scratch: &mut Scratch) {
+fn work<'a>(queue: &Mutex<impl Iterator<Item = (Row<'a>, &'a mut DeltaTokens)>>, scratch: &mut Scratch) {
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    while let Some((Row { sampler, logits, position, mask }, token)) = next() {
-        *token = sampler.sample_among(logits, position, mask, scratch);
+    while let Some((row, tokens)) = next() {
+        row.sample(tokens, scratch);
+    }
+}
+
+impl Row<'_> {
+    /// Chooses token after token, as if each was the only one, until one is not what was guessed: the logits behind it
+    /// are those of another text.
+    fn sample(self, tokens: &mut DeltaTokens, scratch: &mut Scratch) {
+        let Self { sampler, logits, draft, position, mask } = self;
+        let vocabulary = logits.len() / (draft.len() + 1);
+        for (index, position) in (0..=draft.len()).zip(position..) {
+            let logits = &logits[index * vocabulary..][..vocabulary];
+            let token = sampler.sample_among(logits, position, mask, scratch);
+            tokens.push(token);
+            if draft.get(index) != Some(&token) {
+                return;
+            }
+        }
     }
 }

@@ -11,9 +11,8 @@
 //! ```
 //!
 //! Every step decodes all running sequences that are complete up to their last token, and spends the rest
-//! of the token budget on chunks of prompts, so that a long prompt never stops the others. Chunks are always
-//! cut at the same places, multiples of [`Limits::chunk_tokens`], whatever else is in the batch: a sequence's
-//! arithmetic must not depend on the batch's composition.
+//! of the token budget on chunks of prompts, so that a long prompt never stops the others. Beside decodes, chunks are
+//! as short as these need it; see [`pace`](self::pace).
 //!
 //! A sequence whose reader is slow gives up its place, but not its memory. Places are given in the order of
 //! arrival. Memory is taken back from prefixes that nobody uses, then from sequences without a place, the latest arrival
@@ -23,11 +22,14 @@
 //! While another sequence computes such a prefix, it waits for it.
 
 mod kept;
+mod pace;
 mod plan;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 pub use kept::{Found, Kept};
+use pace::Pace;
+pub use pace::StepLoad;
 pub use plan::{PlannedRow, SequenceId, StepPlan};
 
 /// Limits of a step and of what is held between steps, in sequences and tokens.
@@ -35,7 +37,7 @@ pub use plan::{PlannedRow, SequenceId, StepPlan};
 pub struct Limits {
     /// Most sequences in the running set.
     pub max_num_seqs: usize,
-    /// Length of a prompt's chunk.
+    /// Most tokens of a prompt's chunk.
     pub chunk_tokens: usize,
     /// Most tokens of one step; one chunk is always allowed.
     pub max_num_batched_tokens: usize,
@@ -45,6 +47,8 @@ pub struct Limits {
     pub unit_tokens: usize,
     /// Whether prefixes are kept for later sequences.
     pub keep_prefixes: bool,
+    /// Most tokens that are guessed of a sequence in a step.
+    pub max_draft_tokens: usize,
 }
 
 /// What the scheduler knows of a sequence.
@@ -60,6 +64,8 @@ struct Entry {
     paused: bool,
     /// It is one of the running set.
     placed: bool,
+    /// Tokens that are guessed behind its last one.
+    draft: usize,
 }
 
 /// The sequences of a worker: those that wait for a place, and those that have one.
@@ -69,19 +75,21 @@ pub struct Scheduler {
     /// In the order of arrival.
     entries: BTreeMap<SequenceId, Entry>,
     next_number: u64,
+    pace: Pace,
 }
 
 impl Scheduler {
     /// A scheduler without sequences.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, entries: BTreeMap::new(), next_number: 0 }
+        Self { limits, entries: BTreeMap::new(), next_number: 0, pace: Pace::default() }
     }
 
     /// Lets a sequence of `len` known tokens wait for a place, behind those that arrived before it, and names it.
     pub fn add(&mut self, len: usize, arrived: u64) -> SequenceId {
         let id = SequenceId { arrived, number: self.next_number };
         self.next_number += 1;
-        self.entries.insert(id, Entry { len, computed: 0, shared: 0, paused: false, placed: false });
+        self.entries
+            .insert(id, Entry { len, computed: 0, shared: 0, paused: false, placed: false, draft: 0 });
         id
     }
 
@@ -114,12 +122,32 @@ impl Scheduler {
         true
     }
 
-    /// Records that a planned row was computed, and that a token was appended if it was one that samples.
-    pub fn advance(&mut self, row: &PlannedRow) {
-        if let Some(entry) = self.entries.get_mut(&row.id) {
-            entry.computed = row.tokens.end;
-            entry.len += usize::from(row.samples());
+    /// Whether the next step extends a sequence behind its last token.
+    pub fn decodes(&self, id: SequenceId) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.placed && entry.decodes())
+    }
+
+    /// Says how many tokens are guessed behind a sequence's last one. The next plan has them computed, as far as there is
+    /// room.
+    pub fn set_draft(&mut self, id: SequenceId, tokens: usize) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.draft = tokens;
         }
+    }
+
+    /// Records that a planned row was computed, and how many tokens were appended: if it was one that samples, at least
+    /// one, and one more for each that was guessed right.
+    pub fn advance(&mut self, row: &PlannedRow, appended: usize) {
+        if let Some(entry) = self.entries.get_mut(&row.id) {
+            // Nothing is kept behind a wrong guess.
+            entry.computed = if row.samples() { row.logits.start + appended } else { row.tokens.end };
+            entry.len += appended;
+        }
+    }
+
+    /// Records what a step took, from its plan to its tokens.
+    pub fn learn(&mut self, load: StepLoad, took: Duration) {
+        self.pace.learn(load, took);
     }
 
     /// Sequences in the running set that the next step can extend.
@@ -303,25 +331,42 @@ impl Scheduler {
     fn plan_rows(&self, plan: &mut StepPlan, kept: &mut impl Kept) {
         let mut budget = self.limits.max_num_batched_tokens;
         let mut free = self.free_tokens(kept);
+        let decodes = self.running().filter(|entry| entry.decodes()).count();
+        budget = budget.saturating_sub(decodes);
         for (&id, entry) in self.placed().filter(|(_, entry)| entry.decodes()) {
-            plan.rows.push(entry.row(id, entry.len));
-            budget = budget.saturating_sub(1);
+            let mut draft = entry.draft.min(budget);
+            if let missing @ 1.. = draft as isize - free {
+                free += kept.evict(missing.unsigned_abs()) as isize;
+                draft = draft.min(free.max(0).unsigned_abs());
+            }
+            budget -= draft;
+            free -= draft as isize;
+            plan.rows.push(entry.row(id, entry.len + draft));
         }
-        let decodes = plan.rows.len();
+        let mut seconds = self.pace.seconds_for_prompts(decodes);
         for (&id, entry) in self.placed().filter(|(_, entry)| !entry.decodes()) {
-            let row = entry.row(id, entry.chunk_end(self.limits.chunk_tokens));
+            let first = plan.rows.len() == decodes;
+            let end = entry.chunk_end(self.limits.chunk_tokens);
+            let row = entry.row(id, self.end_in_time(entry, end, seconds));
             let tokens = row.tokens.len();
             if let missing @ 1.. = tokens as isize - free {
                 free += kept.evict(missing.unsigned_abs()) as isize;
             }
-            // One chunk is always allowed by the token budget.
-            if (tokens > budget && plan.rows.len() > decodes) || tokens as isize > free {
+            let late = seconds.is_some_and(|seconds| seconds <= 0.0);
+            // One chunk is always allowed by the budgets of tokens and time.
+            if ((tokens > budget || late) && !first) || tokens as isize > free {
                 return;
             }
             budget = budget.saturating_sub(tokens);
             free -= tokens as isize;
+            seconds = seconds.map(|seconds| seconds - self.pace.seconds(tokens, row.tokens.start));
             plan.rows.push(row);
         }
+    }
+
+    /// Where a chunk ends that would otherwise end at `end`, if there are so many seconds for it.
+    fn end_in_time(&self, entry: &Entry, end: usize, seconds: Option<f64>) -> usize {
+        seconds.map_or(end, |seconds| end.min(entry.computed + self.pace.tokens(seconds, entry.computed)))
     }
 }
 
@@ -341,8 +386,8 @@ impl Entry {
     }
 
     fn row(&self, id: SequenceId, end: usize) -> PlannedRow {
-        // The next token is chosen from the logits after the last of all.
-        let logits = if end == self.len { end - 1..end } else { end..end };
+        // The next token is chosen from the logits after the last of all, those behind from the logits after guesses.
+        let logits = if end >= self.len { self.len - 1..end } else { end..end };
         PlannedRow { id, tokens: self.computed..end, logits }
     }
 }

@@ -16,7 +16,7 @@ pub struct SequenceId {
 pub struct PlannedRow {
     /// Whose row it is.
     pub id: SequenceId,
-    /// The tokens to compute; not empty.
+    /// The tokens to compute; not empty. They end behind the sequence where some are guessed.
     pub tokens: Range<usize>,
     /// The tokens after which logits are needed: the last ones of `tokens`, or none. None as long as the sequence has
     /// tokens that are not computed, because the next token can't be chosen yet.

@@ -13,6 +13,7 @@ const LIMITS: Limits = Limits {
     kv_tokens: 100,
     unit_tokens: 1,
     keep_prefixes: true,
+    max_draft_tokens: 0,
 };
 
 /// What a test says is kept.
@@ -57,7 +58,7 @@ fn step(scheduler: &mut Scheduler) -> StepPlan {
 fn step_with(scheduler: &mut Scheduler, kept: &mut Prefixes) -> StepPlan {
     let plan = scheduler.plan(kept);
     for row in &plan.rows {
-        scheduler.advance(row);
+        scheduler.advance(row, usize::from(row.samples()));
     }
     plan
 }
@@ -95,6 +96,21 @@ fn decodes_go_on_beside_a_long_prompt() {
     scheduler.add(8, 0);
     assert_eq!(rows(&step(&mut scheduler)), [(0, 4, 5, true), (1, 0, 8, false)], "one chunk is left");
     assert_eq!(rows(&step(&mut scheduler))[0], (0, 5, 6, true));
+}
+
+/// A step in which others wait for their tokens computes less of a prompt where that takes longer.
+#[test]
+fn decodes_do_not_wait_for_a_slow_prompt() {
+    let mut scheduler = Scheduler::new(LIMITS);
+    scheduler.add(4, 0);
+    step(&mut scheduler);
+    scheduler.add(40, 0);
+    scheduler.learn(StepLoad { decodes: 1, ..StepLoad::default() }, Duration::from_millis(10));
+    let slow = StepLoad { decodes: 1, prompt_tokens: 8, contexts: 32.0 };
+    scheduler.learn(slow, Duration::from_millis(41));
+    assert_eq!(rows(&step(&mut scheduler)), [(0, 4, 5, true), (1, 0, 5, false)], "20 ms of 3.9 each");
+    scheduler.remove(id(0));
+    assert_eq!(rows(&step(&mut scheduler)), [(1, 5, 8, false)], "nobody waits");
 }
 
 #[test]
@@ -247,12 +263,13 @@ fn what_is_kept_makes_room_before_a_sequence_loses_its_memory() {
 }
 
 proptest! {
-    /// Random arrivals, pauses and removals: limits hold in every step, every row continues where its
-    /// sequence stood, cuts lie at multiples of the chunk, and every sequence that can go on does.
+    /// Random arrivals, pauses, removals and times of steps: limits hold in every step, every row continues where its
+    /// sequence stood, no chunk is longer than allowed, and every sequence that can go on does.
     #[test]
     fn limits_hold_and_everybody_gets_on(
         prompts in prop::collection::vec((1_usize..60, 1_usize..30), 1..12),
         pauses in prop::collection::vec(0_usize..12, 0..20),
+        millis in prop::collection::vec(0_u64..100, 1..20),
     ) {
         let limits = Limits { kv_tokens: 90, ..LIMITS };
         let mut scheduler = Scheduler::new(limits);
@@ -263,7 +280,7 @@ proptest! {
         }
         let mut pauses = pauses.into_iter();
         let mut paused = None;
-        for _ in 0..20_000 {
+        for step in 0..20_000 {
             if let Some(n) = paused.take() {
                 scheduler.set_paused(id(n), false);
             }
@@ -284,9 +301,9 @@ proptest! {
                 let end = row.tokens.end;
                 prop_assert_eq!(row.tokens.start, computed);
                 prop_assert!(end > computed && end <= len);
-                prop_assert!(end == len || end % limits.chunk_tokens == 0);
+                prop_assert!(end.div_ceil(limits.chunk_tokens) == (computed + 1).div_ceil(limits.chunk_tokens));
                 prop_assert_eq!(&row.logits, &(if end == len { len - 1..len } else { end..end }));
-                scheduler.advance(row);
+                scheduler.advance(row, usize::from(row.samples()));
                 let done = row.samples() && len + 1 == last;
                 if done {
                     scheduler.remove(row.id);
@@ -295,6 +312,8 @@ proptest! {
                     lens.insert(row.id.number, (len + usize::from(row.samples()), last, end));
                 }
             }
+            let took = Duration::from_millis(millis[step % millis.len()]);
+            scheduler.learn(StepLoad::of(&plan.rows), took);
             prop_assert!(scheduler.held_tokens() <= limits.kv_tokens);
             if lens.is_empty() {
                 break;
@@ -335,7 +354,7 @@ proptest! {
                 prop_assert!(!stalled[n]);
                 prop_assert_eq!(row.tokens.start, computed[n]);
                 prop_assert_eq!(row.samples(), row.tokens.end == lens[n]);
-                scheduler.advance(row);
+                scheduler.advance(row, usize::from(row.samples()));
                 computed[n] = row.tokens.end;
                 lens[n] += usize::from(row.samples());
             }

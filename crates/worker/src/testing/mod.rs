@@ -95,7 +95,13 @@ impl FakeModel {
 
     /// One with logits that look random and depend on every token before them, and on the order of these.
     pub(crate) fn random(vocab: u32) -> Self {
+        Self::random_after(vocab, usize::MAX)
+    }
+
+    /// The same, but they depend on the last `memory` tokens alone: so what follows repeats itself.
+    pub(crate) fn random_after(vocab: u32, memory: usize) -> Self {
         Self::new(vocab, move |tokens| {
+            let tokens = &tokens[tokens.len().saturating_sub(memory)..];
             let mix = |hash: u64, token: u32| {
                 let hash = (hash ^ u64::from(token)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 hash ^ (hash >> 29)
@@ -184,6 +190,14 @@ impl Forward for FakeModel {
             .map(|bytes| bytes.iter().rev().fold(0, |n, &byte| n << 8 | u32::from(byte)));
         kv.tokens.extend(new.take(tokens));
         Ok(())
+    }
+
+    fn checks_drafts(&self) -> bool {
+        true
+    }
+
+    fn truncate(&self, kv: &mut FakeKv, len: usize) {
+        kv.tokens.truncate(len);
     }
 
     fn threads(&self) -> usize {
@@ -281,6 +295,15 @@ impl Stream {
             usage.cached_tokens = 0;
         }
         self
+    }
+
+    /// The same, as if nothing had been kept or guessed, and its tokens had come in so many chunks.
+    pub(crate) fn like_alone(mut self, chunks: usize) -> Self {
+        if let Some(StreamEventKind::Finished { usage, .. }) = &mut self.end {
+            (usage.drafted_tokens, usage.accepted_tokens) = (0, 0);
+        }
+        self.chunks = chunks;
+        self.uncached()
     }
 
     /// Why it ended by itself; `None` if it did not.

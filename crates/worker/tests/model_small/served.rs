@@ -38,6 +38,7 @@ pub(crate) const LIMITS: Limits = Limits {
     kv_tokens: 1000,
     unit_tokens: 1,
     keep_prefixes: false,
+    max_draft_tokens: 0,
 };
 
 /// A real model that fails where a test wants it to.
@@ -69,6 +70,14 @@ impl Forward for Flaky {
 
     fn import(&self, kv: &mut SequenceKv, tokens: usize, bytes: &[u8]) -> Result<(), ModelError> {
         kv.import(tokens, bytes)
+    }
+
+    fn checks_drafts(&self) -> bool {
+        self.loaded.model.is_invariant()
+    }
+
+    fn truncate(&self, kv: &mut SequenceKv, len: usize) {
+        kv.truncate(len);
     }
 
     fn threads(&self) -> usize {

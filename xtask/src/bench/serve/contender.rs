@@ -18,6 +18,8 @@ pub(super) enum Contender {
     KrServe,
     /// Ours, which keeps nothing of a prompt.
     WithoutPrefixCache,
+    /// Ours, which guesses no token.
+    WithoutSpeculation,
     /// llama.cpp's.
     LlamaServer,
 }
@@ -45,6 +47,7 @@ impl fmt::Display for Contender {
         f.write_str(match self {
             Self::KrServe => "kr-serve",
             Self::WithoutPrefixCache => "kr-serve without prefix_cache",
+            Self::WithoutSpeculation => "kr-serve without speculation",
             Self::LlamaServer => "llama-server",
         })
     }
@@ -99,6 +102,9 @@ impl Bench {
             Contender::KrServe => self.start_ours(load::places(room.sequences))?,
             Contender::WithoutPrefixCache => {
                 self.start_ours(load::places(room.sequences) + "prefix_cache:\n  enabled: false\n")?
+            }
+            Contender::WithoutSpeculation => {
+                self.start_ours(load::places(room.sequences) + "speculation:\n  max_draft_tokens: 0\n")?
             }
             Contender::LlamaServer => {
                 let program = self.llama_server.as_ref().context("llama-server was not asked for")?;

@@ -7,6 +7,7 @@ mod fairness;
 mod long;
 mod sampling;
 mod shared;
+mod speculation;
 mod speed;
 mod streams;
 mod turns;
@@ -50,6 +51,8 @@ enum Part {
     Fairness,
     /// 50 streams whose tokens are drawn, beside 50 greedy ones.
     Sampling,
+    /// Texts that are written again with a change, and free ones, with and without `speculation`.
+    Speculation,
 }
 
 /// What every part needs.
@@ -81,6 +84,7 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
             Part::Turns => turns::run(&bench)?,
             Part::Fairness => fairness::run(&bench)?,
             Part::Sampling => sampling::run(&bench)?,
+            Part::Speculation => speculation::run(&bench)?,
         }
     }
     Ok(())

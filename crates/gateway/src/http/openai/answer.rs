@@ -193,6 +193,8 @@ fn together(others: Option<Usage>, one: Usage) -> Usage {
         prompt_tokens: one.prompt_tokens,
         completion_tokens: others.completion_tokens.saturating_add(one.completion_tokens),
         cached_tokens: others.cached_tokens.min(one.cached_tokens),
+        drafted_tokens: others.drafted_tokens.saturating_add(one.drafted_tokens),
+        accepted_tokens: others.accepted_tokens.saturating_add(one.accepted_tokens),
     }
 }
 

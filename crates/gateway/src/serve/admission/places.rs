@@ -1,7 +1,5 @@
 //! The places of all models behind one lock, and those who hold them or wait for them.
 
-mod permit;
-
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -10,9 +8,9 @@ use std::{
 
 use tokio::{sync::oneshot, time::timeout_at};
 
-pub use self::permit::Permit;
 use super::{
     metrics::{AdmissionMetrics, Counted},
+    permit::{Giver, Permit},
     rates::now,
     rejection::Rejection,
 };
@@ -141,7 +139,7 @@ impl Places {
             Arrived::Runs(started) => {
                 self.publish(&table);
                 drop(table);
-                Ok(Entered::Runs(Permit::group(self, model, started, places)))
+                Ok(Entered::Runs(self.permit(model, started, places)))
             }
             Arrived::Refused(bound) => Err(refusal(gate, bound)),
             Arrived::Waits(ticket, evicted) => {
@@ -181,7 +179,7 @@ impl Places {
             }
             // Without the lock: a permit that nobody takes would need it again.
             for Grant { waiter, started, places } in next {
-                if let Err(Ok(permit)) = waiter.send(Ok(Permit::group(self, model, started, places))) {
+                if let Err(Ok(permit)) = waiter.send(Ok(self.permit(model, started, places))) {
                     permit.disarm();
                     gone += places;
                 }
@@ -189,19 +187,10 @@ impl Places {
         }
     }
 
-    /// A stream ended.
-    fn release(self: &Arc<Self>, model: &Arc<str>, had_token: bool) {
-        if let Some(gate) = self.table().gates.get_mut(model) {
-            gate.finish(had_token, now());
-        }
-        self.settle(model);
-    }
-
-    /// A stream had its first token.
-    fn first_token(&self, model: &str, started: Started, computed_tokens: u32) {
-        if let Some(gate) = self.table().gates.get_mut(model) {
-            gate.first_token(started, computed_tokens, now());
-        }
+    /// A permit, with those of `count - 1` other streams.
+    fn permit(self: &Arc<Self>, model: &Arc<str>, started: Started, count: usize) -> Permit {
+        let giver: Arc<dyn Giver> = Arc::<Self>::clone(self);
+        Permit::group(&giver, model, started, count)
     }
 
     /// The load of all models is judged. `workers` says what a model's workers report; `None` if it is not loaded.
@@ -284,6 +273,25 @@ impl Places {
     fn table(&self) -> MutexGuard<'_, Table> {
         // Right after every statement: a panic elsewhere can't have broken it.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Giver for Places {
+    fn count(&self, model: &Arc<str>) -> Counted {
+        self.metrics.runs(model)
+    }
+
+    fn first_token(&self, model: &str, started: Started, computed_tokens: u32) {
+        if let Some(gate) = self.table().gates.get_mut(model) {
+            gate.first_token(started, computed_tokens, now());
+        }
+    }
+
+    fn release(self: Arc<Self>, model: &Arc<str>, had_token: bool) {
+        if let Some(gate) = self.table().gates.get_mut(model) {
+            gate.finish(had_token, now());
+        }
+        self.settle(model);
     }
 }
 

@@ -86,6 +86,8 @@ impl Entry {
                 self.share.finished(usage.completion_tokens);
                 metrics.prefix_cache_queries.inc_by(usage.prompt_tokens.into());
                 metrics.prefix_cache_hits.inc_by(usage.cached_tokens.min(usage.prompt_tokens).into());
+                metrics.draft_tokens.inc_by(usage.drafted_tokens.into());
+                metrics.draft_tokens_accepted.inc_by(usage.accepted_tokens.min(usage.drafted_tokens).into());
             }
         }
         Ok(())

@@ -10,6 +10,7 @@ mod logprobs;
 mod prefixes;
 mod random;
 mod resume;
+mod speculation;
 mod steps;
 
 use std::sync::{LazyLock, Mutex};
@@ -37,6 +38,7 @@ const LIMITS: Limits = Limits {
     kv_tokens: 200,
     unit_tokens: 1,
     keep_prefixes: false,
+    max_draft_tokens: 0,
 };
 
 /// Token ids, and the number of logits.

@@ -52,7 +52,10 @@ fn the_next_turn_of_a_conversation_begins_behind_the_last() {
     world.ask(2, Ask { prompt: next, max_tokens: 1, ..Ask::default() });
     world.settle();
     // The last token of the output was never computed; 17 were, in four whole units.
-    assert_eq!(usage(&world, 2), Usage { prompt_tokens: 21, completion_tokens: 1, cached_tokens: 16 });
+    assert_eq!(
+        usage(&world, 2),
+        Usage { prompt_tokens: 21, completion_tokens: 1, cached_tokens: 16, ..Usage::default() }
+    );
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn events_of_a_step_are_one_report_and_the_end_follows_the_last_chunk() {
         StreamEvent { id: RequestId(id), kind: StreamEventKind::Delta(delta) }
     };
     let finished = |id, prompt_tokens, completion_tokens| {
-        let usage = Usage { prompt_tokens, completion_tokens, cached_tokens: 0 };
+        let usage = Usage { prompt_tokens, completion_tokens, ..Usage::default() };
         let kind = StreamEventKind::Finished { reason: FinishReason::Length, usage };
         StreamEvent { id: RequestId(id), kind }
     };

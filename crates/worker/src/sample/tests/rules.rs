@@ -1,6 +1,7 @@
 //! Whatever the logits, the choice is that of the reference; and it is the same everywhere.
 
 use proptest::{collection::vec, prelude::*, sample::select};
+use protocol::message::DeltaTokens;
 
 use super::{
     super::{exponential::exponential, threads::Row},
@@ -102,11 +103,41 @@ proptest! {
         let (mut together, mut apart) = (samplers().collect::<Vec<_>>(), samplers().collect::<Vec<_>>());
         for position in 0..3 {
             let logits = rows.iter().map(|(logits, ..)| logits);
-            let in_turn: Vec<u32> = apart.iter_mut().zip(logits.clone())
-                .map(|(sampler, logits)| sampler.sample(logits, position, &mut Scratch::default()))
+            let in_turn: Vec<DeltaTokens> = apart.iter_mut().zip(logits.clone())
+                .map(|(sampler, logits)| [sampler.sample(logits, position, &mut Scratch::default())].into_iter().collect())
                 .collect();
-            let at_once = together.iter_mut().zip(logits).map(|(sampler, logits)| Row { sampler, logits, position, mask: None });
+            let at_once = together.iter_mut().zip(logits).map(|(sampler, logits)| Row { sampler, logits, draft: &[], position, mask: None });
             prop_assert_eq!(threads.sample(at_once.collect()), in_turn);
+        }
+    }
+}
+
+proptest! {
+    /// Tokens are those that there would be without guesses, up to the first one that was guessed wrong.
+    #[test]
+    fn guesses_change_no_token(
+        rows in vec(vec(-5.0_f32..5.0, 40), 1..7),
+        sampling in sampling(),
+        presence_penalty in -1.0_f32..1.0,
+        wrong in 0..8_usize,
+    ) {
+        let sampler = || Sampler::new(Sampling { presence_penalty, ..sampling.clone() }, &[]);
+        let (mut alone, mut guessing) = (sampler(), sampler());
+        let tokens: Vec<u32> = rows.iter().zip(7..)
+            .map(|(logits, position)| alone.sample(logits, position, &mut Scratch::default()))
+            .collect();
+        let mut draft = tokens[..rows.len() - 1].to_vec();
+        if let Some(token) = draft.get_mut(wrong) {
+            *token = (*token + 1) % 40;
+        }
+        let row = Row { sampler: &mut guessing, logits: &rows.concat(), draft: &draft, position: 7, mask: None };
+        let found = SampleThreads::start(1).sample(vec![row]);
+        let right = rows.len().min(wrong + 1);
+        prop_assert_eq!(&found[0][..], &tokens[..right]);
+        // What it has not chosen has left no trace.
+        for (logits, position) in rows[right..].iter().zip(7 + right as u64..) {
+            let token = guessing.sample(logits, position, &mut Scratch::default());
+            prop_assert_eq!(token, tokens[position as usize - 7]);
         }
     }
 }

@@ -22,8 +22,12 @@ fn the_best_are_those_with_the_most_likely_tokens_on_average() {
 
 #[test]
 fn usage_has_the_prompt_once() {
-    let usage =
-        |completion_tokens, cached_tokens| Usage { prompt_tokens: 9, completion_tokens, cached_tokens };
+    let usage = |completion_tokens, cached_tokens| Usage {
+        prompt_tokens: 9,
+        completion_tokens,
+        cached_tokens,
+        ..Usage::default()
+    };
     let sum = together(Some(together(None, usage(2, 8))), usage(3, 0));
     assert_eq!(sum, usage(5, 0));
 }

@@ -1,14 +1,26 @@
 //! The right to a stream.
 
-use std::{sync::Arc, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
 
-use super::{Places, Started};
-use crate::serve::admission::{metrics::Counted, rates::Charge};
+use super::{metrics::Counted, rates::Charge};
+use crate::serve::gate::Started;
+
+/// Where a permit comes from.
+pub(super) trait Giver: fmt::Debug + Send + Sync {
+    /// A stream of the model runs, as long as this lives.
+    fn count(&self, model: &Arc<str>) -> Counted;
+
+    /// A stream had its first token, for which `computed_tokens` of its prompt were computed.
+    fn first_token(&self, model: &str, started: Started, computed_tokens: u32);
+
+    /// A stream ended, and had its first token or not.
+    fn release(self: Arc<Self>, model: &Arc<str>, had_token: bool);
+}
 
 /// The right to one stream. Held by the response's body; dropping it lets the next one in.
 #[derive(Debug)]
 pub struct Permit {
-    places: Arc<Places>,
+    giver: Arc<dyn Giver>,
     model: Arc<str>,
     started: Started,
     deadline: Option<Instant>,
@@ -27,16 +39,16 @@ pub struct Permit {
 
 impl Permit {
     /// One with those of `count - 1` other streams.
-    pub(super) fn group(places: &Arc<Places>, model: &Arc<str>, started: Started, count: usize) -> Self {
-        let others = (1..count).map(|_| Self::new(places, model, started)).collect();
-        let mut permit = Self::new(places, model, started);
+    pub(super) fn group(giver: &Arc<dyn Giver>, model: &Arc<str>, started: Started, count: usize) -> Self {
+        let others = (1..count).map(|_| Self::new(giver, model, started)).collect();
+        let mut permit = Self::new(giver, model, started);
         permit.others = others;
         permit
     }
 
-    fn new(places: &Arc<Places>, model: &Arc<str>, started: Started) -> Self {
+    fn new(giver: &Arc<dyn Giver>, model: &Arc<str>, started: Started) -> Self {
         Self {
-            places: Arc::clone(places),
+            giver: Arc::clone(giver),
             model: Arc::clone(model),
             started,
             deadline: None,
@@ -46,17 +58,12 @@ impl Permit {
             disarmed: false,
             charge: None,
             others: Vec::new(),
-            _running: places.metrics.runs(model),
+            _running: giver.count(model),
         }
     }
 
     /// It reached who waited for it, and so did those of the other streams. Each has its charge.
-    pub(in crate::serve::admission) fn admit(
-        &mut self,
-        charge: Charge,
-        of_others: Vec<Charge>,
-        deadline: Option<Instant>,
-    ) {
+    pub(super) fn admit(&mut self, charge: Charge, of_others: Vec<Charge>, deadline: Option<Instant>) {
         for (other, charge) in self.others.iter_mut().zip(of_others) {
             other.admit(charge, Vec::new(), deadline);
         }
@@ -99,7 +106,7 @@ impl Permit {
             return;
         }
         if !std::mem::replace(&mut self.had_token, true) {
-            self.places.first_token(&self.model, self.started, self.prompt_tokens - self.cached_tokens);
+            self.giver.first_token(&self.model, self.started, self.prompt_tokens - self.cached_tokens);
         }
         self.count(tokens as u64);
     }
@@ -114,7 +121,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if !self.disarmed {
-            self.places.release(&self.model, self.had_token);
+            Arc::clone(&self.giver).release(&self.model, self.had_token);
         }
     }
 }

@@ -1,0 +1,165 @@
+//! How much of a prompt a step computes beside decodes: as much as does not keep these waiting for long.
+//!
+//! A chunk of a fixed length takes a hundred times longer behind a long context than at the beginning, on one machine,
+//! and machines differ as much. So the length follows from what earlier steps took. Only a backend whose arithmetic does
+//! not depend on where prompts are cut gives the same tokens whatever time that was; see [`Limits`](super::Limits).
+
+use std::time::Duration;
+
+use super::PlannedRow;
+
+/// A step with parts of prompts takes at most so many times what its decodes take alone...
+const STRETCH: f64 = 3.0;
+
+/// ...or so many seconds, if that is more: a reader does not notice it.
+const UNNOTICED: f64 = 0.015;
+
+/// Tokens of prompts that every step may compute.
+const LEAST_TOKENS: usize = 4;
+
+/// Tokens of prompts that the first step beside decodes computes, when nothing is known yet.
+const FIRST_TOKENS: usize = 16;
+
+/// What the latest step counts, against all before it.
+const WEIGHT: f64 = 0.1;
+
+/// Decodes of a step are told apart by powers of two.
+const SIZES: usize = 12;
+
+/// What steps took, and what follows for the next one.
+#[derive(Clone, Debug)]
+pub(super) struct Pace {
+    /// Seconds of steps that only decode, by the power of two of their tokens.
+    decodes: [Option<f64>; SIZES],
+    prompts: PromptCost,
+    /// Tokens of prompts in the latest step beside decodes.
+    latest: usize,
+}
+
+/// What a step computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepLoad {
+    /// Tokens after which the next one is chosen.
+    pub decodes: usize,
+    /// Other tokens: those of prompts.
+    pub prompt_tokens: usize,
+    /// Over these, the tokens before each.
+    pub contexts: f64,
+}
+
+/// The time of a prompt's token, as a line over the tokens before it. Least squares, in which earlier steps fade.
+#[derive(Clone, Copy, Debug, Default)]
+struct PromptCost {
+    tokens: f64,
+    contexts: f64,
+    squares: f64,
+    seconds: f64,
+    products: f64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { decodes: [None; SIZES], prompts: PromptCost::default(), latest: FIRST_TOKENS / 2 }
+    }
+}
+
+impl StepLoad {
+    /// That of `rows`.
+    pub fn of(rows: &[PlannedRow]) -> Self {
+        rows.iter().fold(Self::default(), |load, row| {
+            let tokens = row.tokens.len() - row.logits.len();
+            let contexts = tokens as f64 * (row.tokens.start as f64 + tokens as f64 / 2.0);
+            Self {
+                decodes: load.decodes + row.logits.len(),
+                prompt_tokens: load.prompt_tokens + tokens,
+                contexts: load.contexts + contexts,
+            }
+        })
+    }
+}
+
+impl Pace {
+    /// Learns what a step took.
+    pub(super) fn learn(&mut self, load: StepLoad, took: Duration) {
+        let took = took.as_secs_f64();
+        match load {
+            StepLoad { decodes: 0, .. } => {}
+            StepLoad { decodes, prompt_tokens: 0, .. } => {
+                let known = &mut self.decodes[size(decodes)];
+                *known = Some(known.map_or(took, |known| known + (took - known) * WEIGHT));
+            }
+            StepLoad { decodes, prompt_tokens, .. } => {
+                self.latest = prompt_tokens;
+                if prompt_tokens <= LEAST_TOKENS && self.decode_seconds(decodes).is_none() {
+                    // Prompts without a break: what decodes take alone may never be seen.
+                    self.decodes[size(decodes)] = Some(took);
+                }
+                let prompts = (took - self.decode_seconds(decodes).unwrap_or(0.0)).max(0.0);
+                self.prompts.learn(load, prompts);
+            }
+        }
+    }
+
+    /// Seconds that a step with so many decodes has for prompts. `None` if it has as many as it likes: nobody waits.
+    pub(super) fn seconds_for_prompts(&self, decodes: usize) -> Option<f64> {
+        let alone = (decodes > 0).then(|| self.decode_seconds(decodes).unwrap_or(0.0))?;
+        Some((alone * STRETCH).max(UNNOTICED) - alone)
+    }
+
+    /// Tokens behind `context` others that can be computed in `seconds`.
+    pub(super) fn tokens(&self, seconds: f64, context: usize) -> usize {
+        let each = self.prompts.seconds(context);
+        // What is known of another context, or another load, may be far from the truth.
+        let most = (self.latest * 2).max(LEAST_TOKENS);
+        if each > 0.0 { ((seconds / each) as usize).clamp(LEAST_TOKENS, most) } else { most }
+    }
+
+    /// Seconds that `tokens` of a prompt take behind `context` others.
+    pub(super) fn seconds(&self, tokens: usize, context: usize) -> f64 {
+        tokens as f64 * self.prompts.seconds(context)
+    }
+
+    /// What is known of the nearest number of decodes.
+    fn decode_seconds(&self, decodes: usize) -> Option<f64> {
+        let size = size(decodes);
+        let known = self.decodes.iter().enumerate().filter_map(|(other, known)| Some((other, (*known)?)));
+        known.min_by_key(|(other, _)| other.abs_diff(size)).map(|(_, seconds)| seconds)
+    }
+}
+
+impl PromptCost {
+    fn learn(&mut self, load: StepLoad, seconds: f64) {
+        let (tokens, contexts) = (load.prompt_tokens as f64, load.contexts);
+        let fade = |sum: &mut f64, new: f64| *sum = *sum * (1.0 - WEIGHT) + new;
+        fade(&mut self.tokens, tokens);
+        fade(&mut self.contexts, contexts);
+        fade(&mut self.squares, contexts * contexts / tokens);
+        fade(&mut self.seconds, seconds);
+        fade(&mut self.products, seconds * contexts / tokens);
+    }
+
+    /// Seconds of a token behind `context` others; 0 if nothing is known.
+    fn seconds(&self, context: usize) -> f64 {
+        if self.tokens <= 0.0 {
+            return 0.0;
+        }
+        let mean = (self.contexts / self.tokens, self.seconds / self.tokens);
+        let spread = self.squares / self.tokens - mean.0 * mean.0;
+        // Contexts that hardly differ tell nothing of the slope.
+        let slope = if spread > 1.0 {
+            ((self.products / self.tokens - mean.0 * mean.1) / spread).max(0.0)
+        } else {
+            0.0
+        };
+        // A tenth at least: the line may be steeper than the truth.
+        (mean.1 + slope * (context as f64 - mean.0)).max(mean.1 / 10.0)
+    }
+}
+
+/// The power of two that is at least `tokens`.
+fn size(tokens: usize) -> usize {
+    (tokens.next_power_of_two().trailing_zeros() as usize).min(SIZES - 1)
+}
+
+#[cfg(test)]
+mod tests;
