@@ -15,11 +15,11 @@ mod model;
 mod process;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS compiles nothing itself"))]
 mod progress;
+mod references;
 mod run;
 #[cfg(target_os = "linux")]
 mod sanitize;
 mod setup;
-mod templates;
 mod test;
 mod tidy;
 mod workspace;

@@ -1,13 +1,13 @@
 //! `cargo xtask test`: every test, with real binaries and a real model.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
 use crate::{
     binaries::Binaries,
     model::{self, Store},
-    process, setup, templates,
+    process, references, setup,
     workspace::Workspace,
 };
 
@@ -29,10 +29,11 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let store = workspace.mlx().join("test-store");
     Store::new(&binaries.cache_tool, Some(&store)).provide(workspace, model::DEFAULT)?;
 
-    let templates = templates::ensure(workspace)?;
+    let references = references::ALL.iter().map(|it| Ok((it.variable, it.ensure(workspace)?)));
+    let references = references.collect::<Result<Vec<_>>>()?;
 
     // All of it runs even if a part fails: one run shows all that is broken.
-    let mut results = vec![cargo_test(workspace, &binaries, &store, &templates, &args.arguments)];
+    let mut results = vec![cargo_test(workspace, &binaries, &store, &references, &args.arguments)];
     if args.arguments.is_empty() {
         results.push(loom(workspace));
         #[cfg(target_os = "linux")]
@@ -47,7 +48,7 @@ fn cargo_test(
     workspace: &Workspace,
     binaries: &Binaries,
     store: &Path,
-    templates: &Path,
+    references: &[(&str, PathBuf)],
     arguments: &[String],
 ) -> Result<()> {
     let mut cargo = workspace.cargo(&["test"]);
@@ -60,7 +61,7 @@ fn cargo_test(
     cargo.args(arguments);
     cargo.env("KR_TEST_STORE", store).env("KR_TEST_BIN_DIR", binaries.folder());
     cargo.env("KR_TEST_GGUF", model::file(workspace)?);
-    cargo.env("KR_TEST_TEMPLATES", templates);
+    cargo.envs(references.iter().map(|(variable, folder)| (variable, folder)));
     process::run(cargo)
 }
 

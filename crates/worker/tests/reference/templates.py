@@ -13,17 +13,16 @@ The test `templates` compares the worker's rendering with it. Templates and text
 committed. The environment follows transformers' `utils/chat_template_utils.py`.
 """
 
-import contextlib
 import datetime
 import hashlib
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tarfile
 import tempfile
 
+import packages
 import snippets
 
 JINJA2 = "jinja2==3.1.6 --hash=sha256:85ece4451f492d0c13c5dd7c13a64681a86afae63a5f347908daf103ce6d2f67"
@@ -36,58 +35,24 @@ INSIDE = "vendor/llama.cpp/models/templates/"
 NOW = datetime.datetime(2026, 2, 3, 14, 5, 6, 789)
 
 
-def pip(*arguments, **environment):
-    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
-    subprocess.run(command, check=True, env=dict(os.environ, PIP_ROOT_USER_ACTION="ignore", **environment))
-
-
 def install_jinja2(folder):
     """Jinja2 in a folder that is on the path for this run only."""
     wheels = folder / "wheels"
-    with requirements(JINJA2) as file:
-        pip("download", "--no-deps", "--only-binary=:all:", "--dest", str(wheels), "-r", file)
-    pip("install", "--target", str(folder / "python"), "--find-links", str(wheels), "jinja2==3.1.6", MARKUPSAFE)
+    with packages.requirements(JINJA2) as file:
+        packages.pip("download", "--no-deps", "--only-binary=:all:", "--dest", str(wheels), "-r", file)
+    packages.pip("install", "--target", str(folder / "python"), "--find-links", str(wheels), "jinja2==3.1.6", MARKUPSAFE)
     sys.path.insert(0, str(folder / "python"))
 
 
 def download_templates(folder):
     """The templates of the source distribution, by name."""
-    # pip asks a source distribution's build system for its metadata, even if it only downloads. This answers without
-    # running anything of the package: a download needs the name and the version only.
-    backend = folder / "backend" / "scikit_build_core"
-    backend.mkdir(parents=True)
-    (backend / "__init__.py").touch()
-    (backend / "build.py").write_text(
-        "import os\n"
-        "def prepare_metadata_for_build_wheel(folder, settings=None):\n"
-        "    name, version = 'llama_cpp_python', '0.3.36'\n"
-        "    os.makedirs(f'{folder}/{name}-{version}.dist-info')\n"
-        "    with open(f'{folder}/{name}-{version}.dist-info/METADATA', 'w') as file:\n"
-        "        file.write(f'Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n')\n"
-        "    return f'{name}-{version}.dist-info'\n"
-        "def build_wheel(*_, **__):\n"
-        "    raise SystemExit('nothing is built here')\n"
-    )
-    with requirements(TEMPLATES) as file:
-        pip(
-            "download", "--no-deps", "--no-binary=:all:", "--no-build-isolation", "--dest", str(folder / "sdist"),
-            "-r", file, PYTHONPATH=str(folder / "backend"),
-        )
-    [archive] = (folder / "sdist").iterdir()
+    archive = packages.source(folder, TEMPLATES, "scikit_build_core.build")
     templates = {}
     with tarfile.open(archive) as tar:
         for member in tar:
             if member.isfile() and member.name.endswith(".jinja") and INSIDE in member.name:
                 templates[pathlib.PurePosixPath(member.name).name] = tar.extractfile(member).read()
     return templates
-
-
-@contextlib.contextmanager
-def requirements(line):
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        file.write(line + "\n")
-        file.flush()
-        yield file.name
 
 
 def environment():

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod suite;
+
 use protocol::message::{Constraint as Asked, ConstraintKind};
 use serde_json::{Map, Value, json};
 

@@ -94,6 +94,8 @@ fields! {
     guided_regex: Text = "guided_regex",
     guided_choice: Vec<Text> = "guided_choice",
     guided_grammar: Text = "guided_grammar",
+    regex: Text = "regex",
+    choice: Vec<Text> = "choice",
     json_schema: Schema = "json_schema",
     grammar: Text = "grammar",
     add_special_tokens: Flag = "add_special_tokens",

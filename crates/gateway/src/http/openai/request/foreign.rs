@@ -92,7 +92,7 @@ mod tests {
         for (name, value) in [
             ("schema", json!({})),
             ("web_search_options", json!({})),
-            ("regex", json!("none")),
+            ("ebnf", json!("none")),
             ("suffix", json!("none")),
             ("eos_token_id", json!(0)),
             ("prompt_logprobs", json!(0)),

@@ -67,6 +67,8 @@ impl Fields {
             regex("guided_regex", self.guided_regex.take()),
             choice("guided_choice", self.guided_choice.take()),
             grammar("guided_grammar", self.guided_grammar.take()),
+            regex("regex", self.regex.take()),
+            choice("choice", self.choice.take()),
             schema("json_schema", self.json_schema.take()),
             grammar("grammar", self.grammar.take()),
         ]);

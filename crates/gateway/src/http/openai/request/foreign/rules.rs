@@ -21,7 +21,7 @@ pub(in crate::http::openai::request) const RULES: &[Rule] = &[
     // Constrained output under other names, and ways of it that this server doesn't have. An empty schema asks for any
     // JSON.
     (
-        &["regex", "ebnf", "format", "schema", "choice"],
+        &["ebnf", "format", "schema"],
         Words(&[""]),
         "constrained output under this name; see `structured_outputs`",
     ),

@@ -43,7 +43,9 @@ fn every_name_of_a_constraint_is_read() {
         (json!({"json_schema": schema}), as_text("json_schema")),
         (json!({"structured_outputs": {"json": schema}}), as_text("structured_outputs.json")),
         (json!({"guided_regex": "a+"}), ("guided_regex".into(), regex.clone())),
+        (json!({"regex": "a+"}), ("regex".into(), regex.clone())),
         (json!({"structured_outputs": {"regex": "a+"}}), ("structured_outputs.regex".into(), regex)),
+        (json!({"choice": ["x", "y"]}), ("choice".into(), choice.clone())),
         (json!({"guided_choice": ["x", "y"]}), ("guided_choice".into(), choice.clone())),
         (json!({"structured_outputs": {"choice": ["x", "y"]}}), ("structured_outputs.choice".into(), choice)),
         (json!({"guided_grammar": "start: \"a\""}), ("guided_grammar".into(), grammar.clone())),
@@ -148,7 +150,7 @@ fn values_that_are_no_constraint_are_refused_by_name() {
         ),
         (json!({"guided_whitespace_pattern": " "}), "guided_whitespace_pattern"),
         (json!({"structural_tag": {"a": 1}}), "structural_tag"),
-        (json!({"regex": "a"}), "regex"),
+        (json!({"ebnf": "a"}), "ebnf"),
     ] {
         for result in [chat_with(body.clone()), completion_with(body.clone())] {
             assert_eq!(
