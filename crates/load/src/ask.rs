@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A chat, and how it is to be answered.
 #[derive(Clone, Debug)]
@@ -11,8 +11,12 @@ pub struct Ask {
     pub model: String,
     /// What was said so far.
     pub messages: Vec<Message>,
-    /// Tokens of the answer: neither fewer nor more.
+    /// Tokens of the answer.
     pub tokens: u32,
+    /// Whether it has exactly so many, and not at most.
+    pub exactly: bool,
+    /// A JSON Schema of the answer.
+    pub schema: Option<Value>,
     /// How they are chosen.
     pub sampling: Sampling,
     /// Of the draw, where tokens are drawn.
@@ -47,7 +51,17 @@ impl Ask {
     /// A streamed chat, greedy.
     pub fn new(model: &str, messages: Vec<Message>, tokens: u32) -> Self {
         let (model, sampling) = (model.to_owned(), Sampling::GREEDY);
-        Self { model, messages, tokens, sampling, seed: 0, stream: true, usage: false }
+        Self {
+            model,
+            messages,
+            tokens,
+            exactly: true,
+            schema: None,
+            sampling,
+            seed: 0,
+            stream: true,
+            usage: false,
+        }
     }
 
     /// The same with a single message.
@@ -59,12 +73,16 @@ impl Ask {
     pub fn body(&self) -> Bytes {
         let Sampling { temperature, top_p } = self.sampling;
         let mut body = json!({
-            "model": self.model, "max_tokens": self.tokens, "ignore_eos": true, "stream": self.stream,
+            "model": self.model, "max_tokens": self.tokens, "ignore_eos": self.exactly, "stream": self.stream,
             "temperature": temperature, "messages": self.messages,
         });
         if self.sampling != Sampling::GREEDY {
             body["top_p"] = json!(top_p);
             body["seed"] = json!(self.seed);
+        }
+        if let Some(schema) = &self.schema {
+            body["response_format"] =
+                json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}});
         }
         if self.usage {
             body["stream_options"] = json!({ "include_usage": true });

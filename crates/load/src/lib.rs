@@ -26,6 +26,7 @@ pub mod open_loop;
 mod pace;
 pub mod process;
 pub mod prompts;
+pub mod schemas;
 pub mod slow_readers;
 mod sse;
 pub mod streamed;

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use load::{
     cancels, chaos,
     client::{Client, Target},
-    half_open, memory, newcomer, open_loop, process, slow_readers, streams, turns,
+    half_open, memory, newcomer, open_loop, process, schemas, slow_readers, streams, turns,
 };
 use serde::Serialize;
 
@@ -41,6 +41,8 @@ enum Experiment {
     Turns(turns::Args),
     /// A long prompt that arrives while a stream goes on.
     Newcomer(newcomer::Args),
+    /// Answers that have to be JSON of some schema.
+    Schemas(schemas::Args),
     /// Streams while workers are killed and frozen. Fails if anything was lost.
     Chaos(chaos::Args),
 }
@@ -75,6 +77,7 @@ async fn perform(Cli { target, experiment }: &Cli) -> anyhow::Result<bool> {
         Experiment::Memory(args) => print(&memory::run(&client, target, args).await?)?,
         Experiment::Turns(args) => print(&turns::run(&client, target, args).await?)?,
         Experiment::Newcomer(args) => print(&newcomer::run(&client, target, args).await?)?,
+        Experiment::Schemas(args) => print(&schemas::run(&client, target, args).await?)?,
         Experiment::Chaos(args) => {
             let report = chaos::run(&client, target, args).await?;
             print(&report)?;

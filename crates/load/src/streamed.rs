@@ -24,6 +24,8 @@ pub struct Streamed {
     pub chunks: u32,
     /// Events with a finish reason.
     pub finishes: u32,
+    /// The last of them.
+    pub finish_reason: Option<String>,
     /// Codes of error events.
     pub errors: Vec<String>,
     /// How many tokens there were, if the stream said so.
@@ -46,7 +48,18 @@ impl Streamed {
 
     /// Whether it ended as it should: one finish reason, `[DONE]`, and nothing in between or behind.
     pub fn is_whole(&self) -> bool {
-        let Self { text: _, chunks: _, usage: _, finishes, errors, done, late, refused, broken } = self;
+        let Self {
+            text: _,
+            chunks: _,
+            usage: _,
+            finish_reason: _,
+            finishes,
+            errors,
+            done,
+            late,
+            refused,
+            broken,
+        } = self;
         (*finishes, *done, *late) == (1, 1, 0) && errors.is_empty() && refused.is_none() && broken.is_none()
     }
 
@@ -73,6 +86,7 @@ impl Streamed {
             self.text += &text;
         }
         self.finishes += u32::from(finish.is_some());
+        self.finish_reason = finish.or(self.finish_reason.take());
         self.errors.extend(error);
         self.usage = usage.or(self.usage);
         self.done += u32::from(done);

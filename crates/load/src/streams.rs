@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Result;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     ask::{Ask, Sampling},
@@ -41,6 +42,9 @@ pub struct Args {
     /// Have the server count tokens. That makes every event a little longer.
     #[arg(long)]
     pub usage: bool,
+    /// Have the answers be JSON: a list of words without an end.
+    #[arg(long)]
+    pub json: bool,
     /// What they ask.
     #[command(flatten)]
     pub prompts: Prompts,
@@ -180,6 +184,7 @@ impl Args {
             over: Duration::ZERO,
             retry: Duration::ZERO,
             usage: false,
+            json: false,
             prompts: Prompts::SHORT,
             sampling: Sampling::GREEDY,
         }
@@ -188,7 +193,9 @@ impl Args {
     /// The request at `place`.
     fn ask(&self, model: &str, place: u32) -> Ask {
         let ask = Ask::new(model, self.prompts.messages(place), self.tokens);
-        Ask { sampling: self.sampling, seed: place.into(), usage: self.usage, ..ask }
+        let schema =
+            self.json.then(|| json!({"type": "array", "items": {"type": "string"}, "minItems": 4096}));
+        Ask { schema, sampling: self.sampling, seed: place.into(), usage: self.usage, ..ask }
     }
 }
 

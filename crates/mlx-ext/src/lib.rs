@@ -2,6 +2,7 @@
 //!
 //! - [`init`] sets the process up: device, no run-time compilation, errors instead of `exit`.
 //! - [`cpu`] has primitives for what MLX's CPU backend computes slowly: products and attention.
+//! - [`operations`] says what evaluating an array would take.
 //! - [`MappedFile`] makes arrays over a file's bytes, without a copy: loading a model costs the
 //!   same at any size, and processes that map the same file share its pages.
 //!
@@ -11,12 +12,14 @@
 pub mod cpu;
 #[cfg(not(target_os = "linux"))]
 mod errors;
+mod graph;
 mod mapped_file;
 mod region;
 
 use mlx_rs::{DeviceType, error::Exception, memory, transforms::compile};
 
 pub use cpu::KvDtype;
+pub use graph::operations;
 pub use mapped_file::{MapError, MappedFile};
 
 /// Freed memory that MLX keeps for later arrays on a GPU. Without a limit it keeps all that a long prompt ever needed.

@@ -228,7 +228,8 @@ pub struct Workers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Worker {
-    /// Memory for keys and values, in bytes. When it is full, the latest sequences are computed again later.
+    /// Memory for keys and values, in bytes. When it is full, the latest sequences are computed again later. On a GPU a fifth
+    /// of it is for copies of what is being decoded.
     #[serde(deserialize_with = "bytes::<_, { 1 << 20 }, { 1 << 50 }>")]
     pub kv_max_bytes: u64,
     /// Most sequences that run at the same time; further ones wait.

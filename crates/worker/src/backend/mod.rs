@@ -6,14 +6,16 @@
 //! attention  what one layer's attention is like
 //! rope       rotary positions
 //! kv         memory for keys and values: how much, of what shape
+//! block_table  which blocks of it a sequence has
 //! cpu        primitives of this project (`mlx_ext::cpu`), paged keys and values
-//! mlx        MLX's operations, contiguous keys and values
+//! mlx        MLX's operations, paged keys and values that are gathered for a step
 //! ```
 //!
 //! **Batch invariance.** With the CPU's primitives a row's results depend, bit for bit, on its own sequence alone. MLX's
 //! kernels depend on the shape of the whole batch.
 
 mod attention;
+mod block_table;
 mod cpu;
 mod kv;
 mod matrix;
@@ -61,22 +63,22 @@ pub type Progress = fn() -> u64;
 
 /// Memory for the keys and values of all sequences.
 pub(crate) enum KvMemory {
-    /// Blocks of one pool: no copying, no fragmentation.
+    /// Blocks that kernels find by a table.
     Paged(cpu::PagedKv),
-    /// Each sequence has its own arrays.
-    Contiguous(mlx::ContiguousKv),
+    /// Blocks that are gathered for a step.
+    Gathered(mlx::GatheredKv),
 }
 
 /// What one sequence has of it.
 pub(crate) enum SequenceMemory {
     Paged(cpu::PagedSequence),
-    Contiguous(mlx::ContiguousSequence),
+    Gathered(mlx::GatheredSequence),
 }
 
 /// The sequences of one step, for the attention of each layer in turn.
 pub(crate) enum StepMemory<'a> {
     Paged(cpu::PagedStep),
-    Contiguous(mlx::ContiguousStep<'a>),
+    Gathered(mlx::GatheredStep<'a>),
 }
 
 impl Kernels {
@@ -186,7 +188,9 @@ impl Backend {
         Ok(if self.pages(geometry.heads) {
             KvMemory::Paged(cpu::PagedKv::new(geometry, budget)?)
         } else {
-            KvMemory::Contiguous(mlx::ContiguousKv::new(geometry, budget, self.dtype)?)
+            // The CPU's rows must not depend on each other, whoever computes their attention.
+            let together = !self.kernels.are_cpu();
+            KvMemory::Gathered(mlx::GatheredKv::new(geometry, budget, self.dtype, together)?)
         })
     }
 
@@ -196,7 +200,7 @@ impl Backend {
         let numbers = if self.pages(geometry.heads) {
             format!("{:?} by {}", budget.dtype, cpu::instructions())
         } else {
-            format!("{:?}", self.dtype)
+            format!("{:?} in blocks of {BLOCK_TOKENS}", self.dtype)
         };
         format!("{:?}: {layers} layers of {kv} heads of {dim}, {numbers}", self.kernels)
     }
@@ -221,15 +225,14 @@ impl KvMemory {
     pub(crate) fn tokens(&self) -> usize {
         match self {
             Self::Paged(memory) => memory.tokens(),
-            Self::Contiguous(memory) => memory.tokens(),
+            Self::Gathered(memory) => memory.tokens(),
         }
     }
 
-    /// Tokens of the unit in which sequences share memory. `None`: they share arrays until one of them goes on.
+    /// Tokens of the unit in which sequences share memory. `None`: it is copied when one of them goes on.
     pub(crate) fn shared_block(&self) -> Option<usize> {
         match self {
-            Self::Paged(_) => Some(BLOCK_TOKENS),
-            Self::Contiguous(_) => None,
+            Self::Paged(_) | Self::Gathered(_) => Some(BLOCK_TOKENS),
         }
     }
 
@@ -237,7 +240,7 @@ impl KvMemory {
     pub(crate) fn sequence(&self) -> SequenceMemory {
         match self {
             Self::Paged(memory) => SequenceMemory::Paged(memory.sequence()),
-            Self::Contiguous(memory) => SequenceMemory::Contiguous(memory.sequence()),
+            Self::Gathered(memory) => SequenceMemory::Gathered(memory.sequence()),
         }
     }
 
@@ -253,8 +256,9 @@ impl KvMemory {
             Self::Paged(memory) => {
                 memory.begin(of_one_kind(rows, SequenceMemory::paged)?).map(StepMemory::Paged)
             }
-            Self::Contiguous(_) => mlx::ContiguousStep::new(of_one_kind(rows, SequenceMemory::contiguous)?)
-                .map(StepMemory::Contiguous),
+            Self::Gathered(memory) => {
+                memory.begin(of_one_kind(rows, SequenceMemory::gathered)?).map(StepMemory::Gathered)
+            }
         }
     }
 }
@@ -277,14 +281,15 @@ impl SequenceMemory {
         if let Self::Paged(sequence) = self { Some(sequence) } else { None }
     }
 
-    fn contiguous(&mut self) -> Option<&mut mlx::ContiguousSequence> {
-        if let Self::Contiguous(sequence) = self { Some(sequence) } else { None }
+    fn gathered(&mut self) -> Option<&mut mlx::GatheredSequence> {
+        if let Self::Gathered(sequence) = self { Some(sequence) } else { None }
     }
 
     /// Gives back what only tokens from `len` on need.
     pub(crate) fn truncate(&mut self, len: usize) {
-        if let Self::Paged(sequence) = self {
-            sequence.truncate(len);
+        match self {
+            Self::Paged(sequence) => sequence.truncate(len),
+            Self::Gathered(sequence) => sequence.truncate(len),
         }
     }
 
@@ -293,7 +298,7 @@ impl SequenceMemory {
     pub(crate) fn fork(&self, len: usize) -> Self {
         match self {
             Self::Paged(sequence) => Self::Paged(sequence.fork(len)),
-            Self::Contiguous(sequence) => Self::Contiguous(sequence.fork(len)),
+            Self::Gathered(sequence) => Self::Gathered(sequence.fork(len)),
         }
     }
 
@@ -304,7 +309,7 @@ impl SequenceMemory {
     pub(crate) fn export(&self, tokens: Range<usize>) -> Result<Vec<u8>, KvError> {
         match self {
             Self::Paged(sequence) => sequence.export(tokens),
-            Self::Contiguous(sequence) => sequence.export(tokens),
+            Self::Gathered(sequence) => sequence.export(tokens),
         }
     }
 
@@ -315,34 +320,22 @@ impl SequenceMemory {
     pub(crate) fn import(&mut self, tokens: Range<usize>, bytes: &[u8]) -> Result<(), KvError> {
         match self {
             Self::Paged(sequence) => sequence.import(tokens, bytes),
-            Self::Contiguous(sequence) => sequence.import(tokens, bytes),
+            Self::Gathered(sequence) => sequence.import(tokens, bytes),
         }
     }
 
-    /// Whether all tokens are still usable after a step that failed. Blocks are only written behind them; arrays that a
-    /// failed step has changed are unusable.
+    /// Whether all tokens are still usable after a step that failed. Blocks are only written behind them.
     pub(crate) fn is_intact(&self) -> bool {
         match self {
-            Self::Paged(_) => true,
-            Self::Contiguous(sequence) => sequence.is_intact(),
+            Self::Paged(_) | Self::Gathered(_) => true,
         }
     }
 
     /// What a step has appended is there to stay.
     pub(crate) fn commit(&mut self) {
-        if let Self::Contiguous(sequence) = self {
+        if let Self::Gathered(sequence) = self {
             sequence.commit();
         }
-    }
-
-    /// The arrays that a step has changed and that have to be evaluated.
-    pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        match self {
-            Self::Paged(_) => None,
-            Self::Contiguous(sequence) => Some(sequence.arrays()),
-        }
-        .into_iter()
-        .flatten()
     }
 }
 
@@ -354,7 +347,7 @@ impl StepMemory<'_> {
     pub(crate) fn attend(&self, spec: &AttentionSpec, layer: usize, qkv: &Array) -> Result<Array, Exception> {
         match self {
             Self::Paged(step) => step.attend(spec, layer, qkv),
-            Self::Contiguous(step) => step.attend(spec, layer, qkv),
+            Self::Gathered(step) => step.attend(spec, layer, qkv),
         }
     }
 }

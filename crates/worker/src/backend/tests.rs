@@ -51,7 +51,7 @@ fn attend(backend: Backend, spec: &AttentionSpec, qkv: &Array) -> Vec<f32> {
         let step = memory.begin(vec![row]).unwrap();
         let output = step.attend(spec, 0, &qkv.try_index(position..end).unwrap()).unwrap();
         drop(step);
-        eval([&output].into_iter().chain(sequence.arrays())).unwrap();
+        eval([&output]).unwrap();
         sequence.commit();
         outputs.push(output);
         position = end;

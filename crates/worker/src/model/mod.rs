@@ -201,7 +201,7 @@ impl Model {
             let indices = Array::from_slice(&wanted, &[wanted.len() as i32]);
             Some(self.logits(&take_axis(&hidden, &indices, 0)?)?)
         };
-        eval(input.rows.iter().flat_map(|row| row.kv.arrays()).chain(logits.as_ref().or(Some(&hidden))))?;
+        eval([logits.as_ref().unwrap_or(&hidden)])?;
         for row in &mut input.rows {
             row.kv.advance(row.tokens.len());
         }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use mlx_rs::{Array, error::Exception};
+use mlx_rs::error::Exception;
 
 use super::ModelError;
 use crate::{
@@ -141,11 +141,6 @@ impl SequenceKv {
     pub(super) fn advance(&mut self, tokens: usize) {
         self.len += tokens;
         self.memory.commit();
-    }
-
-    /// The arrays that a step has changed and has to evaluate.
-    pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.memory.arrays()
     }
 }
 

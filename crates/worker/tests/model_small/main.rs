@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod agreement;
+mod batches;
 mod faults;
 mod forks;
 mod forms;

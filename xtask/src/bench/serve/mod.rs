@@ -4,6 +4,7 @@
 
 mod contender;
 mod fairness;
+mod json;
 mod long;
 mod sampling;
 mod shared;
@@ -53,6 +54,8 @@ enum Part {
     Sampling,
     /// Texts that are written again with a change, and free ones, with and without `speculation`.
     Speculation,
+    /// Answers that have to be JSON of some schema, and what a token of them costs.
+    Json,
 }
 
 /// What every part needs.
@@ -85,6 +88,7 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
             Part::Fairness => fairness::run(&bench)?,
             Part::Sampling => sampling::run(&bench)?,
             Part::Speculation => speculation::run(&bench)?,
+            Part::Json => json::run(&bench)?,
         }
     }
     Ok(())

@@ -1,37 +1,25 @@
 //! Keys and values in blocks of one pool, and attention on them.
 
-use std::{
-    ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::Arc;
 
 use mlx_ext::cpu::{Attention, KvPool, KvShape, Step, StepRow};
 use mlx_rs::{Array, error::Exception};
 
 use super::super::{
     attention::AttentionSpec,
+    block_table::{BlockMemory, BlockTable, SharedBlocks, other_bytes},
     kv::{KvBudget, KvDtype, KvError, KvGeometry, RowMemory},
     rope::Table,
 };
-use crate::cache::{BLOCK_TOKENS, BlockPool};
 
 /// The memory of all sequences.
 pub(crate) struct PagedKv {
-    shared: Arc<Shared>,
+    shared: Arc<SharedBlocks<KvPool>>,
     tokens: usize,
 }
 
-/// The blocks, and which of them are in use.
-struct Shared {
-    memory: KvPool,
-    pool: Mutex<BlockPool>,
-}
-
-/// A sequence's blocks in order. It holds one reference of each.
-pub(crate) struct PagedSequence {
-    blocks: Vec<i32>,
-    shared: Arc<Shared>,
-}
+/// A sequence's blocks in order.
+pub(crate) type PagedSequence = BlockTable<KvPool>;
 
 /// The rows of a step.
 pub(crate) struct PagedStep {
@@ -54,8 +42,7 @@ impl PagedKv {
             dtype: budget.dtype,
         };
         let memory = KvPool::new(shape, blocks.count)?;
-        let pool = Mutex::new(BlockPool::new(blocks.count));
-        Ok(Self { shared: Arc::new(Shared { memory, pool }), tokens: blocks.tokens })
+        Ok(Self { shared: SharedBlocks::new(memory, blocks.count), tokens: blocks.tokens })
     }
 
     pub(crate) fn tokens(&self) -> usize {
@@ -63,7 +50,7 @@ impl PagedKv {
     }
 
     pub(crate) fn sequence(&self) -> PagedSequence {
-        PagedSequence { blocks: Vec::new(), shared: Arc::clone(&self.shared) }
+        BlockTable::new(&self.shared)
     }
 
     pub(crate) fn begin(&self, rows: Vec<RowMemory<'_, PagedSequence>>) -> Result<PagedStep, KvError> {
@@ -78,95 +65,27 @@ impl PagedKv {
     }
 }
 
-impl Shared {
-    fn pool(&self) -> MutexGuard<'_, BlockPool> {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+/// One block's bytes after the other's.
+impl BlockMemory for KvPool {
+    fn copy_block(&self, from: i32, to: i32) -> Result<(), Exception> {
+        Self::copy_block(self, from, to)
     }
 
-    /// Of all layers.
-    fn block_bytes(&self) -> usize {
-        KvPool::block_bytes(self.memory.shape()) as usize
-    }
-}
-
-impl PagedSequence {
-    /// Makes sure of blocks for `new` tokens behind `len`, and that those which they go to are this sequence's alone.
-    /// Returns all of its blocks.
-    fn reserve(&mut self, len: usize, new: usize) -> Result<&[i32], KvError> {
-        let mut pool = self.shared.pool();
-        for block in self.blocks.iter_mut().skip(len / BLOCK_TOKENS) {
-            if let Some(target) = pool.copy_target(*block)? {
-                if let Err(error) = self.shared.memory.copy_block(*block, target) {
-                    pool.release(target);
-                    return Err(error.into());
-                }
-                pool.release(std::mem::replace(block, target));
-            }
-        }
-        let needed = (len + new).div_ceil(BLOCK_TOKENS);
-        while self.blocks.len() < needed {
-            self.blocks.push(pool.allocate()?);
-        }
-        Ok(&self.blocks)
-    }
-
-    pub(crate) fn truncate(&mut self, len: usize) {
-        let kept = len.div_ceil(BLOCK_TOKENS).min(self.blocks.len());
-        let mut pool = self.shared.pool();
-        for block in self.blocks.drain(kept..).rev() {
-            pool.release(block);
-        }
-    }
-
-    /// Keys and values of the tokens of whole blocks, one block after the other.
-    pub(crate) fn export(&self, tokens: Range<usize>) -> Result<Vec<u8>, KvError> {
-        let blocks = self.blocks.get(whole_blocks(tokens)?).ok_or_else(not_held)?;
-        let block_bytes = self.shared.block_bytes();
+    fn read_blocks(&self, blocks: &[i32]) -> Result<Vec<u8>, Exception> {
+        let block_bytes = Self::block_bytes(self.shape()) as usize;
         let mut bytes = vec![0; blocks.len() * block_bytes];
         for (&block, bytes) in blocks.iter().zip(bytes.chunks_exact_mut(block_bytes)) {
-            self.shared.memory.read_block(block, bytes)?;
+            self.read_block(block, bytes)?;
         }
         Ok(bytes)
     }
 
-    /// Appends the keys and values that [`export`](Self::export) gave of as many `tokens`.
-    pub(crate) fn import(&mut self, tokens: Range<usize>, bytes: &[u8]) -> Result<(), KvError> {
-        self.reserve(tokens.start, tokens.len())?;
-        let blocks = self.blocks.get(whole_blocks(tokens)?).ok_or_else(not_held)?;
-        let parts = bytes.chunks(self.shared.block_bytes());
+    fn write_blocks(&self, blocks: &[i32], bytes: &[u8]) -> Result<(), Exception> {
+        let parts = bytes.chunks(Self::block_bytes(self.shape()) as usize);
         if parts.len() != blocks.len() {
-            return Err(Exception::custom("these are not the keys and values of so many tokens").into());
+            return Err(other_bytes());
         }
-        for (&block, bytes) in blocks.iter().zip(parts) {
-            self.shared.memory.write_block(block, bytes)?;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn fork(&self, len: usize) -> Self {
-        let blocks = self.blocks[..len.div_ceil(BLOCK_TOKENS).min(self.blocks.len())].to_vec();
-        let mut pool = self.shared.pool();
-        blocks.iter().for_each(|&block| pool.share(block));
-        drop(pool);
-        Self { blocks, shared: Arc::clone(&self.shared) }
-    }
-}
-
-/// Which of a sequence's blocks have these tokens, and no others.
-fn whole_blocks(tokens: Range<usize>) -> Result<Range<usize>, Exception> {
-    if !tokens.start.is_multiple_of(BLOCK_TOKENS) || !tokens.end.is_multiple_of(BLOCK_TOKENS) {
-        return Err(Exception::custom(format!("the tokens {tokens:?} are not those of whole blocks")));
-    }
-    Ok(tokens.start / BLOCK_TOKENS..tokens.end / BLOCK_TOKENS)
-}
-
-fn not_held() -> Exception {
-    Exception::custom("a sequence does not have the keys and values of these tokens")
-}
-
-impl Drop for PagedSequence {
-    fn drop(&mut self) {
-        self.truncate(0);
+        blocks.iter().zip(parts).try_for_each(|(&block, bytes)| self.write_block(block, bytes))
     }
 }
 

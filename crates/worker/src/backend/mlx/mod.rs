@@ -1,6 +1,12 @@
 //! MLX's operations, in the model's own float type: for the GPU. Nothing else names `mlx_rs::fast`.
 
-mod contiguous;
+mod array_blocks;
+mod attention;
+mod between;
+mod gathered;
+mod group;
+mod grouping;
+mod step;
 
 use mlx_rs::{
     Array, Dtype,
@@ -9,7 +15,8 @@ use mlx_rs::{
     ops::{concatenate, dequantize, indexing::take_axis, quantized_matmul, sigmoid},
 };
 
-pub(crate) use contiguous::{ContiguousKv, ContiguousSequence, ContiguousStep};
+pub(crate) use gathered::{GatheredKv, GatheredSequence};
+pub(crate) use step::GatheredStep;
 
 use super::{AttentionSpec, Linear, Matrix, Norm, Storage};
 
@@ -69,4 +76,10 @@ fn multiply(x: &Array, matrix: &Matrix) -> Result<Array, Exception> {
     // A matrix of another type than most must not change that of everything behind it.
     let y = y.as_dtype(matrix.dtype)?;
     matrix.bias.as_ref().map_or(Ok(y.clone()), |bias| y.add(bias))
+}
+
+/// Where an evaluated array of floats is.
+#[cfg(test)]
+fn address(array: &Array) -> usize {
+    array.as_slice::<f32>().as_ptr().addr()
 }

@@ -132,6 +132,14 @@ impl Float {
         }
     }
 
+    /// Of a number.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
     pub(crate) fn tensor(self, shape: Vec<usize>, values: &[f64]) -> Tensor {
         let (dtype, bytes) = match self {
             Self::F32 => ("F32", values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect()),

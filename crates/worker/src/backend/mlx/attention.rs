@@ -1,0 +1,111 @@
+//! Attention with MLX's operations, once the keys and values are in one place.
+
+use mlx_rs::{
+    Array,
+    error::Exception,
+    fast::{ScaledDotProductAttentionMask, rope_dynamic, scaled_dot_product_attention},
+    ops::{arange, broadcast_to, indexing::TryIndexOp},
+};
+
+use super::super::{
+    Rope,
+    attention::{AttentionSpec, Heads},
+};
+
+/// Queries, keys and values, `[tokens, heads, 1, dim]` each.
+pub(super) fn split(heads: Heads, qkv: &Array) -> Result<(Array, Array, Array), Exception> {
+    let Heads { queries, kv, dim } = heads;
+    let heads = qkv.reshape(&[qkv.dim(0), queries + 2 * kv, 1, dim])?;
+    let part = |from: i32, to: i32| heads.try_index((.., from..to));
+    Ok((part(0, queries)?, part(queries, queries + kv)?, part(queries + kv, queries + 2 * kv)?))
+}
+
+/// Rotates `[tokens, heads, 1, dim]`, each token by its own position (int32 `[tokens]`): MLX takes one position for each
+/// first index, so each token is a batch of its own.
+pub(super) fn rotate(rope: &Rope, x: &Array, positions: &Array) -> Result<Array, Exception> {
+    rope_dynamic(x, rope.dims(), rope.traditional(), None, 1.0, positions, rope.reciprocals())
+}
+
+/// Rows with equally many new tokens. `queries` `[rows * new, heads, 1, dim]`, `keys` and `values` `[1, rows * kv_heads,
+/// seen, dim]`, `mask` as [`seen_by`] makes it. Returns `[rows * new, heads * dim]`.
+///
+/// The heads of all rows stand side by side as if they were one row's: so neither the mask has to be copied in every
+/// layer, nor do keys and values of which a part is left out.
+pub(super) fn attend_together(
+    spec: &AttentionSpec,
+    new: i32,
+    queries: &Array,
+    (keys, values): (&Array, &Array),
+    mask: &Array,
+) -> Result<Array, Exception> {
+    let Heads { queries: heads, dim, .. } = spec.heads;
+    let rows = queries.dim(0) / new;
+    let queries = queries.reshape(&[rows, new, heads, dim])?.transpose_axes(&[0, 2, 1, 3])?.reshape(&[
+        1,
+        rows * heads,
+        new,
+        dim,
+    ])?;
+    let mask = ScaledDotProductAttentionMask::Array(mask);
+    scaled_dot_product_attention(&queries, keys, values, spec.scale, mask, None)?
+        .reshape(&[rows, heads, new, dim])?
+        .transpose_axes(&[0, 2, 1, 3])?
+        .reshape(&[rows * new, heads * dim])
+}
+
+/// Which of the keys at positions `first..last` each query sees, whose own positions are `positions` (`rows * new` of
+/// them): boolean `[1, rows * heads, new, last - first]`.
+pub(super) fn seen_by(
+    spec: &AttentionSpec,
+    new: i32,
+    positions: &[i32],
+    (first, last): (i32, i32),
+) -> Result<Array, Exception> {
+    let (rows, heads) = (positions.len() as i32 / new, spec.heads.queries);
+    let queries = Array::from_slice(positions, &[rows, 1, new, 1]);
+    let keys = arange::<_, i32>(first, last, None)?;
+    let mut seen = keys.le(&queries)?;
+    if let Some(window) = spec.window {
+        let before = queries.subtract(Array::from_int(window))?;
+        seen = seen.logical_and(keys.gt(&before)?)?;
+    }
+    let keys = last - first;
+    broadcast_to(&seen, &[rows, heads, new, keys])?.reshape(&[1, rows * heads, new, keys])
+}
+
+/// One sequence: `queries` `[new, heads, 1, dim]`, `keys` and `values` `[1, kv_heads, all, dim]`, the new tokens being the
+/// last of all. Returns `[new, heads * dim]`.
+pub(super) fn attend_alone(
+    spec: &AttentionSpec,
+    queries: &Array,
+    (keys, values): (&Array, &Array),
+) -> Result<Array, Exception> {
+    let queries = queries.swap_axes(0, 2)?;
+    let (new, all) = (queries.dim(2), keys.dim(2));
+    // Keys that any query sees: the first one sees `window` of them, and each other one more.
+    let seen = spec.window.map_or(all, |window| all.min(window.saturating_add(new - 1)));
+    let (keys, values) =
+        (keys.try_index((.., .., all - seen.., ..))?, values.try_index((.., .., all - seen.., ..))?);
+    let windowed = match spec.window {
+        Some(window) if new > 1 && window < all => Some(window_mask(window, new, seen)?),
+        _ => None,
+    };
+    let mask = match &windowed {
+        Some(mask) => Some(ScaledDotProductAttentionMask::Array(mask)),
+        None => (new > 1).then_some(ScaledDotProductAttentionMask::Causal),
+    };
+    scaled_dot_product_attention(&queries, &keys, &values, spec.scale, mask, None)?
+        .transpose_axes(&[0, 2, 1, 3])?
+        .reshape(&[new, spec.heads.queries * spec.heads.dim])
+}
+
+/// Which of the last `seen` keys each of the last `new` queries sees: boolean `[new, seen]`.
+fn window_mask(window: i32, new: i32, seen: i32) -> Result<Array, Exception> {
+    let queries = arange::<_, i32>(seen - new, seen, None)?.expand_dims(1)?;
+    let keys = arange::<_, i32>(0, seen, None)?.expand_dims(0)?;
+    let distance = queries.subtract(&keys)?;
+    distance.ge(Array::from_int(0))?.logical_and(distance.lt(Array::from_int(window))?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Keys and values in blocks, and attention on what a step's rows have of them, in one place.
+//!
+//! ```text
+//!              take (pages)                insert (scatter)            one attention
+//!   blocks ──────────────▶ [rows, room] ────────────────────▶ [rows, room] ──────────▶ output
+//!     ▲                         ▲           the new tokens          │
+//!     │ scatter, when           └─────── the same rows again ───────┘ kept for the next step
+//!     └── all has been computed
+//! ```
+//!
+//! **What it costs.** Rows that decode attend in groups of similar length ([`grouping`](super::grouping)), with a mask for
+//! what they are padded by: a layer takes the same operations for 32 of them as for two. Beside views and what is computed
+//! once a step, these are two rotations, a concatenation, a scatter into the blocks, and for each group a scatter and an
+//! attention. A longest row of twice the length adds one group at most.
+//!
+//! Gathering takes three operations more. It reads and writes all keys and values of the rows, and attention reads them
+//! again: three times the traffic of attention alone. Therefore the gathered copy is kept, with some room: as long as the
+//! same sequences decode, a step adds its tokens to the copy, in place, and nothing is gathered. Copies take memory of
+//! their own, a [share](COPIES) of the budget; what does not fit is gathered in each step. A chunk of a prompt attends by
+//! itself, behind what it gathers of its sequence.
+//!
+//! Nothing of this has been measured on a GPU yet. A kernel that reads blocks by a table would need neither copies nor
+//! masks.
+//!
+//! **When a step fails** nothing is lost: the blocks are written when everything has been computed, and only then.
+//!
+//! **Batches.** Padding and the number of rows change how MLX cuts its sums: in another batch a result is another one
+//! within a rounding.
+
+use std::{ops::Range, sync::Arc};
+
+use mlx_rs::Dtype;
+
+use super::{
+    super::{
+        block_table::{BlockTable, SharedBlocks},
+        kv::{KvBudget, KvError, KvGeometry, RowMemory, value_bytes},
+    },
+    array_blocks::{Appended, ArrayBlocks},
+    between::{Between, Stamp},
+    group::Row,
+    step::GatheredStep,
+};
+use crate::cache::BLOCK_TOKENS;
+
+/// One part in so many of the budget is for copies.
+const COPIES: u64 = 5;
+
+/// The memory of all sequences.
+pub(crate) struct GatheredKv {
+    blocks: Arc<SharedBlocks<ArrayBlocks>>,
+    between: Arc<Between>,
+    tokens: usize,
+    /// Whether rows may attend together: else their results do not depend on each other.
+    together: bool,
+}
+
+/// What a sequence has of it.
+pub(crate) struct GatheredSequence {
+    table: BlockTable<ArrayBlocks>,
+    blocks: Arc<SharedBlocks<ArrayBlocks>>,
+    between: Arc<Between>,
+    /// What it has.
+    stamp: Stamp,
+    /// What it will have after the step that is being computed.
+    next: Stamp,
+}
+
+impl GatheredKv {
+    /// Keys and values have the type of activations, `dtype`.
+    pub(crate) fn new(
+        geometry: KvGeometry,
+        budget: KvBudget,
+        dtype: Dtype,
+        together: bool,
+    ) -> Result<Self, KvError> {
+        let value_bytes = value_bytes(dtype);
+        let copies = if together { budget.bytes / COPIES } else { 0 };
+        let without = KvBudget { bytes: budget.bytes - copies, ..budget };
+        let (blocks, copies) = match geometry.blocks(without, value_bytes) {
+            Ok(blocks) => (blocks, copies),
+            // There is no memory to spare.
+            Err(_) => (geometry.blocks(budget, value_bytes)?, 0),
+        };
+        let copied = (copies / geometry.block_bytes(value_bytes).max(1)) as usize * BLOCK_TOKENS;
+        let layers = geometry.layers.unsigned_abs() as usize;
+        let count = blocks.count.min(ArrayBlocks::most(geometry.heads));
+        let unused = (blocks.count - count).unsigned_abs() as usize * BLOCK_TOKENS;
+        let memory = ArrayBlocks::new(layers, geometry.heads, dtype, count)?;
+        Ok(Self {
+            blocks: SharedBlocks::new(memory, count),
+            between: Arc::new(Between::new(copied)),
+            tokens: blocks.tokens.saturating_sub(unused),
+            together,
+        })
+    }
+
+    pub(crate) fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    pub(crate) fn sequence(&self) -> GatheredSequence {
+        GatheredSequence::new(BlockTable::new(&self.blocks), &self.blocks, &self.between)
+    }
+
+    pub(crate) fn begin<'a>(
+        &self,
+        mut rows: Vec<RowMemory<'a, GatheredSequence>>,
+    ) -> Result<GatheredStep<'a>, KvError> {
+        // What is left of a step that has failed.
+        self.between.state().pending = None;
+        let mut last = 0;
+        for RowMemory { position, new_tokens, memory } in &mut rows {
+            let blocks = memory.table.reserve(*position, *new_tokens)?;
+            last = blocks.iter().copied().fold(last, i32::max);
+            memory.next = self.between.state().stamp();
+        }
+        self.blocks.memory.prepare(last)?;
+        let rows: Vec<Row<'_>> = rows.iter().map(row).collect();
+        Ok(GatheredStep::new(&self.blocks, &self.between, &rows, self.together))
+    }
+}
+
+impl GatheredSequence {
+    fn new(
+        table: BlockTable<ArrayBlocks>,
+        blocks: &Arc<SharedBlocks<ArrayBlocks>>,
+        between: &Arc<Between>,
+    ) -> Self {
+        let stamp = between.state().stamp();
+        Self { table, blocks: Arc::clone(blocks), between: Arc::clone(between), stamp, next: stamp }
+    }
+
+    /// Gives back the blocks that only tokens from `len` on need. A copy may go on having them: they are not seen.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.table.truncate(len);
+    }
+
+    pub(crate) fn fork(&self, len: usize) -> Self {
+        Self::new(self.table.fork(len), &self.blocks, &self.between)
+    }
+
+    pub(crate) fn export(&self, tokens: Range<usize>) -> Result<Vec<u8>, KvError> {
+        self.table.export(tokens)
+    }
+
+    /// Appends the keys and values that [`export`](Self::export) gave of as many `tokens`.
+    pub(crate) fn import(&mut self, tokens: Range<usize>, bytes: &[u8]) -> Result<(), KvError> {
+        self.stamp = self.between.state().stamp();
+        self.next = self.stamp;
+        self.table.import(tokens, bytes)
+    }
+
+    /// The step has been computed: its tokens are there to stay, those of all of its rows.
+    pub(crate) fn commit(&mut self) {
+        self.stamp = self.next;
+        if let Some((slots, layers)) = self.between.state().commit() {
+            self.blocks.memory.append(Appended { slots, layers });
+        }
+    }
+}
+
+fn row<'a>(row: &'a RowMemory<'_, GatheredSequence>) -> Row<'a> {
+    let RowMemory { position, new_tokens, memory } = row;
+    Row {
+        position: *position as i32,
+        new: *new_tokens as i32,
+        blocks: memory.table.blocks(),
+        stamps: (memory.stamp, memory.next),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! The rows of a step, for the attention of each layer in turn.
+
+use std::{marker::PhantomData, ops::Range, sync::Arc};
+
+use mlx_rs::{
+    Array,
+    error::Exception,
+    ops::{concatenate, indexing::take_axis},
+};
+
+use super::{
+    super::{attention::AttentionSpec, block_table::SharedBlocks},
+    array_blocks::{ArrayBlocks, TOKENS},
+    attention::{rotate, split},
+    between::{Between, Copy, Pending, State},
+    group::{Group, Row, indices},
+    grouping::{Grouped, RowShape, grouped},
+};
+
+/// The rows of a step, in groups.
+pub(crate) struct GatheredStep<'a> {
+    blocks: Arc<SharedBlocks<ArrayBlocks>>,
+    between: Arc<Between>,
+    groups: Vec<Group>,
+    /// Position of each token, group by group: int32 `[tokens]`.
+    positions: Array,
+    /// `None`: the groups' tokens are in the step's order.
+    order: Option<Order>,
+    /// Nothing else changes the rows' sequences meanwhile.
+    rows: PhantomData<&'a mut ()>,
+}
+
+/// int32 `[tokens]` each.
+struct Order {
+    /// Which of the step's tokens the groups' are.
+    groups: Array,
+    /// Which of the groups' tokens the step's are.
+    step: Array,
+}
+
+impl GatheredStep<'_> {
+    /// The blocks have room for the new tokens. Rows may attend `together`, or each is alone.
+    pub(super) fn new(
+        blocks: &Arc<SharedBlocks<ArrayBlocks>>,
+        between: &Arc<Between>,
+        rows: &[Row<'_>],
+        together: bool,
+    ) -> Self {
+        let shape = |row: &Row<'_>| RowShape {
+            new_tokens: row.new as usize,
+            blocks: (row.position + row.new).unsigned_abs().div_ceil(TOKENS.unsigned_abs()) as usize,
+        };
+        let shapes: Vec<RowShape> = rows.iter().map(shape).collect();
+        let grouped = grouped(&shapes, together);
+        let in_order: Vec<Row<'_>> =
+            grouped.iter().flat_map(|group| group.rows.iter().map(|&row| rows[row])).collect();
+        let mut state = between.state();
+        let mut plan = Plan { state: &mut state, blocks: &blocks.memory, left: between.limit(), first: 0 };
+        let mut rest = &in_order[..];
+        let mut groups = Vec::new();
+        for group in &grouped {
+            let (rows, behind) = rest.split_at(group.rows.len());
+            rest = behind;
+            groups.push(plan.group(group, rows));
+        }
+        // Before the step takes memory.
+        state.forget();
+        let (groups, copies) = groups.into_iter().unzip();
+        let memory = &blocks.memory;
+        let new = vec![None; memory.layers()];
+        state.pending = Some(Pending { slots: indices(&slots(&in_order, memory)), new, copies });
+        let positions: Vec<i32> = in_order.iter().flat_map(positions).collect();
+        Self {
+            blocks: Arc::clone(blocks),
+            between: Arc::clone(between),
+            groups,
+            positions: indices(&positions),
+            order: Order::of(&grouped, rows),
+            rows: PhantomData,
+        }
+    }
+
+    pub(crate) fn attend(&self, spec: &AttentionSpec, layer: usize, qkv: &Array) -> Result<Array, Exception> {
+        let qkv = match &self.order {
+            Some(order) => &take_axis(qkv, &order.groups, 0)?,
+            None => qkv,
+        };
+        let (mut queries, mut keys, values) = split(spec.heads, qkv)?;
+        if let Some(rope) = &spec.rope {
+            queries = rotate(rope, &queries, &self.positions)?;
+            keys = rotate(rope, &keys, &self.positions)?;
+        }
+        let new = concatenate(&[&keys, &values], 1)?;
+        let mut state = self.between.state();
+        let State { pending: Some(pending), .. } = &mut *state else {
+            return Err(Exception::custom("another step has begun"));
+        };
+        let mut attended = Vec::with_capacity(self.groups.len());
+        for (group, copy) in self.groups.iter().zip(&mut pending.copies) {
+            let (queries, new) = (group.part(&queries)?, group.part(&new)?);
+            let blocks = (&self.blocks.memory, layer);
+            attended.push(group.attend(spec, (&queries, &new), blocks, copy.as_mut())?);
+        }
+        if let Some(place) = pending.new.get_mut(layer) {
+            *place = Some(new);
+        }
+        let attended = match &attended[..] {
+            [one] => one.clone(),
+            several => concatenate(several, 0)?,
+        };
+        self.order.as_ref().map_or(Ok(attended.clone()), |order| take_axis(&attended, &order.step, 0))
+    }
+}
+
+/// What groups are made of.
+struct Plan<'a> {
+    state: &'a mut State,
+    blocks: &'a ArrayBlocks,
+    /// Tokens that copies may still have.
+    left: usize,
+    /// Tokens of the groups made so far.
+    first: i32,
+}
+
+impl Plan<'_> {
+    /// A group, and where its keys and values are kept, if they are.
+    fn group(&mut self, grouped: &Grouped, rows: &[Row<'_>]) -> (Group, Option<Copy>) {
+        let longest = grouped.blocks as i32;
+        let before: Vec<_> = rows.iter().map(|row| row.stamps.0).collect();
+        let taken = self.state.take(&before, longest * TOKENS);
+        // An eighth more than is needed: so what is gathered anew is, for each new token, a few others.
+        let roomy = taken.as_ref().map_or((longest + longest / 8 + 1) * TOKENS, |copy| copy.room);
+        let size = rows.len() * roomy as usize;
+        let keep = grouped.together && size <= self.left;
+        let taken = taken.filter(|_| keep);
+        let room = if keep { roomy } else { longest * TOKENS };
+        let group = Group::new(rows, grouped.together, self.first, room, taken.as_ref(), self.blocks);
+        self.first += rows.iter().map(|row| row.new).sum::<i32>();
+        if !keep {
+            return (group, None);
+        }
+        self.left -= size;
+        let layers = taken.map_or_else(|| vec![None; self.blocks.layers()], |copy| copy.layers);
+        let stamps = rows.iter().map(|row| row.stamps.1).collect();
+        (group, Some(Copy { stamps, room, layers }))
+    }
+}
+
+impl Order {
+    /// `None` if the groups' tokens are in the step's order.
+    fn of(groups: &[Grouped], rows: &[Row<'_>]) -> Option<Self> {
+        let firsts: Vec<i32> = rows
+            .iter()
+            .scan(0, |next, row| {
+                let first = *next;
+                *next += row.new;
+                Some(first)
+            })
+            .collect();
+        let tokens = |&row: &usize| firsts[row]..firsts[row] + rows[row].new;
+        let of_groups: Vec<i32> =
+            groups.iter().flat_map(|group| group.rows.iter().flat_map(tokens)).collect();
+        if of_groups.is_sorted() {
+            return None;
+        }
+        let mut of_step = vec![0; of_groups.len()];
+        for (index, &token) in of_groups.iter().enumerate() {
+            of_step[token as usize] = index as i32;
+        }
+        Some(Self { groups: indices(&of_groups), step: indices(&of_step) })
+    }
+}
+
+/// Places of the rows' new tokens in the blocks: of each token the keys' heads, then the values'.
+fn slots(rows: &[Row<'_>], blocks: &ArrayBlocks) -> Vec<i32> {
+    let token = |row: Row<'_>, position: i32| {
+        let first = blocks.first_page(row.blocks[(position / TOKENS) as usize]);
+        (first..first + blocks.pages_of_block()).map(move |page| page * TOKENS + position % TOKENS)
+    };
+    let row = |&row: &_| positions(&row).flat_map(move |position| token(row, position));
+    rows.iter().flat_map(row).collect()
+}
+
+/// Of a row's new tokens.
+fn positions(row: &Row<'_>) -> Range<i32> {
+    row.position..row.position + row.new
+}
