@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "answers/choices.rs"]
+mod choices;
+#[path = "answers/logprobs.rs"]
+mod logprobs;
+
 use std::collections::HashSet;
 #[cfg(not(target_os = "macos"))]
 use std::thread;

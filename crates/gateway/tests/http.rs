@@ -106,7 +106,8 @@ async fn errors_have_openais_shape_and_their_status() {
         ),
         (json_body(chat(json!({"temperature": 3}))), 400, "invalid_value"),
         (json_body(chat(json!({"messages": []}))), 400, "invalid_value"),
-        (json_body(chat(json!({"n": 2}))), 400, "unsupported_parameter"),
+        (json_body(chat(json!({"echo": true}))), 400, "unsupported_parameter"),
+        (json_body(chat(json!({"n": 9}))), 400, "invalid_value"),
         (json_body(chat(json!({"model": "other"}))), 404, "model_not_found"),
         (raw("GET", "/v1/models/org/other", "text/plain", vec![]), 404, "model_not_found"),
     ] {

@@ -3,6 +3,8 @@
 
 #[path = "streaming/cancels.rs"]
 mod cancels;
+#[path = "streaming/choices.rs"]
+mod choices;
 #[path = "streaming/readers.rs"]
 mod readers;
 mod support;

@@ -163,7 +163,7 @@ async fn a_worker_that_sends_too_much_is_ended_and_costs_little() {
         bytes
     };
     let chunk = |id, tokens| {
-        let chunk = Delta { first_token: 0, text: "x".into(), tokens: vec![7; tokens].into() };
+        let chunk = Delta { text: "x".into(), tokens: vec![7; tokens].into(), ..Delta::default() };
         StreamEvent { id, kind: StreamEventKind::Delta(chunk) }
     };
     type Body<'a> = &'a dyn Fn(RequestId) -> Vec<u8>;

@@ -2,16 +2,19 @@
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used)]
 
-use proptest::{collection::vec, option, prelude::*};
+#[path = "codec/messages.rs"]
+mod messages;
+
+use messages::{batch, report};
+use proptest::prelude::*;
 use protocol::{
     codec::{CodecError, MAX_ENCODED, decode, encode},
     ids::RequestId,
     message::{
-        Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, EncodedSubmission, Failure,
-        FailureKind, FinishReason, Generate, Heartbeat, MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS,
-        ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt, Report, Sampling, StreamEvent,
-        StreamEventKind, Submission, TokenizeInput, TraceContext, Usage, append_operation, append_submission,
-        begin_batch, encode_batch,
+        Answer, Batch, Delta, EncodedSubmission, Generate, Heartbeat, MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS,
+        MAX_EVENTS, MAX_TOKEN_BYTES, MAX_TOP_LOGPROBS, Pieces, Prompt, Report, StreamEvent, StreamEventKind,
+        Submission, TokenLogprob, TokenLogprobs, append_operation, append_submission, begin_batch,
+        encode_batch,
     },
 };
 use serde::Serialize;
@@ -20,225 +23,6 @@ fn bytes_of<T: Serialize>(message: &T) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode(message, &mut bytes).unwrap();
     bytes
-}
-
-fn text() -> impl Strategy<Value = String> + Clone {
-    ".{0,20}"
-}
-
-fn id() -> impl Strategy<Value = RequestId> + Clone {
-    any::<u64>().prop_map(RequestId)
-}
-
-fn tokens() -> impl Strategy<Value = Vec<u32>> + Clone {
-    vec(any::<u32>(), 0..20)
-}
-
-prop_compose! {
-    fn chat_message()(role in text(), content in text(), name in option::of(text())) -> ChatMessage {
-        ChatMessage { role, content, name }
-    }
-}
-
-fn prompt() -> impl Strategy<Value = Prompt> {
-    prop_oneof![
-        vec(chat_message(), 0..4).prop_map(Prompt::Chat),
-        text().prop_map(Prompt::Text),
-        tokens().prop_map(Prompt::Tokens),
-    ]
-}
-
-prop_compose! {
-    fn sampling()(
-        floats in [-1e9..1e9f32, 0.0..1f32, 0.0..1f32, 0.0..9f32, -2.0..2f32, -2.0..2f32],
-        top_k in any::<u32>(),
-        logit_bias in vec((any::<u32>(), -100.0..100f32), 0..4),
-        seed in any::<u64>(),
-    ) -> Sampling {
-        let [temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty] = floats;
-        Sampling { temperature, top_p, top_k, min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed }
-    }
-}
-
-prop_compose! {
-    fn trace_context()(
-        trace_id in any::<[u8; 16]>(),
-        span_id in any::<[u8; 8]>(),
-        sampled in any::<bool>(),
-    ) -> TraceContext {
-        TraceContext { trace_id, span_id, sampled }
-    }
-}
-
-fn constraint() -> impl Strategy<Value = Constraint> {
-    let kind = prop_oneof![
-        Just(ConstraintKind::JsonObject),
-        text().prop_map(ConstraintKind::JsonSchema),
-        text().prop_map(ConstraintKind::Regex),
-        vec(text(), 0..4).prop_map(ConstraintKind::Choice),
-        text().prop_map(ConstraintKind::Grammar),
-    ];
-    (kind, text()).prop_map(|(kind, param)| Constraint { kind, param })
-}
-
-prop_compose! {
-    fn generate()(
-        id in id(),
-        prompt in prompt(),
-        sampling in sampling(),
-        max_tokens in option::of(any::<u32>()),
-        stop in vec(text(), 0..3),
-        resume in tokens(),
-        (ignore_eos, output) in (any::<bool>(), option::of(constraint())),
-        credit in any::<u32>(),
-        trace in option::of(trace_context()),
-        (correlation_id, arrived_micros) in (option::of(text()), any::<u64>()),
-    ) -> Generate {
-        Generate {
-            id, prompt, sampling, max_tokens, stop, resume, ignore_eos, output, credit, trace, correlation_id,
-            arrived_micros,
-        }
-    }
-}
-
-fn operation() -> impl Strategy<Value = Operation> {
-    let input = || {
-        (prompt(), any::<bool>(), any::<bool>()).prop_map(
-            |(prompt, add_special_tokens, add_generation_prompt)| TokenizeInput {
-                prompt,
-                add_special_tokens,
-                add_generation_prompt,
-            },
-        )
-    };
-    let kind = prop_oneof![
-        input().prop_map(OperationKind::Tokenize),
-        input().prop_map(OperationKind::Count),
-        (tokens(), any::<bool>()).prop_map(|(tokens, skip_special_tokens)| OperationKind::Detokenize {
-            tokens,
-            skip_special_tokens
-        }),
-        (vec(chat_message(), 0..4), any::<bool>()).prop_map(|(messages, add_generation_prompt)| {
-            OperationKind::Render { messages, add_generation_prompt }
-        }),
-        text().prop_map(|draft| OperationKind::CheckDraft { draft }),
-        (input(), prop::sample::select(vec![PieceForm::Vocabulary, PieceForm::Bytes]))
-            .prop_map(|(input, form)| OperationKind::Pieces { input, form }),
-    ];
-    (id(), kind).prop_map(|(id, kind)| Operation { id, kind })
-}
-
-fn batch() -> impl Strategy<Value = Batch> {
-    let submission = prop_oneof![
-        generate().prop_map(|generate| Submission::Generate(Box::new(generate))),
-        id().prop_map(Submission::Cancel),
-        (id(), any::<u32>()).prop_map(|(id, chunks)| Submission::Credit { id, chunks }),
-        operation().prop_map(|operation| Submission::Operation(Box::new(operation))),
-        Just(Submission::Drain),
-    ];
-    vec(submission, 0..6).prop_map(|submissions| Batch { submissions })
-}
-
-fn failure() -> impl Strategy<Value = Failure> {
-    let kind = prop::sample::select(vec![
-        FailureKind::InvalidRequest,
-        FailureKind::ContextLengthExceeded,
-        FailureKind::Internal,
-        FailureKind::WorkerLost,
-    ]);
-    (kind, option::of(text()), text()).prop_map(|(kind, param, message)| Failure { kind, param, message })
-}
-
-fn answer() -> impl Strategy<Value = Answer> {
-    prop_oneof![
-        tokens().prop_map(Answer::Tokens),
-        any::<u64>().prop_map(Answer::Count),
-        text().prop_map(Answer::Text),
-        (any::<bool>(), option::of(text()), any::<[u32; 2]>()).prop_map(
-            |(compatible, reason, [vocab_size, draft_vocab_size])| Answer::DraftCheck {
-                compatible,
-                reason,
-                vocab_size,
-                draft_vocab_size,
-            }
-        ),
-        vec((any::<u32>(), vec(any::<u8>(), 0..5)), 0..5).prop_map(|all| {
-            let mut pieces = Pieces::default();
-            all.iter().for_each(|(token, bytes)| pieces.push(*token, bytes));
-            Answer::Pieces(pieces)
-        }),
-    ]
-}
-
-fn event() -> impl Strategy<Value = StreamEvent> {
-    let reason = prop::sample::select(vec![FinishReason::Stop, FinishReason::Length]);
-    let usage = any::<[u32; 5]>().prop_map(
-        |[prompt_tokens, completion_tokens, cached_tokens, drafted_tokens, accepted_tokens]| Usage {
-            prompt_tokens,
-            completion_tokens,
-            cached_tokens,
-            drafted_tokens,
-            accepted_tokens,
-        },
-    );
-    let kind = prop_oneof![
-        any::<u32>().prop_map(|prompt_tokens| StreamEventKind::Prepared { prompt_tokens }),
-        any::<u32>().prop_map(|cached_tokens| StreamEventKind::Started { cached_tokens }),
-        (any::<u32>(), tokens(), text()).prop_map(|(first_token, tokens, text)| {
-            StreamEventKind::Delta(Delta { first_token, tokens: tokens.into(), text: text.into() })
-        }),
-        answer().prop_map(StreamEventKind::Answered),
-        (reason, usage).prop_map(|(reason, usage)| StreamEventKind::Finished { reason, usage }),
-        failure().prop_map(StreamEventKind::Failed),
-    ];
-    (id(), kind).prop_map(|(id, kind)| StreamEvent { id, kind })
-}
-
-fn report() -> impl Strategy<Value = Report> {
-    let info = ([text(), text(), text()], any::<[u32; 2]>(), any::<[u64; 3]>()).prop_map(
-        |(
-            [name, digest, architecture],
-            [context_length, vocab_size],
-            [weight_bytes, load_micros, tokenizer_micros],
-        )| {
-            ModelInfo {
-                name,
-                digest,
-                architecture,
-                context_length,
-                vocab_size,
-                weight_bytes,
-                load_micros,
-                tokenizer_micros,
-            }
-        },
-    );
-    let heartbeat = (any::<[u64; 5]>(), any::<[u32; 3]>(), option::of(any::<u64>())).prop_map(
-        |(
-            [step, oldest_preparation_millis, kv_tokens, kv_capacity, memory_bytes],
-            [runnable, paused, waiting],
-            progress,
-        )| {
-            Heartbeat {
-                step,
-                runnable,
-                paused,
-                waiting,
-                oldest_preparation_millis,
-                kv_tokens,
-                kv_capacity,
-                progress,
-                memory_bytes,
-            }
-        },
-    );
-    prop_oneof![
-        info.prop_map(Report::Ready),
-        failure().prop_map(Report::LoadFailed),
-        heartbeat.prop_map(Report::Heartbeat),
-        vec(event(), 0..6).prop_map(Report::Events),
-        Just(Report::Drained),
-    ]
 }
 
 proptest! {
@@ -305,20 +89,11 @@ fn the_buffer_is_cleared_and_reused() {
 #[test]
 fn too_large_a_message_is_neither_encoded_nor_decoded() {
     let text = |len| Batch {
-        submissions: vec![Submission::Generate(Box::new(Generate {
-            id: RequestId(1),
-            prompt: Prompt::Text("x".repeat(len)),
-            sampling: Sampling::default(),
-            max_tokens: None,
-            stop: vec![],
-            resume: vec![],
-            ignore_eos: false,
-            output: None,
-            credit: 1,
-            trace: None,
-            correlation_id: None,
-            arrived_micros: 0,
-        }))],
+        submissions: vec![Submission::Generate(Box::new(Generate::new(
+            RequestId(1),
+            Prompt::Text("x".repeat(len)),
+            1,
+        )))],
     };
     let frame = bytes_of(&text(1 << 20)).len() - (1 << 20);
     let largest = text(MAX_ENCODED - frame);
@@ -357,6 +132,11 @@ fn lists_of_a_report_are_bounded() {
         (0..tokens).for_each(|_| pieces.push(7, b""));
         one(StreamEventKind::Answered(Answer::Pieces(pieces)))
     };
+    let logprobs = |count, top, bytes| {
+        let likely = TokenLogprob { token: 7, logprob: -1.0, special: false, bytes: vec![7; bytes] };
+        let entry = TokenLogprobs { chosen: likely.clone(), top: vec![likely; top] };
+        one(StreamEventKind::Delta(Delta { logprobs: vec![entry; count], ..Delta::default() }))
+    };
     let events = |count| {
         let kind = StreamEventKind::Prepared { prompt_tokens: 1 };
         Report::Events(vec![StreamEvent { id: RequestId(1), kind }; count])
@@ -366,6 +146,9 @@ fn lists_of_a_report_are_bounded() {
         (answer(MAX_ANSWER_TOKENS), answer(MAX_ANSWER_TOKENS + 1)),
         (pieces(MAX_ANSWER_TOKENS), pieces(MAX_ANSWER_TOKENS + 1)),
         (events(MAX_EVENTS), events(MAX_EVENTS + 1)),
+        (logprobs(MAX_DELTA_TOKENS, 1, 1), logprobs(MAX_DELTA_TOKENS + 1, 1, 1)),
+        (logprobs(1, MAX_TOP_LOGPROBS, 1), logprobs(1, MAX_TOP_LOGPROBS + 1, 1)),
+        (logprobs(1, 1, MAX_TOKEN_BYTES), logprobs(1, 1, MAX_TOKEN_BYTES + 1)),
     ] {
         assert!(decode::<Report>(&bytes_of(&within)).unwrap() == within);
         assert!(matches!(decode::<Report>(&bytes_of(&beyond)), Err(CodecError::Decode(_))));

@@ -12,7 +12,8 @@ use protocol::{
     message::{
         Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, Failure, FailureKind, FinishReason,
         Generate, Heartbeat, ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt, Report,
-        Sampling, StreamEvent, StreamEventKind, Submission, TokenizeInput, TraceContext, Usage, Verified,
+        Sampling, StreamEvent, StreamEventKind, Submission, TokenLogprob, TokenLogprobs, TokenizeInput,
+        TraceContext, Usage, Verified,
     },
     options::{Activations, KvType, Verify, WorkerOptions},
 };
@@ -40,14 +41,19 @@ fn generate(prompt: Prompt) -> Generate {
             top_p: 1.0,
             top_k: 40,
             min_p: 0.25,
+            typical_p: 0.75,
             repetition_penalty: 2.0,
             presence_penalty: -1.0,
             frequency_penalty: 0.125,
             logit_bias: vec![(300, -2.0)],
             seed: 70_000,
+            logprobs: Some(5),
         },
         max_tokens: Some(16),
+        min_tokens: 3,
         stop: vec!["\n".into()],
+        stop_tokens: vec![7, 300],
+        include_stop: true,
         resume: vec![300, 7],
         ignore_eos: true,
         output: None,
@@ -58,10 +64,10 @@ fn generate(prompt: Prompt) -> Generate {
     }
 }
 
-/// A generation after its prompt: sampling, `max_tokens`, `stop`, `resume`, `ignore_eos`, `output`, credit,
-/// `trace`, `correlation_id`, `arrived_micros`.
-const REST: &str = "0000003f 0000803f 28 0000803e 00000040 000080bf 0000003e 01 fb2c01 000000c0 fc70110100 \
-                    01 10  01 01 0a  02 fb2c01 07  01  00  08 \
+/// A generation after its prompt: sampling, `max_tokens`, `min_tokens`, `stop`, `stop_tokens`, `include_stop`, `resume`,
+/// `ignore_eos`, `output`, credit, `trace`, `correlation_id`, `arrived_micros`.
+const REST: &str = "0000003f 0000803f 28 0000803e 0000403f 00000040 000080bf 0000003e 01 fb2c01 000000c0 fc70110100 01 05 \
+                    01 10  03  01 01 0a  02 07 fb2c01  01  02 fb2c01 07  01  00  08 \
                     01 30313233343536373839616263646566 3031323334353637 01  01 02 7231  fb2c01";
 
 fn event(kind: StreamEventKind) -> Report {
@@ -192,9 +198,16 @@ fn reports() {
 fn events() {
     check(event(StreamEventKind::Prepared { prompt_tokens: 5 }), "03 01 09 00 05");
     check(event(StreamEventKind::Started { cached_tokens: 300 }), "03 01 09 05 fb2c01");
-    let delta = Delta { first_token: 300, tokens: [7][..].into(), text: "ok".into() };
+    let delta = Delta { first_token: 300, tokens: [7][..].into(), text: "ok".into(), logprobs: vec![] };
     assert_eq!(delta.token_range(), 300..301);
-    check(event(StreamEventKind::Delta(delta)), "03 01 09 01 fb2c01 01 07 02 6f6b");
+    check(event(StreamEventKind::Delta(delta.clone())), "03 01 09 01 fb2c01 01 07 02 6f6b 00");
+    let likely =
+        |token, bytes: &[u8]| TokenLogprob { token, logprob: -0.5, special: token == 7, bytes: bytes.into() };
+    let logprobs = vec![TokenLogprobs { chosen: likely(7, b"ab"), top: vec![likely(300, b"")] }];
+    check(
+        event(StreamEventKind::Delta(Delta { logprobs, ..delta })),
+        "03 01 09 01 fb2c01 01 07 02 6f6b 01 07 000000bf 01 02 6162 01 fb2c01 000000bf 00 00",
+    );
     let usage = Usage {
         prompt_tokens: 1,
         completion_tokens: 2,
@@ -203,7 +216,7 @@ fn events() {
         accepted_tokens: 4,
     };
     for (reason, expected) in [(FinishReason::Stop, "00"), (FinishReason::Length, "01")] {
-        let expected = format!("03 01 09 02 {expected} 01 02 03");
+        let expected = format!("03 01 09 02 {expected} 01 02 03 05 04");
         check(event(StreamEventKind::Finished { reason, usage }), &expected);
     }
     let kinds = [
@@ -255,17 +268,17 @@ fn handshake() {
     };
     let bytes = hello.to_bytes().unwrap();
     let options = "02 00 00 fd0000000001000000 01 00 40 fb0001 08 00 fbf401";
-    let expected = format!("{magic} 0400 0200 24000000  04 02 03 02 2f73 fc00001000 fb0201 {options}");
+    let expected = format!("{magic} 0400 0300 25000000  04 03 03 02 2f73 fc00001000 fb0201 {options}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 
     let acks = [
-        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 02 09"),
-        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 02 02 6e6f"),
+        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 03 09"),
+        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 03 02 6e6f"),
     ];
     for (ack, expected) in acks {
         let bytes = ack.to_bytes().unwrap();
-        assert_eq!(hex(&bytes), format!("{magic} 0400 0200 {expected}").replace(' ', ""));
+        assert_eq!(hex(&bytes), format!("{magic} 0400 0300 {expected}").replace(' ', ""));
         let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().unwrap();
         assert_eq!(HelloAck::from_parts(header, body).unwrap(), ack);
     }

@@ -94,6 +94,13 @@ impl Usage {
     }
 }
 
+impl InUse {
+    /// Another use of the same model.
+    pub fn again(&self) -> Self {
+        self.usage.enter(&self.name)
+    }
+}
+
 #[cfg(test)]
 impl InUse {
     /// The use of a model that is in no table.

@@ -1,7 +1,7 @@
 //! What a dialect is: how clients of one kind ask for text, and how they are answered.
 //!
 //! ```text
-//!          ┌─ read ─► GenerateRequest ─► serve ─► Generation ─ answer ─► Answer ─┬─ full
+//!          ┌─ read ─► GenerateRequest ─► serve ──► Choices ── answer ─► Answer ─┬─ full
 //! body ────┤                               │                                     └─ first, event, event, …
 //!          └─ ApiError ◄───────────────────┘
 //!                └─► ErrorReport ─┬─ write_error          a response
@@ -19,7 +19,7 @@ use super::{
     app::App,
     error::{ApiError, ErrorReport, ErrorWriter},
 };
-use crate::serve::{GenerateRequest, Generation, Output, OutputEvent};
+use crate::serve::{Choices, GenerateRequest, Output, OutputEvent};
 
 /// One endpoint of a dialect that generates text.
 pub(super) trait Dialect: 'static {
@@ -37,11 +37,16 @@ pub(super) trait Dialect: 'static {
     /// If the body is not a request of this endpoint that can be served.
     fn read(body: &[u8]) -> Result<Asked<Self::Context>, ApiError>;
 
-    /// The answer of a generation that is about to bring its output.
+    /// The answer of choices that are about to bring their output. `echo` is the prompt's text, if the answer is to begin
+    /// with it.
     ///
     /// # Errors
     /// If the operating system's random source failed.
-    fn answer(context: Self::Context, generation: &Generation) -> Result<Self::Answer, ApiError>;
+    fn answer(
+        context: Self::Context,
+        choices: &Choices,
+        echo: Option<String>,
+    ) -> Result<Self::Answer, ApiError>;
 
     /// Writes an error that ends a stream. It may be the stream's first event.
     fn write_error_event(out: &mut BytesMut, error: &ErrorReport);
@@ -49,20 +54,24 @@ pub(super) trait Dialect: 'static {
 
 /// Writes one answer: either [`Answer::full`] once, or [`Answer::first`] and then each event.
 pub(super) trait Answer: Send + Unpin + 'static {
-    /// The JSON of an answer that is not streamed.
-    fn full(&self, output: &Output) -> Vec<u8>;
+    /// The JSON of an answer that is not streamed, of each choice's output.
+    fn full(&self, outputs: &[Output]) -> Vec<u8>;
 
     /// Writes what comes before any output.
     fn first(&mut self, out: &mut BytesMut);
 
-    /// Writes an event of the generation. The last one is [`OutputEvent::Finish`].
-    fn event(&mut self, out: &mut BytesMut, event: &OutputEvent);
+    /// Writes an event of the choice with this index. The last one of each is [`OutputEvent::Finish`].
+    fn event(&mut self, out: &mut BytesMut, index: u32, event: &OutputEvent);
 }
 
 /// A request, understood.
 #[derive(Debug)]
 pub(super) struct Asked<C> {
     pub(super) request: GenerateRequest,
+    /// How often it is to be generated, at least once, each time with another seed.
+    pub(super) choices: usize,
+    /// The answer begins with the prompt's text.
+    pub(super) echo: bool,
     /// The answer is to be streamed.
     pub(super) stream: bool,
     /// How long the answer may take.

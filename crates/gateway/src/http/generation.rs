@@ -15,6 +15,7 @@ use super::{
     body,
     budget::Charge,
     dialect::{Answer, Asked, Dialect},
+    echo::Echo,
     error::ApiError,
     request_id::RequestId,
     stream::{self, Opened, Source},
@@ -24,6 +25,13 @@ use crate::{
     serve::{Correlation, GenerateRequest, TraceContext},
     trace,
 };
+
+/// What is to be generated.
+struct Wanted {
+    request: GenerateRequest,
+    choices: usize,
+    echo: bool,
+}
 
 /// Answers a request for text. An error comes before any header, also for a streamed answer, unless a keep-alive
 /// had to be sent first.
@@ -40,33 +48,43 @@ pub(super) async fn create<D: Dialect>(
         trace: request.extensions().get::<TraceContext>().copied(),
     };
     let body = body::read(&app, request, app.max_body_bytes()).await?;
-    let size = |asked: &Asked<D::Context>| asked.request.bytes();
-    let (Asked { mut request, stream, timeout, context }, charge) = body::parse(body, D::read, size).await?;
+    let size = |asked: &Asked<D::Context>| {
+        asked.request.bytes().saturating_mul(asked.choices + usize::from(asked.echo))
+    };
+    let (Asked { mut request, choices, echo, stream, timeout, context }, charge) =
+        body::parse(body, D::read, size).await?;
     terms.apply(&mut request, timeout, arrived);
     request.correlation = correlation;
     let settings =
         stream::Settings { keepalive: app.sse_keepalive(), request_id, metrics: app.metrics.clone() };
-    let opening = open::<D>(app, request, context, charge, arrived).in_current_span();
+    let opening =
+        open::<D>(app, Wanted { request, choices, echo }, context, charge, arrived).in_current_span();
     if stream {
         let source = Source::start::<D>(Box::pin(opening), settings.keepalive).await?;
         return Ok(stream::respond::<D>(source, settings));
     }
-    let Opened { generation, answer, _charge } = opening.await?;
-    let output = generation.collect().instrument(trace::respond()).await?;
+    let Opened { choices, answer, _charge } = opening.await?;
+    let outputs = choices.collect().instrument(trace::respond()).await?;
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    Ok((json, Body::from(answer.full(&output))).into_response())
+    Ok((json, Body::from(answer.full(&outputs))).into_response())
 }
 
-/// Waits for the worker to accept the prompt. `charge` is for the memory that the request takes until the generation
-/// ends: another worker may have to continue it.
+/// Waits for the worker to accept the prompt. `charge` is for the memory that the request takes until the
+/// generations end: another worker may have to continue it.
 async fn open<D: Dialect>(
     app: App,
-    request: GenerateRequest,
+    wanted: Wanted,
     context: D::Context,
     charge: Charge,
     arrived: Instant,
 ) -> Result<Opened<D::Answer>, ApiError> {
-    let generation = app.dispatcher.generate(request, arrived).await?;
-    let answer = D::answer(context, &generation)?;
-    Ok(Opened { generation, answer, _charge: charge })
+    let Wanted { request, choices, echo } = wanted;
+    let echo = if echo { Echo::of(&request) } else { None };
+    let choices = app.dispatcher.generate(request, choices, arrived).await?;
+    let echo = match echo {
+        Some(echo) => Some(echo.text(&app).await?),
+        None => None,
+    };
+    let answer = D::answer(context, &choices, echo)?;
+    Ok(Opened { choices, answer, _charge: charge })
 }

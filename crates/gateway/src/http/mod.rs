@@ -16,6 +16,7 @@ mod auth;
 mod body;
 mod budget;
 mod dialect;
+mod echo;
 mod error;
 mod generation;
 mod guard;

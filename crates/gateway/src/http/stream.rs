@@ -34,23 +34,23 @@ use super::{
     request_id::RequestId,
 };
 use crate::{
-    serve::{Generation, OutputEvent, ServeError},
+    serve::{Choices, ServeError},
     trace,
 };
 
-/// A generation that the worker has accepted, and what writes its answer.
+/// Choices that workers have accepted, and what writes their answer.
 pub(super) struct Opened<A> {
-    pub(super) generation: Generation,
+    pub(super) choices: Choices,
     pub(super) answer: A,
     /// For the memory of the request.
     pub(super) _charge: Charge,
 }
 
-/// A generation on its way to that.
+/// A request on its way to that.
 pub(super) type Opening<A> = Pin<Box<dyn Future<Output = Result<Opened<A>, ApiError>> + Send>>;
 
-/// Where events come from. It owns the generation: when the client goes, that is dropped, which cancels it and frees
-/// its place.
+/// Where events come from. It owns the generations: when the client goes, they are dropped, which cancels them and
+/// frees their places.
 pub(super) enum Source<A> {
     /// The request waits, or the worker prepares it.
     Opening(Opening<A>),
@@ -97,8 +97,8 @@ trait GiveUp: Send + Sync {
 }
 
 impl StreamHandle {
-    /// Ends the stream, unless its last event was written: its generation, its place and its keys and values are given
-    /// up, and `error` is what the client sees if it reads on. False if there was nothing left to end.
+    /// Ends the stream, unless its last event was written: its generations, their places and their keys and values are
+    /// given up, and `error` is what the client sees if it reads on. False if there was nothing left to end.
     pub(super) fn give_up(&self, error: &ApiError) -> bool {
         self.0.upgrade().is_some_and(|stream| stream.give_up(error))
     }
@@ -255,11 +255,11 @@ impl<D: Dialect> Events<D> {
                 }
                 Poll::Ready(Err(error)) => self.fail(&error),
             },
-            Source::Open(opened) => match opened.generation.poll_next(cx) {
+            Source::Open(opened) => match opened.choices.poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(event))) => {
-                    opened.answer.event(out, &event);
-                    if let OutputEvent::Finish { .. } = event {
+                Poll::Ready(Some(Ok((index, event)))) => {
+                    opened.answer.event(out, index, &event);
+                    if opened.choices.is_empty() {
                         self.source = Source::Ended;
                     }
                 }

@@ -20,6 +20,7 @@
 //! other, and its place is given back.
 
 mod metrics;
+mod permit;
 mod places;
 mod rates;
 mod rejection;
@@ -30,7 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::{metrics::AdmissionMetrics, places::Permit, rejection::Rejection};
+pub use self::{metrics::AdmissionMetrics, permit::Permit, rejection::Rejection};
 use self::{
     places::{Entered, Places},
     rates::{Rates, now},
@@ -58,8 +59,10 @@ pub struct Ask {
     pub caller: Caller,
     /// How urgent it is.
     pub priority: Priority,
-    /// Tokens of prompt and answer, estimated.
+    /// Tokens of prompt and answer of one stream, estimated.
     pub tokens: u64,
+    /// Streams that it asks for, at least one: all or none are admitted, and each is a request of its caller's rate.
+    pub streams: usize,
     /// When it has to be answered.
     pub deadline: Option<Instant>,
 }
@@ -72,6 +75,7 @@ impl From<&str> for Ask {
             caller: Caller::default(),
             priority: Priority::default(),
             tokens: 1,
+            streams: 1,
             deadline: None,
         }
     }
@@ -89,7 +93,7 @@ impl Admission {
         self.places.configure(settings);
     }
 
-    /// A permit for a stream, at once or after waiting. Dropping the future gives up whatever it had.
+    /// A permit for a stream, or for several in one, at once or after waiting. Dropping the future gives up whatever it had.
     ///
     /// # Errors
     /// There is no place, and none came free in time; or the caller's rate is used up.
@@ -106,18 +110,21 @@ impl Admission {
     }
 
     async fn enter(&self, ask: Ask, now: Instant) -> Result<Permit, Rejection> {
-        let Ask { model, caller, priority, tokens, deadline } = ask;
+        let Ask { model, caller, priority, tokens, streams, deadline } = ask;
         if deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Rejection::DeadlinePassed);
         }
         let charge = self.rates.take(&caller, tokens, now)?;
+        let of_others = (1..streams).map(|_| self.rates.take(&caller, tokens, now));
+        let of_others = of_others.collect::<Result<Vec<_>, _>>()?;
         let model: Arc<str> = model.into();
-        let arrival = Arrival { caller, priority, tokens };
+        let tokens = tokens.saturating_mul(streams as u64);
+        let arrival = Arrival { caller, priority, tokens, places: streams };
         let mut permit = match self.places.arrive(&model, arrival, now)? {
             Entered::Runs(permit) => permit,
             Entered::Waits(waiting) => waiting.wait(now, deadline).await?,
         };
-        permit.admit(charge, deadline);
+        permit.admit(charge, of_others, deadline);
         Ok(permit)
     }
 
@@ -129,6 +136,11 @@ impl Admission {
     /// A model was unloaded: nothing of it is shown any more, unless something of it still runs.
     pub fn forget(&self, model: &str) {
         self.places.forget(model);
+    }
+
+    /// Streams that may run at best.
+    pub fn max_streams(&self) -> usize {
+        self.places.max_streams()
     }
 
     /// How long a request may wait for a place, and again for a worker.

@@ -3,15 +3,17 @@
 
 use std::{sync::Arc, time::Instant};
 
+use futures_util::future::try_join_all;
 use tracing::{Instrument, debug_span};
 
 use super::{
-    admission::{Admission, Ask},
+    admission::{Admission, Ask, Permit},
+    choices::Choices,
     deadline::Deadline,
-    error::ServeError,
+    error::{Failure, FailureKind, ServeError},
     estimate,
     generation::Generation,
-    metrics::ServeMetrics,
+    metrics::{ServeMetrics, Unfinished},
     migrate::{MigratingStream, OpenLimits, Opener},
     request::GenerateRequest,
 };
@@ -43,56 +45,96 @@ impl Dispatcher {
         Self { admission, models, registry, opener, metrics }
     }
 
-    /// Waits for the model if it has to be loaded, for a place, for a worker, and until that has accepted the prompt.
-    /// `arrived` is when the client's request came. Dropping the future gives the place up and cancels the request.
+    /// Waits for the model if it has to be loaded, for places, for workers, and until these have accepted the prompt. There
+    /// are `count` choices, at least one, each with a seed of its own: all of them are admitted, or none is. `arrived` is
+    /// when the client's request came. Dropping the future gives the places up and cancels the request.
     ///
     /// # Errors
     /// If the model can't be loaded, or no worker will ever serve it, which is found before the wait for a place; if
-    /// there is no place, or no worker in time; if the request's deadline passes; or if the worker refuses the request.
+    /// there is no place, or no worker in time; if the request's deadline passes; or if a worker refuses the request.
     pub async fn generate(
         &self,
         request: GenerateRequest,
+        count: usize,
         arrived: Instant,
-    ) -> Result<Generation, ServeError> {
+    ) -> Result<Choices, ServeError> {
         let mut deadline = Deadline::new(request.deadline);
         let providing = self.models.provide(&request.model);
         let providing = providing.instrument(debug_span!(target: REQUEST, "provide"));
         let model = deadline.bound(providing).await??;
         // A model that takes no requests need not wait for a place.
         self.registry.resolve(&model)?;
-        let mut unfinished = self.metrics.begin(&model, arrived);
-        match self.open(model, request, arrived, deadline).await {
-            Ok(generation) => Ok(generation.measured(unfinished)),
+        let unfinished = Attempts((0..count).map(|_| self.metrics.begin(&model, arrived)).collect());
+        let generations = match self.open_all(&model, request, count, arrived).await {
+            Ok(generations) => generations,
             Err(error) => {
                 unfinished.fail();
-                Err(error)
+                return Err(error);
             }
-        }
+        };
+        let measured = generations.into_iter().zip(unfinished.0);
+        Ok(Choices::new(measured.map(|(generation, unfinished)| generation.measured(unfinished)).collect()))
     }
 
     /// The rest of [`Dispatcher::generate`], for this model.
-    async fn open(
+    async fn open_all(
         &self,
-        model: InUse,
+        model: &InUse,
         request: GenerateRequest,
+        count: usize,
         arrived: Instant,
-        mut deadline: Deadline,
-    ) -> Result<Generation, ServeError> {
+    ) -> Result<Vec<Generation>, ServeError> {
+        let max = self.admission.max_streams();
+        if count > max {
+            return Err(too_many(count, max).into());
+        }
         let ask = Ask {
             model: model.to_string(),
             caller: request.caller.clone(),
             priority: request.priority,
             tokens: estimate::tokens(&request),
+            streams: count,
             deadline: request.deadline,
         };
         let admit = debug_span!(target: REQUEST, "admit");
-        let permit = self.admission.admit(ask).instrument(admit).await?;
+        let mut permit = self.admission.admit(ask).instrument(admit).await?;
+        let others = permit.take_others();
+        let permits = std::iter::once(permit).chain(others).zip(0..);
+        let opening = permits.map(|(permit, index)| self.open(model, request.choice(index), arrived, permit));
+        try_join_all(opening).await
+    }
+
+    /// Opens one choice, for which there is a place.
+    async fn open(
+        &self,
+        model: &InUse,
+        request: GenerateRequest,
+        arrived: Instant,
+        permit: Permit,
+    ) -> Result<Generation, ServeError> {
+        let mut deadline = Deadline::new(request.deadline);
         // Workers may have come or gone during the wait, so one is picked only now.
         let longest = self.admission.wait_timeout();
-        let opening = MigratingStream::open(&self.opener, model, request, arrived, longest);
+        let opening = MigratingStream::open(&self.opener, model.again(), request, arrived, longest);
         let events = deadline.bound(opening).await??;
         Generation::prepared(permit, events).await
     }
+}
+
+/// Choices whose end is still to come.
+struct Attempts(Vec<Unfinished>);
+
+impl Attempts {
+    /// None of them came to be.
+    fn fail(mut self) {
+        self.0.iter_mut().for_each(Unfinished::fail);
+    }
+}
+
+fn too_many(count: usize, max: usize) -> Failure {
+    let message =
+        format!("the request is for {count} choices, but this server runs at most {max} streams of a model");
+    Failure { kind: FailureKind::InvalidRequest, param: Some("n".into()), message }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use super::{
 /// The places of one model. `T` is whoever waits for one.
 #[derive(Debug)]
 pub(super) struct Gate<T> {
-    queue: FairQueue<T>,
+    queue: FairQueue<Waits<T>>,
     limit: AdaptiveLimit,
     pace: Pace,
     running: usize,
@@ -37,6 +37,23 @@ pub(super) struct Arrival {
     pub(super) priority: Priority,
     /// Its estimated work, in tokens.
     pub(super) tokens: u64,
+    /// Streams that it is. They get their places together.
+    pub(super) places: usize,
+}
+
+/// Who waits for places.
+#[derive(Debug)]
+struct Waits<T> {
+    waiter: T,
+    places: usize,
+}
+
+/// Places for somebody who has waited for them.
+#[derive(Debug)]
+pub(super) struct Grant<T> {
+    pub(super) waiter: T,
+    pub(super) started: Started,
+    pub(super) places: usize,
 }
 
 /// What becomes of a request.
@@ -50,12 +67,12 @@ pub(super) enum Arrived<T> {
     Refused(Bound),
 }
 
-/// A place that was given away.
+/// Places that were given away to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Started {
     /// When.
     pub(super) at: Instant,
-    /// Streams that run now, with this one.
+    /// Streams that run now, with this one and those that come with it.
     pub(super) running: usize,
 }
 
@@ -89,34 +106,38 @@ impl<T> Gate<T> {
 
     /// A request comes. `waiter` is who waits for it, if it has to.
     pub(super) fn arrive(&mut self, arrival: Arrival, waiter: T, now: Instant) -> Arrived<T> {
-        let Arrival { caller, priority, tokens } = arrival;
-        if self.queue.waiting() == 0 && self.running < self.limit.get() {
+        let Arrival { caller, priority, tokens, places } = arrival;
+        if self.queue.waiting() == 0 && self.has_room(places) {
             self.queue.pass(&caller, tokens);
-            return Arrived::Runs(self.start(now));
+            return Arrived::Runs(self.start(places, now));
         }
-        match self.queue.push(caller, priority, tokens, waiter) {
-            Pushed::Waits(ticket, evicted) => Arrived::Waits(ticket, evicted),
+        match self.queue.push(caller, priority, tokens, Waits { waiter, places }) {
+            Pushed::Waits(ticket, evicted) => {
+                Arrived::Waits(ticket, evicted.into_iter().map(|waits| waits.waiter).collect())
+            }
             Pushed::Full(bound) => Arrived::Refused(bound),
         }
     }
 
     /// Who gets a place next, if one is free. To be asked again until nobody does, after everything that may free one.
-    pub(super) fn next(&mut self, now: Instant) -> Option<(T, Started)> {
-        if self.running >= self.limit.get() {
+    pub(super) fn next(&mut self, now: Instant) -> Option<Grant<T>> {
+        // Nobody overtakes one who needs several, or it might wait for ever.
+        let places = self.queue.peek()?.places;
+        if !self.has_room(places) {
             return None;
         }
-        let waiter = self.queue.pop()?;
-        Some((waiter, self.start(now)))
+        let Waits { waiter, places } = self.queue.pop()?;
+        Some(Grant { waiter, started: self.start(places, now), places })
     }
 
     /// Somebody who waited does no longer. `None` if it had a place already, or had to make room.
     pub(super) fn leave(&mut self, ticket: &Ticket) -> Option<T> {
-        self.queue.remove(ticket)
+        self.queue.remove(ticket).map(|waits| waits.waiter)
     }
 
     /// Everybody who waits, to be turned away.
     pub(super) fn drain(&mut self) -> Vec<T> {
-        self.queue.drain()
+        self.queue.drain().into_iter().map(|waits| waits.waiter).collect()
     }
 
     /// A stream had its first token, for which `computed_tokens` of its prompt were computed. To be called once for each at
@@ -135,9 +156,9 @@ impl<T> Gate<T> {
         self.give_back(had_token, now);
     }
 
-    /// A place was given to somebody who had gone.
-    pub(super) fn withdraw(&mut self, now: Instant) {
-        self.give_back(false, now);
+    /// Places were given to somebody who had gone.
+    pub(super) fn withdraw(&mut self, places: usize, now: Instant) {
+        (0..places).for_each(|_| self.give_back(false, now));
     }
 
     /// The load is judged. Says why, if the limit has sunk.
@@ -178,9 +199,14 @@ impl<T> Gate<T> {
         }
     }
 
-    fn start(&mut self, now: Instant) -> Started {
-        self.running += 1;
-        self.unstarted += 1;
+    /// Whether so many places are free. The limit may have sunk below what a request needs: it runs alone then.
+    fn has_room(&self, places: usize) -> bool {
+        self.running + places <= self.limit.get() || (places > 1 && self.running == 0)
+    }
+
+    fn start(&mut self, places: usize, now: Instant) -> Started {
+        self.running += places;
+        self.unstarted += places;
         self.watch_pace(now);
         Started { at: now, running: self.running }
     }

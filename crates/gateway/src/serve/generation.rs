@@ -6,11 +6,7 @@ use protocol::message::StreamEventKind;
 use tracing::error;
 
 use super::{
-    admission::Permit,
-    deadline::Deadline,
-    error::ServeError,
-    event::{Output, OutputEvent},
-    metrics::Unfinished,
+    admission::Permit, deadline::Deadline, error::ServeError, event::OutputEvent, metrics::Unfinished,
     migrate::MigratingStream,
 };
 
@@ -55,12 +51,7 @@ impl Generation {
         self.events.digest()
     }
 
-    /// The next event; `None` after the last one.
-    pub async fn next(&mut self) -> Option<Result<OutputEvent, ServeError>> {
-        std::future::poll_fn(|cx| self.poll_next(cx)).await
-    }
-
-    /// [`Generation::next`] for a body that is polled. Reading is what lets the worker go on: it may send only as much
+    /// The next event; `None` after the last one. Reading is what lets the worker go on: it may send only as much
     /// as was read, and a little more.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<OutputEvent, ServeError>>> {
         if self.ended {
@@ -78,11 +69,11 @@ impl Generation {
                 Ok(Some(StreamEventKind::Delta(delta))) => {
                     self.permit.count_cached(self.events.cached_tokens());
                     self.permit.count_answer(delta.tokens.len());
-                    if delta.text.is_empty() {
+                    if delta.text.is_empty() && delta.logprobs.is_empty() {
                         // Tokens whose text is not complete yet.
                         continue;
                     }
-                    Ok(OutputEvent::TextDelta(delta.text))
+                    Ok(OutputEvent::Delta { text: delta.text, logprobs: delta.logprobs })
                 }
                 Ok(Some(StreamEventKind::Finished { reason, usage })) => {
                     Ok(OutputEvent::Finish { reason, usage })
@@ -91,28 +82,15 @@ impl Generation {
                 Ok(other) => Err(unexpected(other.as_ref())),
                 Err(error) => Err(error),
             };
-            self.ended = !matches!(event, Ok(OutputEvent::TextDelta(_)));
+            self.ended = !matches!(event, Ok(OutputEvent::Delta { .. }));
             if let Some(unfinished) = &mut self.unfinished {
                 match &event {
-                    Ok(OutputEvent::TextDelta(_)) => {}
+                    Ok(OutputEvent::Delta { .. }) => {}
                     Ok(OutputEvent::Finish { reason, .. }) => unfinished.finish(*reason),
                     Err(_) => unfinished.fail(),
                 }
             }
             return Poll::Ready(Some(event));
-        }
-    }
-
-    /// Everything up to the end.
-    pub async fn collect(mut self) -> Result<Output, ServeError> {
-        let mut text = String::new();
-        loop {
-            match self.next().await {
-                Some(Ok(OutputEvent::TextDelta(delta))) => text.push_str(&delta),
-                Some(Ok(OutputEvent::Finish { reason, usage })) => return Ok(Output { text, reason, usage }),
-                Some(Err(error)) => return Err(error),
-                None => return Err(ServeError::Internal),
-            }
         }
     }
 }

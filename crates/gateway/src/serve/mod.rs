@@ -7,6 +7,7 @@
 //!        └───────────────────────┴────────────────┴────────────────┴────────────┴──────► ServeError
 //! ```
 //!
+//! A request may be for several choices: each is a generation, they are admitted together, and [`Choices`] is all of them.
 //! An operation, which has a single answer, goes a shorter way: [`operation`].
 //!
 //! Nothing here knows HTTP or the JSON of any client. Each dialect of `http` translates between its own JSON and
@@ -14,6 +15,7 @@
 
 pub mod admission;
 mod caller;
+mod choices;
 mod deadline;
 mod dispatcher;
 mod error;
@@ -39,9 +41,12 @@ mod request;
 pub(crate) use self::request::plain as plain_request;
 pub use self::{
     caller::Caller,
+    choices::Choices,
     dispatcher::Dispatcher,
     error::{Failure, FailureKind, ModelError, RouteError, ServeError},
-    event::{DeltaText, FinishReason, Output, OutputEvent, Usage},
+    event::{
+        DeltaText, FinishReason, MAX_TOP_LOGPROBS, Output, OutputEvent, TokenLogprob, TokenLogprobs, Usage,
+    },
     gate::Occupancy,
     generation::Generation,
     load::LoadMetrics,

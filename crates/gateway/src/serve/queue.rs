@@ -160,6 +160,12 @@ impl<T> FairQueue<T> {
         Pushed::Waits(Ticket { caller, priority, number }, evicted)
     }
 
+    /// What is to be served next.
+    pub(super) fn peek(&self) -> Option<&T> {
+        let flow = self.flows.values().filter(|flow| !flow.is_idle()).min_by_key(|flow| flow.rank())?;
+        flow.entries.get(&flow.head()?).map(|entry| &entry.item)
+    }
+
     /// Takes out what is to be served next.
     pub(super) fn pop(&mut self) -> Option<T> {
         let busy = || self.flows.iter().filter(|(_, flow)| !flow.is_idle());

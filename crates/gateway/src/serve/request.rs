@@ -18,8 +18,14 @@ pub struct GenerateRequest {
     pub sampling: Sampling,
     /// Most tokens to generate; `None` leaves only the model's context as the limit.
     pub max_tokens: Option<u32>,
-    /// Texts that end the generation; they are not part of its output.
+    /// Before as many tokens nothing but these limits ends the output.
+    pub min_tokens: u32,
+    /// Texts that end the generation; they are not part of its output, unless `include_stop` says so.
     pub stop: Vec<String>,
+    /// Tokens that end the generation, in addition to the model's own; likewise.
+    pub stop_tokens: Vec<u32>,
+    /// What ends the generation is part of its output.
+    pub include_stop: bool,
     /// Generate past the model's end-of-sequence tokens.
     pub ignore_eos: bool,
     /// What the output has to be; `None` is any text.
@@ -44,6 +50,13 @@ pub struct Correlation {
 }
 
 impl GenerateRequest {
+    /// The same for the choice with this index, which has a seed of its own: what a client asks for with that seed alone.
+    pub(super) fn choice(&self, index: u64) -> Self {
+        let mut choice = self.clone();
+        choice.sampling.seed = choice.sampling.seed.wrapping_add(index);
+        choice
+    }
+
     /// The message for a worker, which continues behind the tokens `resume`. `credit` is the number of chunks that it may
     /// send before any was read, and `arrived_micros` says when the request came.
     pub(super) fn message(
@@ -53,7 +66,19 @@ impl GenerateRequest {
         resume: &[u32],
         arrived_micros: u64,
     ) -> Generate {
-        let Self { prompt, sampling, max_tokens, stop, ignore_eos, output, correlation, .. } = self.clone();
+        let Self {
+            prompt,
+            sampling,
+            max_tokens,
+            min_tokens,
+            stop,
+            stop_tokens,
+            include_stop,
+            ignore_eos,
+            output,
+            correlation,
+            ..
+        } = self.clone();
         let Correlation { request_id: correlation_id, trace } = correlation;
         let resume = resume.to_vec();
         Generate {
@@ -61,7 +86,10 @@ impl GenerateRequest {
             prompt,
             sampling,
             max_tokens,
+            min_tokens,
             stop,
+            stop_tokens,
+            include_stop,
             resume,
             ignore_eos,
             output,
@@ -90,6 +118,7 @@ impl GenerateRequest {
             + self.model.capacity()
             + prompt
             + stop
+            + size_of_val(self.stop_tokens.as_slice())
             + output
             + size_of_val(self.sampling.logit_bias.as_slice())
     }
@@ -103,7 +132,10 @@ pub(crate) fn plain(model: &str) -> GenerateRequest {
         prompt: Prompt::Text(String::new()),
         sampling: Sampling::default(),
         max_tokens: None,
+        min_tokens: 0,
         stop: Vec::new(),
+        stop_tokens: Vec::new(),
+        include_stop: false,
         ignore_eos: false,
         output: None,
         caller: Caller::default(),
@@ -126,7 +158,10 @@ mod tests {
             prompt: Prompt::Chat(vec![message]),
             sampling: Sampling { temperature: 0.5, seed: 5, ..Sampling::default() },
             max_tokens: Some(7),
+            min_tokens: 3,
             stop: vec!["a".into(), "b".into()],
+            stop_tokens: vec![8, 9],
+            include_stop: true,
             ignore_eos: true,
             output: Some(regex.clone()),
             correlation: Correlation { request_id: Some("r1".into()), trace: Some(trace) },
@@ -139,7 +174,10 @@ mod tests {
             prompt,
             sampling,
             max_tokens,
+            min_tokens: 3,
             stop,
+            stop_tokens: vec![8, 9],
+            include_stop: true,
             resume: vec![1, 2],
             ignore_eos,
             output: Some(regex),

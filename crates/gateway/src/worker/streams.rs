@@ -23,7 +23,7 @@ use std::{
 use protocol::{
     codec::CodecError,
     ids::RequestId,
-    message::{Delta, Failure, FailureKind, Generate, StreamEvent, StreamEventKind},
+    message::{Delta, Failure, FailureKind, Generate, StreamEvent, StreamEventKind, TokenLogprobs},
 };
 use tokio::sync::Notify;
 use tracing::warn;
@@ -322,7 +322,8 @@ impl Drop for Stream {
 }
 
 fn size(chunk: &Delta) -> usize {
-    chunk.text.len() + size_of_val(&*chunk.tokens)
+    let logprobs: usize = chunk.logprobs.iter().map(TokenLogprobs::approximate_bytes).sum();
+    chunk.text.len() + size_of_val(&*chunk.tokens) + logprobs
 }
 
 fn violated(violation: &str) -> StreamEventKind {

@@ -5,8 +5,8 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Answer, Failure,
-    limits::{MAX_DELTA_TOKENS, MAX_FAILURE_TEXT},
+    Answer, Failure, TokenLogprobs,
+    limits::{self, MAX_DELTA_TOKENS, MAX_FAILURE_TEXT},
     small::{self, DeltaText, DeltaTokens},
 };
 use crate::ids::RequestId;
@@ -54,7 +54,7 @@ impl StreamEvent {
     /// Whether it may be sent, as far as that does not depend on the ring.
     pub fn is_within_limits(&self) -> bool {
         match &self.kind {
-            StreamEventKind::Delta(delta) => delta.tokens.len() <= MAX_DELTA_TOKENS,
+            StreamEventKind::Delta(delta) => delta.is_within_limits(),
             StreamEventKind::Failed(failure) => {
                 let param = failure.param.as_ref().map_or(0, String::len);
                 failure.message.len().max(param) <= MAX_FAILURE_TEXT
@@ -75,7 +75,7 @@ impl StreamEventKind {
 }
 
 /// A piece of output. The deltas of a stream cover its tokens without a gap, also where another worker continues it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Delta {
     /// Position in the output of the first of `tokens`, from 0.
     pub first_token: u32,
@@ -84,12 +84,21 @@ pub struct Delta {
     pub tokens: DeltaTokens,
     /// Whole characters; may be empty while a character or a possible stop string is incomplete.
     pub text: DeltaText,
+    /// How likely each of `tokens` was; empty unless the request asks for it.
+    #[serde(deserialize_with = "limits::at_most::<_, _, MAX_DELTA_TOKENS>")]
+    pub logprobs: Vec<TokenLogprobs>,
 }
 
 impl Delta {
     /// Positions of its tokens in the output.
     pub fn token_range(&self) -> Range<u32> {
         self.first_token..self.first_token.saturating_add(self.tokens.len() as u32)
+    }
+
+    fn is_within_limits(&self) -> bool {
+        self.tokens.len() <= MAX_DELTA_TOKENS
+            && self.logprobs.len() <= MAX_DELTA_TOKENS
+            && self.logprobs.iter().all(TokenLogprobs::is_within_limits)
     }
 }
 

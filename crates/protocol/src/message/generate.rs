@@ -16,8 +16,14 @@ pub struct Generate {
     pub sampling: Sampling,
     /// Most tokens to generate; `None` leaves only the model's context as limit.
     pub max_tokens: Option<u32>,
-    /// Texts that end the generation; they are not part of its output.
+    /// Before as many tokens, no token that ends the output is chosen and no text ends it.
+    pub min_tokens: u32,
+    /// Texts that end the generation; they are not part of its output, unless `include_stop` says so.
     pub stop: Vec<String>,
+    /// Tokens that end the generation, in addition to the model's own; likewise.
+    pub stop_tokens: Vec<u32>,
+    /// What ends the generation is part of its output, as far as it has a text that is shown.
+    pub include_stop: bool,
     /// Tokens that another worker has generated for this request already, and whose text has been delivered as far as it
     /// was certain. This worker continues behind them, as if it had generated them itself; they count towards
     /// `max_tokens`.
@@ -45,7 +51,10 @@ impl Generate {
             prompt,
             sampling: Sampling::default(),
             max_tokens: None,
+            min_tokens: 0,
             stop: Vec::new(),
+            stop_tokens: Vec::new(),
+            include_stop: false,
             resume: Vec::new(),
             ignore_eos: false,
             output: None,
@@ -109,6 +118,9 @@ pub struct Sampling {
     pub top_k: u32,
     /// Keep tokens at least this likely, relative to the most likely one; 0 keeps all.
     pub min_p: f32,
+    /// Of what the other filters leave, keep the smallest set of tokens whose probability reaches this and that are as
+    /// likely as could be expected; 1 keeps all.
+    pub typical_p: f32,
     /// Divides (or multiplies, if negative) logits of tokens seen in prompt or output; 1 does nothing.
     pub repetition_penalty: f32,
     /// Subtracted from the logits of tokens already generated.
@@ -119,6 +131,8 @@ pub struct Sampling {
     pub logit_bias: Vec<(u32, f32)>,
     /// With the position, the whole state of the random choice: the same seed gives the same tokens.
     pub seed: u64,
+    /// Say of each token how likely it was, and the same of so many of the most likely ones; `None` says nothing.
+    pub logprobs: Option<u8>,
 }
 
 impl Default for Sampling {
@@ -129,11 +143,13 @@ impl Default for Sampling {
             top_p: 1.0,
             top_k: 0,
             min_p: 0.0,
+            typical_p: 1.0,
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
             seed: 0,
+            logprobs: None,
         }
     }
 }

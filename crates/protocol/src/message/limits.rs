@@ -14,6 +14,12 @@ pub const MAX_EVENTS: usize = 1 << 16;
 /// Most tokens of one delta. A step brings one, or a few that were drafted.
 pub const MAX_DELTA_TOKENS: usize = 256;
 
+/// Most of the most likely tokens that are reported with each token of an output.
+pub const MAX_TOP_LOGPROBS: usize = 20;
+
+/// Most bytes of a token's text; what is longer is cut.
+pub const MAX_TOKEN_BYTES: usize = 1024;
+
 /// Most tokens of one answer.
 pub const MAX_ANSWER_TOKENS: usize = 1 << 20;
 

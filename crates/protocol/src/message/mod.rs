@@ -10,6 +10,7 @@ mod event;
 mod failure;
 mod generate;
 mod limits;
+mod logprobs;
 mod operation;
 mod report;
 mod small;
@@ -21,7 +22,11 @@ pub use encoded::{EncodedSubmission, append_operation, append_submission, begin_
 pub use event::{Delta, FinishReason, StreamEvent, StreamEventKind, Usage};
 pub use failure::{Failure, FailureKind};
 pub use generate::{ChatMessage, Generate, Prompt, Sampling};
-pub use limits::{MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS, MAX_FAILURE_TEXT, max_report_bytes};
+pub use limits::{
+    MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS, MAX_FAILURE_TEXT, MAX_TOKEN_BYTES, MAX_TOP_LOGPROBS,
+    max_report_bytes,
+};
+pub use logprobs::{TokenLogprob, TokenLogprobs};
 pub use operation::{Answer, Operation, OperationKind, PieceForm, Pieces, TokenizeInput};
 pub use report::{Heartbeat, ModelInfo, Report, Verified};
 pub use small::{DeltaText, DeltaTokens};

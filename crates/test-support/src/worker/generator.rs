@@ -84,8 +84,9 @@ impl Generator {
         let mut events = Vec::new();
         let mut tokens = 0;
         for (&id, sequence) in self.sequences.iter_mut().filter(|(_, it)| it.credit > 0) {
+            let text = self.text.as_str().into();
             let delta =
-                Delta { first_token: sequence.sent, tokens: vec![7].into(), text: self.text.as_str().into() };
+                Delta { first_token: sequence.sent, tokens: vec![7].into(), text, ..Delta::default() };
             events.push(StreamEvent { id, kind: StreamEventKind::Delta(delta) });
             sequence.credit -= 1;
             sequence.sent += 1;

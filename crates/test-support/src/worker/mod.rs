@@ -307,7 +307,7 @@ pub fn model_info(name: &str) -> ModelInfo {
 
 /// Text of one token.
 pub fn chunk(text: &str) -> StreamEventKind {
-    StreamEventKind::Delta(Delta { first_token: 0, tokens: vec![1].into(), text: text.into() })
+    StreamEventKind::Delta(Delta { tokens: vec![1].into(), text: text.into(), ..Delta::default() })
 }
 
 /// The end of a stream.

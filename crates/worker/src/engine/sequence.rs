@@ -83,6 +83,21 @@ impl EosTokens {
         Self(tokens.into())
     }
 
+    /// These and `more`.
+    #[must_use]
+    pub fn and(&self, more: &[u32]) -> Self {
+        if more.is_empty() {
+            self.clone()
+        } else {
+            Self::new(self.iter().chain(more.iter().copied()).collect())
+        }
+    }
+
+    /// All of them, in order.
+    pub fn shared(&self) -> Arc<[u32]> {
+        Arc::clone(&self.0)
+    }
+
     /// Each of them, once.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         self.0.iter().copied()
@@ -140,16 +155,19 @@ impl Sequence {
     pub fn emit(&mut self, tokens: &[u32]) -> Result<(Delta, Option<FinishReason>), OutputError> {
         let first_token = (self.tokens.len() - self.prompt_len) as u32;
         let (mut text, mut reason, mut pushed) = (String::new(), None, DeltaTokens::new());
+        let mut logprobs = Vec::new();
         for &token in tokens {
             let (more, end) = self.push(token)?;
             text += &more;
             pushed.push(token);
+            let ranking = self.sampler.take_ranking();
+            logprobs.extend(ranking.map(|ranking| self.emitter.logprobs(ranking)));
             if end.is_some() {
                 reason = end;
                 break;
             }
         }
-        Ok((Delta { first_token, tokens: pushed, text: text.into() }, reason))
+        Ok((Delta { first_token, tokens: pushed, text: text.into(), logprobs }, reason))
     }
 
     /// Appends a token. Returns its text, as far as it is certain.
@@ -160,8 +178,7 @@ impl Sequence {
             None => false,
         };
         if self.eos_tokens.contains(token) {
-            let (text, _) = self.emitter.finish()?;
-            return Ok((text, Some(FinishReason::Stop)));
+            return Ok((self.emitter.end_with(token)?, Some(FinishReason::Stop)));
         }
         let (mut text, mut reason) = self.emitter.push(token)?;
         if reason.is_none() && (complete || self.tokens.len() >= self.max_len) {

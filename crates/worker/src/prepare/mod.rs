@@ -19,7 +19,6 @@ mod growth;
 mod lanes;
 mod least;
 mod operation;
-mod pieces;
 mod pool;
 mod preparer;
 #[cfg(test)]

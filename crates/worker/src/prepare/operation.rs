@@ -8,11 +8,10 @@ use protocol::message::{
 
 use super::{
     draft,
-    pieces::PieceReader,
     preparer::{Preparer, invalid},
     tokens::too_long,
 };
-use crate::engine::emit::decode;
+use crate::engine::emit::{PieceReader, decode};
 
 impl Preparer {
     /// Does what the gateway asks for.
@@ -62,7 +61,7 @@ impl Preparer {
     /// Those of [`tokenize`](Self::tokenize).
     pub fn pieces(&self, input: &TokenizeInput, form: PieceForm) -> Result<Pieces, Failure> {
         let tokens = self.tokenize(input)?;
-        let reader = PieceReader::new(self.tokenizer.tokenizer(), form);
+        let reader = PieceReader::new(self.tokenizer.tokenizer().as_ref(), form);
         let mut pieces = Pieces::with_capacity(tokens.len());
         tokens.into_iter().for_each(|token| pieces.push(token, &reader.read(token)));
         Ok(pieces)

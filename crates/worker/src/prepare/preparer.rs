@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     constraint::Constraint,
-    engine::{EosTokens, Sequence, emit::Emitter},
+    engine::{
+        EosTokens, Sequence,
+        emit::{Emitter, Ends},
+    },
     request_trace::{RequestTrace, SequenceSpans},
     requests::RequestHandle,
     sample::Sampler,
@@ -69,6 +72,7 @@ impl Preparer {
     /// The request can't be served by this model; the failure names the field to blame.
     pub fn prepare(&self, generate: Generate, request: Arc<RequestHandle>) -> Result<Sequence, Failure> {
         self.check_bias(&generate.sampling.logit_bias)?;
+        self.check_vocabulary("stop_token_ids", generate.stop_tokens.iter().copied())?;
         let tokens = self.encode(&generate.prompt, true, true)?;
         if tokens.is_empty() {
             return Err(invalid(
@@ -79,10 +83,14 @@ impl Preparer {
         let room = self.room(tokens.len(), &generate.prompt)?;
         let asked = generate.max_tokens.map_or(usize::MAX, |max| max as usize);
         let constraint = self.constraint(&generate)?;
-        // Under a constraint they come only where the output ends.
-        let ignores = generate.ignore_eos && constraint.is_none();
-        let eos_tokens = if ignores { EosTokens::default() } else { self.settings.eos_tokens.clone() };
+        let eos_tokens = self.end_tokens(&generate, constraint.is_some());
+        let ends = Ends { min_tokens: generate.min_tokens, shown: generate.include_stop };
         let spans = SequenceSpans::new(RequestTrace::new(&generate));
+        let mut sampler = Sampler::new(generate.sampling, &tokens);
+        if ends.min_tokens > 0 {
+            sampler =
+                sampler.with_least(tokens.len() as u64 + u64::from(ends.min_tokens), eos_tokens.shared());
+        }
         let mut sequence = Sequence {
             id: generate.id,
             arrived_micros: generate.arrived_micros,
@@ -90,15 +98,22 @@ impl Preparer {
             prompt_len: tokens.len(),
             max_len: tokens.len() + room.min(asked),
             eos_tokens,
-            sampler: Sampler::new(generate.sampling, &tokens),
+            sampler,
             constraint,
-            emitter: Emitter::new(Arc::clone(self.tokenizer.tokenizer()), &generate.stop),
+            emitter: Emitter::new(Arc::clone(self.tokenizer.tokenizer()), &generate.stop).with_ends(ends),
             tokens,
             ended: None,
             spans,
         };
         self.resume(&mut sequence, &generate.resume)?;
         Ok(sequence)
+    }
+
+    fn end_tokens(&self, generate: &Generate, constrained: bool) -> EosTokens {
+        // Under a constraint the model's come only where the output ends.
+        let ignores = generate.ignore_eos && !constrained;
+        let eos_tokens = if ignores { EosTokens::default() } else { self.settings.eos_tokens.clone() };
+        eos_tokens.and(&generate.stop_tokens)
     }
 
     fn constraint(&self, generate: &Generate) -> Result<Option<Constraint>, Failure> {
@@ -214,14 +229,16 @@ impl Preparer {
     }
 
     fn check_bias(&self, bias: &[(u32, f32)]) -> Result<(), Failure> {
-        match bias.iter().find(|&&(token, _)| token >= self.settings.vocab_size) {
-            Some((token, _)) => Err(invalid(
-                "logit_bias",
-                format!(
-                    "token {token} is not in the model's vocabulary of {} tokens",
-                    self.settings.vocab_size
-                ),
-            )),
+        self.check_vocabulary("logit_bias", bias.iter().map(|&(token, _)| token))
+    }
+
+    fn check_vocabulary(&self, param: &str, mut tokens: impl Iterator<Item = u32>) -> Result<(), Failure> {
+        let size = self.settings.vocab_size;
+        match tokens.find(|&token| token >= size) {
+            Some(token) => {
+                let problem = format!("token {token} is not in the model's vocabulary of {size} tokens");
+                Err(invalid(param, problem))
+            }
             None => Ok(()),
         }
     }

@@ -51,7 +51,7 @@ pub(crate) fn byte_level() -> Value {
 }
 
 /// As SentencePiece cuts: "▁" for spaces, one before the text, bytes for unknown characters.
-pub(super) fn sentencepiece() -> Value {
+pub(crate) fn sentencepiece() -> Value {
     let mut vocab: Vec<String> = ["<unk>".to_owned()].into();
     vocab.extend((0..=255).map(|byte: u8| format!("<0x{byte:02X}>")));
     vocab.extend("▁abcdehintu<>|_/s[]IN".chars().map(|c| c.to_string()));
@@ -89,7 +89,7 @@ pub(super) fn sentencepiece() -> Value {
 }
 
 /// One token a word.
-pub(super) fn words() -> Value {
+pub(crate) fn words() -> Value {
     json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added(3), "normalizer": null,
         "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,

@@ -135,6 +135,7 @@ fn what_can_not_be_served_names_its_field() {
         (generate(Prompt::Tokens(Vec::new())), "prompt"),
         (generate(chat("a")), "messages"),
         (Generate { sampling, ..generate(text("a")) }, "logit_bias"),
+        (Generate { stop_tokens: vec![1, vocab_size], ..generate(text("a")) }, "stop_token_ids"),
     ] {
         let failure = preparer.prepare(generate, Arc::new(RequestHandle::new(1))).err().unwrap();
         assert_eq!((failure.kind, failure.param.as_deref()), (FailureKind::InvalidRequest, Some(param)));

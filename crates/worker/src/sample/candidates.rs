@@ -35,16 +35,29 @@ impl Candidates {
         scale: Scale,
         top_k: usize,
     ) -> f64 {
-        self.collect(logits, maxima.reached_by(top_k));
-        if 0 < top_k && top_k < self.0.len() {
-            self.0.select_nth_unstable(top_k - 1);
-            self.0.truncate(top_k);
-        }
+        self.take_largest_unsorted(logits, maxima, top_k);
         for candidate in &mut self.0 {
             *candidate = Candidate::new(scale.weight(candidate.value()), candidate.token());
         }
         self.0.sort_unstable();
         self.sum()
+    }
+
+    /// Takes the `count` tokens with the largest logits; with 0 none.
+    pub(super) fn take_largest(&mut self, logits: &[f32], maxima: &mut Maxima, count: usize) {
+        if count == 0 {
+            return self.0.clear();
+        }
+        self.take_largest_unsorted(logits, maxima, count);
+        self.0.sort_unstable();
+    }
+
+    fn take_largest_unsorted(&mut self, logits: &[f32], maxima: &mut Maxima, count: usize) {
+        self.collect(logits, maxima.reached_by(count));
+        if 0 < count && count < self.0.len() {
+            self.0.select_nth_unstable(count - 1);
+            self.0.truncate(count);
+        }
     }
 
     /// Takes the tokens that top-p and min-p keep. Returns the sum of their weights.
@@ -84,6 +97,11 @@ impl Candidates {
         }
         self.0.truncate(len);
         kept
+    }
+
+    /// In the order in which they are.
+    pub(super) fn as_slice(&self) -> &[Candidate] {
+        &self.0
     }
 
     /// The token in which the running sum passes `target`.

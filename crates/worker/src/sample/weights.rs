@@ -32,6 +32,18 @@ impl Scale {
         // The difference of equal infinities is not 0.
         if logit == self.max { 1.0 } else { weight }
     }
+
+    /// The logarithm of that weight.
+    #[inline]
+    pub(super) fn exponent(self, logit: f32) -> f32 {
+        if logit == self.max { 0.0 } else { (logit - self.max) / self.temperature }
+    }
+
+    /// A weight times its logarithm; 0 for a weight of 0.
+    #[inline]
+    pub(super) fn product(self, logit: f32, weight: f32) -> f32 {
+        if weight > 0.0 { self.exponent(logit) * weight } else { 0.0 }
+    }
 }
 
 impl Weights {

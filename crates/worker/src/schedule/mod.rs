@@ -142,6 +142,8 @@ impl Scheduler {
             // Nothing is kept behind a wrong guess.
             entry.computed = if row.samples() { row.logits.start + appended } else { row.tokens.end };
             entry.len += appended;
+            // It may get a place again before anything is guessed for it.
+            entry.draft = 0;
         }
     }
 

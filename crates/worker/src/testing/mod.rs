@@ -14,7 +14,7 @@ use std::{
 use mlx_rs::{Array, error::Exception};
 use protocol::{
     ids::RequestId,
-    message::{Delta, FinishReason, Report, StreamEvent, StreamEventKind},
+    message::{Delta, FinishReason, Report, StreamEvent, StreamEventKind, TokenLogprobs},
 };
 
 use crate::{
@@ -63,6 +63,7 @@ pub(crate) struct Collected(Mutex<Vec<Report>>);
 pub(crate) struct Stream {
     pub(crate) text: String,
     pub(crate) tokens: Vec<u32>,
+    pub(crate) logprobs: Vec<TokenLogprobs>,
     /// Position of its first token in the output: not 0 if it was resumed.
     pub(crate) first_token: Option<u32>,
     pub(crate) chunks: usize,
@@ -272,11 +273,12 @@ impl Stream {
     pub(crate) fn push(&mut self, kind: StreamEventKind) {
         assert_eq!(self.end, None, "before {kind:?}");
         match kind {
-            StreamEventKind::Delta(Delta { first_token, tokens, text }) => {
+            StreamEventKind::Delta(Delta { first_token, tokens, text, logprobs }) => {
                 let first = *self.first_token.get_or_insert(first_token);
                 assert_eq!(first_token as usize, first as usize + self.tokens.len(), "a gap before {text:?}");
                 self.text += &text;
                 self.tokens.extend(tokens);
+                self.logprobs.extend(logprobs);
                 self.chunks += 1;
             }
             StreamEventKind::Prepared { .. } => {

@@ -9,10 +9,14 @@ use bytes::BytesMut;
 use serde::Serialize;
 use tracing::error;
 
-use super::{endpoint::Endpoint, request::Context};
+use super::{
+    endpoint::{Endpoint, Part},
+    logprobs::characters,
+    request::Context,
+};
 use crate::{
     http::{dialect, error::ApiError, sse},
-    serve::{Output, OutputEvent, Usage},
+    serve::{Choices, FinishReason, Output, OutputEvent, TokenLogprobs, Usage},
 };
 
 /// Writes one answer.
@@ -22,6 +26,18 @@ pub(super) struct Answer<E> {
     model: String,
     system_fingerprint: String,
     include_usage: bool,
+    /// How likely tokens were is shown.
+    logprobs: bool,
+    /// Choices that a full answer shows: the best ones, if there are more.
+    shown: usize,
+    /// Comes before the output of each choice.
+    echo: String,
+    /// Characters so far of each choice, as far as their tokens were shown.
+    offsets: Vec<usize>,
+    /// Choices whose end is still to come.
+    open: usize,
+    /// What those used that have ended.
+    usage: Option<Usage>,
     endpoint: PhantomData<E>,
 }
 
@@ -72,15 +88,22 @@ impl From<Usage> for UsageJson {
 }
 
 impl<E: Endpoint> Answer<E> {
-    /// Of a request with this context, by the model with this digest.
-    pub(super) fn new(context: Context, digest: &str) -> Result<Self, ApiError> {
-        let Context { model, include_usage } = context;
+    /// Of a request with this context. Each choice begins with `echo`.
+    pub(super) fn new(context: Context, choices: &Choices, echo: String) -> Result<Self, ApiError> {
+        let Context { model, include_usage, logprobs, shown } = context;
+        let digest = choices.digest();
         Ok(Self {
             id: format!("{}{:016x}{:016x}", E::ID_PREFIX, getrandom::u64()?, getrandom::u64()?),
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             model,
             system_fingerprint: format!("fp_{}", digest.get(..12).unwrap_or(digest)),
             include_usage,
+            logprobs,
+            shown,
+            echo,
+            offsets: vec![0; choices.len()],
+            open: choices.len(),
+            usage: None,
             endpoint: PhantomData,
         })
     }
@@ -95,12 +118,47 @@ impl<E: Endpoint> Answer<E> {
         let usage = self.include_usage.then_some(None);
         sse::json(out, &Object { meta: self.meta(E::CHUNK_OBJECT), choices: &[choice], usage });
     }
+
+    fn write_delta(&mut self, out: &mut BytesMut, index: u32, text: &str, logprobs: &[TokenLogprobs]) {
+        let offset = self.offsets.get(index as usize).copied().unwrap_or_default();
+        let shown = (self.logprobs && !logprobs.is_empty()).then_some(logprobs);
+        self.write_chunk(out, E::delta(Part { index, text, logprobs: shown, offset }));
+        if let Some(offset) = self.offsets.get_mut(index as usize) {
+            *offset += logprobs.iter().map(characters).sum::<usize>();
+        }
+    }
+
+    fn write_end(&mut self, out: &mut BytesMut, index: u32, reason: FinishReason, usage: Usage) {
+        self.write_chunk(out, E::last(index, reason));
+        let usage = together(self.usage, usage);
+        self.usage = Some(usage);
+        self.open = self.open.saturating_sub(1);
+        if self.open > 0 {
+            return;
+        }
+        if self.include_usage {
+            let usage = Some(Some(UsageJson::from(usage)));
+            sse::json(out, &Object::<()> { meta: self.meta(E::CHUNK_OBJECT), choices: &[], usage });
+        }
+        sse::line(out, "[DONE]");
+    }
 }
 
 impl<E: Endpoint> dialect::Answer for Answer<E> {
-    fn full(&self, output: &Output) -> Vec<u8> {
-        let choices = &[E::full(&output.text, output.reason)];
-        let object = Object { meta: self.meta(E::OBJECT), choices, usage: Some(Some(output.usage.into())) };
+    fn full(&self, outputs: &[Output]) -> Vec<u8> {
+        let usage = outputs.iter().fold(None, |sum, output| Some(together(sum, output.usage)));
+        let choices = best(outputs, self.shown).into_iter().zip(0..).map(|(output, index)| {
+            let logprobs = self.logprobs.then_some(&*output.logprobs);
+            // One that has no reason has not ended, and there is none.
+            let reason = output.reason.unwrap_or(FinishReason::Stop);
+            (index, format!("{}{}", self.echo, output.text), logprobs, reason)
+        });
+        let texts: Vec<_> = choices.collect();
+        let choices = texts.iter().map(|&(index, ref text, logprobs, reason)| {
+            E::full(Part { index, text, logprobs, offset: 0 }, reason)
+        });
+        let (choices, usage) = (choices.collect::<Vec<_>>(), Some(usage.map(UsageJson::from)));
+        let object = Object { meta: self.meta(E::OBJECT), choices: &choices, usage };
         // Text, numbers and fixed keys: JSON can express them.
         serde_json::to_vec(&object).unwrap_or_else(|error| {
             error!(%error, "an answer could not be written");
@@ -109,23 +167,52 @@ impl<E: Endpoint> dialect::Answer for Answer<E> {
     }
 
     fn first(&mut self, out: &mut BytesMut) {
-        if let Some(choice) = E::first() {
-            self.write_chunk(out, choice);
-        }
-    }
-
-    fn event(&mut self, out: &mut BytesMut, event: &OutputEvent) {
-        match event {
-            OutputEvent::TextDelta(text) => self.write_chunk(out, E::delta(text)),
-            OutputEvent::Finish { reason, usage } => {
-                self.write_chunk(out, E::last(*reason));
-                if self.include_usage {
-                    let usage = Some(Some(UsageJson::from(*usage)));
-                    let meta = self.meta(E::CHUNK_OBJECT);
-                    sse::json(out, &Object::<()> { meta, choices: &[], usage });
-                }
-                sse::line(out, "[DONE]");
+        for index in (0..).take(self.offsets.len()) {
+            if let Some(choice) = E::first(index) {
+                self.write_chunk(out, choice);
+            }
+            if !self.echo.is_empty() {
+                let part = Part { index, text: &self.echo, logprobs: None, offset: 0 };
+                self.write_chunk(out, E::delta(part));
             }
         }
     }
+
+    fn event(&mut self, out: &mut BytesMut, index: u32, event: &OutputEvent) {
+        match event {
+            OutputEvent::Delta { text, logprobs } => self.write_delta(out, index, text, logprobs),
+            OutputEvent::Finish { reason, usage } => self.write_end(out, index, *reason, *usage),
+        }
+    }
 }
+
+/// What choices used together. They share the prompt; one of them had the least of it in the cache, and computed it for all.
+fn together(others: Option<Usage>, one: Usage) -> Usage {
+    let Some(others) = others else { return one };
+    Usage {
+        prompt_tokens: one.prompt_tokens,
+        completion_tokens: others.completion_tokens.saturating_add(one.completion_tokens),
+        cached_tokens: others.cached_tokens.min(one.cached_tokens),
+        drafted_tokens: others.drafted_tokens.saturating_add(one.drafted_tokens),
+        accepted_tokens: others.accepted_tokens.saturating_add(one.accepted_tokens),
+    }
+}
+
+/// Those `count` outputs whose tokens were the most likely on average, the best first; all of them, as they are, if there
+/// are no more.
+fn best(outputs: &[Output], count: usize) -> Vec<&Output> {
+    let mut best: Vec<&Output> = outputs.iter().collect();
+    if count < outputs.len() {
+        best.sort_by(|a, b| mean_logprob(b).total_cmp(&mean_logprob(a)));
+        best.truncate(count);
+    }
+    best
+}
+
+fn mean_logprob(output: &Output) -> f64 {
+    let sum: f64 = output.logprobs.iter().map(|token| f64::from(token.chosen.logprob)).sum();
+    sum / output.logprobs.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::{
-    endpoint::{Endpoint, finish_reason_str},
+    endpoint::{Endpoint, Part, finish_reason_str},
+    logprobs::ChatLogprobs,
     request::{self, Context},
 };
 use crate::{
@@ -18,7 +19,7 @@ pub(super) struct Chat;
 struct ChunkChoice<'a> {
     index: u32,
     delta: Delta<'a>,
-    logprobs: Option<()>,
+    logprobs: Option<ChatLogprobs<'a>>,
     finish_reason: Option<&'static str>,
 }
 
@@ -34,7 +35,7 @@ struct Delta<'a> {
 struct Choice<'a> {
     index: u32,
     message: Message<'a>,
-    logprobs: Option<()>,
+    logprobs: Option<ChatLogprobs<'a>>,
     finish_reason: &'static str,
 }
 
@@ -54,23 +55,24 @@ impl Endpoint for Chat {
         request::chat(body)
     }
 
-    fn first() -> Option<impl Serialize> {
+    fn first(index: u32) -> Option<impl Serialize> {
         let delta = Delta { role: Some("assistant"), content: Some("") };
-        Some(ChunkChoice { index: 0, delta, logprobs: None, finish_reason: None })
+        Some(ChunkChoice { index, delta, logprobs: None, finish_reason: None })
     }
 
-    fn delta(text: &str) -> impl Serialize {
+    fn delta(Part { index, text, logprobs, .. }: Part<'_>) -> impl Serialize {
         let delta = Delta { role: None, content: Some(text) };
-        ChunkChoice { index: 0, delta, logprobs: None, finish_reason: None }
+        ChunkChoice { index, delta, logprobs: logprobs.map(ChatLogprobs::of), finish_reason: None }
     }
 
-    fn last(reason: FinishReason) -> impl Serialize {
+    fn last(index: u32, reason: FinishReason) -> impl Serialize {
         let delta = Delta { role: None, content: None };
-        ChunkChoice { index: 0, delta, logprobs: None, finish_reason: Some(finish_reason_str(reason)) }
+        ChunkChoice { index, delta, logprobs: None, finish_reason: Some(finish_reason_str(reason)) }
     }
 
-    fn full(text: &str, reason: FinishReason) -> impl Serialize {
+    fn full(Part { index, text, logprobs, .. }: Part<'_>, reason: FinishReason) -> impl Serialize {
         let message = Message { role: "assistant", content: text, refusal: None };
-        Choice { index: 0, message, logprobs: None, finish_reason: finish_reason_str(reason) }
+        let logprobs = logprobs.map(ChatLogprobs::of);
+        Choice { index, message, logprobs, finish_reason: finish_reason_str(reason) }
     }
 }

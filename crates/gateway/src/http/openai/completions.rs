@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::{
-    endpoint::{Endpoint, finish_reason_str},
+    endpoint::{Endpoint, Part, finish_reason_str},
+    logprobs::CompletionLogprobs,
     request::{self, Context},
 };
 use crate::{
@@ -18,13 +19,14 @@ pub(super) struct Completion;
 struct Choice<'a> {
     text: &'a str,
     index: u32,
-    logprobs: Option<()>,
+    logprobs: Option<CompletionLogprobs<'a>>,
     finish_reason: Option<&'static str>,
 }
 
 impl<'a> Choice<'a> {
-    fn new(text: &'a str, reason: Option<FinishReason>) -> Self {
-        Self { text, index: 0, logprobs: None, finish_reason: reason.map(finish_reason_str) }
+    fn new(Part { index, text, logprobs, offset }: Part<'a>, reason: Option<FinishReason>) -> Self {
+        let logprobs = logprobs.map(|tokens| CompletionLogprobs::of(tokens, offset));
+        Self { text, index, logprobs, finish_reason: reason.map(finish_reason_str) }
     }
 }
 
@@ -37,19 +39,19 @@ impl Endpoint for Completion {
         request::completion(body)
     }
 
-    fn first() -> Option<impl Serialize> {
+    fn first(_index: u32) -> Option<impl Serialize> {
         None::<()>
     }
 
-    fn delta(text: &str) -> impl Serialize {
-        Choice::new(text, None)
+    fn delta(part: Part<'_>) -> impl Serialize {
+        Choice::new(part, None)
     }
 
-    fn last(reason: FinishReason) -> impl Serialize {
-        Choice::new("", Some(reason))
+    fn last(index: u32, reason: FinishReason) -> impl Serialize {
+        Choice::new(Part { index, text: "", logprobs: None, offset: 0 }, Some(reason))
     }
 
-    fn full(text: &str, reason: FinishReason) -> impl Serialize {
-        Choice::new(text, Some(reason))
+    fn full(part: Part<'_>, reason: FinishReason) -> impl Serialize {
+        Choice::new(part, Some(reason))
     }
 }

@@ -4,6 +4,7 @@
 //! endpoint   what the two kinds of completion implement: chat, completions
 //! request    a body's fields: as typed, then checked
 //! answer     answers and chunks
+//! logprobs   how likely tokens were, as both have it
 //! error      the error object
 //! operations tokenize and the like, as vLLM and llama.cpp have them
 //! models     the list of models; loading and unloading, which is our addition to it
@@ -14,6 +15,7 @@ mod chat;
 mod completions;
 mod endpoint;
 mod error;
+mod logprobs;
 mod models;
 mod operations;
 mod request;
@@ -31,7 +33,7 @@ use super::{
     generation::create,
     sse,
 };
-use crate::serve::Generation;
+use crate::serve::Choices;
 
 /// All of it, for the router.
 pub(super) fn api() -> Api {
@@ -63,8 +65,8 @@ impl<E: Endpoint> Dialect for OpenAi<E> {
         E::read(body)
     }
 
-    fn answer(context: Context, generation: &Generation) -> Result<Answer<E>, ApiError> {
-        Answer::new(context, generation.digest())
+    fn answer(context: Context, choices: &Choices, echo: Option<String>) -> Result<Answer<E>, ApiError> {
+        Answer::new(context, choices, echo.unwrap_or_default())
     }
 
     fn write_error_event(out: &mut BytesMut, error: &ErrorReport) {

@@ -16,7 +16,7 @@ use crate::{
         sse,
     },
     metrics::MetricRegistry,
-    serve::{Output, fixtures::Player},
+    serve::{Output, OutputEvent, fixtures::Player},
 };
 
 /// A dialect whose streams have keep-alives or not, and consist of the text.
@@ -37,7 +37,7 @@ impl<const KEEPALIVE: bool> Dialect for Lines<KEEPALIVE> {
         Err(ApiError::Internal)
     }
 
-    fn answer(_context: (), _generation: &Generation) -> Result<PlainText, ApiError> {
+    fn answer(_context: (), _choices: &Choices, _echo: Option<String>) -> Result<PlainText, ApiError> {
         Ok(PlainText)
     }
 
@@ -48,15 +48,15 @@ impl<const KEEPALIVE: bool> Dialect for Lines<KEEPALIVE> {
 }
 
 impl Answer for PlainText {
-    fn full(&self, _output: &Output) -> Vec<u8> {
+    fn full(&self, _outputs: &[Output]) -> Vec<u8> {
         Vec::new()
     }
 
     fn first(&mut self, _out: &mut BytesMut) {}
 
-    fn event(&mut self, out: &mut BytesMut, event: &OutputEvent) {
+    fn event(&mut self, out: &mut BytesMut, _index: u32, event: &OutputEvent) {
         out.extend_from_slice(match event {
-            OutputEvent::TextDelta(text) => text.as_bytes(),
+            OutputEvent::Delta { text, .. } => text.as_bytes(),
             OutputEvent::Finish { .. } => b".",
         });
     }
@@ -85,7 +85,7 @@ fn body_of<D: Dialect>(source: Source<D::Answer>) -> Body {
 /// The worker of a stream that has begun, and its response.
 fn begun() -> (Player, Response, HttpMetrics) {
     let (player, generation) = Player::begin();
-    let opened = Opened { generation, answer: PlainText, _charge: Budget::new(0).charge() };
+    let opened = Opened { choices: generation.into(), answer: PlainText, _charge: Budget::new(0).charge() };
     let (response, metrics) = response_of::<Lines<true>>(Source::Open(Box::new(opened)));
     (player, response, metrics)
 }

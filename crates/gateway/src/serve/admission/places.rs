@@ -10,13 +10,14 @@ use tokio::{sync::oneshot, time::timeout_at};
 
 use super::{
     metrics::{AdmissionMetrics, Counted},
-    rates::{Charge, now},
+    permit::{Giver, Permit},
+    rates::now,
     rejection::Rejection,
 };
 use crate::{
     config::StreamRegistry,
     serve::{
-        gate::{Arrival, Arrived, Gate, Occupancy, Started},
+        gate::{Arrival, Arrived, Gate, Grant, Occupancy, Started},
         limit::{LimitSettings, WorkersLoad},
         queue::{Bound, Bounds, Ticket},
     },
@@ -39,24 +40,6 @@ struct Table {
 
 /// Who waits for a permit.
 type Waiter = oneshot::Sender<Result<Permit, Rejection>>;
-
-/// The right to one stream. Held by the response's body; dropping it lets the next one in.
-#[derive(Debug)]
-pub struct Permit {
-    places: Arc<Places>,
-    model: Arc<str>,
-    started: Started,
-    deadline: Option<Instant>,
-    prompt_tokens: u32,
-    /// Those that its worker had in its cache.
-    cached_tokens: u32,
-    had_token: bool,
-    /// It is given back to nobody.
-    disarmed: bool,
-    /// What the stream may use of its caller's rates.
-    charge: Option<Box<Charge>>,
-    _running: Counted,
-}
 
 /// What became of a request at first.
 pub(super) enum Entered {
@@ -115,6 +98,10 @@ impl Places {
         self.table().settings.wait_timeout
     }
 
+    pub(super) fn max_streams(&self) -> usize {
+        self.table().settings.max_streams
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.table().closed
     }
@@ -136,6 +123,7 @@ impl Places {
         now: Instant,
     ) -> Result<Entered, Rejection> {
         let (sender, receiver) = oneshot::channel();
+        let places = arrival.places;
         let mut table = self.table();
         if table.closed {
             return Err(Rejection::ShuttingDown);
@@ -151,7 +139,7 @@ impl Places {
             Arrived::Runs(started) => {
                 self.publish(&table);
                 drop(table);
-                Ok(Entered::Runs(Permit::new(self, model, started)))
+                Ok(Entered::Runs(self.permit(model, started, places)))
             }
             Arrived::Refused(bound) => Err(refusal(gate, bound)),
             Arrived::Waits(ticket, evicted) => {
@@ -159,9 +147,14 @@ impl Places {
                     evicted.into_iter().map(|waiter| (waiter, refusal(gate, Bound::Requests))).collect();
                 self.publish(&table);
                 drop(table);
+                let has_evicted = !evicted.is_empty();
                 for (waiter, rejection) in evicted {
                     // It fails if the client has gone.
                     let _ = waiter.send(Err(rejection));
+                }
+                if has_evicted {
+                    // One of them may have kept places free, of which it needed more.
+                    self.settle(model);
                 }
                 let (places, model) = (Arc::clone(self), Arc::clone(model));
                 let _waiting = self.metrics.waits(&model);
@@ -177,7 +170,7 @@ impl Places {
             let now = now();
             let mut table = self.table();
             let Some(gate) = table.gates.get_mut(model) else { return };
-            (0..std::mem::take(&mut gone)).for_each(|_| gate.withdraw(now));
+            gate.withdraw(std::mem::take(&mut gone), now);
             let next: Vec<_> = std::iter::from_fn(|| gate.next(now)).collect();
             self.publish(&table);
             drop(table);
@@ -185,28 +178,19 @@ impl Places {
                 return;
             }
             // Without the lock: a permit that nobody takes would need it again.
-            for (waiter, started) in next {
-                if let Err(Ok(permit)) = waiter.send(Ok(Permit::new(self, model, started))) {
+            for Grant { waiter, started, places } in next {
+                if let Err(Ok(permit)) = waiter.send(Ok(self.permit(model, started, places))) {
                     permit.disarm();
-                    gone += 1;
+                    gone += places;
                 }
             }
         }
     }
 
-    /// A stream ended.
-    fn release(self: &Arc<Self>, model: &Arc<str>, had_token: bool) {
-        if let Some(gate) = self.table().gates.get_mut(model) {
-            gate.finish(had_token, now());
-        }
-        self.settle(model);
-    }
-
-    /// A stream had its first token.
-    fn first_token(&self, model: &str, started: Started, computed_tokens: u32) {
-        if let Some(gate) = self.table().gates.get_mut(model) {
-            gate.first_token(started, computed_tokens, now());
-        }
+    /// A permit, with those of `count - 1` other streams.
+    fn permit(self: &Arc<Self>, model: &Arc<str>, started: Started, count: usize) -> Permit {
+        let giver: Arc<dyn Giver> = Arc::<Self>::clone(self);
+        Permit::group(&giver, model, started, count)
     }
 
     /// The load of all models is judged. `workers` says what a model's workers report; `None` if it is not loaded.
@@ -292,73 +276,22 @@ impl Places {
     }
 }
 
-impl Permit {
-    fn new(places: &Arc<Places>, model: &Arc<str>, started: Started) -> Self {
-        Self {
-            places: Arc::clone(places),
-            model: Arc::clone(model),
-            started,
-            deadline: None,
-            prompt_tokens: 0,
-            cached_tokens: 0,
-            had_token: false,
-            disarmed: false,
-            charge: None,
-            _running: places.metrics.runs(model),
+impl Giver for Places {
+    fn count(&self, model: &Arc<str>) -> Counted {
+        self.metrics.runs(model)
+    }
+
+    fn first_token(&self, model: &str, started: Started, computed_tokens: u32) {
+        if let Some(gate) = self.table().gates.get_mut(model) {
+            gate.first_token(started, computed_tokens, now());
         }
     }
 
-    /// It reached who waited for it.
-    pub(super) fn admit(&mut self, mut charge: Charge, deadline: Option<Instant>) {
-        charge.begin();
-        self.charge = Some(Box::new(charge));
-        self.deadline = deadline;
-    }
-
-    /// It reached nobody; the caller gives the place back.
-    fn disarm(mut self) {
-        self.disarmed = true;
-    }
-
-    /// When the stream has to be done.
-    pub(in crate::serve) fn deadline(&self) -> Option<Instant> {
-        self.deadline
-    }
-
-    /// The prompt was accepted. What is counted here is compared with the caller's rates.
-    pub(in crate::serve) fn count_prompt(&mut self, tokens: u32) {
-        self.prompt_tokens = tokens;
-        self.count(tokens.into());
-    }
-
-    /// So many tokens of the prompt had been computed before; said before the first one of the answer is counted.
-    pub(in crate::serve) fn count_cached(&mut self, tokens: u32) {
-        self.cached_tokens = tokens.min(self.prompt_tokens);
-    }
-
-    /// So many tokens of the answer came. The first ones say how busy the workers are.
-    pub(in crate::serve) fn count_answer(&mut self, tokens: usize) {
-        if tokens == 0 {
-            return;
+    fn release(self: Arc<Self>, model: &Arc<str>, had_token: bool) {
+        if let Some(gate) = self.table().gates.get_mut(model) {
+            gate.finish(had_token, now());
         }
-        if !std::mem::replace(&mut self.had_token, true) {
-            self.places.first_token(&self.model, self.started, self.prompt_tokens - self.cached_tokens);
-        }
-        self.count(tokens as u64);
-    }
-
-    fn count(&mut self, tokens: u64) {
-        if let Some(charge) = &mut self.charge {
-            charge.count(tokens);
-        }
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if !self.disarmed {
-            self.places.release(&self.model, self.had_token);
-        }
+        self.settle(model);
     }
 }
 
@@ -388,6 +321,10 @@ impl Drop for Waiting {
         let left = table.gates.get_mut(&self.model).and_then(|gate| gate.leave(&self.ticket));
         self.places.publish(&table);
         drop(table);
+        if left.is_some() {
+            // It may have kept places free, of which it needed more.
+            self.places.settle(&self.model);
+        }
         drop(left);
     }
 }

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod streams;
+
 use std::{pin::pin, time::Duration};
 
 use futures_util::{FutureExt, future::join_all, poll};

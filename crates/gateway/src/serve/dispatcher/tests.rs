@@ -43,7 +43,7 @@ fn full() -> (Dispatcher, Permit) {
 }
 
 fn ask(dispatcher: &Dispatcher, model: &str) -> Option<ServeError> {
-    dispatcher.generate(plain(model), Instant::now()).now_or_never().map(Result::unwrap_err)
+    dispatcher.generate(plain(model), 1, Instant::now()).now_or_never().map(Result::unwrap_err)
 }
 
 #[tokio::test]
@@ -60,12 +60,12 @@ async fn a_request_waits_for_a_worker_as_long_as_it_may() {
     let dispatcher = dispatcher(admission.clone(), fixtures::registry(1));
     let began = tokio::time::Instant::now();
     let deadline = Some(began.into_std() + Duration::from_secs(2));
-    let error = dispatcher.generate(GenerateRequest { deadline, ..plain("m") }, Instant::now()).await;
+    let error = dispatcher.generate(GenerateRequest { deadline, ..plain("m") }, 1, Instant::now()).await;
     assert_eq!((error.unwrap_err(), began.elapsed().as_secs()), (ServeError::DeadlinePassed, 2));
 
     let settings = StreamRegistry { wait_timeout: Duration::from_secs(5), ..settings };
     admission.configure(settings, RateLimits::default());
-    let error = dispatcher.generate(plain("m"), Instant::now()).await.unwrap_err();
+    let error = dispatcher.generate(plain("m"), 1, Instant::now()).await.unwrap_err();
     let expected = RouteError::NoWorker { model: "m".into() };
     assert_eq!((error, began.elapsed().as_secs()), (expected.into(), 7));
 }

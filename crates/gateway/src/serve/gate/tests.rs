@@ -16,14 +16,14 @@ fn gate(streams: usize) -> Gate<usize> {
     Gate::new(BOUNDS, settings, Instant::now())
 }
 
-fn arrival(who: u8, level: i32) -> Arrival {
+fn arrival(who: u8, level: i32, places: usize) -> Arrival {
     let caller = Caller { key: Some(who.to_string().into()) };
-    Arrival { caller, priority: Priority(level), tokens: 10 }
+    Arrival { caller, priority: Priority(level), tokens: 10, places }
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Arrive { who: u8, level: i32 },
+    Arrive { who: u8, level: i32, places: usize },
     Token(usize),
     Finish(usize),
     Leave(usize),
@@ -34,7 +34,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        5 => (0..3u8, -2..3i32).prop_map(|(who, level)| Step::Arrive { who, level }),
+        5 => (0..3u8, -2..3i32, prop_oneof![3 => Just(1), 1 => 1..5usize])
+            .prop_map(|(who, level, places)| Step::Arrive { who, level, places }),
         2 => any::<usize>().prop_map(Step::Token),
         3 => any::<usize>().prop_map(Step::Finish),
         1 => any::<usize>().prop_map(Step::Leave),
@@ -58,11 +59,12 @@ proptest! {
             now += Duration::from_millis(300);
             let mut vanishes = false;
             match step {
-                Step::Arrive { who, level } => match gate.arrive(arrival(who, level), n, now) {
+                Step::Arrive { who, level, places } => match gate.arrive(arrival(who, level, places), n, now) {
                     Arrived::Runs(started) => {
                         prop_assert!(waits.is_empty(), "it overtook somebody");
-                        prop_assert!(runs.len() < gate.occupancy().limit);
-                        runs.push((started, false));
+                        prop_assert!(runs.len() + places <= gate.occupancy().limit || runs.is_empty());
+                        runs.extend(vec![(started, false); places]);
+                        at_limit = at_limit.max(places);
                     }
                     Arrived::Waits(ticket, evicted) => {
                         waits.retain(|(n, _)| !evicted.contains(n));
@@ -96,28 +98,32 @@ proptest! {
                 }
                 _ => {}
             }
-            while let Some((n, started)) = gate.next(now) {
-                let at = waits.iter().position(|(waiting, _)| *waiting == n);
+            while let Some(Grant { waiter, started, places }) = gate.next(now) {
+                prop_assert!(runs.len() + places <= gate.occupancy().limit || runs.is_empty());
+                let at = waits.iter().position(|(waiting, _)| *waiting == waiter);
                 let (_, ticket) = waits.swap_remove(at.unwrap());
                 prop_assert_eq!(gate.leave(&ticket), None);
                 if std::mem::take(&mut vanishes) {
-                    gate.withdraw(now);
+                    gate.withdraw(places, now);
                 } else {
-                    runs.push((started, false));
+                    runs.extend(vec![(started, false); places]);
+                    // One that needs more than there are runs alone.
+                    at_limit = at_limit.max(places);
                 }
             }
             let occupancy = gate.occupancy();
             prop_assert_eq!((occupancy.running, occupancy.waiting), (runs.len(), waits.len()));
             prop_assert_eq!(gate.unstarted, runs.iter().filter(|(_, had_token)| !had_token).count());
             prop_assert!(occupancy.waiting <= BOUNDS.requests);
-            prop_assert!(waits.is_empty() || runs.len() >= occupancy.limit, "a place is free and somebody waits");
+            let fits = gate.queue.peek().is_some_and(|waits| gate.has_room(waits.places));
+            prop_assert!(!fits, "there are places for somebody who waits");
             // More than the limit run only after it sank.
             at_limit = occupancy.limit.max(at_limit.min(runs.len()));
             prop_assert!(runs.len() <= at_limit);
         }
         runs.iter().for_each(|(_, had_token)| gate.finish(*had_token, now));
-        while gate.next(now).is_some() {
-            gate.finish(false, now);
+        while let Some(grant) = gate.next(now) {
+            (0..grant.places).for_each(|_| gate.finish(false, now));
         }
         prop_assert!(gate.is_idle());
         prop_assert_eq!(gate.unstarted, 0);
@@ -128,7 +134,7 @@ proptest! {
 fn who_is_turned_away_is_told_when_a_place_is_likely() {
     let mut gate = gate(2);
     let start = Instant::now();
-    let mut arrive = |n, now| gate.arrive(arrival(0, 0), n, now);
+    let mut arrive = |n, now| gate.arrive(arrival(0, 0, 1), n, now);
     for n in 0..8 {
         assert!(!matches!(arrive(n, start), Arrived::Refused(_)));
     }

@@ -1,13 +1,16 @@
 #![allow(clippy::unwrap_used)]
 
 use futures_util::FutureExt;
-use protocol::message::{Delta, Failure, FailureKind, FinishReason, Submission, Usage};
+use protocol::message::{
+    Delta, Failure, FailureKind, FinishReason, Submission, TokenLogprob, TokenLogprobs, Usage,
+};
 
 use super::*;
 use crate::{
     config::StreamRegistry,
     metrics::MetricRegistry,
     serve::{
+        Choices, Output,
         admission::{Admission, AdmissionMetrics},
         migrate::tests::World as Fleet,
     },
@@ -48,6 +51,10 @@ fn chunk(text: &str) -> StreamEventKind {
     StreamEventKind::Delta(Delta { text: text.into(), ..Delta::default() })
 }
 
+fn text(text: &str) -> OutputEvent {
+    OutputEvent::Delta { text: text.into(), logprobs: Vec::new() }
+}
+
 fn finished() -> StreamEventKind {
     StreamEventKind::Finished { reason: FinishReason::Length, usage: Usage::default() }
 }
@@ -57,7 +64,11 @@ fn failure() -> Failure {
 }
 
 fn now(generation: &mut Generation) -> Option<Result<OutputEvent, ServeError>> {
-    generation.next().now_or_never().expect("an event is ready")
+    std::future::poll_fn(|cx| generation.poll_next(cx)).now_or_never().expect("an event is ready")
+}
+
+fn output_of(generation: Generation) -> Result<Output, ServeError> {
+    Choices::from(generation).collect().now_or_never().unwrap().map(|mut outputs| outputs.remove(0))
 }
 
 #[tokio::test]
@@ -66,8 +77,8 @@ async fn deltas_have_text_and_the_end_comes_once() {
     let mut generation =
         world.begin(vec![prepared(), chunk("a"), chunk(""), chunk("b"), finished()]).unwrap();
     assert_eq!(generation.digest(), "d");
-    assert_eq!(now(&mut generation), Some(Ok(OutputEvent::TextDelta("a".into()))));
-    assert_eq!(now(&mut generation), Some(Ok(OutputEvent::TextDelta("b".into()))));
+    assert_eq!(now(&mut generation), Some(Ok(text("a"))));
+    assert_eq!(now(&mut generation), Some(Ok(text("b"))));
     let end = OutputEvent::Finish { reason: FinishReason::Length, usage: Usage::default() };
     assert_eq!(now(&mut generation), Some(Ok(end)));
     assert_eq!(now(&mut generation), None);
@@ -77,11 +88,11 @@ async fn deltas_have_text_and_the_end_comes_once() {
 async fn what_was_collected_is_the_whole_text_or_the_error() {
     let world = World::new();
     let generation = world.begin(vec![prepared(), chunk("a"), chunk("b"), finished()]).unwrap();
-    let output = generation.collect().now_or_never().unwrap().unwrap();
-    assert_eq!((output.text.as_str(), output.reason), ("ab", FinishReason::Length));
+    let output = output_of(generation).unwrap();
+    assert_eq!((output.text.as_str(), output.reason), ("ab", Some(FinishReason::Length)));
     let failed = StreamEventKind::Failed(failure());
     let generation = world.begin(vec![prepared(), chunk("a"), failed]).unwrap();
-    let error = generation.collect().now_or_never().unwrap().unwrap_err();
+    let error = output_of(generation).unwrap_err();
     assert_eq!(error, ServeError::Failed(failure()));
 }
 
@@ -107,4 +118,24 @@ async fn a_dropped_generation_is_cancelled_and_gives_its_place_back() {
     drop(generation);
     assert!(world.has_place());
     assert!(matches!(world.fleet.worker(0).submitted()[..], [Submission::Cancel(_)]));
+}
+
+#[tokio::test]
+async fn log_probabilities_come_also_without_text() {
+    let likely = |logprob| {
+        let chosen = TokenLogprob { token: 1, logprob, special: false, bytes: b"a".to_vec() };
+        vec![TokenLogprobs { chosen, top: Vec::new() }]
+    };
+    let delta = |first_token, text: &str, logprob| {
+        let tokens = [1][..].into();
+        StreamEventKind::Delta(Delta { first_token, tokens, text: text.into(), logprobs: likely(logprob) })
+    };
+    let events = || vec![prepared(), delta(0, "", -1.0), delta(1, "aa", -2.0), finished()];
+    let world = World::new();
+    let mut generation = world.begin(events()).unwrap();
+    let expected = OutputEvent::Delta { text: "".into(), logprobs: likely(-1.0) };
+    assert_eq!(now(&mut generation), Some(Ok(expected)));
+    drop(generation);
+    let output = output_of(world.begin(events()).unwrap()).unwrap();
+    assert_eq!((output.text.as_str(), output.logprobs), ("aa", [likely(-1.0), likely(-2.0)].concat()));
 }

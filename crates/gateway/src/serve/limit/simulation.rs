@@ -94,8 +94,8 @@ impl World {
                 self.gate.tick(workers, self.now);
                 self.limits.push(self.gate.occupancy().limit);
             }
-            while let Some(((), started)) = self.gate.next(self.now) {
-                self.start(started);
+            while let Some(grant) = self.gate.next(self.now) {
+                self.start(grant.started);
             }
             self.now += STEP;
         }
@@ -118,7 +118,8 @@ impl World {
             Loop::Open(rate) => usize::from(self.chance() < rate * STEP.as_secs_f64()),
         };
         for _ in 0..count {
-            let arrival = Arrival { caller: Caller::default(), priority: Priority::default(), tokens: 1 };
+            let arrival =
+                Arrival { caller: Caller::default(), priority: Priority::default(), tokens: 1, places: 1 };
             if let Arrived::Runs(started) = self.gate.arrive(arrival, (), self.now) {
                 self.start(started);
             }

@@ -111,6 +111,9 @@ impl Entry {
         if self.spent > self.flow.granted.load(Ordering::Acquire) || unread > MAX_UNREAD {
             return Err("the worker sent more than the client had asked for");
         }
+        if !delta.logprobs.is_empty() && delta.logprobs.len() != delta.tokens.len() {
+            return Err("the worker said of some tokens how likely they were, and not of others");
+        }
         let tokens = delta.token_range();
         if tokens.start != self.next_token {
             return Err("the worker left out a part of the output");

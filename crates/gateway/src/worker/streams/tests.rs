@@ -63,7 +63,7 @@ fn chunk(text: &str) -> StreamEventKind {
 }
 
 fn tokens(first_token: u32, tokens: &[u32]) -> StreamEventKind {
-    StreamEventKind::Delta(Delta { first_token, tokens: tokens.into(), text: "".into() })
+    StreamEventKind::Delta(Delta { first_token, tokens: tokens.into(), ..Delta::default() })
 }
 
 fn finished() -> StreamEventKind {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protocol::message::{Answer, Failure, FailureKind, Report, StreamEvent, StreamEventKind};
+use protocol::message::{Answer, Failure, FailureKind, Report, StreamEvent, StreamEventKind, TokenLogprobs};
 
 use crate::report_sink::ReportSink;
 
@@ -81,7 +81,10 @@ pub(in crate::engine) fn failed(message: impl Into<String>) -> StreamEventKind {
 /// An upper bound of its encoded bytes.
 fn size(event: &StreamEvent) -> usize {
     64 + match &event.kind {
-        StreamEventKind::Delta(delta) => delta.text.len() + 5 * delta.tokens.len(),
+        StreamEventKind::Delta(delta) => {
+            let logprobs: usize = delta.logprobs.iter().map(TokenLogprobs::approximate_bytes).sum();
+            delta.text.len() + 5 * delta.tokens.len() + logprobs
+        }
         StreamEventKind::Failed(failure) => {
             failure.message.len() + failure.param.as_ref().map_or(0, String::len)
         }
@@ -110,7 +113,7 @@ mod tests {
     use protocol::{
         codec,
         ids::RequestId,
-        message::{Delta, FinishReason, Usage},
+        message::{Delta, FinishReason, TokenLogprob, Usage},
     };
 
     use super::*;
@@ -125,8 +128,10 @@ mod tests {
     }
 
     fn chunk(id: u64, bytes: usize) -> StreamEvent {
-        let delta =
-            Delta { first_token: 0, tokens: vec![u32::MAX; 3].into(), text: "x".repeat(bytes).into() };
+        let likely = TokenLogprob { token: u32::MAX, logprob: -1.0, special: true, bytes: vec![0xff; 9] };
+        let logprobs = vec![TokenLogprobs { chosen: likely.clone(), top: vec![likely; 3] }; 3];
+        let tokens = vec![u32::MAX; 3].into();
+        let delta = Delta { first_token: 0, tokens, text: "x".repeat(bytes).into(), logprobs };
         StreamEvent { id: RequestId(id), kind: StreamEventKind::Delta(delta) }
     }
 

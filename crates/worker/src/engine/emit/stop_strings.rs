@@ -2,7 +2,7 @@
 //!
 //! The output ends where the stop string that begins earliest begins, wherever the tokens' boundaries fall: as if the whole
 //! output had been searched at once. So a stop string that was found waits while one that began before it may still come.
-//! Of several that begin at the same place none is shown, so it does not matter which one is meant.
+//! Of several that begin at the same place the one that ends first is meant; it matters only if it is shown.
 //!
 //! Each byte is looked at once for each stop string that may be under way: the work of a token grows neither with the
 //! length of the stop strings nor with what was generated before.
@@ -41,8 +41,12 @@ pub struct Scanner {
     base: usize,
     /// Hidden texts: where in the output they stood, and their bytes. Those that a pattern may still go back to.
     hidden: VecDeque<(usize, usize)>,
-    /// Where the earliest stop string found so far begins, as a position in the output.
-    found: Option<usize>,
+    /// Where the earliest stop string found so far begins and ends, as positions in the output.
+    found: Option<(usize, usize)>,
+    /// The stop string is shown.
+    shows_stop: bool,
+    /// A stop string that ends now ends nothing.
+    disarmed: bool,
 }
 
 /// What the next part of the output led to.
@@ -98,6 +102,16 @@ impl Scanner {
         Self { partial: vec![0; stops.patterns.len()], stops, ..Self::default() }
     }
 
+    /// From now on the stop string is shown, up to its end.
+    pub fn show_stop(&mut self) {
+        self.shows_stop = true;
+    }
+
+    /// Whether a stop string may end the output with what comes next. One that has begun before may, too.
+    pub fn set_armed(&mut self, armed: bool) {
+        self.disarmed = !armed;
+    }
+
     /// Takes the next part of the output.
     pub fn push(&mut self, piece: &str) -> Scanned {
         if self.stops.is_empty() {
@@ -144,7 +158,7 @@ impl Scanner {
 
     /// Whether the stop string began after all output so far.
     pub fn stopped_at_end(&self) -> bool {
-        self.found == Some(self.end())
+        self.found.is_some_and(|(start, _)| start == self.end())
     }
 
     /// How much output there was, with what is held back.
@@ -156,12 +170,14 @@ impl Scanner {
     fn take(&mut self, byte: u8, position: usize, hidden: bool) -> bool {
         self.advance(byte, hidden);
         for &n in &self.active {
-            if self.partial[n] == self.stops.patterns[n].bytes.len() {
+            if self.partial[n] == self.stops.patterns[n].bytes.len() && !self.disarmed {
                 let start = self.begin(n, position);
-                self.found = Some(self.found.map_or(start, |found| found.min(start)));
+                if self.found.is_none_or(|(found, _)| start < found) {
+                    self.found = Some((start, position));
+                }
             }
         }
-        self.found.is_some_and(|found| self.earliest(position).is_none_or(|earliest| earliest >= found))
+        self.found.is_some_and(|(found, _)| self.earliest(position).is_none_or(|earliest| earliest >= found))
     }
 
     fn advance(&mut self, byte: u8, hidden: bool) {
@@ -217,7 +233,8 @@ impl Scanner {
     /// Takes what can't be part of a stop string any more.
     fn certain(&mut self) -> String {
         let end = self.end();
-        let start = self.earliest(end).into_iter().chain(self.found).min().unwrap_or(end);
+        let start =
+            self.earliest(end).into_iter().chain(self.found.map(|(start, _)| start)).min().unwrap_or(end);
         while self.hidden.front().is_some_and(|&(at, _)| at < start) {
             self.hidden.pop_front();
         }
@@ -225,8 +242,8 @@ impl Scanner {
     }
 
     fn stopped(&mut self) -> Scanned {
-        let start = self.found.unwrap_or_default();
-        Scanned::Stopped(self.show_until(start))
+        let (start, end) = self.found.unwrap_or_default();
+        Scanned::Stopped(self.show_until(if self.shows_stop { end } else { start }))
     }
 
     /// The output up to a position, as far as it was not shown.

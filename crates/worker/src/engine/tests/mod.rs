@@ -4,7 +4,9 @@
 
 mod constraints;
 mod disk;
+mod ends;
 mod failures;
+mod logprobs;
 mod prefixes;
 mod random;
 mod resume;

@@ -19,13 +19,18 @@ enum Event {
 
 /// Some begin with the same tokens: up to `common` of them.
 fn ask(common: usize) -> impl Strategy<Value = Ask> {
-    let sampling =
-        (any::<u64>(), prop_oneof![Just(0.0_f32), Just(0.8)], prop_oneof![Just(1.0_f32), Just(1.3)]);
+    let sampling = (
+        any::<u64>(),
+        prop_oneof![Just(0.0_f32), Just(0.8)],
+        prop_oneof![Just(1.0_f32), Just(1.3)],
+        option::of(0..4_u8),
+    );
     let prompt = (0..=common, vec(0..VOCAB, 1..14))
         .prop_map(|(common, own)| (0..common as u32).map(|n| n * n % VOCAB).chain(own).collect());
     (prompt, 1..12_usize, 0..6_u32, vec("[a-z]{1,2}", 0..3), vec(0..VOCAB, 0..3), sampling).prop_map(
-        |(prompt, max_tokens, credit, stop, eos, (seed, temperature, repetition_penalty))| {
-            let sampling = Sampling { seed, temperature, repetition_penalty, ..Sampling::default() };
+        |(prompt, max_tokens, credit, stop, eos, (seed, temperature, repetition_penalty, logprobs))| {
+            let sampling =
+                Sampling { seed, temperature, repetition_penalty, logprobs, ..Sampling::default() };
             Ask { prompt, max_tokens, credit, stop, eos, sampling }
         },
     )

@@ -46,15 +46,19 @@ fn sampling() -> impl Strategy<Value = Sampling> {
     let penalty = || prop_oneof![Just(0.0_f32), -1.0_f32..1.0];
     let (repetition, temperature) =
         (prop_oneof![Just(1.0_f32), 0.7_f32..1.5], prop_oneof![Just(0.0_f32), Just(0.7)]);
-    (any::<u64>(), temperature, repetition, penalty(), penalty(), 0..6_u32).prop_map(
-        |(seed, temperature, repetition_penalty, presence_penalty, frequency_penalty, top_k)| Sampling {
-            seed,
-            temperature,
-            repetition_penalty,
-            presence_penalty,
-            frequency_penalty,
-            top_k,
-            ..Sampling::default()
+    let logprobs = prop_oneof![Just(None), (0..6_u8).prop_map(Some)];
+    (any::<u64>(), temperature, repetition, penalty(), penalty(), 0..6_u32, logprobs).prop_map(
+        |(seed, temperature, repetition_penalty, presence_penalty, frequency_penalty, top_k, logprobs)| {
+            Sampling {
+                seed,
+                temperature,
+                repetition_penalty,
+                presence_penalty,
+                frequency_penalty,
+                top_k,
+                logprobs,
+                ..Sampling::default()
+            }
         },
     )
 }
@@ -74,20 +78,29 @@ proptest! {
         stop in stops(),
         eos in vec(0..samples::SMALL, 0..2),
         max_tokens in prop_oneof![Just(None), (1..30_u32).prop_map(Some)],
+        (min_tokens, include_stop) in (prop_oneof![Just(0_u32), 0..20_u32], any::<bool>()),
+        stop_tokens in vec(0..samples::SMALL, 0..3),
     ) {
         let preparer = preparer(&eos);
-        let ask = || generate(&prompt, &sampling, &stop, max_tokens);
+        let ask = || Generate {
+            min_tokens,
+            stop_tokens: stop_tokens.clone(),
+            include_stop,
+            ..generate(&prompt, &sampling, &stop, max_tokens)
+        };
         let (uncut, events) = run(&preparer, ask(), &[]);
         let mut before = Stream::default();
         for event in events.iter().take(uncut.chunks + 1) {
             let (after, _) = run(&preparer, ask(), &before.tokens);
             let tokens = [&before.tokens[..], &after.tokens].concat();
             let text = before.text.clone() + &after.text;
+            let logprobs = [&before.logprobs[..], &after.logprobs].concat();
+            prop_assert_eq!(logprobs.len(), if sampling.logprobs.is_some() { tokens.len() } else { 0 });
             let chunks = before.chunks + after.chunks;
             let first = after.first_token.unwrap_or(before.tokens.len() as u32);
             prop_assert_eq!(first as usize, before.tokens.len(), "the place of the first token");
             let first_token = uncut.first_token;
-            prop_assert_eq!(Stream { first_token, text, tokens, chunks, end: after.end }, uncut.clone(), "{:?}", before);
+            prop_assert_eq!(Stream { first_token, text, tokens, logprobs, chunks, end: after.end }, uncut.clone(), "{:?}", before);
             if !event.kind.is_terminal() {
                 before.push(event.kind.clone());
             }

@@ -7,7 +7,9 @@ const GUESSING: Limits = Limits { max_draft_tokens: 4, ..LIMITS };
 /// A stream of `max_tokens`, and the tokens of each step's rows.
 fn serve(model: FakeModel, limits: Limits, prompt: &[u32], max_tokens: usize) -> (Stream, Vec<Vec<usize>>) {
     let mut world = World::with_limits(model, limits);
-    world.ask(0, Ask { prompt: prompt.to_vec(), max_tokens, credit: 100, ..Ask::default() });
+    // Each token that was guessed is as likely as it would have been.
+    let sampling = Sampling { logprobs: Some(2), ..Sampling::default() };
+    world.ask(0, Ask { prompt: prompt.to_vec(), max_tokens, credit: 100, sampling, ..Ask::default() });
     assert_eq!(world.settle(), Turn::Idle);
     world.assert_empty();
     (world.stream(0), world.steps())

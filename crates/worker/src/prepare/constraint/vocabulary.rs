@@ -13,8 +13,7 @@ use llguidance::toktrie::{ApproximateTokEnv, INVALID_TOKEN, TokEnv, TokRxInfo, T
 use protocol::message::PieceForm;
 use tokenizers::Tokenizer;
 
-use super::super::pieces::PieceReader;
-use crate::engine::EosTokens;
+use crate::engine::{EosTokens, emit::PieceReader};
 
 /// Longest token, in bytes, that may be part of an output. The library's trie is not deeper than 1024.
 const MAX_TOKEN: usize = 1000;

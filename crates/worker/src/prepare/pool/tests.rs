@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
-use protocol::message::{OperationKind, Prompt, Sampling, TokenizeInput};
+use protocol::message::{OperationKind, Prompt, TokenizeInput};
 
 use super::{super::lanes::LONG, *};
 
@@ -98,20 +98,7 @@ impl World {
     fn submit(&self, id: u64, bytes: usize) -> Result<(), Failure> {
         let id = RequestId(id);
         let request = self.requests.begin(id, 1).unwrap();
-        let generate = Generate {
-            id,
-            prompt: Prompt::Text("x".repeat(bytes)),
-            sampling: Sampling::default(),
-            max_tokens: None,
-            stop: Vec::new(),
-            resume: Vec::new(),
-            ignore_eos: false,
-            output: None,
-            credit: 1,
-            trace: None,
-            correlation_id: None,
-            arrived_micros: 0,
-        };
+        let generate = Generate::new(id, Prompt::Text("x".repeat(bytes)), 1);
         self.pool.submit(Box::new(generate), request).inspect_err(|_| self.requests.end(id))
     }
 

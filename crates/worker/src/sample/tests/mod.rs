@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+mod logprobs;
 mod reference;
 mod rules;
 
@@ -46,6 +47,34 @@ fn filters_keep_what_they_should() {
     assert_eq!(seen(Sampling { top_p: 0.81, ..warm(1) }), HashSet::from([0, 1, 2]));
     assert_eq!(seen(Sampling { min_p: 0.2, ..warm(1) }), HashSet::from([0, 1, 2]));
     assert_eq!(seen(Sampling { min_p: 0.99, top_p: 0.01, ..warm(1) }), HashSet::from([0]));
+}
+
+/// As transformers' `TypicalLogitsWarper` keeps them: the entropy is 1.142, and the informations are 0.693, 1.204, 1.897 and
+/// 2.996.
+#[test]
+fn typical_tokens_need_not_be_the_most_likely() {
+    let logits = [0.5_f32.ln(), 0.3_f32.ln(), 0.15_f32.ln(), 0.05_f32.ln()];
+    let seen = |sampling: Sampling| tokens(&sampling, &logits, 4_000).into_iter().collect::<HashSet<_>>();
+    assert_eq!(seen(Sampling { typical_p: 0.2, ..warm(1) }), HashSet::from([1]));
+    assert_eq!(seen(Sampling { typical_p: 0.5, ..warm(1) }), HashSet::from([0, 1]));
+    assert_eq!(seen(Sampling { typical_p: 0.9, ..warm(1) }), HashSet::from([0, 1, 2]));
+    assert_eq!(seen(Sampling { typical_p: 0.96, ..warm(1) }), HashSet::from([0, 1, 2, 3]));
+    // Of the two that are left the entropy is 0.662, and the informations are 0.470 and 0.981.
+    assert_eq!(seen(Sampling { typical_p: 0.2, top_k: 2, ..warm(1) }), HashSet::from([0]));
+    let equal = Sampling { typical_p: 0.1, ..warm(1) };
+    let all = tokens(&equal, &[1.0; 4], 4_000).into_iter().collect::<HashSet<_>>();
+    assert_eq!(all, HashSet::from([0, 1, 2, 3]), "none is more typical than another");
+}
+
+#[test]
+fn tokens_that_may_not_come_yet_are_not_chosen() {
+    let mut sampler = Sampler::new(Sampling::default(), &[]).with_least(3, [0, 2, 99].into());
+    let mut scratch = Scratch::default();
+    let logits = [3.0, 1.0, 2.0];
+    let chosen: Vec<u32> = (0..5).map(|position| sampler.sample(&logits, position, &mut scratch)).collect();
+    assert_eq!(chosen, [1, 1, 1, 0, 0]);
+    let complete = [f32::NEG_INFINITY, f32::NAN, 2.0];
+    assert_eq!(sampler.sample(&complete, 0, &mut scratch), 2, "nothing else is possible");
 }
 
 #[test]

@@ -65,6 +65,27 @@ impl Rule {
             keep_likely(&mut tokens, total, sampling);
             total = sum(&tokens);
         }
+        if sampling.typical_p < 1.0 {
+            let scale = Scale { max, temperature: sampling.temperature };
+            let filtered = sampling.top_k > 0 || sampling.top_p < 1.0 || sampling.min_p > 0.0;
+            let exponent = |token: u32| match logits[token as usize] {
+                logit if logit == max => 0.0,
+                logit => (logit - scale.max) / scale.temperature,
+            };
+            let product =
+                |&(weight, token): &(f32, u32)| if weight > 0.0 { exponent(token) * weight } else { 0.0 };
+            let mean = if filtered {
+                tokens.iter().map(|it| f64::from(product(it))).sum::<f64>() / total
+            } else {
+                let mut products = vec![0.0; logits.len()];
+                tokens.iter().for_each(|it| products[it.1 as usize] = product(it));
+                (self.total)(&products) / total
+            };
+            keep_typical(&mut tokens, f64::from(sampling.typical_p) * total, |token| {
+                (f64::from(exponent(token)) - mean).abs() as f32
+            });
+            total = sum(&tokens);
+        }
         pick(&tokens, uniform(sampling.seed, position) * total)
     }
 }
@@ -84,6 +105,22 @@ fn keep_likely(tokens: &mut Vec<(f32, u32)>, total: f64, sampling: &Sampling) {
         kept
     });
     let len = head.count();
+    tokens.truncate(len);
+}
+
+/// The nearest first, until they reach `enough`, and those that are as near as the last of them.
+fn keep_typical(tokens: &mut Vec<(f32, u32)>, enough: f64, distance: impl Fn(u32) -> f32) {
+    tokens.retain(|(weight, _)| *weight > 0.0);
+    tokens.sort_by(|a, b| distance(a.1).total_cmp(&distance(b.1)).then(a.1.cmp(&b.1)));
+    let mut sum = 0.0;
+    let mut last = None;
+    let kept = tokens.iter().take_while(|&&(weight, token)| {
+        let kept = sum < enough || last == Some(distance(token));
+        sum += f64::from(weight);
+        last = Some(distance(token));
+        kept
+    });
+    let len = kept.count();
     tokens.truncate(len);
 }
 

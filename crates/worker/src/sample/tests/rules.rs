@@ -46,9 +46,19 @@ fn sampling() -> impl Strategy<Value = Sampling> {
     let top_k = prop_oneof![2 => Just(0_u32), 1 => 1..100_u32, 1 => select(vec![1, 64, 4000, u32::MAX])];
     let min_p =
         prop_oneof![3 => Just(0.0_f32), 1 => 0.0_f32..1.0, 1 => select(vec![1e-30_f32, 1e-6, 1.0, 1.5])];
-    (temperature, top_p, top_k, min_p, any::<u64>()).prop_map(|(temperature, top_p, top_k, min_p, seed)| {
-        Sampling { temperature, top_p, top_k, min_p, seed, ..Sampling::default() }
-    })
+    let typical_p =
+        prop_oneof![2 => Just(1.0_f32), 1 => 0.01_f32..1.0, 1 => select(vec![1e-30_f32, 0.95, 0.999_999_94])];
+    (temperature, top_p, top_k, min_p, typical_p, any::<u64>()).prop_map(
+        |(temperature, top_p, top_k, min_p, typical_p, seed)| Sampling {
+            temperature,
+            top_p,
+            top_k,
+            min_p,
+            typical_p,
+            seed,
+            ..Sampling::default()
+        },
+    )
 }
 
 /// Numbers that look random in `[0, 1)`, the same each time.
@@ -168,8 +178,15 @@ fn weights_and_sums_are_the_same_everywhere() {
 #[test]
 fn the_rule_changes_next_to_no_draw() {
     let mut noise = noise();
-    for (top_p, top_k, min_p) in [(1.0, 0, 0.0), (0.95, 0, 0.0), (1.0, 40, 0.0), (1.0, 0, 0.02)] {
-        let sampling = Sampling { temperature: 0.8, top_p, top_k, min_p, ..Sampling::default() };
+    for (top_p, top_k, min_p, typical_p) in [
+        (1.0, 0, 0.0, 1.0),
+        (0.95, 0, 0.0, 1.0),
+        (1.0, 40, 0.0, 1.0),
+        (1.0, 0, 0.02, 1.0),
+        (1.0, 0, 0.0, 0.9),
+        (0.95, 0, 0.0, 0.7),
+    ] {
+        let sampling = Sampling { temperature: 0.8, top_p, top_k, min_p, typical_p, ..Sampling::default() };
         let mut sampler = Sampler::new(sampling.clone(), &[]);
         let mut scratch = Scratch::default();
         for position in 0..2000 {

@@ -96,7 +96,6 @@ mod tests {
             ("suffix", json!("none")),
             ("eos_token_id", json!(0)),
             ("prompt_logprobs", json!(0)),
-            ("logprobs", json!(0)),
             ("skip_special_tokens", json!(false)),
             ("do_sample", json!(false)),
         ] {
@@ -109,15 +108,15 @@ mod tests {
     #[test]
     fn defaults_of_other_servers_ask_for_nothing() {
         for (name, value) in [
-            ("typical_p", json!(1.0)),
+            ("tfs_z", json!(1.0)),
             ("mirostat", json!(0)),
             ("mirostat_tau", json!(5.0)),
             ("xtc_probability", json!(0.0)),
             ("dry_multiplier", json!(0)),
             ("top_n_sigma", json!(-1)),
             ("length_penalty", json!(1)),
-            ("min_tokens", json!(0)),
-            ("stop_token_ids", json!([])),
+            ("min_length", json!(0)),
+            ("stop_tokens", json!([])),
             ("bad_words", json!([])),
             ("skip_special_tokens", json!(true)),
             ("schema", json!(null)),

@@ -10,6 +10,9 @@ use crate::http::{
 const MAX_STOPS: usize = 64;
 const MAX_STOP_BYTES: usize = 4 << 10;
 
+/// Most tokens that end an output: each is made impossible, again and again, while it may not end.
+const MAX_STOP_TOKENS: usize = 1024;
+
 impl Fields {
     /// `Some(None)` is no limit. All names mean the same, as there is no hidden reasoning to count.
     pub(super) fn max_tokens(&self) -> Result<Option<Option<u32>>, ApiError> {
@@ -23,6 +26,35 @@ impl Fields {
         ];
         let given = one_of(&names, |Whole(n)| n.to_string())?;
         given.map(|(name, value)| tokens(name, value)).transpose()
+    }
+
+    /// As vLLM names it, or as transformers and SGLang do.
+    pub(super) fn min_tokens(&self, max_tokens: Option<u32>) -> Result<u32, ApiError> {
+        let names = [("min_tokens", self.min_tokens), ("min_new_tokens", self.min_new_tokens)];
+        let Some((name, Whole(value))) = one_of(&names, |Whole(n)| n.to_string())? else { return Ok(0) };
+        let Ok(value) = u32::try_from(value.min(u32::MAX.into())) else {
+            return Err(field(name, "must be at least 0"));
+        };
+        match max_tokens {
+            Some(max) if value > max => {
+                Err(field(name, format!("is {value}, but the output ends after {max} tokens (`max_tokens`)")))
+            }
+            _ => Ok(value),
+        }
+    }
+
+    pub(super) fn stop_tokens(&mut self) -> Result<Vec<u32>, ApiError> {
+        let ids = self.stop_token_ids.take().unwrap_or_default();
+        if ids.len() > MAX_STOP_TOKENS {
+            let count = ids.len();
+            let problem = format!("has {count} tokens, but at most {MAX_STOP_TOKENS} are allowed");
+            return Err(field("stop_token_ids", problem));
+        }
+        let id = |(index, Whole(id))| {
+            let problem = |_| field(&format!("stop_token_ids[{index}]"), "must be a token id");
+            u32::try_from(id).map_err(problem)
+        };
+        ids.into_iter().enumerate().map(id).collect()
     }
 
     /// Empty texts, which some programs send for "none", are left out.

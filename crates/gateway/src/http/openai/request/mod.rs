@@ -2,9 +2,11 @@
 //! server can't do is refused by name.
 
 mod bias;
+mod choices;
 mod fields;
 mod foreign;
 mod limits;
+mod logprobs;
 mod message;
 mod output;
 mod prompt;
@@ -22,9 +24,9 @@ use crate::{
     http::{
         dialect::Asked,
         error::ApiError,
-        json::{Flag, Object, Probe, Text, Whole, field, parse, unsupported},
+        json::{Flag, Object, Probe, Text, field, parse, unsupported},
     },
-    serve::{Caller, Correlation, GenerateRequest, Prompt},
+    serve::{Caller, Correlation, GenerateRequest, Prompt, Sampling},
 };
 
 /// What an answer repeats of its request, or depends on.
@@ -34,19 +36,32 @@ pub(super) struct Context {
     pub(super) model: String,
     /// Send a chunk with the usage before the end of a stream.
     pub(super) include_usage: bool,
+    /// Show how likely tokens were.
+    pub(super) logprobs: bool,
+    /// Choices of an answer that is not streamed: the best ones, if more are generated.
+    pub(super) shown: usize,
+}
+
+/// The two kinds of completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Chat,
+    Completion,
 }
 
 /// In what the fields of the two kinds of completion differ.
 struct Rules {
+    kind: Kind,
     default_max_tokens: Option<u32>,
     adds_special_tokens: bool,
 }
 
 /// The model's template adds the special tokens of a chat.
-const CHAT: Rules = Rules { default_max_tokens: None, adds_special_tokens: false };
+const CHAT: Rules = Rules { kind: Kind::Chat, default_max_tokens: None, adds_special_tokens: false };
 
 /// OpenAI's default for a completion is 16 tokens.
-const COMPLETION: Rules = Rules { default_max_tokens: Some(16), adds_special_tokens: true };
+const COMPLETION: Rules =
+    Rules { kind: Kind::Completion, default_max_tokens: Some(16), adds_special_tokens: true };
 
 /// What the body of a chat request asks for.
 pub(super) fn chat(body: &[u8]) -> Result<Asked<Context>, ApiError> {
@@ -78,15 +93,28 @@ impl Fields {
         std::mem::take(&mut self.foreign).check()?;
         self.check_neutral(rules)?;
         let include_usage = self.include_usage()?;
-        let sampling = self.sampling()?;
+        let logprobs = self.logprobs(rules.kind)?;
+        let choices = self.choices(rules.kind)?;
+        let echo = self.echo(rules.kind, logprobs.is_some())?;
+        // The best are found by them.
+        let needed = logprobs.or((choices.generated > choices.shown).then_some(0));
+        let sampling = Sampling { logprobs: needed, ..self.sampling()? };
         let stop = self.stop()?;
         let output = self.output()?;
+        let stop_tokens = self.stop_tokens()?;
+        let include_stop = self.include_stop_str_in_output.is_some_and(|Flag(include)| include);
         let max_tokens = self.max_tokens()?.unwrap_or(rules.default_max_tokens);
+        let min_tokens = self.min_tokens(max_tokens)?;
         let model = match self.model.take() {
             Some(Text(model)) if !model.is_empty() => model,
             _ => return Err(field("model", "is required: name one of /v1/models")),
         };
-        let context = Context { model: model.clone(), include_usage };
+        let context = Context {
+            model: model.clone(),
+            include_usage,
+            logprobs: logprobs.is_some(),
+            shown: choices.shown,
+        };
         let stream = self.stream.is_some_and(|Flag(stream)| stream);
         let ignore_eos = self.ignore_eos.is_some_and(|Flag(ignore)| ignore);
         let (priority, timeout) = (self.priority(), self.timeout()?);
@@ -95,7 +123,10 @@ impl Fields {
             prompt: prompt()?,
             sampling,
             max_tokens,
+            min_tokens,
             stop,
+            stop_tokens,
+            include_stop,
             ignore_eos,
             output,
             priority,
@@ -104,7 +135,19 @@ impl Fields {
             deadline: None,
             correlation: Correlation::default(),
         };
-        Ok(Asked { request, stream, timeout, context })
+        Ok(Asked { request, choices: choices.generated, echo, stream, timeout, context })
+    }
+
+    fn echo(&self, kind: Kind, logprobs: bool) -> Result<bool, ApiError> {
+        let echo = self.echo.is_some_and(|Flag(echo)| echo);
+        match kind {
+            Kind::Chat if echo => Err(unsupported("echo", "repeating the prompt of a chat")),
+            Kind::Completion if echo && logprobs => {
+                let what = "log probabilities of the prompt; send `logprobs` without `echo`";
+                Err(unsupported("echo", what))
+            }
+            _ => Ok(echo),
+        }
     }
 
     fn include_usage(&mut self) -> Result<bool, ApiError> {
@@ -118,13 +161,6 @@ impl Fields {
 
     /// Checks fields that may only ask for what happens anyway.
     fn check_neutral(&self, rules: &Rules) -> Result<(), ApiError> {
-        for (name, value) in [("n", self.n), ("best_of", self.best_of)] {
-            match value {
-                None | Some(Whole(1)) => {}
-                Some(Whole(..1)) => return Err(field(name, "must be at least 1")),
-                Some(Whole(n)) => return Err(unsupported(name, format!("{n} choices for one request"))),
-            }
-        }
         for (name, value) in
             [("add_special_tokens", self.add_special_tokens), ("add_bos_token", self.add_bos_token)]
         {

@@ -28,14 +28,26 @@ impl Fields {
             top_p,
             top_k,
             min_p: float("min_p", self.min_p, off.min_p, 0.0..=1.0)?,
+            typical_p: self.typical_p()?,
             repetition_penalty: self.repetition_penalty()?,
             presence_penalty: float("presence_penalty", self.presence_penalty, 0.0, -2.0..=2.0)?,
             frequency_penalty: float("frequency_penalty", self.frequency_penalty, 0.0, -2.0..=2.0)?,
             logit_bias: self.logit_bias.take().map(LogitBias::check).transpose()?.unwrap_or_default(),
             seed: self.seed()?,
+            logprobs: None,
         };
         self.check_window(&sampling)?;
         Ok(sampling)
+    }
+
+    /// As transformers name it, or as text-generation-webui does. 0 is off, as in the latter.
+    fn typical_p(&self) -> Result<f32, ApiError> {
+        let names = [("typical_p", self.typical_p), ("typical", self.typical)];
+        let Some((name, value)) = one_of(&names, |Number(n)| n.to_string())? else { return Ok(1.0) };
+        match float(name, Some(value), 1.0, 0.0..=1.0)? {
+            0.0 => Ok(1.0),
+            mass => Ok(mass),
+        }
     }
 
     /// As mlx-lm, vLLM and SGLang name it, or as llama.cpp and Ollama do.

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use super::{fields::OFFERED, foreign::rules::RULES, *};
 use crate::serve::{Caller, ChatMessage, Priority, Sampling};
 
+mod choices;
+mod ends;
+mod logprobs;
 mod output;
 mod terms;
 
@@ -51,14 +54,16 @@ fn defaults_are_openais() {
 fn every_parameter_reaches_the_request() {
     let asked = asked_with(json!({
         "max_completion_tokens": 7, "stop": ["a", "b"], "seed": 5, "temperature": 0.5, "top_p": 0.25,
-        "top_k": 3, "min_p": 0.125, "presence_penalty": -2, "frequency_penalty": 2,
+        "top_k": 3, "min_p": 0.125, "typical_p": 0.875, "presence_penalty": -2, "frequency_penalty": 2,
         "repetition_penalty": 1.5, "logit_bias": {"9": -100}, "ignore_eos": true,
+        "min_tokens": 2, "stop_token_ids": [7, 9.0], "include_stop_str_in_output": true,
+        "logprobs": true, "top_logprobs": 4,
         "stream": true, "stream_options": {"include_usage": true}, "priority": -3, "timeout": 1.5,
     }))
     .unwrap();
     assert!(asked.stream);
     assert_eq!(asked.timeout, Some(Duration::from_millis(1500)));
-    assert_eq!(asked.context, Context { model: "m".into(), include_usage: true });
+    assert_eq!(asked.context, Context { model: "m".into(), include_usage: true, logprobs: true, shown: 1 });
     let message = ChatMessage { role: "user".into(), content: "hi".into(), name: None };
     assert_eq!(
         asked.request,
@@ -70,14 +75,19 @@ fn every_parameter_reaches_the_request() {
                 top_p: 0.25,
                 top_k: 3,
                 min_p: 0.125,
+                typical_p: 0.875,
                 repetition_penalty: 1.5,
                 presence_penalty: -2.0,
                 frequency_penalty: 2.0,
                 logit_bias: vec![(9, -100.0)],
                 seed: 5,
+                logprobs: Some(4),
             },
             max_tokens: Some(7),
+            min_tokens: 2,
             stop: vec!["a".into(), "b".into()],
+            stop_tokens: vec![7, 9],
+            include_stop: true,
             ignore_eos: true,
             output: None,
             caller: Caller::default(),
@@ -128,6 +138,8 @@ fn other_servers_names_mean_the_same() {
     assert_eq!(sampling(json!({"repeat_penalty": 1.5})).repetition_penalty, 1.5);
     assert_eq!(sampling(json!({"repeat_penalty": 1.5, "repetition_penalty": 1.5})).repetition_penalty, 1.5);
     assert_eq!(sampling(json!({"random_seed": 5})).seed, 5);
+    assert_eq!(sampling(json!({"typical": 0.5})).typical_p, 0.5);
+    assert_eq!(sampling(json!({"typical_p": 0})).typical_p, 1.0);
     assert_eq!(chat_with(json!({"stop_sequences": ["a"]})).unwrap().stop, ["a"]);
     for name in ["max_new_tokens", "n_predict", "num_predict", "max_output_tokens", "max_completion_tokens"] {
         assert_eq!(chat_with(json!({name: 7})).unwrap().max_tokens, Some(7), "{name}");
@@ -206,9 +218,8 @@ fn special_tokens_are_added_where_they_are_added_anyway() {
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
     for (name, value) in [
-        ("n", json!(2)),
-        ("logprobs", json!(true)),
-        ("top_logprobs", json!(3)),
+        ("echo", json!(true)),
+        ("n_probs", json!(3)),
         ("tools", json!([{"type": "function"}])),
         ("tool_choice", json!("required")),
         ("functions", json!([{}])),
@@ -217,12 +228,11 @@ fn what_is_not_supported_is_refused_by_name() {
         ("audio", json!({"voice": "x"})),
         ("structural_tag", json!({"type": "object"})),
         ("ebnf", json!("root ::= \"a\"")),
-        ("min_tokens", json!(4)),
-        ("stop_token_ids", json!([2])),
+        ("min_length", json!(4)),
+        ("stop_tokens", json!([2])),
         ("chat_template_kwargs", json!({"enable_thinking": false})),
         ("format", json!("json")),
         ("mirostat", json!(2)),
-        ("typical_p", json!(0.5)),
         ("options", json!({"temperature": 0})),
         ("stream_options.continuous_usage_stats", json!(true)),
     ] {
@@ -235,11 +245,8 @@ fn what_is_not_supported_is_refused_by_name() {
         assert!(message.contains(name) && message.contains("not supported yet"), "{message}");
     }
     for (name, value) in [
-        ("n", json!(3)),
-        ("logprobs", json!(0)),
-        ("echo", json!(true)),
+        ("prompt_logprobs", json!(1)),
         ("suffix", json!("x")),
-        ("best_of", json!(2)),
         ("prompt", json!(["a", "b"])),
         ("prompt", json!([[1], [2]])),
     ] {
@@ -260,6 +267,9 @@ fn values_out_of_range_are_refused_by_name() {
         ("top_k", json!(-2)),
         ("top_k", json!(1u64 << 40)),
         ("min_p", json!(1.5)),
+        ("typical_p", json!(1.5)),
+        ("min_tokens", json!(-1)),
+        ("stop_token_ids", json!(vec![1; 1025])),
         ("presence_penalty", json!(2.5)),
         ("frequency_penalty", json!(-2.5)),
         ("repetition_penalty", json!(0)),
@@ -370,14 +380,6 @@ fn prompts_may_be_text_or_tokens() {
     {
         assert!(matches!(prompt(bad), Err(ApiError::Field { .. })));
     }
-}
-
-#[test]
-fn both_names_of_max_tokens_must_agree() {
-    let both = |a: u64, b: u64| chat_with(json!({"max_tokens": a, "max_completion_tokens": b}));
-    assert_eq!(both(3, 3).unwrap().max_tokens, Some(3));
-    assert_eq!(error(both(3, 4)).0, "max_tokens");
-    assert_eq!(chat_with(json!({"max_tokens": u64::MAX})).unwrap().max_tokens, Some(u32::MAX));
 }
 
 #[test]

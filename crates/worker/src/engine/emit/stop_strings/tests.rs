@@ -12,8 +12,15 @@ enum Piece {
 }
 
 fn scan(stops: &[&str], pieces: &[Piece]) -> (String, bool) {
+    scan_with(stops, pieces, false)
+}
+
+fn scan_with(stops: &[&str], pieces: &[Piece], shows_stop: bool) -> (String, bool) {
     let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
     let mut scanner = Scanner::new(StopStrings::new(&stops, |stop| stop.contains("<s>")));
+    if shows_stop {
+        scanner.show_stop();
+    }
     let mut output = String::new();
     for piece in pieces {
         let scanned = match piece {
@@ -40,6 +47,16 @@ fn shown(stops: &[&str], pieces: &[&str]) -> (String, bool) {
 fn naive(stops: &[&str], text: &str) -> (String, bool) {
     match stops.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop)).min() {
         Some(at) => (text[..at].to_owned(), true),
+        None => (text.to_owned(), false),
+    }
+}
+
+/// The same, up to the end of the one that begins there and ends first.
+fn naive_shown(stops: &[&str], text: &str) -> (String, bool) {
+    let found =
+        stops.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| Some((text.find(stop)?, stop.len())));
+    match found.min() {
+        Some((at, len)) => (text[..at + len].to_owned(), true),
         None => (text.to_owned(), false),
     }
 }
@@ -86,6 +103,16 @@ fn texts_of_special_tokens_stop_and_are_not_shown() {
     );
 }
 
+#[test]
+fn a_stop_string_that_ends_while_nothing_may_end_does_not_count() {
+    let mut scanner = Scanner::new(StopStrings::new(&["ab".into(), "cd".into()], |_| false));
+    scanner.set_armed(false);
+    assert_eq!(scanner.push("xab"), Scanned::Text("xab".into()));
+    assert_eq!(scanner.push("yc"), Scanned::Text("y".into()));
+    scanner.set_armed(true);
+    assert_eq!(scanner.push("dz"), Scanned::Stopped(String::new()), "it ends now");
+}
+
 /// A stop string as long as this one was searched for from its beginning for each token.
 #[test]
 fn what_is_held_back_is_not_looked_at_again() {
@@ -114,6 +141,8 @@ proptest! {
         let pieces = pieces(&text, &cuts);
         let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
         prop_assert_eq!(shown(&stops, &pieces), naive(&stops, &text));
+        let pieces: Vec<Piece> = pieces.iter().map(|piece| Piece::Shown((*piece).into())).collect();
+        prop_assert_eq!(scan_with(&stops, &pieces, true), naive_shown(&stops, &text));
     }
 
     #[test]

@@ -8,8 +8,6 @@ type Rule = (&'static [&'static str], Neutral, &'static str);
 /// The fields, by what they ask for.
 pub(in crate::http::openai::request) const RULES: &[Rule] = &[
     // OpenAI.
-    (&["logprobs"], Words(&[]), "returning log probabilities"),
-    (&["top_logprobs"], Off, "returning log probabilities"),
     (&["tools"], Off, "calling tools"),
     (&["functions"], Off, "calling functions"),
     (&["tool_choice"], Words(&["none", "auto"]), "calling tools"),
@@ -20,7 +18,6 @@ pub(in crate::http::openai::request) const RULES: &[Rule] = &[
     (&["reasoning_effort"], Words(&["auto", "default"]), "choosing how much the model reasons"),
     (&["verbosity"], Words(&["medium"]), "choosing how long answers are"),
     (&["suffix"], Off, "filling in before a suffix"),
-    (&["echo"], Off, "repeating the prompt"),
     // Constrained output under other names, and ways of it that this server doesn't have. An empty schema asks for any
     // JSON.
     (
@@ -33,14 +30,14 @@ pub(in crate::http::openai::request) const RULES: &[Rule] = &[
     (&["grammar_triggers", "grammar_lazy", "preserved_tokens"], Words(&[""]), "constrained output"),
     // Ends of the generation.
     (
-        &["min_tokens", "min_new_tokens", "min_length", "min_completion_tokens"],
+        &["min_length", "min_completion_tokens"],
         Off,
-        "a least number of tokens",
+        "a least number of tokens under this name; see `min_tokens`",
     ),
-    (&["stop_token_ids", "stop_tokens"], Off, "stopping at token ids"),
+    (&["stop_tokens"], Off, "stopping at token ids under this name; see `stop_token_ids`"),
     (&["eos_token_id"], Null, "stopping at token ids"),
     (&["stop_regex"], Off, "stopping at a pattern"),
-    (&["include_stop_str_in_output", "no_stop_trim"], Off, "keeping the stop string"),
+    (&["no_stop_trim"], Off, "keeping the stop string under this name; see `include_stop_str_in_output`"),
     (&["ban_eos_token"], Off, "forbidding the end token; `ignore_eos` goes on after it"),
     (&["max_time", "t_max_predict_ms", "t_max_prompt_ms"], Number(-1.0), "a limit of time"),
     (&["n_indent"], Off, "stopping at an indentation"),
@@ -51,7 +48,7 @@ pub(in crate::http::openai::request) const RULES: &[Rule] = &[
         "banned words",
     ),
     (&["allowed_token_ids", "force_words_ids", "suppress_tokens"], Off, "choosing among certain tokens"),
-    (&["typical_p", "typical", "tfs_z", "tfs"], Number(1.0), "this way of sampling"),
+    (&["tfs_z", "tfs"], Number(1.0), "this way of sampling"),
     (
         &["top_a", "top_n_sigma", "mirostat", "xtc_probability", "dry_multiplier"],
         Number(-1.0),
@@ -123,7 +120,6 @@ pub(in crate::http::openai::request) const RULES: &[Rule] = &[
     ),
     (&["input_ids", "prompt_embeds", "input_embeds", "prompt_token_ids"], Off, "a prompt in this form"),
     (&["thinking_forced_open", "reasoning_in_content"], Off, "choosing how the model reasons"),
-    (&["n_cmpl"], Number(1.0), "several choices for one request"),
     (
         &["images", "image_data", "multimodal_data", "files", "mm_processor_kwargs"],
         Off,

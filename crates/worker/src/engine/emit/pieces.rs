@@ -1,6 +1,6 @@
 //! Texts of single tokens.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 
 use protocol::message::PieceForm;
 use serde_json::Value;
@@ -8,8 +8,8 @@ use tokenizers::Tokenizer;
 
 /// Reads the text of tokens in one form.
 #[derive(Debug)]
-pub(super) struct PieceReader<'a> {
-    tokenizer: &'a Tokenizer,
+pub struct PieceReader<T> {
+    tokenizer: T,
     form: PieceForm,
     /// What the decoder does to each token, before it joins them.
     steps: Vec<Step>,
@@ -27,25 +27,34 @@ enum Step {
     Prefix(String),
 }
 
-impl<'a> PieceReader<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer, form: PieceForm) -> Self {
+impl<T: Borrow<Tokenizer>> PieceReader<T> {
+    /// Reads tokens of `tokenizer`.
+    pub fn new(tokenizer: T, form: PieceForm) -> Self {
         let mut steps = Vec::new();
         if form == PieceForm::Bytes {
-            let decoder = tokenizer.get_decoder().and_then(|decoder| serde_json::to_value(decoder).ok());
+            let decoder =
+                tokenizer.borrow().get_decoder().and_then(|decoder| serde_json::to_value(decoder).ok());
             read(&decoder.unwrap_or_default(), &mut steps);
         }
         Self { tokenizer, form, steps }
     }
 
     /// The token's text; empty if there is no such token.
-    pub(super) fn read(&self, token: u32) -> Vec<u8> {
-        let Some(text) = self.tokenizer.id_to_token(token) else { return Vec::new() };
+    pub fn read(&self, token: u32) -> Vec<u8> {
+        let tokenizer = self.tokenizer.borrow();
+        let Some(text) = tokenizer.id_to_token(token) else { return Vec::new() };
         // Added tokens are found in the text itself, before anything is made of it.
-        let is_added = self.tokenizer.get_added_vocabulary().get_added_tokens_decoder().contains_key(&token);
+        let is_added = tokenizer.get_added_vocabulary().get_added_tokens_decoder().contains_key(&token);
         match self.form {
             PieceForm::Bytes if !is_added => self.decode(&text),
             PieceForm::Bytes | PieceForm::Vocabulary => text.into_bytes(),
         }
+    }
+
+    /// Whether it is a special token, whose text is in no output.
+    pub fn is_special(&self, token: u32) -> bool {
+        let added = self.tokenizer.borrow().get_added_vocabulary().get_added_tokens_decoder();
+        added.get(&token).is_some_and(|token| token.special)
     }
 
     fn decode(&self, text: &str) -> Vec<u8> {
@@ -125,7 +134,8 @@ mod tests {
     use serde_json::json;
     use tokenizers::normalizers::ByteLevel;
 
-    use super::{super::samples, *};
+    use super::*;
+    use crate::prepare::samples;
 
     #[test]
     fn every_byte_has_its_character() {
@@ -139,7 +149,7 @@ mod tests {
     #[test]
     fn pieces_of_a_character_are_its_bytes() {
         let tokenizer = samples::load(&samples::small());
-        let reader = PieceReader::new(tokenizer.tokenizer(), PieceForm::Bytes);
+        let reader = PieceReader::new(tokenizer.tokenizer().as_ref(), PieceForm::Bytes);
         let texts: Vec<Vec<u8>> = (0..=11).map(|token| reader.read(token)).collect();
         let expected: [&[u8]; 12] =
             [b" ", b" a", b"a", b"b", b"ab", b"\xe2", b"\x82", b"\xac", b"\xc3", b"\xa9", b"<|x|>", b""];
@@ -162,11 +172,11 @@ mod tests {
             tokenizer["added_tokens"] = json!([]);
             tokenizer["decoder"] = decoder;
             let tokenizer = samples::load(&tokenizer);
-            let reader = PieceReader::new(tokenizer.tokenizer(), PieceForm::Bytes);
+            let reader = PieceReader::new(tokenizer.tokenizer().as_ref(), PieceForm::Bytes);
             assert_eq!(String::from_utf8(reader.read(3)).unwrap(), expected);
         }
         let tokenizer = samples::load(&samples::sentencepiece());
-        let reader = PieceReader::new(tokenizer.tokenizer(), PieceForm::Bytes);
+        let reader = PieceReader::new(tokenizer.tokenizer().as_ref(), PieceForm::Bytes);
         let read = |token: &str| reader.read(tokenizer.tokenizer().token_to_id(token).unwrap());
         assert_eq!(read("▁the"), b" the");
         assert_eq!(read("<0xE2>"), [0xe2]);
