@@ -12,7 +12,7 @@
 //!
 //! Every step decodes all running sequences that are complete up to their last token, and spends the rest
 //! of the token budget on chunks of prompts, so that a long prompt never stops the others. Beside decodes, chunks are
-//! as short as these need it; see [`pace`](self::pace).
+//! as short as these need it (`pace`).
 //!
 //! A sequence whose reader is slow gives up its place, but not its memory. Places are given in the order of
 //! arrival. Memory is taken back from prefixes that nobody uses, then from sequences without a place, the latest arrival

@@ -1,8 +1,8 @@
 //! How much of a prompt a step computes beside decodes: as much as does not keep these waiting for long.
 //!
-//! A chunk of a fixed length takes a hundred times longer behind a long context than at the beginning, on one machine,
+//! A chunk of a fixed length takes many times longer behind a long context than at the beginning, on one machine,
 //! and machines differ as much. So the length follows from what earlier steps took. Only a backend whose arithmetic does
-//! not depend on where prompts are cut gives the same tokens whatever time that was; see [`Limits`](super::Limits).
+//! not depend on where prompts are cut gives the same tokens whatever that was.
 
 use std::time::Duration;
 
