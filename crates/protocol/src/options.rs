@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::memory::MemoryShare;
+
 /// A worker's options. The one definition of them: the gateway fills it from its settings, the worker reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerOptions {
@@ -11,7 +13,7 @@ pub struct WorkerOptions {
     pub activations: Activations,
     /// On a CPU: the type in which keys and values are kept.
     pub kv_type: KvType,
-    /// Most bytes for keys and values.
+    /// Most bytes for keys and values, as far as `memory` has room for them.
     pub kv_bytes: u64,
     /// Whether keys and values of prefixes are kept for later requests, as far as there is memory.
     pub keep_prefixes: bool,
@@ -26,6 +28,8 @@ pub struct WorkerOptions {
     pub special_tokens_in_content: bool,
     /// Milliseconds between two heartbeats. At least 1.
     pub heartbeat_millis: u32,
+    /// What the model's workers may use of memory, weights included.
+    pub memory: MemoryShare,
 }
 
 /// How a stored model is verified, in addition to the size and header of every blob.
@@ -74,6 +78,7 @@ impl Default for WorkerOptions {
             chunk_tokens: 256,
             special_tokens_in_content: false,
             heartbeat_millis: 500,
+            memory: MemoryShare::UNLIMITED,
         }
     }
 }

@@ -10,8 +10,8 @@ use protocol::{
         Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, EncodedSubmission, Failure,
         FailureKind, FinishReason, Generate, Heartbeat, MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS,
         ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt, Report, Sampling, StreamEvent,
-        StreamEventKind, Submission, TokenizeInput, TraceContext, Usage, append_operation, append_submission,
-        begin_batch, encode_batch,
+        StreamEventKind, Submission, TokenizeInput, TraceContext, Usage, WorkerMemory, append_operation,
+        append_submission, begin_batch, encode_batch,
     },
 };
 use serde::Serialize;
@@ -191,11 +191,11 @@ fn event() -> impl Strategy<Value = StreamEvent> {
 }
 
 fn report() -> impl Strategy<Value = Report> {
-    let info = ([text(), text(), text()], any::<[u32; 2]>(), any::<[u64; 3]>()).prop_map(
+    let info = ([text(), text(), text()], any::<[u32; 2]>(), any::<[u64; 5]>()).prop_map(
         |(
             [name, digest, architecture],
             [context_length, vocab_size],
-            [weight_bytes, load_micros, tokenizer_micros],
+            [weight_bytes, load_micros, tokenizer_micros, kv_bytes, other_bytes],
         )| {
             ModelInfo {
                 name,
@@ -206,13 +206,19 @@ fn report() -> impl Strategy<Value = Report> {
                 weight_bytes,
                 load_micros,
                 tokenizer_micros,
+                kv_bytes,
+                other_bytes,
             }
         },
     );
-    let heartbeat = (any::<[u64; 5]>(), any::<[u32; 3]>(), option::of(any::<u64>())).prop_map(
+    let numbers = (any::<[u64; 5]>(), any::<[u64; 6]>(), any::<[u32; 3]>());
+    let heartbeat = (numbers, option::of(any::<u64>())).prop_map(
         |(
-            [step, oldest_preparation_millis, kv_tokens, kv_capacity, memory_bytes],
-            [runnable, paused, waiting],
+            (
+                [step, oldest_preparation_millis, kv_tokens, kv_capacity, memory_bytes],
+                [weights, kv, kv_limit, kept_prefixes, mlx_active, mlx_cache],
+                [runnable, paused, waiting],
+            ),
             progress,
         )| {
             Heartbeat {
@@ -225,6 +231,7 @@ fn report() -> impl Strategy<Value = Report> {
                 kv_capacity,
                 progress,
                 memory_bytes,
+                memory: WorkerMemory { weights, kv, kv_limit, kept_prefixes, mlx_active, mlx_cache },
             }
         },
     );

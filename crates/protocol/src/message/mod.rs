@@ -23,7 +23,7 @@ pub use failure::{Failure, FailureKind};
 pub use generate::{ChatMessage, Generate, Prompt, Sampling};
 pub use limits::{MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS, MAX_FAILURE_TEXT, max_report_bytes};
 pub use operation::{Answer, Operation, OperationKind, PieceForm, Pieces, TokenizeInput};
-pub use report::{Heartbeat, ModelInfo, Report, Verified};
+pub use report::{Heartbeat, ModelInfo, Report, Verified, WorkerMemory};
 pub use small::{DeltaText, DeltaTokens};
 pub use submission::{Batch, Submission};
 pub use trace::TraceContext;
