@@ -88,6 +88,9 @@ const BLOCK_TOKENS: u64 = 32;
 /// computes.
 const PROGRAM_BYTES: u64 = 256 << 20;
 
+/// More than this, MLX does not make use of.
+const MAX_GPU_CACHE_BYTES: u64 = 2 << 30;
+
 /// Bytes of prefixes on their way to or from the disk: as many in each direction as the prefix store allows.
 const ON_THE_WAY_BYTES: u64 = 2 * (256 << 20);
 
@@ -95,6 +98,13 @@ impl MemoryShare {
     /// As much as there may be.
     pub const UNLIMITED: Self =
         Self { max_bytes: u64::MAX, left_bytes: u64::MAX, workers: 1, leaves_room: false };
+
+    /// Bytes of freed memory that MLX may keep in each worker of a model with such weights, on a GPU: there it uses them
+    /// again instead of asking the system. On a CPU it keeps none.
+    pub fn gpu_cache_bytes(&self, weight_bytes: u64) -> u64 {
+        let beside_weights = self.left_bytes.saturating_sub(weight_bytes);
+        (beside_weights / u64::from(self.workers.max(1)) / 8).min(MAX_GPU_CACHE_BYTES)
+    }
 
     /// What each worker of a model may use.
     ///

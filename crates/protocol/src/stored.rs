@@ -16,6 +16,10 @@ pub struct StoredModel {
     pub architecture: Option<String>,
     /// Bytes of its files.
     pub size: u64,
+    /// Bytes of its weights, which a worker maps; 0 if they are not known.
+    pub weight_bytes: u64,
+    /// Numbers that a token's keys and values are made of, in all layers; `None` if they are not known.
+    pub kv_token_values: Option<u64>,
     /// Most tokens of a sequence, as its configuration says.
     pub context_length: Option<u32>,
     /// When it was imported, in Unix seconds.

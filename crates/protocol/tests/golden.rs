@@ -226,6 +226,7 @@ fn events() {
         (FailureKind::UnknownModel, "04"),
         (FailureKind::DamagedModel, "05"),
         (FailureKind::Overloaded, "06"),
+        (FailureKind::TooLarge, "07"),
     ];
     for (kind, expected) in kinds {
         let expected = format!("03 01 09 03 {expected} 01 01 6e 02 6e6f");

@@ -15,7 +15,10 @@ use protocol::{
     stored::StoredModel,
 };
 
-use crate::{model::Model, verify};
+use crate::{
+    model::{Footprint, Model},
+    verify,
+};
 
 /// Writes [`list`] to `out` as a JSON array.
 ///
@@ -56,11 +59,14 @@ pub fn list(store: Option<&Path>) -> anyhow::Result<Vec<StoredModel>> {
 
 fn describe(artifact: &ArtifactSummary, manifest: &Manifest) -> StoredModel {
     let context_length = manifest.config.get("max_position_embeddings").and_then(serde_json::Value::as_u64);
+    let Footprint { weight_bytes, kv_token_values } = Footprint::of(manifest);
     StoredModel {
         name: None,
         digest: artifact.digest.to_string(),
         architecture: manifest.architecture().map(str::to_owned),
         size: artifact.size,
+        weight_bytes,
+        kv_token_values,
         context_length: context_length.and_then(|length| length.try_into().ok()),
         imported_at: seconds(artifact.imported_at),
         defect: defect(artifact, manifest),
@@ -85,6 +91,8 @@ fn unreadable(artifact: &ArtifactSummary, error: StoreError) -> StoredModel {
         digest: artifact.digest.to_string(),
         architecture: artifact.architecture.clone(),
         size: artifact.size,
+        weight_bytes: 0,
+        kv_token_values: None,
         context_length: None,
         imported_at: seconds(artifact.imported_at),
         defect: Some(Failure { kind, param: None, message }),

@@ -20,6 +20,8 @@ fn stored(name: &str) -> StoredModel {
         digest: format!("{:0>64}", name.bytes().map(|byte| format!("{byte:x}")).collect::<String>()),
         architecture: Some("llama".to_owned()),
         size: 4000,
+        weight_bytes: 3000,
+        kv_token_values: None,
         context_length: Some(256),
         imported_at: 1_800_000_000,
         defect: None,

@@ -56,6 +56,9 @@ pub(crate) struct Backend {
     dtype: Dtype,
 }
 
+/// Bytes of keys and values that are in use; any thread may ask for it.
+pub type KvInUse = Box<dyn Fn() -> u64 + Send>;
+
 /// A number that changes while kernels of this process work; any thread may ask for it.
 pub type Progress = fn() -> u64;
 
@@ -217,6 +220,14 @@ impl KvMemory {
         match self {
             Self::Paged(memory) => memory.tokens(),
             Self::Contiguous(memory) => memory.tokens(),
+        }
+    }
+
+    /// Says how many bytes are in use. `None`: each sequence has its own, and nothing counts them.
+    pub(crate) fn in_use(&self) -> Option<KvInUse> {
+        match self {
+            Self::Paged(memory) => Some(memory.in_use()),
+            Self::Contiguous(_) => None,
         }
     }
 

@@ -9,6 +9,7 @@ use mlx_ext::cpu::{Attention, KvPool, KvShape, Step, StepRow};
 use mlx_rs::{Array, error::Exception};
 
 use super::super::{
+    KvInUse,
     attention::AttentionSpec,
     kv::{KvBudget, KvDtype, KvError, KvGeometry, RowMemory},
     rope::Table,
@@ -60,6 +61,12 @@ impl PagedKv {
 
     pub(crate) fn tokens(&self) -> usize {
         self.tokens
+    }
+
+    /// Says how many bytes the blocks take that are in use.
+    pub(crate) fn in_use(&self) -> KvInUse {
+        let (shared, block_bytes) = (Arc::clone(&self.shared), self.shared.block_bytes() as u64);
+        Box::new(move || shared.pool().used() as u64 * block_bytes)
     }
 
     pub(crate) fn sequence(&self) -> PagedSequence {
