@@ -40,6 +40,17 @@ pub struct MemoryNeeds {
     pub other_bytes: u64,
 }
 
+/// What is known of a model's size before it is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoredSize {
+    /// Bytes of the weights.
+    pub weight_bytes: u64,
+    /// Numbers that a token's keys and values are made of, in all layers; 0 if that is not known.
+    pub kv_token_values: u64,
+    /// Most tokens of a sequence; 0 if that is not known.
+    pub context_length: u32,
+}
+
 /// What a worker may use beside the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerBytes {
@@ -150,6 +161,17 @@ impl MemoryNeeds {
             most_kv_bytes: options.kv_bytes,
             other_bytes: PROGRAM_BYTES + on_the_way + cache_bytes,
         }
+    }
+
+    /// No more than those of a model that is stored and not loaded, for workers that have this share. `on_gpu`: whether they
+    /// compute there.
+    pub fn of_stored(options: &WorkerOptions, share: &MemoryShare, size: StoredSize, on_gpu: bool) -> Self {
+        let StoredSize { weight_bytes, kv_token_values, context_length } = size;
+        // On a GPU they have the model's own type, which has 16 bits or more.
+        let (value_bytes, cache) =
+            if on_gpu { (2, share.gpu_cache_bytes(weight_bytes)) } else { (options.kv_type.bytes(), 0) };
+        let token_bytes = kv_token_values.saturating_mul(value_bytes);
+        Self::new(options, weight_bytes, token_bytes, context_length.into(), cache)
     }
 
     /// Bytes without which `workers` workers can't serve the model.

@@ -21,7 +21,7 @@ use crate::{
     engine::{Engine, EngineMessage, EngineStats, EosTokens},
     link::{self, LinkSender, Receiver},
     memory::{MemoryPlan, MemoryUsage},
-    model::{Footprint, Model},
+    model::{Model, stored_size},
     options,
     prefix_store::{PrefixStore, PrefixStoreConfig},
     prepare::{ChatTemplate, Drafts, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
@@ -166,7 +166,7 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
 /// weights, keys and values, in bytes.
 fn load_model(artifact: &Artifact, options: &WorkerOptions) -> anyhow::Result<(Model, u64)> {
     let device = mlx_ext::init()?;
-    let plan = MemoryPlan::new(options, device, &Footprint::of(&artifact.manifest))?;
+    let plan = MemoryPlan::new(options, device, stored_size(&artifact.manifest))?;
     mlx_ext::set_cache_limit(plan.cache_bytes())?;
     let (kernels, mut other_bytes) = (options::kernels(options, device), 0);
     let model = Model::load_within(artifact, kernels, options::kv_budget(options), |size| {

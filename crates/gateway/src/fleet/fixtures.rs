@@ -71,7 +71,7 @@ pub(super) fn stored(name: &str, weight_bytes: u64) -> StoredModel {
         architecture: None,
         size: weight_bytes,
         weight_bytes,
-        kv_token_values: Some(1024),
+        kv_token_values: 1024,
         context_length: Some(4096),
         imported_at: 0,
         defect: None,

@@ -118,17 +118,9 @@ impl MemoryBudget {
     }
 
     fn needs(&self, model: Option<&StoredModel>, share: &MemoryShare) -> MemoryNeeds {
-        let weights = model.map_or(0, |model| model.weight_bytes);
-        let values = model.and_then(|model| model.kv_token_values).unwrap_or(0);
-        let context = model.and_then(|model| model.context_length).unwrap_or(0);
-        // On a GPU they have the model's own type, which is one of 16 bits with few exceptions.
-        let (value_bytes, cache) = if cfg!(target_os = "macos") {
-            (2, share.gpu_cache_bytes(weights))
-        } else {
-            (self.options.kv_type.bytes(), 0)
-        };
-        let token_bytes = values.saturating_mul(value_bytes);
-        MemoryNeeds::new(&self.options, weights, token_bytes, context.into(), cache)
+        let size = model.map(StoredModel::stored_size).unwrap_or_default();
+        // Where there is a GPU, workers compute on it.
+        MemoryNeeds::of_stored(&self.options, share, size, cfg!(target_os = "macos"))
     }
 }
 

@@ -156,7 +156,7 @@ mod tests {
             architecture: None,
             size: 1,
             weight_bytes: 1,
-            kv_token_values: None,
+            kv_token_values: 0,
             context_length: None,
             imported_at: 0,
             defect: None,

@@ -21,7 +21,7 @@ pub(super) fn stored(name: &str) -> StoredModel {
         architecture: Some("llama".to_owned()),
         size: 4000,
         weight_bytes: 3000,
-        kv_token_values: None,
+        kv_token_values: 0,
         context_length: Some(256),
         imported_at: 1_800_000_000,
         defect: None,

@@ -20,7 +20,7 @@ async fn env(settings: &str, models: &[(&str, u64)]) -> (TestEnv, FakeWorker) {
     let (env, tiny) = TestEnv::ready(settings).await;
     let stored = |(name, size): &(&str, u64)| StoredModel {
         weight_bytes: size * GIB,
-        kv_token_values: Some(1 << 15),
+        kv_token_values: 1 << 15,
         ..demand::stored(name)
     };
     env.store(&models.iter().map(stored).collect::<Vec<_>>());

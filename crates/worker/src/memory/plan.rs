@@ -2,11 +2,11 @@
 
 use mlx_ext::Device;
 use protocol::{
-    memory::{MemoryNeeds, Shortage, WorkerBytes},
+    memory::{MemoryNeeds, Shortage, StoredSize, WorkerBytes},
     options::WorkerOptions,
 };
 
-use crate::model::{Footprint, ModelSize};
+use crate::model::ModelSize;
 
 /// How a worker's share of memory is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,19 +16,16 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// That of a worker that computes on `device`, for a model that takes so much as far as its manifest says. Nothing of
-    /// the model has been read or mapped yet.
+    /// That of a worker that computes on `device`, for a model of which nothing has been read or mapped yet.
     ///
     /// # Errors
-    /// Its weights alone, with the least beside them, are too large.
-    pub fn new(options: &WorkerOptions, device: Device, footprint: &Footprint) -> Result<Self, Shortage> {
-        let weight_bytes = footprint.weight_bytes;
+    /// It is too large.
+    pub fn new(options: &WorkerOptions, device: Device, size: StoredSize) -> Result<Self, Shortage> {
         let cache_bytes = match device {
             Device::Cpu => 0,
-            Device::Gpu => options.memory.gpu_cache_bytes(weight_bytes),
+            Device::Gpu => options.memory.gpu_cache_bytes(size.weight_bytes),
         };
-        // The least of keys and values is not known before the model's layers are.
-        let needs = MemoryNeeds::new(options, weight_bytes, 0, 0, cache_bytes);
+        let needs = MemoryNeeds::of_stored(options, &options.memory, size, device == Device::Gpu);
         options.memory.of_each_worker(&needs)?;
         Ok(Self { options: *options, cache_bytes })
     }
@@ -66,8 +63,8 @@ mod tests {
     }
 
     fn plan(left: u64, device: Device) -> Result<MemoryPlan, Shortage> {
-        let footprint = Footprint { weight_bytes: 5 * GIB, kv_token_values: None };
-        MemoryPlan::new(&options(left), device, &footprint)
+        let size = StoredSize { weight_bytes: 5 * GIB, ..StoredSize::default() };
+        MemoryPlan::new(&options(left), device, size)
     }
 
     #[test]

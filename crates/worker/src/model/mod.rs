@@ -4,10 +4,10 @@
 //! arch       one file an architecture, and the registry of them
 //! layers     what architectures are built of
 //! config     what the configuration says, checked
-//! footprint  what a model takes of memory, before it is loaded
 //! weights    tensors by name, as views of the mapped blobs
 //! state      what is remembered of a sequence, and the memory for it
 //! step       what one forward pass gets and gives
+//! size       how large a model is, before it is loaded
 //! ```
 //!
 //! `arch` imports only `layers`; `layers` asks a `backend` to compute, and does not know on what it runs.
@@ -17,8 +17,8 @@
 mod arch;
 mod config;
 mod error;
-mod footprint;
 mod layers;
+mod size;
 mod state;
 mod step;
 mod weights;
@@ -29,7 +29,7 @@ use mlx_rs::{Array, Dtype, error::Exception, ops::indexing::take_axis, transform
 use protocol::memory::Shortage;
 
 pub use error::ModelError;
-pub use footprint::Footprint;
+pub use size::{ModelSize, stored_size};
 pub use state::SequenceKv;
 pub use step::{Logits, StepInput, StepRow};
 
@@ -69,17 +69,6 @@ pub struct Model {
     kv_bytes: u64,
     /// What the weights are views of.
     _files: Vec<MappedFile>,
-}
-
-/// What a model takes of memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ModelSize {
-    /// Bytes of the weights, as stored.
-    pub weight_bytes: u64,
-    /// Bytes of a token's keys and values, in all layers.
-    pub kv_token_bytes: u64,
-    /// The most tokens a sequence can have.
-    pub context_length: u32,
 }
 
 impl Model {

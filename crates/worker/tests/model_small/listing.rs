@@ -45,7 +45,7 @@ fn the_store_is_listed_by_name_and_says_what_can_not_be_loaded() {
     assert!(good.size > 100_000 && good.imported_at > 1_700_000_000, "{good:?}");
     assert!(good.weight_bytes > good.size / 2 && good.weight_bytes < good.size, "{good:?}");
     let Spec { layers, kv_heads, head_dim, .. } = Spec::default();
-    assert_eq!(good.kv_token_values, Some((2 * layers * kv_heads * head_dim) as u64));
+    assert_eq!(good.kv_token_values, (2 * layers * kv_heads * head_dim) as u64);
     assert_eq!((&good.defect, &unnamed.defect), (&None, &None));
     let defect = unsupported.defect.as_ref().unwrap();
     assert_eq!(defect.kind, FailureKind::Internal);
