@@ -4,6 +4,7 @@
 
 mod contender;
 mod fairness;
+mod leaks;
 mod long;
 mod sampling;
 mod shared;
@@ -50,6 +51,8 @@ enum Part {
     Fairness,
     /// 50 streams whose tokens are drawn, beside 50 greedy ones.
     Sampling,
+    /// 2,000 requests of all kinds, a third of them given up, and what the worker keeps of them.
+    Leaks,
 }
 
 /// What every part needs.
@@ -81,6 +84,7 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
             Part::Turns => turns::run(&bench)?,
             Part::Fairness => fairness::run(&bench)?,
             Part::Sampling => sampling::run(&bench)?,
+            Part::Leaks => leaks::run(&bench)?,
         }
     }
     Ok(())
