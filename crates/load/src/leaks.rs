@@ -99,8 +99,8 @@ const ALIKE: u32 = 4;
 /// # Errors
 /// There is not exactly one worker, or its memory can't be measured.
 pub async fn run(client: &Client, target: &Target, args: &Args) -> Result<Report> {
-    let Worker { pid, memory: before, .. } = only_worker(client).await?;
-    let pid = pid.context("the worker does not serve")?;
+    let pid = only_worker(client).await?.pid.context("the worker does not serve")?;
+    let before = settled(client).await?;
     fill(client, target, args).await?;
     let counts = Arc::new(Counts::default());
     let mut clients = JoinSet::new();
@@ -155,12 +155,12 @@ async fn only_worker(client: &Client) -> Result<Worker> {
     workers.pop().context("there is no worker")
 }
 
-/// What the worker has when nothing but kept prefixes is left, or after a while.
+/// What the worker says when it has said anything and nothing but kept prefixes is left, or after a while.
 async fn settled(client: &Client) -> Result<WorkerMemory> {
     let deadline = Instant::now() + SETTLE;
     loop {
         let memory = only_worker(client).await?.memory;
-        if memory.kv == memory.kept_prefixes || Instant::now() > deadline {
+        if (memory.kv_limit > 0 && memory.kv == memory.kept_prefixes) || Instant::now() > deadline {
             return Ok(memory);
         }
         sleep(SAMPLE).await;
