@@ -10,22 +10,8 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
+pub use crate::options::MemoryShare;
 use crate::options::{KvType, WorkerOptions};
-
-/// What a model's workers may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemoryShare {
-    /// Bytes that all workers of all models may use: `memory.max_bytes`.
-    pub max_bytes: u64,
-    /// Bytes of it that are left for this model.
-    pub left_bytes: u64,
-    /// The model's workers. At least 1.
-    pub workers: u32,
-    /// Whether other models may come: this one then leaves half of what its weights leave, unless it needs more.
-    pub leaves_room: bool,
-}
 
 /// What a model needs and can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,10 +92,6 @@ const MAX_GPU_CACHE_BYTES: u64 = 2 << 30;
 const ON_THE_WAY_BYTES: u64 = 2 * (256 << 20);
 
 impl MemoryShare {
-    /// As much as there may be.
-    pub const UNLIMITED: Self =
-        Self { max_bytes: u64::MAX, left_bytes: u64::MAX, workers: 1, leaves_room: false };
-
     /// Bytes of freed memory that MLX may keep in each worker of a model with such weights, on a GPU: there it uses them
     /// again instead of asking the system. On a CPU it keeps none.
     pub fn gpu_cache_bytes(&self, weight_bytes: u64) -> u64 {
@@ -132,12 +114,6 @@ impl MemoryShare {
         };
         let fair = if self.leaves_room { each / 2 } else { each };
         Ok(WorkerBytes { kv: most_kv_bytes.min(fair.max(least) - other), other })
-    }
-}
-
-impl Default for MemoryShare {
-    fn default() -> Self {
-        Self::UNLIMITED
     }
 }
 

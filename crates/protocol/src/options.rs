@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::memory::MemoryShare;
-
 /// A worker's options. The one definition of them: the gateway fills it from its settings, the worker reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerOptions {
@@ -30,6 +28,19 @@ pub struct WorkerOptions {
     pub heartbeat_millis: u32,
     /// What the model's workers may use of memory, weights included.
     pub memory: MemoryShare,
+}
+
+/// What a model's workers may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryShare {
+    /// Bytes that all workers of all models may use: `memory.max_bytes`.
+    pub max_bytes: u64,
+    /// Bytes of it that are left for this model.
+    pub left_bytes: u64,
+    /// The model's workers. At least 1.
+    pub workers: u32,
+    /// Whether other models may come: this one then leaves half of what its weights leave, unless it needs more.
+    pub leaves_room: bool,
 }
 
 /// How a stored model is verified, in addition to the size and header of every blob.
@@ -80,5 +91,17 @@ impl Default for WorkerOptions {
             heartbeat_millis: 500,
             memory: MemoryShare::UNLIMITED,
         }
+    }
+}
+
+impl MemoryShare {
+    /// As much as there may be.
+    pub const UNLIMITED: Self =
+        Self { max_bytes: u64::MAX, left_bytes: u64::MAX, workers: 1, leaves_room: false };
+}
+
+impl Default for MemoryShare {
+    fn default() -> Self {
+        Self::UNLIMITED
     }
 }
