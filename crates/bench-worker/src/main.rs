@@ -121,5 +121,7 @@ fn info(model: &str, started: Instant) -> ModelInfo {
         weight_bytes: 0,
         load_micros: started.elapsed().as_micros().try_into().unwrap_or(u64::MAX),
         tokenizer_micros: 0,
+        kv_bytes: 0,
+        other_bytes: 0,
     }
 }

@@ -131,6 +131,7 @@ mod tests {
             ("vllm:num_requests_running", "gauge"),
             ("vllm:num_requests_waiting", "gauge"),
             ("worker_heartbeat_gap_seconds", "histogram"),
+            ("worker_memory_bytes", "gauge"),
             ("worker_restarts", "counter"),
             ("worker_sequences", "gauge"),
             ("worker_state", "gauge"),

@@ -18,7 +18,7 @@ mod worker_options;
 
 use std::{io, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-pub use settings::{Activations, Cpu, KvType, PrefixCache, Speculation, Verify, Worker};
+pub use settings::{Activations, Cpu, KvType, Memory, PrefixCache, Speculation, Verify, Worker};
 use settings::{DEFAULT_FILE, SettingsError};
 pub(crate) use settings::{MAX_WORKERS, REQUEST_MEMORY_FACTOR};
 
@@ -54,6 +54,8 @@ pub struct Config {
     pub rate_limits: RateLimits,
     /// Concurrency of operations.
     pub operations: Operations,
+    /// What all workers may use together.
+    pub memory: Memory,
     /// What each worker may use.
     pub worker: Worker,
     /// Keys and values that are kept for later requests.

@@ -29,6 +29,24 @@ pub struct Worker {
     /// Tokens whose keys and values it holds.
     #[serde(default)]
     pub kv_tokens: u64,
+    /// What it has in memory.
+    #[serde(default)]
+    pub memory: WorkerMemory,
+}
+
+/// What a worker says that it has in memory, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct WorkerMemory {
+    /// Keys and values that are held.
+    pub kv: u64,
+    /// Most that may be.
+    pub kv_limit: u64,
+    /// Those that are kept for later requests.
+    pub kept_prefixes: u64,
+    /// MLX's arrays.
+    pub mlx_active: u64,
+    /// What MLX keeps of freed memory.
+    pub mlx_cache: u64,
 }
 
 /// What a gateway and its workers hold of requests.

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! open_loop streams slow_readers cancels half_open     experiments
-//! memory chaos turns newcomer
+//! memory leaks chaos turns newcomer
 //! ask, prompts                                         what a client asks
 //! client, streamed, sse, usage, answer                 what it sends and reads
 //! pace, latency, process, gateway                      time, percentiles, what is seen from outside
@@ -20,6 +20,7 @@ pub mod client;
 pub mod gateway;
 pub mod half_open;
 pub mod latency;
+pub mod leaks;
 pub mod memory;
 pub mod newcomer;
 pub mod open_loop;

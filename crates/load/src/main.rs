@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use load::{
     cancels, chaos,
     client::{Client, Target},
-    half_open, memory, newcomer, open_loop, process, schemas, slow_readers, streams, turns,
+    half_open, leaks, memory, newcomer, open_loop, process, schemas, slow_readers, streams, turns,
 };
 use serde::Serialize;
 
@@ -37,6 +37,8 @@ enum Experiment {
     HalfOpen(half_open::Args),
     /// Many requests, and what the gateway keeps of them.
     Memory(memory::Args),
+    /// Requests of all kinds, some of them given up, and what the worker keeps of them.
+    Leaks(leaks::Args),
     /// A conversation that grows with every turn.
     Turns(turns::Args),
     /// A long prompt that arrives while a stream goes on.
@@ -75,6 +77,7 @@ async fn perform(Cli { target, experiment }: &Cli) -> anyhow::Result<bool> {
         Experiment::Cancels(args) => print(&cancels::run(&client, target, args).await?)?,
         Experiment::HalfOpen(args) => print(&half_open::run(&client, target, args).await?)?,
         Experiment::Memory(args) => print(&memory::run(&client, target, args).await?)?,
+        Experiment::Leaks(args) => print(&leaks::run(&client, target, args).await?)?,
         Experiment::Turns(args) => print(&turns::run(&client, target, args).await?)?,
         Experiment::Newcomer(args) => print(&newcomer::run(&client, target, args).await?)?,
         Experiment::Schemas(args) => print(&schemas::run(&client, target, args).await?)?,

@@ -131,7 +131,7 @@ async fn ask_often(client: Client, model: String, tokens: u32, total: u64, count
 }
 
 /// Of the straight line with the least squares.
-fn slope(samples: &[(f64, f64)]) -> f64 {
+pub(crate) fn slope(samples: &[(f64, f64)]) -> f64 {
     let count = samples.len() as f64;
     let mean = |value: fn(&(f64, f64)) -> f64| samples.iter().map(value).sum::<f64>() / count;
     let (x, y) = (mean(|sample| sample.0), mean(|sample| sample.1));

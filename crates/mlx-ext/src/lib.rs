@@ -1,6 +1,7 @@
 //! What `mlx-rs` lacks, and all code of this project that touches MLX's memory.
 //!
 //! - [`init`] sets the process up: device, no run-time compilation, errors instead of `exit`.
+//! - [`set_cache_limit`] bounds what MLX keeps of freed memory; [`mlx_memory`] says what it has.
 //! - [`cpu`] has primitives for what MLX's CPU backend computes slowly: products and attention.
 //! - [`operations`] says what evaluating an array would take.
 //! - [`MappedFile`] makes arrays over a file's bytes, without a copy: loading a model costs the
@@ -14,16 +15,15 @@ pub mod cpu;
 mod errors;
 mod graph;
 mod mapped_file;
+mod memory;
 mod region;
 
-use mlx_rs::{DeviceType, error::Exception, memory, transforms::compile};
+use mlx_rs::{DeviceType, error::Exception, transforms::compile};
 
 pub use cpu::KvDtype;
 pub use graph::operations;
 pub use mapped_file::{MapError, MappedFile};
-
-/// Freed memory that MLX keeps for later arrays on a GPU. Without a limit it keeps all that a long prompt ever needed.
-const GPU_CACHE_BYTES: usize = 2 << 30;
+pub use memory::{MlxMemory, mlx_memory, set_cache_limit};
 
 /// Where MLX computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +65,7 @@ pub fn init() -> Result<Device, Exception> {
             mlx_rs::Device::set_default(&mlx_rs::Device::gpu());
             // The first call that needs the device itself: what keeps Metal from starting is said here, and not in
             // terms of whatever would be the first to fail.
-            memory::memory_limit()?;
-            memory::set_cache_limit(GPU_CACHE_BYTES)?;
+            mlx_rs::memory::memory_limit()?;
         }
         Device::Cpu => {
             mlx_rs::Device::set_default(&mlx_rs::Device::cpu());

@@ -17,6 +17,7 @@
 //! Modules in reading order.
 
 pub mod ids;
+pub mod memory;
 pub mod message;
 pub mod options;
 pub mod stored;

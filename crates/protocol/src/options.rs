@@ -11,7 +11,7 @@ pub struct WorkerOptions {
     pub activations: Activations,
     /// On a CPU: the type in which keys and values are kept.
     pub kv_type: KvType,
-    /// Most bytes for keys and values.
+    /// Most bytes for keys and values, as far as `memory` has room for them.
     pub kv_bytes: u64,
     /// Whether keys and values of prefixes are kept for later requests, as far as there is memory.
     pub keep_prefixes: bool,
@@ -28,6 +28,21 @@ pub struct WorkerOptions {
     pub special_tokens_in_content: bool,
     /// Milliseconds between two heartbeats. At least 1.
     pub heartbeat_millis: u32,
+    /// What the model's workers may use of memory, weights included.
+    pub memory: MemoryShare,
+}
+
+/// What a model's workers may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryShare {
+    /// Bytes that all workers of all models may use: `memory.max_bytes`.
+    pub max_bytes: u64,
+    /// Bytes of it that are left for this model.
+    pub left_bytes: u64,
+    /// The model's workers. At least 1.
+    pub workers: u32,
+    /// Whether other models may come: this one then leaves half of what its weights leave, unless it needs more.
+    pub leaves_room: bool,
 }
 
 /// How a stored model is verified, in addition to the size and header of every blob.
@@ -77,6 +92,19 @@ impl Default for WorkerOptions {
             max_draft_tokens: 8,
             special_tokens_in_content: false,
             heartbeat_millis: 500,
+            memory: MemoryShare::UNLIMITED,
         }
+    }
+}
+
+impl MemoryShare {
+    /// As much as there may be.
+    pub const UNLIMITED: Self =
+        Self { max_bytes: u64::MAX, left_bytes: u64::MAX, workers: 1, leaves_room: false };
+}
+
+impl Default for MemoryShare {
+    fn default() -> Self {
+        Self::UNLIMITED
     }
 }

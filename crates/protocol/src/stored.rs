@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::message::Failure;
+use crate::{memory::StoredSize, message::Failure};
 
 /// One name of a stored model, or a stored model that has no name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,10 @@ pub struct StoredModel {
     pub architecture: Option<String>,
     /// Bytes of its files.
     pub size: u64,
+    /// Bytes of its weights, which a worker maps; 0 if they are not known.
+    pub weight_bytes: u64,
+    /// Numbers that a token's keys and values are made of, in all layers; 0 if they are not known.
+    pub kv_token_values: u64,
     /// Most tokens of a sequence, as its configuration says.
     pub context_length: Option<u32>,
     /// When it was imported, in Unix seconds.
@@ -25,6 +29,12 @@ pub struct StoredModel {
 }
 
 impl StoredModel {
+    /// How large it is, as far as that is known.
+    pub fn stored_size(&self) -> StoredSize {
+        let &Self { weight_bytes, kv_token_values, context_length, .. } = self;
+        StoredSize { weight_bytes, kv_token_values, context_length: context_length.unwrap_or(0) }
+    }
+
     /// What it is loaded by: its name if it has one.
     pub fn id(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.digest)

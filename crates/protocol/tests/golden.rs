@@ -9,11 +9,12 @@ use protocol::{
     codec::{decode, encode},
     handshake::{HEADER_LEN, Hello, HelloAck, VERSION, read_hello},
     ids::{Incarnation, RequestId},
+    memory::MemoryShare,
     message::{
         Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, Failure, FailureKind, FinishReason,
         Generate, Heartbeat, ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt, Report,
         Sampling, StreamEvent, StreamEventKind, Submission, TokenLogprob, TokenLogprobs, TokenizeInput,
-        TraceContext, Usage, Verified,
+        TraceContext, Usage, Verified, WorkerMemory,
     },
     options::{Activations, KvType, Verify, WorkerOptions},
 };
@@ -69,6 +70,10 @@ fn generate(prompt: Prompt) -> Generate {
 const REST: &str = "0000003f 0000803f 28 0000803e 0000403f 00000040 000080bf 0000003e 01 fb2c01 000000c0 fc70110100 01 05 \
                     01 10  03  01 01 0a  02 07 fb2c01  01  02 fb2c01 07  01  00  08 \
                     01 30313233343536373839616263646566 3031323334353637 01  01 02 7231  fb2c01";
+
+/// Of [`WorkerOptions`].
+const DEFAULT_OPTIONS: &str = "02 00 00 fd0000000001000000 01 00 40 fb0001 08 00 fbf401 \
+                               fdffffffffffffffff fdffffffffffffffff 01 00";
 
 fn event(kind: StreamEventKind) -> Report {
     Report::Events(vec![StreamEvent { id: RequestId(9), kind }])
@@ -172,8 +177,10 @@ fn reports() {
         weight_bytes: 5_000_000_000,
         load_micros: 7,
         tokenizer_micros: 8,
+        kv_bytes: 9,
+        other_bytes: 10,
     };
-    check(Report::Ready(info), "00 01 6d 02 6162 01 71 fb0010 fc80510200 fd00f2052a01000000 07 08");
+    check(Report::Ready(info), "00 01 6d 02 6162 01 71 fb0010 fc80510200 fd00f2052a01000000 07 08 09 0a");
     check(Report::LoadFailed(failure(FailureKind::Internal)), "01 02 01 01 6e 02 6e6f");
     let heartbeat = Heartbeat {
         step: 1,
@@ -185,9 +192,19 @@ fn reports() {
         kv_capacity: 7,
         progress: Some(8),
         memory_bytes: 9,
+        memory: WorkerMemory {
+            weights: 10,
+            kv: 11,
+            kv_limit: 12,
+            kept_prefixes: 13,
+            mlx_active: 14,
+            mlx_cache: 15,
+        },
     };
-    check(Report::Heartbeat(heartbeat), "02 01 02 03 04 05 06 07 01 08 09");
-    check(Report::Heartbeat(Heartbeat { progress: None, ..heartbeat }), "02 01 02 03 04 05 06 07 00 09");
+    let memory = "09 0a 0b 0c 0d 0e 0f";
+    check(Report::Heartbeat(heartbeat), &format!("02 01 02 03 04 05 06 07 01 08 {memory}"));
+    let unseen = Heartbeat { progress: None, ..heartbeat };
+    check(Report::Heartbeat(unseen), &format!("02 01 02 03 04 05 06 07 00 {memory}"));
     check(Report::Events(vec![]), "03 00");
     check(Report::Drained, "04");
     check(Report::Verified(Verified { bytes: 5_000_000_000, micros: 9 }), "05 fd00f2052a01000000 09");
@@ -227,6 +244,7 @@ fn events() {
         (FailureKind::UnknownModel, "04"),
         (FailureKind::DamagedModel, "05"),
         (FailureKind::Overloaded, "06"),
+        (FailureKind::TooLarge, "07"),
     ];
     for (kind, expected) in kinds {
         let expected = format!("03 01 09 03 {expected} 01 01 6e 02 6e6f");
@@ -248,9 +266,10 @@ fn options() {
         max_draft_tokens: 6,
         special_tokens_in_content: true,
         heartbeat_millis: 7,
+        memory: MemoryShare { max_bytes: 8, left_bytes: 9, workers: 10, leaves_room: true },
     };
-    check(all, "01 01 01 fd0000000002000000 00 fa fb2c01 05 06 01 07");
-    check(WorkerOptions::default(), "02 00 00 fd0000000001000000 01 00 40 fb0001 08 00 fbf401");
+    check(all, "01 01 01 fd0000000002000000 00 fa fb2c01 05 06 01 07 08 09 0a 01");
+    check(WorkerOptions::default(), DEFAULT_OPTIONS);
     check(Verify::Header, "00");
 }
 
@@ -267,8 +286,8 @@ fn handshake() {
         options: WorkerOptions::default(),
     };
     let bytes = hello.to_bytes().unwrap();
-    let options = "02 00 00 fd0000000001000000 01 00 40 fb0001 08 00 fbf401";
-    let expected = format!("{magic} 0400 0300 25000000  04 03 03 02 2f73 fc00001000 fb0201 {options}");
+    let expected =
+        format!("{magic} 0400 0300 39000000  04 03 03 02 2f73 fc00001000 fb0201 {DEFAULT_OPTIONS}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 

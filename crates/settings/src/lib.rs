@@ -19,7 +19,7 @@ pub use self::{
     error::SettingsError,
     file::{DEFAULT_FILE, File},
     schema::{
-        Activations, AdaptiveLimits, BatchQueue, Cache, Cpu, KvType, LogFormat, MAX_WORKERS, Models,
+        Activations, AdaptiveLimits, BatchQueue, Cache, Cpu, KvType, LogFormat, MAX_WORKERS, Memory, Models,
         OnDemand, Operations, PrefixCache, REQUEST_MEMORY_FACTOR, RateLimits, Server, Settings, Speculation,
         StreamRegistry, Telemetry, Tls, Verify, Worker, Workers,
     },

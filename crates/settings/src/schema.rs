@@ -44,6 +44,9 @@ pub struct Settings {
     /// Worker processes: how many, and how they are supervised.
     #[serde(deserialize_with = "section")]
     pub workers: Workers,
+    /// What all workers may use together.
+    #[serde(deserialize_with = "section")]
+    pub memory: Memory,
     /// What each worker may use.
     #[serde(deserialize_with = "section")]
     pub worker: Worker,
@@ -222,6 +225,15 @@ pub struct Workers {
     /// See `crash_loop_deaths`; also the length of the pause.
     #[serde(deserialize_with = "millis::<_, 1, DAY_MS>")]
     pub crash_loop_window_ms: Duration,
+}
+
+/// What all workers may use together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Memory {
+    /// Bytes for weights, keys and values and everything else of all workers of all models; 0: 70 % of the machine's memory.
+    #[serde(deserialize_with = "bytes::<_, 0, { 1 << 50 }>")]
+    pub max_bytes: u64,
 }
 
 /// What each worker may use.

@@ -30,6 +30,14 @@ pub fn resident(pid: u32) -> io::Result<u64> {
     status(pid, "VmRSS:")
 }
 
+/// The memory that `pid` has resident and that is no file's, in bytes: what it has allocated, without mapped weights.
+///
+/// # Errors
+/// If the process has ended, or the system is not Linux.
+pub fn anonymous(pid: u32) -> io::Result<u64> {
+    status(pid, "RssAnon:")
+}
+
 /// The most memory that `pid` has had resident, in bytes.
 ///
 /// # Errors
@@ -92,6 +100,7 @@ mod tests {
         assert!(now > 0 && peak(pid).unwrap() > now / 2);
         // In this order: what comes in between raises the peak.
         let resident = resident(pid).unwrap();
+        assert!(anonymous(pid).unwrap() > 0);
         assert!(peak(pid).unwrap() >= resident);
     }
 }

@@ -11,11 +11,15 @@ use artifact_store::{
     ArtifactState, ArtifactSummary, Manifest, Store, StoreError, default_store_dir, with_causes,
 };
 use protocol::{
+    memory::StoredSize,
     message::{Failure, FailureKind},
     stored::StoredModel,
 };
 
-use crate::{model::Model, verify};
+use crate::{
+    model::{Model, stored_size},
+    verify,
+};
 
 /// Writes [`list`] to `out` as a JSON array.
 ///
@@ -55,13 +59,15 @@ pub fn list(store: Option<&Path>) -> anyhow::Result<Vec<StoredModel>> {
 }
 
 fn describe(artifact: &ArtifactSummary, manifest: &Manifest) -> StoredModel {
-    let context_length = manifest.config.get("max_position_embeddings").and_then(serde_json::Value::as_u64);
+    let StoredSize { weight_bytes, kv_token_values, context_length } = stored_size(manifest);
     StoredModel {
         name: None,
         digest: artifact.digest.to_string(),
         architecture: manifest.architecture().map(str::to_owned),
         size: artifact.size,
-        context_length: context_length.and_then(|length| length.try_into().ok()),
+        weight_bytes,
+        kv_token_values,
+        context_length: Some(context_length).filter(|length| *length > 0),
         imported_at: seconds(artifact.imported_at),
         defect: defect(artifact, manifest),
     }
@@ -85,6 +91,8 @@ fn unreadable(artifact: &ArtifactSummary, error: StoreError) -> StoredModel {
         digest: artifact.digest.to_string(),
         architecture: artifact.architecture.clone(),
         size: artifact.size,
+        weight_bytes: 0,
+        kv_token_values: 0,
         context_length: None,
         imported_at: seconds(artifact.imported_at),
         defect: Some(Failure { kind, param: None, message }),

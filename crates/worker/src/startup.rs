@@ -20,8 +20,8 @@ use crate::{
     cli::Serve,
     engine::{Engine, EngineMessage, EngineStats, EosTokens},
     link::{self, LinkSender, Receiver},
-    memory::ResidentMemory,
-    model::Model,
+    memory::{MemoryPlan, MemoryUsage},
+    model::{Model, stored_size},
     options,
     prefix_store::{PrefixStore, PrefixStoreConfig},
     prepare::{ChatTemplate, Drafts, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
@@ -102,7 +102,9 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
     let _verification =
         (options.verify == Verify::Background).then(|| verify::while_serving(&artifact, &reports));
     let interval = options::heartbeat(&options);
-    let _heartbeat = start_heartbeat(interval, Arc::clone(&reports), Arc::clone(&stats), preparation)?;
+    let memory = MemoryUsage::new(&model, Arc::clone(&stats));
+    let _heartbeat =
+        start_heartbeat(interval, Arc::clone(&reports), Arc::clone(&stats), preparation, memory)?;
     let engine = Engine::new(model, limits, messages, requests, reports, stats);
     Ok(match prefixes {
         Some(prefixes) => engine.with_prefix_store(prefixes),
@@ -124,14 +126,13 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
             let began = Instant::now();
             load_tokenizer(&artifact).map(|tokenizer| (tokenizer, began.elapsed()))
         });
-        let kernels = options::kernels(options, mlx_ext::init()?);
-        let model = Model::load(&artifact, kernels, options::kv_budget(options))?;
-        model.warm_up(options::chunk_tokens(options))?;
+        let (model, other_bytes) = load_model(&artifact, options)?;
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;
-        anyhow::Ok((model, load_micros, tokenizer, took))
+        anyhow::Ok(((model, other_bytes), load_micros, tokenizer, took))
     })?;
+    let (model, other_bytes) = model;
     if let Err(error) = artifact.record_use() {
         // A read-only store serves as well; it only can't record what was used last.
         warn!(%error, "the store can't record that the model was used");
@@ -145,17 +146,36 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
         weight_bytes: model.weight_bytes(),
         load_micros,
         tokenizer_micros: micros(took),
+        kv_bytes: model.kv_bytes(),
+        other_bytes,
     };
     let settings = Settings {
         template: chat_template(&artifact),
         eos_tokens: EosTokens::new(artifact.manifest.eos_token_ids.clone()),
-        context_length: (model.context_length() as usize).min(model.kv_tokens()),
+        context_length: model.context_length() as usize,
+        kv_tokens: model.kv_tokens(),
         vocab_size: model.vocab_size(),
         special_tokens_in_content: options.special_tokens_in_content,
     };
     let dir = store.dir().to_owned();
     let preparer = Preparer::new(tokenizer, settings).with_drafts(Box::new(StoredModels(store)));
     Ok(Loaded { artifact, model, preparer, info, dir })
+}
+
+/// Loads the weights, if they fit into the worker's share of memory, and returns with the model what is set aside beside
+/// weights, keys and values, in bytes.
+fn load_model(artifact: &Artifact, options: &WorkerOptions) -> anyhow::Result<(Model, u64)> {
+    let device = mlx_ext::init()?;
+    let plan = MemoryPlan::new(options, device, stored_size(&artifact.manifest))?;
+    mlx_ext::set_cache_limit(plan.cache_bytes())?;
+    let (kernels, mut other_bytes) = (options::kernels(options, device), 0);
+    let model = Model::load_within(artifact, kernels, options::kv_budget(options), |size| {
+        let bytes = plan.divide(size)?;
+        other_bytes = bytes.other;
+        Ok(bytes.kv)
+    })?;
+    model.warm_up(options::chunk_tokens(options))?;
+    Ok((model, other_bytes))
 }
 
 /// Prefixes on disk, if they are wanted. Where that can't be, the model serves without.
@@ -204,16 +224,17 @@ fn start_heartbeat(
     reports: Arc<dyn ReportSink>,
     stats: Arc<EngineStats>,
     preparation: PreparationAge,
+    mut memory: MemoryUsage,
 ) -> std::io::Result<crossbeam_channel::Sender<()>> {
     let (stop, stopped) = bounded::<()>(0);
     thread::Builder::new().name("heartbeat".into()).spawn(move || {
-        let mut memory = ResidentMemory::new();
         while stopped.recv_timeout(interval) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
             let oldest_preparation_millis = preparation.oldest().as_millis().try_into().unwrap_or(u64::MAX);
-            let memory_bytes = memory.bytes();
+            let memory_bytes = memory.resident();
             reports.report(&Report::Heartbeat(Heartbeat {
                 oldest_preparation_millis,
                 memory_bytes,
+                memory: memory.now(),
                 ..stats.heartbeat()
             }));
         }

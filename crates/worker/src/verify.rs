@@ -16,7 +16,10 @@ use std::{
 };
 
 use artifact_store::{Artifact, BackgroundVerify, StoreError, VerifyOptions, with_causes};
-use protocol::message::{Failure, FailureKind, Report, Verified};
+use protocol::{
+    memory::Shortage,
+    message::{Failure, FailureKind, Report, Verified},
+};
 use tracing::{error, info, warn};
 
 use crate::{model::ModelError, report_sink::ReportSink};
@@ -73,6 +76,8 @@ fn report(outcome: Result<artifact_store::Verified, StoreError>, took: Duration)
 pub fn kind_of(error: &anyhow::Error) -> FailureKind {
     let store = match error.downcast_ref::<ModelError>() {
         Some(ModelError::Store(error)) => Some(error),
+        Some(ModelError::Memory(_)) => return FailureKind::TooLarge,
+        _ if error.is::<Shortage>() => return FailureKind::TooLarge,
         _ => error.downcast_ref::<StoreError>(),
     };
     match store {
@@ -92,6 +97,7 @@ mod tests {
 
     use anyhow::Context;
     use artifact_store::{BlobDefect, Digest, FailedBlob};
+    use protocol::memory::MemoryNeeds;
 
     use super::*;
 
@@ -103,7 +109,11 @@ mod tests {
     fn the_kind_of_a_failed_load_is_found_wherever_it_comes_from() {
         let unknown = || StoreError::UnknownArtifact { name: "m".into(), store: "/s".into(), known: vec![] };
         let missing = ModelError::MissingTensor { name: "t".into() };
+        let needs = MemoryNeeds { weight_bytes: 2, least_kv_bytes: 0, most_kv_bytes: 0, other_bytes: 0 };
+        let shortage = Shortage { needs, workers: 1, left_bytes: 1, max_bytes: 1 };
         let table = [
+            (anyhow::Error::new(shortage), FailureKind::TooLarge),
+            (anyhow::Error::new(ModelError::from(shortage)), FailureKind::TooLarge),
             (anyhow::Error::new(quarantined()), FailureKind::DamagedModel),
             (anyhow::Error::new(ModelError::from(quarantined())), FailureKind::DamagedModel),
             (Err::<(), _>(unknown()).context("artifact store /s").unwrap_err(), FailureKind::UnknownModel),

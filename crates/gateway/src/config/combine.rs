@@ -83,6 +83,7 @@ fn combine(file: &File, flags: &Flags, environment: &Environment) -> Result<Load
         demand,
         server,
         workers,
+        memory: settings.memory,
         worker: settings.worker,
         prefix_cache: settings.prefix_cache,
         speculation: settings.speculation,

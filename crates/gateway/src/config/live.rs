@@ -122,6 +122,7 @@ const ROWS: &[Row] = rows! {
     restart "workers.recovery_timeout_ms" = workers.recovery_timeout;
     restart "workers.crash_loop_deaths" = workers.crash_loop_deaths;
     restart "workers.crash_loop_window_ms" = workers.crash_loop_window;
+    restart "memory.max_bytes" = memory.max_bytes;
     restart "worker.kv_max_bytes" = worker.kv_max_bytes;
     restart "worker.max_num_seqs" = worker.max_num_seqs;
     restart "worker.max_prompt_chunk_tokens" = worker.max_prompt_chunk_tokens;

@@ -2,7 +2,10 @@
 
 use std::{path::Path, time::Duration};
 
-use protocol::options::{self, WorkerOptions};
+use protocol::{
+    memory::MemoryShare,
+    options::{self, WorkerOptions},
+};
 use telemetry::LogFormat;
 
 use super::{Config, Digest, Environment, Keys, RateLimits, Verify, Worker};
@@ -192,6 +195,7 @@ fn what_concerns_workers_becomes_their_options() {
         max_draft_tokens: 6,
         special_tokens_in_content: true,
         heartbeat_millis: 100,
+        memory: MemoryShare::UNLIMITED,
     };
     assert_eq!(options(text).unwrap(), told);
     let error = options("cpu:\n  activations: int4\n").unwrap_err();

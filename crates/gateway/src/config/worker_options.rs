@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use protocol::options::{self, WorkerOptions};
+use protocol::{
+    memory::MemoryShare,
+    options::{self, WorkerOptions},
+};
 
 use super::{Activations, Config, Cpu, KvType, Verify, Worker};
 
@@ -14,7 +17,7 @@ const HEARTBEATS_PER_TIMEOUT: u32 = 6;
 const MAX_HEARTBEAT: Duration = Duration::from_millis(500);
 
 impl Config {
-    /// How workers are to work.
+    /// How workers are to work. What memory each of them may use is not known before its model is.
     pub fn worker_options(&self) -> WorkerOptions {
         let Cpu { activations, kv_type } = self.cpu;
         let Worker { kv_max_bytes, max_num_seqs, max_prompt_chunk_tokens, special_tokens_in_content } =
@@ -42,6 +45,7 @@ impl Config {
             max_draft_tokens: self.speculation.max_draft_tokens,
             special_tokens_in_content,
             heartbeat_millis: heartbeat.as_millis().max(1) as u32,
+            memory: MemoryShare::UNLIMITED,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::AtomicUsize};
 
 use tokio::sync::{Mutex, Semaphore};
 
-use super::{metrics::FleetMetrics, registry::ModelRegistry, stored::StoredModels};
+use super::{memory::MemoryBudget, metrics::FleetMetrics, registry::ModelRegistry, stored::StoredModels};
 use crate::worker::WorkerLauncher;
 
 /// One for all models.
@@ -15,6 +15,8 @@ pub(super) struct Context {
     pub(super) metrics: FleetMetrics,
     /// Models that may be loaded at the same time.
     pub(super) max_loaded: AtomicUsize,
+    /// What their workers may use.
+    pub(super) memory: MemoryBudget,
     pub(super) stored: StoredModels,
     /// Requests that may wait for a model.
     pub(super) waiting: Semaphore,
@@ -27,6 +29,7 @@ impl Context {
         let launcher = Arc::new(launcher);
         Self {
             stored: StoredModels::new(Arc::clone(&launcher)),
+            memory: MemoryBudget::new(&launcher.config, launcher.options),
             max_loaded: AtomicUsize::new(launcher.config.max_loaded),
             waiting: Semaphore::new(launcher.config.stream_registry.max_waiting),
             room: Mutex::new(()),

@@ -12,7 +12,7 @@
 //! Requests that need room get it in the order in which they came, and so do those that wait for one load. A request
 //! that goes away ends its wait, not the load.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::{
     sync::{SemaphorePermit, watch},
@@ -21,7 +21,7 @@ use tokio::{
 use tracing::info;
 
 use super::{
-    evict::{self, Room},
+    evict::{self, Most, Room},
     metrics::UnloadReason,
     model::{Arrival, Entered, Phase},
     models::{ModelError, Models, gone, loaded},
@@ -79,10 +79,20 @@ impl Models {
             Entered::Serving(in_use) => Ok(in_use),
             Entered::Loading(arrival) => self.join(arrival).await,
             Entered::Failed(failure) => Err(ModelError::Failed { model: name, failure }),
-            Entered::Leaving(_) | Entered::Absent => {
-                let max = self.context.max_loaded.load(Ordering::Relaxed);
-                Err(ModelError::NoRoom { model: name, max, waited })
-            }
+            Entered::Leaving(_) | Entered::Absent => Err(self.no_room(name, waited)),
+        }
+    }
+
+    /// Why a request waited in vain.
+    fn no_room(&self, model: String, waited: Duration) -> ModelError {
+        let context = &self.context;
+        let (table, stored) = (context.registry.write(), context.stored.latest());
+        let workers = context.launcher.config.workers.count;
+        let max = context.max_loaded.load(Ordering::Relaxed);
+        let memory = || context.memory.grant(stored.find(&model), table.reserved(), workers, true).err();
+        match (table.loaded().count() < max).then(memory).flatten() {
+            Some(shortage) => ModelError::NoMemoryYet { model, shortage, waited },
+            None => ModelError::NoRoom { model, max, waited },
         }
     }
 
@@ -145,16 +155,25 @@ impl Models {
             Entered::Leaving(phases) => return Ok(Step::OwnLeaves(phases)),
             entered => return Ok(Step::Entered(entered)),
         }
-        let max_loaded = context.max_loaded.load(Ordering::Relaxed);
+        let (stored, workers) = (context.stored.latest(), config.workers.count);
+        let model = stored.find(name);
+        table.learn(&context.memory, &stored);
+        let least = context.memory.least(model, workers);
+        let least = least.map_err(|shortage| ModelError::TooLarge { model: name.to_owned(), shortage })?;
+        let models = context.max_loaded.load(Ordering::Relaxed);
         let (names, residents) = table.residents(config.demand.pin_named);
-        let decision = evict::room(&residents, max_loaded);
+        let decision = evict::room(&residents, Most { models, bytes: context.memory.max_bytes() }, least);
         let other = match decision {
             Room::Soon(index) | Room::Evict(index) => names[index].to_owned(),
             Room::Free | Room::Full => String::new(),
         };
         match decision {
             Room::Free => {
-                let (phases, orders) = table.add(name, config.workers.count);
+                let is_last = !context.memory.expects_more(residents.len() + 1, models);
+                let grant = context.memory.grant(model, table.reserved(), workers, is_last);
+                let Ok(grant) = grant else { return Ok(Step::AllBusy) };
+                let (phases, orders) = table.add(name, workers);
+                table.grant(name, grant);
                 let entered = table.enter(name);
                 context.metrics.count_demand_load();
                 self.start(table, name, orders, phases);

@@ -16,6 +16,16 @@ pub(super) struct Resident {
     pub(super) last_used: Instant,
     /// It stays loaded if that is possible.
     pub(super) pinned: bool,
+    /// Bytes of memory that are reserved for it.
+    pub(super) reserved: u64,
+}
+
+/// What may be loaded at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Most {
+    pub(super) models: usize,
+    /// Of memory.
+    pub(super) bytes: u64,
 }
 
 /// How far a model has come.
@@ -53,10 +63,18 @@ pub(super) enum Idle {
     Never,
 }
 
-/// Where there is room for one model more.
-pub(super) fn room(residents: &[Resident], max_loaded: usize) -> Room {
-    if residents.len() < max_loaded {
+/// Where there is room for one model more, which takes at least `least` bytes of memory.
+pub(super) fn room(residents: &[Resident], most: Most, least: u64) -> Room {
+    let left = |gone: fn(&Resident) -> bool| {
+        let others = residents.iter().filter(|it| !gone(it)).map(|it| it.reserved);
+        most.bytes.saturating_sub(others.fold(0, u64::saturating_add))
+    };
+    if residents.len() < most.models && least <= left(|_| false) {
         return Room::Free;
+    }
+    // Nothing leaves in vain.
+    if least > left(|it| it.in_use == 0 && it.stage != Stage::Loading) {
+        return Room::Full;
     }
     let soon = |it: &Resident| it.stage == Stage::Leaving && it.in_use == 0;
     if let Some(index) = residents.iter().position(soon) {
@@ -71,7 +89,7 @@ pub(super) fn room(residents: &[Resident], max_loaded: usize) -> Room {
 
 /// Whether a model was idle for `ttl`.
 pub(super) fn idle(resident: &Resident, ttl: Duration, now: Instant) -> Idle {
-    let Resident { stage, in_use, last_used, pinned } = *resident;
+    let Resident { stage, in_use, last_used, pinned, .. } = *resident;
     if pinned || stage == Stage::Leaving {
         return Idle::Never;
     }

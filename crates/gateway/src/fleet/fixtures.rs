@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use protocol::{
     ids::RequestId,
     message::{Failure, FailureKind, Generate, ModelInfo, Prompt},
+    stored::StoredModel,
 };
 
 use super::{model::Service, registry::ModelRegistry};
@@ -57,6 +58,23 @@ pub(super) fn info(digest: &str) -> ModelInfo {
         weight_bytes: 1,
         load_micros: 2,
         tokenizer_micros: 3,
+        kv_bytes: 4,
+        other_bytes: 5,
+    }
+}
+
+/// A stored model with weights of so many bytes.
+pub(super) fn stored(name: &str, weight_bytes: u64) -> StoredModel {
+    StoredModel {
+        name: Some(name.to_owned()),
+        digest: "d".into(),
+        architecture: None,
+        size: weight_bytes,
+        weight_bytes,
+        kv_token_values: 1024,
+        context_length: Some(4096),
+        imported_at: 0,
+        defect: None,
     }
 }
 

@@ -8,6 +8,7 @@ mod evict;
 pub(crate) mod fixtures;
 mod inventory;
 mod lifecycle;
+mod memory;
 mod metrics;
 mod model;
 mod models;

@@ -10,20 +10,22 @@
 //! last worker is gone.
 
 mod phase;
+mod service;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use protocol::message::{Failure, Heartbeat, ModelInfo};
+use protocol::message::{Failure, ModelInfo};
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 
-pub(super) use self::phase::Phase;
+pub(super) use self::{phase::Phase, service::Service};
 use super::{
     evict::{Resident, Stage},
+    memory::Grant,
     restart::{RestartDesk, RestartOrders, RestartTurn},
-    status::{ModelState, ModelStatus, WorkerStatus, WorkerWork},
+    status::{ModelState, ModelStatus, WorkerStatus},
     usage::{InUse, Usage, now},
 };
 use crate::worker::{WorkerId, WorkerState, link::Link};
@@ -46,6 +48,7 @@ pub(super) struct Model {
     /// It was named at the start, or an administrator loaded it.
     named: bool,
     usage: Arc<Usage>,
+    memory: Grant,
     /// Held by the request that waits for the load: the others come after it, in their order.
     turn: Arc<Mutex<()>>,
     /// When it failed.
@@ -90,15 +93,6 @@ struct Worker {
 /// A model that could not be loaded is not tried for every request: not again within this time.
 const RETRY_FAILED: Duration = Duration::from_secs(10);
 
-/// What a ready worker offers.
-#[derive(Clone, Debug)]
-pub(super) struct Service {
-    pub(super) link: Link,
-    pub(super) info: ModelInfo,
-    /// The worker's process id, as it reported it.
-    pub(super) pid: u32,
-}
-
 impl Model {
     /// A model that `workers` workers begin to load, and what each of their tasks receives.
     pub(super) fn new(name: &str, workers: usize, since: u64) -> (Self, Vec<RestartOrders>) {
@@ -114,6 +108,7 @@ impl Model {
             since,
             named: false,
             usage: Usage::new(Arc::default()),
+            memory: Grant::UNLIMITED,
             turn: Arc::default(),
             failed_at: None,
         };
@@ -128,6 +123,15 @@ impl Model {
     /// Somebody who is responsible for the server wants it loaded.
     pub(super) fn set_named(&mut self) {
         self.named = true;
+    }
+
+    /// What of the memory it has.
+    pub(super) fn memory(&self) -> &Grant {
+        &self.memory
+    }
+
+    pub(super) fn memory_mut(&mut self) -> &mut Grant {
+        &mut self.memory
     }
 
     /// A request comes for it.
@@ -160,7 +164,8 @@ impl Model {
         };
         // Whoever waits for a model that can't be loaded gets an answer when it has left.
         let in_use = if matches!(*self.phase.borrow(), Phase::Failing(_)) { 0 } else { in_use };
-        Resident { stage, in_use, last_used, pinned: self.named && pin_named }
+        let (pinned, reserved) = (self.named && pin_named, self.memory.reserved);
+        Resident { stage, in_use, last_used, pinned, reserved }
     }
 
     /// Whether it was named and can't be used yet, or at the moment.
@@ -229,6 +234,7 @@ impl Model {
     /// The worker serves from now on.
     pub(super) fn set_ready(&mut self, worker: &WorkerId, service: Service) {
         self.info = Some(service.info.clone());
+        self.memory.settle(&service.info);
         if let Some(worker) = self.workers.get_mut(worker.number) {
             (worker.state, worker.note, worker.service) = (WorkerState::Ready, None, Some(service));
         }
@@ -363,26 +369,6 @@ impl Worker {
     fn shown(&self) -> WorkerState {
         let dead = self.state == WorkerState::Ready && self.ready().is_none();
         if dead { WorkerState::Exited } else { self.state }
-    }
-}
-
-impl Service {
-    fn work(&self) -> WorkerWork {
-        let Heartbeat { step, runnable, paused, waiting, kv_tokens, kv_capacity, memory_bytes, .. } =
-            self.link.heartbeat();
-        let ModelInfo { load_micros, tokenizer_micros, .. } = self.info;
-        WorkerWork {
-            pid: self.pid,
-            load_micros,
-            tokenizer_micros,
-            step,
-            running: runnable,
-            paused,
-            waiting,
-            kv_tokens,
-            kv_capacity,
-            memory_bytes,
-        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! Every model has its own workers and its own supervisor: what happens to them affects no other model. Here is what
 //! administrators ask for; `demand` has what requests ask for.
 
+mod begin;
+mod error;
 mod restart;
 
 use std::{
@@ -11,6 +13,8 @@ use std::{
     time::Duration,
 };
 
+use begin::{Begun, Limits, begin};
+pub use error::ModelError;
 use protocol::message::{Failure, FailureKind};
 use tokio::{
     sync::watch,
@@ -22,10 +26,10 @@ use super::{
     context::Context,
     evict::{self, Idle},
     metrics::{FleetMetrics, UnloadReason},
-    model::{Model, Phase},
+    model::Phase,
     registry::{ModelRegistry, Table},
     restart::RestartOrders,
-    route::RouteError,
+    stored::Listing,
     supervisor::Supervisor,
     usage::now,
 };
@@ -37,108 +41,11 @@ pub struct Models {
     pub(super) context: Arc<Context>,
 }
 
-/// Why a model was not loaded or unloaded, or a worker not restarted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ModelError {
-    /// No worker could load it.
-    #[error("the model `{model}` could not be loaded: {}", failure.message)]
-    Failed {
-        /// Its name.
-        model: String,
-        /// The failure of its last worker.
-        failure: Failure,
-    },
-    /// As many are loaded as may be.
-    #[error(
-        "{max} models are loaded, as many as `models.max_loaded` allows; unload one of {} first, with \
-         POST /v1/models/NAME/unload", loaded.join(", ")
-    )]
-    TooMany {
-        /// The limit.
-        max: usize,
-        /// The names of those that are loaded, in quotes.
-        loaded: Vec<String>,
-    },
-    /// It is loaded with another number of workers.
-    #[error(
-        "the model `{model}` is loaded already, with {workers} worker(s); unload it first to change that"
-    )]
-    OtherWorkers {
-        /// Its name.
-        model: String,
-        /// How many it has.
-        workers: usize,
-    },
-    /// It is being unloaded.
-    #[error("the model `{0}` is being unloaded; load it again when that is done")]
-    Unloading(String),
-    /// Somebody unloaded it before it was ready.
-    #[error("the model `{0}` was unloaded before it was ready")]
-    Unloaded(String),
-    /// It is not loaded.
-    #[error(transparent)]
-    NotLoaded(RouteError),
-    /// It has no such worker, or there is no such model.
-    #[error("there is no worker `{worker}`; this server has {known}")]
-    UnknownWorker {
-        /// What was asked for.
-        worker: String,
-        /// What there is, for people.
-        known: String,
-    },
-    /// Somebody else restarts it.
-    #[error("the worker `{0}` is being restarted already; try again when that is done")]
-    Restarting(String),
-    /// Its new process died before it served.
-    #[error(
-        "the worker `{worker}` was restarted and does not serve: {}; it is started again after a while",
-        failure.message
-    )]
-    NotRestarted {
-        /// The worker.
-        worker: String,
-        /// Why the process died.
-        failure: Failure,
-    },
-    /// It took too long, and goes on.
-    #[error("`{what}` was not restarted within {} s; that goes on, and /readyz shows how far it is", after.as_secs_f32())]
-    NotRestartedYet {
-        /// The model or the worker.
-        what: String,
-        /// The time that was given.
-        after: Duration,
-    },
-    /// As many are loaded as may be, and all of them were in use for as long as a request may wait.
-    #[error(
-        "there is no room for the model `{model}`: {max} models are loaded, as many as `models.max_loaded` allows, and \
-         none of them became idle within {} s; try again later", waited.as_secs_f32()
-    )]
-    NoRoom {
-        /// Its name.
-        model: String,
-        /// The limit.
-        max: usize,
-        /// For how long the request waited.
-        waited: Duration,
-    },
-    /// As many requests wait for models as may.
-    #[error("{0} requests wait for models to be loaded already; try again later")]
-    Crowded(usize),
-    /// Whether the model is stored is not known.
-    #[error("the list of stored models can't be read; the server's log says why")]
-    StoreUnreadable,
-    /// The gateway is going down.
-    #[error("the server is shutting down")]
-    ShuttingDown,
-}
+/// What came of an attempt to begin a load: the model's name and phases, or the phases of what has to come before.
+type Attempt = Result<(String, watch::Receiver<Phase>), watch::Receiver<Phase>>;
 
-/// What loading a model takes.
-enum Begun {
-    /// It is loaded, or another request loads it.
-    Already { name: String, phases: watch::Receiver<Phase> },
-    /// It was added to the table, and needs a supervisor, whose workers receive these.
-    New { orders: Vec<RestartOrders>, phases: watch::Receiver<Phase> },
-}
+/// The sizes of stored models hardly ever change.
+const SIZE_AGE: Duration = Duration::from_secs(5);
 
 impl Models {
     /// Over `registry`, which has no models yet.
@@ -161,7 +68,14 @@ impl Models {
     /// # Errors
     /// It can't be loaded, or not now.
     pub async fn load(&self, id: &str, workers: Option<usize>) -> Result<String, ModelError> {
-        let (name, mut phases) = self.begin(id, workers)?;
+        let (name, mut phases) = loop {
+            let stored = self.sizes().await;
+            match self.begin(id, workers, &stored)? {
+                Ok(begun) => break begun,
+                // An error means that the model is gone, which is as good.
+                Err(mut other) => drop(other.wait_for(|phase| *phase != Phase::Loading).await),
+            }
+        };
         loaded(&name, &mut phases).await?;
         Ok(name)
     }
@@ -214,24 +128,39 @@ impl Models {
         }
     }
 
-    /// Begins to load a model unless it is loaded. Returns its name and its phases.
-    fn begin(
-        &self,
-        id: &str,
-        workers: Option<usize>,
-    ) -> Result<(String, watch::Receiver<Phase>), ModelError> {
-        let config = &self.context.launcher.config;
-        let mut table = self.context.registry.write();
-        let max_loaded = self.context.max_loaded.load(Ordering::Relaxed);
-        match begin(&mut table, id, workers, config.workers.count, max_loaded)? {
+    /// What is known of the store's models, which the table has learned then. The first model has nothing beside it, and is
+    /// not kept waiting for that.
+    async fn sizes(&self) -> Listing {
+        let context = &self.context;
+        if context.registry.write().loaded().next().is_none() {
+            return context.stored.latest();
+        }
+        let stored = context.stored.within(SIZE_AGE).await;
+        context.registry.write().learn(&context.memory, &stored);
+        stored
+    }
+
+    /// Begins to load a model unless it is loaded. Returns its name and its phases; `Err` has the phases of another one
+    /// that has to be loaded before.
+    fn begin(&self, id: &str, workers: Option<usize>, stored: &Listing) -> Result<Attempt, ModelError> {
+        let context = &self.context;
+        let mut table = context.registry.write();
+        let limits = Limits {
+            default_workers: context.launcher.config.workers.count,
+            max_loaded: context.max_loaded.load(Ordering::Relaxed),
+            memory: &context.memory,
+            stored,
+        };
+        match begin(&mut table, id, workers, &limits)? {
+            Begun::After(phases) => Ok(Err(phases)),
             Begun::Already { name, phases } => {
                 table.set_named(&name);
-                Ok((name, phases))
+                Ok(Ok((name, phases)))
             }
             Begun::New { orders, phases } => {
                 table.set_named(id);
                 self.start(table, id, orders, phases.clone());
-                Ok((id.to_owned(), phases))
+                Ok(Ok((id.to_owned(), phases)))
             }
         }
     }
@@ -264,44 +193,6 @@ impl Models {
             None => Err(ModelError::NotLoaded(table.unknown(id))),
         }
     }
-}
-
-/// Decides whether the model with this name or digest may be loaded, and adds it to the table if it is not there.
-fn begin(
-    table: &mut Table,
-    id: &str,
-    workers: Option<usize>,
-    default_workers: usize,
-    max_loaded: usize,
-) -> Result<Begun, ModelError> {
-    if *table.closed().borrow() {
-        return Err(ModelError::ShuttingDown);
-    }
-    if let Some(model) = table.find_loaded(id) {
-        return already(model, workers);
-    }
-    // No name has them, and they would end up in logs.
-    if id.chars().any(char::is_control) {
-        return Err(ModelError::NotLoaded(table.unknown(id)));
-    }
-    if table.loaded().count() >= max_loaded {
-        let mut loaded: Vec<_> = table.loaded().map(|model| format!("`{}`", model.name)).collect();
-        loaded.sort();
-        return Err(ModelError::TooMany { max: max_loaded, loaded });
-    }
-    let (phases, orders) = table.add(id, workers.unwrap_or(default_workers));
-    Ok(Begun::New { orders, phases })
-}
-
-fn already(model: &Model, workers: Option<usize>) -> Result<Begun, ModelError> {
-    let name = model.name.clone();
-    if model.is_leaving() {
-        return Err(ModelError::Unloading(name));
-    }
-    if workers.is_some_and(|workers| workers != model.worker_count()) {
-        return Err(ModelError::OtherWorkers { model: name, workers: model.worker_count() });
-    }
-    Ok(Begun::Already { name, phases: model.phases() })
 }
 
 /// A model's task, from its supervisor's start until its workers are gone.

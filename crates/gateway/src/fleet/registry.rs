@@ -8,15 +8,20 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use protocol::message::{Failure, Heartbeat};
+use protocol::{
+    memory::MemoryShare,
+    message::{Failure, Heartbeat},
+};
 use tokio::sync::{Notify, watch};
 
 use super::{
     evict::Resident,
+    memory::{Grant, MemoryBudget},
     model::{Entered, Model, Phase, Service},
     restart::RestartOrders,
     route::{self, Route, RouteError, RouteRequest},
     status::{ModelState, ModelStatus, WorkerStatus},
+    stored::Listing,
 };
 use crate::worker::{WorkerId, WorkerState, link::Link};
 
@@ -158,6 +163,8 @@ impl ModelRegistry {
     /// The worker serves from now on.
     pub(super) fn set_ready(&self, worker: &WorkerId, service: Service) {
         self.change(&worker.model, |model| model.set_ready(worker, service));
+        // What memory is left is known now.
+        self.read().freed.notify_one();
     }
 
     /// The worker does not serve (any more), and `note` says why.
@@ -168,6 +175,13 @@ impl ModelRegistry {
     /// The worker's first process failed. To be called once for a worker, and only if it never served.
     pub(super) fn first_failed(&self, worker: &WorkerId, failure: Failure) {
         self.change(&worker.model, |model| model.first_failed(failure));
+    }
+
+    /// What the model's workers may use of memory.
+    pub(super) fn memory_share(&self, name: &str) -> MemoryShare {
+        let table = self.read();
+        let model = table.models.iter().find(|model| model.name == name);
+        model.map_or(MemoryShare::UNLIMITED, |model| model.memory().share)
     }
 
     /// What a verification found to be wrong with the stored model, if anything.
@@ -206,6 +220,31 @@ impl Table {
         self.models.push(model);
         self.changes.send_replace(());
         (phases, orders)
+    }
+
+    /// What a model that was added may use of memory.
+    pub(super) fn grant(&mut self, name: &str, grant: Grant) {
+        if let Some(model) = self.find_mut(name) {
+            *model.memory_mut() = grant;
+        }
+    }
+
+    /// Bytes that are reserved for models.
+    pub(super) fn reserved(&self) -> u64 {
+        self.loaded().fold(0, |all, model| all.saturating_add(model.memory().reserved))
+    }
+
+    /// The phases of a model that has all the memory that was left, because nothing is known of it.
+    pub(super) fn unknown_size(&self) -> Option<watch::Receiver<Phase>> {
+        self.loaded().find(|model| !model.memory().is_known).map(Model::phases)
+    }
+
+    /// What the store says of models is known now.
+    pub(super) fn learn(&mut self, budget: &MemoryBudget, stored: &Listing) {
+        for model in &mut self.models {
+            let found = stored.find(&model.name);
+            model.memory_mut().learn(budget, found);
+        }
     }
 
     /// The models that have workers.

@@ -1,6 +1,9 @@
 //! What `/readyz` and the model list show.
 
-use protocol::{message::ModelInfo, stored::StoredModel};
+use protocol::{
+    message::{ModelInfo, WorkerMemory},
+    stored::StoredModel,
+};
 use serde::Serialize;
 
 use crate::worker::WorkerState;
@@ -103,4 +106,6 @@ pub struct WorkerWork {
     pub kv_capacity: u64,
     /// Resident memory of its process in bytes, with the weights that it has mapped; 0 if its system does not tell.
     pub memory_bytes: u64,
+    /// What that is made of, in bytes.
+    pub memory: WorkerMemory,
 }

@@ -123,6 +123,11 @@ impl Listing {
         found.all(|other| other.digest == first.digest).then_some(first)
     }
 
+    #[cfg(test)]
+    pub(super) fn of(models: &[StoredModel]) -> Self {
+        Self { models: models.into(), ..Self::default() }
+    }
+
     fn is_within(&self, age: Duration, called: Instant) -> bool {
         let age = if self.failed { age.max(RETRY) } else { age };
         self.asked.is_some_and(|asked| asked + age >= called)
@@ -150,14 +155,12 @@ mod tests {
             digest: digest.to_owned(),
             architecture: None,
             size: 1,
+            weight_bytes: 1,
+            kv_token_values: 0,
             context_length: None,
             imported_at: 0,
             defect: None,
         }
-    }
-
-    fn listing(models: &[StoredModel]) -> Listing {
-        Listing { models: models.into(), ..Listing::default() }
     }
 
     #[test]
@@ -169,7 +172,7 @@ mod tests {
             stored(Some("aaaa0000"), b),
             stored(None, "cccc0000"),
         ];
-        let listing = listing(&models);
+        let listing = Listing::of(&models);
         let find = |id: &str| listing.find(id).map(StoredModel::id);
         assert_eq!((find("x"), find("y")), (Some("x"), Some("y")));
         assert_eq!(find("aaaa0000"), Some("aaaa0000"), "names come first");

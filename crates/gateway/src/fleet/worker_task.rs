@@ -197,7 +197,8 @@ impl WorkerTask {
         }
         self.last_heartbeat = None;
         let launcher = &self.context.launcher;
-        let options = WorkerOptions { verify: self.verify(), ..launcher.options };
+        let memory = self.context.registry.memory_share(&self.worker.model);
+        let options = WorkerOptions { verify: self.verify(), memory, ..launcher.options };
         self.process = Some(WorkerProcess::start(launcher, self.worker.clone(), options, events.clone()));
     }
 

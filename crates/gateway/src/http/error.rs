@@ -297,6 +297,7 @@ fn of_failure(kind: FailureKind) -> ErrorSpec {
         // Of a draft model; what is wrong with a model that is served is found when it is loaded.
         FailureKind::UnknownModel => spec::MODEL_NOT_FOUND,
         FailureKind::DamagedModel => spec::MODEL_DAMAGED,
+        FailureKind::TooLarge => spec::MODEL_TOO_LARGE,
         FailureKind::Internal => spec::WORKER_ERROR,
     }
 }
@@ -306,6 +307,7 @@ fn of_model(error: &ModelError) -> ErrorSpec {
         ModelError::Failed { failure, .. } => match failure.kind {
             FailureKind::UnknownModel => spec::MODEL_NOT_FOUND,
             FailureKind::DamagedModel => spec::MODEL_DAMAGED,
+            FailureKind::TooLarge => spec::MODEL_TOO_LARGE,
             _ => spec::LOAD_FAILED,
         },
         ModelError::TooMany { .. } => spec::TOO_MANY_MODELS,
@@ -316,7 +318,9 @@ fn of_model(error: &ModelError) -> ErrorSpec {
         ModelError::Restarting(_) => spec::RESTART_IN_PROGRESS,
         ModelError::NotRestarted { .. } => spec::RESTART_FAILED,
         ModelError::NotRestartedYet { .. } => spec::RESTART_TIMEOUT,
-        ModelError::NoRoom { .. } => spec::NO_ROOM,
+        ModelError::NoRoom { .. } | ModelError::NoMemoryYet { .. } => spec::NO_ROOM,
+        ModelError::TooLarge { .. } => spec::MODEL_TOO_LARGE,
+        ModelError::NoMemory { .. } => spec::INSUFFICIENT_MEMORY,
         ModelError::Crowded(_) => spec::QUEUE_FULL,
         ModelError::StoreUnreadable => spec::STORE_UNREADABLE,
         ModelError::ShuttingDown => spec::SHUTTING_DOWN,

@@ -78,6 +78,8 @@ fn load(queued: i64, admitted: i64, work: &[WorkerWork]) -> Load {
 
 #[cfg(test)]
 mod tests {
+    use protocol::message::WorkerMemory;
+
     use super::*;
 
     fn work(waiting: u32, kv_tokens: u64, kv_capacity: u64) -> WorkerWork {
@@ -92,6 +94,7 @@ mod tests {
             kv_tokens,
             kv_capacity,
             memory_bytes: 0,
+            memory: WorkerMemory::default(),
         }
     }
 

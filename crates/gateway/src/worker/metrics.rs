@@ -1,5 +1,7 @@
 //! What is measured on the links to workers and on the streams over them.
 
+mod memory;
+
 use std::{sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
@@ -13,6 +15,7 @@ use prometheus_client::{
 };
 use protocol::message::Heartbeat;
 
+use self::memory::{MemoryMetrics, WorkerGauges};
 use super::{batcher::Flush, id::WorkerId};
 use crate::metrics::{ByModel, MetricRegistry, PoolMetrics};
 
@@ -28,6 +31,7 @@ pub struct WorkerMetrics {
     wakeups: Family<DirectionLabels, Counter>,
     sequences: Family<SequenceLabels, Gauge>,
     kv_usage: Family<WorkerLabel, Ratio>,
+    memory: MemoryMetrics,
     buffers: PoolMetrics,
 }
 
@@ -64,6 +68,7 @@ pub struct LinkMetrics {
     paused: Gauge,
     waiting: Gauge,
     kv_usage: Ratio,
+    memory: WorkerGauges,
 }
 
 /// What is measured of the frames that submissions share.
@@ -168,6 +173,7 @@ impl WorkerMetrics {
                 "Part of a worker's memory for keys and values that is in use, as its last heartbeat said",
                 Family::default(),
             ),
+            memory: MemoryMetrics::register(registry),
             batch: BatchMetrics::register(registry),
             buffers: registry.pool("frames"),
             streams: ByStream::register(registry),
@@ -195,6 +201,7 @@ impl WorkerMetrics {
             paused: sequences(PAUSED),
             waiting: sequences(WAITING),
             kv_usage: self.kv_usage.get_or_create_owned(&worker.into()),
+            memory: self.memory.of(&worker.into()),
         }
     }
 
@@ -225,6 +232,7 @@ impl WorkerMetrics {
             self.sequences.remove(&SequenceLabels::new(worker, state));
         }
         self.kv_usage.remove(&worker.into());
+        self.memory.forget(&worker.into());
     }
 }
 
@@ -236,6 +244,7 @@ impl LinkMetrics {
         self.paused.set(paused.into());
         self.waiting.set(waiting.into());
         self.kv_usage.set(ratio(kv_tokens, kv_capacity));
+        self.memory.set(heartbeat);
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use gateway::metrics::MetricDescription;
 use protocol::message::{
     Failure, FailureKind, FinishReason, Heartbeat, Report, StreamEventKind, Submission, TraceContext,
-    Verified,
+    Verified, WorkerMemory,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -37,7 +37,16 @@ async fn busy() -> (TestEnv, FakeWorker) {
     worker.events(id, vec![StreamEventKind::Failed(failure)]).await;
     assert_eq!(soon("an answer", failed).await.unwrap().status().as_u16(), 500);
 
-    let report = Heartbeat { step: 9, runnable: 1, kv_tokens: 25, kv_capacity: 100, ..Heartbeat::default() };
+    let memory = WorkerMemory { weights: 7000, kv: 25, kv_limit: 100, ..WorkerMemory::default() };
+    let report = Heartbeat {
+        step: 9,
+        runnable: 1,
+        kv_tokens: 25,
+        kv_capacity: 100,
+        memory_bytes: 9000,
+        memory,
+        ..Heartbeat::default()
+    };
     worker.send(&Report::Heartbeat(report)).await;
     worker.send(&Report::Verified(Verified { bytes: 1, micros: 1 })).await;
     until("its heartbeat", || env.app.registry.workers()[0].work.as_ref().is_some_and(|w| w.step == 9)).await;
@@ -72,6 +81,10 @@ async fn requests_are_counted_by_how_they_end() {
         ("kr_e2e_request_latency_seconds_count{model=\"tiny\"}", "1"),
         ("kr_inter_token_latency_seconds_count{model=\"tiny\"}", "1"),
         ("kr_kv_cache_usage_ratio{model=\"tiny\",worker=\"0\"}", "0.25"),
+        ("kr_worker_memory_bytes{model=\"tiny\",worker=\"0\",kind=\"weights\"}", "7000"),
+        ("kr_worker_memory_bytes{model=\"tiny\",worker=\"0\",kind=\"kv\"}", "25"),
+        ("kr_worker_memory_bytes{model=\"tiny\",worker=\"0\",kind=\"kv_limit\"}", "100"),
+        ("kr_worker_memory_bytes{model=\"tiny\",worker=\"0\",kind=\"resident\"}", "9000"),
         ("kr_worker_sequences{model=\"tiny\",worker=\"0\",state=\"running\"}", "1"),
     ] {
         assert_eq!(env.metric(line).await, value, "{line}");

@@ -14,12 +14,14 @@ use tower::ServiceExt;
 
 use super::{KEY, keyed, support::*};
 
-fn stored(name: &str) -> StoredModel {
+pub(super) fn stored(name: &str) -> StoredModel {
     StoredModel {
         name: Some(name.to_owned()),
         digest: format!("{:0>64}", name.bytes().map(|byte| format!("{byte:x}")).collect::<String>()),
         architecture: Some("llama".to_owned()),
         size: 4000,
+        weight_bytes: 3000,
+        kv_token_values: 0,
         context_length: Some(256),
         imported_at: 1_800_000_000,
         defect: None,
@@ -44,7 +46,7 @@ fn ask(model: &str) -> Value {
 }
 
 /// Answers the next request.
-async fn serve(worker: &mut FakeWorker) {
+pub(super) async fn serve(worker: &mut FakeWorker) {
     let id = worker.generate().await.id;
     worker.admit(id).await;
     worker.events(id, vec![chunk("x"), finished(FinishReason::Stop)]).await;

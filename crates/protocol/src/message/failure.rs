@@ -42,4 +42,6 @@ pub enum FailureKind {
     DamagedModel,
     /// The worker has more to do than it can queue; later it may have less.
     Overloaded,
+    /// The model does not fit into the memory that workers may use.
+    TooLarge,
 }

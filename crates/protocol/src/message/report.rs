@@ -56,6 +56,10 @@ pub struct ModelInfo {
     pub load_micros: u64,
     /// Microseconds for reading the tokenizer.
     pub tokenizer_micros: u64,
+    /// Most bytes of keys and values that the worker will have.
+    pub kv_bytes: u64,
+    /// Bytes that are set aside for anything else than these and the weights.
+    pub other_bytes: u64,
 }
 
 /// A sign of life. The engine is stuck if `step` stands still while `runnable > 0`, or `progress` does, which shows it
@@ -80,4 +84,23 @@ pub struct Heartbeat {
     pub progress: Option<u64>,
     /// Resident memory of the process, with the weights that it has mapped; 0 if the system does not tell.
     pub memory_bytes: u64,
+    /// What that is made of, as far as the worker knows.
+    pub memory: WorkerMemory,
+}
+
+/// What a worker has in memory, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerMemory {
+    /// Weights, mapped from files or copied.
+    pub weights: u64,
+    /// Keys and values that are held, of running requests and kept ones.
+    pub kv: u64,
+    /// Most that may be.
+    pub kv_limit: u64,
+    /// Those of them that are kept for later requests, whether a running one uses them or not.
+    pub kept_prefixes: u64,
+    /// MLX's arrays, without weights that are mapped, and on a CPU without keys and values.
+    pub mlx_active: u64,
+    /// What MLX keeps of freed memory.
+    pub mlx_cache: u64,
 }

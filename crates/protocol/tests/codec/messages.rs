@@ -195,11 +195,11 @@ fn event() -> impl Strategy<Value = StreamEvent> {
 }
 
 pub(crate) fn report() -> impl Strategy<Value = Report> {
-    let info = ([text(), text(), text()], any::<[u32; 2]>(), any::<[u64; 3]>()).prop_map(
+    let info = ([text(), text(), text()], any::<[u32; 2]>(), any::<[u64; 5]>()).prop_map(
         |(
             [name, digest, architecture],
             [context_length, vocab_size],
-            [weight_bytes, load_micros, tokenizer_micros],
+            [weight_bytes, load_micros, tokenizer_micros, kv_bytes, other_bytes],
         )| {
             ModelInfo {
                 name,
@@ -210,13 +210,19 @@ pub(crate) fn report() -> impl Strategy<Value = Report> {
                 weight_bytes,
                 load_micros,
                 tokenizer_micros,
+                kv_bytes,
+                other_bytes,
             }
         },
     );
-    let heartbeat = (any::<[u64; 5]>(), any::<[u32; 3]>(), option::of(any::<u64>())).prop_map(
+    let numbers = (any::<[u64; 5]>(), any::<[u64; 6]>(), any::<[u32; 3]>());
+    let heartbeat = (numbers, option::of(any::<u64>())).prop_map(
         |(
-            [step, oldest_preparation_millis, kv_tokens, kv_capacity, memory_bytes],
-            [runnable, paused, waiting],
+            (
+                [step, oldest_preparation_millis, kv_tokens, kv_capacity, memory_bytes],
+                [weights, kv, kv_limit, kept_prefixes, mlx_active, mlx_cache],
+                [runnable, paused, waiting],
+            ),
             progress,
         )| {
             Heartbeat {
@@ -229,6 +235,7 @@ pub(crate) fn report() -> impl Strategy<Value = Report> {
                 kv_capacity,
                 progress,
                 memory_bytes,
+                memory: WorkerMemory { weights, kv, kv_limit, kept_prefixes, mlx_active, mlx_cache },
             }
         },
     );

@@ -302,6 +302,8 @@ pub fn model_info(name: &str) -> ModelInfo {
         weight_bytes: 7000,
         load_micros: 1,
         tokenizer_micros: 1,
+        kv_bytes: 2000,
+        other_bytes: 1000,
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) trait BlockMemory {
 /// The blocks, and which of them are in use.
 pub(super) struct SharedBlocks<M> {
     pub(super) memory: M,
-    pool: Mutex<BlockPool>,
+    pool: Arc<Mutex<BlockPool>>,
 }
 
 /// A sequence's blocks in order. It holds one reference of each.
@@ -40,12 +40,22 @@ pub(crate) struct BlockTable<M> {
 impl<M> SharedBlocks<M> {
     /// `count` free blocks of `memory`.
     pub(super) fn new(memory: M, count: i32) -> Arc<Self> {
-        Arc::new(Self { memory, pool: Mutex::new(BlockPool::new(count)) })
+        Arc::new(Self { memory, pool: Arc::new(Mutex::new(BlockPool::new(count))) })
+    }
+
+    /// Says how many blocks are in use. Any thread may ask.
+    pub(super) fn used(&self) -> Box<dyn Fn() -> usize + Send> {
+        let pool = Arc::clone(&self.pool);
+        Box::new(move || lock(&pool).used())
     }
 
     fn pool(&self) -> MutexGuard<'_, BlockPool> {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pool)
     }
+}
+
+fn lock(pool: &Mutex<BlockPool>) -> MutexGuard<'_, BlockPool> {
+    pool.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<M> BlockTable<M> {

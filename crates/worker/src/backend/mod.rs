@@ -58,6 +58,9 @@ pub(crate) struct Backend {
     dtype: Dtype,
 }
 
+/// Bytes of keys and values that are in use; any thread may ask for it.
+pub type KvInUse = Box<dyn Fn() -> u64 + Send>;
+
 /// A number that changes while kernels of this process work; any thread may ask for it.
 pub type Progress = fn() -> u64;
 
@@ -221,6 +224,14 @@ impl KvMemory {
         match self {
             Self::Paged(memory) => memory.tokens(),
             Self::Gathered(memory) => memory.tokens(),
+        }
+    }
+
+    /// Says how many blocks are in use. Any thread may ask.
+    pub(crate) fn used_blocks(&self) -> Box<dyn Fn() -> usize + Send> {
+        match self {
+            Self::Paged(memory) => memory.used_blocks(),
+            Self::Gathered(memory) => memory.used_blocks(),
         }
     }
 

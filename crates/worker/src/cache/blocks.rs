@@ -35,6 +35,11 @@ impl BlockPool {
         self.free.len()
     }
 
+    /// How many blocks are in use.
+    pub fn used(&self) -> usize {
+        self.references.len() - self.free.len()
+    }
+
     /// A block with one reference, the caller's.
     ///
     /// # Errors

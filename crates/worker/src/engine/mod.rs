@@ -164,7 +164,9 @@ impl<M: Forward> Engine<M> {
             return Ok(Turn::Ended);
         }
         self.poll_controls();
-        if self.step()? {
+        let stepped = self.step()?;
+        self.stats.publish_held(self.scheduler.held_tokens(), self.kept.held_tokens());
+        if stepped {
             return Ok(Turn::Stepped);
         }
         if self.draining && self.requests.is_empty() {

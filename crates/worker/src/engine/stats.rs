@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use protocol::message::Heartbeat;
+use protocol::message::{Heartbeat, WorkerMemory};
 
 use crate::{
     model::Progress,
@@ -21,6 +21,10 @@ pub struct EngineStats {
     waiting: AtomicU32,
     kv_tokens: AtomicU64,
     kv_capacity: AtomicU64,
+    /// Tokens that sequences and kept prefixes hold together.
+    held_tokens: AtomicU64,
+    /// Those of the kept prefixes.
+    kept_tokens: AtomicU64,
     /// Pieces of work between the model's: rows sampled, rows emitted, steps.
     pieces: AtomicU64,
     /// Counts the model's, if that can be done.
@@ -40,7 +44,18 @@ impl EngineStats {
             kv_capacity: self.kv_capacity.load(Ordering::Relaxed),
             progress: self.model.get().map(|model| model().wrapping_add(self.pieces.load(Ordering::Relaxed))),
             memory_bytes: 0,
+            memory: WorkerMemory::default(),
         }
+    }
+
+    /// Tokens whose keys and values are held, by sequences and for later requests, after the last turn.
+    pub fn held_tokens(&self) -> u64 {
+        self.held_tokens.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that are kept for later requests.
+    pub fn kept_tokens(&self) -> u64 {
+        self.kept_tokens.load(Ordering::Relaxed)
     }
 
     /// What counts the model's work, if anything does. To be called once.
@@ -71,5 +86,11 @@ impl EngineStats {
         self.paused.store(scheduler.paused() as u32, Ordering::Relaxed);
         self.waiting.store(scheduler.waiting() as u32, Ordering::Relaxed);
         self.kv_tokens.store((scheduler.held_tokens() + kept) as u64, Ordering::Relaxed);
+    }
+
+    /// `held` are tokens that sequences hold alone, `kept` those of prefixes.
+    pub(super) fn publish_held(&self, held: usize, kept: usize) {
+        self.held_tokens.store((held + kept) as u64, Ordering::Relaxed);
+        self.kept_tokens.store(kept as u64, Ordering::Relaxed);
     }
 }

@@ -55,6 +55,7 @@ fn preparer() -> Preparer {
         template: None,
         eos_tokens: EosTokens::default(),
         context_length: 1000,
+        kv_tokens: usize::MAX,
         vocab_size: samples::SMALL,
         special_tokens_in_content: false,
     };

@@ -7,6 +7,7 @@
 //! weights    tensors by name, as views of the mapped blobs
 //! state      what is remembered of a sequence, and the memory for it
 //! step       what one forward pass gets and gives
+//! size       how large a model is, before it is loaded
 //! ```
 //!
 //! `arch` imports only `layers`; `layers` asks a `backend` to compute, and does not know on what it runs.
@@ -17,6 +18,7 @@ mod arch;
 mod config;
 mod error;
 mod layers;
+mod size;
 mod state;
 mod step;
 mod weights;
@@ -24,12 +26,14 @@ mod weights;
 use artifact_store::Artifact;
 use mlx_ext::MappedFile;
 use mlx_rs::{Array, Dtype, error::Exception, ops::indexing::take_axis, transforms::eval};
+use protocol::memory::Shortage;
 
 pub use error::ModelError;
+pub use size::{ModelSize, stored_size};
 pub use state::SequenceKv;
 pub use step::{Logits, StepInput, StepRow};
 
-pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError, Progress};
+pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError, KvInUse, Progress};
 
 use crate::backend::{AttentionSpec, Backend, StepMemory};
 use config::Settings;
@@ -62,6 +66,7 @@ pub struct Model {
     backend: Backend,
     progress: Option<Progress>,
     weight_bytes: u64,
+    kv_bytes: u64,
     /// What the weights are views of.
     _files: Vec<MappedFile>,
 }
@@ -89,14 +94,31 @@ impl Model {
     /// # Errors
     /// Each names the tensor or the setting it is about.
     pub fn load(artifact: &Artifact, kernels: Kernels, budget: KvBudget) -> Result<Self, ModelError> {
+        Self::load_within(artifact, kernels, budget, |_| Ok(budget.bytes))
+    }
+
+    /// The same, but how many bytes there are for keys and values is decided when it is known what the model takes.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load), and that of `divide`.
+    pub fn load_within(
+        artifact: &Artifact,
+        kernels: Kernels,
+        budget: KvBudget,
+        divide: impl FnOnce(ModelSize) -> Result<u64, Shortage>,
+    ) -> Result<Self, ModelError> {
         let load = arch::find(artifact.manifest.architecture())?;
         let mut weights = Weights::open(artifact, kernels)?;
         let architecture = load(Settings::new(&artifact.manifest.config)?, &mut weights)?;
         let backend = weights.backend();
         let Taken { bytes: weight_bytes, files } = weights.finish()?;
         let attention = architecture.attention();
-        let (cache, progress) = (KvCache::new(&attention, budget, backend)?, backend.progress(&attention));
-        Ok(Self { architecture, cache, backend, progress, weight_bytes, _files: files })
+        let (geometry, progress) = (state::geometry(&attention, backend)?, backend.progress(&attention));
+        let kv_token_bytes = backend.kv_token_bytes(geometry, budget) as u64;
+        let context_length = architecture.context_length();
+        let kv_bytes = divide(ModelSize { weight_bytes, kv_token_bytes, context_length })?;
+        let cache = KvCache::new(geometry, KvBudget { bytes: kv_bytes, ..budget }, backend)?;
+        Ok(Self { architecture, cache, backend, progress, weight_bytes, kv_bytes, _files: files })
     }
 
     /// The most tokens a sequence can have, prompt and answer together.
@@ -127,6 +149,16 @@ impl Model {
     /// Everything that keys and values depend on, besides the weights and the tokens.
     pub fn kv_identity(&self) -> &str {
         self.cache.identity()
+    }
+
+    /// Most bytes of keys and values, of all sequences together.
+    pub fn kv_bytes(&self) -> u64 {
+        self.kv_bytes
+    }
+
+    /// Says how many of them are in use, in whole blocks.
+    pub fn kv_in_use(&self) -> KvInUse {
+        self.cache.in_use()
     }
 
     /// Bytes of a token's keys and values, in all layers.

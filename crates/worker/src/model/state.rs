@@ -7,10 +7,10 @@ use mlx_rs::error::Exception;
 use super::ModelError;
 use crate::{
     backend::{
-        AttentionSpec, Backend, KvBudget, KvError, KvGeometry, KvMemory, RowMemory, SequenceMemory,
+        AttentionSpec, Backend, KvBudget, KvError, KvGeometry, KvInUse, KvMemory, RowMemory, SequenceMemory,
         StepMemory,
     },
-    cache::Fork,
+    cache::{BLOCK_TOKENS, Fork},
 };
 
 /// Where sequences get their memory from.
@@ -27,29 +27,19 @@ pub struct SequenceKv {
 }
 
 impl KvCache {
-    /// Memory for layers of these kinds.
-    pub(super) fn new(
-        layers: &[&AttentionSpec],
-        budget: KvBudget,
-        backend: Backend,
-    ) -> Result<Self, ModelError> {
-        for (layer, spec) in layers.iter().enumerate() {
-            if let Some(what) = backend.unsupported(spec) {
-                return Err(ModelError::UnsupportedAttention { layer, what });
-            }
-            // A block holds all layers' keys and values of its tokens.
-            if spec.heads != layers[0].heads {
-                let what = "another number or size of heads than in the first layer";
-                return Err(ModelError::UnsupportedAttention { layer, what });
-            }
-        }
-        let Some(first) = layers.first() else { return Err(ModelError::NoLayers) };
-        let geometry = KvGeometry { layers: layers.len() as i32, heads: first.heads };
+    /// Memory for layers of this geometry.
+    pub(super) fn new(geometry: KvGeometry, budget: KvBudget, backend: Backend) -> Result<Self, KvError> {
         Ok(Self {
             memory: backend.kv_memory(geometry, budget)?,
             identity: backend.kv_identity(geometry, budget),
             token_bytes: backend.kv_token_bytes(geometry, budget),
         })
+    }
+
+    /// Says how many bytes are in use, in whole blocks.
+    pub(super) fn in_use(&self) -> KvInUse {
+        let (used, block_bytes) = (self.memory.used_blocks(), (BLOCK_TOKENS * self.token_bytes) as u64);
+        Box::new(move || used() as u64 * block_bytes)
     }
 
     /// Tokens for which there is memory, whichever of the budget's sequences hold them.
@@ -95,6 +85,22 @@ impl KvCache {
         };
         self.memory.begin(rows.map(row).collect())
     }
+}
+
+/// The geometry of layers of these kinds, if there can be memory for them.
+pub(super) fn geometry(layers: &[&AttentionSpec], backend: Backend) -> Result<KvGeometry, ModelError> {
+    for (layer, spec) in layers.iter().enumerate() {
+        if let Some(what) = backend.unsupported(spec) {
+            return Err(ModelError::UnsupportedAttention { layer, what });
+        }
+        // A block holds all layers' keys and values of its tokens.
+        if spec.heads != layers[0].heads {
+            let what = "another number or size of heads than in the first layer";
+            return Err(ModelError::UnsupportedAttention { layer, what });
+        }
+    }
+    let Some(first) = layers.first() else { return Err(ModelError::NoLayers) };
+    Ok(KvGeometry { layers: layers.len() as i32, heads: first.heads })
 }
 
 impl SequenceKv {

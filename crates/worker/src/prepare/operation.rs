@@ -99,7 +99,7 @@ impl Preparer {
     /// # Errors
     /// There are more tokens than the model's context has, one is not the model's, or the tokenizer fails on them.
     pub fn detokenize(&self, tokens: &[u32], skip_special_tokens: bool) -> Result<String, Failure> {
-        let (length, vocab_size) = (self.settings.context_length, self.settings.vocab_size);
+        let (length, vocab_size) = (self.settings.most_tokens(), self.settings.vocab_size);
         if tokens.len() > length {
             return Err(too_long(length, &tokens.len().to_string(), PARAM));
         }

@@ -9,7 +9,7 @@ use super::{
     control::{ControlTokens, Disguised},
     draft::Drafts,
     template::{Chat, ChatTemplate},
-    tokens::{PromptTokenizer, too_long},
+    tokens::{PromptTokenizer, no_memory, too_long},
 };
 use crate::{
     constraint::Constraint,
@@ -29,13 +29,22 @@ pub struct Settings {
     pub template: Option<ChatTemplate>,
     /// Tokens that end an output.
     pub eos_tokens: EosTokens,
-    /// Most tokens of prompt and output together.
+    /// Most tokens of prompt and output together, as the model has it.
     pub context_length: usize,
+    /// Tokens, of all sequences together, for whose keys and values there is memory.
+    pub kv_tokens: usize,
     /// Number of token ids: rows of the embedding.
     pub vocab_size: u32,
     /// Whether the text of a special token in a chat's message is that token, as transformers has it. Then a
     /// message can end its turn and forge others.
     pub special_tokens_in_content: bool,
+}
+
+impl Settings {
+    /// Most tokens that a sequence can have: of the model, and for which there is memory.
+    pub(super) fn most_tokens(&self) -> usize {
+        self.context_length.min(self.kv_tokens)
+    }
 }
 
 /// What preparation knows of the model: everything but its weights.
@@ -80,8 +89,7 @@ impl Preparer {
                 "the prompt is empty: there is nothing to continue",
             ));
         }
-        let room = self.room(tokens.len(), &generate.prompt)?;
-        let asked = generate.max_tokens.map_or(usize::MAX, |max| max as usize);
+        let room = self.room(tokens.len(), generate.max_tokens, &generate.prompt)?;
         let constraint = self.constraint(&generate)?;
         let eos_tokens = self.end_tokens(&generate, constraint.is_some());
         let ends = Ends { min_tokens: generate.min_tokens, shown: generate.include_stop };
@@ -96,7 +104,7 @@ impl Preparer {
             arrived_micros: generate.arrived_micros,
             request,
             prompt_len: tokens.len(),
-            max_len: tokens.len() + room.min(asked),
+            max_len: tokens.len() + room,
             eos_tokens,
             sampler,
             constraint,
@@ -158,7 +166,7 @@ impl Preparer {
     }
 
     fn chat(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<Vec<u32>, Failure> {
-        let check = |text: &str| self.tokenizer.check_length(text, self.settings.context_length, "messages");
+        let check = |text: &str| self.tokenizer.check_length(text, self.settings.most_tokens(), "messages");
         // The template writes the special tokens itself.
         let tokens = match self.rendered(messages, add_generation_prompt)? {
             (text, Some(disguised)) => {
@@ -201,7 +209,7 @@ impl Preparer {
     }
 
     fn check_length(&self, text: &str, prompt: &Prompt) -> Result<(), Failure> {
-        self.tokenizer.check_length(text, self.settings.context_length, param(prompt))
+        self.tokenizer.check_length(text, self.settings.most_tokens(), param(prompt))
     }
 
     /// Ids that the model has no row for would fail the step that they are in, with all requests in it. A tokenizer
@@ -219,12 +227,19 @@ impl Preparer {
         Err(invalid(param(prompt), message))
     }
 
-    /// How many tokens can follow a prompt of `len` tokens.
-    fn room(&self, len: usize, prompt: &Prompt) -> Result<usize, Failure> {
-        let length = self.settings.context_length;
-        match length.checked_sub(len) {
-            None | Some(0) => Err(too_long(length, &len.to_string(), param(prompt))),
-            Some(room) => Ok(room),
+    /// How many tokens follow a prompt of `len` tokens, at most `asked`. The model's context ends an answer earlier than it
+    /// was asked for; that there is no memory for what the context would allow is an error.
+    fn room(&self, len: usize, asked: Option<u32>, prompt: &Prompt) -> Result<usize, Failure> {
+        let Settings { context_length, kv_tokens, .. } = self.settings;
+        let Some(room) = context_length.checked_sub(len).filter(|room| *room > 0) else {
+            return Err(too_long(context_length, &len.to_string(), param(prompt)));
+        };
+        let in_memory = kv_tokens.saturating_sub(len).min(room);
+        let wanted = asked.map(|asked| room.min(asked as usize));
+        match wanted {
+            _ if in_memory == 0 => Err(no_memory(kv_tokens, len, None, param(prompt))),
+            Some(wanted) if wanted > in_memory => Err(no_memory(kv_tokens, len, Some(wanted), "max_tokens")),
+            wanted => Ok(wanted.unwrap_or(in_memory)),
         }
     }
 

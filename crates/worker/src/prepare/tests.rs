@@ -29,6 +29,7 @@ fn preparer_with(tokenizer: &Value, change: impl FnOnce(&mut Settings)) -> Prepa
         template: Some(template),
         eos_tokens: EosTokens::new(vec![3, 1, 3]),
         context_length: CONTEXT,
+        kv_tokens: usize::MAX,
         vocab_size,
         special_tokens_in_content: false,
     };
@@ -115,6 +116,31 @@ fn an_output_ends_at_its_own_limit_or_with_the_context() {
     assert_eq!(max_len(Some(7)), 17);
     assert_eq!(max_len(Some(u32::MAX)), CONTEXT);
     assert_eq!(max_len(None), CONTEXT);
+}
+
+#[test]
+fn what_there_is_no_memory_for_is_refused_at_once() {
+    let preparer = preparer_with(&samples::byte_level(), |settings| settings.kv_tokens = 100);
+    let prepare = |tokens, max_tokens| {
+        let generate = Generate { max_tokens, ..generate(Prompt::Tokens(vec![5; tokens])) };
+        preparer.prepare(generate, Arc::new(RequestHandle::new(1))).map(|sequence| sequence.max_len)
+    };
+    assert_eq!((prepare(10, Some(90)).unwrap(), prepare(10, None).unwrap()), (100, 100));
+    let refused = |tokens, max_tokens| {
+        let failure = prepare(tokens, max_tokens).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::ContextLengthExceeded);
+        (failure.param.unwrap(), failure.message)
+    };
+    let (param, message) = refused(10, Some(91));
+    let expected = "The prompt has 10 tokens and the answer may have 91, and this server has memory for the keys and values \
+                    of 100. Ask for less, or have `worker.kv_max_bytes` or `memory.max_bytes` raised.";
+    assert_eq!((&*param, &*message), ("max_tokens", expected));
+    let (param, message) = refused(100, None);
+    assert!(
+        param == "prompt" && message.starts_with("The prompt has 100 tokens, and this server"),
+        "{message}"
+    );
+    assert!(refused(CONTEXT, None).1.contains("maximum context length is 256"), "whatever the memory");
 }
 
 #[test]

@@ -191,6 +191,19 @@ pub(super) fn too_long(length: usize, tokens: &str, param: &str) -> Failure {
     }
 }
 
+/// There is no memory for the keys and values of a prompt of `prompt` tokens, or for those of an answer of `answer` behind it.
+pub(super) fn no_memory(kv_tokens: usize, prompt: usize, answer: Option<usize>, param: &str) -> Failure {
+    let asked = answer.map_or_else(String::new, |answer| format!(" and the answer may have {answer}"));
+    Failure {
+        kind: FailureKind::ContextLengthExceeded,
+        param: Some(param.into()),
+        message: format!(
+            "The prompt has {prompt} tokens{asked}, and this server has memory for the keys and values of {kv_tokens}. \
+             Ask for less, or have `worker.kv_max_bytes` or `memory.max_bytes` raised."
+        ),
+    }
+}
+
 /// How much longer the normalizer can make a text, and the decoder the texts of tokens.
 fn check_growth(file: &[u8]) -> Result<(u64, u64), TokenizerError> {
     let parts: Parts =

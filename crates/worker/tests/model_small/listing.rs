@@ -43,6 +43,9 @@ fn the_store_is_listed_by_name_and_says_what_can_not_be_loaded() {
     let [unsupported, damaged, good, unnamed] = &models[..] else { panic!("{models:?}") };
     assert_eq!((good.context_length, good.architecture.as_deref()), (Some(512), Some("llama")));
     assert!(good.size > 100_000 && good.imported_at > 1_700_000_000, "{good:?}");
+    assert!(good.weight_bytes > good.size / 2 && good.weight_bytes < good.size, "{good:?}");
+    let Spec { layers, kv_heads, head_dim, .. } = Spec::default();
+    assert_eq!(good.kv_token_values, (2 * layers * kv_heads * head_dim) as u64);
     assert_eq!((&good.defect, &unnamed.defect), (&None, &None));
     let defect = unsupported.defect.as_ref().unwrap();
     assert_eq!(defect.kind, FailureKind::Internal);

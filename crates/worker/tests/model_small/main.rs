@@ -10,6 +10,7 @@ mod faults;
 mod forks;
 mod forms;
 mod invariance;
+mod leaks;
 mod listing;
 mod on;
 mod prefixes;

@@ -42,11 +42,22 @@ pub(crate) const LIMITS: Limits = Limits {
 };
 
 /// A real model that fails where a test wants it to.
-struct Flaky {
+pub(crate) struct Flaky {
     loaded: Loaded,
     fails: Box<dyn Fn(&StepInput<'_>) -> bool>,
     stats: Arc<EngineStats>,
     calls: Cell<u32>,
+}
+
+impl Flaky {
+    /// Serves `loaded` in an engine that counts in `stats`. A step fails if `fails`, which is asked before each.
+    pub(crate) fn new(
+        loaded: Loaded,
+        stats: Arc<EngineStats>,
+        fails: impl Fn(&StepInput<'_>) -> bool + 'static,
+    ) -> Self {
+        Self { loaded, fails: Box::new(fails), stats, calls: Cell::new(0) }
+    }
 }
 
 impl Forward for Flaky {
@@ -149,26 +160,12 @@ fn serve_with(
 ) -> (Result<(), Broken>, Outcome) {
     let stats = Arc::new(EngineStats::default());
     let loaded = load(&Tiny::new(on.spec(Spec::default()), 21), on);
-    let model = Flaky { loaded, fails: Box::new(fails), stats: Arc::clone(&stats), calls: Cell::new(0) };
+    let model = Flaky::new(loaded, Arc::clone(&stats), fails);
     let (requests, streams) = (Arc::new(RequestTable::default()), Arc::new(Streams::default()));
     let tokenizer = Arc::new(Tokenizer::from_bytes(tokenizer(101).to_string()).unwrap());
     let (sender, messages) = unbounded();
     for (&prompt, id) in prompts.iter().zip(0..) {
-        let id = RequestId(id);
-        let sequence = Sequence {
-            id,
-            arrived_micros: 0,
-            request: requests.begin(id, 100).unwrap(),
-            tokens: prompt.to_vec(),
-            prompt_len: prompt.len(),
-            max_len: prompt.len() + 8,
-            eos_tokens: EosTokens::default(),
-            sampler: Sampler::new(Sampling::default(), prompt),
-            constraint: None,
-            emitter: Emitter::new(Arc::clone(&tokenizer), &[]),
-            ended: None,
-            spans: SequenceSpans::default(),
-        };
+        let sequence = sequence(RequestId(id), &requests, prompt, 8, Sampling::default(), &tokenizer);
         sender.send(EngineMessage::Sequence(Box::new(sequence))).unwrap();
     }
     sender.send(EngineMessage::Drain).unwrap();
@@ -181,6 +178,31 @@ fn serve_with(
     drop(sender);
     let outcome = std::mem::take(&mut *streams.0.lock().unwrap());
     (result, outcome)
+}
+
+/// A request for `tokens` tokens behind a prompt.
+pub(crate) fn sequence(
+    id: RequestId,
+    requests: &RequestTable,
+    prompt: &[u32],
+    tokens: usize,
+    sampling: Sampling,
+    tokenizer: &Arc<Tokenizer>,
+) -> Sequence {
+    Sequence {
+        id,
+        arrived_micros: 0,
+        request: requests.begin(id, 100).unwrap(),
+        tokens: prompt.to_vec(),
+        prompt_len: prompt.len(),
+        max_len: prompt.len() + tokens,
+        eos_tokens: EosTokens::default(),
+        sampler: Sampler::new(sampling, prompt),
+        constraint: None,
+        emitter: Emitter::new(Arc::clone(tokenizer), &[]),
+        ended: None,
+        spans: SequenceSpans::default(),
+    }
 }
 
 fn prefix_store(loaded: &Loaded, dir: &Path, engine: Sender<EngineMessage>) -> PrefixStore {

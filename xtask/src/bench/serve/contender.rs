@@ -116,7 +116,8 @@ impl Bench {
         Ok(server)
     }
 
-    fn start_ours(&self, config: String) -> Result<Running<'_>> {
+    /// Starts ours with this configuration.
+    pub(super) fn start_ours(&self, config: String) -> Result<Running<'_>> {
         let setting = Setting { workers: 1, rate: 0, config };
         Ok(Running::Ours(self.programs.start(&self.subject, &setting)?))
     }

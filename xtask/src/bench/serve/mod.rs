@@ -5,6 +5,7 @@
 mod contender;
 mod fairness;
 mod json;
+mod leaks;
 mod long;
 mod sampling;
 mod shared;
@@ -56,6 +57,8 @@ enum Part {
     Speculation,
     /// Answers that have to be JSON of some schema, and what a token of them costs.
     Json,
+    /// 2,000 requests of all kinds, a third of them given up, and what the worker keeps of them.
+    Leaks,
 }
 
 /// What every part needs.
@@ -89,6 +92,7 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
             Part::Sampling => sampling::run(&bench)?,
             Part::Speculation => speculation::run(&bench)?,
             Part::Json => json::run(&bench)?,
+            Part::Leaks => leaks::run(&bench)?,
         }
     }
     Ok(())

@@ -12,7 +12,12 @@ fn at(start: Instant, seconds: u64) -> Instant {
 }
 
 fn resident(stage: Stage, in_use: usize, last_used: Instant, pinned: bool) -> Resident {
-    Resident { stage, in_use, last_used, pinned }
+    Resident { stage, in_use, last_used, pinned, reserved: 1 }
+}
+
+/// Of models of equal size.
+fn room(residents: &[Resident], max_loaded: usize) -> Room {
+    super::room(residents, Most { models: max_loaded, bytes: u64::MAX }, 1)
 }
 
 #[test]
@@ -31,6 +36,25 @@ fn the_least_recently_used_idle_model_makes_room_and_a_pinned_one_last() {
     let finishing = resident(Stage::Leaving, 2, start, false);
     assert_eq!(room(&[finishing, full[2]], 2), Room::Evict(1), "its streams may take long");
     assert_eq!(room(&[finishing], 1), Room::Full);
+}
+
+#[test]
+fn memory_is_made_room_in_like_places_and_nothing_leaves_in_vain() {
+    let start = Instant::now();
+    let with = |stage, in_use, seconds, reserved| Resident {
+        reserved,
+        ..resident(stage, in_use, at(start, seconds), false)
+    };
+    let room = |residents: &[Resident], least| super::room(residents, Most { models: 9, bytes: 10 }, least);
+    let (busy, old) = (with(Stage::Serving, 1, 0, 4), with(Stage::Serving, 0, 1, 2));
+    let (new, loading) = (with(Stage::Serving, 0, 2, 3), with(Stage::Loading, 0, 0, 6));
+    assert_eq!(room(&[busy, old, new], 1), Room::Free);
+    assert_eq!(room(&[busy, old, new], 2), Room::Evict(1));
+    assert_eq!(room(&[busy, old, new], 6), Room::Evict(1), "and then the other one");
+    assert_eq!(room(&[busy, old, new], 7), Room::Full, "even without both of them");
+    assert_eq!(room(&[loading, new], 5), Room::Full, "what loads is not given up");
+    let leaving = with(Stage::Leaving, 0, 3, 4);
+    assert_eq!(room(&[busy, leaving], 3), Room::Soon(1));
 }
 
 #[test]
@@ -72,6 +96,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct World {
     models: Vec<(usize, Resident)>,
     max_loaded: usize,
+    max_bytes: u64,
     now: Instant,
 }
 
@@ -94,15 +119,20 @@ impl World {
             }
             return Ok(());
         }
-        match room(&self.residents(), self.max_loaded) {
+        // The larger its number, the larger it is.
+        let reserved = id as u64 + 1;
+        let most = Most { models: self.max_loaded, bytes: self.max_bytes };
+        match super::room(&self.residents(), most, reserved) {
             Room::Free => {
-                self.models.push((id, resident(Stage::Loading, 1, now, id.is_multiple_of(2))));
+                let loading = resident(Stage::Loading, 1, now, id.is_multiple_of(2));
+                self.models.push((id, Resident { reserved, ..loading }));
             }
             Room::Evict(index) => self.evict(index)?,
             Room::Soon(index) => prop_assert_eq!(self.models[index].1.stage, Stage::Leaving),
             Room::Full => {
                 let idle = |it: &Resident| it.in_use == 0 && it.stage != Stage::Loading;
-                prop_assert!(!self.residents().iter().any(idle));
+                let busy: u64 = self.residents().iter().filter(|it| !idle(it)).map(|it| it.reserved).sum();
+                prop_assert!(!self.residents().iter().any(idle) || busy + reserved > self.max_bytes);
             }
         }
         Ok(())
@@ -154,8 +184,9 @@ proptest! {
     fn there_are_never_more_than_may_be_and_only_idle_ones_go(
         steps in prop::collection::vec(step(), 0..200),
         max_loaded in 1..4usize,
+        max_bytes in 6..20_u64,
     ) {
-        let mut world = World { models: Vec::new(), max_loaded, now: Instant::now() };
+        let mut world = World { models: Vec::new(), max_loaded, max_bytes, now: Instant::now() };
         for step in steps {
             match step {
                 Step::Ask(id) => world.ask(id)?,
@@ -171,6 +202,7 @@ proptest! {
             }
             world.unload_idle()?;
             prop_assert!(world.models.len() <= max_loaded);
+            prop_assert!(world.residents().iter().map(|it| it.reserved).sum::<u64>() <= max_bytes);
         }
     }
 }

@@ -135,6 +135,9 @@ specs! {
         "in a stream: its client took next to nothing of it for `server.slow_consumer_timeout_ms`";
     TOO_MANY_MODELS = CONFLICT InvalidRequest "too_many_models" NEVER,
         "`models.max_loaded` models are loaded; the message names them";
+    INSUFFICIENT_MEMORY = CONFLICT InvalidRequest "insufficient_memory" NEVER,
+        "on a load, the model does not fit into what other models leave of `memory.max_bytes`; the message says what it \
+         needs and what they have";
     ALREADY_LOADED = CONFLICT InvalidRequest "already_loaded" NEVER,
         "the model is loaded with another number of workers";
     MODEL_UNLOADING = CONFLICT InvalidRequest "model_unloading" NEVER,
@@ -153,6 +156,8 @@ specs! {
         "the body is not UTF-8 according to its `Content-Type`";
     MODEL_DAMAGED = UNPROCESSABLE_ENTITY Server "model_damaged" NEVER,
         "a stored file of the model is damaged; the message says how to repair it";
+    MODEL_TOO_LARGE = UNPROCESSABLE_ENTITY Server "model_too_large" NEVER,
+        "the model does not fit into `memory.max_bytes`; the message says what it needs and what there is";
     QUEUE_FULL = TOO_MANY_REQUESTS RateLimit "queue_full" PLACE,
         "as many requests wait for the model, or for models to be loaded, as may wait, or requests of as many tokens; or \
          one that waited had to make room for one of a client with fewer";
@@ -175,7 +180,8 @@ specs! {
     NO_WORKER = SERVICE_UNAVAILABLE Server "no_worker" WORKER,
         "no worker of the model was ready in time";
     NO_ROOM = SERVICE_UNAVAILABLE Server "no_room" WORKER,
-        "`models.max_loaded` models are loaded, and none became idle within `models.wait_timeout_ms`";
+        "`models.max_loaded` models are loaded, or they leave too little of `memory.max_bytes`, and none became idle \
+         within `models.wait_timeout_ms`";
     STORE_UNREADABLE = SERVICE_UNAVAILABLE Server "store_unreadable" WORKER,
         "the model is not loaded, and the artifact store can't be read; the log says why";
     WORKER_LOST = SERVICE_UNAVAILABLE Server "worker_lost" WORKER,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use axum::http::Method;
+use protocol::memory::{MemoryNeeds, Shortage};
 
 use super::{spec::RETRY_BUSY, *};
 use crate::serve::{Bound, Failure, Occupancy, RateExceeded, RateUnit};
@@ -39,6 +40,13 @@ const OCCUPANCY: Occupancy = Occupancy {
     max_waiting: 2,
     waiting_tokens: 100,
     max_waiting_tokens: 1000,
+};
+
+const SHORTAGE: Shortage = Shortage {
+    needs: MemoryNeeds { weight_bytes: 5 << 30, least_kv_bytes: 1, most_kv_bytes: 2, other_bytes: 3 },
+    workers: 1,
+    left_bytes: 1 << 30,
+    max_bytes: 8 << 30,
 };
 
 const RETRY: Duration = Duration::from_millis(1500);
@@ -83,6 +91,7 @@ fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
         (failed(FailureKind::Overloaded), 503, SERVER, "overloaded"),
         (failed(FailureKind::UnknownModel), 404, INVALID, "model_not_found"),
         (failed(FailureKind::DamagedModel), 422, SERVER, "model_damaged"),
+        (failed(FailureKind::TooLarge), 422, SERVER, "model_too_large"),
         (ApiError::UnknownPath("/x".into()), 404, INVALID, "unknown_url"),
         (ApiError::Method(Method::PUT), 405, INVALID, "method_not_allowed"),
         (ApiError::MediaType("text/plain".into()), 415, INVALID, "unsupported_media_type"),
@@ -148,6 +157,25 @@ fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
         ),
         (ModelError::ShuttingDown.into(), 503, SERVER, "shutting_down"),
         (ModelError::NoRoom { model: model("m"), max: 1, waited: RETRY_BUSY }.into(), 503, SERVER, "no_room"),
+        (not_loaded(FailureKind::TooLarge), 422, SERVER, "model_too_large"),
+        (
+            ModelError::TooLarge { model: model("m"), shortage: SHORTAGE }.into(),
+            422,
+            SERVER,
+            "model_too_large",
+        ),
+        (
+            ModelError::NoMemory { model: model("m"), shortage: SHORTAGE, loaded: vec![] }.into(),
+            409,
+            INVALID,
+            "insufficient_memory",
+        ),
+        (
+            ModelError::NoMemoryYet { model: model("m"), shortage: SHORTAGE, waited: RETRY_BUSY }.into(),
+            503,
+            SERVER,
+            "no_room",
+        ),
         (ModelError::Crowded(1).into(), 429, RATE, "queue_full"),
         (ModelError::StoreUnreadable.into(), 503, SERVER, "store_unreadable"),
         (ServeError::from(ModelError::Unloaded(model("m"))).into(), 409, INVALID, "model_unloading"),
@@ -207,6 +235,7 @@ fn number(error: &ApiError) -> usize {
             FailureKind::Overloaded => 40,
             FailureKind::UnknownModel => 41,
             FailureKind::DamagedModel => 42,
+            FailureKind::TooLarge => 64,
         },
         ApiError::Random(_) => 43,
         ApiError::Internal => 44,
@@ -229,13 +258,16 @@ fn number(error: &ApiError) -> usize {
         ApiError::Serve(ServeError::OperationRejected(OperationRejection::QueueFull { .. })) => 61,
         ApiError::Serve(ServeError::OperationRejected(OperationRejection::WaitedTooLong { .. })) => 62,
         ApiError::SlowConsumer(_) => 63,
+        ApiError::Model(ModelError::TooLarge { .. }) => 65,
+        ApiError::Model(ModelError::NoMemory { .. }) => 66,
+        ApiError::Model(ModelError::NoMemoryYet { .. }) => 67,
     }
 }
 
 #[test]
 fn every_kind_of_error_has_a_sample() {
     let seen: BTreeSet<_> = samples().iter().map(|(error, ..)| number(error)).collect();
-    let all: BTreeSet<_> = (0..=63).collect();
+    let all: BTreeSet<_> = (0..=67).collect();
     assert_eq!(seen, all);
 }
 

@@ -49,6 +49,11 @@ impl PagedKv {
         self.tokens
     }
 
+    /// Says how many blocks are in use.
+    pub(crate) fn used_blocks(&self) -> Box<dyn Fn() -> usize + Send> {
+        self.shared.used()
+    }
+
     pub(crate) fn sequence(&self) -> PagedSequence {
         BlockTable::new(&self.shared)
     }

@@ -95,6 +95,11 @@ impl GatheredKv {
         })
     }
 
+    /// Says how many blocks are in use, without the copies.
+    pub(crate) fn used_blocks(&self) -> Box<dyn Fn() -> usize + Send> {
+        self.blocks.used()
+    }
+
     pub(crate) fn tokens(&self) -> usize {
         self.tokens
     }

@@ -16,6 +16,7 @@ static MODEL: LazyLock<(Preparer, u32, u32)> = LazyLock::new(|| {
         template: None,
         eos_tokens: EosTokens::new(vec![eos]),
         context_length: 100,
+        kv_tokens: usize::MAX,
         vocab_size,
         special_tokens_in_content: false,
     };

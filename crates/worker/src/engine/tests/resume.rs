@@ -16,6 +16,7 @@ fn preparer(eos: &[u32]) -> Preparer {
         template: None,
         eos_tokens: EosTokens::new(eos.to_vec()),
         context_length: CONTEXT,
+        kv_tokens: usize::MAX,
         vocab_size: samples::SMALL,
         special_tokens_in_content: false,
     };

@@ -73,6 +73,17 @@ impl DecoderConfig {
     }
 }
 
+/// Numbers that a token's keys and values are made of, in all layers.
+pub(super) fn kv_token_values(config: Settings<'_>) -> Result<u64, ModelError> {
+    let size = |name: &'static str, most: i32| {
+        config.whole(name, 1, most)?.ok_or(ModelError::MissingSetting { setting: name })
+    };
+    let (hidden_size, queries) = (size("hidden_size", MAX_HIDDEN)?, size("num_attention_heads", MAX_HEADS)?);
+    let Heads { kv, dim, .. } = heads(config, hidden_size, queries)?;
+    let factors = [size("num_hidden_layers", MAX_LAYERS)?, kv, dim];
+    Ok(factors.into_iter().fold(2, |all, factor| all * u64::from(factor.unsigned_abs())))
+}
+
 fn heads(config: Settings<'_>, hidden_size: i32, queries: i32) -> Result<Heads, ModelError> {
     let kv = config.whole("num_key_value_heads", 1, MAX_HEADS)?.unwrap_or(queries);
     if queries % kv != 0 {

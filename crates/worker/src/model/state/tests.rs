@@ -11,7 +11,8 @@ const HEADS: Heads = Heads { queries: 4, kv: 2, dim: 8 };
 /// Of the backend that this machine uses.
 fn cache(layers: &[&AttentionSpec]) -> Result<KvCache, ModelError> {
     let kernels = Kernels::of(mlx_ext::init().unwrap());
-    KvCache::new(layers, BUDGET, Backend::new(kernels, Dtype::Float32))
+    let backend = Backend::new(kernels, Dtype::Float32);
+    Ok(KvCache::new(geometry(layers, backend)?, BUDGET, backend)?)
 }
 
 #[test]

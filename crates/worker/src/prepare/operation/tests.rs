@@ -17,6 +17,7 @@ fn preparer(tokenizer: &Value, template: Option<&str>) -> Preparer {
         template: template.map(|source| ChatTemplate::new(source, None, None)),
         eos_tokens: EosTokens::default(),
         context_length: CONTEXT,
+        kv_tokens: usize::MAX,
         vocab_size: tokenizer.tokenizer().get_vocab_size(true) as u32,
         special_tokens_in_content: false,
     };

@@ -1,4 +1,4 @@
-//! What the heartbeat says about this process's memory.
+//! This process's memory, as the system counts it.
 
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System, get_current_pid};
 

@@ -1,0 +1,54 @@
+//! What the heartbeat says about memory.
+
+use std::sync::Arc;
+
+use protocol::message::WorkerMemory;
+
+use super::ResidentMemory;
+use crate::{
+    engine::EngineStats,
+    model::{KvInUse, Model},
+};
+
+/// What a worker has in memory. Any thread may look.
+pub struct MemoryUsage {
+    resident: ResidentMemory,
+    weights: u64,
+    kv_limit: u64,
+    token_bytes: u64,
+    kv_in_use: KvInUse,
+    stats: Arc<EngineStats>,
+}
+
+impl MemoryUsage {
+    /// That of a worker that serves `model`, with an engine that counts in `stats`.
+    pub fn new(model: &Model, stats: Arc<EngineStats>) -> Self {
+        Self {
+            resident: ResidentMemory::new(),
+            weights: model.weight_bytes(),
+            kv_limit: model.kv_bytes(),
+            token_bytes: model.kv_token_bytes() as u64,
+            kv_in_use: model.kv_in_use(),
+            stats,
+        }
+    }
+
+    /// Resident memory of the process in bytes; 0 if the system does not tell.
+    pub fn resident(&mut self) -> u64 {
+        self.resident.bytes()
+    }
+
+    /// What it has now. Keys and values are counted in whole blocks.
+    pub fn now(&self) -> WorkerMemory {
+        // What MLX does not say is no reason to be silent about the rest.
+        let mlx = mlx_ext::mlx_memory().unwrap_or_default();
+        WorkerMemory {
+            weights: self.weights,
+            kv: (self.kv_in_use)(),
+            kv_limit: self.kv_limit,
+            kept_prefixes: self.stats.kept_tokens() * self.token_bytes,
+            mlx_active: mlx.active,
+            mlx_cache: mlx.cache,
+        }
+    }
+}
