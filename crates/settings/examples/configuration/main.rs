@@ -19,8 +19,11 @@ struct Shown {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let schema =
-        Schema::parse(&[include_str!("../../src/schema.rs"), include_str!("../../src/schema/cpu.rs")])?;
+    let schema = Schema::parse(&[
+        include_str!("../../src/schema.rs"),
+        include_str!("../../src/schema/cpu.rs"),
+        include_str!("../../src/schema/engine.rs"),
+    ])?;
     let shipped: Value = serde_saphyr::from_str(include_str!("../../../../config/runtime.yaml"))?;
     println!("# Configuration\n");
     println!(
