@@ -27,7 +27,7 @@ fn every_bad_request_is_refused_by_its_field() {
         (with("messages", json!([])), "messages"),
         (with("messages", json!("hi")), "messages"),
         (with("messages", json!([{"role": "user", "content": long}])), "messages"),
-        (with("n", json!(3)), "n"),
+        (with("n", json!(9)), "n"),
         (with("stop", json!([1, 2])), "stop"),
         (with("logit_bias", json!({"999999": 1})), "logit_bias"),
         (with("stream", json!("yes")), "stream"),
