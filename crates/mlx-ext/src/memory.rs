@@ -41,13 +41,13 @@ mod tests {
         const BYTES: u64 = 64 << 20;
         crate::init().unwrap();
         set_cache_limit(BYTES / 4).unwrap();
-        let before = mlx_memory().unwrap();
         let array = Array::ones::<f32>(&[16 << 20]).unwrap();
         eval([&array]).unwrap();
         let with = mlx_memory().unwrap();
-        assert!(with.active >= before.active + BYTES, "{before:?} {with:?}");
+        // Other tests have small arrays.
+        assert!(with.active >= BYTES, "{with:?}");
         drop(array);
         let after = mlx_memory().unwrap();
-        assert!(after.active < with.active && after.cache <= BYTES / 4, "{after:?}");
+        assert!(after.active < BYTES && after.cache <= BYTES / 4, "{after:?}");
     }
 }
