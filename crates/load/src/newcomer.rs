@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     answer::Answer,
-    ask::Ask,
+    ask::{Ask, Sampling},
     client::{Client, Target},
     latency::{Latencies, Summary},
     prompts,
@@ -63,7 +63,10 @@ const ANSWER: u32 = 2;
 /// # Errors
 /// One of the two is not answered as it should, or the stream ends before the newcomer's first text.
 pub async fn run(client: &Client, target: &Target, args: &Args) -> Result<Report> {
-    let ask = Ask::question(&target.model, "Count from one to a thousand in words.", args.tokens);
+    // Drawn, so that it does not soon repeat itself: that would be guessed, and come faster than it is computed.
+    let sampling = Sampling { temperature: 1.0, top_p: 1.0 };
+    let ask = Ask::question(&target.model, "Tell me a very long story.", args.tokens);
+    let ask = Ask { sampling, ..ask };
     let texts = Texts::default();
     let stream = tokio::spawn({
         let (client, texts) = (client.clone(), texts.clone());

@@ -9,7 +9,7 @@ use crate::{bench::figures::Figures, load::number};
 const WORDS: u32 = 5970;
 
 /// Seconds that the stream has for itself before.
-const QUIET: u32 = 10;
+const QUIET: u32 = 4;
 
 /// Tokens of the stream: more than it gets meanwhile.
 const TOKENS: u32 = 7500;
