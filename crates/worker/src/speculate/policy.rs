@@ -7,6 +7,9 @@ const WEIGHT: f64 = 0.2;
 const FIRST_PAUSE: u32 = 4;
 const LONGEST_PAUSE: u32 = 64;
 
+/// Where a row costs this share of a token, not even one guess is tried.
+const TOO_MUCH: f64 = 0.9;
+
 /// What the guesses of one sequence were worth.
 #[derive(Debug)]
 pub(super) struct Policy {
@@ -19,9 +22,8 @@ pub(super) struct Policy {
 }
 
 impl Default for Policy {
-    /// Guesses that nothing is known of are worth a try.
     fn default() -> Self {
-        Self { right: 0.7, pause: 0, next_pause: FIRST_PAUSE }
+        Self { right: 0.5, pause: 0, next_pause: FIRST_PAUSE }
     }
 }
 
@@ -35,7 +37,9 @@ impl Policy {
         }
         let cost = row_cost(rows);
         let worth = |&guessed: &usize| self.right.powi(guessed as i32) > cost;
-        (1..=most).take_while(worth).count()
+        let guessed = (1..=most).take_while(worth).count();
+        // What is never tried is never learnt.
+        if cost < TOO_MUCH { guessed.max(1).min(most) } else { guessed }
     }
 
     /// Of `guessed` tokens, the first `right` ones were right.
@@ -53,8 +57,6 @@ impl Policy {
         } else {
             self.pause = self.next_pause;
             self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
-            // Else it would never be tried again.
-            self.right = self.right.max(0.5);
         }
     }
 }
@@ -106,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn in_full_steps_only_what_is_all_but_certain_is_guessed() {
+    fn nothing_is_guessed_in_full_steps() {
         assert_eq!(guesses(1, 50, |_| 0), [0]);
     }
 }
