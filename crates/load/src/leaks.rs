@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long, default_value_t = 2000)]
     pub count: u32,
     /// Requests before them: what grows to a certain size has reached it then.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 2000)]
     pub warm_up: u32,
     /// At the same time.
     #[arg(long, default_value_t = 8)]
