@@ -17,7 +17,7 @@ const KV_MAX_BYTES: &str = "320MiB";
 
 /// One table with kept prefixes, and one without.
 pub(super) fn run(bench: &Bench) -> Result<()> {
-    let (count, warm_up) = (bench.effort.count(2000), bench.effort.count(400));
+    let (count, warm_up) = (bench.effort.count(2000), bench.effort.count(2000));
     let experiment = format!("leaks --concurrency {CLIENTS} --count {count} --warm-up {warm_up}");
     for keeps in [false, true] {
         let config = format!(
