@@ -345,7 +345,8 @@ impl Scheduler {
             free -= draft as isize;
             plan.rows.push(entry.row(id, entry.len + draft));
         }
-        let mut seconds = self.pace.seconds_for_prompts(decodes);
+        let prompts = self.runnable() - decodes;
+        let mut seconds = self.pace.seconds_for_prompts(decodes, prompts);
         for (&id, entry) in self.placed().filter(|(_, entry)| !entry.decodes()) {
             let first = plan.rows.len() == decodes;
             let end = entry.chunk_end(self.limits.chunk_tokens);

@@ -90,7 +90,7 @@ impl Pace {
             }
             StepLoad { decodes, prompt_tokens, .. } => {
                 self.latest = prompt_tokens;
-                if prompt_tokens <= LEAST_TOKENS && self.decode_seconds(decodes).is_none() {
+                if prompt_tokens <= LEAST_TOKENS && self.decodes[size(decodes)].is_none() {
                     // Prompts without a break: what decodes take alone may never be seen.
                     self.decodes[size(decodes)] = Some(took);
                 }
@@ -100,10 +100,12 @@ impl Pace {
         }
     }
 
-    /// Seconds that a step with so many decodes has for prompts. `None` if it has as many as it likes: nobody waits.
-    pub(super) fn seconds_for_prompts(&self, decodes: usize) -> Option<f64> {
+    /// Seconds that a step with so many decodes has for so many prompts. `None` if it has as many as it likes: nobody
+    /// waits. Where more wait for their first token than for their next one, they get as much more.
+    pub(super) fn seconds_for_prompts(&self, decodes: usize, prompts: usize) -> Option<f64> {
         let alone = (decodes > 0).then(|| self.decode_seconds(decodes).unwrap_or(0.0))?;
-        Some((alone * STRETCH).max(UNNOTICED) - alone)
+        let share = (prompts as f64 / decodes as f64).max(1.0);
+        Some(((alone * STRETCH).max(UNNOTICED) - alone) * share)
     }
 
     /// Tokens behind `context` others that can be computed in `seconds`.

@@ -32,7 +32,7 @@ impl Machine {
         let (mut computed, mut steps) = (start, Vec::new());
         while computed < end {
             let tokens =
-                pace.tokens(pace.seconds_for_prompts(decodes).unwrap(), computed).min(end - computed);
+                pace.tokens(pace.seconds_for_prompts(decodes, 1).unwrap(), computed).min(end - computed);
             let contexts = tokens as f64 * (computed as f64 + tokens as f64 / 2.0);
             let load = StepLoad { decodes, prompt_tokens: tokens, contexts };
             pace.learn(load, Duration::from_secs_f64(self.took(load)));
@@ -47,8 +47,9 @@ impl Machine {
 fn nothing_bounds_a_step_in_which_nobody_waits() {
     let mut pace = Pace::default();
     pace.learn(StepLoad { decodes: 1, ..StepLoad::default() }, Duration::from_millis(10));
-    assert_eq!(pace.seconds_for_prompts(0), None);
-    assert!((pace.seconds_for_prompts(1).unwrap() - 0.020).abs() < 1e-9);
+    assert_eq!(pace.seconds_for_prompts(0, 1), None);
+    assert!((pace.seconds_for_prompts(1, 1).unwrap() - 0.020).abs() < 1e-9);
+    assert!((pace.seconds_for_prompts(1, 5).unwrap() - 0.100).abs() < 1e-9, "most wait for a first token");
 }
 
 #[test]
