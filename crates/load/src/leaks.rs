@@ -20,7 +20,7 @@ use crate::{
     ask::{Ask, Sampling},
     client::{Client, Target},
     gateway::{self, Held, Worker, WorkerMemory},
-    memory::slope,
+    growth::Growth,
     prompts::Prompts,
 };
 
@@ -85,8 +85,8 @@ struct Counts {
     failed: AtomicU32,
 }
 
-/// Between two samples.
-const SAMPLE: Duration = Duration::from_millis(100);
+/// Between two looks at what it says.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// For the worker to notice that the last clients have left, and to say so.
 const SETTLE: Duration = Duration::from_secs(30);
@@ -109,34 +109,19 @@ pub async fn run(client: &Client, target: &Target, args: &Args) -> Result<Report
         let (client, model) = (client.clone(), target.model.clone());
         clients.spawn(ask_often(client, model, args.clone(), random, Arc::clone(&counts)));
     }
-    let all = async { while clients.join_next().await.is_some() {} };
-    tokio::pin!(all);
-    let mut samples = Vec::new();
-    loop {
-        let over = tokio::select! {
-            () = &mut all => true,
-            () = sleep(SAMPLE) => false,
-        };
-        let done = counts.done();
-        if done >= args.warm_up {
-            let bytes = anonymous(pid).context("the worker's memory can be measured on Linux only")?;
-            samples.push((f64::from(done), bytes as f64));
-        }
-        if over {
-            break;
-        }
-    }
-    ensure!(samples.len() > 1, "all was over before the memory could be sampled twice; raise --count");
+    let done = || u64::from(counts.done());
+    let bytes = || anonymous(pid).context("the worker's memory can be measured on Linux only");
+    let growth = Growth::during(clients, args.warm_up.into(), done, bytes).await?;
     let held = gateway::held_after(client, SETTLE).await?;
     let get = |count: &AtomicU32| count.load(Ordering::Relaxed);
     Ok(Report {
         answered: get(&counts.answered),
         cancelled: get(&counts.cancelled),
         failed: get(&counts.failed),
-        bytes_per_request: slope(&samples),
-        memory_begin: samples.first().map_or(0, |sample| sample.1 as u64),
-        memory_end: samples.last().map_or(0, |sample| sample.1 as u64),
-        samples: samples.len(),
+        bytes_per_request: growth.bytes_per_request(),
+        memory_begin: growth.begin(),
+        memory_end: growth.end(),
+        samples: growth.samples(),
         held,
         before,
         after: settled(client).await?,
@@ -163,7 +148,7 @@ async fn settled(client: &Client) -> Result<WorkerMemory> {
         if (memory.kv_limit > 0 && memory.kv == memory.kept_prefixes) || Instant::now() > deadline {
             return Ok(memory);
         }
-        sleep(SAMPLE).await;
+        sleep(LOOK).await;
     }
 }
 

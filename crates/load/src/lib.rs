@@ -1,15 +1,15 @@
 //! Load on a running gateway, and what its clients see of it.
 //!
 //! One file is one experiment; each has its arguments and a report, which `kr-load` prints as JSON. `cargo xtask bench
-//! gateway`, `cargo xtask bench serve` and `cargo xtask chaos` start what is measured, run `kr-load`, and make tables of its reports. It is for
-//! measurements and tests only: no program of kr-serve links it.
+//! gateway`, `cargo xtask bench serve` and `cargo xtask chaos` start what is measured, run `kr-load`, and make tables of
+//! its reports. It is for measurements and tests only: no program of kr-serve links it.
 //!
 //! ```text
 //! open_loop streams slow_readers cancels half_open     experiments
-//! memory leaks chaos turns newcomer
+//! memory leaks chaos turns newcomer schemas
 //! ask, prompts                                         what a client asks
 //! client, streamed, sse, usage, answer                 what it sends and reads
-//! pace, latency, process, gateway                      time, percentiles, what is seen from outside
+//! pace, latency, growth, process, gateway              time, percentiles, what is seen from outside
 //! ```
 
 pub mod answer;
@@ -18,6 +18,7 @@ pub mod cancels;
 pub mod chaos;
 pub mod client;
 pub mod gateway;
+mod growth;
 pub mod half_open;
 pub mod latency;
 pub mod leaks;

@@ -1,20 +1,18 @@
 //! Many requests, one after the other, and what the gateway keeps of them.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::Serialize;
-use tokio::{task::JoinSet, time::sleep};
+use tokio::task::JoinSet;
 
 use crate::{
     ask::Ask,
     client::{Client, Target},
+    growth::Growth,
     open_loop, process,
 };
 
@@ -59,9 +57,6 @@ struct Counts {
     failed: AtomicU64,
 }
 
-/// Between two samples.
-const SAMPLE: Duration = Duration::from_millis(100);
-
 /// Sends all requests.
 ///
 /// # Errors
@@ -83,30 +78,15 @@ pub async fn run(client: &Client, target: &Target, args: &Args) -> Result<Report
             Arc::clone(&counts),
         ));
     }
-    let all = async { while clients.join_next().await.is_some() {} };
-    tokio::pin!(all);
-    let mut samples = Vec::new();
-    loop {
-        let over = tokio::select! {
-            () = &mut all => true,
-            () = sleep(SAMPLE) => false,
-        };
-        let done = counts.ok.load(Ordering::Relaxed) + counts.failed.load(Ordering::Relaxed);
-        if done >= args.warm_up {
-            samples.push((done as f64, resident()? as f64));
-        }
-        if over {
-            break;
-        }
-    }
-    ensure!(samples.len() > 1, "all was over before the memory could be sampled twice; raise --count");
+    let done = || counts.ok.load(Ordering::Relaxed) + counts.failed.load(Ordering::Relaxed);
+    let growth = Growth::during(clients, args.warm_up, done, resident).await?;
     Ok(Report {
         ok: counts.ok.load(Ordering::Relaxed),
         failed: counts.failed.load(Ordering::Relaxed),
-        bytes_per_request: slope(&samples),
-        memory_begin: samples.first().map_or(0, |sample| sample.1 as u64),
-        memory_end: samples.last().map_or(0, |sample| sample.1 as u64),
-        samples: samples.len(),
+        bytes_per_request: growth.bytes_per_request(),
+        memory_begin: growth.begin(),
+        memory_end: growth.end(),
+        samples: growth.samples(),
     })
 }
 
@@ -127,29 +107,5 @@ async fn ask_often(client: Client, model: String, tokens: u32, total: u64, count
         };
         let count = if ok { &counts.ok } else { &counts.failed };
         count.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Of the straight line with the least squares.
-pub(crate) fn slope(samples: &[(f64, f64)]) -> f64 {
-    let count = samples.len() as f64;
-    let mean = |value: fn(&(f64, f64)) -> f64| samples.iter().map(value).sum::<f64>() / count;
-    let (x, y) = (mean(|sample| sample.0), mean(|sample| sample.1));
-    let above: f64 = samples.iter().map(|sample| (sample.0 - x) * (sample.1 - y)).sum();
-    let below: f64 = samples.iter().map(|sample| (sample.0 - x).powi(2)).sum();
-    if below == 0.0 { 0.0 } else { above / below }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_slope_is_that_of_the_line() {
-        let line: Vec<_> = (0..10).map(|x| (f64::from(x), 5.0 + 3.0 * f64::from(x))).collect();
-        assert!((slope(&line) - 3.0).abs() < 1e-9);
-        assert_eq!(slope(&[(1.0, 2.0), (1.0, 3.0)]), 0.0);
-        let level: Vec<_> = (0..10).map(|x| (f64::from(x), 7.0)).collect();
-        assert!(slope(&level).abs() < 1e-9);
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn info(digest: &str) -> ModelInfo {
     }
 }
 
-/// A stored model with weights of so many bytes.
+/// A stored model whose weights take `weight_bytes` bytes.
 pub(super) fn stored(name: &str, weight_bytes: u64) -> StoredModel {
     StoredModel {
         name: Some(name.to_owned()),

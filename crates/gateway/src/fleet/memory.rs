@@ -1,8 +1,8 @@
 //! How the memory that workers may use is divided among models. Pure, but for how much the machine has.
 //!
-//! A model that begins to load has so much reserved as it may take, and when a worker of it serves, so much as that one
-//! said. What is reserved is never more than there may be. A model of which nothing is known has all that is left, until
-//! that is so.
+//! While a model loads, the most that it may take is reserved for it. As soon as one of its workers serves, what that
+//! worker reported is reserved instead. All reservations together never exceed the budget. A model whose size is not known
+//! yet reserves everything that is left.
 
 use protocol::{
     memory::{MemoryNeeds, MemoryShare, Shortage},
@@ -33,7 +33,7 @@ pub(super) struct Grant {
     pub(super) share: MemoryShare,
     /// What is reserved for them.
     pub(super) reserved: u64,
-    /// Whether that is so because of what the model takes; `false`: it is all that was left.
+    /// Whether that follows from the model's size. If not, it is all that was left.
     pub(super) is_known: bool,
 }
 

@@ -45,9 +45,9 @@ impl Dispatcher {
         Self { admission, models, registry, opener, metrics }
     }
 
-    /// Waits for the model if it has to be loaded, for places, for workers, and until these have accepted the prompt. There
-    /// are `count` choices, at least one, each with a seed of its own: all of them are admitted, or none is. `arrived` is
-    /// when the client's request came. Dropping the future gives the places up and cancels the request.
+    /// Waits for the model if it has to be loaded, for places, for workers, and until they have accepted the prompt. The
+    /// request gets `count` choices, at least one, each with its own seed; either all of them are admitted or none.
+    /// `arrived` is when the client's request came. Dropping the future gives up the places and cancels the request.
     ///
     /// # Errors
     /// If the model can't be loaded, or no worker will ever serve it, which is found before the wait for a place; if

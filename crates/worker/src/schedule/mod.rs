@@ -345,6 +345,9 @@ impl Scheduler {
             free -= draft as isize;
             plan.rows.push(entry.row(id, entry.len + draft));
         }
+        if decodes > 0 && self.pace.must_look(decodes) {
+            return;
+        }
         let prompts = self.runnable() - decodes;
         let mut seconds = self.pace.seconds_for_prompts(decodes, prompts);
         for (&id, entry) in self.placed().filter(|(_, entry)| !entry.decodes()) {

@@ -23,17 +23,32 @@ const FIRST_TOKENS: usize = 16;
 /// What the latest step counts, against all before it.
 const WEIGHT: f64 = 0.1;
 
+/// After so many steps with parts of prompts, one only decodes, so that it is known what that takes: contexts grow, and
+/// prompts may come without a break.
+const LOOK_AFTER: u32 = 32;
+
+/// The same where it was never seen.
+const FIRST_LOOK_AFTER: u32 = 4;
+
 /// Decodes of a step are told apart by powers of two.
 const SIZES: usize = 12;
 
 /// What steps took, and what follows for the next one.
 #[derive(Clone, Debug)]
 pub(super) struct Pace {
-    /// Seconds of steps that only decode, by the power of two of their tokens.
-    decodes: [Option<f64>; SIZES],
+    /// By the power of two of a step's decodes.
+    decodes: [DecodeTime; SIZES],
     prompts: PromptCost,
     /// Tokens of prompts in the latest step beside decodes.
     latest: usize,
+}
+
+/// What is known of steps that only decode.
+#[derive(Clone, Copy, Debug, Default)]
+struct DecodeTime {
+    seconds: Option<f64>,
+    /// Steps of as many decodes since the last one, each with parts of prompts.
+    unseen: u32,
 }
 
 /// What a step computes.
@@ -59,7 +74,11 @@ struct PromptCost {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { decodes: [None; SIZES], prompts: PromptCost::default(), latest: FIRST_TOKENS / 2 }
+        Self {
+            decodes: [DecodeTime::default(); SIZES],
+            prompts: PromptCost::default(),
+            latest: FIRST_TOKENS / 2,
+        }
     }
 }
 
@@ -85,19 +104,23 @@ impl Pace {
         match load {
             StepLoad { decodes: 0, .. } => {}
             StepLoad { decodes, prompt_tokens: 0, .. } => {
-                let known = &mut self.decodes[size(decodes)];
-                *known = Some(known.map_or(took, |known| known + (took - known) * WEIGHT));
+                let DecodeTime { seconds, unseen } = &mut self.decodes[size(decodes)];
+                *seconds = Some(seconds.map_or(took, |known| known + (took - known) * WEIGHT));
+                *unseen = 0;
             }
             StepLoad { decodes, prompt_tokens, .. } => {
                 self.latest = prompt_tokens;
-                if prompt_tokens <= LEAST_TOKENS && self.decodes[size(decodes)].is_none() {
-                    // Prompts without a break: what decodes take alone may never be seen.
-                    self.decodes[size(decodes)] = Some(took);
-                }
+                self.decodes[size(decodes)].unseen += 1;
                 let prompts = (took - self.decode_seconds(decodes).unwrap_or(0.0)).max(0.0);
                 self.prompts.learn(load, prompts);
             }
         }
+    }
+
+    /// Whether the next step with so many decodes is to have nothing else.
+    pub(super) fn must_look(&self, decodes: usize) -> bool {
+        let DecodeTime { seconds, unseen } = self.decodes[size(decodes)];
+        unseen >= if seconds.is_some() { LOOK_AFTER } else { FIRST_LOOK_AFTER }
     }
 
     /// Seconds that a step with so many decodes has for so many prompts. `None` if it has as many as it likes: nobody
@@ -124,7 +147,8 @@ impl Pace {
     /// What is known of the nearest number of decodes.
     fn decode_seconds(&self, decodes: usize) -> Option<f64> {
         let size = size(decodes);
-        let known = self.decodes.iter().enumerate().filter_map(|(other, known)| Some((other, (*known)?)));
+        let known = self.decodes.iter().enumerate();
+        let known = known.filter_map(|(other, time)| Some((other, time.seconds?)));
         known.min_by_key(|(other, _)| other.abs_diff(size)).map(|(_, seconds)| seconds)
     }
 }

@@ -31,6 +31,10 @@ impl Machine {
     fn prompt(&self, pace: &mut Pace, decodes: usize, start: usize, end: usize) -> Vec<f64> {
         let (mut computed, mut steps) = (start, Vec::new());
         while computed < end {
+            if pace.must_look(decodes) {
+                steps.push(self.decode(pace, decodes));
+                continue;
+            }
             let tokens =
                 pace.tokens(pace.seconds_for_prompts(decodes, 1).unwrap(), computed).min(end - computed);
             let contexts = tokens as f64 * (computed as f64 + tokens as f64 / 2.0);
@@ -75,6 +79,17 @@ fn what_decodes_take_is_learnt_beside_prompts_too() {
     let steps = machine.prompt(&mut pace, 4, 0, 2000);
     let (alone, last) = (0.024, steps[steps.len() - 2]);
     assert!(last > alone * 2.0 && last < alone * 4.0, "{last}");
+}
+
+/// What one decode takes says little of 32: else each prompt's token would seem to take what these do, and prompts would
+/// hardly get on.
+#[test]
+fn what_many_decodes_take_is_not_taken_for_the_prompts_time() {
+    let machine = Machine { step: 0.004, decode: 0.001, token: 0.001, context: 0.0 };
+    let mut pace = Pace::default();
+    machine.decode(&mut pace, 1);
+    let steps = machine.prompt(&mut pace, 32, 0, 2000);
+    assert!(steps.len() < 60, "{} steps", steps.len());
 }
 
 proptest! {
