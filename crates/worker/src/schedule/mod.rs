@@ -21,12 +21,14 @@
 //! What a sequence has in common with earlier ones is in the prefixes that are kept, see [`Kept`]: it begins behind that.
 //! While another sequence computes such a prefix, it waits for it.
 
+mod entry;
 mod kept;
 mod pace;
 mod plan;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use entry::Entry;
 pub use kept::{Found, Kept};
 use pace::Pace;
 pub use pace::StepLoad;
@@ -49,23 +51,6 @@ pub struct Limits {
     pub keep_prefixes: bool,
     /// Most tokens that are guessed of a sequence in a step.
     pub max_draft_tokens: usize,
-}
-
-/// What the scheduler knows of a sequence.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    /// Tokens of prompt and output so far.
-    len: usize,
-    /// How many of them have their keys and values held.
-    computed: usize,
-    /// How many of these are held by the kept prefixes, and count there.
-    shared: usize,
-    /// It has no credit, because its reader is slow: no step may extend it.
-    paused: bool,
-    /// It is one of the running set.
-    placed: bool,
-    /// Tokens that are guessed behind its last one.
-    draft: usize,
 }
 
 /// The sequences of a worker: those that wait for a place, and those that have one.
@@ -373,28 +358,6 @@ impl Scheduler {
     /// Where a chunk ends that would otherwise end at `end`, if there are so many seconds for it.
     fn end_in_time(&self, entry: &Entry, end: usize, seconds: Option<f64>) -> usize {
         seconds.map_or(end, |seconds| end.min(entry.computed + self.pace.tokens(seconds, entry.computed)))
-    }
-}
-
-impl Entry {
-    /// Tokens whose keys and values it holds for itself.
-    fn own(&self) -> usize {
-        self.computed - self.shared
-    }
-
-    /// Whether the next step computes just its last token.
-    fn decodes(&self) -> bool {
-        self.computed > 0 && self.computed + 1 == self.len
-    }
-
-    fn chunk_end(&self, chunk: usize) -> usize {
-        self.len.min((self.computed / chunk + 1) * chunk)
-    }
-
-    fn row(&self, id: SequenceId, end: usize) -> PlannedRow {
-        // The next token is chosen from the logits after the last of all, those behind from the logits after guesses.
-        let logits = if end >= self.len { self.len - 1..end } else { end..end };
-        PlannedRow { id, tokens: self.computed..end, logits }
     }
 }
 
