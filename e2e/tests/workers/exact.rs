@@ -12,8 +12,8 @@ const REQUESTS: u32 = 64;
 const TEXT: &str = "The ship moves over the red sea and the blue ship follows it. In the morning the captain counted \
                     eleven birds, four whales and a small island that was on no map.";
 
-/// What a client sees of an answer: its text, why it ended, and its tokens.
-type Seen = (String, String, u64);
+/// What a client sees of an answer: its text, why it ended, its tokens, and how likely these were.
+type Seen = (String, String, u64, Value);
 
 /// However slow the machine is, all of them run at once.
 const PATIENT: &str =
@@ -55,6 +55,10 @@ fn request(n: u32) -> Value {
         3 => set("min_p", 0.05.into()),
         _ => set("stop", json!(["e s"])),
     }
+    if n % 8 == 3 {
+        set("logprobs", true.into());
+        set("top_logprobs", 3.into());
+    }
     match n % 16 {
         5 => set("guided_regex", json!("[a-z ]{3,40}\\.")),
         9 => set("response_format", json!({"type": "json_object"})),
@@ -82,7 +86,8 @@ fn answers(server: &Server, between: impl FnOnce()) -> Vec<Seen> {
             assert_eq!(answer.status, 200, "{n}: {body}");
             let text = choice["message"]["content"].as_str().unwrap().to_owned();
             let reason = choice["finish_reason"].as_str().unwrap().to_owned();
-            seen[n as usize] = (text, reason, body["usage"]["completion_tokens"].as_u64().unwrap());
+            let tokens = body["usage"]["completion_tokens"].as_u64().unwrap();
+            seen[n as usize] = (text, reason, tokens, choice["logprobs"].clone());
             if count == 5 {
                 between.take().into_iter().for_each(|between| between());
             }
@@ -111,8 +116,9 @@ fn counter(server: &Server, name: &str) -> u64 {
 #[test]
 fn answers_do_not_depend_on_how_they_are_computed() {
     let expected = answers(&start(ALONE, 1, None), || {});
-    assert!(expected.iter().any(|(_, reason, _)| reason == "stop"));
-    assert!(expected.iter().any(|(_, reason, _)| reason == "length"));
+    assert!(expected.iter().any(|(_, reason, ..)| reason == "stop"));
+    assert!(expected.iter().any(|(_, reason, ..)| reason == "length"));
+    assert!(expected.iter().any(|(.., logprobs)| logprobs["content"][5]["top_logprobs"][2].is_object()));
     let same = |found: &[Seen], how: &str| {
         for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
             assert_eq!(found, expected, "{how}, request {n}: {}", request(n as u32));

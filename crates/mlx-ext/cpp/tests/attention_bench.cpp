@@ -73,17 +73,18 @@ double peak_flops() {
   return 2.0 * (sizeof(Wide) / sizeof(float)) * chains * rounds * Pool::shared().threads() / time;
 }
 
-void bench_decode(const Model& model, int rows, int context) {
+// `tokens` new ones of each row: one is decode, a few are a chunk beside decodes.
+void bench_few(const Model& model, int rows, int tokens, int context) {
   std::mt19937 random(1);
   Server server(model, rows, context);
   AttentionJob job = server.job();
   // The keys' and values' contents don't matter to the speed as long as they are ordinary numbers: zeros.
   size_t bytes_of_pool = size_t(Server::layers) * size_t(job.blocks_in_pool) * kv_block_bytes(job.shape);
   std::memset(job.pool, 0, bytes_of_pool);
-  std::vector<float> qkv = server.model().random_tokens(rows, 1);
-  std::vector<float> out(size_t(rows * model.heads * model.head_dim));
+  std::vector<float> qkv = server.model().random_tokens(rows * tokens, 1);
+  std::vector<float> out(size_t(rows) * size_t(tokens) * size_t(model.heads * model.head_dim));
   std::vector<AttentionRow> table;
-  for (int r = 0; r < rows; ++r) table.push_back({r, 1, context - 1, server.table(r).data()});
+  for (int r = 0; r < rows; ++r) table.push_back({r * tokens, tokens, context - tokens, server.table(r).data()});
   job.qkv = qkv.data(), job.out = out.data(), job.rows = table.data(), job.row_count = rows;
 
   size_t bytes = bytes_of_pool / Server::layers;
@@ -95,7 +96,7 @@ void bench_decode(const Model& model, int rows, int context) {
       read_part(job.pool + bytes + part * size_t(i), part);
     });
   });
-  std::printf("decode  %-34s rows %2d context %4d: %9.1f us  %6.1f GB/s  plain read %6.1f GB/s\n",
+  std::printf("%d each  %-34s rows %2d context %4d: %9.1f us  %6.1f GB/s  plain read %6.1f GB/s\n", tokens,
               model.name().c_str(), rows, context, attend * 1e6, double(bytes) / attend * 1e-9,
               double(bytes) / read * 1e-9);
 }
@@ -127,7 +128,8 @@ int main() {
       bench_prefill(model, 512, 2048, peak);
       for (int context : {16, 128, 1024, 8192})
         for (int rows : {1, 8, 32})
-          if (double(rows) * context * model.kv_heads * model.head_dim < 8.5e7) bench_decode(model, rows, context);
+          if (double(rows) * context * model.kv_heads * model.head_dim < 8.5e7) bench_few(model, rows, 1, context);
+      for (int tokens : {2, 4, 8, 16}) bench_few(model, 32, tokens, 2048);
     }
   }
 }

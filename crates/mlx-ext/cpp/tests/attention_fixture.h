@@ -67,7 +67,7 @@ class Server {
     for (int s = 0; s < sequences; ++s)
       tables_.emplace_back(order.begin() + s * each, order.begin() + (s + 1) * each);
     size_t bytes = size_t(layers) * size_t(blocks_) * kr::kv_block_bytes(shape_);
-    pool_.reset(new char[bytes]);
+    pool_.reset(static_cast<char*>(std::aligned_alloc(64, bytes)));
     std::memset(pool_.get(), 0xff, bytes);
   }
 
@@ -120,7 +120,8 @@ class Server {
   kr::KvShape shape_;
   int blocks_;
   std::vector<std::vector<int32_t>> tables_;
-  std::unique_ptr<char[]> pool_;
+  // Aligned like the real one: vectors must not lie across two lines.
+  std::unique_ptr<char, decltype(&std::free)> pool_{nullptr, &std::free};
   std::vector<float> qkv_;
   std::vector<float> out_;
   std::vector<kr::AttentionRow> rows_;

@@ -15,7 +15,7 @@ const STRETCH: f64 = 3.0;
 const UNNOTICED: f64 = 0.015;
 
 /// Tokens of prompts that every step may compute.
-const LEAST_TOKENS: usize = 4;
+const LEAST_TOKENS: usize = 3;
 
 /// Tokens of prompts that the first step beside decodes computes, when nothing is known yet.
 const FIRST_TOKENS: usize = 16;
