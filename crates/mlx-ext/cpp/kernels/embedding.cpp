@@ -5,20 +5,31 @@ namespace kr {
 
 namespace {
 
+// Integers that lie in one stream of bits, the first in the lowest.
+void unpack_integers(const uint8_t* packed, int bits, int count, uint8_t* integers) {
+  unsigned buffer = 0;
+  int available = 0;
+  for (int i = 0; i < count; i++) {
+    if (available < bits) {
+      buffer |= static_cast<unsigned>(*packed++) << available;
+      available += 8;
+    }
+    integers[i] = static_cast<uint8_t>(buffer & ((1u << bits) - 1));
+    buffer >>= bits;
+    available -= bits;
+  }
+}
+
 void unpack_row(const QuantizedMatrix& matrix, size_t row, float* y) {
   const size_t groups = matrix.inputs / matrix.group;
-  const uint8_t* packed = matrix.packed + row * matrix.inputs * matrix.bits / 8;
-  for (size_t g = 0; g < groups; g++) {
+  const size_t group_bytes = static_cast<size_t>(matrix.group) * matrix.bits / 8;
+  const uint8_t* packed = matrix.packed + row * groups * group_bytes;
+  uint8_t integers[128];
+  for (size_t g = 0; g < groups; g++, packed += group_bytes) {
     const float scale = float_at(matrix.scales, matrix.type, row * groups + g);
     const float bias = float_at(matrix.biases, matrix.type, row * groups + g);
-    if (matrix.bits == 8) {
-      for (int i = 0; i < matrix.group; i++) *y++ = scale * static_cast<float>(*packed++) + bias;
-    } else {
-      for (int i = 0; i < matrix.group; i += 2, packed++) {
-        *y++ = scale * static_cast<float>(*packed & 15) + bias;
-        *y++ = scale * static_cast<float>(*packed >> 4) + bias;
-      }
-    }
+    unpack_integers(packed, matrix.bits, matrix.group, integers);
+    for (int i = 0; i < matrix.group; i++) *y++ = scale * static_cast<float>(integers[i]) + bias;
   }
 }
 

@@ -17,7 +17,7 @@ struct QuantizedMatrix {
   int outputs;
   int inputs;
   int group;  // 32, 64 or 128
-  int bits;   // 4 or 8
+  int bits;   // 2, 3, 4, 5, 6 or 8
 };
 
 struct DenseMatrix {

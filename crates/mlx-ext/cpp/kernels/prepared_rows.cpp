@@ -19,6 +19,7 @@ constexpr int one_row_bytes = 32;
 
 Form form_of(const LinearJob& job, const QuantizedMatrix& matrix, const TileKernels& kernels) {
   if (job.rounding == Rounding::int8 && bytes_meet(matrix.bits)) return Form::bytes;
+  if (matrix.bits != 4 && matrix.bits != 8) return Form::pairs;
   const bool whole = int64_t{matrix.inputs} * matrix.bits / 8 % one_row_bytes == 0;
   if (job.rows > 1 || !kernels.one_row || !whole) return Form::pairs;
   return matrix.bits == 4 ? kernels.one_row_of_4_bits : Form::one_row;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "chunk.h"
 #include "exact_fma.h"
 #include "floats.h"
 
@@ -69,10 +70,24 @@ struct PortableVector {
     return (Ints)((UnsignedShorts)x >> count);
   }
 
-  // out[j] = the j-th 32 bits of the 16 bytes at p, p + stride, ..., one row a lane.
+  // The words of a chunk; nothing behind it is read.
+  template <class Chunk>
+  KR_INLINE Ints load_chunk(const uint8_t* p) {
+    if constexpr (Chunk::bytes == 16) return load_bits(p);
+    Bytes chunk{};
+    std::memcpy(&chunk, p, Chunk::bytes);
+    if constexpr (!Chunk::is_spread_out) {
+      const Bytes packed = chunk;
+      for (int i = 0; i < 16; i++) chunk[i] = packed[Chunk::spread[i]];
+    }
+    return (Ints)chunk;
+  }
+
+  // out[j] = the j-th word of the chunks at p, p + stride, ..., one row a lane.
+  template <class Chunk>
   KR_INLINE void transposed(const uint8_t* p, size_t stride, Ints out[4]) {
-    const Ints a = load_bits(p), b = load_bits(p + stride);
-    const Ints c = load_bits(p + 2 * stride), d = load_bits(p + 3 * stride);
+    const Ints a = load_chunk<Chunk>(p), b = load_chunk<Chunk>(p + stride);
+    const Ints c = load_chunk<Chunk>(p + 2 * stride), d = load_chunk<Chunk>(p + 3 * stride);
     for (int j = 0; j < 4; j++) out[j] = Ints{a[j], b[j], c[j], d[j]};
   }
 

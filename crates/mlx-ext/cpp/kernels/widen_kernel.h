@@ -1,6 +1,7 @@
 // Columns of a tile of row-major floats of any type, as vectors of float32 with an output a lane.
 #pragma once
 
+#include "chunk.h"
 #include "floats.h"
 #include "prefetch.h"
 
@@ -10,7 +11,7 @@ namespace {
 template <class Vec>
 KR_INLINE void widen_block(const uint8_t* rows, size_t stride, Float type, float* out, size_t out_stride) {
   typename Vec::Ints columns[4];
-  Vec::transposed(rows, stride, columns);
+  Vec::template transposed<PlainChunk>(rows, stride, columns);
   for (int j = 0; j < 4; j++) {
     if (type == Float::f32) {
       Vec::store_bits(out + j * out_stride, columns[j]);
