@@ -89,7 +89,7 @@ pub enum Transform {
 /// MLX's affine quantization: how many bits a weight takes, and how many neighbours share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quantization {
-    /// 4 or 8.
+    /// 2, 3, 4, 5, 6 or 8.
     pub(crate) bits: u8,
     /// 32, 64 or 128.
     pub(crate) group_size: u8,
@@ -139,9 +139,10 @@ pub struct TensorEntry {
 }
 
 impl Quantization {
-    /// `None` for other widths than 4 and 8 bits, or other groups than 32, 64 and 128 weights.
+    /// `None` for other widths than 2, 3, 4, 5, 6 and 8 bits, or other groups than 32, 64 and 128 weights.
     pub fn new(bits: u8, group_size: u8) -> Option<Self> {
-        (matches!(bits, 4 | 8) && matches!(group_size, 32 | 64 | 128)).then_some(Self { bits, group_size })
+        (matches!(bits, 2..=6 | 8) && matches!(group_size, 32 | 64 | 128))
+            .then_some(Self { bits, group_size })
     }
 }
 

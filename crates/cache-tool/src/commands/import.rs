@@ -15,7 +15,7 @@ use crate::{output::print_imported, progress::ImportProgress, store_args::StoreA
 /// they are imported. Prints the digest of the artifact.
 ///
 /// --quantize makes dense matrices smaller, as MLX itself would: a weight then
-/// takes 4 or 8 bits, and a scale and a bias for each group of weights.
+/// takes 2 to 8 bits, and a scale and a bias for each group of weights.
 ///
 /// Example: cache-tool import SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2-135m
 /// Example: cache-tool import ~/models/Llama-3.2-1B-Instruct --quantize 4
@@ -38,7 +38,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuantizeArgs {
     /// Quantize dense matrices to so many bits a weight
-    #[arg(long, value_name = "BITS", value_parser = ["4", "8"])]
+    #[arg(long, value_name = "BITS", value_parser = ["2", "3", "4", "5", "6", "8"])]
     quantize: Option<String>,
     /// Weights that share a scale and a bias
     #[arg(long, value_name = "WEIGHTS", value_parser = ["32", "64", "128"], default_value = "64", requires = "quantize")]

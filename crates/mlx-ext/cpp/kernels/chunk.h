@@ -25,6 +25,7 @@ struct PairPlace {
 template <int width>
 struct Chunk {
   static constexpr int bits = width;
+  static constexpr bool is_e2m1 = false;
   static constexpr int half_values = half_block(bits);
   static constexpr int half_bytes = half_values * bits / 8;
   // Words of a block: overlapping ones for every two neighbouring bytes of a half.
@@ -54,6 +55,11 @@ struct Chunk {
     }
     return from;
   }();
+};
+
+// The same of floats of 4 bits, which a table turns into integers.
+struct E2m1Chunk : Chunk<4> {
+  static constexpr bool is_e2m1 = true;
 };
 
 // 16 bytes as they are.

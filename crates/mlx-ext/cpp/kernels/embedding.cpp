@@ -20,6 +20,20 @@ void unpack_integers(const uint8_t* packed, int bits, int count, uint8_t* intege
   }
 }
 
+void unpack_mxfp4_row(const QuantizedMatrix& matrix, size_t row, float* y) {
+  const size_t groups = matrix.inputs / matrix.group;
+  const uint8_t* packed = matrix.packed + row * matrix.inputs / 2;
+  const auto* exponents = static_cast<const uint8_t*>(matrix.scales) + row * groups;
+  const auto value = [](int bits) { return 0.5f * static_cast<float>(doubled_e2m1[bits] - e2m1_offset); };
+  for (size_t g = 0; g < groups; g++) {
+    const float scale = e8m0_to_float(exponents[g]);
+    for (int i = 0; i < matrix.group; i += 2, packed++) {
+      *y++ = scale * value(*packed & 15);
+      *y++ = scale * value(*packed >> 4);
+    }
+  }
+}
+
 void unpack_row(const QuantizedMatrix& matrix, size_t row, float* y) {
   const size_t groups = matrix.inputs / matrix.group;
   const size_t group_bytes = static_cast<size_t>(matrix.group) * matrix.bits / 8;
@@ -39,7 +53,8 @@ void embedding(const Matrix& matrix, const uint32_t* tokens, int count, float* y
   const size_t inputs = matrix.inputs();
   for (int i = 0; i < count; i++, y += inputs) {
     if (matrix.kind == Matrix::Kind::quantized) {
-      unpack_row(matrix.quantized, tokens[i], y);
+      const bool affine = matrix.quantized.packing == Packing::affine;
+      (affine ? unpack_row : unpack_mxfp4_row)(matrix.quantized, tokens[i], y);
       continue;
     }
     for (size_t k = 0; k < inputs; k++) y[k] = float_at(matrix.dense.values, matrix.dense.type, tokens[i] * inputs + k);

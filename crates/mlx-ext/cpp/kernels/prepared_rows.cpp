@@ -18,6 +18,7 @@ constexpr int byte_group = 32;
 constexpr int one_row_bytes = 32;
 
 Form form_of(const LinearJob& job, const QuantizedMatrix& matrix, const TileKernels& kernels) {
+  if (matrix.packing != Packing::affine) return Form::pairs;
   if (job.rounding == Rounding::int8 && bytes_meet(matrix.bits)) return Form::bytes;
   if (matrix.bits != 4 && matrix.bits != 8) return Form::pairs;
   const bool whole = int64_t{matrix.inputs} * matrix.bits / 8 % one_row_bytes == 0;
@@ -29,7 +30,7 @@ Form form_of(const LinearJob& job, const QuantizedMatrix& matrix, const TileKern
 
 size_t PreparedRows::index_of(const QuantizedMatrix& matrix) const {
   size_t i = 0;
-  while (i < kinds_.size() && (kinds_[i].group != matrix.group || kinds_[i].bits != matrix.bits)) i++;
+  while (i < kinds_.size() && !kinds_[i].is_of(matrix)) i++;
   return i;
 }
 
@@ -41,7 +42,8 @@ void PreparedRows::list_kinds(const LinearJob& job, const TileKernels& kernels) 
     if (index_of(matrix) < kinds_.size()) continue;
     const Form form = form_of(job, matrix, kernels);
     const int group = form == Form::bytes ? byte_group : matrix.group;
-    kinds_.push_back({matrix.group, matrix.bits, RoundedRows{nullptr, nullptr, nullptr, matrix.inputs, group, form}});
+    const RoundedRows rows{nullptr, nullptr, nullptr, matrix.inputs, group, form};
+    kinds_.push_back({matrix.group, matrix.bits, matrix.packing, rows});
   }
 }
 

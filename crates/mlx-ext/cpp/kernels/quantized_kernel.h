@@ -38,13 +38,29 @@ KR_INLINE typename Vec::Ints pair_at(const typename Vec::Ints words[4]) {
   return Vec::bits_and(weights, Vec::splat_bits(mask << 16 | mask));
 }
 
+// Calls take(vector, place) for the pairs of one word of a chunk of floats of 4 bits.
+template <class Vec, int word, class Take>
+KR_INLINE void unpack_e2m1(typename Vec::Ints packed, const Take& take) {
+  const auto nibble = Vec::splat_bits(0x0f0f0f0f), byte = Vec::splat_bits(0x00ff00ff);
+  const auto even = Vec::looked_up(doubled_e2m1, Vec::bits_and(packed, nibble));
+  const auto odd = Vec::looked_up(doubled_e2m1, Vec::bits_and(Vec::template shift_right_16<4>(packed), nibble));
+  take(Vec::bits_and(even, byte), Place<4 * word>{});
+  take(Vec::bits_and(odd, byte), Place<4 * word + 1>{});
+  take(Vec::template shift_right_16<8>(even), Place<4 * word + 2>{});
+  take(Vec::template shift_right_16<8>(odd), Place<4 * word + 3>{});
+}
+
 // Calls take(vector, place) for the vectors of integers that a chunk of each lane's row holds; places count through the
 // chunk.
 template <class Vec, class Products, class Chunk, class Take>
 KR_INLINE void unpack_chunk(const uint8_t* packed, size_t stride, const Take& take) {
   typename Vec::Ints words[4];
   Vec::template transposed<Chunk>(packed, stride, words);
-  if constexpr (Products::values == 2) {
+  if constexpr (Chunk::is_e2m1) {
+    [&]<int... word>(std::integer_sequence<int, word...>) {
+      (unpack_e2m1<Vec, word>(words[word], take), ...);
+    }(std::make_integer_sequence<int, 4>{});
+  } else if constexpr (Products::values == 2) {
     [&]<int... places>(std::integer_sequence<int, places...>) {
       (take(pair_at<Vec, Chunk, places>(words), Place<places>{}), ...);
     }(std::make_integer_sequence<int, Chunk::values / 2>{});
@@ -212,14 +228,19 @@ void quantized_tile_of(const QuantizedMatrix& matrix, int first_output, const Ro
   const int scale_groups = matrix.inputs / matrix.group;
   const size_t stride = static_cast<size_t>(matrix.inputs) * Chunk::bits / 8;
   const uint8_t* packed = matrix.packed + first_output * stride;
-  const size_t first_scale = static_cast<size_t>(first_output) * scale_groups * float_bytes(matrix.type);
-  const size_t tile_scales = width * scale_groups * float_bytes(matrix.type);
-  const char* scales = static_cast<const char*>(matrix.scales) + first_scale;
-  const char* biases = static_cast<const char*>(matrix.biases) + first_scale;
-  widen_columns<Vec>(scales, matrix.type, scale_groups, scale_groups, last ? nullptr : scales + tile_scales,
-                     scratch.scales);
-  widen_columns<Vec>(biases, matrix.type, scale_groups, scale_groups, last ? nullptr : biases + tile_scales,
-                     scratch.biases);
+  if constexpr (Chunk::is_e2m1) {
+    const auto* scales = static_cast<const uint8_t*>(matrix.scales) + static_cast<size_t>(first_output) * scale_groups;
+    e2m1_columns<Vec>(scales, scale_groups, scratch.scales, scratch.biases);
+  } else {
+    const size_t first_scale = static_cast<size_t>(first_output) * scale_groups * float_bytes(matrix.type);
+    const size_t tile_scales = width * scale_groups * float_bytes(matrix.type);
+    const char* scales = static_cast<const char*>(matrix.scales) + first_scale;
+    const char* biases = static_cast<const char*>(matrix.biases) + first_scale;
+    widen_columns<Vec>(scales, matrix.type, scale_groups, scale_groups, last ? nullptr : scales + tile_scales,
+                       scratch.scales);
+    widen_columns<Vec>(biases, matrix.type, scale_groups, scale_groups, last ? nullptr : biases + tile_scales,
+                       scratch.biases);
+  }
 
   if (rows <= Vec::few_rows) {
     for (int v = 0; v < Vec::tile_vectors; v++) {
@@ -256,6 +277,7 @@ void quantized_tile(const QuantizedMatrix& matrix, int first_output, const Round
   const auto run = [&]<class Products, class Chunk>() {
     quantized_tile_of<Vec, Products, Chunk>(matrix, first_output, x, first_row, rows, tile, scratch, last);
   };
+  if (matrix.packing == Packing::mxfp4) return run.template operator()<typename Vec::Pairs, E2m1Chunk>();
   if (x.form == Form::bytes) return run.template operator()<typename Vec::Quads, Chunk<4>>();
   with_bits(matrix.bits, [&](auto bits) { run.template operator()<typename Vec::Pairs, Chunk<bits>>(); });
 }

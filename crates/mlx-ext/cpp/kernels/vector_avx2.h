@@ -55,6 +55,15 @@ struct Avx2 {
   KR_INLINE Ints shift_right_16(Ints x) {
     return _mm256_srli_epi16(x, count);
   }
+  template <int count>
+  KR_INLINE Ints shift_right_32(Ints x) {
+    return _mm256_srli_epi32(x, count);
+  }
+  // The entries of a table of 16 bytes that each byte is the index of.
+  KR_INLINE Ints looked_up(const uint8_t* table, Ints indices) {
+    const auto entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries), indices);
+  }
 
   // The bytes of a chunk and nothing behind them.
   template <class Chunk>

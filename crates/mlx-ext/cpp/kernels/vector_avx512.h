@@ -1,9 +1,10 @@
 // AVX-512 with VNNI, in the terms in which the shared kernels are written.
 #pragma once
 
-// gcc 12's own header reads a variable that it leaves undefined on purpose.
+// gcc 12's own header reads variables that it leaves undefined on purpose.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 #include <immintrin.h>
 
@@ -60,6 +61,15 @@ struct Avx512 {
   template <int count>
   KR_INLINE Ints shift_right_16(Ints x) {
     return _mm512_srli_epi16(x, count);
+  }
+  template <int count>
+  KR_INLINE Ints shift_right_32(Ints x) {
+    return _mm512_srli_epi32(x, count);
+  }
+  // The entries of a table of 16 bytes that each byte is the index of.
+  KR_INLINE Ints looked_up(const uint8_t* table, Ints indices) {
+    const auto entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(entries), indices);
   }
 
   // out[j] = the j-th word of the chunks at p, p + stride, ..., one row a lane.

@@ -55,6 +55,14 @@ struct Neon {
   KR_INLINE Ints shift_right_16(Ints x) {
     return vreinterpretq_s32_u16(vshrq_n_u16(vreinterpretq_u16_s32(x), count));
   }
+  template <int count>
+  KR_INLINE Ints shift_right_32(Ints x) {
+    return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(x), count));
+  }
+  // The entries of a table of 16 bytes that each byte is the index of.
+  KR_INLINE Ints looked_up(const uint8_t* table, Ints indices) {
+    return vreinterpretq_s32_u8(vqtbl1q_u8(vld1q_u8(table), vreinterpretq_u8_s32(indices)));
+  }
 
   // The words of a chunk; nothing behind it is read.
   template <class Chunk>

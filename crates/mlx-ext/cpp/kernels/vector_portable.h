@@ -16,6 +16,7 @@ namespace {
 struct PortableVector {
   typedef float Floats __attribute__((vector_size(16)));
   typedef int32_t Ints __attribute__((vector_size(16)));
+  typedef uint32_t UnsignedInts __attribute__((vector_size(16)));
   typedef int16_t Shorts __attribute__((vector_size(16)));
   typedef uint16_t UnsignedShorts __attribute__((vector_size(16)));
   typedef int8_t Bytes __attribute__((vector_size(16)));
@@ -68,6 +69,16 @@ struct PortableVector {
   template <int count>
   KR_INLINE Ints shift_right_16(Ints x) {
     return (Ints)((UnsignedShorts)x >> count);
+  }
+  template <int count>
+  KR_INLINE Ints shift_right_32(Ints x) {
+    return (Ints)((UnsignedInts)x >> count);
+  }
+  // The entries of a table of 16 bytes that each byte is the index of.
+  KR_INLINE Ints looked_up(const uint8_t* table, Ints indices) {
+    auto bytes = (Bytes)indices;
+    for (int i = 0; i < 16; i++) bytes[i] = static_cast<int8_t>(table[bytes[i]]);
+    return (Ints)bytes;
   }
 
   // The words of a chunk; nothing behind it is read.

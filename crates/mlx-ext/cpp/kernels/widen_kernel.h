@@ -62,5 +62,46 @@ void widen_columns(const void* values, Float type, size_t row_values, int column
   }
 }
 
+// Scales and biases with which doubled_e2m1 are the floats that they stand for: of the outputs of a tile, from the
+// exponents that are stored. Reads nothing outside of these.
+template <class Vec>
+void e2m1_columns(const uint8_t* exponents, int columns, float* scales, float* biases) {
+  constexpr int width = Vec::lanes * Vec::tile_vectors;
+  constexpr int block = 16;
+  if (columns < block) {
+    for (int o = 0; o < width; o++) {
+      for (int c = 0; c < columns; c++) {
+        const float scale = 0.5f * e8m0_to_float(exponents[o * columns + c]);
+        scales[c * width + o] = scale;
+        biases[c * width + o] = -e2m1_offset * scale;
+      }
+    }
+    return;
+  }
+  const auto store = [&](int at, typename Vec::Ints exponent) {
+    // As e8m0_to_float: 0 stands for 2^-127.
+    const auto power = Vec::power_of_two(Vec::add_ints(exponent, Vec::splat_bits(-127u)));
+    const auto scale = Vec::multiply(Vec::max(power, Vec::splat(0x1p-127f)), Vec::splat(0.5f));
+    Vec::store(scales + at, scale);
+    Vec::store(biases + at, Vec::multiply(scale, Vec::splat(-e2m1_offset)));
+  };
+  for (int v = 0; v < Vec::tile_vectors; v++) {
+    const uint8_t* first = exponents + static_cast<size_t>(v) * Vec::lanes * columns;
+    for (int c = 0; c < columns; c += block) {
+      if (c + block > columns) c = columns - block;  // the last block again covers some columns of the one before
+      typename Vec::Ints words[4];
+      Vec::template transposed<PlainChunk>(first + c, columns, words);
+      const auto byte = Vec::splat_bits(0xff);
+      for (int j = 0; j < 4; j++) {
+        const int at = (c + 4 * j) * width + v * Vec::lanes;
+        store(at, Vec::bits_and(words[j], byte));
+        store(at + width, Vec::bits_and(Vec::template shift_right_32<8>(words[j]), byte));
+        store(at + 2 * width, Vec::bits_and(Vec::template shift_right_32<16>(words[j]), byte));
+        store(at + 3 * width, Vec::template shift_right_32<24>(words[j]));
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace kr

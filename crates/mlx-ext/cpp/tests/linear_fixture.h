@@ -75,7 +75,7 @@ struct Numbers {
 };
 
 struct TestMatrix {
-  std::vector<uint8_t> packed;
+  std::vector<uint8_t> packed, exponents;
   Numbers scales{Float::f32, 0, 0, 0}, biases{Float::f32, 0, 0, 0}, dense{Float::f32, 0, 0, 0};
   std::vector<float> bias;
   Matrix matrix{};
@@ -94,6 +94,20 @@ struct TestMatrix {
     return result;
   }
 
+  static TestMatrix mxfp4(int outputs, int inputs, bool with_bias) {
+    TestMatrix result;
+    result.packed.resize(static_cast<size_t>(outputs) * inputs / 2);
+    for (uint8_t& byte : result.packed) byte = static_cast<uint8_t>(random_engine());
+    result.exponents.resize(static_cast<size_t>(outputs) * inputs / 32);
+    for (uint8_t& byte : result.exponents) byte = static_cast<uint8_t>(127 - 8 + random_engine() % 4);
+    result.exponents.back() = 0;
+    result.matrix.kind = Matrix::Kind::quantized;
+    result.matrix.quantized = {result.packed.data(), result.exponents.data(), nullptr, Float::f32, outputs,
+                               inputs, 32, 4, kr::Packing::mxfp4};
+    result.add_bias(outputs, with_bias);
+    return result;
+  }
+
   static TestMatrix of_floats(int outputs, int inputs, Float type, bool with_bias) {
     TestMatrix result;
     result.dense = Numbers(type, static_cast<size_t>(outputs) * inputs, -0.2f, 0.2f);
@@ -101,6 +115,13 @@ struct TestMatrix {
     result.matrix.dense = {result.dense.bytes.data(), type, outputs, inputs};
     result.add_bias(outputs, with_bias);
     return result;
+  }
+
+  // A float of 4 bits: sign, two of exponent, one of mantissa.
+  static double e2m1(int bits) {
+    const int exponent = bits >> 1 & 3, fraction = bits & 1;
+    const double magnitude = exponent ? std::ldexp(2 + fraction, exponent - 2) : fraction * 0.5;
+    return bits & 8 ? -magnitude : magnitude;
   }
 
   // The packed integer.
@@ -121,7 +142,21 @@ struct TestMatrix {
     kr::QuantizedMatrix& q = result.matrix.quantized;
     result.packed.clear();
     for (int o = 0; o < q.outputs; o++) {
-      for (int k = 0; k < q.inputs; k++) result.packed.push_back(static_cast<uint8_t>(integer(o, k)));
+      for (int k = 0; k < q.inputs; k++) {
+        const int value = integer(o, k);
+        // Twice a float of 4 bits, so that it is whole, and so much more that it is not negative.
+        const double whole = q.packing == kr::Packing::mxfp4 ? 2 * e2m1(value) + 12 : value;
+        result.packed.push_back(static_cast<uint8_t>(whole));
+      }
+    }
+    if (q.packing == kr::Packing::mxfp4) {
+      result.scales = result.biases = Numbers(Float::f32, exponents.size(), 0, 0);
+      for (size_t i = 0; i < exponents.size(); i++) {
+        const auto scale = static_cast<float>(std::ldexp(0.5, exponents[i] - 127)), bias = -12 * scale;
+        std::memcpy(&result.scales.bytes[i * 4], &scale, 4);
+        std::memcpy(&result.biases.bytes[i * 4], &bias, 4);
+      }
+      q.packing = kr::Packing::affine;
     }
     q.bits = 8;
     q.packed = result.packed.data();
@@ -138,6 +173,7 @@ struct TestMatrix {
     const kr::QuantizedMatrix& q = matrix.quantized;
     const int value = integer(output, input);
     const size_t group = static_cast<size_t>(output) * (q.inputs / q.group) + input / q.group;
+    if (q.packing == kr::Packing::mxfp4) return std::ldexp(e2m1(value), exponents[group] - 127);
     return scales.at(group) * value + biases.at(group);
   }
 

@@ -223,6 +223,16 @@ void for_each_case(const Take& take) {
       mixed.matrices.push_back(TestMatrix::of_floats(21, 256, type, true));
       take(mixed);
     }
+    for (int groups : {1, 2, 15, 17, 40}) {
+      if (type != Float::f32) continue;  // it has none
+      Case micro{"mxfp4, groups " + std::to_string(groups), {}, true, false, groups == 17};
+      for (int outputs : {1, 70}) micro.matrices.push_back(TestMatrix::mxfp4(outputs, 32 * groups, outputs == 70));
+      micro.matrices.push_back(TestMatrix::quantized(40, 32 * groups, 4, 32, type, false));
+      for (Rounding rounding : {Rounding::int16, Rounding::int8}) {
+        micro.rounding = rounding;
+        take(micro);
+      }
+    }
     for (int inputs : {1, 7, 64, 300, 777}) {
       Case dense{std::string(of) + " dense, inputs " + std::to_string(inputs), {}, false, false, false};
       dense.matrices.push_back(TestMatrix::of_floats(53, inputs, type, false));

@@ -1,5 +1,6 @@
 //! Weights as they are stored, and what a backend computes with them in one go.
 
+use mlx_ext::MicroScaling;
 use mlx_rs::{Array, Dtype};
 
 /// The weight of an RMS normalization, in the type of activations.
@@ -36,6 +37,33 @@ pub(crate) enum Storage {
         group_size: i32,
         bits: i32,
     },
+    /// Floats of 4 or 8 bits, with a scale of 8 bits for each group of inputs of an output.
+    MicroScaled {
+        /// uint32 `[outputs, inputs * bits / 32]`.
+        packed: Array,
+        /// uint8 `[outputs, inputs / group size]`.
+        scales: Array,
+        format: MicroScaling,
+    },
+}
+
+impl Matrix {
+    /// Bytes of the values, without the bias.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.storage.bytes()
+    }
+}
+
+impl Storage {
+    /// Bytes of all of it.
+    pub(crate) fn bytes(&self) -> u64 {
+        let all = |arrays: &[&Array]| arrays.iter().map(|array| array.nbytes() as u64).sum();
+        match self {
+            Self::Dense(weight) => all(&[weight]),
+            Self::Affine { packed, scales, biases, .. } => all(&[packed, scales, biases]),
+            Self::MicroScaled { packed, scales, .. } => all(&[packed, scales]),
+        }
+    }
 }
 
 /// `y = f(norm(x) Wᵀ + b) (+ residual)`: a product with what stands around it in a transformer block. A backend fuses of it

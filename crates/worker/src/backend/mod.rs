@@ -133,7 +133,11 @@ impl Backend {
 
     /// Takes a matrix as it is stored, with an optional bias `[outputs]`.
     pub(crate) fn matrix(self, storage: Storage, bias: Option<Array>) -> Result<Matrix, Exception> {
-        let storage = if self.kernels == Kernels::MlxFloat32 { mlx::expanded(storage)? } else { storage };
+        let storage = match self.kernels {
+            Kernels::Cpu | Kernels::CpuInt8 => cpu::taken(storage)?,
+            Kernels::Mlx => storage,
+            Kernels::MlxFloat32 => mlx::expanded(storage)?,
+        };
         let bias = bias.map(|bias| bias.as_dtype(self.dtype)).transpose()?;
         Ok(Matrix { storage, bias, dtype: self.dtype })
     }

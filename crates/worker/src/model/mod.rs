@@ -4,6 +4,7 @@
 //! arch       one file an architecture, and the registry of them
 //! layers     what architectures are built of
 //! config     what the configuration says, checked
+//! packing    how matrices are packed
 //! weights    tensors by name, as views of the mapped blobs
 //! state      what is remembered of a sequence, and the memory for it
 //! step       what one forward pass gets and gives
@@ -18,6 +19,7 @@ mod arch;
 mod config;
 mod error;
 mod layers;
+mod packing;
 mod size;
 mod state;
 mod step;

@@ -2,8 +2,8 @@
 
 mod paged;
 
-use mlx_ext::cpu;
-use mlx_rs::{Array, error::Exception};
+use mlx_ext::{MicroScaling, cpu};
+use mlx_rs::{Array, Dtype, error::Exception};
 
 pub(crate) use paged::{PagedKv, PagedSequence, PagedStep};
 
@@ -52,13 +52,32 @@ pub(super) fn unsupported(spec: &AttentionSpec) -> Option<&'static str> {
     spec.beyond_all_kernels()
 }
 
+/// What the primitives can compute with. Small floats of which they can't read the packing become bfloat16, which holds
+/// their products with their scales exactly; that reads them, and takes two to four times their memory.
+pub(super) fn taken(storage: Storage) -> Result<Storage, Exception> {
+    match storage {
+        Storage::MicroScaled {
+            packed,
+            scales,
+            format: format @ (MicroScaling::Mxfp8 | MicroScaling::Nvfp4),
+        } => {
+            let values = format.dequantize(&packed, &scales, Dtype::Bfloat16)?;
+            values.eval()?;
+            Ok(Storage::Dense(values))
+        }
+        others => Ok(others),
+    }
+}
+
 fn borrowed(matrix: &Matrix) -> cpu::Matrix<'_> {
     let (weight, quantization) = match &matrix.storage {
         Storage::Dense(weight) => (weight, None),
         Storage::Affine { packed, scales, biases, group_size, bits } => {
-            let packing = cpu::Quantization { scales, biases, group_size: *group_size, bits: *bits };
+            let packing = cpu::Quantization::Affine { scales, biases, group_size: *group_size, bits: *bits };
             (packed, Some(packing))
         }
+        // Of these only mxfp4 is left as it is: the others are expanded when they are taken.
+        Storage::MicroScaled { packed, scales, .. } => (packed, Some(cpu::Quantization::Mxfp4 { scales })),
     };
     cpu::Matrix { weight, quantization, bias: matrix.bias.as_ref() }
 }

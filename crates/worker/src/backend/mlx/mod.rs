@@ -47,6 +47,9 @@ pub(super) fn embedding(matrix: &Matrix, tokens: &Array) -> Result<Array, Except
             let (scales, biases) = (of(scales)?.as_dtype(matrix.dtype)?, of(biases)?.as_dtype(matrix.dtype)?);
             dequantize(of(packed)?, scales, &biases, *group_size, *bits)
         }
+        Storage::MicroScaled { packed, scales, format } => {
+            format.dequantize(&of(packed)?, &of(scales)?, matrix.dtype)
+        }
     }
 }
 
@@ -57,6 +60,9 @@ pub(super) fn expanded(storage: Storage) -> Result<Storage, Exception> {
         Storage::Affine { packed, scales, biases, group_size, bits } => {
             let (scales, biases) = (scales.as_dtype(Dtype::Float32)?, biases.as_dtype(Dtype::Float32)?);
             dequantize(packed, scales, &biases, group_size, bits)?
+        }
+        Storage::MicroScaled { packed, scales, format } => {
+            format.dequantize(&packed, &scales, Dtype::Float32)?
         }
     }))
 }
@@ -72,6 +78,7 @@ fn multiply(x: &Array, matrix: &Matrix) -> Result<Array, Exception> {
         Storage::Affine { packed, scales, biases, group_size, bits } => {
             quantized_matmul(x, packed, scales, biases, true, *group_size, *bits)?
         }
+        Storage::MicroScaled { packed, scales, format } => format.multiply(x, packed, scales)?,
     };
     // A matrix of another type than most must not change that of everything behind it.
     let y = y.as_dtype(matrix.dtype)?;

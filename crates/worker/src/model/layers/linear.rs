@@ -2,7 +2,7 @@
 
 use mlx_rs::{Array, error::Exception};
 
-use super::{ModelError, RmsNorm, Weights};
+use super::{ModelError, Packing, RmsNorm, Weights};
 use crate::backend::{Backend, Linear, Matrix, Storage};
 
 /// `y = f(norm(x) Wᵀ + b) (+ residual)`: the matrix products of a sublayer with what stands around them, as one step, so
@@ -67,50 +67,37 @@ pub(in crate::model) fn load_matrix(
     [outputs, inputs]: [i32; 2],
     bias: bool,
 ) -> Result<Matrix, ModelError> {
+    let storage = load_storage(weights, name, [outputs, inputs])?;
+    let bias = if bias { Some(weights.take_float(&format!("{name}.bias"), &[outputs])?) } else { None };
+    let stored = storage.bytes();
+    let matrix = weights.backend().matrix(storage, bias)?;
+    weights.count_growth(matrix.bytes().saturating_sub(stored));
+    Ok(matrix)
+}
+
+fn load_storage(
+    weights: &mut Weights<'_>,
+    name: &str,
+    [outputs, inputs]: [i32; 2],
+) -> Result<Storage, ModelError> {
     let (weight, scales) = (format!("{name}.weight"), format!("{name}.scales"));
-    let storage = if weights.contains(&scales) {
-        let (group_size, bits) = packing(weights, &weight, &scales, inputs)?;
-        let groups = [outputs, inputs / group_size];
-        Storage::Affine {
-            packed: weights.take_packed(&weight, &[outputs, inputs / 32 * bits])?,
+    let Some(packing) = weights.packing(name, inputs)? else {
+        return Ok(Storage::Dense(weights.take_float(&weight, &[outputs, inputs])?));
+    };
+    let packed = weights.take_packed(&weight, &[outputs, inputs / 32 * packing.bits()])?;
+    let groups = [outputs, inputs / packing.group_size()];
+    Ok(match packing {
+        Packing::Affine { group_size, bits } => Storage::Affine {
+            packed,
             scales: weights.take_float(&scales, &groups)?,
             biases: weights.take_float(&format!("{name}.biases"), &groups)?,
             group_size,
             bits,
+        },
+        Packing::MicroScaled(format) => {
+            Storage::MicroScaled { packed, scales: weights.take_bytes(&scales, &groups)?, format }
         }
-    } else {
-        Storage::Dense(weights.take_float(&weight, &[outputs, inputs])?)
-    };
-    let bias = if bias { Some(weights.take_float(&format!("{name}.bias"), &[outputs])?) } else { None };
-    Ok(weights.backend().matrix(storage, bias)?)
-}
-
-/// Group size and bits of a quantized matrix, which its shapes tell: a configuration may give them
-/// for each module or not at all.
-fn packing(weights: &Weights<'_>, weight: &str, scales: &str, inputs: i32) -> Result<(i32, i32), ModelError> {
-    let columns =
-        |name: &str| Ok::<_, ModelError>((weights.shape(name)?, weights.shape(name)?.last().copied()));
-    let inputs = inputs as u64;
-    let (scales_shape, groups) = columns(scales)?;
-    let group_size =
-        groups.filter(|&groups| groups > 0 && inputs.is_multiple_of(groups)).map(|groups| inputs / groups);
-    let Some(group_size @ (32 | 64 | 128)) = group_size else {
-        return Err(ModelError::WrongShape {
-            name: scales.to_owned(),
-            found: scales_shape.to_vec(),
-            expected: format!("one column for each 32, 64 or 128 of {inputs} inputs"),
-        });
-    };
-    let (packed_shape, words) = columns(weight)?;
-    let bits = words.filter(|words| (words * 32).is_multiple_of(inputs)).map(|words| words * 32 / inputs);
-    let Some(bits @ (4 | 8)) = bits else {
-        return Err(ModelError::WrongShape {
-            name: weight.to_owned(),
-            found: packed_shape.to_vec(),
-            expected: format!("columns for {inputs} inputs of 4 or 8 bits"),
-        });
-    };
-    Ok((group_size as i32, bits as i32))
+    })
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub(super) use rope::load_rope;
 pub(super) use super::{
     Architecture, ModelError,
     config::{DecoderConfig, RopeConfig, RopeScaling, Settings},
+    packing::Packing,
     weights::Weights,
 };
 pub(super) use crate::backend::{AttentionSpec, StepMemory};

@@ -97,6 +97,10 @@ impl Spec {
         });
         if let Some((group_size, bits)) = self.quantization {
             config["quantization"] = json!({ "group_size": group_size, "bits": bits });
+            if let Some((group_size, bits)) = self.embedding {
+                config["quantization"]["model.embed_tokens"] =
+                    json!({ "group_size": group_size, "bits": bits });
+            }
         }
         config
     }
@@ -231,14 +235,13 @@ impl Tiny {
         for _ in 0..outputs * inputs / group {
             let scale = float.rounded(self.random.between(0.5, 1.5) * 2.0 * spread / levels);
             let bias = float.rounded(-scale * levels / 2.0);
-            for _ in 0..group * bits / 32 {
-                let word = self.random.next() as u32;
-                packed.push(word);
-                for place in 0..32 / bits {
-                    let q = word >> (place * bits) & ((1 << bits) - 1);
-                    kept.push(scale * f64::from(q) + bias);
-                }
+            let words: Vec<u32> = (0..group * bits / 32).map(|_| self.random.next() as u32).collect();
+            let bit = |i: usize| words[i / 32] >> (i % 32) & 1;
+            for first in (0..group * bits).step_by(bits) {
+                let q = (0..bits).fold(0, |q, i| q | bit(first + i) << i);
+                kept.push(scale * f64::from(q) + bias);
             }
+            packed.extend(words);
             scales.push(scale);
             biases.push(bias);
         }
