@@ -140,8 +140,7 @@ class Products {
       if (matrix.biases) matrix.biases = pad(matrix.biases, scale_row_bytes(matrix), first, present, wanted, carver);
       first = 0;
     }
-    const bool one_row = x.form == Form::one_row || x.form == Form::split_row;
-    if (one_row) return kernels_.one_row(matrix, first, x, first_row, tile, memory.scratch, last);
+    if (is_one_row(x.form)) return kernels_.one_row(matrix, first, x, first_row, tile, memory.scratch, last);
     kernels_.quantized(matrix, first, x, first_row, rows, tile, memory.scratch, last);
   }
 

@@ -23,7 +23,7 @@ struct QuantizedMatrix {
   int inputs;
   int group;  // 32, 64 or 128
   int bits;   // 2, 3, 4, 5, 6 or 8
-  Packing packing = Packing::affine;
+  Packing packing;
 };
 
 struct DenseMatrix {

@@ -6,14 +6,14 @@
 namespace kr {
 namespace {
 
-// Activations are in the order of Form::one_row.
+// Activations are in the order of Form::one_row, and of Form::spread_row for 3 and 6 bits.
 struct OneRowAvx2 {
   template <int bits>
   KR_INLINE const int16_t* load(const int16_t* x) {
     return x;
   }
 
-  // Sums of products of one vector. Of 4 bits: four lanes for the first 32 inputs, four for the others.
+  // Sums of products of one vector. Of 3 and 4 bits: four lanes for the first 32 inputs, four for the others.
   template <int bits>
   KR_INLINE __m256i sums(__m256i weights, const int16_t* x) {
     const __m256i high = _mm256_srli_epi16(weights, 8);
@@ -22,6 +22,14 @@ struct OneRowAvx2 {
     };
     if constexpr (bits == 8) {
       return _mm256_add_epi32(product(weights, 0x00ff00ff, 0), _mm256_madd_epi16(high, Avx2::load_bits(x + 16)));
+    } else if constexpr (bits == 6) {
+      // The second is 64 times its value.
+      return _mm256_add_epi32(product(weights, 0x003f003f, 0), _mm256_srai_epi32(product(weights, 0x0fc00fc0, 1), 6));
+    } else if constexpr (bits == 3) {
+      const __m256i upper = _mm256_srli_epi16(weights, 6);
+      const __m256i even = _mm256_add_epi32(product(weights, 0x00070007, 0), product(upper, 0x00070007, 2));
+      const __m256i odd = _mm256_add_epi32(product(weights, 0x00380038, 1), product(upper, 0x00380038, 3));
+      return _mm256_add_epi32(even, _mm256_srai_epi32(odd, 3));
     } else {
       const __m256i even = _mm256_add_epi32(product(weights, 0x000f000f, 0), product(high, 0x000f000f, 2));
       // 16 times their value, which saves two shifts.

@@ -13,7 +13,30 @@ namespace kr {
 namespace {
 
 constexpr int one_row_outputs = 8;  // taken together
-constexpr int one_row_bytes = 32;   // of each output's weights, taken together
+
+// Of each output's weights, taken together. They become 32 bytes.
+template <int bits>
+constexpr int one_row_bytes = bits == 3 || bits == 6 ? 24 : 32;
+
+// A vector of an output's packed weights. Reads nothing else.
+template <int bits>
+KR_INLINE __m256i load_weights(const uint8_t* p) {
+  if constexpr (one_row_bytes<bits> == 32) return Avx2::load_bits(p);
+  // Two chunks, the second at the end of what is loaded with it.
+  constexpr int behind = one_row_bytes<bits> - 16 - Chunk<bits>::bytes;
+  static constexpr auto order = [] {
+    std::array<int8_t, 32> from{};
+    for (int i = 0; i < 16; i++) {
+      from[i] = Chunk<bits>::spread[i];
+      from[16 + i] = static_cast<int8_t>(Chunk<bits>::spread[i] - behind);
+    }
+    return from;
+  }();
+  const auto half = [](const uint8_t* from) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)); };
+  const __m256i chunks = _mm256_inserti128_si256(_mm256_castsi128_si256(half(p)), half(p + 8), 1);
+  const __m256i words = _mm256_shuffle_epi8(chunks, Avx2::load_bits(order.data()));
+  return _mm256_srlv_epi32(words, _mm256_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4));
+}
 
 // Each half's four lanes added up: a's sum, b's, c's and d's of the low half, then of the high half.
 KR_INLINE __m256i sums_of_halves(__m256i a, __m256i b, __m256i c, __m256i d) {
@@ -102,7 +125,7 @@ struct OneRow {
 template <class Products, int bits, bool halves, Float type>
 KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, Ahead next, const ScaleColumns<type>* columns,
                              OneRow x, int inputs, int vectors, float* y_out) {
-  constexpr int vector_inputs = one_row_bytes * 8 / bits;
+  constexpr int vector_inputs = one_row_bytes<bits> * 8 / bits;
   __m256 y = _mm256_setzero_ps();
   const auto add = [&](__m256i sums) {
     y = add_group<Avx2>(y, sums, widened<type>(columns->scales), widened<type>(columns->biases), x.scales++, x.sums++);
@@ -110,7 +133,7 @@ KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, Ahead next, c
   };
   const auto sums_of_four = [&](const uint8_t* from, const auto& x_here) {
     __m256i sums[4];
-    for (int o = 0; o < 4; o++) sums[o] = Products::template sums<bits>(Avx2::load_bits(from + o * stride), x_here);
+    for (int o = 0; o < 4; o++) sums[o] = Products::template sums<bits>(load_weights<bits>(from + o * stride), x_here);
     return sums_of_halves(sums[0], sums[1], sums[2], sums[3]);
   };
   // Sums of complete groups meet the floats a turn later: the chain then waits for nothing.
@@ -118,7 +141,7 @@ KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, Ahead next, c
   int complete_count = 0, left = vectors;
   for (int k = 0; k < inputs; k += vector_inputs) {
     for (int i = 0; i < complete_count; i++) add(complete[i]);
-    Ahead::fetch<one_row_bytes * one_row_outputs>(next);
+    Ahead::fetch<one_row_bytes<bits> * one_row_outputs>(next);
     const auto x_here = Products::template load<bits>(x.values);
     const __m256i first = sums_of_four(packed, x_here), second = sums_of_four(packed + 4 * stride, x_here);
     const __m256i low_now = _mm256_permute2x128_si256(first, second, 0x20);
@@ -136,7 +159,7 @@ KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, Ahead next, c
         left = vectors;
       }
     }
-    packed += one_row_bytes;
+    packed += one_row_bytes<bits>;
     x.values += vector_inputs;
   }
   for (int i = 0; i < complete_count; i++) add(complete[i]);
@@ -154,7 +177,7 @@ KR_INLINE void one_row_tile_of(const QuantizedMatrix& matrix, int first_output, 
     const Ahead next(packed + distance, distance);
     columns_of<type>(matrix, first_output + o, last, columns);
     eight_outputs<Products, bits, halves, type>(packed, stride, next, columns, x, matrix.inputs,
-                                                matrix.group * bits / 8 / one_row_bytes, tile + o);
+                                                matrix.group * bits / 8 / one_row_bytes<bits>, tile + o);
   }
 }
 
@@ -178,12 +201,20 @@ void one_row_tile(const QuantizedMatrix& matrix, int first_output, const Rounded
         return run(std::integral_constant<Float, Float::bf16>{});
     }
   };
-  if (matrix.bits == 8) {
-    with_type(std::integral_constant<int, 8>{}, std::false_type{});
-  } else if (matrix.group == 32) {
-    with_type(std::integral_constant<int, 4>{}, std::true_type{});
-  } else {
-    with_type(std::integral_constant<int, 4>{}, std::false_type{});
+  const auto with_halves = [&](auto bits) {
+    // Vectors of 64 inputs may be two groups.
+    if (bits <= 4 && matrix.group == 32) return with_type(bits, std::true_type{});
+    with_type(bits, std::false_type{});
+  };
+  switch (matrix.bits) {
+    case 3:
+      return with_halves(std::integral_constant<int, 3>{});
+    case 4:
+      return with_halves(std::integral_constant<int, 4>{});
+    case 6:
+      return with_halves(std::integral_constant<int, 6>{});
+    default:
+      return with_halves(std::integral_constant<int, 8>{});
   }
 }
 

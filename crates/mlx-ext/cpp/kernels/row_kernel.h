@@ -98,12 +98,28 @@ void place_words(const int32_t* rounded, int group, size_t first, uint32_t* valu
   }
 }
 
+// `half` is that of a block of weights, whose two words are the lanes of a vector that its values come to.
+template <int half>
+void place_spread_row(const int32_t* rounded, int group, size_t first, uint32_t* values) {
+  constexpr int block = 2 * half, lanes_a_vector = 8, blocks_a_vector = lanes_a_vector / 2, places = half / 2;
+  for (int done = 0; done < group; done += block, first += block, rounded += block) {
+    const size_t number = first / block;
+    uint32_t* lanes = values + number / blocks_a_vector * lanes_a_vector * places + number % blocks_a_vector * 2;
+    for (int i = 0; i < half; i++) {
+      const uint32_t pair = (static_cast<uint32_t>(rounded[i]) & 0xffff) | static_cast<uint32_t>(rounded[i + half]) << 16;
+      lanes[i % places * lanes_a_vector + i / places] = pair;
+    }
+  }
+}
+
 template <int pairs, Form form>
 void place_group(const int32_t* rounded, int group, size_t first, void* values) {
   if constexpr (form == Form::bytes) {
     place_bytes(rounded, group, first, static_cast<int8_t*>(values));
   } else if constexpr (form == Form::split_row) {
     place_split_row(rounded, group, first, static_cast<uint8_t*>(values));
+  } else if constexpr (form == Form::spread_row) {
+    place_spread_row<pairs>(rounded, group, first, static_cast<uint32_t*>(values));
   } else {
     place_words<pairs, form>(rounded, group, first, static_cast<uint32_t*>(values));
   }
@@ -169,6 +185,8 @@ void round_row(const float* x, int inputs, int group, int bits, Form form, void*
       return run(std::integral_constant<Form, Form::one_row>{});
     case Form::split_row:
       return run(std::integral_constant<Form, Form::split_row>{});
+    case Form::spread_row:
+      return run(std::integral_constant<Form, Form::spread_row>{});
   }
 }
 

@@ -89,7 +89,7 @@ struct TestMatrix {
     result.biases = Numbers(type, static_cast<size_t>(outputs) * inputs / group, -0.15f, -0.05f);
     result.matrix.kind = Matrix::Kind::quantized;
     result.matrix.quantized = {result.packed.data(), result.scales.bytes.data(), result.biases.bytes.data(), type,
-                               outputs, inputs, group, bits};
+                               outputs, inputs, group, bits, kr::Packing::affine};
     result.add_bias(outputs, with_bias);
     return result;
   }

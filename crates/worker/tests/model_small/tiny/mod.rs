@@ -6,6 +6,7 @@ use half::{bf16, f16};
 use serde_json::{Value, json};
 
 pub(crate) mod reference;
+mod small_floats;
 
 /// What a tiny model is like.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ pub(crate) struct Spec {
     pub(crate) context: usize,
     /// Group size and bits of every matrix.
     pub(crate) quantization: Option<(usize, usize)>,
+    /// MLX's name for the packing.
+    pub(crate) mode: &'static str,
     /// Those of the embedding, where they are others.
     pub(crate) embedding: Option<(usize, usize)>,
     /// Matrices that are not quantized.
@@ -55,6 +58,7 @@ impl Default for Spec {
             vocab: 101,
             context: 512,
             quantization: None,
+            mode: "affine",
             embedding: None,
             dense: Float::F32,
             head: None,
@@ -96,7 +100,7 @@ impl Spec {
             "eos_token_id": 0,
         });
         if let Some((group_size, bits)) = self.quantization {
-            config["quantization"] = json!({ "group_size": group_size, "bits": bits });
+            config["quantization"] = json!({ "group_size": group_size, "bits": bits, "mode": self.mode });
             if let Some((group_size, bits)) = self.embedding {
                 config["quantization"]["model.embed_tokens"] =
                     json!({ "group_size": group_size, "bits": bits });
@@ -215,6 +219,9 @@ impl Tiny {
             None => {
                 let values = (0..outputs * inputs).map(|_| self.random.between(-spread, spread)).collect();
                 self.dense(name, "weight", vec![outputs, inputs], values, dense);
+            }
+            Some((group_size, bits)) if self.spec.mode != "affine" => {
+                self.small_floats(name, [outputs, inputs], group_size, bits, spread);
             }
             Some((group_size, bits)) => self.affine(name, outputs, inputs, group_size, bits, spread),
         }
