@@ -38,7 +38,13 @@ KR_INLINE typename Vec::Ints pair_at(const typename Vec::Ints words[4]) {
   return Vec::bits_and(weights, Vec::splat_bits(mask << 16 | mask));
 }
 
-// Calls take(vector, place) for the pairs of one word of a chunk of floats of 4 bits.
+// Calls take(vector, place) for the pairs at some places of a chunk.
+template <class Vec, class Chunk, class Take, int... places>
+KR_INLINE void unpack_pairs(const typename Vec::Ints words[4], const Take& take, std::integer_sequence<int, places...>) {
+  (take(pair_at<Vec, Chunk, places>(words), Place<places>{}), ...);
+}
+
+// The same for a word of floats of 4 bits.
 template <class Vec, int word, class Take>
 KR_INLINE void unpack_e2m1(typename Vec::Ints packed, const Take& take) {
   const auto nibble = Vec::splat_bits(0x0f0f0f0f), byte = Vec::splat_bits(0x00ff00ff);
@@ -50,6 +56,14 @@ KR_INLINE void unpack_e2m1(typename Vec::Ints packed, const Take& take) {
   take(Vec::template shift_right_16<8>(odd), Place<4 * word + 3>{});
 }
 
+// The same for a word of integers of 4 bits, which come out as bytes.
+template <class Vec, int word, class Take>
+KR_INLINE void unpack_bytes(typename Vec::Ints packed, const Take& take) {
+  const auto nibble = Vec::splat_bits(0x0f0f0f0f);
+  take(Vec::bits_and(packed, nibble), Place<2 * word>{});
+  take(Vec::bits_and(Vec::template shift_right_16<4>(packed), nibble), Place<2 * word + 1>{});
+}
+
 // Calls take(vector, place) for the vectors of integers that a chunk of each lane's row holds; places count through the
 // chunk.
 template <class Vec, class Products, class Chunk, class Take>
@@ -57,21 +71,18 @@ KR_INLINE void unpack_chunk(const uint8_t* packed, size_t stride, const Take& ta
   typename Vec::Ints words[4];
   Vec::template transposed<Chunk>(packed, stride, words);
   if constexpr (Chunk::is_e2m1) {
-    [&]<int... word>(std::integer_sequence<int, word...>) {
-      (unpack_e2m1<Vec, word>(words[word], take), ...);
-    }(std::make_integer_sequence<int, 4>{});
+    unpack_e2m1<Vec, 0>(words[0], take);
+    unpack_e2m1<Vec, 1>(words[1], take);
+    unpack_e2m1<Vec, 2>(words[2], take);
+    unpack_e2m1<Vec, 3>(words[3], take);
   } else if constexpr (Products::values == 2) {
-    [&]<int... places>(std::integer_sequence<int, places...>) {
-      (take(pair_at<Vec, Chunk, places>(words), Place<places>{}), ...);
-    }(std::make_integer_sequence<int, Chunk::values / 2>{});
+    unpack_pairs<Vec, Chunk>(words, take, std::make_integer_sequence<int, Chunk::values / 2>{});
   } else {
     static_assert(Chunk::bits == 4);
-    const auto mask = Vec::splat_bits(0x0f0f0f0f);
-    [&]<int... word>(std::integer_sequence<int, word...>) {
-      ((take(Vec::bits_and(words[word], mask), Place<2 * word>{}),
-        take(Vec::bits_and(Vec::template shift_right_16<4>(words[word]), mask), Place<2 * word + 1>{})),
-       ...);
-    }(std::make_integer_sequence<int, 4>{});
+    unpack_bytes<Vec, 0>(words[0], take);
+    unpack_bytes<Vec, 1>(words[1], take);
+    unpack_bytes<Vec, 2>(words[2], take);
+    unpack_bytes<Vec, 3>(words[3], take);
   }
 }
 
