@@ -2,6 +2,7 @@
 // at a time, which longer ones would take, are more rows than the caches follow.
 #pragma once
 
+#include "floats.h"
 #include "vector_avx2.h"
 
 namespace kr {
@@ -25,8 +26,9 @@ struct OneRowAvx512 {
   }
 
   // As OneRowAvx2::sums.
-  template <int bits>
-  KR_INLINE __m256i sums(__m256i weights, const X<bits>& x) {
+  template <class Chunk>
+  KR_INLINE __m256i sums(__m256i weights, const X<Chunk::bits>& x) {
+    constexpr int bits = Chunk::bits;
     if constexpr (bits == 8) {
       const __m256i even = _mm256_and_si256(weights, Avx2::splat_bits(0x00ff00ff));
       return _mm256_dpwssd_epi32(_mm256_madd_epi16(even, x.vectors[0]), _mm256_srli_epi16(weights, 8), x.vectors[1]);
@@ -46,8 +48,12 @@ struct OneRowAvx512 {
       return _mm256_add_epi32(even, _mm256_srai_epi32(odd, 3));
     } else {
       const __m256i mask = Avx2::splat_bits(0x0f0f0f0f);
-      const __m256i even = _mm256_and_si256(weights, mask);
-      const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(weights, 4), mask);
+      __m256i even = _mm256_and_si256(weights, mask);
+      __m256i odd = _mm256_and_si256(_mm256_srli_epi16(weights, 4), mask);
+      if constexpr (Chunk::is_e2m1) {
+        even = Avx2::looked_up(doubled_e2m1, even);
+        odd = Avx2::looked_up(doubled_e2m1, odd);
+      }
       // Weights pass for bytes with a sign and without: the activations' high bytes have one, the low ones none.
       __m256i high = _mm256_dpbusd_epi32(_mm256_setzero_si256(), even, x.vectors[0]);
       high = _mm256_dpbusd_epi32(high, odd, x.vectors[1]);

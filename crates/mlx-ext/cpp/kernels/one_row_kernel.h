@@ -122,10 +122,10 @@ struct OneRow {
 };
 
 // Eight outputs. `halves` says that each half of a vector is a group; otherwise `vectors` of them are one.
-template <class Products, int bits, bool halves, Float type>
+template <class Products, class Chunk, bool halves, Float type>
 KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, Ahead next, const ScaleColumns<type>* columns,
                              OneRow x, int inputs, int vectors, float* y_out) {
-  constexpr int vector_inputs = one_row_bytes<bits> * 8 / bits;
+  constexpr int bits = Chunk::bits, vector_inputs = one_row_bytes<bits> * 8 / bits;
   __m256 y = _mm256_setzero_ps();
   const auto add = [&](__m256i sums) {
     y = add_group<Avx2>(y, sums, widened<type>(columns->scales), widened<type>(columns->biases), x.scales++, x.sums++);
@@ -133,7 +133,7 @@ KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, Ahead next, c
   };
   const auto sums_of_four = [&](const uint8_t* from, const auto& x_here) {
     __m256i sums[4];
-    for (int o = 0; o < 4; o++) sums[o] = Products::template sums<bits>(load_weights<bits>(from + o * stride), x_here);
+    for (int o = 0; o < 4; o++) sums[o] = Products::template sums<Chunk>(load_weights<bits>(from + o * stride), x_here);
     return sums_of_halves(sums[0], sums[1], sums[2], sums[3]);
   };
   // Sums of complete groups meet the floats a turn later: the chain then waits for nothing.
@@ -166,17 +166,24 @@ KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, Ahead next, c
   _mm256_storeu_ps(y_out, y);
 }
 
-template <class Products, int tile_outputs, int bits, bool halves, Float type>
+template <class Products, int tile_outputs, class Chunk, bool halves, Float type>
 KR_INLINE void one_row_tile_of(const QuantizedMatrix& matrix, int first_output, const OneRow& x, float* tile,
                                const TileScratch& scratch, bool last) {
+  constexpr int bits = Chunk::bits;
   const size_t stride = static_cast<size_t>(matrix.inputs) * bits / 8;
   auto* columns = reinterpret_cast<ScaleColumns<type>*>(scratch.scales);
   for (int o = 0; o < tile_outputs; o += one_row_outputs) {
     const uint8_t* packed = matrix.packed + (first_output + o) * stride;
     const size_t distance = last ? 0 : one_row_outputs * stride;
     const Ahead next(packed + distance, distance);
-    columns_of<type>(matrix, first_output + o, last, columns);
-    eight_outputs<Products, bits, halves, type>(packed, stride, next, columns, x, matrix.inputs,
+    if constexpr (Chunk::is_e2m1) {
+      const int groups = matrix.inputs / matrix.group;
+      const auto* exponents = static_cast<const uint8_t*>(matrix.scales) + static_cast<size_t>(first_output + o) * groups;
+      e2m1_columns<Avx2, 1, sizeof *columns / sizeof(float)>(exponents, groups, columns->scales, columns->biases);
+    } else {
+      columns_of<type>(matrix, first_output + o, last, columns);
+    }
+    eight_outputs<Products, Chunk, halves, type>(packed, stride, next, columns, x, matrix.inputs,
                                                 matrix.group * bits / 8 / one_row_bytes<bits>, tile + o);
   }
 }
@@ -188,33 +195,31 @@ void one_row_tile(const QuantizedMatrix& matrix, int first_output, const Rounded
   const size_t at = static_cast<size_t>(row) * x.groups();
   const OneRow one{static_cast<const int16_t*>(x.values) + static_cast<size_t>(row) * x.inputs, x.scales + at,
                    x.sums + at};
-  const auto with_type = [&](auto bits, auto halves) {
-    const auto run = [&](auto type) {
-      one_row_tile_of<Products, tile_outputs, bits, halves, type>(matrix, first_output, one, tile, scratch, last);
-    };
+  const auto run = [&]<class Chunk, bool halves, Float type>() {
+    one_row_tile_of<Products, tile_outputs, Chunk, halves, type>(matrix, first_output, one, tile, scratch, last);
+  };
+  const auto with_type = [&]<class Chunk, bool halves>() {
     switch (matrix.type) {
       case Float::f32:
-        return run(std::integral_constant<Float, Float::f32>{});
+        return run.template operator()<Chunk, halves, Float::f32>();
       case Float::f16:
-        return run(std::integral_constant<Float, Float::f16>{});
+        return run.template operator()<Chunk, halves, Float::f16>();
       case Float::bf16:
-        return run(std::integral_constant<Float, Float::bf16>{});
+        return run.template operator()<Chunk, halves, Float::bf16>();
     }
   };
-  const auto with_halves = [&](auto bits) {
-    // Vectors of 64 inputs may be two groups.
-    if (bits <= 4 && matrix.group == 32) return with_type(bits, std::true_type{});
-    with_type(bits, std::false_type{});
-  };
+  // Vectors of 64 inputs may be two groups.
+  const bool halves = matrix.group == 32;
+  if (matrix.packing == Packing::mxfp4) return run.template operator()<E2m1Chunk, true, Float::f32>();
   switch (matrix.bits) {
     case 3:
-      return with_halves(std::integral_constant<int, 3>{});
+      return halves ? with_type.template operator()<Chunk<3>, true>() : with_type.template operator()<Chunk<3>, false>();
     case 4:
-      return with_halves(std::integral_constant<int, 4>{});
+      return halves ? with_type.template operator()<Chunk<4>, true>() : with_type.template operator()<Chunk<4>, false>();
     case 6:
-      return with_halves(std::integral_constant<int, 6>{});
+      return with_type.template operator()<Chunk<6>, false>();
     default:
-      return with_halves(std::integral_constant<int, 8>{});
+      return with_type.template operator()<Chunk<8>, false>();
   }
 }
 

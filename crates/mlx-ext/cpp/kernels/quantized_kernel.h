@@ -241,7 +241,7 @@ void quantized_tile_of(const QuantizedMatrix& matrix, int first_output, const Ro
   const uint8_t* packed = matrix.packed + first_output * stride;
   if constexpr (Chunk::is_e2m1) {
     const auto* scales = static_cast<const uint8_t*>(matrix.scales) + static_cast<size_t>(first_output) * scale_groups;
-    e2m1_columns<Vec>(scales, scale_groups, scratch.scales, scratch.biases);
+    e2m1_columns<Vec, Vec::tile_vectors, width>(scales, scale_groups, scratch.scales, scratch.biases);
   } else {
     const size_t first_scale = static_cast<size_t>(first_output) * scale_groups * float_bytes(matrix.type);
     const size_t tile_scales = width * scale_groups * float_bytes(matrix.type);

@@ -62,14 +62,13 @@ void widen_columns(const void* values, Float type, size_t row_values, int column
   }
 }
 
-// Scales and biases with which doubled_e2m1 are the floats that they stand for: of the outputs of a tile, from the
-// exponents that are stored. Reads nothing outside of these.
-template <class Vec>
+// Scales and biases with which doubled_e2m1 are the floats that they stand for: of some vectors of outputs, from the
+// exponents that are stored. Reads nothing outside of these. `width` is the distance of columns.
+template <class Vec, int vectors, int width>
 void e2m1_columns(const uint8_t* exponents, int columns, float* scales, float* biases) {
-  constexpr int width = Vec::lanes * Vec::tile_vectors;
   constexpr int block = 16;
   if (columns < block) {
-    for (int o = 0; o < width; o++) {
+    for (int o = 0; o < Vec::lanes * vectors; o++) {
       for (int c = 0; c < columns; c++) {
         const float scale = 0.5f * e8m0_to_float(exponents[o * columns + c]);
         scales[c * width + o] = scale;
@@ -85,7 +84,7 @@ void e2m1_columns(const uint8_t* exponents, int columns, float* scales, float* b
     Vec::store(scales + at, scale);
     Vec::store(biases + at, Vec::multiply(scale, Vec::splat(-e2m1_offset)));
   };
-  for (int v = 0; v < Vec::tile_vectors; v++) {
+  for (int v = 0; v < vectors; v++) {
     const uint8_t* first = exponents + static_cast<size_t>(v) * Vec::lanes * columns;
     for (int c = 0; c < columns; c += block) {
       if (c + block > columns) c = columns - block;  // the last block again covers some columns of the one before

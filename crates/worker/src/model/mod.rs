@@ -133,7 +133,7 @@ impl Model {
         self.architecture.vocab_size()
     }
 
-    /// Bytes of the weights, as stored.
+    /// Bytes of the weights, as they are computed with: as stored, but for what had to be expanded.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
     }
