@@ -7,11 +7,8 @@ use mlx_ext::{MapError, MappedFile};
 use mlx_rs::{Array, Dtype};
 use tracing::warn;
 
-use super::{
-    ModelError,
-    config::Settings,
-    packing::{Packing, Packings},
-};
+pub(super) use super::packing::Packing;
+use super::{ModelError, config::Settings, packing::Packings};
 use crate::backend::{Backend, Kernels};
 
 /// How many superfluous tensors an error names.

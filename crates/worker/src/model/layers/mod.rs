@@ -25,7 +25,6 @@ pub(super) use rope::load_rope;
 pub(super) use super::{
     Architecture, ModelError,
     config::{DecoderConfig, RopeConfig, RopeScaling, Settings},
-    packing::Packing,
-    weights::Weights,
+    weights::{Packing, Weights},
 };
 pub(super) use crate::backend::{AttentionSpec, StepMemory};
