@@ -235,13 +235,6 @@ impl KvMemory {
         }
     }
 
-    /// Tokens of the unit in which sequences share memory. `None`: it is copied when one of them goes on.
-    pub(crate) fn shared_block(&self) -> Option<usize> {
-        match self {
-            Self::Paged(_) | Self::Gathered(_) => Some(BLOCK_TOKENS),
-        }
-    }
-
     /// What a sequence without tokens has.
     pub(crate) fn sequence(&self) -> SequenceMemory {
         match self {
@@ -327,13 +320,6 @@ impl SequenceMemory {
         match self {
             Self::Paged(sequence) => sequence.import(tokens, bytes),
             Self::Gathered(sequence) => sequence.import(tokens, bytes),
-        }
-    }
-
-    /// Whether all tokens are still usable after a step that failed. Blocks are only written behind them.
-    pub(crate) fn is_intact(&self) -> bool {
-        match self {
-            Self::Paged(_) | Self::Gathered(_) => true,
         }
     }
 

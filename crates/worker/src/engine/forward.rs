@@ -15,11 +15,8 @@ pub trait Forward {
     /// Keys and values of a sequence that has no tokens yet.
     fn new_kv(&self) -> Self::Kv;
 
-    /// Whether a sequence can go on with what it has after a step that failed; see [`SequenceKv::is_intact`].
-    fn is_intact(&self, kv: &Self::Kv) -> bool;
-
     /// Tokens of the unit in which sequences share memory; see [`Model::shared_block`].
-    fn shared_block(&self) -> Option<usize>;
+    fn shared_block(&self) -> usize;
 
     /// Keys and values of some of a sequence's tokens as bytes; see [`SequenceKv::export`].
     ///
@@ -59,11 +56,7 @@ impl Forward for Model {
         Self::new_kv(self)
     }
 
-    fn is_intact(&self, kv: &SequenceKv) -> bool {
-        kv.is_intact()
-    }
-
-    fn shared_block(&self) -> Option<usize> {
+    fn shared_block(&self) -> usize {
         Self::shared_block(self)
     }
 

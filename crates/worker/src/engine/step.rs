@@ -109,27 +109,12 @@ impl<M: Forward> Engine<M> {
         warn!(%error, rows = rows.len(), "a step failed; its rows are tried one by one");
         let mut computed = Vec::new();
         for row in rows {
-            match self.recover(&row) {
+            match self.forward(std::slice::from_ref(&row)) {
                 Ok(logits) => computed.push((vec![row], logits)),
                 Err(error) => self.fail(row.id, &error),
             }
         }
         (!computed.is_empty()).then_some(computed)
-    }
-
-    /// Computes one row alone, after a step with it has failed.
-    fn recover(&mut self, row: &PlannedRow) -> Result<Option<Logits>, ModelError> {
-        let Some(slot) = self.slots.get_mut(&row.id) else { return Ok(None) };
-        if !slot.kv.as_ref().is_some_and(|kv| self.model.is_intact(kv)) {
-            // What it had is in an unknown state: from the start, cut as ever.
-            slot.kv = None;
-            let (computed, chunk) = (row.tokens.start, self.limits.chunk_tokens);
-            for start in (0..computed).step_by(chunk) {
-                let end = computed.min(start + chunk);
-                self.forward(&[PlannedRow { id: row.id, tokens: start..end, logits: end..end }])?;
-            }
-        }
-        self.forward(std::slice::from_ref(row))
     }
 
     /// Runs the model over the rows. Logits come in the order of the rows.

@@ -35,7 +35,10 @@ pub use step::{Logits, StepInput, StepRow};
 
 pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError, KvInUse, Progress};
 
-use crate::backend::{AttentionSpec, Backend, StepMemory};
+use crate::{
+    backend::{AttentionSpec, Backend, StepMemory},
+    cache::BLOCK_TOKENS,
+};
 use config::Settings;
 use state::KvCache;
 use weights::{Taken, Weights};
@@ -176,10 +179,9 @@ impl Model {
         self.cache.is_invariant()
     }
 
-    /// Tokens of the unit in which sequences share memory, so that what is forked takes none. `None`: it is copied when one
-    /// of the two goes on.
-    pub fn shared_block(&self) -> Option<usize> {
-        self.cache.shared_block()
+    /// Tokens of the unit in which sequences share memory, so that what is forked takes none.
+    pub fn shared_block(&self) -> usize {
+        BLOCK_TOKENS
     }
 
     /// Keys and values of a sequence that has no tokens yet.
@@ -217,7 +219,7 @@ impl Model {
     /// # Errors
     /// Input that does not fit ([`ModelError::EmptyRow`], [`ModelError::LogitsOutOfRange`],
     /// [`ModelError::TokenOutOfRange`], [`ModelError::ContextFull`]) is refused before anything is computed. After any error every
-    /// sequence has the length it had before; [`SequenceKv::is_intact`] says whether it can go on.
+    /// sequence has what it had before.
     pub fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
         step::check(input, self.vocab_size(), self.context_length())?;
         if input.rows.is_empty() {

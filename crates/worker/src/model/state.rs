@@ -53,11 +53,6 @@ impl KvCache {
         matches!(self.memory, KvMemory::Paged(_))
     }
 
-    /// Tokens of the unit in which sequences share memory, if they do.
-    pub(super) fn shared_block(&self) -> Option<usize> {
-        self.memory.shared_block()
-    }
-
     /// Everything that keys and values depend on, besides the weights and the tokens.
     pub(super) fn identity(&self) -> &str {
         &self.identity
@@ -112,11 +107,6 @@ impl SequenceKv {
     /// Whether the sequence has no tokens.
     pub fn is_empty(&self) -> bool {
         self.len == 0
-    }
-
-    /// Whether the sequence can go on after a step that failed. If not, it has to be computed again from its first token.
-    pub fn is_intact(&self) -> bool {
-        self.memory.is_intact()
     }
 
     /// Forgets every token from `len` on.

@@ -18,7 +18,7 @@ use protocol::{
 };
 
 use crate::{
-    cache::Fork,
+    cache::{BLOCK_TOKENS, Fork},
     engine::Forward,
     model::{Logits, ModelError, Progress, StepInput},
     report_sink::ReportSink,
@@ -36,10 +36,8 @@ pub(crate) struct FakeModel {
     vocab: u32,
     script: Box<Script>,
     hook: Mutex<Box<Hook>>,
-    /// Whether a step that fails leaves keys and values in an unknown state.
-    fragile: bool,
     /// Tokens of the unit in which its sequences share memory.
-    shared_block: Option<usize>,
+    shared_block: usize,
     /// Whether it counts what it does. It does nothing that would be counted.
     counts: bool,
     threads: usize,
@@ -51,7 +49,6 @@ pub(crate) struct FakeModel {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakeKv {
     tokens: Vec<u32>,
-    broken: bool,
 }
 
 /// Keeps what is reported.
@@ -77,8 +74,7 @@ impl FakeModel {
             vocab,
             script: Box::new(script),
             hook: Mutex::new(Box::new(|_| Ok(()))),
-            fragile: false,
-            shared_block: None,
+            shared_block: BLOCK_TOKENS,
             counts: false,
             threads: 1,
             steps: Arc::default(),
@@ -119,12 +115,7 @@ impl FakeModel {
         self
     }
 
-    pub(crate) fn fragile(mut self) -> Self {
-        self.fragile = true;
-        self
-    }
-
-    pub(crate) fn sharing(mut self, block: Option<usize>) -> Self {
+    pub(crate) fn sharing(mut self, block: usize) -> Self {
         self.shared_block = block;
         self
     }
@@ -150,7 +141,7 @@ impl FakeModel {
 
     fn check(&self, input: &StepInput<'_, FakeKv>) -> Result<(), ModelError> {
         for (row, step_row) in input.rows.iter().enumerate() {
-            assert!(!step_row.tokens.is_empty() && !step_row.kv.broken);
+            assert!(!step_row.tokens.is_empty());
             if let Some(&token) = step_row.tokens.iter().find(|&&token| token >= self.vocab) {
                 return Err(ModelError::TokenOutOfRange { row, token, vocab_size: self.vocab });
             }
@@ -161,7 +152,7 @@ impl FakeModel {
 
 impl Fork for FakeKv {
     fn fork(&self, len: usize) -> Self {
-        Self { tokens: self.tokens[..len].to_vec(), broken: self.broken }
+        Self { tokens: self.tokens[..len].to_vec() }
     }
 }
 
@@ -172,11 +163,7 @@ impl Forward for FakeModel {
         FakeKv::default()
     }
 
-    fn is_intact(&self, kv: &FakeKv) -> bool {
-        !kv.broken
-    }
-
-    fn shared_block(&self) -> Option<usize> {
+    fn shared_block(&self) -> usize {
         self.shared_block
     }
 
@@ -212,10 +199,7 @@ impl Forward for FakeModel {
         self.check(input)?;
         lock(&self.steps).push(input.rows.iter().map(|row| row.tokens.len()).collect());
         let tokens: Vec<Vec<u32>> = input.rows.iter().map(|row| row.tokens.to_vec()).collect();
-        if let Err(error) = lock(&self.hook)(&tokens) {
-            input.rows.iter_mut().for_each(|row| row.kv.broken = self.fragile);
-            return Err(error);
-        }
+        lock(&self.hook)(&tokens)?;
         let mut logits = Vec::new();
         for row in &mut input.rows {
             for (index, &token) in row.tokens.iter().enumerate() {

@@ -63,15 +63,11 @@ impl Flaky {
 impl Forward for Flaky {
     type Kv = SequenceKv;
 
-    fn is_intact(&self, kv: &SequenceKv) -> bool {
-        kv.is_intact()
-    }
-
     fn new_kv(&self) -> SequenceKv {
         self.loaded.model.new_kv()
     }
 
-    fn shared_block(&self) -> Option<usize> {
+    fn shared_block(&self) -> usize {
         self.loaded.model.shared_block()
     }
 

@@ -8,7 +8,7 @@ const KEEPING: Limits = Limits { keep_prefixes: true, ..LIMITS };
 
 /// A model whose sequences share memory in units of four tokens, behind an engine that keeps prefixes.
 fn world(limits: Limits) -> World {
-    World::with_limits(FakeModel::random(VOCAB).sharing(Some(4)), limits)
+    World::with_limits(FakeModel::random(VOCAB).sharing(4), limits)
 }
 
 fn prompt(len: u32) -> Vec<u32> {

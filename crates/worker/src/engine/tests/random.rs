@@ -71,8 +71,7 @@ proptest! {
             .prop_flat_map(|common| (Just(common), vec(option::weighted(0.6, event(common)), 1..60))),
         max_num_seqs in 1..7_usize,
         kv_tokens in 30..90_usize,
-        fragile: bool,
-        shared_block in prop::option::of(1..6_usize),
+        shared_block in 1..6_usize,
         keep_prefixes: bool,
         threads in 1..4_usize,
         max_draft_tokens in prop_oneof![Just(0), 1..7_usize],
@@ -98,7 +97,7 @@ proptest! {
             }
             Ok(())
         });
-        let mut world = World::with_limits(if fragile { model.fragile() } else { model }, limits);
+        let mut world = World::with_limits(model, limits);
         let (mut asked, mut cancelled) = (Vec::new(), BTreeSet::new());
         for event in events {
             match event {
