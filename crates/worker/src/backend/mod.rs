@@ -35,7 +35,7 @@ pub(crate) use kv::{KvGeometry, RowMemory};
 pub(crate) use matrix::{Linear, Matrix, Norm, Storage};
 pub(crate) use rope::Rope;
 
-use crate::cache::BLOCK_TOKENS;
+use crate::{cache::BLOCK_TOKENS, sample::Choice};
 
 /// What computes a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +129,16 @@ impl Backend {
     /// Whether the first use of weights and operations takes so much longer that it should not be a request's.
     pub(crate) fn needs_warm_up(self) -> bool {
         self.kernels == Kernels::Mlx
+    }
+
+    /// Whether the device chooses tokens, and need not wait for the host between two steps.
+    pub(crate) fn chooses(self) -> bool {
+        !self.kernels.are_cpu()
+    }
+
+    /// One token for each row of float32 `[rows, vocab]`: uint32 `[rows]`; lazy.
+    pub(crate) fn choose(self, logits: &Array, choices: &[Choice]) -> Result<Array, Exception> {
+        mlx::choose(logits, choices)
     }
 
     /// Takes a matrix as it is stored, with an optional bias `[outputs]`.
@@ -232,6 +242,13 @@ impl KvMemory {
         match self {
             Self::Paged(memory) => memory.used_blocks(),
             Self::Gathered(memory) => memory.used_blocks(),
+        }
+    }
+
+    /// Forgets what steps have appended and is not written yet. Their sequences are truncated.
+    pub(crate) fn abandon(&self) {
+        if let Self::Gathered(memory) = self {
+            memory.abandon();
         }
     }
 

@@ -4,13 +4,17 @@ use std::ops::Range;
 
 use crate::{
     cache::Fork,
-    model::{Logits, Model, ModelError, Progress, SequenceKv, StepInput},
+    model::{Landed, LaunchInput, Launched, Logits, Model, ModelError, Progress, SequenceKv, StepInput},
+    sample::Choice,
 };
 
 /// What the engine needs of a model.
 pub trait Forward {
     /// What it keeps of a sequence between steps.
     type Kv: Fork;
+
+    /// A step that it computes.
+    type Launched;
 
     /// Keys and values of a sequence that has no tokens yet.
     fn new_kv(&self) -> Self::Kv;
@@ -47,10 +51,43 @@ pub trait Forward {
     /// # Errors
     /// Those of [`Model::forward`].
     fn forward(&self, input: &mut StepInput<'_, Self::Kv>) -> Result<Option<Logits>, ModelError>;
+
+    /// The same, and chooses the tokens behind rows that have a choice; see [`Model::forward_choosing`]. Not called with
+    /// any unless it [launches](Self::launches) steps.
+    ///
+    /// # Errors
+    /// Those of [`Model::forward`].
+    fn forward_choosing(
+        &self,
+        input: &mut StepInput<'_, Self::Kv>,
+        choices: &[Option<Choice>],
+    ) -> Result<Landed, ModelError>;
+
+    /// Whether steps can be launched, and tokens be chosen in them; see [`Model::launches`].
+    fn launches(&self) -> bool;
+
+    /// Begins to compute a step; see [`Model::launch`].
+    ///
+    /// # Errors
+    /// Those of [`Model::launch`].
+    fn launch(
+        &self,
+        input: &mut LaunchInput<'_, Self::Kv, Self::Launched>,
+    ) -> Result<Self::Launched, ModelError>;
+
+    /// Waits for a step; see [`Model::land`].
+    ///
+    /// # Errors
+    /// Those of [`Model::land`].
+    fn land(&self, launched: &Self::Launched) -> Result<Landed, ModelError>;
+
+    /// Forgets steps that failed or were not waited for; see [`Model::abandon`].
+    fn abandon(&self);
 }
 
 impl Forward for Model {
     type Kv = SequenceKv;
+    type Launched = Launched;
 
     fn new_kv(&self) -> SequenceKv {
         Self::new_kv(self)
@@ -86,5 +123,29 @@ impl Forward for Model {
 
     fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
         Self::forward(self, input)
+    }
+
+    fn forward_choosing(
+        &self,
+        input: &mut StepInput<'_>,
+        choices: &[Option<Choice>],
+    ) -> Result<Landed, ModelError> {
+        Self::forward_choosing(self, input, choices)
+    }
+
+    fn launches(&self) -> bool {
+        Self::launches(self)
+    }
+
+    fn launch(&self, input: &mut LaunchInput<'_>) -> Result<Launched, ModelError> {
+        Self::launch(self, input)
+    }
+
+    fn land(&self, launched: &Launched) -> Result<Landed, ModelError> {
+        Self::land(self, launched)
+    }
+
+    fn abandon(&self) {
+        Self::abandon(self);
     }
 }

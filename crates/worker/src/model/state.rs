@@ -63,6 +63,11 @@ impl KvCache {
         self.token_bytes
     }
 
+    /// Forgets what steps have appended that are not to be waited for.
+    pub(super) fn abandon(&self) {
+        self.memory.abandon();
+    }
+
     /// An empty sequence.
     pub(super) fn sequence(&self) -> SequenceKv {
         SequenceKv { memory: self.memory.sequence(), len: 0 }

@@ -74,6 +74,12 @@ impl State {
         self.copies.iter().flat_map(|copy| copy.layers.iter().flatten()).map(super::address).collect()
     }
 
+    /// Forgets everything: it is what a step has left that failed.
+    pub(super) fn abandon(&mut self) {
+        self.copies.clear();
+        self.pending = None;
+    }
+
     /// Frees the memory of copies that nobody has taken.
     pub(super) fn forget(&mut self) {
         self.copies.clear();

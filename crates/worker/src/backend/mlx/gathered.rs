@@ -22,7 +22,9 @@
 //! Nothing of this has been measured on a GPU yet. A kernel that reads blocks by a table would need neither copies nor
 //! masks.
 //!
-//! **When a step fails** nothing is lost: the blocks are written when everything has been computed, and only then.
+//! **When a step fails** nothing is lost: the blocks are written when everything has been computed, and only then. A step
+//! that is launched behind another one may write to them what that one is still computing: but only to the places of
+//! its tokens, which its sequences do without if it fails.
 //!
 //! **Batches.** Padding and the number of rows change how MLX cuts its sums: in another batch a result is another one
 //! within a rounding.
@@ -102,6 +104,12 @@ impl GatheredKv {
 
     pub(crate) fn tokens(&self) -> usize {
         self.tokens
+    }
+
+    /// Forgets what steps have appended and is not written yet, and what has become of copies meanwhile.
+    pub(crate) fn abandon(&self) {
+        self.between.state().abandon();
+        self.blocks.memory.abandon();
     }
 
     pub(crate) fn sequence(&self) -> GatheredSequence {

@@ -111,32 +111,6 @@ fn nothing_is_kept_where_it_is_not_wanted() {
 }
 
 #[test]
-fn where_forks_are_copies_they_are_made_of_what_has_ended() {
-    let mut world = World::with_limits(FakeModel::random(VOCAB), KEEPING);
-    for id in [1, 2, 3] {
-        world.ask(id, Ask { prompt: prompt(70), max_tokens: 1, ..Ask::default() });
-        if id == 1 {
-            world.settle();
-        }
-    }
-    world.settle();
-    assert_eq!([1, 2, 3].map(|id| usage(&world, id).cached_tokens), [0, 64, 64]);
-    world.assert_empty();
-}
-
-#[test]
-fn a_copy_that_leaves_no_room_is_given_up() {
-    // Both prompts fit, but not with a copy of the first beside it.
-    let mut world = World::with_limits(FakeModel::random(VOCAB), Limits { kv_tokens: 120, ..KEEPING });
-    for id in [1, 2] {
-        world.ask(id, Ask { prompt: prompt(70), max_tokens: 2, ..Ask::default() });
-        assert_eq!(world.settle(), Turn::Idle);
-    }
-    assert_eq!(world.stream(1).text, world.stream(2).text);
-    world.assert_empty();
-}
-
-#[test]
 fn a_long_answer_that_is_used_for_its_beginning_is_in_nobodys_way() {
     let mut world = world(Limits { kv_tokens: 64, ..KEEPING });
     world.ask(1, Ask { prompt: prompt(10), max_tokens: 50, ..Ask::default() });

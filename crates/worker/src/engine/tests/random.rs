@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::{collection::vec, option, prelude::*, sample::Index};
 
 use super::*;
-use crate::testing::injected;
+use crate::testing::{Failing, injected};
 
 /// What happens between two steps.
 #[derive(Clone, Debug)]
@@ -75,6 +75,7 @@ proptest! {
         keep_prefixes: bool,
         threads in 1..4_usize,
         max_draft_tokens in prop_oneof![Just(0), 1..7_usize],
+        launching in option::of(prop_oneof![Just(Failing::AtOnce), Just(Failing::WhenRead)]),
         // With a short one, outputs repeat themselves, and guesses are right.
         memory in prop_oneof![Just(usize::MAX), Just(1), Just(2)],
     ) {
@@ -89,7 +90,11 @@ proptest! {
         };
         let failing = Arc::new(Mutex::new(0_u32));
         let fails = Arc::clone(&failing);
-        let model = FakeModel::random_after(VOCAB, memory).sharing(shared_block).on_threads(threads).hooked(move |rows| {
+        let model = FakeModel::random_after(VOCAB, memory)
+            .sharing(shared_block)
+            .on_threads(threads)
+            .launching(launching)
+            .hooked(move |rows| {
             let mut left = fails.lock().unwrap();
             if rows.len() > 1 && *left > 0 {
                 *left -= 1;
