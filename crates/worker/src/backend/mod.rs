@@ -260,20 +260,21 @@ impl KvMemory {
         }
     }
 
-    /// Makes room for the rows' new tokens.
+    /// Makes room for the rows' new tokens. If the step is `ahead`, the one before may still be computed.
     ///
     /// # Errors
     /// There is not enough memory.
     pub(crate) fn begin<'a>(
         &self,
         rows: Vec<RowMemory<'a, SequenceMemory>>,
+        ahead: bool,
     ) -> Result<StepMemory<'a>, KvError> {
         match self {
             Self::Paged(memory) => {
                 memory.begin(of_one_kind(rows, SequenceMemory::paged)?).map(StepMemory::Paged)
             }
             Self::Gathered(memory) => {
-                memory.begin(of_one_kind(rows, SequenceMemory::gathered)?).map(StepMemory::Gathered)
+                memory.begin(of_one_kind(rows, SequenceMemory::gathered)?, ahead).map(StepMemory::Gathered)
             }
         }
     }

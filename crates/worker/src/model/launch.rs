@@ -69,7 +69,7 @@ impl Model {
         if input.rows.is_empty() {
             return Ok(Landed { chosen: Vec::new(), logits: None });
         }
-        let computed = self.compute(&step::tokens(input), input, choices)?;
+        let computed = self.compute(&step::tokens(input), input, choices, false)?;
         eval(computed.outputs())?;
         advance(input);
         computed.read()
@@ -84,7 +84,7 @@ impl Model {
         step::check(step, self.vocab_size(), self.context_length())?;
         let known = step::tokens(step);
         let tokens = before.as_ref().map_or(Ok(known.clone()), |before| before.tokens(&known))?;
-        let launched = self.compute(&tokens, step, choices)?;
+        let launched = self.compute(&tokens, step, choices, before.is_some())?;
         async_eval(launched.outputs())?;
         advance(step);
         Ok(launched)
@@ -105,15 +105,16 @@ impl Model {
         self.cache.abandon();
     }
 
-    /// A step of `tokens`, uint32 `[tokens]`; lazy.
+    /// A step of `tokens`, uint32 `[tokens]`; lazy. If it is `ahead`, the one before may still be computed.
     fn compute(
         &self,
         tokens: &Array,
         input: &mut StepInput<'_>,
         choices: &[Option<Choice>],
+        ahead: bool,
     ) -> Result<Launched, ModelError> {
         let wanted = step::wanted(input);
-        let hidden = self.hidden(tokens, input)?;
+        let hidden = self.hidden(tokens, input, ahead)?;
         if wanted.is_empty() {
             return Ok(Launched { chosen: None, logits: None, hidden: Some(hidden) });
         }

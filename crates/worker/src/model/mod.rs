@@ -228,10 +228,10 @@ impl Model {
         Ok(self.forward_choosing(input, &[])?.logits)
     }
 
-    /// `[tokens, hidden]` before the last normalization, lazy.
-    fn hidden(&self, tokens: &Array, input: &mut StepInput<'_>) -> Result<Array, ModelError> {
+    /// `[tokens, hidden]` before the last normalization, lazy. If the step is `ahead`, the one before may still be computed.
+    fn hidden(&self, tokens: &Array, input: &mut StepInput<'_>, ahead: bool) -> Result<Array, ModelError> {
         let rows = input.rows.iter_mut().map(|row| (&mut *row.kv, row.tokens.len()));
-        let step = self.cache.begin(rows)?;
+        let step = self.cache.begin(rows, ahead)?;
         Ok(self.architecture.hidden(tokens, &step)?)
     }
 

@@ -73,17 +73,19 @@ impl KvCache {
         SequenceKv { memory: self.memory.sequence(), len: 0 }
     }
 
-    /// Makes room for a step's new tokens. `rows` are sequences and how many new tokens each of them gets.
+    /// Makes room for a step's new tokens. `rows` are sequences and how many new tokens each of them gets. If the step is
+    /// `ahead`, the one before may still be computed.
     pub(super) fn begin<'a>(
         &self,
         rows: impl Iterator<Item = (&'a mut SequenceKv, usize)>,
+        ahead: bool,
     ) -> Result<StepMemory<'a>, KvError> {
         let row = |(kv, new_tokens): (&'a mut SequenceKv, usize)| RowMemory {
             position: kv.len,
             new_tokens,
             memory: &mut kv.memory,
         };
-        self.memory.begin(rows.map(row).collect())
+        self.memory.begin(rows.map(row).collect(), ahead)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
 };
 
 use crossbeam_channel::{Sender, unbounded};
@@ -21,7 +21,7 @@ use worker::{
 
 use super::{
     load,
-    on::{CPU, MLX_EXPANDED, On, on_every_backend},
+    on::{MLX_EXPANDED, On, on_every_backend},
     served::{Flaky, LIMITS, Launching, Outcome, sequence},
     tiny::{Float, Spec, SplitMix, Tiny, tokenizer},
 };
@@ -95,7 +95,7 @@ fn serve(on: On, limits: Limits, launching: Launching, fails: fn(&StepInput<'_>)
     let loaded = load(&Tiny::new(on.spec(Spec::default()), 21), on);
     let in_use = loaded.model.kv_in_use();
     let model = Flaky::new(loaded, Arc::clone(&stats), fails).launching(launching);
-    let requests = Arc::new(RequestTable::default());
+    let (requests, launched) = (Arc::new(RequestTable::default()), model.launched());
     let tokenizer = Arc::new(Tokenizer::from_bytes(tokenizer(101).to_string()).unwrap());
     let (sender, messages) = unbounded();
     let mut random = SplitMix(5);
@@ -121,6 +121,9 @@ fn serve(on: On, limits: Limits, launching: Launching, fails: fn(&StepInput<'_>)
         bytes: Mutex::default(),
     });
     Engine::new(model, limits, messages, requests, Arc::clone(&client) as _, stats).run().unwrap();
+    let launched = launched.load(Ordering::Relaxed);
+    let launches = launching != Launching::Never && !on.is_exact();
+    assert_eq!(launched > 20, launches, "{launched} steps were launched");
     assert_eq!(*client.bytes.lock().unwrap(), Some(0), "blocks are left");
     std::mem::take(&mut *client.streams.lock().unwrap())
 }
@@ -193,6 +196,6 @@ on_every_backend![
 fn tokens_are_those_of_the_cpu() {
     alike(
         &serve(MLX_EXPANDED, LIMITS, Launching::Allowed, |_| false),
-        &serve(CPU, LIMITS, Launching::Allowed, |_| false),
+        &serve(super::on::CPU, LIMITS, Launching::Allowed, |_| false),
     );
 }

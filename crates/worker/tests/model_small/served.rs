@@ -5,7 +5,10 @@ use std::{
     collections::BTreeMap,
     ops::Range,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use crossbeam_channel::{Sender, unbounded};
@@ -48,6 +51,7 @@ pub(crate) struct Flaky {
     stats: Arc<EngineStats>,
     calls: Cell<u32>,
     launching: Launching,
+    launched: Arc<AtomicU32>,
 }
 
 /// Which steps [`Flaky`] launches.
@@ -68,11 +72,23 @@ impl Flaky {
         fails: impl Fn(&StepInput<'_>) -> bool + 'static,
     ) -> Self {
         let launching = Launching::Allowed;
-        Self { loaded, fails: Box::new(fails), stats, calls: Cell::new(0), launching }
+        Self {
+            loaded,
+            fails: Box::new(fails),
+            stats,
+            calls: Cell::new(0),
+            launching,
+            launched: Arc::default(),
+        }
     }
 
     pub(crate) fn launching(self, launching: Launching) -> Self {
         Self { launching, ..self }
+    }
+
+    /// Counts the steps that are launched.
+    pub(crate) fn launched(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.launched)
     }
 
     /// Called before each step.
@@ -152,7 +168,9 @@ impl Forward for Flaky {
         let before = input.before.as_ref();
         let before = before.map(|it| Before { step: &it.step.0, chosen: it.chosen.clone() });
         let mut input = LaunchInput { step, choices: input.choices.clone(), before };
-        Ok((self.loaded.model.launch(&mut input)?, fails))
+        let launched = self.loaded.model.launch(&mut input)?;
+        self.launched.fetch_add(1, Ordering::Relaxed);
+        Ok((launched, fails))
     }
 
     fn land(&self, launched: &Self::Launched) -> Result<Landed, ModelError> {

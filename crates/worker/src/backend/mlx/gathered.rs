@@ -17,7 +17,8 @@
 //! again: three times the traffic of attention alone. Therefore the gathered copy is kept, with some room: as long as the
 //! same sequences decode, a step adds its tokens to the copy, in place, and nothing is gathered. Copies take memory of
 //! their own, a [share](COPIES) of the budget; what does not fit is gathered in each step. A chunk of a prompt attends by
-//! itself, behind what it gathers of its sequence.
+//! itself, behind what it gathers of its sequence. Where steps are launched before the ones before have been computed, a
+//! copy takes twice the memory: it has a [spare](super::between::Spare), and a layer one concatenation more.
 //!
 //! Nothing of this has been measured on a GPU yet. A kernel that reads blocks by a table would need neither copies nor
 //! masks.
@@ -116,9 +117,11 @@ impl GatheredKv {
         GatheredSequence::new(BlockTable::new(&self.blocks), &self.blocks, &self.between)
     }
 
+    /// If it is `ahead`, the step before may still be computed.
     pub(crate) fn begin<'a>(
         &self,
         mut rows: Vec<RowMemory<'a, GatheredSequence>>,
+        ahead: bool,
     ) -> Result<GatheredStep<'a>, KvError> {
         // What is left of a step that has failed.
         self.between.state().pending = None;
@@ -130,7 +133,7 @@ impl GatheredKv {
         }
         self.blocks.memory.prepare(last)?;
         let rows: Vec<Row<'_>> = rows.iter().map(row).collect();
-        Ok(GatheredStep::new(&self.blocks, &self.between, &rows, self.together))
+        Ok(GatheredStep::new(&self.blocks, &self.between, &rows, self.together, ahead))
     }
 }
 
@@ -146,6 +149,7 @@ impl GatheredSequence {
 
     /// Gives back the blocks that only tokens from `len` on need. A copy may go on having them: they are not seen.
     pub(crate) fn truncate(&mut self, len: usize) {
+        self.between.state().forget_spares();
         self.table.truncate(len);
     }
 
