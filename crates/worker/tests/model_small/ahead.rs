@@ -1,6 +1,7 @@
 //! Steps that are launched before the tokens of the one before are read, on real memory: streams are what they are without.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     sync::{Arc, Mutex, atomic::Ordering},
 };
@@ -22,13 +23,19 @@ use worker::{
 use super::{
     load,
     on::{MLX_EXPANDED, On, on_every_backend},
-    served::{Flaky, LIMITS, Launching, Outcome, sequence},
+    served::{Flaky, LIMITS, Launching, Outcome, Stream, sequence},
     tiny::{Float, Spec, SplitMix, Tiny, tokenizer},
 };
 
 /// Requests of a run. The first ones are there at once, the others come one after the other while these are served.
 const REQUESTS: u64 = 12;
 const AT_ONCE: u64 = 4;
+
+/// Tokens of all streams after which the next one comes.
+const APART: usize = 70;
+
+/// Most tokens of a stream.
+const TOKENS: usize = 96;
 
 /// One that is cancelled after some of its tokens.
 const CANCELLED: u64 = 5;
@@ -82,15 +89,23 @@ impl ReportSink for Client {
             }
         }
         let sent: usize = streams.values().map(|stream| stream.0.len()).sum();
-        if sent >= 30
-            && let Some(message) = self.waiting.lock().unwrap().pop()
-        {
+        let mut waiting = self.waiting.lock().unwrap();
+        let came = (REQUESTS - AT_ONCE) as usize + 1 - waiting.len();
+        // One after the other, and all if too many have ended early.
+        let gone = |id, stream: &Stream| stream.1.is_some() || (id == CANCELLED && stream.0.len() >= 6);
+        let due = sent >= APART * (came + 1) || streams.iter().all(|(&id, stream)| gone(id, stream));
+        if let Some(message) = due.then(|| waiting.pop()).flatten() {
             self.engine.send(message).unwrap();
         }
     }
 }
 
-fn serve(on: On, limits: Limits, launching: Launching, fails: fn(&StepInput<'_>) -> bool) -> Outcome {
+fn serve(
+    on: On,
+    limits: Limits,
+    launching: Launching,
+    fails: impl Fn(&StepInput<'_>) -> bool + 'static,
+) -> Outcome {
     let stats = Arc::new(EngineStats::default());
     let loaded = load(&Tiny::new(on.spec(Spec::default()), 21), on);
     let in_use = loaded.model.kv_in_use();
@@ -102,8 +117,8 @@ fn serve(on: On, limits: Limits, launching: Launching, fails: fn(&StepInput<'_>)
     let mut all: Vec<EngineMessage> = (0..REQUESTS)
         .map(|id| {
             let prompt = random.tokens(1 + (id as usize * 17) % 50, 100);
-            let mut one = sequence(RequestId(id), &requests, &prompt, 24, sampling(id), &tokenizer);
-            one.eos_tokens = EosTokens::new(vec![7, 42 + id as u32]);
+            let mut one = sequence(RequestId(id), &requests, &prompt, TOKENS, sampling(id), &tokenizer);
+            one.eos_tokens = EosTokens::new(vec![42 + id as u32]);
             one.emitter = Emitter::new(Arc::clone(&tokenizer), &[format!("t{}", 50 + id)]);
             EngineMessage::Sequence(Box::new(one))
         })
@@ -123,9 +138,11 @@ fn serve(on: On, limits: Limits, launching: Launching, fails: fn(&StepInput<'_>)
     Engine::new(model, limits, messages, requests, Arc::clone(&client) as _, stats).run().unwrap();
     let launched = launched.load(Ordering::Relaxed);
     let launches = launching != Launching::Never && !on.is_exact();
-    assert_eq!(launched > 20, launches, "{launched} steps were launched");
+    let streams = std::mem::take(&mut *client.streams.lock().unwrap());
+    let lens: Vec<usize> = streams.values().map(|stream| stream.0.len()).collect();
+    assert_eq!(launched > 40, launches, "{launched} steps were launched for {lens:?}");
     assert_eq!(*client.bytes.lock().unwrap(), Some(0), "blocks are left");
-    std::mem::take(&mut *client.streams.lock().unwrap())
+    streams
 }
 
 /// Every stream but the cancelled one has ended, and none has a token behind its end.
@@ -135,9 +152,9 @@ fn check(streams: &BTreeMap<u64, (Vec<u32>, Option<StreamEventKind>)>) {
         let finished = matches!(end, Some(StreamEventKind::Finished { usage, .. })
             if usage.completion_tokens as usize == tokens.len());
         assert!(finished || (id == CANCELLED && end.is_none()), "{id}: {tokens:?}, {end:?}");
-        let ends = |token: &u32| [7, 42 + id as u32].contains(token);
+        let ends = |token: &u32| *token == 42 + id as u32;
         let behind = tokens.iter().position(ends).map_or(0, |end| tokens.len() - end - 1);
-        assert!(behind == 0 && tokens.len() <= 24, "{id}: {tokens:?}");
+        assert!(behind == 0 && tokens.len() <= TOKENS, "{id}: {tokens:?}");
     }
 }
 
@@ -176,9 +193,12 @@ fn streams_are_the_same_whether_steps_are_launched_or_not(on: On) {
 }
 
 fn launched_steps_that_fail_cost_nobody_anything(on: On) {
-    let together = |input: &StepInput<'_>| input.rows.len() > 2;
     for launching in [Launching::Allowed, Launching::FailsLate] {
-        let found = serve(on, LIMITS, launching, together);
+        let steps = Cell::new(0);
+        let found = serve(on, LIMITS, launching, move |input| {
+            steps.set(steps.get() + 1);
+            input.rows.len() > 1 && steps.get() % 4 == 0
+        });
         check(&found);
         if is_float32(on) {
             alike(&found, &serve(on, LIMITS, Launching::Never, |_| false));
