@@ -35,7 +35,7 @@ pub(crate) use kv::{KvGeometry, RowMemory};
 pub(crate) use matrix::{Linear, Matrix, Norm, Storage};
 pub(crate) use rope::Rope;
 
-use crate::cache::BLOCK_TOKENS;
+use crate::{cache::BLOCK_TOKENS, sample::Choice};
 
 /// What computes a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +129,16 @@ impl Backend {
     /// Whether the first use of weights and operations takes so much longer that it should not be a request's.
     pub(crate) fn needs_warm_up(self) -> bool {
         self.kernels == Kernels::Mlx
+    }
+
+    /// Whether the device chooses tokens, and need not wait for the host between two steps.
+    pub(crate) fn chooses(self) -> bool {
+        !self.kernels.are_cpu()
+    }
+
+    /// One token for each row of float32 `[rows, vocab]`: uint32 `[rows]`; lazy.
+    pub(crate) fn choose(self, logits: &Array, choices: &[Choice]) -> Result<Array, Exception> {
+        mlx::choose(logits, choices)
     }
 
     /// Takes a matrix as it is stored, with an optional bias `[outputs]`.
@@ -235,10 +245,10 @@ impl KvMemory {
         }
     }
 
-    /// Tokens of the unit in which sequences share memory. `None`: it is copied when one of them goes on.
-    pub(crate) fn shared_block(&self) -> Option<usize> {
-        match self {
-            Self::Paged(_) | Self::Gathered(_) => Some(BLOCK_TOKENS),
+    /// Forgets what steps have appended and is not written yet. Their sequences are truncated.
+    pub(crate) fn abandon(&self) {
+        if let Self::Gathered(memory) = self {
+            memory.abandon();
         }
     }
 
@@ -250,20 +260,21 @@ impl KvMemory {
         }
     }
 
-    /// Makes room for the rows' new tokens.
+    /// Makes room for the rows' new tokens. If the step is `ahead`, the one before may still be computed.
     ///
     /// # Errors
     /// There is not enough memory.
     pub(crate) fn begin<'a>(
         &self,
         rows: Vec<RowMemory<'a, SequenceMemory>>,
+        ahead: bool,
     ) -> Result<StepMemory<'a>, KvError> {
         match self {
             Self::Paged(memory) => {
                 memory.begin(of_one_kind(rows, SequenceMemory::paged)?).map(StepMemory::Paged)
             }
             Self::Gathered(memory) => {
-                memory.begin(of_one_kind(rows, SequenceMemory::gathered)?).map(StepMemory::Gathered)
+                memory.begin(of_one_kind(rows, SequenceMemory::gathered)?, ahead).map(StepMemory::Gathered)
             }
         }
     }
@@ -327,13 +338,6 @@ impl SequenceMemory {
         match self {
             Self::Paged(sequence) => sequence.import(tokens, bytes),
             Self::Gathered(sequence) => sequence.import(tokens, bytes),
-        }
-    }
-
-    /// Whether all tokens are still usable after a step that failed. Blocks are only written behind them.
-    pub(crate) fn is_intact(&self) -> bool {
-        match self {
-            Self::Paged(_) | Self::Gathered(_) => true,
         }
     }
 

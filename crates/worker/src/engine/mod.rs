@@ -4,6 +4,7 @@
 //! ```text
 //! mod       messages, requests' handles, turn by turn
 //! step      schedule ─▶ run ─▶ sample ─▶ emit; a row that fails fails alone
+//! ahead     steps that are launched before the tokens of the one before are read
 //! sequence  one generation: its tokens, its sampler, its emitter
 //! forward   what is needed of a model
 //! kept      prefixes of sequences that later ones go on behind
@@ -13,6 +14,7 @@
 //! stats     what the heartbeat says about all this
 //! ```
 
+mod ahead;
 pub mod emit;
 mod forward;
 mod kept;
@@ -24,6 +26,7 @@ mod step;
 
 use std::{collections::HashMap, sync::Arc};
 
+use ahead::Flight;
 use crossbeam_channel::{Receiver, RecvError, TryRecvError};
 use emit::Outbox;
 pub use forward::Forward;
@@ -67,6 +70,8 @@ pub struct Engine<M: Forward = Model> {
     sample_threads: SampleThreads,
     /// Tokens of the step, between sampling and emitting.
     sampled: Vec<(SequenceId, DeltaTokens)>,
+    /// The step that the device computes and that nobody has waited for.
+    flight: Option<Flight<M::Launched>>,
     outbox: Outbox,
     stats: Arc<EngineStats>,
     draining: bool,
@@ -126,6 +131,7 @@ impl<M: Forward> Engine<M> {
             messages,
             requests,
             sampled: Vec::new(),
+            flight: None,
             outbox: Outbox::new(reports),
             stats,
             draining: false,
@@ -190,7 +196,8 @@ impl<M: Forward> Engine<M> {
         match message {
             EngineMessage::Sequence(sequence) => self.add(sequence),
             EngineMessage::Drain => self.draining = true,
-            EngineMessage::Wake => {}
+            // Perhaps what a sequence waits for has come from disk.
+            EngineMessage::Wake => self.scheduler.look_again(),
         }
     }
 
@@ -237,8 +244,10 @@ impl<M: Forward> Engine<M> {
         let computed = self.scheduler.computed(id);
         self.scheduler.remove(id);
         if let Some(mut slot) = self.slots.remove(&id) {
-            // Of a step's tokens, those behind the end were computed, too.
+            // Of a step's tokens, those behind the end were computed, too. What was not waited for could fail.
             let computed = computed.min(slot.sequence.tokens.len());
+            let certain = self.flight.as_ref().and_then(|flight| flight.row(id)).map(|row| row.tokens.start);
+            let computed = certain.map_or(computed, |certain| computed.min(certain));
             self.kept.take_over(&mut slot, computed, &self.model);
             self.requests.end(slot.sequence.id);
         }

@@ -7,6 +7,7 @@
 //! weights    tensors by name, as views of the mapped blobs
 //! state      what is remembered of a sequence, and the memory for it
 //! step       what one forward pass gets and gives
+//! launch     steps that the host does not wait for
 //! size       how large a model is, before it is loaded
 //! ```
 //!
@@ -17,6 +18,7 @@
 mod arch;
 mod config;
 mod error;
+mod launch;
 mod layers;
 mod size;
 mod state;
@@ -25,17 +27,22 @@ mod weights;
 
 use artifact_store::Artifact;
 use mlx_ext::MappedFile;
-use mlx_rs::{Array, Dtype, error::Exception, ops::indexing::take_axis, transforms::eval};
+use mlx_rs::{Array, Dtype, error::Exception};
 use protocol::memory::Shortage;
 
 pub use error::ModelError;
+pub use launch::{Before, Landed, LaunchInput, Launched};
 pub use size::{ModelSize, stored_size};
 pub use state::SequenceKv;
 pub use step::{Logits, StepInput, StepRow};
 
 pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError, KvInUse, Progress};
 
-use crate::backend::{AttentionSpec, Backend, StepMemory};
+use crate::{
+    backend::{AttentionSpec, Backend, StepMemory},
+    cache::BLOCK_TOKENS,
+    sample::Choice,
+};
 use config::Settings;
 use state::KvCache;
 use weights::{Taken, Weights};
@@ -176,10 +183,9 @@ impl Model {
         self.cache.is_invariant()
     }
 
-    /// Tokens of the unit in which sequences share memory, so that what is forked takes none. `None`: it is copied when one
-    /// of the two goes on.
-    pub fn shared_block(&self) -> Option<usize> {
-        self.cache.shared_block()
+    /// Tokens of the unit in which sequences share memory, so that what is forked takes none.
+    pub fn shared_block(&self) -> usize {
+        BLOCK_TOKENS
     }
 
     /// Keys and values of a sequence that has no tokens yet.
@@ -187,9 +193,9 @@ impl Model {
         self.cache.sequence()
     }
 
-    /// Computes a prompt of `chunk` tokens and one token more, and discards the result, where the first use of things takes
-    /// long: on a GPU that of the weights reads them, and that of each operation compiles it. A first step that also did
-    /// so would look frozen.
+    /// Computes a prompt of `chunk` tokens and two tokens more, chooses a token in each way there is, and discards all of
+    /// it, where the first use of things takes long: on a GPU that of the weights reads them, and that of each operation
+    /// compiles it. A first step that also did so would look frozen.
     ///
     /// # Errors
     /// Those of [`forward`](Self::forward).
@@ -200,10 +206,10 @@ impl Model {
         let most = self.kv_tokens().min(self.context_length() as usize);
         let prompt = vec![0; chunk.clamp(1, most)];
         let mut kv = self.new_kv();
-        for tokens in [&prompt[..], &[0]] {
+        for (tokens, choice) in [&prompt[..], &[0], &[0]].into_iter().zip(Choice::KINDS) {
             if kv.len() + tokens.len() <= most {
                 let rows = vec![StepRow::last_logits(tokens, &mut kv)];
-                self.forward(&mut StepInput { rows })?;
+                self.forward_choosing(&mut StepInput { rows }, &[Some(choice)])?;
             }
         }
         Ok(())
@@ -217,33 +223,15 @@ impl Model {
     /// # Errors
     /// Input that does not fit ([`ModelError::EmptyRow`], [`ModelError::LogitsOutOfRange`],
     /// [`ModelError::TokenOutOfRange`], [`ModelError::ContextFull`]) is refused before anything is computed. After any error every
-    /// sequence has the length it had before; [`SequenceKv::is_intact`] says whether it can go on.
+    /// sequence has what it had before.
     pub fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
-        step::check(input, self.vocab_size(), self.context_length())?;
-        if input.rows.is_empty() {
-            return Ok(None);
-        }
-        let (tokens, wanted) = (step::tokens(input), step::wanted(input));
-        let hidden = self.hidden(&tokens, input)?;
-        let logits = if wanted.is_empty() {
-            None
-        } else if wanted.len() == tokens.size() {
-            Some(self.logits(&hidden)?)
-        } else {
-            let indices = Array::from_slice(&wanted, &[wanted.len() as i32]);
-            Some(self.logits(&take_axis(&hidden, &indices, 0)?)?)
-        };
-        eval([logits.as_ref().unwrap_or(&hidden)])?;
-        for row in &mut input.rows {
-            row.kv.advance(row.tokens.len());
-        }
-        Ok(logits.map(Logits::new).transpose()?)
+        Ok(self.forward_choosing(input, &[])?.logits)
     }
 
-    /// `[tokens, hidden]` before the last normalization, lazy.
-    fn hidden(&self, tokens: &Array, input: &mut StepInput<'_>) -> Result<Array, ModelError> {
+    /// `[tokens, hidden]` before the last normalization, lazy. If the step is `ahead`, the one before may still be computed.
+    fn hidden(&self, tokens: &Array, input: &mut StepInput<'_>, ahead: bool) -> Result<Array, ModelError> {
         let rows = input.rows.iter_mut().map(|row| (&mut *row.kv, row.tokens.len()));
-        let step = self.cache.begin(rows)?;
+        let step = self.cache.begin(rows, ahead)?;
         Ok(self.architecture.hidden(tokens, &step)?)
     }
 

@@ -53,11 +53,6 @@ impl KvCache {
         matches!(self.memory, KvMemory::Paged(_))
     }
 
-    /// Tokens of the unit in which sequences share memory, if they do.
-    pub(super) fn shared_block(&self) -> Option<usize> {
-        self.memory.shared_block()
-    }
-
     /// Everything that keys and values depend on, besides the weights and the tokens.
     pub(super) fn identity(&self) -> &str {
         &self.identity
@@ -68,22 +63,29 @@ impl KvCache {
         self.token_bytes
     }
 
+    /// Forgets what steps have appended that are not to be waited for.
+    pub(super) fn abandon(&self) {
+        self.memory.abandon();
+    }
+
     /// An empty sequence.
     pub(super) fn sequence(&self) -> SequenceKv {
         SequenceKv { memory: self.memory.sequence(), len: 0 }
     }
 
-    /// Makes room for a step's new tokens. `rows` are sequences and how many new tokens each of them gets.
+    /// Makes room for a step's new tokens. `rows` are sequences and how many new tokens each of them gets. If the step is
+    /// `ahead`, the one before may still be computed.
     pub(super) fn begin<'a>(
         &self,
         rows: impl Iterator<Item = (&'a mut SequenceKv, usize)>,
+        ahead: bool,
     ) -> Result<StepMemory<'a>, KvError> {
         let row = |(kv, new_tokens): (&'a mut SequenceKv, usize)| RowMemory {
             position: kv.len,
             new_tokens,
             memory: &mut kv.memory,
         };
-        self.memory.begin(rows.map(row).collect())
+        self.memory.begin(rows.map(row).collect(), ahead)
     }
 }
 
@@ -112,11 +114,6 @@ impl SequenceKv {
     /// Whether the sequence has no tokens.
     pub fn is_empty(&self) -> bool {
         self.len == 0
-    }
-
-    /// Whether the sequence can go on after a step that failed. If not, it has to be computed again from its first token.
-    pub fn is_intact(&self) -> bool {
-        self.memory.is_intact()
     }
 
     /// Forgets every token from `len` on.

@@ -13,6 +13,7 @@
 //! candidates   the tokens that filters leave
 //! typical      those of them that are as likely as could be expected
 //! draw         which of them it is
+//! choice       all that a device needs to choose a token itself
 //! logprobs     how likely it was, for those who ask
 //! threads      the rows of a step, several at a time
 //! ```
@@ -22,6 +23,7 @@
 
 mod candidate;
 mod candidates;
+mod choice;
 mod draw;
 mod exponential;
 mod lanes;
@@ -36,6 +38,7 @@ mod weights;
 use std::sync::Arc;
 
 use candidates::Candidates;
+pub use choice::Choice;
 use draw::uniform;
 use least::Least;
 use logprobs::Rankings;

@@ -21,6 +21,7 @@
 //! What a sequence has in common with earlier ones is in the prefixes that are kept, see [`Kept`]: it begins behind that.
 //! While another sequence computes such a prefix, it waits for it.
 
+mod ahead;
 mod entry;
 mod kept;
 mod pace;
@@ -61,18 +62,21 @@ pub struct Scheduler {
     entries: BTreeMap<SequenceId, Entry>,
     next_number: u64,
     pace: Pace,
+    /// Since the last plan nobody has come, gone or been paused: who waits goes on waiting.
+    settled: bool,
 }
 
 impl Scheduler {
     /// A scheduler without sequences.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, entries: BTreeMap::new(), next_number: 0, pace: Pace::default() }
+        Self { limits, entries: BTreeMap::new(), next_number: 0, pace: Pace::default(), settled: false }
     }
 
     /// Lets a sequence of `len` known tokens wait for a place, behind those that arrived before it, and names it.
     pub fn add(&mut self, len: usize, arrived: u64) -> SequenceId {
         let id = SequenceId { arrived, number: self.next_number };
         self.next_number += 1;
+        self.settled = false;
         self.entries
             .insert(id, Entry { len, computed: 0, shared: 0, paused: false, placed: false, draft: 0 });
         id
@@ -81,11 +85,13 @@ impl Scheduler {
     /// Forgets a sequence, in whichever state it is.
     pub fn remove(&mut self, id: SequenceId) {
         self.entries.remove(&id);
+        self.settled = false;
     }
 
     /// Says whether a sequence has to wait for credit. If so, its place is free for another.
     pub fn set_paused(&mut self, id: SequenceId, paused: bool) {
         if let Some(entry) = self.entries.get_mut(&id) {
+            self.settled &= entry.paused == paused;
             entry.paused = paused;
             entry.placed &= !paused;
         }
@@ -165,6 +171,7 @@ impl Scheduler {
     /// Decides the next step. Empty if no sequence can go on.
     pub fn plan(&mut self, kept: &mut impl Kept) -> StepPlan {
         let mut plan = StepPlan::default();
+        self.settled = true;
         loop {
             self.preempt_until_decodes_fit(kept);
             self.give_places(kept);

@@ -18,10 +18,11 @@ use protocol::{
 };
 
 use crate::{
-    cache::Fork,
+    cache::{BLOCK_TOKENS, Fork},
     engine::Forward,
-    model::{Logits, ModelError, Progress, StepInput},
+    model::{Landed, LaunchInput, Logits, ModelError, Progress, StepInput, StepRow},
     report_sink::ReportSink,
+    sample::Choice,
 };
 
 /// Logits of every token, as a function of all tokens before it.
@@ -36,22 +37,30 @@ pub(crate) struct FakeModel {
     vocab: u32,
     script: Box<Script>,
     hook: Mutex<Box<Hook>>,
-    /// Whether a step that fails leaves keys and values in an unknown state.
-    fragile: bool,
     /// Tokens of the unit in which its sequences share memory.
-    shared_block: Option<usize>,
+    shared_block: usize,
     /// Whether it counts what it does. It does nothing that would be counted.
     counts: bool,
     threads: usize,
+    launches: Option<Failing>,
     /// Of each step the number of tokens of each row.
     steps: Arc<Mutex<Vec<Vec<usize>>>>,
 }
+
+/// When a step that was launched fails, if it does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Failing {
+    AtOnce,
+    WhenRead,
+}
+
+/// A step of [`FakeModel`]: the tokens it has chosen, or why it fails.
+pub(crate) type FakeStep = Result<Vec<u32>, ModelError>;
 
 /// What [`FakeModel`] keeps of a sequence.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakeKv {
     tokens: Vec<u32>,
-    broken: bool,
 }
 
 /// Keeps what is reported.
@@ -77,10 +86,10 @@ impl FakeModel {
             vocab,
             script: Box::new(script),
             hook: Mutex::new(Box::new(|_| Ok(()))),
-            fragile: false,
-            shared_block: None,
+            shared_block: BLOCK_TOKENS,
             counts: false,
             threads: 1,
+            launches: None,
             steps: Arc::default(),
         }
     }
@@ -119,12 +128,7 @@ impl FakeModel {
         self
     }
 
-    pub(crate) fn fragile(mut self) -> Self {
-        self.fragile = true;
-        self
-    }
-
-    pub(crate) fn sharing(mut self, block: Option<usize>) -> Self {
+    pub(crate) fn sharing(mut self, block: usize) -> Self {
         self.shared_block = block;
         self
     }
@@ -139,6 +143,12 @@ impl FakeModel {
         self
     }
 
+    /// One that computes steps while nobody waits for it.
+    pub(crate) fn launching(mut self, failing: Option<Failing>) -> Self {
+        self.launches = failing;
+        self
+    }
+
     /// Logits after `tokens`.
     pub(crate) fn logits(&self, tokens: &[u32]) -> Vec<f32> {
         (self.script)(tokens)
@@ -148,9 +158,21 @@ impl FakeModel {
         Arc::clone(&self.steps)
     }
 
+    /// Logits after each token that needs them.
+    fn compute(&self, row: &mut StepRow<'_, FakeKv>) -> Vec<Vec<f32>> {
+        let mut logits = Vec::new();
+        for (index, &token) in row.tokens.iter().enumerate() {
+            row.kv.tokens.push(token);
+            if row.logits.contains(&index) {
+                logits.push((self.script)(&row.kv.tokens));
+            }
+        }
+        logits
+    }
+
     fn check(&self, input: &StepInput<'_, FakeKv>) -> Result<(), ModelError> {
         for (row, step_row) in input.rows.iter().enumerate() {
-            assert!(!step_row.tokens.is_empty() && !step_row.kv.broken);
+            assert!(!step_row.tokens.is_empty());
             if let Some(&token) = step_row.tokens.iter().find(|&&token| token >= self.vocab) {
                 return Err(ModelError::TokenOutOfRange { row, token, vocab_size: self.vocab });
             }
@@ -161,22 +183,19 @@ impl FakeModel {
 
 impl Fork for FakeKv {
     fn fork(&self, len: usize) -> Self {
-        Self { tokens: self.tokens[..len].to_vec(), broken: self.broken }
+        Self { tokens: self.tokens[..len].to_vec() }
     }
 }
 
 impl Forward for FakeModel {
     type Kv = FakeKv;
+    type Launched = FakeStep;
 
     fn new_kv(&self) -> FakeKv {
         FakeKv::default()
     }
 
-    fn is_intact(&self, kv: &FakeKv) -> bool {
-        !kv.broken
-    }
-
-    fn shared_block(&self) -> Option<usize> {
+    fn shared_block(&self) -> usize {
         self.shared_block
     }
 
@@ -212,23 +231,68 @@ impl Forward for FakeModel {
         self.check(input)?;
         lock(&self.steps).push(input.rows.iter().map(|row| row.tokens.len()).collect());
         let tokens: Vec<Vec<u32>> = input.rows.iter().map(|row| row.tokens.to_vec()).collect();
-        if let Err(error) = lock(&self.hook)(&tokens) {
-            input.rows.iter_mut().for_each(|row| row.kv.broken = self.fragile);
-            return Err(error);
-        }
-        let mut logits = Vec::new();
-        for row in &mut input.rows {
-            for (index, &token) in row.tokens.iter().enumerate() {
-                row.kv.tokens.push(token);
-                if row.logits.contains(&index) {
-                    logits.extend((self.script)(&row.kv.tokens));
-                }
-            }
-        }
+        lock(&self.hook)(&tokens)?;
+        let logits: Vec<f32> = input.rows.iter_mut().flat_map(|row| self.compute(row)).flatten().collect();
         let rows = logits.len() as i32 / self.vocab as i32;
         let array = (rows > 0).then(|| Array::from_slice(&logits, &[rows, self.vocab as i32]));
         Ok(array.map(Logits::new).transpose()?)
     }
+
+    fn forward_choosing(
+        &self,
+        input: &mut StepInput<'_, FakeKv>,
+        choices: &[Option<Choice>],
+    ) -> Result<Landed, ModelError> {
+        let logits = self.forward(input)?;
+        let (mut next, mut chosen) = (0, Vec::new());
+        for (row, choice) in input.rows.iter().zip(choices) {
+            if let (Some(choice), Some(logits)) = (choice, &logits) {
+                chosen.push(choice.on_host(logits.row(next)));
+            }
+            next += row.logits.len();
+        }
+        Ok(Landed { chosen, logits })
+    }
+
+    fn launches(&self) -> bool {
+        self.launches.is_some()
+    }
+
+    fn launch(&self, input: &mut LaunchInput<'_, FakeKv, FakeStep>) -> Result<FakeStep, ModelError> {
+        let LaunchInput { step, choices, before } = input;
+        self.check(step)?;
+        let chosen = |row: usize| before.as_ref().and_then(|before| Some((before.step, before.chosen[row]?)));
+        let token = |row: usize, known: u32| match chosen(row) {
+            None => known,
+            // What a step gives that has failed is anything.
+            Some((tokens, index)) => tokens.as_ref().map_or(0, |tokens| tokens[index]),
+        };
+        let tokens: Vec<Vec<u32>> =
+            step.rows.iter().enumerate().map(|(row, it)| vec![token(row, it.tokens[0])]).collect();
+        lock(&self.steps).push(vec![1; tokens.len()]);
+        let failed = lock(&self.hook)(&tokens).err();
+        if self.launches == Some(Failing::AtOnce)
+            && let Some(error) = failed
+        {
+            return Err(error);
+        }
+        let rows = step.rows.iter_mut().zip(&tokens).zip(choices);
+        let computed = rows.map(|((row, tokens), choice)| {
+            let logits = self.compute(&mut StepRow { tokens, kv: row.kv, logits: 0..1 });
+            choice.unwrap().on_host(&logits[0])
+        });
+        let computed = computed.collect();
+        Ok(failed.map_or(Ok(computed), Err))
+    }
+
+    fn land(&self, launched: &FakeStep) -> Result<Landed, ModelError> {
+        match launched {
+            Ok(chosen) => Ok(Landed { chosen: chosen.clone(), logits: None }),
+            Err(_) => Err(injected()),
+        }
+    }
+
+    fn abandon(&self) {}
 }
 
 /// An error that names no row.

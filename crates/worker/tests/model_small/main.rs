@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod agreement;
+mod ahead;
 mod batches;
 mod faults;
 mod forks;

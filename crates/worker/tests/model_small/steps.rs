@@ -70,7 +70,6 @@ fn input_that_does_not_fit_is_refused_and_changes_nothing(on: On) {
         let rows = vec![StepRow::last_logits(&[1], &mut other), StepRow::last_logits(tokens, &mut kv)];
         let error = model.forward(&mut StepInput { rows }).unwrap_err();
         assert_eq!((other.len(), kv.len()), (0, 3));
-        assert!(kv.is_intact());
         error
     };
     assert!(matches!(refuse(&[]), ModelError::EmptyRow { row: 1 }));

@@ -53,7 +53,7 @@ struct State {
 pub(super) struct Appended {
     /// Their places: int32 `[tokens * 2 * kv]`.
     pub(super) slots: Array,
-    /// `[tokens, 2 * kv, 1, dim]` of each layer, evaluated.
+    /// `[tokens, 2 * kv, 1, dim]` of each layer; evaluated, or being so.
     pub(super) layers: Vec<Array>,
 }
 
@@ -106,6 +106,11 @@ impl ArrayBlocks {
     /// What a step has computed belongs to the blocks from now on.
     pub(super) fn append(&self, appended: Appended) {
         self.state().appended = Some(appended);
+    }
+
+    /// What a step has computed does not belong to them after all.
+    pub(super) fn abandon(&self) {
+        self.state().appended = None;
     }
 
     /// Begins to write what was appended, and makes room for blocks up to `last`.

@@ -17,12 +17,15 @@
 //! again: three times the traffic of attention alone. Therefore the gathered copy is kept, with some room: as long as the
 //! same sequences decode, a step adds its tokens to the copy, in place, and nothing is gathered. Copies take memory of
 //! their own, a [share](COPIES) of the budget; what does not fit is gathered in each step. A chunk of a prompt attends by
-//! itself, behind what it gathers of its sequence.
+//! itself, behind what it gathers of its sequence. Where steps are launched before the ones before have been computed, a
+//! copy takes twice the memory: it has a [spare](super::between::Spare), and a layer one concatenation more.
 //!
 //! Nothing of this has been measured on a GPU yet. A kernel that reads blocks by a table would need neither copies nor
 //! masks.
 //!
-//! **When a step fails** nothing is lost: the blocks are written when everything has been computed, and only then.
+//! **When a step fails** nothing is lost: the blocks are written when everything has been computed, and only then. A step
+//! that is launched behind another one may write to them what that one is still computing: but only to the places of
+//! its tokens, which its sequences do without if it fails.
 //!
 //! **Batches.** Padding and the number of rows change how MLX cuts its sums: in another batch a result is another one
 //! within a rounding.
@@ -104,13 +107,21 @@ impl GatheredKv {
         self.tokens
     }
 
+    /// Forgets what steps have appended and is not written yet, and what has become of copies meanwhile.
+    pub(crate) fn abandon(&self) {
+        self.between.state().abandon();
+        self.blocks.memory.abandon();
+    }
+
     pub(crate) fn sequence(&self) -> GatheredSequence {
         GatheredSequence::new(BlockTable::new(&self.blocks), &self.blocks, &self.between)
     }
 
+    /// If it is `ahead`, the step before may still be computed.
     pub(crate) fn begin<'a>(
         &self,
         mut rows: Vec<RowMemory<'a, GatheredSequence>>,
+        ahead: bool,
     ) -> Result<GatheredStep<'a>, KvError> {
         // What is left of a step that has failed.
         self.between.state().pending = None;
@@ -122,7 +133,7 @@ impl GatheredKv {
         }
         self.blocks.memory.prepare(last)?;
         let rows: Vec<Row<'_>> = rows.iter().map(row).collect();
-        Ok(GatheredStep::new(&self.blocks, &self.between, &rows, self.together))
+        Ok(GatheredStep::new(&self.blocks, &self.between, &rows, self.together, ahead))
     }
 }
 
@@ -138,6 +149,7 @@ impl GatheredSequence {
 
     /// Gives back the blocks that only tokens from `len` on need. A copy may go on having them: they are not seen.
     pub(crate) fn truncate(&mut self, len: usize) {
+        self.between.state().forget_spares();
         self.table.truncate(len);
     }
 

@@ -6,6 +6,7 @@ mod between;
 mod gathered;
 mod group;
 mod grouping;
+mod sample;
 mod step;
 
 use mlx_rs::{
@@ -16,6 +17,7 @@ use mlx_rs::{
 };
 
 pub(crate) use gathered::{GatheredKv, GatheredSequence};
+pub(crate) use sample::choose;
 pub(crate) use step::GatheredStep;
 
 use super::{AttentionSpec, Linear, Matrix, Norm, Storage};

@@ -39,12 +39,14 @@ struct Order {
 }
 
 impl GatheredStep<'_> {
-    /// The blocks have room for the new tokens. Rows may attend `together`, or each is alone.
+    /// The blocks have room for the new tokens. Rows may attend `together`, or each is alone. The step before may still be
+    /// computed if this one is `ahead`.
     pub(super) fn new(
         blocks: &Arc<SharedBlocks<ArrayBlocks>>,
         between: &Arc<Between>,
         rows: &[Row<'_>],
         together: bool,
+        ahead: bool,
     ) -> Self {
         let shape = |row: &Row<'_>| RowShape {
             new_tokens: row.new as usize,
@@ -55,7 +57,8 @@ impl GatheredStep<'_> {
         let in_order: Vec<Row<'_>> =
             grouped.iter().flat_map(|group| group.rows.iter().map(|&row| rows[row])).collect();
         let mut state = between.state();
-        let mut plan = Plan { state: &mut state, blocks: &blocks.memory, left: between.limit(), first: 0 };
+        let mut plan =
+            Plan { state: &mut state, blocks: &blocks.memory, ahead, left: between.limit(), first: 0 };
         let mut rest = &in_order[..];
         let mut groups = Vec::new();
         for group in &grouped {
@@ -116,6 +119,8 @@ impl GatheredStep<'_> {
 struct Plan<'a> {
     state: &'a mut State,
     blocks: &'a ArrayBlocks,
+    /// Whether copies need a spare.
+    ahead: bool,
     /// Tokens that copies may still have.
     left: usize,
     /// Tokens of the groups made so far.
@@ -130,7 +135,7 @@ impl Plan<'_> {
         let taken = self.state.take(&before, longest * TOKENS);
         // An eighth more than is needed: so what is gathered anew is, for each new token, a few others.
         let roomy = taken.as_ref().map_or((longest + longest / 8 + 1) * TOKENS, |copy| copy.room);
-        let size = rows.len() * roomy as usize;
+        let size = rows.len() * roomy as usize * if self.ahead { 2 } else { 1 };
         let keep = grouped.together && size <= self.left;
         let taken = taken.filter(|_| keep);
         let room = if keep { roomy } else { longest * TOKENS };
@@ -140,9 +145,16 @@ impl Plan<'_> {
             return (group, None);
         }
         self.left -= size;
-        let layers = taken.map_or_else(|| vec![None; self.blocks.layers()], |copy| copy.layers);
         let stamps = rows.iter().map(|row| row.stamps.1).collect();
-        (group, Some(Copy { stamps, room, layers }))
+        let mut copy = Copy::new(stamps, room, self.blocks.layers(), self.ahead);
+        if let Some(taken) = taken {
+            copy.layers = taken.layers;
+            copy.spare = copy.spare.map(|none| taken.spare.unwrap_or(none));
+        }
+        if let Some(spare) = &mut copy.spare {
+            spare.tokens = rows[0].new;
+        }
+        (group, Some(copy))
     }
 }
 

@@ -12,7 +12,7 @@ const KEEPING: Limits = Limits { keep_prefixes: true, kv_tokens: 2000, ..LIMITS 
 
 /// A worker with this folder.
 fn world(dir: &Path, limits: Limits) -> World {
-    let mut world = World::with_limits(FakeModel::random(VOCAB).sharing(Some(4)), limits);
+    let mut world = World::with_limits(FakeModel::random(VOCAB).sharing(4), limits);
     let config = PrefixStoreConfig { dir, max_bytes: 1 << 20, identity: "fake", token_bytes: 4 };
     let messages = world.messages.clone();
     let store = PrefixStore::open(config, move || drop(messages.send(EngineMessage::Wake))).unwrap();

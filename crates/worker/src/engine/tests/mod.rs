@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod ahead;
 mod constraints;
 mod disk;
 mod ends;
@@ -146,6 +147,7 @@ impl World {
     /// No request, sequence, place or memory is left.
     fn assert_empty(&self) {
         assert!(self.requests.is_empty() && self.engine.slots.is_empty());
+        assert!(self.engine.flight.is_none());
         let scheduler = &self.engine.scheduler;
         let left = [scheduler.runnable(), scheduler.paused(), scheduler.waiting(), scheduler.held_tokens()];
         assert_eq!(left, [0; 4]);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::{collection::vec, option, prelude::*, sample::Index};
 
 use super::*;
-use crate::testing::injected;
+use crate::testing::{Failing, injected};
 
 /// What happens between two steps.
 #[derive(Clone, Debug)]
@@ -71,11 +71,11 @@ proptest! {
             .prop_flat_map(|common| (Just(common), vec(option::weighted(0.6, event(common)), 1..60))),
         max_num_seqs in 1..7_usize,
         kv_tokens in 30..90_usize,
-        fragile: bool,
-        shared_block in prop::option::of(1..6_usize),
+        shared_block in 1..6_usize,
         keep_prefixes: bool,
         threads in 1..4_usize,
         max_draft_tokens in prop_oneof![Just(0), 1..7_usize],
+        launching in option::of(prop_oneof![Just(Failing::AtOnce), Just(Failing::WhenRead)]),
         // With a short one, outputs repeat themselves, and guesses are right.
         memory in prop_oneof![Just(usize::MAX), Just(1), Just(2)],
     ) {
@@ -90,7 +90,11 @@ proptest! {
         };
         let failing = Arc::new(Mutex::new(0_u32));
         let fails = Arc::clone(&failing);
-        let model = FakeModel::random_after(VOCAB, memory).sharing(shared_block).on_threads(threads).hooked(move |rows| {
+        let model = FakeModel::random_after(VOCAB, memory)
+            .sharing(shared_block)
+            .on_threads(threads)
+            .launching(launching)
+            .hooked(move |rows| {
             let mut left = fails.lock().unwrap();
             if rows.len() > 1 && *left > 0 {
                 *left -= 1;
@@ -98,7 +102,7 @@ proptest! {
             }
             Ok(())
         });
-        let mut world = World::with_limits(if fragile { model.fragile() } else { model }, limits);
+        let mut world = World::with_limits(model, limits);
         let (mut asked, mut cancelled) = (Vec::new(), BTreeSet::new());
         for event in events {
             match event {

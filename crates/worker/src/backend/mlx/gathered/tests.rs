@@ -2,7 +2,11 @@
 
 use std::rc::Rc;
 
-use mlx_rs::{Array, ops::indexing::TryIndexOp, transforms::eval};
+use mlx_rs::{
+    Array,
+    ops::indexing::TryIndexOp,
+    transforms::{async_eval, eval},
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -54,15 +58,31 @@ fn numbers(tokens: usize, seed: u64) -> Array {
 fn step(memory: &GatheredKv, rows: &mut [(&mut Held, usize)], qkv: &Array) -> Vec<f32> {
     let found = graph(memory, rows, qkv);
     eval([&found]).unwrap();
+    commit(rows);
+    found.as_slice::<f32>().to_vec()
+}
+
+fn commit(rows: &mut [(&mut Held, usize)]) {
     for (held, new) in rows {
         held.sequence.commit();
         held.len += *new;
     }
-    found.as_slice::<f32>().to_vec()
 }
 
-/// The same, not evaluated.
+/// The same, launched behind a step that may still be computed.
+fn launch(memory: &GatheredKv, rows: &mut [(&mut Held, usize)], qkv: &Array) -> Array {
+    let found = graph_of(memory, rows, qkv, true);
+    async_eval([&found]).unwrap();
+    commit(rows);
+    found
+}
+
+/// A step that is not evaluated.
 fn graph(memory: &GatheredKv, rows: &mut [(&mut Held, usize)], qkv: &Array) -> Array {
+    graph_of(memory, rows, qkv, false)
+}
+
+fn graph_of(memory: &GatheredKv, rows: &mut [(&mut Held, usize)], qkv: &Array, ahead: bool) -> Array {
     let row = |(held, new): &mut (&mut Held, usize)| (held.len, *new);
     let shapes: Vec<_> = rows.iter_mut().map(row).collect();
     let rows = rows.iter_mut().zip(shapes).map(|((held, _), (position, new_tokens))| RowMemory {
@@ -70,7 +90,7 @@ fn graph(memory: &GatheredKv, rows: &mut [(&mut Held, usize)], qkv: &Array) -> A
         new_tokens,
         memory: &mut held.sequence,
     });
-    let step = memory.begin(rows.collect()).unwrap();
+    let step = memory.begin(rows.collect(), ahead).unwrap();
     let [first, second] = layers();
     step.attend(&first, 0, qkv).unwrap().add(step.attend(&second, 1, qkv).unwrap()).unwrap()
 }
@@ -88,6 +108,8 @@ fn assert_near(found: &[f32], expected: &[f32]) {
 enum Action {
     /// Of each sequence, how many tokens it gets; 0: it does not take part.
     Step(Vec<usize>),
+    /// Each gets one token in so many steps, none of which is waited for.
+    Ahead(usize),
     Truncate(usize, usize),
     Fork {
         from: usize,
@@ -109,6 +131,7 @@ fn actions() -> impl Strategy<Value = Action> {
     prop_oneof![
         // Mostly the same rows again, so that copies are used.
         6 => Just(Action::Step(vec![1; SEQUENCES])),
+        3 => (1..6_usize).prop_map(Action::Ahead),
         6 => prop::collection::vec(new, SEQUENCES).prop_map(Action::Step),
         1 => (one.clone(), 0..90_usize).prop_map(|(which, len)| Action::Truncate(which, len)),
         1 => (one.clone(), one.clone(), 0..90_usize).prop_map(|(from, to, len)| Action::Fork { from, to, len }),
@@ -127,6 +150,12 @@ fn act(memory: &GatheredKv, held: &mut [Held], action: &Action, seed: u64) -> Ve
             } else {
                 step(memory, &mut rows, &numbers(tokens, seed))
             };
+        }
+        &Action::Ahead(steps) => {
+            let steps: Vec<Array> = (0..steps as u64)
+                .map(|step| launch(memory, &mut each_one(held), &numbers(SEQUENCES, 1000 * seed + step)))
+                .collect();
+            return steps.iter().flat_map(|step| step.as_slice::<f32>().to_vec()).collect();
         }
         &Action::Truncate(which, len) => {
             held[which].len = held[which].len.min(len);
@@ -215,6 +244,26 @@ fn what_is_decoded_goes_into_the_same_memory_and_is_not_gathered_again() {
     for seed in 2..10 {
         assert_eq!(addresses(seed), first);
     }
+}
+
+/// One of the two may still be read when the next step is launched, so they take turns.
+#[test]
+fn what_is_launched_goes_into_two_copies_in_turn() {
+    let memory = memory(true);
+    let mut all = held(&memory, &[40, 50, 45]);
+    let (mut before, mut addresses) = (None::<Array>, Vec::new());
+    for seed in 0..12 {
+        let step = launch(&memory, &mut each_one(&mut all), &numbers(3, seed));
+        if let Some(before) = before.replace(step) {
+            eval([&before]).unwrap();
+            // That is what the step before has left; the new one may still be computed.
+            addresses.push(memory.between.state().spare_addresses());
+        }
+    }
+    // What the first has left is what it has gathered.
+    let addresses = &addresses[2..];
+    assert!(addresses[0] != addresses[1] && addresses[0].len() == 2, "{addresses:?}");
+    assert!(addresses.windows(3).all(|turns| turns[0] == turns[2]), "{addresses:?}");
 }
 
 #[test]
