@@ -135,6 +135,7 @@ mod tests {
             ("worker_restarts", "counter"),
             ("worker_sequences", "gauge"),
             ("worker_state", "gauge"),
+            ("worker_step_seconds", "counter"),
         ];
         assert_eq!(found, expected);
         assert!(registry.catalogue().iter().all(|it| !it.help.is_empty()));

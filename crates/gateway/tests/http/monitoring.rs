@@ -8,8 +8,8 @@ use std::{
 
 use gateway::metrics::MetricDescription;
 use protocol::message::{
-    Failure, FailureKind, FinishReason, Heartbeat, Report, StreamEventKind, Submission, TraceContext,
-    Verified, WorkerMemory,
+    Failure, FailureKind, FinishReason, Heartbeat, Report, StepTime, StreamEventKind, Submission,
+    TraceContext, Verified, WorkerMemory,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -45,6 +45,7 @@ async fn busy() -> (TestEnv, FakeWorker) {
         kv_capacity: 100,
         memory_bytes: 9000,
         memory,
+        time: StepTime { evaluate_micros: 1_500_000, idle_micros: 250_000, ..StepTime::default() },
         ..Heartbeat::default()
     };
     worker.send(&Report::Heartbeat(report)).await;
@@ -85,6 +86,8 @@ async fn requests_are_counted_by_how_they_end() {
         ("kr_worker_memory_bytes{model=\"tiny\",worker=\"0\",kind=\"kv\"}", "25"),
         ("kr_worker_memory_bytes{model=\"tiny\",worker=\"0\",kind=\"kv_limit\"}", "100"),
         ("kr_worker_memory_bytes{model=\"tiny\",worker=\"0\",kind=\"resident\"}", "9000"),
+        ("kr_worker_step_seconds_total{model=\"tiny\",worker=\"0\",stage=\"evaluate\"}", "1.5"),
+        ("kr_worker_step_seconds_total{model=\"tiny\",worker=\"0\",stage=\"idle\"}", "0.25"),
         ("kr_worker_sequences{model=\"tiny\",worker=\"0\",state=\"running\"}", "1"),
     ] {
         assert_eq!(env.metric(line).await, value, "{line}");

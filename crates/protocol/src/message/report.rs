@@ -86,6 +86,26 @@ pub struct Heartbeat {
     pub memory_bytes: u64,
     /// What that is made of, as far as the worker knows.
     pub memory: WorkerMemory,
+    /// What the engine has spent its time on.
+    pub time: StepTime,
+}
+
+/// What an engine has spent its time on since it began to serve, in microseconds. Nothing is left out: all together is the
+/// time since then, but for the step that runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepTime {
+    /// Handling messages, guessing tokens, planning steps.
+    pub schedule_micros: u64,
+    /// Saying what the model has to compute.
+    pub build_micros: u64,
+    /// Computing it.
+    pub evaluate_micros: u64,
+    /// Choosing tokens.
+    pub sample_micros: u64,
+    /// Turning them into text, and reporting it.
+    pub emit_micros: u64,
+    /// Waiting for something to do.
+    pub idle_micros: u64,
 }
 
 /// What a worker has in memory, in bytes.

@@ -215,8 +215,20 @@ pub(crate) fn report() -> impl Strategy<Value = Report> {
             }
         },
     );
+    let step_time = any::<[u64; 6]>().prop_map(
+        |[schedule_micros, build_micros, evaluate_micros, sample_micros, emit_micros, idle_micros]| {
+            StepTime {
+                schedule_micros,
+                build_micros,
+                evaluate_micros,
+                sample_micros,
+                emit_micros,
+                idle_micros,
+            }
+        },
+    );
     let numbers = (any::<[u64; 5]>(), any::<[u64; 6]>(), any::<[u32; 3]>());
-    let heartbeat = (numbers, option::of(any::<u64>())).prop_map(
+    let heartbeat = (numbers, option::of(any::<u64>()), step_time).prop_map(
         |(
             (
                 [step, oldest_preparation_millis, kv_tokens, kv_capacity, memory_bytes],
@@ -224,6 +236,7 @@ pub(crate) fn report() -> impl Strategy<Value = Report> {
                 [runnable, paused, waiting],
             ),
             progress,
+            time,
         )| {
             Heartbeat {
                 step,
@@ -236,6 +249,7 @@ pub(crate) fn report() -> impl Strategy<Value = Report> {
                 progress,
                 memory_bytes,
                 memory: WorkerMemory { weights, kv, kv_limit, kept_prefixes, mlx_active, mlx_cache },
+                time,
             }
         },
     );

@@ -1,6 +1,6 @@
 //! What the engine needs of a model.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use crate::{
     cache::Fork,
@@ -50,6 +50,11 @@ pub trait Forward {
     /// # Errors
     /// Those of [`Model::forward`].
     fn forward(&self, input: &mut StepInput<'_, Self::Kv>) -> Result<Option<Logits>, ModelError>;
+
+    /// How long steps since the last call have taken before anything was computed; see [`Model::take_building`].
+    fn take_building(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 impl Forward for Model {
@@ -93,5 +98,9 @@ impl Forward for Model {
 
     fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
         Self::forward(self, input)
+    }
+
+    fn take_building(&self) -> Duration {
+        Self::take_building(self)
     }
 }

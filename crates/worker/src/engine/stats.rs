@@ -7,6 +7,7 @@ use std::sync::{
 
 use protocol::message::{Heartbeat, WorkerMemory};
 
+use super::step_time::StepTime;
 use crate::{
     model::Progress,
     schedule::{Limits, Scheduler},
@@ -29,6 +30,8 @@ pub struct EngineStats {
     pieces: AtomicU64,
     /// Counts the model's, if that can be done.
     model: OnceLock<Progress>,
+    /// What the engine's thread does.
+    pub(super) time: StepTime,
 }
 
 impl EngineStats {
@@ -45,6 +48,7 @@ impl EngineStats {
             progress: self.model.get().map(|model| model().wrapping_add(self.pieces.load(Ordering::Relaxed))),
             memory_bytes: 0,
             memory: WorkerMemory::default(),
+            time: self.time.now(),
         }
     }
 

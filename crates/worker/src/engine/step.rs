@@ -6,7 +6,7 @@ use protocol::message::{DeltaTokens, StreamEvent, StreamEventKind};
 use thiserror::Error;
 use tracing::{debug_span, error, warn};
 
-use super::{Engine, Forward, OutputError, Slot, emit::failed, kept::KeptMemory};
+use super::{Engine, Forward, OutputError, Slot, emit::failed, kept::KeptMemory, step_time::Stage};
 use crate::{
     model::{Logits, ModelError, StepInput, StepRow},
     schedule::{PlannedRow, SequenceId, StepLoad},
@@ -47,18 +47,22 @@ impl<M: Forward> Engine<M> {
         let load = StepLoad::of(&rows);
         let span = debug_span!("step", rows = rows.len()).entered();
         self.append_drafts(&rows);
+        self.stats.time.spend(Stage::Schedule);
         let computed = self.run_model(rows);
+        self.stats.time.spend_on_model(self.model.take_building());
         for (rows, logits) in computed.iter().flatten() {
             self.withdraw_drafts(rows);
             self.sample(rows, logits.as_ref());
         }
         drop(span);
+        self.stats.time.spend(Stage::Sample);
         let span = debug_span!("emit").entered();
         self.emit();
         self.stats.count_step();
         self.stats.publish(&self.scheduler, self.kept.used_tokens());
         self.outbox.send();
         drop(span);
+        self.stats.time.spend(Stage::Emit);
         self.scheduler.learn(load, began.elapsed());
         self.check_device(computed.is_some())?;
         Ok(true)

@@ -23,6 +23,11 @@ mod state;
 mod step;
 mod weights;
 
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
 use artifact_store::Artifact;
 use mlx_ext::MappedFile;
 use mlx_rs::{Array, Dtype, error::Exception, ops::indexing::take_axis, transforms::eval};
@@ -67,6 +72,8 @@ pub struct Model {
     progress: Option<Progress>,
     weight_bytes: u64,
     kv_bytes: u64,
+    /// Time that it took to say what is to be computed, since somebody asked.
+    building: Cell<Duration>,
     /// What the weights are views of.
     _files: Vec<MappedFile>,
 }
@@ -118,7 +125,8 @@ impl Model {
         let context_length = architecture.context_length();
         let kv_bytes = divide(ModelSize { weight_bytes, kv_token_bytes, context_length })?;
         let cache = KvCache::new(geometry, KvBudget { bytes: kv_bytes, ..budget }, backend)?;
-        Ok(Self { architecture, cache, backend, progress, weight_bytes, kv_bytes, _files: files })
+        let building = Cell::default();
+        Ok(Self { architecture, cache, backend, progress, weight_bytes, kv_bytes, building, _files: files })
     }
 
     /// The most tokens a sequence can have, prompt and answer together.
@@ -223,6 +231,7 @@ impl Model {
         if input.rows.is_empty() {
             return Ok(None);
         }
+        let began = Instant::now();
         let (tokens, wanted) = (step::tokens(input), step::wanted(input));
         let hidden = self.hidden(&tokens, input)?;
         let logits = if wanted.is_empty() {
@@ -233,11 +242,17 @@ impl Model {
             let indices = Array::from_slice(&wanted, &[wanted.len() as i32]);
             Some(self.logits(&take_axis(&hidden, &indices, 0)?)?)
         };
+        self.building.set(self.building.get() + began.elapsed());
         eval([logits.as_ref().unwrap_or(&hidden)])?;
         for row in &mut input.rows {
             row.kv.advance(row.tokens.len());
         }
         Ok(logits.map(Logits::new).transpose()?)
+    }
+
+    /// How long the steps since the last call took to say what they compute, before they computed it.
+    pub fn take_building(&self) -> Duration {
+        self.building.take()
     }
 
     /// `[tokens, hidden]` before the last normalization, lazy.

@@ -12,6 +12,7 @@ mod random;
 mod resume;
 mod speculation;
 mod steps;
+mod time;
 
 use std::sync::{LazyLock, Mutex};
 
