@@ -11,9 +11,9 @@ use protocol::{
     ids::{Incarnation, RequestId},
     memory::MemoryShare,
     message::{
-        Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, Failure, FailureKind, FinishReason,
-        Generate, Heartbeat, ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt, Report,
-        Sampling, StepTime, StreamEvent, StreamEventKind, Submission, TokenLogprob, TokenLogprobs,
+        Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, DiskPrefixes, Failure, FailureKind,
+        FinishReason, Generate, Heartbeat, ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt,
+        Report, Sampling, StepTime, StreamEvent, StreamEventKind, Submission, TokenLogprob, TokenLogprobs,
         TokenizeInput, TraceContext, Usage, Verified, WorkerMemory,
     },
     options::{Activations, KvType, Verify, WorkerOptions},
@@ -208,8 +208,10 @@ fn reports() {
             emit_micros: 20,
             idle_micros: 21,
         },
+        preemptions: 22,
+        disk: DiskPrefixes { reads: 23, tokens: 24, bytes: 25 },
     };
-    let memory = "09 0a 0b 0c 0d 0e 0f 10 11 12 13 14 15";
+    let memory = "09 0a 0b 0c 0d 0e 0f 10 11 12 13 14 15 16 17 18 19";
     check(Report::Heartbeat(heartbeat), &format!("02 01 02 03 04 05 06 07 01 08 {memory}"));
     let unseen = Heartbeat { progress: None, ..heartbeat };
     check(Report::Heartbeat(unseen), &format!("02 01 02 03 04 05 06 07 00 {memory}"));

@@ -8,8 +8,8 @@ use std::{
 
 use gateway::metrics::MetricDescription;
 use protocol::message::{
-    Failure, FailureKind, FinishReason, Heartbeat, Report, StepTime, StreamEventKind, Submission,
-    TraceContext, Verified, WorkerMemory,
+    DiskPrefixes, Failure, FailureKind, FinishReason, Heartbeat, Report, StepTime, StreamEventKind,
+    Submission, TraceContext, Verified, WorkerMemory,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -46,6 +46,8 @@ async fn busy() -> (TestEnv, FakeWorker) {
         memory_bytes: 9000,
         memory,
         time: StepTime { evaluate_micros: 1_500_000, idle_micros: 250_000, ..StepTime::default() },
+        preemptions: 3,
+        disk: DiskPrefixes { reads: 2, tokens: 256, bytes: 4096 },
         ..Heartbeat::default()
     };
     worker.send(&Report::Heartbeat(report)).await;
@@ -88,6 +90,10 @@ async fn requests_are_counted_by_how_they_end() {
         ("kr_worker_memory_bytes{model=\"tiny\",worker=\"0\",kind=\"resident\"}", "9000"),
         ("kr_worker_step_seconds_total{model=\"tiny\",worker=\"0\",stage=\"evaluate\"}", "1.5"),
         ("kr_worker_step_seconds_total{model=\"tiny\",worker=\"0\",stage=\"idle\"}", "0.25"),
+        ("kr_worker_preemptions_total{model=\"tiny\",worker=\"0\"}", "3"),
+        ("kr_prefix_disk_reads_total{model=\"tiny\",worker=\"0\"}", "2"),
+        ("kr_prefix_disk_tokens_total{model=\"tiny\",worker=\"0\"}", "256"),
+        ("kr_prefix_disk_bytes{model=\"tiny\",worker=\"0\"}", "4096"),
         ("kr_worker_sequences{model=\"tiny\",worker=\"0\",state=\"running\"}", "1"),
     ] {
         assert_eq!(env.metric(line).await, value, "{line}");

@@ -227,16 +227,18 @@ pub(crate) fn report() -> impl Strategy<Value = Report> {
             }
         },
     );
-    let numbers = (any::<[u64; 5]>(), any::<[u64; 6]>(), any::<[u32; 3]>());
-    let heartbeat = (numbers, option::of(any::<u64>()), step_time).prop_map(
+    let disk = any::<[u64; 3]>().prop_map(|[reads, tokens, bytes]| DiskPrefixes { reads, tokens, bytes });
+    let numbers = (any::<[u64; 6]>(), any::<[u64; 6]>(), any::<[u32; 3]>());
+    let heartbeat = (numbers, option::of(any::<u64>()), step_time, disk).prop_map(
         |(
             (
-                [step, oldest_preparation_millis, kv_tokens, kv_capacity, memory_bytes],
+                [step, oldest_preparation_millis, kv_tokens, kv_capacity, memory_bytes, preemptions],
                 [weights, kv, kv_limit, kept_prefixes, mlx_active, mlx_cache],
                 [runnable, paused, waiting],
             ),
             progress,
             time,
+            disk,
         )| {
             Heartbeat {
                 step,
@@ -250,6 +252,8 @@ pub(crate) fn report() -> impl Strategy<Value = Report> {
                 memory_bytes,
                 memory: WorkerMemory { weights, kv, kv_limit, kept_prefixes, mlx_active, mlx_cache },
                 time,
+                preemptions,
+                disk,
             }
         },
     );

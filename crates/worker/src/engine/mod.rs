@@ -138,6 +138,7 @@ impl<M: Forward> Engine<M> {
     /// The same, with prefixes on disk, too.
     #[must_use]
     pub fn with_prefix_store(mut self, store: PrefixStore) -> Self {
+        self.stats.set_disk(store.usage());
         self.kept.set_store(store);
         self
     }

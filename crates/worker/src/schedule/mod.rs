@@ -61,12 +61,13 @@ pub struct Scheduler {
     entries: BTreeMap<SequenceId, Entry>,
     next_number: u64,
     pace: Pace,
+    preemptions: u64,
 }
 
 impl Scheduler {
     /// A scheduler without sequences.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, entries: BTreeMap::new(), next_number: 0, pace: Pace::default() }
+        Self { limits, entries: BTreeMap::new(), next_number: 0, pace: Pace::default(), preemptions: 0 }
     }
 
     /// Lets a sequence of `len` known tokens wait for a place, behind those that arrived before it, and names it.
@@ -152,6 +153,11 @@ impl Scheduler {
         self.entries.values().filter(|entry| !entry.paused && !entry.placed).count()
     }
 
+    /// Times that a sequence had to give up its memory so that others could go on.
+    pub fn preemptions(&self) -> u64 {
+        self.preemptions
+    }
+
     /// Tokens whose keys and values sequences hold for themselves.
     pub fn held_tokens(&self) -> usize {
         // For those with a place, the unit that may be half empty is set aside.
@@ -208,7 +214,7 @@ impl Scheduler {
             return true;
         }
         let latest = self.placed().skip(1).last().map(|(&id, _)| id);
-        latest.is_some_and(|latest| self.take_memory(latest, kept))
+        latest.is_some_and(|latest| self.preempt_one(latest, kept))
     }
 
     /// Takes the memory of a sequence that has no place: of the latest paused one, else of the latest, if it arrived
@@ -227,7 +233,12 @@ impl Scheduler {
                 victim = Some(id);
             }
         }
-        victim.is_some_and(|id| self.take_memory(id, kept))
+        victim.is_some_and(|id| self.preempt_one(id, kept))
+    }
+
+    fn preempt_one(&mut self, id: SequenceId, kept: &mut impl Kept) -> bool {
+        self.preemptions += 1;
+        self.take_memory(id, kept)
     }
 
     fn take_memory(&mut self, id: SequenceId, kept: &mut impl Kept) -> bool {

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
 };
 use protocol::message::{Heartbeat, StepTime};
 
@@ -15,6 +15,10 @@ use crate::metrics::MetricRegistry;
 #[derive(Clone, Debug)]
 pub(super) struct WorkMetrics {
     step_seconds: Family<StageLabel, Seconds>,
+    preemptions: Family<WorkerLabel, Counter>,
+    disk_reads: Family<WorkerLabel, Counter>,
+    disk_tokens: Family<WorkerLabel, Counter>,
+    disk_bytes: Family<WorkerLabel, Gauge>,
 }
 
 /// Those of one worker, over all its processes.
@@ -22,6 +26,10 @@ pub(super) struct WorkMetrics {
 pub(super) struct WorkCounters {
     /// In the order of [`STAGES`].
     step_seconds: [Seconds; STAGES.len()],
+    preemptions: Counter,
+    disk_reads: Counter,
+    disk_tokens: Counter,
+    disk_bytes: Gauge,
 }
 
 type Seconds = Counter<f64, AtomicU64>;
@@ -44,6 +52,26 @@ impl WorkMetrics {
                 "Time that a worker's engine has spent on each stage of its steps, and on waiting for work",
                 Family::default(),
             ),
+            preemptions: registry.register(
+                "worker_preemptions",
+                "Times that a sequence in a worker had to give up its keys and values so that others could go on",
+                Family::default(),
+            ),
+            disk_reads: registry.register(
+                "prefix_disk_reads",
+                "Prompts of which a worker read keys and values from disk",
+                Family::default(),
+            ),
+            disk_tokens: registry.register(
+                "prefix_disk_tokens",
+                "Tokens whose keys and values came from disk, so that they were not computed again",
+                Family::default(),
+            ),
+            disk_bytes: registry.register(
+                "prefix_disk_bytes",
+                "Bytes of keys and values on disk, which workers share, as a worker's last heartbeat said",
+                Family::default(),
+            ),
         }
     }
 
@@ -51,6 +79,10 @@ impl WorkMetrics {
         WorkCounters {
             step_seconds: STAGES
                 .map(|stage| self.step_seconds.get_or_create_owned(&StageLabel::new(worker, stage))),
+            preemptions: self.preemptions.get_or_create_owned(worker),
+            disk_reads: self.disk_reads.get_or_create_owned(worker),
+            disk_tokens: self.disk_tokens.get_or_create_owned(worker),
+            disk_bytes: self.disk_bytes.get_or_create_owned(worker),
         }
     }
 
@@ -58,6 +90,10 @@ impl WorkMetrics {
         for stage in STAGES {
             self.step_seconds.remove(&StageLabel::new(worker, stage));
         }
+        for family in [&self.preemptions, &self.disk_reads, &self.disk_tokens] {
+            family.remove(worker);
+        }
+        self.disk_bytes.remove(worker);
     }
 }
 
@@ -69,6 +105,10 @@ impl WorkCounters {
         {
             seconds.inc_by(now.saturating_sub(before) as f64 / 1e6);
         }
+        self.preemptions.inc_by(now.preemptions.saturating_sub(before.preemptions));
+        self.disk_reads.inc_by(now.disk.reads.saturating_sub(before.disk.reads));
+        self.disk_tokens.inc_by(now.disk.tokens.saturating_sub(before.disk.tokens));
+        self.disk_bytes.set(now.disk.bytes.try_into().unwrap_or(i64::MAX));
     }
 }
 
