@@ -11,10 +11,10 @@ use protocol::{
     ids::{Incarnation, RequestId},
     memory::MemoryShare,
     message::{
-        Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, Failure, FailureKind, FinishReason,
-        Generate, Heartbeat, ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt, Report,
-        Sampling, StreamEvent, StreamEventKind, Submission, TokenLogprob, TokenLogprobs, TokenizeInput,
-        TraceContext, Usage, Verified, WorkerMemory,
+        Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, DiskPrefixes, Failure, FailureKind,
+        FinishReason, Generate, Heartbeat, ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt,
+        Report, Sampling, StepTime, StreamEvent, StreamEventKind, Submission, TokenLogprob, TokenLogprobs,
+        TokenizeInput, TraceContext, Usage, Verified, WorkerMemory,
     },
     options::{Activations, KvType, Verify, WorkerOptions},
 };
@@ -200,8 +200,18 @@ fn reports() {
             mlx_active: 14,
             mlx_cache: 15,
         },
+        time: StepTime {
+            schedule_micros: 16,
+            build_micros: 17,
+            evaluate_micros: 18,
+            sample_micros: 19,
+            emit_micros: 20,
+            idle_micros: 21,
+        },
+        preemptions: 22,
+        disk: DiskPrefixes { reads: 23, tokens: 24, bytes: 25 },
     };
-    let memory = "09 0a 0b 0c 0d 0e 0f";
+    let memory = "09 0a 0b 0c 0d 0e 0f 10 11 12 13 14 15 16 17 18 19";
     check(Report::Heartbeat(heartbeat), &format!("02 01 02 03 04 05 06 07 01 08 {memory}"));
     let unseen = Heartbeat { progress: None, ..heartbeat };
     check(Report::Heartbeat(unseen), &format!("02 01 02 03 04 05 06 07 00 {memory}"));
@@ -287,17 +297,17 @@ fn handshake() {
     };
     let bytes = hello.to_bytes().unwrap();
     let expected =
-        format!("{magic} 0400 0300 39000000  04 03 03 02 2f73 fc00001000 fb0201 {DEFAULT_OPTIONS}");
+        format!("{magic} 0400 0400 39000000  04 04 03 02 2f73 fc00001000 fb0201 {DEFAULT_OPTIONS}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 
     let acks = [
-        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 03 09"),
-        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 03 02 6e6f"),
+        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 04 09"),
+        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 04 02 6e6f"),
     ];
     for (ack, expected) in acks {
         let bytes = ack.to_bytes().unwrap();
-        assert_eq!(hex(&bytes), format!("{magic} 0400 0300 {expected}").replace(' ', ""));
+        assert_eq!(hex(&bytes), format!("{magic} 0400 0400 {expected}").replace(' ', ""));
         let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().unwrap();
         assert_eq!(HelloAck::from_parts(header, body).unwrap(), ack);
     }

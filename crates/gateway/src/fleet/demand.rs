@@ -79,7 +79,8 @@ impl Models {
             Entered::Serving(in_use) => Ok(in_use),
             Entered::Loading(arrival) => self.join(arrival).await,
             Entered::Failed(failure) => Err(ModelError::Failed { model: name, failure }),
-            Entered::Leaving(_) | Entered::Absent => Err(self.no_room(name, waited)),
+            Entered::Leaving(_) => Err(ModelError::StillUnloading { model: name, waited }),
+            Entered::Absent => Err(self.no_room(name, waited)),
         }
     }
 

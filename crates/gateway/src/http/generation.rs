@@ -55,8 +55,12 @@ pub(super) async fn create<D: Dialect>(
         body::parse(body, D::read, size).await?;
     terms.apply(&mut request, timeout, arrived);
     request.correlation = correlation;
-    let settings =
-        stream::Settings { keepalive: app.sse_keepalive(), request_id, metrics: app.metrics.clone() };
+    let settings = stream::Settings {
+        keepalive: app.sse_keepalive(),
+        deadline: request.deadline.map(Into::into),
+        request_id,
+        metrics: app.metrics.clone(),
+    };
     let opening =
         open::<D>(app, Wanted { request, choices, echo }, context, charge, arrived).in_current_span();
     if stream {

@@ -5,6 +5,7 @@ use axum::{
     http::{Request, header},
 };
 use futures_util::FutureExt;
+use gateway::fleet::ModelState;
 use protocol::{
     message::{Failure, FailureKind, FinishReason, Report, Submission},
     stored::StoredModel,
@@ -236,6 +237,23 @@ async fn a_request_for_which_no_model_makes_room_is_told_when_to_come_back() {
     assert_eq!((refused.header("retry-after"), refused.header("retry-after-ms")), ("2", "2000"));
     tiny.events(id, vec![finished(FinishReason::Stop)]).await;
     assert_eq!(Reply::read(streamed).await.events().last().unwrap(), "[DONE]");
+}
+
+#[tokio::test]
+async fn a_request_for_a_model_that_takes_long_to_leave_is_told_so() {
+    let (settings, _file) = keyed("models:\n  wait_timeout_ms: 20\n");
+    let (env, mut tiny) = env(&settings, &["tiny"]).await;
+    let (id, streamed) = env.begin_stream(&mut tiny).await;
+    let unloading = super::ask(&env, "tiny/unload", Value::Null);
+    until("it leaves", || env.app.registry.models()[0].state == ModelState::Draining).await;
+    let refused = env.post(CHAT, &ask("tiny")).await;
+    assert_eq!(refused.error(), (503, "server_error".into(), "model_unloading".into()));
+    assert!(refused.text.contains("`tiny` is being unloaded"), "{}", refused.text);
+    assert_eq!(refused.header("retry-after"), "2");
+    tiny.events(id, vec![finished(FinishReason::Stop)]).await;
+    assert_eq!(Reply::read(streamed).await.events().last().unwrap(), "[DONE]");
+    leave(tiny).await;
+    assert_eq!(super::reply(unloading).await.status.as_u16(), 200);
 }
 
 #[tokio::test]

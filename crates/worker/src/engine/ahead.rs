@@ -16,7 +16,7 @@ use std::time::Instant;
 use protocol::message::DeltaTokens;
 use tracing::{debug_span, warn};
 
-use super::{Broken, Engine, Forward, Slot, kept::KeptMemory, step::take_rows};
+use super::{Broken, Engine, Forward, Slot, kept::KeptMemory, step::take_rows, step_time::Stage};
 use crate::{
     model::{Before, LaunchInput, ModelError, StepInput, StepRow},
     sample::Choice,
@@ -47,11 +47,13 @@ impl<M: Forward> Engine<M> {
     /// Launches the step behind `flight`, if there is nothing else to do, and only then reads the tokens of `flight`.
     pub(super) fn step_ahead(&mut self, flight: Flight<M::Launched>) -> Result<bool, Broken> {
         self.stats.publish(&self.scheduler, self.kept.used_tokens());
+        self.stats.time.spend(Stage::Schedule);
         let span = debug_span!("step", rows = flight.rows.len()).entered();
         self.flight = self.launch_behind(&flight);
         let (load, began) = (StepLoad::of(&flight.rows), flight.began);
         let computed = self.land(flight);
         let took = began.elapsed();
+        self.stats.time.spend_on_model(self.model.take_building());
         if let Some(next) = &mut self.flight {
             next.began = Instant::now();
         }

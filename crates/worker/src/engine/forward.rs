@@ -1,6 +1,6 @@
 //! What the engine needs of a model.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use crate::{
     cache::Fork,
@@ -83,6 +83,11 @@ pub trait Forward {
 
     /// Forgets steps that failed or were not waited for; see [`Model::abandon`].
     fn abandon(&self);
+
+    /// How long steps since the last call have taken before anything was computed; see [`Model::take_building`].
+    fn take_building(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 impl Forward for Model {
@@ -147,5 +152,9 @@ impl Forward for Model {
 
     fn abandon(&self) {
         Self::abandon(self);
+    }
+
+    fn take_building(&self) -> Duration {
+        Self::take_building(self)
     }
 }

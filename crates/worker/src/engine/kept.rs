@@ -112,6 +112,7 @@ impl<M: Forward> KeptMemory<'_, M> {
             hold(prefixes, &mut slot.held, Some(node));
         }
         let taken = slot.disk.take(prefixes, self.model, tokens, room);
+        store.count_tokens(taken.tokens);
         if taken.node.is_some() {
             hold(prefixes, &mut slot.held, taken.node);
         }

@@ -11,7 +11,7 @@
 //! on_disk   what of them is kept on disk, or comes from there
 //! speculate drafts of sequences
 //! emit      from a token to what its client sees of it
-//! stats     what the heartbeat says about all this
+//! stats     what the heartbeat says about all this; step_time, where the time goes
 //! ```
 
 mod ahead;
@@ -23,6 +23,7 @@ mod sequence;
 mod speculate;
 mod stats;
 mod step;
+mod step_time;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -36,6 +37,7 @@ use protocol::message::{DeltaTokens, FinishReason, Report, StreamEvent, StreamEv
 pub use sequence::{EosTokens, OutputError, ResumeError, Sequence};
 pub use stats::EngineStats;
 pub use step::Broken;
+use step_time::Stage;
 
 use crate::{
     cache::NodeId,
@@ -142,6 +144,7 @@ impl<M: Forward> Engine<M> {
     /// The same, with prefixes on disk, too.
     #[must_use]
     pub fn with_prefix_store(mut self, store: PrefixStore) -> Self {
+        self.stats.set_disk(store.usage());
         self.kept.set_store(store);
         self
     }
@@ -151,17 +154,25 @@ impl<M: Forward> Engine<M> {
     /// # Errors
     /// The model can't compute anything any more: only a new process can.
     pub fn run(mut self) -> Result<(), Broken> {
+        self.stats.time.spend(Stage::Idle);
         loop {
             match self.turn()? {
                 Turn::Stepped => {}
-                // Wait for a request, a credit, a cancellation.
-                Turn::Idle => match self.messages.recv() {
+                Turn::Idle => match self.wait() {
                     Ok(message) => self.handle(message),
                     Err(RecvError) => return Ok(()),
                 },
                 Turn::Ended => return Ok(()),
             }
         }
+    }
+
+    /// Waits for a request, a credit, a cancellation.
+    fn wait(&self) -> Result<EngineMessage, RecvError> {
+        self.stats.time.rest(Stage::Schedule);
+        let message = self.messages.recv();
+        self.stats.time.spend(Stage::Idle);
+        message
     }
 
     /// Handles what has arrived and runs one step, if there is anything to run.

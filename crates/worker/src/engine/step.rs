@@ -6,7 +6,7 @@ use protocol::message::{DeltaTokens, StreamEvent, StreamEventKind};
 use thiserror::Error;
 use tracing::{debug_span, error, warn};
 
-use super::{Engine, Forward, OutputError, Slot, emit::failed, kept::KeptMemory};
+use super::{Engine, Forward, OutputError, Slot, emit::failed, kept::KeptMemory, step_time::Stage};
 use crate::{
     model::{Landed, ModelError, StepInput, StepRow},
     sample::Choice,
@@ -53,19 +53,23 @@ impl<M: Forward> Engine<M> {
             return Ok(false);
         }
         self.announce(&rows);
+        self.stats.time.spend(Stage::Schedule);
         self.flight = self.launch(&rows, None);
         if self.flight.is_some() {
+            self.stats.time.spend_on_model(self.model.take_building());
             return Ok(true);
         }
         let load = StepLoad::of(&rows);
         let span = debug_span!("step", rows = rows.len()).entered();
         self.append_drafts(&rows);
         let computed = self.run_model(rows);
+        self.stats.time.spend_on_model(self.model.take_building());
         for computed in computed.iter().flatten() {
             self.withdraw_drafts(&computed.rows);
             self.sample(computed);
         }
         drop(span);
+        self.stats.time.spend(Stage::Sample);
         self.deliver();
         self.scheduler.learn(load, began.elapsed());
         self.check_device(computed.is_some())?;
@@ -79,6 +83,7 @@ impl<M: Forward> Engine<M> {
         self.stats.count_step();
         self.stats.publish(&self.scheduler, self.kept.used_tokens());
         self.outbox.send();
+        self.stats.time.spend(Stage::Emit);
     }
 
     fn schedule(&mut self) -> Vec<PlannedRow> {

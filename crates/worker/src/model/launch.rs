@@ -1,5 +1,7 @@
 //! Steps in which the device chooses tokens, and goes on to the next step while these are read.
 
+use std::time::Instant;
+
 use mlx_rs::{
     Array,
     error::{AsSliceError, Exception},
@@ -107,6 +109,19 @@ impl Model {
 
     /// A step of `tokens`, uint32 `[tokens]`; lazy. If it is `ahead`, the one before may still be computed.
     fn compute(
+        &self,
+        tokens: &Array,
+        input: &mut StepInput<'_>,
+        choices: &[Option<Choice>],
+        ahead: bool,
+    ) -> Result<Launched, ModelError> {
+        let began = Instant::now();
+        let launched = self.build(tokens, input, choices, ahead);
+        self.building.set(self.building.get() + began.elapsed());
+        launched
+    }
+
+    fn build(
         &self,
         tokens: &Array,
         input: &mut StepInput<'_>,

@@ -25,6 +25,8 @@ mod state;
 mod step;
 mod weights;
 
+use std::{cell::Cell, time::Duration};
+
 use artifact_store::Artifact;
 use mlx_ext::MappedFile;
 use mlx_rs::{Array, Dtype, error::Exception};
@@ -74,6 +76,8 @@ pub struct Model {
     progress: Option<Progress>,
     weight_bytes: u64,
     kv_bytes: u64,
+    /// Time that it took to say what is to be computed, since somebody asked.
+    building: Cell<Duration>,
     /// What the weights are views of.
     _files: Vec<MappedFile>,
 }
@@ -125,7 +129,8 @@ impl Model {
         let context_length = architecture.context_length();
         let kv_bytes = divide(ModelSize { weight_bytes, kv_token_bytes, context_length })?;
         let cache = KvCache::new(geometry, KvBudget { bytes: kv_bytes, ..budget }, backend)?;
-        Ok(Self { architecture, cache, backend, progress, weight_bytes, kv_bytes, _files: files })
+        let building = Cell::default();
+        Ok(Self { architecture, cache, backend, progress, weight_bytes, kv_bytes, building, _files: files })
     }
 
     /// The most tokens a sequence can have, prompt and answer together.
@@ -226,6 +231,11 @@ impl Model {
     /// sequence has what it had before.
     pub fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
         Ok(self.forward_choosing(input, &[])?.logits)
+    }
+
+    /// How long the steps since the last call took to say what they compute, before they computed it.
+    pub fn take_building(&self) -> Duration {
+        self.building.take()
     }
 
     /// `[tokens, hidden]` before the last normalization, lazy. If the step is `ahead`, the one before may still be computed.

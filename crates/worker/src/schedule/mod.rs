@@ -64,12 +64,20 @@ pub struct Scheduler {
     pace: Pace,
     /// Since the last plan nobody has come, gone or been paused: who waits goes on waiting.
     settled: bool,
+    preemptions: u64,
 }
 
 impl Scheduler {
     /// A scheduler without sequences.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, entries: BTreeMap::new(), next_number: 0, pace: Pace::default(), settled: false }
+        Self {
+            limits,
+            entries: BTreeMap::new(),
+            next_number: 0,
+            pace: Pace::default(),
+            settled: false,
+            preemptions: 0,
+        }
     }
 
     /// Lets a sequence of `len` known tokens wait for a place, behind those that arrived before it, and names it.
@@ -158,6 +166,11 @@ impl Scheduler {
         self.entries.values().filter(|entry| !entry.paused && !entry.placed).count()
     }
 
+    /// Times that a sequence had to give up its memory so that others could go on.
+    pub fn preemptions(&self) -> u64 {
+        self.preemptions
+    }
+
     /// Tokens whose keys and values sequences hold for themselves.
     pub fn held_tokens(&self) -> usize {
         // For those with a place, the unit that may be half empty is set aside.
@@ -215,7 +228,7 @@ impl Scheduler {
             return true;
         }
         let latest = self.placed().skip(1).last().map(|(&id, _)| id);
-        latest.is_some_and(|latest| self.take_memory(latest, kept))
+        latest.is_some_and(|latest| self.preempt_one(latest, kept))
     }
 
     /// Takes the memory of a sequence that has no place: of the latest paused one, else of the latest, if it arrived
@@ -234,7 +247,12 @@ impl Scheduler {
                 victim = Some(id);
             }
         }
-        victim.is_some_and(|id| self.take_memory(id, kept))
+        victim.is_some_and(|id| self.preempt_one(id, kept))
+    }
+
+    fn preempt_one(&mut self, id: SequenceId, kept: &mut impl Kept) -> bool {
+        self.preemptions += 1;
+        self.take_memory(id, kept)
     }
 
     fn take_memory(&mut self, id: SequenceId, kept: &mut impl Kept) -> bool {

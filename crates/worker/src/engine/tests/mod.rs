@@ -13,6 +13,7 @@ mod random;
 mod resume;
 mod speculation;
 mod steps;
+mod time;
 
 use std::sync::{LazyLock, Mutex};
 

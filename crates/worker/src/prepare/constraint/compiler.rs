@@ -1,9 +1,13 @@
 //! What all of a model's constraints share.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+};
 
 use llguidance::{
-    Matcher, ParserFactory, api::ParserLimits, earley::SlicedBiasComputer, toktrie::InferenceCapabilities,
+    CancellationHandle, Matcher, ParserFactory, api::ParserLimits, earley::SlicedBiasComputer,
+    toktrie::InferenceCapabilities,
 };
 use protocol::message::ConstraintKind;
 
@@ -19,6 +23,33 @@ pub(super) struct Compiler {
     masks: MaskThread,
 }
 
+/// What all outputs with the same constraint begin with.
+pub(super) struct Prototype {
+    /// Its first mask is known to it.
+    matcher: Matcher,
+    lexer_bytes: usize,
+}
+
+/// Why there is none.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotCompiled {
+    /// It can't be compiled, however often that is tried.
+    Refused(String),
+    /// Nobody waits for it any more.
+    GivenUp,
+}
+
+/// Whether somebody waits for what is compiled.
+#[derive(Default)]
+pub(super) struct Patience(Mutex<Waited>);
+
+#[derive(Default)]
+struct Waited {
+    given_up: bool,
+    /// Stops the library, once there is something that can be stopped.
+    stop: Option<CancellationHandle>,
+}
+
 impl Compiler {
     pub(super) fn new(vocabulary: Vocabulary<'_>) -> anyhow::Result<Self> {
         let tokens = walkable(vocabulary)?;
@@ -29,20 +60,69 @@ impl Compiler {
         Ok(Self { factory, masks: MaskThread::start()? })
     }
 
-    /// A constraint under which at least one token can be generated; or why there is none.
-    pub(super) fn compile(&self, kind: &ConstraintKind, ignore_eos: bool) -> Result<Constraint, String> {
+    /// What outputs begin with, of which there is at least one token; or why there are none. The library can't be stopped
+    /// while it reads the grammar, but behind that.
+    pub(super) fn compile(
+        &self,
+        kind: &ConstraintKind,
+        patience: &Patience,
+    ) -> Result<Prototype, NotCompiled> {
         let parser = grammar::of(kind).and_then(|grammar| self.factory.create_parser(grammar));
-        let parser = parser.map_err(|error| grammar::explain(kind, reason(&error)))?;
-        let mut constraint = Constraint::new(Matcher::new(Ok(parser)), self.masks.clone(), ignore_eos);
+        let parser = parser.map_err(|error| NotCompiled::Refused(grammar::explain(kind, reason(&error))))?;
+        // This clone has the same lexer, which the matcher hides.
+        let lexer = parser.parser.clone();
+        let mut matcher = Matcher::new(Ok(parser)).into_cancellable();
+        patience.stop_with(matcher.cancellation_handle());
         // What no output can follow, or is too complex from the start, shows here.
-        constraint.mask().map_err(|error| error.to_string())?;
-        Ok(constraint)
+        let mask = matcher.compute_mask();
+        if matcher.is_cancelled() {
+            return Err(NotCompiled::GivenUp);
+        }
+        mask.map_err(|error| NotCompiled::Refused(reason(&error)))?;
+        Ok(Prototype { matcher, lexer_bytes: lexer.lexer_stats().num_bytes })
+    }
+
+    /// A constraint at the beginning of an output. What it learns from then on is its own.
+    pub(super) fn begin(&self, prototype: &Prototype, ignore_eos: bool) -> Constraint {
+        Constraint::new(prototype.matcher.deep_clone(), self.masks.clone(), ignore_eos)
+    }
+}
+
+impl Prototype {
+    /// About how much memory it takes, where what was asked for had so many `bytes`.
+    pub(super) fn bytes(&self, bytes: usize) -> usize {
+        /// Of its grammar, for each byte of what was asked for.
+        const GRAMMAR: usize = 64;
+        self.lexer_bytes.saturating_add(bytes.saturating_mul(GRAMMAR))
+    }
+}
+
+impl Patience {
+    /// Nobody waits any more.
+    pub(super) fn give_up(&self) {
+        let mut waited = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waited.given_up = true;
+        waited.stop.iter().for_each(CancellationHandle::cancel);
+    }
+
+    fn stop_with(&self, stop: Option<CancellationHandle>) {
+        let mut waited = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waited.stop = stop;
+        if waited.given_up {
+            waited.stop.iter().for_each(CancellationHandle::cancel);
+        }
     }
 }
 
 impl fmt::Debug for Compiler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Compiler").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Prototype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prototype").field("lexer_bytes", &self.lexer_bytes).finish_non_exhaustive()
     }
 }
 
