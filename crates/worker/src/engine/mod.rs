@@ -2,17 +2,19 @@
 //! over all planned rows, samples tokens, and emits everything that came of it in one report.
 //!
 //! ```text
-//! mod       messages, requests' handles, turn by turn
-//! step      schedule ─▶ run ─▶ sample ─▶ emit; a row that fails fails alone
-//! sequence  one generation: its tokens, its sampler, its emitter
-//! forward   what is needed of a model
-//! kept      prefixes of sequences that later ones go on behind
-//! on_disk   what of them is kept on disk, or comes from there
-//! speculate drafts of sequences
-//! emit      from a token to what its client sees of it
-//! stats     what the heartbeat says about all this
+//! mod          messages, requests' handles, turn by turn
+//! step         schedule ─▶ run ─▶ sample ─▶ emit; a row that fails fails alone
+//! sequence     one generation: its tokens, its sampler, its emitter
+//! forward      what is needed of a model
+//! kept         prefixes of sequences that later ones go on behind
+//! on_disk      what of them is kept on disk, or comes from there
+//! speculate    drafts of sequences
+//! draft_model  a second model that guesses them
+//! emit         from a token to what its client sees of it
+//! stats        what the heartbeat says about all this
 //! ```
 
+mod draft_model;
 pub mod emit;
 mod forward;
 mod kept;
@@ -25,6 +27,8 @@ mod step;
 use std::{collections::HashMap, sync::Arc};
 
 use crossbeam_channel::{Receiver, RecvError, TryRecvError};
+use draft_model::Drafting;
+pub use draft_model::{DraftModel, DraftSize};
 use emit::Outbox;
 pub use forward::Forward;
 use kept::KeptPrefixes;
@@ -58,6 +62,7 @@ pub enum EngineMessage {
 /// The engine's whole state.
 pub struct Engine<M: Forward = Model> {
     model: M,
+    draft_model: Option<DraftModel<M>>,
     limits: Limits,
     scheduler: Scheduler,
     slots: HashMap<SequenceId, Slot<M::Kv>>,
@@ -85,6 +90,8 @@ struct Slot<K> {
     disk: OnDisk,
     /// What is guessed of its next tokens.
     speculation: Speculation,
+    /// What the draft model has of it.
+    drafting: Drafting<K>,
     /// How many tokens it need not compute when it began.
     first_computed: usize,
     /// It has taken part in a step.
@@ -120,6 +127,7 @@ impl<M: Forward> Engine<M> {
             kept: KeptPrefixes::new(&model, limits.keep_prefixes),
             sample_threads: SampleThreads::start(model.threads()),
             model,
+            draft_model: None,
             limits,
             scheduler: Scheduler::new(limits),
             slots: HashMap::new(),
@@ -138,6 +146,12 @@ impl<M: Forward> Engine<M> {
     pub fn with_prefix_store(mut self, store: PrefixStore) -> Self {
         self.kept.set_store(store);
         self
+    }
+
+    /// The same, with drafts of another model, which must stay on the same thread.
+    #[must_use]
+    pub fn with_draft_model(self, model: DraftModel<M>) -> Self {
+        Self { draft_model: Some(model), ..self }
     }
 
     /// Serves until it has drained, or nobody can send to it any more.
@@ -206,6 +220,7 @@ impl<M: Forward> Engine<M> {
                 held: None,
                 disk: OnDisk::default(),
                 speculation: Speculation::default(),
+                drafting: Drafting::default(),
                 first_computed: 0,
                 started: false,
                 row: None,

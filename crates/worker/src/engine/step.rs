@@ -34,9 +34,9 @@ impl<M: Forward> Engine<M> {
     /// False if there was nothing to run.
     pub(super) fn step(&mut self) -> Result<bool, Broken> {
         let began = Instant::now();
-        let rows = debug_span!("schedule").in_scope(|| {
-            self.guess();
-            self.schedule()
+        let (rows, guessing) = debug_span!("schedule").in_scope(|| {
+            let guessing = self.guess();
+            (self.schedule(), guessing)
         });
         // Before the step, too: one that never ends must be seen to have something to do.
         self.stats.publish(&self.scheduler, self.kept.used_tokens());
@@ -44,7 +44,7 @@ impl<M: Forward> Engine<M> {
             return Ok(false);
         }
         self.announce(&rows);
-        let load = StepLoad::of(&rows);
+        let (count, load) = (rows.len(), StepLoad::of(&rows));
         let span = debug_span!("step", rows = rows.len()).entered();
         self.append_drafts(&rows);
         let computed = self.run_model(rows);
@@ -59,7 +59,7 @@ impl<M: Forward> Engine<M> {
         self.stats.publish(&self.scheduler, self.kept.used_tokens());
         self.outbox.send();
         drop(span);
-        self.scheduler.learn(load, began.elapsed());
+        self.learn_step(count, load, began.elapsed().saturating_sub(guessing));
         self.check_device(computed.is_some())?;
         Ok(true)
     }
@@ -268,7 +268,9 @@ impl<M: Forward> Engine<M> {
 }
 
 /// The slots that were given a row, in the order of these.
-fn take_rows<K>(slots: &mut HashMap<SequenceId, Slot<K>>) -> Vec<(usize, SequenceId, &mut Slot<K>)> {
+pub(super) fn take_rows<K>(
+    slots: &mut HashMap<SequenceId, Slot<K>>,
+) -> Vec<(usize, SequenceId, &mut Slot<K>)> {
     let with_rows = slots.iter_mut().filter_map(|(&id, slot)| Some((slot.row.take()?, id, slot)));
     let mut with_rows: Vec<_> = with_rows.collect();
     with_rows.sort_unstable_by_key(|(row, ..)| *row);

@@ -110,6 +110,15 @@ impl Sampler {
         token
     }
 
+    /// What [`sample`](Self::sample) might choose at a position that has not come yet, given logits that are not certain.
+    /// The draw is the same; tokens that come before the position are not counted by penalties.
+    pub fn guess(&self, logits: &[f32], position: u64, scratch: &mut Scratch) -> u32 {
+        let mut adjusted = std::mem::take(&mut scratch.adjusted);
+        let token = self.choose(self.adjust(logits, position, None, &mut adjusted), position, scratch);
+        scratch.adjusted = adjusted;
+        token
+    }
+
     /// How likely the earliest token was that was sampled and not asked about yet; `None` if the request does not ask.
     pub fn take_ranking(&mut self) -> Option<Ranking> {
         self.rankings.as_mut()?.take()
