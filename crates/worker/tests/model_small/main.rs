@@ -6,6 +6,7 @@
 
 mod agreement;
 mod batches;
+mod drafts;
 mod faults;
 mod forks;
 mod forms;
