@@ -16,7 +16,7 @@ use std::{
 
 use tracing::warn;
 
-use super::{Forward, Slot, stats::EngineStats, step::take_rows};
+use super::{Forward, Slot, drafting::Drafting, stats::EngineStats, step::take_rows};
 use crate::{
     model::{ModelError, StepInput, StepRow},
     sample::Scratch,
@@ -55,18 +55,6 @@ pub struct DraftSize {
     pub vocab_size: usize,
 }
 
-/// What a draft model has of one sequence.
-#[derive(Debug)]
-pub(super) struct Drafting<K> {
-    kv: Option<K>,
-    /// Tokens whose keys and values it has, guesses included.
-    len: usize,
-    /// How many of them are certainly the sequence's.
-    known: usize,
-    /// The sequence goes on without drafts.
-    off: bool,
-}
-
 /// What the draft model is asked for before one step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
@@ -92,30 +80,6 @@ struct Room {
     used: usize,
     /// A sequence that had nothing got nothing; nor does a later one.
     is_full: bool,
-}
-
-impl<K> Default for Drafting<K> {
-    fn default() -> Self {
-        Self { kv: None, len: 0, known: 0, off: false }
-    }
-}
-
-impl<K> Drafting<K> {
-    /// Gives its memory back.
-    pub(super) fn clear(&mut self) {
-        (self.kv, self.len, self.known) = (None, 0, 0);
-    }
-
-    fn turn_off(&mut self) {
-        self.clear();
-        self.off = true;
-    }
-
-    /// Tokens that are held.
-    #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
-        if self.kv.is_some() { self.len } else { 0 }
-    }
 }
 
 impl<M: Forward> DraftModel<M> {

@@ -10,11 +10,13 @@
 //! on_disk      what of them is kept on disk, or comes from there
 //! speculate    drafts of sequences
 //! draft_model  a second model that guesses them
+//! drafting     what that has of a sequence
 //! emit         from a token to what its client sees of it
 //! stats        what the heartbeat says about all this
 //! ```
 
 mod draft_model;
+mod drafting;
 pub mod emit;
 mod forward;
 mod kept;
@@ -27,8 +29,8 @@ mod step;
 use std::{collections::HashMap, sync::Arc};
 
 use crossbeam_channel::{Receiver, RecvError, TryRecvError};
-use draft_model::Drafting;
 pub use draft_model::{DraftModel, DraftSize};
+use drafting::Drafting;
 use emit::Outbox;
 pub use forward::Forward;
 use kept::KeptPrefixes;
