@@ -19,7 +19,7 @@ use tracing::warn;
 use super::{Forward, Slot, drafting::Drafting, stats::EngineStats, step::take_rows};
 use crate::{
     model::{ModelError, StepInput, StepRow},
-    sample::Scratch,
+    sample::{GuessRow, SampleThreads},
     schedule::{Limits, Scheduler, SequenceId},
     speculate::Costs,
 };
@@ -37,7 +37,6 @@ pub struct DraftModel<M> {
     size: DraftSize,
     limits: Limits,
     costs: Costs,
-    scratch: Scratch,
     /// Passes that have failed in a row.
     failures: u32,
     /// A failure was logged.
@@ -85,7 +84,7 @@ struct Room {
 impl<M: Forward> DraftModel<M> {
     /// One that nobody has asked yet, for an engine with these limits.
     pub fn new(model: M, size: DraftSize, limits: Limits, costs: Costs) -> Self {
-        Self { model, size, limits, costs, scratch: Scratch::default(), failures: 0, warned: false }
+        Self { model, size, limits, costs, failures: 0, warned: false }
     }
 
     /// What a guess for this sequence costs in a step of so many rows; `None` if there is none to be had.
@@ -94,21 +93,21 @@ impl<M: Forward> DraftModel<M> {
         usable.then(|| self.costs.of_token(rows))
     }
 
-    /// Guesses what was asked for, as far as there is time and memory. `rows` sequences take part in the step.
+    /// Guesses what was asked for, as far as there is time and memory.
     pub(super) fn draft(
         &mut self,
         slots: &mut HashMap<SequenceId, Slot<M::Kv>>,
         scheduler: &Scheduler,
         mut asked: Vec<Asked>,
-        rows: usize,
+        threads: &mut SampleThreads,
         stats: &EngineStats,
     ) {
         self.costs.count_asked(!asked.is_empty());
         asked.sort_unstable_by_key(|asked| asked.id);
-        let mut pass = self.begin(slots, scheduler, &asked, rows);
+        let mut pass = self.begin(slots, scheduler, &asked);
         while !pass.is_empty() {
             let began = Instant::now();
-            match self.compute(slots, &pass) {
+            match self.compute(slots, &pass, threads) {
                 Ok(()) => {
                     self.failures = 0;
                     let tokens = pass.iter().map(|row| row.tokens.len()).sum();
@@ -142,9 +141,8 @@ impl<M: Forward> DraftModel<M> {
         slots: &mut HashMap<SequenceId, Slot<M::Kv>>,
         scheduler: &Scheduler,
         asked: &[Asked],
-        rows: usize,
     ) -> Vec<DraftRow> {
-        let mut pass = Vec::new();
+        let (mut pass, rows) = (Vec::new(), scheduler.runnable());
         let mut budget = self.costs.prompt_tokens(rows, self.limits.chunk_tokens);
         let held = slots.values().filter(|slot| slot.drafting.kv.is_some());
         let mut room = Room { used: held.map(|slot| self.units(slot)).sum(), is_full: false };
@@ -236,6 +234,7 @@ impl<M: Forward> DraftModel<M> {
         &mut self,
         slots: &mut HashMap<SequenceId, Slot<M::Kv>>,
         pass: &[DraftRow],
+        threads: &mut SampleThreads,
     ) -> Result<(), ModelError> {
         for (index, row) in pass.iter().enumerate() {
             slots.get_mut(&row.id).into_iter().for_each(|slot| slot.row = Some(index));
@@ -249,16 +248,23 @@ impl<M: Forward> DraftModel<M> {
             if row.wanted > 0 { StepRow::last_logits(tokens, kv) } else { StepRow::no_logits(tokens, kv) }
         });
         let logits = self.model.forward(&mut StepInput { rows: rows.collect() })?;
-        let mut next = 0;
-        for (index, _, Slot { sequence, speculation, drafting, .. }) in taken {
-            let (row, len) = (&pass[index], sequence.tokens.len());
-            (drafting.len, drafting.known) = (row.tokens.end, row.tokens.end.min(len));
-            let Some(logits) = logits.as_ref().filter(|_| row.wanted > 0) else { continue };
-            let logits = logits.row(next);
-            next += 1;
-            let common = &logits[..logits.len().min(self.size.vocab_size)];
-            let position = (len + speculation.draft().len()) as u64;
-            speculation.push(sequence.sampler.guess(common, position, &mut self.scratch));
+        for (index, _, Slot { sequence, drafting, .. }) in &mut taken {
+            let end = pass[*index].tokens.end;
+            (drafting.len, drafting.known) = (end, end.min(sequence.tokens.len()));
+        }
+        let Some(logits) = logits else { return Ok(()) };
+        taken.retain(|(index, ..)| pass[*index].wanted > 0);
+        let rows = taken.iter().enumerate().map(|(row, (_, _, Slot { sequence, speculation, .. }))| {
+            let logits = logits.row(row);
+            GuessRow {
+                sampler: &sequence.sampler,
+                logits: &logits[..logits.len().min(self.size.vocab_size)],
+                position: (sequence.tokens.len() + speculation.draft().len()) as u64,
+            }
+        });
+        let guesses = threads.guess(rows.collect());
+        for ((_, _, slot), guess) in taken.into_iter().zip(guesses) {
+            slot.speculation.push(guess);
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ impl<M: Forward> Engine<M> {
             return Duration::ZERO;
         }
         let (began, rows) = (Instant::now(), self.scheduler.runnable());
-        let Self { slots, scheduler, draft_model, stats, .. } = self;
+        let Self { slots, scheduler, draft_model, sample_threads, stats, .. } = self;
         let (mut decoding, mut asked) = (Vec::new(), Vec::new());
         for (&id, Slot { sequence, speculation, drafting, .. }) in &mut *slots {
             if !scheduler.decodes(id) {
@@ -29,7 +29,7 @@ impl<M: Forward> Engine<M> {
             }
         }
         if let Some(model) = draft_model {
-            model.draft(slots, scheduler, asked, rows, stats);
+            model.draft(slots, scheduler, asked, sample_threads, stats);
         }
         for id in decoding {
             let guessed = slots.get(&id).map_or(0, |slot| slot.speculation.draft().len());

@@ -43,7 +43,7 @@ pub use logprobs::{Ranked, Ranking};
 use maxima::Maxima;
 use penalties::Penalties;
 use protocol::message::Sampling;
-pub use threads::{Row, SampleThreads};
+pub use threads::{GuessRow, Row, SampleThreads};
 use typical::Typical;
 use weights::{Scale, Weights};
 

@@ -96,12 +96,18 @@ impl Costs {
     }
 
     /// Learns what a pass of the draft model took, from its tokens to the guesses.
+    ///
+    /// One pass makes it at most a little more expensive: the first ones read the weights, and it must not be given up for
+    /// that.
     pub fn learn_pass(&mut self, rows: usize, tokens: usize, took: Duration) {
-        if tokens > 2 * rows {
-            average(&mut self.prompt_token, took.as_secs_f64() / tokens as f64);
-        } else if rows > 0 {
-            average(&mut self.passes[size(rows)], seconds_of_row(rows, tokens, took));
-        }
+        let Some(step) = nearest(&self.steps, rows).filter(|_| rows > 0) else { return };
+        let (known, new) = if tokens > 2 * rows {
+            (&mut self.prompt_token, took.as_secs_f64() / tokens as f64)
+        } else {
+            (&mut self.passes[size(rows)], seconds_of_row(rows, tokens, took))
+        };
+        let most = 2.0 * *known.get_or_insert(self.first * step);
+        average(known, new.min(most));
     }
 
     /// Learns what a step of the served model took that had so many rows, one for each sequence, and so many tokens: one a
@@ -149,10 +155,15 @@ mod tests {
     fn weights_say_what_it_costs_until_it_is_measured() {
         let mut costs = Costs::of_weights(1, 10);
         assert_eq!(costs.of_token(1), 0.1);
+        costs.learn_pass(1, 1, millis(30));
         costs.learn_step(1, 1, millis(100));
         assert_eq!(costs.of_token(1), 0.1, "half of it is not known");
-        costs.learn_pass(1, 1, millis(30));
-        assert!((costs.of_token(1) - 0.3).abs() < 1e-9);
+        costs.learn_pass(1, 1, millis(10_000));
+        assert!((costs.of_token(1) - 0.11).abs() < 1e-9, "one pass tells little");
+        for _ in 0..100 {
+            costs.learn_pass(1, 1, millis(30));
+        }
+        assert!((costs.of_token(1) - 0.3).abs() < 1e-3);
         for _ in 0..100 {
             costs.learn_pass(1, 1, millis(5));
         }
@@ -179,14 +190,16 @@ mod tests {
     fn what_was_too_expensive_is_tried_again() {
         let mut costs = Costs::of_weights(1, 10);
         costs.learn_step(1, 1, millis(1));
-        costs.learn_pass(1, 1, millis(5));
+        for _ in 0..200 {
+            costs.learn_pass(1, 1, millis(5));
+        }
         for _ in 0..TRY_AFTER {
-            assert_eq!(costs.of_token(1), 5.0);
+            assert!(costs.of_token(1) > 4.9);
             costs.count_asked(false);
         }
         assert_eq!(costs.of_token(1), 0.1);
         costs.count_asked(true);
-        assert_eq!(costs.of_token(1), 5.0);
+        assert!(costs.of_token(1) > 4.9);
     }
 
     #[test]
@@ -194,8 +207,10 @@ mod tests {
         let mut costs = Costs::of_weights(1, 10);
         assert!(costs.is_worth(1000, 1000, 1) && !costs.is_worth(1000, 100, 1));
         costs.learn_step(1, 1, millis(20));
-        costs.learn_pass(1, 100, millis(50));
-        assert_eq!(costs.prompt_tokens(1, 256), 40, "as many as take as long as the step");
+        for _ in 0..100 {
+            costs.learn_pass(1, 100, millis(50));
+        }
+        assert!((39..=40).contains(&costs.prompt_tokens(1, 256)), "as many as take as long as the step");
         assert_eq!(costs.prompt_tokens(1, 16), 16);
         assert!(costs.is_worth(1000, 1000, 1) && !costs.is_worth(1000, 50, 1));
     }
