@@ -323,7 +323,8 @@ impl LinkTask {
                 self.deliver(delivered);
             }
             Report::Ready(info) => {
-                let described = info.name.len() + info.digest.len() + info.architecture.len();
+                let draft = info.draft_model.as_ref().map_or(0, String::len);
+                let described = info.name.len() + info.digest.len() + info.architecture.len() + draft;
                 if described > MAX_DESCRIPTION {
                     return Err(LinkEnd::Description(described));
                 }

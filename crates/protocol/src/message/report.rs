@@ -60,6 +60,8 @@ pub struct ModelInfo {
     pub kv_bytes: u64,
     /// Bytes that are set aside for anything else than these and the weights.
     pub other_bytes: u64,
+    /// The model that drafts tokens for it. Its weights, keys and values are counted as well.
+    pub draft_model: Option<String>,
 }
 
 /// A sign of life. The engine is stuck if `step` stands still while `runnable > 0`, or `progress` does, which shows it

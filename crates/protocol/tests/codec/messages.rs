@@ -195,9 +195,10 @@ fn event() -> impl Strategy<Value = StreamEvent> {
 }
 
 pub(crate) fn report() -> impl Strategy<Value = Report> {
-    let info = ([text(), text(), text()], any::<[u32; 2]>(), any::<[u64; 5]>()).prop_map(
+    let names = ([text(), text(), text()], option::of(text()));
+    let info = (names, any::<[u32; 2]>(), any::<[u64; 5]>()).prop_map(
         |(
-            [name, digest, architecture],
+            ([name, digest, architecture], draft_model),
             [context_length, vocab_size],
             [weight_bytes, load_micros, tokenizer_micros, kv_bytes, other_bytes],
         )| {
@@ -212,6 +213,7 @@ pub(crate) fn report() -> impl Strategy<Value = Report> {
                 tokenizer_micros,
                 kv_bytes,
                 other_bytes,
+                draft_model,
             }
         },
     );

@@ -73,6 +73,7 @@ impl<K: Fork> KeptPrefixes<K> {
     pub(super) fn take_over<M: Forward<Kv = K>>(&mut self, slot: &mut Slot<K>, computed: usize, model: &M) {
         self.write(slot, computed, model);
         slot.disk = OnDisk::default();
+        slot.drafting.clear();
         let (kv, held) = (slot.kv.take(), slot.held.take());
         let Some(prefixes) = &mut self.prefixes else { return };
         if let Some(kv) = kv {

@@ -2,19 +2,23 @@
 //! over all planned rows, samples tokens, and emits everything that came of it in one report.
 //!
 //! ```text
-//! mod       messages, requests' handles, turn by turn
-//! step      schedule ─▶ run ─▶ sample ─▶ emit; a row that fails fails alone
-//! ahead     steps that are launched before the tokens of the one before are read
-//! sequence  one generation: its tokens, its sampler, its emitter
-//! forward   what is needed of a model
-//! kept      prefixes of sequences that later ones go on behind
-//! on_disk   what of them is kept on disk, or comes from there
-//! speculate drafts of sequences
-//! emit      from a token to what its client sees of it
-//! stats     what the heartbeat says about all this; step_time, where the time goes
+//! mod          messages, requests' handles, turn by turn
+//! step         schedule ─▶ run ─▶ sample ─▶ emit; a row that fails fails alone
+//! ahead        steps that are launched before the tokens of the one before are read
+//! sequence     one generation: its tokens, its sampler, its emitter
+//! forward      what is needed of a model
+//! kept         prefixes of sequences that later ones go on behind
+//! on_disk      what of them is kept on disk, or comes from there
+//! speculate    drafts of sequences
+//! draft_model  a second model that guesses them
+//! drafting     what that has of a sequence
+//! emit         from a token to what its client sees of it
+//! stats        what the heartbeat says about all this; step_time, where the time goes
 //! ```
 
 mod ahead;
+mod draft_model;
+mod drafting;
 pub mod emit;
 mod forward;
 mod kept;
@@ -29,6 +33,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use ahead::Flight;
 use crossbeam_channel::{Receiver, RecvError, TryRecvError};
+pub use draft_model::{DraftModel, DraftSize};
+use drafting::Drafting;
 use emit::Outbox;
 pub use forward::Forward;
 use kept::KeptPrefixes;
@@ -63,6 +69,7 @@ pub enum EngineMessage {
 /// The engine's whole state.
 pub struct Engine<M: Forward = Model> {
     model: M,
+    draft_model: Option<DraftModel<M>>,
     limits: Limits,
     scheduler: Scheduler,
     slots: HashMap<SequenceId, Slot<M::Kv>>,
@@ -92,6 +99,8 @@ struct Slot<K> {
     disk: OnDisk,
     /// What is guessed of its next tokens.
     speculation: Speculation,
+    /// What the draft model has of it.
+    drafting: Drafting<K>,
     /// How many tokens it need not compute when it began.
     first_computed: usize,
     /// It has taken part in a step.
@@ -127,6 +136,7 @@ impl<M: Forward> Engine<M> {
             kept: KeptPrefixes::new(&model, limits.keep_prefixes),
             sample_threads: SampleThreads::start(model.threads()),
             model,
+            draft_model: None,
             limits,
             scheduler: Scheduler::new(limits),
             slots: HashMap::new(),
@@ -147,6 +157,12 @@ impl<M: Forward> Engine<M> {
         self.stats.set_disk(store.usage());
         self.kept.set_store(store);
         self
+    }
+
+    /// The same, with drafts of another model, which must stay on the same thread.
+    #[must_use]
+    pub fn with_draft_model(self, model: DraftModel<M>) -> Self {
+        Self { draft_model: Some(model), ..self }
     }
 
     /// Serves until it has drained, or nobody can send to it any more.
@@ -224,6 +240,7 @@ impl<M: Forward> Engine<M> {
                 held: None,
                 disk: OnDisk::default(),
                 speculation: Speculation::default(),
+                drafting: Drafting::default(),
                 first_computed: 0,
                 started: false,
                 row: None,

@@ -43,9 +43,9 @@ impl<M: Forward> Engine<M> {
             return self.step_ahead(flight);
         }
         let began = Instant::now();
-        let rows = debug_span!("schedule").in_scope(|| {
-            self.guess();
-            self.schedule()
+        let (rows, guessing) = debug_span!("schedule").in_scope(|| {
+            let guessing = self.guess();
+            (self.schedule(), guessing)
         });
         // Before the step, too: one that never ends must be seen to have something to do.
         self.stats.publish(&self.scheduler, self.kept.used_tokens());
@@ -59,7 +59,7 @@ impl<M: Forward> Engine<M> {
             self.stats.time.spend_on_model(self.model.take_building());
             return Ok(true);
         }
-        let load = StepLoad::of(&rows);
+        let (count, load) = (rows.len(), StepLoad::of(&rows));
         let span = debug_span!("step", rows = rows.len()).entered();
         self.append_drafts(&rows);
         let computed = self.run_model(rows);
@@ -71,7 +71,7 @@ impl<M: Forward> Engine<M> {
         drop(span);
         self.stats.time.spend(Stage::Sample);
         self.deliver();
-        self.scheduler.learn(load, began.elapsed());
+        self.learn_step(count, load, began.elapsed().saturating_sub(guessing));
         self.check_device(computed.is_some())?;
         Ok(true)
     }

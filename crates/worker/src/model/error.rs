@@ -5,7 +5,6 @@ use std::ops::Range;
 use artifact_store::StoreError;
 use mlx_ext::MapError;
 use mlx_rs::error::Exception;
-use protocol::memory::Shortage;
 use thiserror::Error;
 
 use super::KvError;
@@ -105,9 +104,6 @@ pub enum ModelError {
     /// There is no memory for keys and values.
     #[error(transparent)]
     Kv(#[from] KvError),
-    /// The model is too large for the memory that its worker may use.
-    #[error(transparent)]
-    Memory(#[from] Shortage),
     /// A row without tokens.
     #[error("row {row} of the step has no tokens")]
     EmptyRow {

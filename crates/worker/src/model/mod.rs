@@ -30,7 +30,6 @@ use std::{cell::Cell, time::Duration};
 use artifact_store::Artifact;
 use mlx_ext::MappedFile;
 use mlx_rs::{Array, Dtype, error::Exception};
-use protocol::memory::Shortage;
 
 pub use error::ModelError;
 pub use launch::{Before, Landed, LaunchInput, Launched};
@@ -41,7 +40,7 @@ pub use step::{Logits, StepInput, StepRow};
 pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError, KvInUse, Progress};
 
 use crate::{
-    backend::{AttentionSpec, Backend, StepMemory},
+    backend::{AttentionSpec, Backend, KvGeometry, StepMemory},
     cache::BLOCK_TOKENS,
     sample::Choice,
 };
@@ -82,6 +81,39 @@ pub struct Model {
     _files: Vec<MappedFile>,
 }
 
+/// A model without memory for keys and values.
+struct Opened {
+    architecture: Box<dyn Architecture>,
+    backend: Backend,
+    geometry: KvGeometry,
+    progress: Option<Progress>,
+    size: ModelSize,
+    files: Vec<MappedFile>,
+}
+
+impl Opened {
+    fn new(artifact: &Artifact, kernels: Kernels, budget: KvBudget) -> Result<Self, ModelError> {
+        let load = arch::find(artifact.manifest.architecture())?;
+        let mut weights = Weights::open(artifact, kernels)?;
+        let architecture = load(Settings::new(&artifact.manifest.config)?, &mut weights)?;
+        let backend = weights.backend();
+        let Taken { bytes: weight_bytes, files } = weights.finish()?;
+        let attention = architecture.attention();
+        let (geometry, progress) = (state::geometry(&attention, backend)?, backend.progress(&attention));
+        let kv_token_bytes = backend.kv_token_bytes(geometry, budget) as u64;
+        let context_length = architecture.context_length();
+        let size = ModelSize { weight_bytes, kv_token_bytes, context_length };
+        Ok(Self { architecture, backend, geometry, progress, size, files })
+    }
+
+    fn with_kv(self, budget: KvBudget) -> Result<Model, ModelError> {
+        let Self { architecture, backend, geometry, progress, size, files } = self;
+        let cache = KvCache::new(geometry, budget, backend)?;
+        let (weight_bytes, kv_bytes, building) = (size.weight_bytes, budget.bytes, Cell::default());
+        Ok(Model { architecture, cache, backend, progress, weight_bytes, kv_bytes, building, _files: files })
+    }
+}
+
 impl Model {
     /// Every `model_type` that can be loaded.
     pub fn architectures() -> impl Iterator<Item = &'static str> {
@@ -112,25 +144,15 @@ impl Model {
     ///
     /// # Errors
     /// Those of [`load`](Self::load), and that of `divide`.
-    pub fn load_within(
+    pub fn load_within<E: From<ModelError>>(
         artifact: &Artifact,
         kernels: Kernels,
         budget: KvBudget,
-        divide: impl FnOnce(ModelSize) -> Result<u64, Shortage>,
-    ) -> Result<Self, ModelError> {
-        let load = arch::find(artifact.manifest.architecture())?;
-        let mut weights = Weights::open(artifact, kernels)?;
-        let architecture = load(Settings::new(&artifact.manifest.config)?, &mut weights)?;
-        let backend = weights.backend();
-        let Taken { bytes: weight_bytes, files } = weights.finish()?;
-        let attention = architecture.attention();
-        let (geometry, progress) = (state::geometry(&attention, backend)?, backend.progress(&attention));
-        let kv_token_bytes = backend.kv_token_bytes(geometry, budget) as u64;
-        let context_length = architecture.context_length();
-        let kv_bytes = divide(ModelSize { weight_bytes, kv_token_bytes, context_length })?;
-        let cache = KvCache::new(geometry, KvBudget { bytes: kv_bytes, ..budget }, backend)?;
-        let building = Cell::default();
-        Ok(Self { architecture, cache, backend, progress, weight_bytes, kv_bytes, building, _files: files })
+        divide: impl FnOnce(ModelSize) -> Result<u64, E>,
+    ) -> Result<Self, E> {
+        let opened = Opened::new(artifact, kernels, budget)?;
+        let bytes = divide(opened.size)?;
+        Ok(opened.with_kv(KvBudget { bytes, ..budget })?)
     }
 
     /// The most tokens a sequence can have, prompt and answer together.

@@ -46,7 +46,7 @@ pub use logprobs::{Ranked, Ranking};
 use maxima::Maxima;
 use penalties::Penalties;
 use protocol::message::Sampling;
-pub use threads::{Row, SampleThreads};
+pub use threads::{GuessRow, Row, SampleThreads};
 use typical::Typical;
 use weights::{Scale, Weights};
 
@@ -110,6 +110,15 @@ impl Sampler {
             rankings.add(logits, token, scratch);
         }
         self.accept(token);
+        token
+    }
+
+    /// What [`sample`](Self::sample) might choose at a position that has not come yet, given logits that are not certain.
+    /// The draw is the same; tokens that come before the position are not counted by penalties.
+    pub fn guess(&self, logits: &[f32], position: u64, scratch: &mut Scratch) -> u32 {
+        let mut adjusted = std::mem::take(&mut scratch.adjusted);
+        let token = self.choose(self.adjust(logits, position, None, &mut adjusted), position, scratch);
+        scratch.adjusted = adjusted;
         token
     }
 

@@ -149,6 +149,23 @@ impl FakeModel {
         self
     }
 
+    /// The same, whose best token is another one after every sequence of tokens that `wrong` takes.
+    pub(crate) fn wrong_where(self, wrong: impl Fn(&[u32]) -> bool + Send + 'static) -> Self {
+        let script = self.script;
+        let script = Box::new(move |tokens: &[u32]| {
+            let mut logits = script(tokens);
+            if wrong(tokens) {
+                logits.rotate_left(1);
+            }
+            logits
+        });
+        Self { script, ..self }
+    }
+
+    pub(crate) fn vocab(&self) -> u32 {
+        self.vocab
+    }
+
     /// Logits after `tokens`.
     pub(crate) fn logits(&self, tokens: &[u32]) -> Vec<f32> {
         (self.script)(tokens)

@@ -7,6 +7,7 @@
 mod agreement;
 mod ahead;
 mod batches;
+mod drafts;
 mod faults;
 mod forks;
 mod forms;

@@ -29,7 +29,9 @@ use worker::{
 };
 
 use super::{
-    Loaded, load,
+    Loaded,
+    drafts::draft_model,
+    load,
     on::On,
     tiny::{Spec, Tiny, tokenizer},
 };
@@ -218,12 +220,19 @@ pub(crate) fn serve(
     prompts: &[&[u32]],
     fails: impl Fn(&StepInput<'_>) -> bool + 'static,
 ) -> (Result<(), Broken>, Outcome) {
-    serve_with(on, limits, prompts, fails, None)
+    serve_with(on, limits, prompts, fails, None, None)
+}
+
+/// The same, with drafts of another model.
+pub(crate) fn serve_drafted(on: On, limits: Limits, prompts: &[&[u32]], draft: Loaded) -> Outcome {
+    let (result, outcome) = serve_with(on, limits, prompts, |_| false, None, Some(draft));
+    result.unwrap();
+    outcome
 }
 
 /// The same, with prefixes that are kept in a folder, and were kept there before.
 pub(crate) fn serve_from(on: On, limits: Limits, prompts: &[&[u32]], prefixes: &Path) -> Outcome {
-    let (result, outcome) = serve_with(on, limits, prompts, |_| false, Some(prefixes));
+    let (result, outcome) = serve_with(on, limits, prompts, |_| false, Some(prefixes), None);
     result.unwrap();
     outcome
 }
@@ -234,6 +243,7 @@ fn serve_with(
     prompts: &[&[u32]],
     fails: impl Fn(&StepInput<'_>) -> bool + 'static,
     prefixes: Option<&Path>,
+    draft: Option<Loaded>,
 ) -> (Result<(), Broken>, Outcome) {
     let stats = Arc::new(EngineStats::default());
     let loaded = load(&Tiny::new(on.spec(Spec::default()), 21), on);
@@ -247,7 +257,11 @@ fn serve_with(
     }
     sender.send(EngineMessage::Drain).unwrap();
     let store = prefixes.map(|dir| prefix_store(&model.loaded, dir, sender.clone()));
-    let mut engine = Engine::new(model, limits, messages, requests, Arc::clone(&streams) as _, stats);
+    let sink = Arc::clone(&streams) as _;
+    let mut engine = Engine::new(model, limits, messages, requests, sink, Arc::clone(&stats));
+    if let Some(draft) = draft {
+        engine = engine.with_draft_model(draft_model(draft, limits, &stats, |_| false));
+    }
     if let Some(store) = store {
         engine = engine.with_prefix_store(store);
     }

@@ -5,6 +5,7 @@
 mod ahead;
 mod constraints;
 mod disk;
+mod drafts;
 mod ends;
 mod failures;
 mod logprobs;
@@ -30,6 +31,7 @@ use crate::{
     request_trace::SequenceSpans,
     requests::RequestHandle,
     sample::Sampler,
+    speculate::Costs,
     testing::{Collected, FakeModel, Stream},
 };
 
@@ -92,6 +94,20 @@ impl World {
         let sink = Arc::clone(&reports) as _;
         let engine = Engine::new(model, limits, received, Arc::clone(&requests), sink, Arc::default());
         Self { engine, messages, requests, reports, steps, tokenizer: Arc::clone(&LETTERS) }
+    }
+
+    /// The same, with a draft model that has this memory; a guess of it costs next to nothing.
+    fn drafted_by(mut self, draft: FakeModel, kv_tokens: usize) -> Self {
+        let size =
+            DraftSize { kv_tokens, context_length: 1000, vocab_size: draft.vocab().min(VOCAB) as usize };
+        let draft = DraftModel::new(draft, size, self.engine.limits, Costs::fixed(0.05));
+        self.engine = self.engine.with_draft_model(draft);
+        self
+    }
+
+    /// What the draft model holds of sequences, in tokens of each.
+    fn drafted(&self) -> Vec<usize> {
+        self.engine.slots.values().map(|slot| slot.drafting.held()).filter(|held| *held > 0).collect()
     }
 
     fn ask(&self, id: u64, ask: Ask) -> Arc<RequestHandle> {
