@@ -101,6 +101,11 @@ async fn requests_are_counted_by_how_they_end() {
     ] {
         assert_eq!(env.metric(line).await, value, "{line}");
     }
+    let worker = env.get("/readyz").await.json()["workers"][0].take();
+    assert_eq!(
+        (&worker["time"]["evaluate_micros"], &worker["time"]["emit_micros"]),
+        (&json!(1_500_000), &json!(0))
+    );
     let bytes: u64 = env
         .metric("kr_ipc_bytes_total{model=\"tiny\",worker=\"0\",direction=\"to_worker\"}")
         .await

@@ -56,7 +56,7 @@ fn main() {
             let [batch, context, steps] = [1, 2, 3].map(number);
             let sampling = choice.sampling();
             let seconds = Decode { batch, context, steps, sampling }.measure(load(), &artifact);
-            println!("{}", seconds.iter().map(f64::to_string).collect::<Vec<_>>().join(" "));
+            println!("{}", seconds.iter().map(|it| format!("{it:.6}")).collect::<Vec<_>>().join(" "));
             continue;
         }
         let measure = || match words[0] {

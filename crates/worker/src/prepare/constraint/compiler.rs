@@ -1,13 +1,9 @@
 //! What all of a model's constraints share.
 
-use std::{
-    fmt,
-    sync::{Mutex, PoisonError},
-};
+use std::fmt;
 
 use llguidance::{
-    CancellationHandle, Matcher, ParserFactory, api::ParserLimits, earley::SlicedBiasComputer,
-    toktrie::InferenceCapabilities,
+    Matcher, ParserFactory, api::ParserLimits, earley::SlicedBiasComputer, toktrie::InferenceCapabilities,
 };
 use protocol::message::ConstraintKind;
 
@@ -30,26 +26,6 @@ pub(super) struct Prototype {
     lexer_bytes: usize,
 }
 
-/// Why there is none.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum NotCompiled {
-    /// It can't be compiled, however often that is tried.
-    Refused(String),
-    /// Nobody waits for it any more.
-    GivenUp,
-}
-
-/// Whether somebody waits for what is compiled.
-#[derive(Default)]
-pub(super) struct Patience(Mutex<Waited>);
-
-#[derive(Default)]
-struct Waited {
-    given_up: bool,
-    /// Stops the library, once there is something that can be stopped.
-    stop: Option<CancellationHandle>,
-}
-
 impl Compiler {
     pub(super) fn new(vocabulary: Vocabulary<'_>) -> anyhow::Result<Self> {
         let tokens = walkable(vocabulary)?;
@@ -60,25 +36,15 @@ impl Compiler {
         Ok(Self { factory, masks: MaskThread::start()? })
     }
 
-    /// What outputs begin with, of which there is at least one token; or why there are none. The library can't be stopped
-    /// while it reads the grammar, but behind that.
-    pub(super) fn compile(
-        &self,
-        kind: &ConstraintKind,
-        patience: &Patience,
-    ) -> Result<Prototype, NotCompiled> {
+    /// What outputs begin with, of which there is at least one token; or why there are none.
+    pub(super) fn compile(&self, kind: &ConstraintKind) -> Result<Prototype, String> {
         let parser = grammar::of(kind).and_then(|grammar| self.factory.create_parser(grammar));
-        let parser = parser.map_err(|error| NotCompiled::Refused(grammar::explain(kind, reason(&error))))?;
+        let parser = parser.map_err(|error| grammar::explain(kind, reason(&error)))?;
         // This clone has the same lexer, which the matcher hides.
         let lexer = parser.parser.clone();
-        let mut matcher = Matcher::new(Ok(parser)).into_cancellable();
-        patience.stop_with(matcher.cancellation_handle());
+        let mut matcher = Matcher::new(Ok(parser));
         // What no output can follow, or is too complex from the start, shows here.
-        let mask = matcher.compute_mask();
-        if matcher.is_cancelled() {
-            return Err(NotCompiled::GivenUp);
-        }
-        mask.map_err(|error| NotCompiled::Refused(reason(&error)))?;
+        matcher.compute_mask().map_err(|error| reason(&error))?;
         Ok(Prototype { matcher, lexer_bytes: lexer.lexer_stats().num_bytes })
     }
 
@@ -94,23 +60,6 @@ impl Prototype {
         /// Of its grammar, for each byte of what was asked for.
         const GRAMMAR: usize = 64;
         self.lexer_bytes.saturating_add(bytes.saturating_mul(GRAMMAR))
-    }
-}
-
-impl Patience {
-    /// Nobody waits any more.
-    pub(super) fn give_up(&self) {
-        let mut waited = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        waited.given_up = true;
-        waited.stop.iter().for_each(CancellationHandle::cancel);
-    }
-
-    fn stop_with(&self, stop: Option<CancellationHandle>) {
-        let mut waited = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        waited.stop = stop;
-        if waited.given_up {
-            waited.stop.iter().for_each(CancellationHandle::cancel);
-        }
     }
 }
 

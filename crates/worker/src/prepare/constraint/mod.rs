@@ -25,7 +25,7 @@ use std::{
 };
 
 use cache::{Cache, Outcome};
-use compiler::{Compiler, NotCompiled, Patience, Prototype};
+use compiler::Compiler;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use protocol::message::{self, Failure, FailureKind};
 pub(super) use vocabulary::Vocabulary;
@@ -36,7 +36,7 @@ use crate::constraint::{Constraint, reason};
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Constraints that may be compiled at a time: one for each thread that prepares, and a few that were given up, since the
-/// library can't be stopped while it reads a grammar.
+/// library can't be stopped.
 const MAX_RUNNING: usize = 4;
 
 /// Schemas refer to each other, and the library follows them by recursion: 16 MiB for the longest chain in
@@ -47,7 +47,7 @@ const STACK: usize = 64 << 20;
 #[derive(Debug)]
 pub(super) struct Constraints {
     compiler: OnceLock<Result<Arc<Compiler>, String>>,
-    cache: Mutex<Cache>,
+    cache: Arc<Mutex<Cache>>,
     /// Each thread that compiles has a clone.
     running: Arc<()>,
     patience: Duration,
@@ -59,7 +59,7 @@ impl Default for Constraints {
     fn default() -> Self {
         Self {
             compiler: OnceLock::new(),
-            cache: Mutex::default(),
+            cache: Arc::default(),
             running: Arc::default(),
             patience: PATIENCE,
             compiled: AtomicU64::new(0),
@@ -86,55 +86,40 @@ impl Constraints {
             let message = format!("this model's output can't be constrained: {reason}");
             failure(asked, FailureKind::Internal, message)
         })?;
-        let known = self.cache().get(&asked.kind);
+        let known = lock(&self.cache).get(&asked.kind);
         let outcome = match known {
             Some(outcome) => outcome,
-            None => self.compile_anew(compiler, asked)?,
+            None => self.compile_in_time(compiler, asked)?,
         };
         let prototype = outcome.map_err(|reason| refused(asked, &reason))?;
         Ok(compiler.begin(&prototype, ignore_eos))
     }
 
-    /// What comes of compiling it, for those to come as well.
-    fn compile_anew(
-        &self,
-        compiler: &Arc<Compiler>,
-        asked: &message::Constraint,
-    ) -> Result<Outcome, Failure> {
-        let outcome = match self.compile_in_time(compiler, asked)? {
-            Ok(prototype) => Ok(Arc::new(prototype)),
-            Err(NotCompiled::Refused(reason)) => Err(reason),
-            // Only who waits gives up.
-            Err(NotCompiled::GivenUp) => return Err(self.too_long(asked)),
-        };
-        let bytes = asked.bytes();
-        let kept = match &outcome {
-            Ok(prototype) => prototype.bytes(bytes),
-            Err(reason) => bytes + reason.len(),
-        };
-        self.cache().insert(asked.kind.clone(), outcome.clone(), kept);
-        Ok(outcome)
-    }
-
-    /// What comes of compiling it on a thread of its own, which is given up after a while.
+    /// What comes of compiling it, on a thread of its own. If it takes too long, nobody waits for it any more, but what comes
+    /// of it is kept for those who ask again.
     fn compile_in_time(
         &self,
         compiler: &Arc<Compiler>,
         asked: &message::Constraint,
-    ) -> Result<Result<Prototype, NotCompiled>, Failure> {
+    ) -> Result<Outcome, Failure> {
         if Arc::strong_count(&self.running) > MAX_RUNNING {
             let message = "constraints that take too long are still being compiled; try again later";
             return Err(failure(asked, FailureKind::Overloaded, message.into()));
         }
         self.compiled.fetch_add(1, Ordering::Relaxed);
-        let (compiler, running, kind) = (Arc::clone(compiler), Arc::clone(&self.running), asked.kind.clone());
-        let patience = Arc::new(Patience::default());
-        let waits = Arc::clone(&patience);
+        let (compiler, running) = (Arc::clone(compiler), Arc::clone(&self.running));
+        let (cache, kind, bytes) = (Arc::clone(&self.cache), asked.kind.clone(), asked.bytes());
         let (compiled, result) = bounded(1);
         let work = move || {
             let _running = running;
+            let outcome = compiler.compile(&kind).map(Arc::new);
+            let kept = match &outcome {
+                Ok(prototype) => prototype.bytes(bytes),
+                Err(reason) => bytes + reason.len(),
+            };
+            lock(&cache).insert(kind, outcome.clone(), kept);
             // Nobody waits any more if it took too long.
-            let _ = compiled.send(compiler.compile(&kind, &waits));
+            let _ = compiled.send(outcome);
         };
         let thread = thread::Builder::new().name("compile".into()).stack_size(STACK).spawn(work);
         thread.map_err(|error| {
@@ -142,23 +127,18 @@ impl Constraints {
         })?;
         result.recv_timeout(self.patience).map_err(|missing| match missing {
             RecvTimeoutError::Timeout => {
-                patience.give_up();
-                self.too_long(asked)
+                refused(asked, &format!("compiling it takes longer than {:?}", self.patience))
             }
             RecvTimeoutError::Disconnected => {
                 failure(asked, FailureKind::Internal, "compiling the constraint panicked".into())
             }
         })
     }
+}
 
-    fn too_long(&self, asked: &message::Constraint) -> Failure {
-        refused(asked, &format!("compiling it takes longer than {:?}", self.patience))
-    }
-
-    fn cache(&self) -> MutexGuard<'_, Cache> {
-        // It is right after every statement.
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(cache: &Mutex<Cache>) -> MutexGuard<'_, Cache> {
+    // It is right after every statement.
+    cache.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn refused(asked: &message::Constraint, reason: &str) -> Failure {
