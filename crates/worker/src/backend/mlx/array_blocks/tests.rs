@@ -32,7 +32,7 @@ fn blocks_are_read_as_they_were_written() {
 #[test]
 fn what_was_appended_is_there_when_it_is_read() {
     let blocks = blocks(Dtype::Float32);
-    blocks.prepare(0).unwrap();
+    blocks.prepare(0, false).unwrap();
     // The last head's values of the block's last token.
     let slot = blocks.first_page(0) * TOKENS + 4 * TOKENS - 1;
     let new = Array::full::<f32>(&[1, 1, 8], Array::from_f32(2.0)).unwrap();
