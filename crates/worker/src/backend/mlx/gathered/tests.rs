@@ -276,8 +276,9 @@ fn what_is_decoded_goes_into_the_same_memory_and_is_not_gathered_again() {
     }
 }
 
-/// One of the two may still be read when the next step is launched, so they take turns. The blocks are always the same.
+/// One of the two may still be read when the next step is launched, so they take turns. The blocks are always the same. Not on a GPU, which lets go of arrays at any time after it has computed with them.
 #[test]
+#[cfg(target_os = "linux")]
 fn what_is_launched_goes_into_two_copies_in_turn() {
     let memory = memory(true);
     let mut all = held(&memory, &[40, 50, 45]);
