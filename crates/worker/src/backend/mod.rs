@@ -31,7 +31,7 @@ use mlx_rs::{Array, Dtype, error::Exception};
 
 pub(crate) use attention::{AttentionSpec, Heads};
 pub use kv::{KvBudget, KvDtype, KvError};
-pub(crate) use kv::{KvGeometry, RowMemory};
+pub(crate) use kv::{KvGeometry, RowMemory, StepBefore};
 pub(crate) use matrix::{Linear, Matrix, Norm, Storage};
 pub(crate) use rope::Rope;
 
@@ -245,10 +245,17 @@ impl KvMemory {
         }
     }
 
-    /// Forgets what steps have appended and is not written yet. Their sequences are truncated.
-    pub(crate) fn abandon(&self) {
+    /// Forgets what the last `steps` steps have appended. Their sequences are truncated.
+    pub(crate) fn abandon(&self, steps: usize) {
         if let Self::Gathered(memory) = self {
-            memory.abandon();
+            memory.abandon(steps);
+        }
+    }
+
+    /// A step was launched that reads blocks, until `last` has been computed.
+    pub(crate) fn set_reader(&self, last: Array) {
+        if let Self::Gathered(memory) = self {
+            memory.set_reader(last);
         }
     }
 
@@ -260,21 +267,21 @@ impl KvMemory {
         }
     }
 
-    /// Makes room for the rows' new tokens. If the step is `ahead`, the one before may still be computed.
+    /// Makes room for the rows' new tokens.
     ///
     /// # Errors
-    /// There is not enough memory.
+    /// There is not enough memory, or the step before has to be computed first.
     pub(crate) fn begin<'a>(
         &self,
         rows: Vec<RowMemory<'a, SequenceMemory>>,
-        ahead: bool,
+        before: StepBefore,
     ) -> Result<StepMemory<'a>, KvError> {
         match self {
             Self::Paged(memory) => {
                 memory.begin(of_one_kind(rows, SequenceMemory::paged)?).map(StepMemory::Paged)
             }
             Self::Gathered(memory) => {
-                memory.begin(of_one_kind(rows, SequenceMemory::gathered)?, ahead).map(StepMemory::Gathered)
+                memory.begin(of_one_kind(rows, SequenceMemory::gathered)?, before).map(StepMemory::Gathered)
             }
         }
     }
@@ -350,6 +357,11 @@ impl SequenceMemory {
 }
 
 impl StepMemory<'_> {
+    /// Whether it reads blocks that MLX would copy if they were written to meanwhile.
+    pub(crate) fn reads_blocks(&self) -> bool {
+        matches!(self, Self::Gathered(step) if step.reads_blocks())
+    }
+
     /// Attention of one layer, the `layer`th. `qkv` is `[tokens, (queries + 2 kv) * dim]`, the tokens of all rows
     /// concatenated. Rotates and appends the keys and values, and returns `[tokens, queries * dim]`; lazy.
     ///

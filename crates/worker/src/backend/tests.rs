@@ -48,7 +48,7 @@ fn attend(backend: Backend, spec: &AttentionSpec, qkv: &Array) -> Vec<f32> {
     for end in [20, 33, 34, 35, TOKENS] {
         let new_tokens = (end - position) as usize;
         let row = RowMemory { position: position as usize, new_tokens, memory: &mut sequence };
-        let step = memory.begin(vec![row], false).unwrap();
+        let step = memory.begin(vec![row], StepBefore::Computed).unwrap();
         let output = step.attend(spec, 0, &qkv.try_index(position..end).unwrap()).unwrap();
         drop(step);
         eval([&output]).unwrap();

@@ -88,6 +88,7 @@ impl<M: Forward> Engine<M> {
                 rows.iter().for_each(|row| self.scheduler.advance(row, 1));
                 Some(Flight { rows: rows.to_vec(), launched, began: Instant::now() })
             }
+            Err(error) if error.is_too_early() => None,
             Err(error) => {
                 // If it is not over by then, the ordinary way finds out whose fault it is.
                 warn!(%error, rows = rows.len(), "a step could not be launched; it is computed in the ordinary way");
@@ -149,6 +150,7 @@ impl<M: Forward> Engine<M> {
     /// A step has failed, and with it what was launched behind it. Its rows are tried one by one. False if it fails for
     /// each of them.
     fn compute_again(&mut self, mut rows: Vec<PlannedRow>, error: &ModelError) -> bool {
+        let is_followed = self.flight.is_some();
         let behind = self.flight.take().map(|flight| flight.rows).unwrap_or_default();
         for row in behind.iter().chain(&rows) {
             self.scheduler.take_back(row);
@@ -156,7 +158,7 @@ impl<M: Forward> Engine<M> {
                 self.model.truncate(kv, row.tokens.start);
             }
         }
-        self.model.abandon();
+        self.model.abandon(1 + usize::from(is_followed));
         rows.retain(|row| self.slots.contains_key(&row.id));
         let computed = self.run_apart(rows, error);
         computed.iter().flatten().for_each(|computed| self.sample(computed));

@@ -81,8 +81,8 @@ pub trait Forward {
     /// Those of [`Model::land`].
     fn land(&self, launched: &Self::Launched) -> Result<Landed, ModelError>;
 
-    /// Forgets steps that failed or were not waited for; see [`Model::abandon`].
-    fn abandon(&self);
+    /// Forgets the last steps, which failed or were not waited for; see [`Model::abandon`].
+    fn abandon(&self, steps: usize);
 
     /// How long steps since the last call have taken before anything was computed; see [`Model::take_building`].
     fn take_building(&self) -> Duration {
@@ -150,8 +150,8 @@ impl Forward for Model {
         Self::land(self, launched)
     }
 
-    fn abandon(&self) {
-        Self::abandon(self);
+    fn abandon(&self, steps: usize) {
+        Self::abandon(self, steps);
     }
 
     fn take_building(&self) -> Duration {

@@ -223,8 +223,12 @@ impl<M: Forward> Engine<M> {
         match message {
             EngineMessage::Sequence(sequence) => self.add(sequence),
             EngineMessage::Drain => self.draining = true,
-            // Perhaps what a sequence waits for has come from disk.
-            EngineMessage::Wake => self.scheduler.look_again(),
+            EngineMessage::Wake => {
+                // Perhaps what a sequence waits for has come from disk.
+                if self.slots.values().any(|slot| slot.disk.reaches().is_some()) {
+                    self.scheduler.look_again();
+                }
+            }
         }
     }
 

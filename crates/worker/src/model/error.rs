@@ -146,6 +146,11 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    /// Whether a step could only not be launched before the one before has been computed.
+    pub fn is_too_early(&self) -> bool {
+        matches!(self, Self::Kv(KvError::InUse))
+    }
+
     /// The row that a step was refused for, before anything was computed.
     pub fn row(&self) -> Option<usize> {
         match *self {

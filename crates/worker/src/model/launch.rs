@@ -10,7 +10,7 @@ use mlx_rs::{
 };
 
 use super::{Logits, Model, ModelError, SequenceKv, StepInput, step};
-use crate::sample::Choice;
+use crate::{backend::StepBefore, sample::Choice};
 
 /// A step to launch.
 pub struct LaunchInput<'a, K = SequenceKv, L = Launched> {
@@ -39,6 +39,8 @@ pub struct Launched {
     logits: Option<Array>,
     /// What is computed if there is neither.
     hidden: Option<Array>,
+    /// Whether it reads keys and values that must not change meanwhile.
+    reads_blocks: bool,
 }
 
 /// What has come of a step.
@@ -71,7 +73,7 @@ impl Model {
         if input.rows.is_empty() {
             return Ok(Landed { chosen: Vec::new(), logits: None });
         }
-        let computed = self.compute(&step::tokens(input), input, choices, false)?;
+        let computed = self.compute(&step::tokens(input), input, choices, StepBefore::Computed)?;
         eval(computed.outputs())?;
         advance(input);
         computed.read()
@@ -80,15 +82,22 @@ impl Model {
     /// Begins to compute a step, which appends its tokens to the sequences. Does not wait for it.
     ///
     /// # Errors
-    /// Those of [`forward`](Self::forward), as far as they are known by now. Then nothing has changed.
+    /// Those of [`forward`](Self::forward), as far as they are known by now, and that the step before has to be computed
+    /// first ([`ModelError::is_too_early`]). Then nothing has changed.
     pub fn launch(&self, input: &mut LaunchInput<'_>) -> Result<Launched, ModelError> {
         let LaunchInput { step, choices, before } = input;
         step::check(step, self.vocab_size(), self.context_length())?;
         let known = step::tokens(step);
         let tokens = before.as_ref().map_or(Ok(known.clone()), |before| before.tokens(&known))?;
-        let launched = self.compute(&tokens, step, choices, before.is_some())?;
+        let before = before.as_ref().map_or(StepBefore::Computed, |before| before.step.reads());
+        let launched = self.compute(&tokens, step, choices, before)?;
         async_eval(launched.outputs())?;
         advance(step);
+        if launched.reads_blocks
+            && let Some(last) = launched.outputs().next()
+        {
+            self.cache.set_reader(last.clone());
+        }
         Ok(launched)
     }
 
@@ -101,22 +110,22 @@ impl Model {
         launched.read()
     }
 
-    /// Forgets what steps have computed that failed or were not waited for. Their sequences have to be truncated to
-    /// what they had before.
-    pub fn abandon(&self) {
-        self.cache.abandon();
+    /// Forgets what the last `steps` steps have computed, which failed or were not waited for. Their sequences have to be
+    /// truncated to what they had before.
+    pub fn abandon(&self, steps: usize) {
+        self.cache.abandon(steps);
     }
 
-    /// A step of `tokens`, uint32 `[tokens]`; lazy. If it is `ahead`, the one before may still be computed.
+    /// A step of `tokens`, uint32 `[tokens]`; lazy. The one `before` may still be computed.
     fn compute(
         &self,
         tokens: &Array,
         input: &mut StepInput<'_>,
         choices: &[Option<Choice>],
-        ahead: bool,
+        before: StepBefore,
     ) -> Result<Launched, ModelError> {
         let began = Instant::now();
-        let launched = self.build(tokens, input, choices, ahead);
+        let launched = self.build(tokens, input, choices, before);
         self.building.set(self.building.get() + began.elapsed());
         launched
     }
@@ -126,19 +135,22 @@ impl Model {
         tokens: &Array,
         input: &mut StepInput<'_>,
         choices: &[Option<Choice>],
-        ahead: bool,
+        before: StepBefore,
     ) -> Result<Launched, ModelError> {
         let wanted = step::wanted(input);
-        let hidden = self.hidden(tokens, input, ahead)?;
+        let rows = input.rows.iter_mut().map(|row| (&mut *row.kv, row.tokens.len()));
+        let memory = self.cache.begin(rows, before)?;
+        let reads_blocks = memory.reads_blocks();
+        let hidden = self.architecture.hidden(tokens, &memory)?;
         if wanted.is_empty() {
-            return Ok(Launched { chosen: None, logits: None, hidden: Some(hidden) });
+            return Ok(Launched { chosen: None, logits: None, hidden: Some(hidden), reads_blocks });
         }
         let hidden = if wanted.len() == tokens.size() {
             hidden
         } else {
             take_axis(&hidden, Array::from_slice(&wanted, &[wanted.len() as i32]), 0)?
         };
-        Ok(self.choose(self.logits(&hidden)?, input, choices)?)
+        Ok(Launched { reads_blocks, ..self.choose(self.logits(&hidden)?, input, choices)? })
     }
 
     /// `logits` are those of all rows that need some.
@@ -165,7 +177,7 @@ impl Model {
             let places = Array::from_slice(&places, &[places.len() as i32]);
             Some(self.backend.choose(&take_axis(&logits, places, 0)?, &made)?)
         };
-        Ok(Launched { chosen, logits: (!of_all).then_some(logits), hidden: None })
+        Ok(Launched { chosen, logits: (!of_all).then_some(logits), hidden: None, reads_blocks: false })
     }
 }
 
@@ -188,6 +200,10 @@ impl Before<'_> {
 }
 
 impl Launched {
+    fn reads(&self) -> StepBefore {
+        if self.reads_blocks { StepBefore::ReadsBlocks } else { StepBefore::ReadsCopies }
+    }
+
     fn outputs(&self) -> impl Iterator<Item = &Array> {
         self.chosen.iter().chain(&self.logits).chain(&self.hidden)
     }

@@ -260,13 +260,6 @@ impl Model {
         self.building.take()
     }
 
-    /// `[tokens, hidden]` before the last normalization, lazy. If the step is `ahead`, the one before may still be computed.
-    fn hidden(&self, tokens: &Array, input: &mut StepInput<'_>, ahead: bool) -> Result<Array, ModelError> {
-        let rows = input.rows.iter_mut().map(|row| (&mut *row.kv, row.tokens.len()));
-        let step = self.cache.begin(rows, ahead)?;
-        Ok(self.architecture.hidden(tokens, &step)?)
-    }
-
     /// float32 `[rows, vocab]` of `[rows, hidden]`, lazy.
     fn logits(&self, hidden: &Array) -> Result<Array, Exception> {
         self.architecture.logits(hidden)?.as_dtype(Dtype::Float32)

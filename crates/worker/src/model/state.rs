@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use mlx_rs::error::Exception;
+use mlx_rs::{Array, error::Exception};
 
 use super::ModelError;
 use crate::{
     backend::{
         AttentionSpec, Backend, KvBudget, KvError, KvGeometry, KvInUse, KvMemory, RowMemory, SequenceMemory,
-        StepMemory,
+        StepBefore, StepMemory,
     },
     cache::{BLOCK_TOKENS, Fork},
 };
@@ -63,9 +63,14 @@ impl KvCache {
         self.token_bytes
     }
 
-    /// Forgets what steps have appended that are not to be waited for.
-    pub(super) fn abandon(&self) {
-        self.memory.abandon();
+    /// Forgets what the last `steps` steps have appended.
+    pub(super) fn abandon(&self, steps: usize) {
+        self.memory.abandon(steps);
+    }
+
+    /// A step was launched that reads what all sequences have, until `last` has been computed.
+    pub(super) fn set_reader(&self, last: Array) {
+        self.memory.set_reader(last);
     }
 
     /// An empty sequence.
@@ -73,19 +78,19 @@ impl KvCache {
         SequenceKv { memory: self.memory.sequence(), len: 0 }
     }
 
-    /// Makes room for a step's new tokens. `rows` are sequences and how many new tokens each of them gets. If the step is
-    /// `ahead`, the one before may still be computed.
+    /// Makes room for a step's new tokens. `rows` are sequences and how many new tokens each of them gets. The step
+    /// `before` may still be computed.
     pub(super) fn begin<'a>(
         &self,
         rows: impl Iterator<Item = (&'a mut SequenceKv, usize)>,
-        ahead: bool,
+        before: StepBefore,
     ) -> Result<StepMemory<'a>, KvError> {
         let row = |(kv, new_tokens): (&'a mut SequenceKv, usize)| RowMemory {
             position: kv.len,
             new_tokens,
             memory: &mut kv.memory,
         };
-        self.memory.begin(rows.map(row).collect(), ahead)
+        self.memory.begin(rows.map(row).collect(), before)
     }
 }
 

@@ -309,7 +309,7 @@ impl Forward for FakeModel {
         }
     }
 
-    fn abandon(&self) {}
+    fn abandon(&self, _steps: usize) {}
 }
 
 /// An error that names no row.

@@ -180,8 +180,8 @@ impl Forward for Flaky {
         if launched.1 { Err(injected()) } else { Ok(landed) }
     }
 
-    fn abandon(&self) {
-        self.loaded.model.abandon();
+    fn abandon(&self, steps: usize) {
+        self.loaded.model.abandon(steps);
     }
 }
 

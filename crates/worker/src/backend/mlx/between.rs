@@ -91,8 +91,17 @@ impl State {
 
     /// The copy of exactly these rows, if the last step has left one with enough room.
     pub(super) fn take(&mut self, stamps: &[Stamp], room: i32) -> Option<Copy> {
-        let found = self.copies.iter().position(|copy| copy.stamps == stamps && copy.room >= room)?;
+        let found = self.find(stamps, room)?;
         Some(self.copies.swap_remove(found))
+    }
+
+    /// For how many tokens of each row the copy has room that [`take`](Self::take) would give.
+    pub(super) fn room(&self, stamps: &[Stamp], room: i32) -> Option<i32> {
+        self.copies.get(self.find(stamps, room)?).map(|copy| copy.room)
+    }
+
+    fn find(&self, stamps: &[Stamp], room: i32) -> Option<usize> {
+        self.copies.iter().position(|copy| copy.stamps == stamps && copy.room >= room)
     }
 
     /// Where the copies' layers are.

@@ -27,22 +27,25 @@
 //! that is launched behind another one may write to them what that one is still computing: but only to the places of
 //! its tokens, which its sequences do without if it fails.
 //!
+//! **What is launched** behind a step that gathers leaves the blocks as they are until then: to write to what is read, MLX
+//! would copy all of them. So it can gather nothing itself.
+//!
 //! **Batches.** Padding and the number of rows change how MLX cuts its sums: in another batch a result is another one
 //! within a rounding.
 
 use std::{ops::Range, sync::Arc};
 
-use mlx_rs::Dtype;
+use mlx_rs::{Array, Dtype};
 
 use super::{
     super::{
         block_table::{BlockTable, SharedBlocks},
-        kv::{KvBudget, KvError, KvGeometry, RowMemory, value_bytes},
+        kv::{KvBudget, KvError, KvGeometry, RowMemory, StepBefore, value_bytes},
     },
     array_blocks::{Appended, ArrayBlocks},
     between::{Between, Stamp},
     group::Row,
-    step::GatheredStep,
+    step::{GatheredStep, Groups},
 };
 use crate::cache::BLOCK_TOKENS;
 
@@ -107,21 +110,29 @@ impl GatheredKv {
         self.tokens
     }
 
-    /// Forgets what steps have appended and is not written yet, and what has become of copies meanwhile.
-    pub(crate) fn abandon(&self) {
+    /// Forgets what the last `steps` steps have appended, and what has become of copies meanwhile.
+    pub(crate) fn abandon(&self, steps: usize) {
         self.between.state().abandon();
-        self.blocks.memory.abandon();
+        self.blocks.memory.abandon(steps);
+    }
+
+    /// A step was launched that reads blocks, until `last` has been computed.
+    pub(crate) fn set_reader(&self, last: Array) {
+        self.blocks.memory.set_reader(last);
     }
 
     pub(crate) fn sequence(&self) -> GatheredSequence {
         GatheredSequence::new(BlockTable::new(&self.blocks), &self.blocks, &self.between)
     }
 
-    /// If it is `ahead`, the step before may still be computed.
+    /// A step, which nobody waits for if the one `before` has not been computed.
+    ///
+    /// # Errors
+    /// There is no memory, or the step before has to be computed first.
     pub(crate) fn begin<'a>(
         &self,
         mut rows: Vec<RowMemory<'a, GatheredSequence>>,
-        ahead: bool,
+        before: StepBefore,
     ) -> Result<GatheredStep<'a>, KvError> {
         // What is left of a step that has failed.
         self.between.state().pending = None;
@@ -131,9 +142,14 @@ impl GatheredKv {
             last = blocks.iter().copied().fold(last, i32::max);
             memory.next = self.between.state().stamp();
         }
-        self.blocks.memory.prepare(last)?;
         let rows: Vec<Row<'_>> = rows.iter().map(row).collect();
-        Ok(GatheredStep::new(&self.blocks, &self.between, &rows, self.together, ahead))
+        let groups = Groups::new(&rows, self.together, before != StepBefore::Computed, &self.between);
+        let later = before == StepBefore::ReadsBlocks;
+        if later && groups.read_blocks() {
+            return Err(KvError::InUse);
+        }
+        self.blocks.memory.prepare(last, later)?;
+        Ok(GatheredStep::new(&self.blocks, &self.between, &rows, groups))
     }
 }
 

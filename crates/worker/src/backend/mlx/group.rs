@@ -106,6 +106,11 @@ impl Group {
         }
     }
 
+    /// Whether its keys and values come from blocks.
+    pub(super) fn gathers(&self) -> bool {
+        matches!(self.source, Source::Blocks { .. })
+    }
+
     /// Its part of what there is of each token.
     pub(super) fn part(&self, x: &Array) -> Result<Array, Exception> {
         if self.tokens == (0..x.dim(0)) {
