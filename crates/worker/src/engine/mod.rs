@@ -256,6 +256,7 @@ impl<M: Forward> Engine<M> {
         if let Some(mut slot) = self.slots.remove(&id) {
             // Of a step's tokens, those behind the end were computed, too.
             let computed = computed.min(slot.sequence.tokens.len());
+            self.draft_model.iter_mut().for_each(|model| model.keep(&slot));
             self.kept.take_over(&mut slot, computed, &self.model);
             self.requests.end(slot.sequence.id);
         }

@@ -132,7 +132,7 @@ proptest! {
         });
         let mut world = World::with_limits(if fragile { model.fragile() } else { model }, limits);
         if let Some(draft) = draft {
-            world = world.drafted_by(draft.model(memory, fragile), draft.kv_tokens);
+            world = world.drafted_by(draft.model(memory, fragile).sharing(shared_block), draft.kv_tokens);
         }
         let (mut asked, mut cancelled) = (Vec::new(), BTreeSet::new());
         for event in events {
