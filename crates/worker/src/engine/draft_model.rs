@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::{Forward, Slot, drafting::Drafting, stats::EngineStats, step::take_rows};
 use crate::{
+    cache::Prefixes,
     model::{ModelError, StepInput, StepRow},
     sample::{GuessRow, SampleThreads},
     schedule::{Limits, Scheduler, SequenceId},
@@ -31,9 +32,14 @@ const FAILED_PASSES: u32 = 5;
 /// text.
 const FEW_TOKENS: usize = 16;
 
+/// Tokens that an answer is expected to have left, beside as many as it has: few say beforehand how long they will be.
+const FEW_TO_COME: usize = 128;
+
 /// The draft model of an engine.
-pub struct DraftModel<M> {
+pub struct DraftModel<M: Forward> {
     model: M,
+    /// What it has of sequences that have ended, or share their beginning with others.
+    kept: Option<Prefixes<M::Kv>>,
     size: DraftSize,
     limits: Limits,
     costs: Costs,
@@ -84,7 +90,8 @@ struct Room {
 impl<M: Forward> DraftModel<M> {
     /// One that nobody has asked yet, for an engine with these limits.
     pub fn new(model: M, size: DraftSize, limits: Limits, costs: Costs) -> Self {
-        Self { model, size, limits, costs, failures: 0, warned: false }
+        let kept = limits.keep_prefixes.then(|| Prefixes::new(model.shared_block()));
+        Self { model, kept, size, limits, costs, failures: 0, warned: false }
     }
 
     /// What a guess for this sequence costs in a step of so many rows; `None` if there is none to be had.
@@ -112,6 +119,7 @@ impl<M: Forward> DraftModel<M> {
                     self.failures = 0;
                     let tokens = pass.iter().map(|row| row.tokens.len()).sum();
                     self.costs.learn_pass(pass.len(), tokens, began.elapsed());
+                    self.keep_prompts(slots, &pass);
                     pass.retain_mut(DraftRow::go_on);
                 }
                 Err(error) => self.fail(slots, &mut pass, &error),
@@ -128,6 +136,34 @@ impl<M: Forward> DraftModel<M> {
             *computed = len;
         }
         *known = *computed;
+    }
+
+    /// Keeps what it has of a sequence for later ones that begin alike.
+    pub(super) fn keep(&mut self, slot: &Slot<M::Kv>) {
+        let Slot { sequence, drafting, .. } = slot;
+        if let (Some(kept), Some(kv)) = (&mut self.kept, &drafting.kv) {
+            kept.insert(&sequence.tokens[..drafting.known.min(sequence.tokens.len())], kv);
+        }
+    }
+
+    /// Keeps the prompts of which the last tokens were computed.
+    fn keep_prompts(&mut self, slots: &HashMap<SequenceId, Slot<M::Kv>>, pass: &[DraftRow]) {
+        for DraftRow { id, tokens, wanted } in pass {
+            let slot = slots.get(id).filter(|slot| *wanted > 0 && tokens.start < slot.sequence.prompt_len);
+            slot.into_iter().for_each(|slot| self.keep(slot));
+        }
+    }
+
+    /// Begins a sequence behind what is kept of it.
+    fn inherit(&mut self, slot: &mut Slot<M::Kv>) {
+        let (Some(kept), Some((_, tokens))) = (&mut self.kept, slot.sequence.tokens.split_last()) else {
+            return;
+        };
+        // Less than a block is not worth a copy.
+        let found = kept.find(tokens).filter(|found| kept.whole_blocks(found.len) > 0);
+        if let Some((found, kv)) = found.and_then(|found| Some((found, kept.fork(found)?))) {
+            slot.drafting = Drafting { kv: Some(kv), len: found.len, known: found.len, off: false };
+        }
     }
 
     /// Learns what a step of the served model took that had so many sequences, all of which decode, and so many tokens.
@@ -147,8 +183,22 @@ impl<M: Forward> DraftModel<M> {
         let held = slots.values().filter(|slot| slot.drafting.kv.is_some());
         let mut room = Room { used: held.map(|slot| self.units(slot)).sum(), is_full: false };
         for &Asked { id, tokens } in asked {
-            let Some(row) = self.row(slots, id, tokens, rows) else { continue };
-            if !self.has_room(slots, scheduler, id, &mut room) {
+            let Some(slot) = slots.get_mut(&id) else { continue };
+            let is_new = slot.drafting.kv.is_none();
+            if is_new && room.is_full {
+                continue;
+            }
+            if is_new {
+                self.inherit(slot);
+            }
+            let Some(row) = self.row(slot, id, tokens, rows) else {
+                if is_new {
+                    slot.drafting.clear();
+                }
+                continue;
+            };
+            slot.drafting.kv.get_or_insert_with(|| self.model.new_kv());
+            if !self.has_room(slots, scheduler, id, is_new, &mut room) {
                 continue;
             }
             let part = match row.tokens.len() {
@@ -165,14 +215,8 @@ impl<M: Forward> DraftModel<M> {
     }
 
     /// What is missing of a sequence for so many guesses. `None` if it is not worth it.
-    fn row(
-        &self,
-        slots: &mut HashMap<SequenceId, Slot<M::Kv>>,
-        id: SequenceId,
-        wanted: usize,
-        rows: usize,
-    ) -> Option<DraftRow> {
-        let Slot { sequence, drafting, .. } = slots.get_mut(&id)?;
+    fn row(&self, slot: &mut Slot<M::Kv>, id: SequenceId, wanted: usize, rows: usize) -> Option<DraftRow> {
+        let Slot { sequence, drafting, .. } = slot;
         let len = sequence.tokens.len();
         // The logits after the last token say what follows.
         self.settle(drafting, drafting.known.min(len.saturating_sub(1)));
@@ -182,32 +226,36 @@ impl<M: Forward> DraftModel<M> {
             drafting.turn_off();
             return None;
         }
-        let room = sequence.max_len.saturating_sub(len);
-        if missing.len() > FEW_TOKENS && !self.costs.is_worth(missing.len(), room, rows) {
+        let (generated, room) = (len - sequence.prompt_len.min(len), sequence.max_len.saturating_sub(len));
+        let to_come = room.min(FEW_TO_COME + generated);
+        if missing.len() > FEW_TOKENS && !self.costs.is_worth(missing.len(), to_come, rows) {
             return None;
         }
         Some(DraftRow { id, tokens: drafting.len..len, wanted })
     }
 
-    /// Sees to memory for a sequence. One that has nothing yet gets it from those that can't go on now. When sequences
-    /// have grown beyond the memory, the latest of them lose theirs.
+    /// Sees to memory for a sequence. What is kept goes first. One that has nothing yet gets it from those that can't go on
+    /// now. When sequences have grown beyond the memory, the latest of them lose theirs.
     fn has_room(
-        &self,
+        &mut self,
         slots: &mut HashMap<SequenceId, Slot<M::Kv>>,
         scheduler: &Scheduler,
         id: SequenceId,
+        is_new: bool,
         room: &mut Room,
     ) -> bool {
-        let Some(slot) = slots.get_mut(&id) else { return false };
-        let is_new = slot.drafting.kv.is_none();
-        if is_new && room.is_full {
-            return false;
-        }
-        slot.drafting.kv.get_or_insert_with(|| self.model.new_kv());
         if is_new {
-            room.used += self.units(slot);
+            room.used += slots.get(&id).map_or(0, |slot| self.units(slot));
         }
-        while room.used > self.size.kv_tokens {
+        loop {
+            let kept = self.kept.as_ref().map_or(0, Prefixes::held_tokens);
+            let missing = (room.used + kept).saturating_sub(self.size.kv_tokens);
+            if missing == 0 {
+                return true;
+            }
+            if self.kept.as_mut().is_some_and(|kept| kept.evict(missing) > 0) {
+                continue;
+            }
             let held = slots.iter().filter(|(_, slot)| slot.drafting.kv.is_some());
             let victim = held.map(|(&other, _)| (!scheduler.decodes(other), other)).max();
             let lost = victim.filter(|(idle, _)| *idle || !is_new).map_or(id, |(_, other)| other);
@@ -220,7 +268,6 @@ impl<M: Forward> DraftModel<M> {
                 return false;
             }
         }
-        true
     }
 
     /// Tokens of memory that a sequence may need before it is looked at again.

@@ -280,6 +280,7 @@ impl<M: Forward> Engine<M> {
             let computed = computed.min(slot.sequence.tokens.len());
             let certain = self.flight.as_ref().and_then(|flight| flight.row(id)).map(|row| row.tokens.start);
             let computed = certain.map_or(computed, |certain| computed.min(certain));
+            self.draft_model.iter_mut().for_each(|model| model.keep(&slot));
             self.kept.take_over(&mut slot, computed, &self.model);
             self.requests.end(slot.sequence.id);
         }

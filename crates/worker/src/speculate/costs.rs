@@ -85,14 +85,14 @@ impl Costs {
         tokens.max(LEAST_TOKENS).min(most.max(1))
     }
 
-    /// Whether a sequence of which the draft model misses so many tokens, and to which `room` more may come, is worth that
-    /// it computes them.
-    pub fn is_worth(&self, missing: usize, room: usize, rows: usize) -> bool {
+    /// Whether a sequence of which the draft model misses so many tokens, and in which so many are still to come, is worth
+    /// that it computes them.
+    pub fn is_worth(&self, missing: usize, to_come: usize, rows: usize) -> bool {
         let token = match self.prompt_token.zip(nearest(&self.steps, rows)) {
             Some((token, step)) if step > 0.0 && !self.fixed => token / step,
             _ => self.first,
         };
-        missing as f64 * token <= room as f64 * MAY_SAVE
+        missing as f64 * token <= to_come as f64 * MAY_SAVE
     }
 
     /// Learns what a pass of the draft model took, from its tokens to the guesses.

@@ -234,3 +234,28 @@ fn a_resumed_sequence_is_drafted() {
     assert_eq!(stream.tokens, plain[0].tokens[10..]);
     assert!(usage(&stream).accepted_tokens > 10);
 }
+
+/// What a conversation has in common with its next turn is not computed again, nor what two requests have.
+#[test]
+fn a_draft_model_goes_on_behind_what_it_has_kept() {
+    let limits = Limits { keep_prefixes: true, ..DRAFTING };
+    let draft = FakeModel::random(VOCAB).sharing(4);
+    let passes = draft.steps();
+    let model = FakeModel::random(VOCAB).sharing(4);
+    let mut world = World::with_limits(model, limits).drafted_by(draft, ROOM);
+    let mut prompt: Vec<u32> = (0..40).map(|n| n * n % VOCAB).collect();
+    for turn in 0..3 {
+        let ask = Ask { prompt: prompt.clone(), max_tokens: 20, credit: 100, ..Ask::default() };
+        world.ask(turn, ask);
+        world.settle();
+        let (stream, computed) =
+            (world.stream(turn), passes.lock().unwrap().drain(..).flatten().sum::<usize>());
+        let used = usage(&stream);
+        assert!(used.drafted_tokens > 5 && used.drafted_tokens == used.accepted_tokens, "{used:?}");
+        // A prompt of 40, then of 62 and 84 tokens, and some twenty behind it.
+        assert!(if turn == 0 { computed > 40 } else { computed < 35 }, "{computed} tokens in turn {turn}");
+        prompt.extend(stream.tokens);
+        prompt.extend([7, turn as u32]);
+    }
+    world.assert_empty();
+}

@@ -135,7 +135,7 @@ proptest! {
         });
         let mut world = World::with_limits(model, limits);
         if let Some(draft) = draft {
-            world = world.drafted_by(draft.model(memory), draft.kv_tokens);
+            world = world.drafted_by(draft.model(memory).sharing(shared_block), draft.kv_tokens);
         }
         let (mut asked, mut cancelled) = (Vec::new(), BTreeSet::new());
         for event in events {
