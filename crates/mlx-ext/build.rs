@@ -36,6 +36,7 @@ fn main() {
             "cpp/chain.cpp",
             "cpp/linear_operation.cpp",
             "cpp/attention_operation.cpp",
+            "cpp/rowwise_operation.cpp",
         ])
         .compile("mlx_ext");
     compile_kernels();

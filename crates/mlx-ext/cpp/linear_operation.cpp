@@ -48,7 +48,7 @@ struct Linear : Operation {
   std::optional<mx::array> norm;
   float eps;
   std::vector<MatrixArrays> matrices;
-  bool swiglu;
+  Gate gate;
   Rounding rounding;
   int rows;
 
@@ -76,7 +76,7 @@ struct Linear : Operation {
     job.norm_eps = eps;
     job.matrices = views.data();
     job.matrix_count = static_cast<int>(views.size());
-    job.swiglu = swiglu;
+    job.gate = gate;
     job.residual = residual ? residual->data(values) : nullptr;
     job.y = out;
     job.rounding = rounding;
@@ -123,7 +123,7 @@ struct MlxExtLinear {
   const MlxExtMatrix* matrices;
   int matrix_count;
   float eps;
-  int swiglu;
+  int gate;  // kr::Gate
   int int8;
 };
 
@@ -164,12 +164,14 @@ mx::array make_linear(const MlxExtLinear& spec) {
   const mx::array& x = array_at(spec.x);
   const mx::array* residual = spec.residual ? &array_at(spec.residual) : nullptr;
   require(x.ndim() == 2 && x.dtype() == mx::float32, "the input of a product is float32 [rows, inputs]");
-  require(!spec.swiglu || spec.matrix_count == 2, "a gated product has two matrices");
+  require(spec.gate >= 0 && spec.gate <= static_cast<int>(Gate::gelu_tanh), "no such activation");
+  const bool gated = spec.gate != 0;
+  require(!gated || spec.matrix_count == 2, "a gated product has two matrices");
   ChainBuilder chain({&x, residual});
   auto linear = std::make_unique<Linear>(chain.activation(x));
   linear->rows = x.shape(0);
   linear->eps = spec.eps;
-  linear->swiglu = spec.swiglu != 0;
+  linear->gate = static_cast<Gate>(spec.gate);
   linear->rounding = spec.int8 ? Rounding::int8 : Rounding::int16;
   if (spec.norm) {
     const mx::array& norm = array_at(spec.norm);
@@ -181,8 +183,8 @@ mx::array make_linear(const MlxExtLinear& spec) {
   for (int i = 0; i < spec.matrix_count; i++) {
     linear->matrices.push_back(arrays_of(chain, spec.matrices[i], x.shape(1)));
     const int outputs = linear->matrices.back().weight.shape(0);
-    require(!spec.swiglu || i == 0 || outputs == width, "gate and up differ in length");
-    width = spec.swiglu ? outputs : width + outputs;
+    require(!gated || i == 0 || outputs == width, "gate and up differ in length");
+    width = gated ? outputs : width + outputs;
   }
   require(width <= std::numeric_limits<int>::max(), "the result of a product is too wide");
   const mx::Shape shape{x.shape(0), static_cast<int>(width)};

@@ -147,7 +147,7 @@ fn check_products(digest: &mut impl Hasher) {
             computed(&Linear { norm, residual: Some(residual), ..plain(x, &matrices) })
         });
         check_rows(digest, &x, &residual, |x, _| {
-            computed(&Linear { norm: Some((&norm, 1e-5)), gated: true, ..plain(x, &matrices) })
+            computed(&Linear { norm: Some((&norm, 1e-5)), gate: Some(cpu::Gate::Silu), ..plain(x, &matrices) })
         });
         let tokens = Array::from_slice(&[5_u32, 82, 0, 5], &[4]);
         let rows = bits(&cpu::embedding(&weights[0].matrix(), &tokens, inputs).unwrap());

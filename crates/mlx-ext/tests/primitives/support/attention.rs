@@ -125,6 +125,8 @@ impl<'a> Server<'a> {
                 sin: &self.rotation.sin,
                 layer: LAYER,
                 heads: self.spec.heads(),
+                query_scale: None,
+                soft_cap: None,
                 scale: self.spec.scale(),
                 window: self.spec.window,
                 traditional: self.spec.traditional,
