@@ -106,6 +106,7 @@ fn the_rotation_is_mlx_s() {
             pairs: head_dim / 2,
             traditional,
             window: None,
+            soft_cap: None,
             dtype: KvDtype::Float32,
         };
         let random = &mut Random::new(4);

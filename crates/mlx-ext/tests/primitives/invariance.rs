@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use mlx_ext::cpu::{self, KvDtype, KvPool, Linear, Matrix};
+use mlx_ext::cpu::{self, KvDtype, KvPool, Linear, Matrix, NormKind, NormedPart, Rowwise};
 use mlx_rs::{
     Array,
     ops::indexing::{TryIndexOp, take_axis},
@@ -32,6 +32,7 @@ const ROWS: i32 = 70;
 #[test]
 fn other_rows_change_no_bit() {
     check_products(&mut DefaultHasher::new());
+    check_rowwise(&mut DefaultHasher::new());
 }
 
 /// A prompt's attention in one piece and in any others, alone and beside other sequences.
@@ -50,8 +51,16 @@ fn shared_blocks_change_no_bit() {
     let prefix = full + 5;
     let lengths = [prefix + 1, prefix + 40, prefix + 7, prefix + 300];
     for dtype in [KvDtype::Float32, KvDtype::Float16] {
-        let spec =
-            Spec { kv_heads: 2, group: 3, head_dim: 40, pairs: 20, traditional: false, window: None, dtype };
+        let spec = Spec {
+            kv_heads: 2,
+            group: 3,
+            head_dim: 40,
+            pairs: 20,
+            traditional: false,
+            window: None,
+            soft_cap: None,
+            dtype,
+        };
         for spec in [spec, Spec { window: Some(100), ..spec }] {
             let rotation = Rotation::new(spec, prefix + 300);
             let common = random.normals(&[prefix, spec.width()]);
@@ -91,6 +100,7 @@ fn threads_change_no_bit() {
     if let Some(path) = env::var_os(DIGEST) {
         let mut digest = DefaultHasher::new();
         check_products(&mut digest);
+        check_rowwise(&mut digest);
         check_attention(&mut digest);
         fs::write(path, digest.finish().to_string()).unwrap();
         return;
@@ -147,7 +157,14 @@ fn check_products(digest: &mut impl Hasher) {
             computed(&Linear { norm, residual: Some(residual), ..plain(x, &matrices) })
         });
         check_rows(digest, &x, &residual, |x, _| {
-            computed(&Linear { norm: Some((&norm, 1e-5)), gate: Some(cpu::Gate::Silu), ..plain(x, &matrices) })
+            computed(&Linear {
+                norm: Some((&norm, 1e-5)),
+                gate: Some(cpu::Gate::Silu),
+                ..plain(x, &matrices)
+            })
+        });
+        check_rows(digest, &x, &residual, |x, _| {
+            computed(&Linear { gate: Some(cpu::Gate::GeluTanh), ..plain(x, &matrices) })
         });
         let tokens = Array::from_slice(&[5_u32, 82, 0, 5], &[4]);
         let rows = bits(&cpu::embedding(&weights[0].matrix(), &tokens, inputs).unwrap());
@@ -161,6 +178,27 @@ fn check_products(digest: &mut impl Hasher) {
     let weights = Weights::new(random, storage, 600, 1152);
     let x = random.activations(ROWS, 1152);
     check_rows(digest, &x, &x, |x, _| computed(&plain(x, &[weights.matrix()])));
+}
+
+/// Normalizations of pieces, with all that may follow; of rows that threads share, and of some that they do not.
+fn check_rowwise(digest: &mut impl Hasher) {
+    let random = &mut Random::new(13);
+    for (width, pieces) in [(61, 4), (640, 3)] {
+        let (x, residual) =
+            (random.activations(ROWS, width * pieces + 29), random.normals(&[ROWS, width * pieces + 29]));
+        let (weight, bias) = (random.normals(&[width]), random.normals(&[width]));
+        for kind in [NormKind::Rms, NormKind::Layer] {
+            let part = NormedPart { kind, weight: &weight, bias: Some(&bias), eps: 1e-5, count: pieces };
+            let parts =
+                [NormedPart { bias: None, count: 1, ..part }, NormedPart { count: pieces - 1, ..part }];
+            check_rows(digest, &x, &residual, |x, residual| {
+                let (soft_cap, residual) = (Some(3.0), Some(residual));
+                let y = cpu::rowwise(&Rowwise { x, parts: &parts, factor: 0.3, soft_cap, residual }).unwrap();
+                y.eval().unwrap();
+                y
+            });
+        }
+    }
 }
 
 /// `compute` on all rows at once and on some of them.
@@ -196,10 +234,13 @@ fn check_attention(digest: &mut impl Hasher) {
         pairs: 20,
         traditional: false,
         window: None,
+        soft_cap: None,
         dtype: KvDtype::Float32,
     };
     let half = Spec { dtype: KvDtype::Float16, kv_heads: 1, group: 5, head_dim: 64, pairs: 16, ..plain };
-    for spec in [plain, half, Spec { window: Some(77), ..plain }, Spec { window: Some(300), ..half }] {
+    let capped = Spec { window: Some(77), soft_cap: Some(2.0), ..plain };
+    for spec in [plain, half, Spec { window: Some(77), ..plain }, Spec { window: Some(300), ..half }, capped]
+    {
         let lengths = [620, 33, 90];
         let rotation = Rotation::new(spec, 620);
         let sequences: Vec<Array> =

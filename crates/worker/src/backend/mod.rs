@@ -5,6 +5,7 @@
 //! matrix     weights as they are stored, and a product with everything around it
 //! attention  what one layer's attention is like
 //! rope       rotary positions
+//! query_scale  what queries are multiplied by where they are late
 //! kv         memory for keys and values: how much, of what shape
 //! block_table  which blocks of it a sequence has
 //! cpu        primitives of this project (`mlx_ext::cpu`), paged keys and values
@@ -20,6 +21,7 @@ mod cpu;
 mod kv;
 mod matrix;
 mod mlx;
+mod query_scale;
 mod rope;
 #[cfg(test)]
 mod tests;
@@ -32,7 +34,8 @@ use mlx_rs::{Array, Dtype, error::Exception};
 pub(crate) use attention::{AttentionSpec, Heads};
 pub use kv::{KvBudget, KvDtype, KvError};
 pub(crate) use kv::{KvGeometry, RowMemory};
-pub(crate) use matrix::{Linear, Matrix, Norm, Storage};
+pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
+pub(crate) use query_scale::QueryScale;
 pub(crate) use rope::Rope;
 
 use crate::cache::BLOCK_TOKENS;
@@ -138,13 +141,29 @@ impl Backend {
         Ok(Matrix { storage, bias, dtype: self.dtype })
     }
 
-    /// Takes the weight of an RMS normalization, `[width]`.
-    pub(crate) fn norm(self, weight: &Array, eps: f32) -> Result<Norm, Exception> {
-        Ok(Norm { weight: weight.as_dtype(self.dtype)?, eps })
+    /// Takes the weights of a normalization, `[width]`, as they are stored.
+    pub(crate) fn norm(
+        self,
+        kind: NormKind,
+        weight: &Array,
+        bias: Option<&Array>,
+        eps: f32,
+    ) -> Result<Norm, Exception> {
+        let stored = weight.as_dtype(self.dtype)?;
+        let weight = match kind {
+            NormKind::RmsPlusOne => stored.add(Array::from_f32(1.0).as_dtype(self.dtype)?)?,
+            NormKind::Rms | NormKind::Layer => stored,
+        };
+        let bias = bias.map(|bias| bias.as_dtype(self.dtype)).transpose()?;
+        Ok(Norm { kind, weight, bias, eps })
     }
 
     /// `[tokens, outputs]` of a product and everything around it; lazy.
     pub(crate) fn linear(self, job: &Linear<'_>) -> Result<Array, Exception> {
+        if let Some(norm) = job.norm.filter(|norm| self.kernels.are_cpu() && !norm.is_rms()) {
+            let x = self.rowwise(&Rowwise { norms: &[(norm, 1)], ..Rowwise::of(job.x) })?;
+            return self.linear(&Linear { x: &x, norm: None, ..*job });
+        }
         match self.kernels {
             Kernels::Cpu => cpu::linear(job, false),
             Kernels::CpuInt8 => cpu::linear(job, true),
@@ -161,10 +180,9 @@ impl Backend {
         }
     }
 
-    /// RMS normalization of `[tokens, width]` that no product follows; lazy. MLX's operation treats each row alone, on
-    /// every device.
-    pub(crate) fn rms_norm(self, x: &Array, norm: &Norm) -> Result<Array, Exception> {
-        mlx::rms_norm(x, norm)
+    /// `[tokens, width]` of normalizations that no product follows, and of what else is done with each row by itself; lazy.
+    pub(crate) fn rowwise(self, job: &Rowwise<'_>) -> Result<Array, Exception> {
+        if self.kernels.are_cpu() { cpu::rowwise(job) } else { mlx::rowwise(job) }
     }
 
     /// What of a layer's attention the kernels can't compute; `None`: they compute all of it.

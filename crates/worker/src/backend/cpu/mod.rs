@@ -7,7 +7,7 @@ use mlx_rs::{Array, error::Exception};
 
 pub(crate) use paged::{PagedKv, PagedSequence, PagedStep};
 
-use super::{AttentionSpec, Linear, Matrix, Storage};
+use super::{AttentionSpec, Gate, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
 use crate::cache::BLOCK_TOKENS;
 
 const _: () = assert!(BLOCK_TOKENS == cpu::KvPool::BLOCK_TOKENS, "the blocks of the pool are others");
@@ -19,9 +19,23 @@ pub(super) fn linear(job: &Linear<'_>, int8: bool) -> Result<Array, Exception> {
         x: job.x,
         norm: job.norm.map(|norm| (&norm.weight, norm.eps)),
         matrices: &matrices,
-        gated: job.gated,
+        gate: job.gate.map(|gate| match gate {
+            Gate::Silu => cpu::Gate::Silu,
+            Gate::GeluTanh => cpu::Gate::GeluTanh,
+        }),
         residual: job.residual,
         int8,
+    })
+}
+
+pub(super) fn rowwise(job: &Rowwise<'_>) -> Result<Array, Exception> {
+    let parts: Vec<cpu::NormedPart<'_>> = job.norms.iter().map(|&(norm, count)| part(norm, count)).collect();
+    cpu::rowwise(&cpu::Rowwise {
+        x: job.x,
+        parts: &parts,
+        factor: job.factor,
+        soft_cap: job.soft_cap,
+        residual: job.residual,
     })
 }
 
@@ -50,6 +64,14 @@ pub(super) fn unsupported(spec: &AttentionSpec) -> Option<&'static str> {
         return Some("attention heads of this size");
     }
     spec.beyond_all_kernels()
+}
+
+fn part(norm: &Norm, count: i32) -> cpu::NormedPart<'_> {
+    let kind = match norm.kind {
+        NormKind::Rms | NormKind::RmsPlusOne => cpu::NormKind::Rms,
+        NormKind::Layer => cpu::NormKind::Layer,
+    };
+    cpu::NormedPart { kind, weight: &norm.weight, bias: norm.bias.as_ref(), eps: norm.eps, count }
 }
 
 fn borrowed(matrix: &Matrix) -> cpu::Matrix<'_> {
