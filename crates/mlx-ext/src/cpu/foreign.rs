@@ -8,7 +8,7 @@ use std::ptr::null_mut;
 /// What a caller of a primitive is told elsewhere.
 pub(super) const ABSENT: &std::ffi::CStr = c"the CPU primitives are built on Linux only; use the GPU";
 
-/// `MlxExtMatrix` of `linear_operation.cpp`.
+/// `MlxExtMatrix` of `matrix_arrays.h`.
 #[repr(C)]
 pub(super) struct RawMatrix {
     pub(super) weight: *mut c_void,
@@ -51,6 +51,25 @@ pub(super) struct RawRowwise {
     pub(super) part_count: c_int,
     pub(super) factor: f32,
     pub(super) soft_cap: f32,
+}
+
+/// Opaque.
+#[repr(C)]
+pub(super) struct RawExpertSet {
+    _opaque: [u8; 0],
+}
+
+/// `MlxExtExperts` of `experts_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawExperts {
+    pub(super) x: *mut c_void,
+    pub(super) routing: *mut c_void,
+    pub(super) residual: *mut c_void,
+    pub(super) set: *const RawExpertSet,
+    pub(super) chosen: c_int,
+    pub(super) normalized: c_int,
+    pub(super) gate: c_int,
+    pub(super) int8: c_int,
 }
 
 /// Opaque.
@@ -118,6 +137,14 @@ foreign! {
         tokens: *mut c_void, matrix: *const RawMatrix, inputs: c_int, message: *mut c_char, message_len: usize
     ) -> *mut c_void = absent(message, message_len);
     fn mlx_ext_rowwise(spec: *const RawRowwise, message: *mut c_char, message_len: usize) -> *mut c_void
+        = absent(message, message_len);
+
+    fn mlx_ext_expert_set_new(
+        matrices: *const RawMatrix, experts: c_int, inputs: c_int, inner: c_int, message: *mut c_char,
+        message_len: usize
+    ) -> *mut RawExpertSet = { absent(message, message_len); null_mut() };
+    fn mlx_ext_expert_set_free(set: *mut RawExpertSet) = ();
+    fn mlx_ext_experts(spec: *const RawExperts, message: *mut c_char, message_len: usize) -> *mut c_void
         = absent(message, message_len);
 
     fn mlx_ext_kv_pool_new(

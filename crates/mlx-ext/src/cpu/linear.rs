@@ -98,7 +98,7 @@ pub fn embedding(matrix: &Matrix<'_>, tokens: &Array, inputs: i32) -> Result<Arr
 }
 
 impl RawMatrix {
-    fn new(matrix: &Matrix<'_>) -> Self {
+    pub(super) fn new(matrix: &Matrix<'_>) -> Self {
         let packing = matrix.quantization.as_ref();
         Self {
             weight: context(Some(matrix.weight)),

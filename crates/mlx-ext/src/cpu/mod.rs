@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 mod attention;
+mod experts;
 mod foreign;
 mod linear;
 mod rowwise;
@@ -21,6 +22,7 @@ use std::ffi::{CStr, c_char, c_void};
 use mlx_rs::{Array, error::Exception};
 
 pub use attention::{Attention, KvDtype, KvPool, KvShape, Step, StepRow};
+pub use experts::{ExpertSet, Experts, experts};
 use foreign::{mlx_ext_instructions, mlx_ext_progress, mlx_ext_threads};
 pub use linear::{Gate, Linear, Matrix, Quantization, embedding, linear};
 pub use rowwise::{NormKind, NormedPart, Rowwise, rowwise};

@@ -3,13 +3,17 @@
 use std::{
     env, fs,
     hash::{DefaultHasher, Hash, Hasher},
+    ops::Range,
     process::Command,
 };
 
-use mlx_ext::cpu::{self, KvDtype, KvPool, Linear, Matrix, NormKind, NormedPart, Rowwise};
+use mlx_ext::cpu::{
+    self, ExpertSet, Experts, KvDtype, KvPool, Linear, Matrix, NormKind, NormedPart, Rowwise,
+};
 use mlx_rs::{
     Array,
     ops::indexing::{TryIndexOp, take_axis},
+    transforms::eval,
 };
 
 use crate::{
@@ -33,6 +37,7 @@ const ROWS: i32 = 70;
 fn other_rows_change_no_bit() {
     check_products(&mut DefaultHasher::new());
     check_rowwise(&mut DefaultHasher::new());
+    check_experts(&mut DefaultHasher::new());
 }
 
 /// A prompt's attention in one piece and in any others, alone and beside other sequences.
@@ -101,6 +106,7 @@ fn threads_change_no_bit() {
         let mut digest = DefaultHasher::new();
         check_products(&mut digest);
         check_rowwise(&mut digest);
+        check_experts(&mut digest);
         check_attention(&mut digest);
         fs::write(path, digest.finish().to_string()).unwrap();
         return;
@@ -223,6 +229,50 @@ fn check_rows(
     let backwards = |array: &Array| take_axis(array, Array::from_slice(&backwards, &[ROWS]), 0).unwrap();
     let turned = bits(&compute(&backwards(x), &backwards(residual)));
     assert!(turned.chunks(width).rev().eq(all.chunks(width)), "rows in the other order");
+}
+
+/// Of rows that choose among experts, each gets what it gets alone.
+fn check_experts(digest: &mut impl Hasher) {
+    let random = &mut Random::new(14);
+    let (inputs, inner, count) = (64, 96, 5);
+    for storage in Storage::all().into_iter().filter(|storage| storage.group() <= 32) {
+        let part = |random: &mut Random, outputs, inputs| -> Vec<Weights> {
+            (0..count).map(|_| Weights::new(random, storage, outputs, inputs)).collect()
+        };
+        let (gates, ups) = (part(random, inner, inputs), part(random, inner, inputs));
+        let downs = part(random, inputs, inner);
+        let matrices =
+            [&gates, &ups, &downs].map(|part| part.iter().map(Weights::matrix).collect::<Vec<_>>());
+        for matrix in matrices.iter().flatten() {
+            let packing = matrix.quantization.iter().flat_map(|packing| [packing.scales, packing.biases]);
+            eval([matrix.weight].into_iter().chain(packing)).unwrap();
+        }
+        let set = ExpertSet::new(matrices.each_ref().map(Vec::as_slice), inputs, inner).unwrap();
+        let x = random.activations(ROWS, inputs + count);
+        let residual = random.normals(&[ROWS, inputs]);
+        for normalized in [false, true] {
+            check_rows(digest, &x, &residual, |both, residual| {
+                let part = |columns: Range<i32>| {
+                    let part = both.try_index((.., columns)).unwrap();
+                    part.contiguous().unwrap()
+                };
+                let (x, routing) = (part(0..inputs), part(inputs..inputs + count));
+                let y = cpu::experts(&Experts {
+                    x: &x,
+                    routing: &routing,
+                    set: &set,
+                    chosen: 2,
+                    normalized,
+                    gate: cpu::Gate::Silu,
+                    residual: Some(residual),
+                    int8: false,
+                })
+                .unwrap();
+                y.eval().unwrap();
+                y
+            });
+        }
+    }
 }
 
 fn check_attention(digest: &mut impl Hasher) {

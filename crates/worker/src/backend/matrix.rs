@@ -1,6 +1,6 @@
 //! Weights as they are stored, and what a backend computes with them in one go.
 
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, error::Exception};
 
 /// What a normalization computes of each vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +92,30 @@ pub(crate) struct Rowwise<'a> {
     pub(crate) soft_cap: Option<f32>,
     /// `[tokens, width]`.
     pub(crate) residual: Option<&'a Array>,
+}
+
+impl Storage {
+    /// The same of what `part` makes of each of its arrays.
+    pub(crate) fn each(&self, part: impl Fn(&Array) -> Result<Array, Exception>) -> Result<Self, Exception> {
+        Ok(match self {
+            Self::Dense(weight) => Self::Dense(part(weight)?),
+            Self::Affine { packed, scales, biases, group_size, bits } => Self::Affine {
+                packed: part(packed)?,
+                scales: part(scales)?,
+                biases: part(biases)?,
+                group_size: *group_size,
+                bits: *bits,
+            },
+        })
+    }
+
+    /// Its arrays: of equally packed ones the same number.
+    pub(crate) fn arrays(&self) -> Vec<&Array> {
+        match self {
+            Self::Dense(weight) => vec![weight],
+            Self::Affine { packed, scales, biases, .. } => vec![packed, scales, biases],
+        }
+    }
 }
 
 impl Norm {

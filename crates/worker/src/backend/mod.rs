@@ -2,6 +2,7 @@
 //! chooses a device or a kernel.
 //!
 //! ```text
+//! experts    feed-forward networks of which each token goes through a few
 //! matrix     weights as they are stored, and a product with everything around it
 //! attention  what one layer's attention is like
 //! rope       rotary positions
@@ -18,6 +19,7 @@
 mod attention;
 mod block_table;
 mod cpu;
+mod experts;
 mod kv;
 mod matrix;
 mod mlx;
@@ -32,6 +34,7 @@ use mlx_ext::Device;
 use mlx_rs::{Array, Dtype, error::Exception};
 
 pub(crate) use attention::{AttentionSpec, Heads};
+pub(crate) use experts::{ExpertSizes, Experts, Mix, StoredExperts};
 pub use kv::{KvBudget, KvDtype, KvError};
 pub(crate) use kv::{KvGeometry, RowMemory};
 pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
@@ -183,6 +186,23 @@ impl Backend {
     /// `[tokens, width]` of normalizations that no product follows, and of what else is done with each row by itself; lazy.
     pub(crate) fn rowwise(self, job: &Rowwise<'_>) -> Result<Array, Exception> {
         if self.kernels.are_cpu() { cpu::rowwise(job) } else { mlx::rowwise(job) }
+    }
+
+    /// Takes gates, ups and downs of a layer's experts.
+    pub(crate) fn experts(
+        self,
+        stored: [StoredExperts; 3],
+        sizes: ExpertSizes,
+    ) -> Result<Experts, Exception> {
+        if self.kernels.are_cpu() {
+            return cpu::CpuExperts::new(stored, sizes).map(Experts::Cpu);
+        }
+        Experts::mlx(stored, |storage| self.matrix(storage, None))
+    }
+
+    /// `[tokens, outputs]` of the experts that each token chooses; lazy.
+    pub(crate) fn mix(self, job: &Mix<'_>) -> Result<Array, Exception> {
+        experts::mix(job, self.kernels == Kernels::CpuInt8)
     }
 
     /// What of a layer's attention the kernels can't compute; `None`: they compute all of it.

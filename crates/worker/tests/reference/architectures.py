@@ -192,6 +192,27 @@ def cohere2(r, seed):
     }
 
 
+def mixtral(r, seed):
+    config = common("mixtral", r, seed, free=False)
+    experts = {"num_local_experts": r.choice([4, 5]), "num_experts_per_tok": r.choice([1, 2])}
+    return {**config, **experts, "sliding_window": None, "separate_experts": seed % 2 == 1}
+
+
+def qwen3_moe(r, seed):
+    config = {**common("qwen3_moe", r, seed), "num_hidden_layers": 3}
+    # mlx-lm finds experts that are stored one by one only if the first layer has some.
+    separate = seed % 2 == 1
+    experts = {
+        "num_experts": r.choice([6, 9]),
+        "num_experts_per_tok": r.choice([2, 3]),
+        "moe_intermediate_size": 64,
+        "norm_topk_prob": seed % 3 != 1,
+        "decoder_sparse_step": 1 if separate else 2,
+        "mlp_only_layers": [1] if seed % 3 == 1 else [],
+    }
+    return {**config, **experts, "attention_bias": False, "separate_experts": separate}
+
+
 ARCHITECTURES = {
     "cohere2": cohere2,
     "gemma2": gemma2,
@@ -204,10 +225,12 @@ ARCHITECTURES = {
     "ministral3": ministral3,
     "mistral": mistral,
     "mistral3": mistral3,
+    "mixtral": mixtral,
     "olmo2": olmo2,
     "olmo3": olmo3,
     "phi3": phi3,
     "qwen2": qwen2,
     "qwen3": qwen3,
+    "qwen3_moe": qwen3_moe,
     "smollm3": smollm3,
 }

@@ -29,6 +29,10 @@ from mlx_lm.utils import _get_classes
 
 from architectures import ARCHITECTURES
 
+# mlx-lm 0.32.2 passes an argument that MLX 0.32.2 does not know yet; it is None.
+GATHER_QMM = mx.gather_qmm
+mx.gather_qmm = lambda *arrays, global_scale=None, **options: GATHER_QMM(*arrays, **options)
+
 PROMPT, DECODED = 129, 24
 AFTER = [1, 64, PROMPT, PROMPT + DECODED]
 MODELS = 3
@@ -67,6 +71,16 @@ def tensor(name, shape):
     return mx.array(values, dtype=mx.float32).reshape(shape)
 
 
+def separate(name, shape):
+    """Experts one by one, as transformers stores them: mlx-lm stacks them."""
+    if ".switch_mlp." not in name:
+        return [(name, shape)]
+    before, after = name.split(".switch_mlp.")
+    if before.endswith("block_sparse_moe"):
+        after = after.replace("gate_proj", "w1").replace("down_proj", "w2").replace("up_proj", "w3")
+    return [(f"{before}.experts.{expert}.{after}", shape[1:]) for expert in range(shape[0])]
+
+
 def build(config):
     """The model with its weights, and their shapes as they are stored."""
     model_class, args_class = _get_classes(config)
@@ -75,6 +89,8 @@ def build(config):
     shapes = {name: list(value.shape) for name, value in sorted(tree_flatten(model.parameters()))}
     if text["tie_word_embeddings"]:
         shapes = {name: shape for name, shape in shapes.items() if "lm_head." not in name}
+    if config.pop("separate_experts", False):
+        shapes = dict(sorted(part for name, shape in shapes.items() for part in separate(name, shape)))
     weights = {name: tensor(name, shape) for name, shape in shapes.items()}
     if hasattr(model, "sanitize"):
         weights = model.sanitize(dict(weights))
@@ -98,15 +114,16 @@ def run(model, prompt, bits):
 
 def record(config, seed):
     """One model, dense and with weights of 4 and of 8 bits."""
-    model, shapes = build(config)
+    model, shapes = build(dict(config))
     numbers = split_mix(hashed(f"tokens {seed}"))
     vocab = config.get("text_config", config)["vocab_size"]
     prompt = [next(numbers) % vocab for _ in range(PROMPT)]
     runs = [run(model, prompt, None)]
     for bits in (4, 8):
-        model, _ = build(config)
+        model, _ = build(dict(config))
         nn.quantize(model, group_size=GROUP_SIZE, bits=bits)
         runs.append(run(model, prompt, bits))
+    config.pop("separate_experts", None)
     return {"config": config, "tensors": shapes, "prompt": prompt, "runs": runs}
 
 

@@ -1,10 +1,13 @@
 //! Primitives of this project for the CPU, in float32. Nothing else names them.
 
+mod experts;
 mod paged;
 
 use mlx_ext::cpu;
 use mlx_rs::{Array, error::Exception};
 
+pub(crate) use experts::CpuExperts;
+pub(super) use experts::mix;
 pub(crate) use paged::{PagedKv, PagedSequence, PagedStep};
 
 use super::{AttentionSpec, Gate, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
@@ -19,10 +22,7 @@ pub(super) fn linear(job: &Linear<'_>, int8: bool) -> Result<Array, Exception> {
         x: job.x,
         norm: job.norm.map(|norm| (&norm.weight, norm.eps)),
         matrices: &matrices,
-        gate: job.gate.map(|gate| match gate {
-            Gate::Silu => cpu::Gate::Silu,
-            Gate::GeluTanh => cpu::Gate::GeluTanh,
-        }),
+        gate: job.gate.map(gate),
         residual: job.residual,
         int8,
     })
@@ -66,6 +66,13 @@ pub(super) fn unsupported(spec: &AttentionSpec) -> Option<&'static str> {
     spec.beyond_all_kernels()
 }
 
+fn gate(gate: Gate) -> cpu::Gate {
+    match gate {
+        Gate::Silu => cpu::Gate::Silu,
+        Gate::GeluTanh => cpu::Gate::GeluTanh,
+    }
+}
+
 fn part(norm: &Norm, count: i32) -> cpu::NormedPart<'_> {
     let kind = match norm.kind {
         NormKind::Rms | NormKind::RmsPlusOne => cpu::NormKind::Rms,
@@ -75,12 +82,17 @@ fn part(norm: &Norm, count: i32) -> cpu::NormedPart<'_> {
 }
 
 fn borrowed(matrix: &Matrix) -> cpu::Matrix<'_> {
-    let (weight, quantization) = match &matrix.storage {
+    cpu::Matrix { bias: matrix.bias.as_ref(), ..stored(&matrix.storage) }
+}
+
+/// Without a bias.
+fn stored(storage: &Storage) -> cpu::Matrix<'_> {
+    let (weight, quantization) = match storage {
         Storage::Dense(weight) => (weight, None),
         Storage::Affine { packed, scales, biases, group_size, bits } => {
             let packing = cpu::Quantization { scales, biases, group_size: *group_size, bits: *bits };
             (packed, Some(packing))
         }
     };
-    cpu::Matrix { weight, quantization, bias: matrix.bias.as_ref() }
+    cpu::Matrix { weight, quantization, bias: None }
 }

@@ -3,6 +3,7 @@
 mod array_blocks;
 mod attention;
 mod between;
+mod experts;
 mod gathered;
 mod group;
 mod grouping;
@@ -15,6 +16,7 @@ use mlx_rs::{
     ops::{concatenate, dequantize, indexing::take_axis, quantized_matmul, sigmoid},
 };
 
+pub(super) use experts::mix;
 pub(crate) use gathered::{GatheredKv, GatheredSequence};
 pub(super) use rowwise::rowwise;
 pub(crate) use step::GatheredStep;

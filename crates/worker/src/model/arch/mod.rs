@@ -9,11 +9,13 @@ mod llama;
 mod ministral3;
 mod mistral;
 mod mistral3;
+mod mixtral;
 mod olmo2;
 mod olmo3;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod smollm3;
 
 use crate::model::layers::{Architecture, Defaults, ModelError, Settings, Weights};
@@ -42,11 +44,13 @@ pub(super) const REGISTRY: &[Entry] = &[
     Entry::new("ministral3", ministral3::load),
     Entry::new("mistral", mistral::load),
     Entry::new("mistral3", mistral3::load),
+    Entry::new("mixtral", mixtral::load),
     Entry::new("olmo2", olmo2::load),
     Entry::new("olmo3", olmo3::load),
     Entry::new("phi3", phi3::load),
     Entry::new("qwen2", qwen2::load),
     Entry::new("qwen3", qwen3::load),
+    Entry::new("qwen3_moe", qwen3_moe::load),
     Entry::new("smollm3", smollm3::load),
 ];
 

@@ -116,6 +116,12 @@ impl<'a> Settings<'a> {
         }
     }
 
+    /// Numbers that count from 0, if they are that.
+    pub(in crate::model) fn indices(value: &Value) -> Option<Vec<usize>> {
+        let index = |value: &Value| usize::try_from(value.as_u64()?).ok();
+        value.as_array()?.iter().map(index).collect()
+    }
+
     /// Text.
     pub(in crate::model) fn text(self, name: &str) -> Result<Option<&'a str>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };

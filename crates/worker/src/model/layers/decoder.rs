@@ -5,7 +5,8 @@ use mlx_rs::{Array, error::Exception};
 
 use super::{
     Architecture, Attention, AttentionParams, DecoderConfig, Embedding, FusedLinear, Mlp, MlpParams,
-    ModelError, NormParams, Normalization, QkNorm, SublayerNorms, Weights, load_matrix, load_rope,
+    ModelError, Moe, MoePlan, NormParams, Normalization, QkNorm, SublayerNorms, Weights, load_matrix,
+    load_rope,
 };
 use crate::backend::{AttentionSpec, Backend, Gate, Rowwise, StepMemory};
 
@@ -41,6 +42,10 @@ pub(in crate::model) struct DecoderPlan {
     /// Whether gate and up are.
     pub(in crate::model) fused_gate_up: bool,
     pub(in crate::model) gate: Gate,
+    /// In place of a feed-forward network, in the layers where [`sparse`](Self::sparse) says so.
+    pub(in crate::model) experts: Option<MoePlan>,
+    /// Of each layer.
+    pub(in crate::model) sparse: Vec<bool>,
     pub(in crate::model) embedding_factor: f32,
     /// Of what a sublayer adds to the residual stream.
     pub(in crate::model) residual_factor: f32,
@@ -65,7 +70,12 @@ struct Block {
     /// Of attention and feed-forward network, if they are parallel.
     before: Option<Normalization>,
     self_attn: Attention,
-    mlp: Mlp,
+    mlp: FeedForward,
+}
+
+enum FeedForward {
+    Dense(Mlp),
+    Sparse(Box<Moe>),
 }
 
 impl DecoderPlan {
@@ -93,6 +103,8 @@ impl DecoderPlan {
             fused_qkv: false,
             fused_gate_up: false,
             gate: Gate::Silu,
+            experts: None,
+            sparse: vec![false; config.layers()],
             embedding_factor: 1.0,
             residual_factor: 1.0,
             logit_factor: 1.0,
@@ -167,19 +179,9 @@ impl Block {
             qk_norm: plan.qk_norm.map(|of| (of, plan.norm)),
             residual_factor: plan.residual_factor,
         };
-        let mlp = MlpParams {
-            hidden_size: config.hidden_size,
-            intermediate_size: config.intermediate_size,
-            bias: plan.mlp_bias,
-            gate: plan.gate,
-            fused: plan.fused_gate_up,
-            residual_factor: plan.residual_factor,
-        };
-        Ok(Self {
-            before,
-            self_attn: Attention::load(weights, &name("self_attn"), attention, attention_norms)?,
-            mlp: Mlp::load(weights, &name("mlp"), &mlp, mlp_norms)?,
-        })
+        let self_attn = Attention::load(weights, &name("self_attn"), attention, attention_norms)?;
+        let mlp = FeedForward::load(config, plan, layer, (weights, mlp_norms))?;
+        Ok(Self { before, self_attn, mlp })
     }
 
     /// `x` and the result: `[tokens, hidden]`.
@@ -190,6 +192,38 @@ impl Block {
         };
         let normed = before.forward(x)?;
         self.mlp.forward(&normed, &self.self_attn.forward(&normed, x, step)?)
+    }
+}
+
+impl FeedForward {
+    fn load(
+        config: &DecoderConfig,
+        plan: &DecoderPlan,
+        layer: usize,
+        (weights, norms): (&mut Weights<'_>, SublayerNorms),
+    ) -> Result<Self, ModelError> {
+        let name = format!("model.layers.{layer}");
+        let experts = plan.experts.filter(|_| plan.sparse.get(layer) == Some(&true));
+        if let Some(experts) = experts {
+            let moe = Moe::load(weights, &name, (experts, config.hidden_size, plan.gate), norms.before)?;
+            return Ok(Self::Sparse(Box::new(moe)));
+        }
+        let params = MlpParams {
+            hidden_size: config.hidden_size,
+            intermediate_size: config.intermediate_size,
+            bias: plan.mlp_bias,
+            gate: plan.gate,
+            fused: plan.fused_gate_up,
+            residual_factor: plan.residual_factor,
+        };
+        Mlp::load(weights, &format!("{name}.mlp"), &params, norms).map(Self::Dense)
+    }
+
+    fn forward(&self, x: &Array, residual: &Array) -> Result<Array, Exception> {
+        match self {
+            Self::Dense(mlp) => mlp.forward(x, residual),
+            Self::Sparse(moe) => moe.forward(x, residual),
+        }
     }
 }
 

@@ -1,7 +1,5 @@
 //! Products with weight matrices, dense or quantized, and what stands around them.
 
-use std::ops::Range;
-
 use mlx_rs::{Array, error::Exception, ops::indexing::TryIndexOp};
 
 use super::{ModelError, Normalization, Weights};
@@ -93,7 +91,7 @@ pub(in crate::model) fn load_matrix(
     [outputs, inputs]: [i32; 2],
     bias: bool,
 ) -> Result<Matrix, ModelError> {
-    let storage = load_storage(weights, name, [outputs, inputs])?;
+    let storage = load_storage(weights, name, &[outputs, inputs])?;
     let bias = load_bias(weights, name, outputs, bias)?;
     Ok(weights.backend().matrix(storage, bias)?)
 }
@@ -106,32 +104,18 @@ pub(in crate::model) fn load_matrices(
     bias: bool,
 ) -> Result<Vec<Matrix>, ModelError> {
     let all = outputs.iter().sum();
-    let storage = load_storage(weights, name, [all, inputs])?;
+    let storage = load_storage(weights, name, &[all, inputs])?;
     let bias = load_bias(weights, name, all, bias)?;
     let mut matrices = Vec::with_capacity(outputs.len());
     let mut first = 0;
     for rows in outputs {
         let part = first..first + rows;
         let bias = bias.as_ref().map(|bias| bias.try_index(part.clone())).transpose()?;
-        matrices.push(weights.backend().matrix(rows_of(&storage, part)?, bias)?);
+        let rows_of = storage.each(|array| array.try_index(part.clone()))?;
+        matrices.push(weights.backend().matrix(rows_of, bias)?);
         first += rows;
     }
     Ok(matrices)
-}
-
-/// Some rows, as views.
-fn rows_of(storage: &Storage, rows: Range<i32>) -> Result<Storage, Exception> {
-    let part = |array: &Array| array.try_index(rows.clone());
-    Ok(match storage {
-        Storage::Dense(weight) => Storage::Dense(part(weight)?),
-        Storage::Affine { packed, scales, biases, group_size, bits } => Storage::Affine {
-            packed: part(packed)?,
-            scales: part(scales)?,
-            biases: part(biases)?,
-            group_size: *group_size,
-            bits: *bits,
-        },
-    })
 }
 
 fn load_bias(
@@ -143,19 +127,25 @@ fn load_bias(
     bias.then(|| weights.take_float(&format!("{name}.bias"), &[outputs])).transpose()
 }
 
-fn load_storage(
+/// `shape` ends with outputs and inputs; before them there may be a number of matrices that are stored as one.
+pub(super) fn load_storage(
     weights: &mut Weights<'_>,
     name: &str,
-    [outputs, inputs]: [i32; 2],
+    shape: &[i32],
 ) -> Result<Storage, ModelError> {
     let (weight, scales) = (format!("{name}.weight"), format!("{name}.scales"));
+    let (inputs, before) = match shape {
+        [before @ .., inputs] => (*inputs, before),
+        [] => (0, shape),
+    };
+    let with = |columns: i32| [before, &[columns]].concat();
     if !weights.contains(&scales) {
-        return Ok(Storage::Dense(weights.take_float(&weight, &[outputs, inputs])?));
+        return Ok(Storage::Dense(weights.take_float(&weight, shape)?));
     }
     let (group_size, bits) = packing(weights, &weight, &scales, inputs)?;
-    let groups = [outputs, inputs / group_size];
+    let groups = with(inputs / group_size);
     Ok(Storage::Affine {
-        packed: weights.take_packed(&weight, &[outputs, inputs / 32 * bits])?,
+        packed: weights.take_packed(&weight, &with(inputs / 32 * bits))?,
         scales: weights.take_float(&scales, &groups)?,
         biases: weights.take_float(&format!("{name}.biases"), &groups)?,
         group_size,

@@ -11,6 +11,7 @@ mod decoder;
 mod embedding;
 mod linear;
 mod mlp;
+mod moe;
 mod norm;
 mod rope;
 
@@ -19,6 +20,8 @@ pub(super) use decoder::{BlockNorms, DecoderPlan};
 use embedding::Embedding;
 use linear::{FusedLinear, load_matrices, load_matrix};
 use mlp::{Mlp, MlpParams};
+use moe::Moe;
+pub(super) use moe::{MoeNames, MoePlan};
 pub(super) use norm::{NormParams, QkNorm};
 use norm::{Normalization, SublayerNorms};
 #[cfg(test)]
