@@ -39,7 +39,7 @@ pub(crate) struct Args {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     setup::run(workspace)?;
     let mut python = python(workspace, args.python.as_deref())?;
-    let folder = workspace.mlx().join(format!("tmp-parity-{}", std::process::id()));
+    let folder = workspace.target()?.join(format!("parity-{}", std::process::id()));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let step = progress::spinner("computing with mlx-lm");
     python.arg("-B").arg(workspace.root.join(SCRIPT));

@@ -110,10 +110,11 @@ mx::array make_linear(const MlxExtLinear& spec) {
     require(norm.dtype() == mx::float32 && norm.shape() == mx::Shape{x.shape(1)}, "a norm is float32, one an input");
     linear->norm = chain.weight(norm);
   }
+  const auto keep = [&](const mx::array& array) { return chain.weight(array); };
   require(spec.matrix_count > 0, "a product has a matrix");
   int64_t width = 0;
   for (int i = 0; i < spec.matrix_count; i++) {
-    linear->matrices.push_back(arrays_of(spec.matrices[i], x.shape(1), [&](const mx::array& array) { return chain.weight(array); }));
+    linear->matrices.push_back(arrays_of(spec.matrices[i], x.shape(1), keep));
     const int outputs = linear->matrices.back().weight.shape(0);
     require(!gated || i == 0 || outputs == width, "gate and up differ in length");
     width = gated ? outputs : width + outputs;

@@ -15,7 +15,7 @@ constexpr float log2_e = 1.44269504088896340736f;
 constexpr int register_rows = 6;
 constexpr int rows_with_two_strips = 3;
 
-// 2^f for f in [-1/2, 1/2]: 1 + f q(f), q interpolating (2^f - 1) / f at the Chebyshev nodes of that interval; within 6e-9.
+// 2^f for f in [-1/2, 1/2], to 6e-9: 1 + f q(f), q interpolating (2^f - 1) / f at the Chebyshev nodes of that interval.
 Vec exp2_of_fraction(Vec f) {
   Vec y = broadcast(1.5453163e-4f);
   y = fma(y, f, broadcast(1.3390863e-3f));

@@ -19,6 +19,7 @@
 
 namespace {
 
+using kr::Gate;
 using kr::Float;
 using kr::LinearJob;
 using kr::Matrix;
@@ -307,13 +308,13 @@ void for_each_case(const Take& take) {
           const auto make = [&, type = type](int outputs, int inputs, bool with_bias) {
             return TestMatrix::quantized(outputs, inputs, bits, group, type, with_bias);
           };
-          Case plain{name + " plain", {}, false, false, false, rounding};
+          Case plain{name + " plain", {}, false, Gate::none, false, rounding};
           plain.matrices.push_back(make(83, group * 9, false));
           take(plain);
-          Case tiny{name + " tiny", {}, true, false, false, rounding};
+          Case tiny{name + " tiny", {}, true, Gate::none, false, rounding};
           tiny.matrices.push_back(make(1, group, true));
           take(tiny);
-          Case qkv{name + " qkv", {}, true, false, false, rounding};
+          Case qkv{name + " qkv", {}, true, Gate::none, false, rounding};
           for (int outputs : {64, 24, 17}) qkv.matrices.push_back(make(outputs, group * 11, true));
           take(qkv);
           Case mlp{name + " swiglu", {}, true, Gate::silu, true, rounding};
@@ -321,14 +322,14 @@ void for_each_case(const Take& take) {
           take(mlp);
         }
       }
-      Case mixed{how + " mixed", {}, true, false, true, rounding};
+      Case mixed{how + " mixed", {}, true, Gate::none, true, rounding};
       mixed.matrices.push_back(TestMatrix::quantized(40, 256, 4, 32, type, false));
       mixed.matrices.push_back(TestMatrix::quantized(33, 256, 8, 64, type, true));
       mixed.matrices.push_back(TestMatrix::of_floats(21, 256, type, true));
       take(mixed);
     }
     for (int inputs : {1, 7, 64, 300, 777}) {
-      Case dense{std::string(of) + " dense, inputs " + std::to_string(inputs), {}, false, false, false};
+      Case dense{std::string(of) + " dense, inputs " + std::to_string(inputs), {}, false, Gate::none, false};
       dense.matrices.push_back(TestMatrix::of_floats(53, inputs, type, false));
       take(dense);
     }
@@ -336,7 +337,7 @@ void for_each_case(const Take& take) {
     for (int i = 0; i < 2; i++) mlp.matrices.push_back(TestMatrix::of_floats(75, 130, type, i == 0));
     take(mlp);
   }
-  Case large{"q4 large", {}, true, false, true};
+  Case large{"q4 large", {}, true, Gate::none, true};
   large.matrices.push_back(TestMatrix::quantized(600, 1152, 4, 32, Float::f16, false));
   take(large);
 }

@@ -88,6 +88,11 @@ impl Recorded {
                 _ => drop(tensors.insert(name.clone(), float.tensor(shape.clone(), &values))),
             }
         }
+        if config.get("text_config").is_some() {
+            // What else such a model has is left out.
+            let tower = float.tensor(vec![4, 8], &[0.0; 32]);
+            tensors.insert("vision_tower.patch_embedding.weight".to_owned(), tower);
+        }
         if let Some(bits) = bits {
             config["quantization"] = json!({ "group_size": GROUP_SIZE, "bits": bits });
         }
@@ -229,6 +234,38 @@ fn agrees_with_mlx_lm(on: On) {
                 assert!(allowed, "model {index} of `{model_type}`, {:?} bits: {found:?} on {on:?}", run.bits);
             }
         }
+    }
+}
+
+/// What an architecture's own settings may not be; of a model that stands in `text_config`, there.
+#[test]
+fn settings_that_would_change_the_answers_are_refused_by_name() {
+    let recorded = committed();
+    let on = super::on::MLX_FLOAT32;
+    for (model_type, setting, value) in [
+        ("cohere", "use_qk_norm", json!(true)),
+        ("gemma2", "hidden_activation", json!("gelu")),
+        ("gemma2", "layer_types", json!(["full_attention"])),
+        ("gemma3_text", "final_logit_softcapping", json!(30.0)),
+        ("gemma3_text", "use_bidirectional_attention", json!(true)),
+        ("glm4", "partial_rotary_factor", json!(0.05)),
+        ("granite", "logit_scale", json!(2.0)),
+        ("llama", "sliding_window", json!(64)),
+        ("ministral3", "attn_logit_softcapping", json!(50.0)),
+        ("mistral", "partial_rotary_factor", json!(0.5)),
+        ("mixtral", "num_experts_per_tok", json!(99)),
+        ("olmo2", "clip_qkv", json!(8.0)),
+        ("olmoe", "mlp_bias", json!(true)),
+        ("phi3", "rope_scaling", json!({ "type": "longrope", "long_factor": [1.0] })),
+        ("qwen2", "hidden_act", json!("relu")),
+        ("qwen3_moe", "mlp_only_layers", json!([99])),
+        ("smollm3", "no_rope_layers", json!([1, 0])),
+    ] {
+        let model = &recorded[model_type][0];
+        let (mut artifact, _folder) = super::import_written(|folder| model.write(folder, None, Float::F32));
+        artifact.manifest.config[setting] = value;
+        let error = Model::load(&artifact, on.kernels, super::BUDGET).err().unwrap().to_string();
+        assert!(error.contains(&format!("`{setting}")), "{model_type}: {error}");
     }
 }
 

@@ -213,8 +213,32 @@ def qwen3_moe(r, seed):
     return {**config, **experts, "attention_bias": False, "separate_experts": separate}
 
 
+def cohere(r, seed):
+    config = {**cohere2(r, seed), "model_type": "cohere", "num_hidden_layers": 3}
+    for name in ["sliding_window", "sliding_window_pattern"]:
+        del config[name]
+    return config
+
+
+def seed_oss(r, seed):
+    biases = {"attention_bias": seed % 3 != 0, "attention_out_bias": seed % 3 == 2, "mlp_bias": seed % 2 == 1}
+    # Of quantized ones mlx-lm cannot use the embedding as a head.
+    return {**common("seed_oss", r, seed), **biases, "tie_word_embeddings": False}
+
+
+def ernie4_5(r, seed):
+    return {**common("ernie4_5", r, seed), "use_bias": seed % 2 == 1}
+
+
+def olmoe(r, seed):
+    experts = {"num_experts": r.choice([6, 9]), "num_experts_per_tok": r.choice([2, 3]), "norm_topk_prob": seed % 2 == 0}
+    return {**common("olmoe", r, seed), **experts, "separate_experts": seed % 3 == 1}
+
+
 ARCHITECTURES = {
+    "cohere": cohere,
     "cohere2": cohere2,
+    "ernie4_5": ernie4_5,
     "gemma2": gemma2,
     "gemma3": gemma3,
     "gemma3_text": gemma3_text,
@@ -228,9 +252,11 @@ ARCHITECTURES = {
     "mixtral": mixtral,
     "olmo2": olmo2,
     "olmo3": olmo3,
+    "olmoe": olmoe,
     "phi3": phi3,
     "qwen2": qwen2,
     "qwen3": qwen3,
     "qwen3_moe": qwen3_moe,
+    "seed_oss": seed_oss,
     "smollm3": smollm3,
 }

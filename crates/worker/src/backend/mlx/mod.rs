@@ -46,7 +46,7 @@ fn activated(gate: Gate, x: &Array) -> Result<Array, Exception> {
         Gate::GeluTanh => {
             let cube = x.multiply(x)?.multiply(x)?;
             let inner = x.add(cube.multiply(number(0.044_715, x.dtype())?)?)?;
-            x.multiply(sigmoid(inner.multiply(number(1.595_769_1, x.dtype())?)?)?)
+            x.multiply(sigmoid(inner.multiply(number(1.595_769, x.dtype())?)?)?)
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The architectures: one file each, built from [`layers`](super::layers) alone.
 
+mod cohere;
 mod cohere2;
+mod ernie4_5;
 mod gemma2;
 mod gemma3;
 mod glm4;
@@ -12,10 +14,12 @@ mod mistral3;
 mod mixtral;
 mod olmo2;
 mod olmo3;
+mod olmoe;
 mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
+mod seed_oss;
 mod smollm3;
 
 use crate::model::layers::{Architecture, Defaults, ModelError, Settings, Weights};
@@ -33,7 +37,9 @@ pub(super) struct Entry {
 
 /// Every `model_type` that a worker runs. `docs/add-a-model.md` describes what a new one takes.
 pub(super) const REGISTRY: &[Entry] = &[
+    Entry::new("cohere", cohere::load),
     Entry::new("cohere2", cohere2::load),
+    Entry::new("ernie4_5", ernie4_5::load),
     Entry::new("gemma2", gemma2::load),
     Entry::new("gemma3", gemma3::load_nested).with_defaults(gemma3::DEFAULTS),
     Entry::new("gemma3_text", gemma3::load).with_defaults(gemma3::DEFAULTS),
@@ -47,10 +53,12 @@ pub(super) const REGISTRY: &[Entry] = &[
     Entry::new("mixtral", mixtral::load),
     Entry::new("olmo2", olmo2::load),
     Entry::new("olmo3", olmo3::load),
+    Entry::new("olmoe", olmoe::load),
     Entry::new("phi3", phi3::load),
     Entry::new("qwen2", qwen2::load),
     Entry::new("qwen3", qwen3::load),
     Entry::new("qwen3_moe", qwen3_moe::load),
+    Entry::new("seed_oss", seed_oss::load),
     Entry::new("smollm3", smollm3::load),
 ];
 

@@ -5,7 +5,8 @@ use crate::model::layers::{
     Architecture, DecoderConfig, DecoderPlan, ModelError, MoeNames, MoePlan, QkNorm, Settings, Weights,
 };
 
-const NAMES: MoeNames = MoeNames {
+/// Of the router and the experts.
+pub(super) const NAMES: MoeNames = MoeNames {
     router: "mlp.gate",
     stacked: ["mlp.switch_mlp.gate_proj", "mlp.switch_mlp.up_proj", "mlp.switch_mlp.down_proj"],
     expert: "mlp.experts",

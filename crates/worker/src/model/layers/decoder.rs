@@ -74,7 +74,7 @@ struct Block {
 }
 
 enum FeedForward {
-    Dense(Mlp),
+    Dense(Box<Mlp>),
     Sparse(Box<Moe>),
 }
 
@@ -216,7 +216,7 @@ impl FeedForward {
             fused: plan.fused_gate_up,
             residual_factor: plan.residual_factor,
         };
-        Mlp::load(weights, &format!("{name}.mlp"), &params, norms).map(Self::Dense)
+        Mlp::load(weights, &format!("{name}.mlp"), &params, norms).map(Box::new).map(Self::Dense)
     }
 
     fn forward(&self, x: &Array, residual: &Array) -> Result<Array, Exception> {

@@ -63,7 +63,7 @@ impl Moe {
             }
             let name = |expert| format!("{layer}.{}.{expert}.{}", names.expert, names.parts[which]);
             let one = |expert| load_storage(weights, &name(expert), &shapes[which]);
-            Ok((0..count).map(one).collect::<Result<_, ModelError>>().map(StoredExperts::Separate)?)
+            (0..count).map(one).collect::<Result<_, ModelError>>().map(StoredExperts::Separate)
         };
         let stored = [part(0)?, part(1)?, part(2)?];
         let backend = weights.backend();
