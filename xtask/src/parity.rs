@@ -47,7 +47,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let compared = process::output(python).and_then(|_| {
         step.finish();
         let mut cargo = workspace.cargo(&["test", "--quiet", "-p", "worker", "--test", "model_small"]);
-        cargo.args(["parity::table", "--", "--ignored", "--nocapture"]).env("KR_PARITY", &folder);
+        cargo.args(["parity::table", "--", "--nocapture"]).env("KR_PARITY", &folder);
         process::run(cargo)
     });
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;

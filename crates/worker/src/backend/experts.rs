@@ -7,7 +7,7 @@ use mlx_rs::{
     transforms::eval,
 };
 
-use super::{Gate, Matrix, Storage, cpu, mlx};
+use super::{Gate, Matrix, Storage};
 
 /// Matrices of the same kind, one an expert, as they are stored.
 pub(crate) enum StoredExperts {
@@ -27,14 +27,6 @@ pub(crate) struct ExpertSizes {
     pub(crate) inner: i32,
 }
 
-/// The experts of a layer.
-pub(crate) enum Experts {
-    /// For kernels of this project.
-    Cpu(cpu::CpuExperts),
-    /// For MLX's operations: gate, up and down of all.
-    Mlx(Box<[Matrix; 3]>),
-}
-
 /// `y = residual + Σ weight * down(activation(gate(x)) * up(x))` over the experts that a token chooses.
 #[derive(Clone, Copy)]
 pub(crate) struct Mix<'a> {
@@ -42,7 +34,6 @@ pub(crate) struct Mix<'a> {
     pub(crate) x: &'a Array,
     /// `[tokens, experts]`: the largest ones are chosen, and softmax of them weighs.
     pub(crate) routing: &'a Array,
-    pub(crate) experts: &'a Experts,
     /// How many of them a token chooses.
     pub(crate) chosen: i32,
     /// Whether the weights of those add up to 1; otherwise those of all do.
@@ -67,7 +58,7 @@ impl StoredExperts {
     }
 
     /// All in one. Takes memory, unless they are stored so.
-    pub(super) fn stacked(self) -> Result<Storage, Exception> {
+    fn stacked(self) -> Result<Storage, Exception> {
         let separate = match self {
             Self::Stacked(all) => return Ok(all),
             Self::Separate(separate) => separate,
@@ -93,7 +84,7 @@ impl StoredExperts {
     }
 
     /// Whether all are packed alike, so that they can be one.
-    pub(super) fn are_alike(&self) -> bool {
+    fn are_alike(&self) -> bool {
         let packing = |storage: &Storage| match storage {
             Storage::Dense(weight) => (weight.dtype(), None),
             Storage::Affine { scales, group_size, bits, .. } => (scales.dtype(), Some((*group_size, *bits))),
@@ -105,23 +96,14 @@ impl StoredExperts {
     }
 }
 
-impl Experts {
-    pub(super) fn mlx(
-        stored: [StoredExperts; 3],
-        matrix: impl Fn(Storage) -> Result<Matrix, Exception>,
-    ) -> Result<Self, Exception> {
-        if !stored.iter().all(StoredExperts::are_alike) {
-            return Err(Exception::custom("the experts of a layer are packed in different ways"));
-        }
-        let [gate, up, down] = stored.map(|part| matrix(part.stacked()?));
-        Ok(Self::Mlx(Box::new([gate?, up?, down?])))
+/// Gates, ups and downs, each in one, as `matrix` makes them.
+pub(super) fn stacked(
+    stored: [StoredExperts; 3],
+    matrix: impl Fn(Storage) -> Result<Matrix, Exception>,
+) -> Result<Box<[Matrix; 3]>, Exception> {
+    if !stored.iter().all(StoredExperts::are_alike) {
+        return Err(Exception::custom("the experts of a layer are packed in different ways"));
     }
-}
-
-/// Of kernels of this project, `int8` with their rounding.
-pub(super) fn mix(job: &Mix<'_>, int8: bool) -> Result<Array, Exception> {
-    match job.experts {
-        Experts::Cpu(experts) => cpu::mix(job, experts, int8),
-        Experts::Mlx(experts) => mlx::mix(job, experts),
-    }
+    let [gate, up, down] = stored.map(|part| matrix(part.stacked()?));
+    Ok(Box::new([gate?, up?, down?]))
 }

@@ -2,6 +2,7 @@
 //! chooses a device or a kernel.
 //!
 //! ```text
+//! kernels    which of them compute
 //! experts    feed-forward networks of which each token goes through a few
 //! matrix     weights as they are stored, and a product with everything around it
 //! attention  what one layer's attention is like
@@ -20,6 +21,7 @@ mod attention;
 mod block_table;
 mod cpu;
 mod experts;
+mod kernels;
 mod kv;
 mod matrix;
 mod mlx;
@@ -30,11 +32,11 @@ mod tests;
 
 use std::ops::Range;
 
-use mlx_ext::Device;
 use mlx_rs::{Array, Dtype, error::Exception};
 
 pub(crate) use attention::{AttentionSpec, Heads};
-pub(crate) use experts::{ExpertSizes, Experts, Mix, StoredExperts};
+pub(crate) use experts::{ExpertSizes, Mix, StoredExperts};
+pub use kernels::Kernels;
 pub use kv::{KvBudget, KvDtype, KvError};
 pub(crate) use kv::{KvGeometry, RowMemory};
 pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
@@ -42,20 +44,6 @@ pub(crate) use query_scale::QueryScale;
 pub(crate) use rope::Rope;
 
 use crate::cache::BLOCK_TOKENS;
-
-/// What computes a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kernels {
-    /// Primitives of this project, in float32: for the CPU.
-    Cpu,
-    /// The same, but activations are rounded to 8 bits instead of 16 before they meet weights of 4 bits: faster and less
-    /// exact.
-    CpuInt8,
-    /// MLX's operations, in the model's own float type: for the GPU.
-    Mlx,
-    /// MLX's operations on weights expanded to float32: what the others are compared with.
-    MlxFloat32,
-}
 
 /// Computes layers. Copies are equal.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +57,14 @@ pub type KvInUse = Box<dyn Fn() -> u64 + Send>;
 
 /// A number that changes while kernels of this process work; any thread may ask for it.
 pub type Progress = fn() -> u64;
+
+/// The experts of a layer.
+pub(crate) enum Experts {
+    /// For kernels of this project.
+    Cpu(cpu::CpuExperts),
+    /// For MLX's operations: gate, up and down of all.
+    Mlx(Box<[Matrix; 3]>),
+}
 
 /// Memory for the keys and values of all sequences.
 pub(crate) enum KvMemory {
@@ -88,29 +84,6 @@ pub(crate) enum SequenceMemory {
 pub(crate) enum StepMemory<'a> {
     Paged(cpu::PagedStep),
     Gathered(mlx::GatheredStep<'a>),
-}
-
-impl Kernels {
-    /// What is fastest on a device without loss of accuracy.
-    pub fn of(device: Device) -> Self {
-        match device {
-            Device::Cpu => Self::Cpu,
-            Device::Gpu => Self::Mlx,
-        }
-    }
-
-    /// The same with activations of 8 bits, where there are such kernels.
-    #[must_use]
-    pub fn with_int8_activations(self) -> Self {
-        match self {
-            Self::Cpu => Self::CpuInt8,
-            others => others,
-        }
-    }
-
-    fn are_cpu(self) -> bool {
-        matches!(self, Self::Cpu | Self::CpuInt8)
-    }
 }
 
 impl Backend {
@@ -197,12 +170,15 @@ impl Backend {
         if self.kernels.are_cpu() {
             return cpu::CpuExperts::new(stored, sizes).map(Experts::Cpu);
         }
-        Experts::mlx(stored, |storage| self.matrix(storage, None))
+        experts::stacked(stored, |storage| self.matrix(storage, None)).map(Experts::Mlx)
     }
 
     /// `[tokens, outputs]` of the experts that each token chooses; lazy.
-    pub(crate) fn mix(self, job: &Mix<'_>) -> Result<Array, Exception> {
-        experts::mix(job, self.kernels == Kernels::CpuInt8)
+    pub(crate) fn mix(self, job: &Mix<'_>, experts: &Experts) -> Result<Array, Exception> {
+        match experts {
+            Experts::Cpu(experts) => cpu::mix(job, experts, self.kernels == Kernels::CpuInt8),
+            Experts::Mlx(experts) => mlx::mix(job, experts),
+        }
     }
 
     /// What of a layer's attention the kernels can't compute; `None`: they compute all of it.

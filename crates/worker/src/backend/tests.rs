@@ -10,6 +10,8 @@ use mlx_rs::{
     transforms::eval,
 };
 
+use mlx_ext::Device;
+
 use super::*;
 
 const HEADS: Heads = Heads { queries: 4, kv: 2, dim: 16 };

@@ -66,7 +66,7 @@ pub(crate) fn all(folder: &Path) -> BTreeMap<String, Vec<Recorded>> {
     fs::read_dir(folder).unwrap().map(|entry| read(&entry.unwrap().path())).collect()
 }
 
-fn committed() -> BTreeMap<String, Vec<Recorded>> {
+pub(crate) fn committed() -> BTreeMap<String, Vec<Recorded>> {
     all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/small"))
 }
 

@@ -76,14 +76,15 @@ impl Moe {
     pub(in crate::model) fn forward(&self, x: &Array, residual: &Array) -> Result<Array, Exception> {
         let normed = self.before.as_ref().map(|norm| norm.forward(x)).transpose()?;
         let x = normed.as_ref().unwrap_or(x);
-        self.backend.mix(&Mix {
+        let routing = self.router.forward(x, None)?;
+        let job = Mix {
             x,
-            routing: &self.router.forward(x, None)?,
-            experts: &self.experts,
+            routing: &routing,
             chosen: self.plan.chosen,
             normalized: self.plan.normalized,
             gate: self.gate,
             residual,
-        })
+        };
+        self.backend.mix(&job, &self.experts)
     }
 }
