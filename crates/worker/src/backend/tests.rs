@@ -5,12 +5,11 @@
 
 use std::rc::Rc;
 
+use mlx_ext::Device;
 use mlx_rs::{
     ops::{concatenate, indexing::TryIndexOp},
     transforms::eval,
 };
-
-use mlx_ext::Device;
 
 use super::*;
 
