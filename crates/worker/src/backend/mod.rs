@@ -2,9 +2,12 @@
 //! chooses a device or a kernel.
 //!
 //! ```text
+//! kernels    which of them compute
+//! experts    feed-forward networks of which each token goes through a few
 //! matrix     weights as they are stored, and a product with everything around it
 //! attention  what one layer's attention is like
 //! rope       rotary positions
+//! query_scale  what queries are multiplied by where they are late
 //! kv         memory for keys and values: how much, of what shape
 //! block_table  which blocks of it a sequence has
 //! cpu        primitives of this project (`mlx_ext::cpu`), paged keys and values
@@ -17,39 +20,30 @@
 mod attention;
 mod block_table;
 mod cpu;
+mod experts;
+mod kernels;
 mod kv;
 mod matrix;
 mod mlx;
+mod query_scale;
 mod rope;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 
-use mlx_ext::Device;
 use mlx_rs::{Array, Dtype, error::Exception};
 
 pub(crate) use attention::{AttentionSpec, Heads};
+pub(crate) use experts::{ExpertSizes, Mix, StoredExperts};
+pub use kernels::Kernels;
 pub use kv::{KvBudget, KvDtype, KvError};
 pub(crate) use kv::{KvGeometry, RowMemory, StepBefore};
-pub(crate) use matrix::{Linear, Matrix, Norm, Storage};
+pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
+pub(crate) use query_scale::QueryScale;
 pub(crate) use rope::Rope;
 
 use crate::{cache::BLOCK_TOKENS, sample::Choice};
-
-/// What computes a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kernels {
-    /// Primitives of this project, in float32: for the CPU.
-    Cpu,
-    /// The same, but activations are rounded to 8 bits instead of 16 before they meet weights of 4 bits: faster and less
-    /// exact.
-    CpuInt8,
-    /// MLX's operations, in the model's own float type: for the GPU.
-    Mlx,
-    /// MLX's operations on weights expanded to float32: what the others are compared with.
-    MlxFloat32,
-}
 
 /// Computes layers. Copies are equal.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +57,14 @@ pub type KvInUse = Box<dyn Fn() -> u64 + Send>;
 
 /// A number that changes while kernels of this process work; any thread may ask for it.
 pub type Progress = fn() -> u64;
+
+/// The experts of a layer.
+pub(crate) enum Experts {
+    /// For kernels of this project.
+    Cpu(cpu::CpuExperts),
+    /// For MLX's operations: gate, up and down of all.
+    Mlx(Box<[Matrix; 3]>),
+}
 
 /// Memory for the keys and values of all sequences.
 pub(crate) enum KvMemory {
@@ -82,29 +84,6 @@ pub(crate) enum SequenceMemory {
 pub(crate) enum StepMemory<'a> {
     Paged(cpu::PagedStep),
     Gathered(mlx::GatheredStep<'a>),
-}
-
-impl Kernels {
-    /// What is fastest on a device without loss of accuracy.
-    pub fn of(device: Device) -> Self {
-        match device {
-            Device::Cpu => Self::Cpu,
-            Device::Gpu => Self::Mlx,
-        }
-    }
-
-    /// The same with activations of 8 bits, where there are such kernels.
-    #[must_use]
-    pub fn with_int8_activations(self) -> Self {
-        match self {
-            Self::Cpu => Self::CpuInt8,
-            others => others,
-        }
-    }
-
-    fn are_cpu(self) -> bool {
-        matches!(self, Self::Cpu | Self::CpuInt8)
-    }
 }
 
 impl Backend {
@@ -148,13 +127,29 @@ impl Backend {
         Ok(Matrix { storage, bias, dtype: self.dtype })
     }
 
-    /// Takes the weight of an RMS normalization, `[width]`.
-    pub(crate) fn norm(self, weight: &Array, eps: f32) -> Result<Norm, Exception> {
-        Ok(Norm { weight: weight.as_dtype(self.dtype)?, eps })
+    /// Takes the weights of a normalization, `[width]`, as they are stored.
+    pub(crate) fn norm(
+        self,
+        kind: NormKind,
+        weight: &Array,
+        bias: Option<&Array>,
+        eps: f32,
+    ) -> Result<Norm, Exception> {
+        let stored = weight.as_dtype(self.dtype)?;
+        let weight = match kind {
+            NormKind::RmsPlusOne => stored.add(Array::from_f32(1.0).as_dtype(self.dtype)?)?,
+            NormKind::Rms | NormKind::Layer => stored,
+        };
+        let bias = bias.map(|bias| bias.as_dtype(self.dtype)).transpose()?;
+        Ok(Norm { kind, weight, bias, eps })
     }
 
     /// `[tokens, outputs]` of a product and everything around it; lazy.
     pub(crate) fn linear(self, job: &Linear<'_>) -> Result<Array, Exception> {
+        if let Some(norm) = job.norm.filter(|norm| self.kernels.are_cpu() && !norm.is_rms()) {
+            let x = self.rowwise(&Rowwise { norms: &[(norm, 1)], ..Rowwise::of(job.x) })?;
+            return self.linear(&Linear { x: &x, norm: None, ..*job });
+        }
         match self.kernels {
             Kernels::Cpu => cpu::linear(job, false),
             Kernels::CpuInt8 => cpu::linear(job, true),
@@ -171,10 +166,29 @@ impl Backend {
         }
     }
 
-    /// RMS normalization of `[tokens, width]` that no product follows; lazy. MLX's operation treats each row alone, on
-    /// every device.
-    pub(crate) fn rms_norm(self, x: &Array, norm: &Norm) -> Result<Array, Exception> {
-        mlx::rms_norm(x, norm)
+    /// `[tokens, width]` of normalizations that no product follows, and of what else is done with each row by itself; lazy.
+    pub(crate) fn rowwise(self, job: &Rowwise<'_>) -> Result<Array, Exception> {
+        if self.kernels.are_cpu() { cpu::rowwise(job) } else { mlx::rowwise(job) }
+    }
+
+    /// Takes gates, ups and downs of a layer's experts.
+    pub(crate) fn experts(
+        self,
+        stored: [StoredExperts; 3],
+        sizes: ExpertSizes,
+    ) -> Result<Experts, Exception> {
+        if self.kernels.are_cpu() {
+            return cpu::CpuExperts::new(stored, sizes).map(Experts::Cpu);
+        }
+        experts::stacked(stored, |storage| self.matrix(storage, None)).map(Experts::Mlx)
+    }
+
+    /// `[tokens, outputs]` of the experts that each token chooses; lazy.
+    pub(crate) fn mix(self, job: &Mix<'_>, experts: &Experts) -> Result<Array, Exception> {
+        match experts {
+            Experts::Cpu(experts) => cpu::mix(job, experts, self.kernels == Kernels::CpuInt8),
+            Experts::Mlx(experts) => mlx::mix(job, experts),
+        }
     }
 
     /// What of a layer's attention the kernels can't compute; `None`: they compute all of it.

@@ -14,7 +14,7 @@ use super::KvError;
 pub enum ModelError {
     /// No file here implements this architecture.
     #[error(
-        "the model's config.json says `model_type` {}; this worker runs {supported}",
+        "the model's config.json says `model_type` {}, an architecture that this worker does not run: it runs {supported}; the README says where to ask for another",
         .found.as_deref().map_or("nothing".to_owned(), |found| format!("`{found}`")),
     )]
     UnsupportedType {

@@ -93,9 +93,11 @@ struct Opened {
 
 impl Opened {
     fn new(artifact: &Artifact, kernels: Kernels, budget: KvBudget) -> Result<Self, ModelError> {
-        let load = arch::find(artifact.manifest.architecture())?;
+        let entry = arch::find(artifact.manifest.architecture())?;
+        let config = Settings::new(&artifact.manifest.config)?.with_defaults(entry.defaults);
+        config::refuse_packings(config)?;
         let mut weights = Weights::open(artifact, kernels)?;
-        let architecture = load(Settings::new(&artifact.manifest.config)?, &mut weights)?;
+        let architecture = (entry.load)(config, &mut weights)?;
         let backend = weights.backend();
         let Taken { bytes: weight_bytes, files } = weights.finish()?;
         let attention = architecture.attention();
@@ -117,7 +119,7 @@ impl Opened {
 impl Model {
     /// Every `model_type` that can be loaded.
     pub fn architectures() -> impl Iterator<Item = &'static str> {
-        arch::REGISTRY.iter().map(|(name, _)| *name)
+        arch::REGISTRY.iter().map(|entry| entry.model_type)
     }
 
     /// Whether this `model_type` can be loaded, as far as that alone decides.

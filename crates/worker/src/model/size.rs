@@ -3,7 +3,10 @@
 use artifact_store::Manifest;
 use protocol::memory::StoredSize;
 
-use super::config::{Settings, kv_token_values};
+use super::{
+    arch,
+    config::{Settings, kv_token_values},
+};
 
 /// What a model takes of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +44,12 @@ impl ModelSize {
 pub fn stored_size(manifest: &Manifest) -> StoredSize {
     let weight_bytes = manifest.tensors.iter().fold(0, |all: u64, tensor| all.saturating_add(tensor.len));
     // What is wrong with the configuration is said when the model is loaded.
-    let kv_token_values = Settings::new(&manifest.config).and_then(kv_token_values).unwrap_or(0);
-    let context = manifest.config.get("max_position_embeddings").and_then(serde_json::Value::as_u64);
-    let context_length = context.and_then(|length| length.try_into().ok()).unwrap_or(0);
+    let defaults = arch::find(manifest.architecture()).map_or(&[][..], |entry| entry.defaults);
+    let settings = Settings::new(&manifest.config).and_then(|all| all.with_defaults(defaults).of_text());
+    let kv_token_values = settings.as_ref().map_or(Ok(0), |settings| kv_token_values(*settings)).unwrap_or(0);
+    let context =
+        |settings: &Settings<'_>| settings.whole("max_position_embeddings", 1, i32::MAX).ok().flatten();
+    let context_length = settings.as_ref().ok().and_then(context).map_or(0, i32::unsigned_abs);
     StoredSize { weight_bytes, kv_token_values, context_length }
 }
 

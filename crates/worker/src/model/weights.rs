@@ -17,6 +17,8 @@ const NAMES_IN_ERROR: usize = 5;
 pub(super) struct Weights<'a> {
     tensors: HashMap<&'a str, &'a TensorEntry>,
     files: HashMap<usize, MappedFile>,
+    /// Stands before every name that is asked for.
+    prefix: &'static str,
     bytes: u64,
     backend: Backend,
 }
@@ -41,7 +43,7 @@ impl<'a> Weights<'a> {
         }
         let tensors = artifact.manifest.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         let backend = Backend::new(kernels, main_float(&artifact.manifest.tensors));
-        Ok(Self { tensors, files, bytes: 0, backend })
+        Ok(Self { tensors, files, prefix: "", bytes: 0, backend })
     }
 
     /// What will compute with the tensors.
@@ -49,15 +51,26 @@ impl<'a> Weights<'a> {
         self.backend
     }
 
+    /// From now on `prefix` is put before every name that is asked for. It is what the language model's tensors have in
+    /// common where there are others beside it, which are dropped: the prefixes `others`.
+    pub(super) fn enter(&mut self, prefix: &'static str, others: &[&str]) {
+        self.ignore(|name| others.iter().any(|other| name.starts_with(other)));
+        self.prefix = prefix;
+    }
+
+    fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
     /// Whether a tensor is there and has not been taken.
     pub(super) fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.tensors.contains_key(self.full(name).as_str())
     }
 
     /// Shape of a tensor that has not been taken.
     pub(super) fn shape(&self, name: &str) -> Result<&'a [u64], ModelError> {
-        let tensor =
-            self.tensors.get(name).ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })?;
+        let name = self.full(name);
+        let tensor = self.tensors.get(name.as_str()).ok_or(ModelError::MissingTensor { name })?;
         Ok(&tensor.shape)
     }
 
@@ -79,6 +92,8 @@ impl<'a> Weights<'a> {
         expected: &'static str,
         convert: fn(StoredDtype) -> Option<Dtype>,
     ) -> Result<Array, ModelError> {
+        let name = self.full(name);
+        let name = name.as_str();
         let missing = || ModelError::MissingTensor { name: name.to_owned() };
         let tensor = self.tensors.remove(name).ok_or_else(missing)?;
         if !tensor.shape.iter().copied().eq(shape.iter().map(|&dim| dim as u64)) {
@@ -108,7 +123,8 @@ impl<'a> Weights<'a> {
 
     /// Drops tensors that a model can do without.
     pub(super) fn ignore(&mut self, unneeded: impl Fn(&str) -> bool) {
-        self.tensors.retain(|name, _| !unneeded(name));
+        let prefix = self.prefix;
+        self.tensors.retain(|name, _| !unneeded(name.strip_prefix(prefix).unwrap_or(name)));
     }
 
     /// Refuses leftovers: a tensor without effect means that the model is not what it seems.

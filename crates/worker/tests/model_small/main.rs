@@ -15,6 +15,7 @@ mod invariance;
 mod leaks;
 mod listing;
 mod on;
+mod parity;
 mod prefixes;
 mod recorded;
 mod refusals;

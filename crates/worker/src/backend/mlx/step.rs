@@ -90,6 +90,9 @@ impl GatheredStep<'_> {
             queries = rotate(rope, &queries, &self.positions)?;
             keys = rotate(rope, &keys, &self.positions)?;
         }
+        if let Some(scale) = &spec.query_scale {
+            queries = queries.multiply(scale.of(&self.positions, queries.dtype())?)?;
+        }
         let new = concatenate(&[&keys, &values], 1)?;
         let mut state = self.between.state();
         let State { pending: Some(pending), .. } = &mut *state else {

@@ -18,11 +18,11 @@ fn cache(layers: &[&AttentionSpec]) -> Result<KvCache, ModelError> {
 #[test]
 fn attention_that_cannot_be_computed_is_refused_with_its_layer() {
     let plain = AttentionSpec::causal(HEADS, None);
-    let capped = AttentionSpec { soft_cap: Some(30.0), ..plain.clone() };
+    let sinking = AttentionSpec { sinks: true, ..plain.clone() };
     assert!(cache(&[&plain, &plain]).is_ok());
-    let error = cache(&[&plain, &capped]).err().unwrap();
+    let error = cache(&[&plain, &sinking]).err().unwrap();
     assert!(matches!(error, ModelError::UnsupportedAttention { layer: 1, .. }));
-    assert!(error.to_string().contains("layer 1 of the model has a soft cap"), "{error}");
+    assert!(error.to_string().contains("layer 1 of the model has attention sinks"), "{error}");
 }
 
 #[test]
