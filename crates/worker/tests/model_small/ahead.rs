@@ -14,9 +14,10 @@ use protocol::{
 use tokenizers::Tokenizer;
 use worker::{
     engine::{Engine, EngineMessage, EngineStats, EosTokens, emit::Emitter},
-    model::{KvInUse, StepInput},
+    model::{Before, KvInUse, LaunchInput, SequenceKv, StepInput, StepRow},
     report_sink::ReportSink,
     requests::RequestTable,
+    sample::Choice,
     schedule::Limits,
 };
 
@@ -206,7 +207,54 @@ fn launched_steps_that_fail_cost_nobody_anything(on: On) {
     }
 }
 
+/// Rows come and go between launched steps, in another order, and one has a token that is known.
+fn a_launched_step_takes_chosen_tokens_and_known_ones(on: On) {
+    let model = load(&Tiny::new(on.spec(Spec::default()), 22), on).model;
+    if !model.launches() {
+        return;
+    }
+    let prompts = [vec![3, 1, 4], vec![1; 40], vec![5, 9]];
+    let begin = || {
+        let mut kvs = [model.new_kv(), model.new_kv(), model.new_kv()];
+        let rows = kvs.iter_mut().zip(&prompts).map(|(kv, prompt)| StepRow::no_logits(prompt, kv));
+        model.forward(&mut StepInput { rows: rows.collect() }).unwrap();
+        kvs
+    };
+    let greedy = |rows: usize| vec![Some(Choice::KINDS[0]); rows];
+    let launch = |rows: Vec<(&mut SequenceKv, &[u32])>, before| {
+        let rows: Vec<_> = rows.into_iter().map(|(kv, tokens)| StepRow::last_logits(tokens, kv)).collect();
+        let choices = greedy(rows.len());
+        model.launch(&mut LaunchInput { step: StepInput { rows }, choices, before })
+    };
+    let [a, b, c] = &mut begin();
+    let first = launch(vec![(a, &[7]), (b, &[8])], None).unwrap();
+    let behind = |step, chosen: &[Option<usize>]| Some(Before { step, chosen: chosen.to_vec() });
+    // The first step still gathers what it needs, and this one would have to.
+    let chosen = behind(&first, &[Some(1), None, Some(0)]);
+    let early = launch(vec![(b, &[0]), (c, &[9]), (a, &[0])], chosen).unwrap_err();
+    assert!(early.is_too_early(), "{early}");
+    let second = launch(vec![(a, &[0]), (b, &[0])], behind(&first, &[Some(0), Some(1)])).unwrap();
+    let chosen = behind(&second, &[Some(1), None, Some(0)]);
+    let third = launch(vec![(b, &[0]), (c, &[9]), (a, &[0])], chosen).unwrap();
+    let found = [&first, &second, &third].map(|step| model.land(step).unwrap().chosen);
+    assert_eq!([a.len(), b.len(), c.len()], [6, 43, 3]);
+
+    let [a, b, c] = &mut begin();
+    let choose = |rows: Vec<(&mut SequenceKv, u32)>| {
+        let tokens: Vec<[u32; 1]> = rows.iter().map(|row| [row.1]).collect();
+        let rows = rows.into_iter().zip(&tokens).map(|((kv, _), tokens)| StepRow::last_logits(tokens, kv));
+        let rows: Vec<_> = rows.collect();
+        let choices = greedy(rows.len());
+        model.forward_choosing(&mut StepInput { rows }, &choices).unwrap().chosen
+    };
+    let first = choose(vec![(a, 7), (b, 8)]);
+    let second = choose(vec![(a, first[0]), (b, first[1])]);
+    let third = choose(vec![(b, second[1]), (c, 9), (a, second[0])]);
+    assert_eq!(found, [first, second, third]);
+}
+
 on_every_backend![
+    a_launched_step_takes_chosen_tokens_and_known_ones,
     streams_are_the_same_whether_steps_are_launched_or_not,
     launched_steps_that_fail_cost_nobody_anything,
 ];
