@@ -36,6 +36,8 @@ fn main() {
             "cpp/chain.cpp",
             "cpp/linear_operation.cpp",
             "cpp/attention_operation.cpp",
+            "cpp/rowwise_operation.cpp",
+            "cpp/experts_operation.cpp",
         ])
         .compile("mlx_ext");
     compile_kernels();

@@ -268,6 +268,60 @@ fn requests_load_the_models_that_they_need_and_these_take_turns() {
     assert!(message.contains("gpt-9") && message.contains(MODEL) && message.contains("tiny"), "{message}");
 }
 
+/// So little for each worker that it is known what fits: beside the weights, [`MODEL`] takes 256 MiB and 2,176 tokens of 45
+/// KiB at least, and a model of next to nothing 256 MiB.
+fn within(max_bytes: &str) -> TestEnv {
+    let settings = format!("memory:\n  max_bytes: {max_bytes}\nworker:\n  max_num_seqs: 4\n");
+    let env = TestEnv::start_with("", &settings);
+    import_tiny(&env.store, "tiny");
+    env
+}
+
+#[test]
+fn what_never_fits_into_memory_is_refused_at_once_and_nothing_leaves_for_it() {
+    let env = within("400MiB");
+    let ask_tiny = || env.server.client.post(CHAT, &request("tiny", "w3 w5", 4));
+    assert_eq!(ask_tiny().status, 200);
+    let worker = env.worker("tiny");
+    for answer in [env.ask(MODEL), env.act(MODEL, "load")] {
+        let message = refused(&answer, 422, "model_too_large");
+        for part in [MODEL, "for its weights", "`memory.max_bytes`, which is 400.0 MiB", "smaller model"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    }
+    assert_eq!((ask_tiny().status, env.worker("tiny")), (200, worker));
+    let metrics = env.server.client.get("/metrics").json;
+    assert!(metrics.as_str().unwrap().contains("kr_demand_loads_total 1\n"), "no process was started for it");
+}
+
+#[test]
+fn what_fits_when_others_leave_waits_for_them() {
+    let env = within("600MiB");
+    let ask_tiny = || env.server.client.post(CHAT, &request("tiny", "w3 w5", 4));
+    assert_eq!(ask_tiny().status, 200);
+    let worker = env.worker("tiny");
+    // There is place for both by their number, but not in memory.
+    let message = refused(&env.act(MODEL, "load"), 409, "insufficient_memory");
+    assert!(message.contains("beside `tiny`") && message.contains("unload another model"), "{message}");
+    assert_eq!(env.ask(MODEL).json["choices"][0]["message"]["content"], PARIS);
+    assert!(!is_alive(worker), "it was idle");
+    let stored = |ready: &str| {
+        let states = env.states();
+        assert_eq!(states[0], (ready.to_owned(), "ready".to_owned()));
+        assert!(states[1..].iter().all(|(_, state)| state == "stored"), "{states:?}");
+    };
+    stored(MODEL);
+    // While the one streams, the other has to wait for it.
+    let stream = env.stream(MODEL);
+    let tiny = thread::scope(|scope| {
+        let asking = scope.spawn(ask_tiny);
+        whole(stream);
+        asking.join().unwrap()
+    });
+    assert_eq!(tiny.status, 200, "{}", tiny.json);
+    stored("tiny");
+}
+
 #[test]
 fn a_model_that_can_not_be_loaded_is_refused_with_the_reason_and_without_paths() {
     let env = TestEnv::start_with("", "");

@@ -12,6 +12,7 @@ mod kernel_tests;
 mod lint;
 mod load;
 mod model;
+mod parity;
 mod process;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS compiles nothing itself"))]
 mod progress;
@@ -53,6 +54,8 @@ enum Command {
     Sanitize(sanitize::Args),
     /// Measure, and print a table.
     Bench(bench::Args),
+    /// Compare small random models of each architecture with mlx-lm, and print a table.
+    Parity(parity::Args),
     /// Kill and freeze workers under load; fail if a stream is lost.
     Chaos(chaos::Args),
     /// Write the documents that are printed by programs: settings, command lines, metrics.
@@ -90,6 +93,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         #[cfg(target_os = "linux")]
         Command::Sanitize(args) => sanitize::run(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),
+        Command::Parity(args) => parity::run(&workspace, &args),
         Command::Chaos(args) => chaos::run(&workspace, &args),
         Command::Docs(args) => docs::run(&workspace, &args),
         Command::Lint => lint::run(&workspace),

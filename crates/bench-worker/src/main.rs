@@ -123,5 +123,6 @@ fn info(model: &str, started: Instant) -> ModelInfo {
         tokenizer_micros: 0,
         kv_bytes: 0,
         other_bytes: 0,
+        draft_model: None,
     }
 }

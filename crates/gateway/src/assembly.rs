@@ -118,6 +118,9 @@ mod tests {
             ("pool_requests", "counter"),
             ("prefix_cache_hits", "counter"),
             ("prefix_cache_queries", "counter"),
+            ("prefix_disk_bytes", "gauge"),
+            ("prefix_disk_reads", "counter"),
+            ("prefix_disk_tokens", "counter"),
             ("prompt_tokens", "counter"),
             ("request_errors", "counter"),
             ("request_queue_time_seconds", "histogram"),
@@ -132,9 +135,11 @@ mod tests {
             ("vllm:num_requests_waiting", "gauge"),
             ("worker_heartbeat_gap_seconds", "histogram"),
             ("worker_memory_bytes", "gauge"),
+            ("worker_preemptions", "counter"),
             ("worker_restarts", "counter"),
             ("worker_sequences", "gauge"),
             ("worker_state", "gauge"),
+            ("worker_step_seconds", "counter"),
         ];
         assert_eq!(found, expected);
         assert!(registry.catalogue().iter().all(|it| !it.help.is_empty()));

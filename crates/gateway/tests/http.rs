@@ -64,6 +64,23 @@ async fn a_chat_is_answered_whole() {
 }
 
 #[tokio::test]
+async fn a_request_can_name_the_draft_model_that_is_configured_and_no_other() {
+    let (env, mut worker) = TestEnv::ready("speculation:\n  draft_models: {tiny: small}\n").await;
+    let body = |draft: &str| json!({"model": "tiny", "prompt": [5, 6], "draft_model": draft});
+    let begun = env.begin(COMPLETIONS, &body("small"));
+    let generate = worker.generate().await;
+    worker.admit(generate.id).await;
+    worker.events(generate.id, vec![chunk("ok"), finished(FinishReason::Length)]).await;
+    assert_eq!(soon("an answer", begun).await.unwrap().status().as_u16(), 200);
+    let refused = Reply::read(soon("a refusal", env.begin(COMPLETIONS, &body("other"))).await.unwrap()).await;
+    assert_eq!(refused.status.as_u16(), 400);
+    let error = &refused.json()["error"];
+    let message = error["message"].as_str().unwrap();
+    assert_eq!(error["param"], "draft_model");
+    assert!(message.contains("`speculation.draft_models`") && message.contains("`small`"), "{message}");
+}
+
+#[tokio::test]
 async fn a_completion_is_answered_whole() {
     let (env, mut worker) = TestEnv::ready("").await;
     let begun = env.begin(COMPLETIONS, &json!({"model": "tiny", "prompt": [5, 6]}));
@@ -176,7 +193,7 @@ async fn models_health_and_metrics_tell_the_truth() {
     list["data"][0]["created"] = Value::Null;
     let expected = json!({
         "id": "tiny", "object": "model", "created": null, "owned_by": "kr-serve", "root": "tiny",
-        "max_model_len": 128, "state": "ready", "reason": null, "workers": 1, "ready_workers": 1, "size_bytes": 7000, "context_length": 128, "architecture": "llama",
+        "max_model_len": 128, "state": "ready", "reason": null, "workers": 1, "ready_workers": 1, "size_bytes": 7000, "context_length": 128, "architecture": "llama", "draft_model": null,
         "digest": "0123456789abcdef",
     });
     assert_eq!(list, json!({"object": "list", "data": [expected]}));

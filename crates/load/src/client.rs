@@ -36,6 +36,9 @@ pub struct Target {
     /// Process whose processor time and memory are measured.
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
+    /// A new connection for each request: some servers close theirs behind an answer without saying so.
+    #[arg(long, global = true)]
+    pub new_connections: bool,
 }
 
 /// Sends requests to one gateway. Cheap to clone; all clones share their connections.
@@ -49,6 +52,8 @@ struct Inner {
     address: SocketAddr,
     /// Bytes that the system takes for a connection; `None`: its default.
     receive_buffer: Option<u32>,
+    /// Whether connections serve more than one request.
+    keeps: bool,
     idle: Mutex<Vec<Sender>>,
 }
 
@@ -66,16 +71,17 @@ pub struct Response {
 }
 
 impl Client {
-    /// A client of the gateway at `address`.
-    pub fn new(address: SocketAddr) -> Self {
-        Self { inner: Arc::new(Inner { address, receive_buffer: None, idle: Mutex::default() }) }
+    /// A client of that server.
+    pub fn new(target: &Target) -> Self {
+        let (address, keeps) = (target.address, !target.new_connections);
+        Self { inner: Arc::new(Inner { address, receive_buffer: None, keeps, idle: Mutex::default() }) }
     }
 
     /// A client for which the system keeps only `bytes` that it has not read, so that it soon slows the gateway down when
     /// it stops reading.
     pub fn with_receive_buffer(address: SocketAddr, bytes: u32) -> Self {
         let receive_buffer = Some(bytes);
-        Self { inner: Arc::new(Inner { address, receive_buffer, idle: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { address, receive_buffer, keeps: true, idle: Mutex::default() }) }
     }
 
     /// Sends a request and waits for the header of the answer.
@@ -243,7 +249,9 @@ impl Response {
     /// Keeps the connection for the next request: the body was read to its end.
     fn finish(self) {
         let Self { sender, client, .. } = self;
-        client.idle().push(sender);
+        if client.inner.keeps {
+            client.idle().push(sender);
+        }
     }
 }
 

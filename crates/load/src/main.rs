@@ -69,7 +69,7 @@ fn main() -> ExitCode {
 
 /// Runs the experiment; false if what it watches for went wrong.
 async fn perform(Cli { target, experiment }: &Cli) -> anyhow::Result<bool> {
-    let client = Client::new(target.address);
+    let client = Client::new(target);
     match experiment {
         Experiment::OpenLoop(args) => print(&open_loop::run(&client, target, args).await?)?,
         Experiment::Streams(args) => print(&streams::run(&client, target, args).await?)?,

@@ -58,7 +58,7 @@ fn normal(shape: &[i32]) -> Array {
 }
 
 fn plain<'a>(x: &'a Array, matrices: &'a [Matrix<'a>]) -> Linear<'a> {
-    Linear { x, norm: None, matrices, gated: false, residual: None, int8: false }
+    Linear { x, norm: None, matrices, gate: None, residual: None, int8: false }
 }
 
 /// Times evaluating what `make` makes.
@@ -93,7 +93,7 @@ fn gated(criterion: &mut Criterion) {
     let norm = normal(&[HIDDEN]);
     for rows in ROWS {
         let x = normal(&[rows, HIDDEN]);
-        let job = Linear { norm: Some((&norm, 1e-5)), gated: true, ..plain(&x, &matrices) };
+        let job = Linear { norm: Some((&norm, 1e-5)), gate: Some(cpu::Gate::Silu), ..plain(&x, &matrices) };
         let work = products(rows, 2 * INNER, HIDDEN);
         time(criterion, "norm, gate and up", BenchmarkId::new("4 bits", rows), work, || {
             cpu::linear(&job).unwrap()
@@ -154,6 +154,8 @@ fn attention(criterion: &mut Criterion) {
                 scale: 0.125,
                 window: None,
                 traditional: false,
+                query_scale: None,
+                soft_cap: None,
             };
             step.attend(&spec).unwrap()
         };

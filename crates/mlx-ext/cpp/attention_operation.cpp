@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <memory>
 #include <new>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -85,6 +86,7 @@ struct StepRows {
 struct Attention : Operation {
   Operand qkv;
   mx::array cos, sin;
+  std::optional<mx::array> query_scale;
   AttentionJob job;  // without the addresses of arrays
   std::shared_ptr<KvPool> pool;
   std::shared_ptr<StepRows> step;
@@ -98,6 +100,7 @@ struct Attention : Operation {
     if (qkv.value_index() < 0) require_contiguous(qkv.array(), "an input of attention");
     require_contiguous(cos, "a rotary table");
     require_contiguous(sin, "a rotary table");
+    if (query_scale) require_contiguous(*query_scale, "a table of the queries' factors");
   }
 
   void run(const std::vector<float*>& values, float* out) const override {
@@ -105,6 +108,7 @@ struct Attention : Operation {
     now.qkv = qkv.data(values);
     now.cos = cos.data<float>();
     now.sin = sin.data<float>();
+    now.query_scale = query_scale ? query_scale->data<float>() : nullptr;
     now.out = out;
     attention(now);
   }
@@ -133,10 +137,12 @@ struct MlxExtAttention {
   void* qkv;
   void* cos;
   void* sin;
+  void* query_scale;  // null: none
   const MlxExtStep* step;
   int layer;
   int heads;
   float scale;
+  float soft_cap;  // 0: none
   int window;
   int traditional;
 };
@@ -158,11 +164,17 @@ mx::array make_attention(const MlxExtAttention& spec) {
   require(cos.dtype() == mx::float32 && cos.ndim() == 2, "cos [positions, pairs]");
   require(int64_t{cos.shape(1)} * 2 <= shape.head_dim, "a head has fewer components than are rotated");
   require(sin.dtype() == mx::float32 && sin.shape() == cos.shape(), "sin like cos");
+  const mx::array* query_scale = spec.query_scale ? &array_at(spec.query_scale) : nullptr;
+  require(!query_scale || (query_scale->dtype() == mx::float32 && query_scale->ndim() == 1),
+          "the queries' factors are float32 [positions]");
   for (const AttentionRow& row : spec.step->step->rows) {
-    require(int64_t{row.position} + row.new_tokens <= cos.shape(0), "a position is beyond the rotary table");
+    const int64_t end = int64_t{row.position} + row.new_tokens;
+    require(end <= cos.shape(0), "a position is beyond the rotary table");
+    require(!query_scale || end <= query_scale->shape(0), "a position is beyond the table of the queries' factors");
   }
   ChainBuilder chain({&qkv});
   auto attention = std::make_unique<Attention>(chain.activation(qkv), chain.weight(cos), chain.weight(sin));
+  if (query_scale) attention->query_scale = chain.weight(*query_scale);
   attention->pool = spec.step->pool;
   attention->step = spec.step->step;
   AttentionJob& job = attention->job;
@@ -170,6 +182,7 @@ mx::array make_attention(const MlxExtAttention& spec) {
   job.layer = spec.layer;
   job.heads = spec.heads;
   job.scale = spec.scale;
+  job.soft_cap = spec.soft_cap;
   job.window = spec.window;
   job.traditional = spec.traditional != 0;
   job.rope_dims = cos.shape(1) * 2;

@@ -1,6 +1,7 @@
 // kr::linear and kr::embedding as operations of a chain.
 
 #include "kernels/linear.h"
+#include "matrix_arrays.h"
 #include "operations.h"
 
 #include <limits>
@@ -12,42 +13,6 @@
 namespace kr {
 namespace {
 
-// A matrix's arrays.
-struct MatrixArrays {
-  mx::array weight;
-  std::optional<mx::array> scales, biases, bias;
-  int group = 0;
-  int bits = 0;
-
-  void check() const {
-    require_contiguous(weight, "a weight matrix");
-    if (scales) require_contiguous(*scales, "a matrix of scales");
-    if (biases) require_contiguous(*biases, "a matrix of biases");
-  }
-
-  Matrix view() const {
-    Matrix matrix{};
-    if (scales) {
-      const int inputs = static_cast<int>(int64_t{weight.shape(1)} * 32 / bits);
-      matrix.kind = Matrix::Kind::quantized;
-      matrix.quantized = {weight.data<uint8_t>(),
-                          scales->data<void>(),
-                          biases ? biases->data<void>() : nullptr,
-                          biases ? float_type(*scales) : Float::f32,
-                          weight.shape(0),
-                          inputs,
-                          group,
-                          bits,
-                          biases ? Packing::affine : Packing::mxfp4};
-    } else {
-      matrix.kind = Matrix::Kind::dense;
-      matrix.dense = {weight.data<void>(), float_type(weight), weight.shape(0), weight.shape(1)};
-    }
-    matrix.bias = bias ? bias->data<float>() : nullptr;
-    return matrix;
-  }
-};
-
 // kr::linear.
 struct Linear : Operation {
   Operand x;
@@ -55,7 +20,7 @@ struct Linear : Operation {
   std::optional<mx::array> norm;
   float eps;
   std::vector<MatrixArrays> matrices;
-  bool swiglu;
+  Gate gate;
   Rounding rounding;
   int rows;
 
@@ -83,7 +48,7 @@ struct Linear : Operation {
     job.norm_eps = eps;
     job.matrices = views.data();
     job.matrix_count = static_cast<int>(views.size());
-    job.swiglu = swiglu;
+    job.gate = gate;
     job.residual = residual ? residual->data(values) : nullptr;
     job.y = out;
     job.rounding = rounding;
@@ -113,16 +78,6 @@ struct EmbeddingRows : Operation {
 }  // namespace
 }  // namespace kr
 
-// A matrix, as the Rust side describes it; arrays are contexts of mlx-c's mlx_array, null where there is none.
-struct MlxExtMatrix {
-  void* weight;
-  void* scales;  // null: a dense matrix
-  void* biases;  // null of a quantized matrix: it is packed as mxfp4
-  void* bias;
-  int group;
-  int bits;
-};
-
 struct MlxExtLinear {
   void* x;
   void* norm;
@@ -130,73 +85,39 @@ struct MlxExtLinear {
   const MlxExtMatrix* matrices;
   int matrix_count;
   float eps;
-  int swiglu;
+  int gate;  // kr::Gate
   int int8;
 };
 
 namespace kr {
 namespace {
 
-MatrixArrays arrays_of(ChainBuilder& chain, const MlxExtMatrix& matrix, int columns) {
-  const mx::array& weight = array_at(matrix.weight);
-  require(weight.ndim() == 2, "a weight matrix has two axes");
-  MatrixArrays arrays{chain.weight(weight), {}, {}, {}, matrix.group, matrix.bits};
-  if (matrix.scales) {
-    const int bits = matrix.bits;
-    require((bits >= 2 && bits <= 6) || bits == 8, "a quantized matrix has 2, 3, 4, 5, 6 or 8 bits");
-    require(matrix.group == 32 || matrix.group == 64 || matrix.group == 128, "groups are of 32, 64 or 128");
-    require(weight.dtype() == mx::uint32, "a quantized matrix is packed in uint32");
-    const mx::Shape groups{weight.shape(0), columns / matrix.group};
-    require(columns % matrix.group == 0 && int64_t{weight.shape(1)} * 32 == int64_t{columns} * matrix.bits,
-            "a quantized matrix and its input differ in length");
-    const mx::array& scales = array_at(matrix.scales);
-    require(scales.shape() == groups, "a quantized matrix has one scale a group");
-    arrays.scales = chain.weight(scales);
-    if (matrix.biases) {
-      const mx::array& biases = array_at(matrix.biases);
-      require(biases.shape() == groups, "a quantized matrix has one bias a group");
-      require(scales.dtype() == biases.dtype(), "scales and biases differ in type");
-      float_type(scales);
-      arrays.biases = chain.weight(biases);
-    } else {
-      require(bits == 4 && matrix.group == 32, "mxfp4 has 4 bits, and groups of 32");
-      require(scales.dtype() == mx::uint8, "scales of mxfp4 are uint8");
-    }
-  } else {
-    require(weight.shape(1) == columns, "a matrix and its input differ in length");
-    float_type(weight);
-  }
-  if (matrix.bias) {
-    const mx::array& bias = array_at(matrix.bias);
-    require(bias.dtype() == mx::float32 && bias.shape() == mx::Shape{weight.shape(0)}, "a bias is float32, one an output");
-    arrays.bias = chain.weight(bias);
-  }
-  return arrays;
-}
-
 mx::array make_linear(const MlxExtLinear& spec) {
   const mx::array& x = array_at(spec.x);
   const mx::array* residual = spec.residual ? &array_at(spec.residual) : nullptr;
   require(x.ndim() == 2 && x.dtype() == mx::float32, "the input of a product is float32 [rows, inputs]");
-  require(!spec.swiglu || spec.matrix_count == 2, "a gated product has two matrices");
+  require(spec.gate >= 0 && spec.gate <= static_cast<int>(Gate::gelu_tanh), "no such activation");
+  const bool gated = spec.gate != 0;
+  require(!gated || spec.matrix_count == 2, "a gated product has two matrices");
   ChainBuilder chain({&x, residual});
   auto linear = std::make_unique<Linear>(chain.activation(x));
   linear->rows = x.shape(0);
   linear->eps = spec.eps;
-  linear->swiglu = spec.swiglu != 0;
+  linear->gate = static_cast<Gate>(spec.gate);
   linear->rounding = spec.int8 ? Rounding::int8 : Rounding::int16;
   if (spec.norm) {
     const mx::array& norm = array_at(spec.norm);
     require(norm.dtype() == mx::float32 && norm.shape() == mx::Shape{x.shape(1)}, "a norm is float32, one an input");
     linear->norm = chain.weight(norm);
   }
+  const auto keep = [&](const mx::array& array) { return chain.weight(array); };
   require(spec.matrix_count > 0, "a product has a matrix");
   int64_t width = 0;
   for (int i = 0; i < spec.matrix_count; i++) {
-    linear->matrices.push_back(arrays_of(chain, spec.matrices[i], x.shape(1)));
+    linear->matrices.push_back(arrays_of(spec.matrices[i], x.shape(1), keep));
     const int outputs = linear->matrices.back().weight.shape(0);
-    require(!spec.swiglu || i == 0 || outputs == width, "gate and up differ in length");
-    width = spec.swiglu ? outputs : width + outputs;
+    require(!gated || i == 0 || outputs == width, "gate and up differ in length");
+    width = gated ? outputs : width + outputs;
   }
   require(width <= std::numeric_limits<int>::max(), "the result of a product is too wide");
   const mx::Shape shape{x.shape(0), static_cast<int>(width)};
@@ -210,7 +131,7 @@ mx::array make_linear(const MlxExtLinear& spec) {
 mx::array make_embedding(const mx::array& tokens, const MlxExtMatrix& matrix, int columns) {
   require(tokens.ndim() == 1 && tokens.dtype() == mx::uint32, "tokens are uint32 [count]");
   ChainBuilder chain({});
-  MatrixArrays arrays = arrays_of(chain, matrix, columns);
+  MatrixArrays arrays = arrays_of(matrix, columns, [&](const mx::array& array) { return chain.weight(array); });
   auto rows = std::make_unique<EmbeddingRows>(chain.weight(tokens), std::move(arrays));
   return chain.append({tokens.shape(0), columns}, std::move(rows));
 }

@@ -91,6 +91,18 @@ const MAX_GPU_CACHE_BYTES: u64 = 2 << 30;
 /// Bytes of prefixes on their way to or from the disk: as many in each direction as the prefix store allows.
 const ON_THE_WAY_BYTES: u64 = 2 * (256 << 20);
 
+impl StoredSize {
+    /// That of a model and the one that drafts tokens for it, which holds as many.
+    #[must_use]
+    pub fn and_draft(self, draft: Self) -> Self {
+        Self {
+            weight_bytes: self.weight_bytes.saturating_add(draft.weight_bytes),
+            kv_token_values: self.kv_token_values.saturating_add(draft.kv_token_values),
+            ..self
+        }
+    }
+}
+
 impl MemoryShare {
     /// Bytes of freed memory that MLX may keep in each worker of a model with such weights, on a GPU: there it uses them
     /// again instead of asking the system. On a CPU it keeps none.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A worker's options. The one definition of them: the gateway fills it from its settings, the worker reads it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerOptions {
     /// How the stored model is verified.
     pub verify: Verify,
@@ -23,6 +23,8 @@ pub struct WorkerOptions {
     pub chunk_tokens: u32,
     /// Most tokens of a sequence that one step guesses and checks; 0: none.
     pub max_draft_tokens: u32,
+    /// Name or digest of the stored model that guesses tokens, beside what sequences repeat; `None`: none does.
+    pub draft_model: Option<String>,
     /// Whether the text of a special token means that token inside a message's content too, and not only where the
     /// chat template writes it. Clients can then forge turns.
     pub special_tokens_in_content: bool,
@@ -90,6 +92,7 @@ impl Default for WorkerOptions {
             max_sequences: 64,
             chunk_tokens: 256,
             max_draft_tokens: 8,
+            draft_model: None,
             special_tokens_in_content: false,
             heartbeat_millis: 500,
             memory: MemoryShare::UNLIMITED,

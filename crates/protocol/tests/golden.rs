@@ -11,10 +11,10 @@ use protocol::{
     ids::{Incarnation, RequestId},
     memory::MemoryShare,
     message::{
-        Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, Failure, FailureKind, FinishReason,
-        Generate, Heartbeat, ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt, Report,
-        Sampling, StreamEvent, StreamEventKind, Submission, TokenLogprob, TokenLogprobs, TokenizeInput,
-        TraceContext, Usage, Verified, WorkerMemory,
+        Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, DiskPrefixes, Failure, FailureKind,
+        FinishReason, Generate, Heartbeat, ModelInfo, Operation, OperationKind, PieceForm, Pieces, Prompt,
+        Report, Sampling, StepTime, StreamEvent, StreamEventKind, Submission, TokenLogprob, TokenLogprobs,
+        TokenizeInput, TraceContext, Usage, Verified, WorkerMemory,
     },
     options::{Activations, KvType, Verify, WorkerOptions},
 };
@@ -72,7 +72,7 @@ const REST: &str = "0000003f 0000803f 28 0000803e 0000403f 00000040 000080bf 000
                     01 30313233343536373839616263646566 3031323334353637 01  01 02 7231  fb2c01";
 
 /// Of [`WorkerOptions`].
-const DEFAULT_OPTIONS: &str = "02 00 00 fd0000000001000000 01 00 40 fb0001 08 00 fbf401 \
+const DEFAULT_OPTIONS: &str = "02 00 00 fd0000000001000000 01 00 40 fb0001 08 00 00 fbf401 \
                                fdffffffffffffffff fdffffffffffffffff 01 00";
 
 fn event(kind: StreamEventKind) -> Report {
@@ -179,8 +179,12 @@ fn reports() {
         tokenizer_micros: 8,
         kv_bytes: 9,
         other_bytes: 10,
+        draft_model: Some("d".into()),
     };
-    check(Report::Ready(info), "00 01 6d 02 6162 01 71 fb0010 fc80510200 fd00f2052a01000000 07 08 09 0a");
+    check(
+        Report::Ready(info),
+        "00 01 6d 02 6162 01 71 fb0010 fc80510200 fd00f2052a01000000 07 08 09 0a 01 01 64",
+    );
     check(Report::LoadFailed(failure(FailureKind::Internal)), "01 02 01 01 6e 02 6e6f");
     let heartbeat = Heartbeat {
         step: 1,
@@ -200,8 +204,18 @@ fn reports() {
             mlx_active: 14,
             mlx_cache: 15,
         },
+        time: StepTime {
+            schedule_micros: 16,
+            build_micros: 17,
+            evaluate_micros: 18,
+            sample_micros: 19,
+            emit_micros: 20,
+            idle_micros: 21,
+        },
+        preemptions: 22,
+        disk: DiskPrefixes { reads: 23, tokens: 24, bytes: 25 },
     };
-    let memory = "09 0a 0b 0c 0d 0e 0f";
+    let memory = "09 0a 0b 0c 0d 0e 0f 10 11 12 13 14 15 16 17 18 19";
     check(Report::Heartbeat(heartbeat), &format!("02 01 02 03 04 05 06 07 01 08 {memory}"));
     let unseen = Heartbeat { progress: None, ..heartbeat };
     check(Report::Heartbeat(unseen), &format!("02 01 02 03 04 05 06 07 00 {memory}"));
@@ -264,11 +278,12 @@ fn options() {
         max_sequences: 300,
         chunk_tokens: 5,
         max_draft_tokens: 6,
+        draft_model: Some("d".into()),
         special_tokens_in_content: true,
         heartbeat_millis: 7,
         memory: MemoryShare { max_bytes: 8, left_bytes: 9, workers: 10, leaves_room: true },
     };
-    check(all, "01 01 01 fd0000000002000000 00 fa fb2c01 05 06 01 07 08 09 0a 01");
+    check(all, "01 01 01 fd0000000002000000 00 fa fb2c01 05 06 01 01 64 01 07 08 09 0a 01");
     check(WorkerOptions::default(), DEFAULT_OPTIONS);
     check(Verify::Header, "00");
 }
@@ -287,17 +302,17 @@ fn handshake() {
     };
     let bytes = hello.to_bytes().unwrap();
     let expected =
-        format!("{magic} 0400 0300 39000000  04 03 03 02 2f73 fc00001000 fb0201 {DEFAULT_OPTIONS}");
+        format!("{magic} 0400 0400 3a000000  04 04 03 02 2f73 fc00001000 fb0201 {DEFAULT_OPTIONS}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 
     let acks = [
-        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 03 09"),
-        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 03 02 6e6f"),
+        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 04 09"),
+        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 04 02 6e6f"),
     ];
     for (ack, expected) in acks {
         let bytes = ack.to_bytes().unwrap();
-        assert_eq!(hex(&bytes), format!("{magic} 0400 0300 {expected}").replace(' ', ""));
+        assert_eq!(hex(&bytes), format!("{magic} 0400 0400 {expected}").replace(' ', ""));
         let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().unwrap();
         assert_eq!(HelloAck::from_parts(header, body).unwrap(), ack);
     }

@@ -1,6 +1,6 @@
 //! The defaults. `config/runtime.yaml` shows them, and a test compares the two.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::schema::{
     AdaptiveLimits, BatchQueue, Cache, LogFormat, Models, OnDemand, Operations, PrefixCache, Server,
@@ -84,7 +84,7 @@ impl Default for PrefixCache {
 
 impl Default for Speculation {
     fn default() -> Self {
-        Self { max_draft_tokens: 8 }
+        Self { max_draft_tokens: 8, draft_models: BTreeMap::new() }
     }
 }
 

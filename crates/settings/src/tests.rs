@@ -23,6 +23,7 @@ fn the_shipped_file_says_the_defaults_and_leaves_out_only_what_has_none() {
         "  # allowed_hosts: ",
         "  # allowed_origins: ",
         "    # min_streams: ",
+        "  # draft_models:",
     ];
     for key in optional {
         assert!(shipped.lines().any(|line| line.starts_with(key)), "{key}");
@@ -46,6 +47,22 @@ fn what_says_nothing_means_the_defaults() {
         "server:\ncpu:\n  # kv_type: float16\ncache: {}\n",
     ] {
         assert_eq!(parse(text), Ok(Settings::default()), "{text:?}");
+    }
+}
+
+#[test]
+fn models_that_draft_have_names() {
+    let text = |pairs: &str| format!("speculation:\n  draft_models:{pairs}\n");
+    let models = parse(&text("\n    large: small\n    sha256:12: a/b")).unwrap().speculation.draft_models;
+    assert_eq!(models["large"], "small");
+    assert_eq!(models["sha256:12"], "a/b");
+    assert_eq!(parse(&text("")), Ok(Settings::default()));
+    let long = format!("\n    large: {}", "x".repeat(257));
+    for (wrong, why) in
+        [("\n    large: \"\"", "empty"), (&long, "256 bytes"), (" [a]", ""), ("\n    a: [b]", "")]
+    {
+        let error = parse(&text(wrong)).unwrap_err();
+        assert!(error.contains("draft_models") && error.contains(why), "{error}");
     }
 }
 

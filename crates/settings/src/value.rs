@@ -1,11 +1,17 @@
 //! Reads single values within their ranges. The messages continue "`key` ".
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer, de::Error};
 
 use crate::size::parse_size;
+
+/// Most entries of a map.
+const MAX_PAIRS: usize = 256;
+
+/// Most bytes of a model's name in one.
+const MAX_NAME: usize = 256;
 
 /// An integer from `MIN` to `MAX`.
 pub(crate) fn number<'de, D, T, const MIN: u64, const MAX: u64>(deserializer: D) -> Result<T, D::Error>
@@ -62,6 +68,29 @@ pub(crate) fn some_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Op
         return Err(D::Error::custom("is empty; give it a value or remove the line"));
     }
     Ok(text)
+}
+
+/// Models by models, each by its name or digest. A map whose keys are all commented out has no value, and is empty.
+pub(crate) fn models<'de, D>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let models = Option::<BTreeMap<String, String>>::deserialize(deserializer)?.unwrap_or_default();
+    if models.len() > MAX_PAIRS {
+        return Err(D::Error::custom(format!(
+            "has {} entries, but at most {MAX_PAIRS} are possible",
+            models.len()
+        )));
+    }
+    for name in models.iter().flat_map(|(one, other)| [one, other]) {
+        if name.trim().is_empty() {
+            return Err(D::Error::custom("has an empty name"));
+        }
+        if name.len() > MAX_NAME {
+            return Err(D::Error::custom(format!("has a name of more than {MAX_NAME} bytes")));
+        }
+    }
+    Ok(models)
 }
 
 /// A section. One whose keys are all commented out has no value, and means the defaults.

@@ -87,7 +87,8 @@ mod tests {
     #[test]
     fn types_are_those_that_were_asked_for() {
         let exact = WorkerOptions { kv_bytes: 7, ..WorkerOptions::default() };
-        let fast = WorkerOptions { activations: Activations::Int8, kv_type: KvType::Float16, ..exact };
+        let fast =
+            WorkerOptions { activations: Activations::Int8, kv_type: KvType::Float16, ..exact.clone() };
         assert_eq!(
             (kv_budget(&exact).bytes, kv_budget(&exact).dtype, kv_budget(&fast).dtype),
             (7, KvDtype::Float32, KvDtype::Float16)

@@ -39,7 +39,12 @@ impl RequestHandle {
 
     /// Whether another chunk may be sent.
     pub fn has_credit(&self) -> bool {
-        self.credit.load(Ordering::Relaxed) > 0
+        self.credit() > 0
+    }
+
+    /// How many more chunks may be sent.
+    pub fn credit(&self) -> u32 {
+        self.credit.load(Ordering::Relaxed)
     }
 
     /// Takes one credit for a chunk. Only the engine spends, so a credit once seen can't be lost to a race.

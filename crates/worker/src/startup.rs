@@ -1,5 +1,7 @@
 //! From a command line to a running engine.
 
+mod draft;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,6 +12,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use artifact_store::{Artifact, Store, default_store_dir};
 use crossbeam_channel::{Sender, bounded};
+use draft::{LoadedModels, StoredDraft};
 use protocol::{
     message::{Failure, FailureKind, Heartbeat, ModelInfo, Report},
     options::{Verify, WorkerOptions},
@@ -20,8 +23,8 @@ use crate::{
     cli::Serve,
     engine::{Engine, EngineMessage, EngineStats, EosTokens},
     link::{self, LinkSender, Receiver},
-    memory::{MemoryPlan, MemoryUsage},
-    model::{Model, stored_size},
+    memory::MemoryUsage,
+    model::Model,
     options,
     prefix_store::{PrefixStore, PrefixStoreConfig},
     prepare::{ChatTemplate, Drafts, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
@@ -40,7 +43,9 @@ const PREFIXES: &str = "prefixes";
 struct Loaded {
     /// Keeps the lease on what the model's weights are views of.
     artifact: Artifact,
-    model: Model,
+    /// The same for the draft model.
+    stored_draft: Option<StoredDraft>,
+    models: LoadedModels,
     preparer: Preparer,
     info: ModelInfo,
     /// The store's.
@@ -76,18 +81,18 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
     let socket = Arc::clone(&connected.socket);
     let sender = Arc::new(LinkSender::new(connected.sender, socket, Arc::clone(&requests)));
     let reports: Arc<dyn ReportSink> = Arc::clone(&sender) as _;
-    let Loaded { artifact, model, preparer, info, dir } =
-        load(cli, &options, started).inspect_err(|error| {
+    let Loaded { artifact, stored_draft: _lease, models, preparer, info, dir } = load(cli, &options, started)
+        .inspect_err(|error| {
             let kind = verify::kind_of(error);
             reports.report(&Report::LoadFailed(Failure { kind, param: None, message: format!("{error:#}") }));
         })?;
 
-    let limits = options::limits(&options, model.kv_tokens());
+    let limits = options::limits(&options, models.model.kv_tokens());
     let stats = Arc::new(EngineStats::default());
     let (engine, messages) = bounded::<EngineMessage>(MAX_ENGINE_MESSAGES);
     let pool = Pool::start(preparer, Arc::clone(&requests), Arc::clone(&reports), engine.clone())?;
     let preparation = pool.age();
-    let prefixes = prefix_store(&options, &dir, &artifact, &model, engine.clone());
+    let prefixes = prefix_store(&options, &dir, &artifact, &models.model, engine.clone());
     let receiver = Receiver {
         frames: connected.receiver,
         socket: connected.socket,
@@ -102,15 +107,18 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
     let _verification =
         (options.verify == Verify::Background).then(|| verify::while_serving(&artifact, &reports));
     let interval = options::heartbeat(&options);
-    let memory = MemoryUsage::new(&model, Arc::clone(&stats));
+    let memory = MemoryUsage::new(&models.model, models.draft.as_ref(), Arc::clone(&stats));
     let _heartbeat =
         start_heartbeat(interval, Arc::clone(&reports), Arc::clone(&stats), preparation, memory)?;
-    let engine = Engine::new(model, limits, messages, requests, reports, stats);
-    Ok(match prefixes {
-        Some(prefixes) => engine.with_prefix_store(prefixes),
-        None => engine,
+    let (model, draft_model) = models.into_parts(limits);
+    let mut engine = Engine::new(model, limits, messages, requests, reports, stats);
+    if let Some(prefixes) = prefixes {
+        engine = engine.with_prefix_store(prefixes);
     }
-    .run()?)
+    if let Some(draft_model) = draft_model {
+        engine = engine.with_draft_model(draft_model);
+    }
+    Ok(engine.run()?)
 }
 
 /// Loads the weights on this thread, which will run them, and the tokenizer in parallel.
@@ -121,33 +129,39 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
     if options.verify == Verify::Full {
         verify::before_serving(&artifact)?;
     }
-    let (model, load_micros, tokenizer, took) = thread::scope(|scope| {
+    let draft = StoredDraft::find(&store, options, &cli.model)?;
+    draft.iter().try_for_each(|draft| draft.verify(options))?;
+    let (models, load_micros, tokenizer, took) = thread::scope(|scope| {
         let tokenizer = scope.spawn(|| {
             let began = Instant::now();
-            load_tokenizer(&artifact).map(|tokenizer| (tokenizer, began.elapsed()))
+            let tokenizer = load_tokenizer(&artifact)?;
+            draft.iter().try_for_each(|draft| draft.check(&tokenizer))?;
+            anyhow::Ok((tokenizer, began.elapsed()))
         });
-        let (model, other_bytes) = load_model(&artifact, options)?;
+        let models = LoadedModels::load(&artifact, draft.as_ref(), options)?;
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;
-        anyhow::Ok(((model, other_bytes), load_micros, tokenizer, took))
+        anyhow::Ok((models, load_micros, tokenizer, took))
     })?;
-    let (model, other_bytes) = model;
+    let model = &models.model;
     if let Err(error) = artifact.record_use() {
         // A read-only store serves as well; it only can't record what was used last.
         warn!(%error, "the store can't record that the model was used");
     }
+    draft.iter().for_each(StoredDraft::record_use);
     let info = ModelInfo {
         name: cli.model.clone(),
         digest: artifact.digest.to_string(),
         architecture: artifact.manifest.architecture().unwrap_or_default().to_string(),
         context_length: model.context_length(),
         vocab_size: model.vocab_size(),
-        weight_bytes: model.weight_bytes(),
+        weight_bytes: models.weight_bytes(),
         load_micros,
         tokenizer_micros: micros(took),
-        kv_bytes: model.kv_bytes(),
-        other_bytes,
+        kv_bytes: models.kv_bytes(),
+        other_bytes: models.other_bytes,
+        draft_model: models.draft.as_ref().and(draft.as_ref()).map(|draft| draft.name().to_owned()),
     };
     let settings = Settings {
         template: chat_template(&artifact),
@@ -159,23 +173,7 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
     };
     let dir = store.dir().to_owned();
     let preparer = Preparer::new(tokenizer, settings).with_drafts(Box::new(StoredModels(store)));
-    Ok(Loaded { artifact, model, preparer, info, dir })
-}
-
-/// Loads the weights, if they fit into the worker's share of memory, and returns with the model what is set aside beside
-/// weights, keys and values, in bytes.
-fn load_model(artifact: &Artifact, options: &WorkerOptions) -> anyhow::Result<(Model, u64)> {
-    let device = mlx_ext::init()?;
-    let plan = MemoryPlan::new(options, device, stored_size(&artifact.manifest))?;
-    mlx_ext::set_cache_limit(plan.cache_bytes())?;
-    let (kernels, mut other_bytes) = (options::kernels(options, device), 0);
-    let model = Model::load_within(artifact, kernels, options::kv_budget(options), |size| {
-        let bytes = plan.divide(size)?;
-        other_bytes = bytes.other;
-        Ok(bytes.kv)
-    })?;
-    model.warm_up(options::chunk_tokens(options))?;
-    Ok((model, other_bytes))
+    Ok(Loaded { artifact, stored_draft: draft, models, preparer, info, dir })
 }
 
 /// Prefixes on disk, if they are wanted. Where that can't be, the model serves without.

@@ -76,7 +76,6 @@ fn report(outcome: Result<artifact_store::Verified, StoreError>, took: Duration)
 pub fn kind_of(error: &anyhow::Error) -> FailureKind {
     let store = match error.downcast_ref::<ModelError>() {
         Some(ModelError::Store(error)) => Some(error),
-        Some(ModelError::Memory(_)) => return FailureKind::TooLarge,
         _ if error.is::<Shortage>() => return FailureKind::TooLarge,
         _ => error.downcast_ref::<StoreError>(),
     };
@@ -113,7 +112,7 @@ mod tests {
         let shortage = Shortage { needs, workers: 1, left_bytes: 1, max_bytes: 1 };
         let table = [
             (anyhow::Error::new(shortage), FailureKind::TooLarge),
-            (anyhow::Error::new(ModelError::from(shortage)), FailureKind::TooLarge),
+            (Err::<(), _>(shortage).context("both together").unwrap_err(), FailureKind::TooLarge),
             (anyhow::Error::new(quarantined()), FailureKind::DamagedModel),
             (anyhow::Error::new(ModelError::from(quarantined())), FailureKind::DamagedModel),
             (Err::<(), _>(unknown()).context("artifact store /s").unwrap_err(), FailureKind::UnknownModel),

@@ -105,7 +105,7 @@ fn start(settings: &str, workers: u32, store: Option<&PrivateStore>) -> Server {
 }
 
 /// The value of a counter that has one label.
-fn counter(server: &Server, name: &str) -> u64 {
+pub(super) fn counter(server: &Server, name: &str) -> u64 {
     let answer = server.client.get("/metrics");
     let metrics = answer.json.as_str().unwrap();
     let line =

@@ -13,6 +13,7 @@ use super::{
     machine,
     peers::{Asked, Peer},
     server::LlamaServer,
+    stages,
     statistics::Sample,
     subject::Subject,
     table,
@@ -114,6 +115,9 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         }
     }
     print(&cases, &entrants, args.rounds);
+    if let Some(Entrant { peer: Peer::Asked(ours), .. }) = entrants.first_mut() {
+        stages::print(ours, &args.batches, CONTEXT, STEPS)?;
+    }
     if disturbed > 0 {
         println!("Something else ran before {disturbed} of {} measurements.", args.rounds * cases.len());
     }

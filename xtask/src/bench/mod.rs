@@ -16,6 +16,7 @@ mod peers;
 mod running;
 mod serve;
 mod server;
+mod stages;
 mod statistics;
 mod store;
 mod subject;

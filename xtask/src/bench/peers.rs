@@ -1,6 +1,7 @@
 //! Engines that are measured: ours, llama.cpp in two ways, mlx-lm.
 
 use std::{
+    fmt::Display,
     io::{BufRead, BufReader, Lines, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -97,9 +98,18 @@ impl Asked {
     }
 
     fn measure(&mut self, case: Case) -> Result<f64> {
-        writeln!(self.input, "{case}").context("the measuring process ended")?;
+        match self.ask(&case)?[..] {
+            [rate] => Ok(rate),
+            ref others => bail!("the measuring process answered {case} with {} numbers", others.len()),
+        }
+    }
+
+    /// The numbers with which it answers a line.
+    pub(super) fn ask(&mut self, question: &impl Display) -> Result<Vec<f64>> {
+        writeln!(self.input, "{question}").context("the measuring process ended")?;
         let line = self.line()?;
-        line.parse().with_context(|| format!("the measuring process answered {case} with {line:?}"))
+        let numbers: Result<_, _> = line.split_whitespace().map(str::parse).collect();
+        numbers.with_context(|| format!("the measuring process answered {question} with {line:?}"))
     }
 
     fn line(&mut self) -> Result<String> {

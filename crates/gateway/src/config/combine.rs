@@ -86,7 +86,7 @@ fn combine(file: &File, flags: &Flags, environment: &Environment) -> Result<Load
         memory: settings.memory,
         worker: settings.worker,
         prefix_cache: settings.prefix_cache,
-        speculation: settings.speculation,
+        speculation: settings.speculation.clone(),
         batch_queue: BatchQueue {
             max_batch_size: queue.max_batch_size,
             flush_interval: queue.flush_interval_ms,

@@ -1,6 +1,6 @@
 //! What of a configuration can change while the gateway runs: one table of all keys, and what follows from it.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use telemetry::LogFormat;
 
@@ -130,6 +130,7 @@ const ROWS: &[Row] = rows! {
     restart "prefix_cache.enabled" = prefix_cache.enabled;
     restart "prefix_cache.disk_max_bytes" = prefix_cache.disk_max_bytes;
     restart "speculation.max_draft_tokens" = speculation.max_draft_tokens;
+    restart "speculation.draft_models" = speculation.draft_models;
     restart "batch_queue.max_batch_size" = batch_queue.max_batch_size;
     restart "batch_queue.flush_interval_ms" = batch_queue.flush_interval;
     live "stream_registry.adaptive_limits.min_streams" = stream_registry.min_streams;
@@ -249,6 +250,10 @@ show! {
     Duration: |it| it.as_millis().to_string();
     Option<Duration>: |it| it.unwrap_or_default().show();
     Vec<String>: |it| format!("[{}]", it.join(", "));
+    BTreeMap<String, String>: |it| {
+        let pairs: Vec<String> = it.iter().map(|(one, other)| format!("{one}: {other}")).collect();
+        format!("{{{}}}", pairs.join(", "))
+    };
     Keys: |it| format!("[{}]", it.names().collect::<Vec<_>>().join(", "));
     Verify: |it| format!("{it:?}").to_lowercase();
     LogFormat: |it| it.to_string();

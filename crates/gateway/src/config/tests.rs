@@ -193,6 +193,7 @@ fn what_concerns_workers_becomes_their_options() {
         max_sequences: 3,
         chunk_tokens: 5,
         max_draft_tokens: 6,
+        draft_model: None,
         special_tokens_in_content: true,
         heartbeat_millis: 100,
         memory: MemoryShare::UNLIMITED,

@@ -50,6 +50,10 @@ fn without_effect(config: &Config, overridden: Overridden) -> Vec<String> {
             "`prefix_cache.disk_max_bytes` has no effect: `prefix_cache.enabled` is false",
         ),
         (
+            !config.speculation.draft_models.is_empty() && config.speculation.max_draft_tokens == 0,
+            "`speculation.draft_models` has no effect: `speculation.max_draft_tokens` is 0",
+        ),
+        (
             server.allow_insecure && protected,
             "`server.allow_insecure` has no effect: the server listens on loopback, or has API keys or TLS; \
              remove it, so that it can't allow anything later",

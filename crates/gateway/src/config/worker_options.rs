@@ -17,7 +17,8 @@ const HEARTBEATS_PER_TIMEOUT: u32 = 6;
 const MAX_HEARTBEAT: Duration = Duration::from_millis(500);
 
 impl Config {
-    /// How workers are to work. What memory each of them may use is not known before its model is.
+    /// How workers are to work. What memory each of them may use, and which model drafts for its own, is not known before
+    /// its model is.
     pub fn worker_options(&self) -> WorkerOptions {
         let Cpu { activations, kv_type } = self.cpu;
         let Worker { kv_max_bytes, max_num_seqs, max_prompt_chunk_tokens, special_tokens_in_content } =
@@ -43,6 +44,7 @@ impl Config {
             max_sequences: max_num_seqs,
             chunk_tokens: max_prompt_chunk_tokens,
             max_draft_tokens: self.speculation.max_draft_tokens,
+            draft_model: None,
             special_tokens_in_content,
             heartbeat_millis: heartbeat.as_millis().max(1) as u32,
             memory: MemoryShare::UNLIMITED,

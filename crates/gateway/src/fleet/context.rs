@@ -29,7 +29,7 @@ impl Context {
         let launcher = Arc::new(launcher);
         Self {
             stored: StoredModels::new(Arc::clone(&launcher)),
-            memory: MemoryBudget::new(&launcher.config, launcher.options),
+            memory: MemoryBudget::new(&launcher.config, launcher.options.clone()),
             max_loaded: AtomicUsize::new(launcher.config.max_loaded),
             waiting: Semaphore::new(launcher.config.stream_registry.max_waiting),
             room: Mutex::new(()),

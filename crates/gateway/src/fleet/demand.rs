@@ -79,7 +79,8 @@ impl Models {
             Entered::Serving(in_use) => Ok(in_use),
             Entered::Loading(arrival) => self.join(arrival).await,
             Entered::Failed(failure) => Err(ModelError::Failed { model: name, failure }),
-            Entered::Leaving(_) | Entered::Absent => Err(self.no_room(name, waited)),
+            Entered::Leaving(_) => Err(ModelError::StillUnloading { model: name, waited }),
+            Entered::Absent => Err(self.no_room(name, waited)),
         }
     }
 
@@ -89,7 +90,8 @@ impl Models {
         let (table, stored) = (context.registry.write(), context.stored.latest());
         let workers = context.launcher.config.workers.count;
         let max = context.max_loaded.load(Ordering::Relaxed);
-        let memory = || context.memory.grant(stored.find(&model), table.reserved(), workers, true).err();
+        let memory =
+            || context.memory.grant(stored.sized(&model).as_deref(), table.reserved(), workers, true).err();
         match (table.loaded().count() < max).then(memory).flatten() {
             Some(shortage) => ModelError::NoMemoryYet { model, shortage, waited },
             None => ModelError::NoRoom { model, max, waited },
@@ -156,7 +158,8 @@ impl Models {
             entered => return Ok(Step::Entered(entered)),
         }
         let (stored, workers) = (context.stored.latest(), config.workers.count);
-        let model = stored.find(name);
+        let model = stored.sized(name);
+        let model = model.as_deref();
         table.learn(&context.memory, &stored);
         let least = context.memory.least(model, workers);
         let least = least.map_err(|shortage| ModelError::TooLarge { model: name.to_owned(), shortage })?;

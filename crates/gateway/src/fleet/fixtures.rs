@@ -60,6 +60,7 @@ pub(super) fn info(digest: &str) -> ModelInfo {
         tokenizer_micros: 3,
         kv_bytes: 4,
         other_bytes: 5,
+        draft_model: None,
     }
 }
 

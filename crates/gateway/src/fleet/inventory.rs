@@ -61,6 +61,23 @@ impl Models {
         }
     }
 
+    /// Name or digest of the model that drafts tokens for the one with this name or digest, as far as is known without
+    /// looking into the store.
+    pub fn draft_of(&self, id: &str) -> Option<String> {
+        self.context.stored.latest().draft_of(id).map(str::to_owned)
+    }
+
+    /// Whether the model with the first name or digest drafts tokens for that with the second. mlx-lm's clients name
+    /// whatever is configured `default_model`.
+    pub fn is_draft(&self, draft: &str, id: &str) -> bool {
+        let listing = self.context.stored.latest();
+        let digest = |id: &str| listing.find(id).map(|model| &model.digest);
+        listing.draft_of(id).is_some_and(|configured| {
+            [configured, "default_model"].contains(&draft)
+                || digest(draft).is_some_and(|found| digest(configured) == Some(found))
+        })
+    }
+
     /// Whether a request for some model would be taken. Where models are loaded on demand, none has to be loaded, but
     /// one that was named at the start is waited for.
     pub fn is_ready(&self) -> bool {

@@ -129,11 +129,12 @@ impl Models {
     }
 
     /// What is known of the store's models, which the table has learned then. The first model has nothing beside it, and is
-    /// not kept waiting for that.
+    /// not kept waiting for that, unless draft models are named: then it has to be known which model has which names.
     async fn sizes(&self) -> Listing {
         let context = &self.context;
-        if context.registry.write().loaded().next().is_none() {
-            return context.stored.latest();
+        let known = context.stored.latest();
+        if !known.has_drafts() && context.registry.write().loaded().next().is_none() {
+            return known;
         }
         let stored = context.stored.within(SIZE_AGE).await;
         context.registry.write().learn(&context.memory, &stored);

@@ -242,8 +242,8 @@ impl Table {
     /// What the store says of models is known now.
     pub(super) fn learn(&mut self, budget: &MemoryBudget, stored: &Listing) {
         for model in &mut self.models {
-            let found = stored.find(&model.name);
-            model.memory_mut().learn(budget, found);
+            let found = stored.sized(&model.name);
+            model.memory_mut().learn(budget, found.as_deref());
         }
     }
 

@@ -1,7 +1,7 @@
 //! What `/readyz` and the model list show.
 
 use protocol::{
-    message::{ModelInfo, WorkerMemory},
+    message::{ModelInfo, StepTime, WorkerMemory},
     stored::StoredModel,
 };
 use serde::Serialize;
@@ -108,4 +108,6 @@ pub struct WorkerWork {
     pub memory_bytes: u64,
     /// What that is made of, in bytes.
     pub memory: WorkerMemory,
+    /// What its engine has spent its time on.
+    pub time: StepTime,
 }

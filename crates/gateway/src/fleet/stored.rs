@@ -4,6 +4,8 @@
 //! can't be read, the last list that could be stays.
 
 use std::{
+    borrow::Cow,
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -35,6 +37,8 @@ struct Inner {
 /// What is known of the store.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Listing {
+    /// By a model's name or digest those of the one that drafts tokens for it, as the settings have it.
+    drafts: Arc<BTreeMap<String, String>>,
     /// The last list that could be read.
     models: Arc<[StoredModel]>,
     /// When it was last asked for.
@@ -52,7 +56,9 @@ const MIN_PREFIX: usize = 8;
 impl StoredModels {
     /// Nothing is known yet.
     pub(super) fn new(launcher: Arc<WorkerLauncher>) -> Self {
-        let inner = Inner { launcher, latest: watch::Sender::default(), asking: AtomicBool::new(false) };
+        let drafts = Arc::new(launcher.config.speculation.draft_models.clone());
+        let latest = watch::Sender::new(Listing { drafts, ..Listing::default() });
+        let inner = Inner { launcher, latest, asking: AtomicBool::new(false) };
         Self { inner: Arc::new(inner) }
     }
 
@@ -123,6 +129,34 @@ impl Listing {
         found.all(|other| other.digest == first.digest).then_some(first)
     }
 
+    /// The same, with what the model that drafts for it takes as well.
+    pub(super) fn sized(&self, id: &str) -> Option<Cow<'_, StoredModel>> {
+        let model = self.find(id)?;
+        let Some(draft) = self.draft_of(id).and_then(|draft| self.find(draft)) else {
+            return Some(Cow::Borrowed(model));
+        };
+        let both = model.stored_size().and_draft(draft.stored_size());
+        let (weight_bytes, kv_token_values) = (both.weight_bytes, both.kv_token_values);
+        Some(Cow::Owned(StoredModel { weight_bytes, kv_token_values, ..model.clone() }))
+    }
+
+    /// Name or digest of the model that drafts for the one with this name or digest. It may have been named by another name
+    /// of the same model.
+    pub(super) fn draft_of(&self, id: &str) -> Option<&str> {
+        let by_name = self.drafts.get(id);
+        let found = by_name.or_else(|| {
+            let digest = &self.find(id)?.digest;
+            let is_it = |other: &str| self.find(other).is_some_and(|other| other.digest == *digest);
+            self.drafts.iter().find(|(other, _)| is_it(other)).map(|(_, draft)| draft)
+        });
+        found.map(String::as_str)
+    }
+
+    /// Whether there are models that draft.
+    pub(super) fn has_drafts(&self) -> bool {
+        !self.drafts.is_empty()
+    }
+
     #[cfg(test)]
     pub(super) fn of(models: &[StoredModel]) -> Self {
         Self { models: models.into(), ..Self::default() }
@@ -184,6 +218,30 @@ mod tests {
         for unknown in ["z", "", "cccc", "cccc000", "sha256:", "aaaa000", "cccc0000x", "sha256:aaaa0000"] {
             assert_eq!(find(unknown), None, "{unknown}");
         }
+    }
+
+    #[test]
+    fn the_model_that_drafts_is_found_by_any_name_of_the_other_and_counts_with_it() {
+        let size =
+            |model: StoredModel, weight_bytes| StoredModel { weight_bytes, kv_token_values: 3, ..model };
+        let models = [
+            size(stored(Some("large"), "aaaa0000aaaa"), 100),
+            size(stored(Some("large:again"), "aaaa0000aaaa"), 100),
+            size(stored(Some("other"), "bbbb0000bbbb"), 50),
+            size(stored(Some("small"), "cccc0000cccc"), 7),
+        ];
+        let drafts = [("large", "small"), ("sha256:bbbb0000", "absent")];
+        let drafts = drafts.map(|(one, other)| (one.to_owned(), other.to_owned()));
+        let listing = Listing { drafts: Arc::new(drafts.into()), ..Listing::of(&models) };
+        for name in ["large", "large:again", "aaaa0000aaaa", "sha256:aaaa0000"] {
+            assert_eq!(listing.draft_of(name), Some("small"), "{name}");
+            let sized = listing.sized(name).unwrap();
+            assert_eq!((sized.weight_bytes, sized.kv_token_values), (107, 6));
+        }
+        assert_eq!((listing.draft_of("other"), listing.draft_of("small")), (Some("absent"), None));
+        assert_eq!(listing.sized("other").unwrap().weight_bytes, 50);
+        let unknown = Listing { models: Arc::default(), ..listing };
+        assert_eq!((unknown.draft_of("large"), unknown.sized("large")), (Some("small"), None));
     }
 
     #[test]

@@ -198,7 +198,9 @@ impl WorkerTask {
         self.last_heartbeat = None;
         let launcher = &self.context.launcher;
         let memory = self.context.registry.memory_share(&self.worker.model);
-        let options = WorkerOptions { verify: self.verify(), memory, ..launcher.options };
+        let draft_model = self.context.stored.latest().draft_of(&self.worker.model).map(str::to_owned);
+        let options =
+            WorkerOptions { verify: self.verify(), memory, draft_model, ..launcher.options.clone() };
         self.process = Some(WorkerProcess::start(launcher, self.worker.clone(), options, events.clone()));
     }
 

@@ -76,6 +76,8 @@ pub(super) struct Asked<C> {
     pub(super) stream: bool,
     /// How long the answer may take.
     pub(super) timeout: Option<Duration>,
+    /// The model that is to draft tokens for the request's own.
+    pub(super) draft_model: Option<String>,
     pub(super) context: C,
 }
 

@@ -319,6 +319,7 @@ fn of_model(error: &ModelError) -> ErrorSpec {
         ModelError::NotRestarted { .. } => spec::RESTART_FAILED,
         ModelError::NotRestartedYet { .. } => spec::RESTART_TIMEOUT,
         ModelError::NoRoom { .. } | ModelError::NoMemoryYet { .. } => spec::NO_ROOM,
+        ModelError::StillUnloading { .. } => spec::STILL_UNLOADING,
         ModelError::TooLarge { .. } => spec::MODEL_TOO_LARGE,
         ModelError::NoMemory { .. } => spec::INSUFFICIENT_MEMORY,
         ModelError::Crowded(_) => spec::QUEUE_FULL,

@@ -17,6 +17,7 @@ use super::{
     dialect::{Answer, Asked, Dialect},
     echo::Echo,
     error::ApiError,
+    json::field,
     request_id::RequestId,
     stream::{self, Opened, Source},
     terms::Terms,
@@ -51,12 +52,19 @@ pub(super) async fn create<D: Dialect>(
     let size = |asked: &Asked<D::Context>| {
         asked.request.bytes().saturating_mul(asked.choices + usize::from(asked.echo))
     };
-    let (Asked { mut request, choices, echo, stream, timeout, context }, charge) =
+    let (Asked { mut request, choices, echo, stream, timeout, draft_model, context }, charge) =
         body::parse(body, D::read, size).await?;
+    if let Some(draft) = draft_model {
+        check_draft(&app, &request.model, &draft)?;
+    }
     terms.apply(&mut request, timeout, arrived);
     request.correlation = correlation;
-    let settings =
-        stream::Settings { keepalive: app.sse_keepalive(), request_id, metrics: app.metrics.clone() };
+    let settings = stream::Settings {
+        keepalive: app.sse_keepalive(),
+        deadline: request.deadline.map(Into::into),
+        request_id,
+        metrics: app.metrics.clone(),
+    };
     let opening =
         open::<D>(app, Wanted { request, choices, echo }, context, charge, arrived).in_current_span();
     if stream {
@@ -67,6 +75,23 @@ pub(super) async fn create<D: Dialect>(
     let outputs = choices.collect().instrument(trace::respond()).await?;
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     Ok((json, Body::from(answer.full(&outputs))).into_response())
+}
+
+/// A draft model is loaded with its model, so a request can only name the one that is configured.
+fn check_draft(app: &App, model: &str, draft: &str) -> Result<(), ApiError> {
+    if app.models.is_draft(draft, model) {
+        return Ok(());
+    }
+    let has = app
+        .models
+        .draft_of(model)
+        .map_or_else(|| "has none".to_owned(), |configured| format!("has `{configured}`"));
+    Err(field(
+        "draft_model",
+        format!(
+            "a draft model is chosen by the server's setting `speculation.draft_models`, by which `{model}` {has}"
+        ),
+    ))
 }
 
 /// Waits for the worker to accept the prompt. `charge` is for the memory that the request takes until the

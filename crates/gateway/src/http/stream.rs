@@ -13,7 +13,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -23,7 +23,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::BytesMut;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
+};
 use tracing::Span;
 
 use super::{
@@ -81,6 +84,8 @@ impl<A> Source<A> {
 pub(super) struct Settings {
     /// Longest silence.
     pub(super) keepalive: Duration,
+    /// When it ends, whether somebody reads it or not.
+    pub(super) deadline: Option<Instant>,
     /// For the error event.
     pub(super) request_id: Option<RequestId>,
     /// Where that event and the stream's memory are counted.
@@ -94,6 +99,7 @@ pub(super) struct StreamHandle(Weak<dyn GiveUp>);
 /// What [`StreamHandle`] needs of a stream, whatever its dialect.
 trait GiveUp: Send + Sync {
     fn give_up(&self, error: &ApiError) -> bool;
+    fn expire(&self);
 }
 
 impl StreamHandle {
@@ -101,6 +107,26 @@ impl StreamHandle {
     /// given up, and `error` is what the client sees if it reads on. False if there was nothing left to end.
     pub(super) fn give_up(&self, error: &ApiError) -> bool {
         self.0.upgrade().is_some_and(|stream| stream.give_up(error))
+    }
+
+    /// The same at its deadline. It ends by itself if it is read then; a client that does not read polls nothing.
+    fn expire_at(self, deadline: Instant) -> Expiry {
+        let expire = async move {
+            sleep_until(deadline).await;
+            if let Some(stream) = self.0.upgrade() {
+                stream.expire();
+            }
+        };
+        Expiry(tokio::spawn(expire).abort_handle())
+    }
+}
+
+/// Ends a stream at its deadline, unless the stream is gone before.
+struct Expiry(AbortHandle);
+
+impl Drop for Expiry {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -114,6 +140,8 @@ pub(super) fn respond<D: Dialect>(source: Source<D::Answer>, settings: Settings)
         out: BytesMut::new(),
         allocated: false,
         span: trace::respond(),
+        expiry: None,
+        waiting: None,
     };
     events.make_room();
     match &mut events.source {
@@ -130,6 +158,9 @@ pub(super) fn respond<D: Dialect>(source: Source<D::Answer>, settings: Settings)
     ];
     let events = Arc::new(Mutex::new(events));
     let handle = StreamHandle(Arc::downgrade(&events) as Weak<dyn GiveUp>);
+    let mut shared = lock(&events);
+    shared.expiry = shared.settings.deadline.map(|deadline| handle.clone().expire_at(deadline));
+    drop(shared);
     let mut response = (headers, Body::from_stream(Shared(events))).into_response();
     response.extensions_mut().insert(handle);
     response
@@ -151,6 +182,9 @@ struct Events<D: Dialect> {
     allocated: bool,
     /// Of the request.
     span: Span,
+    expiry: Option<Expiry>,
+    /// Who waits for the next chunk, if the stream can end meanwhile.
+    waiting: Option<Waker>,
 }
 
 /// Events that are ready together go out together, up to about this size.
@@ -183,6 +217,17 @@ impl<D: Dialect> GiveUp for Mutex<Events<D>> {
         events.fail(error);
         true
     }
+
+    fn expire(&self) {
+        let mut events = lock(self);
+        match &mut events.source {
+            Source::Ended => return,
+            Source::Open(opened) => opened.choices.fail(),
+            Source::Opening(_) => {}
+        }
+        events.fail(&ServeError::DeadlinePassed.into());
+        events.waiting.take().into_iter().for_each(Waker::wake);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -205,7 +250,10 @@ impl<D: Dialect> Events<D> {
                         self.out.extend_from_slice(keepalive);
                         break;
                     }
-                    _ => return Poll::Pending,
+                    _ => {
+                        self.waiting = self.expiry.is_some().then(|| cx.waker().clone());
+                        return Poll::Pending;
+                    }
                 },
             }
         }

@@ -70,6 +70,11 @@ impl Choices {
         if ended { Poll::Ready(None) } else { Poll::Pending }
     }
 
+    /// They end with an error that the client is told elsewhere.
+    pub fn fail(&mut self) {
+        self.generations.iter_mut().flatten().for_each(Generation::fail);
+    }
+
     /// Everything up to the end, by choice.
     ///
     /// # Errors

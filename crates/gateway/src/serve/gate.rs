@@ -61,8 +61,8 @@ pub(super) struct Grant<T> {
 pub(super) enum Arrived<T> {
     /// It runs.
     Runs(Started),
-    /// It waits. The others had to make room for it, and wait no longer.
-    Waits(Ticket, Vec<T>),
+    /// It waits. The others had to make room for it within a bound, and wait no longer.
+    Waits(Ticket, Vec<(T, Bound)>),
     /// It can't wait either.
     Refused(Bound),
 }
@@ -113,7 +113,8 @@ impl<T> Gate<T> {
         }
         match self.queue.push(caller, priority, tokens, Waits { waiter, places }) {
             Pushed::Waits(ticket, evicted) => {
-                Arrived::Waits(ticket, evicted.into_iter().map(|waits| waits.waiter).collect())
+                let waiter = |(waits, bound): (Waits<T>, Bound)| (waits.waiter, bound);
+                Arrived::Waits(ticket, evicted.into_iter().map(waiter).collect())
             }
             Pushed::Full(bound) => Arrived::Refused(bound),
         }

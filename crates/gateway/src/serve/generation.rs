@@ -51,6 +51,14 @@ impl Generation {
         self.events.digest()
     }
 
+    /// It ends with an error.
+    pub(super) fn fail(&mut self) {
+        self.ended = true;
+        if let Some(unfinished) = &mut self.unfinished {
+            unfinished.fail();
+        }
+    }
+
     /// The next event; `None` after the last one. Reading is what lets the worker go on: it may send only as much
     /// as was read, and a little more.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<OutputEvent, ServeError>>> {
@@ -58,10 +66,7 @@ impl Generation {
             return Poll::Ready(None);
         }
         if self.deadline.poll(cx).is_ready() {
-            self.ended = true;
-            if let Some(unfinished) = &mut self.unfinished {
-                unfinished.fail();
-            }
+            self.fail();
             return Poll::Ready(Some(Err(ServeError::DeadlinePassed)));
         }
         loop {

@@ -78,7 +78,7 @@ fn load(queued: i64, admitted: i64, work: &[WorkerWork]) -> Load {
 
 #[cfg(test)]
 mod tests {
-    use protocol::message::WorkerMemory;
+    use protocol::message::{StepTime, WorkerMemory};
 
     use super::*;
 
@@ -95,6 +95,7 @@ mod tests {
             kv_capacity,
             memory_bytes: 0,
             memory: WorkerMemory::default(),
+            time: StepTime::default(),
         }
     }
 

@@ -70,11 +70,7 @@ impl ServeMetrics {
                 "Requests whose client went away before the end",
                 Counter::default,
             ),
-            migrations: registry.register(
-                "migrations",
-                "Streams that went on with another worker, by how they lost theirs",
-                Family::default(),
-            ),
+            migrations: migrations(registry),
             migration_time: registry.register(
                 "migration_seconds",
                 "Time from the loss of a worker until the stream was open on another",
@@ -100,6 +96,16 @@ impl ServeMetrics {
     pub(super) fn count_migration(&self, loss: &Loss) {
         self.migrations.get_or_create(&CauseLabel { cause: loss.name() }).inc();
     }
+}
+
+/// All causes are shown from the start: the first migration is a change like any other.
+fn migrations(registry: &mut MetricRegistry) -> Family<CauseLabel, Counter> {
+    let help = "Streams that went on with another worker, by how they lost theirs";
+    let migrations = registry.register("migrations", help, Family::<CauseLabel, Counter>::default());
+    for cause in Loss::NAMES {
+        drop(migrations.get_or_create(&CauseLabel { cause }));
+    }
+    migrations
 }
 
 impl Unfinished {

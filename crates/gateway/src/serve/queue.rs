@@ -87,8 +87,8 @@ pub(super) struct Ticket {
 /// What became of what was to wait.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Pushed<T> {
-    /// It waits. These had to make room, and wait no longer.
-    Waits(Ticket, Vec<T>),
+    /// It waits. These had to make room within a bound, and wait no longer.
+    Waits(Ticket, Vec<(T, Bound)>),
     /// The queue is full.
     Full(Bound),
 }
@@ -202,7 +202,7 @@ impl<T> FairQueue<T> {
 
     /// Takes out what has to go so that a request of `caller` fits: of the one who has most of the queue, as long as that
     /// one keeps as much of it as `caller` gets.
-    fn make_room(&mut self, caller: &Caller, tokens: u64) -> Result<Vec<T>, Bound> {
+    fn make_room(&mut self, caller: &Caller, tokens: u64) -> Result<Vec<(T, Bound)>, Bound> {
         let requests_over = (self.waiting + 1).saturating_sub(self.bounds.requests);
         let tokens_over = match self.waiting {
             0 => 0,
@@ -228,7 +228,7 @@ impl<T> FairQueue<T> {
         };
         let count = flow.entries.values().rev().enumerate().take_while(enough).count();
         let greedy = greedy.clone();
-        Ok((0..count).filter_map(|_| self.evict(&greedy)).collect())
+        Ok((0..count).filter_map(|_| Some((self.evict(&greedy)?, bound))).collect())
     }
 
     /// Takes out the latest and least urgent request of a caller.

@@ -137,6 +137,11 @@ impl Link {
         *self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn replace_heartbeat(&self, heartbeat: Heartbeat) -> Heartbeat {
+        let mut last = self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *last, heartbeat)
+    }
+
     /// Streams that are live on this worker.
     pub fn live_streams(&self) -> usize {
         self.streams.len()
@@ -318,7 +323,8 @@ impl LinkTask {
                 self.deliver(delivered);
             }
             Report::Ready(info) => {
-                let described = info.name.len() + info.digest.len() + info.architecture.len();
+                let draft = info.draft_model.as_ref().map_or(0, String::len);
+                let described = info.name.len() + info.digest.len() + info.architecture.len() + draft;
                 if described > MAX_DESCRIPTION {
                     return Err(LinkEnd::Description(described));
                 }
@@ -334,7 +340,8 @@ impl LinkTask {
                 count.inc();
                 self.alive_sent = now();
                 self.metrics.set_work(&heartbeat);
-                *self.link.heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = heartbeat;
+                let before = self.link.replace_heartbeat(heartbeat);
+                self.metrics.count_work(&before, &heartbeat);
                 events.send(WorkerEvent::Heartbeat(heartbeat)).await;
                 return Ok(());
             }

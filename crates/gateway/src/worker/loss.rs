@@ -13,6 +13,9 @@ pub enum Loss {
 }
 
 impl Loss {
+    /// All names in metrics.
+    pub const NAMES: [&'static str; 3] = ["left", "killed", "crashed"];
+
     /// What happened, for people.
     pub fn reason(&self) -> &str {
         match self {
@@ -22,10 +25,11 @@ impl Loss {
 
     /// Its name in metrics.
     pub fn name(&self) -> &'static str {
+        let [left, killed, crashed] = Self::NAMES;
         match self {
-            Self::Left(_) => "left",
-            Self::Killed(_) => "killed",
-            Self::Crashed(_) => "crashed",
+            Self::Left(_) => left,
+            Self::Killed(_) => killed,
+            Self::Crashed(_) => crashed,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What is measured on the links to workers and on the streams over them.
 
 mod memory;
+mod work;
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
@@ -15,7 +16,10 @@ use prometheus_client::{
 };
 use protocol::message::Heartbeat;
 
-use self::memory::{MemoryMetrics, WorkerGauges};
+use self::{
+    memory::{MemoryMetrics, WorkerGauges},
+    work::{WorkCounters, WorkMetrics},
+};
 use super::{batcher::Flush, id::WorkerId};
 use crate::metrics::{ByModel, MetricRegistry, PoolMetrics};
 
@@ -32,6 +36,7 @@ pub struct WorkerMetrics {
     sequences: Family<SequenceLabels, Gauge>,
     kv_usage: Family<WorkerLabel, Ratio>,
     memory: MemoryMetrics,
+    work: WorkMetrics,
     buffers: PoolMetrics,
 }
 
@@ -69,6 +74,7 @@ pub struct LinkMetrics {
     waiting: Gauge,
     kv_usage: Ratio,
     memory: WorkerGauges,
+    work: WorkCounters,
 }
 
 /// What is measured of the frames that submissions share.
@@ -174,6 +180,7 @@ impl WorkerMetrics {
                 Family::default(),
             ),
             memory: MemoryMetrics::register(registry),
+            work: WorkMetrics::register(registry),
             batch: BatchMetrics::register(registry),
             buffers: registry.pool("frames"),
             streams: ByStream::register(registry),
@@ -202,6 +209,7 @@ impl WorkerMetrics {
             waiting: sequences(WAITING),
             kv_usage: self.kv_usage.get_or_create_owned(&worker.into()),
             memory: self.memory.of(&worker.into()),
+            work: self.work.of(&worker.into()),
         }
     }
 
@@ -233,6 +241,7 @@ impl WorkerMetrics {
         }
         self.kv_usage.remove(&worker.into());
         self.memory.forget(&worker.into());
+        self.work.forget(&worker.into());
     }
 }
 
@@ -245,6 +254,11 @@ impl LinkMetrics {
         self.waiting.set(waiting.into());
         self.kv_usage.set(ratio(kv_tokens, kv_capacity));
         self.memory.set(heartbeat);
+    }
+
+    /// What the worker's process has done between two heartbeats.
+    pub(super) fn count_work(&self, before: &Heartbeat, now: &Heartbeat) {
+        self.work.count(before, now);
     }
 }
 

@@ -119,7 +119,7 @@ impl ProcessTask {
         let listener = self.open().await?;
         let mut child = self.spawn(listener.path())?;
         self.events.send(WorkerEvent::Spawned).await;
-        let join = listener.join(self.options);
+        let join = listener.join(self.options.clone());
         tokio::pin!(join);
         let joined = tokio::select! {
             joined = &mut join => joined,

@@ -8,8 +8,8 @@ use std::{
 
 use gateway::metrics::MetricDescription;
 use protocol::message::{
-    Failure, FailureKind, FinishReason, Heartbeat, Report, StreamEventKind, Submission, TraceContext,
-    Verified, WorkerMemory,
+    DiskPrefixes, Failure, FailureKind, FinishReason, Heartbeat, Report, StepTime, StreamEventKind,
+    Submission, TraceContext, Verified, WorkerMemory,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -45,9 +45,15 @@ async fn busy() -> (TestEnv, FakeWorker) {
         kv_capacity: 100,
         memory_bytes: 9000,
         memory,
+        time: StepTime { evaluate_micros: 1_500_000, idle_micros: 250_000, ..StepTime::default() },
+        preemptions: 3,
+        disk: DiskPrefixes { reads: 2, tokens: 256, bytes: 4096 },
         ..Heartbeat::default()
     };
-    worker.send(&Report::Heartbeat(report)).await;
+    // Twice, so that there is a time between the two.
+    for _ in 0..2 {
+        worker.send(&Report::Heartbeat(report)).await;
+    }
     worker.send(&Report::Verified(Verified { bytes: 1, micros: 1 })).await;
     until("its heartbeat", || env.app.registry.workers()[0].work.as_ref().is_some_and(|w| w.step == 9)).await;
     (env, worker)
@@ -85,10 +91,21 @@ async fn requests_are_counted_by_how_they_end() {
         ("kr_worker_memory_bytes{model=\"tiny\",worker=\"0\",kind=\"kv\"}", "25"),
         ("kr_worker_memory_bytes{model=\"tiny\",worker=\"0\",kind=\"kv_limit\"}", "100"),
         ("kr_worker_memory_bytes{model=\"tiny\",worker=\"0\",kind=\"resident\"}", "9000"),
+        ("kr_worker_step_seconds_total{model=\"tiny\",worker=\"0\",stage=\"evaluate\"}", "1.5"),
+        ("kr_worker_step_seconds_total{model=\"tiny\",worker=\"0\",stage=\"idle\"}", "0.25"),
+        ("kr_worker_preemptions_total{model=\"tiny\",worker=\"0\"}", "3"),
+        ("kr_prefix_disk_reads_total{model=\"tiny\",worker=\"0\"}", "2"),
+        ("kr_prefix_disk_tokens_total{model=\"tiny\",worker=\"0\"}", "256"),
+        ("kr_prefix_disk_bytes{model=\"tiny\",worker=\"0\"}", "4096"),
         ("kr_worker_sequences{model=\"tiny\",worker=\"0\",state=\"running\"}", "1"),
     ] {
         assert_eq!(env.metric(line).await, value, "{line}");
     }
+    let worker = env.get("/readyz").await.json()["workers"][0].take();
+    assert_eq!(
+        (&worker["time"]["evaluate_micros"], &worker["time"]["emit_micros"]),
+        (&json!(1_500_000), &json!(0))
+    );
     let bytes: u64 = env
         .metric("kr_ipc_bytes_total{model=\"tiny\",worker=\"0\",direction=\"to_worker\"}")
         .await
@@ -223,12 +240,12 @@ async fn every_query_of_dashboard_and_alerts_asks_for_what_is_there() {
     let _held = full(&env, &mut worker).await;
     let scrape = Scrape::read(&env.get("/metrics").await.text, env.app.exposition.catalogue());
     let queries = queries();
-    assert!(queries.len() > 40, "{} queries", queries.len());
+    assert!(queries.len() > 55, "{} queries", queries.len());
     let mut asked = BTreeSet::new();
     for (place, query) in &queries {
         asked.extend(scrape.check(query).unwrap_or_else(|problem| panic!("{place}: {problem}\n{query}")));
     }
-    assert!(asked.len() > 20, "{asked:?}");
+    assert!(asked.len() > 30, "{asked:?}");
 }
 
 #[test]

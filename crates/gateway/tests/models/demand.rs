@@ -5,6 +5,7 @@ use axum::{
     http::{Request, header},
 };
 use futures_util::FutureExt;
+use gateway::fleet::ModelState;
 use protocol::{
     message::{Failure, FailureKind, FinishReason, Report, Submission},
     stored::StoredModel,
@@ -239,6 +240,23 @@ async fn a_request_for_which_no_model_makes_room_is_told_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn a_request_for_a_model_that_takes_long_to_leave_is_told_so() {
+    let (settings, _file) = keyed("models:\n  wait_timeout_ms: 20\n");
+    let (env, mut tiny) = env(&settings, &["tiny"]).await;
+    let (id, streamed) = env.begin_stream(&mut tiny).await;
+    let unloading = super::ask(&env, "tiny/unload", Value::Null);
+    until("it leaves", || env.app.registry.models()[0].state == ModelState::Draining).await;
+    let refused = env.post(CHAT, &ask("tiny")).await;
+    assert_eq!(refused.error(), (503, "server_error".into(), "model_unloading".into()));
+    assert!(refused.text.contains("`tiny` is being unloaded"), "{}", refused.text);
+    assert_eq!(refused.header("retry-after"), "2");
+    tiny.events(id, vec![finished(FinishReason::Stop)]).await;
+    assert_eq!(Reply::read(streamed).await.events().last().unwrap(), "[DONE]");
+    leave(tiny).await;
+    assert_eq!(super::reply(unloading).await.status.as_u16(), 200);
+}
+
+#[tokio::test]
 async fn as_many_requests_wait_for_models_as_may() {
     let (env, _tiny) = env("stream_registry:\n  max_waiting: 1\n", &["a"]).await;
     let waiting = env.begin(CHAT, &ask("a"));
@@ -306,7 +324,7 @@ async fn what_is_stored_is_listed_with_what_clients_read() {
     let expected = json!({
         "id": "org/good/load", "object": "model", "created": 1_800_000_000, "owned_by": "kr-serve",
         "root": "org/good/load", "max_model_len": 256, "state": "stored", "reason": null, "workers": 0,
-        "ready_workers": 0, "size_bytes": 4000, "context_length": 256, "architecture": "llama", "digest": digest,
+        "ready_workers": 0, "size_bytes": 4000, "context_length": 256, "architecture": "llama", "draft_model": null, "digest": digest,
     });
     assert_eq!(*good, expected);
     for id in ["org/good/load".to_owned(), digest.clone(), format!("sha256:{digest}")] {

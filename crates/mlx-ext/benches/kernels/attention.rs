@@ -164,6 +164,8 @@ impl Bench {
             scale: self.heads.scale(),
             window,
             traditional: false,
+            query_scale: None,
+            soft_cap: None,
         };
         let results = (0..self.pool.shape().layers).map(|index| step.attend(&layer(index)).unwrap());
         eval(&results.collect::<Vec<_>>()).unwrap();

@@ -135,7 +135,15 @@ impl Job {
 
 fn linear(x: &Array, weights: &[Weight], gated: bool, residual: Option<&Array>) -> Array {
     let matrices: Vec<cpu::Matrix<'_>> = weights.iter().map(Weight::matrix).collect();
-    cpu::linear(&Linear { x, norm: None, matrices: &matrices, gated, residual, int8: false }).unwrap()
+    cpu::linear(&Linear {
+        x,
+        norm: None,
+        matrices: &matrices,
+        gate: gated.then_some(cpu::Gate::Silu),
+        residual,
+        int8: false,
+    })
+    .unwrap()
 }
 
 /// The same with MLX's operations, in float32 where it can choose. Lazy.

@@ -39,11 +39,13 @@ struct AttentionJob {
   int layer;
   int heads;            // a multiple of kv_heads
   float scale;          // of the scores, such as 1 / sqrt(head_dim)
+  float soft_cap;       // scores become cap * tanh(score / cap); 0: they stay
   int window;           // a query sees this many latest tokens, itself included; 0: all
   bool traditional;     // RoPE rotates neighbours (2i, 2i+1) instead of halves (i, i + dims/2)
   int rope_dims;        // leading dimensions of a head that are rotated; 0: none
   const float* cos;     // [positions, rope_dims / 2], already scaled as the model wants
   const float* sin;     // like cos
+  const float* query_scale;  // [positions]: another factor of the scores, by the query's position; null: none
   const float* qkv;     // [tokens, (heads + 2 * kv_heads) * head_dim]: queries, keys, values of each token
   float* out;           // [tokens, heads * head_dim]
   char* pool;           // blocks: pool + (layer * blocks_in_pool + index) * kv_block_bytes

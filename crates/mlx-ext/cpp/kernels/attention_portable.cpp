@@ -84,6 +84,9 @@ inline Vec sub(const Vec& a, const Vec& b) {
 inline Vec mul(const Vec& a, const Vec& b) {
   return each([&](int l) { return a.lane[l] * b.lane[l]; });
 }
+inline Vec divide(const Vec& a, const Vec& b) {
+  return each([&](int l) { return a.lane[l] / b.lane[l]; });
+}
 inline Vec fma(const Vec& a, const Vec& b, const Vec& c) {
   Vec result;
   for (int l = 0; l < 8; l += 4) {

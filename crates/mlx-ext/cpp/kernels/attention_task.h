@@ -7,8 +7,6 @@
 namespace kr {
 namespace {
 
-constexpr float log2_e = 1.44269504088896340736f;
-
 // In strips, see attention_kernels.h.
 template <class Stored>
 struct Tile {
@@ -231,6 +229,7 @@ class PartitionPass {
       for (int r = group.first; r < group.first + group.rows; ++r) {
         float* scores = scores_ + r * partition_keys;
         if (!visible_[r].none()) {
+          if (job_.soft_cap > 0) cap_scores(scores, first, end, job_.soft_cap);
           weigh(scores, first, end, visible_[r].first, visible_[r].end, &result_.max[r], &result_.sum[r]);
           continue;
         }
@@ -321,6 +320,12 @@ struct Scratch {
         partials(scores + max_task_rows * partition_keys) {}
 };
 
+// What the products of queries and keys are multiplied by, so that weigh() or cap_scores() can take them.
+float query_factor(const AttentionJob& job, int position) {
+  float factor = job.soft_cap > 0 ? job.scale / job.soft_cap * (2 * log2_e) : job.scale * log2_e;
+  return job.query_scale ? factor * job.query_scale[position] : factor;
+}
+
 template <class Stored>
 void prepare(const AttentionJob& job, const AttentionTask& task, const Scratch& scratch) {
   const AttentionRow& row = *task.row;
@@ -330,7 +335,8 @@ void prepare(const AttentionJob& job, const AttentionTask& task, const Scratch& 
   for (int r = 0; r < task.queries * task.heads; ++r) {
     int query = task.first_query + r / task.heads;
     const float* head = projection(job, row.first_token + query, task.first_head + r % task.heads);
-    rotate(job, head, row.position + query, job.scale * log2_e, scratch.queries + r * job.shape.head_dim);
+    int position = row.position + query;
+    rotate(job, head, position, query_factor(job, position), scratch.queries + r * job.shape.head_dim);
   }
 }
 

@@ -9,17 +9,14 @@ namespace {
 
 constexpr int lanes = 8;
 
+constexpr float log2_e = 1.44269504088896340736f;
+
 // Query rows whose accumulators fit the registers: six for one strip, three for two strips at a time.
 constexpr int register_rows = 6;
 constexpr int rows_with_two_strips = 3;
 
-// 2^x for x <= 0, to about one unit in the last place; 0 where the result would be below 2^-125.
-Vec exp2_of_negative(Vec x) {
-  const float smallest = -125.0f;
-  Vec clamped = maximum(broadcast(smallest), x);
-  Vec whole = round_to_even(clamped);
-  Vec f = sub(clamped, whole);  // in [-1/2, 1/2]
-  // 1 + f q(f), q interpolating (2^f - 1) / f at the Chebyshev nodes of that interval: within 6e-9 of 2^f.
+// 2^f for f in [-1/2, 1/2], to 6e-9: 1 + f q(f), q interpolating (2^f - 1) / f at the Chebyshev nodes of that interval.
+Vec exp2_of_fraction(Vec f) {
   Vec y = broadcast(1.5453163e-4f);
   y = fma(y, f, broadcast(1.3390863e-3f));
   y = fma(y, f, broadcast(9.6180826e-3f));
@@ -27,6 +24,15 @@ Vec exp2_of_negative(Vec x) {
   y = fma(y, f, broadcast(2.40226508e-1f));
   y = fma(y, f, broadcast(6.93147188e-1f));
   y = fma(y, f, broadcast(1.0f));
+  return y;
+}
+
+// 2^x for x <= 0, to about one unit in the last place; 0 where the result would be below 2^-125.
+Vec exp2_of_negative(Vec x) {
+  const float smallest = -125.0f;
+  Vec clamped = maximum(broadcast(smallest), x);
+  Vec whole = round_to_even(clamped);
+  Vec y = exp2_of_fraction(sub(clamped, whole));
   return zero_where_less(times_power_of_two(y, whole), x, broadcast(smallest));
 }
 
@@ -133,6 +139,19 @@ void add_value_tile(const float* weights, const Stored* values, const Stored* ah
   while (d + strips * strip_width <= head_dim) add_strips.template operator()<strips, strip_width / lanes>();
   if (d + strip_width <= head_dim) add_strips.template operator()<1, strip_width / lanes>();
   if (d < head_dim) add_strips.template operator()<1, 1>();
+}
+
+// Scores [first, end) come as 2 log2(e) score / cap and become log2(e) cap tanh(score / cap).
+void cap_scores(float* scores, int first, int end, float cap) {
+  // Beyond this 2^x is as good as infinite beside 1.
+  const Vec bound = broadcast(60.0f), zero = broadcast(0.0f), one = broadcast(1.0f), most = broadcast(cap * log2_e);
+  for (int key = first; key < end; key += lanes) {
+    Vec x = maximum(sub(zero, bound), load(scores + key));
+    x = sub(zero, maximum(sub(zero, bound), sub(zero, x)));  // the smaller of x and the bound
+    Vec whole = round_to_even(x);
+    Vec power = times_power_of_two(exp2_of_fraction(sub(x, whole)), whole);
+    store(scores + key, mul(divide(sub(power, one), add(power, one)), most));
+  }
 }
 
 // Turns scores [first, end) into softmax weights, those outside [visible_first, visible_end) into 0. `first` and `end`

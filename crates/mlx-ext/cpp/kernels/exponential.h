@@ -31,5 +31,24 @@ KR_INLINE typename Vec::Floats silu(typename Vec::Floats x) {
   return Vec::divide(x, Vec::add(Vec::splat(1.0f), exponential<Vec>(negative)));
 }
 
+// x / (1 + e^(-2u)) is x (1 + tanh(u)) / 2.
+template <class Vec>
+KR_INLINE typename Vec::Floats gelu_tanh(typename Vec::Floats x) {
+  const auto cube = Vec::multiply(Vec::multiply(x, x), x);
+  const auto inner = Vec::fma(cube, Vec::splat(0.044715f), x);
+  // -2 sqrt(2/pi)
+  const auto power = Vec::multiply(inner, Vec::splat(-1.59576912f));
+  return Vec::divide(x, Vec::add(Vec::splat(1.0f), exponential<Vec>(power)));
+}
+
+// tanh(x) to some 1e-7.
+template <class Vec>
+KR_INLINE typename Vec::Floats hyperbolic_tangent(typename Vec::Floats x) {
+  const auto power = exponential<Vec>(Vec::multiply(x, Vec::splat(-2.0f)));
+  const auto one = Vec::splat(1.0f);
+  const auto less = Vec::fma(power, Vec::splat(-1.0f), one);
+  return Vec::divide(less, Vec::add(one, power));
+}
+
 }  // namespace
 }  // namespace kr

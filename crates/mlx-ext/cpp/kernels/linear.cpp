@@ -25,7 +25,7 @@ constexpr int64_t worth_sharing = 1 << 17;
 struct TileMemory {
   TileScratch scratch;
   float* products;  // [rows, tile_outputs]
-  float* second;    // like products: the up half of SwiGLU
+  float* second;    // like products: the up half of a gated product
   char* padded;     // a matrix's last rows, filled up to a tile
 };
 
@@ -56,7 +56,7 @@ class Products {
  public:
   Products(const LinearJob& job, const TileKernels& kernels, const PreparedRows& x)
       : job_(job), kernels_(kernels), x_(x) {
-    const int products = job.swiglu ? 1 : job.matrix_count;
+    const int products = job.gate != Gate::none ? 1 : job.matrix_count;
     for (int i = 0; i < products; i++) {
       tiles_ += tiles_of(job.matrices[i]);
       width_ += job.matrices[i].outputs();
@@ -104,9 +104,9 @@ class Products {
       const int output = (tile - matrix_begin) * kernels_.tile_outputs;
       const int outputs = std::min(kernels_.tile_outputs, job_.matrices[matrix].outputs() - output);
       multiply(job_.matrices[matrix], output, first_row, rows, memory.products, memory);
-      if (job_.swiglu) {
+      if (job_.gate != Gate::none) {
         multiply(job_.matrices[1], output, first_row, rows, memory.second, memory);
-        kernels_.swiglu(memory.products, memory.second, rows * kernels_.tile_outputs);
+        kernels_.gate(job_.gate, memory.products, memory.second, rows * kernels_.tile_outputs);
       }
       store(memory.products, first_row, rows, column + output, outputs);
       count_progress();  // a task may have many tiles

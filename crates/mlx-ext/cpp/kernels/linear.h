@@ -16,6 +16,13 @@ enum class Rounding {
 // and what avoids that costs what they save, unless there are instructions for it.
 constexpr bool bytes_meet(int bits) { return bits == 4; }
 
+// What the gate of a gated product goes through.
+enum class Gate {
+  none,       // the product is not gated
+  silu,       // x sigmoid(x)
+  gelu_tanh,  // x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2
+};
+
 // y = f(norm(x) W^T + bias) (+ residual), for rows of float32.
 //
 // Every output element is computed in one order of additions that depends on the matrix alone: never on the number of
@@ -27,9 +34,9 @@ struct LinearJob {
   float norm_eps;
   const Matrix* matrices;    // of equal inputs
   int matrix_count;
-  bool swiglu;               // two matrices of equal outputs, gate and up: y = silu(gate) * up
+  Gate gate;                 // unless none: two matrices of equal outputs, gate and up: y = activation(gate) * up
   const float* residual;     // [rows, width], added to y; may be y itself; null for none
-  float* y;                  // [rows, width]; width is the sum of the matrices' outputs, with swiglu one matrix's
+  float* y;                  // [rows, width]; width is the sum of the matrices' outputs, gated it is one matrix's
   Rounding rounding;
 };
 

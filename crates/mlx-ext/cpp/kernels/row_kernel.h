@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstring>
 
 #include "exponential.h"
 #include "quantized_kernel.h"
@@ -19,10 +20,11 @@ KR_INLINE float sum_of_lanes(typename Vec::Floats x) {
   return sum;
 }
 
-// The sum of squares, in an order that does not depend on the vectors' length: sixteen chains, of every sixteenth value
-// each; the ninth chain is added to the first and so on, then those eight in their order, then the values left over.
-template <class Vec>
-KR_INLINE float sum_of_squares(const float* x, int inputs) {
+// The sum of values or of their squares, in an order that does not depend on the vectors' length: sixteen chains, of every
+// sixteenth value each; the ninth chain is added to the first and so on, then those eight in their order, then the values
+// left over.
+template <class Vec, bool squared>
+KR_INLINE float sum_of(const float* x, int inputs) {
   constexpr int chains = 16, vectors = chains / Vec::lanes;
   typename Vec::Floats sums[vectors];
   for (auto& sum : sums) sum = Vec::zero();
@@ -30,27 +32,38 @@ KR_INLINE float sum_of_squares(const float* x, int inputs) {
   for (; i + chains <= inputs; i += chains) {
     for (int v = 0; v < vectors; v++) {
       const auto here = Vec::load(x + i + v * Vec::lanes);
-      sums[v] = Vec::fma(here, here, sums[v]);
+      sums[v] = squared ? Vec::fma(here, here, sums[v]) : Vec::add(here, sums[v]);
     }
   }
   float chain[chains];
   for (int v = 0; v < vectors; v++) Vec::store(chain + v * Vec::lanes, sums[v]);
-  float squares = chain[0] + chain[chains / 2];
-  for (int c = 1; c < chains / 2; c++) squares += chain[c] + chain[c + chains / 2];
-  for (; i < inputs; i++) squares += x[i] * x[i];
-  return squares;
+  float sum = chain[0] + chain[chains / 2];
+  for (int c = 1; c < chains / 2; c++) sum += chain[c] + chain[c + chains / 2];
+  for (; i < inputs; i++) sum += squared ? x[i] * x[i] : x[i];
+  return sum;
 }
 
 template <class Vec>
 void normalize_row(const float* x, const float* weight, float eps, int inputs, float* y) {
   constexpr int lanes = Vec::lanes;
-  const float squares = sum_of_squares<Vec>(x, inputs);
+  const float squares = sum_of<Vec, true>(x, inputs);
   const float factor = 1.0f / sqrtf(squares / static_cast<float>(inputs) + eps);
   int i = 0;
   for (; i + lanes <= inputs; i += lanes) {
     Vec::store(y + i, Vec::multiply(Vec::multiply(Vec::load(x + i), Vec::splat(factor)), Vec::load(weight + i)));
   }
   for (; i < inputs; i++) y[i] = x[i] * factor * weight[i];
+}
+
+template <class Vec>
+void normalize_layer_row(const float* x, const float* weight, const float* bias, float eps, int inputs, float* y) {
+  const float mean = sum_of<Vec, false>(x, inputs) / static_cast<float>(inputs);
+  for (int i = 0; i < inputs; i++) y[i] = x[i] - mean;
+  const float variance = sum_of<Vec, true>(y, inputs) / static_cast<float>(inputs);
+  const float factor = 1.0f / sqrtf(variance + eps);
+  for (int i = 0; i < inputs; i++) y[i] = y[i] * factor * weight[i];
+  if (!bias) return;
+  for (int i = 0; i < inputs; i++) y[i] += bias[i];
 }
 
 // A group's integers, the first of which is number `first` of its row, written in the order of their form.
@@ -191,10 +204,29 @@ void round_row(const float* x, int inputs, int group, int bits, Form form, void*
 }
 
 template <class Vec>
-void swiglu_rows(float* gate, const float* up, int count) {
-  for (int i = 0; i < count; i += Vec::lanes) {
-    Vec::store(gate + i, Vec::multiply(silu<Vec>(Vec::load(gate + i)), Vec::load(up + i)));
-  }
+void gate_rows(Gate activation, float* gate, const float* up, int count) {
+  const auto each = [&](auto function) {
+    for (int i = 0; i < count; i += Vec::lanes) {
+      Vec::store(gate + i, Vec::multiply(function(Vec::load(gate + i)), Vec::load(up + i)));
+    }
+  };
+  if (activation == Gate::gelu_tanh) return each([](auto x) { return gelu_tanh<Vec>(x); });
+  each([](auto x) { return silu<Vec>(x); });
+}
+
+template <class Vec>
+void soft_cap_row(float* x, float cap, int count) {
+  const auto share = Vec::splat(1.0f / cap), most = Vec::splat(cap);
+  const auto capped = [&](auto value) {
+    return Vec::multiply(hyperbolic_tangent<Vec>(Vec::multiply(value, share)), most);
+  };
+  int i = 0;
+  for (; i + Vec::lanes <= count; i += Vec::lanes) Vec::store(x + i, capped(Vec::load(x + i)));
+  if (i == count) return;
+  float rest[Vec::lanes] = {};
+  std::memcpy(rest, x + i, static_cast<size_t>(count - i) * sizeof(float));
+  Vec::store(rest, capped(Vec::load(rest)));
+  std::memcpy(x + i, rest, static_cast<size_t>(count - i) * sizeof(float));
 }
 
 // `Rounds` is the vector type that rounds: groups are short, and bringing a long vector's lanes together takes time.
@@ -210,7 +242,9 @@ constexpr TileKernels tile_kernels_of(decltype(TileKernels::one_row) one_row = n
       .one_row = one_row,
       .one_row_of_4_bits = one_row_of_4_bits,
       .dense = dense_tile<Vec>,
-      .swiglu = swiglu_rows<Vec>,
+      .normalize_layer = normalize_layer_row<Vec>,
+      .gate = gate_rows<Vec>,
+      .soft_cap = soft_cap_row<Vec>,
   };
 }
 

@@ -2,6 +2,7 @@
 // on rows before and after.
 #pragma once
 
+#include "linear.h"
 #include "matrix.h"
 
 namespace kr {
@@ -75,8 +76,14 @@ struct TileKernels {
   void (*dense)(const DenseMatrix& matrix, int first_output, const float* x, int first_row, int rows, float* tile,
                 const TileScratch& scratch, bool last);
 
-  // gate = silu(gate) * up, for a whole number of vectors.
-  void (*swiglu)(float* gate, const float* up, int count);
+  // y = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias; bias may be null.
+  void (*normalize_layer)(const float* x, const float* weight, const float* bias, float eps, int inputs, float* y);
+
+  // gate = activation(gate) * up, for a whole number of vectors.
+  void (*gate)(Gate activation, float* gate, const float* up, int count);
+
+  // x = cap * tanh(x / cap).
+  void (*soft_cap)(float* x, float cap, int count);
 };
 
 // For the processor this runs on.

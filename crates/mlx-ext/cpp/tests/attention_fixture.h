@@ -20,13 +20,17 @@ struct Model {
   bool traditional = false;
   int rope_dims = -1;  // -1: all
   float scale = 0;     // 0: 1 / sqrt(head_dim)
+  float soft_cap = 0;  // 0: none
+  bool scales_queries = false;
   std::vector<float> cos = {};
   std::vector<float> sin = {};
+  std::vector<float> query_scale = {};
 
   void complete(int positions) {
     if (rope_dims < 0) rope_dims = head_dim;
     if (scale == 0) scale = 1 / std::sqrt(float(head_dim));
-    cos.clear(), sin.clear();
+    cos.clear(), sin.clear(), query_scale.clear();
+    for (int p = 0; scales_queries && p < positions; ++p) query_scale.push_back(1 + 0.1f * std::log(float(1 + p / 16)));
     for (int p = 0; p < positions; ++p)
       for (int i = 0; i < rope_dims / 2; ++i) {
         double angle = p * std::pow(10000.0, -2.0 * i / rope_dims);
@@ -34,6 +38,8 @@ struct Model {
         sin.push_back(float(std::sin(angle)));
       }
   }
+
+  const float* query_scale_data() const { return scales_queries ? query_scale.data() : nullptr; }
 
   int width() const { return (heads + 2 * kv_heads) * head_dim; }
 
@@ -72,9 +78,10 @@ class Server {
   }
 
   kr::AttentionJob job() {
-    return {shape_,          layer,         model_.heads,      model_.scale,      model_.window,
-            model_.traditional, model_.rope_dims, model_.cos.data(), model_.sin.data(), qkv_.data(),
-            out_.data(),     pool_.get(),   blocks_,           rows_.data(),      int(rows_.size())};
+    return {shape_,          layer,         model_.heads,      model_.scale,      model_.soft_cap, model_.window,
+            model_.traditional, model_.rope_dims, model_.cos.data(), model_.sin.data(), model_.query_scale_data(),
+            qkv_.data(),     out_.data(),   pool_.get(),       blocks_,           rows_.data(),
+            int(rows_.size())};
   }
 
   const Model& model() const { return model_; }

@@ -69,7 +69,9 @@ std::vector<double> reference(const Model& model, const std::vector<float>& qkv)
       for (int k = first; k <= t; ++k) {
         double score = 0;
         for (int d = 0; d < dim; ++d) score += query[size_t(d)] * keys[size_t(k)][size_t(d)];
-        weights.push_back(score * model.scale);
+        score *= model.scale;
+        if (model.scales_queries) score *= model.query_scale[size_t(t)];
+        weights.push_back(model.soft_cap > 0 ? model.soft_cap * std::tanh(score / model.soft_cap) : score);
       }
       double largest = *std::max_element(weights.begin(), weights.end()), sum = 0;
       for (double& weight : weights) sum += weight = std::exp(weight - largest);
@@ -138,6 +140,9 @@ void check_models() {
     check_model({.heads = 28, .kv_heads = 4, .head_dim = 24, .type = type}, {100, 30});
     for (int window : {20, 256})
       check_model({.heads = 6, .kv_heads = 2, .head_dim = 40, .type = type, .window = window}, {300, 3});
+    for (float cap : {0.5f, 30.0f})
+      check_model({.heads = 6, .kv_heads = 2, .head_dim = 40, .type = type, .window = 40, .soft_cap = cap}, {270, 3});
+    check_model({.heads = 6, .kv_heads = 2, .head_dim = 40, .type = type, .scales_queries = true}, {270, 3});
     if (brief) continue;
     check_model({.heads = 8, .kv_heads = 2, .head_dim = 128, .type = type, .traditional = true}, {5, 257, 290});
     check_model({.heads = 71, .kv_heads = 1, .head_dim = 16, .type = type}, {280});

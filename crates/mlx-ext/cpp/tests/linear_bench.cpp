@@ -119,7 +119,7 @@ void bench(const Kind& kind, int outputs, int inputs) {
     std::vector<float> x(static_cast<size_t>(rows) * inputs), y(static_cast<size_t>(rows) * outputs);
     for (size_t i = 0; i < x.size(); i++) x[i] = static_cast<float>(static_cast<int>(i * 7919 % 2001) - 1000) / 500;
     const double ms = best_ms(copy_count, 250, [&](int copy) {
-      kr::linear({x.data(), rows, nullptr, 0, &matrices[copy], 1, false, nullptr, y.data(), kind.rounding});
+      kr::linear({x.data(), rows, nullptr, 0, &matrices[copy], 1, kr::Gate::none, nullptr, y.data(), kind.rounding});
     });
     std::printf("  M %3d  %8.3f ms  %6.1f GMAC/s  %5.1f %% of plain read\n", rows, ms, rows * values / ms / 1e6,
                 bytes / ms / read * 100);

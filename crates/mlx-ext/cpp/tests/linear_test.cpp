@@ -19,6 +19,7 @@
 
 namespace {
 
+using kr::Gate;
 using kr::LinearJob;
 using kr::Rounding;
 
@@ -29,7 +30,7 @@ struct Case {
   std::string name;
   std::vector<TestMatrix> matrices;
   bool normalize = false;
-  bool swiglu = false;
+  Gate gate = Gate::none;
   bool residual = false;
   Rounding rounding = Rounding::int16;
 };
@@ -41,6 +42,11 @@ struct Expected {
 
 // Whether activations are rounded to bytes, which costs accuracy as it should.
 bool coarse(const Case& c) { return c.rounding == Rounding::int8; }
+
+double activation(Gate gate, double x) {
+  if (gate == Gate::silu) return x / (1 + std::exp(-x));
+  return x / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
 
 // One output element of the product in double precision, and by how much float32 may miss it.
 Expected product(const Case& c, const TestMatrix& m, const std::vector<double>& x, int output) {
@@ -80,9 +86,9 @@ void check_against_reference(const Case& c, const std::vector<float>& x, const s
     for (const TestMatrix& m : c.matrices) {
       for (int o = 0; o < m.matrix.outputs(); o++) {
         Expected expected = product(c, m, row, o);
-        if (c.swiglu) {
+        if (c.gate != Gate::none) {
           const Expected up = product(c, c.matrices[1], row, o);
-          const double gate = expected.value / (1 + std::exp(-expected.value));
+          const double gate = activation(c.gate, expected.value);
           expected = {gate * up.value, std::fabs(gate) * up.tolerance +
                                            1.1 * (std::fabs(up.value) + up.tolerance) * expected.tolerance +
                                            1e-6 * std::fabs(gate * up.value)};
@@ -93,7 +99,7 @@ void check_against_reference(const Case& c, const std::vector<float>& x, const s
         worst = std::max(worst, std::isfinite(miss) ? miss : 1e9);
       }
       column += m.matrix.outputs();
-      if (c.swiglu) break;
+      if (c.gate != Gate::none) break;
     }
   }
   if (worst > 1) {
@@ -110,7 +116,7 @@ class Trial {
   explicit Trial(const Case& c) : case_(c), inputs_(c.matrices[0].matrix.inputs()) {
     for (const TestMatrix& m : c.matrices) {
       matrices_.push_back(m.matrix);
-      width_ += c.swiglu && width_ > 0 ? 0 : m.matrix.outputs();
+      width_ += c.gate != Gate::none && width_ > 0 ? 0 : m.matrix.outputs();
     }
     x_.resize(static_cast<size_t>(most_rows()) * inputs_);
     norm_weight_.resize(inputs_);
@@ -137,7 +143,7 @@ class Trial {
                   1e-5f,
                   matrices_.data(),
                   static_cast<int>(matrices_.size()),
-                  case_.swiglu,
+                  case_.gate,
                   case_.residual ? y.data() : nullptr,  // in place
                   y.data(),
                   case_.rounding};
@@ -202,21 +208,21 @@ void for_each_case(const Take& take) {
           const auto make = [&, type = type](int outputs, int inputs, bool with_bias) {
             return TestMatrix::quantized(outputs, inputs, bits, group, type, with_bias);
           };
-          Case plain{name + " plain", {}, false, false, false, rounding};
+          Case plain{name + " plain", {}, false, Gate::none, false, rounding};
           plain.matrices.push_back(make(83, group * 9, false));
           take(plain);
-          Case tiny{name + " tiny", {}, true, false, false, rounding};
+          Case tiny{name + " tiny", {}, true, Gate::none, false, rounding};
           tiny.matrices.push_back(make(1, group, true));
           take(tiny);
-          Case qkv{name + " qkv", {}, true, false, false, rounding};
+          Case qkv{name + " qkv", {}, true, Gate::none, false, rounding};
           for (int outputs : {64, 24, 17}) qkv.matrices.push_back(make(outputs, group * 11, true));
           take(qkv);
-          Case mlp{name + " swiglu", {}, true, true, true, rounding};
+          Case mlp{name + " swiglu", {}, true, Gate::silu, true, rounding};
           for (int i = 0; i < 2; i++) mlp.matrices.push_back(make(75, group * 4, i == 1));
           take(mlp);
         }
       }
-      Case mixed{how + " mixed", {}, true, false, true, rounding};
+      Case mixed{how + " mixed", {}, true, Gate::none, true, rounding};
       mixed.matrices.push_back(TestMatrix::quantized(40, 256, 4, 32, type, false));
       mixed.matrices.push_back(TestMatrix::quantized(33, 256, 8, 64, type, true));
       mixed.matrices.push_back(TestMatrix::quantized(18, 256, 6, 64, type, true));
@@ -225,7 +231,7 @@ void for_each_case(const Take& take) {
     }
     for (int groups : {1, 2, 15, 17, 40}) {
       if (type != Float::f32) continue;  // it has none
-      Case micro{"mxfp4, groups " + std::to_string(groups), {}, true, false, groups == 17};
+      Case micro{"mxfp4, groups " + std::to_string(groups), {}, true, Gate::none, groups == 17};
       for (int outputs : {1, 70}) micro.matrices.push_back(TestMatrix::mxfp4(outputs, 32 * groups, outputs == 70));
       micro.matrices.push_back(TestMatrix::quantized(40, 32 * groups, 4, 32, type, false));
       for (Rounding rounding : {Rounding::int16, Rounding::int8}) {
@@ -234,15 +240,15 @@ void for_each_case(const Take& take) {
       }
     }
     for (int inputs : {1, 7, 64, 300, 777}) {
-      Case dense{std::string(of) + " dense, inputs " + std::to_string(inputs), {}, false, false, false};
+      Case dense{std::string(of) + " dense, inputs " + std::to_string(inputs), {}, false, Gate::none, false};
       dense.matrices.push_back(TestMatrix::of_floats(53, inputs, type, false));
       take(dense);
     }
-    Case mlp{std::string(of) + " dense swiglu", {}, true, true, true};
+    Case mlp{std::string(of) + " dense geglu", {}, true, Gate::gelu_tanh, true};
     for (int i = 0; i < 2; i++) mlp.matrices.push_back(TestMatrix::of_floats(75, 130, type, i == 0));
     take(mlp);
   }
-  Case large{"q4 large", {}, true, false, true};
+  Case large{"q4 large", {}, true, Gate::none, true};
   large.matrices.push_back(TestMatrix::quantized(600, 1152, 4, 32, Float::f16, false));
   take(large);
 }

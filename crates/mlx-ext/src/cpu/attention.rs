@@ -75,8 +75,12 @@ pub struct Attention<'a> {
     pub layer: i32,
     /// Query heads.
     pub heads: i32,
+    /// Another factor of the scores, by the query's position: float32 `[positions]`.
+    pub query_scale: Option<&'a Array>,
     /// Factor of the scores.
     pub scale: f32,
+    /// Scores become `cap * tanh(score / cap)`; positive.
+    pub soft_cap: Option<f32>,
     /// How many of the latest tokens a query sees; `None`: all.
     pub window: Option<i32>,
     /// Rotate neighbours instead of halves.
@@ -307,10 +311,12 @@ impl Step {
             qkv: context(Some(attention.qkv)),
             cos: context(Some(attention.cos)),
             sin: context(Some(attention.sin)),
+            query_scale: context(attention.query_scale),
             step: self.raw.as_ptr(),
             layer: attention.layer,
             heads: attention.heads,
             scale: attention.scale,
+            soft_cap: attention.soft_cap.unwrap_or(0.0),
             window: attention.window.unwrap_or(0),
             traditional: attention.traditional.into(),
         };

@@ -8,7 +8,7 @@ use std::ptr::null_mut;
 /// What a caller of a primitive is told elsewhere.
 pub(super) const ABSENT: &std::ffi::CStr = c"the CPU primitives are built on Linux only; use the GPU";
 
-/// `MlxExtMatrix` of `linear_operation.cpp`.
+/// `MlxExtMatrix` of `matrix_arrays.h`.
 #[repr(C)]
 pub(super) struct RawMatrix {
     pub(super) weight: *mut c_void,
@@ -30,7 +30,47 @@ pub(super) struct RawLinear {
     pub(super) matrices: *const RawMatrix,
     pub(super) matrix_count: c_int,
     pub(super) eps: f32,
-    pub(super) gated: c_int,
+    pub(super) gate: c_int,
+    pub(super) int8: c_int,
+}
+
+/// `MlxExtNormedPart` of `rowwise_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawNormedPart {
+    pub(super) weight: *mut c_void,
+    pub(super) bias: *mut c_void,
+    pub(super) eps: f32,
+    pub(super) layer: c_int,
+    pub(super) count: c_int,
+}
+
+/// `MlxExtRowwise` of `rowwise_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawRowwise {
+    pub(super) x: *mut c_void,
+    pub(super) residual: *mut c_void,
+    pub(super) parts: *const RawNormedPart,
+    pub(super) part_count: c_int,
+    pub(super) factor: f32,
+    pub(super) soft_cap: f32,
+}
+
+/// Opaque.
+#[repr(C)]
+pub(super) struct RawExpertSet {
+    _opaque: [u8; 0],
+}
+
+/// `MlxExtExperts` of `experts_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawExperts {
+    pub(super) x: *mut c_void,
+    pub(super) routing: *mut c_void,
+    pub(super) residual: *mut c_void,
+    pub(super) set: *const RawExpertSet,
+    pub(super) chosen: c_int,
+    pub(super) normalized: c_int,
+    pub(super) gate: c_int,
     pub(super) int8: c_int,
 }
 
@@ -61,10 +101,12 @@ pub(super) struct RawAttention {
     pub(super) qkv: *mut c_void,
     pub(super) cos: *mut c_void,
     pub(super) sin: *mut c_void,
+    pub(super) query_scale: *mut c_void,
     pub(super) step: *const RawStep,
     pub(super) layer: c_int,
     pub(super) heads: c_int,
     pub(super) scale: f32,
+    pub(super) soft_cap: f32,
     pub(super) window: c_int,
     pub(super) traditional: c_int,
 }
@@ -96,6 +138,16 @@ foreign! {
     fn mlx_ext_embedding(
         tokens: *mut c_void, matrix: *const RawMatrix, inputs: c_int, message: *mut c_char, message_len: usize
     ) -> *mut c_void = absent(message, message_len);
+    fn mlx_ext_rowwise(spec: *const RawRowwise, message: *mut c_char, message_len: usize) -> *mut c_void
+        = absent(message, message_len);
+
+    fn mlx_ext_expert_set_new(
+        matrices: *const RawMatrix, experts: c_int, inputs: c_int, inner: c_int, message: *mut c_char,
+        message_len: usize
+    ) -> *mut RawExpertSet = { absent(message, message_len); null_mut() };
+    fn mlx_ext_expert_set_free(set: *mut RawExpertSet) = ();
+    fn mlx_ext_experts(spec: *const RawExperts, message: *mut c_char, message_len: usize) -> *mut c_void
+        = absent(message, message_len);
 
     fn mlx_ext_kv_pool_new(
         layers: c_int, kv_heads: c_int, head_dim: c_int, block_tokens: c_int, half: c_int, blocks: c_int

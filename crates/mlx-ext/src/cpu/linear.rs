@@ -42,6 +42,15 @@ pub enum Quantization<'a> {
     },
 }
 
+/// What the gate of a gated product goes through. The numbers are those of `kr::Gate`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// `x sigmoid(x)`.
+    Silu = 1,
+    /// `x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`.
+    GeluTanh = 2,
+}
+
 /// `y = f(norm(x) Wᵀ + bias) (+ residual)`.
 #[derive(Debug, Clone, Copy)]
 pub struct Linear<'a> {
@@ -51,8 +60,8 @@ pub struct Linear<'a> {
     pub norm: Option<(&'a Array, f32)>,
     /// Matrices of equal inputs; their outputs are concatenated in the result.
     pub matrices: &'a [Matrix<'a>],
-    /// Two matrices, gate and up, of equal outputs: the result is `silu(gate) * up`.
-    pub gated: bool,
+    /// Two matrices, gate and up, of equal outputs: the result is `activation(gate) * up`.
+    pub gate: Option<Gate>,
     /// float32 like the result, contiguous.
     pub residual: Option<&'a Array>,
     /// Round activations to int8 instead of int16 where they meet weights of 4 bits: faster, less exact.
@@ -75,7 +84,7 @@ pub fn linear(job: &Linear<'_>) -> Result<Array, Exception> {
         matrices: matrices.as_ptr(),
         matrix_count: matrices.len() as c_int,
         eps: job.norm.map_or(0.0, |(_, eps)| eps),
-        gated: job.gated.into(),
+        gate: job.gate.map_or(0, |gate| gate as c_int),
         int8: job.int8.into(),
     };
     // SAFETY: every pointer in `spec` is null or borrowed from `job`, whose arrays outlive the call; C++ copies what it
@@ -98,7 +107,7 @@ pub fn embedding(matrix: &Matrix<'_>, tokens: &Array, inputs: i32) -> Result<Arr
 }
 
 impl RawMatrix {
-    fn new(matrix: &Matrix<'_>) -> Self {
+    pub(super) fn new(matrix: &Matrix<'_>) -> Self {
         let (scales, biases, group, bits) = match matrix.quantization {
             None => (None, None, 0, 0),
             Some(Quantization::Affine { scales, biases, group_size, bits }) => {

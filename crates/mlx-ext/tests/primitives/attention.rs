@@ -17,7 +17,7 @@ fn specs() -> impl Strategy<Value = Spec> {
     (1..=3_i32, 1..=4_i32, head_dims, 1..=4_i32, any::<bool>(), window, dtypes).prop_map(
         |(kv_heads, group, head_dim, quarters, traditional, window, dtype)| {
             let pairs = head_dim / 2 * quarters / 4;
-            Spec { kv_heads, group, head_dim, pairs, traditional, window, dtype }
+            Spec { kv_heads, group, head_dim, pairs, traditional, window, soft_cap: None, dtype }
         },
     )
 }
@@ -80,6 +80,7 @@ fn one_key_too_many_is_noticed() {
         pairs: 32,
         traditional: false,
         window: Some(100),
+        soft_cap: None,
         dtype: KvDtype::Float32,
     };
     for dtype in [KvDtype::Float32, KvDtype::Float16] {
@@ -106,6 +107,7 @@ fn the_rotation_is_mlx_s() {
             pairs: head_dim / 2,
             traditional,
             window: None,
+            soft_cap: None,
             dtype: KvDtype::Float32,
         };
         let random = &mut Random::new(4);

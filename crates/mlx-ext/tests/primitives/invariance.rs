@@ -3,13 +3,17 @@
 use std::{
     env, fs,
     hash::{DefaultHasher, Hash, Hasher},
+    ops::Range,
     process::Command,
 };
 
-use mlx_ext::cpu::{self, KvDtype, KvPool, Linear, Matrix};
+use mlx_ext::cpu::{
+    self, ExpertSet, Experts, KvDtype, KvPool, Linear, Matrix, NormKind, NormedPart, Rowwise,
+};
 use mlx_rs::{
     Array,
     ops::indexing::{TryIndexOp, take_axis},
+    transforms::eval,
 };
 
 use crate::{
@@ -32,6 +36,8 @@ const ROWS: i32 = 70;
 #[test]
 fn other_rows_change_no_bit() {
     check_products(&mut DefaultHasher::new());
+    check_rowwise(&mut DefaultHasher::new());
+    check_experts(&mut DefaultHasher::new());
 }
 
 /// A prompt's attention in one piece and in any others, alone and beside other sequences.
@@ -50,8 +56,16 @@ fn shared_blocks_change_no_bit() {
     let prefix = full + 5;
     let lengths = [prefix + 1, prefix + 40, prefix + 7, prefix + 300];
     for dtype in [KvDtype::Float32, KvDtype::Float16] {
-        let spec =
-            Spec { kv_heads: 2, group: 3, head_dim: 40, pairs: 20, traditional: false, window: None, dtype };
+        let spec = Spec {
+            kv_heads: 2,
+            group: 3,
+            head_dim: 40,
+            pairs: 20,
+            traditional: false,
+            window: None,
+            soft_cap: None,
+            dtype,
+        };
         for spec in [spec, Spec { window: Some(100), ..spec }] {
             let rotation = Rotation::new(spec, prefix + 300);
             let common = random.normals(&[prefix, spec.width()]);
@@ -91,6 +105,8 @@ fn threads_change_no_bit() {
     if let Some(path) = env::var_os(DIGEST) {
         let mut digest = DefaultHasher::new();
         check_products(&mut digest);
+        check_rowwise(&mut digest);
+        check_experts(&mut digest);
         check_attention(&mut digest);
         fs::write(path, digest.finish().to_string()).unwrap();
         return;
@@ -147,7 +163,14 @@ fn check_products(digest: &mut impl Hasher) {
             computed(&Linear { norm, residual: Some(residual), ..plain(x, &matrices) })
         });
         check_rows(digest, &x, &residual, |x, _| {
-            computed(&Linear { norm: Some((&norm, 1e-5)), gated: true, ..plain(x, &matrices) })
+            computed(&Linear {
+                norm: Some((&norm, 1e-5)),
+                gate: Some(cpu::Gate::Silu),
+                ..plain(x, &matrices)
+            })
+        });
+        check_rows(digest, &x, &residual, |x, _| {
+            computed(&Linear { gate: Some(cpu::Gate::GeluTanh), ..plain(x, &matrices) })
         });
         let tokens = Array::from_slice(&[5_u32, 82, 0, 5], &[4]);
         let rows = bits(&cpu::embedding(&weights[0].matrix(), &tokens, inputs).unwrap());
@@ -161,6 +184,27 @@ fn check_products(digest: &mut impl Hasher) {
     let weights = Weights::new(random, storage, 600, 1152);
     let x = random.activations(ROWS, 1152);
     check_rows(digest, &x, &x, |x, _| computed(&plain(x, &[weights.matrix()])));
+}
+
+/// Normalizations of pieces, with all that may follow; of rows that threads share, and of some that they do not.
+fn check_rowwise(digest: &mut impl Hasher) {
+    let random = &mut Random::new(13);
+    for (width, pieces) in [(61, 4), (640, 3)] {
+        let (x, residual) =
+            (random.activations(ROWS, width * pieces + 29), random.normals(&[ROWS, width * pieces + 29]));
+        let (weight, bias) = (random.normals(&[width]), random.normals(&[width]));
+        for kind in [NormKind::Rms, NormKind::Layer] {
+            let part = NormedPart { kind, weight: &weight, bias: Some(&bias), eps: 1e-5, count: pieces };
+            let parts =
+                [NormedPart { bias: None, count: 1, ..part }, NormedPart { count: pieces - 1, ..part }];
+            check_rows(digest, &x, &residual, |x, residual| {
+                let (soft_cap, residual) = (Some(3.0), Some(residual));
+                let y = cpu::rowwise(&Rowwise { x, parts: &parts, factor: 0.3, soft_cap, residual }).unwrap();
+                y.eval().unwrap();
+                y
+            });
+        }
+    }
 }
 
 /// `compute` on all rows at once and on some of them.
@@ -187,6 +231,50 @@ fn check_rows(
     assert!(turned.chunks(width).rev().eq(all.chunks(width)), "rows in the other order");
 }
 
+/// Of rows that choose among experts, each gets what it gets alone.
+fn check_experts(digest: &mut impl Hasher) {
+    let random = &mut Random::new(14);
+    let (inputs, inner, count) = (64, 96, 5);
+    for storage in Storage::all().into_iter().filter(|storage| storage.group() <= 32) {
+        let part = |random: &mut Random, outputs, inputs| -> Vec<Weights> {
+            (0..count).map(|_| Weights::new(random, storage, outputs, inputs)).collect()
+        };
+        let (gates, ups) = (part(random, inner, inputs), part(random, inner, inputs));
+        let downs = part(random, inputs, inner);
+        let matrices =
+            [&gates, &ups, &downs].map(|part| part.iter().map(Weights::matrix).collect::<Vec<_>>());
+        for matrix in matrices.iter().flatten() {
+            let packing = matrix.quantization.iter().flat_map(|packing| [packing.scales, packing.biases]);
+            eval([matrix.weight].into_iter().chain(packing)).unwrap();
+        }
+        let set = ExpertSet::new(matrices.each_ref().map(Vec::as_slice), inputs, inner).unwrap();
+        let x = random.activations(ROWS, inputs + count);
+        let residual = random.normals(&[ROWS, inputs]);
+        for normalized in [false, true] {
+            check_rows(digest, &x, &residual, |both, residual| {
+                let part = |columns: Range<i32>| {
+                    let part = both.try_index((.., columns)).unwrap();
+                    part.contiguous().unwrap()
+                };
+                let (x, routing) = (part(0..inputs), part(inputs..inputs + count));
+                let y = cpu::experts(&Experts {
+                    x: &x,
+                    routing: &routing,
+                    set: &set,
+                    chosen: 2,
+                    normalized,
+                    gate: cpu::Gate::Silu,
+                    residual: Some(residual),
+                    int8: false,
+                })
+                .unwrap();
+                y.eval().unwrap();
+                y
+            });
+        }
+    }
+}
+
 fn check_attention(digest: &mut impl Hasher) {
     let random = &mut Random::new(11);
     let plain = Spec {
@@ -196,10 +284,13 @@ fn check_attention(digest: &mut impl Hasher) {
         pairs: 20,
         traditional: false,
         window: None,
+        soft_cap: None,
         dtype: KvDtype::Float32,
     };
     let half = Spec { dtype: KvDtype::Float16, kv_heads: 1, group: 5, head_dim: 64, pairs: 16, ..plain };
-    for spec in [plain, half, Spec { window: Some(77), ..plain }, Spec { window: Some(300), ..half }] {
+    let capped = Spec { window: Some(77), soft_cap: Some(2.0), ..plain };
+    for spec in [plain, half, Spec { window: Some(77), ..plain }, Spec { window: Some(300), ..half }, capped]
+    {
         let lengths = [620, 33, 90];
         let rotation = Rotation::new(spec, 620);
         let sequences: Vec<Array> =

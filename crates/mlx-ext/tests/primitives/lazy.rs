@@ -85,7 +85,7 @@ fn products_that_do_not_fit_are_refused() {
 
     assert!(refused(&plain(&wide_x, &one)).contains("differ in length"));
     assert!(refused(&plain(&x.as_dtype(Dtype::Float16).unwrap(), &one)).contains("float32"));
-    assert!(refused(&Linear { gated: true, ..plain(&x, &one) }).contains("two matrices"));
+    assert!(refused(&Linear { gate: Some(cpu::Gate::Silu), ..plain(&x, &one) }).contains("two matrices"));
     assert!(refused(&Linear { norm: Some((&wide_x, 1e-5)), ..plain(&x, &one) }).contains("norm"));
     assert!(refused(&Linear { residual: Some(&x), ..plain(&x, &one) }).contains("residual"));
     let unknown = Quantization::Affine { scales, biases, group_size, bits: 7 };

@@ -99,7 +99,7 @@ fn gated_products() {
             let weights = [0, 1].map(|_| Weights::new(random, storage, outputs, inputs));
             let matrices = weights.each_ref().map(Weights::matrix);
             let (x, norm) = (random.activations(rows, inputs), random.normals(&[inputs]));
-            let job = Linear { norm: normed.then_some((&norm, EPS)), gated: true, ..plain(&x, &matrices) };
+            let job = Linear { norm: normed.then_some((&norm, EPS)), gate: Some(cpu::Gate::Silu), ..plain(&x, &matrices) };
             expected(&job, &weights).check(&computed(&job));
         });
     }
@@ -129,7 +129,7 @@ fn gating_alone() {
         let x = random.array(&[rows, inputs], |random| size * random.normal());
         let identity = identity(inputs);
         let matrix = Matrix { weight: &identity, quantization: None, bias: None };
-        let found = computed(&Linear { gated: true, ..plain(&x, &[matrix, matrix]) });
+        let found = computed(&Linear { gate: Some(cpu::Gate::Silu), ..plain(&x, &[matrix, matrix]) });
         // silu(x) x: ten roundings; below -88.02, where the exponential of -x ends lest it leave float32, what silu
         // then is instead of nothing, |x| e^-88.02, a hundredth more for its own roundings; and whatever is too small
         // for a normal number.

@@ -48,8 +48,8 @@ fn what_can_not_fit_is_said_in_the_users_terms() {
 #[test]
 fn the_disk_and_the_cache_of_mlx_take_memory_too() {
     let none = options(GIB, 1);
-    let disk = WorkerOptions { prefix_disk_bytes: 1, ..none };
-    let other = |options, cache| MemoryNeeds::new(options, 0, 1, 1, cache).other_bytes;
+    let disk = WorkerOptions { prefix_disk_bytes: 1, ..none.clone() };
+    let other = |options: &WorkerOptions, cache| MemoryNeeds::new(options, 0, 1, 1, cache).other_bytes;
     assert_eq!(other(&none, 0), PROGRAM_BYTES);
     assert_eq!(other(&disk, 7), PROGRAM_BYTES + ON_THE_WAY_BYTES + 7);
     assert_eq!(other(&WorkerOptions { keep_prefixes: false, ..disk }, 0), PROGRAM_BYTES);

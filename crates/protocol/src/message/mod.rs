@@ -28,7 +28,7 @@ pub use limits::{
 };
 pub use logprobs::{TokenLogprob, TokenLogprobs};
 pub use operation::{Answer, Operation, OperationKind, PieceForm, Pieces, TokenizeInput};
-pub use report::{Heartbeat, ModelInfo, Report, Verified, WorkerMemory};
+pub use report::{DiskPrefixes, Heartbeat, ModelInfo, Report, StepTime, Verified, WorkerMemory};
 pub use small::{DeltaText, DeltaTokens};
 pub use submission::{Batch, Submission};
 pub use trace::TraceContext;

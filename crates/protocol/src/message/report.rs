@@ -60,6 +60,8 @@ pub struct ModelInfo {
     pub kv_bytes: u64,
     /// Bytes that are set aside for anything else than these and the weights.
     pub other_bytes: u64,
+    /// The model that drafts tokens for it. Its weights, keys and values are counted as well.
+    pub draft_model: Option<String>,
 }
 
 /// A sign of life. The engine is stuck if `step` stands still while `runnable > 0`, or `progress` does, which shows it
@@ -86,6 +88,41 @@ pub struct Heartbeat {
     pub memory_bytes: u64,
     /// What that is made of, as far as the worker knows.
     pub memory: WorkerMemory,
+    /// What the engine has spent its time on.
+    pub time: StepTime,
+    /// Times that a sequence had to give up its keys and values so that others could go on. They are computed again.
+    pub preemptions: u64,
+    /// Prefixes on disk.
+    pub disk: DiskPrefixes,
+}
+
+/// What a worker uses of keys and values on disk; all zero without.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskPrefixes {
+    /// Times that the disk had what follows a sequence's tokens in memory, and began to read it.
+    pub reads: u64,
+    /// Tokens that came into memory with that.
+    pub tokens: u64,
+    /// Bytes of all files, as far as the worker knows: it shares them with other workers.
+    pub bytes: u64,
+}
+
+/// What an engine has spent its time on since it began to serve, in microseconds. Nothing is left out: all together is the
+/// time since then, but for the step that runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepTime {
+    /// Handling messages, guessing tokens, planning steps.
+    pub schedule_micros: u64,
+    /// Saying what the model has to compute.
+    pub build_micros: u64,
+    /// Computing it.
+    pub evaluate_micros: u64,
+    /// Choosing tokens.
+    pub sample_micros: u64,
+    /// Turning them into text, and reporting it.
+    pub emit_micros: u64,
+    /// Waiting for something to do.
+    pub idle_micros: u64,
 }
 
 /// What a worker has in memory, in bytes.

@@ -195,9 +195,10 @@ fn event() -> impl Strategy<Value = StreamEvent> {
 }
 
 pub(crate) fn report() -> impl Strategy<Value = Report> {
-    let info = ([text(), text(), text()], any::<[u32; 2]>(), any::<[u64; 5]>()).prop_map(
+    let names = ([text(), text(), text()], option::of(text()));
+    let info = (names, any::<[u32; 2]>(), any::<[u64; 5]>()).prop_map(
         |(
-            [name, digest, architecture],
+            ([name, digest, architecture], draft_model),
             [context_length, vocab_size],
             [weight_bytes, load_micros, tokenizer_micros, kv_bytes, other_bytes],
         )| {
@@ -212,18 +213,34 @@ pub(crate) fn report() -> impl Strategy<Value = Report> {
                 tokenizer_micros,
                 kv_bytes,
                 other_bytes,
+                draft_model,
             }
         },
     );
-    let numbers = (any::<[u64; 5]>(), any::<[u64; 6]>(), any::<[u32; 3]>());
-    let heartbeat = (numbers, option::of(any::<u64>())).prop_map(
+    let step_time = any::<[u64; 6]>().prop_map(
+        |[schedule_micros, build_micros, evaluate_micros, sample_micros, emit_micros, idle_micros]| {
+            StepTime {
+                schedule_micros,
+                build_micros,
+                evaluate_micros,
+                sample_micros,
+                emit_micros,
+                idle_micros,
+            }
+        },
+    );
+    let disk = any::<[u64; 3]>().prop_map(|[reads, tokens, bytes]| DiskPrefixes { reads, tokens, bytes });
+    let numbers = (any::<[u64; 6]>(), any::<[u64; 6]>(), any::<[u32; 3]>());
+    let heartbeat = (numbers, option::of(any::<u64>()), step_time, disk).prop_map(
         |(
             (
-                [step, oldest_preparation_millis, kv_tokens, kv_capacity, memory_bytes],
+                [step, oldest_preparation_millis, kv_tokens, kv_capacity, memory_bytes, preemptions],
                 [weights, kv, kv_limit, kept_prefixes, mlx_active, mlx_cache],
                 [runnable, paused, waiting],
             ),
             progress,
+            time,
+            disk,
         )| {
             Heartbeat {
                 step,
@@ -236,6 +253,9 @@ pub(crate) fn report() -> impl Strategy<Value = Report> {
                 progress,
                 memory_bytes,
                 memory: WorkerMemory { weights, kv, kv_limit, kept_prefixes, mlx_active, mlx_cache },
+                time,
+                preemptions,
+                disk,
             }
         },
     );

@@ -73,6 +73,7 @@ fn shown(schema: &Schema, field: &Field) -> Shown {
         Reader::Section | Reader::Plain => match field.kind.as_str() {
             "bool" => ("boolean", "`true`, `false`".to_owned()),
             "Vec" => ("list of texts", String::new()),
+            "BTreeMap" => ("texts by texts", String::new()),
             "String" | "Option" => ("text", String::new()),
             other => ("word", schema.words(other).join(", ")),
         },

@@ -1,8 +1,10 @@
 //! What workers may use, keep and guess.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
-use crate::value::{bytes, number};
+use crate::value::{bytes, models, number};
 
 /// What all workers may use together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -43,10 +45,13 @@ pub struct PrefixCache {
 }
 
 /// Tokens that are guessed before they are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Speculation {
     /// Most tokens of a sequence that one step guesses and checks; 0: none.
     #[serde(deserialize_with = "number::<_, _, 0, 64>")]
     pub max_draft_tokens: u32,
+    /// By the name or digest of a model that of the smaller one that guesses tokens for it, beside what the text repeats.
+    #[serde(deserialize_with = "models")]
+    pub draft_models: BTreeMap<String, String>,
 }

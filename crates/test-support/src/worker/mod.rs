@@ -304,6 +304,7 @@ pub fn model_info(name: &str) -> ModelInfo {
         tokenizer_micros: 1,
         kv_bytes: 2000,
         other_bytes: 1000,
+        draft_model: None,
     }
 }
 

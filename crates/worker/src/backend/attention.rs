@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::Rope;
+use super::{QueryScale, Rope};
 
 /// Heads of a layer's attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub(crate) struct AttentionSpec {
     pub(crate) heads: Heads,
     /// Factor of the scores.
     pub(crate) scale: f32,
+    /// Another factor of them, which grows with the query's position. Layers may share it.
+    pub(crate) query_scale: Option<Rc<QueryScale>>,
     /// Rotation of queries and keys, which layers may share. `None`: they are not rotated.
     pub(crate) rope: Option<Rc<Rope>>,
     /// How many of the latest tokens a query sees, itself included. `None`: all.
@@ -32,8 +34,6 @@ pub(crate) struct AttentionSpec {
     pub(crate) soft_cap: Option<f32>,
     /// Whether each head has a learned score that no key belongs to.
     pub(crate) sinks: bool,
-    /// Whether queries and keys are normalized before they are rotated.
-    pub(crate) qk_norm: bool,
 }
 
 impl AttentionSpec {
@@ -42,24 +42,16 @@ impl AttentionSpec {
         Self {
             heads,
             scale: 1.0 / (heads.dim as f32).sqrt(),
+            query_scale: None,
             rope,
             window: None,
             soft_cap: None,
             sinks: false,
-            qk_norm: false,
         }
     }
 
     /// What no kernel here computes yet.
     pub(super) fn beyond_all_kernels(&self) -> Option<&'static str> {
-        if self.soft_cap.is_some() {
-            Some("a soft cap of attention scores")
-        } else if self.sinks {
-            Some("attention sinks")
-        } else if self.qk_norm {
-            Some("normalized queries and keys")
-        } else {
-            None
-        }
+        self.sinks.then_some("attention sinks")
     }
 }

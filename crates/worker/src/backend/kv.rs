@@ -36,9 +36,23 @@ pub enum KvError {
     /// More tokens were to be held than there is memory for.
     #[error(transparent)]
     Full(#[from] OutOfBlocks),
+    /// A step can't begin yet: what it has to change is read by one that is still computed.
+    #[error("the step before has to be computed first")]
+    InUse,
     /// MLX refused or failed an operation.
     #[error(transparent)]
     Mlx(#[from] Exception),
+}
+
+/// What the step before reads, if it may still be computed when another one begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StepBefore {
+    /// It has been computed.
+    Computed,
+    /// Only what is left for the next one: that of other steps may change.
+    ReadsCopies,
+    /// All keys and values: none of them may change.
+    ReadsBlocks,
 }
 
 /// The shape of all layers' keys and values.

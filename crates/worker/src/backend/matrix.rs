@@ -1,13 +1,37 @@
 //! Weights as they are stored, and what a backend computes with them in one go.
 
 use mlx_ext::MicroScaling;
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, error::Exception};
 
-/// The weight of an RMS normalization, in the type of activations.
+/// What a normalization computes of each vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NormKind {
+    /// `x / rms(x) * weight`.
+    Rms,
+    /// `x / rms(x) * (1 + weight)`.
+    RmsPlusOne,
+    /// `(x - mean(x)) / deviation(x) * weight + bias`.
+    Layer,
+}
+
+/// A normalization's weights, in the type of activations.
 #[derive(Debug, Clone)]
 pub(crate) struct Norm {
+    pub(super) kind: NormKind,
+    /// `[width]`; the factor itself: 1 has been added where the kind says so.
     pub(super) weight: Array,
+    /// Like the weight.
+    pub(super) bias: Option<Array>,
     pub(super) eps: f32,
+}
+
+/// What the gate of a gated product goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// `x sigmoid(x)`.
+    Silu,
+    /// GELU in its approximation with a hyperbolic tangent.
+    GeluTanh,
 }
 
 /// A matrix `[outputs, inputs]` as it is stored. Cloning shares it.
@@ -47,25 +71,6 @@ pub(crate) enum Storage {
     },
 }
 
-impl Matrix {
-    /// Bytes of the values, without the bias.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.storage.bytes()
-    }
-}
-
-impl Storage {
-    /// Bytes of all of it.
-    pub(crate) fn bytes(&self) -> u64 {
-        let all = |arrays: &[&Array]| arrays.iter().map(|array| array.nbytes() as u64).sum();
-        match self {
-            Self::Dense(weight) => all(&[weight]),
-            Self::Affine { packed, scales, biases, .. } => all(&[packed, scales, biases]),
-            Self::MicroScaled { packed, scales, .. } => all(&[packed, scales]),
-        }
-    }
-}
-
 /// `y = f(norm(x) Wᵀ + b) (+ residual)`: a product with what stands around it in a transformer block. A backend fuses of it
 /// what it can.
 #[derive(Debug, Clone, Copy)]
@@ -76,8 +81,71 @@ pub(crate) struct Linear<'a> {
     pub(crate) norm: Option<&'a Norm>,
     /// Of equal inputs; their outputs are concatenated in `y`.
     pub(crate) matrices: &'a [Matrix],
-    /// Two matrices, gate and up: `y = silu(gate) * up`.
-    pub(crate) gated: bool,
+    /// Two matrices, gate and up: `y = activation(gate) * up`.
+    pub(crate) gate: Option<Gate>,
     /// Added to the result, `[tokens, outputs]`.
     pub(crate) residual: Option<&'a Array>,
+}
+
+/// `y = residual + cap(factor * norm(x))`: what is done with each row by itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rowwise<'a> {
+    /// `[tokens, width]`.
+    pub(crate) x: &'a Array,
+    /// Normalizations of as many neighbouring pieces of a row as are said, from its beginning on. What follows them is
+    /// taken as it is.
+    pub(crate) norms: &'a [(&'a Norm, i32)],
+    /// Of what the normalizations give.
+    pub(crate) factor: f32,
+    /// `cap(v) = soft_cap * tanh(v / soft_cap)`.
+    pub(crate) soft_cap: Option<f32>,
+    /// `[tokens, width]`.
+    pub(crate) residual: Option<&'a Array>,
+}
+
+impl Storage {
+    /// Bytes of all of it.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.arrays().into_iter().map(|array| array.nbytes() as u64).sum()
+    }
+
+    /// The same of what `part` makes of each of its arrays.
+    pub(crate) fn each(&self, part: impl Fn(&Array) -> Result<Array, Exception>) -> Result<Self, Exception> {
+        Ok(match self {
+            Self::Dense(weight) => Self::Dense(part(weight)?),
+            Self::Affine { packed, scales, biases, group_size, bits } => Self::Affine {
+                packed: part(packed)?,
+                scales: part(scales)?,
+                biases: part(biases)?,
+                group_size: *group_size,
+                bits: *bits,
+            },
+            Self::MicroScaled { packed, scales, format } => {
+                Self::MicroScaled { packed: part(packed)?, scales: part(scales)?, format: *format }
+            }
+        })
+    }
+
+    /// Its arrays: of equally packed ones the same number.
+    pub(crate) fn arrays(&self) -> Vec<&Array> {
+        match self {
+            Self::Dense(weight) => vec![weight],
+            Self::Affine { packed, scales, biases, .. } => vec![packed, scales, biases],
+            Self::MicroScaled { packed, scales, .. } => vec![packed, scales],
+        }
+    }
+}
+
+impl Norm {
+    /// Whether a product can take it as the normalization of its input.
+    pub(super) fn is_rms(&self) -> bool {
+        self.kind != NormKind::Layer
+    }
+}
+
+impl<'a> Rowwise<'a> {
+    /// Nothing but `x`.
+    pub(crate) fn of(x: &'a Array) -> Self {
+        Self { x, norms: &[], factor: 1.0, soft_cap: None, residual: None }
+    }
 }

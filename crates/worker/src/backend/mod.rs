@@ -2,9 +2,13 @@
 //! chooses a device or a kernel.
 //!
 //! ```text
+//! kernels    which of them compute
+//! experts    feed-forward networks of which each token goes through a few
+//! take       weights, from as they are stored to as kernels read them
 //! matrix     weights as they are stored, and a product with everything around it
 //! attention  what one layer's attention is like
 //! rope       rotary positions
+//! query_scale  what queries are multiplied by where they are late
 //! kv         memory for keys and values: how much, of what shape
 //! block_table  which blocks of it a sequence has
 //! cpu        primitives of this project (`mlx_ext::cpu`), paged keys and values
@@ -17,39 +21,31 @@
 mod attention;
 mod block_table;
 mod cpu;
+mod experts;
+mod kernels;
 mod kv;
 mod matrix;
 mod mlx;
+mod query_scale;
 mod rope;
+mod take;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 
-use mlx_ext::Device;
 use mlx_rs::{Array, Dtype, error::Exception};
 
 pub(crate) use attention::{AttentionSpec, Heads};
+pub(crate) use experts::{ExpertSizes, Mix, StoredExperts};
+pub use kernels::Kernels;
 pub use kv::{KvBudget, KvDtype, KvError};
-pub(crate) use kv::{KvGeometry, RowMemory};
-pub(crate) use matrix::{Linear, Matrix, Norm, Storage};
+pub(crate) use kv::{KvGeometry, RowMemory, StepBefore};
+pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
+pub(crate) use query_scale::QueryScale;
 pub(crate) use rope::Rope;
 
-use crate::cache::BLOCK_TOKENS;
-
-/// What computes a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kernels {
-    /// Primitives of this project, in float32: for the CPU.
-    Cpu,
-    /// The same, but activations are rounded to 8 bits instead of 16 before they meet weights of 4 bits: faster and less
-    /// exact.
-    CpuInt8,
-    /// MLX's operations, in the model's own float type: for the GPU.
-    Mlx,
-    /// MLX's operations on weights expanded to float32: what the others are compared with.
-    MlxFloat32,
-}
+use crate::{cache::BLOCK_TOKENS, sample::Choice};
 
 /// Computes layers. Copies are equal.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +59,14 @@ pub type KvInUse = Box<dyn Fn() -> u64 + Send>;
 
 /// A number that changes while kernels of this process work; any thread may ask for it.
 pub type Progress = fn() -> u64;
+
+/// The experts of a layer.
+pub(crate) enum Experts {
+    /// For kernels of this project.
+    Cpu(cpu::CpuExperts),
+    /// For MLX's operations: gate, up and down of all.
+    Mlx(Box<[Matrix; 3]>),
+}
 
 /// Memory for the keys and values of all sequences.
 pub(crate) enum KvMemory {
@@ -82,29 +86,6 @@ pub(crate) enum SequenceMemory {
 pub(crate) enum StepMemory<'a> {
     Paged(cpu::PagedStep),
     Gathered(mlx::GatheredStep<'a>),
-}
-
-impl Kernels {
-    /// What is fastest on a device without loss of accuracy.
-    pub fn of(device: Device) -> Self {
-        match device {
-            Device::Cpu => Self::Cpu,
-            Device::Gpu => Self::Mlx,
-        }
-    }
-
-    /// The same with activations of 8 bits, where there are such kernels.
-    #[must_use]
-    pub fn with_int8_activations(self) -> Self {
-        match self {
-            Self::Cpu => Self::CpuInt8,
-            others => others,
-        }
-    }
-
-    fn are_cpu(self) -> bool {
-        matches!(self, Self::Cpu | Self::CpuInt8)
-    }
 }
 
 impl Backend {
@@ -131,24 +112,22 @@ impl Backend {
         self.kernels == Kernels::Mlx
     }
 
-    /// Takes a matrix as it is stored, with an optional bias `[outputs]`.
-    pub(crate) fn matrix(self, storage: Storage, bias: Option<Array>) -> Result<Matrix, Exception> {
-        let storage = match self.kernels {
-            Kernels::Cpu | Kernels::CpuInt8 => cpu::taken(storage)?,
-            Kernels::Mlx => storage,
-            Kernels::MlxFloat32 => mlx::expanded(storage)?,
-        };
-        let bias = bias.map(|bias| bias.as_dtype(self.dtype)).transpose()?;
-        Ok(Matrix { storage, bias, dtype: self.dtype })
+    /// Whether the device chooses tokens, and need not wait for the host between two steps.
+    pub(crate) fn chooses(self) -> bool {
+        !self.kernels.are_cpu()
     }
 
-    /// Takes the weight of an RMS normalization, `[width]`.
-    pub(crate) fn norm(self, weight: &Array, eps: f32) -> Result<Norm, Exception> {
-        Ok(Norm { weight: weight.as_dtype(self.dtype)?, eps })
+    /// One token for each row of float32 `[rows, vocab]`: uint32 `[rows]`; lazy.
+    pub(crate) fn choose(self, logits: &Array, choices: &[Choice]) -> Result<Array, Exception> {
+        mlx::choose(logits, choices)
     }
 
     /// `[tokens, outputs]` of a product and everything around it; lazy.
     pub(crate) fn linear(self, job: &Linear<'_>) -> Result<Array, Exception> {
+        if let Some(norm) = job.norm.filter(|norm| self.kernels.are_cpu() && !norm.is_rms()) {
+            let x = self.rowwise(&Rowwise { norms: &[(norm, 1)], ..Rowwise::of(job.x) })?;
+            return self.linear(&Linear { x: &x, norm: None, ..*job });
+        }
         match self.kernels {
             Kernels::Cpu => cpu::linear(job, false),
             Kernels::CpuInt8 => cpu::linear(job, true),
@@ -165,10 +144,17 @@ impl Backend {
         }
     }
 
-    /// RMS normalization of `[tokens, width]` that no product follows; lazy. MLX's operation treats each row alone, on
-    /// every device.
-    pub(crate) fn rms_norm(self, x: &Array, norm: &Norm) -> Result<Array, Exception> {
-        mlx::rms_norm(x, norm)
+    /// `[tokens, width]` of normalizations that no product follows, and of what else is done with each row by itself; lazy.
+    pub(crate) fn rowwise(self, job: &Rowwise<'_>) -> Result<Array, Exception> {
+        if self.kernels.are_cpu() { cpu::rowwise(job) } else { mlx::rowwise(job) }
+    }
+
+    /// `[tokens, outputs]` of the experts that each token chooses; lazy.
+    pub(crate) fn mix(self, job: &Mix<'_>, experts: &Experts) -> Result<Array, Exception> {
+        match experts {
+            Experts::Cpu(experts) => cpu::mix(job, experts, self.kernels == Kernels::CpuInt8),
+            Experts::Mlx(experts) => mlx::mix(job, experts),
+        }
     }
 
     /// What of a layer's attention the kernels can't compute; `None`: they compute all of it.
@@ -239,10 +225,17 @@ impl KvMemory {
         }
     }
 
-    /// Tokens of the unit in which sequences share memory. `None`: it is copied when one of them goes on.
-    pub(crate) fn shared_block(&self) -> Option<usize> {
-        match self {
-            Self::Paged(_) | Self::Gathered(_) => Some(BLOCK_TOKENS),
+    /// Forgets what the last `steps` steps have appended. Their sequences are truncated.
+    pub(crate) fn abandon(&self, steps: usize) {
+        if let Self::Gathered(memory) = self {
+            memory.abandon(steps);
+        }
+    }
+
+    /// A step was launched that reads blocks, until `last` has been computed.
+    pub(crate) fn set_reader(&self, last: Array) {
+        if let Self::Gathered(memory) = self {
+            memory.set_reader(last);
         }
     }
 
@@ -257,17 +250,18 @@ impl KvMemory {
     /// Makes room for the rows' new tokens.
     ///
     /// # Errors
-    /// There is not enough memory.
+    /// There is not enough memory, or the step before has to be computed first.
     pub(crate) fn begin<'a>(
         &self,
         rows: Vec<RowMemory<'a, SequenceMemory>>,
+        before: StepBefore,
     ) -> Result<StepMemory<'a>, KvError> {
         match self {
             Self::Paged(memory) => {
                 memory.begin(of_one_kind(rows, SequenceMemory::paged)?).map(StepMemory::Paged)
             }
             Self::Gathered(memory) => {
-                memory.begin(of_one_kind(rows, SequenceMemory::gathered)?).map(StepMemory::Gathered)
+                memory.begin(of_one_kind(rows, SequenceMemory::gathered)?, before).map(StepMemory::Gathered)
             }
         }
     }
@@ -334,13 +328,6 @@ impl SequenceMemory {
         }
     }
 
-    /// Whether all tokens are still usable after a step that failed. Blocks are only written behind them.
-    pub(crate) fn is_intact(&self) -> bool {
-        match self {
-            Self::Paged(_) | Self::Gathered(_) => true,
-        }
-    }
-
     /// What a step has appended is there to stay.
     pub(crate) fn commit(&mut self) {
         if let Self::Gathered(sequence) = self {
@@ -350,6 +337,11 @@ impl SequenceMemory {
 }
 
 impl StepMemory<'_> {
+    /// Whether it reads blocks that MLX would copy if they were written to meanwhile.
+    pub(crate) fn reads_blocks(&self) -> bool {
+        matches!(self, Self::Gathered(step) if step.reads_blocks())
+    }
+
     /// Attention of one layer, the `layer`th. `qkv` is `[tokens, (queries + 2 kv) * dim]`, the tokens of all rows
     /// concatenated. Rotates and appends the keys and values, and returns `[tokens, queries * dim]`; lazy.
     ///

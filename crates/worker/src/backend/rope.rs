@@ -16,6 +16,8 @@ pub(crate) struct Rope {
     inv_freq: InvFreq,
     /// Positions of the model's context.
     context: usize,
+    /// Factor of the rotated components.
+    gain: f32,
     table: RefCell<Table>,
 }
 
@@ -38,8 +40,18 @@ impl Rope {
     /// Of the angles by which each pair turns from one position to the next, in radians; `context` is how many positions
     /// there can be.
     pub(crate) fn new(inv_freq: Vec<f64>, traditional: bool, context: usize) -> Self {
-        let table = RefCell::new(Table::new(&inv_freq, 0));
-        Self { traditional, inv_freq: InvFreq::new(inv_freq), context, table }
+        let table = RefCell::new(Table::new(&inv_freq, 0, 1.0));
+        Self { traditional, inv_freq: InvFreq::new(inv_freq), context, gain: 1.0, table }
+    }
+
+    /// The same with a factor of all components that are rotated.
+    pub(crate) fn with_gain(self, gain: f64) -> Self {
+        Self { gain: gain as f32, ..self }
+    }
+
+    /// Factor of the rotated components.
+    pub(super) fn gain(&self) -> f32 {
+        self.gain
     }
 
     /// Whether pairs are neighbours.
@@ -64,7 +76,7 @@ impl Rope {
             // At least doubled, so that a growing sequence costs each position a constant number of computations.
             let grown =
                 positions.next_multiple_of(TABLE_GROWTH).max(2 * old).min(self.context.max(positions));
-            *self.table.borrow_mut() = Table::new(&self.inv_freq.values, grown);
+            *self.table.borrow_mut() = Table::new(&self.inv_freq.values, grown, f64::from(self.gain));
         }
         self.table.borrow()
     }
@@ -79,14 +91,15 @@ impl InvFreq {
 
 impl Table {
     /// The angles are computed in float64: in float32 those of late positions would be off by more than a rounding.
-    pub(super) fn new(inv_freq: &[f64], positions: usize) -> Self {
+    /// Cosines and sines are multiplied by `gain`.
+    pub(super) fn new(inv_freq: &[f64], positions: usize, gain: f64) -> Self {
         let mut cos = Vec::with_capacity(positions * inv_freq.len());
         let mut sin = Vec::with_capacity(cos.capacity());
         for position in 0..positions {
             for inv_freq in inv_freq {
                 let (s, c) = (position as f64 * inv_freq).sin_cos();
-                cos.push(c as f32);
-                sin.push(s as f32);
+                cos.push((c * gain) as f32);
+                sin.push((s * gain) as f32);
             }
         }
         let shape = [positions as i32, inv_freq.len() as i32];

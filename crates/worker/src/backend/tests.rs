@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use mlx_ext::Device;
 use mlx_rs::{
     ops::{concatenate, indexing::TryIndexOp},
     transforms::eval,
@@ -48,7 +49,7 @@ fn attend(backend: Backend, spec: &AttentionSpec, qkv: &Array) -> Vec<f32> {
     for end in [20, 33, 34, 35, TOKENS] {
         let new_tokens = (end - position) as usize;
         let row = RowMemory { position: position as usize, new_tokens, memory: &mut sequence };
-        let step = memory.begin(vec![row]).unwrap();
+        let step = memory.begin(vec![row], StepBefore::Computed).unwrap();
         let output = step.attend(spec, 0, &qkv.try_index(position..end).unwrap()).unwrap();
         drop(step);
         eval([&output]).unwrap();
@@ -71,7 +72,8 @@ fn expected(spec: &AttentionSpec, pairs: usize, qkv: &[f32]) -> Vec<f64> {
         for (pair, inv_freq) in inv_freq(pairs as i32).into_iter().enumerate().filter(|_| rotated) {
             let (a, b) = if traditional { (2 * pair, 2 * pair + 1) } else { (pair, pair + pairs) };
             let (sin, cos) = (token as f64 * inv_freq).sin_cos();
-            (x[a], x[b]) = (x[a] * cos - x[b] * sin, x[b] * cos + x[a] * sin);
+            let gain = spec.rope.as_ref().map_or(1.0, |rope| f64::from(rope.gain()));
+            (x[a], x[b]) = (gain * (x[a] * cos - x[b] * sin), gain * (x[b] * cos + x[a] * sin));
         }
         x
     };
@@ -81,9 +83,15 @@ fn expected(spec: &AttentionSpec, pairs: usize, qkv: &[f32]) -> Vec<f64> {
             let query = head(token, query_head, true);
             let kv_head = queries + query_head * kv / queries;
             let first = spec.window.map_or(0, |window| (token + 1).saturating_sub(window as usize));
+            let cap = |score: f64| {
+                spec.soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
+            };
+            let growth =
+                if spec.query_scale.is_some() { 1.0 + 0.5 * ((token / 8) as f64).ln_1p() } else { 1.0 };
             let score = |key: usize| -> f64 {
                 let key = head(key, kv_head, true);
-                query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>() * f64::from(spec.scale)
+                let product = query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>();
+                cap(product * f64::from(spec.scale) * growth)
             };
             let weights: Vec<f64> = (first..=token).map(|key| score(key).exp()).collect();
             let sum: f64 = weights.iter().sum();
@@ -138,13 +146,23 @@ fn windows_and_scales_differ_by_layer() {
 }
 
 #[test]
+fn scores_may_be_capped_and_queries_may_grow() {
+    let plain = AttentionSpec::causal(HEADS, rope(8, false));
+    for cap in [0.5, 30.0] {
+        agrees(&AttentionSpec { soft_cap: Some(cap), ..plain.clone() }, 8);
+        agrees(&AttentionSpec { soft_cap: Some(cap), window: Some(7), ..plain.clone() }, 8);
+    }
+    agrees(&AttentionSpec { query_scale: Some(Rc::new(QueryScale::new(0.5, 8.0))), ..plain.clone() }, 8);
+    let rope = Rc::new(Rope::new(inv_freq(4), false, 64).with_gain(1.25));
+    agrees(&AttentionSpec { rope: Some(rope), ..plain }, 4);
+}
+
+#[test]
 fn what_kernels_cannot_compute_is_refused() {
     let plain = AttentionSpec::causal(HEADS, rope(8, false));
     for backend in backends() {
         let refused = |spec: &AttentionSpec| backend.unsupported(spec).unwrap();
-        assert!(refused(&AttentionSpec { soft_cap: Some(50.0), ..plain.clone() }).contains("soft cap"));
         assert!(refused(&AttentionSpec { sinks: true, ..plain.clone() }).contains("sinks"));
-        assert!(refused(&AttentionSpec { qk_norm: true, ..plain.clone() }).contains("normalized"));
     }
 }
 
@@ -156,11 +174,13 @@ fn a_row_s_normalization_does_not_depend_on_other_rows() {
     let x = Array::from_slice(&values, &[rows, width]);
     let weight = numbers(width, 3);
     for backend in backends() {
-        let norm = backend.norm(&Array::from_slice(&weight, &[width]), 1e-5).unwrap();
-        let all = backend.rms_norm(&x, &norm).unwrap();
+        let norm = backend.norm(NormKind::Rms, &Array::from_slice(&weight, &[width]), None, 1e-5).unwrap();
+        let normed =
+            |x: &Array| backend.rowwise(&Rowwise { norms: &[(&norm, 1)], ..Rowwise::of(x) }).unwrap();
+        let all = normed(&x);
         eval([&all]).unwrap();
         for row in 0..rows {
-            let one = backend.rms_norm(&x.try_index(row..row + 1).unwrap(), &norm).unwrap();
+            let one = normed(&x.try_index(row..row + 1).unwrap());
             eval([&one]).unwrap();
             let place = (row * width) as usize..((row + 1) * width) as usize;
             assert_eq!(one.as_slice::<f32>(), &all.as_slice::<f32>()[place.clone()], "row {row}");
@@ -170,6 +190,59 @@ fn a_row_s_normalization_does_not_depend_on_other_rows() {
                 assert!((f64::from(*y) - expected).abs() < 1e-5);
             }
         }
+    }
+}
+
+/// Normalizations of pieces, a factor, a cap and a residual, on both backends.
+#[test]
+fn what_is_done_with_a_row_agrees_with_float64() {
+    let (rows, width, dim) = (5, 44, 12);
+    let (values, residual) = (numbers(rows * width, 4), numbers(rows * width, 5));
+    let (weight, bias) = (numbers(dim, 6), numbers(dim, 7));
+    let array = |values: &[f32], shape: &[i32]| Array::from_slice(values, shape);
+    let (x, added) = (array(&values, &[rows, width]), array(&residual, &[rows, width]));
+    for backend in backends() {
+        for kind in [NormKind::Rms, NormKind::RmsPlusOne, NormKind::Layer] {
+            let stored_bias = (kind == NormKind::Layer).then(|| array(&bias, &[dim]));
+            let norm = backend.norm(kind, &array(&weight, &[dim]), stored_bias.as_ref(), 1e-5).unwrap();
+            let job = Rowwise {
+                norms: &[(&norm, 3)],
+                factor: 1.5,
+                soft_cap: Some(2.0),
+                residual: Some(&added),
+                ..Rowwise::of(&x)
+            };
+            let y = backend.rowwise(&job).unwrap();
+            eval([&y]).unwrap();
+            for (i, found) in y.as_slice::<f32>().iter().enumerate() {
+                let (row, column) = (i / width as usize, i % width as usize);
+                let piece = column / dim as usize;
+                let normed = if piece < 3 {
+                    let from = row * width as usize + piece * dim as usize;
+                    normed(kind, &values[from..from + dim as usize], column % dim as usize, &weight, &bias)
+                } else {
+                    f64::from(values[i])
+                };
+                let expected = 2.0 * (normed * 1.5 / 2.0).tanh() + f64::from(residual[i]);
+                assert!(
+                    (f64::from(*found) - expected).abs() < 1e-5,
+                    "{found}, not {expected}: {kind:?}, {backend:?}"
+                );
+            }
+        }
+    }
+}
+
+fn normed(kind: NormKind, x: &[f32], at: usize, weight: &[f32], bias: &[f32]) -> f64 {
+    let mean_of = |of: &dyn Fn(f64) -> f64| x.iter().map(|v| of(f64::from(*v))).sum::<f64>() / x.len() as f64;
+    let mean = if kind == NormKind::Layer { mean_of(&|v| v) } else { 0.0 };
+    let size = (mean_of(&|v| (v - mean).powi(2)) + 1e-5).sqrt();
+    let (weight, bias) = (f64::from(weight[at]), f64::from(bias[at]));
+    let normed = (f64::from(x[at]) - mean) / size;
+    match kind {
+        NormKind::Rms => normed * weight,
+        NormKind::RmsPlusOne => normed * (1.0 + weight),
+        NormKind::Layer => normed * weight + bias,
     }
 }
 

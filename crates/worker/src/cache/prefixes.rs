@@ -8,7 +8,6 @@
 //!
 //! A node has the tokens of a part of a prefix, and keys and values of all tokens up to its end; what it has in common
 //! with its parent is shared, not held twice. Parts end at multiples of a block, the unit in which memory is shared.
-//! Where forks are copies, a node has memory for all tokens up to its end, and counts as much.
 //! Tokens are compared, not hashes of them, so there are no false hits. This is RadixAttention's tree (Zheng et al.,
 //! "SGLang: Efficient Execution of Structured Language Model Programs", 2024).
 
@@ -34,8 +33,6 @@ pub struct Prefixes<K> {
     next_id: u64,
     /// Tokens of a block.
     block: usize,
-    /// Forks share memory with what they were forked from.
-    forks_share: bool,
     /// Tokens that all nodes have memory for.
     held: usize,
     /// Those of nodes that are in use.
@@ -54,8 +51,6 @@ struct Node<K> {
     tokens: Vec<u32>,
     /// Of all tokens up to its end.
     kv: K,
-    /// Tokens that it has memory for, which no other node counts.
-    cost: usize,
     /// Sequences that hold it or one below it.
     users: usize,
     last_used: u64,
@@ -71,10 +66,10 @@ pub struct Match {
 }
 
 impl<K: Fork> Prefixes<K> {
-    /// An empty tree of which parts end at multiples of `block` tokens. Forks share memory, or each has its own.
-    pub fn new(block: usize, forks_share: bool) -> Self {
+    /// An empty tree of which parts end at multiples of `block` tokens.
+    pub fn new(block: usize) -> Self {
         let (nodes, roots) = (HashMap::new(), Vec::new());
-        Self { nodes, roots, next_id: 0, block: block.max(1), forks_share, held: 0, used: 0, clock: 0 }
+        Self { nodes, roots, next_id: 0, block: block.max(1), held: 0, used: 0, clock: 0 }
     }
 
     /// Tokens that there is memory for.
@@ -126,7 +121,7 @@ impl<K: Fork> Prefixes<K> {
         self.each_up_from(node, |node, used| {
             node.users += 1;
             if node.users == 1 {
-                *used += node.cost;
+                *used += node.tokens.len();
             }
         });
     }
@@ -136,7 +131,7 @@ impl<K: Fork> Prefixes<K> {
         self.each_up_from(node, |node, used| {
             node.users = node.users.saturating_sub(1);
             if node.users == 0 {
-                *used -= node.cost;
+                *used -= node.tokens.len();
             }
         });
     }
@@ -186,20 +181,11 @@ impl<K: Fork> Prefixes<K> {
         let tokens = std::mem::replace(&mut below.tokens, rest);
         let (kv, users, last_used) = (below.kv.fork(len), below.users, below.last_used);
         below.start = len;
-        let cost = if self.forks_share {
-            below.cost -= tokens.len();
-            tokens.len()
-        } else {
-            // It may be a part of the same array, which it would keep alone.
-            self.held += below.cost;
-            self.used += if users > 0 { below.cost } else { 0 };
-            below.cost
-        };
         let above = self.new_id();
         below_of(&mut self.nodes, &mut self.roots, parent).retain(|id| *id != node);
         below_of(&mut self.nodes, &mut self.roots, parent).push(above);
         let children = vec![node];
-        self.nodes.insert(above, Node { parent, children, start, tokens, kv, cost, users, last_used });
+        self.nodes.insert(above, Node { parent, children, start, tokens, kv, users, last_used });
         if let Some(below) = self.nodes.get_mut(&node) {
             below.parent = Some(above);
         }
@@ -208,10 +194,9 @@ impl<K: Fork> Prefixes<K> {
 
     fn add(&mut self, parent: Option<NodeId>, start: usize, tokens: Vec<u32>, kv: K) -> NodeId {
         let (id, last_used) = (self.new_id(), self.clock);
-        let cost = if self.forks_share { tokens.len() } else { start + tokens.len() };
-        self.held += cost;
+        self.held += tokens.len();
         below_of(&mut self.nodes, &mut self.roots, parent).push(id);
-        let node = Node { parent, children: Vec::new(), start, tokens, kv, cost, users: 0, last_used };
+        let node = Node { parent, children: Vec::new(), start, tokens, kv, users: 0, last_used };
         self.nodes.insert(id, node);
         id
     }
@@ -219,8 +204,8 @@ impl<K: Fork> Prefixes<K> {
     fn remove(&mut self, id: NodeId) -> usize {
         let Some(node) = self.nodes.remove(&id) else { return 0 };
         below_of(&mut self.nodes, &mut self.roots, node.parent).retain(|child| *child != id);
-        self.held -= node.cost;
-        node.cost
+        self.held -= node.tokens.len();
+        node.tokens.len()
     }
 
     fn new_id(&mut self) -> NodeId {

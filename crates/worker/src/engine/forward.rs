@@ -1,10 +1,11 @@
 //! What the engine needs of a model.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use crate::{
     cache::Fork,
-    model::{Logits, Model, ModelError, Progress, SequenceKv, StepInput},
+    model::{Landed, LaunchInput, Launched, Logits, Model, ModelError, Progress, SequenceKv, StepInput},
+    sample::Choice,
 };
 
 /// What the engine needs of a model.
@@ -12,14 +13,14 @@ pub trait Forward {
     /// What it keeps of a sequence between steps.
     type Kv: Fork;
 
+    /// A step that it computes.
+    type Launched;
+
     /// Keys and values of a sequence that has no tokens yet.
     fn new_kv(&self) -> Self::Kv;
 
-    /// Whether a sequence can go on with what it has after a step that failed; see [`SequenceKv::is_intact`].
-    fn is_intact(&self, kv: &Self::Kv) -> bool;
-
     /// Tokens of the unit in which sequences share memory; see [`Model::shared_block`].
-    fn shared_block(&self) -> Option<usize>;
+    fn shared_block(&self) -> usize;
 
     /// Keys and values of some of a sequence's tokens as bytes; see [`SequenceKv::export`].
     ///
@@ -50,20 +51,54 @@ pub trait Forward {
     /// # Errors
     /// Those of [`Model::forward`].
     fn forward(&self, input: &mut StepInput<'_, Self::Kv>) -> Result<Option<Logits>, ModelError>;
+
+    /// The same, and chooses the tokens behind rows that have a choice; see [`Model::forward_choosing`]. Not called with
+    /// any unless it [launches](Self::launches) steps.
+    ///
+    /// # Errors
+    /// Those of [`Model::forward`].
+    fn forward_choosing(
+        &self,
+        input: &mut StepInput<'_, Self::Kv>,
+        choices: &[Option<Choice>],
+    ) -> Result<Landed, ModelError>;
+
+    /// Whether steps can be launched, and tokens be chosen in them; see [`Model::launches`].
+    fn launches(&self) -> bool;
+
+    /// Begins to compute a step; see [`Model::launch`].
+    ///
+    /// # Errors
+    /// Those of [`Model::launch`].
+    fn launch(
+        &self,
+        input: &mut LaunchInput<'_, Self::Kv, Self::Launched>,
+    ) -> Result<Self::Launched, ModelError>;
+
+    /// Waits for a step; see [`Model::land`].
+    ///
+    /// # Errors
+    /// Those of [`Model::land`].
+    fn land(&self, launched: &Self::Launched) -> Result<Landed, ModelError>;
+
+    /// Forgets the last steps, which failed or were not waited for; see [`Model::abandon`].
+    fn abandon(&self, steps: usize);
+
+    /// How long steps since the last call have taken before anything was computed; see [`Model::take_building`].
+    fn take_building(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 impl Forward for Model {
     type Kv = SequenceKv;
+    type Launched = Launched;
 
     fn new_kv(&self) -> SequenceKv {
         Self::new_kv(self)
     }
 
-    fn is_intact(&self, kv: &SequenceKv) -> bool {
-        kv.is_intact()
-    }
-
-    fn shared_block(&self) -> Option<usize> {
+    fn shared_block(&self) -> usize {
         Self::shared_block(self)
     }
 
@@ -93,5 +128,33 @@ impl Forward for Model {
 
     fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
         Self::forward(self, input)
+    }
+
+    fn forward_choosing(
+        &self,
+        input: &mut StepInput<'_>,
+        choices: &[Option<Choice>],
+    ) -> Result<Landed, ModelError> {
+        Self::forward_choosing(self, input, choices)
+    }
+
+    fn launches(&self) -> bool {
+        Self::launches(self)
+    }
+
+    fn launch(&self, input: &mut LaunchInput<'_>) -> Result<Launched, ModelError> {
+        Self::launch(self, input)
+    }
+
+    fn land(&self, launched: &Launched) -> Result<Landed, ModelError> {
+        Self::land(self, launched)
+    }
+
+    fn abandon(&self, steps: usize) {
+        Self::abandon(self, steps);
+    }
+
+    fn take_building(&self) -> Duration {
+        Self::take_building(self)
     }
 }

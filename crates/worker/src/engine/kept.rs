@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Slot, forward::Forward, on_disk::OnDisk};
 use crate::{
-    cache::{BLOCK_TOKENS, Fork, Match, NodeId, Prefixes},
+    cache::{Fork, Match, NodeId, Prefixes},
     prefix_store::PrefixStore,
     schedule::{Found, Kept, Scheduler, SequenceId},
 };
@@ -13,8 +13,6 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct KeptPrefixes<K> {
     prefixes: Option<Prefixes<K>>,
-    /// What is forked takes no memory until it is written to.
-    forks_share: bool,
     /// Those on disk.
     store: Option<PrefixStore>,
 }
@@ -29,10 +27,7 @@ pub(super) struct KeptMemory<'a, M: Forward> {
 impl<K: Fork> KeptPrefixes<K> {
     /// Those of the sequences of `model`.
     pub(super) fn new<M: Forward<Kv = K>>(model: &M, keep: bool) -> Self {
-        let shared_block = model.shared_block();
-        let forks_share = shared_block.is_some();
-        let prefixes = keep.then(|| Prefixes::new(shared_block.unwrap_or(BLOCK_TOKENS), forks_share));
-        Self { prefixes, forks_share, store: None }
+        Self { prefixes: keep.then(|| Prefixes::new(model.shared_block())), store: None }
     }
 
     /// Keeps prefixes there, too, if they are kept at all.
@@ -59,9 +54,7 @@ impl<K: Fork> KeptPrefixes<K> {
         model: &M,
     ) {
         self.write(slot, scheduler.computed(id), model);
-        let (Some(prefixes), true, Some(kv)) = (&mut self.prefixes, self.forks_share, &slot.kv) else {
-            return;
-        };
+        let (Some(prefixes), Some(kv)) = (&mut self.prefixes, &slot.kv) else { return };
         let tokens = &slot.sequence.tokens[..scheduler.computed(id)];
         let Some((node, known)) = prefixes.insert(tokens, kv) else { return };
         if scheduler.share(id, known, prefixes.whole_blocks(tokens.len())) {
@@ -71,9 +64,7 @@ impl<K: Fork> KeptPrefixes<K> {
 
     /// Keeps on disk what a sequence has computed since it was last asked for it.
     fn write<M: Forward<Kv = K>>(&self, slot: &mut Slot<K>, computed: usize, model: &M) {
-        if let (Some(store), Some(kv)) = (&self.store, &slot.kv)
-            && model.is_intact(kv)
-        {
+        if let (Some(store), Some(kv)) = (&self.store, &slot.kv) {
             slot.disk.write(store, model, &slot.sequence.tokens[..computed], kv);
         }
     }
@@ -82,9 +73,10 @@ impl<K: Fork> KeptPrefixes<K> {
     pub(super) fn take_over<M: Forward<Kv = K>>(&mut self, slot: &mut Slot<K>, computed: usize, model: &M) {
         self.write(slot, computed, model);
         slot.disk = OnDisk::default();
+        slot.drafting.clear();
         let (kv, held) = (slot.kv.take(), slot.held.take());
         let Some(prefixes) = &mut self.prefixes else { return };
-        if let Some(kv) = kv.filter(|kv| model.is_intact(kv)) {
+        if let Some(kv) = kv {
             prefixes.insert(&slot.sequence.tokens[..computed], &kv);
         }
         held.into_iter().for_each(|node| prefixes.release(node));
@@ -94,9 +86,7 @@ impl<K: Fork> KeptPrefixes<K> {
 impl<M: Forward> KeptMemory<'_, M> {
     /// Whether one of `computing` will have computed more than `len` of these tokens.
     fn comes_soon(&self, tokens: &[u32], len: usize, computing: &[(SequenceId, usize)]) -> bool {
-        let Some(prefixes) = self.kept.prefixes.as_ref().filter(|_| self.kept.forks_share) else {
-            return false;
-        };
+        let Some(prefixes) = &self.kept.prefixes else { return false };
         computing.iter().any(|(other, computed)| {
             let Some(other) = self.slots.get(other) else { return false };
             let others = other.sequence.tokens.iter();
@@ -123,6 +113,7 @@ impl<M: Forward> KeptMemory<'_, M> {
             hold(prefixes, &mut slot.held, Some(node));
         }
         let taken = slot.disk.take(prefixes, self.model, tokens, room);
+        store.count_tokens(taken.tokens);
         if taken.node.is_some() {
             hold(prefixes, &mut slot.held, taken.node);
         }
@@ -142,11 +133,8 @@ impl<M: Forward> KeptMemory<'_, M> {
     fn reuse(&mut self, id: SequenceId, found: Match) -> Option<Found> {
         let (prefixes, slot) = (self.kept.prefixes.as_mut()?, self.slots.get_mut(&id)?);
         slot.kv = Some(prefixes.fork(found)?);
-        // A copy does not need what it was copied from.
-        let held = self.kept.forks_share.then_some(found.node);
-        hold(prefixes, &mut slot.held, held);
-        let shared = if held.is_some() { prefixes.whole_blocks(found.len) } else { 0 };
-        Some(Found::Ready { computed: found.len, shared })
+        hold(prefixes, &mut slot.held, Some(found.node));
+        Some(Found::Ready { computed: found.len, shared: prefixes.whole_blocks(found.len) })
     }
 }
 

@@ -2,17 +2,23 @@
 //! over all planned rows, samples tokens, and emits everything that came of it in one report.
 //!
 //! ```text
-//! mod       messages, requests' handles, turn by turn
-//! step      schedule ─▶ run ─▶ sample ─▶ emit; a row that fails fails alone
-//! sequence  one generation: its tokens, its sampler, its emitter
-//! forward   what is needed of a model
-//! kept      prefixes of sequences that later ones go on behind
-//! on_disk   what of them is kept on disk, or comes from there
-//! speculate drafts of sequences
-//! emit      from a token to what its client sees of it
-//! stats     what the heartbeat says about all this
+//! mod          messages, requests' handles, turn by turn
+//! step         schedule ─▶ run ─▶ sample ─▶ emit; a row that fails fails alone
+//! ahead        steps that are launched before the tokens of the one before are read
+//! sequence     one generation: its tokens, its sampler, its emitter
+//! forward      what is needed of a model
+//! kept         prefixes of sequences that later ones go on behind
+//! on_disk      what of them is kept on disk, or comes from there
+//! speculate    drafts of sequences
+//! draft_model  a second model that guesses them
+//! drafting     what that has of a sequence
+//! emit         from a token to what its client sees of it
+//! stats        what the heartbeat says about all this; step_time, where the time goes
 //! ```
 
+mod ahead;
+mod draft_model;
+mod drafting;
 pub mod emit;
 mod forward;
 mod kept;
@@ -21,10 +27,14 @@ mod sequence;
 mod speculate;
 mod stats;
 mod step;
+mod step_time;
 
 use std::{collections::HashMap, sync::Arc};
 
+use ahead::Flight;
 use crossbeam_channel::{Receiver, RecvError, TryRecvError};
+pub use draft_model::{DraftModel, DraftSize};
+use drafting::Drafting;
 use emit::Outbox;
 pub use forward::Forward;
 use kept::KeptPrefixes;
@@ -33,6 +43,7 @@ use protocol::message::{DeltaTokens, FinishReason, Report, StreamEvent, StreamEv
 pub use sequence::{EosTokens, OutputError, ResumeError, Sequence};
 pub use stats::EngineStats;
 pub use step::Broken;
+use step_time::Stage;
 
 use crate::{
     cache::NodeId,
@@ -58,6 +69,7 @@ pub enum EngineMessage {
 /// The engine's whole state.
 pub struct Engine<M: Forward = Model> {
     model: M,
+    draft_model: Option<DraftModel<M>>,
     limits: Limits,
     scheduler: Scheduler,
     slots: HashMap<SequenceId, Slot<M::Kv>>,
@@ -67,6 +79,8 @@ pub struct Engine<M: Forward = Model> {
     sample_threads: SampleThreads,
     /// Tokens of the step, between sampling and emitting.
     sampled: Vec<(SequenceId, DeltaTokens)>,
+    /// The step that the device computes and that nobody has waited for.
+    flight: Option<Flight<M::Launched>>,
     outbox: Outbox,
     stats: Arc<EngineStats>,
     draining: bool,
@@ -85,6 +99,8 @@ struct Slot<K> {
     disk: OnDisk,
     /// What is guessed of its next tokens.
     speculation: Speculation,
+    /// What the draft model has of it.
+    drafting: Drafting<K>,
     /// How many tokens it need not compute when it began.
     first_computed: usize,
     /// It has taken part in a step.
@@ -120,12 +136,14 @@ impl<M: Forward> Engine<M> {
             kept: KeptPrefixes::new(&model, limits.keep_prefixes),
             sample_threads: SampleThreads::start(model.threads()),
             model,
+            draft_model: None,
             limits,
             scheduler: Scheduler::new(limits),
             slots: HashMap::new(),
             messages,
             requests,
             sampled: Vec::new(),
+            flight: None,
             outbox: Outbox::new(reports),
             stats,
             draining: false,
@@ -136,8 +154,15 @@ impl<M: Forward> Engine<M> {
     /// The same, with prefixes on disk, too.
     #[must_use]
     pub fn with_prefix_store(mut self, store: PrefixStore) -> Self {
+        self.stats.set_disk(store.usage());
         self.kept.set_store(store);
         self
+    }
+
+    /// The same, with drafts of another model, which must stay on the same thread.
+    #[must_use]
+    pub fn with_draft_model(self, model: DraftModel<M>) -> Self {
+        Self { draft_model: Some(model), ..self }
     }
 
     /// Serves until it has drained, or nobody can send to it any more.
@@ -145,17 +170,25 @@ impl<M: Forward> Engine<M> {
     /// # Errors
     /// The model can't compute anything any more: only a new process can.
     pub fn run(mut self) -> Result<(), Broken> {
+        self.stats.time.spend(Stage::Idle);
         loop {
             match self.turn()? {
                 Turn::Stepped => {}
-                // Wait for a request, a credit, a cancellation.
-                Turn::Idle => match self.messages.recv() {
+                Turn::Idle => match self.wait() {
                     Ok(message) => self.handle(message),
                     Err(RecvError) => return Ok(()),
                 },
                 Turn::Ended => return Ok(()),
             }
         }
+    }
+
+    /// Waits for a request, a credit, a cancellation.
+    fn wait(&self) -> Result<EngineMessage, RecvError> {
+        self.stats.time.rest(Stage::Schedule);
+        let message = self.messages.recv();
+        self.stats.time.spend(Stage::Idle);
+        message
     }
 
     /// Handles what has arrived and runs one step, if there is anything to run.
@@ -190,7 +223,12 @@ impl<M: Forward> Engine<M> {
         match message {
             EngineMessage::Sequence(sequence) => self.add(sequence),
             EngineMessage::Drain => self.draining = true,
-            EngineMessage::Wake => {}
+            EngineMessage::Wake => {
+                // Perhaps what a sequence waits for has come from disk.
+                if self.slots.values().any(|slot| slot.disk.reaches().is_some()) {
+                    self.scheduler.look_again();
+                }
+            }
         }
     }
 
@@ -206,6 +244,7 @@ impl<M: Forward> Engine<M> {
                 held: None,
                 disk: OnDisk::default(),
                 speculation: Speculation::default(),
+                drafting: Drafting::default(),
                 first_computed: 0,
                 started: false,
                 row: None,
@@ -237,8 +276,11 @@ impl<M: Forward> Engine<M> {
         let computed = self.scheduler.computed(id);
         self.scheduler.remove(id);
         if let Some(mut slot) = self.slots.remove(&id) {
-            // Of a step's tokens, those behind the end were computed, too.
+            // Of a step's tokens, those behind the end were computed, too. What was not waited for could fail.
             let computed = computed.min(slot.sequence.tokens.len());
+            let certain = self.flight.as_ref().and_then(|flight| flight.row(id)).map(|row| row.tokens.start);
+            let computed = certain.map_or(computed, |certain| computed.min(certain));
+            self.draft_model.iter_mut().for_each(|model| model.keep(&slot));
             self.kept.take_over(&mut slot, computed, &self.model);
             self.requests.end(slot.sequence.id);
         }

@@ -24,6 +24,8 @@ pub(super) struct OnDisk {
 pub(super) struct Taken {
     /// The prefix in memory that ends with it, if it is more than before.
     pub(super) node: Option<NodeId>,
+    /// How many tokens longer than before.
+    pub(super) tokens: usize,
     /// Whether more is to come.
     pub(super) more: bool,
 }
@@ -71,7 +73,9 @@ impl OnDisk {
         tokens: &[u32],
         room: usize,
     ) -> Taken {
-        let Some(restoring) = &mut self.restoring else { return Taken { node: None, more: false } };
+        let Some(restoring) = &mut self.restoring else {
+            return Taken { node: None, tokens: 0, more: false };
+        };
         let before = restoring.len;
         let more = restored(prefixes, model, &tokens[..before]).map(|mut kv| {
             let more = append(restoring, prefixes, model, &mut kv, room);
@@ -84,7 +88,7 @@ impl OnDisk {
         }
         self.offered = self.offered.max(len);
         let inserted = kv.filter(|_| len > before).and_then(|kv| prefixes.insert(&tokens[..len], &kv));
-        Taken { node: inserted.map(|(node, _)| node), more }
+        Taken { node: inserted.map(|(node, _)| node), tokens: len - before, more }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     constraint::{Constraint, ConstraintError},
     request_trace::SequenceSpans,
     requests::RequestHandle,
-    sample::{Row, Sampler},
+    sample::{Choice, Row, Sampler},
 };
 
 /// A request's tokens and everything that is needed to go on with them.
@@ -133,6 +133,11 @@ impl Sequence {
     pub fn row<'a>(&'a mut self, logits: &'a [f32], draft: &'a [u32]) -> Result<Row<'a>, OutputError> {
         let mask = self.constraint.as_mut().map(Constraint::mask).transpose()?;
         Ok(Row { sampler: &mut self.sampler, logits, draft, position: self.tokens.len() as u64, mask })
+    }
+
+    /// How the token at `position`, the next one or the one behind, is chosen, if that takes nothing but its logits.
+    pub fn choice(&self, position: u64) -> Option<Choice> {
+        if self.constraint.is_some() { None } else { self.sampler.choice(position) }
     }
 
     /// Whether its next tokens may be guessed: not if each has a mask of its own, nor before there is an output.

@@ -7,8 +7,10 @@ use std::sync::{
 
 use protocol::message::{Heartbeat, WorkerMemory};
 
+use super::step_time::StepTime;
 use crate::{
     model::Progress,
+    prefix_store::PrefixUsage,
     schedule::{Limits, Scheduler},
 };
 
@@ -29,6 +31,11 @@ pub struct EngineStats {
     pieces: AtomicU64,
     /// Counts the model's, if that can be done.
     model: OnceLock<Progress>,
+    preemptions: AtomicU64,
+    /// Of prefixes on disk, if there are any.
+    disk: OnceLock<PrefixUsage>,
+    /// What the engine's thread does.
+    pub(super) time: StepTime,
 }
 
 impl EngineStats {
@@ -45,6 +52,9 @@ impl EngineStats {
             progress: self.model.get().map(|model| model().wrapping_add(self.pieces.load(Ordering::Relaxed))),
             memory_bytes: 0,
             memory: WorkerMemory::default(),
+            time: self.time.now(),
+            preemptions: self.preemptions.load(Ordering::Relaxed),
+            disk: self.disk.get().map(PrefixUsage::now).unwrap_or_default(),
         }
     }
 
@@ -66,6 +76,12 @@ impl EngineStats {
         }
     }
 
+    /// What says what is used of prefixes on disk. To be called once.
+    pub(super) fn set_disk(&self, disk: PrefixUsage) {
+        // As with what counts the model's work.
+        let _ = self.disk.set(disk);
+    }
+
     /// The engine has got on by a piece of work.
     pub(super) fn advance(&self) {
         self.pieces.fetch_add(1, Ordering::Relaxed);
@@ -85,6 +101,7 @@ impl EngineStats {
         self.runnable.store(scheduler.runnable() as u32, Ordering::Relaxed);
         self.paused.store(scheduler.paused() as u32, Ordering::Relaxed);
         self.waiting.store(scheduler.waiting() as u32, Ordering::Relaxed);
+        self.preemptions.store(scheduler.preemptions(), Ordering::Relaxed);
         self.kv_tokens.store((scheduler.held_tokens() + kept) as u64, Ordering::Relaxed);
     }
 

@@ -6,9 +6,10 @@ use protocol::message::{DeltaTokens, StreamEvent, StreamEventKind};
 use thiserror::Error;
 use tracing::{debug_span, error, warn};
 
-use super::{Engine, Forward, OutputError, Slot, emit::failed, kept::KeptMemory};
+use super::{Engine, Forward, OutputError, Slot, emit::failed, kept::KeptMemory, step_time::Stage};
 use crate::{
-    model::{Logits, ModelError, StepInput, StepRow},
+    model::{Landed, ModelError, StepInput, StepRow},
+    sample::Choice,
     schedule::{PlannedRow, SequenceId, StepLoad},
 };
 
@@ -27,16 +28,24 @@ pub struct Broken {
     pub source: ModelError,
 }
 
-/// What could be computed of a step: rows, with the logits of all of them.
-type Computed = (Vec<PlannedRow>, Option<Logits>);
+/// What could be computed of a step.
+pub(super) struct Computed {
+    rows: Vec<PlannedRow>,
+    /// Of each row how the device has chosen the token behind it, if it has.
+    choices: Vec<Option<Choice>>,
+    landed: Landed,
+}
 
 impl<M: Forward> Engine<M> {
     /// False if there was nothing to run.
     pub(super) fn step(&mut self) -> Result<bool, Broken> {
+        if let Some(flight) = self.flight.take() {
+            return self.step_ahead(flight);
+        }
         let began = Instant::now();
-        let rows = debug_span!("schedule").in_scope(|| {
-            self.guess();
-            self.schedule()
+        let (rows, guessing) = debug_span!("schedule").in_scope(|| {
+            let guessing = self.guess();
+            (self.schedule(), guessing)
         });
         // Before the step, too: one that never ends must be seen to have something to do.
         self.stats.publish(&self.scheduler, self.kept.used_tokens());
@@ -44,24 +53,37 @@ impl<M: Forward> Engine<M> {
             return Ok(false);
         }
         self.announce(&rows);
-        let load = StepLoad::of(&rows);
+        self.stats.time.spend(Stage::Schedule);
+        self.flight = self.launch(&rows, None);
+        if self.flight.is_some() {
+            self.stats.time.spend_on_model(self.model.take_building());
+            return Ok(true);
+        }
+        let (count, load) = (rows.len(), StepLoad::of(&rows));
         let span = debug_span!("step", rows = rows.len()).entered();
         self.append_drafts(&rows);
         let computed = self.run_model(rows);
-        for (rows, logits) in computed.iter().flatten() {
-            self.withdraw_drafts(rows);
-            self.sample(rows, logits.as_ref());
+        self.stats.time.spend_on_model(self.model.take_building());
+        for computed in computed.iter().flatten() {
+            self.withdraw_drafts(&computed.rows);
+            self.sample(computed);
         }
         drop(span);
-        let span = debug_span!("emit").entered();
+        self.stats.time.spend(Stage::Sample);
+        self.deliver();
+        self.learn_step(count, load, began.elapsed().saturating_sub(guessing));
+        self.check_device(computed.is_some())?;
+        Ok(true)
+    }
+
+    /// Sends what a step has given.
+    pub(super) fn deliver(&mut self) {
+        let _span = debug_span!("emit").entered();
         self.emit();
         self.stats.count_step();
         self.stats.publish(&self.scheduler, self.kept.used_tokens());
         self.outbox.send();
-        drop(span);
-        self.scheduler.learn(load, began.elapsed());
-        self.check_device(computed.is_some())?;
-        Ok(true)
+        self.stats.time.spend(Stage::Emit);
     }
 
     fn schedule(&mut self) -> Vec<PlannedRow> {
@@ -86,7 +108,7 @@ impl<M: Forward> Engine<M> {
     fn run_model(&mut self, mut rows: Vec<PlannedRow>) -> Option<Vec<Computed>> {
         loop {
             let error = match self.forward(&rows) {
-                Ok(logits) => return Some(vec![(rows, logits)]),
+                Ok((choices, landed)) => return Some(vec![Computed { rows, choices, landed }]),
                 Err(error) => error,
             };
             let Some(refused) = error.row().filter(|&row| row < rows.len()) else {
@@ -101,7 +123,7 @@ impl<M: Forward> Engine<M> {
     }
 
     /// The model failed on all rows together: which of them is to blame is found out one by one.
-    fn run_apart(&mut self, rows: Vec<PlannedRow>, error: &ModelError) -> Option<Vec<Computed>> {
+    pub(super) fn run_apart(&mut self, rows: Vec<PlannedRow>, error: &ModelError) -> Option<Vec<Computed>> {
         if let [row] = &rows[..] {
             self.fail(row.id, error);
             return None;
@@ -109,37 +131,18 @@ impl<M: Forward> Engine<M> {
         warn!(%error, rows = rows.len(), "a step failed; its rows are tried one by one");
         let mut computed = Vec::new();
         for row in rows {
-            match self.recover(&row) {
-                Ok(logits) => computed.push((vec![row], logits)),
+            match self.forward(std::slice::from_ref(&row)) {
+                Ok((choices, landed)) => computed.push(Computed { rows: vec![row], choices, landed }),
                 Err(error) => self.fail(row.id, &error),
             }
         }
         (!computed.is_empty()).then_some(computed)
     }
 
-    /// Computes one row alone, after a step with it has failed.
-    fn recover(&mut self, row: &PlannedRow) -> Result<Option<Logits>, ModelError> {
-        let Some(slot) = self.slots.get_mut(&row.id) else { return Ok(None) };
-        if !slot.kv.as_ref().is_some_and(|kv| self.model.is_intact(kv)) {
-            // What it had is in an unknown state: from the start, cut as ever.
-            slot.kv = None;
-            let (computed, chunk) = (row.tokens.start, self.limits.chunk_tokens);
-            for start in (0..computed).step_by(chunk) {
-                let end = computed.min(start + chunk);
-                self.forward(&[PlannedRow { id: row.id, tokens: start..end, logits: end..end }])?;
-            }
-        }
-        self.forward(std::slice::from_ref(row))
-    }
-
-    /// Runs the model over the rows. Logits come in the order of the rows.
-    fn forward(&mut self, rows: &[PlannedRow]) -> Result<Option<Logits>, ModelError> {
-        for (index, row) in rows.iter().enumerate() {
-            if let Some(slot) = self.slots.get_mut(&row.id) {
-                slot.row = Some(index);
-                slot.sequence.spans.step();
-            }
-        }
+    /// Runs the model over the rows. Tokens and logits come in the order of the rows.
+    fn forward(&mut self, rows: &[PlannedRow]) -> Result<(Vec<Option<Choice>>, Landed), ModelError> {
+        let choices: Vec<Option<Choice>> = rows.iter().map(|row| self.choice(row)).collect();
+        self.assign_rows(rows);
         // The model needs all rows' tokens and memory at once.
         let step_rows =
             take_rows(&mut self.slots).into_iter().map(|(index, _, Slot { sequence, kv, .. })| {
@@ -150,15 +153,30 @@ impl<M: Forward> Engine<M> {
                     logits: logits.start - tokens.start..logits.end - tokens.start,
                 }
             });
-        self.model.forward(&mut StepInput { rows: step_rows.collect() })
+        let landed = self.model.forward_choosing(&mut StepInput { rows: step_rows.collect() }, &choices)?;
+        Ok((choices, landed))
+    }
+
+    /// Says which row of a step is whose.
+    pub(super) fn assign_rows(&mut self, rows: &[PlannedRow]) {
+        for (index, row) in rows.iter().enumerate() {
+            if let Some(slot) = self.slots.get_mut(&row.id) {
+                slot.row = Some(index);
+                slot.sequence.spans.step();
+            }
+        }
     }
 
     /// Records what was computed, and chooses the tokens that follow every sequence of which all tokens are.
-    fn sample(&mut self, rows: &[PlannedRow], logits: Option<&Logits>) {
-        let mut next = 0;
-        for row in rows {
+    pub(super) fn sample(&mut self, computed: &Computed) {
+        let Computed { rows, choices, landed } = computed;
+        let (mut next, mut chosen) = (0, landed.chosen.iter());
+        for (row, choice) in rows.iter().zip(choices) {
             if !row.samples() {
                 self.record(row, 0);
+            } else if choice.is_some() {
+                let token = chosen.next().map(|&token| (row.id, DeltaTokens::from(&[token][..])));
+                self.record_sampled(rows, token.into_iter().collect());
             } else if let Some(slot) = self.slots.get_mut(&row.id) {
                 slot.row = Some(next);
                 self.stats.advance();
@@ -167,7 +185,7 @@ impl<M: Forward> Engine<M> {
         }
         // Afterwards all at once, on several threads.
         let sampling = take_rows(&mut self.slots);
-        let Some(logits) = logits else { return };
+        let Some(logits) = &landed.logits else { return };
         let (mut ids, mut sampled, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for (row, id, Slot { sequence, speculation, .. }) in sampling {
             let draft = speculation.draft();
@@ -254,7 +272,7 @@ impl<M: Forward> Engine<M> {
     }
 
     /// After steps of which nothing could be computed: whether anything can.
-    fn check_device(&mut self, computed: bool) -> Result<(), Broken> {
+    pub(super) fn check_device(&mut self, computed: bool) -> Result<(), Broken> {
         self.failed_steps = if computed { 0 } else { self.failed_steps + 1 };
         if self.failed_steps < FAILED_STEPS {
             return Ok(());
@@ -268,7 +286,9 @@ impl<M: Forward> Engine<M> {
 }
 
 /// The slots that were given a row, in the order of these.
-fn take_rows<K>(slots: &mut HashMap<SequenceId, Slot<K>>) -> Vec<(usize, SequenceId, &mut Slot<K>)> {
+pub(super) fn take_rows<K>(
+    slots: &mut HashMap<SequenceId, Slot<K>>,
+) -> Vec<(usize, SequenceId, &mut Slot<K>)> {
     let with_rows = slots.iter_mut().filter_map(|(&id, slot)| Some((slot.row.take()?, id, slot)));
     let mut with_rows: Vec<_> = with_rows.collect();
     with_rows.sort_unstable_by_key(|(row, ..)| *row);

@@ -269,7 +269,7 @@ fn the_options_are_those_of_the_greeting() {
     let mut segment = None;
     let (connected, ack) = shake_hands(|dir| {
         let created = segment.insert(Segment::create(dir.path().join("segment"), 1 << 16).unwrap());
-        gateway::hello(created.path(), options)
+        gateway::hello(created.path(), options.clone())
     });
     assert_eq!(connected.unwrap().options, options);
     assert_eq!(ack, HelloAck::Accepted { version: VERSION, pid: std::process::id() });

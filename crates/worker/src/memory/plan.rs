@@ -9,7 +9,7 @@ use protocol::{
 use crate::model::ModelSize;
 
 /// How a worker's share of memory is divided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
     options: WorkerOptions,
     cache_bytes: u64,
@@ -27,7 +27,7 @@ impl MemoryPlan {
         };
         let needs = MemoryNeeds::of_stored(options, &options.memory, size, device == Device::Gpu);
         options.memory.of_each_worker(&needs)?;
-        Ok(Self { options: *options, cache_bytes })
+        Ok(Self { options: options.clone(), cache_bytes })
     }
 
     /// Bytes of freed memory that MLX may keep.

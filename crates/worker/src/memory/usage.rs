@@ -16,19 +16,20 @@ pub struct MemoryUsage {
     weights: u64,
     kv_limit: u64,
     token_bytes: u64,
-    kv_in_use: KvInUse,
+    kv_in_use: Vec<KvInUse>,
     stats: Arc<EngineStats>,
 }
 
 impl MemoryUsage {
-    /// That of a worker that serves `model`, with an engine that counts in `stats`.
-    pub fn new(model: &Model, stats: Arc<EngineStats>) -> Self {
+    /// That of a worker that serves `model`, perhaps with a draft model, with an engine that counts in `stats`.
+    pub fn new(model: &Model, draft: Option<&Model>, stats: Arc<EngineStats>) -> Self {
+        let models = || std::iter::once(model).chain(draft);
         Self {
             resident: ResidentMemory::new(),
-            weights: model.weight_bytes(),
-            kv_limit: model.kv_bytes(),
+            weights: models().map(Model::weight_bytes).sum(),
+            kv_limit: models().map(Model::kv_bytes).sum(),
             token_bytes: model.kv_token_bytes() as u64,
-            kv_in_use: model.kv_in_use(),
+            kv_in_use: models().map(Model::kv_in_use).collect(),
             stats,
         }
     }
@@ -44,7 +45,7 @@ impl MemoryUsage {
         let mlx = mlx_ext::mlx_memory().unwrap_or_default();
         WorkerMemory {
             weights: self.weights,
-            kv: (self.kv_in_use)(),
+            kv: self.kv_in_use.iter().map(|in_use| in_use()).sum(),
             kv_limit: self.kv_limit,
             kept_prefixes: self.stats.kept_tokens() * self.token_bytes,
             mlx_active: mlx.active,

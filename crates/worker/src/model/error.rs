@@ -5,7 +5,6 @@ use std::ops::Range;
 use artifact_store::StoreError;
 use mlx_ext::MapError;
 use mlx_rs::error::Exception;
-use protocol::memory::Shortage;
 use thiserror::Error;
 
 use super::KvError;
@@ -15,7 +14,7 @@ use super::KvError;
 pub enum ModelError {
     /// No file here implements this architecture.
     #[error(
-        "the model's config.json says `model_type` {}; this worker runs {supported}",
+        "the model's config.json says `model_type` {}, an architecture that this worker does not run: it runs {supported}; the README says where to ask for another",
         .found.as_deref().map_or("nothing".to_owned(), |found| format!("`{found}`")),
     )]
     UnsupportedType {
@@ -117,9 +116,6 @@ pub enum ModelError {
     /// There is no memory for keys and values.
     #[error(transparent)]
     Kv(#[from] KvError),
-    /// The model is too large for the memory that its worker may use.
-    #[error(transparent)]
-    Memory(#[from] Shortage),
     /// A row without tokens.
     #[error("row {row} of the step has no tokens")]
     EmptyRow {
@@ -162,6 +158,11 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    /// Whether a step could only not be launched before the one before has been computed.
+    pub fn is_too_early(&self) -> bool {
+        matches!(self, Self::Kv(KvError::InUse))
+    }
+
     /// The row that a step was refused for, before anything was computed.
     pub fn row(&self) -> Option<usize> {
         match *self {

@@ -8,6 +8,7 @@
 //! weights    tensors by name, as views of the mapped blobs
 //! state      what is remembered of a sequence, and the memory for it
 //! step       what one forward pass gets and gives
+//! launch     steps that the host does not wait for
 //! size       how large a model is, before it is loaded
 //! ```
 //!
@@ -18,6 +19,7 @@
 mod arch;
 mod config;
 mod error;
+mod launch;
 mod layers;
 mod packing;
 mod size;
@@ -25,19 +27,25 @@ mod state;
 mod step;
 mod weights;
 
+use std::{cell::Cell, time::Duration};
+
 use artifact_store::Artifact;
 use mlx_ext::MappedFile;
-use mlx_rs::{Array, Dtype, error::Exception, ops::indexing::take_axis, transforms::eval};
-use protocol::memory::Shortage;
+use mlx_rs::{Array, Dtype, error::Exception};
 
 pub use error::ModelError;
+pub use launch::{Before, Landed, LaunchInput, Launched};
 pub use size::{ModelSize, stored_size};
 pub use state::SequenceKv;
 pub use step::{Logits, StepInput, StepRow};
 
 pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError, KvInUse, Progress};
 
-use crate::backend::{AttentionSpec, Backend, StepMemory};
+use crate::{
+    backend::{AttentionSpec, Backend, KvGeometry, StepMemory},
+    cache::BLOCK_TOKENS,
+    sample::Choice,
+};
 use config::Settings;
 use state::KvCache;
 use weights::{Taken, Weights};
@@ -69,14 +77,50 @@ pub struct Model {
     progress: Option<Progress>,
     weight_bytes: u64,
     kv_bytes: u64,
+    /// Time that it took to say what is to be computed, since somebody asked.
+    building: Cell<Duration>,
     /// What the weights are views of.
     _files: Vec<MappedFile>,
+}
+
+/// A model without memory for keys and values.
+struct Opened {
+    architecture: Box<dyn Architecture>,
+    backend: Backend,
+    geometry: KvGeometry,
+    progress: Option<Progress>,
+    size: ModelSize,
+    files: Vec<MappedFile>,
+}
+
+impl Opened {
+    fn new(artifact: &Artifact, kernels: Kernels, budget: KvBudget) -> Result<Self, ModelError> {
+        let entry = arch::find(artifact.manifest.architecture())?;
+        let config = Settings::new(&artifact.manifest.config)?.with_defaults(entry.defaults);
+        let mut weights = Weights::open(artifact, kernels)?;
+        let architecture = (entry.load)(config, &mut weights)?;
+        let backend = weights.backend();
+        let Taken { bytes: weight_bytes, files } = weights.finish()?;
+        let attention = architecture.attention();
+        let (geometry, progress) = (state::geometry(&attention, backend)?, backend.progress(&attention));
+        let kv_token_bytes = backend.kv_token_bytes(geometry, budget) as u64;
+        let context_length = architecture.context_length();
+        let size = ModelSize { weight_bytes, kv_token_bytes, context_length };
+        Ok(Self { architecture, backend, geometry, progress, size, files })
+    }
+
+    fn with_kv(self, budget: KvBudget) -> Result<Model, ModelError> {
+        let Self { architecture, backend, geometry, progress, size, files } = self;
+        let cache = KvCache::new(geometry, budget, backend)?;
+        let (weight_bytes, kv_bytes, building) = (size.weight_bytes, budget.bytes, Cell::default());
+        Ok(Model { architecture, cache, backend, progress, weight_bytes, kv_bytes, building, _files: files })
+    }
 }
 
 impl Model {
     /// Every `model_type` that can be loaded.
     pub fn architectures() -> impl Iterator<Item = &'static str> {
-        arch::REGISTRY.iter().map(|(name, _)| *name)
+        arch::REGISTRY.iter().map(|entry| entry.model_type)
     }
 
     /// Whether this `model_type` can be loaded, as far as that alone decides.
@@ -103,24 +147,15 @@ impl Model {
     ///
     /// # Errors
     /// Those of [`load`](Self::load), and that of `divide`.
-    pub fn load_within(
+    pub fn load_within<E: From<ModelError>>(
         artifact: &Artifact,
         kernels: Kernels,
         budget: KvBudget,
-        divide: impl FnOnce(ModelSize) -> Result<u64, Shortage>,
-    ) -> Result<Self, ModelError> {
-        let load = arch::find(artifact.manifest.architecture())?;
-        let mut weights = Weights::open(artifact, kernels)?;
-        let architecture = load(Settings::new(&artifact.manifest.config)?, &mut weights)?;
-        let backend = weights.backend();
-        let Taken { bytes: weight_bytes, files } = weights.finish()?;
-        let attention = architecture.attention();
-        let (geometry, progress) = (state::geometry(&attention, backend)?, backend.progress(&attention));
-        let kv_token_bytes = backend.kv_token_bytes(geometry, budget) as u64;
-        let context_length = architecture.context_length();
-        let kv_bytes = divide(ModelSize { weight_bytes, kv_token_bytes, context_length })?;
-        let cache = KvCache::new(geometry, KvBudget { bytes: kv_bytes, ..budget }, backend)?;
-        Ok(Self { architecture, cache, backend, progress, weight_bytes, kv_bytes, _files: files })
+        divide: impl FnOnce(ModelSize) -> Result<u64, E>,
+    ) -> Result<Self, E> {
+        let opened = Opened::new(artifact, kernels, budget)?;
+        let bytes = divide(opened.size)?;
+        Ok(opened.with_kv(KvBudget { bytes, ..budget })?)
     }
 
     /// The most tokens a sequence can have, prompt and answer together.
@@ -178,10 +213,9 @@ impl Model {
         self.cache.is_invariant()
     }
 
-    /// Tokens of the unit in which sequences share memory, so that what is forked takes none. `None`: it is copied when one
-    /// of the two goes on.
-    pub fn shared_block(&self) -> Option<usize> {
-        self.cache.shared_block()
+    /// Tokens of the unit in which sequences share memory, so that what is forked takes none.
+    pub fn shared_block(&self) -> usize {
+        BLOCK_TOKENS
     }
 
     /// Keys and values of a sequence that has no tokens yet.
@@ -189,9 +223,9 @@ impl Model {
         self.cache.sequence()
     }
 
-    /// Computes a prompt of `chunk` tokens and one token more, and discards the result, where the first use of things takes
-    /// long: on a GPU that of the weights reads them, and that of each operation compiles it. A first step that also did
-    /// so would look frozen.
+    /// Computes a prompt of `chunk` tokens and two tokens more, chooses a token in each way there is, and discards all of
+    /// it, where the first use of things takes long: on a GPU that of the weights reads them, and that of each operation
+    /// compiles it. A first step that also did so would look frozen.
     ///
     /// # Errors
     /// Those of [`forward`](Self::forward).
@@ -202,10 +236,10 @@ impl Model {
         let most = self.kv_tokens().min(self.context_length() as usize);
         let prompt = vec![0; chunk.clamp(1, most)];
         let mut kv = self.new_kv();
-        for tokens in [&prompt[..], &[0]] {
+        for (tokens, choice) in [&prompt[..], &[0], &[0]].into_iter().zip(Choice::KINDS) {
             if kv.len() + tokens.len() <= most {
                 let rows = vec![StepRow::last_logits(tokens, &mut kv)];
-                self.forward(&mut StepInput { rows })?;
+                self.forward_choosing(&mut StepInput { rows }, &[Some(choice)])?;
             }
         }
         Ok(())
@@ -219,34 +253,14 @@ impl Model {
     /// # Errors
     /// Input that does not fit ([`ModelError::EmptyRow`], [`ModelError::LogitsOutOfRange`],
     /// [`ModelError::TokenOutOfRange`], [`ModelError::ContextFull`]) is refused before anything is computed. After any error every
-    /// sequence has the length it had before; [`SequenceKv::is_intact`] says whether it can go on.
+    /// sequence has what it had before.
     pub fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
-        step::check(input, self.vocab_size(), self.context_length())?;
-        if input.rows.is_empty() {
-            return Ok(None);
-        }
-        let (tokens, wanted) = (step::tokens(input), step::wanted(input));
-        let hidden = self.hidden(&tokens, input)?;
-        let logits = if wanted.is_empty() {
-            None
-        } else if wanted.len() == tokens.size() {
-            Some(self.logits(&hidden)?)
-        } else {
-            let indices = Array::from_slice(&wanted, &[wanted.len() as i32]);
-            Some(self.logits(&take_axis(&hidden, &indices, 0)?)?)
-        };
-        eval([logits.as_ref().unwrap_or(&hidden)])?;
-        for row in &mut input.rows {
-            row.kv.advance(row.tokens.len());
-        }
-        Ok(logits.map(Logits::new).transpose()?)
+        Ok(self.forward_choosing(input, &[])?.logits)
     }
 
-    /// `[tokens, hidden]` before the last normalization, lazy.
-    fn hidden(&self, tokens: &Array, input: &mut StepInput<'_>) -> Result<Array, ModelError> {
-        let rows = input.rows.iter_mut().map(|row| (&mut *row.kv, row.tokens.len()));
-        let step = self.cache.begin(rows)?;
-        Ok(self.architecture.hidden(tokens, &step)?)
+    /// How long the steps since the last call took to say what they compute, before they computed it.
+    pub fn take_building(&self) -> Duration {
+        self.building.take()
     }
 
     /// float32 `[rows, vocab]` of `[rows, hidden]`, lazy.

@@ -3,7 +3,10 @@
 use artifact_store::Manifest;
 use protocol::memory::StoredSize;
 
-use super::config::{Settings, kv_token_values};
+use super::{
+    arch,
+    config::{Settings, kv_token_values},
+};
 
 /// What a model takes of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,12 +19,53 @@ pub struct ModelSize {
     pub context_length: u32,
 }
 
+impl ModelSize {
+    /// That of a model and the one that drafts tokens for it, which holds as many.
+    #[must_use]
+    pub fn and_draft(self, draft: Self) -> Self {
+        Self {
+            weight_bytes: self.weight_bytes.saturating_add(draft.weight_bytes),
+            kv_token_bytes: self.kv_token_bytes.saturating_add(draft.kv_token_bytes),
+            ..self
+        }
+    }
+
+    /// Of the bytes of keys and values of this model and of `other` those that this one gets, so that both hold as many
+    /// tokens.
+    pub fn share(&self, kv_bytes: u64, other: &Self) -> u64 {
+        let (own, all) =
+            (u128::from(self.kv_token_bytes), self.kv_token_bytes.saturating_add(other.kv_token_bytes));
+        let share = u128::from(kv_bytes) * own / u128::from(all.max(1));
+        share.try_into().unwrap_or(kv_bytes)
+    }
+}
+
 /// The size, before anything is loaded, of the model that the manifest describes. Weights that have no effect count as well.
 pub fn stored_size(manifest: &Manifest) -> StoredSize {
     let weight_bytes = manifest.tensors.iter().fold(0, |all: u64, tensor| all.saturating_add(tensor.len));
     // What is wrong with the configuration is said when the model is loaded.
-    let kv_token_values = Settings::new(&manifest.config).and_then(kv_token_values).unwrap_or(0);
-    let context = manifest.config.get("max_position_embeddings").and_then(serde_json::Value::as_u64);
-    let context_length = context.and_then(|length| length.try_into().ok()).unwrap_or(0);
+    let defaults = arch::find(manifest.architecture()).map_or(&[][..], |entry| entry.defaults);
+    let settings = Settings::new(&manifest.config).and_then(|all| all.with_defaults(defaults).of_text());
+    let kv_token_values = settings.as_ref().map_or(Ok(0), |settings| kv_token_values(*settings)).unwrap_or(0);
+    let context =
+        |settings: &Settings<'_>| settings.whole("max_position_embeddings", 1, i32::MAX).ok().flatten();
+    let context_length = settings.as_ref().ok().and_then(context).map_or(0, i32::unsigned_abs);
     StoredSize { weight_bytes, kv_token_values, context_length }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn both_hold_as_many_tokens(own in 1..1_u64 << 30, other in 1..1_u64 << 30, bytes in 0..1_u64 << 50) {
+            let size = |kv_token_bytes| ModelSize { weight_bytes: 1, kv_token_bytes, context_length: 1 };
+            let share = size(own).share(bytes, &size(other));
+            prop_assert!(share <= bytes);
+            prop_assert!((share / own).abs_diff((bytes - share) / other) <= 1);
+        }
+    }
 }

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use mlx_rs::error::Exception;
+use mlx_rs::{Array, error::Exception};
 
 use super::ModelError;
 use crate::{
     backend::{
         AttentionSpec, Backend, KvBudget, KvError, KvGeometry, KvInUse, KvMemory, RowMemory, SequenceMemory,
-        StepMemory,
+        StepBefore, StepMemory,
     },
     cache::{BLOCK_TOKENS, Fork},
 };
@@ -53,11 +53,6 @@ impl KvCache {
         matches!(self.memory, KvMemory::Paged(_))
     }
 
-    /// Tokens of the unit in which sequences share memory, if they do.
-    pub(super) fn shared_block(&self) -> Option<usize> {
-        self.memory.shared_block()
-    }
-
     /// Everything that keys and values depend on, besides the weights and the tokens.
     pub(super) fn identity(&self) -> &str {
         &self.identity
@@ -68,22 +63,34 @@ impl KvCache {
         self.token_bytes
     }
 
+    /// Forgets what the last `steps` steps have appended.
+    pub(super) fn abandon(&self, steps: usize) {
+        self.memory.abandon(steps);
+    }
+
+    /// A step was launched that reads what all sequences have, until `last` has been computed.
+    pub(super) fn set_reader(&self, last: Array) {
+        self.memory.set_reader(last);
+    }
+
     /// An empty sequence.
     pub(super) fn sequence(&self) -> SequenceKv {
         SequenceKv { memory: self.memory.sequence(), len: 0 }
     }
 
-    /// Makes room for a step's new tokens. `rows` are sequences and how many new tokens each of them gets.
+    /// Makes room for a step's new tokens. `rows` are sequences and how many new tokens each of them gets. The step
+    /// `before` may still be computed.
     pub(super) fn begin<'a>(
         &self,
         rows: impl Iterator<Item = (&'a mut SequenceKv, usize)>,
+        before: StepBefore,
     ) -> Result<StepMemory<'a>, KvError> {
         let row = |(kv, new_tokens): (&'a mut SequenceKv, usize)| RowMemory {
             position: kv.len,
             new_tokens,
             memory: &mut kv.memory,
         };
-        self.memory.begin(rows.map(row).collect())
+        self.memory.begin(rows.map(row).collect(), before)
     }
 }
 
@@ -112,11 +119,6 @@ impl SequenceKv {
     /// Whether the sequence has no tokens.
     pub fn is_empty(&self) -> bool {
         self.len == 0
-    }
-
-    /// Whether the sequence can go on after a step that failed. If not, it has to be computed again from its first token.
-    pub fn is_intact(&self) -> bool {
-        self.memory.is_intact()
     }
 
     /// Forgets every token from `len` on.

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use artifact_store::{Artifact, Dtype as StoredDtype, FileRole, TensorEntry};
 use mlx_ext::{MapError, MappedFile};
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, error::Exception};
 use tracing::warn;
 
 pub(super) use super::packing::Packing;
 use super::{ModelError, config::Settings, packing::Packings};
-use crate::backend::{Backend, Kernels};
+use crate::backend::{Backend, Kernels, Storage};
 
 /// How many superfluous tensors an error names.
 const NAMES_IN_ERROR: usize = 5;
@@ -18,6 +18,8 @@ const NAMES_IN_ERROR: usize = 5;
 pub(super) struct Weights<'a> {
     tensors: HashMap<&'a str, &'a TensorEntry>,
     files: HashMap<usize, MappedFile>,
+    /// Stands before every name that is asked for.
+    prefix: &'static str,
     bytes: u64,
     backend: Backend,
     packings: Packings<'a>,
@@ -44,7 +46,7 @@ impl<'a> Weights<'a> {
         let tensors = artifact.manifest.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         let backend = Backend::new(kernels, main_float(&artifact.manifest.tensors));
         let packings = Packings::parse(Settings::new(&artifact.manifest.config)?)?;
-        Ok(Self { tensors, files, bytes: 0, backend, packings })
+        Ok(Self { tensors, files, prefix: "", bytes: 0, backend, packings })
     }
 
     /// What will compute with the tensors.
@@ -52,9 +54,20 @@ impl<'a> Weights<'a> {
         self.backend
     }
 
+    /// From now on `prefix` is put before every name that is asked for. It is what the language model's tensors have in
+    /// common where there are others beside it, which are dropped: the prefixes `others`.
+    pub(super) fn enter(&mut self, prefix: &'static str, others: &[&str]) {
+        self.ignore(|name| others.iter().any(|other| name.starts_with(other)));
+        self.prefix = prefix;
+    }
+
+    fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
     /// Whether a tensor is there and has not been taken.
     pub(super) fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.tensors.contains_key(self.full(name).as_str())
     }
 
     /// How the matrix `<module>.weight` `[outputs, inputs]` is packed, as configuration and tensors say; `None`: it is
@@ -63,13 +76,21 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// They disagree, or are at odds with `inputs`.
     pub(super) fn packing(&self, module: &str, inputs: i32) -> Result<Option<Packing>, ModelError> {
+        let module = self.full(module);
         let tensor = |part: &str| self.tensors.get(format!("{module}.{part}").as_str()).copied();
-        self.packings.of(module, tensor("weight"), tensor("scales"), inputs)
+        self.packings.of(&module, tensor("weight"), tensor("scales"), inputs)
     }
 
-    /// Counts bytes that what was taken has grown by.
-    pub(super) fn count_growth(&mut self, bytes: u64) {
-        self.bytes = self.bytes.saturating_add(bytes);
+    /// What `change` makes of a matrix that was taken. The bytes by which it grows are counted.
+    pub(super) fn grown(
+        &mut self,
+        storage: Storage,
+        change: impl FnOnce(Storage) -> Result<Storage, Exception>,
+    ) -> Result<Storage, ModelError> {
+        let before = storage.bytes();
+        let changed = change(storage)?;
+        self.bytes = self.bytes.saturating_add(changed.bytes().saturating_sub(before));
+        Ok(changed)
     }
 
     /// Takes a tensor of floating-point numbers.
@@ -95,6 +116,8 @@ impl<'a> Weights<'a> {
         expected: &'static str,
         convert: fn(StoredDtype) -> Option<Dtype>,
     ) -> Result<Array, ModelError> {
+        let name = self.full(name);
+        let name = name.as_str();
         let missing = || ModelError::MissingTensor { name: name.to_owned() };
         let tensor = self.tensors.remove(name).ok_or_else(missing)?;
         if !tensor.shape.iter().copied().eq(shape.iter().map(|&dim| dim as u64)) {
@@ -124,7 +147,8 @@ impl<'a> Weights<'a> {
 
     /// Drops tensors that a model can do without.
     pub(super) fn ignore(&mut self, unneeded: impl Fn(&str) -> bool) {
-        self.tensors.retain(|name, _| !unneeded(name));
+        let prefix = self.prefix;
+        self.tensors.retain(|name, _| !unneeded(name.strip_prefix(prefix).unwrap_or(name)));
     }
 
     /// Refuses leftovers: a tensor without effect means that the model is not what it seems.

@@ -97,7 +97,8 @@ impl Folder {
         Ok(file)
     }
 
-    fn used(&self) -> u64 {
+    /// Bytes of all files, as far as is known: others write, too.
+    pub(super) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 

@@ -15,13 +15,15 @@ mod folder;
 mod key;
 mod reader;
 mod segment;
+mod usage;
 mod writer;
 
 use std::{io, ops::Range, path::Path, sync::Arc};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use self::{folder::Folder, key::Key, reader::ReadRequest, writer::Writer};
+pub use self::usage::PrefixUsage;
+use self::{folder::Folder, key::Key, reader::ReadRequest, usage::Counts, writer::Writer};
 
 /// Tokens of a segment: what one file has.
 pub const SEGMENT_TOKENS: usize = 128;
@@ -35,6 +37,7 @@ pub struct PrefixStore {
     /// Of the segment before the first.
     root: Key,
     folder: Arc<Folder>,
+    counts: Arc<Counts>,
     writer: Writer,
     reads: Sender<ReadRequest>,
     /// Of keys and values.
@@ -82,6 +85,7 @@ impl PrefixStore {
             writer: Writer::start(Arc::clone(&folder), in_flight)?,
             reads: reader::start(Arc::clone(&folder), wake)?,
             folder,
+            counts: Arc::default(),
             segment_bytes,
         })
     }
@@ -99,7 +103,18 @@ impl PrefixStore {
         let tokens = tokens[len..][..keys.len() * SEGMENT_TOKENS].to_vec();
         let (request, segments) = self.request(keys, len, tokens);
         self.reads.send(request).ok()?;
+        self.counts.count_read();
         Some(Restoring { len, segments })
+    }
+
+    /// So many of the tokens that were read are in memory now.
+    pub fn count_tokens(&self, tokens: usize) {
+        self.counts.count_tokens(tokens);
+    }
+
+    /// Says what is used of it, also to other threads.
+    pub fn usage(&self) -> PrefixUsage {
+        PrefixUsage::new(Arc::clone(&self.folder), Arc::clone(&self.counts))
     }
 
     fn request(&self, keys: Vec<Key>, len: usize, tokens: Vec<u32>) -> (ReadRequest, Receiver<Vec<u8>>) {

@@ -43,6 +43,15 @@ pub(super) fn compare(target: &Tokenizer, draft: &Tokenizer) -> Answer {
     }
 }
 
+/// Whether one model can draft for another.
+///
+/// # Errors
+/// It can't: why, for a person.
+pub fn check_draft(target: &PromptTokenizer, draft: &PromptTokenizer) -> Result<(), String> {
+    let (target, draft) = (Vocabulary::new(target.tokenizer()), Vocabulary::new(draft.tokenizer()));
+    difference(&target, &draft).map_or(Ok(()), Err)
+}
+
 /// A tokenizer's tokens.
 struct Vocabulary<'a> {
     tokenizer: &'a Tokenizer,

@@ -26,7 +26,7 @@ pub(crate) mod samples;
 pub mod template;
 mod tokens;
 
-pub use draft::Drafts;
+pub use draft::{Drafts, check_draft};
 pub use pool::{OperationJob, Pool, PreparationAge};
 pub use preparer::{Preparer, Settings};
 pub use template::ChatTemplate;

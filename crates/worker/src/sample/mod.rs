@@ -13,6 +13,7 @@
 //! candidates   the tokens that filters leave
 //! typical      those of them that are as likely as could be expected
 //! draw         which of them it is
+//! choice       all that a device needs to choose a token itself
 //! logprobs     how likely it was, for those who ask
 //! threads      the rows of a step, several at a time
 //! ```
@@ -22,6 +23,7 @@
 
 mod candidate;
 mod candidates;
+mod choice;
 mod draw;
 mod exponential;
 mod lanes;
@@ -36,6 +38,7 @@ mod weights;
 use std::sync::Arc;
 
 use candidates::Candidates;
+pub use choice::Choice;
 use draw::uniform;
 use least::Least;
 use logprobs::Rankings;
@@ -43,7 +46,7 @@ pub use logprobs::{Ranked, Ranking};
 use maxima::Maxima;
 use penalties::Penalties;
 use protocol::message::Sampling;
-pub use threads::{Row, SampleThreads};
+pub use threads::{GuessRow, Row, SampleThreads};
 use typical::Typical;
 use weights::{Scale, Weights};
 
@@ -107,6 +110,15 @@ impl Sampler {
             rankings.add(logits, token, scratch);
         }
         self.accept(token);
+        token
+    }
+
+    /// What [`sample`](Self::sample) might choose at a position that has not come yet, given logits that are not certain.
+    /// The draw is the same; tokens that come before the position are not counted by penalties.
+    pub fn guess(&self, logits: &[f32], position: u64, scratch: &mut Scratch) -> u32 {
+        let mut adjusted = std::mem::take(&mut scratch.adjusted);
+        let token = self.choose(self.adjust(logits, position, None, &mut adjusted), position, scratch);
+        scratch.adjusted = adjusted;
         token
     }
 

@@ -27,6 +27,17 @@ pub struct Row<'a> {
     pub mask: Option<&'a TokenMask>,
 }
 
+/// One row of logits that are not certain, and whose guess it is for.
+#[derive(Debug)]
+pub struct GuessRow<'a> {
+    /// What would choose the token.
+    pub sampler: &'a Sampler,
+    /// Logits of every token of the vocabulary.
+    pub logits: &'a [f32],
+    /// Index of the token in the whole sequence.
+    pub position: u64,
+}
+
 /// The calling thread, and helpers that sleep between steps.
 #[derive(Debug, Default)]
 pub struct SampleThreads {
@@ -50,29 +61,48 @@ impl SampleThreads {
 
     /// The tokens that follow, in the order of the rows: as many as are guessed right, and the one behind.
     pub fn sample(&mut self, rows: Vec<Row<'_>>) -> Vec<DeltaTokens> {
-        let mut tokens = vec![DeltaTokens::new(); rows.len()];
-        let helpers = (rows.len() / ROWS_A_THREAD).saturating_sub(1);
-        self.work_off(&Mutex::new(rows.into_iter().zip(&mut tokens)), helpers);
-        tokens
+        self.each(rows, Row::sample)
     }
 
-    /// Samples the rows of `queue`, with at most so many helpers.
-    fn work_off<'a>(
+    /// What each of the rows would choose next, in their order.
+    pub fn guess(&mut self, rows: Vec<GuessRow<'_>>) -> Vec<u32> {
+        let guess =
+            |GuessRow { sampler, logits, position }: GuessRow<'_>, token: &mut u32, scratch: &mut Scratch| {
+                *token = sampler.guess(logits, position, scratch);
+            };
+        self.each(rows, guess)
+    }
+
+    /// What `choose` makes of each of the rows, in their order.
+    fn each<R: Send, T: Clone + Default + Send>(
         &mut self,
-        queue: &Mutex<impl Iterator<Item = (Row<'a>, &'a mut DeltaTokens)> + Send>,
+        rows: Vec<R>,
+        choose: impl Fn(R, &mut T, &mut Scratch) + Sync,
+    ) -> Vec<T> {
+        let mut chosen = vec![T::default(); rows.len()];
+        let helpers = (rows.len() / ROWS_A_THREAD).saturating_sub(1);
+        self.work_off(&Mutex::new(rows.into_iter().zip(&mut chosen)), &choose, helpers);
+        chosen
+    }
+
+    /// Works on the rows of `queue`, with at most so many helpers.
+    fn work_off<'a, R: Send, T: Send + 'a>(
+        &mut self,
+        queue: &Mutex<impl Iterator<Item = (R, &'a mut T)> + Send>,
+        choose: &(impl Fn(R, &mut T, &mut Scratch) + Sync),
         helpers: usize,
     ) {
         let Self { scratch, helpers: Some(Helpers { pool, scratches }) } = self else {
-            return work(queue, &mut self.scratch);
+            return work(queue, choose, &mut self.scratch);
         };
         if helpers == 0 {
-            return work(queue, scratch);
+            return work(queue, choose, scratch);
         }
         pool.in_place_scope(|scope| {
             for scratch in scratches.iter_mut().take(helpers) {
-                scope.spawn(move |_| work(queue, scratch));
+                scope.spawn(move |_| work(queue, choose, scratch));
             }
-            work(queue, scratch);
+            work(queue, choose, scratch);
         });
     }
 }
@@ -90,11 +120,15 @@ impl Helpers {
     }
 }
 
-/// Samples row after row, until there is none left. What rows cost can differ a lot, so no thread has a share of its own.
-fn work<'a>(queue: &Mutex<impl Iterator<Item = (Row<'a>, &'a mut DeltaTokens)>>, scratch: &mut Scratch) {
+/// Works on row after row, until there is none left. What rows cost can differ a lot, so no thread has a share of its own.
+fn work<'a, R, T: 'a>(
+    queue: &Mutex<impl Iterator<Item = (R, &'a mut T)>>,
+    choose: &impl Fn(R, &mut T, &mut Scratch),
+    scratch: &mut Scratch,
+) {
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    while let Some((row, tokens)) = next() {
-        row.sample(tokens, scratch);
+    while let Some((row, chosen)) = next() {
+        choose(row, chosen, scratch);
     }
 }
 

@@ -21,6 +21,7 @@
 //! What a sequence has in common with earlier ones is in the prefixes that are kept, see [`Kept`]: it begins behind that.
 //! While another sequence computes such a prefix, it waits for it.
 
+mod ahead;
 mod entry;
 mod kept;
 mod pace;
@@ -61,18 +62,29 @@ pub struct Scheduler {
     entries: BTreeMap<SequenceId, Entry>,
     next_number: u64,
     pace: Pace,
+    /// Since the last plan nobody has come, gone or been paused: who waits goes on waiting.
+    settled: bool,
+    preemptions: u64,
 }
 
 impl Scheduler {
     /// A scheduler without sequences.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, entries: BTreeMap::new(), next_number: 0, pace: Pace::default() }
+        Self {
+            limits,
+            entries: BTreeMap::new(),
+            next_number: 0,
+            pace: Pace::default(),
+            settled: false,
+            preemptions: 0,
+        }
     }
 
     /// Lets a sequence of `len` known tokens wait for a place, behind those that arrived before it, and names it.
     pub fn add(&mut self, len: usize, arrived: u64) -> SequenceId {
         let id = SequenceId { arrived, number: self.next_number };
         self.next_number += 1;
+        self.settled = false;
         self.entries
             .insert(id, Entry { len, computed: 0, shared: 0, paused: false, placed: false, draft: 0 });
         id
@@ -81,11 +93,13 @@ impl Scheduler {
     /// Forgets a sequence, in whichever state it is.
     pub fn remove(&mut self, id: SequenceId) {
         self.entries.remove(&id);
+        self.settled = false;
     }
 
     /// Says whether a sequence has to wait for credit. If so, its place is free for another.
     pub fn set_paused(&mut self, id: SequenceId, paused: bool) {
         if let Some(entry) = self.entries.get_mut(&id) {
+            self.settled &= entry.paused == paused;
             entry.paused = paused;
             entry.placed &= !paused;
         }
@@ -152,6 +166,11 @@ impl Scheduler {
         self.entries.values().filter(|entry| !entry.paused && !entry.placed).count()
     }
 
+    /// Times that a sequence had to give up its memory so that others could go on.
+    pub fn preemptions(&self) -> u64 {
+        self.preemptions
+    }
+
     /// Tokens whose keys and values sequences hold for themselves.
     pub fn held_tokens(&self) -> usize {
         // For those with a place, the unit that may be half empty is set aside.
@@ -165,6 +184,7 @@ impl Scheduler {
     /// Decides the next step. Empty if no sequence can go on.
     pub fn plan(&mut self, kept: &mut impl Kept) -> StepPlan {
         let mut plan = StepPlan::default();
+        self.settled = true;
         loop {
             self.preempt_until_decodes_fit(kept);
             self.give_places(kept);
@@ -208,7 +228,7 @@ impl Scheduler {
             return true;
         }
         let latest = self.placed().skip(1).last().map(|(&id, _)| id);
-        latest.is_some_and(|latest| self.take_memory(latest, kept))
+        latest.is_some_and(|latest| self.preempt_one(latest, kept))
     }
 
     /// Takes the memory of a sequence that has no place: of the latest paused one, else of the latest, if it arrived
@@ -227,7 +247,12 @@ impl Scheduler {
                 victim = Some(id);
             }
         }
-        victim.is_some_and(|id| self.take_memory(id, kept))
+        victim.is_some_and(|id| self.preempt_one(id, kept))
+    }
+
+    fn preempt_one(&mut self, id: SequenceId, kept: &mut impl Kept) -> bool {
+        self.preemptions += 1;
+        self.take_memory(id, kept)
     }
 
     fn take_memory(&mut self, id: SequenceId, kept: &mut impl Kept) -> bool {

@@ -144,7 +144,7 @@ fn short_memory_preempts_the_latest() {
     step(&mut scheduler);
     let mut kept = Prefixes::default();
     let plan = step_with(&mut scheduler, &mut kept);
-    assert_eq!(kept.preempted, [id(1)]);
+    assert_eq!((&kept.preempted[..], scheduler.preemptions()), (&[id(1)][..], 1));
     assert_eq!(rows(&plan), [(0, 9, 10, true)]);
     assert_eq!(scheduler.waiting(), 1);
     scheduler.remove(id(0));
@@ -260,6 +260,7 @@ fn what_is_kept_makes_room_before_a_sequence_loses_its_memory() {
     scheduler.add(95, 0);
     step_with(&mut scheduler, &mut kept);
     assert_eq!((&kept.preempted[..], scheduler.computed(id(2))), (&[id(2)][..], 0));
+    assert_eq!(scheduler.preemptions(), 0, "it had not begun");
 }
 
 proptest! {

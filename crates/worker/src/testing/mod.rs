@@ -3,25 +3,22 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod collected;
 pub(crate) mod gateway;
 
 use std::{
-    collections::BTreeMap,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+pub(crate) use collected::{Collected, Stream};
 use mlx_rs::{Array, error::Exception};
-use protocol::{
-    ids::RequestId,
-    message::{Delta, FinishReason, Report, StreamEvent, StreamEventKind, TokenLogprobs},
-};
 
 use crate::{
-    cache::Fork,
+    cache::{BLOCK_TOKENS, Fork},
     engine::Forward,
-    model::{Logits, ModelError, Progress, StepInput},
-    report_sink::ReportSink,
+    model::{Landed, LaunchInput, Logits, ModelError, Progress, StepInput, StepRow},
+    sample::Choice,
 };
 
 /// Logits of every token, as a function of all tokens before it.
@@ -36,39 +33,30 @@ pub(crate) struct FakeModel {
     vocab: u32,
     script: Box<Script>,
     hook: Mutex<Box<Hook>>,
-    /// Whether a step that fails leaves keys and values in an unknown state.
-    fragile: bool,
     /// Tokens of the unit in which its sequences share memory.
-    shared_block: Option<usize>,
+    shared_block: usize,
     /// Whether it counts what it does. It does nothing that would be counted.
     counts: bool,
     threads: usize,
+    launches: Option<Failing>,
     /// Of each step the number of tokens of each row.
     steps: Arc<Mutex<Vec<Vec<usize>>>>,
 }
+
+/// When a step that was launched fails, if it does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Failing {
+    AtOnce,
+    WhenRead,
+}
+
+/// A step of [`FakeModel`]: the tokens it has chosen, or why it fails.
+pub(crate) type FakeStep = Result<Vec<u32>, ModelError>;
 
 /// What [`FakeModel`] keeps of a sequence.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakeKv {
     tokens: Vec<u32>,
-    broken: bool,
-}
-
-/// Keeps what is reported.
-#[derive(Debug, Default)]
-pub(crate) struct Collected(Mutex<Vec<Report>>);
-
-/// What a client has seen of a stream.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Stream {
-    pub(crate) text: String,
-    pub(crate) tokens: Vec<u32>,
-    pub(crate) logprobs: Vec<TokenLogprobs>,
-    /// Position of its first token in the output: not 0 if it was resumed.
-    pub(crate) first_token: Option<u32>,
-    pub(crate) chunks: usize,
-    /// `Finished` or `Failed`.
-    pub(crate) end: Option<StreamEventKind>,
 }
 
 impl FakeModel {
@@ -77,10 +65,10 @@ impl FakeModel {
             vocab,
             script: Box::new(script),
             hook: Mutex::new(Box::new(|_| Ok(()))),
-            fragile: false,
-            shared_block: None,
+            shared_block: BLOCK_TOKENS,
             counts: false,
             threads: 1,
+            launches: None,
             steps: Arc::default(),
         }
     }
@@ -119,12 +107,7 @@ impl FakeModel {
         self
     }
 
-    pub(crate) fn fragile(mut self) -> Self {
-        self.fragile = true;
-        self
-    }
-
-    pub(crate) fn sharing(mut self, block: Option<usize>) -> Self {
+    pub(crate) fn sharing(mut self, block: usize) -> Self {
         self.shared_block = block;
         self
     }
@@ -139,6 +122,29 @@ impl FakeModel {
         self
     }
 
+    /// One that computes steps while nobody waits for it.
+    pub(crate) fn launching(mut self, failing: Option<Failing>) -> Self {
+        self.launches = failing;
+        self
+    }
+
+    /// The same, whose best token is another one after every sequence of tokens that `wrong` takes.
+    pub(crate) fn wrong_where(self, wrong: impl Fn(&[u32]) -> bool + Send + 'static) -> Self {
+        let script = self.script;
+        let script = Box::new(move |tokens: &[u32]| {
+            let mut logits = script(tokens);
+            if wrong(tokens) {
+                logits.rotate_left(1);
+            }
+            logits
+        });
+        Self { script, ..self }
+    }
+
+    pub(crate) fn vocab(&self) -> u32 {
+        self.vocab
+    }
+
     /// Logits after `tokens`.
     pub(crate) fn logits(&self, tokens: &[u32]) -> Vec<f32> {
         (self.script)(tokens)
@@ -148,9 +154,21 @@ impl FakeModel {
         Arc::clone(&self.steps)
     }
 
+    /// Logits after each token that needs them.
+    fn compute(&self, row: &mut StepRow<'_, FakeKv>) -> Vec<Vec<f32>> {
+        let mut logits = Vec::new();
+        for (index, &token) in row.tokens.iter().enumerate() {
+            row.kv.tokens.push(token);
+            if row.logits.contains(&index) {
+                logits.push((self.script)(&row.kv.tokens));
+            }
+        }
+        logits
+    }
+
     fn check(&self, input: &StepInput<'_, FakeKv>) -> Result<(), ModelError> {
         for (row, step_row) in input.rows.iter().enumerate() {
-            assert!(!step_row.tokens.is_empty() && !step_row.kv.broken);
+            assert!(!step_row.tokens.is_empty());
             if let Some(&token) = step_row.tokens.iter().find(|&&token| token >= self.vocab) {
                 return Err(ModelError::TokenOutOfRange { row, token, vocab_size: self.vocab });
             }
@@ -161,22 +179,19 @@ impl FakeModel {
 
 impl Fork for FakeKv {
     fn fork(&self, len: usize) -> Self {
-        Self { tokens: self.tokens[..len].to_vec(), broken: self.broken }
+        Self { tokens: self.tokens[..len].to_vec() }
     }
 }
 
 impl Forward for FakeModel {
     type Kv = FakeKv;
+    type Launched = FakeStep;
 
     fn new_kv(&self) -> FakeKv {
         FakeKv::default()
     }
 
-    fn is_intact(&self, kv: &FakeKv) -> bool {
-        !kv.broken
-    }
-
-    fn shared_block(&self) -> Option<usize> {
+    fn shared_block(&self) -> usize {
         self.shared_block
     }
 
@@ -212,115 +227,73 @@ impl Forward for FakeModel {
         self.check(input)?;
         lock(&self.steps).push(input.rows.iter().map(|row| row.tokens.len()).collect());
         let tokens: Vec<Vec<u32>> = input.rows.iter().map(|row| row.tokens.to_vec()).collect();
-        if let Err(error) = lock(&self.hook)(&tokens) {
-            input.rows.iter_mut().for_each(|row| row.kv.broken = self.fragile);
-            return Err(error);
-        }
-        let mut logits = Vec::new();
-        for row in &mut input.rows {
-            for (index, &token) in row.tokens.iter().enumerate() {
-                row.kv.tokens.push(token);
-                if row.logits.contains(&index) {
-                    logits.extend((self.script)(&row.kv.tokens));
-                }
-            }
-        }
+        lock(&self.hook)(&tokens)?;
+        let logits: Vec<f32> = input.rows.iter_mut().flat_map(|row| self.compute(row)).flatten().collect();
         let rows = logits.len() as i32 / self.vocab as i32;
         let array = (rows > 0).then(|| Array::from_slice(&logits, &[rows, self.vocab as i32]));
         Ok(array.map(Logits::new).transpose()?)
     }
+
+    fn forward_choosing(
+        &self,
+        input: &mut StepInput<'_, FakeKv>,
+        choices: &[Option<Choice>],
+    ) -> Result<Landed, ModelError> {
+        let logits = self.forward(input)?;
+        let (mut next, mut chosen) = (0, Vec::new());
+        for (row, choice) in input.rows.iter().zip(choices) {
+            if let (Some(choice), Some(logits)) = (choice, &logits) {
+                chosen.push(choice.on_host(logits.row(next)));
+            }
+            next += row.logits.len();
+        }
+        Ok(Landed { chosen, logits })
+    }
+
+    fn launches(&self) -> bool {
+        self.launches.is_some()
+    }
+
+    fn launch(&self, input: &mut LaunchInput<'_, FakeKv, FakeStep>) -> Result<FakeStep, ModelError> {
+        let LaunchInput { step, choices, before } = input;
+        self.check(step)?;
+        let chosen = |row: usize| before.as_ref().and_then(|before| Some((before.step, before.chosen[row]?)));
+        let token = |row: usize, known: u32| match chosen(row) {
+            None => known,
+            // What a step gives that has failed is anything.
+            Some((tokens, index)) => tokens.as_ref().map_or(0, |tokens| tokens[index]),
+        };
+        let tokens: Vec<Vec<u32>> =
+            step.rows.iter().enumerate().map(|(row, it)| vec![token(row, it.tokens[0])]).collect();
+        lock(&self.steps).push(vec![1; tokens.len()]);
+        let failed = lock(&self.hook)(&tokens).err();
+        if self.launches == Some(Failing::AtOnce)
+            && let Some(error) = failed
+        {
+            return Err(error);
+        }
+        let rows = step.rows.iter_mut().zip(&tokens).zip(choices);
+        let computed = rows.map(|((row, tokens), choice)| {
+            let logits = self.compute(&mut StepRow { tokens, kv: row.kv, logits: 0..1 });
+            choice.unwrap().on_host(&logits[0])
+        });
+        let computed = computed.collect();
+        Ok(failed.map_or(Ok(computed), Err))
+    }
+
+    fn land(&self, launched: &FakeStep) -> Result<Landed, ModelError> {
+        match launched {
+            Ok(chosen) => Ok(Landed { chosen: chosen.clone(), logits: None }),
+            Err(_) => Err(injected()),
+        }
+    }
+
+    fn abandon(&self, _steps: usize) {}
 }
 
 /// An error that names no row.
 pub(crate) fn injected() -> ModelError {
     ModelError::Mlx(Exception::custom("injected"))
-}
-
-impl Collected {
-    /// The reports so far.
-    pub(crate) fn reports(&self) -> Vec<Report> {
-        lock(&self.0).clone()
-    }
-
-    /// All events so far, in order.
-    pub(crate) fn events(&self) -> Vec<StreamEvent> {
-        let reports = self.reports().into_iter();
-        reports.flat_map(|report| if let Report::Events(events) = report { events } else { vec![] }).collect()
-    }
-
-    /// What each client has seen. Fails the test on anything behind a terminal event.
-    pub(crate) fn streams(&self) -> BTreeMap<u64, Stream> {
-        let mut streams = BTreeMap::<u64, Stream>::new();
-        for event in self.events() {
-            streams.entry(event.id.0).or_default().push(event.kind);
-        }
-        streams
-    }
-
-    /// What one client has seen.
-    pub(crate) fn stream(&self, id: RequestId) -> Stream {
-        self.streams().remove(&id.0).unwrap_or_default()
-    }
-}
-
-impl ReportSink for Collected {
-    fn report(&self, report: &Report) {
-        lock(&self.0).push(report.clone());
-    }
-}
-
-impl Stream {
-    pub(crate) fn push(&mut self, kind: StreamEventKind) {
-        assert_eq!(self.end, None, "before {kind:?}");
-        match kind {
-            StreamEventKind::Delta(Delta { first_token, tokens, text, logprobs }) => {
-                let first = *self.first_token.get_or_insert(first_token);
-                assert_eq!(first_token as usize, first as usize + self.tokens.len(), "a gap before {text:?}");
-                self.text += &text;
-                self.tokens.extend(tokens);
-                self.logprobs.extend(logprobs);
-                self.chunks += 1;
-            }
-            StreamEventKind::Prepared { .. } => {
-                assert_eq!((self.chunks, self.text.as_str()), (0, ""), "prepared after output");
-            }
-            StreamEventKind::Started { .. } => assert_eq!(self.chunks, 0, "started after output"),
-            end => self.end = Some(end),
-        }
-    }
-
-    /// The same, as if nothing had been kept of earlier requests.
-    pub(crate) fn uncached(mut self) -> Self {
-        if let Some(StreamEventKind::Finished { usage, .. }) = &mut self.end {
-            usage.cached_tokens = 0;
-        }
-        self
-    }
-
-    /// The same, as if nothing had been kept or guessed, and its tokens had come in so many chunks.
-    pub(crate) fn like_alone(mut self, chunks: usize) -> Self {
-        if let Some(StreamEventKind::Finished { usage, .. }) = &mut self.end {
-            (usage.drafted_tokens, usage.accepted_tokens) = (0, 0);
-        }
-        self.chunks = chunks;
-        self.uncached()
-    }
-
-    /// Why it ended by itself; `None` if it did not.
-    pub(crate) fn reason(&self) -> Option<FinishReason> {
-        match self.end {
-            Some(StreamEventKind::Finished { reason, .. }) => Some(reason),
-            _ => None,
-        }
-    }
-
-    /// The message with which it failed; empty if it did not.
-    pub(crate) fn failure(&self) -> &str {
-        match &self.end {
-            Some(StreamEventKind::Failed(failure)) => &failure.message,
-            _ => "",
-        }
-    }
 }
 
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

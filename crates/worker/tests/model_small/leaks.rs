@@ -21,6 +21,7 @@ use worker::{
 };
 
 use super::{
+    drafts::draft_model,
     load,
     on::{On, on_every_backend},
     served::{Flaky, LIMITS, sequence},
@@ -32,7 +33,7 @@ const REQUESTS: u64 = 200;
 
 /// Looks at the memory when all requests have ended and the engine is still there.
 struct Drained {
-    in_use: Mutex<KvInUse>,
+    in_use: Mutex<Vec<KvInUse>>,
     stats: Arc<EngineStats>,
     /// Bytes in use, tokens that are held, those of them that are kept.
     found: Mutex<Option<(u64, u64, u64)>>,
@@ -41,7 +42,7 @@ struct Drained {
 impl ReportSink for Drained {
     fn report(&self, report: &Report) {
         if *report == Report::Drained {
-            let bytes = (self.in_use.lock().unwrap())();
+            let bytes = self.in_use.lock().unwrap().iter().map(|in_use| in_use()).sum();
             *self.found.lock().unwrap() = Some((bytes, self.stats.held_tokens(), self.stats.kept_tokens()));
         }
     }
@@ -55,15 +56,15 @@ fn cancel_some(requests: &RequestTable, random: &RefCell<SplitMix>) {
     }
 }
 
-/// Serves requests of random lengths, with and without drawing tokens. Returns what is held then, as [`Drained`] found it, and
+/// Serves requests of random lengths, with and without drawing tokens, perhaps with a draft model. Returns what is held then, as [`Drained`] found it, and
 /// the bytes of a token.
-fn serve_many(on: On, keep_prefixes: bool) -> ((u64, u64, u64), u64) {
+fn serve_many(on: On, keep_prefixes: bool, drafted: bool) -> ((u64, u64, u64), u64) {
     let stats = Arc::new(EngineStats::default());
     let (requests, random) = (Arc::new(RequestTable::default()), RefCell::new(SplitMix(5)));
     let loaded = load(&Tiny::new(on.spec(Spec::default()), 21), on);
     let token_bytes = loaded.model.kv_token_bytes() as u64;
     let sink = Arc::new(Drained {
-        in_use: Mutex::new(loaded.model.kv_in_use()),
+        in_use: Mutex::new(vec![loaded.model.kv_in_use()]),
         stats: Arc::clone(&stats),
         found: Mutex::default(),
     });
@@ -86,16 +87,25 @@ fn serve_many(on: On, keep_prefixes: bool) -> ((u64, u64, u64), u64) {
         cancel_some(&cancelled, &random);
         false
     });
-    let limits = Limits { keep_prefixes, ..LIMITS };
-    Engine::new(model, limits, messages, requests, Arc::clone(&sink) as _, stats).run().unwrap();
+    let limits = Limits { keep_prefixes, max_draft_tokens: if drafted { 4 } else { 0 }, ..LIMITS };
+    let mut engine =
+        Engine::new(model, limits, messages, requests, Arc::clone(&sink) as _, Arc::clone(&stats));
+    if drafted {
+        let draft = load(&Tiny::new(on.spec(Spec::default()), 22), on);
+        sink.in_use.lock().unwrap().push(draft.model.kv_in_use());
+        engine = engine.with_draft_model(draft_model(draft, limits, &stats, |_| false));
+    }
+    engine.run().unwrap();
     let found = sink.found.lock().unwrap().take().unwrap();
     (found, token_bytes)
 }
 
 fn many_requests_leave_nothing_behind(on: On) {
-    let ((bytes, held, kept), _) = serve_many(on, false);
+    let ((bytes, held, kept), _) = serve_many(on, false, false);
     assert_eq!((bytes, held, kept), (0, 0, 0), "all blocks are free again");
-    let ((bytes, held, kept), token_bytes) = serve_many(on, true);
+    let ((bytes, held, kept), _) = serve_many(on, false, true);
+    assert_eq!((bytes, held, kept), (0, 0, 0), "the draft model's are, too");
+    let ((bytes, held, kept), token_bytes) = serve_many(on, true, false);
     assert_eq!(held, kept, "no sequence has anything");
     assert!(kept > 0 && kept <= LIMITS.kv_tokens as u64, "{kept}");
     assert_eq!(bytes, kept * token_bytes, "and no block that is not kept");

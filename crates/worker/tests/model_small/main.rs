@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod agreement;
+mod ahead;
 mod batches;
+mod drafts;
 mod faults;
 mod forks;
 mod forms;
@@ -13,6 +15,7 @@ mod invariance;
 mod leaks;
 mod listing;
 mod on;
+mod parity;
 mod prefixes;
 mod recorded;
 mod refusals;

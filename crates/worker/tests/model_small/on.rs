@@ -46,6 +46,15 @@ impl On {
         }
     }
 
+    /// Whether it is one of two whose arithmetic all others share.
+    pub(crate) fn tries_everything(self) -> bool {
+        match self.kernels {
+            Kernels::Cpu => true,
+            Kernels::Mlx => self.float == Some(Float::F32),
+            Kernels::CpuInt8 | Kernels::MlxFloat32 => false,
+        }
+    }
+
     /// Whether results do not depend, bit for bit, on what else is computed. MLX chooses kernels by the batch's size.
     pub(crate) fn is_exact(self) -> bool {
         matches!(self.kernels, Kernels::Cpu | Kernels::CpuInt8)

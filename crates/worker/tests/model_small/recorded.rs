@@ -2,45 +2,152 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use mlx_rs::{Array, ops::quantize, transforms::eval};
 use serde::Deserialize;
-use serde_json::Value;
-use worker::model::Model;
+use serde_json::{Value, json};
+use worker::model::{Kernels, Model};
 
 use super::{
-    load_folder,
+    Loaded, load_folder,
     on::{On, alone, on_every_backend},
-    tiny::{Float, Spec, SplitMix, Tensor, write_folder},
+    tiny::{Float, SplitMix, Tensor, write_folder},
 };
 
-/// What `reference/small.py` records.
+/// Values of one group of the quantized matrices.
+const GROUP_SIZE: i32 = 32;
+
+/// Two tokens whose logits are nearer than this are a near tie: which of them is greater says nothing.
+const NEAR_TIE: f64 = 0.01;
+
+/// What `reference/small.py` records of an architecture.
 #[derive(Deserialize)]
-struct Recorded {
+struct File {
+    models: Vec<Recorded>,
+}
+
+/// Of one model.
+#[derive(Deserialize)]
+pub(crate) struct Recorded {
     config: Value,
     /// Shapes by name.
     tensors: BTreeMap<String, Vec<usize>>,
-    tokens: Vec<u32>,
-    /// After how many of the tokens, and the logits there.
+    prompt: Vec<u32>,
+    pub(crate) runs: Vec<Run>,
+}
+
+/// Of its weights in one form.
+#[derive(Deserialize)]
+pub(crate) struct Run {
+    /// Of each weight, if they are quantized.
+    pub(crate) bits: Option<i32>,
+    /// After how many tokens of the prompt and what greedy decoding goes on with, and the logits there.
     logits: Vec<(usize, Vec<f64>)>,
+    /// The tokens that follow the prompt, and how far the logit of the second most likely one is below.
+    greedy: Vec<(u32, f64)>,
+}
+
+/// How a model's logits and tokens differ from those that are recorded.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Difference {
+    /// The largest of a logit.
+    pub(crate) logit: f64,
+    /// The largest logit, without its sign.
+    pub(crate) size: f64,
+    /// Greedy tokens that are others, near ties left aside.
+    pub(crate) tokens: usize,
+}
+
+/// Of each architecture, by its `model_type`.
+pub(crate) fn all(folder: &Path) -> BTreeMap<String, Vec<Recorded>> {
+    let read = |path: &Path| {
+        let file: File = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        (path.file_stem().unwrap().to_str().unwrap().to_owned(), file.models)
+    };
+    fs::read_dir(folder).unwrap().map(|entry| read(&entry.unwrap().path())).collect()
+}
+
+pub(crate) fn committed() -> BTreeMap<String, Vec<Recorded>> {
+    all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/small"))
 }
 
 impl Recorded {
-    /// Of each architecture, by its `model_type`.
-    fn all() -> BTreeMap<String, Self> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/small");
-        let read = |path: &Path| {
-            let recorded: Self = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-            (path.file_stem().unwrap().to_str().unwrap().to_owned(), recorded)
-        };
-        fs::read_dir(folder).unwrap().map(|entry| read(&entry.unwrap().path())).collect()
+    /// The model with weights in the form of a run, floats stored as `float`.
+    pub(crate) fn load(&self, run: &Run, on: On) -> Loaded {
+        load_folder(|folder| self.write(folder, run.bits, on.float.unwrap_or(Float::F32)), on)
     }
 
-    fn write(&self, folder: &Path, float: Float) {
-        let tensors = self
-            .tensors
-            .iter()
-            .map(|(name, shape)| (name.clone(), float.tensor(shape.clone(), &values(name, shape))));
-        let tensors: BTreeMap<String, Tensor> = tensors.collect();
-        write_folder(folder, &self.config, self.config["vocab_size"].as_u64().unwrap() as usize, &tensors, 0);
+    fn write(&self, folder: &Path, bits: Option<i32>, float: Float) {
+        let mut config = self.config.clone();
+        let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
+        for (name, shape) in &self.tensors {
+            let values = values(name, shape);
+            match (bits, name.strip_suffix(".weight")) {
+                (Some(bits), Some(module)) if shape.len() > 1 => {
+                    tensors.extend(packed(module, shape, &values, bits));
+                }
+                _ => drop(tensors.insert(name.clone(), float.tensor(shape.clone(), &values))),
+            }
+        }
+        if config.get("text_config").is_some() {
+            // What else such a model has is left out.
+            let tower = float.tensor(vec![4, 8], &[0.0; 32]);
+            tensors.insert("vision_tower.patch_embedding.weight".to_owned(), tower);
+        }
+        if let Some(bits) = bits {
+            config["quantization"] = json!({ "group_size": GROUP_SIZE, "bits": bits });
+        }
+        write_folder(folder, &config, config["vocab_size"].as_u64().unwrap() as usize, &tensors, 0);
+    }
+
+    fn has_experts(&self) -> bool {
+        self.config.get("num_experts_per_tok").is_some()
+    }
+
+    /// In one piece and in pieces, then token by token.
+    pub(crate) fn compare(&self, run: &Run, on: On) -> Difference {
+        let loaded = self.load(run, on);
+        let model = &loaded.model;
+        let mut difference = Difference::default();
+        for (after, expected) in run.logits.iter().filter(|(after, _)| *after <= self.prompt.len()) {
+            difference.add(&alone(model, &mut model.new_kv(), &self.prompt[..*after]), expected);
+        }
+        let mut kv = model.new_kv();
+        let mut found = Vec::new();
+        // The boundaries of pieces lie on both sides of those of blocks and windows.
+        for end in [1, 30, 33, 64, 100, 101, self.prompt.len()] {
+            let piece = &self.prompt[kv.len()..end];
+            found = alone(model, &mut kv, piece);
+            difference.add_at(end, &found, run);
+        }
+        for (token, gap) in &run.greedy {
+            let likely = (0..found.len()).max_by(|a, b| found[*a].total_cmp(&found[*b])).unwrap();
+            difference.tokens += usize::from(*gap > NEAR_TIE && likely != *token as usize);
+            found = alone(model, &mut kv, &[*token]);
+            difference.add_at(kv.len(), &found, run);
+        }
+        difference
+    }
+}
+
+impl Difference {
+    fn add(&mut self, found: &[f32], expected: &[f64]) {
+        self.logit = self.logit.max(super::largest_difference(found, expected));
+        self.size = expected.iter().fold(self.size, |size, logit| size.max(logit.abs()));
+    }
+
+    fn add_at(&mut self, after: usize, found: &[f32], run: &Run) {
+        for (_, expected) in run.logits.iter().filter(|(at, _)| *at == after) {
+            self.add(found, expected);
+        }
+    }
+
+    /// The more severe of both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            logit: self.logit.max(other.logit),
+            size: self.size.max(other.size),
+            tokens: self.tokens + other.tokens,
+        }
     }
 }
 
@@ -58,32 +165,145 @@ fn values(name: &str, shape: &[usize]) -> Vec<f64> {
     (0..count).map(|_| low + (high - low) * (random.next() >> 57) as f64 / 128.0).collect()
 }
 
-/// In one piece, and in pieces down to single tokens.
+/// A matrix quantized as MLX does it.
+fn packed(module: &str, shape: &[usize], values: &[f64], bits: i32) -> [(String, Tensor); 3] {
+    let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+    let shape: Vec<i32> = shape.iter().map(|&dim| dim as i32).collect();
+    let weight = Array::from_slice(&values, &shape);
+    let (packed, scales, biases) = quantize(&weight, GROUP_SIZE, bits).unwrap();
+    eval([&packed, &scales, &biases]).unwrap();
+    let shape_of = |array: &Array| array.shape().iter().map(|&dim| dim as usize).collect::<Vec<_>>();
+    let floats = |array: &Array| {
+        let values: Vec<f64> = array.as_slice::<f32>().iter().map(|&value| f64::from(value)).collect();
+        Float::F32.tensor(shape_of(array), &values)
+    };
+    let words = packed.as_slice::<u32>().iter().flat_map(|word| word.to_le_bytes()).collect();
+    let words = Tensor { dtype: "U32", shape: shape_of(&packed), bytes: words };
+    [
+        (format!("{module}.weight"), words),
+        (format!("{module}.scales"), floats(&scales)),
+        (format!("{module}.biases"), floats(&biases)),
+    ]
+}
+
+/// How a backend computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arithmetic {
+    Float32,
+    /// Activations that meet quantized weights are rounded to 16 bits.
+    Rounded,
+    /// To 8 bits.
+    Bytes,
+    /// Results of operations are rounded to 16 bits.
+    Half,
+}
+
+impl Arithmetic {
+    pub(crate) fn of(on: On, run: &Run) -> Self {
+        match (on.kernels, on.float) {
+            (Kernels::Mlx, Some(Float::F16 | Float::Bf16)) => Self::Half,
+            (Kernels::CpuInt8, _) if run.bits == Some(4) => Self::Bytes,
+            (Kernels::Cpu | Kernels::CpuInt8, _) if run.bits.is_some() => Self::Rounded,
+            _ => Self::Float32,
+        }
+    }
+
+    /// Whether a model is computed as mlx-lm does it: each logit within a thousandth (itself, or its part of the largest
+    /// one), and the same tokens. What was found is half of each limit or less.
+    pub(crate) fn allows(self, found: Difference) -> bool {
+        let part = found.logit / found.size;
+        match self {
+            Self::Float32 => found.logit < 1e-3 && found.tokens == 0,
+            Self::Rounded => part < 1e-3 && found.tokens == 0,
+            Self::Bytes => part < 0.3,
+            Self::Half => part < 0.15,
+        }
+    }
+}
+
 fn agrees_with_mlx_lm(on: On) {
-    let recorded = Recorded::all();
+    let recorded = committed();
     for model_type in Model::architectures() {
-        let recorded = recorded.get(model_type).unwrap_or_else(|| {
+        let models = recorded.get(model_type).unwrap_or_else(|| {
             panic!("no reference for `{model_type}`; record one with crates/worker/tests/reference/small.py")
         });
-        let float = on.float.unwrap_or(Float::F32);
-        let spec = on.spec(Spec { dense: float, ..Spec::default() });
-        let loaded = load_folder(|folder| recorded.write(folder, float), on);
-        let mut kv = loaded.model.new_kv();
-        for (after, expected) in &recorded.logits {
-            let tokens = &recorded.tokens[..*after];
-            on.agrees(&spec, &alone(&loaded.model, &mut loaded.model.new_kv(), tokens), expected);
-            let rest = &tokens[kv.len()..];
-            on.agrees(&spec, &alone(&loaded.model, &mut kv, rest), expected);
+        // What only makes types or forms of weights different is tried with one.
+        let count = if on.tries_everything() { models.len() } else { 1 };
+        for (index, model) in models.iter().enumerate().take(count) {
+            // Half precision rounds scales, too: quantized weights would be others.
+            let exact = !matches!(on.float, Some(Float::F16 | Float::Bf16));
+            for run in model.runs.iter().filter(|run| run.bits.is_none() || exact) {
+                let found = model.compare(run, on);
+                let arithmetic = Arithmetic::of(on, run);
+                // A rounding can turn a token to other experts, and then nothing is near.
+                let may_turn = arithmetic == Arithmetic::Half && model.has_experts();
+                let allowed = arithmetic.allows(found) || (may_turn && found.logit.is_finite());
+                assert!(allowed, "model {index} of `{model_type}`, {:?} bits: {found:?} on {on:?}", run.bits);
+            }
         }
+    }
+}
+
+/// What an architecture's own settings may not be; of a model that stands in `text_config`, there.
+#[test]
+fn settings_that_would_change_the_answers_are_refused_by_name() {
+    let recorded = committed();
+    let on = super::on::MLX_FLOAT32;
+    for (model_type, setting, value) in [
+        ("cohere", "use_qk_norm", json!(true)),
+        ("gemma2", "hidden_activation", json!("gelu")),
+        ("gemma2", "layer_types", json!(["full_attention"])),
+        ("gemma3_text", "final_logit_softcapping", json!(30.0)),
+        ("gemma3_text", "use_bidirectional_attention", json!(true)),
+        ("glm4", "partial_rotary_factor", json!(0.05)),
+        ("granite", "logit_scale", json!(2.0)),
+        ("llama", "sliding_window", json!(64)),
+        ("ministral3", "attn_logit_softcapping", json!(50.0)),
+        ("mistral", "partial_rotary_factor", json!(0.5)),
+        ("mixtral", "num_experts_per_tok", json!(99)),
+        ("olmo2", "clip_qkv", json!(8.0)),
+        ("olmoe", "mlp_bias", json!(true)),
+        ("phi3", "rope_scaling", json!({ "type": "longrope", "long_factor": [1.0] })),
+        ("qwen2", "hidden_act", json!("relu")),
+        ("qwen3_moe", "mlp_only_layers", json!([99])),
+        ("smollm3", "no_rope_layers", json!([1, 0])),
+    ] {
+        let model = &recorded[model_type][0];
+        let (mut artifact, _folder) = super::import_written(|folder| model.write(folder, None, Float::F32));
+        artifact.manifest.config[setting] = value;
+        let error = Model::load(&artifact, on.kernels, super::BUDGET).err().unwrap().to_string();
+        assert!(error.contains(&format!("`{setting}")), "{model_type}: {error}");
     }
 }
 
 #[test]
 fn every_reference_is_of_an_architecture() {
-    for (name, recorded) in Recorded::all() {
-        assert_eq!(recorded.config["model_type"], name.as_str());
+    for (name, models) in committed() {
+        assert!(models.iter().all(|model| model.config["model_type"] == name.as_str()));
         assert!(Model::architectures().any(|model_type| model_type == name), "{name}");
     }
 }
 
-on_every_backend![agrees_with_mlx_lm];
+/// The same bits in one piece, in pieces, and beside another sequence, where that is promised.
+fn other_rows_change_no_bit(on: On) {
+    for (model_type, models) in committed() {
+        for model in &models {
+            let Loaded { model: loaded, .. } = &model.load(&model.runs[1], on);
+            if !loaded.is_invariant() {
+                continue;
+            }
+            let whole = alone(loaded, &mut loaded.new_kv(), &model.prompt);
+            let (mut kv, mut other) = (loaded.new_kv(), loaded.new_kv());
+            let mut found = Vec::new();
+            for end in [29, 31, 32, 90, model.prompt.len()] {
+                let piece = &model.prompt[kv.len()..end];
+                let rows = vec![(&mut other, &model.prompt[..end % 7 + 1]), (&mut kv, piece)];
+                found = super::forward(loaded, rows).remove(1);
+            }
+            let differs = found.iter().zip(&whole).position(|(f, w)| f.to_bits() != w.to_bits());
+            assert_eq!(differs, None, "a logit of `{model_type}`: {on:?}");
+        }
+    }
+}
+
+on_every_backend![agrees_with_mlx_lm, other_rows_change_no_bit];

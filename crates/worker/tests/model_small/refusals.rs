@@ -54,15 +54,16 @@ fn settings_that_would_be_ignored_are_refused(on: On) {
     };
     let model_type = refused("model_type", json!("gpt_neox"));
     assert!(model_type.contains("`gpt_neox`") && model_type.contains("`llama`"), "{model_type}");
-    let rope = refused("rope_scaling", json!({ "rope_type": "yarn", "factor": 4.0 }));
-    assert!(rope.contains("`rope_scaling.rope_type` = `yarn`"), "{rope}");
+    assert!(model_type.contains("README"), "{model_type}");
+    let rope = refused("rope_scaling", json!({ "rope_type": "ntk", "factor": 4.0 }));
+    assert!(rope.contains("`rope_scaling.rope_type` = `ntk`"), "{rope}");
     let no_factor = refused("rope_scaling", json!({ "rope_type": "linear" }));
     assert!(no_factor.contains("rope_scaling.factor"), "{no_factor}");
     assert!(refused("hidden_act", json!("gelu")).contains("`hidden_act` = gelu"));
     assert!(refused("num_key_value_heads", json!(3)).contains("`num_key_value_heads` = 3"));
     assert!(refused("hidden_size", json!("wide")).contains("invalid type"));
-    let sliding = refused("layer_types", json!(["full_attention", "sliding_attention"]));
-    assert!(sliding.contains("`layer_types` = sliding_attention"), "{sliding}");
+    let sliding = refused("layer_types", json!(["full_attention", "chunked_attention"]));
+    assert!(sliding.contains("`layer_types` = chunked_attention"), "{sliding}");
     let mode = refused("quantization", json!({ "group_size": 32, "bits": 4, "mode": "mxfp6" }));
     assert!(mode.contains("`quantization.mode` = mxfp6"), "{mode}");
 }

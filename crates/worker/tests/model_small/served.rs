@@ -5,7 +5,10 @@ use std::{
     collections::BTreeMap,
     ops::Range,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use crossbeam_channel::{Sender, unbounded};
@@ -16,17 +19,19 @@ use protocol::{
 use tokenizers::Tokenizer;
 use worker::{
     engine::{Broken, Engine, EngineMessage, EngineStats, EosTokens, Forward, Sequence, emit::Emitter},
-    model::{Logits, ModelError, Progress, SequenceKv, StepInput},
+    model::{Before, Landed, LaunchInput, Launched, Logits, ModelError, Progress, SequenceKv, StepInput},
     prefix_store::{PrefixStore, PrefixStoreConfig},
     report_sink::ReportSink,
     request_trace::SequenceSpans,
     requests::RequestTable,
-    sample::Sampler,
+    sample::{Choice, Sampler},
     schedule::Limits,
 };
 
 use super::{
-    Loaded, load,
+    Loaded,
+    drafts::draft_model,
+    load,
     on::On,
     tiny::{Spec, Tiny, tokenizer},
 };
@@ -47,6 +52,18 @@ pub(crate) struct Flaky {
     fails: Box<dyn Fn(&StepInput<'_>) -> bool>,
     stats: Arc<EngineStats>,
     calls: Cell<u32>,
+    launching: Launching,
+    launched: Arc<AtomicU32>,
+}
+
+/// Which steps [`Flaky`] launches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Launching {
+    Never,
+    /// Those that its model launches. A step fails at once, if it does.
+    Allowed,
+    /// The same, but one that is launched fails when it is read.
+    FailsLate,
 }
 
 impl Flaky {
@@ -56,22 +73,45 @@ impl Flaky {
         stats: Arc<EngineStats>,
         fails: impl Fn(&StepInput<'_>) -> bool + 'static,
     ) -> Self {
-        Self { loaded, fails: Box::new(fails), stats, calls: Cell::new(0) }
+        let launching = Launching::Allowed;
+        Self {
+            loaded,
+            fails: Box::new(fails),
+            stats,
+            calls: Cell::new(0),
+            launching,
+            launched: Arc::default(),
+        }
+    }
+
+    pub(crate) fn launching(self, launching: Launching) -> Self {
+        Self { launching, ..self }
+    }
+
+    /// Counts the steps that are launched.
+    pub(crate) fn launched(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.launched)
+    }
+
+    /// Called before each step.
+    fn fails(&self, input: &StepInput<'_>) -> bool {
+        self.calls.set(self.calls.get() + 1);
+        let probing = input.rows.iter().all(|row| row.tokens == [0]);
+        assert!(probing || self.stats.heartbeat().runnable > 0, "a step must be seen while it runs");
+        (self.fails)(input)
     }
 }
 
 impl Forward for Flaky {
     type Kv = SequenceKv;
-
-    fn is_intact(&self, kv: &SequenceKv) -> bool {
-        kv.is_intact()
-    }
+    /// And whether it is to fail.
+    type Launched = (Launched, bool);
 
     fn new_kv(&self) -> SequenceKv {
         self.loaded.model.new_kv()
     }
 
-    fn shared_block(&self) -> Option<usize> {
+    fn shared_block(&self) -> usize {
         self.loaded.model.shared_block()
     }
 
@@ -100,14 +140,53 @@ impl Forward for Flaky {
     }
 
     fn forward(&self, input: &mut StepInput<'_>) -> Result<Option<Logits>, ModelError> {
-        self.calls.set(self.calls.get() + 1);
-        let probing = input.rows.iter().all(|row| row.tokens == [0]);
-        assert!(probing || self.stats.heartbeat().runnable > 0, "a step must be seen while it runs");
-        if (self.fails)(input) {
-            return Err(ModelError::Mlx(mlx_rs::error::Exception::custom("injected")));
-        }
-        self.loaded.model.forward(input)
+        Ok(self.forward_choosing(input, &[])?.logits)
     }
+
+    fn forward_choosing(
+        &self,
+        input: &mut StepInput<'_>,
+        choices: &[Option<Choice>],
+    ) -> Result<Landed, ModelError> {
+        if self.fails(input) {
+            return Err(injected());
+        }
+        self.loaded.model.forward_choosing(input, choices)
+    }
+
+    fn launches(&self) -> bool {
+        self.launching != Launching::Never && self.loaded.model.launches()
+    }
+
+    fn launch(
+        &self,
+        input: &mut LaunchInput<'_, SequenceKv, Self::Launched>,
+    ) -> Result<Self::Launched, ModelError> {
+        let fails = self.fails(&input.step);
+        if fails && self.launching != Launching::FailsLate {
+            return Err(injected());
+        }
+        let step = StepInput { rows: std::mem::take(&mut input.step.rows) };
+        let before = input.before.as_ref();
+        let before = before.map(|it| Before { step: &it.step.0, chosen: it.chosen.clone() });
+        let mut input = LaunchInput { step, choices: input.choices.clone(), before };
+        let launched = self.loaded.model.launch(&mut input)?;
+        self.launched.fetch_add(1, Ordering::Relaxed);
+        Ok((launched, fails))
+    }
+
+    fn land(&self, launched: &Self::Launched) -> Result<Landed, ModelError> {
+        let landed = self.loaded.model.land(&launched.0)?;
+        if launched.1 { Err(injected()) } else { Ok(landed) }
+    }
+
+    fn abandon(&self, steps: usize) {
+        self.loaded.model.abandon(steps);
+    }
+}
+
+fn injected() -> ModelError {
+    ModelError::Mlx(mlx_rs::error::Exception::custom("injected"))
 }
 
 /// Of each stream its tokens and its end.
@@ -141,12 +220,19 @@ pub(crate) fn serve(
     prompts: &[&[u32]],
     fails: impl Fn(&StepInput<'_>) -> bool + 'static,
 ) -> (Result<(), Broken>, Outcome) {
-    serve_with(on, limits, prompts, fails, None)
+    serve_with(on, limits, prompts, fails, None, None)
+}
+
+/// The same, with drafts of another model.
+pub(crate) fn serve_drafted(on: On, limits: Limits, prompts: &[&[u32]], draft: Loaded) -> Outcome {
+    let (result, outcome) = serve_with(on, limits, prompts, |_| false, None, Some(draft));
+    result.unwrap();
+    outcome
 }
 
 /// The same, with prefixes that are kept in a folder, and were kept there before.
 pub(crate) fn serve_from(on: On, limits: Limits, prompts: &[&[u32]], prefixes: &Path) -> Outcome {
-    let (result, outcome) = serve_with(on, limits, prompts, |_| false, Some(prefixes));
+    let (result, outcome) = serve_with(on, limits, prompts, |_| false, Some(prefixes), None);
     result.unwrap();
     outcome
 }
@@ -157,6 +243,7 @@ fn serve_with(
     prompts: &[&[u32]],
     fails: impl Fn(&StepInput<'_>) -> bool + 'static,
     prefixes: Option<&Path>,
+    draft: Option<Loaded>,
 ) -> (Result<(), Broken>, Outcome) {
     let stats = Arc::new(EngineStats::default());
     let loaded = load(&Tiny::new(on.spec(Spec::default()), 21), on);
@@ -170,7 +257,11 @@ fn serve_with(
     }
     sender.send(EngineMessage::Drain).unwrap();
     let store = prefixes.map(|dir| prefix_store(&model.loaded, dir, sender.clone()));
-    let mut engine = Engine::new(model, limits, messages, requests, Arc::clone(&streams) as _, stats);
+    let sink = Arc::clone(&streams) as _;
+    let mut engine = Engine::new(model, limits, messages, requests, sink, Arc::clone(&stats));
+    if let Some(draft) = draft {
+        engine = engine.with_draft_model(draft_model(draft, limits, &stats, |_| false));
+    }
     if let Some(store) = store {
         engine = engine.with_prefix_store(store);
     }

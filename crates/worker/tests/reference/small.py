@@ -1,49 +1,42 @@
-"""Reference values of a small model of any architecture, computed by mlx-lm in float32.
+"""Reference values of small models of any architecture, computed by mlx-lm in float32.
 
-    python small.py llama > small/llama.json
+    python small.py llama > small/llama.json              # what the tests check
+    python small.py --seed 7 --to FOLDER llama qwen3      # other random models, for `cargo xtask parity`
 
 Made with Python 3.11, mlx 0.32.2 (CPU), mlx-lm 0.32.2 (`pip install mlx-lm "mlx[cpu]==0.32.2"`).
 
-A file has the configuration, the tensors' shapes, some tokens, and the logits after some of them. The weights are not in
-it: they follow from the tensors' names, here and in `model_small/recorded.rs`.
+A file has some models: of each the configuration, the tensors' shapes and a prompt; and of its dense and its quantized
+weights the logits after some tokens and what greedy decoding goes on with. The weights are not in it: they follow from the
+tensors' names, here and in `model_small/recorded.rs`.
 """
 
+import argparse
+import copy
 import json
+import os
+import pathlib
+import random
 import sys
 
+# MLX would compile C++ for each model.
+os.environ["MLX_DISABLE_COMPILE"] = "1"
+
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import _get_classes
 
-# What every model has, and what is special about each `model_type`.
-COMMON = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 101,
-    "max_position_embeddings": 128,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": False,
-    "hidden_act": "silu",
-    "eos_token_id": 0,
-}
-SPECIAL = {
-    "llama": {
-        "attention_bias": True,
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 40,
-        },
-    },
-}
-TOKENS = 40
-AFTER = [1, 9, 33, 40]
+from architectures import ARCHITECTURES
+
+# mlx-lm 0.32.2 passes an argument that MLX 0.32.2 does not know yet; it is None.
+GATHER_QMM = mx.gather_qmm
+mx.gather_qmm = lambda *arrays, global_scale=None, **options: GATHER_QMM(*arrays, **options)
+
+PROMPT, DECODED = 129, 24
+AFTER = [1, 64, PROMPT, PROMPT + DECODED]
+MODELS = 3
+GROUP_SIZE = 32
 MASK = (1 << 64) - 1
 
 
@@ -71,40 +64,99 @@ def tensor(name, shape):
     for dim in shape:
         count *= dim
     numbers = split_mix(hashed(name))
-    if len(shape) == 1:
-        low, high = (0.5, 1.5) if name.endswith("norm.weight") else (-0.25, 0.25)
-        values = [low + (high - low) * (next(numbers) >> 57) / 128 for _ in range(count)]
-    else:
-        # About 2 / sqrt(inputs), so that activations keep their size from layer to layer.
-        spread = 0.25
-        values = [spread * ((next(numbers) >> 57) / 64 - 1) for _ in range(count)]
+    is_norm = len(shape) == 1 and name.endswith("norm.weight")
+    # Of matrices about 2 / sqrt(inputs), so that activations keep their size from layer to layer.
+    low, high = (0.5, 1.5) if is_norm else (-0.25, 0.25)
+    values = [low + (high - low) * (next(numbers) >> 57) / 128 for _ in range(count)]
     return mx.array(values, dtype=mx.float32).reshape(shape)
 
 
-def main(model_type):
-    mx.set_default_device(mx.cpu)
-    config = {"model_type": model_type, **COMMON, **SPECIAL.get(model_type, {})}
+def separate(name, shape):
+    """Experts one by one, as transformers stores them: mlx-lm stacks them."""
+    if ".switch_mlp." not in name:
+        return [(name, shape)]
+    before, after = name.split(".switch_mlp.")
+    if before.endswith("block_sparse_moe"):
+        after = after.replace("gate_proj", "w1").replace("down_proj", "w2").replace("up_proj", "w3")
+    return [(f"{before}.experts.{expert}.{after}", shape[1:]) for expert in range(shape[0])]
+
+
+def build(config):
+    """The model with its weights, and their shapes as they are stored."""
     model_class, args_class = _get_classes(config)
-    model = model_class(args_class.from_dict(config))
+    model = model_class(args_class.from_dict(copy.deepcopy(config)))
+    text = config.get("text_config", config)
     shapes = {name: list(value.shape) for name, value in sorted(tree_flatten(model.parameters()))}
-    model.load_weights([(name, tensor(name, shape)) for name, shape in shapes.items()], strict=True)
-    numbers = split_mix(hashed("tokens"))
-    tokens = [next(numbers) % config["vocab_size"] for _ in range(TOKENS)]
-    logits = model(mx.array([tokens]))[0]
-    mx.eval(logits)
-    rounded = lambda row: [round(value, 6) for value in row.tolist()]
-    recorded = {
-        "made_with": "mlx-lm, float32",
-        "config": config,
-        "tensors": shapes,
-        "tokens": tokens,
-        "logits": [[after, rounded(logits[after - 1])] for after in AFTER],
-    }
-    print("{")
-    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in recorded.items()]
-    print(",\n".join(lines))
-    print("}")
+    if text["tie_word_embeddings"]:
+        shapes = {name: shape for name, shape in shapes.items() if "lm_head." not in name}
+    if config.pop("separate_experts", False):
+        shapes = dict(sorted(part for name, shape in shapes.items() for part in separate(name, shape)))
+    weights = {name: tensor(name, shape) for name, shape in shapes.items()}
+    if hasattr(model, "sanitize"):
+        weights = model.sanitize(dict(weights))
+    model.load_weights(list(weights.items()), strict=True)
+    return model, shapes
+
+
+def run(model, prompt, bits):
+    """Logits of the prompt in one piece, then of single tokens, each the most likely one."""
+    cache = make_prompt_cache(model)
+    rows = list(model(mx.array([prompt]), cache=cache)[0])
+    greedy = []
+    for _ in range(DECODED):
+        second, first = sorted(rows[-1].tolist())[-2:]
+        token = rows[-1].argmax().item()
+        greedy.append([token, round(first - second, 4)])
+        rows.append(model(mx.array([[token]]), cache=cache)[0, 0])
+    rounded = lambda row: [round(value, 5) for value in row.tolist()]
+    return {"bits": bits, "logits": [[after, rounded(rows[after - 1])] for after in AFTER], "greedy": greedy}
+
+
+def record(config, seed):
+    """One model, dense and with weights of 4 and of 8 bits."""
+    model, shapes = build(dict(config))
+    numbers = split_mix(hashed(f"tokens {seed}"))
+    vocab = config.get("text_config", config)["vocab_size"]
+    prompt = [next(numbers) % vocab for _ in range(PROMPT)]
+    runs = [run(model, prompt, None)]
+    for bits in (4, 8):
+        model, _ = build(dict(config))
+        nn.quantize(model, group_size=GROUP_SIZE, bits=bits)
+        runs.append(run(model, prompt, bits))
+    config.pop("separate_experts", None)
+    return {"config": config, "tensors": shapes, "prompt": prompt, "runs": runs}
+
+
+def recorded(model_type, seed):
+    """Models of an architecture, one a seed."""
+    seeds = [seed * MODELS + i for i in range(MODELS)]
+    return [record(ARCHITECTURES[model_type](random.Random(f"{model_type} {s}"), s), s) for s in seeds]
+
+
+def written(models):
+    """One line for each part, so that differences can be seen."""
+    lines = []
+    for model in models:
+        parts = [f'"{key}": {json.dumps(value)}' for key, value in model.items() if key != "runs"]
+        runs = ",\n".join(json.dumps(run) for run in model["runs"])
+        lines.append("{" + ",\n".join(parts) + f',\n"runs": [\n{runs}\n]' + "}")
+    return '{"made_with": "mlx-lm, float32",\n"models": [\n' + ",\n".join(lines) + "\n]}\n"
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("architectures", nargs="*", metavar="ARCH", help="default: all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--to", type=pathlib.Path, help="a folder that gets a file for each architecture")
+    args = parser.parse_args()
+    mx.set_default_device(mx.cpu)
+    for model_type in args.architectures or sorted(ARCHITECTURES):
+        text = written(recorded(model_type, args.seed))
+        if args.to:
+            (args.to / f"{model_type}.json").write_text(text)
+        else:
+            sys.stdout.write(text)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

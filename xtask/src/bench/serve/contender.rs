@@ -126,10 +126,12 @@ impl Bench {
 impl Running<'_> {
     /// Runs an experiment, and fails if it does.
     pub(super) fn run(&self, experiment: &str) -> Result<Value> {
-        let experiment: Vec<&str> = experiment.split(' ').collect();
+        let mut experiment: Vec<&str> = experiment.split(' ').collect();
         match self {
             Self::Ours(gateway) => gateway.run(&experiment),
             Self::LlamaServer { server, programs, model } => {
+                // It closes connections behind a streamed answer.
+                experiment.push("--new-connections");
                 programs.load(server.address(), model, server.pid(), &experiment)?.clean()
             }
         }

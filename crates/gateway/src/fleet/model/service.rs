@@ -17,7 +17,16 @@ impl Service {
     /// What the worker reported about itself.
     pub(super) fn work(&self) -> WorkerWork {
         let Heartbeat {
-            step, runnable, paused, waiting, kv_tokens, kv_capacity, memory_bytes, memory, ..
+            step,
+            runnable,
+            paused,
+            waiting,
+            kv_tokens,
+            kv_capacity,
+            memory_bytes,
+            memory,
+            time,
+            ..
         } = self.link.heartbeat();
         let ModelInfo { load_micros, tokenizer_micros, .. } = self.info;
         WorkerWork {
@@ -32,6 +41,7 @@ impl Service {
             kv_capacity,
             memory_bytes,
             memory,
+            time,
         }
     }
 }

@@ -79,7 +79,8 @@ fn already(model: &Model, workers: Option<usize>) -> Result<Begun, ModelError> {
 /// What of the memory it gets.
 fn grant(table: &Table, id: &str, workers: usize, limits: &Limits<'_>) -> Result<Grant, ModelError> {
     let Limits { memory, stored, max_loaded, .. } = limits;
-    let model = stored.find(id);
+    let model = stored.sized(id);
+    let model = model.as_deref();
     if let Err(shortage) = memory.least(model, workers) {
         return Err(ModelError::TooLarge { model: id.to_owned(), shortage });
     }

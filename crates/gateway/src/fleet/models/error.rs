@@ -90,6 +90,17 @@ pub enum ModelError {
         /// For how long the request waited.
         waited: Duration,
     },
+    /// It has to leave before it can be loaded again, and had requests to finish for as long as another may wait.
+    #[error(
+        "the model `{model}` is being unloaded, and is not done with its requests after {} s; try again later",
+        waited.as_secs_f32()
+    )]
+    StillUnloading {
+        /// Its name.
+        model: String,
+        /// For how long the request waited.
+        waited: Duration,
+    },
     /// It does not fit into the memory that workers may use, even if nothing else were loaded.
     #[error("the model `{model}` can't be loaded: {shortage}")]
     TooLarge {

@@ -182,6 +182,8 @@ specs! {
     NO_ROOM = SERVICE_UNAVAILABLE Server "no_room" WORKER,
         "`models.max_loaded` models are loaded, or they leave too little of `memory.max_bytes`, and none became idle \
          within `models.wait_timeout_ms`";
+    STILL_UNLOADING = SERVICE_UNAVAILABLE Server "model_unloading" WORKER,
+        "the model is being unloaded, to be loaded again for this request, and was not gone within `models.wait_timeout_ms`";
     STORE_UNREADABLE = SERVICE_UNAVAILABLE Server "store_unreadable" WORKER,
         "the model is not loaded, and the artifact store can't be read; the log says why";
     WORKER_LOST = SERVICE_UNAVAILABLE Server "worker_lost" WORKER,

@@ -157,6 +157,12 @@ fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
         ),
         (ModelError::ShuttingDown.into(), 503, SERVER, "shutting_down"),
         (ModelError::NoRoom { model: model("m"), max: 1, waited: RETRY_BUSY }.into(), 503, SERVER, "no_room"),
+        (
+            ModelError::StillUnloading { model: model("m"), waited: RETRY_BUSY }.into(),
+            503,
+            SERVER,
+            "model_unloading",
+        ),
         (not_loaded(FailureKind::TooLarge), 422, SERVER, "model_too_large"),
         (
             ModelError::TooLarge { model: model("m"), shortage: SHORTAGE }.into(),
@@ -261,13 +267,14 @@ fn number(error: &ApiError) -> usize {
         ApiError::Model(ModelError::TooLarge { .. }) => 65,
         ApiError::Model(ModelError::NoMemory { .. }) => 66,
         ApiError::Model(ModelError::NoMemoryYet { .. }) => 67,
+        ApiError::Model(ModelError::StillUnloading { .. }) => 68,
     }
 }
 
 #[test]
 fn every_kind_of_error_has_a_sample() {
     let seen: BTreeSet<_> = samples().iter().map(|(error, ..)| number(error)).collect();
-    let all: BTreeSet<_> = (0..=67).collect();
+    let all: BTreeSet<_> = (0..=68).collect();
     assert_eq!(seen, all);
 }
 

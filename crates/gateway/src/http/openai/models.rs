@@ -42,6 +42,8 @@ struct Model {
     context_length: Option<u32>,
     architecture: Option<String>,
     digest: Option<String>,
+    /// The model that drafts tokens for it, where it is loaded.
+    draft_model: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -129,6 +131,7 @@ impl Model {
             architecture: info
                 .map(|info| info.architecture.clone())
                 .or(stored.and_then(|stored| stored.architecture.clone())),
+            draft_model: info.and_then(|info| info.draft_model.clone()),
             digest: info.map(|info| info.digest.clone()).or(stored.map(|stored| stored.digest.clone())),
         }
     }

@@ -64,6 +64,8 @@ impl Answer for PlainText {
 
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const HOUR: Duration = Duration::from_secs(3600);
+/// Until streams here have to be answered.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// An opening that fails when it is told.
 fn opening() -> (oneshot::Sender<ApiError>, Opening<PlainText>) {
@@ -74,7 +76,12 @@ fn opening() -> (oneshot::Sender<ApiError>, Opening<PlainText>) {
 fn response_of<D: Dialect>(source: Source<D::Answer>) -> (Response, HttpMetrics) {
     let metrics = HttpMetrics::register(&mut MetricRegistry::new());
     let request_id = Some(RequestId("r1".into()));
-    let settings = Settings { keepalive: KEEPALIVE, request_id, metrics: metrics.clone() };
+    let settings = Settings {
+        keepalive: KEEPALIVE,
+        deadline: Some(Instant::now() + DAY),
+        request_id,
+        metrics: metrics.clone(),
+    };
     (respond::<D>(source, settings), metrics)
 }
 
@@ -179,6 +186,45 @@ async fn a_stream_that_is_given_up_frees_its_place_at_once_and_tells_why_when_it
     assert_eq!(metrics.slow_consumers.get(), 1);
     assert_eq!(next(&mut body).await.unwrap(), "slow_consumer r1\n");
     assert!(next(&mut body).await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_nobody_reads_ends_at_its_deadline() {
+    let (player, response, metrics) = begun();
+    let mut body = response.into_body();
+    player.text("a");
+    assert_eq!(next(&mut body).await.unwrap(), "a");
+    player.text("unread");
+    tokio::time::sleep(DAY - KEEPALIVE).await;
+    assert!(!player.has_place());
+    tokio::time::sleep(KEEPALIVE + Duration::from_millis(1)).await;
+    assert!(player.is_cancelled() && player.has_place(), "without the body being polled");
+    assert_eq!(metrics.slow_consumers.get(), 0);
+    assert_eq!(next(&mut body).await.unwrap(), "deadline_exceeded r1\n");
+    assert!(next(&mut body).await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_next_chunk_is_told_of_the_deadline_at_once() {
+    let (player, generation) = Player::begin();
+    let opened = Opened { choices: generation.into(), answer: PlainText, _charge: Budget::new(0).charge() };
+    let mut body = body_of::<Lines<false>>(Source::Open(Box::new(opened)));
+    let began = Instant::now();
+    assert_eq!(next(&mut body).await.unwrap(), "deadline_exceeded r1\n");
+    assert_eq!(began.elapsed(), DAY);
+    assert!(player.has_place());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_gone_leaves_no_timer() {
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let (player, response, _) = begun();
+    assert!(tasks() > before);
+    drop(response);
+    tokio::task::yield_now().await;
+    assert_eq!(tasks(), before);
+    drop(player);
 }
 
 #[tokio::test(start_paused = true)]

@@ -144,7 +144,7 @@ impl Places {
             Arrived::Refused(bound) => Err(refusal(gate, bound)),
             Arrived::Waits(ticket, evicted) => {
                 let evicted: Vec<_> =
-                    evicted.into_iter().map(|waiter| (waiter, refusal(gate, Bound::Requests))).collect();
+                    evicted.into_iter().map(|(waiter, bound)| (waiter, refusal(gate, bound))).collect();
                 self.publish(&table);
                 drop(table);
                 let has_evicted = !evicted.is_empty();

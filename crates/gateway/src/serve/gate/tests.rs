@@ -67,7 +67,7 @@ proptest! {
                         at_limit = at_limit.max(places);
                     }
                     Arrived::Waits(ticket, evicted) => {
-                        waits.retain(|(n, _)| !evicted.contains(n));
+                        waits.retain(|(n, _)| evicted.iter().all(|(gone, _)| gone != n));
                         waits.push((n, ticket));
                     }
                     Arrived::Refused(_) => prop_assert_eq!(waits.len(), BOUNDS.requests),

@@ -23,6 +23,8 @@ pub(crate) struct Spec {
     pub(crate) pairs: i32,
     pub(crate) traditional: bool,
     pub(crate) window: Option<i32>,
+    /// [`expected`] knows of none.
+    pub(crate) soft_cap: Option<f32>,
     pub(crate) dtype: KvDtype,
 }
 
@@ -125,6 +127,8 @@ impl<'a> Server<'a> {
                 sin: &self.rotation.sin,
                 layer: LAYER,
                 heads: self.spec.heads(),
+                query_scale: None,
+                soft_cap: self.spec.soft_cap,
                 scale: self.spec.scale(),
                 window: self.spec.window,
                 traditional: self.spec.traditional,

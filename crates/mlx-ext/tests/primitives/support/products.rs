@@ -175,7 +175,7 @@ pub(crate) fn expected(job: &Linear<'_>, weights: &[Weights]) -> Expected {
     }
     let products: Vec<Expected> = weights.iter().map(|weights| weights.product(&x, job.int8)).collect();
     let mut y = match &products[..] {
-        [gate, up] if job.gated => gated(gate, up),
+        [gate, up] if job.gate.is_some() => gated(gate, up),
         products => {
             let all = |part: fn(&Expected) -> &Array| {
                 concatenate(&products.iter().map(part).collect::<Vec<_>>(), 1).unwrap()
@@ -214,7 +214,7 @@ fn gated(gate: &Expected, up: &Expected) -> Expected {
 
 /// The simplest job on some matrices.
 pub(crate) fn plain<'a>(x: &'a Array, matrices: &'a [Matrix<'a>]) -> Linear<'a> {
-    Linear { x, norm: None, matrices, gated: false, residual: None, int8: false }
+    Linear { x, norm: None, matrices, gate: None, residual: None, int8: false }
 }
 
 /// `linear`, evaluated.

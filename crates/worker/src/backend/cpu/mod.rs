@@ -1,13 +1,16 @@
 //! Primitives of this project for the CPU, in float32. Nothing else names them.
 
+mod experts;
 mod paged;
 
-use mlx_ext::{MicroScaling, cpu};
-use mlx_rs::{Array, Dtype, error::Exception};
+use mlx_ext::cpu;
+use mlx_rs::{Array, error::Exception};
 
+pub(crate) use experts::CpuExperts;
+pub(super) use experts::mix;
 pub(crate) use paged::{PagedKv, PagedSequence, PagedStep};
 
-use super::{AttentionSpec, Linear, Matrix, Storage};
+use super::{AttentionSpec, Gate, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
 use crate::cache::BLOCK_TOKENS;
 
 const _: () = assert!(BLOCK_TOKENS == cpu::KvPool::BLOCK_TOKENS, "the blocks of the pool are others");
@@ -19,9 +22,20 @@ pub(super) fn linear(job: &Linear<'_>, int8: bool) -> Result<Array, Exception> {
         x: job.x,
         norm: job.norm.map(|norm| (&norm.weight, norm.eps)),
         matrices: &matrices,
-        gated: job.gated,
+        gate: job.gate.map(gate),
         residual: job.residual,
         int8,
+    })
+}
+
+pub(super) fn rowwise(job: &Rowwise<'_>) -> Result<Array, Exception> {
+    let parts: Vec<cpu::NormedPart<'_>> = job.norms.iter().map(|&(norm, count)| part(norm, count)).collect();
+    cpu::rowwise(&cpu::Rowwise {
+        x: job.x,
+        parts: &parts,
+        factor: job.factor,
+        soft_cap: job.soft_cap,
+        residual: job.residual,
     })
 }
 
@@ -52,32 +66,35 @@ pub(super) fn unsupported(spec: &AttentionSpec) -> Option<&'static str> {
     spec.beyond_all_kernels()
 }
 
-/// What the primitives can compute with. Small floats of which they can't read the packing become bfloat16, which holds
-/// their products with their scales exactly; that reads them, and takes two to four times their memory.
-pub(super) fn taken(storage: Storage) -> Result<Storage, Exception> {
-    match storage {
-        Storage::MicroScaled {
-            packed,
-            scales,
-            format: format @ (MicroScaling::Mxfp8 | MicroScaling::Nvfp4),
-        } => {
-            let values = format.dequantize(&packed, &scales, Dtype::Bfloat16)?;
-            values.eval()?;
-            Ok(Storage::Dense(values))
-        }
-        others => Ok(others),
+fn gate(gate: Gate) -> cpu::Gate {
+    match gate {
+        Gate::Silu => cpu::Gate::Silu,
+        Gate::GeluTanh => cpu::Gate::GeluTanh,
     }
 }
 
+fn part(norm: &Norm, count: i32) -> cpu::NormedPart<'_> {
+    let kind = match norm.kind {
+        NormKind::Rms | NormKind::RmsPlusOne => cpu::NormKind::Rms,
+        NormKind::Layer => cpu::NormKind::Layer,
+    };
+    cpu::NormedPart { kind, weight: &norm.weight, bias: norm.bias.as_ref(), eps: norm.eps, count }
+}
+
 fn borrowed(matrix: &Matrix) -> cpu::Matrix<'_> {
-    let (weight, quantization) = match &matrix.storage {
+    cpu::Matrix { bias: matrix.bias.as_ref(), ..stored(&matrix.storage) }
+}
+
+/// Without a bias.
+fn stored(storage: &Storage) -> cpu::Matrix<'_> {
+    let (weight, quantization) = match storage {
         Storage::Dense(weight) => (weight, None),
         Storage::Affine { packed, scales, biases, group_size, bits } => {
             let packing = cpu::Quantization::Affine { scales, biases, group_size: *group_size, bits: *bits };
             (packed, Some(packing))
         }
-        // Of these only mxfp4 is left as it is: the others are expanded when they are taken.
+        // Of these only mxfp4 is readable.
         Storage::MicroScaled { packed, scales, .. } => (packed, Some(cpu::Quantization::Mxfp4 { scales })),
     };
-    cpu::Matrix { weight, quantization, bias: matrix.bias.as_ref() }
+    cpu::Matrix { weight, quantization, bias: None }
 }

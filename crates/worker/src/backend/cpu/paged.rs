@@ -102,16 +102,19 @@ impl PagedStep {
             &shared
         } else {
             // Without rotation there are no pairs to look up.
-            none = Table::new(&[], self.longest);
+            none = Table::new(&[], self.longest, 1.0);
             &none
         };
+        let query_scale = spec.query_scale.as_ref().map(|scale| scale.table(self.longest));
         self.step.attend(&Attention {
             qkv,
             cos: &table.cos,
             sin: &table.sin,
             layer: layer as i32,
             heads: spec.heads.queries,
+            query_scale: query_scale.as_deref(),
             scale: spec.scale,
+            soft_cap: spec.soft_cap,
             window: spec.window,
             traditional: spec.rope.as_ref().is_some_and(|rope| rope.traditional()),
         })

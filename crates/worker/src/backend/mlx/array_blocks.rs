@@ -31,7 +31,8 @@ pub(super) const TOKENS: i32 = BLOCK_TOKENS as i32;
 /// A *page* is what a block has of one head's keys or values: `[TOKENS, dim]`. A block is `2 * kv` pages: the keys' heads,
 /// then the values'. Before the first block stands one that is always zero, [`ZERO_PAGE`](Self::ZERO_PAGE).
 ///
-/// Blocks are written in place: between steps nothing else refers to an array, so MLX takes its memory for the result.
+/// Blocks are written in place: between steps nothing else refers to an array, so MLX takes its memory for the result. A step
+/// that is computed refers to those that it reads: nothing is written then, since all of it would be copied.
 pub(super) struct ArrayBlocks {
     heads: Heads,
     dtype: Dtype,
@@ -45,15 +46,17 @@ struct State {
     layers: Vec<Array>,
     /// Blocks that there is memory for.
     blocks: i32,
-    /// What the last step has computed and is not in `layers` yet.
-    appended: Option<Appended>,
+    /// What steps have computed, in order, and is not in `layers` yet.
+    appended: Vec<Appended>,
+    /// What is computed last by a step that was launched and reads `layers`.
+    reader: Option<Array>,
 }
 
 /// Keys and values of a step's tokens.
 pub(super) struct Appended {
     /// Their places: int32 `[tokens * 2 * kv]`.
     pub(super) slots: Array,
-    /// `[tokens, 2 * kv, 1, dim]` of each layer, evaluated.
+    /// `[tokens, 2 * kv, 1, dim]` of each layer; evaluated, or being so.
     pub(super) layers: Vec<Array>,
 }
 
@@ -69,7 +72,7 @@ impl ArrayBlocks {
     pub(super) fn new(layers: usize, heads: Heads, dtype: Dtype, count: i32) -> Result<Self, Exception> {
         let zero_block = || zeros_dtype(&[2 * heads.kv * TOKENS, heads.dim], dtype);
         let layers = (0..layers).map(|_| zero_block()).collect::<Result<_, _>>()?;
-        let state = Mutex::new(State { layers, blocks: 0, appended: None });
+        let state = Mutex::new(State { layers, blocks: 0, appended: Vec::new(), reader: None });
         Ok(Self { heads, dtype, count, state })
     }
 
@@ -105,13 +108,28 @@ impl ArrayBlocks {
 
     /// What a step has computed belongs to the blocks from now on.
     pub(super) fn append(&self, appended: Appended) {
-        self.state().appended = Some(appended);
+        self.state().appended.push(appended);
     }
 
-    /// Begins to write what was appended, and makes room for blocks up to `last`.
-    pub(super) fn prepare(&self, last: i32) -> Result<(), Exception> {
+    /// What the last `steps` steps have computed does not belong to them after all.
+    pub(super) fn abandon(&self, steps: usize) {
+        let State { appended, reader, .. } = &mut *self.state();
+        appended.truncate(appended.len().saturating_sub(steps));
+        // To wait for it again would only give its failure again.
+        *reader = None;
+    }
+
+    /// A step was launched that reads blocks, until `last` has been computed.
+    pub(super) fn set_reader(&self, last: Array) {
+        self.state().reader = Some(last);
+    }
+
+    /// Begins to write what was appended, unless that is for `later`, and makes room for blocks up to `last`.
+    pub(super) fn prepare(&self, last: i32, later: bool) -> Result<(), Exception> {
         let mut state = self.state();
-        self.write_appended(&mut state)?;
+        if !later {
+            self.write_appended(&mut state)?;
+        }
         self.grow(&mut state, last)
     }
 
@@ -139,17 +157,24 @@ impl ArrayBlocks {
         Array::from_slice(&pages, &[pages.len() as i32])
     }
 
-    /// Does not wait until it is written. If it fails, it stays appended, and is written later.
+    /// Does not wait until it is written, but until nothing else reads. If it fails, it stays appended, and is written later.
     fn write_appended(&self, state: &mut State) -> Result<(), Exception> {
-        let State { layers, appended, .. } = state;
-        let Some(Appended { slots, layers: new }) = &*appended else { return Ok(()) };
-        let write = |(layer, new): (&Array, &Array)| {
-            scatter_single(layer, slots, new.reshape(&[-1, 1, self.heads.dim])?, 0)
-        };
-        let written = layers.iter().zip(new).map(write).collect::<Result<_, _>>()?;
-        *layers = written;
-        *appended = None;
-        async_eval(&*layers)
+        if state.appended.is_empty() {
+            return Ok(());
+        }
+        if let Some(reader) = state.reader.take() {
+            eval([&reader])?;
+        }
+        let mut written = state.layers.clone();
+        for Appended { slots, layers: new } in &state.appended {
+            let write = |(layer, new): (&Array, &Array)| {
+                scatter_single(layer, slots, new.reshape(&[-1, 1, self.heads.dim])?, 0)
+            };
+            written = written.iter().zip(new).map(write).collect::<Result<_, _>>()?;
+        }
+        state.layers = written;
+        state.appended.clear();
+        async_eval(&state.layers)
     }
 
     fn grow(&self, state: &mut State, last: i32) -> Result<(), Exception> {

@@ -1,15 +1,18 @@
 //! Attention with MLX's operations, once the keys and values are in one place.
 
 use mlx_rs::{
-    Array,
+    Array, Dtype,
     error::Exception,
     fast::{ScaledDotProductAttentionMask, rope_dynamic, scaled_dot_product_attention},
-    ops::{arange, broadcast_to, indexing::TryIndexOp},
+    ops::{arange, broadcast_to, indexing::TryIndexOp, select, softmax_axis, tanh},
 };
 
-use super::super::{
-    Rope,
-    attention::{AttentionSpec, Heads},
+use super::{
+    super::{
+        Rope,
+        attention::{AttentionSpec, Heads},
+    },
+    rowwise::number,
 };
 
 /// Queries, keys and values, `[tokens, heads, 1, dim]` each.
@@ -23,7 +26,13 @@ pub(super) fn split(heads: Heads, qkv: &Array) -> Result<(Array, Array, Array), 
 /// Rotates `[tokens, heads, 1, dim]`, each token by its own position (int32 `[tokens]`): MLX takes one position for each
 /// first index, so each token is a batch of its own.
 pub(super) fn rotate(rope: &Rope, x: &Array, positions: &Array) -> Result<Array, Exception> {
-    rope_dynamic(x, rope.dims(), rope.traditional(), None, 1.0, positions, rope.reciprocals())
+    let rotated = rope_dynamic(x, rope.dims(), rope.traditional(), None, 1.0, positions, rope.reciprocals())?;
+    if rope.gain() == 1.0 {
+        return Ok(rotated);
+    }
+    let gain = |component| if component < rope.dims() { rope.gain() } else { 1.0 };
+    let gains: Vec<f32> = (0..x.dim(-1)).map(gain).collect();
+    rotated.multiply(Array::from_slice(&gains, &[x.dim(-1)]).as_dtype(x.dtype())?)
 }
 
 /// Rows with equally many new tokens. `queries` `[rows * new, heads, 1, dim]`, `keys` and `values` `[1, rows * kv_heads,
@@ -46,8 +55,7 @@ pub(super) fn attend_together(
         new,
         dim,
     ])?;
-    let mask = ScaledDotProductAttentionMask::Array(mask);
-    scaled_dot_product_attention(&queries, keys, values, spec.scale, mask, None)?
+    attend(spec, &queries, (keys, values), Some(ScaledDotProductAttentionMask::Array(mask)))?
         .reshape(&[rows, heads, new, dim])?
         .transpose_axes(&[0, 2, 1, 3])?
         .reshape(&[rows * new, heads * dim])
@@ -88,15 +96,58 @@ pub(super) fn attend_alone(
         (keys.try_index((.., .., all - seen.., ..))?, values.try_index((.., .., all - seen.., ..))?);
     let windowed = match spec.window {
         Some(window) if new > 1 && window < all => Some(window_mask(window, new, seen)?),
+        // A cap is computed with a mask as an array.
+        _ if new > 1 && spec.soft_cap.is_some() => Some(window_mask(i32::MAX, new, seen)?),
         _ => None,
     };
     let mask = match &windowed {
         Some(mask) => Some(ScaledDotProductAttentionMask::Array(mask)),
         None => (new > 1).then_some(ScaledDotProductAttentionMask::Causal),
     };
-    scaled_dot_product_attention(&queries, &keys, &values, spec.scale, mask, None)?
+    attend(spec, &queries, (&keys, &values), mask)?
         .transpose_axes(&[0, 2, 1, 3])?
         .reshape(&[new, spec.heads.queries * spec.heads.dim])
+}
+
+/// `queries` and the result `[1, heads, new, dim]`, `keys` and `values` `[1, kv, seen, dim]`.
+fn attend(
+    spec: &AttentionSpec,
+    queries: &Array,
+    (keys, values): (&Array, &Array),
+    mask: Option<ScaledDotProductAttentionMask<'_>>,
+) -> Result<Array, Exception> {
+    let Some(cap) = spec.soft_cap else {
+        return scaled_dot_product_attention(queries, keys, values, spec.scale, mask, None);
+    };
+    let mask = match mask {
+        None => None,
+        Some(ScaledDotProductAttentionMask::Array(mask)) => Some(mask),
+        Some(_) => return Err(Exception::custom("capped scores need their mask as an array")),
+    };
+    attend_capped((spec.scale, cap), queries, (keys, values), mask)
+}
+
+/// MLX's operation has no cap. Scores are float32; those of the heads that share keys are rows of one product.
+fn attend_capped(
+    (scale, cap): (f32, f32),
+    queries: &Array,
+    (keys, values): (&Array, &Array),
+    mask: Option<&Array>,
+) -> Result<Array, Exception> {
+    let (heads, new, dim) = (queries.dim(1), queries.dim(2), queries.dim(3));
+    let (kv, seen) = (keys.dim(1), keys.dim(2));
+    let shared = [kv, heads / kv * new];
+    let scaled = queries.multiply(number(scale, queries.dtype())?)?.reshape(&[shared[0], shared[1], dim])?;
+    let keys = keys.reshape(&[kv, seen, dim])?.swap_axes(-1, -2)?;
+    let cap = number(cap, Dtype::Float32)?;
+    let scores = scaled.matmul(&keys)?.as_dtype(Dtype::Float32)?.divide(&cap)?;
+    let mut scores = tanh(&scores)?.multiply(&cap)?;
+    if let Some(mask) = mask {
+        let mask = broadcast_to(mask, &[1, heads, new, seen])?.reshape(&[shared[0], shared[1], seen])?;
+        scores = select(&mask, &scores, number(f32::NEG_INFINITY, Dtype::Float32)?)?;
+    }
+    let weights = softmax_axis(&scores, -1, true)?.as_dtype(queries.dtype())?;
+    weights.matmul(values.reshape(&[kv, seen, dim])?)?.reshape(&[1, heads, new, dim])
 }
 
 /// Which of the last `seen` keys each of the last `new` queries sees: boolean `[new, seen]`.

@@ -17,29 +17,35 @@
 //! again: three times the traffic of attention alone. Therefore the gathered copy is kept, with some room: as long as the
 //! same sequences decode, a step adds its tokens to the copy, in place, and nothing is gathered. Copies take memory of
 //! their own, a [share](COPIES) of the budget; what does not fit is gathered in each step. A chunk of a prompt attends by
-//! itself, behind what it gathers of its sequence.
+//! itself, behind what it gathers of its sequence. Where steps are launched before the ones before have been computed, a
+//! copy takes twice the memory: it has a [spare](super::between::Spare), and a layer one concatenation more.
 //!
 //! Nothing of this has been measured on a GPU yet. A kernel that reads blocks by a table would need neither copies nor
 //! masks.
 //!
-//! **When a step fails** nothing is lost: the blocks are written when everything has been computed, and only then.
+//! **When a step fails** nothing is lost: the blocks are written when everything has been computed, and only then. A step
+//! that is launched behind another one may write to them what that one is still computing: but only to the places of
+//! its tokens, which its sequences do without if it fails.
+//!
+//! **What is launched** behind a step that gathers leaves the blocks as they are until then: to write to what is read, MLX
+//! would copy all of them. So it can gather nothing itself.
 //!
 //! **Batches.** Padding and the number of rows change how MLX cuts its sums: in another batch a result is another one
 //! within a rounding.
 
 use std::{ops::Range, sync::Arc};
 
-use mlx_rs::Dtype;
+use mlx_rs::{Array, Dtype};
 
 use super::{
     super::{
         block_table::{BlockTable, SharedBlocks},
-        kv::{KvBudget, KvError, KvGeometry, RowMemory, value_bytes},
+        kv::{KvBudget, KvError, KvGeometry, RowMemory, StepBefore, value_bytes},
     },
     array_blocks::{Appended, ArrayBlocks},
     between::{Between, Stamp},
     group::Row,
-    step::GatheredStep,
+    step::{GatheredStep, Groups},
 };
 use crate::cache::BLOCK_TOKENS;
 
@@ -104,13 +110,29 @@ impl GatheredKv {
         self.tokens
     }
 
+    /// Forgets what the last `steps` steps have appended, and what has become of copies meanwhile.
+    pub(crate) fn abandon(&self, steps: usize) {
+        self.between.state().abandon();
+        self.blocks.memory.abandon(steps);
+    }
+
+    /// A step was launched that reads blocks, until `last` has been computed.
+    pub(crate) fn set_reader(&self, last: Array) {
+        self.blocks.memory.set_reader(last);
+    }
+
     pub(crate) fn sequence(&self) -> GatheredSequence {
         GatheredSequence::new(BlockTable::new(&self.blocks), &self.blocks, &self.between)
     }
 
+    /// A step, which nobody waits for if the one `before` has not been computed.
+    ///
+    /// # Errors
+    /// There is no memory, or the step before has to be computed first.
     pub(crate) fn begin<'a>(
         &self,
         mut rows: Vec<RowMemory<'a, GatheredSequence>>,
+        before: StepBefore,
     ) -> Result<GatheredStep<'a>, KvError> {
         // What is left of a step that has failed.
         self.between.state().pending = None;
@@ -120,9 +142,14 @@ impl GatheredKv {
             last = blocks.iter().copied().fold(last, i32::max);
             memory.next = self.between.state().stamp();
         }
-        self.blocks.memory.prepare(last)?;
         let rows: Vec<Row<'_>> = rows.iter().map(row).collect();
-        Ok(GatheredStep::new(&self.blocks, &self.between, &rows, self.together))
+        let groups = Groups::new(&rows, self.together, before != StepBefore::Computed, &self.between);
+        let later = before == StepBefore::ReadsBlocks;
+        if later && groups.read_blocks() {
+            return Err(KvError::InUse);
+        }
+        self.blocks.memory.prepare(last, later)?;
+        Ok(GatheredStep::new(&self.blocks, &self.between, &rows, groups))
     }
 }
 
@@ -138,6 +165,7 @@ impl GatheredSequence {
 
     /// Gives back the blocks that only tokens from `len` on need. A copy may go on having them: they are not seen.
     pub(crate) fn truncate(&mut self, len: usize) {
+        self.between.state().forget_spares();
         self.table.truncate(len);
     }
 

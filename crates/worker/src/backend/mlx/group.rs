@@ -15,7 +15,7 @@ use super::{
     super::attention::AttentionSpec,
     array_blocks::{ArrayBlocks, TOKENS},
     attention::{attend_alone, attend_together, seen_by},
-    between::{Copy, Stamp},
+    between::{Copy, NewPlaces, Stamp},
 };
 
 /// A row of a step.
@@ -47,8 +47,8 @@ pub(super) struct Group {
     /// Whether keys and values are padded; else there is one row.
     together: bool,
     source: Source,
-    /// Places of the new tokens' keys and values there: int32 `[rows * new * 2 * kv]`.
-    places: Array,
+    /// Places of the new tokens' keys and values there.
+    places: NewPlaces,
     /// Masks of layers with such a window.
     masks: RefCell<Vec<(Option<i32>, Array)>>,
 }
@@ -101,9 +101,14 @@ impl Group {
             positions,
             together,
             source,
-            places: indices(&places.new_tokens()),
+            places: places.new_tokens(copy),
             masks: RefCell::default(),
         }
+    }
+
+    /// Whether its keys and values come from blocks.
+    pub(super) fn gathers(&self) -> bool {
+        matches!(self.source, Source::Blocks { .. })
     }
 
     /// Its part of what there is of each token.
@@ -129,18 +134,14 @@ impl Group {
             let (keys, values) = (heads.try_index((.., ..kv))?, heads.try_index((.., kv..))?);
             return attend_alone(spec, queries, (&keys, &values));
         }
-        let place = copy.and_then(|copy| copy.layers.get_mut(layer));
-        let (kept, place) = match place {
-            Some(place) => (place.take(), Some(place)),
-            None => (None, None),
+        let new = new.reshape(&[-1, 1, spec.heads.dim])?;
+        let all = match (copy, self.gathered(blocks, layer)?) {
+            (Some(copy), gathered) => copy.add(layer, gathered, &self.places, new)?,
+            // Nothing else refers to it: it is written in place.
+            (None, Some(gathered)) => scatter_single(gathered, &self.places.of_step, new, 0)?,
+            (None, None) => return Err(Exception::custom("a copy was taken that is not kept")),
         };
-        let before = self.before(kept, blocks, layer)?;
-        // Nothing else refers to `before`: it is written in place.
-        let all = scatter_single(before, &self.places, new.reshape(&[-1, 1, spec.heads.dim])?, 0)?;
         let heads = all.reshape(&[2, self.rows * kv, self.room, spec.heads.dim])?;
-        if let Some(place) = place {
-            *place = Some(all);
-        }
         let part = |which: i32, tokens: Range<i32>| heads.try_index((which..which + 1, .., tokens));
         if !self.together {
             let (keys, values) = (part(0, 0..self.longest)?, part(1, 0..self.longest)?);
@@ -152,21 +153,15 @@ impl Group {
         attend_together(spec, self.new, queries, (&keys, &values), &mask)
     }
 
-    /// `[2 * rows * kv * room, dim]`: keys and values of the tokens that the rows have.
-    fn before(&self, kept: Option<Array>, blocks: &ArrayBlocks, layer: usize) -> Result<Array, Exception> {
+    /// `[2 * rows * kv * room, dim]`: keys and values of the tokens that the rows have, if they are not in a copy.
+    fn gathered(&self, blocks: &ArrayBlocks, layer: usize) -> Result<Option<Array>, Exception> {
+        let Source::Blocks { pages, empty } = &self.source else { return Ok(None) };
         let dim = blocks.heads().dim;
-        match (&self.source, kept) {
-            (Source::Copy, Some(kept)) => Ok(kept),
-            (Source::Blocks { pages, empty }, _) => {
-                let gathered = blocks.gather(layer, pages)?.reshape(&[-1, dim])?;
-                let Some(empty) = empty else { return Ok(gathered) };
-                // What earlier holders of a block have left there could be no number. The mask's zero times that would not
-                // be zero.
-                let zeros = zeros_dtype(&[empty.dim(0), 1, dim], blocks.dtype())?;
-                scatter_single(gathered, empty, zeros, 0)
-            }
-            _ => Err(Exception::custom("a layer's attention is computed twice in a step")),
-        }
+        let gathered = blocks.gather(layer, pages)?.reshape(&[-1, dim])?;
+        let Some(empty) = empty else { return Ok(Some(gathered)) };
+        // What earlier holders of a block have left there could be no number. The mask's zero times that would not be zero.
+        let zeros = zeros_dtype(&[empty.dim(0), 1, dim], blocks.dtype())?;
+        scatter_single(gathered, empty, zeros, 0).map(Some)
     }
 
     /// Positions of keys that some query sees.
@@ -201,12 +196,22 @@ impl Places<'_> {
         (0..2 * kv).map(move |head| ((head / kv * rows + row) * kv + head % kv) * room + position)
     }
 
-    /// Of the new tokens, one after the other.
-    fn new_tokens(&self) -> Vec<i32> {
-        let row = |(row, it): (usize, &Row<'_>)| {
-            (it.position..it.position + it.new).flat_map(move |position| self.of(row, position))
+    /// Of the new tokens, one after the other, and before them of those that the copy's spare lacks.
+    fn new_tokens(&self, copy: Option<&Copy>) -> NewPlaces {
+        let tokens = |before: i32, behind: fn(&Row<'_>) -> i32| -> Vec<i32> {
+            let row = |(row, it): (usize, &Row<'_>)| {
+                (it.position - before..it.position + behind(it))
+                    .flat_map(move |position| self.of(row, position))
+            };
+            self.rows.iter().enumerate().flat_map(row).collect()
         };
-        self.rows.iter().enumerate().flat_map(row).collect()
+        let of_step = tokens(0, |row| row.new);
+        let of_both = copy.and_then(|copy| copy.spare.as_ref()).map(|spare| {
+            let mut places = tokens(spare.tokens, |_| 0);
+            places.extend(&of_step);
+            indices(&places)
+        });
+        NewPlaces { of_step: indices(&of_step), of_both }
     }
 
     /// Behind the new tokens, in pages that have earlier ones.

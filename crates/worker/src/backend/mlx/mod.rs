@@ -3,39 +3,54 @@
 mod array_blocks;
 mod attention;
 mod between;
+mod experts;
 mod gathered;
 mod group;
 mod grouping;
+mod rowwise;
+mod sample;
 mod step;
 
 use mlx_rs::{
     Array, Dtype,
     error::Exception,
-    fast,
     ops::{concatenate, dequantize, indexing::take_axis, quantized_matmul, sigmoid},
 };
 
+pub(super) use experts::mix;
 pub(crate) use gathered::{GatheredKv, GatheredSequence};
+pub(super) use rowwise::rowwise;
+pub(crate) use sample::choose;
 pub(crate) use step::GatheredStep;
 
-use super::{AttentionSpec, Linear, Matrix, Norm, Storage};
+use rowwise::{normalized, number};
+
+use super::{AttentionSpec, Gate, Linear, Matrix, Storage};
 
 /// MLX compiles nothing here, so each operation is a kernel of its own.
 pub(super) fn linear(job: &Linear<'_>) -> Result<Array, Exception> {
-    let normed = job.norm.map(|norm| rms_norm(job.x, norm)).transpose()?;
+    let normed = job.norm.map(|norm| normalized(job.x, norm)).transpose()?;
     let x = normed.as_ref().unwrap_or(job.x);
     let products: Vec<Array> =
         job.matrices.iter().map(|matrix| multiply(x, matrix)).collect::<Result<_, _>>()?;
-    let y = match &products[..] {
-        [gate, up] if job.gated => gate.multiply(sigmoid(gate)?)?.multiply(up)?,
-        [one] => one.clone(),
-        several => concatenate(several, -1)?,
+    let y = match (&products[..], job.gate) {
+        ([gate, up], Some(activation)) => activated(activation, gate)?.multiply(up)?,
+        ([one], _) => one.clone(),
+        (several, _) => concatenate(several, -1)?,
     };
     job.residual.map_or(Ok(y.clone()), |residual| residual.add(&y))
 }
 
-pub(super) fn rms_norm(x: &Array, norm: &Norm) -> Result<Array, Exception> {
-    fast::rms_norm(x, Some(&norm.weight), norm.eps)
+fn activated(gate: Gate, x: &Array) -> Result<Array, Exception> {
+    match gate {
+        Gate::Silu => x.multiply(sigmoid(x)?),
+        // x (1 + tanh(u)) / 2 is x sigmoid(2u), with u = sqrt(2/pi) (x + 0.044715 x^3).
+        Gate::GeluTanh => {
+            let cube = x.multiply(x)?.multiply(x)?;
+            let inner = x.add(cube.multiply(number(0.044_715, x.dtype())?)?)?;
+            x.multiply(sigmoid(inner.multiply(number(1.595_769, x.dtype())?)?)?)
+        }
+    }
 }
 
 pub(super) fn embedding(matrix: &Matrix, tokens: &Array) -> Result<Array, Exception> {
@@ -53,7 +68,16 @@ pub(super) fn embedding(matrix: &Matrix, tokens: &Array) -> Result<Array, Except
     }
 }
 
-/// The same in float32. Takes memory; but MLX's product with packed weights is, on a CPU, a hundred times slower.
+/// Small floats as bfloat16, which holds their products with their scales exactly, and takes two to four times their
+/// memory; anything else as it is.
+pub(super) fn widened(storage: Storage) -> Result<Storage, Exception> {
+    let Storage::MicroScaled { packed, scales, format } = storage else { return Ok(storage) };
+    let values = format.dequantize(&packed, &scales, Dtype::Bfloat16)?;
+    values.eval()?;
+    Ok(Storage::Dense(values))
+}
+
+/// A matrix in float32. Takes memory; but MLX's product with packed weights is, on a CPU, a hundred times slower.
 pub(super) fn expanded(storage: Storage) -> Result<Storage, Exception> {
     Ok(Storage::Dense(match storage {
         Storage::Dense(weight) => weight.as_dtype(Dtype::Float32)?,

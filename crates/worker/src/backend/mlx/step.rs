@@ -39,34 +39,29 @@ struct Order {
 }
 
 impl GatheredStep<'_> {
-    /// The blocks have room for the new tokens. Rows may attend `together`, or each is alone.
+    /// The blocks have room for the new tokens.
     pub(super) fn new(
         blocks: &Arc<SharedBlocks<ArrayBlocks>>,
         between: &Arc<Between>,
         rows: &[Row<'_>],
-        together: bool,
+        groups: Groups,
     ) -> Self {
-        let shape = |row: &Row<'_>| RowShape {
-            new_tokens: row.new as usize,
-            blocks: (row.position + row.new).unsigned_abs().div_ceil(TOKENS.unsigned_abs()) as usize,
-        };
-        let shapes: Vec<RowShape> = rows.iter().map(shape).collect();
-        let grouped = grouped(&shapes, together);
+        let Groups { grouped, places, ahead } = groups;
         let in_order: Vec<Row<'_>> =
             grouped.iter().flat_map(|group| group.rows.iter().map(|&row| rows[row])).collect();
         let mut state = between.state();
-        let mut plan = Plan { state: &mut state, blocks: &blocks.memory, left: between.limit(), first: 0 };
+        let memory = &blocks.memory;
+        let mut plan = Plan { state: &mut state, blocks: memory, ahead, first: 0 };
         let mut rest = &in_order[..];
         let mut groups = Vec::new();
-        for group in &grouped {
+        for (group, place) in grouped.iter().zip(places) {
             let (rows, behind) = rest.split_at(group.rows.len());
             rest = behind;
-            groups.push(plan.group(group, rows));
+            groups.push(plan.group(group, place, rows));
         }
         // Before the step takes memory.
         state.forget();
         let (groups, copies) = groups.into_iter().unzip();
-        let memory = &blocks.memory;
         let new = vec![None; memory.layers()];
         state.pending = Some(Pending { slots: indices(&slots(&in_order, memory)), new, copies });
         let positions: Vec<i32> = in_order.iter().flat_map(positions).collect();
@@ -80,6 +75,11 @@ impl GatheredStep<'_> {
         }
     }
 
+    /// Whether it reads blocks.
+    pub(crate) fn reads_blocks(&self) -> bool {
+        self.groups.iter().any(Group::gathers)
+    }
+
     pub(crate) fn attend(&self, spec: &AttentionSpec, layer: usize, qkv: &Array) -> Result<Array, Exception> {
         let qkv = match &self.order {
             Some(order) => &take_axis(qkv, &order.groups, 0)?,
@@ -89,6 +89,9 @@ impl GatheredStep<'_> {
         if let Some(rope) = &spec.rope {
             queries = rotate(rope, &queries, &self.positions)?;
             keys = rotate(rope, &keys, &self.positions)?;
+        }
+        if let Some(scale) = &spec.query_scale {
+            queries = queries.multiply(scale.of(&self.positions, queries.dtype())?)?;
         }
         let new = concatenate(&[&keys, &values], 1)?;
         let mut state = self.between.state();
@@ -112,37 +115,90 @@ impl GatheredStep<'_> {
     }
 }
 
+/// Which rows of a step attend together, and where their keys and values are. Nothing has changed yet.
+pub(super) struct Groups {
+    grouped: Vec<Grouped>,
+    /// Of each group.
+    places: Vec<Place>,
+    /// Whether copies need a spare, since the step before may still be computed.
+    ahead: bool,
+}
+
+/// Where a group's keys and values are, and stay.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Tokens of a row there.
+    room: i32,
+    /// They are in a copy.
+    is_copied: bool,
+    /// They are kept for the next step.
+    is_kept: bool,
+}
+
+impl Groups {
+    /// Rows may attend `together`, or each is alone.
+    pub(super) fn new(rows: &[Row<'_>], together: bool, ahead: bool, between: &Between) -> Self {
+        let shape = |row: &Row<'_>| RowShape {
+            new_tokens: row.new as usize,
+            blocks: (row.position + row.new).unsigned_abs().div_ceil(TOKENS.unsigned_abs()) as usize,
+        };
+        let shapes: Vec<RowShape> = rows.iter().map(shape).collect();
+        let grouped = grouped(&shapes, together);
+        let (state, mut left) = (between.state(), between.limit());
+        let place = |group: &Grouped| {
+            let longest = group.blocks as i32;
+            let before: Vec<_> = group.rows.iter().map(|&row| rows[row].stamps.0).collect();
+            let copied = state.room(&before, longest * TOKENS);
+            // An eighth more than is needed: so what is gathered anew is, for each new token, a few others.
+            let room = copied.unwrap_or((longest + longest / 8 + 1) * TOKENS);
+            let size = group.rows.len() * room as usize * if ahead { 2 } else { 1 };
+            let is_kept = group.together && size <= left;
+            if !is_kept {
+                return Place { room: longest * TOKENS, is_copied: false, is_kept };
+            }
+            left -= size;
+            Place { room, is_copied: copied.is_some(), is_kept }
+        };
+        let places = grouped.iter().map(place).collect();
+        Self { grouped, places, ahead }
+    }
+
+    /// Whether something has to be gathered. A prompt's first tokens are not told apart.
+    pub(super) fn read_blocks(&self) -> bool {
+        self.places.iter().any(|place| !place.is_copied)
+    }
+}
+
 /// What groups are made of.
 struct Plan<'a> {
     state: &'a mut State,
     blocks: &'a ArrayBlocks,
-    /// Tokens that copies may still have.
-    left: usize,
+    ahead: bool,
     /// Tokens of the groups made so far.
     first: i32,
 }
 
 impl Plan<'_> {
     /// A group, and where its keys and values are kept, if they are.
-    fn group(&mut self, grouped: &Grouped, rows: &[Row<'_>]) -> (Group, Option<Copy>) {
-        let longest = grouped.blocks as i32;
+    fn group(&mut self, grouped: &Grouped, place: Place, rows: &[Row<'_>]) -> (Group, Option<Copy>) {
         let before: Vec<_> = rows.iter().map(|row| row.stamps.0).collect();
-        let taken = self.state.take(&before, longest * TOKENS);
-        // An eighth more than is needed: so what is gathered anew is, for each new token, a few others.
-        let roomy = taken.as_ref().map_or((longest + longest / 8 + 1) * TOKENS, |copy| copy.room);
-        let size = rows.len() * roomy as usize;
-        let keep = grouped.together && size <= self.left;
-        let taken = taken.filter(|_| keep);
-        let room = if keep { roomy } else { longest * TOKENS };
-        let group = Group::new(rows, grouped.together, self.first, room, taken.as_ref(), self.blocks);
+        let least = grouped.blocks as i32 * TOKENS;
+        let taken = self.state.take(&before, least).filter(|_| place.is_copied);
+        let group = Group::new(rows, grouped.together, self.first, place.room, taken.as_ref(), self.blocks);
         self.first += rows.iter().map(|row| row.new).sum::<i32>();
-        if !keep {
+        if !place.is_kept {
             return (group, None);
         }
-        self.left -= size;
-        let layers = taken.map_or_else(|| vec![None; self.blocks.layers()], |copy| copy.layers);
         let stamps = rows.iter().map(|row| row.stamps.1).collect();
-        (group, Some(Copy { stamps, room, layers }))
+        let mut copy = Copy::new(stamps, place.room, self.blocks.layers(), self.ahead);
+        if let Some(taken) = taken {
+            copy.layers = taken.layers;
+            copy.spare = copy.spare.map(|none| taken.spare.unwrap_or(none));
+        }
+        if let Some(spare) = &mut copy.spare {
+            spare.tokens = rows[0].new;
+        }
+        (group, Some(copy))
     }
 }
 

@@ -36,6 +36,8 @@ fn an_angle_is_the_position_times_the_inverse_frequency() {
     assert_eq!(values(&table.sin)[2 * 2..2 * 3], [2.0_f64.sin() as f32, 0.2_f64.sin() as f32]);
     assert_eq!(values(rope.reciprocals()), [1.0, 10.0]);
     assert_eq!(rope.dims(), 4);
+    let doubled = Rope::new(vec![1.0, 0.1], false, 16).with_gain(2.0);
+    assert_eq!(values(&doubled.table(3).cos)[2 * 2], (2.0 * 2.0_f64.cos()) as f32);
 }
 
 /// float32 would be off by a 500th of a radian there.

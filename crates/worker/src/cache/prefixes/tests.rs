@@ -17,7 +17,7 @@ impl Fork for Tokens {
 }
 
 fn tree() -> Prefixes<Tokens> {
-    Prefixes::new(BLOCK, true)
+    Prefixes::new(BLOCK)
 }
 
 fn insert(tree: &mut Prefixes<Tokens>, tokens: &[u32]) -> Option<(NodeId, usize)> {
@@ -35,10 +35,8 @@ fn found(tree: &mut Prefixes<Tokens>, tokens: &[u32]) -> usize {
 fn check(tree: &Prefixes<Tokens>) {
     let (mut held, mut used) = (0, 0);
     for (id, node) in &tree.nodes {
-        held += node.cost;
-        used += if node.users > 0 { node.cost } else { 0 };
-        // What was cut off may keep all of an array.
-        assert!(if tree.forks_share { node.cost == node.tokens.len() } else { node.cost >= node.end() });
+        held += node.tokens.len();
+        used += if node.users > 0 { node.tokens.len() } else { 0 };
         assert!(!node.tokens.is_empty() && node.tokens.len() % BLOCK == 0 && node.start % BLOCK == 0);
         assert_eq!((node.kv.0.len(), &node.kv.0[node.start..]), (node.end(), &node.tokens[..]));
         let above = node.parent.map(|parent| &tree.nodes[&parent]);
@@ -116,9 +114,8 @@ proptest! {
     #[test]
     fn the_tree_finds_what_was_kept(
         steps in prop::collection::vec((0..4u8, prop::collection::vec(0..2u32, 0..24)), 1..60),
-        forks_share: bool,
     ) {
-        let mut tree = Prefixes::new(BLOCK, forks_share);
+        let mut tree = Prefixes::new(BLOCK);
         let (mut known, mut held): (Vec<Vec<u32>>, Vec<Held>) = Default::default();
         for (step, tokens) in steps {
             let whole = tokens[..tokens.len() / BLOCK * BLOCK].to_vec();

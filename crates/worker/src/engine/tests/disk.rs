@@ -12,11 +12,11 @@ const KEEPING: Limits = Limits { keep_prefixes: true, kv_tokens: 2000, ..LIMITS 
 
 /// A worker with this folder.
 fn world(dir: &Path, limits: Limits) -> World {
-    let mut world = World::with_limits(FakeModel::random(VOCAB).sharing(Some(4)), limits);
+    let mut world = World::with_limits(FakeModel::random(VOCAB).sharing(4), limits);
     let config = PrefixStoreConfig { dir, max_bytes: 1 << 20, identity: "fake", token_bytes: 4 };
     let messages = world.messages.clone();
     let store = PrefixStore::open(config, move || drop(messages.send(EngineMessage::Wake))).unwrap();
-    world.engine.kept.set_store(store);
+    world.engine = world.engine.with_prefix_store(store);
     world
 }
 
@@ -61,10 +61,15 @@ fn another_worker_goes_on_behind_what_one_has_kept() {
     settle(&mut world);
     assert_eq!((world.stream(0).text, cached(&world, 0)), (text, 2 * SEGMENT_TOKENS));
     world.assert_empty();
+    let disk = || world.engine.stats.heartbeat().disk;
+    assert_eq!((disk().reads, disk().tokens), (1, 2 * SEGMENT_TOKENS as u64));
+    let files = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len());
+    assert_eq!(disk().bytes, files.sum::<u64>());
     // From now on it is in memory.
     world.ask(1, Ask { prompt: prompt(300, 1), ..Ask::default() });
     assert_eq!(world.settle(), Turn::Idle);
     assert!(cached(&world, 1) > 2 * SEGMENT_TOKENS);
+    assert_eq!(world.engine.stats.heartbeat().disk.reads, 1);
 }
 
 #[test]

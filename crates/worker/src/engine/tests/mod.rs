@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod ahead;
 mod constraints;
 mod disk;
+mod drafts;
 mod ends;
 mod failures;
 mod logprobs;
@@ -12,6 +14,7 @@ mod random;
 mod resume;
 mod speculation;
 mod steps;
+mod time;
 
 use std::sync::{LazyLock, Mutex};
 
@@ -28,6 +31,7 @@ use crate::{
     request_trace::SequenceSpans,
     requests::RequestHandle,
     sample::Sampler,
+    speculate::Costs,
     testing::{Collected, FakeModel, Stream},
 };
 
@@ -92,6 +96,20 @@ impl World {
         Self { engine, messages, requests, reports, steps, tokenizer: Arc::clone(&LETTERS) }
     }
 
+    /// The same, with a draft model that has this memory; a guess of it costs next to nothing.
+    fn drafted_by(mut self, draft: FakeModel, kv_tokens: usize) -> Self {
+        let size =
+            DraftSize { kv_tokens, context_length: 1000, vocab_size: draft.vocab().min(VOCAB) as usize };
+        let draft = DraftModel::new(draft, size, self.engine.limits, Costs::fixed(0.05));
+        self.engine = self.engine.with_draft_model(draft);
+        self
+    }
+
+    /// What the draft model holds of sequences, in tokens of each.
+    fn drafted(&self) -> Vec<usize> {
+        self.engine.slots.values().map(|slot| slot.drafting.held()).filter(|held| *held > 0).collect()
+    }
+
     fn ask(&self, id: u64, ask: Ask) -> Arc<RequestHandle> {
         self.ask_resumed(id, ask, &[]).unwrap()
     }
@@ -146,6 +164,7 @@ impl World {
     /// No request, sequence, place or memory is left.
     fn assert_empty(&self) {
         assert!(self.requests.is_empty() && self.engine.slots.is_empty());
+        assert!(self.engine.flight.is_none());
         let scheduler = &self.engine.scheduler;
         let left = [scheduler.runnable(), scheduler.paused(), scheduler.waiting(), scheduler.held_tokens()];
         assert_eq!(left, [0; 4]);

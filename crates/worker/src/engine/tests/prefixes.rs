@@ -8,7 +8,7 @@ const KEEPING: Limits = Limits { keep_prefixes: true, ..LIMITS };
 
 /// A model whose sequences share memory in units of four tokens, behind an engine that keeps prefixes.
 fn world(limits: Limits) -> World {
-    World::with_limits(FakeModel::random(VOCAB).sharing(Some(4)), limits)
+    World::with_limits(FakeModel::random(VOCAB).sharing(4), limits)
 }
 
 fn prompt(len: u32) -> Vec<u32> {
@@ -108,32 +108,6 @@ fn nothing_is_kept_where_it_is_not_wanted() {
         world.settle();
         assert_eq!((usage(&world, id).cached_tokens, world.engine.kept.held_tokens()), (0, 0));
     }
-}
-
-#[test]
-fn where_forks_are_copies_they_are_made_of_what_has_ended() {
-    let mut world = World::with_limits(FakeModel::random(VOCAB), KEEPING);
-    for id in [1, 2, 3] {
-        world.ask(id, Ask { prompt: prompt(70), max_tokens: 1, ..Ask::default() });
-        if id == 1 {
-            world.settle();
-        }
-    }
-    world.settle();
-    assert_eq!([1, 2, 3].map(|id| usage(&world, id).cached_tokens), [0, 64, 64]);
-    world.assert_empty();
-}
-
-#[test]
-fn a_copy_that_leaves_no_room_is_given_up() {
-    // Both prompts fit, but not with a copy of the first beside it.
-    let mut world = World::with_limits(FakeModel::random(VOCAB), Limits { kv_tokens: 120, ..KEEPING });
-    for id in [1, 2] {
-        world.ask(id, Ask { prompt: prompt(70), max_tokens: 2, ..Ask::default() });
-        assert_eq!(world.settle(), Turn::Idle);
-    }
-    assert_eq!(world.stream(1).text, world.stream(2).text);
-    world.assert_empty();
 }
 
 #[test]

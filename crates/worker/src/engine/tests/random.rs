@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::{collection::vec, option, prelude::*, sample::Index};
 
 use super::*;
-use crate::testing::injected;
+use crate::testing::{Failing, injected};
 
 /// What happens between two steps.
 #[derive(Clone, Debug)]
@@ -45,6 +45,36 @@ fn event(common: usize) -> impl Strategy<Value = Event> {
     ]
 }
 
+/// A draft model.
+#[derive(Clone, Debug)]
+struct Draft {
+    /// Each time that the tokens are a multiple of so many, its guess is another one.
+    wrong: usize,
+    /// One of so many passes fails.
+    fails: usize,
+    vocab: u32,
+    kv_tokens: usize,
+}
+
+fn draft() -> impl Strategy<Value = Draft> {
+    let fails = prop_oneof![3 => Just(usize::MAX), 1 => 1..9_usize];
+    (1..6_usize, fails, VOCAB - 2..VOCAB + 2, 0..200_usize)
+        .prop_map(|(wrong, fails, vocab, kv_tokens)| Draft { wrong, fails, vocab, kv_tokens })
+}
+
+impl Draft {
+    /// It knows what depends on the last `memory` tokens.
+    fn model(&self, memory: usize) -> FakeModel {
+        let (wrong, fails, mut passes) = (self.wrong, self.fails, 0_usize);
+        FakeModel::random_after(self.vocab, memory)
+            .wrong_where(move |tokens| wrong > 1 && tokens.len().is_multiple_of(wrong))
+            .hooked(move |_| {
+                passes += 1;
+                if passes.is_multiple_of(fails) { Err(injected()) } else { Ok(()) }
+            })
+    }
+}
+
 /// The stream of a request that is alone and never waits.
 fn alone(ask: &Ask, memory: usize) -> Stream {
     let limits = Limits {
@@ -71,13 +101,14 @@ proptest! {
             .prop_flat_map(|common| (Just(common), vec(option::weighted(0.6, event(common)), 1..60))),
         max_num_seqs in 1..7_usize,
         kv_tokens in 30..90_usize,
-        fragile: bool,
-        shared_block in prop::option::of(1..6_usize),
+        shared_block in 1..6_usize,
         keep_prefixes: bool,
         threads in 1..4_usize,
         max_draft_tokens in prop_oneof![Just(0), 1..7_usize],
+        launching in option::of(prop_oneof![Just(Failing::AtOnce), Just(Failing::WhenRead)]),
         // With a short one, outputs repeat themselves, and guesses are right.
         memory in prop_oneof![Just(usize::MAX), Just(1), Just(2)],
+        draft in option::of(draft()),
     ) {
         let limits = Limits {
             max_num_seqs,
@@ -90,7 +121,11 @@ proptest! {
         };
         let failing = Arc::new(Mutex::new(0_u32));
         let fails = Arc::clone(&failing);
-        let model = FakeModel::random_after(VOCAB, memory).sharing(shared_block).on_threads(threads).hooked(move |rows| {
+        let model = FakeModel::random_after(VOCAB, memory)
+            .sharing(shared_block)
+            .on_threads(threads)
+            .launching(launching)
+            .hooked(move |rows| {
             let mut left = fails.lock().unwrap();
             if rows.len() > 1 && *left > 0 {
                 *left -= 1;
@@ -98,7 +133,10 @@ proptest! {
             }
             Ok(())
         });
-        let mut world = World::with_limits(if fragile { model.fragile() } else { model }, limits);
+        let mut world = World::with_limits(model, limits);
+        if let Some(draft) = draft {
+            world = world.drafted_by(draft.model(memory).sharing(shared_block), draft.kv_tokens);
+        }
         let (mut asked, mut cancelled) = (Vec::new(), BTreeSet::new());
         for event in events {
             match event {

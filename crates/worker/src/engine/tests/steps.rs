@@ -168,11 +168,13 @@ fn short_memory_preempts_and_changes_no_output() {
         let mut world = World::with_limits(FakeModel::random(VOCAB), limits);
         asks.iter().zip(0..).for_each(|(ask, id)| drop(world.ask(id, ask.clone())));
         world.settle();
-        (world.reports.streams(), world.steps().concat().iter().sum::<usize>())
+        let preemptions = world.engine.stats.heartbeat().preemptions;
+        (world.reports.streams(), world.steps().concat().iter().sum::<usize>(), preemptions)
     };
-    let ((scarce, computed), (ample, least)) = (run(limits), run(LIMITS));
+    let ((scarce, computed, preemptions), (ample, least, none)) = (run(limits), run(LIMITS));
     assert_eq!(scarce, ample);
-    assert!(computed > least, "{computed}: memory was not short");
+    assert!(computed > least && preemptions > 0, "{computed}: memory was not short");
+    assert_eq!(none, 0);
 }
 
 #[test]

@@ -2,15 +2,17 @@
 
 mod rope;
 mod settings;
+mod windows;
 
 use artifact_store::python_json::as_float;
 use serde_json::Value;
 
-pub(super) use rope::{RopeConfig, RopeScaling};
-pub(super) use settings::Settings;
+pub(super) use rope::{QueryScaleConfig, RopeConfig, RopeScaling};
+pub(super) use settings::{Defaults, Settings};
+pub(super) use windows::{WindowRule, layer_windows};
 
 use super::ModelError;
-use crate::backend::Heads;
+use crate::backend::{Gate, Heads};
 
 // The largest of each that is taken. All lie far above what has been published, and so low that every product of them
 // that is a tensor's dimension stays within 32 bits.
@@ -57,6 +59,8 @@ impl DecoderConfig {
         let heads = heads(config, hidden_size, queries)?;
         let context = config.whole("max_position_embeddings", 1, MAX_CONTEXT)?.unwrap_or(DEFAULT_CONTEXT);
         refuse_what_is_not_covered(config, context, covered)?;
+        let rope = RopeConfig::parse(config, covered.contains(&"partial_rotary_factor"), "full_attention")?;
+        rope.check(config, heads.dim)?;
         Ok(Self {
             hidden_size,
             num_hidden_layers: size("num_hidden_layers", MAX_LAYERS)?,
@@ -67,10 +71,31 @@ impl DecoderConfig {
             max_position_embeddings: context,
             attention_bias: config.flag("attention_bias")?.unwrap_or(false),
             mlp_bias: config.flag("mlp_bias")?.unwrap_or(false),
-            rope: RopeConfig::parse(config)?,
+            rope,
             tie_word_embeddings: config.flag("tie_word_embeddings")?,
         })
     }
+
+    /// How many layers there are.
+    pub(super) fn layers(&self) -> usize {
+        self.num_hidden_layers.unsigned_abs() as usize
+    }
+}
+
+/// The activation of a model whose gates go through GELU in its approximation, which is refused under any other name.
+///
+/// # Errors
+/// Another activation.
+pub(super) fn gelu_gate(config: Settings<'_>) -> Result<Gate, ModelError> {
+    // The newer name counts.
+    for name in ["hidden_activation", "hidden_act"] {
+        match config.text(name)? {
+            None => {}
+            Some("gelu_pytorch_tanh" | "gelu_new") => return Ok(Gate::GeluTanh),
+            Some(other) => return config.refuse(name, other),
+        }
+    }
+    Ok(Gate::GeluTanh)
 }
 
 /// Numbers that a token's keys and values are made of, in all layers.
@@ -108,8 +133,15 @@ const FACTORS: [&str; 7] = [
 ];
 
 /// Settings of other kinds of models that change what is computed, whatever their value.
-const OTHERS: [&str; 4] =
-    ["attn_logit_softcapping", "final_logit_softcapping", "attention_multiplier", "attention_chunk_size"];
+const OTHERS: [&str; 7] = [
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "attention_multiplier",
+    "attention_chunk_size",
+    "clip_qkv",
+    "no_rope_layers",
+    "query_pre_attn_scalar",
+];
 
 fn refuse_what_is_not_covered(
     config: Settings<'_>,
@@ -134,8 +166,18 @@ fn refuse_what_is_not_covered(
             return config.refuse(name, value);
         }
     }
-    let says_layers = if is_open(&"layer_types") { refuse_other_layers(config)? } else { true };
-    if is_open(&"sliding_window") { refuse_window(config, context, says_layers) } else { Ok(()) }
+    let says_layers = if is_open(&"layer_types") {
+        refuse_other_layers(config)?
+    } else {
+        config.get("layer_types").is_some()
+    };
+    if is_open(&"sliding_window") {
+        refuse_window(config, context, says_layers)?;
+    }
+    if config.flag("use_qk_norm")? == Some(true) {
+        return config.refuse("use_qk_norm", true);
+    }
+    Ok(())
 }
 
 /// Returns whether the configuration says of what kind each layer is.

@@ -1,19 +1,33 @@
 //! What a configuration says of rotary positions, under all the names that this has had.
 
+use artifact_store::python_json::as_float;
+
 use super::{ModelError, settings::Settings};
 
 /// What the configuration says of rotation.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::model) struct RopeConfig {
-    /// Whether pairs are neighbours; otherwise they are half a head apart.
+    /// Whether pairs are neighbours; otherwise they are half of the rotated components apart.
     pub(in crate::model) traditional: bool,
     /// The inverse frequencies are powers of its reciprocal.
     pub(in crate::model) base: f32,
+    /// Which part of a head's components is rotated, the first ones.
+    pub(in crate::model) part: f64,
     pub(in crate::model) scaling: RopeScaling,
+    /// Whether queries grow with their position.
+    pub(in crate::model) query_scale: Option<QueryScaleConfig>,
+}
+
+/// Queries are multiplied by `1 + beta ln(1 + floor(position / period))`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::model) struct QueryScaleConfig {
+    pub(in crate::model) beta: f64,
+    /// In tokens.
+    pub(in crate::model) period: f64,
 }
 
 /// How the context was stretched after the first training.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(in crate::model) enum RopeScaling {
     Plain,
     /// Every pair turns `factor` times slower.
@@ -27,6 +41,19 @@ pub(in crate::model) enum RopeScaling {
         high_freq_factor: f64,
         old_context: f64,
     },
+    /// The same with another ramp, and rotated components are multiplied by `gain`.
+    Yarn {
+        factor: f64,
+        old_context: f64,
+        beta_fast: f64,
+        beta_slow: f64,
+        gain: f64,
+    },
+    /// Every pair turns slower by a factor of its own, and rotated components are multiplied by `gain`.
+    LongRope {
+        factors: Vec<f64>,
+        gain: f64,
+    },
 }
 
 /// What transformers assumes where nothing is said.
@@ -34,61 +61,134 @@ const DEFAULT_BASE: f64 = 10_000.0;
 
 /// Bases that are taken. Published ones go from 10,000 to some 10^8; within these limits no inverse frequency leaves float32.
 const BASES: (f64, f64) = (1e-3, 1e20);
-/// Likewise of factors.
+/// The setting that says how long the context was before it was stretched.
+const OLD_CONTEXT: &str = "original_max_position_embeddings";
+/// Limits of factors, likewise.
 const FACTORS: (f64, f64) = (1e-6, 1e6);
 
 impl RopeConfig {
+    /// As it was trained first, of whole heads.
+    pub(in crate::model) fn plain(base: f32) -> Self {
+        Self { traditional: false, base, part: 1.0, scaling: RopeScaling::Plain, query_scale: None }
+    }
+
+    /// `may_be_partial`: a part of a head's components may be left as it is. Of layers of a `kind` that the parameters name,
+    /// such as `sliding_attention`; without such a name the parameters are those of every kind.
+    ///
     /// # Errors
     /// A value has the wrong type, or is not covered.
-    pub(super) fn parse(config: Settings<'_>) -> Result<Self, ModelError> {
+    pub(in crate::model) fn parse(
+        config: Settings<'_>,
+        may_be_partial: bool,
+        kind: &'static str,
+    ) -> Result<Self, ModelError> {
         let base = config.number("rope_theta", BASES.0, BASES.1)?;
         // The older name, and the one that transformers writes since version 5; some files have both.
-        let older = Parameters::read(config, "rope_scaling")?;
-        let newer = Parameters::read(config, "rope_parameters")?;
+        let older = Parameters::read(config, "rope_scaling", kind)?;
+        let newer = Parameters::read(config, "rope_parameters", kind)?;
         if let (Some(older), Some(newer)) = (&older, &newer)
             && older.scaling != newer.scaling
         {
             return config.refuse("rope_parameters", "other than `rope_scaling`");
         }
-        let inner = [&older, &newer].into_iter().flatten().find_map(|parameters| parameters.base);
+        let part = |object: &Parameters<'_>| object.own.number("partial_rotary_factor", 0.0, 1.0);
+        let of = [&older, &newer].into_iter().flatten();
+        let inner = of.clone().find_map(|parameters| parameters.base);
+        let parts = of.clone().filter_map(|object| Some((object.own, part(object).transpose()?)));
+        let outer = may_be_partial.then(|| config.number("partial_rotary_factor", 0.0, 1.0)).transpose()?;
+        let mut all = outer.flatten();
+        for (own, part) in parts {
+            let part = part?;
+            if part != 1.0 && !may_be_partial {
+                return own.refuse("partial_rotary_factor", part);
+            }
+            all = Some(part);
+        }
+        let query_scale = of.filter_map(|parameters| parameters.query_scale).next();
         Ok(Self {
             traditional: config.flag("rope_traditional")?.unwrap_or(false),
             base: inner.or(base).unwrap_or(DEFAULT_BASE) as f32,
+            part: all.unwrap_or(1.0),
             scaling: older.or(newer).map_or(RopeScaling::Plain, |parameters| parameters.scaling),
+            query_scale,
         })
+    }
+
+    /// How many of a head's components are rotated.
+    pub(in crate::model) fn dims(&self, head_dim: i32) -> i32 {
+        (f64::from(head_dim) * self.part) as i32
+    }
+
+    /// Refuses what does not fit heads of this size.
+    pub(super) fn check(&self, config: Settings<'_>, head_dim: i32) -> Result<(), ModelError> {
+        let dims = self.dims(head_dim);
+        if dims < 2 || dims % 2 != 0 {
+            return config.refuse("partial_rotary_factor", self.part);
+        }
+        match &self.scaling {
+            RopeScaling::LongRope { factors, .. } if factors.len() != dims.unsigned_abs() as usize / 2 => {
+                config.refuse(
+                    "rope_scaling.long_factor",
+                    format!("{} numbers for {dims} components", factors.len()),
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl RopeScaling {
+    /// Factor of rotated components.
+    pub(in crate::model) fn gain(&self) -> f64 {
+        match self {
+            Self::Plain | Self::Linear { .. } | Self::Llama3 { .. } => 1.0,
+            Self::Yarn { gain, .. } | Self::LongRope { gain, .. } => *gain,
+        }
     }
 }
 
 /// One of the two objects.
-struct Parameters {
+struct Parameters<'a> {
+    own: Settings<'a>,
     /// In newer configurations the base stands here.
     base: Option<f64>,
     scaling: RopeScaling,
+    query_scale: Option<QueryScaleConfig>,
 }
 
-impl Parameters {
-    fn read(config: Settings<'_>, name: &'static str) -> Result<Option<Self>, ModelError> {
+impl<'a> Parameters<'a> {
+    fn read(
+        config: Settings<'a>,
+        name: &'static str,
+        kind: &'static str,
+    ) -> Result<Option<Self>, ModelError> {
         let Some(all) = config.object(name)?.filter(|object| !object.is_empty()) else { return Ok(None) };
-        // Where layers differ, there is an object for each kind of them; here all see everything.
-        let of_kind = if all.get("full_attention").is_some_and(serde_json::Value::is_object) {
-            all.object("full_attention")?
-        } else {
-            None
-        };
+        // Where layers differ, there is an object for each kind of them.
+        let of_kind =
+            if all.get(kind).is_some_and(serde_json::Value::is_object) { all.object(kind)? } else { None };
         let own = of_kind.unwrap_or(all);
-        if let Some(part) = own.get("partial_rotary_factor").filter(|part| part.as_f64() != Some(1.0)) {
-            return own.refuse("partial_rotary_factor", part);
-        }
-        Ok(Some(Self { base: own.number("rope_theta", BASES.0, BASES.1)?, scaling: scaling(config, own)? }))
+        Ok(Some(Self {
+            own,
+            base: own.number("rope_theta", BASES.0, BASES.1)?,
+            scaling: scaling(config, own)?,
+            query_scale: query_scale(own)?,
+        }))
     }
+}
+
+fn query_scale(own: Settings<'_>) -> Result<Option<QueryScaleConfig>, ModelError> {
+    let Some(beta) = own.number("llama_4_scaling_beta", -1e3, 1e3)? else { return Ok(None) };
+    let period = needed(own, OLD_CONTEXT, own.number(OLD_CONTEXT, 1.0, 1e9)?)?;
+    Ok((beta != 0.0).then_some(QueryScaleConfig { beta, period }))
+}
+
+fn needed(own: Settings<'_>, name: &str, value: Option<f64>) -> Result<f64, ModelError> {
+    value.map_or_else(|| own.refuse(name, "nothing"), Ok)
 }
 
 fn scaling(config: Settings<'_>, own: Settings<'_>) -> Result<RopeScaling, ModelError> {
     let factor = || own.number("factor", FACTORS.0, FACTORS.1);
-    let needed = |value: Option<f64>| match value {
-        Some(value) => Ok(value),
-        None => own.refuse("factor", "nothing"),
-    };
+    let needed = || needed(own, "factor", factor()?);
     // `type` became `rope_type`; most published files have both.
     let kind = match (own.text("rope_type")?, own.text("type")?) {
         (Some(newer), Some(older)) if newer != older => {
@@ -100,9 +200,21 @@ fn scaling(config: Settings<'_>, own: Settings<'_>) -> Result<RopeScaling, Model
         Some("default") => Ok(RopeScaling::Plain),
         None if factor()?.is_none_or(|factor| factor == 1.0) => Ok(RopeScaling::Plain),
         None => own.refuse("rope_type", "nothing, although there is a `factor`"),
-        Some("linear") => Ok(RopeScaling::Linear { factor: needed(factor()?)? }),
-        Some("llama3") => llama3(config, own, needed(factor()?)?),
+        Some("linear") => Ok(RopeScaling::Linear { factor: needed()? }),
+        // The base grows once a sequence is longer than `max_position_embeddings`, which none is here.
+        Some("dynamic") => needed().map(|_| RopeScaling::Plain),
+        Some("llama3") => llama3(config, own, needed()?),
+        Some("yarn") => yarn(config, own, needed()?),
+        Some("longrope" | "su") => long_rope(config, own),
         Some(other) => own.refuse("rope_type", format!("`{other}`")),
+    }
+}
+
+/// The context before stretching, which stands in one of two places.
+fn old_context(config: Settings<'_>, own: Settings<'_>) -> Result<Option<f64>, ModelError> {
+    match own.number(OLD_CONTEXT, 1.0, 1e9)? {
+        None => config.number(OLD_CONTEXT, 1.0, 1e9),
+        found => Ok(found),
     }
 }
 
@@ -112,11 +224,55 @@ fn llama3(config: Settings<'_>, own: Settings<'_>, factor: f64) -> Result<RopeSc
     if low_freq_factor >= high_freq_factor {
         return own.refuse("low_freq_factor", format!("{low_freq_factor}, not below `high_freq_factor`"));
     }
-    let name = "original_max_position_embeddings";
-    let old_context = match own.number(name, 1.0, 1e9)? {
-        None => config.number(name, 1.0, 1e9)?,
-        found => found,
-    };
-    let old_context = old_context.unwrap_or(8192.0);
+    let old_context = old_context(config, own)?.unwrap_or(8192.0);
     Ok(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, old_context })
+}
+
+fn yarn(config: Settings<'_>, own: Settings<'_>, factor: f64) -> Result<RopeScaling, ModelError> {
+    let number = |name: &str, least: f64| own.number(name, least, 1e6);
+    let old_context = needed(own, OLD_CONTEXT, old_context(config, own)?)?;
+    if own.flag("truncate")? == Some(false) {
+        return own.refuse("truncate", false);
+    }
+    let base = config.number("rope_theta", BASES.0, BASES.1)?;
+    if own.number("rope_theta", BASES.0, BASES.1)?.or(base).unwrap_or(DEFAULT_BASE) <= 1.0 {
+        return own.refuse("rope_theta", "1 or less");
+    }
+    let share = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
+    let of_all = number("mscale_all_dim", 0.0)?.unwrap_or(0.0);
+    let gain = match number("attention_factor", 1e-6)? {
+        Some(gain) => gain,
+        None => share(number("mscale", 0.0)?.unwrap_or(1.0)) / share(of_all),
+    };
+    Ok(RopeScaling::Yarn {
+        factor,
+        old_context,
+        beta_fast: number("beta_fast", 1e-6)?.unwrap_or(32.0),
+        beta_slow: number("beta_slow", 1e-6)?.unwrap_or(1.0),
+        gain,
+    })
+}
+
+/// The factors are those for long sequences, whatever a sequence's length is: keys that were kept would change with it.
+fn long_rope(config: Settings<'_>, own: Settings<'_>) -> Result<RopeScaling, ModelError> {
+    for name in ["long_mscale", "short_mscale"] {
+        if let Some(value) = own.get(name) {
+            return own.refuse(name, value);
+        }
+    }
+    let Some(factors) = own.get("long_factor").and_then(serde_json::Value::as_array) else {
+        return own.refuse("long_factor", "nothing");
+    };
+    let is_covered = |factor: &f64| (FACTORS.0..=FACTORS.1).contains(factor);
+    let factors =
+        factors.iter().map(|factor| as_float(factor).filter(is_covered)).collect::<Option<Vec<f64>>>();
+    let Some(factors) = factors else { return own.refuse("long_factor", "something that is no factor") };
+    let old_context = needed(own, OLD_CONTEXT, old_context(config, own)?)?;
+    let stretched = config.number("max_position_embeddings", 1.0, 1e9)?.unwrap_or(old_context) / old_context;
+    let gain = match own.number("attention_factor", 1e-6, 1e6)? {
+        Some(gain) => gain,
+        None if stretched <= 1.0 => 1.0,
+        None => (1.0 + stretched.ln() / old_context.ln()).sqrt(),
+    };
+    Ok(RopeScaling::LongRope { factors, gain })
 }

@@ -6,19 +6,23 @@ use serde_json::{Map, Value};
 
 use super::ModelError;
 
+/// What numbers are where a configuration does not say them, by name.
+pub(in crate::model) type Defaults = &'static [(&'static str, f64)];
+
 /// An object of the configuration.
 #[derive(Clone, Copy)]
 pub(in crate::model) struct Settings<'a> {
     values: &'a Map<String, Value>,
     /// Where it stands, for errors: the `rope_scaling` of `rope_scaling.factor`.
     place: &'a str,
+    defaults: Defaults,
 }
 
 impl<'a> Settings<'a> {
     /// The whole configuration.
     pub(in crate::model) fn new(config: &'a Value) -> Result<Self, ModelError> {
         match config {
-            Value::Object(values) => Ok(Self { values, place: "" }),
+            Value::Object(values) => Ok(Self { values, place: "", defaults: &[] }),
             other => Err(wrong_type("config.json".to_owned(), other, "an object")),
         }
     }
@@ -29,10 +33,25 @@ impl<'a> Settings<'a> {
             None => Ok(None),
             // What stands for a number is an object, too.
             Some(value @ Value::Object(values)) if as_float(value).is_none() => {
-                Ok(Some(Self { values, place: name }))
+                Ok(Some(Self { values, place: name, defaults: &[] }))
             }
             Some(other) => Err(self.wrong(name, other, "an object")),
         }
+    }
+
+    /// The same with what its numbers are where nothing is said.
+    pub(in crate::model) fn with_defaults(self, defaults: Defaults) -> Self {
+        Self { defaults, ..self }
+    }
+
+    /// What is said of the model of text, which stands in an object of its own where there are others beside it.
+    pub(in crate::model) fn of_text(self) -> Result<Self, ModelError> {
+        Ok(self.object("text_config")?.map_or(self, |text| text.with_defaults(self.defaults)))
+    }
+
+    /// Whether anything stands there, even if that is nothing.
+    pub(in crate::model) fn mentions(self, name: &str) -> bool {
+        self.values.contains_key(name)
     }
 
     pub(in crate::model) fn is_empty(self) -> bool {
@@ -56,7 +75,7 @@ impl<'a> Settings<'a> {
         least: i32,
         most: i32,
     ) -> Result<Option<i32>, ModelError> {
-        let Some(value) = self.get(name) else { return Ok(None) };
+        let Some(value) = self.get(name) else { return Ok(self.default(name).map(|number| number as i32)) };
         // Numbers up to 2^53 are whole in float64; the limits end far below.
         let number = as_float(value).filter(|number| number.fract() == 0.0 || !number.is_finite());
         let number = number.ok_or_else(|| self.wrong(name, value, "a whole number"))?;
@@ -74,7 +93,7 @@ impl<'a> Settings<'a> {
         least: f64,
         most: f64,
     ) -> Result<Option<f64>, ModelError> {
-        let Some(value) = self.get(name) else { return Ok(None) };
+        let Some(value) = self.get(name) else { return Ok(self.default(name)) };
         let number = as_float(value).ok_or_else(|| self.wrong(name, value, "a number"))?;
         if !(least..=most).contains(&number) {
             let expected = format!("a number from {least:e} to {most:e}");
@@ -85,12 +104,22 @@ impl<'a> Settings<'a> {
 
     /// A flag.
     pub(in crate::model) fn flag(self, name: &str) -> Result<Option<bool>, ModelError> {
-        let Some(value) = self.get(name) else { return Ok(None) };
+        self.get(name).map(|value| self.as_flag(name, value)).transpose()
+    }
+
+    /// A flag that stands somewhere in what `name` is.
+    pub(in crate::model) fn as_flag(self, name: &str, value: &Value) -> Result<bool, ModelError> {
         match (value, value.as_f64()) {
-            (Value::Bool(flag), _) => Ok(Some(*flag)),
-            (_, Some(number)) if number == 0.0 || number == 1.0 => Ok(Some(number == 1.0)),
+            (Value::Bool(flag), _) => Ok(*flag),
+            (_, Some(number)) if number == 0.0 || number == 1.0 => Ok(number == 1.0),
             _ => Err(self.wrong(name, value, "true or false")),
         }
+    }
+
+    /// Numbers that count from 0, if they are that.
+    pub(in crate::model) fn indices(value: &Value) -> Option<Vec<usize>> {
+        let index = |value: &Value| usize::try_from(value.as_u64()?).ok();
+        value.as_array()?.iter().map(index).collect()
     }
 
     /// Text.
@@ -102,6 +131,10 @@ impl<'a> Settings<'a> {
     /// Refuses a setting whose value this worker does not cover.
     pub(in crate::model) fn refuse<T>(self, name: &str, value: impl ToString) -> Result<T, ModelError> {
         Err(ModelError::UnsupportedSetting { setting: self.path(name), value: value.to_string() })
+    }
+
+    fn default(self, name: &str) -> Option<f64> {
+        self.defaults.iter().find(|(of, _)| *of == name).map(|(_, number)| *number)
     }
 
     fn wrong(self, name: &str, value: &Value, expected: &str) -> ModelError {

@@ -36,7 +36,7 @@ fn what_is_not_said_has_transformers_defaults() {
         let args = parse(nothing);
         assert_eq!((args.heads.kv, args.heads.dim, args.max_position_embeddings), (4, 16, 2048));
         assert_eq!((args.attention_bias, args.mlp_bias, args.tie_word_embeddings), (false, false, None));
-        let plain = RopeConfig { traditional: false, base: 10_000.0, scaling: RopeScaling::Plain };
+        let plain = RopeConfig::plain(10_000.0);
         assert_eq!(args.rope, plain);
     }
     assert_eq!(parse(json!({ "rms_norm_eps": null })).rms_norm_eps, 1e-6);
@@ -108,7 +108,7 @@ fn rope_has_had_many_names() {
         assert_eq!(parse(json!({ "rope_scaling": object })).rope.scaling, stretched, "{object}");
         let object = with(&object, json!({ "rope_theta": 5e5 }));
         let args = parse(json!({ "rope_theta": null, "rope_parameters": object }));
-        assert_eq!((args.rope.scaling, args.rope.base), (stretched, 500_000.0));
+        assert_eq!((&args.rope.scaling, args.rope.base), (&stretched, 500_000.0));
         let nested = parse(json!({ "rope_parameters": { "full_attention": object } }));
         assert_eq!(nested.rope, args.rope);
         let both = parse(json!({ "rope_scaling": object, "rope_parameters": object, "rope_theta": 5e5 }));
@@ -122,6 +122,71 @@ fn rope_has_had_many_names() {
         assert_eq!(parse(json!({ "rope_scaling": plain })).rope.scaling, RopeScaling::Plain, "{plain}");
     }
     assert_eq!(parse(json!({ "rope_scaling": {}, "rope_parameters": { "rope_theta": 1e6 } })).rope.base, 1e6);
+}
+
+fn yarn(more: Value) -> Value {
+    let mut yarn = json!({ "type": "yarn", "factor": 4, "original_max_position_embeddings": 1000 });
+    for (name, value) in more.as_object().unwrap() {
+        yarn[name] = value.clone();
+    }
+    yarn
+}
+
+fn long_rope(factors: Value) -> Value {
+    json!({ "type": "longrope", "long_factor": factors, "original_max_position_embeddings": 1000 })
+}
+
+#[test]
+fn a_stretched_context_may_have_a_gain() {
+    let scaling =
+        |value: Value| parse(json!({ "rope_scaling": value, "max_position_embeddings": 4000 })).rope.scaling;
+    let gain = |value: Value| scaling(value).gain();
+    let near =
+        |found: f64, expected: f64| assert!((found - expected).abs() < 1e-12, "{found}, not {expected}");
+    near(gain(yarn(json!({}))), 0.1 * 4_f64.ln() + 1.0);
+    near(gain(yarn(json!({ "attention_factor": 1.5 }))), 1.5);
+    near(gain(yarn(json!({ "mscale": 1.0, "mscale_all_dim": 1.0 }))), 1.0);
+    near(gain(long_rope(json!(vec![1.5; 8]))), (1.0 + 4_f64.ln() / 1000_f64.ln()).sqrt());
+    assert_eq!(scaling(json!({ "type": "dynamic", "factor": 4 })), RopeScaling::Plain);
+    let su = json!({ "type": "su", "long_factor": vec![2; 8], "original_max_position_embeddings": 4000 });
+    assert_eq!(scaling(su), RopeScaling::LongRope { factors: vec![2.0; 8], gain: 1.0 });
+}
+
+#[test]
+fn layers_have_windows_as_they_are_said_to() {
+    let windows = |changes: Value, on: bool| {
+        let config = config(changes);
+        let rule = WindowRule { on, slides: &|layer| layer == 1 };
+        layer_windows(Settings::new(&config).unwrap(), 2, &rule).map_err(|error| error.to_string())
+    };
+    assert_eq!(windows(json!({}), true).unwrap(), [None, None]);
+    assert_eq!(windows(json!({ "sliding_window": 8 }), true).unwrap(), [None, Some(8)]);
+    assert_eq!(windows(json!({ "sliding_window": 8 }), false).unwrap(), [None, None]);
+    assert_eq!(
+        windows(json!({ "sliding_window": 8, "use_sliding_window": true }), false).unwrap(),
+        [None, Some(8)]
+    );
+    let kinds = json!(["sliding_attention", "full_attention"]);
+    assert_eq!(windows(json!({ "sliding_window": 8, "layer_types": kinds }), true).unwrap(), [Some(8), None]);
+    assert!(windows(json!({ "layer_types": kinds }), true).unwrap_err().contains("`sliding_window`"));
+    assert!(
+        windows(json!({ "layer_types": ["full_attention"] }), true).unwrap_err().contains("`layer_types`")
+    );
+    let chunked = json!({ "layer_types": ["full_attention", "chunked_attention"] });
+    assert!(windows(chunked, true).unwrap_err().contains("chunked_attention"));
+}
+
+#[test]
+fn a_model_of_text_may_have_a_place_and_defaults_of_its_own() {
+    let config = json!({ "text_config": { "head_dim": 8 }, "head_dim": 4 });
+    let settings =
+        Settings::new(&config).unwrap().with_defaults(&[("num_attention_heads", 3.0), ("head_dim", 2.0)]);
+    let text = settings.of_text().unwrap();
+    assert_eq!(text.whole("head_dim", 1, 9).unwrap(), Some(8));
+    assert_eq!(text.whole("num_attention_heads", 1, 9).unwrap(), Some(3));
+    assert_eq!(text.number("rope_theta", 1.0, 9.0).unwrap(), None);
+    let error = text.refuse::<()>("head_dim", 8).unwrap_err().to_string();
+    assert!(error.contains("`text_config.head_dim`"), "{error}");
 }
 
 #[test]
@@ -138,8 +203,19 @@ fn what_would_change_the_answers_is_refused_by_name() {
             json!({ "rope_parameters": { "partial_rotary_factor": 0.25 } }),
             "rope_parameters.partial_rotary_factor",
         ),
-        (json!({ "rope_scaling": { "type": "yarn", "factor": 4 } }), "rope_scaling.rope_type"),
-        (json!({ "rope_scaling": { "type": "dynamic", "factor": 4 } }), "rope_scaling.rope_type"),
+        (json!({ "rope_scaling": { "type": "ntk", "factor": 4 } }), "rope_scaling.rope_type"),
+        (json!({ "rope_scaling": { "type": "dynamic" } }), "rope_scaling.factor"),
+        (
+            json!({ "rope_scaling": { "type": "yarn", "factor": 4 } }),
+            "rope_scaling.original_max_position_embeddings",
+        ),
+        (json!({ "rope_scaling": yarn(json!({ "truncate": false })) }), "rope_scaling.truncate"),
+        (json!({ "rope_scaling": { "type": "longrope" } }), "rope_scaling.long_factor"),
+        (json!({ "rope_scaling": long_rope(json!([1.0, 0.0])) }), "rope_scaling.long_factor"),
+        // Heads have 16 components here.
+        (json!({ "rope_scaling": long_rope(json!([1.0, 2.0])) }), "rope_scaling.long_factor"),
+        (json!({ "use_qk_norm": true }), "use_qk_norm"),
+        (json!({ "clip_qkv": 8.0 }), "clip_qkv"),
         (
             json!({ "rope_scaling": { "type": "linear", "rope_type": "llama3", "factor": 4 } }),
             "rope_scaling.type",

@@ -2,13 +2,17 @@
 
 use mlx_rs::{Array, error::Exception};
 
-use super::{FusedLinear, ModelError, SublayerNorms, Weights, linear::OutputLinear, load_matrix};
+use super::{
+    FusedLinear, ModelError, NormParams, QkNorm, SublayerNorms, Weights, linear::OutputLinear, load_matrix,
+    norm::QkNorms,
+};
 use crate::backend::{AttentionSpec, Heads, StepMemory};
 
-/// `x + after(attention(before(x)))`.
+/// `residual + factor * after(attention(before(x)))`.
 pub(in crate::model) struct Attention {
     /// Normalization, then queries, keys and values.
     qkv_proj: FusedLinear,
+    qk_norms: Option<QkNorms>,
     o_proj: OutputLinear,
     spec: AttentionSpec,
     /// Which of the model's layers it is.
@@ -25,28 +29,43 @@ pub(in crate::model) struct AttentionParams {
     pub(in crate::model) qkv_bias: bool,
     /// Whether the output has a bias.
     pub(in crate::model) output_bias: bool,
+    /// Whether queries, keys and values are stored as one matrix.
+    pub(in crate::model) fused: bool,
+    /// Normalization of queries and keys before they are rotated.
+    pub(in crate::model) qk_norm: Option<(QkNorm, NormParams)>,
+    /// Of what is added to the residual stream.
+    pub(in crate::model) residual_factor: f32,
 }
 
 impl Attention {
-    /// Takes `<name>.q_proj` and so on.
+    /// Takes `<name>.q_proj` and so on, or `<name>.qkv_proj`.
     pub(in crate::model) fn load(
         weights: &mut Weights<'_>,
         name: &str,
         params: AttentionParams,
         norms: SublayerNorms,
     ) -> Result<Self, ModelError> {
-        let AttentionParams { spec, layer, hidden_size, qkv_bias, output_bias } = params;
+        let AttentionParams { spec, layer, hidden_size, qkv_bias, .. } = params;
         let Heads { queries, kv, dim } = spec.heads;
-        let mut load = |part: &str, shape, bias| load_matrix(weights, &format!("{name}.{part}"), shape, bias);
-        let qkv = vec![
-            load("q_proj", [queries * dim, hidden_size], qkv_bias)?,
-            load("k_proj", [kv * dim, hidden_size], qkv_bias)?,
-            load("v_proj", [kv * dim, hidden_size], qkv_bias)?,
-        ];
-        let output = load("o_proj", [hidden_size, queries * dim], output_bias)?;
+        let widths = [queries * dim, kv * dim, kv * dim];
+        let part = |part: &str| format!("{name}.{part}");
+        let qkv = if params.fused {
+            let shape = [widths.iter().sum(), hidden_size];
+            vec![load_matrix(weights, &part("qkv_proj"), shape, qkv_bias)?]
+        } else {
+            let mut load =
+                |which: &str, width| load_matrix(weights, &part(which), [width, hidden_size], qkv_bias);
+            vec![load("q_proj", widths[0])?, load("k_proj", widths[1])?, load("v_proj", widths[2])?]
+        };
+        let qk_norms = params.qk_norm.map(|norm| {
+            let widths = [widths[0], widths[1]];
+            QkNorms::load(weights, name, (widths, dim), norm)
+        });
+        let output = load_matrix(weights, &part("o_proj"), [hidden_size, queries * dim], params.output_bias)?;
         Ok(Self {
             qkv_proj: FusedLinear::new(norms.before, qkv, weights),
-            o_proj: OutputLinear::new(output, norms.after, weights),
+            qk_norms: qk_norms.transpose()?,
+            o_proj: OutputLinear::new(output, norms.after, params.residual_factor, weights),
             spec,
             layer,
         })
@@ -57,9 +76,17 @@ impl Attention {
         &self.spec
     }
 
-    /// `x` and the result: `[tokens, hidden]`. Appends the tokens' keys and values; lazy.
-    pub(in crate::model) fn forward(&self, x: &Array, step: &StepMemory<'_>) -> Result<Array, Exception> {
-        let qkv = self.qkv_proj.forward(x, None)?;
-        self.o_proj.forward(&step.attend(&self.spec, self.layer, &qkv)?, x)
+    /// `x`, `residual` (which mostly is `x`) and the result: `[tokens, hidden]`. Appends the tokens' keys and values; lazy.
+    pub(in crate::model) fn forward(
+        &self,
+        x: &Array,
+        residual: &Array,
+        step: &StepMemory<'_>,
+    ) -> Result<Array, Exception> {
+        let mut qkv = self.qkv_proj.forward(x, None)?;
+        if let Some(norms) = &self.qk_norms {
+            qkv = norms.forward(&qkv)?;
+        }
+        self.o_proj.forward(&step.attend(&self.spec, self.layer, &qkv)?, residual)
     }
 }

@@ -1,36 +1,47 @@
 //! Products with weight matrices, dense or quantized, and what stands around them.
 
-use mlx_rs::{Array, error::Exception};
+use mlx_rs::{Array, error::Exception, ops::indexing::TryIndexOp};
 
-use super::{ModelError, Packing, RmsNorm, Weights};
-use crate::backend::{Backend, Linear, Matrix, Storage};
+use super::{ModelError, Normalization, Packing, Weights};
+use crate::backend::{Backend, Gate, Linear, Matrix, Rowwise, Storage};
 
 /// `y = f(norm(x) Wᵀ + b) (+ residual)`: the matrix products of a sublayer with what stands around them, as one step, so
 /// that a backend can compute it as one.
 pub(in crate::model) struct FusedLinear {
-    norm: Option<RmsNorm>,
+    norm: Option<Normalization>,
     /// Of equal inputs; their outputs are concatenated in `y`.
     matrices: Vec<Matrix>,
-    /// Two matrices, gate and up: `y = silu(gate) * up`.
-    gated: bool,
+    /// Two matrices, gate and up: `y = activation(gate) * up`.
+    gate: Option<Gate>,
     backend: Backend,
 }
 
 /// The last product of a sublayer and the way back into the residual stream.
 pub(super) struct OutputLinear {
     linear: FusedLinear,
-    after: Option<RmsNorm>,
+    after: Option<Normalization>,
+    /// Of what is added to the residual stream.
+    factor: f32,
 }
 
 impl FusedLinear {
     /// The outputs of `matrices` concatenated, after an optional normalization.
-    pub(in crate::model) fn new(norm: Option<RmsNorm>, matrices: Vec<Matrix>, weights: &Weights<'_>) -> Self {
-        Self { norm, matrices, gated: false, backend: weights.backend() }
+    pub(in crate::model) fn new(
+        norm: Option<Normalization>,
+        matrices: Vec<Matrix>,
+        weights: &Weights<'_>,
+    ) -> Self {
+        Self { norm, matrices, gate: None, backend: weights.backend() }
     }
 
-    /// `silu(gate) * up`, after an optional normalization.
-    pub(super) fn gated(norm: Option<RmsNorm>, gate: Matrix, up: Matrix, weights: &Weights<'_>) -> Self {
-        Self { norm, matrices: vec![gate, up], gated: true, backend: weights.backend() }
+    /// `activation(gate) * up` of the two matrices gate and up, after an optional normalization.
+    pub(super) fn gated(
+        norm: Option<Normalization>,
+        matrices: Vec<Matrix>,
+        activation: Gate,
+        weights: &Weights<'_>,
+    ) -> Self {
+        Self { norm, matrices, gate: Some(activation), backend: weights.backend() }
     }
 
     /// `x` `[tokens, inputs]`, `residual` and the result `[tokens, outputs]`; lazy.
@@ -39,24 +50,37 @@ impl FusedLinear {
             x,
             norm: self.norm.as_ref().map(|norm| &norm.norm),
             matrices: &self.matrices,
-            gated: self.gated,
+            gate: self.gate,
             residual,
         })
     }
 }
 
 impl OutputLinear {
-    /// `after` is a normalization of the sublayer's result before it is added to the residual stream.
-    pub(super) fn new(matrix: Matrix, after: Option<RmsNorm>, weights: &Weights<'_>) -> Self {
-        Self { linear: FusedLinear::new(None, vec![matrix], weights), after }
+    /// `after` is a normalization of the sublayer's result before it is multiplied by `factor` and added to the residual
+    /// stream.
+    pub(super) fn new(
+        matrix: Matrix,
+        after: Option<Normalization>,
+        factor: f32,
+        weights: &Weights<'_>,
+    ) -> Self {
+        Self { linear: FusedLinear::new(None, vec![matrix], weights), after, factor }
     }
 
-    /// `residual + after(x Wᵀ)`; lazy. Without a normalization in between, product and sum are one step.
+    /// `residual + factor * after(x Wᵀ)`; lazy. With nothing in between, product and sum are one step.
     pub(super) fn forward(&self, x: &Array, residual: &Array) -> Result<Array, Exception> {
-        match &self.after {
-            None => self.linear.forward(x, Some(residual)),
-            Some(norm) => residual.add(norm.forward(&self.linear.forward(x, None)?)?),
+        if self.after.is_none() && self.factor == 1.0 {
+            return self.linear.forward(x, Some(residual));
         }
+        let product = self.linear.forward(x, None)?;
+        let norms: Vec<_> = self.after.iter().map(|after| (&after.norm, 1)).collect();
+        self.linear.backend.rowwise(&Rowwise {
+            norms: &norms,
+            factor: self.factor,
+            residual: Some(residual),
+            ..Rowwise::of(&product)
+        })
     }
 }
 
@@ -67,26 +91,60 @@ pub(in crate::model) fn load_matrix(
     [outputs, inputs]: [i32; 2],
     bias: bool,
 ) -> Result<Matrix, ModelError> {
-    let storage = load_storage(weights, name, [outputs, inputs])?;
-    let bias = if bias { Some(weights.take_float(&format!("{name}.bias"), &[outputs])?) } else { None };
-    let stored = storage.bytes();
-    let matrix = weights.backend().matrix(storage, bias)?;
-    weights.count_growth(matrix.bytes().saturating_sub(stored));
-    Ok(matrix)
+    let storage = load_storage(weights, name, &[outputs, inputs])?;
+    let bias = load_bias(weights, name, outputs, bias)?;
+    Ok(weights.backend().matrix(storage, bias)?)
 }
 
-fn load_storage(
+/// The same of several matrices that are stored as one, with their numbers of outputs in order.
+pub(in crate::model) fn load_matrices(
     weights: &mut Weights<'_>,
     name: &str,
-    [outputs, inputs]: [i32; 2],
+    (outputs, inputs): (&[i32], i32),
+    bias: bool,
+) -> Result<Vec<Matrix>, ModelError> {
+    let all = outputs.iter().sum();
+    let storage = load_storage(weights, name, &[all, inputs])?;
+    let bias = load_bias(weights, name, all, bias)?;
+    let mut matrices = Vec::with_capacity(outputs.len());
+    let mut first = 0;
+    for rows in outputs {
+        let part = first..first + rows;
+        let bias = bias.as_ref().map(|bias| bias.try_index(part.clone())).transpose()?;
+        let rows_of = storage.each(|array| array.try_index(part.clone()))?;
+        matrices.push(weights.backend().matrix(rows_of, bias)?);
+        first += rows;
+    }
+    Ok(matrices)
+}
+
+fn load_bias(
+    weights: &mut Weights<'_>,
+    name: &str,
+    outputs: i32,
+    bias: bool,
+) -> Result<Option<Array>, ModelError> {
+    bias.then(|| weights.take_float(&format!("{name}.bias"), &[outputs])).transpose()
+}
+
+/// `shape` ends with outputs and inputs; before them there may be a number of matrices that are stored as one.
+pub(super) fn load_storage(
+    weights: &mut Weights<'_>,
+    name: &str,
+    shape: &[i32],
 ) -> Result<Storage, ModelError> {
     let (weight, scales) = (format!("{name}.weight"), format!("{name}.scales"));
-    let Some(packing) = weights.packing(name, inputs)? else {
-        return Ok(Storage::Dense(weights.take_float(&weight, &[outputs, inputs])?));
+    let (inputs, before) = match shape {
+        [before @ .., inputs] => (*inputs, before),
+        [] => (0, shape),
     };
-    let packed = weights.take_packed(&weight, &[outputs, inputs / 32 * packing.bits()])?;
-    let groups = [outputs, inputs / packing.group_size()];
-    Ok(match packing {
+    let with = |columns: i32| [before, &[columns]].concat();
+    let Some(packing) = weights.packing(name, inputs)? else {
+        return Ok(Storage::Dense(weights.take_float(&weight, shape)?));
+    };
+    let packed = weights.take_packed(&weight, &with(inputs / 32 * packing.bits()))?;
+    let groups = with(inputs / packing.group_size());
+    let storage = match packing {
         Packing::Affine { group_size, bits } => Storage::Affine {
             packed,
             scales: weights.take_float(&scales, &groups)?,
@@ -97,7 +155,9 @@ fn load_storage(
         Packing::MicroScaled(format) => {
             Storage::MicroScaled { packed, scales: weights.take_bytes(&scales, &groups)?, format }
         }
-    })
+    };
+    let backend = weights.backend();
+    weights.grown(storage, |storage| backend.readable(storage))
 }
 
 #[cfg(test)]

@@ -2,11 +2,14 @@
 
 use mlx_rs::{Array, error::Exception};
 
-use super::{FusedLinear, ModelError, SublayerNorms, Weights, linear::OutputLinear, load_matrix};
+use super::{
+    FusedLinear, ModelError, SublayerNorms, Weights, linear::OutputLinear, load_matrices, load_matrix,
+};
+use crate::backend::Gate;
 
-/// `x + after(down(silu(gate(n)) * up(n)))` with `n = before(x)`.
+/// `residual + factor * after(down(activation(gate(n)) * up(n)))` with `n = before(x)`.
 pub(in crate::model) struct Mlp {
-    /// Normalization, then `silu(gate) * up`.
+    /// Normalization, then `activation(gate) * up`.
     gate_up_proj: FusedLinear,
     down_proj: OutputLinear,
 }
@@ -17,10 +20,15 @@ pub(in crate::model) struct MlpParams {
     pub(in crate::model) intermediate_size: i32,
     /// Whether the matrices have biases.
     pub(in crate::model) bias: bool,
+    pub(in crate::model) gate: Gate,
+    /// Whether gate and up are stored as one matrix.
+    pub(in crate::model) fused: bool,
+    /// Of what is added to the residual stream.
+    pub(in crate::model) residual_factor: f32,
 }
 
 impl Mlp {
-    /// Takes `<name>.gate_proj` and so on.
+    /// Takes `<name>.gate_proj` and so on, or `<name>.gate_up_proj`.
     pub(in crate::model) fn load(
         weights: &mut Weights<'_>,
         name: &str,
@@ -28,18 +36,22 @@ impl Mlp {
         norms: SublayerNorms,
     ) -> Result<Self, ModelError> {
         let (hidden, inner) = (params.hidden_size, params.intermediate_size);
-        let mut load =
-            |part: &str, shape| load_matrix(weights, &format!("{name}.{part}"), shape, params.bias);
-        let (gate, up) = (load("gate_proj", [inner, hidden])?, load("up_proj", [inner, hidden])?);
-        let down = load("down_proj", [hidden, inner])?;
+        let part = |part: &str| format!("{name}.{part}");
+        let gate_up = if params.fused {
+            load_matrices(weights, &part("gate_up_proj"), (&[inner, inner], hidden), params.bias)?
+        } else {
+            let mut load = |which: &str| load_matrix(weights, &part(which), [inner, hidden], params.bias);
+            vec![load("gate_proj")?, load("up_proj")?]
+        };
+        let down = load_matrix(weights, &part("down_proj"), [hidden, inner], params.bias)?;
         Ok(Self {
-            gate_up_proj: FusedLinear::gated(norms.before, gate, up, weights),
-            down_proj: OutputLinear::new(down, norms.after, weights),
+            gate_up_proj: FusedLinear::gated(norms.before, gate_up, params.gate, weights),
+            down_proj: OutputLinear::new(down, norms.after, params.residual_factor, weights),
         })
     }
 
-    /// `x` and the result: `[tokens, hidden]`; lazy.
-    pub(in crate::model) fn forward(&self, x: &Array) -> Result<Array, Exception> {
-        self.down_proj.forward(&self.gate_up_proj.forward(x, None)?, x)
+    /// `x`, `residual` (which mostly is `x`) and the result: `[tokens, hidden]`; lazy.
+    pub(in crate::model) fn forward(&self, x: &Array, residual: &Array) -> Result<Array, Exception> {
+        self.down_proj.forward(&self.gate_up_proj.forward(x, None)?, residual)
     }
 }

@@ -7,24 +7,32 @@
 //! re-exported below. The files here import `crate::backend` and, through `super`, the same.
 
 mod attention;
+mod decoder;
 mod embedding;
 mod linear;
 mod mlp;
+mod moe;
 mod norm;
 mod rope;
 
-pub(super) use attention::{Attention, AttentionParams};
-pub(super) use embedding::Embedding;
-pub(super) use linear::{FusedLinear, load_matrix};
-pub(super) use mlp::{Mlp, MlpParams};
-pub(super) use norm::{RmsNorm, SublayerNorms};
+use attention::{Attention, AttentionParams};
+pub(super) use decoder::{BlockNorms, DecoderPlan};
+use embedding::Embedding;
+use linear::{FusedLinear, load_matrices, load_matrix};
+use mlp::{Mlp, MlpParams};
+use moe::Moe;
+pub(super) use moe::{MoeNames, MoePlan};
+pub(super) use norm::{NormParams, QkNorm};
+use norm::{Normalization, SublayerNorms};
 #[cfg(test)]
 pub(super) use rope::inv_freq;
 pub(super) use rope::load_rope;
 
 pub(super) use super::{
     Architecture, ModelError,
-    config::{DecoderConfig, RopeConfig, RopeScaling, Settings},
+    config::{
+        DecoderConfig, Defaults, QueryScaleConfig, RopeConfig, RopeScaling, Settings, WindowRule, gelu_gate,
+        layer_windows,
+    },
     weights::{Packing, Weights},
 };
-pub(super) use crate::backend::{AttentionSpec, StepMemory};

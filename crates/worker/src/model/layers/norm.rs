@@ -1,13 +1,23 @@
-//! RMS normalization.
+//! Normalizations of rows.
 
 use mlx_rs::{Array, error::Exception};
 
 use super::{ModelError, Weights};
-use crate::backend::{Backend, Norm};
+use crate::backend::{Backend, Norm, NormKind, Rowwise};
 
-/// `x / rms(x) * weight`, over the last axis.
-pub(in crate::model) struct RmsNorm {
+/// What all normalizations of a model have in common.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::model) struct NormParams {
+    pub(in crate::model) kind: NormKind,
+    pub(in crate::model) eps: f32,
+    /// Whether there is a bias beside the weight.
+    pub(in crate::model) bias: bool,
+}
+
+/// A normalization over the last axis.
+pub(in crate::model) struct Normalization {
     pub(super) norm: Norm,
+    width: i32,
     pub(super) backend: Backend,
 }
 
@@ -15,33 +25,97 @@ pub(in crate::model) struct RmsNorm {
 /// `x + after(f(before(x)))`. What is absent is the identity.
 #[derive(Default)]
 pub(in crate::model) struct SublayerNorms {
-    pub(in crate::model) before: Option<RmsNorm>,
-    pub(in crate::model) after: Option<RmsNorm>,
+    pub(in crate::model) before: Option<Normalization>,
+    pub(in crate::model) after: Option<Normalization>,
 }
 
-impl RmsNorm {
-    /// Takes `<name>.weight`, `[width]`.
+/// How queries and keys are normalized before they are rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::model) enum QkNorm {
+    /// Each head by itself, all with the same weights.
+    Heads,
+    /// All heads of a token together.
+    Whole,
+}
+
+impl NormParams {
+    /// RMS normalization.
+    pub(in crate::model) fn rms(eps: f32) -> Self {
+        Self { kind: NormKind::Rms, eps, bias: false }
+    }
+
+    /// The same with weights that are stored as their distance from 1.
+    pub(in crate::model) fn rms_plus_one(eps: f32) -> Self {
+        Self { kind: NormKind::RmsPlusOne, eps, bias: false }
+    }
+
+    /// Layer normalization.
+    pub(in crate::model) fn layer(eps: f32, bias: bool) -> Self {
+        Self { kind: NormKind::Layer, eps, bias }
+    }
+}
+
+impl Normalization {
+    /// Takes `<name>.weight`, `[width]`, and the bias if there is one.
     pub(in crate::model) fn load(
         weights: &mut Weights<'_>,
         name: &str,
         width: i32,
-        eps: f32,
+        params: NormParams,
     ) -> Result<Self, ModelError> {
         let weight = weights.take_float(&format!("{name}.weight"), &[width])?;
-        let backend = weights.backend();
-        Ok(Self { norm: backend.norm(&weight, eps)?, backend })
+        let bias = params.bias.then(|| weights.take_float(&format!("{name}.bias"), &[width])).transpose()?;
+        Self::new(weights.backend(), params, &weight, bias.as_ref())
     }
 
-    /// `x` and the result: `[tokens, width]`; lazy. A normalization before a product belongs to the
+    /// Of weights `[width]` as they are stored.
+    pub(super) fn new(
+        backend: Backend,
+        params: NormParams,
+        weight: &Array,
+        bias: Option<&Array>,
+    ) -> Result<Self, ModelError> {
+        let norm = backend.norm(params.kind, weight, bias, params.eps)?;
+        Ok(Self { norm, width: weight.dim(0), backend })
+    }
+
+    /// `x` and the result: `[tokens, width]`; lazy. A normalization before a single product belongs to the
     /// [`FusedLinear`](super::FusedLinear) instead.
-    pub(super) fn forward(&self, x: &Array) -> Result<Array, Exception> {
-        self.backend.rms_norm(x, &self.norm)
+    pub(in crate::model) fn forward(&self, x: &Array) -> Result<Array, Exception> {
+        self.backend.rowwise(&Rowwise { norms: &[(&self.norm, 1)], ..Rowwise::of(x) })
     }
 }
 
-impl SublayerNorms {
-    /// Only before the sublayer.
-    pub(in crate::model) fn pre(norm: RmsNorm) -> Self {
-        Self { before: Some(norm), after: None }
+/// Of queries `[tokens, queries * dim]` and keys behind them in the same rows.
+pub(super) struct QkNorms {
+    query: Normalization,
+    key: Normalization,
+    /// Widths of queries and of keys.
+    widths: [i32; 2],
+}
+
+impl QkNorms {
+    /// Takes `<name>.q_norm` and `<name>.k_norm`, for heads of `dim` components.
+    pub(super) fn load(
+        weights: &mut Weights<'_>,
+        name: &str,
+        (widths, dim): ([i32; 2], i32),
+        (of, params): (QkNorm, NormParams),
+    ) -> Result<Self, ModelError> {
+        let mut load = |part: &str, width: i32| {
+            let width = if of == QkNorm::Heads { dim } else { width };
+            Normalization::load(weights, &format!("{name}.{part}"), width, params)
+        };
+        Ok(Self { query: load("q_norm", widths[0])?, key: load("k_norm", widths[1])?, widths })
+    }
+
+    /// `qkv` and the result: `[tokens, queries, keys and values]`; lazy.
+    pub(super) fn forward(&self, qkv: &Array) -> Result<Array, Exception> {
+        let part = |norm: &'_ Normalization, width: i32| width / norm.width;
+        let norms = [
+            (&self.query.norm, part(&self.query, self.widths[0])),
+            (&self.key.norm, part(&self.key, self.widths[1])),
+        ];
+        self.query.backend.rowwise(&Rowwise { norms: &norms, ..Rowwise::of(qkv) })
     }
 }

@@ -18,11 +18,11 @@ fn cache(layers: &[&AttentionSpec]) -> Result<KvCache, ModelError> {
 #[test]
 fn attention_that_cannot_be_computed_is_refused_with_its_layer() {
     let plain = AttentionSpec::causal(HEADS, None);
-    let capped = AttentionSpec { soft_cap: Some(30.0), ..plain.clone() };
+    let sinking = AttentionSpec { sinks: true, ..plain.clone() };
     assert!(cache(&[&plain, &plain]).is_ok());
-    let error = cache(&[&plain, &capped]).err().unwrap();
+    let error = cache(&[&plain, &sinking]).err().unwrap();
     assert!(matches!(error, ModelError::UnsupportedAttention { layer: 1, .. }));
-    assert!(error.to_string().contains("layer 1 of the model has a soft cap"), "{error}");
+    assert!(error.to_string().contains("layer 1 of the model has attention sinks"), "{error}");
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn layers_share_blocks_and_so_have_heads_alike() {
 fn a_fork_is_as_long_as_asked_and_no_longer_than_its_origin() {
     let plain = AttentionSpec::causal(HEADS, None);
     let mut kv = cache(&[&plain]).unwrap().sequence();
-    assert!(kv.is_empty() && kv.is_intact());
+    assert!(kv.is_empty());
     kv.advance(40);
     assert_eq!((kv.fork(33).len(), kv.fork(100).len()), (33, 40));
 }

@@ -19,6 +19,13 @@ pub(super) struct Compiler {
     masks: MaskThread,
 }
 
+/// What all outputs with the same constraint begin with.
+pub(super) struct Prototype {
+    /// Its first mask is known to it.
+    matcher: Matcher,
+    lexer_bytes: usize,
+}
+
 impl Compiler {
     pub(super) fn new(vocabulary: Vocabulary<'_>) -> anyhow::Result<Self> {
         let tokens = walkable(vocabulary)?;
@@ -29,20 +36,42 @@ impl Compiler {
         Ok(Self { factory, masks: MaskThread::start()? })
     }
 
-    /// A constraint under which at least one token can be generated; or why there is none.
-    pub(super) fn compile(&self, kind: &ConstraintKind, ignore_eos: bool) -> Result<Constraint, String> {
+    /// What outputs begin with, of which there is at least one token; or why there are none.
+    pub(super) fn compile(&self, kind: &ConstraintKind) -> Result<Prototype, String> {
         let parser = grammar::of(kind).and_then(|grammar| self.factory.create_parser(grammar));
         let parser = parser.map_err(|error| grammar::explain(kind, reason(&error)))?;
-        let mut constraint = Constraint::new(Matcher::new(Ok(parser)), self.masks.clone(), ignore_eos);
+        // This clone has the same lexer, which the matcher hides.
+        let lexer = parser.parser.clone();
+        let mut matcher = Matcher::new(Ok(parser));
         // What no output can follow, or is too complex from the start, shows here.
-        constraint.mask().map_err(|error| error.to_string())?;
-        Ok(constraint)
+        matcher.compute_mask().map_err(|error| reason(&error))?;
+        Ok(Prototype { matcher, lexer_bytes: lexer.lexer_stats().num_bytes })
+    }
+
+    /// A constraint at the beginning of an output. What it learns from then on is its own.
+    pub(super) fn begin(&self, prototype: &Prototype, ignore_eos: bool) -> Constraint {
+        Constraint::new(prototype.matcher.deep_clone(), self.masks.clone(), ignore_eos)
+    }
+}
+
+impl Prototype {
+    /// About how much memory it takes, where what was asked for had so many `bytes`.
+    pub(super) fn bytes(&self, bytes: usize) -> usize {
+        /// Of its grammar, for each byte of what was asked for.
+        const GRAMMAR: usize = 64;
+        self.lexer_bytes.saturating_add(bytes.saturating_mul(GRAMMAR))
     }
 }
 
 impl fmt::Debug for Compiler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Compiler").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Prototype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prototype").field("lexer_bytes", &self.lexer_bytes).finish_non_exhaustive()
     }
 }
 

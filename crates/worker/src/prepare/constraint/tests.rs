@@ -41,6 +41,11 @@ impl Model {
         failure
     }
 
+    /// How many were compiled.
+    fn compiled(&self) -> u64 {
+        self.constraints.compiled.load(Ordering::Relaxed)
+    }
+
     /// The texts of all tokens that may follow.
     fn allowed(&self, constraint: &mut Constraint) -> Vec<String> {
         let mask = constraint.mask().unwrap();
@@ -215,8 +220,74 @@ fn what_takes_too_long_is_given_up() {
     assert_eq!(failure.kind, FailureKind::InvalidRequest);
     assert!(failure.message.contains("longer than 1ms"), "{}", failure.message);
     let running: Vec<_> = (0..MAX_RUNNING).map(|_| Arc::clone(&model.constraints.running)).collect();
-    assert_eq!(model.failure(ConstraintKind::JsonObject).kind, FailureKind::Overloaded);
+    assert_eq!(model.failure(regex("a")).kind, FailureKind::Overloaded);
+    drop(model.compile(ConstraintKind::JsonObject).expect("it need not be compiled"));
     drop(running);
+}
+
+#[test]
+fn what_took_too_long_is_there_for_those_who_ask_again() {
+    let mut model = Model::new(&samples::byte_level());
+    drop(model.compile(ConstraintKind::JsonObject).unwrap());
+    model.constraints.patience = Duration::ZERO;
+    let asked = schema(&json!({"type": "integer", "multipleOf": 9_973}));
+    assert!(model.failure(asked.clone()).message.contains("longer than 0ns"));
+    while Arc::strong_count(&model.constraints.running) > 1 {
+        thread::yield_now();
+    }
+    drop(model.compile(asked).unwrap());
+    assert_eq!(model.compiled(), 2);
+}
+
+#[test]
+fn what_is_asked_for_again_is_not_compiled_again_and_each_output_goes_its_own_way() {
+    let model = Model::new(&samples::byte_level());
+    let asked =
+        schema(&json!({"type": "object", "properties": {"the": {"type": "integer"}}, "required": ["the"]}));
+    let [mut first, mut second] = [(); 2].map(|()| model.compile(asked.clone()).unwrap());
+    assert_eq!(model.compiled(), 1);
+    for token in ["{", "\"", "the", "\"", ":"] {
+        assert_eq!(model.allowed(&mut first), model.allowed(&mut second));
+        assert!(!model.accept(&mut first, token) && !model.accept(&mut second, token));
+    }
+    // What one has learnt since then does not show in others.
+    assert!(!model.accept(&mut first, "1"));
+    assert!(model.allowed(&mut first).contains(&"}".to_owned()));
+    assert!(!model.allowed(&mut second).contains(&"}".to_owned()));
+    let mut third = model.compile(asked).unwrap();
+    assert!(model.allowed(&mut third).contains(&"{".to_owned()));
+    assert_eq!(model.compiled(), 1);
+    model.compile(ConstraintKind::JsonObject).unwrap();
+    assert_eq!(model.compiled(), 2);
+}
+
+#[test]
+fn what_can_not_be_compiled_is_not_tried_again_and_each_request_s_own_field_is_named() {
+    let model = Model::new(&samples::byte_level());
+    let (tokenizer, size, eos_tokens) = (model.tokenizer.tokenizer(), model.size, &model.eos_tokens);
+    let [first, second] = ["guided_regex", "regex"].map(|param| {
+        let asked = Asked { kind: regex("a("), param: param.into() };
+        let vocabulary = Vocabulary { tokenizer, size, eos_tokens };
+        model.constraints.compile(&asked, false, vocabulary).err().unwrap()
+    });
+    assert_eq!((first.kind, second.kind), (FailureKind::InvalidRequest, FailureKind::InvalidRequest));
+    assert!(first.message.starts_with("`guided_regex` can't be used: "), "{}", first.message);
+    assert_eq!(second.message, first.message.replace("guided_regex", "regex"));
+    assert_eq!(second.param.as_deref(), Some("regex"));
+    assert_eq!(model.compiled(), 1);
+}
+
+#[test]
+fn whether_end_tokens_are_ignored_is_each_request_s_own_affair() {
+    let model = Model::new(&samples::byte_level());
+    let (tokenizer, size, eos_tokens) = (model.tokenizer.tokenizer(), model.size, &model.eos_tokens);
+    for (ignore_eos, ends) in [(false, true), (true, false), (false, true)] {
+        let asked = Asked { kind: regex("a*"), param: "field".into() };
+        let vocabulary = Vocabulary { tokenizer, size, eos_tokens };
+        let mut constraint = model.constraints.compile(&asked, ignore_eos, vocabulary).unwrap();
+        assert_eq!(model.allowed(&mut constraint).contains(&"</s>".to_owned()), ends);
+    }
+    assert_eq!(model.compiled(), 1);
 }
 
 #[test]

@@ -108,6 +108,7 @@ fields! {
     n: Whole = "n",
     n_cmpl: Whole = "n_cmpl",
     best_of: Whole = "best_of",
+    draft_model: Text = "draft_model",
 }
 
 /// What a stream has beside the text.

@@ -118,6 +118,7 @@ impl Fields {
         let stream = self.stream.is_some_and(|Flag(stream)| stream);
         let ignore_eos = self.ignore_eos.is_some_and(|Flag(ignore)| ignore);
         let (priority, timeout) = (self.priority(), self.timeout()?);
+        let draft_model = self.draft_model.take().map(|Text(name)| name).filter(|name| !name.is_empty());
         let request = GenerateRequest {
             model,
             prompt: prompt()?,
@@ -135,7 +136,7 @@ impl Fields {
             deadline: None,
             correlation: Correlation::default(),
         };
-        Ok(Asked { request, choices: choices.generated, echo, stream, timeout, context })
+        Ok(Asked { request, choices: choices.generated, echo, stream, timeout, draft_model, context })
     }
 
     fn echo(&self, kind: Kind, logprobs: bool) -> Result<bool, ApiError> {

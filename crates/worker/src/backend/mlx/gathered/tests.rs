@@ -2,7 +2,11 @@
 
 use std::rc::Rc;
 
-use mlx_rs::{Array, ops::indexing::TryIndexOp, transforms::eval};
+use mlx_rs::{
+    Array,
+    ops::indexing::TryIndexOp,
+    transforms::{async_eval, eval},
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -54,15 +58,56 @@ fn numbers(tokens: usize, seed: u64) -> Array {
 fn step(memory: &GatheredKv, rows: &mut [(&mut Held, usize)], qkv: &Array) -> Vec<f32> {
     let found = graph(memory, rows, qkv);
     eval([&found]).unwrap();
+    commit(rows);
+    found.as_slice::<f32>().to_vec()
+}
+
+fn commit(rows: &mut [(&mut Held, usize)]) {
     for (held, new) in rows {
         held.sequence.commit();
         held.len += *new;
     }
-    found.as_slice::<f32>().to_vec()
 }
 
-/// The same, not evaluated.
+/// The same, launched behind a step that may still be computed.
+///
+/// `before` is that one, and whether it reads blocks. If this one can't be launched yet, it waits for that one.
+fn launch(
+    memory: &GatheredKv,
+    rows: &mut [(&mut Held, usize)],
+    qkv: &Array,
+    before: &mut Option<(Array, bool)>,
+) -> Array {
+    let reads = before
+        .as_ref()
+        .map(|(_, blocks)| if *blocks { StepBefore::ReadsBlocks } else { StepBefore::ReadsCopies });
+    let reads = reads.unwrap_or(StepBefore::Computed);
+    let (found, blocks) = graph_of(memory, rows, qkv, reads).unwrap_or_else(|error| {
+        assert!(matches!(error, KvError::InUse) && reads == StepBefore::ReadsBlocks);
+        eval(before.iter().map(|(step, _)| step)).unwrap();
+        graph_of(memory, rows, qkv, StepBefore::Computed).unwrap()
+    });
+    async_eval([&found]).unwrap();
+    commit(rows);
+    if blocks {
+        memory.set_reader(found.clone());
+    }
+    *before = Some((found.clone(), blocks));
+    found
+}
+
+/// A step that is not evaluated.
 fn graph(memory: &GatheredKv, rows: &mut [(&mut Held, usize)], qkv: &Array) -> Array {
+    graph_of(memory, rows, qkv, StepBefore::Computed).unwrap().0
+}
+
+/// The same, and whether it reads blocks.
+fn graph_of(
+    memory: &GatheredKv,
+    rows: &mut [(&mut Held, usize)],
+    qkv: &Array,
+    before: StepBefore,
+) -> Result<(Array, bool), KvError> {
     let row = |(held, new): &mut (&mut Held, usize)| (held.len, *new);
     let shapes: Vec<_> = rows.iter_mut().map(row).collect();
     let rows = rows.iter_mut().zip(shapes).map(|((held, _), (position, new_tokens))| RowMemory {
@@ -70,9 +115,10 @@ fn graph(memory: &GatheredKv, rows: &mut [(&mut Held, usize)], qkv: &Array) -> A
         new_tokens,
         memory: &mut held.sequence,
     });
-    let step = memory.begin(rows.collect()).unwrap();
+    let step = memory.begin(rows.collect(), before)?;
     let [first, second] = layers();
-    step.attend(&first, 0, qkv).unwrap().add(step.attend(&second, 1, qkv).unwrap()).unwrap()
+    let found = step.attend(&first, 0, qkv).unwrap().add(step.attend(&second, 1, qkv).unwrap()).unwrap();
+    Ok((found, step.reads_blocks()))
 }
 
 #[track_caller]
@@ -88,6 +134,8 @@ fn assert_near(found: &[f32], expected: &[f32]) {
 enum Action {
     /// Of each sequence, how many tokens it gets; 0: it does not take part.
     Step(Vec<usize>),
+    /// Each gets one token in so many steps, none of which is waited for.
+    Ahead(usize),
     Truncate(usize, usize),
     Fork {
         from: usize,
@@ -109,6 +157,7 @@ fn actions() -> impl Strategy<Value = Action> {
     prop_oneof![
         // Mostly the same rows again, so that copies are used.
         6 => Just(Action::Step(vec![1; SEQUENCES])),
+        3 => (1..6_usize).prop_map(Action::Ahead),
         6 => prop::collection::vec(new, SEQUENCES).prop_map(Action::Step),
         1 => (one.clone(), 0..90_usize).prop_map(|(which, len)| Action::Truncate(which, len)),
         1 => (one.clone(), one.clone(), 0..90_usize).prop_map(|(from, to, len)| Action::Fork { from, to, len }),
@@ -127,6 +176,16 @@ fn act(memory: &GatheredKv, held: &mut [Held], action: &Action, seed: u64) -> Ve
             } else {
                 step(memory, &mut rows, &numbers(tokens, seed))
             };
+        }
+        &Action::Ahead(steps) => {
+            let mut before = None;
+            let steps: Vec<Array> = (0..steps as u64)
+                .map(|step| {
+                    let qkv = numbers(SEQUENCES, 1000 * seed + step);
+                    launch(memory, &mut each_one(held), &qkv, &mut before)
+                })
+                .collect();
+            return steps.iter().flat_map(|step| step.as_slice::<f32>().to_vec()).collect();
         }
         &Action::Truncate(which, len) => {
             held[which].len = held[which].len.min(len);
@@ -206,7 +265,7 @@ fn what_is_decoded_goes_into_the_same_memory_and_is_not_gathered_again() {
     let mut all = held(&memory, &[40, 50, 45]);
     let mut addresses = |seed| {
         step(&memory, &mut each_one(&mut all), &numbers(3, seed));
-        memory.blocks.memory.prepare(0).unwrap();
+        memory.blocks.memory.prepare(0, false).unwrap();
         let copies = memory.between.state().addresses();
         (memory.blocks.memory.addresses(), copies)
     };
@@ -215,6 +274,32 @@ fn what_is_decoded_goes_into_the_same_memory_and_is_not_gathered_again() {
     for seed in 2..10 {
         assert_eq!(addresses(seed), first);
     }
+}
+
+/// One of the two may still be read when the next step is launched, so they take turns. The blocks are always the same. Not on a GPU, which lets go of arrays at any time after it has computed with them.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_is_launched_goes_into_two_copies_in_turn() {
+    let memory = memory(true);
+    let mut all = held(&memory, &[40, 50, 45]);
+    memory.blocks.memory.prepare(0, false).unwrap();
+    let blocks = memory.blocks.memory.addresses();
+    let (mut before, mut addresses) = (None, Vec::new());
+    for seed in 0..12 {
+        let waiting = before.clone();
+        launch(&memory, &mut each_one(&mut all), &numbers(3, seed), &mut before);
+        if let Some((waiting, _)) = waiting {
+            eval([&waiting]).unwrap();
+            // That is what the step before has left; the new one may still be computed.
+            addresses.push(memory.between.state().spare_addresses());
+        }
+    }
+    // What the first has left is what it has gathered.
+    let addresses = &addresses[2..];
+    assert!(addresses[0] != addresses[1] && addresses[0].len() == 2, "{addresses:?}");
+    assert!(addresses.windows(3).all(|turns| turns[0] == turns[2]), "{addresses:?}");
+    memory.blocks.memory.prepare(0, false).unwrap();
+    assert_eq!(memory.blocks.memory.addresses(), blocks);
 }
 
 #[test]

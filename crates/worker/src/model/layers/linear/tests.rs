@@ -2,7 +2,7 @@
 
 use mlx_rs::{Dtype, transforms::eval};
 
-use super::*;
+use super::{super::NormParams, *};
 use crate::backend::Kernels;
 
 const TOKENS: usize = 3;
@@ -33,13 +33,12 @@ fn a_normalization_may_stand_before_the_residual() {
     {
         let backend = Backend::new(kernels, Dtype::Float32);
         let after = with_norm.then(|| {
-            let norm = backend.norm(&array(&scale, &[WIDTH]), 1e-5).unwrap();
-            RmsNorm { norm, backend }
+            Normalization::new(backend, NormParams::rms(1e-5), &array(&scale, &[WIDTH]), None).unwrap()
         });
         let storage = Storage::Dense(array(&matrix, &[WIDTH, WIDTH]));
         let matrices = vec![backend.matrix(storage, None).unwrap()];
-        let linear = FusedLinear { norm: None, matrices, gated: false, backend };
-        let output = OutputLinear { linear, after };
+        let linear = FusedLinear { norm: None, matrices, gate: None, backend };
+        let output = OutputLinear { linear, after, factor: 1.0 };
         let y = output.forward(&array(&x, &[TOKENS, WIDTH]), &array(&residual, &[TOKENS, WIDTH])).unwrap();
         eval([&y]).unwrap();
         let rows = x.chunks(WIDTH).zip(residual.chunks(WIDTH)).zip(y.as_slice::<f32>().chunks(WIDTH));

@@ -2,7 +2,13 @@
 
 use super::*;
 
-const PLAIN: RopeConfig = RopeConfig { traditional: false, base: 10_000.0, scaling: RopeScaling::Plain };
+const PLAIN: RopeConfig = RopeConfig {
+    traditional: false,
+    base: 10_000.0,
+    part: 1.0,
+    scaling: RopeScaling::Plain,
+    query_scale: None,
+};
 
 /// Computed with `rope_theta` 10000 and heads of 8 components.
 const PLAIN_OF_8: [f64; 4] = [1.0, 0.1, 0.01, 0.001];

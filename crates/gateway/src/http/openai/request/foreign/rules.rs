@@ -204,11 +204,7 @@ pub(in crate::http::openai::request) const RULES: &[Rule] = &[
         Any,
         "",
     ),
-    (
-        &["draft_model", "num_draft_tokens", "speculative.n_max", "speculative.n_min", "speculative.p_min"],
-        Any,
-        "",
-    ),
+    (&["num_draft_tokens", "speculative.n_max", "speculative.n_min", "speculative.p_min"], Any, ""),
     (
         &["request_id", "rid", "session_id", "chat_id", "session_params", "extra_key", "custom_labels"],
         Any,

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod stages;
+
 use std::{
     io::{BufRead, stdin},
     time::Instant,
@@ -10,6 +12,7 @@ use std::{
 
 use artifact_store::Store;
 use protocol::message::Sampling;
+use stages::Decode;
 use worker::{
     model::{Kernels, KvBudget, KvDtype, Logits, Model, SequenceKv, StepInput, StepRow},
     sample::{Row, SampleThreads, Sampler},
@@ -35,18 +38,27 @@ fn main() {
     let kernels = Kernels::of(mlx_ext::init().unwrap());
     let artifact = Store::open_read_only(store).unwrap().resolve(model).unwrap();
     let budget = KvBudget { bytes: 4 << 30, sequences: SEQUENCES, dtype: KvDtype::Float32 };
-    let model = Model::load(&artifact, kernels, budget).unwrap();
+    let load = || Model::load(&artifact, kernels, budget).unwrap();
+    let model = load();
     println!(
         "{} MB of weights, {kernels:?} kernels for {}, {} threads",
         model.weight_bytes() / 1_000_000,
         mlx_ext::cpu::instructions(),
         mlx_ext::cpu::threads()
     );
-    // "prefill TOKENS" or "decode BATCH CONTEXT STEPS"; the answer is a line with tokens a second.
+    // "prefill TOKENS" or "decode BATCH CONTEXT STEPS", which is answered by a line with tokens a second; or
+    // "stages BATCH CONTEXT STEPS", which is answered by a line with seconds of each.
     for line in stdin().lock().lines() {
         let line = line.unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
         let number = |index: usize| words[index].parse::<usize>().unwrap();
+        if words[0] == "stages" {
+            let [batch, context, steps] = [1, 2, 3].map(number);
+            let sampling = choice.sampling();
+            let seconds = Decode { batch, context, steps, sampling }.measure(load(), &artifact);
+            println!("{}", seconds.iter().map(|it| format!("{it:.6}")).collect::<Vec<_>>().join(" "));
+            continue;
+        }
         let measure = || match words[0] {
             "prefill" => prefill(&model, number(1)),
             "decode" => decode(&model, &choice, number(1), number(2), number(3)),
@@ -119,6 +131,14 @@ impl Choice {
                 Self::Sampled(Sampling { temperature, top_p, ..Sampling::default() })
             }
             others => panic!("expected `greedy`, or a temperature and a top-p, not {others:?}"),
+        }
+    }
+
+    /// How an engine chooses that has to choose.
+    fn sampling(&self) -> Sampling {
+        match self {
+            Self::Given => Sampling::default(),
+            Self::Sampled(sampling) => sampling.clone(),
         }
     }
 

@@ -1,0 +1,65 @@
+#include "rowwise.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "pool.h"
+#include "progress.h"
+#include "tile_kernels.h"
+
+namespace kr {
+
+namespace {
+
+// Below this many values the calling thread is done before another has begun.
+constexpr int64_t worth_sharing = 1 << 14;
+
+void normalize(const RowwiseJob& job, const TileKernels& kernels, const float* x, float* y) {
+  int done = 0;
+  for (int p = 0; p < job.part_count; p++) {
+    const NormedPart& part = job.parts[p];
+    for (int i = 0; i < part.count; i++, done += part.width) {
+      if (part.kind == NormKind::rms) {
+        kernels.normalize(x + done, part.weight, part.eps, part.width, y + done);
+      } else {
+        kernels.normalize_layer(x + done, part.weight, part.bias, part.eps, part.width, y + done);
+      }
+    }
+  }
+  std::memcpy(y + done, x + done, static_cast<size_t>(job.width - done) * sizeof(float));
+}
+
+void compute_row(const RowwiseJob& job, const TileKernels& kernels, int row) {
+  const size_t at = static_cast<size_t>(row) * job.width;
+  float* y = job.y + at;
+  normalize(job, kernels, job.x + at, y);
+  if (job.factor != 1.0f) {
+    for (int i = 0; i < job.width; i++) y[i] *= job.factor;
+  }
+  if (job.soft_cap > 0) kernels.soft_cap(y, job.soft_cap, job.width);
+  if (job.residual) {
+    const float* residual = job.residual + at;
+    for (int i = 0; i < job.width; i++) y[i] += residual[i];
+  }
+}
+
+}  // namespace
+
+void rowwise(const RowwiseJob& job) {
+  const TileKernels& kernels = tile_kernels();
+  const int together = std::max<int>(1, worth_sharing / 4 / std::max(1, job.width));
+  auto compute = [&](int task) {
+    const int end = std::min(job.rows, (task + 1) * together);
+    for (int row = task * together; row < end; row++) compute_row(job, kernels, row);
+    count_progress();
+  };
+  const int tasks = (job.rows + together - 1) / together;
+  if (int64_t{job.rows} * job.width < worth_sharing || tasks == 1) {
+    for (int task = 0; task < tasks; task++) compute(task);
+  } else {
+    Pool::shared().run(tasks, compute);
+  }
+}
+
+}  // namespace kr

@@ -1,0 +1,16 @@
+//! `model_type` "ministral3": a Llama whose queries grow with their position. Windows only where `layer_types` says so.
+
+use crate::model::layers::{
+    Architecture, DecoderConfig, DecoderPlan, ModelError, Settings, Weights, WindowRule, layer_windows,
+};
+
+/// Checks the configuration and takes the weights that it asks for. How queries grow stands among the parameters of the
+/// rotation.
+pub(super) fn load(
+    config: Settings<'_>,
+    weights: &mut Weights<'_>,
+) -> Result<Box<dyn Architecture>, ModelError> {
+    let decoder = DecoderConfig::parse(config, &["layer_types"])?;
+    let windows = layer_windows(config, decoder.layers(), &WindowRule { on: true, slides: &|_| false })?;
+    DecoderPlan::new(&decoder).with_windows(windows).load(decoder, weights)
+}

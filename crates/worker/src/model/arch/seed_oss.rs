@@ -1,0 +1,13 @@
+//! `model_type` "seed_oss": a Llama whose attention may have biases on one side only.
+
+use crate::model::layers::{Architecture, DecoderConfig, DecoderPlan, ModelError, Settings, Weights};
+
+/// Checks the configuration and takes the weights that it asks for.
+pub(super) fn load(
+    config: Settings<'_>,
+    weights: &mut Weights<'_>,
+) -> Result<Box<dyn Architecture>, ModelError> {
+    let decoder = DecoderConfig::parse(config, &[])?;
+    let output_bias = config.flag("attention_out_bias")?.unwrap_or(false);
+    DecoderPlan { output_bias, ..DecoderPlan::new(&decoder) }.load(decoder, weights)
+}

@@ -1,0 +1,262 @@
+"""Small random configurations of every architecture, for `small.py`.
+
+Each function takes a source of random numbers and the seed, and returns a configuration. What differs between models of an
+architecture in practice has values that make a difference in a small one: windows are shorter than the prompt, contexts are
+stretched from a few tokens, factors are far from 1.
+"""
+
+# hidden size, query heads, key heads, where a head has hidden / query heads components.
+SHAPES = [(64, 4, 2), (96, 6, 3), (96, 4, 1), (128, 4, 4), (64, 8, 2)]
+# The same with the size of a head. The kernels for the CPU take multiples of 8.
+FREE_SHAPES = [(64, 4, 2, 16), (96, 6, 3, 32), (64, 8, 1, 8), (64, 4, 1, 24), (96, 8, 2, 20)]
+
+
+def common(model_type, r, seed, free=True):
+    config = {
+        "model_type": model_type,
+        "intermediate_size": r.choice([96, 160]),
+        "num_hidden_layers": r.choice([2, 3]),
+        "vocab_size": 101,
+        "max_position_embeddings": 256,
+        "rms_norm_eps": r.choice([1e-5, 1e-6]),
+        "rope_theta": r.choice([10000.0, 500000.0]),
+        "tie_word_embeddings": seed % 2 == 1,
+        "hidden_act": "silu",
+        "eos_token_id": 0,
+    }
+    names = ["hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"]
+    shape = r.choice(FREE_SHAPES if free else SHAPES)
+    return {**config, **dict(zip(names, shape))}
+
+
+def llama3():
+    return {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 40,
+    }
+
+
+def yarn(**more):
+    return {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 4.0, **more}
+
+
+def longrope(dims):
+    return {
+        "type": "longrope",
+        "short_factor": [1.0] * (dims // 2),
+        "long_factor": [1.0 + 0.25 * pair for pair in range(dims // 2)],
+    }
+
+
+def windows(config, seed):
+    """Some layers see a window: said layer by layer, as a Llama may."""
+    layers = config["num_hidden_layers"]
+    kinds = ["sliding_attention" if (layer + seed) % 2 else "full_attention" for layer in range(layers)]
+    return {"layer_types": kinds, "sliding_window": 40}
+
+
+def llama(r, seed, model_type="llama"):
+    config = common(model_type, r, seed)
+    config["attention_bias"] = r.random() < 0.5
+    config["mlp_bias"] = r.random() < 0.5
+    linear = {"rope_type": "linear", "factor": 4.0}
+    dynamic = {"rope_type": "dynamic", "factor": 2.0}
+    scaling = [llama3(), yarn(), None, linear, dynamic][seed % 5]
+    return {**config, "rope_scaling": scaling, **(windows(config, seed) if seed % 3 == 2 else {})}
+
+
+def mistral(r, seed):
+    config = common("mistral", r, seed)
+    return {**config, **(windows(config, seed) if seed % 3 else {"sliding_window": None})}
+
+
+def ministral3(r, seed):
+    config = common("ministral3", r, seed)
+    rope = yarn() if seed % 2 else {"rope_type": "default", "original_max_position_embeddings": 40}
+    mscales = {"mscale": 1.0, "mscale_all_dim": 1.0} if seed % 3 == 2 else {}
+    theta = config.pop("rope_theta")
+    config["rope_parameters"] = {**rope, **mscales, "rope_theta": theta, "llama_4_scaling_beta": 0.3}
+    return {**config, **(windows(config, seed) if seed % 3 else {})}
+
+
+def mistral3(r, seed):
+    text = (ministral3 if seed % 2 else mistral)(r, seed)
+    return {"model_type": "mistral3", "text_config": text, "vocab_size": text["vocab_size"], "eos_token_id": 0}
+
+
+def qwen2(r, seed):
+    config = common("qwen2", r, seed, free=False)
+    return {**config, "use_sliding_window": False, "sliding_window": 40, "rope_scaling": yarn() if seed % 3 == 1 else None}
+
+
+def qwen3(r, seed):
+    config = common("qwen3", r, seed)
+    return {**config, "attention_bias": False, "rope_scaling": yarn() if seed % 3 == 1 else None}
+
+
+def gemma3_text(r, seed):
+    config = common("gemma3_text", r, seed)
+    return {
+        **config,
+        "num_hidden_layers": 4,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_act": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 24,
+        "sliding_window": r.choice([24, 40]),
+        "sliding_window_pattern": r.choice([2, 3]),
+        "rope_local_base_freq": 1000.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0} if seed % 2 else None,
+    }
+
+
+def gemma3(r, seed):
+    text = gemma3_text(r, seed)
+    return {"model_type": "gemma3", "text_config": text, "vocab_size": text["vocab_size"], "eos_token_id": 0}
+
+
+def phi3(r, seed):
+    config = common("phi3", r, seed, free=False)
+    head_dim = config["hidden_size"] // config["num_attention_heads"]
+    part = [1.0, 0.75, 0.5][seed % 3] if head_dim % 16 == 0 else 1.0
+    scaling = longrope(int(head_dim * part)) if seed % 2 else None
+    old = {"original_max_position_embeddings": 64}
+    return {**config, **old, "partial_rotary_factor": part, "rope_scaling": scaling, "sliding_window": None}
+
+
+def gemma2(r, seed):
+    # mlx-lm gives no layer a window: ours is longer than the prompt.
+    config = common("gemma2", r, seed)
+    return {
+        **config,
+        "tie_word_embeddings": True,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_act": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 24,
+        "sliding_window": 256,
+        "attn_logit_softcapping": r.choice([5.0, 20.0]),
+        "final_logit_softcapping": r.choice([4.0, 15.0]),
+    }
+
+
+def smollm3(r, seed):
+    config = {**common("smollm3", r, seed), "num_hidden_layers": 4}
+    layers = {"no_rope_layers": [1, 0, 0, 1]} if seed % 2 else {"no_rope_layer_interval": 2}
+    return {**config, **layers, "attention_bias": seed % 3 == 2}
+
+
+def olmo2(r, seed):
+    config = common("olmo2", r, seed)
+    return {**config, "attention_bias": False, "rope_scaling": llama3() if seed % 3 == 2 else None}
+
+
+def olmo3(r, seed):
+    config = {**common("olmo3", r, seed), "num_hidden_layers": 4}
+    kinds = ["sliding_attention", "full_attention"] * 2 if seed % 2 else None
+    scaling = yarn() if seed % 3 else None
+    return {**config, "sliding_window": 40, "layer_types": kinds, "rope_scaling": scaling}
+
+
+def granite(r, seed):
+    factors = {
+        "attention_multiplier": r.choice([0.1, 0.3]),
+        "embedding_multiplier": r.choice([3.0, 12.0]),
+        "residual_multiplier": r.choice([0.22, 0.5]),
+        "logits_scaling": r.choice([2.0, 0.5]),
+    }
+    biases = {"attention_bias": seed % 3 == 1, "mlp_bias": seed % 3 == 2}
+    return {**common("granite", r, seed, free=False), **factors, **biases}
+
+
+def glm4(r, seed):
+    config = common("glm4", r, seed)
+    config["head_dim"] = {20: 24}.get(config["head_dim"], config["head_dim"])
+    return {**config, "tie_word_embeddings": False, "attention_bias": seed % 2 == 1, "partial_rotary_factor": 0.5}
+
+
+def cohere2(r, seed):
+    config = common("cohere2", r, seed, free=False)
+    return {
+        **config,
+        "head_dim": config["hidden_size"] // config["num_attention_heads"],
+        "tie_word_embeddings": True,
+        "num_hidden_layers": 4,
+        "layer_norm_eps": 1e-5,
+        "layer_norm_bias": seed % 3 == 1,
+        "attention_bias": seed % 3 == 2,
+        "logit_scale": r.choice([0.25, 2.0]),
+        "sliding_window": 40,
+        "sliding_window_pattern": r.choice([2, 4]),
+    }
+
+
+def mixtral(r, seed):
+    config = common("mixtral", r, seed, free=False)
+    experts = {"num_local_experts": r.choice([4, 5]), "num_experts_per_tok": r.choice([1, 2])}
+    return {**config, **experts, "sliding_window": None, "separate_experts": seed % 2 == 1}
+
+
+def qwen3_moe(r, seed):
+    config = {**common("qwen3_moe", r, seed), "num_hidden_layers": 3}
+    # mlx-lm finds experts that are stored one by one only if the first layer has some.
+    separate = seed % 2 == 1
+    experts = {
+        "num_experts": r.choice([6, 9]),
+        "num_experts_per_tok": r.choice([2, 3]),
+        "moe_intermediate_size": 64,
+        "norm_topk_prob": seed % 3 != 1,
+        "decoder_sparse_step": 1 if separate else 2,
+        "mlp_only_layers": [1] if seed % 3 == 1 else [],
+    }
+    return {**config, **experts, "attention_bias": False, "separate_experts": separate}
+
+
+def cohere(r, seed):
+    config = {**cohere2(r, seed), "model_type": "cohere", "num_hidden_layers": 3}
+    for name in ["sliding_window", "sliding_window_pattern"]:
+        del config[name]
+    return config
+
+
+def seed_oss(r, seed):
+    biases = {"attention_bias": seed % 3 != 0, "attention_out_bias": seed % 3 == 2, "mlp_bias": seed % 2 == 1}
+    # Of quantized ones mlx-lm cannot use the embedding as a head.
+    return {**common("seed_oss", r, seed), **biases, "tie_word_embeddings": False}
+
+
+def ernie4_5(r, seed):
+    return {**common("ernie4_5", r, seed), "use_bias": seed % 2 == 1}
+
+
+def olmoe(r, seed):
+    experts = {"num_experts": r.choice([6, 9]), "num_experts_per_tok": r.choice([2, 3]), "norm_topk_prob": seed % 2 == 0}
+    return {**common("olmoe", r, seed), **experts, "separate_experts": seed % 3 == 1}
+
+
+ARCHITECTURES = {
+    "cohere": cohere,
+    "cohere2": cohere2,
+    "ernie4_5": ernie4_5,
+    "gemma2": gemma2,
+    "gemma3": gemma3,
+    "gemma3_text": gemma3_text,
+    "glm4": glm4,
+    "granite": granite,
+    "iquestcoder": lambda r, seed: llama(r, seed, "iquestcoder"),
+    "llama": llama,
+    "ministral3": ministral3,
+    "mistral": mistral,
+    "mistral3": mistral3,
+    "mixtral": mixtral,
+    "olmo2": olmo2,
+    "olmo3": olmo3,
+    "olmoe": olmoe,
+    "phi3": phi3,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "qwen3_moe": qwen3_moe,
+    "seed_oss": seed_oss,
+    "smollm3": smollm3,
+}
