@@ -104,13 +104,15 @@ fn start(settings: &str, workers: u32, store: Option<&PrivateStore>) -> Server {
     Server::start_with(&Options { store, workers, arguments, ..Options::default() })
 }
 
-/// The value of a counter that has one label.
+/// The sum of a counter over all of its labels.
 pub(super) fn counter(server: &Server, name: &str) -> u64 {
     let answer = server.client.get("/metrics");
     let metrics = answer.json.as_str().unwrap();
-    let line =
-        metrics.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {metrics}"));
-    line.rsplit(' ').next().unwrap().parse().unwrap()
+    let counted =
+        metrics.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{')));
+    let values: Vec<u64> = counted.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+    assert!(!values.is_empty(), "{name}: {metrics}");
+    values.iter().sum()
 }
 
 #[test]
