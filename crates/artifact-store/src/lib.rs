@@ -50,6 +50,7 @@ mod printable;
 mod private;
 mod prune;
 pub mod python_json;
+mod quantization;
 mod quarantine;
 mod recover;
 mod remove;
@@ -71,12 +72,11 @@ pub use holders::Holder;
 pub use import::{ImportOptions, check_config_file};
 pub use index::{ArtifactState, ArtifactSummary};
 pub use layout::default_store_dir;
-pub use manifest::{
-    FileEntry, FileRole, Manifest, Quantization, Source, SourceFormat, TensorEntry, Transform,
-};
+pub use manifest::{FileEntry, FileRole, Manifest, Source, SourceFormat, TensorEntry, Transform};
 pub use observer::{ImportEvent, Observer};
 pub use printable::printable;
 pub use prune::{PruneOptions, PruneReport};
+pub use quantization::Quantization;
 pub use quarantine::BlobDefect;
 pub use recover::RepairAction;
 pub use remove::Removed;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Digest;
+use crate::{Digest, Quantization};
 
 /// The format number this code writes and the only one it reads.
 pub(crate) const FORMAT: u32 = 1;
@@ -86,15 +86,6 @@ pub enum Transform {
     AddTokens,
 }
 
-/// MLX's affine quantization: how many bits a weight takes, and how many neighbours share a scale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Quantization {
-    /// 4 or 8.
-    pub(crate) bits: u8,
-    /// 32, 64 or 128.
-    pub(crate) group_size: u8,
-}
-
 /// One file of an artifact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
@@ -136,19 +127,6 @@ pub struct TensorEntry {
     pub offset: u64,
     /// Bytes.
     pub len: u64,
-}
-
-impl Quantization {
-    /// `None` for other widths than 4 and 8 bits, or other groups than 32, 64 and 128 weights.
-    pub fn new(bits: u8, group_size: u8) -> Option<Self> {
-        (matches!(bits, 4 | 8) && matches!(group_size, 32 | 64 | 128)).then_some(Self { bits, group_size })
-    }
-}
-
-impl fmt::Display for Quantization {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bits in groups of {}", self.bits, self.group_size)
-    }
 }
 
 /// For people, as the end of "import …".

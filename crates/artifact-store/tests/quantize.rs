@@ -191,5 +191,40 @@ fn what_cannot_be_quantized_is_refused() {
         (4, 64),
     );
     assert!(no_number.contains("`a.weight`") && no_number.contains("finite"), "{no_number}");
-    assert!(Quantization::new(3, 64).is_none() && Quantization::new(4, 16).is_none());
+    assert!(Quantization::new(7, 64).is_none() && Quantization::new(4, 16).is_none());
+}
+
+/// Matrices that get more bits by a recipe say so in the configuration, and both are packed as with their bits alone.
+#[test]
+fn a_recipe_gives_some_matrices_more_bits() {
+    let root = TempDir::new().unwrap();
+    folder(root.path(), "BF16", 1);
+    let source = root.path().join("model");
+    let vectors = support::vectors("quantize.json");
+    let matrix = hex(&vectors["BF16"]["matrix"]);
+    let tensor = |name| (name, "BF16", vec![6, COLUMNS], matrix.clone());
+    let tensors = [tensor("lm_head.weight"), tensor("model.embed_tokens.weight")];
+    fs::write(source.join("model.safetensors"), raw_safetensors(&tensors, 0)).unwrap();
+    let quantize = Quantization::recipe("mixed_3_6", 32);
+    let store = Store::open(root.path().join("store")).unwrap();
+    let import = || {
+        let mut silent = |_: ImportEvent| ControlFlow::Continue(());
+        store.import_with(&source, None, &ImportOptions { quantize }, &mut silent)
+    };
+    let says_no_layers = import().unwrap_err().to_string();
+    assert!(says_no_layers.contains("num_hidden_layers"), "{says_no_layers}");
+
+    let config = json!({ "model_type": "llama", "num_hidden_layers": 16 });
+    fs::write(source.join("config.json"), config.to_string()).unwrap();
+    import().unwrap();
+    let artifact = store.resolve("model").unwrap();
+    let expected = json!({ "bits": 3, "group_size": 32, "lm_head": { "bits": 6, "group_size": 32 } });
+    assert_eq!(artifact.manifest.config["quantization"], expected);
+    assert_eq!(artifact.manifest.transforms, [Transform::Quantize(quantize.unwrap())]);
+    let recorded = |bits: u64| {
+        let all = vectors["BF16"]["quantized"].as_array().unwrap().iter();
+        all.clone().find(|it| it["bits"] == bits && it["group_size"] == 32).unwrap().clone()
+    };
+    check_against_recorded(&artifact, "lm_head", &recorded(6), Dtype::BF16, 1);
+    check_against_recorded(&artifact, "model.embed_tokens", &recorded(3), Dtype::BF16, 1);
 }

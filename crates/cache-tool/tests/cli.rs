@@ -35,7 +35,7 @@ fn import_quantizes_and_says_that_the_name_moved() {
     assert_eq!(json["manifest"]["transforms"][0]["quantize"]["bits"], 8);
 
     for wrong in
-        [&["--quantize", "5"][..], &["--group-size", "64"], &["--quantize", "4", "--group-size", "48"]]
+        [&["--quantize", "7"][..], &["--group-size", "64"], &["--quantize", "4", "--group-size", "48"]]
     {
         let folder = env.path("folder");
         assert_eq!(env.fails(&[&["import", &folder], wrong].concat()).0, 2, "{wrong:?}");

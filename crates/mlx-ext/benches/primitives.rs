@@ -41,7 +41,7 @@ impl Weights {
     }
 
     fn matrix(&self) -> Matrix<'_> {
-        let quantization = self.packing.as_ref().map(|(scales, biases, bits)| Quantization {
+        let quantization = self.packing.as_ref().map(|(scales, biases, bits)| Quantization::Affine {
             scales,
             biases,
             group_size: 32,

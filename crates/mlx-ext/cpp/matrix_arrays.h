@@ -10,7 +10,7 @@
 struct MlxExtMatrix {
   void* weight;
   void* scales;  // null: a dense matrix
-  void* biases;
+  void* biases;  // null of a quantized matrix: it is packed as mxfp4
   void* bias;
   int group;
   int bits;
@@ -37,8 +37,15 @@ struct MatrixArrays {
     if (scales) {
       const int inputs = static_cast<int>(int64_t{weight.shape(1)} * 32 / bits);
       matrix.kind = Matrix::Kind::quantized;
-      matrix.quantized = {weight.data<uint8_t>(), scales->data<void>(), biases->data<void>(), float_type(*scales),
-                          weight.shape(0),        inputs,               group,                bits};
+      matrix.quantized = {weight.data<uint8_t>(),
+                          scales->data<void>(),
+                          biases ? biases->data<void>() : nullptr,
+                          biases ? float_type(*scales) : Float::f32,
+                          weight.shape(0),
+                          inputs,
+                          group,
+                          bits,
+                          biases ? Packing::affine : Packing::mxfp4};
     } else {
       matrix.kind = Matrix::Kind::dense;
       matrix.dense = {weight.data<void>(), float_type(weight), weight.shape(0), weight.shape(1)};
@@ -55,19 +62,26 @@ MatrixArrays arrays_of(const MlxExtMatrix& matrix, int columns, Keep keep) {
   require(weight.ndim() == 2, "a weight matrix has two axes");
   MatrixArrays arrays{keep(weight), {}, {}, {}, matrix.group, matrix.bits};
   if (matrix.scales) {
-    require(matrix.bits == 4 || matrix.bits == 8, "a quantized matrix has 4 or 8 bits");
+    const int bits = matrix.bits;
+    require((bits >= 2 && bits <= 6) || bits == 8, "a quantized matrix has 2, 3, 4, 5, 6 or 8 bits");
     require(matrix.group == 32 || matrix.group == 64 || matrix.group == 128, "groups are of 32, 64 or 128");
     require(weight.dtype() == mx::uint32, "a quantized matrix is packed in uint32");
     const mx::Shape groups{weight.shape(0), columns / matrix.group};
     require(columns % matrix.group == 0 && int64_t{weight.shape(1)} * 32 == int64_t{columns} * matrix.bits,
             "a quantized matrix and its input differ in length");
     const mx::array& scales = array_at(matrix.scales);
-    const mx::array& biases = array_at(matrix.biases);
-    require(scales.shape() == groups && biases.shape() == groups, "a quantized matrix has one scale a group");
-    require(scales.dtype() == biases.dtype(), "scales and biases differ in type");
-    float_type(scales);
+    require(scales.shape() == groups, "a quantized matrix has one scale a group");
     arrays.scales = keep(scales);
-    arrays.biases = keep(biases);
+    if (matrix.biases) {
+      const mx::array& biases = array_at(matrix.biases);
+      require(biases.shape() == groups, "a quantized matrix has one bias a group");
+      require(scales.dtype() == biases.dtype(), "scales and biases differ in type");
+      float_type(scales);
+      arrays.biases = keep(biases);
+    } else {
+      require(bits == 4 && matrix.group == 32, "mxfp4 has 4 bits, and groups of 32");
+      require(scales.dtype() == mx::uint8, "scales of mxfp4 are uint8");
+    }
   } else {
     require(weight.shape(1) == columns, "a matrix and its input differ in length");
     float_type(weight);

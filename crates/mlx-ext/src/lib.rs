@@ -3,6 +3,7 @@
 //! - [`init`] sets the process up: device, no run-time compilation, errors instead of `exit`.
 //! - [`set_cache_limit`] bounds what MLX keeps of freed memory; [`mlx_memory`] says what it has.
 //! - [`cpu`] has primitives for what MLX's CPU backend computes slowly: products and attention.
+//! - [`MicroScaling`] has the operations on packed floats of 4 and 8 bits.
 //! - [`operations`] says what evaluating an array would take.
 //! - [`MappedFile`] makes arrays over a file's bytes, without a copy: loading a model costs the
 //!   same at any size, and processes that map the same file share its pages.
@@ -16,6 +17,7 @@ mod errors;
 mod graph;
 mod mapped_file;
 mod memory;
+mod microscaling;
 mod region;
 
 use mlx_rs::{DeviceType, error::Exception, transforms::compile};
@@ -24,6 +26,7 @@ pub use cpu::KvDtype;
 pub use graph::operations;
 pub use mapped_file::{MapError, MappedFile};
 pub use memory::{MlxMemory, mlx_memory, set_cache_limit};
+pub use microscaling::MicroScaling;
 
 /// Where MLX computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

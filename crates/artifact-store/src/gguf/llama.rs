@@ -94,6 +94,7 @@ pub(crate) fn map<'a>(
                 && tensor.kind.dense_dtype().is_some()
                 && tensor.shape.last().is_some_and(whole_groups)
         });
+        let quantize = quantize.map(|quantization| quantization.of(&module, dims.layers));
         tensors.push(Mapped { tensor, module, field, unpermute, quantize });
     }
     if let Some((name, _)) = expected.iter().find(|(_, place)| !place.optional) {
@@ -295,7 +296,7 @@ impl Mapped<'_> {
     /// Bits and group size, if it is stored in MLX's packing.
     fn packing(&self) -> Option<(u64, u64)> {
         match (self.quantize, self.tensor.kind.form()) {
-            (Some(Quantization { bits, group_size }), _) => Some((bits.into(), group_size.into())),
+            (Some(Quantization { bits, group_size, .. }), _) => Some((bits.into(), group_size.into())),
             (None, Form::Affine { bits, .. }) => Some((bits.into(), GROUP)),
             (None, Form::Dense(_) | Form::Dequantized) => None,
         }

@@ -28,12 +28,18 @@ pub(super) fn quantize(
     }
 }
 
-/// Appends integers of 4 or 8 bits as MLX packs them: upwards from the low bits of little-endian words.
+/// Appends integers as MLX packs them: one stream of bits, the first integer in the lowest. Their number is a multiple of
+/// eight, so that they end with a byte.
 pub(super) fn pack(integers: &[u8], bits: u8, out: &mut Vec<u8>) {
-    if bits == 8 {
-        out.extend_from_slice(integers);
-    } else {
-        out.extend(integers.as_chunks().0.iter().map(|[low, high]| low | high << 4));
+    match bits {
+        8 => out.extend_from_slice(integers),
+        4 => out.extend(integers.as_chunks().0.iter().map(|[low, high]| low | high << 4)),
+        _ => {
+            for eight in integers.as_chunks::<8>().0 {
+                let stream = eight.iter().rev().fold(0_u64, |stream, &q| stream << bits | u64::from(q));
+                out.extend_from_slice(&stream.to_le_bytes()[..bits.into()]);
+            }
+        }
     }
 }
 

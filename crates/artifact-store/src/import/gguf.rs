@@ -78,7 +78,7 @@ pub(super) fn stage(
     let manifest = Manifest {
         format: FORMAT,
         source: Source { format: SourceFormat::Gguf, digest: Some(digest) },
-        transforms: transforms(&model),
+        transforms: transforms(&model, options.quantize),
         config: model.config,
         chat_template: templates.remove(templates::DEFAULT),
         named_chat_templates: templates,
@@ -171,7 +171,7 @@ fn conversion(mapped: &Mapped<'_>) -> Conversion {
 }
 
 /// What is done to the tensors, in the order in which a reader would undo it last.
-fn transforms(model: &llama::Model<'_>) -> Vec<Transform> {
+fn transforms(model: &llama::Model<'_>, quantize: Option<Quantization>) -> Vec<Transform> {
     let tensors = &model.tensors;
     let forms =
         tensors.iter().filter(|mapped| mapped.quantize.is_none()).map(|mapped| mapped.tensor.kind.form());
@@ -191,8 +191,8 @@ fn transforms(model: &llama::Model<'_>) -> Vec<Transform> {
         let from = dequantized.into_iter().map(|kind| kind.name().to_owned()).collect();
         transforms.push(Transform::Dequantize { from, to: Dtype::F16 });
     }
-    let quantized: Option<Quantization> = tensors.iter().find_map(|mapped| mapped.quantize);
-    transforms.extend(quantized.map(Transform::Quantize));
+    let quantized = tensors.iter().any(|mapped| mapped.quantize.is_some());
+    transforms.extend(quantize.filter(|_| quantized).map(Transform::Quantize));
     if model.rope_recovered {
         transforms.push(Transform::RecoverRopeScaling);
     }

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     ImportOptions, Staging,
@@ -78,7 +78,8 @@ fn stage_files(
     observer: &mut Observer<'_>,
 ) -> Result<Vec<Staged>, StoreError> {
     let bad = |shard: &Shard, reason| StoreError::bad_source(&folder.root.path_of(&shard.name), reason);
-    let plan = |shard| plan(shard, options.quantize).map_err(|reason| bad(shard, reason));
+    let layers = layers(&folder.config).unwrap_or_default();
+    let plan = |shard| plan(shard, options.quantize, layers).map_err(|reason| bad(shard, reason));
     let plans = folder.shards.all.iter().map(plan).collect::<Result<Vec<_>, _>>()?;
     for (index, (shard, plan)) in folder.shards.all.iter().zip(&plans).enumerate() {
         let tensors = plan.as_ref().map_or(&shard.tensors, |plan| &plan.tensors);
@@ -182,10 +183,33 @@ fn quantize_config(folder: &mut Folder, quantization: Quantization) -> Result<()
         let reason = format!("none of its matrices can have {quantization}; import it without --quantize");
         return Err(StoreError::bad_source(folder.root.path(), reason));
     }
-    let entry = json!({ "group_size": quantization.group_size, "bits": quantization.bits });
+    let describe = |to: Quantization| json!({ "group_size": to.group_size, "bits": to.bits });
+    let mut entry = describe(quantization);
+    if quantization.high_bits.is_some() {
+        let layers = layers(&folder.config);
+        let Some(layers) = layers else {
+            return Err(StoreError::bad_source(
+                &path,
+                "it does not say `num_hidden_layers`, by which the recipe chooses; import it with a number of bits",
+            ));
+        };
+        for tensor in folder.shards.tensors().filter(|tensor| quantizable(tensor, quantization).is_some()) {
+            let module = tensor.name.trim_end_matches(WEIGHT);
+            let own = quantization.of(module, layers);
+            if own.bits != quantization.bits {
+                entry[module] = describe(own);
+            }
+        }
+    }
     folder.config["quantization"] = entry.clone();
     folder.config["quantization_config"] = entry;
     Ok(())
+}
+
+/// How many layers the model has, as its configuration says.
+fn layers(config: &Value) -> Option<u64> {
+    let said = |config: &Value| config["num_hidden_layers"].as_u64();
+    said(config).or_else(|| said(&config["text_config"]))
 }
 
 /// The type of a matrix that is quantized, or `None` for what stays as it is.
@@ -204,11 +228,13 @@ fn quantizable(tensor: &HeaderTensor, quantization: Quantization) -> Option<Tens
 const WEIGHT: &str = ".weight";
 
 /// How a shard is written anew; `None`: it is stored as it is.
-fn plan(shard: &Shard, quantize: Option<Quantization>) -> Result<Option<Plan>, String> {
+fn plan(shard: &Shard, quantize: Option<Quantization>, layers: u64) -> Result<Option<Plan>, String> {
     let convert = |tensor: &HeaderTensor| {
         let HeaderTensor { name, dtype, shape, offset, len } = tensor.clone();
-        let change = quantize.and_then(|to| Some(Change::Quantize(quantizable(tensor, to)?, to)));
-        let new_name = if change.is_some() { name.trim_end_matches(WEIGHT) } else { &name };
+        let module = name.trim_end_matches(WEIGHT);
+        let change =
+            quantize.and_then(|to| Some(Change::Quantize(quantizable(tensor, to)?, to.of(module, layers))));
+        let new_name = if change.is_some() { module } else { &name };
         Conversion {
             name: new_name.to_owned(),
             source: name,

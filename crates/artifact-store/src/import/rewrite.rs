@@ -141,7 +141,7 @@ impl Plan {
                 |job| self.conversions[job.of].convert(job, source),
                 |job, parts| {
                     if job.first_row == 0 {
-                        // A tensor's integers come before its scales, being longer by a power of two.
+                        // A tensor's integers come before its scales, being longer by a whole factor.
                         for (of, part) in
                             outputs.by_ref().take_while(|&output| output != (job.of, Part::Elements))
                         {

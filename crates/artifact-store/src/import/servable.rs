@@ -7,9 +7,11 @@ use serde_json::Value;
 use crate::{Dtype, Quantization, python_json::as_float, weights::HeaderTensor};
 
 /// What to do about a quantization that can't be served.
-const ADVICE: &str = "MLX's affine quantization with 4 or 8 bits in groups of 32, 64 or 128, and weights that are not \
-                      quantized, can be served: import such a conversion, for example from mlx-community, or the \
-                      original model with --quantize 4";
+const ADVICE: &str = "MLX's affine quantization with 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128, its MXFP4, \
+                      MXFP8 and NVFP4, and weights that are not quantized, can be served: import such a conversion, for \
+                      example from mlx-community, or the original model with --quantize 4";
+/// MLX's packings of small floats: mode, bits, group size.
+const SMALL_FLOATS: [(&str, u8, u8); 3] = [("mxfp4", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)];
 /// Ends of tensor names, and the quantization that has such tensors.
 const FOREIGN: [(&str, &str); 21] = [
     (".qweight", "GPTQ or AWQ"),
@@ -82,11 +84,12 @@ pub(super) fn check_tensors<'a>(tensors: impl Iterator<Item = &'a HeaderTensor>)
         }
         let part = |field: &str| tensors.get(format!("{module}.{field}").as_str()).copied();
         let Some(scales) = part("scales") else { continue };
-        if matches!(scales.dtype, Dtype::U8 | Dtype::F8_E4M3 | Dtype::F8_E8M0) {
-            return refuse("scales of 8 bits, as MXFP4 and NVFP4 have them");
+        if matches!(scales.dtype, Dtype::F8_E4M3 | Dtype::F8_E8M0) {
+            return refuse("scales of a float type of 8 bits, where MLX has U8");
         }
+        let of_small_floats = scales.dtype == Dtype::U8;
         let rows = |tensor: &HeaderTensor| tensor.shape.split_last().map(|(_, rows)| rows.to_vec());
-        if part("biases").is_none() || rows(tensors[name]) != rows(scales) {
+        if (part("biases").is_none() && !of_small_floats) || rows(tensors[name]) != rows(scales) {
             // Not a quantization but a mistake, which loading describes.
             continue;
         }
@@ -95,7 +98,8 @@ pub(super) fn check_tensors<'a>(tensors: impl Iterator<Item = &'a HeaderTensor>)
         let (words, groups) = (columns(tensors[name]), columns(scales));
         let group_bits =
             words.saturating_mul(32).checked_div(groups).filter(|bits| bits * groups == words * 32);
-        if !group_bits.is_some_and(is_servable_group) {
+        let servable = if of_small_floats { is_group_of_small_floats } else { is_servable_group };
+        if !group_bits.is_some_and(servable) {
             return refuse(&format!("{words} words of 32 bits in {groups} groups"));
         }
     }
@@ -139,33 +143,48 @@ fn method_name(method: &str) -> String {
 
 /// `what` has these MLX settings: MLX's defaults where they say nothing.
 fn check_packing(what: &str, settings: &Value) -> Result<(), Unservable> {
-    match &settings["mode"] {
-        Value::Null => {}
-        Value::String(mode) if mode == "affine" => {}
-        Value::String(mode) => return Err(unservable(what, &mode.to_uppercase())),
+    let small_floats = match &settings["mode"] {
+        Value::Null => None,
+        Value::String(mode) if mode == "affine" => None,
+        Value::String(mode) => match SMALL_FLOATS.iter().find(|(name, ..)| mode == name) {
+            Some(format) => Some(format),
+            None => return Err(unservable(what, &mode.to_uppercase())),
+        },
         other => return Err(unservable(what, &format!("\"mode\": {other}"))),
-    }
+    };
     let number = |key: &str, default: f64| {
         if settings[key].is_null() { Some(default) } else { as_float(&settings[key]) }
     };
-    let (bits, group_size) = (number("bits", 4.0), number("group_size", 64.0));
+    let defaults = small_floats.map_or((4.0, 64.0), |(_, bits, group)| ((*bits).into(), (*group).into()));
+    let (bits, group_size) = (number("bits", defaults.0), number("group_size", defaults.1));
     let byte =
         |number: f64| (number.fract() == 0.0 && (0.0..256.0).contains(&number)).then_some(number as u8);
     let servable = bits.and_then(byte).zip(group_size.and_then(byte));
-    if servable.is_some_and(|(bits, group_size)| Quantization::new(bits, group_size).is_some()) {
+    let is_servable = |(bits, group_size)| match small_floats {
+        Some((_, of_value, of_group)) => (bits, group_size) == (*of_value, *of_group),
+        None => Quantization::new(bits, group_size).is_some(),
+    };
+    if servable.is_some_and(is_servable) {
         return Ok(());
     }
     let said = |key: &str, default: &str| match &settings[key] {
         Value::Null => default.to_owned(),
         other => other.to_string(),
     };
-    Err(unservable(what, &format!("{} bits in groups of {}", said("bits", "4"), said("group_size", "64"))))
+    let mode = small_floats.map(|(name, ..)| format!("{} with ", name.to_uppercase())).unwrap_or_default();
+    let (bits, group_size) = (said("bits", "4"), said("group_size", "64"));
+    Err(unservable(what, &format!("{mode}{bits} bits in groups of {group_size}")))
 }
 
 /// Whether a group of this many bits can be a group of a [`Quantization`].
 fn is_servable_group(group_bits: u64) -> bool {
     let sizes = [32, 64, 128].into_iter();
-    sizes.flat_map(|size| [4 * size, 8 * size]).any(|servable| servable == group_bits)
+    sizes.flat_map(|size| [2, 3, 4, 5, 6, 8].map(|bits| bits * size)).any(|servable| servable == group_bits)
+}
+
+/// Whether a group of this many bits can be one of [`SMALL_FLOATS`].
+fn is_group_of_small_floats(group_bits: u64) -> bool {
+    SMALL_FLOATS.iter().any(|(_, bits, size)| u64::from(*bits) * u64::from(*size) == group_bits)
 }
 
 fn unservable(subject: &str, what: &str) -> Unservable {
@@ -191,6 +210,9 @@ mod tests {
             json!({ "quantization": { "bits": 4, "group_size": 64 } }),
             json!({ "quantization": { "bits": 8.0, "group_size": 32, "mode": "affine" } }),
             json!({ "quantization": { "group_size": 128 } }),
+            json!({ "quantization": { "bits": 3, "group_size": 64, "lm_head": { "bits": 6, "group_size": 32 } } }),
+            json!({ "quantization": { "bits": 4, "group_size": 32, "mode": "mxfp4" } }),
+            json!({ "quantization": { "mode": "nvfp4", "lm_head": { "mode": "mxfp8" } } }),
             json!({ "quantization_config": { "bits": 4, "group_size": 64 } }),
             json!({ "quantization": { "bits": 4, "group_size": 64, "lm_head": { "bits": 8, "group_size": 32 }, "x": false } }),
             json!({ "quantization": { "bits": 4, "group_size": 64 }, "quantization_config": { "quant_method": "fp8" } }),
@@ -237,19 +259,20 @@ mod tests {
 
     #[test]
     fn widths_groups_and_modes_are_named() {
-        for bits in [2, 3, 5, 6, 1, 16, 0, -4] {
+        for bits in [7, 1, 16, 0, -4] {
             let refused = refusal(&json!({ "quantization": { "bits": bits, "group_size": 64 } }));
             assert!(refused.contains(&format!("{bits} bits in groups of 64")), "{refused}");
         }
         let refused = refusal(&json!({ "quantization": { "bits": 4, "group_size": 16 } }));
         assert!(refused.contains("groups of 16"), "{refused}");
-        for mode in ["mxfp4", "nvfp4", "mxfp8"] {
-            let refused = refusal(&json!({ "quantization": { "bits": 4, "group_size": 32, "mode": mode } }));
-            assert!(refused.to_lowercase().contains(mode), "{refused}");
+        for (mode, bits, group) in [("mxfp4", 8, 32), ("nvfp4", 4, 32), ("mxfp8", 8, 64), ("mxfp6", 4, 32)] {
+            let said = json!({ "bits": bits, "group_size": group, "mode": mode });
+            let refused = refusal(&json!({ "quantization": said }));
+            assert!(refused.to_lowercase().contains(&format!(": {mode}")), "{refused}");
         }
-        let mixed = json!({ "bits": 4, "group_size": 64, "model.layers.1.mlp.up_proj": { "bits": 6, "group_size": 64 } });
+        let mixed = json!({ "bits": 4, "group_size": 64, "model.layers.1.mlp.up_proj": { "bits": 7, "group_size": 64 } });
         let refused = refusal(&json!({ "quantization": mixed }));
-        assert!(refused.contains("`model.layers.1.mlp.up_proj`") && refused.contains("6 bits"), "{refused}");
+        assert!(refused.contains("`model.layers.1.mlp.up_proj`") && refused.contains("7 bits"), "{refused}");
         for odd in [json!("awq"), json!(4), json!({ "bits": "4" }), json!({ "bits": 4.5 })] {
             refusal(&json!({ "quantization": odd }));
         }
@@ -271,19 +294,30 @@ mod tests {
             (4, 64, true),
             (8, 32, true),
             (4, 128, true),
-            (3, 64, false),
-            (6, 64, false),
-            (5, 32, false),
-            (2, 32, false),
+            (3, 64, true),
+            (6, 64, true),
+            (5, 32, true),
+            (2, 32, true),
+            (7, 32, false),
+            (1, 32, false),
         ] {
             let tensors = packed(256 * bits / 32, 256 / group);
             assert_eq!(check_tensors(tensors.iter()).is_ok(), served, "{bits} bits in groups of {group}");
         }
         assert!(check_tensors(packed(32, 0).iter()).is_err());
         assert!(check_tensors(packed(32, 3).iter()).is_err());
-        let mut scales_of_bytes = packed(32, 4);
-        scales_of_bytes[1].dtype = Dtype::U8;
-        assert!(check_tensors(scales_of_bytes[..2].iter()).unwrap_err().to_string().contains("MXFP4"));
+        for (words, groups, dtype, served) in [
+            (32, 8, Dtype::U8, true),
+            (32, 16, Dtype::U8, true),
+            (64, 8, Dtype::U8, true),
+            (32, 2, Dtype::U8, false),
+            (32, 8, Dtype::F8_E8M0, false),
+        ] {
+            let mut small_floats = packed(words, groups);
+            small_floats[1].dtype = dtype;
+            let checked = check_tensors(small_floats[..2].iter());
+            assert_eq!(checked.is_ok(), served, "{words} words, {groups} scales of {dtype:?}");
+        }
         assert!(check_tensors(packed(32, 4)[..2].iter()).is_ok(), "loading says what is missing");
         for (name, dtype, word) in [
             ("m.qweight", Dtype::I32, "GPTQ"),

@@ -57,7 +57,7 @@ def quantizations():
             return np.array(plain).tobytes().hex()
 
         quantized = []
-        for bits in (4, 8):
+        for bits in (4, 8, 2, 3, 5, 6):
             for group_size in (32, 64, 128):
                 parts = zip(("weight", "scales", "biases"), mx.quantize(matrix, group_size=group_size, bits=bits))
                 quantized.append({"bits": bits, "group_size": group_size} | {part: raw(array) for part, array in parts})

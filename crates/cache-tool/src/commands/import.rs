@@ -15,7 +15,9 @@ use crate::{output::print_imported, progress::ImportProgress, store_args::StoreA
 /// they are imported. Prints the digest of the artifact.
 ///
 /// --quantize makes dense matrices smaller, as MLX itself would: a weight then
-/// takes 4 or 8 bits, and a scale and a bias for each group of weights.
+/// takes 2 to 8 bits, and a scale and a bias for each group of weights. A recipe
+/// (mixed_3_6 for example) takes the second number of bits where rounding costs
+/// most, and the first elsewhere.
 ///
 /// Example: cache-tool import SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2-135m
 /// Example: cache-tool import ~/models/Llama-3.2-1B-Instruct --quantize 4
@@ -37,8 +39,8 @@ pub(crate) struct Args {
 /// What `import` and `pull` make of dense matrices.
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuantizeArgs {
-    /// Quantize dense matrices to so many bits a weight
-    #[arg(long, value_name = "BITS", value_parser = ["4", "8"])]
+    /// Quantize dense matrices to so many bits a weight, or by a recipe of mlx-lm's
+    #[arg(long, value_name = "BITS", value_parser = ["2", "3", "4", "5", "6", "8", "mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"])]
     quantize: Option<String>,
     /// Weights that share a scale and a bias
     #[arg(long, value_name = "WEIGHTS", value_parser = ["32", "64", "128"], default_value = "64", requires = "quantize")]
@@ -47,8 +49,13 @@ pub(crate) struct QuantizeArgs {
 
 impl QuantizeArgs {
     pub(crate) fn options(&self) -> anyhow::Result<ImportOptions> {
-        let Some(bits) = &self.quantize else { return Ok(ImportOptions::default()) };
-        Ok(ImportOptions { quantize: Quantization::new(bits.parse()?, self.group_size.parse()?) })
+        let Some(asked) = &self.quantize else { return Ok(ImportOptions::default()) };
+        let group_size = self.group_size.parse()?;
+        let quantize = match asked.parse() {
+            Ok(bits) => Quantization::new(bits, group_size),
+            Err(_) => Quantization::recipe(asked, group_size),
+        };
+        Ok(ImportOptions { quantize })
     }
 }
 

@@ -136,7 +136,9 @@ fn quantization(config: &Value) -> String {
     };
     let others = quantization.as_object().into_iter().flatten().filter(|(_, value)| value.is_object());
     let others: Vec<_> = others.map(|(module, value)| format!("{module} {} bits", value["bits"])).collect();
-    let mut text = format!("{bits} bits, groups of {group}");
+    let mode = quantization["mode"].as_str().filter(|mode| *mode != "affine");
+    let mode = mode.map(|mode| format!("{mode}, ")).unwrap_or_default();
+    let mut text = format!("{mode}{bits} bits, groups of {group}");
     match others.len() {
         0 => {}
         1..=3 => text += &format!("; {}", others.join(", ")),

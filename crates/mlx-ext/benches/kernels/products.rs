@@ -1,6 +1,9 @@
 //! Products with weight matrices.
 
-use mlx_ext::cpu::{self, Linear};
+use mlx_ext::{
+    MicroScaling,
+    cpu::{self, Linear},
+};
 use mlx_rs::{
     Array, Dtype,
     nn::silu,
@@ -56,6 +59,12 @@ fn jobs() -> Vec<Job> {
     vec![
         Job { name: "6144 x 1152, 4 bits, groups of 32", formats: vec![affine(6144, 1152, 4, 32)] },
         Job { name: "4096 x 4096, 4 bits, groups of 64", formats: vec![affine(4096, 4096, 4, 64)] },
+        Job { name: "4096 x 4096, 3 bits, groups of 64", formats: vec![affine(4096, 4096, 3, 64)] },
+        Job { name: "4096 x 4096, 6 bits, groups of 64", formats: vec![affine(4096, 4096, 6, 64)] },
+        Job {
+            name: "4096 x 4096, mxfp4",
+            formats: vec![Format { outputs: 4096, inputs: 4096, storage: Storage::Mxfp4 }],
+        },
         Job { name: "49152 x 576, 8 bits, groups of 32", formats: vec![affine(49152, 576, 8, 32)] },
         Job {
             name: "feed-forward 576-1536, 4 bits, groups of 32",
@@ -142,9 +151,11 @@ fn mlx(copy: &[Weight], x: &Array) -> Array {
     let product = |x: &Array, weight: &Weight| {
         let matrix = weight.matrix();
         match matrix.quantization {
-            Some(packing) => {
-                let cpu::Quantization { scales, biases, group_size, bits } = packing;
+            Some(cpu::Quantization::Affine { scales, biases, group_size, bits }) => {
                 quantized_matmul(x, matrix.weight, scales, biases, true, group_size, bits).unwrap()
+            }
+            Some(cpu::Quantization::Mxfp4 { scales }) => {
+                MicroScaling::Mxfp4.multiply(x, matrix.weight, scales).unwrap()
             }
             None => matmul(x.as_dtype(Dtype::Bfloat16).unwrap(), matrix.weight.t()).unwrap(),
         }

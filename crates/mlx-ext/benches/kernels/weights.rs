@@ -3,7 +3,7 @@
 use std::{fs::File, io::Write};
 
 use half::{bf16, f16};
-use mlx_ext::{MappedFile, cpu};
+use mlx_ext::{MappedFile, MicroScaling, cpu};
 use mlx_rs::{Array, Dtype, ops::quantize, random, transforms::eval};
 
 /// Bytes of all copies together, at least.
@@ -23,6 +23,8 @@ pub(crate) struct Format {
 pub(crate) enum Storage {
     /// MLX's affine packing, with float16 scales and biases.
     Affine { bits: i32, group: i32 },
+    /// Floats of 4 bits.
+    Mxfp4,
     /// bfloat16.
     Dense,
 }
@@ -62,6 +64,10 @@ impl Format {
                 let half = |array: Array| array.as_dtype(Dtype::Float16).unwrap();
                 vec![packed, half(scales), half(biases)]
             }
+            Storage::Mxfp4 => {
+                let (packed, scales) = MicroScaling::Mxfp4.quantize(&dense).unwrap();
+                vec![packed, scales]
+            }
             Storage::Dense => vec![dense.as_dtype(Dtype::Bfloat16).unwrap()],
         };
         eval(&arrays).unwrap();
@@ -78,8 +84,9 @@ impl Weight {
     pub(crate) fn matrix(&self) -> cpu::Matrix<'_> {
         let quantization = match (self.format.storage, self.arrays.as_slice()) {
             (Storage::Affine { bits, group }, [_, scales, biases]) => {
-                Some(cpu::Quantization { scales, biases, group_size: group, bits })
+                Some(cpu::Quantization::Affine { scales, biases, group_size: group, bits })
             }
+            (Storage::Mxfp4, [_, scales]) => Some(cpu::Quantization::Mxfp4 { scales }),
             _ => None,
         };
         cpu::Matrix { weight: &self.arrays[0], quantization, bias: None }
@@ -153,6 +160,7 @@ fn padded(array: &Array) -> Vec<u8> {
         Dtype::Uint32 => {
             array.as_slice::<u32>().iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()
         }
+        Dtype::Uint8 => array.as_slice::<u8>().to_vec(),
         Dtype::Float16 => array.as_slice::<f16>().iter().flat_map(|value| value.to_le_bytes()).collect(),
         Dtype::Bfloat16 => array.as_slice::<bf16>().iter().flat_map(|value| value.to_le_bytes()).collect(),
         other => panic!("no weight is stored as {other:?}"),
@@ -165,6 +173,7 @@ fn padded(array: &Array) -> Vec<u8> {
 fn copied(array: &Array) -> Array {
     match array.dtype() {
         Dtype::Uint32 => Array::from_slice(array.as_slice::<u32>(), array.shape()),
+        Dtype::Uint8 => Array::from_slice(array.as_slice::<u8>(), array.shape()),
         Dtype::Float16 => Array::from_slice(array.as_slice::<f16>(), array.shape()),
         Dtype::Bfloat16 => Array::from_slice(array.as_slice::<bf16>(), array.shape()),
         other => panic!("no weight is stored as {other:?}"),

@@ -25,6 +25,15 @@ static inline float float16_to_float(uint16_t half) {
   return sign ? -subnormal : subnormal;
 }
 
+// A power of two that is stored as its exponent, as MLX reads it: the least is 2^-127, and 255 is infinite.
+static inline float e8m0_to_float(uint8_t exponent) {
+  return float_of_bits(exponent ? static_cast<uint32_t>(exponent) << 23 : 0x00400000);
+}
+
+// For every float of 4 bits (e2m1) twice its value, and 12 more: integers from 0 to 24.
+constexpr int e2m1_offset = 12;
+constexpr uint8_t doubled_e2m1[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+
 static inline int float_bytes(Float type) { return type == Float::f32 ? 4 : 2; }
 
 // The index-th of an array of `type`.

@@ -32,7 +32,8 @@ struct TileMemory {
 size_t row_bytes(const QuantizedMatrix& matrix) { return static_cast<size_t>(matrix.inputs) * matrix.bits / 8; }
 size_t row_bytes(const DenseMatrix& matrix) { return static_cast<size_t>(matrix.inputs) * float_bytes(matrix.type); }
 size_t scale_row_bytes(const QuantizedMatrix& matrix) {
-  return static_cast<size_t>(matrix.inputs / matrix.group) * float_bytes(matrix.type);
+  const size_t bytes = matrix.packing == Packing::affine ? float_bytes(matrix.type) : 1;
+  return matrix.inputs / matrix.group * bytes;
 }
 
 // Bytes that a padded tile's rows take.
@@ -136,11 +137,10 @@ class Products {
       matrix.packed =
           static_cast<const uint8_t*>(pad(matrix.packed, row_bytes(matrix), first, present, wanted, carver));
       matrix.scales = pad(matrix.scales, scale_row_bytes(matrix), first, present, wanted, carver);
-      matrix.biases = pad(matrix.biases, scale_row_bytes(matrix), first, present, wanted, carver);
+      if (matrix.biases) matrix.biases = pad(matrix.biases, scale_row_bytes(matrix), first, present, wanted, carver);
       first = 0;
     }
-    const bool one_row = x.form == Form::one_row || x.form == Form::split_row;
-    if (one_row) return kernels_.one_row(matrix, first, x, first_row, tile, memory.scratch, last);
+    if (is_one_row(x.form)) return kernels_.one_row(matrix, first, x, first_row, tile, memory.scratch, last);
     kernels_.quantized(matrix, first, x, first_row, rows, tile, memory.scratch, last);
   }
 

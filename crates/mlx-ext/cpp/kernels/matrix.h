@@ -8,16 +8,22 @@ namespace kr {
 
 enum class Float { f32, f16, bf16 };
 
-// MLX's affine packing: value = scale * q + bias, one scale and bias for each group of inputs of an output.
+enum class Packing {
+  affine,  // value = scale * integer + bias, one scale and bias for each group of inputs of an output
+  mxfp4,   // value = scale * e2m1, in groups of 32; scales are powers of two, stored as their exponents' bytes (e8m0)
+};
+
+// Weights that MLX has packed.
 struct QuantizedMatrix {
   const uint8_t* packed;  // [outputs, inputs * bits / 8]; the first input in the lowest bits
   const void* scales;     // [outputs, inputs / group]
-  const void* biases;     // like scales
-  Float type;             // of scales and biases
+  const void* biases;     // like scales; null if not affine
+  Float type;             // of affine scales and biases
   int outputs;
   int inputs;
   int group;  // 32, 64 or 128
-  int bits;   // 4 or 8
+  int bits;   // 2, 3, 4, 5, 6 or 8
+  Packing packing;
 };
 
 struct DenseMatrix {

@@ -13,7 +13,30 @@ namespace kr {
 namespace {
 
 constexpr int one_row_outputs = 8;  // taken together
-constexpr int one_row_bytes = 32;   // of each output's weights, taken together
+
+// Of each output's weights, taken together. They become 32 bytes.
+template <int bits>
+constexpr int one_row_bytes = bits == 3 || bits == 6 ? 24 : 32;
+
+// A vector of an output's packed weights. Reads nothing else.
+template <int bits>
+KR_INLINE __m256i load_weights(const uint8_t* p) {
+  if constexpr (one_row_bytes<bits> == 32) return Avx2::load_bits(p);
+  // Two chunks, the second at the end of what is loaded with it.
+  constexpr int behind = one_row_bytes<bits> - 16 - Chunk<bits>::bytes;
+  static constexpr auto order = [] {
+    std::array<int8_t, 32> from{};
+    for (int i = 0; i < 16; i++) {
+      from[i] = Chunk<bits>::spread[i];
+      from[16 + i] = static_cast<int8_t>(Chunk<bits>::spread[i] - behind);
+    }
+    return from;
+  }();
+  const auto half = [](const uint8_t* from) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)); };
+  const __m256i chunks = _mm256_inserti128_si256(_mm256_castsi128_si256(half(p)), half(p + 8), 1);
+  const __m256i words = _mm256_shuffle_epi8(chunks, Avx2::load_bits(order.data()));
+  return _mm256_srlv_epi32(words, _mm256_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4));
+}
 
 // Each half's four lanes added up: a's sum, b's, c's and d's of the low half, then of the high half.
 KR_INLINE __m256i sums_of_halves(__m256i a, __m256i b, __m256i c, __m256i d) {
@@ -99,10 +122,10 @@ struct OneRow {
 };
 
 // Eight outputs. `halves` says that each half of a vector is a group; otherwise `vectors` of them are one.
-template <class Products, int bits, bool halves, Float type>
+template <class Products, class Chunk, bool halves, Float type>
 KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, Ahead next, const ScaleColumns<type>* columns,
                              OneRow x, int inputs, int vectors, float* y_out) {
-  constexpr int vector_inputs = one_row_bytes * 8 / bits;
+  constexpr int bits = Chunk::bits, vector_inputs = one_row_bytes<bits> * 8 / bits;
   __m256 y = _mm256_setzero_ps();
   const auto add = [&](__m256i sums) {
     y = add_group<Avx2>(y, sums, widened<type>(columns->scales), widened<type>(columns->biases), x.scales++, x.sums++);
@@ -110,7 +133,7 @@ KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, Ahead next, c
   };
   const auto sums_of_four = [&](const uint8_t* from, const auto& x_here) {
     __m256i sums[4];
-    for (int o = 0; o < 4; o++) sums[o] = Products::template sums<bits>(Avx2::load_bits(from + o * stride), x_here);
+    for (int o = 0; o < 4; o++) sums[o] = Products::template sums<Chunk>(load_weights<bits>(from + o * stride), x_here);
     return sums_of_halves(sums[0], sums[1], sums[2], sums[3]);
   };
   // Sums of complete groups meet the floats a turn later: the chain then waits for nothing.
@@ -118,7 +141,7 @@ KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, Ahead next, c
   int complete_count = 0, left = vectors;
   for (int k = 0; k < inputs; k += vector_inputs) {
     for (int i = 0; i < complete_count; i++) add(complete[i]);
-    Ahead::fetch<one_row_bytes * one_row_outputs>(next);
+    Ahead::fetch<one_row_bytes<bits> * one_row_outputs>(next);
     const auto x_here = Products::template load<bits>(x.values);
     const __m256i first = sums_of_four(packed, x_here), second = sums_of_four(packed + 4 * stride, x_here);
     const __m256i low_now = _mm256_permute2x128_si256(first, second, 0x20);
@@ -136,25 +159,32 @@ KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, Ahead next, c
         left = vectors;
       }
     }
-    packed += one_row_bytes;
+    packed += one_row_bytes<bits>;
     x.values += vector_inputs;
   }
   for (int i = 0; i < complete_count; i++) add(complete[i]);
   _mm256_storeu_ps(y_out, y);
 }
 
-template <class Products, int tile_outputs, int bits, bool halves, Float type>
+template <class Products, int tile_outputs, class Chunk, bool halves, Float type>
 KR_INLINE void one_row_tile_of(const QuantizedMatrix& matrix, int first_output, const OneRow& x, float* tile,
                                const TileScratch& scratch, bool last) {
+  constexpr int bits = Chunk::bits;
   const size_t stride = static_cast<size_t>(matrix.inputs) * bits / 8;
   auto* columns = reinterpret_cast<ScaleColumns<type>*>(scratch.scales);
   for (int o = 0; o < tile_outputs; o += one_row_outputs) {
     const uint8_t* packed = matrix.packed + (first_output + o) * stride;
     const size_t distance = last ? 0 : one_row_outputs * stride;
     const Ahead next(packed + distance, distance);
-    columns_of<type>(matrix, first_output + o, last, columns);
-    eight_outputs<Products, bits, halves, type>(packed, stride, next, columns, x, matrix.inputs,
-                                                matrix.group * bits / 8 / one_row_bytes, tile + o);
+    if constexpr (Chunk::is_e2m1) {
+      const int groups = matrix.inputs / matrix.group;
+      const auto* exponents = static_cast<const uint8_t*>(matrix.scales) + static_cast<size_t>(first_output + o) * groups;
+      e2m1_columns<Avx2, 1, sizeof *columns / sizeof(float)>(exponents, groups, columns->scales, columns->biases);
+    } else {
+      columns_of<type>(matrix, first_output + o, last, columns);
+    }
+    eight_outputs<Products, Chunk, halves, type>(packed, stride, next, columns, x, matrix.inputs,
+                                                matrix.group * bits / 8 / one_row_bytes<bits>, tile + o);
   }
 }
 
@@ -165,25 +195,31 @@ void one_row_tile(const QuantizedMatrix& matrix, int first_output, const Rounded
   const size_t at = static_cast<size_t>(row) * x.groups();
   const OneRow one{static_cast<const int16_t*>(x.values) + static_cast<size_t>(row) * x.inputs, x.scales + at,
                    x.sums + at};
-  const auto with_type = [&](auto bits, auto halves) {
-    const auto run = [&](auto type) {
-      one_row_tile_of<Products, tile_outputs, bits, halves, type>(matrix, first_output, one, tile, scratch, last);
-    };
+  const auto run = [&]<class Chunk, bool halves, Float type>() {
+    one_row_tile_of<Products, tile_outputs, Chunk, halves, type>(matrix, first_output, one, tile, scratch, last);
+  };
+  const auto with_type = [&]<class Chunk, bool halves>() {
     switch (matrix.type) {
       case Float::f32:
-        return run(std::integral_constant<Float, Float::f32>{});
+        return run.template operator()<Chunk, halves, Float::f32>();
       case Float::f16:
-        return run(std::integral_constant<Float, Float::f16>{});
+        return run.template operator()<Chunk, halves, Float::f16>();
       case Float::bf16:
-        return run(std::integral_constant<Float, Float::bf16>{});
+        return run.template operator()<Chunk, halves, Float::bf16>();
     }
   };
-  if (matrix.bits == 8) {
-    with_type(std::integral_constant<int, 8>{}, std::false_type{});
-  } else if (matrix.group == 32) {
-    with_type(std::integral_constant<int, 4>{}, std::true_type{});
-  } else {
-    with_type(std::integral_constant<int, 4>{}, std::false_type{});
+  // Vectors of 64 inputs may be two groups.
+  const bool halves = matrix.group == 32;
+  if (matrix.packing == Packing::mxfp4) return run.template operator()<E2m1Chunk, true, Float::f32>();
+  switch (matrix.bits) {
+    case 3:
+      return halves ? with_type.template operator()<Chunk<3>, true>() : with_type.template operator()<Chunk<3>, false>();
+    case 4:
+      return halves ? with_type.template operator()<Chunk<4>, true>() : with_type.template operator()<Chunk<4>, false>();
+    case 6:
+      return with_type.template operator()<Chunk<6>, false>();
+    default:
+      return with_type.template operator()<Chunk<8>, false>();
   }
 }
 

@@ -14,13 +14,19 @@ constexpr int64_t worth_sharing = 1 << 14;
 // Byte products add up 16 bits wide, which holds 32 inputs; so do their groups, whatever the weights' are.
 constexpr int byte_group = 32;
 
-// The packed weights of an output that TileKernels::one_row takes at a time.
-constexpr int one_row_bytes = 32;
+// The packed weights of an output that TileKernels::one_row takes at a time, in bytes; 0: it does not know such weights.
+int one_row_bytes(int bits) {
+  if (bits == 4 || bits == 8) return 32;
+  return bits == 3 || bits == 6 ? 24 : 0;
+}
 
 Form form_of(const LinearJob& job, const QuantizedMatrix& matrix, const TileKernels& kernels) {
-  if (job.rounding == Rounding::int8 && bytes_meet(matrix.bits)) return Form::bytes;
-  const bool whole = int64_t{matrix.inputs} * matrix.bits / 8 % one_row_bytes == 0;
-  if (job.rows > 1 || !kernels.one_row || !whole) return Form::pairs;
+  const bool affine = matrix.packing == Packing::affine;
+  if (job.rounding == Rounding::int8 && affine && bytes_meet(matrix.bits)) return Form::bytes;
+  const int together = one_row_bytes(matrix.bits);
+  if (job.rows > 1 || !kernels.one_row || together == 0) return Form::pairs;
+  if (int64_t{matrix.inputs} * matrix.bits / 8 % together != 0) return Form::pairs;
+  if (together == 24) return Form::spread_row;
   return matrix.bits == 4 ? kernels.one_row_of_4_bits : Form::one_row;
 }
 
@@ -28,7 +34,7 @@ Form form_of(const LinearJob& job, const QuantizedMatrix& matrix, const TileKern
 
 size_t PreparedRows::index_of(const QuantizedMatrix& matrix) const {
   size_t i = 0;
-  while (i < kinds_.size() && (kinds_[i].group != matrix.group || kinds_[i].bits != matrix.bits)) i++;
+  while (i < kinds_.size() && !kinds_[i].is_of(matrix)) i++;
   return i;
 }
 
@@ -40,7 +46,8 @@ void PreparedRows::list_kinds(const LinearJob& job, const TileKernels& kernels) 
     if (index_of(matrix) < kinds_.size()) continue;
     const Form form = form_of(job, matrix, kernels);
     const int group = form == Form::bytes ? byte_group : matrix.group;
-    kinds_.push_back({matrix.group, matrix.bits, RoundedRows{nullptr, nullptr, nullptr, matrix.inputs, group, form}});
+    const RoundedRows rows{nullptr, nullptr, nullptr, matrix.inputs, group, form};
+    kinds_.push_back({matrix.group, matrix.bits, matrix.packing, rows});
   }
 }
 

@@ -25,7 +25,12 @@ class PreparedRows {
   struct Kind {
     int group;
     int bits;
+    Packing packing;
     RoundedRows rows;
+
+    bool is_of(const QuantizedMatrix& matrix) const {
+      return group == matrix.group && bits == matrix.bits && packing == matrix.packing;
+    }
   };
 
   size_t index_of(const QuantizedMatrix& matrix) const;

@@ -7,7 +7,9 @@
 #pragma once
 
 #include <type_traits>
+#include <utility>
 
+#include "chunk.h"
 #include "parts.h"
 #include "prefetch.h"
 #include "tile_kernels.h"
@@ -16,48 +18,72 @@
 namespace kr {
 namespace {
 
-constexpr int chunk_bytes = 16;  // of an output's row, unpacked at a time
-
 template <int value>
 using Place = std::integral_constant<int, value>;
 
-// Calls take(vector, place) for the vectors of integers that the `word`-th 32 bits of each lane's chunk hold; places
-// count through the chunk.
-template <class Vec, class Products, int bits, int word, class Take>
-KR_INLINE void unpack_word(typename Vec::Ints packed, const Take& take) {
-  constexpr bool bytes = Products::values == 4;
-  static_assert(!bytes || bits == 4);
-  constexpr int first = word * 32 / bits / Products::values;
-  if constexpr (bits == 8) {
-    take(Vec::bits_and(packed, Vec::splat_bits(0x00ff00ff)), Place<first>{});
-    take(Vec::template shift_right_16<8>(packed), Place<first + 1>{});
-  } else if constexpr (bytes) {
-    const auto mask = Vec::splat_bits(0x0f0f0f0f);
-    take(Vec::bits_and(packed, mask), Place<first>{});
-    take(Vec::bits_and(Vec::template shift_right_16<4>(packed), mask), Place<first + 1>{});
-  } else {
-    const auto mask = Vec::splat_bits(0x000f000f);
-    take(Vec::bits_and(packed, mask), Place<first>{});
-    take(Vec::bits_and(Vec::template shift_right_16<4>(packed), mask), Place<first + 1>{});
-    take(Vec::bits_and(Vec::template shift_right_16<8>(packed), mask), Place<first + 2>{});
-    take(Vec::template shift_right_16<12>(packed), Place<first + 3>{});
-  }
-}
-
-// The order in which unpack_word leaves every eight weights as bytes. Activations are rounded into the same.
+// The order in which weights of 4 bits come out as bytes, in every eight. Activations are rounded into the same.
 constexpr int order_of_bytes(int place) {
   constexpr int order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
   return order[place];
 }
 
-template <class Vec, class Products, int bits, class Take>
+// The pair of weights at `place` in the words of a chunk.
+template <class Vec, class Chunk, int place>
+KR_INLINE typename Vec::Ints pair_at(const typename Vec::Ints words[4]) {
+  constexpr PairPlace pair = Chunk::pair(place);
+  typename Vec::Ints weights = words[pair.word];
+  if constexpr (pair.shift > 0) weights = Vec::template shift_right_16<pair.shift>(weights);
+  if constexpr (pair.shift + Chunk::bits == 16) return weights;
+  constexpr uint32_t mask = (1u << Chunk::bits) - 1;
+  return Vec::bits_and(weights, Vec::splat_bits(mask << 16 | mask));
+}
+
+// Calls take(vector, place) for the pairs at some places of a chunk.
+template <class Vec, class Chunk, class Take, int... places>
+KR_INLINE void unpack_pairs(const typename Vec::Ints words[4], const Take& take, std::integer_sequence<int, places...>) {
+  (take(pair_at<Vec, Chunk, places>(words), Place<places>{}), ...);
+}
+
+// The same for a word of floats of 4 bits.
+template <class Vec, int word, class Take>
+KR_INLINE void unpack_e2m1(typename Vec::Ints packed, const Take& take) {
+  const auto nibble = Vec::splat_bits(0x0f0f0f0f), byte = Vec::splat_bits(0x00ff00ff);
+  const auto even = Vec::looked_up(doubled_e2m1, Vec::bits_and(packed, nibble));
+  const auto odd = Vec::looked_up(doubled_e2m1, Vec::bits_and(Vec::template shift_right_16<4>(packed), nibble));
+  take(Vec::bits_and(even, byte), Place<4 * word>{});
+  take(Vec::bits_and(odd, byte), Place<4 * word + 1>{});
+  take(Vec::template shift_right_16<8>(even), Place<4 * word + 2>{});
+  take(Vec::template shift_right_16<8>(odd), Place<4 * word + 3>{});
+}
+
+// The same for a word of integers of 4 bits, which come out as bytes.
+template <class Vec, int word, class Take>
+KR_INLINE void unpack_bytes(typename Vec::Ints packed, const Take& take) {
+  const auto nibble = Vec::splat_bits(0x0f0f0f0f);
+  take(Vec::bits_and(packed, nibble), Place<2 * word>{});
+  take(Vec::bits_and(Vec::template shift_right_16<4>(packed), nibble), Place<2 * word + 1>{});
+}
+
+// Calls take(vector, place) for the vectors of integers that a chunk of each lane's row holds; places count through the
+// chunk.
+template <class Vec, class Products, class Chunk, class Take>
 KR_INLINE void unpack_chunk(const uint8_t* packed, size_t stride, const Take& take) {
   typename Vec::Ints words[4];
-  Vec::transposed(packed, stride, words);
-  unpack_word<Vec, Products, bits, 0>(words[0], take);
-  unpack_word<Vec, Products, bits, 1>(words[1], take);
-  unpack_word<Vec, Products, bits, 2>(words[2], take);
-  unpack_word<Vec, Products, bits, 3>(words[3], take);
+  Vec::template transposed<Chunk>(packed, stride, words);
+  if constexpr (Chunk::is_e2m1) {
+    unpack_e2m1<Vec, 0>(words[0], take);
+    unpack_e2m1<Vec, 1>(words[1], take);
+    unpack_e2m1<Vec, 2>(words[2], take);
+    unpack_e2m1<Vec, 3>(words[3], take);
+  } else if constexpr (Products::values == 2) {
+    unpack_pairs<Vec, Chunk>(words, take, std::make_integer_sequence<int, Chunk::values / 2>{});
+  } else {
+    static_assert(Chunk::bits == 4);
+    unpack_bytes<Vec, 0>(words[0], take);
+    unpack_bytes<Vec, 1>(words[1], take);
+    unpack_bytes<Vec, 2>(words[2], take);
+    unpack_bytes<Vec, 3>(words[3], take);
+  }
 }
 
 // The groups' chain of float additions: one step of one vector of outputs and one row.
@@ -87,11 +113,10 @@ struct XRows {
 
 // One vector of outputs and few rows, from the packed weights: their unpacking fits between the loads.
 // `next` is where the matrix goes on; it is asked for in advance, as much of it as is read here.
-template <class Vec, class Products, int bits, int rows>
+template <class Vec, class Products, class Chunk, int rows>
 void few_rows_product(const uint8_t* packed, size_t stride, Ahead next, const TileScratch& scratch,
                       const XRows<Products> x, int scale_group, int x_group, float* tile) {
   constexpr int width = Vec::lanes * Vec::tile_vectors;
-  constexpr int chunk_values = chunk_bytes * 8 / bits;
   constexpr int chains = rows == 1 ? 4 : rows == 2 ? 2 : 1;  // sums a row: additions in one chain are slow
   typename Vec::Floats y[rows];
   for (int r = 0; r < rows; r++) y[r] = Vec::zero();
@@ -102,8 +127,8 @@ void few_rows_product(const uint8_t* packed, size_t stride, Ahead next, const Ti
   for (size_t g = 0; g < x.groups; g++) {
     typename Vec::Ints totals[rows];
     for (int r = 0; r < rows; r++) totals[r] = Vec::splat_bits(0);
-    for (int done = 0; done < x_group; done += chunk_values) {
-      Ahead::fetch<chunk_bytes * Vec::lanes>(next);
+    for (int done = 0; done < x_group; done += Chunk::values) {
+      Ahead::fetch<Chunk::bytes * Vec::lanes>(next);
       typename Products::Sums sums[rows][chains];
       decltype(values) row[rows];
       for (int r = 0; r < rows; r++) {
@@ -111,7 +136,7 @@ void few_rows_product(const uint8_t* packed, size_t stride, Ahead next, const Ti
         row[r] = values + r * x.inputs;
         asm("" : "+r"(row[r]));  // keeps gcc from an index register for every place of every row
       }
-      unpack_chunk<Vec, Products, bits>(packed, stride, [&](typename Vec::Ints weights, auto place) {
+      unpack_chunk<Vec, Products, Chunk>(packed, stride, [&](typename Vec::Ints weights, auto place) {
         constexpr int chain = place % chains;
         for (int r = 0; r < rows; r++) {
           const auto x_here = Vec::splat_32(row[r] + place * Products::values);
@@ -121,8 +146,8 @@ void few_rows_product(const uint8_t* packed, size_t stride, Ahead next, const Ti
       for (int r = 0; r < rows; r++) {
         for (int c = 0; c < chains; c++) totals[r] = Vec::add_ints(totals[r], Products::total(sums[r][c]));
       }
-      packed += chunk_bytes;
-      values += chunk_values;
+      packed += Chunk::bytes;
+      values += Chunk::values;
     }
     const auto scale = Vec::load(scales), bias = Vec::load(biases);
     for (int r = 0; r < rows; r++) {
@@ -141,18 +166,18 @@ void few_rows_product(const uint8_t* packed, size_t stride, Ahead next, const Ti
 }
 
 // A tile's weights of `count` inputs, unpacked: [32 bits of inputs][outputs]. `next` as in few_rows_product.
-template <class Vec, class Products, int bits>
+template <class Vec, class Products, class Chunk>
 void unpack_block(const uint8_t* packed, size_t stride, int count, Ahead next, void* unpacked) {
   constexpr int vector_bytes = 4 * Vec::lanes;
   for (int v = 0; v < Vec::tile_vectors; v++) {
     const uint8_t* rows = packed + v * Vec::lanes * stride;
     auto* out = static_cast<uint8_t*>(unpacked) + v * vector_bytes;
-    for (int byte = 0; byte < count * bits / 8; byte += chunk_bytes) {
-      Ahead::fetch<chunk_bytes * Vec::lanes>(next);
-      unpack_chunk<Vec, Products, bits>(rows + byte, stride, [&](typename Vec::Ints weights, auto place) {
+    for (int done = 0; done < count; done += Chunk::values, rows += Chunk::bytes) {
+      Ahead::fetch<Chunk::bytes * Vec::lanes>(next);
+      unpack_chunk<Vec, Products, Chunk>(rows, stride, [&](typename Vec::Ints weights, auto place) {
         Vec::store_bits(out + place * vector_bytes * Vec::tile_vectors, weights);
       });
-      out += chunk_bytes * 8 / bits / Products::values * vector_bytes * Vec::tile_vectors;
+      out += Chunk::values / Products::values * vector_bytes * Vec::tile_vectors;
     }
   }
 }
@@ -207,21 +232,26 @@ void unpacked_product(const void* unpacked, const float* scales, const float* bi
   }
 }
 
-template <class Vec, class Products, int bits>
+template <class Vec, class Products, class Chunk>
 void quantized_tile_of(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int first_row, int rows,
                        float* tile, const TileScratch& scratch, bool last) {
   constexpr int width = Vec::lanes * Vec::tile_vectors;
   const int scale_groups = matrix.inputs / matrix.group;
-  const size_t stride = static_cast<size_t>(matrix.inputs) * bits / 8;
+  const size_t stride = static_cast<size_t>(matrix.inputs) * Chunk::bits / 8;
   const uint8_t* packed = matrix.packed + first_output * stride;
-  const size_t first_scale = static_cast<size_t>(first_output) * scale_groups * float_bytes(matrix.type);
-  const size_t tile_scales = width * scale_groups * float_bytes(matrix.type);
-  const char* scales = static_cast<const char*>(matrix.scales) + first_scale;
-  const char* biases = static_cast<const char*>(matrix.biases) + first_scale;
-  widen_columns<Vec>(scales, matrix.type, scale_groups, scale_groups, last ? nullptr : scales + tile_scales,
-                     scratch.scales);
-  widen_columns<Vec>(biases, matrix.type, scale_groups, scale_groups, last ? nullptr : biases + tile_scales,
-                     scratch.biases);
+  if constexpr (Chunk::is_e2m1) {
+    const auto* scales = static_cast<const uint8_t*>(matrix.scales) + static_cast<size_t>(first_output) * scale_groups;
+    e2m1_columns<Vec, Vec::tile_vectors, width>(scales, scale_groups, scratch.scales, scratch.biases);
+  } else {
+    const size_t first_scale = static_cast<size_t>(first_output) * scale_groups * float_bytes(matrix.type);
+    const size_t tile_scales = width * scale_groups * float_bytes(matrix.type);
+    const char* scales = static_cast<const char*>(matrix.scales) + first_scale;
+    const char* biases = static_cast<const char*>(matrix.biases) + first_scale;
+    widen_columns<Vec>(scales, matrix.type, scale_groups, scale_groups, last ? nullptr : scales + tile_scales,
+                       scratch.scales);
+    widen_columns<Vec>(biases, matrix.type, scale_groups, scale_groups, last ? nullptr : biases + tile_scales,
+                       scratch.biases);
+  }
 
   if (rows <= Vec::few_rows) {
     for (int v = 0; v < Vec::tile_vectors; v++) {
@@ -230,7 +260,7 @@ void quantized_tile_of(const QuantizedMatrix& matrix, int first_output, const Ro
       const Ahead next(here + distance, distance);
       const TileScratch there{nullptr, scratch.scales + v * Vec::lanes, scratch.biases + v * Vec::lanes};
       with_constant<Vec::few_rows>(rows, [&](auto constant) {
-        few_rows_product<Vec, Products, bits, constant>(here, stride, next, there, XRows<Products>(x, first_row),
+        few_rows_product<Vec, Products, Chunk, constant>(here, stride, next, there, XRows<Products>(x, first_row),
                                                         matrix.group, x.group, tile + v * Vec::lanes);
       });
     }
@@ -240,9 +270,9 @@ void quantized_tile_of(const QuantizedMatrix& matrix, int first_output, const Ro
   for (int i = 0; i < rows * width; i += Vec::lanes) Vec::store(tile + i, Vec::zero());
   for (int k = 0; k < matrix.inputs; k += quantized_block) {
     const int inputs = matrix.inputs - k < quantized_block ? matrix.inputs - k : quantized_block;
-    const size_t byte = static_cast<size_t>(k) * bits / 8;
+    const size_t byte = static_cast<size_t>(k) * Chunk::bits / 8;
     const Ahead next(last ? packed : packed + width * (stride + byte), width * stride);
-    unpack_block<Vec, Products, bits>(packed + byte, stride, inputs, next, scratch.unpacked);
+    unpack_block<Vec, Products, Chunk>(packed + byte, stride, inputs, next, scratch.unpacked);
     const size_t scale_at = static_cast<size_t>(k / matrix.group) * width;
     in_even_parts<Vec::tile_rows>(rows, [&](int first, auto constant) {
       unpacked_product<Vec, Products, constant>(scratch.unpacked, scratch.scales + scale_at, scratch.biases + scale_at,
@@ -255,16 +285,12 @@ void quantized_tile_of(const QuantizedMatrix& matrix, int first_output, const Ro
 template <class Vec>
 void quantized_tile(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int first_row, int rows,
                     float* tile, const TileScratch& scratch, bool last) {
-  const auto run = [&]<class Products, int bits>() {
-    quantized_tile_of<Vec, Products, bits>(matrix, first_output, x, first_row, rows, tile, scratch, last);
+  const auto run = [&]<class Products, class Chunk>() {
+    quantized_tile_of<Vec, Products, Chunk>(matrix, first_output, x, first_row, rows, tile, scratch, last);
   };
-  if (x.form == Form::bytes) {
-    run.template operator()<typename Vec::Quads, 4>();
-  } else if (matrix.bits == 4) {
-    run.template operator()<typename Vec::Pairs, 4>();
-  } else {
-    run.template operator()<typename Vec::Pairs, 8>();
-  }
+  if (matrix.packing == Packing::mxfp4) return run.template operator()<typename Vec::Pairs, E2m1Chunk>();
+  if (x.form == Form::bytes) return run.template operator()<typename Vec::Quads, Chunk<4>>();
+  with_bits(matrix.bits, [&](auto bits) { run.template operator()<typename Vec::Pairs, Chunk<bits>>(); });
 }
 
 }  // namespace

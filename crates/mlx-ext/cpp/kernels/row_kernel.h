@@ -86,10 +86,10 @@ static inline void place_split_row(const int32_t* rounded, int group, size_t fir
   }
 }
 
-// A pair of 16 bits is written as one 32-bit word.
-template <int bits, Form form>
+// A pair of 16 bits, `pairs` apart, is written as one 32-bit word.
+template <int pairs, Form form>
 void place_words(const int32_t* rounded, int group, size_t first, uint32_t* values) {
-  constexpr int values_a_lane = 32 / bits, pairs = values_a_lane / 2, lanes_a_vector = 8;
+  constexpr int values_a_lane = 2 * pairs, lanes_a_vector = 8;
   uint32_t* out = values + first / 2;
   const auto pair = [&](int lane, int place) {
     const int32_t* from = rounded + lane * values_a_lane + place;
@@ -111,19 +111,35 @@ void place_words(const int32_t* rounded, int group, size_t first, uint32_t* valu
   }
 }
 
-template <int bits, Form form>
+// `half` is that of a block of weights, whose two words are the lanes of a vector that its values come to.
+template <int half>
+void place_spread_row(const int32_t* rounded, int group, size_t first, uint32_t* values) {
+  constexpr int block = 2 * half, lanes_a_vector = 8, blocks_a_vector = lanes_a_vector / 2, places = half / 2;
+  for (int done = 0; done < group; done += block, first += block, rounded += block) {
+    const size_t number = first / block;
+    uint32_t* lanes = values + number / blocks_a_vector * lanes_a_vector * places + number % blocks_a_vector * 2;
+    for (int i = 0; i < half; i++) {
+      const uint32_t pair = (static_cast<uint32_t>(rounded[i]) & 0xffff) | static_cast<uint32_t>(rounded[i + half]) << 16;
+      lanes[i % places * lanes_a_vector + i / places] = pair;
+    }
+  }
+}
+
+template <int pairs, Form form>
 void place_group(const int32_t* rounded, int group, size_t first, void* values) {
   if constexpr (form == Form::bytes) {
     place_bytes(rounded, group, first, static_cast<int8_t*>(values));
   } else if constexpr (form == Form::split_row) {
     place_split_row(rounded, group, first, static_cast<uint8_t*>(values));
+  } else if constexpr (form == Form::spread_row) {
+    place_spread_row<pairs>(rounded, group, first, static_cast<uint32_t*>(values));
   } else {
-    place_words<bits, form>(rounded, group, first, static_cast<uint32_t*>(values));
+    place_words<pairs, form>(rounded, group, first, static_cast<uint32_t*>(values));
   }
 }
 
 // One row. Infinities and NaNs show in the group's scale or sum.
-template <class Vec, int bits, Form form>
+template <class Vec, int pairs, Form form>
 void round_row_of(const float* x, int inputs, int group, void* values, float* scales, float* sums) {
   constexpr float most = form == Form::bytes ? 127.0f : 32767.0f;
   constexpr int lanes = Vec::lanes;
@@ -157,15 +173,21 @@ void round_row_of(const float* x, int inputs, int group, void* values, float* sc
       sums[g] = 0;
       for (int i = 0; i < group; i++) sums[g] += x[i];
     }
-    place_group<bits, form>(rounded, group, static_cast<size_t>(g) * group, values);
+    place_group<pairs, form>(rounded, group, static_cast<size_t>(g) * group, values);
   }
 }
 
 template <class Vec>
 void round_row(const float* x, int inputs, int group, int bits, Form form, void* values, float* scales, float* sums) {
   const auto run = [&](auto constant) {
-    return bits == 4 ? round_row_of<Vec, 4, constant>(x, inputs, group, values, scales, sums)
-                     : round_row_of<Vec, 8, constant>(x, inputs, group, values, scales, sums);
+    switch (half_block(bits)) {
+      case 2:
+        return round_row_of<Vec, 2, constant>(x, inputs, group, values, scales, sums);
+      case 4:
+        return round_row_of<Vec, 4, constant>(x, inputs, group, values, scales, sums);
+      default:
+        return round_row_of<Vec, 8, constant>(x, inputs, group, values, scales, sums);
+    }
   };
   switch (form) {
     case Form::pairs:
@@ -176,6 +198,8 @@ void round_row(const float* x, int inputs, int group, int bits, Form form, void*
       return run(std::integral_constant<Form, Form::one_row>{});
     case Form::split_row:
       return run(std::integral_constant<Form, Form::split_row>{});
+    case Form::spread_row:
+      return run(std::integral_constant<Form, Form::spread_row>{});
   }
 }
 

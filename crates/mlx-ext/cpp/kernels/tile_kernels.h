@@ -15,7 +15,14 @@ enum class Form {
   // int16 along packed weights of 4 bits: of the 64 inputs of every 32 bytes the even ones' high bytes, the odd ones',
   // the even ones' low bytes, the odd ones'.
   split_row,
+  // int16 along packed weights of 3 or 6 bits, like one_row: every 24 bytes of them are spread out to 32, as Chunk says,
+  // and the odd ones of the 32-bit lanes then shifted down by the 4 bits that their values begin at.
+  spread_row,
 };
+
+constexpr bool is_one_row(Form form) {
+  return form == Form::one_row || form == Form::split_row || form == Form::spread_row;
+}
 
 // Activations rounded for quantized matrices: integers in an order that suits the packed weights, and for every group
 // of inputs the scale of its integers and the sum of its values as rounded.
@@ -61,8 +68,8 @@ struct TileKernels {
   // that nothing of the matrix follows.
   void (*quantized)(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int first_row, int rows,
                     float* tile, const TileScratch& scratch, bool last);
-  // The same for a single row in Form::one_row, or in the form below where weights have 4 bits; of a whole number of
-  // 32 bytes of weights; null where that is no faster.
+  // The same for a single row in Form::one_row, in the form below where weights have 4 bits, or in Form::spread_row where
+  // they have 3 or 6; of a whole number of vectors of weights; null where that is no faster.
   void (*one_row)(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int row, float* tile,
                   const TileScratch& scratch, bool last);
   Form one_row_of_4_bits;

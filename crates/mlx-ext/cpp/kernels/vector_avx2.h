@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "chunk.h"
 #include "matrix.h"
 
 #define KR_INLINE static inline __attribute__((always_inline))
@@ -54,11 +55,43 @@ struct Avx2 {
   KR_INLINE Ints shift_right_16(Ints x) {
     return _mm256_srli_epi16(x, count);
   }
+  template <int count>
+  KR_INLINE Ints shift_right_32(Ints x) {
+    return _mm256_srli_epi32(x, count);
+  }
+  // The entries of a table of 16 bytes that each byte is the index of.
+  KR_INLINE Ints looked_up(const uint8_t* table, Ints indices) {
+    const auto entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries), indices);
+  }
 
-  // out[j] = the j-th 32 bits of the 16 bytes at p, p + stride, ..., one row a lane.
+  // The bytes of a chunk and nothing behind them.
+  template <class Chunk>
+  KR_INLINE __m128i load_chunk(const uint8_t* p) {
+    if constexpr (Chunk::bytes == 16) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    } else if constexpr (Chunk::bytes == 12) {
+      return _mm_maskload_epi32(reinterpret_cast<const int*>(p), _mm_setr_epi32(-1, -1, -1, 0));
+    } else {
+      const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+      if constexpr (Chunk::bytes == 8) return eight;
+      static_assert(Chunk::bytes == 8 || Chunk::bytes == 10);
+      uint16_t last;
+      std::memcpy(&last, p + 8, sizeof last);
+      return _mm_insert_epi16(eight, last, 4);
+    }
+  }
+
+  // out[j] = the j-th word of the chunks at p, p + stride, ..., one row a lane.
+  template <class Chunk>
   KR_INLINE void transposed(const uint8_t* p, size_t stride, Ints out[4]) {
-    const auto row = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i * stride)); };
-    const auto two = [&](int i) { return _mm256_inserti128_si256(_mm256_castsi128_si256(row(i)), row(i + 4), 1); };
+    const auto row = [&](int i) { return load_chunk<Chunk>(p + i * stride); };
+    const auto two = [&](int i) {
+      const Ints rows = _mm256_inserti128_si256(_mm256_castsi128_si256(row(i)), row(i + 4), 1);
+      if constexpr (Chunk::is_spread_out) return rows;
+      const auto order = _mm_loadu_si128(reinterpret_cast<const __m128i*>(Chunk::spread.data()));
+      return _mm256_shuffle_epi8(rows, _mm256_broadcastsi128_si256(order));
+    };
     const Ints r0 = two(0), r1 = two(1), r2 = two(2), r3 = two(3);
     const Ints low01 = _mm256_unpacklo_epi32(r0, r1), high01 = _mm256_unpackhi_epi32(r0, r1);
     const Ints low23 = _mm256_unpacklo_epi32(r2, r3), high23 = _mm256_unpackhi_epi32(r2, r3);

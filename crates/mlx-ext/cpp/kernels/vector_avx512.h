@@ -1,15 +1,17 @@
 // AVX-512 with VNNI, in the terms in which the shared kernels are written.
 #pragma once
 
-// gcc 12's own header reads a variable that it leaves undefined on purpose.
+// gcc 12's own header reads variables that it leaves undefined on purpose.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 #include <immintrin.h>
 
 #include <cstdint>
 #include <cstring>
 
+#include "chunk.h"
 #include "matrix.h"
 
 #define KR_INLINE static inline __attribute__((always_inline))
@@ -60,15 +62,33 @@ struct Avx512 {
   KR_INLINE Ints shift_right_16(Ints x) {
     return _mm512_srli_epi16(x, count);
   }
+  template <int count>
+  KR_INLINE Ints shift_right_32(Ints x) {
+    return _mm512_srli_epi32(x, count);
+  }
+  // The entries of a table of 16 bytes that each byte is the index of.
+  KR_INLINE Ints looked_up(const uint8_t* table, Ints indices) {
+    const auto entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(entries), indices);
+  }
 
-  // out[j] = the j-th 32 bits of the 16 bytes at p, p + stride, ..., one row a lane.
+  // out[j] = the j-th word of the chunks at p, p + stride, ..., one row a lane.
+  template <class Chunk>
   KR_INLINE void transposed(const uint8_t* p, size_t stride, Ints out[4]) {
-    const auto row = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i * stride)); };
+    const auto row = [&](int i) {
+      if constexpr (Chunk::bytes == 16) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i * stride));
+      // Nothing is read behind the chunk.
+      if constexpr (Chunk::bytes == 12) return _mm_maskz_loadu_epi32(7, p + i * stride);
+      return _mm_maskz_loadu_epi8((1 << Chunk::bytes) - 1, p + i * stride);
+    };
     const auto four = [&](int i) {
       Ints rows = _mm512_castsi128_si512(row(i));
       rows = _mm512_inserti32x4(rows, row(i + 4), 1);
       rows = _mm512_inserti32x4(rows, row(i + 8), 2);
-      return _mm512_inserti32x4(rows, row(i + 12), 3);
+      rows = _mm512_inserti32x4(rows, row(i + 12), 3);
+      if constexpr (Chunk::is_spread_out) return rows;
+      const auto order = _mm_loadu_si128(reinterpret_cast<const __m128i*>(Chunk::spread.data()));
+      return _mm512_shuffle_epi8(rows, _mm512_broadcast_i32x4(order));
     };
     const Ints r0 = four(0), r1 = four(1), r2 = four(2), r3 = four(3);
     const Ints low01 = _mm512_unpacklo_epi32(r0, r1), high01 = _mm512_unpackhi_epi32(r0, r1);

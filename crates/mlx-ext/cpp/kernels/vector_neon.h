@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "chunk.h"
 #include "matrix.h"
 
 #define KR_INLINE static inline __attribute__((always_inline))
@@ -54,11 +55,40 @@ struct Neon {
   KR_INLINE Ints shift_right_16(Ints x) {
     return vreinterpretq_s32_u16(vshrq_n_u16(vreinterpretq_u16_s32(x), count));
   }
+  template <int count>
+  KR_INLINE Ints shift_right_32(Ints x) {
+    return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(x), count));
+  }
+  // The entries of a table of 16 bytes that each byte is the index of.
+  KR_INLINE Ints looked_up(const uint8_t* table, Ints indices) {
+    return vreinterpretq_s32_u8(vqtbl1q_u8(vld1q_u8(table), vreinterpretq_u8_s32(indices)));
+  }
 
-  // out[j] = the j-th 32 bits of the 16 bytes at p, p + stride, ..., one row a lane.
+  // The words of a chunk; nothing behind it is read.
+  template <class Chunk>
+  KR_INLINE Ints load_chunk(const uint8_t* p) {
+    if constexpr (Chunk::bytes == 16) return load_bits(p);
+    uint8x16_t chunk = vcombine_u8(vld1_u8(p), vdup_n_u8(0));
+    if constexpr (Chunk::bytes == 12) {
+      uint32_t last;
+      std::memcpy(&last, p + 8, sizeof last);
+      chunk = vreinterpretq_u8_u32(vsetq_lane_u32(last, vreinterpretq_u32_u8(chunk), 2));
+    } else if constexpr (Chunk::bytes == 10) {
+      uint16_t last;
+      std::memcpy(&last, p + 8, sizeof last);
+      chunk = vreinterpretq_u8_u16(vsetq_lane_u16(last, vreinterpretq_u16_u8(chunk), 4));
+    }
+    if constexpr (!Chunk::is_spread_out) {
+      chunk = vqtbl1q_u8(chunk, vreinterpretq_u8_s8(vld1q_s8(Chunk::spread.data())));
+    }
+    return vreinterpretq_s32_u8(chunk);
+  }
+
+  // out[j] = the j-th word of the chunks at p, p + stride, ..., one row a lane.
+  template <class Chunk>
   KR_INLINE void transposed(const uint8_t* p, size_t stride, Ints out[4]) {
-    const Ints a = load_bits(p), b = load_bits(p + stride);
-    const Ints c = load_bits(p + 2 * stride), d = load_bits(p + 3 * stride);
+    const Ints a = load_chunk<Chunk>(p), b = load_chunk<Chunk>(p + stride);
+    const Ints c = load_chunk<Chunk>(p + 2 * stride), d = load_chunk<Chunk>(p + 3 * stride);
     const auto wide = [](Ints x) { return vreinterpretq_s64_s32(x); };
     const auto low_ab = wide(vtrn1q_s32(a, b)), high_ab = wide(vtrn2q_s32(a, b));
     const auto low_cd = wide(vtrn1q_s32(c, d)), high_cd = wide(vtrn2q_s32(c, d));

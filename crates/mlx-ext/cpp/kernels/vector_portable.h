@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "chunk.h"
 #include "exact_fma.h"
 #include "floats.h"
 
@@ -15,6 +16,7 @@ namespace {
 struct PortableVector {
   typedef float Floats __attribute__((vector_size(16)));
   typedef int32_t Ints __attribute__((vector_size(16)));
+  typedef uint32_t UnsignedInts __attribute__((vector_size(16)));
   typedef int16_t Shorts __attribute__((vector_size(16)));
   typedef uint16_t UnsignedShorts __attribute__((vector_size(16)));
   typedef int8_t Bytes __attribute__((vector_size(16)));
@@ -68,11 +70,35 @@ struct PortableVector {
   KR_INLINE Ints shift_right_16(Ints x) {
     return (Ints)((UnsignedShorts)x >> count);
   }
+  template <int count>
+  KR_INLINE Ints shift_right_32(Ints x) {
+    return (Ints)((UnsignedInts)x >> count);
+  }
+  // The entries of a table of 16 bytes that each byte is the index of.
+  KR_INLINE Ints looked_up(const uint8_t* table, Ints indices) {
+    auto bytes = (Bytes)indices;
+    for (int i = 0; i < 16; i++) bytes[i] = static_cast<int8_t>(table[bytes[i]]);
+    return (Ints)bytes;
+  }
 
-  // out[j] = the j-th 32 bits of the 16 bytes at p, p + stride, ..., one row a lane.
+  // The words of a chunk; nothing behind it is read.
+  template <class Chunk>
+  KR_INLINE Ints load_chunk(const uint8_t* p) {
+    if constexpr (Chunk::bytes == 16) return load_bits(p);
+    Bytes chunk{};
+    std::memcpy(&chunk, p, Chunk::bytes);
+    if constexpr (!Chunk::is_spread_out) {
+      const Bytes packed = chunk;
+      for (int i = 0; i < 16; i++) chunk[i] = packed[Chunk::spread[i]];
+    }
+    return (Ints)chunk;
+  }
+
+  // out[j] = the j-th word of the chunks at p, p + stride, ..., one row a lane.
+  template <class Chunk>
   KR_INLINE void transposed(const uint8_t* p, size_t stride, Ints out[4]) {
-    const Ints a = load_bits(p), b = load_bits(p + stride);
-    const Ints c = load_bits(p + 2 * stride), d = load_bits(p + 3 * stride);
+    const Ints a = load_chunk<Chunk>(p), b = load_chunk<Chunk>(p + stride);
+    const Ints c = load_chunk<Chunk>(p + 2 * stride), d = load_chunk<Chunk>(p + 3 * stride);
     for (int j = 0; j < 4; j++) out[j] = Ints{a[j], b[j], c[j], d[j]};
   }
 

@@ -74,6 +74,7 @@ struct Kind {
   int group;  // of quantized matrices
   Float type;
   Rounding rounding;
+  kr::Packing packing = kr::Packing::affine;
 };
 
 // Any bits for packed integers, and small positive floats: in all three types those whose highest byte is 0x3c.
@@ -92,8 +93,9 @@ void bench(const Kind& kind, int outputs, int inputs) {
   const size_t values = static_cast<size_t>(outputs) * inputs;
   const size_t float_bytes = kind.type == Float::f32 ? 4 : 2;
   const size_t packed = kind.bits ? values * kind.bits / 8 : values * float_bytes;
-  const size_t scales = kind.bits ? values / kind.group * float_bytes : 0;
-  const size_t bytes = packed + 2 * scales;
+  const bool affine = kind.packing == kr::Packing::affine;
+  const size_t scales = kind.bits ? values / kind.group * (affine ? float_bytes : 1) : 0;
+  const size_t bytes = packed + (affine ? 2 : 1) * scales;
   const int copy_count = static_cast<int>(std::clamp<size_t>((96u << 20) / bytes, 1, 24));
   std::vector<std::vector<char>> copies(copy_count, std::vector<char>(bytes));
   std::vector<Matrix> matrices(copy_count);
@@ -104,7 +106,7 @@ void bench(const Kind& kind, int outputs, int inputs) {
     if (kind.bits) {
       matrix.kind = Matrix::Kind::quantized;
       matrix.quantized = {reinterpret_cast<const uint8_t*>(p), p + packed, p + packed + scales, kind.type,
-                          outputs, inputs, kind.group, kind.bits};
+                          outputs, inputs, kind.group, kind.bits, kind.packing};
     } else {
       matrix.kind = Matrix::Kind::dense;
       matrix.dense = {p, kind.type, outputs, inputs};
@@ -132,6 +134,12 @@ int main(int argc, char** argv) {
       {"q4 group 32 f16 int8", 4, 32, Float::f16, Rounding::int8},
       {"q4 group 64 bf16", 4, 64, Float::bf16, Rounding::int16},
       {"q8 group 32 f16", 8, 32, Float::f16, Rounding::int16},
+      {"q8 group 64 bf16", 8, 64, Float::bf16, Rounding::int16},
+      {"q2 group 64 bf16", 2, 64, Float::bf16, Rounding::int16},
+      {"q3 group 64 bf16", 3, 64, Float::bf16, Rounding::int16},
+      {"q5 group 64 bf16", 5, 64, Float::bf16, Rounding::int16},
+      {"q6 group 64 bf16", 6, 64, Float::bf16, Rounding::int16},
+      {"mxfp4", 4, 32, Float::f32, Rounding::int16, kr::Packing::mxfp4},
       {"dense f32", 0, 0, Float::f32, Rounding::int16},
       {"dense f16", 0, 0, Float::f16, Rounding::int16},
       {"dense bf16", 0, 0, Float::bf16, Rounding::int16},

@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,125 +14,17 @@
 #include "child_process.h"
 #include "cpu.h"
 #include "linear.h"
+#include "linear_fixture.h"
 #include "pool.h"
 
 namespace {
 
 using kr::Gate;
-using kr::Float;
 using kr::LinearJob;
-using kr::Matrix;
 using kr::Rounding;
 
 int failures = 0;
 bool brief = false;  // less of everything, for slow checkers and emulators
-
-std::mt19937 random_engine(1);
-
-float random_float(float low, float high) { return std::uniform_real_distribution<float>(low, high)(random_engine); }
-
-// Rounds toward zero; the test needs any value of the type, and to know which.
-uint16_t to_half(float value, Float type) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  if (type == Float::bf16) return static_cast<uint16_t>(bits >> 16);
-  const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
-  const int exponent = static_cast<int>(bits >> 23 & 0xff) - 127 + 15;
-  if (exponent <= 0) {  // subnormal
-    return sign | static_cast<uint16_t>(std::fabs(value) * 0x1p24f);
-  }
-  return sign | static_cast<uint16_t>(exponent << 10 | (bits >> 13 & 0x3ff));
-}
-
-double from_half(uint16_t half, Float type) {
-  const int sign = half & 0x8000 ? -1 : 1;
-  if (type == Float::bf16) {
-    const uint32_t bits = static_cast<uint32_t>(half) << 16;
-    float value;
-    std::memcpy(&value, &bits, 4);
-    return value;
-  }
-  const int exponent = half >> 10 & 31, fraction = half & 0x3ff;
-  return sign * (exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24));
-}
-
-// Numbers of one float type in a heap block of exactly their size, so that a sanitizer sees a read behind it.
-struct Numbers {
-  Float type;
-  std::vector<char> bytes;
-
-  Numbers(Float float_type, size_t count, float low, float high) : type(float_type) {
-    bytes.resize(count * (type == Float::f32 ? 4 : 2));
-    bytes.shrink_to_fit();
-    for (size_t i = 0; i < count; i++) {
-      const float value = random_float(low, high);
-      if (type == Float::f32) {
-        std::memcpy(&bytes[i * 4], &value, 4);
-      } else {
-        const uint16_t half = to_half(i % 97 == 0 ? value * 1e-5f : value, type);
-        std::memcpy(&bytes[i * 2], &half, 2);
-      }
-    }
-  }
-
-  double at(size_t i) const {
-    if (type == Float::f32) {
-      float value;
-      std::memcpy(&value, &bytes[i * 4], 4);
-      return value;
-    }
-    uint16_t half;
-    std::memcpy(&half, &bytes[i * 2], 2);
-    return from_half(half, type);
-  }
-};
-
-struct TestMatrix {
-  std::vector<uint8_t> packed;
-  Numbers scales{Float::f32, 0, 0, 0}, biases{Float::f32, 0, 0, 0}, dense{Float::f32, 0, 0, 0};
-  std::vector<float> bias;
-  Matrix matrix{};
-
-  static TestMatrix quantized(int outputs, int inputs, int bits, int group, Float type, bool with_bias) {
-    TestMatrix result;
-    result.packed.resize(static_cast<size_t>(outputs) * inputs * bits / 8);
-    for (uint8_t& byte : result.packed) byte = static_cast<uint8_t>(random_engine());
-    const float step = bits == 4 ? 1.0f : 1.0f / 16;
-    result.scales = Numbers(type, static_cast<size_t>(outputs) * inputs / group, 0.005f * step, 0.02f * step);
-    result.biases = Numbers(type, static_cast<size_t>(outputs) * inputs / group, -0.15f, -0.05f);
-    result.matrix.kind = Matrix::Kind::quantized;
-    result.matrix.quantized = {result.packed.data(), result.scales.bytes.data(), result.biases.bytes.data(), type,
-                               outputs, inputs, group, bits};
-    result.add_bias(outputs, with_bias);
-    return result;
-  }
-
-  static TestMatrix of_floats(int outputs, int inputs, Float type, bool with_bias) {
-    TestMatrix result;
-    result.dense = Numbers(type, static_cast<size_t>(outputs) * inputs, -0.2f, 0.2f);
-    result.matrix.kind = Matrix::Kind::dense;
-    result.matrix.dense = {result.dense.bytes.data(), type, outputs, inputs};
-    result.add_bias(outputs, with_bias);
-    return result;
-  }
-
-  double weight(int output, int input) const {
-    if (matrix.kind == Matrix::Kind::dense) {
-      return dense.at(static_cast<size_t>(output) * matrix.inputs() + input);
-    }
-    const kr::QuantizedMatrix& q = matrix.quantized;
-    const size_t at = static_cast<size_t>(output) * q.inputs + input;
-    const int value = q.bits == 8 ? packed[at] : packed[at / 2] >> (at % 2 * 4) & 15;
-    const size_t group = static_cast<size_t>(output) * (q.inputs / q.group) + input / q.group;
-    return scales.at(group) * value + biases.at(group);
-  }
-
- private:
-  void add_bias(int outputs, bool with_bias) {
-    for (int i = 0; with_bias && i < outputs; i++) bias.push_back(random_float(-1, 1));
-    matrix.bias = with_bias ? bias.data() : nullptr;
-  }
-};
 
 struct Case {
   std::string name;
@@ -236,6 +127,14 @@ class Trial {
     for (float& v : residual_) v = random_float(-1, 1);
   }
 
+  // The same inputs for another case.
+  Trial with(const Case& other) const {
+    Trial result = *this;
+    result.matrices_.clear();
+    for (const TestMatrix& m : other.matrices) result.matrices_.push_back(m.matrix);
+    return result;
+  }
+
   std::vector<float> run(int first, int rows) const {
     std::vector<float> y(residual_.begin() + at(first), residual_.begin() + at(first + rows));
     LinearJob job{x_.data() + static_cast<size_t>(first) * inputs_,
@@ -301,9 +200,10 @@ void for_each_case(const Take& take) {
   for (const auto& [type, of] : {std::pair{Float::f32, "f32"}, {Float::f16, "f16"}, {Float::bf16, "bf16"}}) {
     for (Rounding rounding : {Rounding::int16, Rounding::int8}) {
       const std::string how = std::string(of) + (rounding == Rounding::int8 ? " int8" : "");
-      for (int bits : {4, 8}) {
+      for (int bits : {2, 3, 4, 5, 6, 8}) {
         for (int group : {32, 64, 128}) {
           if (brief && type == Float::bf16) continue;  // widened like the others, and only the scales
+          if (rounding == Rounding::int8 && bits != 4) continue;
           const std::string name = how + " q" + std::to_string(bits) + " group " + std::to_string(group);
           const auto make = [&, type = type](int outputs, int inputs, bool with_bias) {
             return TestMatrix::quantized(outputs, inputs, bits, group, type, with_bias);
@@ -325,8 +225,19 @@ void for_each_case(const Take& take) {
       Case mixed{how + " mixed", {}, true, Gate::none, true, rounding};
       mixed.matrices.push_back(TestMatrix::quantized(40, 256, 4, 32, type, false));
       mixed.matrices.push_back(TestMatrix::quantized(33, 256, 8, 64, type, true));
+      mixed.matrices.push_back(TestMatrix::quantized(18, 256, 6, 64, type, true));
       mixed.matrices.push_back(TestMatrix::of_floats(21, 256, type, true));
       take(mixed);
+    }
+    for (int groups : {1, 2, 15, 17, 40}) {
+      if (type != Float::f32) continue;  // it has none
+      Case micro{"mxfp4, groups " + std::to_string(groups), {}, true, Gate::none, groups == 17};
+      for (int outputs : {1, 70}) micro.matrices.push_back(TestMatrix::mxfp4(outputs, 32 * groups, outputs == 70));
+      micro.matrices.push_back(TestMatrix::quantized(40, 32 * groups, 4, 32, type, false));
+      for (Rounding rounding : {Rounding::int16, Rounding::int8}) {
+        micro.rounding = rounding;
+        take(micro);
+      }
     }
     for (int inputs : {1, 7, 64, 300, 777}) {
       Case dense{std::string(of) + " dense, inputs " + std::to_string(inputs), {}, false, Gate::none, false};
@@ -342,9 +253,26 @@ void for_each_case(const Take& take) {
   take(large);
 }
 
+// Whether the same values give the same results with every number of bits, for which they are unpacked each in its way.
+void check_same_values(const Case& c) {
+  if (c.rounding == Rounding::int8) return;  // which depends on the bits
+  Case wide = c;
+  for (TestMatrix& m : wide.matrices) {
+    if (m.matrix.kind == Matrix::Kind::quantized) m = m.with_8_bits();
+  }
+  const Trial trial(c);
+  for (int rows : {1, 2, most_rows()}) {
+    const std::vector<float> y = trial.run(0, rows);
+    if (trial.with(wide).run(0, rows) == y) continue;
+    std::printf("FAIL %s: %d rows differ from those of the same weights with 8 bits\n", c.name.c_str(), rows);
+    failures++;
+  }
+}
+
 void check_all() {
   for_each_case([](const Case& c) {
     Trial(c).check();
+    check_same_values(c);
     check_embedding(c.matrices[0], c.name.c_str());
   });
 }

@@ -12,7 +12,9 @@ pub(super) const ABSENT: &std::ffi::CStr = c"the CPU primitives are built on Lin
 #[repr(C)]
 pub(super) struct RawMatrix {
     pub(super) weight: *mut c_void,
+    /// Null: a dense matrix.
     pub(super) scales: *mut c_void,
+    /// Null of a quantized matrix: it is packed as mxfp4.
     pub(super) biases: *mut c_void,
     pub(super) bias: *mut c_void,
     pub(super) group: c_int,

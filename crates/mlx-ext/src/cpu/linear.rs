@@ -8,6 +8,7 @@ use super::{
     array_from, context,
     foreign::{RawLinear, RawMatrix, mlx_ext_embedding, mlx_ext_linear},
 };
+use crate::MicroScaling;
 
 /// A weight matrix `[outputs, inputs]` as it is stored.
 #[derive(Debug, Clone, Copy)]
@@ -20,17 +21,25 @@ pub struct Matrix<'a> {
     pub bias: Option<&'a Array>,
 }
 
-/// MLX's affine packing: `value = scale * q + bias`.
+/// A packing of MLX's that the primitives read as it is stored.
 #[derive(Debug, Clone, Copy)]
-pub struct Quantization<'a> {
-    /// Float `[outputs, inputs / group_size]`.
-    pub scales: &'a Array,
-    /// Like `scales`.
-    pub biases: &'a Array,
-    /// Inputs that share a scale: 32, 64 or 128.
-    pub group_size: i32,
-    /// 4 or 8.
-    pub bits: i32,
+pub enum Quantization<'a> {
+    /// `value = scale * q + bias`.
+    Affine {
+        /// Float `[outputs, inputs / group_size]`.
+        scales: &'a Array,
+        /// Like `scales`.
+        biases: &'a Array,
+        /// Inputs that share a scale: 32, 64 or 128.
+        group_size: i32,
+        /// 2, 3, 4, 5, 6 or 8.
+        bits: i32,
+    },
+    /// Floats of 4 bits (e2m1), in groups of 32 that share a power of two.
+    Mxfp4 {
+        /// uint8 `[outputs, inputs / 32]`: exponents (e8m0).
+        scales: &'a Array,
+    },
 }
 
 /// What the gate of a gated product goes through. The numbers are those of `kr::Gate`.
@@ -99,14 +108,23 @@ pub fn embedding(matrix: &Matrix<'_>, tokens: &Array, inputs: i32) -> Result<Arr
 
 impl RawMatrix {
     pub(super) fn new(matrix: &Matrix<'_>) -> Self {
-        let packing = matrix.quantization.as_ref();
+        let (scales, biases, group, bits) = match matrix.quantization {
+            None => (None, None, 0, 0),
+            Some(Quantization::Affine { scales, biases, group_size, bits }) => {
+                (Some(scales), Some(biases), group_size, bits)
+            }
+            Some(Quantization::Mxfp4 { scales }) => {
+                let format = MicroScaling::Mxfp4;
+                (Some(scales), None, format.group_size(), format.bits())
+            }
+        };
         Self {
             weight: context(Some(matrix.weight)),
-            scales: context(packing.map(|packing| packing.scales)),
-            biases: context(packing.map(|packing| packing.biases)),
+            scales: context(scales),
+            biases: context(biases),
             bias: context(matrix.bias),
-            group: packing.map_or(0, |packing| packing.group_size),
-            bits: packing.map_or(0, |packing| packing.bits),
+            group,
+            bits,
         }
     }
 }

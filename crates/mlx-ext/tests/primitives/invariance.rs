@@ -8,7 +8,7 @@ use std::{
 };
 
 use mlx_ext::cpu::{
-    self, ExpertSet, Experts, KvDtype, KvPool, Linear, Matrix, NormKind, NormedPart, Rowwise,
+    self, ExpertSet, Experts, KvDtype, KvPool, Linear, Matrix, NormKind, NormedPart, Quantization, Rowwise,
 };
 use mlx_rs::{
     Array,
@@ -244,7 +244,10 @@ fn check_experts(digest: &mut impl Hasher) {
         let matrices =
             [&gates, &ups, &downs].map(|part| part.iter().map(Weights::matrix).collect::<Vec<_>>());
         for matrix in matrices.iter().flatten() {
-            let packing = matrix.quantization.iter().flat_map(|packing| [packing.scales, packing.biases]);
+            let packing = matrix.quantization.iter().flat_map(|packing| match packing {
+                Quantization::Affine { scales, biases, .. } => vec![*scales, *biases],
+                Quantization::Mxfp4 { scales } => vec![*scales],
+            });
             eval([matrix.weight].into_iter().chain(packing)).unwrap();
         }
         let set = ExpertSet::new(matrices.each_ref().map(Vec::as_slice), inputs, inner).unwrap();

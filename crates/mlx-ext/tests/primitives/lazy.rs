@@ -1,6 +1,6 @@
 //! Operations as parts of MLX's graph: chains of them, and what they refuse.
 
-use mlx_ext::cpu::{self, KvDtype, KvPool, KvShape, Linear, Matrix, StepRow};
+use mlx_ext::cpu::{self, KvDtype, KvPool, KvShape, Linear, Matrix, Quantization, StepRow};
 use mlx_rs::{Array, Dtype, transforms::eval};
 
 use crate::support::{
@@ -78,6 +78,7 @@ fn products_that_do_not_fit_are_refused() {
     let weights = Weights::new(random, storage, 8, 64);
     let matrix = weights.matrix();
     let quantization = matrix.quantization.unwrap();
+    let Quantization::Affine { scales, biases, group_size, bits } = quantization else { unreachable!() };
     let (x, wide_x) = (random.normals(&[3, 64]), random.normals(&[3, 96]));
     let refused = |job: &Linear<'_>| cpu::linear(job).unwrap_err().what().to_owned();
     let one = [matrix];
@@ -87,15 +88,18 @@ fn products_that_do_not_fit_are_refused() {
     assert!(refused(&Linear { gate: Some(cpu::Gate::Silu), ..plain(&x, &one) }).contains("two matrices"));
     assert!(refused(&Linear { norm: Some((&wide_x, 1e-5)), ..plain(&x, &one) }).contains("norm"));
     assert!(refused(&Linear { residual: Some(&x), ..plain(&x, &one) }).contains("residual"));
-    let bits = cpu::Quantization { bits: 3, ..quantization };
-    let three_bits = [Matrix { quantization: Some(bits), ..matrix }];
-    assert!(refused(&plain(&x, &three_bits)).contains("4 or 8 bits"));
-    let group = cpu::Quantization { group_size: 16, ..quantization };
+    let unknown = Quantization::Affine { scales, biases, group_size, bits: 7 };
+    let seven_bits = [Matrix { quantization: Some(unknown), ..matrix }];
+    assert!(refused(&plain(&x, &seven_bits)).contains("2, 3, 4, 5, 6 or 8 bits"));
+    let group = Quantization::Affine { scales, biases, group_size: 16, bits };
     let small_group = [Matrix { quantization: Some(group), ..matrix }];
     assert!(refused(&plain(&x, &small_group)).contains("32, 64 or 128"));
-    let scales = cpu::Quantization { scales: &x, ..quantization };
+    let scales = Quantization::Affine { scales: &x, biases, group_size, bits };
     let other_scales = [Matrix { quantization: Some(scales), ..matrix }];
     assert!(refused(&plain(&x, &other_scales)).contains("one scale a group"));
+    let floats = Quantization::Mxfp4 { scales: biases };
+    let mxfp4 = [Matrix { quantization: Some(floats), ..matrix }];
+    assert!(refused(&plain(&x, &mxfp4)).contains("uint8"));
 }
 
 /// What is not contiguous shows only when there are data.

@@ -1,11 +1,14 @@
 //! `cpu::linear` and `cpu::embedding` against float64.
 
-use mlx_ext::cpu::{self, Linear, Matrix};
+use mlx_ext::{
+    MicroScaling,
+    cpu::{self, Linear, Matrix, Quantization},
+};
 use mlx_rs::{Array, Dtype, ops};
 use proptest::prelude::*;
 
 use crate::support::{
-    Expected, Random, cases, number,
+    Expected, Random, cases, number, product,
     products::{Storage, Weights, computed, expected, plain},
     wide,
 };
@@ -160,10 +163,12 @@ fn rows_of_every_storage() {
 #[test]
 fn the_packing_is_mlx_s() {
     let random = &mut Random::new(1);
-    for (bits, group) in [(4, 32), (4, 64), (4, 128), (8, 32), (8, 64), (8, 128)] {
+    for (bits, group) in
+        [2, 3, 4, 5, 6, 8].into_iter().flat_map(|bits| [32, 64, 128].map(|group| (bits, group)))
+    {
         let (x, dense) = (random.normals(&[3, 256]), random.normals(&[64, 256]));
         let (weight, scales, biases) = ops::quantize(&dense, group, bits).unwrap();
-        let quantization = cpu::Quantization { scales: &scales, biases: &biases, group_size: group, bits };
+        let quantization = Quantization::Affine { scales: &scales, biases: &biases, group_size: group, bits };
         let matrix = Matrix { weight: &weight, quantization: Some(quantization), bias: None };
 
         let tokens = Array::from_slice(&(0..64_u32).collect::<Vec<_>>(), &[64]);
@@ -177,11 +182,67 @@ fn the_packing_is_mlx_s() {
     }
 }
 
+/// The same of floats of 4 bits, which no rounding changes.
+#[test]
+fn small_floats_are_mlx_s() {
+    let random = &mut Random::new(3);
+    let size = |random: &mut Random| random.normal() * 2_f32.powi(random.below(40) as i32 - 20);
+    let (x, dense) = (random.normals(&[5, 544]), random.array(&[40, 544], size));
+    let (weight, scales) = MicroScaling::Mxfp4.quantize(&dense).unwrap();
+    let theirs = MicroScaling::Mxfp4.dequantize(&weight, &scales, Dtype::Float32).unwrap();
+    let matrix =
+        Matrix { weight: &weight, quantization: Some(Quantization::Mxfp4 { scales: &scales }), bias: None };
+
+    let tokens = Array::from_slice(&(0..40_u32).collect::<Vec<_>>(), &[40]);
+    let rows = cpu::embedding(&matrix, &tokens, 544).unwrap();
+    near(&rows, &theirs, 0.0);
+
+    for int8 in [false, true] {
+        let found = computed(&Linear { int8, ..plain(&x, &[matrix]) });
+        let value = product(&wide(&x), &wide(&theirs));
+        let sizes = product(&wide(&x).abs().unwrap(), &wide(&theirs).abs().unwrap());
+        let largest = wide(&theirs).abs().unwrap().sum_axis(1, true).unwrap().t();
+        // Activations off by half of a 32767th of at most 4; seventeen groups of four roundings each, of terms several
+        // times as large as the weights.
+        let error = &sizes * number(5.0 * 17.0 * 4.0 * crate::support::ROUNDING)
+            + largest * number(2.0 * 4.0 / 32767.0);
+        Expected { value, error }.check(&found);
+    }
+}
+
+/// What is expanded when a model is loaded loses nothing to bfloat16.
+#[test]
+fn small_floats_are_exact_in_bfloat16() {
+    for format in MicroScaling::ALL {
+        // Every value and every scale that is not infinite and does not make one so.
+        let words: Vec<u32> = (0..64_u32).map(|i| i * 0x0404_0404 + 0x0302_0100).collect();
+        let count = 64 * 32 / format.bits();
+        let groups = count / format.group_size();
+        let scales: Vec<u8> = match format {
+            MicroScaling::Nvfp4 => (0..127).collect(),
+            MicroScaling::Mxfp4 | MicroScaling::Mxfp8 => (4..=245).collect(),
+        };
+        let rows = scales.len() as i32;
+        let packed = Array::from_slice(&words.repeat(scales.len()), &[rows, 64]);
+        let all: Vec<u8> = scales.iter().flat_map(|&scale| vec![scale; groups as usize]).collect();
+        let scales = Array::from_slice(&all, &[rows, groups]);
+        let expand = |dtype| wide(&format.dequantize(&packed, &scales, dtype).unwrap());
+        let (narrow, exact) = (expand(Dtype::Bfloat16), expand(Dtype::Float32));
+        let same = narrow.eq(&exact).unwrap();
+        // e4m3 has two values that are no numbers.
+        let numbers = exact.eq(&exact).unwrap();
+        assert!(
+            same.logical_or(numbers.logical_not().unwrap()).unwrap().all(None).unwrap().item_exact::<bool>(),
+            "{format:?}"
+        );
+    }
+}
+
 /// The bounds are tight enough to notice that one weight of hundreds is off by one step.
 #[test]
 fn one_wrong_weight_is_noticed() {
     let random = &mut Random::new(2);
-    for (bits, step) in [(4, 1), (8, 16)] {
+    for (bits, step) in [(2, 1), (3, 1), (4, 1), (5, 2), (6, 4), (8, 16)] {
         let mut integers: Vec<u8> = (0..20 * 256).map(|_| random.bits() as u8 >> (8 - bits)).collect();
         let seed = random.bits();
         let make = |integers: &[u8]| {

@@ -78,6 +78,9 @@ impl StoredExperts {
                 group_size: *group_size,
                 bits: *bits,
             },
+            Storage::MicroScaled { format, .. } => {
+                Storage::MicroScaled { packed: part(0)?, scales: part(1)?, format: *format }
+            }
         };
         eval(stacked.arrays())?;
         Ok(stacked)
@@ -88,6 +91,9 @@ impl StoredExperts {
         let packing = |storage: &Storage| match storage {
             Storage::Dense(weight) => (weight.dtype(), None),
             Storage::Affine { scales, group_size, bits, .. } => (scales.dtype(), Some((*group_size, *bits))),
+            Storage::MicroScaled { scales, format, .. } => {
+                (scales.dtype(), Some((format.group_size(), format.bits())))
+            }
         };
         match self {
             Self::Stacked(_) => true,

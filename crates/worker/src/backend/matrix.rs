@@ -1,5 +1,6 @@
 //! Weights as they are stored, and what a backend computes with them in one go.
 
+use mlx_ext::MicroScaling;
 use mlx_rs::{Array, Dtype, error::Exception};
 
 /// What a normalization computes of each vector.
@@ -60,6 +61,14 @@ pub(crate) enum Storage {
         group_size: i32,
         bits: i32,
     },
+    /// Floats of 4 or 8 bits, with a scale of 8 bits for each group of inputs of an output.
+    MicroScaled {
+        /// uint32 `[outputs, inputs * bits / 32]`.
+        packed: Array,
+        /// uint8 `[outputs, inputs / group size]`.
+        scales: Array,
+        format: MicroScaling,
+    },
 }
 
 /// `y = f(norm(x) Wᵀ + b) (+ residual)`: a product with what stands around it in a transformer block. A backend fuses of it
@@ -95,6 +104,11 @@ pub(crate) struct Rowwise<'a> {
 }
 
 impl Storage {
+    /// Bytes of all of it.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.arrays().into_iter().map(|array| array.nbytes() as u64).sum()
+    }
+
     /// The same of what `part` makes of each of its arrays.
     pub(crate) fn each(&self, part: impl Fn(&Array) -> Result<Array, Exception>) -> Result<Self, Exception> {
         Ok(match self {
@@ -106,6 +120,9 @@ impl Storage {
                 group_size: *group_size,
                 bits: *bits,
             },
+            Self::MicroScaled { packed, scales, format } => {
+                Self::MicroScaled { packed: part(packed)?, scales: part(scales)?, format: *format }
+            }
         })
     }
 
@@ -114,6 +131,7 @@ impl Storage {
         match self {
             Self::Dense(weight) => vec![weight],
             Self::Affine { packed, scales, biases, .. } => vec![packed, scales, biases],
+            Self::MicroScaled { packed, scales, .. } => vec![packed, scales],
         }
     }
 }

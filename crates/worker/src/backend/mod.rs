@@ -4,6 +4,7 @@
 //! ```text
 //! kernels    which of them compute
 //! experts    feed-forward networks of which each token goes through a few
+//! take       weights, from as they are stored to as kernels read them
 //! matrix     weights as they are stored, and a product with everything around it
 //! attention  what one layer's attention is like
 //! rope       rotary positions
@@ -27,6 +28,7 @@ mod matrix;
 mod mlx;
 mod query_scale;
 mod rope;
+mod take;
 #[cfg(test)]
 mod tests;
 
@@ -120,30 +122,6 @@ impl Backend {
         mlx::choose(logits, choices)
     }
 
-    /// Takes a matrix as it is stored, with an optional bias `[outputs]`.
-    pub(crate) fn matrix(self, storage: Storage, bias: Option<Array>) -> Result<Matrix, Exception> {
-        let storage = if self.kernels == Kernels::MlxFloat32 { mlx::expanded(storage)? } else { storage };
-        let bias = bias.map(|bias| bias.as_dtype(self.dtype)).transpose()?;
-        Ok(Matrix { storage, bias, dtype: self.dtype })
-    }
-
-    /// Takes the weights of a normalization, `[width]`, as they are stored.
-    pub(crate) fn norm(
-        self,
-        kind: NormKind,
-        weight: &Array,
-        bias: Option<&Array>,
-        eps: f32,
-    ) -> Result<Norm, Exception> {
-        let stored = weight.as_dtype(self.dtype)?;
-        let weight = match kind {
-            NormKind::RmsPlusOne => stored.add(Array::from_f32(1.0).as_dtype(self.dtype)?)?,
-            NormKind::Rms | NormKind::Layer => stored,
-        };
-        let bias = bias.map(|bias| bias.as_dtype(self.dtype)).transpose()?;
-        Ok(Norm { kind, weight, bias, eps })
-    }
-
     /// `[tokens, outputs]` of a product and everything around it; lazy.
     pub(crate) fn linear(self, job: &Linear<'_>) -> Result<Array, Exception> {
         if let Some(norm) = job.norm.filter(|norm| self.kernels.are_cpu() && !norm.is_rms()) {
@@ -169,18 +147,6 @@ impl Backend {
     /// `[tokens, width]` of normalizations that no product follows, and of what else is done with each row by itself; lazy.
     pub(crate) fn rowwise(self, job: &Rowwise<'_>) -> Result<Array, Exception> {
         if self.kernels.are_cpu() { cpu::rowwise(job) } else { mlx::rowwise(job) }
-    }
-
-    /// Takes gates, ups and downs of a layer's experts.
-    pub(crate) fn experts(
-        self,
-        stored: [StoredExperts; 3],
-        sizes: ExpertSizes,
-    ) -> Result<Experts, Exception> {
-        if self.kernels.are_cpu() {
-            return cpu::CpuExperts::new(stored, sizes).map(Experts::Cpu);
-        }
-        experts::stacked(stored, |storage| self.matrix(storage, None)).map(Experts::Mlx)
     }
 
     /// `[tokens, outputs]` of the experts that each token chooses; lazy.

@@ -70,6 +70,18 @@ pub enum ModelError {
         /// Their names, sorted; the first few.
         names: Vec<String>,
     },
+    /// Configuration and weights disagree about how a matrix is stored.
+    #[error("tensor `{name}` {found}; the model's config.json says `{setting}` = {value}")]
+    WrongPacking {
+        /// Name of the tensor.
+        name: String,
+        /// What it is like.
+        found: String,
+        /// Name of the setting.
+        setting: String,
+        /// What it says.
+        value: String,
+    },
     /// Configuration and weights disagree.
     #[error("tensor `{name}` has shape {found:?}; the model's config.json asks for {expected}")]
     WrongShape {

@@ -4,6 +4,7 @@
 //! arch       one file an architecture, and the registry of them
 //! layers     what architectures are built of
 //! config     what the configuration says, checked
+//! packing    how matrices are packed
 //! weights    tensors by name, as views of the mapped blobs
 //! state      what is remembered of a sequence, and the memory for it
 //! step       what one forward pass gets and gives
@@ -20,6 +21,7 @@ mod config;
 mod error;
 mod launch;
 mod layers;
+mod packing;
 mod size;
 mod state;
 mod step;
@@ -95,7 +97,6 @@ impl Opened {
     fn new(artifact: &Artifact, kernels: Kernels, budget: KvBudget) -> Result<Self, ModelError> {
         let entry = arch::find(artifact.manifest.architecture())?;
         let config = Settings::new(&artifact.manifest.config)?.with_defaults(entry.defaults);
-        config::refuse_packings(config)?;
         let mut weights = Weights::open(artifact, kernels)?;
         let architecture = (entry.load)(config, &mut weights)?;
         let backend = weights.backend();
@@ -167,7 +168,7 @@ impl Model {
         self.architecture.vocab_size()
     }
 
-    /// Bytes of the weights, as stored.
+    /// Bytes of the weights, as they are computed with: as stored, but for what had to be expanded.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
     }

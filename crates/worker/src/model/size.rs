@@ -11,7 +11,7 @@ use super::{
 /// What a model takes of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelSize {
-    /// Bytes of the weights, as stored.
+    /// Bytes of the weights, as they are computed with.
     pub weight_bytes: u64,
     /// Bytes of a token's keys and values, in all layers.
     pub kv_token_bytes: u64,

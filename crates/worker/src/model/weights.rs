@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use artifact_store::{Artifact, Dtype as StoredDtype, FileRole, TensorEntry};
 use mlx_ext::{MapError, MappedFile};
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, error::Exception};
 use tracing::warn;
 
-use super::ModelError;
-use crate::backend::{Backend, Kernels};
+pub(super) use super::packing::Packing;
+use super::{ModelError, config::Settings, packing::Packings};
+use crate::backend::{Backend, Kernels, Storage};
 
 /// How many superfluous tensors an error names.
 const NAMES_IN_ERROR: usize = 5;
@@ -21,6 +22,7 @@ pub(super) struct Weights<'a> {
     prefix: &'static str,
     bytes: u64,
     backend: Backend,
+    packings: Packings<'a>,
 }
 
 /// What is left when everything has been taken.
@@ -43,7 +45,8 @@ impl<'a> Weights<'a> {
         }
         let tensors = artifact.manifest.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         let backend = Backend::new(kernels, main_float(&artifact.manifest.tensors));
-        Ok(Self { tensors, files, prefix: "", bytes: 0, backend })
+        let packings = Packings::parse(Settings::new(&artifact.manifest.config)?)?;
+        Ok(Self { tensors, files, prefix: "", bytes: 0, backend, packings })
     }
 
     /// What will compute with the tensors.
@@ -67,17 +70,38 @@ impl<'a> Weights<'a> {
         self.tensors.contains_key(self.full(name).as_str())
     }
 
-    /// Shape of a tensor that has not been taken.
-    pub(super) fn shape(&self, name: &str) -> Result<&'a [u64], ModelError> {
-        let name = self.full(name);
-        let tensor = self.tensors.get(name.as_str()).ok_or(ModelError::MissingTensor { name })?;
-        Ok(&tensor.shape)
+    /// How the matrix `<module>.weight` `[outputs, inputs]` is packed, as configuration and tensors say; `None`: it is
+    /// dense.
+    ///
+    /// # Errors
+    /// They disagree, or are at odds with `inputs`.
+    pub(super) fn packing(&self, module: &str, inputs: i32) -> Result<Option<Packing>, ModelError> {
+        let module = self.full(module);
+        let tensor = |part: &str| self.tensors.get(format!("{module}.{part}").as_str()).copied();
+        self.packings.of(&module, tensor("weight"), tensor("scales"), inputs)
+    }
+
+    /// What `change` makes of a matrix that was taken. The bytes by which it grows are counted.
+    pub(super) fn grown(
+        &mut self,
+        storage: Storage,
+        change: impl FnOnce(Storage) -> Result<Storage, Exception>,
+    ) -> Result<Storage, ModelError> {
+        let before = storage.bytes();
+        let changed = change(storage)?;
+        self.bytes = self.bytes.saturating_add(changed.bytes().saturating_sub(before));
+        Ok(changed)
     }
 
     /// Takes a tensor of floating-point numbers.
     pub(super) fn take_float(&mut self, name: &str, shape: &[i32]) -> Result<Array, ModelError> {
         let expected = "F32, F16 or BF16";
         self.take(name, shape, expected, float_of)
+    }
+
+    /// Takes a tensor of scales that have 8 bits.
+    pub(super) fn take_bytes(&mut self, name: &str, shape: &[i32]) -> Result<Array, ModelError> {
+        self.take(name, shape, "U8", |dtype| (dtype == StoredDtype::U8).then_some(Dtype::Uint8))
     }
 
     /// Takes a tensor of packed quantized values.
@@ -149,9 +173,13 @@ fn float_of(stored: StoredDtype) -> Option<Dtype> {
 }
 
 /// The type that most of the matrices (or their scales) have, in which the model computes on a GPU.
+///
+/// Where all of them are packed without such scales, that of the others.
 fn main_float(tensors: &[TensorEntry]) -> Dtype {
+    let is_float = |tensor: &&TensorEntry| float_of(tensor.dtype).is_some();
     let mut elements = [(Dtype::Bfloat16, 0_u64), (Dtype::Float16, 0), (Dtype::Float32, 0)];
-    for tensor in tensors.iter().filter(|tensor| tensor.shape.len() == 2) {
+    let has_matrices = tensors.iter().filter(is_float).any(|tensor| tensor.shape.len() == 2);
+    for tensor in tensors.iter().filter(|tensor| !has_matrices || tensor.shape.len() == 2) {
         let of_type = elements.iter_mut().find(|(dtype, _)| Some(*dtype) == float_of(tensor.dtype));
         if let Some((_, count)) = of_type {
             *count =

@@ -68,4 +68,26 @@ fn float_types_may_be_mixed(on: On) {
     }
 }
 
-on_every_backend![tensors_may_lie_at_any_place_of_their_file, float_types_may_be_mixed];
+/// Every packing that MLX has.
+fn matrices_may_be_packed_in_any_way(on: On) {
+    let affine = [(64, 2), (32, 3), (64, 5), (64, 6)].map(|packing| ("affine", packing));
+    let small_floats = [("mxfp4", (32, 4)), ("mxfp8", (32, 8)), ("nvfp4", (16, 4))];
+    for (mode, quantization) in affine.into_iter().chain(small_floats) {
+        for tied in [true, false] {
+            let spec = Spec { mode, quantization: Some(quantization), tied, kv_heads: 2, ..Spec::default() };
+            let tiny = Tiny::new(on.spec(spec.clone()), 18);
+            let loaded = load(&tiny, on);
+            let tokens = SplitMix(19).tokens(9, spec.vocab);
+            let mut kv = loaded.model.new_kv();
+            let expected = reference::logits(&tiny, &tokens);
+            on.agrees(&spec, &alone(&loaded.model, &mut kv, &tokens[..7]), &expected[6]);
+            on.agrees(&spec, &alone(&loaded.model, &mut kv, &tokens[7..]), &expected[8]);
+        }
+    }
+}
+
+on_every_backend![
+    tensors_may_lie_at_any_place_of_their_file,
+    float_types_may_be_mixed,
+    matrices_may_be_packed_in_any_way,
+];

@@ -64,8 +64,8 @@ fn settings_that_would_be_ignored_are_refused(on: On) {
     assert!(refused("hidden_size", json!("wide")).contains("invalid type"));
     let sliding = refused("layer_types", json!(["full_attention", "chunked_attention"]));
     assert!(sliding.contains("`layer_types` = chunked_attention"), "{sliding}");
-    let mode = refused("quantization", json!({ "group_size": 32, "bits": 4, "mode": "mxfp4" }));
-    assert!(mode.contains("`quantization.mode` = mxfp4"), "{mode}");
+    let mode = refused("quantization", json!({ "group_size": 32, "bits": 4, "mode": "mxfp6" }));
+    assert!(mode.contains("`quantization.mode` = mxfp6"), "{mode}");
 }
 
 on_every_backend![

@@ -19,7 +19,8 @@ impl Storage {
     /// All that the primitives know.
     pub(crate) fn all() -> Vec<Self> {
         let affine = |bits, group| FLOATS.map(|scales| Self::Affine { bits, group, scales });
-        let quantized = [4, 8].into_iter().flat_map(|bits| [32, 64, 128].map(|group| affine(bits, group)));
+        let bits = [2, 3, 4, 5, 6, 8].into_iter();
+        let quantized = bits.flat_map(|bits| [32, 64, 128].map(|group| affine(bits, group)));
         quantized.flatten().chain(FLOATS.map(Self::Dense)).collect()
     }
 
@@ -73,8 +74,9 @@ impl Weights {
         group: i32,
         dtype: Dtype,
     ) -> Self {
-        let word = |part: &[u8]| part.iter().rev().fold(0_u32, |word, &q| word << bits | u32::from(q));
-        let words: Vec<u32> = integers.chunks((32 / bits) as usize).map(word).collect();
+        let bit = |i: usize| u32::from(integers[i / bits as usize] >> (i % bits as usize) & 1);
+        let word = |first: usize| (0..32).fold(0, |word, i| word | bit(first + i) << i);
+        let words: Vec<u32> = (0..integers.len() * bits as usize).step_by(32).map(word).collect();
         let groups = [outputs, inputs / group];
         // Weights of about -1 to 1, like `quantize` makes them, and some groups of the other sign.
         let step = 2.0 / (1 << bits) as f32;
@@ -108,7 +110,7 @@ impl Weights {
     pub(crate) fn matrix(&self) -> Matrix<'_> {
         let quantization = match (&self.scales, self.storage) {
             (Some((scales, biases)), Storage::Affine { bits, group, .. }) => {
-                Some(Quantization { scales, biases, group_size: group, bits })
+                Some(Quantization::Affine { scales, biases, group_size: group, bits })
             }
             _ => None,
         };

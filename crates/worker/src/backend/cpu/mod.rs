@@ -90,9 +90,11 @@ fn stored(storage: &Storage) -> cpu::Matrix<'_> {
     let (weight, quantization) = match storage {
         Storage::Dense(weight) => (weight, None),
         Storage::Affine { packed, scales, biases, group_size, bits } => {
-            let packing = cpu::Quantization { scales, biases, group_size: *group_size, bits: *bits };
+            let packing = cpu::Quantization::Affine { scales, biases, group_size: *group_size, bits: *bits };
             (packed, Some(packing))
         }
+        // Of these only mxfp4 is readable.
+        Storage::MicroScaled { packed, scales, .. } => (packed, Some(cpu::Quantization::Mxfp4 { scales })),
     };
     cpu::Matrix { weight, quantization, bias: None }
 }

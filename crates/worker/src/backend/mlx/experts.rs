@@ -74,6 +74,9 @@ fn multiply(x: &Array, matrix: &Matrix, which: &Array, is_sorted: bool) -> Resul
         Storage::Affine { packed, scales, biases, group_size, bits } => {
             gather_qmm(x, packed, scales, biases, None, which, true, *group_size, *bits, is_sorted)?
         }
+        Storage::MicroScaled { .. } => {
+            return Err(Exception::custom("experts of small floats are widened before"));
+        }
     };
     y.as_dtype(matrix.dtype)
 }

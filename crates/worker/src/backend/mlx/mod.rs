@@ -62,16 +62,31 @@ pub(super) fn embedding(matrix: &Matrix, tokens: &Array) -> Result<Array, Except
             let (scales, biases) = (of(scales)?.as_dtype(matrix.dtype)?, of(biases)?.as_dtype(matrix.dtype)?);
             dequantize(of(packed)?, scales, &biases, *group_size, *bits)
         }
+        Storage::MicroScaled { packed, scales, format } => {
+            format.dequantize(&of(packed)?, &of(scales)?, matrix.dtype)
+        }
     }
 }
 
-/// The same in float32. Takes memory; but MLX's product with packed weights is, on a CPU, a hundred times slower.
+/// Small floats as bfloat16, which holds their products with their scales exactly, and takes two to four times their
+/// memory; anything else as it is.
+pub(super) fn widened(storage: Storage) -> Result<Storage, Exception> {
+    let Storage::MicroScaled { packed, scales, format } = storage else { return Ok(storage) };
+    let values = format.dequantize(&packed, &scales, Dtype::Bfloat16)?;
+    values.eval()?;
+    Ok(Storage::Dense(values))
+}
+
+/// A matrix in float32. Takes memory; but MLX's product with packed weights is, on a CPU, a hundred times slower.
 pub(super) fn expanded(storage: Storage) -> Result<Storage, Exception> {
     Ok(Storage::Dense(match storage {
         Storage::Dense(weight) => weight.as_dtype(Dtype::Float32)?,
         Storage::Affine { packed, scales, biases, group_size, bits } => {
             let (scales, biases) = (scales.as_dtype(Dtype::Float32)?, biases.as_dtype(Dtype::Float32)?);
             dequantize(packed, scales, &biases, group_size, bits)?
+        }
+        Storage::MicroScaled { packed, scales, format } => {
+            format.dequantize(&packed, &scales, Dtype::Float32)?
         }
     }))
 }
@@ -87,6 +102,7 @@ fn multiply(x: &Array, matrix: &Matrix) -> Result<Array, Exception> {
         Storage::Affine { packed, scales, biases, group_size, bits } => {
             quantized_matmul(x, packed, scales, biases, true, *group_size, *bits)?
         }
+        Storage::MicroScaled { packed, scales, format } => format.multiply(x, packed, scales)?,
     };
     // A matrix of another type than most must not change that of everything behind it.
     let y = y.as_dtype(matrix.dtype)?;

@@ -177,15 +177,7 @@ fn refuse_what_is_not_covered(
     if config.flag("use_qk_norm")? == Some(true) {
         return config.refuse("use_qk_norm", true);
     }
-    refuse_packings(config)
-}
-
-/// Packings other than those that kernels read.
-///
-/// # Errors
-/// The first of them.
-pub(super) fn refuse_packings(config: Settings<'_>) -> Result<(), ModelError> {
-    ["quantization", "quantization_config"].into_iter().try_for_each(|name| refuse_packings_of(config, name))
+    Ok(())
 }
 
 /// Returns whether the configuration says of what kind each layer is.
@@ -206,33 +198,6 @@ fn refuse_window(config: Settings<'_>, context: i32, says_layers: bool) -> Resul
     let in_use = config.flag("use_sliding_window")?.unwrap_or(true) && !says_layers;
     let sees_all = as_float(window).is_some_and(|window| window >= f64::from(context));
     if in_use && !sees_all { config.refuse("sliding_window", window) } else { Ok(()) }
-}
-
-/// Packings other than MLX's affine one of 4 or 8 bits. Of which kind a matrix is, its tensors' shapes tell.
-fn refuse_packings_of(config: Settings<'_>, name: &'static str) -> Result<(), ModelError> {
-    let Some(packing) = config.object(name)? else { return Ok(()) };
-    if let Some(method) = packing.text("quant_method")? {
-        return packing.refuse("quant_method", method);
-    }
-    refuse_packing(packing)?;
-    // Modules may have packings of their own; `false` says that one has none.
-    let modules = packing.iter().filter(|(_, value)| value.is_object()).map(|(module, _)| module);
-    modules.filter_map(|module| packing.object(module).transpose()).try_for_each(|own| refuse_packing(own?))
-}
-
-fn refuse_packing(packing: Settings<'_>) -> Result<(), ModelError> {
-    match packing.text("mode")? {
-        None | Some("affine") => {}
-        Some(other) => return packing.refuse("mode", other),
-    }
-    for (name, covered) in [("bits", [4, 4, 8]), ("group_size", [32, 64, 128])] {
-        if let Some(value) = packing.whole(name, 1, 1 << 16)?
-            && !covered.contains(&value)
-        {
-            return packing.refuse(name, value);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -230,13 +230,6 @@ fn what_would_change_the_answers_is_refused_by_name() {
             json!({ "rope_scaling": { "type": "llama3", "factor": 4, "low_freq_factor": 4, "high_freq_factor": 4 } }),
             "rope_scaling.low_freq_factor",
         ),
-        (json!({ "quantization": { "mode": "mxfp4" } }), "quantization.mode"),
-        (json!({ "quantization": { "bits": 3, "group_size": 64 } }), "quantization.bits"),
-        (
-            json!({ "quantization_config": { "quant_method": "gptq", "bits": 4 } }),
-            "quantization_config.quant_method",
-        ),
-        (json!({ "quantization": { "bits": 4, "model.x": { "bits": 6 } } }), "model.x.bits"),
         (json!({ "num_key_value_heads": 3 }), "num_key_value_heads"),
         (json!({ "head_dim": 7 }), "head_dim"),
     ] {
@@ -245,7 +238,6 @@ fn what_would_change_the_answers_is_refused_by_name() {
     parse(json!({ "sliding_window": 1024, "use_sliding_window": false }));
     parse(json!({ "sliding_window": 4096, "max_position_embeddings": 4096 }));
     parse(json!({ "sliding_window": 1024, "layer_types": ["full_attention", "full_attention"] }));
-    parse(json!({ "quantization": { "bits": 8, "group_size": 64, "model.x": false, "mode": "affine" } }));
 }
 
 #[test]

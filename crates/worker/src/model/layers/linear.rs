@@ -2,7 +2,7 @@
 
 use mlx_rs::{Array, error::Exception, ops::indexing::TryIndexOp};
 
-use super::{ModelError, Normalization, Weights};
+use super::{ModelError, Normalization, Packing, Weights};
 use crate::backend::{Backend, Gate, Linear, Matrix, Rowwise, Storage};
 
 /// `y = f(norm(x) Wᵀ + b) (+ residual)`: the matrix products of a sublayer with what stands around them, as one step, so
@@ -139,46 +139,25 @@ pub(super) fn load_storage(
         [] => (0, shape),
     };
     let with = |columns: i32| [before, &[columns]].concat();
-    if !weights.contains(&scales) {
+    let Some(packing) = weights.packing(name, inputs)? else {
         return Ok(Storage::Dense(weights.take_float(&weight, shape)?));
-    }
-    let (group_size, bits) = packing(weights, &weight, &scales, inputs)?;
-    let groups = with(inputs / group_size);
-    Ok(Storage::Affine {
-        packed: weights.take_packed(&weight, &with(inputs / 32 * bits))?,
-        scales: weights.take_float(&scales, &groups)?,
-        biases: weights.take_float(&format!("{name}.biases"), &groups)?,
-        group_size,
-        bits,
-    })
-}
-
-/// Group size and bits of a quantized matrix, which its shapes tell: a configuration may give them
-/// for each module or not at all.
-fn packing(weights: &Weights<'_>, weight: &str, scales: &str, inputs: i32) -> Result<(i32, i32), ModelError> {
-    let columns =
-        |name: &str| Ok::<_, ModelError>((weights.shape(name)?, weights.shape(name)?.last().copied()));
-    let inputs = inputs as u64;
-    let (scales_shape, groups) = columns(scales)?;
-    let group_size =
-        groups.filter(|&groups| groups > 0 && inputs.is_multiple_of(groups)).map(|groups| inputs / groups);
-    let Some(group_size @ (32 | 64 | 128)) = group_size else {
-        return Err(ModelError::WrongShape {
-            name: scales.to_owned(),
-            found: scales_shape.to_vec(),
-            expected: format!("one column for each 32, 64 or 128 of {inputs} inputs"),
-        });
     };
-    let (packed_shape, words) = columns(weight)?;
-    let bits = words.filter(|words| (words * 32).is_multiple_of(inputs)).map(|words| words * 32 / inputs);
-    let Some(bits @ (4 | 8)) = bits else {
-        return Err(ModelError::WrongShape {
-            name: weight.to_owned(),
-            found: packed_shape.to_vec(),
-            expected: format!("columns for {inputs} inputs of 4 or 8 bits"),
-        });
+    let packed = weights.take_packed(&weight, &with(inputs / 32 * packing.bits()))?;
+    let groups = with(inputs / packing.group_size());
+    let storage = match packing {
+        Packing::Affine { group_size, bits } => Storage::Affine {
+            packed,
+            scales: weights.take_float(&scales, &groups)?,
+            biases: weights.take_float(&format!("{name}.biases"), &groups)?,
+            group_size,
+            bits,
+        },
+        Packing::MicroScaled(format) => {
+            Storage::MicroScaled { packed, scales: weights.take_bytes(&scales, &groups)?, format }
+        }
     };
-    Ok((group_size as i32, bits as i32))
+    let backend = weights.backend();
+    weights.grown(storage, |storage| backend.readable(storage))
 }
 
 #[cfg(test)]

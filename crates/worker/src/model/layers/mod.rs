@@ -34,5 +34,5 @@ pub(super) use super::{
         DecoderConfig, Defaults, QueryScaleConfig, RopeConfig, RopeScaling, Settings, WindowRule, gelu_gate,
         layer_windows,
     },
-    weights::Weights,
+    weights::{Packing, Weights},
 };

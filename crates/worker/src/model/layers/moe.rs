@@ -3,7 +3,7 @@
 use mlx_rs::{Array, error::Exception};
 
 use super::{FusedLinear, ModelError, Normalization, Weights, linear::load_storage, load_matrix};
-use crate::backend::{Backend, ExpertSizes, Experts, Gate, Mix, StoredExperts};
+use crate::backend::{Backend, ExpertSizes, Experts, Gate, Mix, Storage, StoredExperts};
 
 /// Names below the layer's.
 #[derive(Debug, Clone, Copy)]
@@ -58,11 +58,11 @@ impl Moe {
             let stacked = format!("{layer}.{}", names.stacked[which]);
             let [outputs, inputs] = shapes[which];
             if weights.contains(&format!("{stacked}.weight")) {
-                return load_storage(weights, &stacked, &[count, outputs, inputs])
+                return load_experts(weights, &stacked, &[count, outputs, inputs])
                     .map(StoredExperts::Stacked);
             }
             let name = |expert| format!("{layer}.{}.{expert}.{}", names.expert, names.parts[which]);
-            let one = |expert| load_storage(weights, &name(expert), &shapes[which]);
+            let one = |expert| load_experts(weights, &name(expert), &shapes[which]);
             (0..count).map(one).collect::<Result<_, ModelError>>().map(StoredExperts::Separate)
         };
         let stored = [part(0)?, part(1)?, part(2)?];
@@ -87,4 +87,11 @@ impl Moe {
         };
         self.backend.mix(&job, &self.experts)
     }
+}
+
+/// An expert's matrix, or one part of all of them.
+fn load_experts(weights: &mut Weights<'_>, name: &str, shape: &[i32]) -> Result<Storage, ModelError> {
+    let storage = load_storage(weights, name, shape)?;
+    let backend = weights.backend();
+    weights.grown(storage, |storage| backend.readable_by_experts(storage))
 }

@@ -6,6 +6,7 @@ use half::{bf16, f16};
 use serde_json::{Value, json};
 
 pub(crate) mod reference;
+mod small_floats;
 
 /// What a tiny model is like.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ pub(crate) struct Spec {
     pub(crate) context: usize,
     /// Group size and bits of every matrix.
     pub(crate) quantization: Option<(usize, usize)>,
+    /// MLX's name for the packing.
+    pub(crate) mode: &'static str,
     /// Those of the embedding, where they are others.
     pub(crate) embedding: Option<(usize, usize)>,
     /// Matrices that are not quantized.
@@ -55,6 +58,7 @@ impl Default for Spec {
             vocab: 101,
             context: 512,
             quantization: None,
+            mode: "affine",
             embedding: None,
             dense: Float::F32,
             head: None,
@@ -96,7 +100,11 @@ impl Spec {
             "eos_token_id": 0,
         });
         if let Some((group_size, bits)) = self.quantization {
-            config["quantization"] = json!({ "group_size": group_size, "bits": bits });
+            config["quantization"] = json!({ "group_size": group_size, "bits": bits, "mode": self.mode });
+            if let Some((group_size, bits)) = self.embedding {
+                config["quantization"]["model.embed_tokens"] =
+                    json!({ "group_size": group_size, "bits": bits });
+            }
         }
         config
     }
@@ -212,6 +220,9 @@ impl Tiny {
                 let values = (0..outputs * inputs).map(|_| self.random.between(-spread, spread)).collect();
                 self.dense(name, "weight", vec![outputs, inputs], values, dense);
             }
+            Some((group_size, bits)) if self.spec.mode != "affine" => {
+                self.small_floats(name, [outputs, inputs], group_size, bits, spread);
+            }
             Some((group_size, bits)) => self.affine(name, outputs, inputs, group_size, bits, spread),
         }
     }
@@ -231,14 +242,13 @@ impl Tiny {
         for _ in 0..outputs * inputs / group {
             let scale = float.rounded(self.random.between(0.5, 1.5) * 2.0 * spread / levels);
             let bias = float.rounded(-scale * levels / 2.0);
-            for _ in 0..group * bits / 32 {
-                let word = self.random.next() as u32;
-                packed.push(word);
-                for place in 0..32 / bits {
-                    let q = word >> (place * bits) & ((1 << bits) - 1);
-                    kept.push(scale * f64::from(q) + bias);
-                }
+            let words: Vec<u32> = (0..group * bits / 32).map(|_| self.random.next() as u32).collect();
+            let bit = |i: usize| words[i / 32] >> (i % 32) & 1;
+            for first in (0..group * bits).step_by(bits) {
+                let q = (0..bits).fold(0, |q, i| q | bit(first + i) << i);
+                kept.push(scale * f64::from(q) + bias);
             }
+            packed.extend(words);
             scales.push(scale);
             biases.push(bias);
         }

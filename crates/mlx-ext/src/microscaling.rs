@@ -1,0 +1,152 @@
+//! MLX's packings of small floats, whose operations mlx-rs does not offer.
+//!
+//! A value is a float of 4 or 8 bits, times a scale of 8 bits that its group shares.
+// Lifted here alone: the operations are mlx-c's.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+
+use mlx_rs::{Array, Dtype, Stream, error::Exception};
+
+/// Small floats with scales of 8 bits, as MLX names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MicroScaling {
+    /// Floats of 4 bits (e2m1), in groups of 32 whose scales are powers of two (e8m0).
+    Mxfp4,
+    /// Floats of 8 bits (e4m3), in groups of 32 whose scales are powers of two (e8m0).
+    Mxfp8,
+    /// Floats of 4 bits (e2m1), in groups of 16 whose scales are floats of 8 bits (e4m3).
+    Nvfp4,
+}
+
+impl MicroScaling {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Mxfp4, Self::Mxfp8, Self::Nvfp4];
+
+    /// MLX's name for it, which configurations have as `mode`.
+    pub fn name(self) -> &'static str {
+        self.mode().to_str().unwrap_or_default()
+    }
+
+    /// Values that share a scale.
+    pub fn group_size(self) -> i32 {
+        match self {
+            Self::Mxfp4 | Self::Mxfp8 => 32,
+            Self::Nvfp4 => 16,
+        }
+    }
+
+    /// Bits of a value.
+    pub fn bits(self) -> i32 {
+        match self {
+            Self::Mxfp4 | Self::Nvfp4 => 4,
+            Self::Mxfp8 => 8,
+        }
+    }
+
+    /// Packs floats `[outputs, inputs]`: uint32 `[outputs, inputs * bits / 32]`, and scales, uint8
+    /// `[outputs, inputs / group_size]`. Lazy.
+    ///
+    /// # Errors
+    /// MLX can't pack such an array.
+    pub fn quantize(self, values: &Array) -> Result<(Array, Array), Exception> {
+        let [mut packed, mut scales] = [empty(), empty()];
+        let stream = Stream::thread_local_or_default();
+        // SAFETY: the arrays are alive; the vector is this function's own and freed, and what is taken out of it is owned by
+        // the handles.
+        let failed = unsafe {
+            let mut parts = mlx_sys::mlx_vector_array_new();
+            let failed = mlx_sys::mlx_quantize(
+                &raw mut parts,
+                values.as_ptr(),
+                some(self.group_size()),
+                some(self.bits()),
+                self.mode().as_ptr(),
+                empty(),
+                stream.as_ptr(),
+            );
+            let failed = failed != 0
+                || mlx_sys::mlx_vector_array_size(parts) != 2
+                || mlx_sys::mlx_vector_array_get(&raw mut packed, parts, 0) != 0
+                || mlx_sys::mlx_vector_array_get(&raw mut scales, parts, 1) != 0;
+            mlx_sys::mlx_vector_array_free(parts);
+            failed
+        };
+        Ok((self.owned(failed, packed, "quantize")?, self.owned(failed, scales, "quantize")?))
+    }
+
+    /// The values of what is packed, rounded to `dtype`. Lazy.
+    ///
+    /// # Errors
+    /// Shapes or types that do not fit.
+    pub fn dequantize(self, packed: &Array, scales: &Array, dtype: Dtype) -> Result<Array, Exception> {
+        let mut values = empty();
+        let stream = Stream::thread_local_or_default();
+        let dtype = mlx_sys::mlx_optional_dtype { value: dtype.into(), has_value: true };
+        // SAFETY: the arrays are alive, and null stands for the ones that this packing does not have.
+        let failed = unsafe {
+            mlx_sys::mlx_dequantize(
+                &raw mut values,
+                packed.as_ptr(),
+                scales.as_ptr(),
+                empty(),
+                some(self.group_size()),
+                some(self.bits()),
+                self.mode().as_ptr(),
+                empty(),
+                dtype,
+                stream.as_ptr(),
+            )
+        };
+        self.owned(failed != 0, values, "dequantize")
+    }
+
+    /// `x Wᵀ` for a packed W `[outputs, inputs]`, in the type of `x`. Lazy.
+    ///
+    /// # Errors
+    /// Shapes or types that do not fit.
+    pub fn multiply(self, x: &Array, packed: &Array, scales: &Array) -> Result<Array, Exception> {
+        let mut product = empty();
+        let stream = Stream::thread_local_or_default();
+        // SAFETY: as in `dequantize`.
+        let failed = unsafe {
+            mlx_sys::mlx_quantized_matmul(
+                &raw mut product,
+                x.as_ptr(),
+                packed.as_ptr(),
+                scales.as_ptr(),
+                empty(),
+                true,
+                some(self.group_size()),
+                some(self.bits()),
+                self.mode().as_ptr(),
+                stream.as_ptr(),
+            )
+        };
+        self.owned(failed != 0, product, "multiply")
+    }
+
+    fn mode(self) -> &'static CStr {
+        match self {
+            Self::Mxfp4 => c"mxfp4",
+            Self::Mxfp8 => c"mxfp8",
+            Self::Nvfp4 => c"nvfp4",
+        }
+    }
+
+    /// What an operation has made, unless it failed.
+    fn owned(self, failed: bool, array: mlx_sys::mlx_array, what: &str) -> Result<Array, Exception> {
+        // SAFETY: the operation's own array, or one without a context; the handle frees either.
+        let array = unsafe { Array::from_ptr(array) };
+        if failed { Err(Exception::custom(format!("MLX can't {what} {}", self.name()))) } else { Ok(array) }
+    }
+}
+
+/// No array.
+fn empty() -> mlx_sys::mlx_array {
+    mlx_sys::mlx_array_ { ctx: std::ptr::null_mut() }
+}
+
+fn some(value: i32) -> mlx_sys::mlx_optional_int {
+    mlx_sys::mlx_optional_int { value, has_value: true }
+}
