@@ -33,7 +33,7 @@ impl Quantization {
         Some(Self { high_bits: Some(high), ..Self::new(bits, group_size)? })
     }
 
-    /// What one module gets, in a model of so many layers.
+    /// How the matrices of one module are quantized in a model with `layers` layers.
     pub(crate) fn of(self, module: &str, layers: u64) -> Self {
         let bits = match self.high_bits {
             Some(high) if gets_more(module, layers) => high,

@@ -16,7 +16,7 @@ pub(crate) struct Growth {
 const SAMPLE: Duration = Duration::from_millis(100);
 
 impl Growth {
-    /// Samples `bytes` until all `clients` have ended, from the time when so many requests are `done`.
+    /// Samples `bytes` until all `clients` have ended, starting once the warm-up requests are `done`.
     ///
     /// # Errors
     /// The memory can't be measured, or was measured less than twice.

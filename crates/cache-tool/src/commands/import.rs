@@ -39,7 +39,7 @@ pub(crate) struct Args {
 /// What `import` and `pull` make of dense matrices.
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuantizeArgs {
-    /// Quantize dense matrices to so many bits a weight, or by a recipe of mlx-lm's
+    /// Quantize dense matrices to this many bits per weight, or with one of mlx-lm's mixed recipes
     #[arg(long, value_name = "BITS", value_parser = ["2", "3", "4", "5", "6", "8", "mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"])]
     quantize: Option<String>,
     /// Weights that share a scale and a bias

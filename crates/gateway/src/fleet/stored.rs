@@ -56,7 +56,10 @@ const MIN_PREFIX: usize = 8;
 impl StoredModels {
     /// Nothing is known yet.
     pub(super) fn new(launcher: Arc<WorkerLauncher>) -> Self {
-        let drafts = Arc::new(launcher.config.speculation.draft_models.clone());
+        let speculation = &launcher.config.speculation;
+        let may_draft = speculation.max_draft_tokens > 0;
+        let drafts = may_draft.then(|| speculation.draft_models.clone());
+        let drafts = Arc::new(drafts.unwrap_or_default());
         let latest = watch::Sender::new(Listing { drafts, ..Listing::default() });
         let inner = Inner { launcher, latest, asking: AtomicBool::new(false) };
         Self { inner: Arc::new(inner) }

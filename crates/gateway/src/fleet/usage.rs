@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(super) struct Usage {
     state: Mutex<State>,
-    /// Notified when the model is no longer used; wakes one request that waits for room.
+    /// Notified when the model becomes idle: wakes one request that is waiting for memory.
     freed: Arc<Notify>,
     /// Told at the same time: all who wait for this model.
     unused: Notify,

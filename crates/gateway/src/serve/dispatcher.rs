@@ -58,21 +58,23 @@ impl Dispatcher {
         count: usize,
         arrived: Instant,
     ) -> Result<Choices, ServeError> {
-        let mut deadline = Deadline::new(request.deadline);
+        let ends = request.deadline;
+        let mut deadline = Deadline::new(ends);
         let providing = self.models.provide(&request.model);
         let providing = providing.instrument(debug_span!(target: REQUEST, "provide"));
         let model = deadline.bound(providing).await??;
         // A model that takes no requests need not wait for a place.
         self.registry.resolve(&model)?;
-        let unfinished = Attempts((0..count).map(|_| self.metrics.begin(&model, arrived)).collect());
+        let unfinished = (0..count).map(|_| self.metrics.begin(&model, arrived)).collect();
+        let attempts = Attempts { unfinished, deadline: ends };
         let generations = match self.open_all(&model, request, count, arrived).await {
             Ok(generations) => generations,
             Err(error) => {
-                unfinished.fail();
+                attempts.fail();
                 return Err(error);
             }
         };
-        let measured = generations.into_iter().zip(unfinished.0);
+        let measured = generations.into_iter().zip(attempts.into_unfinished());
         Ok(Choices::new(measured.map(|(generation, unfinished)| generation.measured(unfinished)).collect()))
     }
 
@@ -122,12 +124,30 @@ impl Dispatcher {
 }
 
 /// Choices whose end is still to come.
-struct Attempts(Vec<Unfinished>);
+struct Attempts {
+    unfinished: Vec<Unfinished>,
+    /// The request's.
+    deadline: Option<Instant>,
+}
 
 impl Attempts {
     /// None of them came to be.
     fn fail(mut self) {
-        self.0.iter_mut().for_each(Unfinished::fail);
+        self.unfinished.iter_mut().for_each(Unfinished::fail);
+    }
+
+    /// All of them did.
+    fn into_unfinished(mut self) -> Vec<Unfinished> {
+        std::mem::take(&mut self.unfinished)
+    }
+}
+
+impl Drop for Attempts {
+    fn drop(&mut self) {
+        // Whoever drops them at the deadline tells the client so: it has not gone away.
+        if self.deadline.is_some_and(|deadline| tokio::time::Instant::now().into_std() >= deadline) {
+            self.unfinished.iter_mut().for_each(Unfinished::fail);
+        }
     }
 }
 

@@ -143,7 +143,7 @@ void add_value_tile(const float* weights, const Stored* values, const Stored* ah
 
 // Scores [first, end) come as 2 log2(e) score / cap and become log2(e) cap tanh(score / cap).
 void cap_scores(float* scores, int first, int end, float cap) {
-  // Beyond this 2^x is as good as infinite beside 1.
+  // Beyond this bound, adding 1 to 2^x no longer changes it, so tanh is 1 in float32.
   const Vec bound = broadcast(60.0f), zero = broadcast(0.0f), one = broadcast(1.0f), most = broadcast(cap * log2_e);
   for (int key = first; key < end; key += lanes) {
     Vec x = maximum(sub(zero, bound), load(scores + key));

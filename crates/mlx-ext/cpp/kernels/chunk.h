@@ -1,8 +1,8 @@
 // How packed weights lie in what is unpacked at a time of an output's row, for every number of bits.
 //
 // MLX packs all of them as one stream of bits, the first weight in the lowest. Products want them in 16 bits each, as
-// pairs in 32. A pair is a weight and the one half a block behind it: blocks are so long that both halves are whole bytes,
-// and the same shift then brings out both. Where a half is longer than 16 bits, its bytes are first spread out to words
+// pairs in 32. A pair is a weight and the weight half a block after it. Each half of a block is a whole number of bytes, so
+// one shift extracts both. Where a half is longer than 16 bits, its bytes are first spread out to words
 // that overlap; that is one shuffle of bytes, and the only thing that odd widths cost.
 #pragma once
 

@@ -69,7 +69,7 @@ struct TileKernels {
   void (*quantized)(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int first_row, int rows,
                     float* tile, const TileScratch& scratch, bool last);
   // The same for a single row in Form::one_row, in the form below where weights have 4 bits, or in Form::spread_row where
-  // they have 3 or 6; of a whole number of vectors of weights; null where that is no faster.
+  // they have 3 or 6. A row of weights must be a whole number of vectors. Null where this is no faster.
   void (*one_row)(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int row, float* tile,
                   const TileScratch& scratch, bool last);
   Form one_row_of_4_bits;

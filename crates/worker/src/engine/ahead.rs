@@ -160,6 +160,10 @@ impl<M: Forward> Engine<M> {
         }
         self.model.abandon(1 + usize::from(is_followed));
         rows.retain(|row| self.slots.contains_key(&row.id));
+        if rows.is_empty() {
+            // All of them have been cancelled: the failure tells nothing.
+            return true;
+        }
         let computed = self.run_apart(rows, error);
         computed.iter().flatten().for_each(|computed| self.sample(computed));
         computed.is_some()

@@ -28,8 +28,7 @@ use crate::{
 /// Passes that may fail in a row before the draft model is not asked any more.
 const FAILED_PASSES: u32 = 5;
 
-/// Tokens that a sequence is behind at most when the draft model has seen all of it but its latest step. More are a long
-/// text.
+/// A text of so many tokens is not a long one.
 const FEW_TOKENS: usize = 16;
 
 /// Tokens that an answer is expected to have left, beside as many as it has: few say beforehand how long they will be.
@@ -94,10 +93,15 @@ impl<M: Forward> DraftModel<M> {
         Self { model, kept, size, limits, costs, failures: 0, warned: false }
     }
 
-    /// What a guess for this sequence costs in a step of so many rows; `None` if there is none to be had.
-    pub(super) fn cost(&self, drafting: &Drafting<M::Kv>, rows: usize) -> Option<f64> {
-        let usable = self.failures < FAILED_PASSES && !drafting.off;
+    /// What a guess for this sequence of `len` tokens costs in a step of so many rows; `None` if there is none to be had.
+    pub(super) fn cost(&self, drafting: &Drafting<M::Kv>, len: usize, rows: usize) -> Option<f64> {
+        let usable = self.failures < FAILED_PASSES && !drafting.off && len >= drafting.wait_until;
         usable.then(|| self.costs.of_token(rows))
+    }
+
+    /// Records whether a draft was asked for in a step in which one could have been.
+    pub(super) fn count_asked(&mut self, asked: bool) {
+        self.costs.count_asked(asked);
     }
 
     /// Guesses what was asked for, as far as there is time and memory.
@@ -109,7 +113,6 @@ impl<M: Forward> DraftModel<M> {
         threads: &mut SampleThreads,
         stats: &EngineStats,
     ) {
-        self.costs.count_asked(!asked.is_empty());
         asked.sort_unstable_by_key(|asked| asked.id);
         let mut pass = self.begin(slots, scheduler, &asked);
         while !pass.is_empty() {
@@ -162,7 +165,8 @@ impl<M: Forward> DraftModel<M> {
         // Less than a block is not worth a copy.
         let found = kept.find(tokens).filter(|found| kept.whole_blocks(found.len) > 0);
         if let Some((found, kv)) = found.and_then(|found| Some((found, kept.fork(found)?))) {
-            slot.drafting = Drafting { kv: Some(kv), len: found.len, known: found.len, off: false };
+            slot.drafting =
+                Drafting { kv: Some(kv), len: found.len, known: found.len, ..Drafting::default() };
         }
     }
 
@@ -186,6 +190,7 @@ impl<M: Forward> DraftModel<M> {
             let Some(slot) = slots.get_mut(&id) else { continue };
             let is_new = slot.drafting.kv.is_none();
             if is_new && room.is_full {
+                slot.drafting.wait(slot.sequence.tokens.len());
                 continue;
             }
             if is_new {
@@ -193,7 +198,7 @@ impl<M: Forward> DraftModel<M> {
             }
             let Some(row) = self.row(slot, id, tokens, rows) else {
                 if is_new {
-                    slot.drafting.clear();
+                    slot.drafting.wait(slot.sequence.tokens.len());
                 }
                 continue;
             };
@@ -201,17 +206,28 @@ impl<M: Forward> DraftModel<M> {
             if !self.has_room(slots, scheduler, id, is_new, &mut room) {
                 continue;
             }
-            let part = match row.tokens.len() {
-                few @ ..=FEW_TOKENS => few,
-                many => {
-                    let part = many.min(budget);
-                    budget -= part;
-                    part
-                }
+            let missing = row.tokens.len();
+            let part = if missing <= self.few_tokens() {
+                missing
+            } else {
+                let part = missing.min(budget);
+                budget -= part;
+                part
             };
-            pass.extend(row.shortened(part));
+            if let (Some(row), Some(slot)) = (row.shortened(part), slots.get_mut(&id)) {
+                if row.wanted > 0 {
+                    slot.speculation.begin_model();
+                }
+                pass.push(row);
+            }
         }
         pass
+    }
+
+    /// Tokens that a sequence is behind at most when the draft model has seen all of it but its latest step. More are a
+    /// long text.
+    fn few_tokens(&self) -> usize {
+        FEW_TOKENS.max(self.limits.max_draft_tokens + 1)
     }
 
     /// What is missing of a sequence for so many guesses. `None` if it is not worth it.
@@ -228,7 +244,7 @@ impl<M: Forward> DraftModel<M> {
         }
         let (generated, room) = (len - sequence.prompt_len.min(len), sequence.max_len.saturating_sub(len));
         let to_come = room.min(FEW_TO_COME + generated);
-        if missing.len() > FEW_TOKENS && !self.costs.is_worth(missing.len(), to_come, rows) {
+        if missing.len() > self.few_tokens() && !self.costs.is_worth(missing.len(), to_come, rows) {
             return None;
         }
         Some(DraftRow { id, tokens: drafting.len..len, wanted })
@@ -262,6 +278,9 @@ impl<M: Forward> DraftModel<M> {
             if let Some(slot) = slots.get_mut(&lost) {
                 room.used -= self.units(slot);
                 slot.drafting.clear();
+                if lost == id {
+                    slot.drafting.wait(slot.sequence.tokens.len());
+                }
             }
             if lost == id {
                 room.is_full = true;
@@ -326,9 +345,11 @@ impl<M: Forward> DraftModel<M> {
         if !std::mem::replace(&mut self.warned, true) {
             warn!(%error, "the draft model failed; sequences go on without it, and this is not said again");
         }
-        self.failures += 1;
         // A row that was refused is the only one to blame.
         let refused = error.row().filter(|&row| row < pass.len());
+        if refused.is_none() {
+            self.failures += 1;
+        }
         let failed = match refused {
             Some(row) => vec![pass.remove(row)],
             None => std::mem::take(pass),
@@ -339,6 +360,7 @@ impl<M: Forward> DraftModel<M> {
         if self.failures >= FAILED_PASSES {
             warn!("{FAILED_PASSES} passes of the draft model have failed in a row: it is not used any more");
             slots.values_mut().for_each(|slot| slot.drafting.turn_off());
+            self.kept = None;
             pass.clear();
         }
     }

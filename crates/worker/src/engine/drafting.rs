@@ -1,5 +1,8 @@
 //! What a draft model has of one sequence, beside what the served model has of it.
 
+/// Tokens after which a sequence that got no drafts asks for some again.
+const PATIENCE: usize = 16;
+
 /// Keys and values in a draft model, of a prefix of a sequence's tokens and of the guesses behind them.
 #[derive(Debug)]
 pub(super) struct Drafting<K> {
@@ -10,11 +13,13 @@ pub(super) struct Drafting<K> {
     pub(super) known: usize,
     /// The sequence goes on without drafts.
     pub(super) off: bool,
+    /// It does until it has so many tokens.
+    pub(super) wait_until: usize,
 }
 
 impl<K> Default for Drafting<K> {
     fn default() -> Self {
-        Self { kv: None, len: 0, known: 0, off: false }
+        Self { kv: None, len: 0, known: 0, off: false, wait_until: 0 }
     }
 }
 
@@ -22,6 +27,12 @@ impl<K> Drafting<K> {
     /// Gives the memory back. All tokens have to be computed again.
     pub(super) fn clear(&mut self) {
         (self.kv, self.len, self.known) = (None, 0, 0);
+    }
+
+    /// Gives the memory back, and lets the sequence of `len` tokens go on without drafts for a while.
+    pub(super) fn wait(&mut self, len: usize) {
+        self.clear();
+        self.wait_until = len + PATIENCE;
     }
 
     /// Gives the memory back for good.

@@ -13,7 +13,7 @@ impl<M: Forward> Engine<M> {
         }
         let (began, rows) = (Instant::now(), self.scheduler.runnable());
         let Self { slots, scheduler, draft_model, sample_threads, stats, .. } = self;
-        let (mut decoding, mut asked) = (Vec::new(), Vec::new());
+        let (mut decoding, mut asked, mut can_ask) = (Vec::new(), Vec::new(), false);
         for (&id, Slot { sequence, speculation, drafting, .. }) in &mut *slots {
             if !scheduler.decodes(id) {
                 continue;
@@ -21,14 +21,21 @@ impl<M: Forward> Engine<M> {
             // Behind the last token that it may have, nothing is needed.
             let room = sequence.max_len.saturating_sub(sequence.tokens.len() + 1);
             let most = if sequence.is_predictable() { room.min(self.limits.max_draft_tokens) } else { 0 };
-            let cost = draft_model.as_ref().and_then(|model| model.cost(drafting, rows));
+            let cost = draft_model.as_ref().and_then(|model| {
+                // Guesses for a step that it did not take part in are not known to be right.
+                model.settle(drafting, drafting.known);
+                model.cost(drafting, sequence.tokens.len(), rows)
+            });
             decoding.push(id);
             match speculation.guess(&sequence.tokens, rows, most, cost) {
-                0 => {}
+                0 => can_ask |= most > 0 && cost.is_some() && speculation.draft().is_empty(),
                 tokens => asked.push(Asked { id, tokens }),
             }
         }
         if let Some(model) = draft_model {
+            if can_ask || !asked.is_empty() {
+                model.count_asked(!asked.is_empty());
+            }
             model.draft(slots, scheduler, asked, sample_threads, stats);
         }
         for id in decoding {

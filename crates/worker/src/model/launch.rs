@@ -125,32 +125,23 @@ impl Model {
         before: StepBefore,
     ) -> Result<Launched, ModelError> {
         let began = Instant::now();
-        let launched = self.build(tokens, input, choices, before);
-        self.building.set(self.building.get() + began.elapsed());
-        launched
-    }
-
-    fn build(
-        &self,
-        tokens: &Array,
-        input: &mut StepInput<'_>,
-        choices: &[Option<Choice>],
-        before: StepBefore,
-    ) -> Result<Launched, ModelError> {
         let wanted = step::wanted(input);
         let rows = input.rows.iter_mut().map(|row| (&mut *row.kv, row.tokens.len()));
         let memory = self.cache.begin(rows, before)?;
         let reads_blocks = memory.reads_blocks();
         let hidden = self.architecture.hidden(tokens, &memory)?;
-        if wanted.is_empty() {
-            return Ok(Launched { chosen: None, logits: None, hidden: Some(hidden), reads_blocks });
-        }
-        let hidden = if wanted.len() == tokens.size() {
-            hidden
+        let launched = if wanted.is_empty() {
+            Launched { chosen: None, logits: None, hidden: Some(hidden), reads_blocks }
         } else {
-            take_axis(&hidden, Array::from_slice(&wanted, &[wanted.len() as i32]), 0)?
+            let hidden = if wanted.len() == tokens.size() {
+                hidden
+            } else {
+                take_axis(&hidden, Array::from_slice(&wanted, &[wanted.len() as i32]), 0)?
+            };
+            Launched { reads_blocks, ..self.choose(self.logits(&hidden)?, input, choices)? }
         };
-        Ok(Launched { reads_blocks, ..self.choose(self.logits(&hidden)?, input, choices)? })
+        self.building.set(self.building.get() + began.elapsed());
+        Ok(launched)
     }
 
     /// `logits` are those of all rows that need some.

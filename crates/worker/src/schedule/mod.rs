@@ -355,11 +355,13 @@ impl Scheduler {
             free -= draft as isize;
             plan.rows.push(entry.row(id, entry.len + draft));
         }
-        if decodes > 0 && self.pace.must_look(decodes) {
+        // The pace knows a step by this number: drafts count, too.
+        let checked = plan.rows.iter().map(|row| row.logits.len()).sum();
+        if decodes > 0 && self.pace.must_look(checked) {
             return;
         }
-        let prompts = self.runnable() - decodes;
-        let mut seconds = self.pace.seconds_for_prompts(decodes, prompts);
+        let prompts_each = (self.runnable() - decodes) as f64 / decodes as f64;
+        let mut seconds = self.pace.seconds_for_prompts(checked, prompts_each);
         for (&id, entry) in self.placed().filter(|(_, entry)| !entry.decodes()) {
             let first = plan.rows.len() == decodes;
             let end = entry.chunk_end(self.limits.chunk_tokens);

@@ -54,7 +54,7 @@ struct DecodeTime {
 /// What a step computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepLoad {
-    /// Tokens after which the next one is chosen.
+    /// Tokens after which the next one is chosen: one of each sequence that decodes, and its draft's.
     pub decodes: usize,
     /// Other tokens: those of prompts.
     pub prompt_tokens: usize,
@@ -123,12 +123,12 @@ impl Pace {
         unseen >= if seconds.is_some() { LOOK_AFTER } else { FIRST_LOOK_AFTER }
     }
 
-    /// Seconds that a step with so many decodes has for so many prompts. `None` if it has as many as it likes: nobody
-    /// waits. Where more wait for their first token than for their next one, they get as much more.
-    pub(super) fn seconds_for_prompts(&self, decodes: usize, prompts: usize) -> Option<f64> {
+    /// Seconds that a step with so many `decodes` has for prompts, of which there are `prompts_each` for each sequence that
+    /// decodes. `None` if it has as many as it likes: nobody waits. Where more sequences wait for their first token than for
+    /// their next one, they get as much more.
+    pub(super) fn seconds_for_prompts(&self, decodes: usize, prompts_each: f64) -> Option<f64> {
         let alone = (decodes > 0).then(|| self.decode_seconds(decodes).unwrap_or(0.0))?;
-        let share = (prompts as f64 / decodes as f64).max(1.0);
-        Some(((alone * STRETCH).max(UNNOTICED) - alone) * share)
+        Some(((alone * STRETCH).max(UNNOTICED) - alone) * prompts_each.max(1.0))
     }
 
     /// Tokens behind `context` others that can be computed in `seconds`.

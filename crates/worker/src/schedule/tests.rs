@@ -18,12 +18,12 @@ const LIMITS: Limits = Limits {
 
 /// What a test says is kept.
 #[derive(Debug, Default)]
-struct Prefixes {
+pub(super) struct Prefixes {
     /// Of each sequence, what is kept. What does not fit the rest of the memory is not there any more.
     found: BTreeMap<SequenceId, Found>,
-    held: usize,
+    pub(super) held: usize,
     /// Sequences that have lost their memory since this was last looked at.
-    preempted: Vec<SequenceId>,
+    pub(super) preempted: Vec<SequenceId>,
 }
 
 impl Kept for Prefixes {
@@ -111,6 +111,23 @@ fn decodes_do_not_wait_for_a_slow_prompt() {
     assert_eq!(rows(&step(&mut scheduler)), [(0, 4, 5, true), (1, 0, 5, false)], "20 ms of 3.9 each");
     scheduler.remove(id(0));
     assert_eq!(rows(&step(&mut scheduler)), [(1, 5, 8, false)], "nobody waits");
+}
+
+/// The pace knows steps with drafts by another number than those without.
+#[test]
+fn drafts_do_not_keep_a_prompt_waiting() {
+    let mut scheduler = Scheduler::new(Limits { max_draft_tokens: 3, kv_tokens: 1000, ..LIMITS });
+    scheduler.add(4, 0);
+    step(&mut scheduler);
+    scheduler.add(200, 0);
+    let mut waited = 0;
+    for n in 0..30 {
+        scheduler.set_draft(id(0), if n < 4 { 0 } else { 3 });
+        let load = StepLoad::of(&step(&mut scheduler).rows);
+        scheduler.learn(load, Duration::from_millis(10));
+        waited = if load.prompt_tokens > 0 { 0 } else { waited + 1 };
+        assert!(waited < 2, "step {n}");
+    }
 }
 
 #[test]

@@ -13,15 +13,15 @@ const SIZES: usize = 12;
 /// Tokens of a long prompt that a step computes, before it is known how long that takes.
 const FIRST_TOKENS: usize = 32;
 
-/// ...and at least.
+/// The least that it computes.
 const LEAST_TOKENS: usize = 8;
 
 /// Of the tokens that are still to come, the share that a draft model may save: what it computes of a prompt has to be
 /// worth it.
 const MAY_SAVE: f64 = 0.4;
 
-/// Steps whose draft is not worth it, after which it is tried as if nothing had been measured: what it was measured by may
-/// be over.
+/// Steps without a draft that was worth it, after which one is tried as if nothing had been measured: the conditions of the
+/// measurement may have changed.
 const TRY_AFTER: u32 = 256;
 
 /// What a draft model's passes and the served model's steps take.
@@ -37,7 +37,7 @@ pub struct Costs {
     steps: [Option<f64>; SIZES],
     /// Seconds of a token of a prompt in the draft model.
     prompt_token: Option<f64>,
-    /// Times that drafts were too expensive.
+    /// Steps in a row in which drafts were possible and too expensive for every sequence.
     refused: u32,
 }
 
@@ -70,12 +70,12 @@ impl Costs {
         }
     }
 
-    /// Records whether any sequence has asked for a draft.
+    /// Records whether any sequence has asked for a draft, of a step in which one could have been.
     pub fn count_asked(&mut self, asked: bool) {
         self.refused = if asked { 0 } else { self.refused.saturating_add(1) };
     }
 
-    /// Tokens of prompts that may be computed beside a step of so many rows, `most` of them: it then takes twice as long.
+    /// Tokens of prompts that may be computed beside a step of so many rows, at most `most`: as many as double its time.
     pub fn prompt_tokens(&self, rows: usize, most: usize) -> usize {
         let known = self.prompt_token.zip(nearest(&self.steps, rows));
         let tokens = match known {

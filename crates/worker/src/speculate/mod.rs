@@ -56,7 +56,7 @@ impl Default for Speculation {
 
 impl Speculation {
     /// Guesses what follows `tokens`, at most so many, in a step of so many `rows`. Returns how many tokens a draft model is
-    /// asked for instead, at this cost of each ([`Costs::of_token`]); `None`: there is no draft model.
+    /// asked for instead ([`begin_model`](Self::begin_model)), at this cost of each ([`Costs::of_token`]); `None`: there is no draft model.
     pub fn guess(&mut self, tokens: &[u32], rows: usize, most: usize, model: Option<f64>) -> usize {
         self.draft.clear();
         self.source = Source::Lookup;
@@ -70,12 +70,13 @@ impl Speculation {
         if found > 0 && self.of_lookup.gain(row, found) >= self.of_model.gain(cost, most) {
             return 0;
         }
-        let asked = self.of_model.most(cost, most);
-        if asked > 0 {
-            self.draft.clear();
-            self.source = Source::Model;
-        }
-        asked
+        self.of_model.most(cost, most)
+    }
+
+    /// What the draft model guesses comes in place of what was found.
+    pub fn begin_model(&mut self) {
+        self.draft.clear();
+        self.source = Source::Model;
     }
 
     /// Appends a token that the draft model has guessed.
@@ -134,6 +135,7 @@ mod tests {
         assert!(!speculation.draft().is_empty());
         speculation.learn(0);
         assert!(speculation.guess(&REPEATED, 1, 8, Some(0.1)) > 0);
+        speculation.begin_model();
         assert!(speculation.draft().is_empty());
         speculation.push(9);
         speculation.learn(1);

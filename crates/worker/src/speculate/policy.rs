@@ -1,6 +1,6 @@
 //! How many tokens are worth a guess. Pure.
 
-/// After a guess of which nothing was right, this many tokens pass before the next one; each further failure doubles it.
+/// After a guess of which nothing was right, this many steps pass before the next one; each further failure doubles it.
 const FIRST_PAUSE: u32 = 4;
 const LONGEST_PAUSE: u32 = 64;
 

@@ -121,7 +121,7 @@ pub enum ModelError {
     },
     /// It does not fit beside those that are in use, and they were for as long as a request may wait.
     #[error(
-        "there is no memory for the model `{model}` beside the models that are in use, and none of them became idle within {} s; \
+        "there is no memory for the model `{model}` next to the models in use, and none of those became idle within {} s; \
          try again later: {shortage}", waited.as_secs_f32()
     )]
     NoMemoryYet {

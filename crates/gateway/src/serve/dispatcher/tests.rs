@@ -69,3 +69,16 @@ async fn a_request_waits_for_a_worker_as_long_as_it_may() {
     let expected = RouteError::NoWorker { model: "m".into() };
     assert_eq!((error, began.elapsed().as_secs()), (expected.into(), 7));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_dropped_at_its_deadline_was_not_cancelled() {
+    let mut registry = MetricRegistry::new();
+    let metrics = ServeMetrics::register(&mut registry);
+    let deadline = Some(tokio::time::Instant::now().into_std() + Duration::from_secs(1));
+    let begin = || Attempts { unfinished: vec![metrics.begin("m", Instant::now())], deadline };
+    let dropped_late = begin();
+    drop(begin());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    drop(dropped_late);
+    assert!(registry.render().unwrap().contains("kr_cancellations_total{model=\"m\"} 1\n"));
+}

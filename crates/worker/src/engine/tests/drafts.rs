@@ -131,6 +131,24 @@ fn a_short_answer_to_a_long_prompt_is_not_drafted() {
     assert_eq!(passes.lock().unwrap().len(), 0);
 }
 
+/// Nor does it keep such a sequence from guesses of what repeats.
+#[test]
+fn what_repeats_is_guessed_where_the_draft_model_is_not_worth_it() {
+    let draft = FakeModel::random_after(VOCAB, 1);
+    let passes = draft.steps();
+    let limits = Limits { kv_tokens: 600, ..DRAFTING };
+    let world = World::with_limits(FakeModel::random_after(VOCAB, 1), limits).drafted_by(draft, ROOM);
+    let ask = Ask {
+        prompt: (0..400).map(|n| n * n % VOCAB).collect(),
+        max_tokens: 40,
+        credit: 100,
+        ..Ask::default()
+    };
+    let (streams, _) = serve(world, &[ask]);
+    assert_eq!(passes.lock().unwrap().len(), 0);
+    assert!(usage(&streams[0]).accepted_tokens > 10, "{:?}", usage(&streams[0]));
+}
+
 #[test]
 fn a_draft_model_that_fails_fails_nothing_else() {
     let mut passes = 0;

@@ -12,7 +12,7 @@ pub(in crate::model) struct WindowRule<'a> {
     pub(in crate::model) slides: &'a dyn Fn(usize) -> bool,
 }
 
-/// The window of each of so many layers; `None`: it sees all.
+/// The window of each of `layers` layers; `None`: it sees all tokens.
 ///
 /// # Errors
 /// Layers of other kinds, or of another number; a window that nothing is said of.

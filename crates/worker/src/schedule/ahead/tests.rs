@@ -2,7 +2,7 @@
 
 use proptest::{prelude::*, sample::Index};
 
-use crate::schedule::{Found, Limits, SequenceId};
+use crate::schedule::{Limits, SequenceId, tests::Prefixes};
 
 use super::*;
 
@@ -16,34 +16,7 @@ const LIMITS: Limits = Limits {
     max_draft_tokens: 0,
 };
 
-/// Tokens that are kept and that nobody needs.
-#[derive(Debug, Default)]
-struct Unused {
-    held: usize,
-    preempted: usize,
-}
-
-impl Kept for Unused {
-    fn held_tokens(&self) -> usize {
-        self.held
-    }
-
-    fn evict(&mut self, tokens: usize) -> usize {
-        let gone = self.held.min(tokens);
-        self.held -= gone;
-        gone
-    }
-
-    fn find(&mut self, _id: SequenceId, _computing: &[(SequenceId, usize)], _room: usize) -> Found {
-        Found::NOTHING
-    }
-
-    fn drop_memory(&mut self, _id: SequenceId, _computed: usize) {
-        self.preempted += 1;
-    }
-}
-
-fn step(scheduler: &mut Scheduler, kept: &mut Unused) -> Vec<PlannedRow> {
+fn step(scheduler: &mut Scheduler, kept: &mut Prefixes) -> Vec<PlannedRow> {
     let rows = scheduler.plan(kept).rows;
     rows.iter().for_each(|row| scheduler.advance(row, usize::from(row.samples())));
     rows
@@ -71,7 +44,7 @@ fn event() -> impl Strategy<Value = Event> {
 proptest! {
     #[test]
     fn what_is_planned_ahead_is_what_a_whole_plan_would_be(events in prop::collection::vec(event(), 1..120)) {
-        let (mut scheduler, mut kept) = (Scheduler::new(LIMITS), Unused::default());
+        let (mut scheduler, mut kept) = (Scheduler::new(LIMITS), Prefixes::default());
         let mut ids: Vec<SequenceId> = Vec::new();
         for event in events {
             match event {
@@ -83,11 +56,11 @@ proptest! {
                 Event::Keep(tokens) => kept.held += tokens,
                 _ => {
                     let ahead = scheduler.plan_decodes(&mut kept);
-                    let preempted = kept.preempted;
+                    let preempted = kept.preempted.len();
                     let rows = step(&mut scheduler, &mut kept);
                     if let Some(ahead) = ahead {
                         prop_assert_eq!(ahead, rows);
-                        prop_assert_eq!(preempted, kept.preempted);
+                        prop_assert_eq!(preempted, kept.preempted.len());
                     }
                 }
             }
@@ -97,7 +70,7 @@ proptest! {
 
 #[test]
 fn decodes_go_on_while_others_wait_that_cannot_come() {
-    let (mut scheduler, mut kept) = (Scheduler::new(LIMITS), Unused { held: 30, ..Unused::default() });
+    let (mut scheduler, mut kept) = (Scheduler::new(LIMITS), Prefixes { held: 30, ..Prefixes::default() });
     for _ in 0..4 {
         scheduler.add(5, 0);
     }
@@ -114,9 +87,9 @@ fn decodes_go_on_while_others_wait_that_cannot_come() {
         rows.iter().for_each(|row| scheduler.advance(row, 1));
         steps += 1;
     }
-    assert_eq!((steps, kept.held, kept.preempted), (15, 0, 0));
+    assert_eq!((steps, kept.held, kept.preempted.len()), (15, 0, 0));
     step(&mut scheduler, &mut kept);
-    assert_eq!(kept.preempted, 1);
+    assert_eq!(kept.preempted.len(), 1);
 
     let first = *scheduler.entries.keys().next().unwrap();
     assert!(scheduler.plan_decodes(&mut kept).is_some());
@@ -129,7 +102,7 @@ fn decodes_go_on_while_others_wait_that_cannot_come() {
 
 #[test]
 fn what_was_recorded_can_be_taken_back() {
-    let (mut scheduler, mut kept) = (Scheduler::new(LIMITS), Unused::default());
+    let (mut scheduler, mut kept) = (Scheduler::new(LIMITS), Prefixes::default());
     scheduler.add(3, 0);
     step(&mut scheduler, &mut kept);
     let before = format!("{scheduler:?}");

@@ -36,7 +36,7 @@ impl Machine {
                 continue;
             }
             let tokens =
-                pace.tokens(pace.seconds_for_prompts(decodes, 1).unwrap(), computed).min(end - computed);
+                pace.tokens(pace.seconds_for_prompts(decodes, 1.0).unwrap(), computed).min(end - computed);
             let contexts = tokens as f64 * (computed as f64 + tokens as f64 / 2.0);
             let load = StepLoad { decodes, prompt_tokens: tokens, contexts };
             pace.learn(load, Duration::from_secs_f64(self.took(load)));
@@ -51,9 +51,9 @@ impl Machine {
 fn nothing_bounds_a_step_in_which_nobody_waits() {
     let mut pace = Pace::default();
     pace.learn(StepLoad { decodes: 1, ..StepLoad::default() }, Duration::from_millis(10));
-    assert_eq!(pace.seconds_for_prompts(0, 1), None);
-    assert!((pace.seconds_for_prompts(1, 1).unwrap() - 0.020).abs() < 1e-9);
-    assert!((pace.seconds_for_prompts(1, 5).unwrap() - 0.100).abs() < 1e-9, "most wait for a first token");
+    assert_eq!(pace.seconds_for_prompts(0, 1.0), None);
+    assert!((pace.seconds_for_prompts(1, 1.0).unwrap() - 0.020).abs() < 1e-9);
+    assert!((pace.seconds_for_prompts(1, 5.0).unwrap() - 0.100).abs() < 1e-9, "most wait for a first token");
 }
 
 #[test]
