@@ -38,6 +38,7 @@ fn main() {
             "cpp/attention_operation.cpp",
             "cpp/rowwise_operation.cpp",
             "cpp/experts_operation.cpp",
+            "cpp/head_products_operation.cpp",
         ])
         .compile("mlx_ext");
     compile_kernels();

@@ -70,7 +70,7 @@ class Products {
   void run() {
     Pool& pool = Pool::shared();
     const int64_t work = static_cast<int64_t>(job_.rows) * width_ * job_.matrices[0].inputs();
-    if (work < worth_sharing || pool.threads() == 1) {
+    if (job_.alone || work < worth_sharing || pool.threads() == 1) {
       for (int block = 0; block < row_blocks_; block++) compute(block, 0, tiles_);
       return;
     }

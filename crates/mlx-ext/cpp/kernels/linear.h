@@ -38,6 +38,7 @@ struct LinearJob {
   const float* residual;     // [rows, width], added to y; may be y itself; null for none
   float* y;                  // [rows, width]; width is the sum of the matrices' outputs, gated it is one matrix's
   Rounding rounding;
+  bool alone;                // on the calling thread alone, which may be one of the pool's
 };
 
 void linear(const LinearJob& job);

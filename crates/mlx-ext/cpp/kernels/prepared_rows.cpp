@@ -69,7 +69,7 @@ void PreparedRows::prepare(const LinearJob& job, const TileKernels& kernels) {
   floats_ = job.norm_weight ? normalized_ : job.x;
   if (!job.norm_weight && kinds_.empty()) return;
 
-  if (static_cast<int64_t>(rows * inputs) < worth_sharing) {
+  if (job.alone || static_cast<int64_t>(rows * inputs) < worth_sharing) {
     for (int row = 0; row < job.rows; row++) prepare_row(job, kernels, row);
     return;
   }

@@ -55,6 +55,21 @@ pub(super) struct RawRowwise {
     pub(super) soft_cap: f32,
 }
 
+/// `MlxExtHeadProducts` of `head_products_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawHeadProducts {
+    pub(super) x: *mut c_void,
+    pub(super) matrix: *const RawMatrix,
+    pub(super) heads: c_int,
+    pub(super) inputs: c_int,
+    pub(super) first_input: c_int,
+    pub(super) first_copied: c_int,
+    pub(super) copied: c_int,
+    pub(super) first_row: c_int,
+    pub(super) outputs: c_int,
+    pub(super) int8: c_int,
+}
+
 /// Opaque.
 #[repr(C)]
 pub(super) struct RawExpertSet {
@@ -65,11 +80,18 @@ pub(super) struct RawExpertSet {
 #[repr(C)]
 pub(super) struct RawExperts {
     pub(super) x: *mut c_void,
-    pub(super) routing: *mut c_void,
+    pub(super) router: *mut c_void,
+    pub(super) correction: *mut c_void,
     pub(super) residual: *mut c_void,
     pub(super) set: *const RawExpertSet,
     pub(super) chosen: c_int,
+    pub(super) scores: c_int,
+    pub(super) groups: c_int,
+    pub(super) chosen_groups: c_int,
+    pub(super) best_of_group: c_int,
     pub(super) normalized: c_int,
+    pub(super) factor: f32,
+    pub(super) weighs_inputs: c_int,
     pub(super) gate: c_int,
     pub(super) int8: c_int,
 }
@@ -138,6 +160,8 @@ foreign! {
     fn mlx_ext_embedding(
         tokens: *mut c_void, matrix: *const RawMatrix, inputs: c_int, message: *mut c_char, message_len: usize
     ) -> *mut c_void = absent(message, message_len);
+    fn mlx_ext_head_products(spec: *const RawHeadProducts, message: *mut c_char, message_len: usize) -> *mut c_void
+        = absent(message, message_len);
     fn mlx_ext_rowwise(spec: *const RawRowwise, message: *mut c_char, message_len: usize) -> *mut c_void
         = absent(message, message_len);
 

@@ -14,6 +14,7 @@
 mod attention;
 mod experts;
 mod foreign;
+mod head_products;
 mod linear;
 mod rowwise;
 
@@ -22,8 +23,9 @@ use std::ffi::{CStr, c_char, c_void};
 use mlx_rs::{Array, error::Exception};
 
 pub use attention::{Attention, KvDtype, KvPool, KvShape, Step, StepRow};
-pub use experts::{ExpertSet, Experts, experts};
+pub use experts::{ExpertSet, Experts, Routing, Scores, experts};
 use foreign::{mlx_ext_instructions, mlx_ext_progress, mlx_ext_threads};
+pub use head_products::{HeadProducts, head_products};
 pub use linear::{Gate, Linear, Matrix, Quantization, embedding, linear};
 pub use rowwise::{NormKind, NormedPart, Rowwise, rowwise};
 

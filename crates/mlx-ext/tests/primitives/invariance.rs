@@ -8,7 +8,8 @@ use std::{
 };
 
 use mlx_ext::cpu::{
-    self, ExpertSet, Experts, KvDtype, KvPool, Linear, Matrix, NormKind, NormedPart, Quantization, Rowwise,
+    self, ExpertSet, Experts, HeadProducts, KvDtype, KvPool, Linear, Matrix, NormKind, NormedPart,
+    Quantization, Routing, Rowwise, Scores,
 };
 use mlx_rs::{
     Array,
@@ -38,6 +39,7 @@ fn other_rows_change_no_bit() {
     check_products(&mut DefaultHasher::new());
     check_rowwise(&mut DefaultHasher::new());
     check_experts(&mut DefaultHasher::new());
+    check_head_products(&mut DefaultHasher::new());
 }
 
 /// A prompt's attention in one piece and in any others, alone and beside other sequences.
@@ -107,6 +109,7 @@ fn threads_change_no_bit() {
         check_products(&mut digest);
         check_rowwise(&mut digest);
         check_experts(&mut digest);
+        check_head_products(&mut digest);
         check_attention(&mut digest);
         fs::write(path, digest.finish().to_string()).unwrap();
         return;
@@ -231,10 +234,36 @@ fn check_rows(
     assert!(turned.chunks(width).rev().eq(all.chunks(width)), "rows in the other order");
 }
 
+/// Of rows whose heads meet matrices of their own.
+fn check_head_products(digest: &mut impl Hasher) {
+    let random = &mut Random::new(15);
+    let (heads, inputs, rows_of_head) = (3, 64, 40);
+    for storage in Storage::all().into_iter().filter(|storage| storage.group() <= 64) {
+        let weights = Weights::new(random, storage, heads * rows_of_head, inputs);
+        let width = inputs + 24;
+        let x = random.activations(ROWS, heads * width);
+        let residual = random.normals(&[ROWS, 1]);
+        check_rows(digest, &x, &residual, |x, _| {
+            let y = cpu::head_products(&HeadProducts {
+                x,
+                heads,
+                copied: 3..9,
+                inputs: 24..width,
+                matrix: weights.matrix(),
+                rows: 7..36,
+                int8: false,
+            })
+            .unwrap();
+            y.eval().unwrap();
+            y
+        });
+    }
+}
+
 /// Of rows that choose among experts, each gets what it gets alone.
 fn check_experts(digest: &mut impl Hasher) {
     let random = &mut Random::new(14);
-    let (inputs, inner, count) = (64, 96, 5);
+    let (inputs, inner, count) = (64, 96, 6);
     for storage in Storage::all().into_iter().filter(|storage| storage.group() <= 32) {
         let part = |random: &mut Random, outputs, inputs| -> Vec<Weights> {
             (0..count).map(|_| Weights::new(random, storage, outputs, inputs)).collect()
@@ -253,19 +282,19 @@ fn check_experts(digest: &mut impl Hasher) {
         let set = ExpertSet::new(matrices.each_ref().map(Vec::as_slice), inputs, inner).unwrap();
         let x = random.activations(ROWS, inputs + count);
         let residual = random.normals(&[ROWS, inputs]);
-        for normalized in [false, true] {
+        let correction = random.normals(&[count]);
+        for routing in routings(&correction) {
             check_rows(digest, &x, &residual, |both, residual| {
                 let part = |columns: Range<i32>| {
                     let part = both.try_index((.., columns)).unwrap();
                     part.contiguous().unwrap()
                 };
-                let (x, routing) = (part(0..inputs), part(inputs..inputs + count));
+                let (x, router) = (part(0..inputs), part(inputs..inputs + count));
                 let y = cpu::experts(&Experts {
                     x: &x,
-                    routing: &routing,
+                    router: &router,
+                    routing,
                     set: &set,
-                    chosen: 2,
-                    normalized,
                     gate: cpu::Gate::Silu,
                     residual: Some(residual),
                     int8: false,
@@ -276,6 +305,31 @@ fn check_experts(digest: &mut impl Hasher) {
             });
         }
     }
+}
+
+/// Some of the rules by which rows choose.
+fn routings(correction: &Array) -> [Routing<'_>; 4] {
+    let softmax = Routing {
+        chosen: 2,
+        scores: Scores::Softmax,
+        correction: None,
+        groups: 1,
+        chosen_groups: 1,
+        best_of_group: 1,
+        normalized: false,
+        factor: 1.0,
+        weighs_inputs: false,
+    };
+    let sigmoid = Routing { scores: Scores::Sigmoid, factor: 2.5, ..softmax };
+    let grouped = Routing {
+        correction: Some(correction),
+        groups: 3,
+        chosen_groups: 2,
+        best_of_group: 2,
+        normalized: true,
+        ..sigmoid
+    };
+    [softmax, Routing { normalized: true, ..softmax }, Routing { weighs_inputs: true, ..sigmoid }, grouped]
 }
 
 fn check_attention(digest: &mut impl Hasher) {

@@ -7,7 +7,7 @@ use mlx_rs::{
     transforms::eval,
 };
 
-use super::{Gate, Matrix, Storage};
+use super::{Gate, Matrix, Routing, Storage};
 
 /// Matrices of the same kind, one an expert, as they are stored.
 pub(crate) enum StoredExperts {
@@ -32,18 +32,21 @@ pub(crate) struct ExpertSizes {
 pub(crate) struct Mix<'a> {
     /// `[tokens, inputs]`.
     pub(crate) x: &'a Array,
-    /// `[tokens, experts]`: the largest ones are chosen, and softmax of them weighs.
-    pub(crate) routing: &'a Array,
-    /// How many of them a token chooses.
-    pub(crate) chosen: i32,
-    /// Whether the weights of those add up to 1; otherwise those of all do.
-    pub(crate) normalized: bool,
+    pub(crate) routing: Routing<'a>,
     pub(crate) gate: Gate,
     /// `[tokens, outputs]`.
     pub(crate) residual: &'a Array,
 }
 
 impl StoredExperts {
+    /// Bytes that [`stacked`](Self::stacked) takes.
+    pub(crate) fn stacking_bytes(&self) -> u64 {
+        match self {
+            Self::Stacked(_) => 0,
+            Self::Separate(separate) => separate.iter().map(Storage::bytes).sum(),
+        }
+    }
+
     /// One for each expert, as views, evaluated.
     pub(super) fn separate(self, count: i32) -> Result<Vec<Storage>, Exception> {
         let separate = match self {

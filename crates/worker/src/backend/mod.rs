@@ -4,6 +4,8 @@
 //! ```text
 //! kernels    which of them compute
 //! experts    feed-forward networks of which each token goes through a few
+//! routing    the rule by which tokens choose them
+//! heads      products of each head with a matrix of its own
 //! take       weights, from as they are stored to as kernels read them
 //! matrix     weights as they are stored, and a product with everything around it
 //! attention  what one layer's attention is like
@@ -22,12 +24,14 @@ mod attention;
 mod block_table;
 mod cpu;
 mod experts;
+mod heads;
 mod kernels;
 mod kv;
 mod matrix;
 mod mlx;
 mod query_scale;
 mod rope;
+mod routing;
 mod take;
 #[cfg(test)]
 mod tests;
@@ -38,12 +42,14 @@ use mlx_rs::{Array, Dtype, error::Exception};
 
 pub(crate) use attention::{AttentionSpec, Heads};
 pub(crate) use experts::{ExpertSizes, Mix, StoredExperts};
+pub(crate) use heads::HeadProducts;
 pub use kernels::Kernels;
 pub use kv::{KvBudget, KvDtype, KvError};
 pub(crate) use kv::{KvGeometry, RowMemory, StepBefore};
 pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
 pub(crate) use query_scale::QueryScale;
 pub(crate) use rope::Rope;
+pub(crate) use routing::{Groups, Routing, RoutingRule, Scores};
 
 use crate::{cache::BLOCK_TOKENS, sample::Choice};
 

@@ -20,10 +20,10 @@ impl Backend {
         }
     }
 
-    /// The same of an expert's.
+    /// The same of an expert's that is readable.
     pub(crate) fn readable_by_experts(self, storage: Storage) -> Result<Storage, Exception> {
         // MLX's product of gathered matrices is called for affine packing only.
-        if self.kernels.are_cpu() { self.readable(storage) } else { mlx::widened(storage) }
+        if self.kernels.are_cpu() { Ok(storage) } else { mlx::widened(storage) }
     }
 
     /// Takes a matrix as it is [readable](Self::readable), with an optional bias `[outputs]`.
@@ -48,6 +48,11 @@ impl Backend {
         };
         let bias = bias.map(|bias| bias.as_dtype(self.dtype)).transpose()?;
         Ok(Norm { kind, weight, bias, eps })
+    }
+
+    /// Bytes of copies that [`experts`](Self::experts) makes.
+    pub(crate) fn copied_experts(self, stored: &[StoredExperts; 3]) -> u64 {
+        if self.kernels.are_cpu() { 0 } else { stored.iter().map(StoredExperts::stacking_bytes).sum() }
     }
 
     /// Takes gates, ups and downs of a layer's experts.

@@ -19,14 +19,14 @@ const TOKENS: i32 = 45;
 const BUDGET: KvBudget = KvBudget { bytes: 1 << 20, sequences: 2, dtype: KvDtype::Float32 };
 
 /// Both kinds of attention, in float32.
-fn backends() -> Vec<Backend> {
+pub(super) fn backends() -> Vec<Backend> {
     let device = mlx_ext::init().unwrap();
     let cpu = (device == Device::Cpu).then_some(Kernels::Cpu);
     cpu.into_iter().chain([Kernels::Mlx]).map(|kernels| Backend::new(kernels, Dtype::Float32)).collect()
 }
 
 /// Numbers between -1 and 1: the same on every machine.
-fn numbers(count: i32, seed: u64) -> Vec<f32> {
+pub(super) fn numbers(count: i32, seed: u64) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

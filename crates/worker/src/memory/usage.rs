@@ -26,7 +26,7 @@ impl MemoryUsage {
         let models = || std::iter::once(model).chain(draft);
         Self {
             resident: ResidentMemory::new(),
-            weights: models().map(Model::weight_bytes).sum(),
+            weights: models().map(|model| model.weight_bytes() + model.private_bytes()).sum(),
             kv_limit: models().map(Model::kv_bytes).sum(),
             token_bytes: model.kv_token_bytes() as u64,
             kv_in_use: models().map(Model::kv_in_use).collect(),

@@ -55,6 +55,12 @@ pub enum ModelError {
         /// What is not covered.
         what: &'static str,
     },
+    /// Experts that have more than the layers compute.
+    #[error("the model has experts with {what}, which this worker cannot compute")]
+    UnsupportedExperts {
+        /// What is not covered.
+        what: &'static str,
+    },
     /// The model has nothing to remember tokens with.
     #[error("the model has no layers")]
     NoLayers,

@@ -76,6 +76,7 @@ pub struct Model {
     backend: Backend,
     progress: Option<Progress>,
     weight_bytes: u64,
+    private_bytes: u64,
     kv_bytes: u64,
     /// Time that it took to say what is to be computed, since somebody asked.
     building: Cell<Duration>,
@@ -100,20 +101,29 @@ impl Opened {
         let mut weights = Weights::open(artifact, kernels)?;
         let architecture = (entry.load)(config, &mut weights)?;
         let backend = weights.backend();
-        let Taken { bytes: weight_bytes, files } = weights.finish()?;
+        let Taken { bytes: weight_bytes, private_bytes, files } = weights.finish()?;
         let attention = architecture.attention();
         let (geometry, progress) = (state::geometry(&attention, backend)?, backend.progress(&attention));
         let kv_token_bytes = backend.kv_token_bytes(geometry, budget) as u64;
         let context_length = architecture.context_length();
-        let size = ModelSize { weight_bytes, kv_token_bytes, context_length };
+        let size = ModelSize { weight_bytes, private_bytes, kv_token_bytes, context_length };
         Ok(Self { architecture, backend, geometry, progress, size, files })
     }
 
     fn with_kv(self, budget: KvBudget) -> Result<Model, ModelError> {
         let Self { architecture, backend, geometry, progress, size, files } = self;
         let cache = KvCache::new(geometry, budget, backend)?;
-        let (weight_bytes, kv_bytes, building) = (size.weight_bytes, budget.bytes, Cell::default());
-        Ok(Model { architecture, cache, backend, progress, weight_bytes, kv_bytes, building, _files: files })
+        Ok(Model {
+            architecture,
+            cache,
+            backend,
+            progress,
+            weight_bytes: size.weight_bytes,
+            private_bytes: size.private_bytes,
+            kv_bytes: budget.bytes,
+            building: Cell::default(),
+            _files: files,
+        })
     }
 }
 
@@ -133,9 +143,11 @@ impl Model {
 
     /// Maps the artifact's weights and checks that they are what its configuration asks for.
     ///
-    /// Reads no weight: the time does not grow with the model's size. [`mlx_ext::init`] has to
-    /// come first, on any thread. The caller keeps `artifact`, and with it the lease, while the
-    /// model lives.
+    /// Reads no weight and takes no time that grows with the model's size, with exceptions, whose bytes
+    /// [`private_bytes`](Self::private_bytes) counts: tensors that are not aligned in their file are copied; on the CPU
+    /// mxfp8 and nvfp4 are expanded, on a GPU all small floats of experts, and there experts that are stored one by one are
+    /// stacked. [`mlx_ext::init`] has to come first, on any thread. The caller keeps `artifact`, and with it the lease, while
+    /// the model lives.
     ///
     /// # Errors
     /// Each names the tensor or the setting it is about.
@@ -168,9 +180,14 @@ impl Model {
         self.architecture.vocab_size()
     }
 
-    /// Bytes of the weights, as they are computed with: as stored, but for what had to be expanded.
+    /// Bytes of the weights as they are stored, which all workers map.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
+    }
+
+    /// Bytes of weights that this worker has for itself: copied, or in another form than they are stored in.
+    pub fn private_bytes(&self) -> u64 {
+        self.private_bytes
     }
 
     /// How many threads compute on this machine's cores, the calling one included; they are free between steps.

@@ -11,8 +11,10 @@ use super::{
 /// What a model takes of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelSize {
-    /// Bytes of the weights, as they are computed with.
+    /// Bytes of the weights as they are stored, which all workers map.
     pub weight_bytes: u64,
+    /// Bytes of weights that each worker has for itself: copied, or in another form than they are stored in.
+    pub private_bytes: u64,
     /// Bytes of a token's keys and values, in all layers.
     pub kv_token_bytes: u64,
     /// The most tokens a sequence can have.
@@ -25,6 +27,7 @@ impl ModelSize {
     pub fn and_draft(self, draft: Self) -> Self {
         Self {
             weight_bytes: self.weight_bytes.saturating_add(draft.weight_bytes),
+            private_bytes: self.private_bytes.saturating_add(draft.private_bytes),
             kv_token_bytes: self.kv_token_bytes.saturating_add(draft.kv_token_bytes),
             ..self
         }
@@ -62,7 +65,7 @@ mod tests {
     proptest! {
         #[test]
         fn both_hold_as_many_tokens(own in 1..1_u64 << 30, other in 1..1_u64 << 30, bytes in 0..1_u64 << 50) {
-            let size = |kv_token_bytes| ModelSize { weight_bytes: 1, kv_token_bytes, context_length: 1 };
+            let size = |kv_token_bytes| ModelSize { weight_bytes: 1, private_bytes: 0, kv_token_bytes, context_length: 1 };
             let share = size(own).share(bytes, &size(other));
             prop_assert!(share <= bytes);
             prop_assert!((share / own).abs_diff((bytes - share) / other) <= 1);

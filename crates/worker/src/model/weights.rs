@@ -21,14 +21,18 @@ pub(super) struct Weights<'a> {
     /// Stands before every name that is asked for.
     prefix: &'static str,
     bytes: u64,
+    /// Of what is not a view of a file.
+    private_bytes: u64,
     backend: Backend,
     packings: Packings<'a>,
 }
 
 /// What is left when everything has been taken.
 pub(super) struct Taken {
-    /// Bytes of what was taken.
+    /// Bytes of what was taken, as it is stored.
     pub(super) bytes: u64,
+    /// Bytes of copies and of matrices in another form, which every worker has for itself.
+    pub(super) private_bytes: u64,
     /// To be kept while the tensors are computed with.
     pub(super) files: Vec<MappedFile>,
 }
@@ -46,7 +50,7 @@ impl<'a> Weights<'a> {
         let tensors = artifact.manifest.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         let backend = Backend::new(kernels, main_float(&artifact.manifest.tensors));
         let packings = Packings::parse(Settings::new(&artifact.manifest.config)?)?;
-        Ok(Self { tensors, files, prefix: "", bytes: 0, backend, packings })
+        Ok(Self { tensors, files, prefix: "", bytes: 0, private_bytes: 0, backend, packings })
     }
 
     /// What will compute with the tensors.
@@ -81,16 +85,24 @@ impl<'a> Weights<'a> {
         self.packings.of(&module, tensor("weight"), tensor("scales"), inputs)
     }
 
-    /// What `change` makes of a matrix that was taken. The bytes by which it grows are counted.
-    pub(super) fn grown(
+    /// What `change` makes of a matrix that was taken. If that is something else, it is this process's own, and its bytes are
+    /// counted.
+    pub(super) fn changed(
         &mut self,
         storage: Storage,
         change: impl FnOnce(Storage) -> Result<Storage, Exception>,
     ) -> Result<Storage, ModelError> {
         let before = storage.bytes();
         let changed = change(storage)?;
-        self.bytes = self.bytes.saturating_add(changed.bytes().saturating_sub(before));
+        if changed.bytes() != before {
+            self.count_private(changed.bytes());
+        }
         Ok(changed)
+    }
+
+    /// Counts bytes that every worker has for itself.
+    pub(super) fn count_private(&mut self, bytes: u64) {
+        self.private_bytes = self.private_bytes.saturating_add(bytes);
     }
 
     /// Takes a tensor of floating-point numbers.
@@ -138,6 +150,7 @@ impl<'a> Weights<'a> {
             // Some writers put no padding behind the header.
             MapError::Misaligned { .. } => {
                 warn!(tensor = name, "it is not aligned in its file and is copied");
+                self.private_bytes = self.private_bytes.saturating_add(tensor.len);
                 file.copy(tensor.offset, shape, dtype)
             }
             other => Err(other),
@@ -155,7 +168,8 @@ impl<'a> Weights<'a> {
     pub(super) fn finish(self) -> Result<Taken, ModelError> {
         let mut names: Vec<&str> = self.tensors.into_keys().collect();
         if names.is_empty() {
-            return Ok(Taken { bytes: self.bytes, files: self.files.into_values().collect() });
+            let Self { bytes, private_bytes, files, .. } = self;
+            return Ok(Taken { bytes, private_bytes, files: files.into_values().collect() });
         }
         names.sort_unstable();
         names.truncate(NAMES_IN_ERROR);

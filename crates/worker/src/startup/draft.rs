@@ -183,7 +183,9 @@ impl LoadedModels {
                 context_length: draft.context_length() as usize,
                 vocab_size: draft.vocab_size().min(model.vocab_size()) as usize,
             };
-            let costs = Costs::of_weights(draft.weight_bytes(), model.weight_bytes());
+            // What was expanded is read in that form.
+            let read = |model: &Model| model.weight_bytes().max(model.private_bytes());
+            let costs = Costs::of_weights(read(&draft), read(&model));
             DraftModel::new(draft, size, limits, costs)
         });
         (model, draft)

@@ -4,7 +4,10 @@ use mlx_ext::cpu;
 use mlx_rs::{Array, error::Exception};
 
 use super::{
-    super::experts::{ExpertSizes, Mix, StoredExperts},
+    super::{
+        experts::{ExpertSizes, Mix, StoredExperts},
+        routing::{Groups, Routing, Scores},
+    },
     gate, stored,
 };
 
@@ -27,12 +30,26 @@ impl CpuExperts {
 }
 
 pub(crate) fn mix(job: &Mix<'_>, experts: &CpuExperts, int8: bool) -> Result<Array, Exception> {
+    let Routing { router, rule, correction } = job.routing;
+    let groups = rule.groups.unwrap_or(Groups { count: 1, chosen: 1, best: 1 });
     cpu::experts(&cpu::Experts {
         x: job.x,
-        routing: job.routing,
+        router,
+        routing: cpu::Routing {
+            chosen: rule.chosen,
+            scores: match rule.scores {
+                Scores::Softmax => cpu::Scores::Softmax,
+                Scores::Sigmoid => cpu::Scores::Sigmoid,
+            },
+            correction,
+            groups: groups.count,
+            chosen_groups: groups.chosen,
+            best_of_group: groups.best,
+            normalized: rule.normalized,
+            factor: rule.factor,
+            weighs_inputs: rule.weighs_inputs,
+        },
         set: &experts.set,
-        chosen: job.chosen,
-        normalized: job.normalized,
         gate: gate(job.gate),
         residual: Some(job.residual),
         int8,

@@ -10,7 +10,7 @@ pub(crate) use experts::CpuExperts;
 pub(super) use experts::mix;
 pub(crate) use paged::{PagedKv, PagedSequence, PagedStep};
 
-use super::{AttentionSpec, Gate, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
+use super::{AttentionSpec, Gate, HeadProducts, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
 use crate::cache::BLOCK_TOKENS;
 
 const _: () = assert!(BLOCK_TOKENS == cpu::KvPool::BLOCK_TOKENS, "the blocks of the pool are others");
@@ -36,6 +36,19 @@ pub(super) fn rowwise(job: &Rowwise<'_>) -> Result<Array, Exception> {
         factor: job.factor,
         soft_cap: job.soft_cap,
         residual: job.residual,
+    })
+}
+
+/// Each head with its own part of a matrix.
+pub(super) fn head_products(job: &HeadProducts<'_>, int8: bool) -> Result<Array, Exception> {
+    cpu::head_products(&cpu::HeadProducts {
+        x: job.x,
+        heads: job.heads,
+        copied: job.copied.clone(),
+        inputs: job.inputs.clone(),
+        matrix: borrowed(job.matrix),
+        rows: job.rows.clone(),
+        int8,
     })
 }
 

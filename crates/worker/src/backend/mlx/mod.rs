@@ -7,6 +7,8 @@ mod experts;
 mod gathered;
 mod group;
 mod grouping;
+mod heads;
+mod routing;
 mod rowwise;
 mod sample;
 mod step;
@@ -19,6 +21,7 @@ use mlx_rs::{
 
 pub(super) use experts::mix;
 pub(crate) use gathered::{GatheredKv, GatheredSequence};
+pub(super) use heads::head_products;
 pub(super) use rowwise::rowwise;
 pub(crate) use sample::choose;
 pub(crate) use step::GatheredStep;

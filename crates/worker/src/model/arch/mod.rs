@@ -8,7 +8,6 @@ mod gemma3;
 mod glm4;
 mod granite;
 mod llama;
-mod ministral3;
 mod mistral;
 mod mistral3;
 mod mixtral;
@@ -37,29 +36,29 @@ pub(super) struct Entry {
 
 /// Every `model_type` that a worker runs. `docs/add-a-model.md` describes what a new one takes.
 pub(super) const REGISTRY: &[Entry] = &[
-    Entry::new("cohere", cohere::load),
-    Entry::new("cohere2", cohere2::load),
-    Entry::new("ernie4_5", ernie4_5::load),
-    Entry::new("gemma2", gemma2::load),
+    Entry::new("cohere", cohere::load).with_defaults(cohere::DEFAULTS),
+    Entry::new("cohere2", cohere2::load).with_defaults(cohere2::DEFAULTS),
+    Entry::new("ernie4_5", ernie4_5::load).with_defaults(ernie4_5::DEFAULTS),
+    Entry::new("gemma2", gemma2::load).with_defaults(gemma2::DEFAULTS),
     Entry::new("gemma3", gemma3::load_nested).with_defaults(gemma3::DEFAULTS),
     Entry::new("gemma3_text", gemma3::load).with_defaults(gemma3::DEFAULTS),
-    Entry::new("glm4", glm4::load),
+    Entry::new("glm4", glm4::load).with_defaults(glm4::DEFAULTS),
     Entry::new("granite", granite::load),
     Entry::new("iquestcoder", llama::load),
     Entry::new("llama", llama::load),
-    Entry::new("ministral3", ministral3::load),
-    Entry::new("mistral", mistral::load),
-    Entry::new("mistral3", mistral3::load),
-    Entry::new("mixtral", mixtral::load),
-    Entry::new("olmo2", olmo2::load),
-    Entry::new("olmo3", olmo3::load),
-    Entry::new("olmoe", olmoe::load),
-    Entry::new("phi3", phi3::load),
-    Entry::new("qwen2", qwen2::load),
-    Entry::new("qwen3", qwen3::load),
-    Entry::new("qwen3_moe", qwen3_moe::load),
-    Entry::new("seed_oss", seed_oss::load),
-    Entry::new("smollm3", smollm3::load),
+    Entry::new("ministral3", llama::load).with_defaults(mistral3::MINISTRAL),
+    Entry::new("mistral", mistral::load).with_defaults(mistral::DEFAULTS),
+    Entry::new("mistral3", mistral3::load).with_defaults(mistral::DEFAULTS),
+    Entry::new("mixtral", mixtral::load).with_defaults(mixtral::DEFAULTS),
+    Entry::new("olmo2", olmo2::load).with_defaults(olmo2::DEFAULTS),
+    Entry::new("olmo3", olmo3::load).with_defaults(olmo3::DEFAULTS),
+    Entry::new("olmoe", olmoe::load).with_defaults(olmoe::DEFAULTS),
+    Entry::new("phi3", phi3::load).with_defaults(phi3::DEFAULTS),
+    Entry::new("qwen2", qwen2::load).with_defaults(qwen2::DEFAULTS),
+    Entry::new("qwen3", qwen3::load).with_defaults(qwen3::DEFAULTS),
+    Entry::new("qwen3_moe", qwen3_moe::load).with_defaults(qwen3_moe::DEFAULTS),
+    Entry::new("seed_oss", seed_oss::load).with_defaults(seed_oss::DEFAULTS),
+    Entry::new("smollm3", smollm3::load).with_defaults(smollm3::DEFAULTS),
 ];
 
 impl Entry {

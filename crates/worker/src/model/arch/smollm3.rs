@@ -1,6 +1,12 @@
 //! `model_type` "smollm3": a Llama in which every fourth layer does not rotate.
 
-use crate::model::layers::{Architecture, DecoderConfig, DecoderPlan, ModelError, Settings, Weights};
+use crate::model::layers::{
+    Architecture, DecoderConfig, DecoderPlan, Defaults, ModelError, Settings, Weights,
+};
+
+/// What transformers assumes where the configuration does not say it.
+pub(super) const DEFAULTS: Defaults =
+    &[("num_key_value_heads", 4.0), ("max_position_embeddings", 32_768.0), ("rope_theta", 2_000_000.0)];
 
 /// Checks the configuration and takes the weights that it asks for.
 pub(super) fn load(

@@ -24,6 +24,9 @@ const MAX_HEAD_DIM: i32 = 1024;
 const MAX_VOCAB: i32 = 1 << 24;
 const MAX_CONTEXT: i32 = 1 << 27;
 
+/// What rotary parameters call layers that see all tokens, and the setting of their base.
+const FULL_ATTENTION: (&str, &str) = ("full_attention", "rope_theta");
+
 /// What transformers assumes where nothing is said.
 const DEFAULT_CONTEXT: i32 = 2048;
 const DEFAULT_EPS: f64 = 1e-6;
@@ -59,7 +62,7 @@ impl DecoderConfig {
         let heads = heads(config, hidden_size, queries)?;
         let context = config.whole("max_position_embeddings", 1, MAX_CONTEXT)?.unwrap_or(DEFAULT_CONTEXT);
         refuse_what_is_not_covered(config, context, covered)?;
-        let rope = RopeConfig::parse(config, covered.contains(&"partial_rotary_factor"), "full_attention")?;
+        let rope = RopeConfig::parse(config, covered.contains(&"partial_rotary_factor"), FULL_ATTENTION)?;
         rope.check(config, heads.dim)?;
         Ok(Self {
             hidden_size,
@@ -174,7 +177,14 @@ fn refuse_what_is_not_covered(
     if is_open(&"sliding_window") {
         refuse_window(config, context, says_layers)?;
     }
-    if config.flag("use_qk_norm")? == Some(true) {
+    if is_open(&"rope_parameters") {
+        for name in ["rope_scaling", "rope_parameters"] {
+            if config.object(name)?.is_some_and(rope::has_kinds) {
+                return config.refuse(name, "an object for each kind of layers");
+            }
+        }
+    }
+    if is_open(&"use_qk_norm") && config.flag("use_qk_norm")? == Some(true) {
         return config.refuse("use_qk_norm", true);
     }
     Ok(())

@@ -125,12 +125,30 @@ impl DecoderPlan {
         self.attention.iter_mut().enumerate()
     }
 
+    /// Refuses what layers with experts would leave out.
+    fn check(&self) -> Result<(), ModelError> {
+        if self.experts.is_none() || !self.sparse.contains(&true) {
+            return Ok(());
+        }
+        let after = matches!(self.block_norms, BlockNorms::InTurn { mlp_after: Some(_), .. });
+        let refused = [
+            (after, "a normalization behind them"),
+            (self.residual_factor != 1.0, "a factor of what they add to the residual stream"),
+            (self.mlp_bias, "biases"),
+        ];
+        match refused.into_iter().find(|(is_asked_for, _)| *is_asked_for) {
+            Some((_, what)) => Err(ModelError::UnsupportedExperts { what }),
+            None => Ok(()),
+        }
+    }
+
     /// Takes the weights.
     pub(in crate::model) fn load(
         self,
         config: DecoderConfig,
         weights: &mut Weights<'_>,
     ) -> Result<Box<dyn Architecture>, ModelError> {
+        self.check()?;
         let block = |layer| Block::load(&config, &self, layer, weights);
         let blocks = (0..config.layers()).map(block).collect::<Result<_, _>>()?;
         let shape = [config.vocab_size, config.hidden_size];

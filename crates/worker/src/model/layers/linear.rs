@@ -157,7 +157,7 @@ pub(super) fn load_storage(
         }
     };
     let backend = weights.backend();
-    weights.grown(storage, |storage| backend.readable(storage))
+    weights.changed(storage, |storage| backend.readable(storage))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The parts that models are built of.
+//! Layers: the parts of which architectures build models.
 //!
 //! A layer decides what is computed and asks its [`Backend`](crate::backend::Backend) to compute it: the layer says where
 //! a normalization or a residual stands, and the backend fuses what it can.
@@ -27,6 +27,8 @@ use norm::{Normalization, SublayerNorms};
 #[cfg(test)]
 pub(super) use rope::inv_freq;
 pub(super) use rope::load_rope;
+
+pub(super) use crate::backend::{Groups, RoutingRule, Scores};
 
 pub(super) use super::{
     Architecture, ModelError,

@@ -1,9 +1,12 @@
 //! Experts in place of a feed-forward network, with a residual connection.
 
-use mlx_rs::{Array, error::Exception};
+use mlx_rs::{Array, Dtype, error::Exception};
 
-use super::{FusedLinear, ModelError, Normalization, Weights, linear::load_storage, load_matrix};
-use crate::backend::{Backend, ExpertSizes, Experts, Gate, Mix, Storage, StoredExperts};
+use super::{
+    FusedLinear, Mlp, MlpParams, ModelError, Normalization, RoutingRule, SublayerNorms, Weights,
+    linear::load_storage, load_matrix,
+};
+use crate::backend::{Backend, ExpertSizes, Experts, Gate, Mix, Routing, Storage, StoredExperts};
 
 /// Names below the layer's.
 #[derive(Debug, Clone, Copy)]
@@ -24,20 +27,24 @@ pub(in crate::model) struct MoePlan {
     pub(in crate::model) names: MoeNames,
     /// How many experts there are.
     pub(in crate::model) count: i32,
-    /// How many of them a token goes through.
-    pub(in crate::model) chosen: i32,
     /// Their inner size.
     pub(in crate::model) intermediate_size: i32,
-    /// Whether the weights of those chosen add up to 1.
-    pub(in crate::model) normalized: bool,
+    /// How a token chooses some of them.
+    pub(in crate::model) rule: RoutingRule,
+    /// Name of what is added to scores that are compared, below the layer's.
+    pub(in crate::model) correction: Option<&'static str>,
+    /// An expert that every token goes through: its name below the layer's, and its inner size.
+    pub(in crate::model) shared: Option<(&'static str, i32)>,
 }
 
-/// `residual + Σ weight * expert(before(x))`.
+/// `residual + shared(n) + Σ weight * expert(n)` with `n = before(x)`.
 pub(in crate::model) struct Moe {
     before: Option<Normalization>,
     router: FusedLinear,
+    correction: Option<Array>,
     experts: Experts,
-    plan: MoePlan,
+    shared: Option<Mlp>,
+    rule: RoutingRule,
     gate: Gate,
     backend: Backend,
 }
@@ -50,7 +57,20 @@ impl Moe {
         (plan, hidden_size, gate): (MoePlan, i32, Gate),
         before: Option<Normalization>,
     ) -> Result<Self, ModelError> {
-        let MoePlan { names, count, intermediate_size: inner, .. } = plan;
+        let MoePlan { names, count, intermediate_size: inner, rule, .. } = plan;
+        let correction =
+            plan.correction.map(|name| load_correction(weights, &format!("{layer}.{name}"), count));
+        let shared = plan.shared.map(|(name, inner)| {
+            let params = MlpParams {
+                hidden_size,
+                intermediate_size: inner,
+                bias: false,
+                gate,
+                fused: false,
+                residual_factor: 1.0,
+            };
+            Mlp::load(weights, &format!("{layer}.{name}"), &params, SublayerNorms::default())
+        });
         let router = format!("{layer}.{}", names.router);
         let router = load_matrix(weights, &router, [count, hidden_size], false)?;
         let shapes = [[inner, hidden_size], [inner, hidden_size], [hidden_size, inner]];
@@ -67,31 +87,36 @@ impl Moe {
         };
         let stored = [part(0)?, part(1)?, part(2)?];
         let backend = weights.backend();
+        weights.count_private(backend.copied_experts(&stored));
         let experts = backend.experts(stored, ExpertSizes { count, inputs: hidden_size, inner })?;
         let router = FusedLinear::new(None, vec![router], weights);
-        Ok(Self { before, router, experts, plan, gate, backend })
+        let (correction, shared) = (correction.transpose()?, shared.transpose()?);
+        Ok(Self { before, router, correction, experts, shared, rule, gate, backend })
     }
 
     /// `x`, `residual` and the result: `[tokens, hidden]`; lazy.
     pub(in crate::model) fn forward(&self, x: &Array, residual: &Array) -> Result<Array, Exception> {
         let normed = self.before.as_ref().map(|norm| norm.forward(x)).transpose()?;
         let x = normed.as_ref().unwrap_or(x);
-        let routing = self.router.forward(x, None)?;
-        let job = Mix {
-            x,
-            routing: &routing,
-            chosen: self.plan.chosen,
-            normalized: self.plan.normalized,
-            gate: self.gate,
-            residual,
-        };
+        let shared = self.shared.as_ref().map(|shared| shared.forward(x, residual)).transpose()?;
+        let residual = shared.as_ref().unwrap_or(residual);
+        let router = self.router.forward(x, None)?;
+        let routing = Routing { router: &router, rule: self.rule, correction: self.correction.as_ref() };
+        let job = Mix { x, routing, gate: self.gate, residual };
         self.backend.mix(&job, &self.experts)
     }
+}
+
+/// Float32, whatever it is stored in: sums with scores are compared.
+fn load_correction(weights: &mut Weights<'_>, name: &str, count: i32) -> Result<Array, ModelError> {
+    let correction = weights.take_float(name, &[count])?.as_dtype(Dtype::Float32)?;
+    correction.eval()?;
+    Ok(correction)
 }
 
 /// An expert's matrix, or one part of all of them.
 fn load_experts(weights: &mut Weights<'_>, name: &str, shape: &[i32]) -> Result<Storage, ModelError> {
     let storage = load_storage(weights, name, shape)?;
     let backend = weights.backend();
-    weights.grown(storage, |storage| backend.readable_by_experts(storage))
+    weights.changed(storage, |storage| backend.readable_by_experts(storage))
 }
