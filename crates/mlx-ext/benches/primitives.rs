@@ -153,6 +153,7 @@ fn attention(criterion: &mut Criterion) {
                 heads: HEADS,
                 scale: 0.125,
                 window: None,
+                chunked: false,
                 traditional: false,
                 query_scale: None,
                 soft_cap: None,

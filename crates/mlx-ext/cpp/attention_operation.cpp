@@ -145,6 +145,7 @@ struct MlxExtAttention {
   float soft_cap;  // 0: none
   int window;
   int traditional;
+  int chunked;
 };
 
 namespace kr {
@@ -184,6 +185,7 @@ mx::array make_attention(const MlxExtAttention& spec) {
   job.scale = spec.scale;
   job.soft_cap = spec.soft_cap;
   job.window = spec.window;
+  job.chunked = spec.chunked != 0;
   job.traditional = spec.traditional != 0;
   job.rope_dims = cos.shape(1) * 2;
   job.pool = attention->pool->memory();

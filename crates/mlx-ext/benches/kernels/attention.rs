@@ -163,6 +163,7 @@ impl Bench {
             heads: self.heads.queries,
             scale: self.heads.scale(),
             window,
+            chunked: false,
             traditional: false,
             query_scale: None,
             soft_cap: None,

@@ -108,7 +108,7 @@ class Plan {
   static int queries_per_task(const AttentionJob& job) { return max_task_rows / heads_per_task(job); }
 
   static int first_partition(const AttentionJob& job, int position) {
-    return job.window > 0 && position >= job.window ? (position - job.window + 1) / partition_keys : 0;
+    return first_key(job, position) / partition_keys;
   }
 
   // Whether several tasks need a row's new keys: then they must all be appended before any task attends. Otherwise

@@ -52,7 +52,15 @@ struct AttentionJob {
   int blocks_in_pool;
   const AttentionRow* rows;
   int row_count;
+  bool chunked = false;  // a query sees the keys since the last position that `window` divides, its own included
 };
+
+// The first key that the query at a position sees.
+inline int first_key(const AttentionJob& job, int position) {
+  if (job.window <= 0) return 0;
+  if (job.chunked) return position - position % job.window;
+  return position >= job.window ? position - job.window + 1 : 0;
+}
 
 void attention(const AttentionJob& job);
 

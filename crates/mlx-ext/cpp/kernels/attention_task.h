@@ -99,7 +99,7 @@ struct Visible {
 
 Visible visible_keys(const AttentionJob& job, int position, int partition) {
   int base = partition * partition_keys;
-  int first = job.window > 0 && position >= job.window ? position - job.window + 1 - base : 0;
+  int first = first_key(job, position) - base;
   int end = position + 1 - base;
   return {first > 0 ? first : 0, end < partition_keys ? end : partition_keys};
 }

@@ -22,6 +22,7 @@ struct Model {
   float scale = 0;     // 0: 1 / sqrt(head_dim)
   float soft_cap = 0;  // 0: none
   bool scales_queries = false;
+  bool chunked = false;
   std::vector<float> cos = {};
   std::vector<float> sin = {};
   std::vector<float> query_scale = {};
@@ -81,7 +82,7 @@ class Server {
     return {shape_,          layer,         model_.heads,      model_.scale,      model_.soft_cap, model_.window,
             model_.traditional, model_.rope_dims, model_.cos.data(), model_.sin.data(), model_.query_scale_data(),
             qkv_.data(),     out_.data(),   pool_.get(),       blocks_,           rows_.data(),
-            int(rows_.size())};
+            int(rows_.size()), model_.chunked};
   }
 
   const Model& model() const { return model_; }

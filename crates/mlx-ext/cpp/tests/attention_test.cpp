@@ -65,6 +65,7 @@ std::vector<double> reference(const Model& model, const std::vector<float>& qkv)
     for (int t = 0; t < tokens; ++t) {
       std::vector<double> query = rotate(model, head_at(t, head), t);
       int first = model.window > 0 ? std::max(0, t - model.window + 1) : 0;
+      if (model.chunked) first = t / model.window * model.window;
       std::vector<double> weights;
       for (int k = first; k <= t; ++k) {
         double score = 0;
@@ -148,7 +149,9 @@ void check_models() {
     check_model({.heads = 71, .kv_heads = 1, .head_dim = 16, .type = type}, {280});
     check_model({.heads = 8, .kv_heads = 1, .head_dim = 256, .type = type}, {70});
     for (int window : {1, 32, 100, 300})
-      check_model({.heads = 6, .kv_heads = 2, .head_dim = 40, .type = type, .window = window}, {600, 3, 257});
+      for (bool chunked : {false, true})
+        check_model({.heads = 6, .kv_heads = 2, .head_dim = 40, .type = type, .window = window, .chunked = chunked},
+                    {600, 3, 257});
   }
 }
 

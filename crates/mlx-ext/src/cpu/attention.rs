@@ -83,6 +83,8 @@ pub struct Attention<'a> {
     pub soft_cap: Option<f32>,
     /// How many of the latest tokens a query sees; `None`: all.
     pub window: Option<i32>,
+    /// The window begins at the last position that its length divides: a query sees its own chunk of the sequence.
+    pub chunked: bool,
     /// Rotate neighbours instead of halves.
     pub traditional: bool,
 }
@@ -319,6 +321,7 @@ impl Step {
             soft_cap: attention.soft_cap.unwrap_or(0.0),
             window: attention.window.unwrap_or(0),
             traditional: attention.traditional.into(),
+            chunked: attention.chunked.into(),
         };
         // SAFETY: step and arrays are borrowed for the call; the primitive shares the ownership of the step's rows and
         // pool, and copies the handles of the arrays. Shapes are checked in C++; the blocks were, in `KvPool::step`.

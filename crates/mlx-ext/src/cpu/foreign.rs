@@ -131,6 +131,7 @@ pub(super) struct RawAttention {
     pub(super) soft_cap: f32,
     pub(super) window: c_int,
     pub(super) traditional: c_int,
+    pub(super) chunked: c_int,
 }
 
 /// Declares each function; what follows `=` is what its stand-in returns.

@@ -65,6 +65,7 @@ fn shared_blocks_change_no_bit() {
             pairs: 20,
             traditional: false,
             window: None,
+            chunked: false,
             soft_cap: None,
             dtype,
         };
@@ -341,13 +342,15 @@ fn check_attention(digest: &mut impl Hasher) {
         pairs: 20,
         traditional: false,
         window: None,
+        chunked: false,
         soft_cap: None,
         dtype: KvDtype::Float32,
     };
     let half = Spec { dtype: KvDtype::Float16, kv_heads: 1, group: 5, head_dim: 64, pairs: 16, ..plain };
     let capped = Spec { window: Some(77), soft_cap: Some(2.0), ..plain };
-    for spec in [plain, half, Spec { window: Some(77), ..plain }, Spec { window: Some(300), ..half }, capped]
-    {
+    let chunked = Spec { window: Some(77), chunked: true, ..plain };
+    let windowed = [Spec { window: Some(77), ..plain }, Spec { window: Some(300), ..half }];
+    for spec in [plain, half, windowed[0], windowed[1], capped, chunked] {
         let lengths = [620, 33, 90];
         let rotation = Rotation::new(spec, 620);
         let sequences: Vec<Array> =

@@ -82,12 +82,16 @@ fn expected(spec: &AttentionSpec, pairs: usize, qkv: &[f32]) -> Vec<f64> {
         for query_head in 0..queries {
             let query = head(token, query_head, true);
             let kv_head = queries + query_head * kv / queries;
-            let first = spec.window.map_or(0, |window| (token + 1).saturating_sub(window as usize));
+            let first = match spec.window.map(|window| window as usize) {
+                None => 0,
+                Some(chunk) if spec.chunked => token / chunk * chunk,
+                Some(window) => (token + 1).saturating_sub(window),
+            };
             let cap = |score: f64| {
                 spec.soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
             };
-            let growth =
-                if spec.query_scale.is_some() { 1.0 + 0.5 * ((token / 8) as f64).ln_1p() } else { 1.0 };
+            let periods = |scale: &Rc<QueryScale>| ((token as f64 + scale.offset()) / 8.0).floor();
+            let growth = spec.query_scale.as_ref().map_or(1.0, |scale| 1.0 + 0.5 * periods(scale).ln_1p());
             let score = |key: usize| -> f64 {
                 let key = head(key, kv_head, true);
                 let product = query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>();
@@ -142,6 +146,9 @@ fn windows_and_scales_differ_by_layer() {
     for window in [1, 7, 32, 44, 45, 1000] {
         agrees(&AttentionSpec { window: Some(window), ..plain.clone() }, 8);
     }
+    for chunk in [1, 7, 20, 32, 44, 45, 1000] {
+        agrees(&AttentionSpec { window: Some(chunk), chunked: true, ..plain.clone() }, 8);
+    }
     agrees(&AttentionSpec { scale: 0.5, ..plain }, 8);
 }
 
@@ -152,7 +159,11 @@ fn scores_may_be_capped_and_queries_may_grow() {
         agrees(&AttentionSpec { soft_cap: Some(cap), ..plain.clone() }, 8);
         agrees(&AttentionSpec { soft_cap: Some(cap), window: Some(7), ..plain.clone() }, 8);
     }
-    agrees(&AttentionSpec { query_scale: Some(Rc::new(QueryScale::new(0.5, 8.0))), ..plain.clone() }, 8);
+    // Of a token the 8th, or with an offset of 3 the 5th, is the first whose queries grow.
+    for offset in [0.0, 3.0] {
+        let query_scale = Some(Rc::new(QueryScale::new(0.5, 8.0, offset)));
+        agrees(&AttentionSpec { query_scale, ..plain.clone() }, 8);
+    }
     let rope = Rc::new(Rope::new(inv_freq(4), false, 64).with_gain(1.25));
     agrees(&AttentionSpec { rope: Some(rope), ..plain }, 4);
 }

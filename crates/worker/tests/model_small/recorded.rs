@@ -31,6 +31,9 @@ pub(crate) struct Recorded {
     config: Value,
     /// Shapes by name.
     tensors: BTreeMap<String, Vec<usize>>,
+    /// Names of matrices that are not quantized where others are.
+    #[serde(default)]
+    dense: Vec<String>,
     prompt: Vec<u32>,
     pub(crate) runs: Vec<Run>,
 }
@@ -82,7 +85,9 @@ impl Recorded {
         for (name, shape) in &self.tensors {
             let values = values(name, shape);
             match (bits, name.strip_suffix(".weight")) {
-                (Some(bits), Some(module)) if shape.len() > 1 => {
+                (Some(bits), Some(module))
+                    if shape.len() > 1 && !self.dense.iter().any(|it| it == module) =>
+                {
                     tensors.extend(packed(module, shape, &values, bits));
                 }
                 _ => drop(tensors.insert(name.clone(), float.tensor(shape.clone(), &values))),
@@ -90,8 +95,9 @@ impl Recorded {
         }
         if config.get("text_config").is_some() {
             // What else such a model has is left out.
-            let tower = float.tensor(vec![4, 8], &[0.0; 32]);
-            tensors.insert("vision_tower.patch_embedding.weight".to_owned(), tower);
+            let tower = if config["model_type"] == "llama4" { "vision_model" } else { "vision_tower" };
+            let tensor = float.tensor(vec![4, 8], &[0.0; 32]);
+            tensors.insert(format!("{tower}.patch_embedding.weight"), tensor);
         }
         if let Some(bits) = bits {
             config["quantization"] = json!({ "group_size": GROUP_SIZE, "bits": bits });
@@ -159,6 +165,7 @@ fn values(name: &str, shape: &[usize]) -> Vec<f64> {
     let mut random = SplitMix(hash);
     let (low, high) = match shape {
         [_] if name.ends_with("norm.weight") => (0.5, 1.5),
+        [_] if name.ends_with(".e_score_correction_bias") => (0.0, 0.25),
         _ => (-0.25, 0.25),
     };
     let count = shape.iter().product();

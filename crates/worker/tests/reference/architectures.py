@@ -235,17 +235,108 @@ def olmoe(r, seed):
     return {**common("olmoe", r, seed), **experts, "separate_experts": seed % 3 == 1}
 
 
+def deepseek_experts(r, seed):
+    """Some experts, of which every token goes through one or two."""
+    return {
+        "n_routed_experts": 8,
+        "num_experts_per_tok": r.choice([2, 3]),
+        "n_shared_experts": r.choice([1, 2]),
+        "moe_intermediate_size": r.choice([32, 64]),
+        "first_k_dense_replace": 1,
+        "num_hidden_layers": 3,
+        "separate_experts": seed % 3 == 1,
+        "tie_word_embeddings": False,
+    }
+
+
+def chosen_by_sigmoid(r, seed):
+    groups = {"n_group": [1, 4, 2][seed % 3], "topk_group": [1, 2, 1][seed % 3]}
+    return {**groups, "norm_topk_prob": seed % 2 == 0, "routed_scaling_factor": r.choice([1.0, 2.5])}
+
+
+def glm4_moe(r, seed):
+    config = common("glm4_moe", r, seed)
+    config["head_dim"] = {20: 24}.get(config["head_dim"], config["head_dim"])
+    more = {"attention_bias": seed % 2 == 1, "use_qk_norm": seed % 3 != 1, "partial_rotary_factor": 0.5}
+    return {**config, **deepseek_experts(r, seed), **chosen_by_sigmoid(r, seed), **more, "rope_scaling": None}
+
+
+def latent(r, seed):
+    """Sizes of latent attention. The kernels for the CPU take sums of rank and rotated components that are multiples of 8."""
+    heads = r.choice([2, 4])
+    sizes = {
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "q_lora_rank": None if seed % 2 else 32,
+        "kv_lora_rank": r.choice([32, 64]),
+        "qk_rope_head_dim": [8, 12, 16][seed % 3],
+        "qk_nope_head_dim": r.choice([32, 64]),
+        "v_head_dim": r.choice([16, 32]),
+    }
+    mscales = {"mscale": 1.0, "mscale_all_dim": r.choice([0.7, 1.0])} if seed % 3 != 1 else {}
+    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 4.0, **mscales}
+    return {**sizes, "rope_scaling": scaling, "attention_bias": seed % 3 == 2}
+
+
+def deepseek_v3(r, seed, model_type="deepseek_v3"):
+    config = common(model_type, r, seed, free=False)
+    return {**config, **deepseek_experts(r, seed), **chosen_by_sigmoid(r, seed), **latent(r, seed)}
+
+
+def deepseek_v2(r, seed):
+    groups = {"topk_method": "greedy"}
+    if seed % 2 == 0:
+        groups = {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}
+    more = {**groups, "norm_topk_prob": False, "routed_scaling_factor": r.choice([1.0, 16.0])}
+    return {**common("deepseek_v2", r, seed, free=False), **deepseek_experts(r, seed), **latent(r, seed), **more}
+
+
+def deepseek(r, seed):
+    scaling = {"type": "linear", "factor": 4.0} if seed % 2 else None
+    config = {**common("deepseek", r, seed, free=False), **deepseek_experts(r, seed)}
+    config["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
+    return {**config, "norm_topk_prob": False, "rope_scaling": scaling, "attention_bias": seed % 3 == 2}
+
+
+def llama4(r, seed):
+    text = {
+        **common("llama4_text", r, seed),
+        "attention_bias": seed % 3 == 2,
+        "attention_chunk_size": r.choice([24, 40]),
+        "num_hidden_layers": 4,
+        "interleave_moe_layer_step": 1 + seed % 2,
+        "intermediate_size_mlp": 160,
+        "num_local_experts": r.choice([4, 5]),
+        "num_experts_per_tok": 1,
+        "use_qk_norm": seed % 3 != 1,
+        "rms_norm_eps": 1e-6,  # that of queries and keys is always so in mlx-lm
+        "rope_scaling": llama3() if seed % 2 else None,
+        "attn_temperature_tuning": [4, 0, True][seed % 3],
+        "floor_scale": 16,
+        "attn_scale": 0.3,
+        "tie_word_embeddings": False,
+    }
+    return {"model_type": "llama4", "text_config": text, "vocab_size": text["vocab_size"], "eos_token_id": 0}
+
+
 ARCHITECTURES = {
     "cohere": cohere,
     "cohere2": cohere2,
+    "deepseek": deepseek,
+    "deepseek_v2": deepseek_v2,
+    "deepseek_v3": deepseek_v3,
     "ernie4_5": ernie4_5,
     "gemma2": gemma2,
     "gemma3": gemma3,
     "gemma3_text": gemma3_text,
     "glm4": glm4,
+    "glm4_moe": glm4_moe,
     "granite": granite,
     "iquestcoder": lambda r, seed: llama(r, seed, "iquestcoder"),
+    "joyai_llm_flash": lambda r, seed: deepseek_v3(r, seed, "joyai_llm_flash"),
+    "kimi_k2": lambda r, seed: deepseek_v3(r, seed, "kimi_k2"),
     "llama": llama,
+    "llama4": llama4,
     "ministral3": ministral3,
     "mistral": mistral,
     "mistral3": mistral3,

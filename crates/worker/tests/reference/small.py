@@ -67,6 +67,8 @@ def tensor(name, shape):
     is_norm = len(shape) == 1 and name.endswith("norm.weight")
     # Of matrices about 2 / sqrt(inputs), so that activations keep their size from layer to layer.
     low, high = (0.5, 1.5) if is_norm else (-0.25, 0.25)
+    if name.endswith(".e_score_correction_bias"):
+        low = 0.0  # mlx-lm takes a group that is left out for one with scores of 0
     values = [low + (high - low) * (next(numbers) >> 57) / 128 for _ in range(count)]
     return mx.array(values, dtype=mx.float32).reshape(shape)
 
@@ -112,19 +114,28 @@ def run(model, prompt, bits):
     return {"bits": bits, "logits": [[after, rounded(rows[after - 1])] for after in AFTER], "greedy": greedy}
 
 
+def not_quantized(model, shapes):
+    """Matrices that stay dense in a quantized model."""
+    names = {name for name, _ in tree_flatten(model.parameters())}
+    modules = [name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) > 1]
+    return [module for module in modules if f"{module}.weight" in names and f"{module}.scales" not in names]
+
+
 def record(config, seed):
     """One model, dense and with weights of 4 and of 8 bits."""
     model, shapes = build(dict(config))
     numbers = split_mix(hashed(f"tokens {seed}"))
     vocab = config.get("text_config", config)["vocab_size"]
     prompt = [next(numbers) % vocab for _ in range(PROMPT)]
-    runs = [run(model, prompt, None)]
+    runs, dense = [run(model, prompt, None)], []
     for bits in (4, 8):
         model, _ = build(dict(config))
         nn.quantize(model, group_size=GROUP_SIZE, bits=bits)
         runs.append(run(model, prompt, bits))
+        dense = not_quantized(model, shapes)
     config.pop("separate_experts", None)
-    return {"config": config, "tensors": shapes, "prompt": prompt, "runs": runs}
+    model = {"config": config, "tensors": shapes, "prompt": prompt, "runs": runs}
+    return {"dense": dense, **model} if dense else model
 
 
 def recorded(model_type, seed):

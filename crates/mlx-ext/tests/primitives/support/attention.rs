@@ -23,6 +23,7 @@ pub(crate) struct Spec {
     pub(crate) pairs: i32,
     pub(crate) traditional: bool,
     pub(crate) window: Option<i32>,
+    pub(crate) chunked: bool,
     /// [`expected`] knows of none.
     pub(crate) soft_cap: Option<f32>,
     pub(crate) dtype: KvDtype,
@@ -131,6 +132,7 @@ impl<'a> Server<'a> {
                 soft_cap: self.spec.soft_cap,
                 scale: self.spec.scale(),
                 window: self.spec.window,
+                chunked: self.spec.chunked,
                 traditional: self.spec.traditional,
             })
             .unwrap();
@@ -235,7 +237,14 @@ fn output_error(spec: Spec, score_error: &Array, averaged: &Array, tokens: i32) 
 
 /// 0 where a query sees a key, minus infinity elsewhere: `[tokens, tokens]`.
 fn hidden(spec: Spec, tokens: i32) -> Array {
-    let sees = |query: i32, key: i32| key <= query && spec.window.is_none_or(|window| query - key < window);
+    let sees = |query: i32, key: i32| {
+        key <= query
+            && match spec.window {
+                None => true,
+                Some(chunk) if spec.chunked => query / chunk == key / chunk,
+                Some(window) => query - key < window,
+            }
+    };
     let cell = |i: i32| if sees(i / tokens, i % tokens) { 0.0 } else { f64::NEG_INFINITY };
     let values: Vec<f64> = (0..tokens * tokens).map(cell).collect();
     Array::from_slice_f64(&values, &[tokens, tokens])

@@ -116,6 +116,7 @@ impl PagedStep {
             scale: spec.scale,
             soft_cap: spec.soft_cap,
             window: spec.window,
+            chunked: spec.chunked,
             traditional: spec.rope.as_ref().is_some_and(|rope| rope.traditional()),
         })
     }

@@ -2,12 +2,17 @@
 
 mod cohere;
 mod cohere2;
+mod deepseek;
+mod deepseek_v2;
+mod deepseek_v3;
 mod ernie4_5;
 mod gemma2;
 mod gemma3;
 mod glm4;
+mod glm4_moe;
 mod granite;
 mod llama;
+mod llama4;
 mod mistral;
 mod mistral3;
 mod mixtral;
@@ -38,14 +43,21 @@ pub(super) struct Entry {
 pub(super) const REGISTRY: &[Entry] = &[
     Entry::new("cohere", cohere::load).with_defaults(cohere::DEFAULTS),
     Entry::new("cohere2", cohere2::load).with_defaults(cohere2::DEFAULTS),
+    Entry::new("deepseek", deepseek::load),
+    Entry::new("deepseek_v2", deepseek_v2::load).with_defaults(deepseek_v2::DEFAULTS),
+    Entry::new("deepseek_v3", deepseek_v3::load).with_defaults(deepseek_v3::DEFAULTS),
     Entry::new("ernie4_5", ernie4_5::load).with_defaults(ernie4_5::DEFAULTS),
     Entry::new("gemma2", gemma2::load).with_defaults(gemma2::DEFAULTS),
     Entry::new("gemma3", gemma3::load_nested).with_defaults(gemma3::DEFAULTS),
     Entry::new("gemma3_text", gemma3::load).with_defaults(gemma3::DEFAULTS),
     Entry::new("glm4", glm4::load).with_defaults(glm4::DEFAULTS),
+    Entry::new("glm4_moe", glm4_moe::load).with_defaults(glm4_moe::DEFAULTS),
     Entry::new("granite", granite::load),
     Entry::new("iquestcoder", llama::load),
+    Entry::new("joyai_llm_flash", deepseek_v3::load).with_defaults(deepseek_v3::DEFAULTS),
+    Entry::new("kimi_k2", deepseek_v3::load).with_defaults(deepseek_v3::DEFAULTS),
     Entry::new("llama", llama::load),
+    Entry::new("llama4", llama4::load).with_defaults(llama4::DEFAULTS),
     Entry::new("ministral3", llama::load).with_defaults(mistral3::MINISTRAL),
     Entry::new("mistral", mistral::load).with_defaults(mistral::DEFAULTS),
     Entry::new("mistral3", mistral3::load).with_defaults(mistral::DEFAULTS),
@@ -86,3 +98,6 @@ pub(super) fn find(found: Option<&str>) -> Result<&'static Entry, ModelError> {
             .join(", "),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,6 +113,14 @@ pub(super) fn kv_token_values(config: Settings<'_>) -> Result<u64, ModelError> {
 }
 
 fn heads(config: Settings<'_>, hidden_size: i32, queries: i32) -> Result<Heads, ModelError> {
+    // Latent attention keeps one vector that all heads share, and a key that is rotated.
+    if let Some(rank) = config.whole("kv_lora_rank", 1, MAX_HEAD_DIM)? {
+        let rotated = config.whole("qk_rope_head_dim", 2, MAX_HEAD_DIM)?.unwrap_or(2);
+        if rotated % 2 != 0 || rank + rotated > MAX_HEAD_DIM {
+            return config.refuse("kv_lora_rank", format!("{rank}, with `qk_rope_head_dim` = {rotated}"));
+        }
+        return Ok(Heads { queries, kv: 1, dim: rank + rotated });
+    }
     let kv = config.whole("num_key_value_heads", 1, MAX_HEADS)?.unwrap_or(queries);
     if queries % kv != 0 {
         return config.refuse("num_key_value_heads", kv);

@@ -18,12 +18,14 @@ pub(in crate::model) struct RopeConfig {
     pub(in crate::model) query_scale: Option<QueryScaleConfig>,
 }
 
-/// Queries are multiplied by `1 + beta ln(1 + floor(position / period))`.
+/// Queries are multiplied by `1 + beta ln(1 + floor((position + offset) / period))`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::model) struct QueryScaleConfig {
     pub(in crate::model) beta: f64,
     /// In tokens.
     pub(in crate::model) period: f64,
+    /// Likewise.
+    pub(in crate::model) offset: f64,
 }
 
 /// How the context was stretched after the first training.
@@ -48,6 +50,8 @@ pub(in crate::model) enum RopeScaling {
         beta_fast: f64,
         beta_slow: f64,
         gain: f64,
+        /// The part of the gain that is in the scores of whole heads, where an architecture has it there.
+        share_of_all: f64,
     },
     /// Every pair turns slower by a factor of its own, and rotated components are multiplied by `gain`.
     LongRope {
@@ -139,6 +143,14 @@ impl RopeConfig {
 }
 
 impl RopeScaling {
+    /// Factor of scores in the architectures whose whole heads have a part of the gain.
+    pub(in crate::model) fn score_factor(&self) -> f64 {
+        match self {
+            Self::Yarn { share_of_all, .. } => share_of_all * share_of_all,
+            _ => 1.0,
+        }
+    }
+
     /// Factor of rotated components.
     pub(in crate::model) fn gain(&self) -> f64 {
         match self {
@@ -184,7 +196,7 @@ pub(super) fn has_kinds(parameters: Settings<'_>) -> bool {
 fn query_scale(own: Settings<'_>) -> Result<Option<QueryScaleConfig>, ModelError> {
     let Some(beta) = own.number("llama_4_scaling_beta", 0.0, 1e3)? else { return Ok(None) };
     let period = needed(own, OLD_CONTEXT, own.number(OLD_CONTEXT, 1.0, 1e9)?)?;
-    Ok((beta != 0.0).then_some(QueryScaleConfig { beta, period }))
+    Ok((beta != 0.0).then_some(QueryScaleConfig { beta, period, offset: 0.0 }))
 }
 
 fn needed(own: Settings<'_>, name: &str, value: Option<f64>) -> Result<f64, ModelError> {
@@ -252,12 +264,12 @@ fn yarn(
         return own.refuse("beta_fast", format!("{beta_fast}, below `beta_slow`"));
     }
     let share = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
-    let of_all = number("mscale_all_dim", 0.0)?.unwrap_or(0.0);
+    let share_of_all = share(number("mscale_all_dim", 0.0)?.unwrap_or(0.0));
     let gain = match number("attention_factor", 1e-6)? {
         Some(gain) => gain,
-        None => share(number("mscale", 0.0)?.unwrap_or(1.0)) / share(of_all),
+        None => share(number("mscale", 0.0)?.unwrap_or(1.0)) / share_of_all,
     };
-    Ok(RopeScaling::Yarn { factor, old_context, beta_fast, beta_slow, gain })
+    Ok(RopeScaling::Yarn { factor, old_context, beta_fast, beta_slow, gain, share_of_all })
 }
 
 /// The factors are those for long sequences, whatever a sequence's length is: keys that were kept would change with it.

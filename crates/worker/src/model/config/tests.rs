@@ -109,7 +109,8 @@ fn rope_has_had_many_names() {
         let object = with(&object, json!({ "rope_theta": 5e5 }));
         let args = parse(json!({ "rope_theta": null, "rope_parameters": object }));
         assert_eq!((&args.rope.scaling, args.rope.base), (&stretched, 500_000.0));
-        let nested = parse(json!({ "rope_parameters": { "full_attention": object } }));
+        let kinds = config(json!({ "rope_parameters": { "full_attention": object } }));
+        let nested = DecoderConfig::parse(Settings::new(&kinds).unwrap(), &["rope_parameters"]).unwrap();
         assert_eq!(nested.rope, args.rope);
         let both = parse(json!({ "rope_scaling": object, "rope_parameters": object, "rope_theta": 5e5 }));
         assert_eq!(both.rope, args.rope);
@@ -185,6 +186,11 @@ fn a_model_of_text_may_have_a_place_and_defaults_of_its_own() {
     assert_eq!(text.whole("head_dim", 1, 9).unwrap(), Some(8));
     assert_eq!(text.whole("num_attention_heads", 1, 9).unwrap(), Some(3));
     assert_eq!(text.number("rope_theta", 1.0, 9.0).unwrap(), None);
+    let nothing = json!({ "num_attention_heads": null });
+    let nothing =
+        Settings::new(&nothing).unwrap().with_defaults(&[("num_attention_heads", 3.0), ("mlp_bias", 1.0)]);
+    assert_eq!(nothing.whole("num_attention_heads", 1, 9).unwrap(), None);
+    assert_eq!(nothing.flag("mlp_bias").unwrap(), Some(true));
     let error = text.refuse::<()>("head_dim", 8).unwrap_err().to_string();
     assert!(error.contains("`text_config.head_dim`"), "{error}");
 }
@@ -230,6 +236,11 @@ fn what_would_change_the_answers_is_refused_by_name() {
             json!({ "rope_scaling": { "type": "llama3", "factor": 4, "low_freq_factor": 4, "high_freq_factor": 4 } }),
             "rope_scaling.low_freq_factor",
         ),
+        (
+            json!({ "rope_parameters": { "full_attention": { "rope_theta": 1e6 }, "sliding_attention": {} } }),
+            "rope_parameters",
+        ),
+        (json!({ "rope_scaling": { "full_attention": { "rope_type": "default" } } }), "rope_scaling"),
         (json!({ "num_key_value_heads": 3 }), "num_key_value_heads"),
         (json!({ "head_dim": 7 }), "head_dim"),
     ] {
@@ -253,6 +264,90 @@ fn an_architecture_may_cover_more() {
         assert!(read(&config).is_err());
         DecoderConfig::parse(Settings::new(&config).unwrap(), &[name]).unwrap();
         assert!(DecoderConfig::parse(Settings::new(&config).unwrap(), &["another"]).is_err());
+    }
+}
+
+/// The local base is that of the kind's own parameters, else a setting's, else the usual one.
+#[test]
+fn layers_of_a_kind_have_parameters_of_their_own() {
+    let local = |changes: Value| {
+        let config = config(changes);
+        let kind = ("sliding_attention", "rope_local_base_freq");
+        RopeConfig::parse(Settings::new(&config).unwrap(), false, kind).unwrap()
+    };
+    let kinds = |own: Value| json!({ "full_attention": { "rope_theta": 1e6 }, "sliding_attention": own });
+    let theta = json!({ "rope_theta": 5e5 });
+    for (parameters, base) in [
+        (json!({ "rope_parameters": kinds(theta.clone()), "rope_local_base_freq": 2e4 }), 5e5),
+        (json!({ "rope_parameters": kinds(json!({})), "rope_local_base_freq": 2e4 }), 2e4),
+        (json!({ "rope_parameters": kinds(json!({})), "rope_theta": 1e6 }), 1e4),
+        (json!({ "rope_parameters": { "full_attention": theta }, "rope_theta": 1e6 }), 1e4),
+    ] {
+        assert_eq!(local(parameters.clone()), RopeConfig::plain(base), "{parameters}");
+    }
+}
+
+/// Each would give a rotation that is none, or another one than was meant.
+#[test]
+fn hostile_rotations_are_refused() {
+    let scaled = |kind: &str, more: Value| {
+        let mut object = json!({
+            "type": kind, "factor": 4.0, "original_max_position_embeddings": 1000, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "long_factor": vec![2.0; 8],
+        });
+        for (name, value) in more.as_object().unwrap() {
+            object[name] = value.clone();
+        }
+        json!({ "rope_scaling": object })
+    };
+    let bad_numbers = [
+        json!(0.0),
+        json!(-1.0),
+        json!({ "__float__": "NaN" }),
+        json!(1e9),
+        json!("4"),
+        json!([4.0]),
+        json!({}),
+    ];
+    for bad in &bad_numbers {
+        for kind in ["linear", "dynamic", "llama3", "yarn"] {
+            refused(scaled(kind, json!({ "factor": bad })), "rope_scaling.factor");
+        }
+        refused(scaled("longrope", json!({ "long_factor": bad })), "rope_scaling.long_factor");
+        refused(scaled("longrope", json!({ "long_factor": vec![bad; 8] })), "rope_scaling.long_factor");
+        if bad != &json!(1e9) {
+            refused(json!({ "rope_theta": bad }), "rope_theta");
+        }
+    }
+    for (kind, name, value) in [
+        ("yarn", "beta_fast", json!(0.5)),
+        ("yarn", "beta_slow", json!(64)),
+        ("yarn", "beta_slow", json!(-1)),
+        ("yarn", "mscale", json!(-1.0)),
+        ("yarn", "attention_factor", json!(0.0)),
+        ("yarn", "original_max_position_embeddings", json!(0)),
+        ("longrope", "original_max_position_embeddings", json!(1)),
+        ("longrope", "attention_factor", json!({ "__float__": "Infinity" })),
+        ("longrope", "long_factor", json!(vec![2.0; 7])),
+        ("longrope", "long_factor", json!(vec![2.0; 9])),
+        ("llama3", "low_freq_factor", json!(5.0)),
+        ("yarn", "llama_4_scaling_beta", json!(-0.5)),
+    ] {
+        let changes = scaled(kind, json!({ name: value }));
+        let error = read(&config(changes.clone())).unwrap_err().to_string();
+        assert!(error.contains("`rope_scaling."), "{changes}: {error}");
+    }
+    refused(json!({ "rope_theta": 0.9, "rope_scaling": yarn(json!({})) }), "rope_scaling.rope_theta");
+}
+
+#[test]
+fn long_values_are_cut_in_messages() {
+    let long = "x".repeat(10_000);
+    for changes in
+        [json!({ "hidden_act": long }), json!({ "layer_types": [long] }), json!({ "clip_qkv": [long] })]
+    {
+        let error = read(&config(changes)).unwrap_err().to_string();
+        assert!(error.len() < 250 && error.contains('…'), "{error}");
     }
 }
 

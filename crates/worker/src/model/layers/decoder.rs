@@ -4,8 +4,8 @@
 use mlx_rs::{Array, error::Exception};
 
 use super::{
-    Architecture, Attention, AttentionParams, DecoderConfig, Embedding, FusedLinear, Mlp, MlpParams,
-    ModelError, Moe, MoePlan, NormParams, Normalization, QkNorm, SublayerNorms, Weights, load_matrix,
+    Architecture, DecoderConfig, Embedding, FusedLinear, LatentPlan, Mlp, MlpParams, ModelError, Moe,
+    MoePlan, NormParams, Normalization, QkNorm, SelfAttention, SublayerNorms, Weights, load_matrix,
     load_rope,
 };
 use crate::backend::{AttentionSpec, Backend, Gate, Rowwise, StepMemory};
@@ -32,11 +32,15 @@ pub(in crate::model) struct DecoderPlan {
     pub(in crate::model) norm: NormParams,
     pub(in crate::model) block_norms: BlockNorms,
     pub(in crate::model) qk_norm: Option<QkNorm>,
+    /// In place of heads of keys and values.
+    pub(in crate::model) latent: Option<LatentPlan>,
     /// Of queries, keys and values.
     pub(in crate::model) qkv_bias: bool,
     /// Of attention's output.
     pub(in crate::model) output_bias: bool,
     pub(in crate::model) mlp_bias: bool,
+    /// Of the feed-forward network, below the layer's name.
+    pub(in crate::model) mlp_name: &'static str,
     /// Whether queries, keys and values are stored as one matrix.
     pub(in crate::model) fused_qkv: bool,
     /// Whether gate and up are.
@@ -69,7 +73,7 @@ pub(in crate::model) struct Decoder {
 struct Block {
     /// Of attention and feed-forward network, if they are parallel.
     before: Option<Normalization>,
-    self_attn: Attention,
+    self_attn: SelfAttention,
     mlp: FeedForward,
 }
 
@@ -97,9 +101,11 @@ impl DecoderPlan {
                 mlp_after: None,
             },
             qk_norm: None,
+            latent: None,
             qkv_bias: config.attention_bias,
             output_bias: config.attention_bias,
             mlp_bias: config.mlp_bias,
+            mlp_name: "mlp",
             fused_qkv: false,
             fused_gate_up: false,
             gate: Gate::Silu,
@@ -187,17 +193,8 @@ impl Block {
                 SublayerNorms { before: norm(mlp_before)?, after: norm(mlp_after)? },
             ),
         };
-        let attention = AttentionParams {
-            spec: plan.attention[layer].clone(),
-            layer,
-            hidden_size: config.hidden_size,
-            qkv_bias: plan.qkv_bias,
-            output_bias: plan.output_bias,
-            fused: plan.fused_qkv,
-            qk_norm: plan.qk_norm.map(|of| (of, plan.norm)),
-            residual_factor: plan.residual_factor,
-        };
-        let self_attn = Attention::load(weights, &name("self_attn"), attention, attention_norms)?;
+        let self_attn =
+            SelfAttention::load(weights, &name("self_attn"), (config, plan, layer), attention_norms)?;
         let mlp = FeedForward::load(config, plan, layer, (weights, mlp_norms))?;
         Ok(Self { before, self_attn, mlp })
     }
@@ -234,7 +231,9 @@ impl FeedForward {
             fused: plan.fused_gate_up,
             residual_factor: plan.residual_factor,
         };
-        Mlp::load(weights, &format!("{name}.mlp"), &params, norms).map(Box::new).map(Self::Dense)
+        Mlp::load(weights, &format!("{name}.{}", plan.mlp_name), &params, norms)
+            .map(Box::new)
+            .map(Self::Dense)
     }
 
     fn forward(&self, x: &Array, residual: &Array) -> Result<Array, Exception> {

@@ -9,15 +9,19 @@
 mod attention;
 mod decoder;
 mod embedding;
+mod latent_attention;
 mod linear;
 mod mlp;
 mod moe;
 mod norm;
 mod rope;
+mod self_attention;
 
 use attention::{Attention, AttentionParams};
 pub(super) use decoder::{BlockNorms, DecoderPlan};
 use embedding::Embedding;
+use latent_attention::LatentAttention;
+pub(super) use latent_attention::LatentPlan;
 use linear::{FusedLinear, load_matrices, load_matrix};
 use mlp::{Mlp, MlpParams};
 use moe::Moe;
@@ -27,6 +31,7 @@ use norm::{Normalization, SublayerNorms};
 #[cfg(test)]
 pub(super) use rope::inv_freq;
 pub(super) use rope::load_rope;
+use self_attention::SelfAttention;
 
 pub(super) use crate::backend::{Groups, RoutingRule, Scores};
 

@@ -52,8 +52,8 @@ pub(in crate::model) fn inv_freq(config: &RopeConfig, dims: i32) -> Vec<f64> {
 
 impl QueryScaleConfig {
     /// In the form that kernels take.
-    pub(super) fn table(self) -> QueryScale {
-        QueryScale::new(self.beta, self.period)
+    pub(in crate::model) fn table(self) -> QueryScale {
+        QueryScale::new(self.beta, self.period, self.offset)
     }
 }
 
