@@ -24,7 +24,7 @@ fn table() {
         None => recorded::committed().into_iter().filter(|(model_type, _)| model_type == "llama").collect(),
     };
     println!(
-        "{:<14} {:>5} {:<8} {:>12} {:>10}  tokens",
+        "{:<16} {:>5} {:<8} {:>12} {:>10}  tokens",
         "architecture", "bits", "backend", "difference", "of logits"
     );
     let mut wrong = Vec::new();
@@ -36,9 +36,10 @@ fn table() {
                     models.iter().flat_map(|model| model.runs.iter().map(move |run| (model, run)))
                 {
                     if run.bits == bits {
-                        let found = model.compare(run, on);
+                        let (found, arithmetic) = (model.compare(run, on), Arithmetic::of(on, run));
+                        let found = if arithmetic == Arithmetic::Rounded { found } else { found.of_all() };
                         all = all.and(found);
-                        if !Arithmetic::of(on, run).allows(found) {
+                        if !arithmetic.allows(found) {
                             wrong.push(format!("{model_type}, {bits:?} bits, {backend}: {found:?}"));
                         }
                     }
@@ -46,8 +47,13 @@ fn table() {
                 let bits = bits.map_or("dense".to_owned(), |bits| bits.to_string());
                 let tokens =
                     if all.tokens == 0 { "equal".to_owned() } else { format!("{} differ", all.tokens) };
+                let turned = if all.turned_logit > all.logit {
+                    format!(", {:.1e} where experts are almost equally good", all.turned_logit)
+                } else {
+                    String::new()
+                };
                 println!(
-                    "{model_type:<14} {bits:>5} {backend:<8} {:>12.1e} {:>10.1}  {tokens}",
+                    "{model_type:<16} {bits:>5} {backend:<8} {:>12.1e} {:>10.1}  {tokens}{turned}",
                     all.logit, all.size
                 );
             }

@@ -33,6 +33,28 @@ from architectures import ARCHITECTURES
 GATHER_QMM = mx.gather_qmm
 mx.gather_qmm = lambda *arrays, global_scale=None, **options: GATHER_QMM(*arrays, **options)
 
+# Of the latest pass: how near experts are to each other, by layer and token.
+GAPS = []
+ARGPARTITION = mx.argpartition
+
+
+def argpartition(values, kth, axis=-1):
+    """What mlx-lm chooses experts by, and groups of them."""
+    ordered = mx.sort(values, axis=axis).swapaxes(axis, -1)
+    if kth + 1 < ordered.shape[-1]:
+        taken, left = ordered[..., kth], ordered[..., kth + 1]
+        # Scores are told apart by their ratio; what a router gives, which has both signs, by its difference.
+        is_score = not (values > 0).any().item() or not (values < 0).any().item()
+        size = mx.abs(taken) + mx.abs(left) if is_score else 1.0
+        GAPS.append(((left - taken) / size).reshape(values.shape[1], -1).min(axis=-1).tolist())
+    return ARGPARTITION(values, kth=kth, axis=axis)
+
+
+mx.argpartition = argpartition
+
+# A rounding to 16 bits changes less.
+NEAR_EXPERTS = 3e-4
+
 PROMPT, DECODED = 129, 24
 AFTER = [1, 64, PROMPT, PROMPT + DECODED]
 MODELS = 3
@@ -103,15 +125,26 @@ def build(config):
 def run(model, prompt, bits):
     """Logits of the prompt in one piece, then of single tokens, each the most likely one."""
     cache = make_prompt_cache(model)
-    rows = list(model(mx.array([prompt]), cache=cache)[0])
+    near = []
+
+    def forward(tokens):
+        GAPS.clear()
+        logits = model(mx.array([tokens]), cache=cache)[0]
+        mx.eval(logits)
+        near.extend(min(gaps) < NEAR_EXPERTS for gaps in zip(*GAPS))
+        return list(logits)
+
+    rows = forward(prompt)
     greedy = []
     for _ in range(DECODED):
         second, first = sorted(rows[-1].tolist())[-2:]
         token = rows[-1].argmax().item()
         greedy.append([token, round(first - second, 4)])
-        rows.append(model(mx.array([[token]]), cache=cache)[0, 0])
+        rows += forward([token])
     rounded = lambda row: [round(value, 5) for value in row.tolist()]
-    return {"bits": bits, "logits": [[after, rounded(rows[after - 1])] for after in AFTER], "greedy": greedy}
+    turns = {"turns_at": near.index(True)} if True in near else {}
+    logits = [[after, rounded(rows[after - 1])] for after in AFTER]
+    return {"bits": bits, **turns, "logits": logits, "greedy": greedy}
 
 
 def not_quantized(model, shapes):
