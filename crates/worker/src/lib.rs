@@ -11,6 +11,7 @@
 //! none of the others, but that [`sample`] knows the mask of a [`constraint`]. [`list_models`] is another program in the
 //! same executable.
 
+pub mod average;
 mod backend;
 pub mod cache;
 pub mod cli;
