@@ -1,7 +1,9 @@
 #include "experts.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 // On every processor the same exponential: weights are few.
@@ -36,7 +38,9 @@ void choose(const ExpertsJob& job, const float* routing, Memory& memory) {
     }
     memory.is_chosen[best] = 1;
   }
-  const float largest = *std::max_element(routing, routing + job.experts);
+  // A NaN makes every weight one: where it stands must not decide whether the result shows it.
+  const bool has_nan = std::any_of(routing, routing + job.experts, [](float value) { return std::isnan(value); });
+  const float largest = has_nan ? std::numeric_limits<float>::quiet_NaN() : *std::max_element(routing, routing + job.experts);
   for (int e = 0; e < job.experts; e++) memory.powers[e] = routing[e] - largest;
   for (size_t i = 0; i < memory.powers.size(); i += PortableVector::lanes) {
     PortableVector::store(&memory.powers[i], exponential<PortableVector>(PortableVector::load(&memory.powers[i])));

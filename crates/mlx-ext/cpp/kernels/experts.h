@@ -8,7 +8,8 @@ namespace kr {
 // y = residual + the chosen experts' down(activation(gate(x)) * up(x)), each times its weight, for rows of float32.
 //
 // Chosen are the experts with the largest values of `routing`, of equal ones the first; their weights are softmax's. A
-// row's result depends on that row alone, bit for bit: its experts are added up in the order of their indices.
+// row's result depends on that row alone, bit for bit: its experts are added up in the order of their indices. If any of
+// its `routing` is NaN, so is its result.
 struct ExpertsJob {
   const float* x;        // [rows, inputs]
   int rows;

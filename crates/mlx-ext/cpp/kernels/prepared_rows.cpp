@@ -21,8 +21,7 @@ int one_row_bytes(int bits) {
 }
 
 Form form_of(const LinearJob& job, const QuantizedMatrix& matrix, const TileKernels& kernels) {
-  const bool affine = matrix.packing == Packing::affine;
-  if (job.rounding == Rounding::int8 && affine && bytes_meet(matrix.bits)) return Form::bytes;
+  if (job.rounding == Rounding::int8 && bytes_meet(matrix)) return Form::bytes;
   const int together = one_row_bytes(matrix.bits);
   if (job.rows > 1 || !kernels.one_row || together == 0) return Form::pairs;
   if (int64_t{matrix.inputs} * matrix.bits / 8 % together != 0) return Form::pairs;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 
 #include "exponential.h"
@@ -166,9 +167,10 @@ void round_row_of(const float* x, int inputs, int group, void* values, float* sc
     }
     // The sum of the rounded values, exactly: it meets the weights' bias, and most of what rounding does to the
     // products with the weights' unsigned values is taken back by what it does to this.
-    int32_t rounded_sum = 0;
-    for (int i = 0; i < group; i++) rounded_sum += rounded[i];
-    sums[g] = scales[g] * static_cast<float>(rounded_sum);
+    // Unsigned, since NaNs become INT32_MIN on x86, whose sum would be undefined; it is not used.
+    uint32_t rounded_sum = 0;
+    for (int i = 0; i < group; i++) rounded_sum += static_cast<uint32_t>(rounded[i]);
+    sums[g] = scales[g] * static_cast<float>(static_cast<int32_t>(rounded_sum));
     if (vanishes || !std::isfinite(plain_sum)) {
       sums[g] = 0;
       for (int i = 0; i < group; i++) sums[g] += x[i];

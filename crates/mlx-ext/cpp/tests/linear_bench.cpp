@@ -77,14 +77,19 @@ struct Kind {
   kr::Packing packing = kr::Packing::affine;
 };
 
-// Any bits for packed integers, and small positive floats: in all three types those whose highest byte is 0x3c.
-// Denormal numbers would be slow.
+// Any bits for packed integers, and small positive floats: in all three types those whose highest byte is 0x3c, and as
+// mxfp4's exponents about 2^-7. Denormal numbers would be slow.
 void fill(const Kind& kind, size_t packed, std::vector<char>& bytes) {
   const size_t float_bytes = kind.type == Float::f32 ? 4 : 2;
   uint32_t state = 1;
   for (size_t i = 0; i < bytes.size(); i++) {
     state = state * 1664525 + 1013904223;
-    const bool highest = (kind.bits == 0 || i >= packed) && i % float_bytes == float_bytes - 1;
+    const bool in_floats = kind.bits == 0 || i >= packed;
+    if (in_floats && kind.packing == kr::Packing::mxfp4) {
+      bytes[i] = static_cast<char>(120 + state % 2);
+      continue;
+    }
+    const bool highest = in_floats && i % float_bytes == float_bytes - 1;
     bytes[i] = static_cast<char>(highest ? 0x3c : state >> 24);
   }
 }
@@ -105,7 +110,8 @@ void bench(const Kind& kind, int outputs, int inputs) {
     const char* p = copies[c].data();
     if (kind.bits) {
       matrix.kind = Matrix::Kind::quantized;
-      matrix.quantized = {reinterpret_cast<const uint8_t*>(p), p + packed, p + packed + scales, kind.type,
+      const char* biases = affine ? p + packed + scales : nullptr;
+      matrix.quantized = {reinterpret_cast<const uint8_t*>(p), p + packed, biases, kind.type,
                           outputs, inputs, kind.group, kind.bits, kind.packing};
     } else {
       matrix.kind = Matrix::Kind::dense;

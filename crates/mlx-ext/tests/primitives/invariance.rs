@@ -8,12 +8,11 @@ use std::{
 };
 
 use mlx_ext::cpu::{
-    self, ExpertSet, Experts, KvDtype, KvPool, Linear, Matrix, NormKind, NormedPart, Quantization, Rowwise,
+    self, ExpertSet, Experts, KvDtype, KvPool, Linear, Matrix, NormKind, NormedPart, Rowwise,
 };
 use mlx_rs::{
     Array,
     ops::indexing::{TryIndexOp, take_axis},
-    transforms::eval,
 };
 
 use crate::{
@@ -22,7 +21,7 @@ use crate::{
         Random,
         attention::{Rotation, Server, Spec},
         bits,
-        products::{Storage, Weights, computed, plain},
+        products::{Storage, Weights, computed, evaluated, plain},
     },
 };
 
@@ -194,9 +193,9 @@ fn check_rowwise(digest: &mut impl Hasher) {
             (random.activations(ROWS, width * pieces + 29), random.normals(&[ROWS, width * pieces + 29]));
         let (weight, bias) = (random.normals(&[width]), random.normals(&[width]));
         for kind in [NormKind::Rms, NormKind::Layer] {
-            let part = NormedPart { kind, weight: &weight, bias: Some(&bias), eps: 1e-5, count: pieces };
-            let parts =
-                [NormedPart { bias: None, count: 1, ..part }, NormedPart { count: pieces - 1, ..part }];
+            let part = NormedPart { kind, weight: &weight, bias: None, eps: 1e-5, count: 1 };
+            let bias = (kind == NormKind::Layer).then_some(&bias);
+            let parts = [part, NormedPart { bias, count: pieces - 1, ..part }];
             check_rows(digest, &x, &residual, |x, residual| {
                 let (soft_cap, residual) = (Some(3.0), Some(residual));
                 let y = cpu::rowwise(&Rowwise { x, parts: &parts, factor: 0.3, soft_cap, residual }).unwrap();
@@ -241,15 +240,7 @@ fn check_experts(digest: &mut impl Hasher) {
         };
         let (gates, ups) = (part(random, inner, inputs), part(random, inner, inputs));
         let downs = part(random, inputs, inner);
-        let matrices =
-            [&gates, &ups, &downs].map(|part| part.iter().map(Weights::matrix).collect::<Vec<_>>());
-        for matrix in matrices.iter().flatten() {
-            let packing = matrix.quantization.iter().flat_map(|packing| match packing {
-                Quantization::Affine { scales, biases, .. } => vec![*scales, *biases],
-                Quantization::Mxfp4 { scales } => vec![*scales],
-            });
-            eval([matrix.weight].into_iter().chain(packing)).unwrap();
-        }
+        let matrices = [&gates, &ups, &downs].map(|part| part.iter().map(evaluated).collect::<Vec<_>>());
         let set = ExpertSet::new(matrices.each_ref().map(Vec::as_slice), inputs, inner).unwrap();
         let x = random.activations(ROWS, inputs + count);
         let residual = random.normals(&[ROWS, inputs]);
