@@ -9,15 +9,15 @@
 namespace kr {
 namespace {
 
-// Weights become bytes. Of every 64, a half of a vector first gets half of each 32, then the rest: with 4 bits the even
-// ones and the odd ones, which a shift parts; else the first sixteen and the last sixteen, in eights, each of which is
-// brought to 8 bytes, whose parts one instruction then extracts.
+// Weights become bytes, half of every 64 in one vector and half in another: with 4 bits the even ones and the odd ones,
+// which a shift parts, else every other eight of them. An eight's bits, or those of two if they fit, are first brought to the
+// same 64-bit lane, and then one instruction extracts eight of them.
 struct OneRowAvx512Vbmi {
   template <int bits>
   static constexpr int bytes = bits == 8 ? 32 : 8 * bits;
 
   static constexpr Form form(int bits) {
-    return bits == 8 ? Form::one_row : bits == 4 ? Form::split_row : Form::split_halves;
+    return bits == 8 ? Form::one_row : bits == 4 ? Form::split_row : Form::split_eights;
   }
 
   // For both outputs alike.
@@ -87,31 +87,42 @@ struct OneRowAvx512Vbmi {
   // 64 weights and nothing behind them.
   template <int bits>
   KR_INLINE __m512i load_packed(const uint8_t* p) {
+    // Fewer loads of 32 bytes than of 64 lie in two cache lines.
+    if constexpr (bits < 4) return _mm512_castsi256_si512(_mm256_maskz_loadu_epi64((1 << bits) - 1, p));
     return _mm512_maskz_loadu_epi64((1 << bits) - 1, p);
   }
 
-  // The first or the second half of the weights of every 32, of a in the low half of a vector, of b in the high one.
+  // Whether a 64-bit lane has room for the bits of two eights.
+  template <int bits>
+  static constexpr bool in_twos = 2 * bits <= 8;
+
+  // Which bytes come to the 64-bit lanes, those of a or, from 64 on, of b: both eights of a lane, or the one of number `half`.
   template <int bits, int half>
-  KR_INLINE __m512i extracted(__m512i a, __m512i b) {
+  KR_INLINE __m512i eights(__m512i a, __m512i b) {
     static constexpr auto order = [] {
       std::array<uint8_t, 64> from{};
       for (int i = 0; i < 64; i++) {
-        const int output = i / 32, group = i / 16 % 2, eight = i / 8 % 2;
-        const int byte = (4 * group + 2 * half + eight) * bits + i % 8;
-        // Behind an eight's bytes are those of the next, or nothing: what is extracted ends before.
-        from[i] = static_cast<uint8_t>(64 * output + (i % 8 < bits ? byte : 0));
+        const int output = i / 32, lane = i / 8 % 4, byte = i % 8;
+        const bool is_used = byte < (in_twos<bits> ? 2 : 1) * bits;
+        from[i] = static_cast<uint8_t>(64 * output + (is_used ? (2 * lane + half) * bits + byte : 0));
       }
       return from;
     }();
+    return _mm512_permutex2var_epi8(a, Avx512::load_bits(order.data()), b);
+  }
+
+  // Of every sixteen weights the first eight or the last, a's in the low half of a vector, b's in the high one.
+  template <int bits, int half>
+  KR_INLINE __m512i extracted(__m512i a, __m512i b) {
     static constexpr auto begins = [] {
       std::array<uint8_t, 64> begins{};
-      for (int i = 0; i < 64; i++) begins[i] = static_cast<uint8_t>(i % 8 * bits);
+      for (int i = 0; i < 64; i++) begins[i] = static_cast<uint8_t>(((in_twos<bits> ? 8 * half : 0) + i % 8) * bits);
       return begins;
     }();
-    const __m512i eights = _mm512_permutex2var_epi8(a, Avx512::load_bits(order.data()), b);
-    const __m512i bytes_of_each = _mm512_multishift_epi64_epi8(Avx512::load_bits(begins.data()), eights);
+    const __m512i lanes = eights<bits, in_twos<bits> ? 0 : half>(a, b);
     constexpr uint32_t mask = (1u << bits) - 1;
-    return _mm512_and_si512(bytes_of_each, Avx512::splat_bits(mask * 0x01010101u));
+    return _mm512_and_si512(_mm512_multishift_epi64_epi8(Avx512::load_bits(begins.data()), lanes),
+                            Avx512::splat_bits(mask * 0x01010101u));
   }
 };
 

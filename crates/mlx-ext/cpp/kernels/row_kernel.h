@@ -73,15 +73,16 @@ static inline void place_bytes(const int32_t* rounded, int group, size_t first, 
   for (int i = 0; i < group; i++) values[first + i] = static_cast<int8_t>(rounded[i / 8 * 8 + order_of_bytes(i % 8)]);
 }
 
-// Of every 32 inputs, `step` apart from each other, sixteen from the first on, and sixteen from number `second` on.
-template <int step, int second>
+// Of every 32 inputs sixteen and then the others: every other `run` of them.
+template <int run>
 void place_split(const int32_t* rounded, int group, size_t first, uint8_t* values) {
   constexpr size_t vector_inputs = 64, part = vector_inputs / 2;  // bytes; a vector's inputs take four parts
   constexpr int together = 32;  // of a group, whole numbers of which are its inputs and a vector's
   for (int done = 0; done < group; done += together, first += together, rounded += together) {
     uint8_t* out = values + first / vector_inputs * 4 * part + first % vector_inputs / 2;
     for (int i = 0; i < together / 2; i++) {
-      const int32_t one = rounded[step * i], other = rounded[step * i + second];
+      const int at = i / run * 2 * run + i % run;
+      const int32_t one = rounded[at], other = rounded[at + run];
       out[i] = static_cast<uint8_t>(one >> 8);
       out[i + part] = static_cast<uint8_t>(other >> 8);
       out[i + 2 * part] = static_cast<uint8_t>(one);
@@ -143,9 +144,9 @@ void place_group(const int32_t* rounded, int group, size_t first, void* values) 
   if constexpr (form == Form::bytes) {
     place_bytes(rounded, group, first, static_cast<int8_t*>(values));
   } else if constexpr (form == Form::split_row) {
-    place_split<2, 1>(rounded, group, first, static_cast<uint8_t*>(values));
-  } else if constexpr (form == Form::split_halves) {
-    place_split<1, 16>(rounded, group, first, static_cast<uint8_t*>(values));
+    place_split<1>(rounded, group, first, static_cast<uint8_t*>(values));
+  } else if constexpr (form == Form::split_eights) {
+    place_split<8>(rounded, group, first, static_cast<uint8_t*>(values));
   } else if constexpr (form == Form::spread_row) {
     place_spread_row<bits>(rounded, group, first, static_cast<uint32_t*>(values));
   } else {
@@ -209,8 +210,8 @@ void round_row(const float* x, int inputs, int group, int bits, Form form, void*
       return run(std::integral_constant<Form, Form::one_row>{});
     case Form::split_row:
       return run(std::integral_constant<Form, Form::split_row>{});
-    case Form::split_halves:
-      return run(std::integral_constant<Form, Form::split_halves>{});
+    case Form::split_eights:
+      return run(std::integral_constant<Form, Form::split_eights>{});
     case Form::spread_row:
       return run(std::integral_constant<Form, Form::spread_row>{});
   }

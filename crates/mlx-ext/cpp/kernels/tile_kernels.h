@@ -15,9 +15,9 @@ enum class Form {
   // int16 along packed weights of 4 bits: of the 64 inputs of every 32 bytes the even ones' high bytes, the odd ones',
   // the even ones' low bytes, the odd ones'.
   split_row,
-  // Like split_row, for weights of other widths: instead of the even and the odd ones, of every 32 inputs the first sixteen
-  // and the last sixteen.
-  split_halves,
+  // Like split_row, for weights of other widths: of every sixteen inputs the first eight and the last eight instead of the
+  // even and the odd ones.
+  split_eights,
   // int16 along packed weights of 2, 3, 5 or 6 bits, like one_row: load_spread() makes the vectors.
   spread_row,
 };
