@@ -86,18 +86,26 @@ KR_INLINE void eight_columns(const uint16_t* scales, const uint16_t* biases, siz
   }
 }
 
-// Columns of all groups of eight outputs. Those of the next eight are asked for, unless these are the `last`: they lie
-// apart from the packed weights, and the processor does not foresee them.
+// How many outputs ahead weights are asked for, of those that are `left`; 0 if there are not so many. What comes from memory
+// takes longer than eight short rows do.
+KR_INLINE int outputs_ahead(size_t stride, int left) {
+  constexpr size_t least_bytes = 4 * 1024;
+  const size_t eight_rows = one_row_outputs * stride;
+  const int ahead = static_cast<int>((least_bytes + eight_rows - 1) / eight_rows) * one_row_outputs;
+  return ahead < left ? ahead : 0;
+}
+
+// Columns of all groups of eight outputs. Those of as many that come `ahead` outputs later are asked for: they lie apart
+// from the packed weights, and the processor does not foresee them.
 template <Float type>
-KR_INLINE void columns_of(const QuantizedMatrix& matrix, int first_output, bool last, ScaleColumns<type>* out) {
+KR_INLINE void columns_of(const QuantizedMatrix& matrix, int first_output, int ahead, ScaleColumns<type>* out) {
   using Value = std::remove_reference_t<decltype(out->scales[0])>;
   const size_t groups = matrix.inputs / matrix.group;
   const auto* scales = static_cast<const Value*>(matrix.scales) + first_output * groups;
   const auto* biases = static_cast<const Value*>(matrix.biases) + first_output * groups;
-  const size_t next = one_row_outputs * groups;
-  for (size_t i = 0; !last && i < next; i += 64 / sizeof(Value)) {
-    __builtin_prefetch(scales + next + i);
-    __builtin_prefetch(biases + next + i);
+  for (size_t i = 0; ahead > 0 && i < one_row_outputs * groups; i += 64 / sizeof(Value)) {
+    __builtin_prefetch(scales + ahead * groups + i);
+    __builtin_prefetch(biases + ahead * groups + i);
   }
   if constexpr (type != Float::f32) {
     for (size_t g = 0; groups >= 8 && g < groups; g += 8) {
@@ -166,14 +174,15 @@ KR_INLINE void one_row_tile_of(const QuantizedMatrix& matrix, int first_output, 
   auto* columns = reinterpret_cast<ScaleColumns<type>*>(scratch.scales);
   for (int o = 0; o < tile_outputs; o += one_row_outputs) {
     const uint8_t* packed = matrix.packed + (first_output + o) * stride;
-    const size_t distance = last ? 0 : one_row_outputs * stride;
+    const int ahead = outputs_ahead(stride, last ? tile_outputs - o : matrix.outputs - first_output - o);
+    const size_t distance = ahead * stride;
     const Ahead next(packed + distance, distance);
     if constexpr (Chunk::is_e2m1) {
       const int groups = matrix.inputs / matrix.group;
       const auto* exponents = static_cast<const uint8_t*>(matrix.scales) + static_cast<size_t>(first_output + o) * groups;
       e2m1_columns<Avx2, 1, sizeof *columns / sizeof(float)>(exponents, groups, columns->scales, columns->biases);
     } else {
-      columns_of<type>(matrix, first_output + o, last, columns);
+      columns_of<type>(matrix, first_output + o, ahead, columns);
     }
     eight_outputs<Products, Chunk, halves, type>(packed, stride, next, columns, x, matrix.inputs,
                                                 matrix.group / step_inputs<Products, bits>, tile + o);
