@@ -24,22 +24,26 @@ struct EightSums {
   __m256i first, second;
 };
 
-// Each half's four lanes added up: a's sum, b's, c's and d's of the low half, then of the high half.
+// Each half's four lanes added up, the odd ones shifted down: a's sum, b's, c's and d's of the low half, then of the high
+// half.
+template <int odd_lanes_down>
 KR_INLINE __m256i sums_of_halves(__m256i a, __m256i b, __m256i c, __m256i d) {
   const __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
   const __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-  return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+  __m256i odd = _mm256_unpackhi_epi64(ab, cd);
+  if constexpr (odd_lanes_down > 0) odd = _mm256_srai_epi32(odd, odd_lanes_down);
+  return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), odd);
 }
 
-// Eight outputs' sums where `Products` gives those of one, in eight lanes.
-template <class Products, class Chunk, class X>
+// Eight outputs' sums where `Products` gives those of one, in eight lanes, whose odd ones hold multiples.
+template <class Products, class Chunk, int odd_lanes_down, class X>
 KR_INLINE EightSums sums_one_by_one(const uint8_t* packed, size_t stride, const X& x) {
   const auto four = [&](const uint8_t* from) {
     __m256i sums[4];
     for (int o = 0; o < 4; o++) {
       sums[o] = Products::template sums<Chunk>(Products::template load_weights<Chunk::bits>(from + o * stride), x);
     }
-    return sums_of_halves(sums[0], sums[1], sums[2], sums[3]);
+    return sums_of_halves<odd_lanes_down>(sums[0], sums[1], sums[2], sums[3]);
   };
   const __m256i low = four(packed), high = four(packed + 4 * stride);
   return {_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)};
@@ -211,11 +215,13 @@ void one_row_tile(const QuantizedMatrix& matrix, int first_output, const Rounded
   };
   if (matrix.packing == Packing::mxfp4) return run.template operator()<E2m1Chunk, true, Float::f32>();
   with_bits(matrix.bits, [&](auto bits) {
-    // A step of 64 inputs may be two groups.
-    if constexpr (step_inputs<Products, bits> == 64) {
-      if (matrix.group == 32) return with_type.template operator()<Chunk<bits>, true>();
+    if constexpr (Products::form(bits) != Form::pairs) {
+      // A step of 64 inputs may be two groups.
+      if constexpr (step_inputs<Products, bits> == 64) {
+        if (matrix.group == 32) return with_type.template operator()<Chunk<bits>, true>();
+      }
+      with_type.template operator()<Chunk<bits>, false>();
     }
-    with_type.template operator()<Chunk<bits>, false>();
   });
 }
 

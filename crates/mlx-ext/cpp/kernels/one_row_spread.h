@@ -12,11 +12,15 @@ namespace {
 template <int bits>
 constexpr int spread_bytes = bits == 2 ? 16 : bits == 3 || bits == 6 ? 24 : bits == 5 ? 20 : 32;
 
-// Of 3, 5 and 6 bits: what brings the first value of each 32-bit lane to the lowest bits.
+// By how many bits higher the values of odd 32-bit lanes lie than those of even ones: their sums are shifted back at the end.
 template <int bits>
-KR_INLINE __m256i first_places() {
-  if constexpr (bits == 5) return _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
-  return _mm256_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4);
+constexpr int odd_lanes_up = bits == 3 || bits == 6 ? 4 : 0;
+
+// The bits of `mask`, the same of every 16, where those values lie.
+template <int bits>
+KR_INLINE __m256i spread_mask(uint32_t mask) {
+  const uint32_t twice = mask << 16 | mask;
+  return _mm256_set1_epi64x(static_cast<int64_t>(uint64_t{twice << odd_lanes_up<bits>} << 32 | twice));
 }
 
 // Reads nothing else.
@@ -37,7 +41,8 @@ KR_INLINE __m256i load_spread(const uint8_t* p) {
   }();
   const __m256i chunks = _mm256_inserti128_si256(_mm256_castsi128_si256(half(p)), half(p + second), 1);
   const __m256i words = _mm256_shuffle_epi8(chunks, Avx2::load_bits(order.data()));
-  return _mm256_srlv_epi32(words, first_places<bits>());
+  if constexpr (bits == 5) return _mm256_srlv_epi32(words, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+  return words;
 }
 
 }  // namespace
