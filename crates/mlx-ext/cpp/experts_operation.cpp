@@ -13,20 +13,16 @@
 namespace kr {
 namespace {
 
-// Gates, ups and downs of all experts.
+// Gates, ups and downs of all experts: their arrays, which keep the memory, and views of them. A layer may have hundreds of
+// matrices, so they are checked and viewed once, not at each step.
 struct ExpertSet {
-  std::vector<MatrixArrays> arrays[3];
+  std::vector<MatrixArrays> arrays;
+  std::vector<Matrix> gates, ups, downs;
   int inputs;
   int inner;
 
-  int count() const { return static_cast<int>(arrays[0].size()); }
-  int outputs() const { return arrays[2][0].weight.shape(0); }
-
-  std::vector<Matrix> views(int part) const {
-    std::vector<Matrix> views;
-    for (const MatrixArrays& matrix : arrays[part]) views.push_back(matrix.view());
-    return views;
-  }
+  int count() const { return static_cast<int>(gates.size()); }
+  int outputs() const { return downs[0].outputs(); }
 };
 
 struct Experts : Operation {
@@ -48,20 +44,16 @@ struct Experts : Operation {
       if (operand->value_index() < 0) require_contiguous(operand->array(), "an input of experts");
     }
     if (correction) require_contiguous(*correction, "a correction of experts' scores");
-    for (const auto& part : set->arrays) {
-      for (const MatrixArrays& matrix : part) matrix.check();
-    }
   }
 
   void run(const std::vector<float*>& values, float* out) const override {
-    const std::vector<Matrix> gates = set->views(0), ups = set->views(1), downs = set->views(2);
     ExpertsJob now = job;
     now.x = x.data(values);
     now.router = router.data(values);
     now.routing.correction = correction ? correction->data<float>() : nullptr;
-    now.gates = gates.data();
-    now.ups = ups.data();
-    now.downs = downs.data();
+    now.gates = set->gates.data();
+    now.ups = set->ups.data();
+    now.downs = set->downs.data();
     now.residual = residual ? residual->data(values) : nullptr;
     now.y = out;
     experts(now);
@@ -105,15 +97,18 @@ std::shared_ptr<ExpertSet> make_set(const MlxExtMatrix* matrices, int experts, i
     require(array.is_available(), "an expert's arrays have been evaluated");
     return array;
   };
-  for (int part = 0; part < 3; part++) {
+  const auto add_part = [&](const MlxExtMatrix* first, int columns, std::vector<Matrix>& views) {
     for (int expert = 0; expert < experts; expert++) {
-      const MlxExtMatrix& matrix = matrices[part * experts + expert];
-      set->arrays[part].push_back(arrays_of(matrix, part == 2 ? inner : inputs, keep));
-      const int outputs = set->arrays[part].back().weight.shape(0);
-      require(part == 2 || outputs == inner, "gates and ups of experts are alike");
-      require(outputs == set->arrays[part][0].weight.shape(0), "experts are alike");
+      set->arrays.push_back(arrays_of(first[expert], columns, keep));
+      set->arrays.back().check();
+      views.push_back(set->arrays.back().view());
+      require(views.back().outputs() == views[0].outputs(), "experts are alike");
     }
-  }
+  };
+  add_part(matrices, inputs, set->gates);
+  add_part(matrices + experts, inputs, set->ups);
+  add_part(matrices + 2 * experts, inner, set->downs);
+  require(set->gates[0].outputs() == inner && set->ups[0].outputs() == inner, "gates and ups of experts are alike");
   return set;
 }
 

@@ -35,6 +35,7 @@ struct Linear : Operation {
     for (const Operand* operand : operands()) {
       if (operand->value_index() < 0) require_contiguous(operand->array(), "an input of a product");
     }
+    if (norm) require_contiguous(*norm, "the weight of a norm");
     for (const MatrixArrays& matrix : matrices) matrix.check();
   }
 

@@ -91,6 +91,7 @@ PartArrays arrays_of(ChainBuilder& chain, const MlxExtNormedPart& part) {
   arrays.part.width = weight.shape(0);
   arrays.part.count = part.count;
   if (part.bias) {
+    require(part.layer != 0, "an RMS norm has no bias");
     const mx::array& bias = array_at(part.bias);
     require(bias.dtype() == mx::float32 && bias.shape() == weight.shape(), "a norm's bias is like its weight");
     arrays.bias = chain.weight(bias);

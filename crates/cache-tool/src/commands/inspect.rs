@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use artifact_store::{Artifact, ArtifactSummary, FileRole, Holder, Manifest};
+use artifact_store::{Artifact, ArtifactSummary, FileRole, Holder, Manifest, Packing};
 use serde_json::{Value, json};
 
 use crate::{
@@ -121,27 +121,23 @@ fn parameters(manifest: &Manifest) -> u64 {
     total
 }
 
-/// Bits of a quantized module: its own entry, or the default.
+/// Bits of a quantized module's weights: of its own settings, or of the model's.
 fn bits_of(config: &Value, module: &str) -> u64 {
-    let quantization = &config["quantization"];
-    let own = quantization[module]["bits"].as_u64();
-    own.or_else(|| quantization["bits"].as_u64()).unwrap_or(32)
+    let settings = Packing::settings(config).unwrap_or(&Value::Null);
+    let own = Some(&settings[module]).filter(|own| own.is_object());
+    Packing::of(own.unwrap_or(settings)).map_or(32, |packing| packing.bits.into())
 }
 
 fn quantization(config: &Value) -> String {
-    let quantization = &config["quantization"];
-    let (Some(bits), Some(group)) = (quantization["bits"].as_u64(), quantization["group_size"].as_u64())
-    else {
-        return "none".to_owned();
-    };
-    let others = quantization.as_object().into_iter().flatten().filter(|(_, value)| value.is_object());
-    let others: Vec<_> = others.map(|(module, value)| format!("{module} {} bits", value["bits"])).collect();
-    let mode = quantization["mode"].as_str().filter(|mode| *mode != "affine");
-    let mode = mode.map(|mode| format!("{mode}, ")).unwrap_or_default();
-    let mut text = format!("{mode}{bits} bits, groups of {group}");
+    let Some(settings) = Packing::settings(config) else { return "none".to_owned() };
+    let describe =
+        |settings| Packing::of(settings).map_or("unknown".to_owned(), |packing| packing.to_string());
+    let mut text = describe(settings);
+    let others = settings.as_object().into_iter().flatten().filter(|(_, value)| value.is_object());
+    let others: Vec<_> = others.map(|(module, own)| format!("{module} {}", describe(own))).collect();
     match others.len() {
         0 => {}
-        1..=3 => text += &format!("; {}", others.join(", ")),
+        1..=3 => text += &format!("; {}", others.join("; ")),
         n => text += &format!("; {n} modules differ"),
     }
     text
@@ -156,7 +152,7 @@ impl Facts {
         value["in_use"] = self.holders.is_some().into();
         value["holders"] = holders.collect::<Vec<_>>().into();
         value["parameters"] = self.summary.parameters.into();
-        value["quantization"] = manifest.config["quantization"].clone();
+        value["quantization"] = Packing::settings(&manifest.config).cloned().unwrap_or_default();
         let dtypes =
             self.summary.dtypes.iter().map(|(dtype, (tensors, bytes))| {
                 (dtype.clone(), json!({ "tensors": tensors, "bytes": bytes }))

@@ -8,7 +8,8 @@ namespace kr {
 
 // y = residual + the chosen experts' down(activation(gate(x)) * up(x)), each times its weight, for rows of float32.
 //
-// A row's result depends on that row alone, bit for bit: its experts are added up in the order of their indices.
+// A row's result depends on that row alone, bit for bit: its experts are added up in the order of their indices. If any of
+// what the router gives for it is NaN, so is its result.
 struct ExpertsJob {
   const float* x;        // [rows, inputs]
   int rows;

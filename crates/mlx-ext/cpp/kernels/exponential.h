@@ -4,10 +4,11 @@
 namespace kr {
 namespace {
 
-// e^x to about one unit in the last place; 0x1p-126 and 2^127 are about its ends.
+// e^x to about one unit in the last place; 0x1p-126 and 2^127 are about its ends. Of a NaN it is one.
 template <class Vec>
 KR_INLINE typename Vec::Floats exponential(typename Vec::Floats x) {
-  x = Vec::min(Vec::max(x, Vec::splat(-87.33f)), Vec::splat(88.02f));
+  // Of a pair with a NaN, x86 returns the second operand: x has to be that one.
+  x = Vec::min(Vec::splat(88.02f), Vec::max(Vec::splat(-87.33f), x));
   // x = n ln 2 + rest, |rest| <= ln 2 / 2. ln 2 in two parts: the first ends in zeros, so that n times it is exact.
   const auto n = Vec::round(Vec::multiply(x, Vec::splat(1.44269504f)));
   const auto steps = Vec::to_floats(n);

@@ -140,7 +140,7 @@ class Products {
       if (matrix.biases) matrix.biases = pad(matrix.biases, scale_row_bytes(matrix), first, present, wanted, carver);
       first = 0;
     }
-    if (is_one_row(x.form)) return kernels_.one_row(matrix, first, x, first_row, tile, memory.scratch, last);
+    if (is_one_row(x.form)) return kernels_.one_row->tile(matrix, first, x, first_row, tile, memory.scratch, last);
     kernels_.quantized(matrix, first, x, first_row, rows, tile, memory.scratch, last);
   }
 

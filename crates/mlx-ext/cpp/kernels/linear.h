@@ -11,10 +11,12 @@ enum class Rounding {
   int8,   // less exact and faster, where bytes_meet() says so; int16 elsewhere
 };
 
-// Whether Rounding::int8 rounds activations to bytes before they meet weights of this many bits. The weights alone decide,
-// never the processor, so that a model gives the same results on all of them. With 8 bits, byte products overflow 16 bits
-// and what avoids that costs what they save, unless there are instructions for it.
-constexpr bool bytes_meet(int bits) { return bits == 4; }
+// Whether Rounding::int8 rounds activations to bytes before they meet these weights. The weights alone decide, never the
+// processor, so that a model gives the same results on all of them. With 8 bits, byte products overflow 16 bits, and
+// avoiding that costs what they save, unless there are instructions for it.
+constexpr bool bytes_meet(const QuantizedMatrix& matrix) {
+  return matrix.packing == Packing::affine && matrix.bits == 4;
+}
 
 // What the gate of a gated product goes through.
 enum class Gate {

@@ -1,6 +1,7 @@
 #include "routing.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 // On every processor the same exponential: scores are few.
@@ -11,6 +12,7 @@ namespace kr {
 
 namespace {
 
+constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 constexpr float none = -std::numeric_limits<float>::infinity();
 
 // Added to a sum of sigmoids before it divides, since all of them may be 0.
@@ -80,6 +82,9 @@ void Router::score(const float* outputs) {
     const bool is_plain = !routing_.correction && routing_.groups == 1;
     compared_[e] = is_plain ? outputs[e] : scores_[e] + (routing_.correction ? routing_.correction[e] : 0.0f);
   }
+  // A NaN makes every weight one: where it stands must not decide whether the result shows it.
+  const bool has_nan = std::any_of(outputs, outputs + routing_.experts, [](float output) { return std::isnan(output); });
+  if (has_nan) std::fill(scores_.begin(), scores_.end(), not_a_number);
 }
 
 void Router::leave_out_groups() {

@@ -69,6 +69,23 @@ pub enum Scores {
     Sigmoid = 1,
 }
 
+impl Routing<'_> {
+    /// Softmax of the router's outputs weighs, and nothing else matters.
+    pub const fn softmax(chosen: i32, normalized: bool) -> Self {
+        Self {
+            chosen,
+            scores: Scores::Softmax,
+            correction: None,
+            groups: 1,
+            chosen_groups: 1,
+            best_of_group: 1,
+            normalized,
+            factor: 1.0,
+            weighs_inputs: false,
+        }
+    }
+}
+
 impl ExpertSet {
     /// Of each expert's gate and up, `[inner, inputs]`, and down, `[outputs, inner]`. Their arrays have been evaluated.
     ///

@@ -32,8 +32,8 @@ pub use rowwise::{NormKind, NormedPart, Rowwise, rowwise};
 /// Longest error text that crosses from C++.
 const MESSAGE_LEN: usize = 256;
 
-/// The CPU's instructions that the kernels use: "portable", "avx2", "avx512" or "neon"; "none" where
-/// they are not built.
+/// The CPU's instructions that the kernels use: "portable", "avx2", "avx512", "avx512vbmi" or "neon";
+/// "none" where they are not built.
 pub fn instructions() -> &'static str {
     // SAFETY: the C++ function takes nothing and returns a literal.
     unsafe { CStr::from_ptr(mlx_ext_instructions()) }.to_str().unwrap_or_default()

@@ -25,7 +25,7 @@ pub struct NormedPart<'a> {
     pub kind: NormKind,
     /// float32 `[width]`: each piece has as many values.
     pub weight: &'a Array,
-    /// Like the weight.
+    /// Like the weight; of [`NormKind::Layer`] only.
     pub bias: Option<&'a Array>,
     /// Added to the mean of squares.
     pub eps: f32,

@@ -8,13 +8,12 @@ use std::{
 };
 
 use mlx_ext::cpu::{
-    self, ExpertSet, Experts, HeadProducts, KvDtype, KvPool, Linear, Matrix, NormKind, NormedPart,
-    Quantization, Routing, Rowwise, Scores,
+    self, ExpertSet, Experts, HeadProducts, KvDtype, KvPool, Linear, Matrix, NormKind, NormedPart, Routing,
+    Rowwise, Scores,
 };
 use mlx_rs::{
     Array,
     ops::indexing::{TryIndexOp, take_axis},
-    transforms::eval,
 };
 
 use crate::{
@@ -23,7 +22,7 @@ use crate::{
         Random,
         attention::{Rotation, Server, Spec},
         bits,
-        products::{Storage, Weights, computed, plain},
+        products::{Storage, Weights, computed, evaluated, plain},
     },
 };
 
@@ -198,9 +197,9 @@ fn check_rowwise(digest: &mut impl Hasher) {
             (random.activations(ROWS, width * pieces + 29), random.normals(&[ROWS, width * pieces + 29]));
         let (weight, bias) = (random.normals(&[width]), random.normals(&[width]));
         for kind in [NormKind::Rms, NormKind::Layer] {
-            let part = NormedPart { kind, weight: &weight, bias: Some(&bias), eps: 1e-5, count: pieces };
-            let parts =
-                [NormedPart { bias: None, count: 1, ..part }, NormedPart { count: pieces - 1, ..part }];
+            let part = NormedPart { kind, weight: &weight, bias: None, eps: 1e-5, count: 1 };
+            let bias = (kind == NormKind::Layer).then_some(&bias);
+            let parts = [part, NormedPart { bias, count: pieces - 1, ..part }];
             check_rows(digest, &x, &residual, |x, residual| {
                 let (soft_cap, residual) = (Some(3.0), Some(residual));
                 let y = cpu::rowwise(&Rowwise { x, parts: &parts, factor: 0.3, soft_cap, residual }).unwrap();
@@ -271,15 +270,7 @@ fn check_experts(digest: &mut impl Hasher) {
         };
         let (gates, ups) = (part(random, inner, inputs), part(random, inner, inputs));
         let downs = part(random, inputs, inner);
-        let matrices =
-            [&gates, &ups, &downs].map(|part| part.iter().map(Weights::matrix).collect::<Vec<_>>());
-        for matrix in matrices.iter().flatten() {
-            let packing = matrix.quantization.iter().flat_map(|packing| match packing {
-                Quantization::Affine { scales, biases, .. } => vec![*scales, *biases],
-                Quantization::Mxfp4 { scales } => vec![*scales],
-            });
-            eval([matrix.weight].into_iter().chain(packing)).unwrap();
-        }
+        let matrices = [&gates, &ups, &downs].map(|part| part.iter().map(evaluated).collect::<Vec<_>>());
         let set = ExpertSet::new(matrices.each_ref().map(Vec::as_slice), inputs, inner).unwrap();
         let x = random.activations(ROWS, inputs + count);
         let residual = random.normals(&[ROWS, inputs]);
@@ -310,17 +301,7 @@ fn check_experts(digest: &mut impl Hasher) {
 
 /// Some of the rules by which rows choose.
 fn routings(correction: &Array) -> [Routing<'_>; 4] {
-    let softmax = Routing {
-        chosen: 2,
-        scores: Scores::Softmax,
-        correction: None,
-        groups: 1,
-        chosen_groups: 1,
-        best_of_group: 1,
-        normalized: false,
-        factor: 1.0,
-        weighs_inputs: false,
-    };
+    let softmax = Routing::softmax(2, false);
     let sigmoid = Routing { scores: Scores::Sigmoid, factor: 2.5, ..softmax };
     let grouped = Routing {
         correction: Some(correction),

@@ -7,8 +7,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod attention;
+mod experts;
 mod instruction_sets;
 mod invariance;
 mod lazy;
+mod not_numbers;
 mod products;
+mod rowwise;
 mod support;

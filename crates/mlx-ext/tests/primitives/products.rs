@@ -93,13 +93,14 @@ fn normalized_products_of_several_matrices() {
 #[test]
 fn gated_products() {
     for storage in Storage::all() {
-        proptest!(cases(4), |((rows, outputs, groups, seed) in shapes(), normed: bool)| {
+        proptest!(cases(6), |((rows, outputs, groups, seed) in shapes(), normed: bool, gelu: bool)| {
             let random = &mut Random::new(seed);
             let inputs = inputs_of(storage, groups, random);
             let weights = [0, 1].map(|_| Weights::new(random, storage, outputs, inputs));
             let matrices = weights.each_ref().map(Weights::matrix);
             let (x, norm) = (random.activations(rows, inputs), random.normals(&[inputs]));
-            let job = Linear { norm: normed.then_some((&norm, EPS)), gate: Some(cpu::Gate::Silu), ..plain(&x, &matrices) };
+            let gate = Some(if gelu { cpu::Gate::GeluTanh } else { cpu::Gate::Silu });
+            let job = Linear { norm: normed.then_some((&norm, EPS)), gate, ..plain(&x, &matrices) };
             expected(&job, &weights).check(&computed(&job));
         });
     }
