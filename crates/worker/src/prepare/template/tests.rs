@@ -15,7 +15,8 @@ fn message(role: &str, content: &str) -> ChatMessage {
 
 fn template(source: &str) -> ChatTemplate {
     let clock: Clock = Arc::new(|| date(2026, 2, 3).at(14, 5, 6, 0));
-    ChatTemplate::with_clock(source, Some("<s>".into()), None, clock)
+    let special = [("bos_token", "<s>"), ("image_token", "<img>")].map(|(name, text)| (name.into(), text.into()));
+    ChatTemplate::with_clock(source, special.into(), clock)
 }
 
 fn render(source: &str) -> Result<String, TemplateError> {
@@ -42,7 +43,7 @@ fn renders_what_templates_use() {
 fn what_transformers_gives_a_template_is_there() {
     for (source, expected) in [
         ("{{ tools is none and documents is none and tools is defined }}", "True"),
-        ("{{ eos_token is defined }}{{ bos_token }}", "False<s>"),
+        ("{{ eos_token is defined }}{{ bos_token }}{{ image_token }}", "False<s><img>"),
         ("{{ messages[1].content | tojson }}", "\"<hi> & 'ho'\""),
         ("{{ messages[0] | tojson(indent=2) }}", "{\n  \"role\": \"system\",\n  \"content\": \"S\"\n}"),
         ("{{ strftime_now('%d %b %Y') }}", "03 Feb 2026"),
