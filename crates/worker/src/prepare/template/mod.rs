@@ -7,6 +7,7 @@ mod arguments;
 mod chat;
 mod checks;
 mod clock;
+mod dict;
 mod edit;
 mod environment;
 mod error;
