@@ -33,7 +33,8 @@ fn renderings(criterion: &mut Criterion) {
         let read = |name| (name, fs::read_to_string(folder.join("templates").join(name)).unwrap());
         templates.extend(TEMPLATES.map(read));
     }
-    let special = [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(name, text)| (name.into(), text.into()));
+    let special =
+        [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(name, text)| (name.into(), text.into()));
     let messages: Vec<ChatMessage> = (0..MESSAGES).map(message).collect();
     let mut group = criterion.benchmark_group("template");
     for (name, source) in templates {
@@ -48,6 +49,7 @@ fn renderings(criterion: &mut Criterion) {
 /// A few hundred bytes from each side in turn, the user's last.
 fn message(number: usize) -> ChatMessage {
     let role = if number % 2 == 0 { "user" } else { "assistant" };
-    let content = format!("Message {number}. {}", "Some words of a conversation that goes on for long. ".repeat(5));
+    let content =
+        format!("Message {number}. {}", "Some words of a conversation that goes on for long. ".repeat(5));
     ChatMessage { role: role.into(), content, name: None }
 }

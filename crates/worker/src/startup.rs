@@ -226,7 +226,10 @@ fn eos_tokens(
     let named = EosTokens::new(artifact.manifest.eos_token_ids.clone());
     let written = templates.and_then(|it| it.end_of_turn(tokenizer.tokenizer(), &named, vocab_size));
     if let Some(token) = written {
-        info!(token, "the chat template ends an answer with a token that the model's files do not name; it ends outputs");
+        info!(
+            token,
+            "the chat template ends an answer with a token that the model's files do not name; it ends outputs"
+        );
     }
     named.and(written.as_slice())
 }

@@ -128,7 +128,8 @@ mod tests {
     /// Texts of the pieces.
     fn single(replacement: Option<Value>) -> Vec<String> {
         let pieces = replacement.unwrap()["single"].as_array().unwrap().clone();
-        let text = |piece: &Value| piece.pointer("/SpecialToken/id").or(piece.pointer("/Sequence/id")).cloned();
+        let text =
+            |piece: &Value| piece.pointer("/SpecialToken/id").or(piece.pointer("/Sequence/id")).cloned();
         pieces.iter().map(|piece| text(piece).unwrap().as_str().unwrap().to_owned()).collect()
     }
 
@@ -143,7 +144,8 @@ mod tests {
 
     #[test]
     fn what_the_settings_say_counts() {
-        let bytes = json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true });
+        let bytes =
+            json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true });
         let bos = Some(Some("<s>"));
         for present in [&Value::Null, &bytes, &json!({ "type": "Sequence", "processors": [bytes] })] {
             assert_eq!(single(replaced(present, bos, None)), ["<s>", "A"]);
@@ -172,7 +174,11 @@ mod tests {
         ] {
             assert_eq!(replaced(&present, bos, Some(None)), None, "{present}");
         }
-        assert_eq!(replaced(&Value::Null, Some(Some("<nowhere>")), None), None, "this model does not have it");
+        assert_eq!(
+            replaced(&Value::Null, Some(Some("<nowhere>")), None),
+            None,
+            "this model does not have it"
+        );
         let new = replaced(&Value::Null, bos, None).unwrap();
         assert_eq!(new["special_tokens"]["<s>"]["ids"], json!([0]));
         assert_eq!(new["pair"].as_array().unwrap().len(), 4);

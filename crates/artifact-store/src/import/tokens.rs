@@ -70,7 +70,8 @@ impl TokenFiles<'_> {
             known.insert(text);
         }
         for (text, token) in &special {
-            let id = self.vocabulary.id(text).filter(|_| !text.is_empty() && !self.vocabulary.has_added(text));
+            let id =
+                self.vocabulary.id(text).filter(|_| !text.is_empty() && !self.vocabulary.has_added(text));
             if let Some(id) = id.filter(|_| !known.contains(text)) {
                 additions.tokens.push(added_token(id.into(), text, token, true));
             }
@@ -85,10 +86,8 @@ impl TokenFiles<'_> {
             Some(self.special_token(name).filter(|_| add))
         };
         let (bos, eos) = (token("add_bos_token", "bos_token"), token("add_eos_token", "eos_token"));
-        let setting = Setting {
-            bos: bos.as_ref().map(Option::as_deref),
-            eos: eos.as_ref().map(Option::as_deref),
-        };
+        let setting =
+            Setting { bos: bos.as_ref().map(Option::as_deref), eos: eos.as_ref().map(Option::as_deref) };
         replacement(self.vocabulary.post_processor(), &setting, |text| self.id(text))
     }
 
@@ -100,8 +99,7 @@ impl TokenFiles<'_> {
                 .filter_map(|(id, token)| Some((id.parse().ok()?, token.clone())))
                 .collect();
         }
-        let describe =
-            |(text, id): (&String, &Value)| Some((id.as_u64()?, json!({ "content": text })));
+        let describe = |(text, id): (&String, &Value)| Some((id.as_u64()?, json!({ "content": text })));
         self.added_tokens.as_object().into_iter().flatten().filter_map(describe).collect()
     }
 
@@ -131,7 +129,8 @@ impl TokenFiles<'_> {
 
     /// Those that the model names itself: `image_token`, …
     fn own_special_tokens(&self) -> impl Iterator<Item = (&str, String)> {
-        let entries = |value: &'static str| self.special_files().filter_map(move |file| file[value].as_object());
+        let entries =
+            |value: &'static str| self.special_files().filter_map(move |file| file[value].as_object());
         let listed = entries("extra_special_tokens").flatten();
         let single = self.special_files().filter_map(Value::as_object).flatten();
         let single = single.filter(|(name, _)| name.ends_with("_token") && !SPECIAL.contains(&name.as_str()));

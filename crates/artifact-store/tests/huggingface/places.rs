@@ -124,7 +124,8 @@ fn an_end_token_may_stand_in_the_vocabulary_or_in_the_decoder_only() {
 fn a_tokenizer_writes_the_tokens_that_its_settings_say() {
     let root = TempDir::new().unwrap();
     let folder = huggingface_folder(&root.path().join("model"));
-    let bytes = json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true });
+    let bytes =
+        json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true });
     let tokenizer = json!({
         "model": { "type": "BPE", "vocab": { "<end>": 0 }, "merges": [] },
         "added_tokens": [{ "id": 0, "content": "<end>" }], "post_processor": bytes,

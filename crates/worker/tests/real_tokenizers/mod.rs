@@ -147,7 +147,8 @@ fn tokenizers_of_models_give_what_the_library_gives() {
         assert_eq!(digests.len(), lines.len(), "{name}");
         let all = model.preparer(1 << 20);
         for (line, recorded) in lines.iter().zip(digests) {
-            problems.extend(problem(&model, &all, line, recorded).map(|it| format!("{name}, {line:?}: {it}")));
+            problems
+                .extend(problem(&model, &all, line, recorded).map(|it| format!("{name}, {line:?}: {it}")));
         }
         // A prompt that just fits: the bound on its tokens that is looked at first is never above their number.
         let long = lines.concat();

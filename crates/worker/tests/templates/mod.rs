@@ -89,7 +89,8 @@ fn difference(found: &Result<String, String>, expected: Option<&str>, recorded: 
         (Err(error), Some(_)) => return Some(error.clone()),
     }
     let digest = found.as_ref().map_or("-".to_owned(), |text| digest(text));
-    (recorded != "?" && recorded != digest).then(|| "as with Jinja2, but transformers gives something else".into())
+    (recorded != "?" && recorded != digest)
+        .then(|| "as with Jinja2, but transformers gives something else".into())
 }
 
 fn digest(text: &str) -> String {
@@ -140,5 +141,9 @@ fn templates_give_what_transformers_gives() {
     );
     assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
     let compared = reference.cases.iter().filter(|case| recorded.templates.contains_key(&case.template));
-    assert_eq!(compared.count(), recorded.templates.len(), "templates that transformers has rendered are missing");
+    assert_eq!(
+        compared.count(),
+        recorded.templates.len(),
+        "templates that transformers has rendered are missing"
+    );
 }

@@ -34,10 +34,7 @@ fn end_tokens_are_found_wherever_they_are_defined() {
         ),
         (json!({ "config": { "text_config": { "eos_token_id": [5] }, "eos_token_id": null } }), vec![5]),
         (json!({ "tokenizer": { "eos_token": "</s>" } }), vec![2]),
-        (
-            json!({ "tokenizer": { "eos_token": { "__type": "AddedToken", "content": "<end>" } } }),
-            vec![3],
-        ),
+        (json!({ "tokenizer": { "eos_token": { "__type": "AddedToken", "content": "<end>" } } }), vec![3]),
         (json!({ "map": { "eos_token": { "content": "<end>" } } }), vec![3]),
         (
             json!({ "tokenizer": { "eos_token": "<x>", "added_tokens_decoder": { "12": { "content": "<x>" } } } }),
@@ -72,8 +69,7 @@ fn tokens_that_only_other_files_define_are_added() {
         ([true, false, false], [false, true, true])
     );
 
-    let older =
-        additions(&json!({ "tokenizer": { "eos_token": "<x>" }, "added": { "<x>": 4, "<end>": 3 } }));
+    let older = additions(&json!({ "tokenizer": { "eos_token": "<x>" }, "added": { "<x>": 4, "<end>": 3 } }));
     assert_eq!((older.tokens.len(), &older.tokens[0]["special"]), (1, &json!(true)));
     assert_eq!(additions(&json!({})), Additions::default());
 }
@@ -87,7 +83,10 @@ fn special_tokens_that_are_only_in_the_vocabulary_are_added() {
         "extra_special_tokens": [{ "content": "</s>", "lstrip": true, "normalized": true }],
     } }));
     let described = |token: &Value| {
-        (token["id"].as_u64().unwrap(), ["special", "normalized", "lstrip"].map(|flag| token[flag].as_bool().unwrap()))
+        (
+            token["id"].as_u64().unwrap(),
+            ["special", "normalized", "lstrip"].map(|flag| token[flag].as_bool().unwrap()),
+        )
     };
     let tokens: Vec<_> = found.tokens.iter().map(described).collect();
     assert_eq!(tokens, [(2, [true, true, true]), (1, [true, false, false])]);

@@ -41,7 +41,8 @@ impl Model {
 
     /// The prompt as text and as tokens, with control tokens of messages as text.
     fn prompt(&self, template: &str, messages: &[ChatMessage]) -> (String, Vec<u32>) {
-        let special = [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(name, text)| (name.into(), text.into()));
+        let special =
+            [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(name, text)| (name.into(), text.into()));
         let template = ChatTemplate::new(template, special.into());
         match self.control.disguise(messages).unwrap() {
             Some(disguised) => {

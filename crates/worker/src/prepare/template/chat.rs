@@ -61,7 +61,8 @@ impl Chat {
             ("add_generation_prompt".to_owned(), Value::from(self.add_generation_prompt)),
         ];
         // A token that the model lacks is undefined, not empty.
-        variables.extend(special_tokens.iter().map(|(name, token)| (name.clone(), Value::from(token.as_str()))));
+        variables
+            .extend(special_tokens.iter().map(|(name, token)| (name.clone(), Value::from(token.as_str()))));
         variables.extend(self.more.iter().map(|(name, value)| (name.clone(), from_json(value))));
         variables
     }

@@ -29,8 +29,8 @@ use std::{collections::BTreeMap, io, panic, thread};
 pub use chat::Chat;
 pub use clock::Clock;
 pub use error::{TemplateError, Unusable};
-pub use named::ChatTemplates;
 use minijinja::{Environment, Value};
+pub use named::ChatTemplates;
 use protocol::message::ChatMessage;
 
 use self::{environment::NAME, error::MAX_OUTPUT};

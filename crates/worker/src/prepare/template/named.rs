@@ -86,7 +86,8 @@ mod tests {
     use super::*;
 
     fn rendered(templates: &ChatTemplates, tools: Value) -> Result<String, String> {
-        let chat = Chat { messages: vec![json!({"role": "user", "content": "hi"})], tools, ..Chat::default() };
+        let chat =
+            Chat { messages: vec![json!({"role": "user", "content": "hi"})], tools, ..Chat::default() };
         templates.render_chat(&chat).map_err(|error| error.failure().message)
     }
 

@@ -15,7 +15,8 @@ fn message(role: &str, content: &str) -> ChatMessage {
 
 fn template(source: &str) -> ChatTemplate {
     let clock: Clock = Arc::new(|| date(2026, 2, 3).at(14, 5, 6, 0));
-    let special = [("bos_token", "<s>"), ("image_token", "<img>")].map(|(name, text)| (name.into(), text.into()));
+    let special =
+        [("bos_token", "<s>"), ("image_token", "<img>")].map(|(name, text)| (name.into(), text.into()));
     ChatTemplate::with_clock(source, special.into(), clock)
 }
 

@@ -26,7 +26,8 @@ impl ChatTemplates {
         }
         let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
         let first = added.iter().filter(|(id, token)| token.special && **id < vocab_size);
-        let first = first.filter(|(_, token)| !token.content.is_empty() && behind.starts_with(&token.content));
+        let first =
+            first.filter(|(_, token)| !token.content.is_empty() && behind.starts_with(&token.content));
         first.max_by_key(|(_, token)| token.content.len()).map(|(id, _)| *id)
     }
 }
@@ -36,10 +37,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::prepare::{
-        ChatTemplate, samples,
-        template::SpecialTokens,
-    };
+    use crate::prepare::{ChatTemplate, samples, template::SpecialTokens};
 
     #[test]
     fn what_the_template_writes_behind_an_answer_ends_it() {
