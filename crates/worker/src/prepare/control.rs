@@ -19,7 +19,8 @@ use tokenizers::{
     PreTokenizedString, PreTokenizer as _, Tokenizer, normalizer::Range,
 };
 
-use super::Settings;
+use super::template::ChatTemplates;
+use crate::engine::EosTokens;
 
 /// Longest beginning or end of a control token that is looked for where a message ends or begins.
 const MAX_PARTIAL: usize = 64;
@@ -62,16 +63,20 @@ pub(super) struct Disguised {
 
 impl ControlTokens {
     /// Those texts of a tokenizer that change the course of a chat: special tokens, and of the other added ones those that
-    /// end an output or that the chat template writes. `None` if it has none. Tokens that the model has no row for are left
-    /// out: their text is refused.
-    pub(super) fn of(tokenizer: &Arc<Tokenizer>, settings: &Settings) -> Option<Self> {
-        let Settings { eos_tokens, vocab_size, template, .. } = settings;
-        let written = |text: &str| template.as_ref().is_some_and(|it| is_marker(text) && it.contain(text));
+    /// end an output or that a chat template writes. `None` if it has none. Tokens from `vocab_size` on are left out: their
+    /// text is refused.
+    pub(super) fn of(
+        tokenizer: &Arc<Tokenizer>,
+        eos_tokens: &EosTokens,
+        templates: Option<&ChatTemplates>,
+        vocab_size: u32,
+    ) -> Option<Self> {
+        let written = |text: &str| is_marker(text) && templates.is_some_and(|it| it.contain(text));
         let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
         let tokens: Vec<&AddedToken> = added
             .iter()
             .filter(|&(id, token)| token.special || eos_tokens.contains(*id) || written(&token.content))
-            .filter(|&(id, _)| id < vocab_size)
+            .filter(|&(id, _)| *id < vocab_size)
             .map(|(_, token)| token)
             // Templates lay out their text with whitespace: that is never control alone.
             .filter(|token| !token.content.trim().is_empty())

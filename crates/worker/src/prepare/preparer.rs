@@ -62,8 +62,9 @@ pub struct Preparer {
 impl Preparer {
     /// Prepares for one model.
     pub fn new(tokenizer: PromptTokenizer, settings: Settings) -> Self {
-        let control = (!settings.special_tokens_in_content)
-            .then(|| ControlTokens::of(tokenizer.tokenizer(), &settings))
+        let Settings { template, eos_tokens, vocab_size, special_tokens_in_content, .. } = &settings;
+        let control = (!special_tokens_in_content)
+            .then(|| ControlTokens::of(tokenizer.tokenizer(), eos_tokens, template.as_ref(), *vocab_size))
             .flatten();
         Self { tokenizer, settings, control, constraints: Constraints::default(), drafts: None }
     }

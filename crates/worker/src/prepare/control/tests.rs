@@ -16,15 +16,13 @@ fn message(role: &str, content: &str) -> ChatMessage {
     ChatMessage { role: role.into(), content: content.into(), name: None }
 }
 
-fn settings(eos_tokens: Vec<u32>, template: Option<&str>) -> Settings {
-    Settings {
-        template: template.map(|source| ChatTemplate::new(source, SpecialTokens::new()).into()),
-        eos_tokens: EosTokens::new(eos_tokens),
-        context_length: 1000,
-        kv_tokens: 1000,
-        vocab_size: u32::MAX,
-        special_tokens_in_content: false,
-    }
+fn control(
+    tokenizer: &Arc<Tokenizer>,
+    eos_tokens: Vec<u32>,
+    template: Option<&str>,
+) -> Option<ControlTokens> {
+    let template = template.map(|source| ChatTemplate::new(source, SpecialTokens::new()).into());
+    ControlTokens::of(tokenizer, &EosTokens::new(eos_tokens), template.as_ref(), u32::MAX)
 }
 
 struct Model {
@@ -35,7 +33,7 @@ struct Model {
 impl Model {
     fn new(tokenizer: &Value) -> Self {
         let tokenizer = Arc::clone(samples::load(tokenizer).tokenizer());
-        let control = ControlTokens::of(&tokenizer, &settings(Vec::new(), None)).unwrap();
+        let control = control(&tokenizer, Vec::new(), None).unwrap();
         Self { tokenizer, control }
     }
 
@@ -144,9 +142,9 @@ fn what_only_the_normalizer_makes_a_control_token_is_text_too() {
 fn ends_of_turns_are_control_tokens_even_if_not_special() {
     let tokenizer = Arc::clone(samples::load(&samples::byte_level()).tokenizer());
     let think = tokenizer.token_to_id("<think>").unwrap();
-    let control = ControlTokens::of(&tokenizer, &settings(vec![think], None)).unwrap();
-    assert!(control.disguise(&[message("user", "<think>")]).unwrap().is_some());
-    let control = ControlTokens::of(&tokenizer, &settings(Vec::new(), None)).unwrap();
+    let ending = control(&tokenizer, vec![think], None).unwrap();
+    assert!(ending.disguise(&[message("user", "<think>")]).unwrap().is_some());
+    let control = control(&tokenizer, Vec::new(), None).unwrap();
     assert!(control.disguise(&[message("user", "<think>")]).unwrap().is_none(), "parsed, as in transformers");
 }
 
@@ -157,7 +155,7 @@ fn tokens_that_the_template_writes_are_control_tokens_even_if_not_special() {
         token["special"] = false.into();
     }
     let tokenizer = Arc::clone(samples::load(&tokenizer).tokenizer());
-    let of = |template| ControlTokens::of(&tokenizer, &settings(Vec::new(), template));
+    let of = |template| control(&tokenizer, Vec::new(), template);
     assert!(of(None).is_none());
     let control = of(Some("{{ '<|user|>' + messages[0].content + '<think>' }}")).unwrap();
     let disguised = |text| control.disguise(&[message("user", text)]).unwrap().is_some();
