@@ -82,7 +82,7 @@ pub enum Transform {
     Align,
     /// The factors of the rotary frequencies (a tensor in GGUF) became `rope_scaling`.
     RecoverRopeScaling,
-    /// Tokens that only the tokenizer's settings define became tokens of `tokenizer.json`.
+    /// What only the tokenizer's settings say, of further tokens and of those around a text, was written to `tokenizer.json`.
     AddTokens,
 }
 
@@ -139,7 +139,7 @@ impl fmt::Display for Transform {
             Self::Quantize(quantization) => write!(f, "quantized dense matrices to {quantization}"),
             Self::Align => f.write_str("moved tensors to aligned places"),
             Self::RecoverRopeScaling => f.write_str("turned rotary factors into rope_scaling"),
-            Self::AddTokens => f.write_str("added the tokens that only the tokenizer's settings define"),
+            Self::AddTokens => f.write_str("wrote to tokenizer.json which tokens its settings add"),
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     model::Model,
     options,
     prefix_store::{PrefixStore, PrefixStoreConfig},
-    prepare::{ChatTemplate, Drafts, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
+    prepare::{ChatTemplates, Drafts, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
     report_sink::ReportSink,
     requests::RequestTable,
     verify,
@@ -163,9 +163,10 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
         other_bytes: models.other_bytes,
         draft_model: models.draft.as_ref().and(draft.as_ref()).map(|draft| draft.name().to_owned()),
     };
+    let template = chat_templates(&artifact);
     let settings = Settings {
-        template: chat_template(&artifact),
-        eos_tokens: EosTokens::new(artifact.manifest.eos_token_ids.clone()),
+        eos_tokens: eos_tokens(&artifact, template.as_ref(), &tokenizer, model.vocab_size()),
+        template,
         context_length: model.context_length() as usize,
         kv_tokens: model.kv_tokens(),
         vocab_size: model.vocab_size(),
@@ -201,14 +202,36 @@ fn prefix_store(
 }
 
 /// A template that can't be used fails chats; completions need none.
-fn chat_template(artifact: &Artifact) -> Option<ChatTemplate> {
+fn chat_templates(artifact: &Artifact) -> Option<ChatTemplates> {
     let manifest = &artifact.manifest;
-    let source = manifest.chat_template.as_ref()?;
-    let template = ChatTemplate::new(source, manifest.bos_token.clone(), manifest.eos_token.clone());
-    if let Some(problem) = template.problem() {
+    let mut special_tokens = manifest.special_tokens.clone();
+    for (name, token) in [("bos_token", &manifest.bos_token), ("eos_token", &manifest.eos_token)] {
+        special_tokens.extend(token.iter().map(|text| (name.to_owned(), text.clone())));
+    }
+    let named = manifest.named_chat_templates.iter().map(|(name, source)| (name.as_str(), source.as_str()));
+    let templates = ChatTemplates::new(manifest.chat_template.as_deref(), named, &special_tokens)?;
+    for problem in templates.problems() {
         warn!(%problem, "the model's chat template can't be used; chats with this model will fail");
     }
-    Some(template)
+    Some(templates)
+}
+
+/// The tokens that end an output: those that the model's files name, or that its template writes in their place.
+fn eos_tokens(
+    artifact: &Artifact,
+    templates: Option<&ChatTemplates>,
+    tokenizer: &PromptTokenizer,
+    vocab_size: u32,
+) -> EosTokens {
+    let named = EosTokens::new(artifact.manifest.eos_token_ids.clone());
+    let written = templates.and_then(|it| it.end_of_turn(tokenizer.tokenizer(), &named, vocab_size));
+    if let Some(token) = written {
+        info!(
+            token,
+            "the chat template ends an answer with a token that the model's files do not name; it ends outputs"
+        );
+    }
+    named.and(written.as_slice())
 }
 
 fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<PromptTokenizer> {

@@ -1,11 +1,12 @@
 //! The real SmolLM2 against mlx-lm's values in `reference/smollm2.json`, on each backend.
 //!
-//! The tests of models wait for each other: one measures MLX's memory, which all threads of a process share. The other is
-//! of chat templates, which need none of it.
+//! The tests of models wait for each other: one measures MLX's memory, which all threads of a process share. The others are
+//! of chat templates and tokenizers, which need none of it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod lockstep;
+mod real_tokenizers;
 mod templates;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -46,7 +46,7 @@ const MAX_NAMED: usize = 3;
 pub(super) struct Folder {
     pub(super) root: Root,
     pub(super) config: Value,
-    /// `tokenizer.json` with the tokens that only other files define, if there are any.
+    /// `tokenizer.json` with what only other files say, if they say anything.
     pub(super) tokenizer: Option<Vec<u8>>,
     pub(super) shards: Shards,
     pub(super) templates: Templates,
@@ -92,10 +92,10 @@ impl Folder {
             added_tokens: &optional(ADDED_TOKENS)?,
             vocabulary: &vocabulary,
         };
-        let special_tokens = files.special_tokens();
+        let special_tokens = files.special_tokens().map_err(|reason| StoreError::bad_source(path, reason))?;
         let eos_token_ids = files.end_tokens().map_err(|reason| StoreError::bad_source(path, reason))?;
         let additions = files.additions();
-        let tokenizer = with_tokens(&tokenizer, &additions).map_err(bad_tokenizer)?;
+        let tokenizer = completed(&tokenizer, &additions, files.post_processor()).map_err(bad_tokenizer)?;
         if let Some(bytes) = &tokenizer {
             vocabulary = Vocabulary::read(bytes).map_err(bad_tokenizer)?;
         }
@@ -121,12 +121,16 @@ impl Folder {
     }
 }
 
-/// `tokenizer.json` with further tokens; `None` without any.
-fn with_tokens(tokenizer: &[u8], additions: &Additions) -> Result<Option<Vec<u8>>, String> {
-    if additions.tokens.is_empty() {
+/// `tokenizer.json` with further tokens and another post-processor; `None` without either.
+fn completed(
+    tokenizer: &[u8],
+    additions: &Additions,
+    post_processor: Option<Value>,
+) -> Result<Option<Vec<u8>>, String> {
+    if additions.tokens.is_empty() && post_processor.is_none() {
         return Ok(None);
     }
-    let add = || {
+    let complete = || {
         let mut json: Value = serde_json::from_slice(tokenizer)?;
         let added = &mut json["added_tokens"];
         if !added.is_array() {
@@ -135,9 +139,12 @@ fn with_tokens(tokenizer: &[u8], additions: &Additions) -> Result<Option<Vec<u8>
         if let Value::Array(added) = added {
             added.extend(additions.tokens.iter().cloned());
         }
+        if let Some(post_processor) = post_processor {
+            json["post_processor"] = post_processor;
+        }
         serde_json::to_vec(&json)
     };
-    add().map(Some).map_err(|error: serde_json::Error| error.to_string())
+    complete().map(Some).map_err(|error: serde_json::Error| error.to_string())
 }
 
 fn misplaced(additions: &Additions) -> Option<String> {

@@ -5,6 +5,7 @@ mod folder;
 mod gguf;
 mod huggingface;
 mod pipeline;
+mod post_processor;
 mod rewrite;
 mod root;
 mod servable;

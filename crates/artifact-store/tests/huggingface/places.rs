@@ -119,6 +119,27 @@ fn an_end_token_may_stand_in_the_vocabulary_or_in_the_decoder_only() {
     assert_eq!(in_decoder.eos_token_ids, [2, 7, 11]);
 }
 
+/// As transformers does, whatever the post-processor of `tokenizer.json` is.
+#[test]
+fn a_tokenizer_writes_the_tokens_that_its_settings_say() {
+    let root = TempDir::new().unwrap();
+    let folder = huggingface_folder(&root.path().join("model"));
+    let bytes =
+        json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true });
+    let tokenizer = json!({
+        "model": { "type": "BPE", "vocab": { "<end>": 0 }, "merges": [] },
+        "added_tokens": [{ "id": 0, "content": "<end>" }], "post_processor": bytes,
+    });
+    write(&folder, "tokenizer.json", &tokenizer.to_string());
+    write(&folder, "tokenizer_config.json", r#"{"bos_token": "<end>", "add_bos_token": true}"#);
+    let (store, _) = import(root.path()).unwrap();
+    let artifact = store.resolve("model").unwrap();
+    let stored: Value = serde_json::from_slice(&artifact.read_tokenizer().unwrap()).unwrap();
+    assert_eq!(stored["post_processor"]["single"][0]["SpecialToken"]["id"], "<end>");
+    assert_eq!(stored["added_tokens"], tokenizer["added_tokens"]);
+    assert_eq!(artifact.manifest.transforms, [Transform::AddTokens]);
+}
+
 /// As transformers adds it, so that a template's text becomes this token.
 #[test]
 fn a_token_that_only_the_decoder_has_is_added_to_the_tokenizer() {

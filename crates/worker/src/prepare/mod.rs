@@ -5,7 +5,7 @@
 //! preparer   one request -> one sequence; also one that another worker began
 //! operation  tokenize, detokenize, count, render, check a draft model (pieces, draft)
 //! group      small operations of one kind are one job
-//! template   the chat template
+//! template   the chat templates
 //! control    control tokens that a client typed are text
 //! constraint what the output has to be, compiled
 //! tokens     the model's tokenizer, bounded (growth, least)
@@ -29,7 +29,7 @@ mod tokens;
 pub use draft::{Drafts, check_draft};
 pub use pool::{OperationJob, Pool, PreparationAge};
 pub use preparer::{Preparer, Settings};
-pub use template::ChatTemplate;
+pub use template::{ChatTemplate, ChatTemplates};
 pub use tokens::{PromptTokenizer, TokenizerError};
 
 #[cfg(test)]

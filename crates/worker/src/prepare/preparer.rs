@@ -8,7 +8,7 @@ use super::{
     constraint::{Constraints, Vocabulary},
     control::{ControlTokens, Disguised},
     draft::Drafts,
-    template::{Chat, ChatTemplate},
+    template::{Chat, ChatTemplates},
     tokens::{PromptTokenizer, no_memory, too_long},
 };
 use crate::{
@@ -25,8 +25,8 @@ use crate::{
 /// What is known of a model, apart from its tokenizer and its weights.
 #[derive(Debug)]
 pub struct Settings {
-    /// Its chat template; base models have none.
-    pub template: Option<ChatTemplate>,
+    /// Its chat templates; base models have none.
+    pub template: Option<ChatTemplates>,
     /// Tokens that end an output.
     pub eos_tokens: EosTokens,
     /// Most tokens of prompt and output together, as the model has it.
@@ -62,8 +62,9 @@ pub struct Preparer {
 impl Preparer {
     /// Prepares for one model.
     pub fn new(tokenizer: PromptTokenizer, settings: Settings) -> Self {
-        let control = (!settings.special_tokens_in_content)
-            .then(|| ControlTokens::of(tokenizer.tokenizer(), &settings.eos_tokens, settings.vocab_size))
+        let Settings { template, eos_tokens, vocab_size, special_tokens_in_content, .. } = &settings;
+        let control = (!special_tokens_in_content)
+            .then(|| ControlTokens::of(tokenizer.tokenizer(), eos_tokens, template.as_ref(), *vocab_size))
             .flatten();
         Self { tokenizer, settings, control, constraints: Constraints::default(), drafts: None }
     }

@@ -4,7 +4,7 @@ use protocol::message::Prompt;
 use serde_json::{Value, json};
 
 use super::{
-    super::{ChatTemplate, Settings, samples},
+    super::{ChatTemplate, Settings, samples, template::SpecialTokens},
     *,
 };
 use crate::engine::EosTokens;
@@ -14,7 +14,7 @@ const CONTEXT: usize = 32;
 fn preparer(tokenizer: &Value, template: Option<&str>) -> Preparer {
     let tokenizer = samples::load(tokenizer);
     let settings = Settings {
-        template: template.map(|source| ChatTemplate::new(source, None, None)),
+        template: template.map(|source| ChatTemplate::new(source, SpecialTokens::new()).into()),
         eos_tokens: EosTokens::default(),
         context_length: CONTEXT,
         kv_tokens: usize::MAX,
