@@ -216,7 +216,7 @@ fn lists_of_factors_become_longrope() {
     gguf.tensors.push(factors("rope_factors_short", &[1.0; 12]));
     let config = import_gguf(&gguf).1.manifest.config;
     let scaling = serde_json::json!({
-        "rope_type": "longrope", "long_factor": [1.1; 12], "short_factor": [1.0; 12],
+        "rope_type": "longrope", "long_factor": vec![1.1; 12], "short_factor": vec![1.0; 12],
         "original_max_position_embeddings": 64, "attention_factor": 1.19,
     });
     assert_eq!((&config["rope_scaling"], &config["partial_rotary_factor"]), (&scaling, &0.75.into()));
