@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::{
-    gguf::{definitions, llama, reader::Gguf, tokenizer::Tokenizer},
+    gguf::{RopeFactors, architectures, definitions, reader::Gguf, tokenizer::Tokenizer},
     manifest::byte_len,
     weights::{self, HeaderTensor},
 };
@@ -19,7 +19,7 @@ pub fn read_gguf(data: &[u8]) {
         assert_eq!(tensor.kind.byte_len(&tensor.shape), Some(tensor.len));
     }
     assert!(total <= data.len() as u64, "tensors overlap");
-    let _ = llama::map(&gguf, None, None);
+    let _ = architectures::map(&gguf, &RopeFactors::default(), None);
     if let Ok(tokenizer) = Tokenizer::read(&gguf.metadata) {
         assert!(tokenizer.eos_token_ids.iter().all(|id| u64::from(*id) < tokenizer.size));
     }

@@ -67,6 +67,10 @@ pub enum SourceFormat {
 pub enum Transform {
     /// GGUF blocks became MLX affine packing: same values, other layout.
     RepackAffine,
+    /// MXFP4 blocks became MLX's packing of that name: same values, other layout.
+    RepackMicroScaled,
+    /// 1 was taken from the weights of normalizations, to which the writer of a GGUF file adds it for Gemma.
+    SubtractOne,
     /// Rows of q and k went back to Hugging Face's order (`traditional = false` RoPE).
     UnpermuteRope,
     /// Blocks that MLX's packing cannot hold became numbers of a float type, rounded to it.
@@ -134,6 +138,8 @@ impl fmt::Display for Transform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::RepackAffine => f.write_str("repacked quantized matrices for MLX, values unchanged"),
+            Self::RepackMicroScaled => f.write_str("repacked MXFP4 matrices for MLX, values unchanged"),
+            Self::SubtractOne => f.write_str("took 1 from the weights of normalizations"),
             Self::UnpermuteRope => f.write_str("put the rows of q and k back in Hugging Face's order"),
             Self::Dequantize { from, to } => write!(f, "turned {} into {to}", from.join(", ")),
             Self::Quantize(quantization) => write!(f, "quantized dense matrices to {quantization}"),

@@ -148,9 +148,9 @@ fn refusals_are_quoted_as_they_are() {
         assert!(found, "docs/models.md does not quote how {what} is refused: {printed}");
     };
 
-    let of_qwen = fs::read(variable(GGUF_VARIABLE)).unwrap();
-    fs::write(sandbox.home().join("qwen.gguf"), with_architecture(of_qwen, b"qwen2")).unwrap();
-    is_quoted("another architecture in GGUF", &sandbox.fail("cache-tool import ~/qwen.gguf"));
+    let other = with_architecture(fs::read(variable(GGUF_VARIABLE)).unwrap(), b"rwkv7");
+    fs::write(sandbox.home().join("other.gguf"), other).unwrap();
+    is_quoted("another architecture in GGUF", &sandbox.fail("cache-tool import ~/other.gguf"));
 
     let refuse_folder = |setting: &str, value: serde_json::Value, command: &str| {
         let folder = sandbox.home().join("changed");

@@ -16,7 +16,7 @@ use crate::{
     ImportEvent, Observer, Quantization, StoreError,
     error::IoContext,
     gguf::{
-        GgufError,
+        GgufError, micro_scaled,
         types::{Form, GROUP, TensorType},
     },
     manifest::byte_len,
@@ -51,7 +51,9 @@ pub(super) struct Conversion {
 pub(super) enum Change {
     /// Nothing.
     Copy(Dtype),
-    /// Blocks to affine groups, with the same values.
+    /// 1 is taken from each f32.
+    SubtractOne,
+    /// Blocks to groups of one of MLX's packings, with the same values.
     Repack(TensorType),
     /// Blocks to f16.
     Dequantize(TensorType),
@@ -183,6 +185,7 @@ impl Conversion {
     fn rows(&self) -> (u64, u64) {
         let rows = match (self.change, self.unpermute) {
             (Change::Copy(_), None) => return (self.len, 1),
+            (Change::SubtractOne, None) => return (self.len / 4, 4),
             (_, Some(_)) => self.shape[0],
             _ => self.shape.iter().rev().skip(1).product(),
         };
@@ -191,15 +194,22 @@ impl Conversion {
 
     /// The tensors it becomes, each with its type and shape.
     fn parts(&self) -> Result<Vec<(Part, Dtype, Vec<u64>)>, String> {
-        let matrix = || match self.shape[..] {
-            [rows, row] => Ok([rows, row]),
-            _ => Err(self.error("it is quantized and not a matrix")),
+        let dense = |dtype| Ok(vec![(Part::Elements, dtype, self.shape.clone())]);
+        // Of a matrix, or of several that are stacked.
+        let [rows @ .., row] = &self.shape[..] else {
+            return Err(self.error("it has no dimensions"));
         };
+        let with = |columns: u64| [rows, &[columns]].concat();
         let (bits, group, scales) = match self.change {
-            Change::Copy(dtype) => return Ok(vec![(Part::Elements, dtype, self.shape.clone())]),
-            Change::Dequantize(_) => return Ok(vec![(Part::Elements, Dtype::F16, matrix()?.to_vec())]),
+            Change::Copy(dtype) => return dense(dtype),
+            Change::SubtractOne => return dense(Dtype::F32),
+            Change::Dequantize(_) => return dense(Dtype::F16),
             Change::Repack(kind) => match kind.form() {
                 Form::Affine { bits, scales } => (u64::from(bits), GROUP, scales),
+                Form::MicroScaled => {
+                    let elements = (Part::Elements, Dtype::U32, with(row / 8));
+                    return Ok(vec![elements, (Part::Scales, Dtype::U8, with(row / GROUP))]);
+                }
                 _ => return Err(self.error("its type has no groups")),
             },
             Change::Quantize(kind, to) => {
@@ -207,17 +217,16 @@ impl Conversion {
                 (to.bits.into(), to.group_size.into(), scales)
             }
         };
-        let [rows, row] = matrix()?;
         Ok(vec![
-            (Part::Elements, Dtype::U32, vec![rows, row * bits / 32]),
-            (Part::Scales, scales, vec![rows, row / group]),
-            (Part::Biases, scales, vec![rows, row / group]),
+            (Part::Elements, Dtype::U32, with(row * bits / 32)),
+            (Part::Scales, scales, with(row / group)),
+            (Part::Biases, scales, with(row / group)),
         ])
     }
 
     fn part_name(&self, part: Part) -> String {
         match (self.change, part) {
-            (Change::Copy(_) | Change::Dequantize(_), _) => self.name.clone(),
+            (Change::Copy(_) | Change::SubtractOne | Change::Dequantize(_), _) => self.name.clone(),
             (_, Part::Elements) => format!("{}.weight", self.name),
             (_, Part::Scales) => format!("{}.scales", self.name),
             (_, Part::Biases) => format!("{}.biases", self.name),
@@ -246,6 +255,13 @@ impl Change {
         let mut parts = Parts::default();
         match self {
             Self::Copy(_) => parts.elements = bytes,
+            Self::SubtractOne => {
+                let values = dense_values(TensorType::F32, &bytes)?;
+                parts.elements.extend(values.iter().flat_map(|value| (value - 1.0).to_le_bytes()));
+            }
+            Self::Repack(kind) if kind.form() == Form::MicroScaled => {
+                micro_scaled::repack(&bytes, &mut parts.elements, &mut parts.scales)?;
+            }
             Self::Dequantize(kind) => {
                 let halves = halves(&dense_values(kind, &bytes)?);
                 parts.elements.extend(halves.iter().flat_map(|half| half.to_le_bytes()));

@@ -10,7 +10,7 @@ use crate::{output::print_imported, progress::ImportProgress, store_args::StoreA
 
 /// Take a model into the store.
 ///
-/// SOURCE is a GGUF file of the llama architecture, or a folder with
+/// SOURCE is a GGUF file (docs/models.md has the architectures), or a folder with
 /// config.json, tokenizer.json and safetensors files. Its bytes are checked,
 /// converted where MLX needs another layout, and stored once however often
 /// they are imported. Prints the digest of the artifact.
