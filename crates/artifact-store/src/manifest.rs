@@ -82,6 +82,9 @@ pub enum Transform {
     Align,
     /// The factors of the rotary frequencies (a tensor in GGUF) became `rope_scaling`.
     RecoverRopeScaling,
+    /// Matrices of experts that were stored as one, in turn, became matrices of their own, and their bytes MLX's packing: same
+    /// values, other layout.
+    SplitExperts,
     /// Tokens that only the tokenizer's settings define became tokens of `tokenizer.json`.
     AddTokens,
 }
@@ -139,6 +142,7 @@ impl fmt::Display for Transform {
             Self::Quantize(quantization) => write!(f, "quantized dense matrices to {quantization}"),
             Self::Align => f.write_str("moved tensors to aligned places"),
             Self::RecoverRopeScaling => f.write_str("turned rotary factors into rope_scaling"),
+            Self::SplitExperts => f.write_str("took apart the experts' matrices for MLX, values unchanged"),
             Self::AddTokens => f.write_str("added the tokens that only the tokenizer's settings define"),
         }
     }

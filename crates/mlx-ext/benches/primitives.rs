@@ -155,6 +155,7 @@ fn attention(criterion: &mut Criterion) {
                 window: None,
                 traditional: false,
                 query_scale: None,
+                sinks: None,
                 soft_cap: None,
             };
             step.attend(&spec).unwrap()

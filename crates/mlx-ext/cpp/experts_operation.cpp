@@ -116,7 +116,7 @@ mx::array make_experts(const MlxExtExperts& spec) {
   require(routing.dtype() == mx::float32 && routing.shape() == mx::Shape{x.shape(0), set->count()},
           "routing is float32 [rows, experts]");
   require(spec.chosen > 0 && spec.chosen <= set->count(), "as many experts are chosen as there are, at most");
-  require(spec.gate > 0 && spec.gate <= static_cast<int>(Gate::gelu_tanh), "no such activation");
+  require(spec.gate > 0 && spec.gate <= static_cast<int>(Gate::swiglu_oai), "no such activation");
   ChainBuilder chain({&x, &routing, residual});
   auto operation = std::make_unique<Experts>(chain.activation(x), chain.activation(routing));
   const mx::Shape shape{x.shape(0), set->outputs()};

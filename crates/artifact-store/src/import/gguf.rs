@@ -156,7 +156,9 @@ fn conversion(mapped: &Mapped<'_>) -> Conversion {
         (None, Form::Dequantized) => Change::Dequantize(tensor.kind),
     };
     let name = match change {
-        Change::Copy(_) | Change::Dequantize(_) => format!("{}.{}", mapped.module, mapped.field),
+        Change::Copy(_) | Change::Alternate { .. } | Change::Dequantize(_) => {
+            format!("{}.{}", mapped.module, mapped.field)
+        }
         Change::Repack(_) | Change::Quantize(..) => mapped.module.clone(),
     };
     Conversion {

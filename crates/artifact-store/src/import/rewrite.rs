@@ -51,6 +51,8 @@ pub(super) struct Conversion {
 pub(super) enum Change {
     /// Nothing.
     Copy(Dtype),
+    /// Of two rows that follow each other the first or the second; bytes of both.
+    Alternate { dtype: Dtype, pair: u64, second: bool },
     /// Blocks to affine groups, with the same values.
     Repack(TensorType),
     /// Blocks to f16.
@@ -179,10 +181,12 @@ impl Plan {
 }
 
 impl Conversion {
-    /// Rows and bytes of one. Of elements that stay as they are, a row may be anything: bytes.
+    /// Rows and bytes of one. Of elements that stay as they are, a row may be anything: bytes. Two of which one is taken are
+    /// one.
     fn rows(&self) -> (u64, u64) {
         let rows = match (self.change, self.unpermute) {
             (Change::Copy(_), None) => return (self.len, 1),
+            (Change::Alternate { pair, .. }, _) => return (self.len / pair.max(1), pair),
             (_, Some(_)) => self.shape[0],
             _ => self.shape.iter().rev().skip(1).product(),
         };
@@ -196,7 +200,9 @@ impl Conversion {
             _ => Err(self.error("it is quantized and not a matrix")),
         };
         let (bits, group, scales) = match self.change {
-            Change::Copy(dtype) => return Ok(vec![(Part::Elements, dtype, self.shape.clone())]),
+            Change::Copy(dtype) | Change::Alternate { dtype, .. } => {
+                return Ok(vec![(Part::Elements, dtype, self.shape.clone())]);
+            }
             Change::Dequantize(_) => return Ok(vec![(Part::Elements, Dtype::F16, matrix()?.to_vec())]),
             Change::Repack(kind) => match kind.form() {
                 Form::Affine { bits, scales } => (u64::from(bits), GROUP, scales),
@@ -217,7 +223,7 @@ impl Conversion {
 
     fn part_name(&self, part: Part) -> String {
         match (self.change, part) {
-            (Change::Copy(_) | Change::Dequantize(_), _) => self.name.clone(),
+            (Change::Copy(_) | Change::Alternate { .. } | Change::Dequantize(_), _) => self.name.clone(),
             (_, Part::Elements) => format!("{}.weight", self.name),
             (_, Part::Scales) => format!("{}.scales", self.name),
             (_, Part::Biases) => format!("{}.biases", self.name),
@@ -246,6 +252,11 @@ impl Change {
         let mut parts = Parts::default();
         match self {
             Self::Copy(_) => parts.elements = bytes,
+            Self::Alternate { pair, second, .. } => {
+                let half = pair as usize / 2;
+                let rows = bytes.chunks_exact(half.max(1)).skip(second.into()).step_by(2);
+                parts.elements.extend(rows.flatten());
+            }
             Self::Dequantize(kind) => {
                 let halves = halves(&dense_values(kind, &bytes)?);
                 parts.elements.extend(halves.iter().flat_map(|half| half.to_le_bytes()));

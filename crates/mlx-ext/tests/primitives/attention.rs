@@ -14,10 +14,10 @@ fn specs() -> impl Strategy<Value = Spec> {
     let head_dims = prop::sample::select(vec![8, 16, 24, 64, 80]);
     let window = prop::option::of(1..=300_i32);
     let dtypes = prop::sample::select(vec![KvDtype::Float32, KvDtype::Float16]);
-    (1..=3_i32, 1..=4_i32, head_dims, 1..=4_i32, any::<bool>(), window, dtypes).prop_map(
-        |(kv_heads, group, head_dim, quarters, traditional, window, dtype)| {
+    (1..=3_i32, 1..=4_i32, head_dims, 1..=4_i32, any::<[bool; 2]>(), window, dtypes).prop_map(
+        |(kv_heads, group, head_dim, quarters, [traditional, sinks], window, dtype)| {
             let pairs = head_dim / 2 * quarters / 4;
-            Spec { kv_heads, group, head_dim, pairs, traditional, window, soft_cap: None, dtype }
+            Spec { kv_heads, group, head_dim, pairs, traditional, window, soft_cap: None, sinks, dtype }
         },
     )
 }
@@ -81,6 +81,7 @@ fn one_key_too_many_is_noticed() {
         traditional: false,
         window: Some(100),
         soft_cap: None,
+        sinks: false,
         dtype: KvDtype::Float32,
     };
     for dtype in [KvDtype::Float32, KvDtype::Float16] {
@@ -108,6 +109,7 @@ fn the_rotation_is_mlx_s() {
             traditional,
             window: None,
             soft_cap: None,
+            sinks: false,
             dtype: KvDtype::Float32,
         };
         let random = &mut Random::new(4);

@@ -64,6 +64,7 @@ fn shared_blocks_change_no_bit() {
             traditional: false,
             window: None,
             soft_cap: None,
+            sinks: false,
             dtype,
         };
         for spec in [spec, Spec { window: Some(100), ..spec }] {
@@ -169,9 +170,11 @@ fn check_products(digest: &mut impl Hasher) {
                 ..plain(x, &matrices)
             })
         });
-        check_rows(digest, &x, &residual, |x, _| {
-            computed(&Linear { gate: Some(cpu::Gate::GeluTanh), ..plain(x, &matrices) })
-        });
+        for gate in [cpu::Gate::GeluTanh, cpu::Gate::SwigluOai] {
+            check_rows(digest, &x, &residual, |x, _| {
+                computed(&Linear { gate: Some(gate), ..plain(x, &matrices) })
+            });
+        }
         let tokens = Array::from_slice(&[5_u32, 82, 0, 5], &[4]);
         let rows = bits(&cpu::embedding(&weights[0].matrix(), &tokens, inputs).unwrap());
         let one =
@@ -240,7 +243,8 @@ fn check_experts(digest: &mut impl Hasher) {
             (0..count).map(|_| Weights::new(random, storage, outputs, inputs)).collect()
         };
         let (gates, ups) = (part(random, inner, inputs), part(random, inner, inputs));
-        let downs = part(random, inputs, inner);
+        let downs: Vec<Weights> =
+            part(random, inputs, inner).into_iter().map(|down| down.with_bias(random)).collect();
         let matrices =
             [&gates, &ups, &downs].map(|part| part.iter().map(Weights::matrix).collect::<Vec<_>>());
         for matrix in matrices.iter().flatten() {
@@ -253,7 +257,7 @@ fn check_experts(digest: &mut impl Hasher) {
         let set = ExpertSet::new(matrices.each_ref().map(Vec::as_slice), inputs, inner).unwrap();
         let x = random.activations(ROWS, inputs + count);
         let residual = random.normals(&[ROWS, inputs]);
-        for normalized in [false, true] {
+        for (normalized, gate) in [(false, cpu::Gate::Silu), (true, cpu::Gate::SwigluOai)] {
             check_rows(digest, &x, &residual, |both, residual| {
                 let part = |columns: Range<i32>| {
                     let part = both.try_index((.., columns)).unwrap();
@@ -266,7 +270,7 @@ fn check_experts(digest: &mut impl Hasher) {
                     set: &set,
                     chosen: 2,
                     normalized,
-                    gate: cpu::Gate::Silu,
+                    gate,
                     residual: Some(residual),
                     int8: false,
                 })
@@ -288,12 +292,13 @@ fn check_attention(digest: &mut impl Hasher) {
         traditional: false,
         window: None,
         soft_cap: None,
+        sinks: false,
         dtype: KvDtype::Float32,
     };
     let half = Spec { dtype: KvDtype::Float16, kv_heads: 1, group: 5, head_dim: 64, pairs: 16, ..plain };
     let capped = Spec { window: Some(77), soft_cap: Some(2.0), ..plain };
-    for spec in [plain, half, Spec { window: Some(77), ..plain }, Spec { window: Some(300), ..half }, capped]
-    {
+    let sinking = Spec { window: Some(300), sinks: true, ..half };
+    for spec in [plain, half, Spec { window: Some(77), ..plain }, sinking, capped] {
         let lengths = [620, 33, 90];
         let rotation = Rotation::new(spec, 620);
         let sequences: Vec<Array> =

@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use mlx_rs::Array;
+
 use super::{QueryScale, Rope};
 
 /// Heads of a layer's attention.
@@ -32,8 +34,8 @@ pub(crate) struct AttentionSpec {
     pub(crate) window: Option<i32>,
     /// Scores become `cap * tanh(score / cap)`.
     pub(crate) soft_cap: Option<f32>,
-    /// Whether each head has a learned score that no key belongs to.
-    pub(crate) sinks: bool,
+    /// A score of each head of queries that takes its part of the softmax and has no value: float32 `[queries]`.
+    pub(crate) sinks: Option<Array>,
 }
 
 impl AttentionSpec {
@@ -46,12 +48,7 @@ impl AttentionSpec {
             rope,
             window: None,
             soft_cap: None,
-            sinks: false,
+            sinks: None,
         }
-    }
-
-    /// What no kernel here computes yet.
-    pub(super) fn beyond_all_kernels(&self) -> Option<&'static str> {
-        self.sinks.then_some("attention sinks")
     }
 }

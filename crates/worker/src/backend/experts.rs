@@ -9,8 +9,15 @@ use mlx_rs::{
 
 use super::{Gate, Matrix, Storage};
 
-/// Matrices of the same kind, one an expert, as they are stored.
-pub(crate) enum StoredExperts {
+/// Matrices of the same kind, one an expert, as they are stored, and their biases.
+pub(crate) struct StoredExperts {
+    pub(crate) matrices: StoredMatrices,
+    /// `[experts, outputs]`.
+    pub(crate) bias: Option<Array>,
+}
+
+/// One matrix an expert.
+pub(crate) enum StoredMatrices {
     /// `[experts, outputs, inputs]`.
     Stacked(Storage),
     /// `[outputs, inputs]` each.
@@ -43,7 +50,7 @@ pub(crate) struct Mix<'a> {
     pub(crate) residual: &'a Array,
 }
 
-impl StoredExperts {
+impl StoredMatrices {
     /// One for each expert, as views, evaluated.
     pub(super) fn separate(self, count: i32) -> Result<Vec<Storage>, Exception> {
         let separate = match self {
@@ -105,11 +112,11 @@ impl StoredExperts {
 /// Gates, ups and downs, each in one, as `matrix` makes them.
 pub(super) fn stacked(
     stored: [StoredExperts; 3],
-    matrix: impl Fn(Storage) -> Result<Matrix, Exception>,
+    matrix: impl Fn(Storage, Option<Array>) -> Result<Matrix, Exception>,
 ) -> Result<Box<[Matrix; 3]>, Exception> {
-    if !stored.iter().all(StoredExperts::are_alike) {
+    if !stored.iter().all(|part| part.matrices.are_alike()) {
         return Err(Exception::custom("the experts of a layer are packed in different ways"));
     }
-    let [gate, up, down] = stored.map(|part| matrix(part.stacked()?));
+    let [gate, up, down] = stored.map(|part| matrix(part.matrices.stacked()?, part.bias));
     Ok(Box::new([gate?, up?, down?]))
 }

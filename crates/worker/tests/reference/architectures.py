@@ -235,6 +235,20 @@ def olmoe(r, seed):
     return {**common("olmoe", r, seed), **experts, "separate_experts": seed % 3 == 1}
 
 
+def gpt_oss(r, seed):
+    config = {**common("gpt_oss", r, seed), "num_hidden_layers": 4, "attention_bias": True, "tie_word_embeddings": False}
+    kinds = ["sliding_attention", "full_attention"] * 2
+    experts = {"num_local_experts": r.choice([5, 8]), "num_experts_per_tok": r.choice([2, 3])}
+    return {
+        **config,
+        **experts,
+        "layer_types": [None, kinds, kinds[::-1]][seed % 3],
+        "sliding_window": r.choice([24, 40]),
+        "rope_scaling": yarn() if seed % 2 == 0 else None,
+        "swiglu_limit": 7.0,
+    }
+
+
 ARCHITECTURES = {
     "cohere": cohere,
     "cohere2": cohere2,
@@ -243,6 +257,7 @@ ARCHITECTURES = {
     "gemma3": gemma3,
     "gemma3_text": gemma3_text,
     "glm4": glm4,
+    "gpt_oss": gpt_oss,
     "granite": granite,
     "iquestcoder": lambda r, seed: llama(r, seed, "iquestcoder"),
     "llama": llama,

@@ -6,6 +6,7 @@ mod ernie4_5;
 mod gemma2;
 mod gemma3;
 mod glm4;
+mod gpt_oss;
 mod granite;
 mod llama;
 mod ministral3;
@@ -44,6 +45,7 @@ pub(super) const REGISTRY: &[Entry] = &[
     Entry::new("gemma3", gemma3::load_nested).with_defaults(gemma3::DEFAULTS),
     Entry::new("gemma3_text", gemma3::load).with_defaults(gemma3::DEFAULTS),
     Entry::new("glm4", glm4::load),
+    Entry::new("gpt_oss", gpt_oss::load).with_defaults(gpt_oss::DEFAULTS),
     Entry::new("granite", granite::load),
     Entry::new("iquestcoder", llama::load),
     Entry::new("llama", llama::load),

@@ -47,6 +47,8 @@ pub(in crate::model) enum RopeScaling {
         old_context: f64,
         beta_fast: f64,
         beta_slow: f64,
+        /// Whether the ramp begins and ends at whole pairs.
+        truncate: bool,
         gain: f64,
     },
     /// Every pair turns slower by a factor of its own, and rotated components are multiplied by `gain`.
@@ -231,9 +233,6 @@ fn llama3(config: Settings<'_>, own: Settings<'_>, factor: f64) -> Result<RopeSc
 fn yarn(config: Settings<'_>, own: Settings<'_>, factor: f64) -> Result<RopeScaling, ModelError> {
     let number = |name: &str, least: f64| own.number(name, least, 1e6);
     let old_context = needed(own, OLD_CONTEXT, old_context(config, own)?)?;
-    if own.flag("truncate")? == Some(false) {
-        return own.refuse("truncate", false);
-    }
     let base = config.number("rope_theta", BASES.0, BASES.1)?;
     if own.number("rope_theta", BASES.0, BASES.1)?.or(base).unwrap_or(DEFAULT_BASE) <= 1.0 {
         return own.refuse("rope_theta", "1 or less");
@@ -249,6 +248,7 @@ fn yarn(config: Settings<'_>, own: Settings<'_>, factor: f64) -> Result<RopeScal
         old_context,
         beta_fast: number("beta_fast", 1e-6)?.unwrap_or(32.0),
         beta_slow: number("beta_slow", 1e-6)?.unwrap_or(1.0),
+        truncate: own.flag("truncate")?.unwrap_or(true),
         gain,
     })
 }

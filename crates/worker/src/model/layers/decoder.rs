@@ -36,7 +36,10 @@ pub(in crate::model) struct DecoderPlan {
     pub(in crate::model) qkv_bias: bool,
     /// Of attention's output.
     pub(in crate::model) output_bias: bool,
+    /// Of the feed-forward network, or of the router and the experts.
     pub(in crate::model) mlp_bias: bool,
+    /// Whether each head has a learned score in its softmax that no key belongs to.
+    pub(in crate::model) sinks: bool,
     /// Whether queries, keys and values are stored as one matrix.
     pub(in crate::model) fused_qkv: bool,
     /// Whether gate and up are.
@@ -100,6 +103,7 @@ impl DecoderPlan {
             qkv_bias: config.attention_bias,
             output_bias: config.attention_bias,
             mlp_bias: config.mlp_bias,
+            sinks: false,
             fused_qkv: false,
             fused_gate_up: false,
             gate: Gate::Silu,
@@ -175,6 +179,7 @@ impl Block {
             hidden_size: config.hidden_size,
             qkv_bias: plan.qkv_bias,
             output_bias: plan.output_bias,
+            sinks: plan.sinks,
             fused: plan.fused_qkv,
             qk_norm: plan.qk_norm.map(|of| (of, plan.norm)),
             residual_factor: plan.residual_factor,
@@ -205,7 +210,12 @@ impl FeedForward {
         let name = format!("model.layers.{layer}");
         let experts = plan.experts.filter(|_| plan.sparse.get(layer) == Some(&true));
         if let Some(experts) = experts {
-            let moe = Moe::load(weights, &name, (experts, config.hidden_size, plan.gate), norms.before)?;
+            let moe = Moe::load(
+                weights,
+                &name,
+                (experts, config.hidden_size, plan.gate, plan.mlp_bias),
+                norms.before,
+            )?;
             return Ok(Self::Sparse(Box::new(moe)));
         }
         let params = MlpParams {

@@ -28,6 +28,8 @@ use norm::{Normalization, SublayerNorms};
 pub(super) use rope::inv_freq;
 pub(super) use rope::load_rope;
 
+pub(super) use crate::backend::Gate;
+
 pub(super) use super::{
     Architecture, ModelError,
     config::{

@@ -3,7 +3,7 @@
 use mlx_rs::{Array, error::Exception};
 
 use super::{FusedLinear, ModelError, Normalization, Weights, linear::load_storage, load_matrix};
-use crate::backend::{Backend, ExpertSizes, Experts, Gate, Mix, Storage, StoredExperts};
+use crate::backend::{Backend, ExpertSizes, Experts, Gate, Mix, Storage, StoredExperts, StoredMatrices};
 
 /// Names below the layer's.
 #[derive(Debug, Clone, Copy)]
@@ -43,27 +43,30 @@ pub(in crate::model) struct Moe {
 }
 
 impl Moe {
-    /// Takes the router and the experts, which may be stacked or stored one by one; `layer` stands before their names.
+    /// Takes the router and the experts, which may be stacked or stored one by one; `layer` stands before their names. With
+    /// `bias` all of their matrices have biases, those of the experts stacked.
     pub(in crate::model) fn load(
         weights: &mut Weights<'_>,
         layer: &str,
-        (plan, hidden_size, gate): (MoePlan, i32, Gate),
+        (plan, hidden_size, gate, bias): (MoePlan, i32, Gate, bool),
         before: Option<Normalization>,
     ) -> Result<Self, ModelError> {
         let MoePlan { names, count, intermediate_size: inner, .. } = plan;
         let router = format!("{layer}.{}", names.router);
-        let router = load_matrix(weights, &router, [count, hidden_size], false)?;
+        let router = load_matrix(weights, &router, [count, hidden_size], bias)?;
         let shapes = [[inner, hidden_size], [inner, hidden_size], [hidden_size, inner]];
         let mut part = |which: usize| {
             let stacked = format!("{layer}.{}", names.stacked[which]);
             let [outputs, inputs] = shapes[which];
-            if weights.contains(&format!("{stacked}.weight")) {
-                return load_experts(weights, &stacked, &[count, outputs, inputs])
-                    .map(StoredExperts::Stacked);
-            }
-            let name = |expert| format!("{layer}.{}.{expert}.{}", names.expert, names.parts[which]);
-            let one = |expert| load_experts(weights, &name(expert), &shapes[which]);
-            (0..count).map(one).collect::<Result<_, ModelError>>().map(StoredExperts::Separate)
+            let matrices = if weights.contains(&format!("{stacked}.weight")) {
+                load_experts(weights, &stacked, &[count, outputs, inputs]).map(StoredMatrices::Stacked)
+            } else {
+                let name = |expert| format!("{layer}.{}.{expert}.{}", names.expert, names.parts[which]);
+                let one = |expert| load_experts(weights, &name(expert), &shapes[which]);
+                (0..count).map(one).collect::<Result<_, ModelError>>().map(StoredMatrices::Separate)
+            };
+            let bias = bias.then(|| weights.take_float(&format!("{stacked}.bias"), &[count, outputs]));
+            Ok::<_, ModelError>(StoredExperts { matrices: matrices?, bias: bias.transpose()? })
         };
         let stored = [part(0)?, part(1)?, part(2)?];
         let backend = weights.backend();
@@ -93,5 +96,5 @@ impl Moe {
 fn load_experts(weights: &mut Weights<'_>, name: &str, shape: &[i32]) -> Result<Storage, ModelError> {
     let storage = load_storage(weights, name, shape)?;
     let backend = weights.backend();
-    weights.grown(storage, |storage| backend.readable_by_experts(storage))
+    weights.grown(storage, |storage| backend.readable(storage))
 }
