@@ -103,7 +103,7 @@ fn joined(events: Vec<ParserEvent>) -> Vec<ParserEvent> {
 
 #[test]
 fn what_only_looks_like_a_message_is_text() {
-    let long = format!("<|channel|>{}<|message|>b", "x".repeat(MAX_HEADER));
+    let long = format!("<|channel|>{}<|message|>b", "x".repeat(MAX_HEADER + 1));
     for (output, expected) in [
         ("Hello", "Hello"),
         ("a < b <| c", "a < b <| c"),
