@@ -276,7 +276,8 @@ fn agrees_with_mlx_lm(on: On) {
                 let found = model.compare(run, on);
                 let arithmetic = Arithmetic::of(on, run);
                 // A rounding can turn a token to other experts, and then nothing is near.
-                let may_turn = arithmetic == Arithmetic::Half && model.has_experts();
+                let is_coarse = matches!(arithmetic, Arithmetic::Half | Arithmetic::Bytes);
+                let may_turn = is_coarse && model.has_experts();
                 let allowed = arithmetic.allows(found) || (may_turn && found.logit.is_finite());
                 assert!(allowed, "model {index} of `{model_type}`, {:?} bits: {found:?} on {on:?}", run.bits);
             }
@@ -299,7 +300,7 @@ fn settings_that_would_change_the_answers_are_refused_by_name() {
         (
             "gpt_oss",
             "layer_types",
-            json!(["chunked_attention", "full_attention", "full_attention", "full_attention"]),
+            json!(["chunked_attention", "full_attention"]),
         ),
         ("gpt_oss", "num_local_experts", json!(0)),
         ("gpt_oss", "swiglu_limit", json!(5.0)),
