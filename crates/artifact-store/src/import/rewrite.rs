@@ -4,6 +4,8 @@
 //! writes. What is held in memory does not grow with the file, but for the scales and biases of a tensor, which wait
 //! until its integers are written.
 
+use std::collections::HashSet;
+
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use safetensors::Dtype;
 
@@ -108,6 +110,11 @@ impl Plan {
                     (conversion.part_name(part), dtype, shape),
                 ));
             }
+        }
+        let mut names = HashSet::new();
+        if let Some((.., (name, ..))) = described.iter().find(|(.., (name, ..))| !names.insert(name.clone()))
+        {
+            return Err(format!("two of its tensors become `{name}`"));
         }
         described.sort_by_key(|(rank, ..)| *rank);
         let outputs = described.iter().map(|(_, output, _)| *output).collect();

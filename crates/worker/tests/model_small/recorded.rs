@@ -297,11 +297,7 @@ fn settings_that_would_change_the_answers_are_refused_by_name() {
         ("gemma3_text", "final_logit_softcapping", json!(30.0)),
         ("gemma3_text", "use_bidirectional_attention", json!(true)),
         ("glm4", "partial_rotary_factor", json!(0.05)),
-        (
-            "gpt_oss",
-            "layer_types",
-            json!(["chunked_attention", "full_attention"]),
-        ),
+        ("gpt_oss", "layer_types", json!(["chunked_attention", "full_attention"])),
         ("gpt_oss", "num_local_experts", json!(0)),
         ("gpt_oss", "swiglu_limit", json!(5.0)),
         ("granite", "logit_scale", json!(2.0)),
