@@ -86,6 +86,9 @@ pub enum Transform {
     Align,
     /// The factors of the rotary frequencies (a tensor in GGUF) became `rope_scaling`.
     RecoverRopeScaling,
+    /// Matrices of experts that were stored as one, in turn, became matrices of their own, and their bytes MLX's packing: same
+    /// values, other layout.
+    SplitExperts,
     /// What only the tokenizer's settings say, of further tokens and of those around a text, was written to `tokenizer.json`.
     AddTokens,
 }
@@ -145,6 +148,7 @@ impl fmt::Display for Transform {
             Self::Quantize(quantization) => write!(f, "quantized dense matrices to {quantization}"),
             Self::Align => f.write_str("moved tensors to aligned places"),
             Self::RecoverRopeScaling => f.write_str("turned rotary factors into rope_scaling"),
+            Self::SplitExperts => f.write_str("took apart the experts' matrices for MLX, values unchanged"),
             Self::AddTokens => f.write_str("wrote to tokenizer.json which tokens its settings add"),
         }
     }

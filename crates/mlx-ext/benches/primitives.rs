@@ -156,6 +156,7 @@ fn attention(criterion: &mut Criterion) {
                 chunked: false,
                 traditional: false,
                 query_scale: None,
+                sinks: None,
                 soft_cap: None,
             };
             step.attend(&spec).unwrap()

@@ -141,7 +141,7 @@ mx::array make_experts(const MlxExtExperts& spec) {
   require(x.ndim() == 2 && x.dtype() == mx::float32 && x.shape(1) == set->inputs, "experts take float32 [rows, inputs]");
   require(router.dtype() == mx::float32 && router.shape() == mx::Shape{x.shape(0), set->count()},
           "a router gives float32 [rows, experts]");
-  require(spec.gate > 0 && spec.gate <= static_cast<int>(Gate::gelu_tanh), "no such activation");
+  require(spec.gate > 0 && spec.gate <= static_cast<int>(Gate::swiglu_oai), "no such activation");
   ChainBuilder chain({&x, &router, residual});
   auto operation = std::make_unique<Experts>(chain.activation(x), chain.activation(router));
   const mx::Shape shape{x.shape(0), set->outputs()};

@@ -134,6 +134,43 @@ impl MicroScaling {
         if failed != 0 { Err(self.refusal("multiply by")) } else { Ok(product) }
     }
 
+    /// The same of vectors `x` `[vectors, 1, inputs]`, each with the W of `[matrices, outputs, inputs]` whose index `which`
+    /// has: uint32 `[vectors]`, `sorted` or not.
+    ///
+    /// # Errors
+    /// Shapes or types that do not fit.
+    pub fn multiply_gathered(
+        self,
+        x: &Array,
+        (packed, scales): (&Array, &Array),
+        which: &Array,
+        sorted: bool,
+    ) -> Result<Array, Exception> {
+        errors::keep();
+        let mut product = empty();
+        let stream = Stream::thread_local_or_default();
+        // SAFETY: as in `dequantize`; no index of `x` stands for all of its vectors in turn.
+        let failed = unsafe {
+            mlx_sys::mlx_gather_qmm(
+                &raw mut product,
+                x.as_ptr(),
+                packed.as_ptr(),
+                scales.as_ptr(),
+                empty(),
+                empty(),
+                which.as_ptr(),
+                true,
+                some(self.group_size()),
+                some(self.bits()),
+                self.mode().as_ptr(),
+                sorted,
+                stream.as_ptr(),
+            )
+        };
+        let product = handle(product);
+        if failed != 0 { Err(self.refusal("multiply by")) } else { Ok(product) }
+    }
+
     fn mode(self) -> &'static CStr {
         match self {
             Self::Mxfp4 => c"mxfp4",

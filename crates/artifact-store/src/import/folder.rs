@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use serde_json::Value;
 
 use super::{
+    gpt_oss,
     root::Root,
     servable,
     shards::Shards,
@@ -13,7 +14,7 @@ use super::{
     tokens::{Additions, TokenFiles},
     vocabulary::Vocabulary,
 };
-use crate::{FileRole, StoreError, python_json};
+use crate::{FileRole, StoreError, python_json, weights::HeaderTensor};
 
 /// Largest `config.json`, in bytes; with settings for each of many modules, they have some hundred thousand.
 const MAX_CONFIG: u64 = 8 << 20;
@@ -101,7 +102,10 @@ impl Folder {
         }
         let templates = templates::read(&mut root, &tokenizer_config)?;
         let shards = Shards::read(&mut root)?;
-        servable::check_tensors(shards.tensors())
+        // Import takes these blocks apart.
+        let is_taken =
+            |tensor: &&HeaderTensor| gpt_oss::is_original(&config) && tensor.name.ends_with("_blocks");
+        servable::check_tensors(shards.tensors().filter(|tensor| !is_taken(tensor)))
             .map_err(|reason| StoreError::bad_source(path, reason.to_string()))?;
         let warnings =
             [shards.warning.clone(), misplaced(&additions), without_embedding(&vocabulary, &shards, &config)];

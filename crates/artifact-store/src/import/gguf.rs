@@ -153,7 +153,7 @@ fn conversion(mapped: &Mapped<'_>) -> Conversion {
         (None, Form::Dequantized) => Change::Dequantize(tensor.kind),
     };
     let name = match change {
-        Change::Copy(_) | Change::SubtractOne | Change::Dequantize(_) => {
+        Change::Copy(_) | Change::SubtractOne | Change::Alternate { .. } | Change::Dequantize(_) => {
             format!("{}.{}", mapped.module, mapped.field)
         }
         Change::Repack(_) | Change::Quantize(..) => mapped.module.clone(),

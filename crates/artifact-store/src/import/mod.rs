@@ -3,6 +3,7 @@
 mod affine;
 mod folder;
 mod gguf;
+mod gpt_oss;
 mod huggingface;
 mod pipeline;
 mod post_processor;

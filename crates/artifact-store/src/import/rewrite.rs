@@ -4,6 +4,8 @@
 //! writes. What is held in memory does not grow with the file, but for the scales and biases of a tensor, which wait
 //! until its integers are written.
 
+use std::collections::HashSet;
+
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use safetensors::Dtype;
 
@@ -53,6 +55,8 @@ pub(super) enum Change {
     Copy(Dtype),
     /// 1 is taken from each f32.
     SubtractOne,
+    /// Of two rows that follow each other the first or the second; bytes of both.
+    Alternate { dtype: Dtype, pair: u64, second: bool },
     /// Blocks to groups of one of MLX's packings, with the same values.
     Repack(TensorType),
     /// Blocks to f16.
@@ -108,6 +112,11 @@ impl Plan {
                     (conversion.part_name(part), dtype, shape),
                 ));
             }
+        }
+        let mut names = HashSet::new();
+        if let Some((.., (name, ..))) = described.iter().find(|(.., (name, ..))| !names.insert(name.clone()))
+        {
+            return Err(format!("two of its tensors become `{name}`"));
         }
         described.sort_by_key(|(rank, ..)| *rank);
         let outputs = described.iter().map(|(_, output, _)| *output).collect();
@@ -181,11 +190,13 @@ impl Plan {
 }
 
 impl Conversion {
-    /// Rows and bytes of one. Of elements that stay as they are, a row may be anything: bytes.
+    /// Rows and bytes of one. Of elements that stay as they are, a row may be anything: bytes. Two of which one is taken are
+    /// one.
     fn rows(&self) -> (u64, u64) {
         let rows = match (self.change, self.unpermute) {
             (Change::Copy(_), None) => return (self.len, 1),
             (Change::SubtractOne, None) => return (self.len / 4, 4),
+            (Change::Alternate { pair, .. }, _) => return (self.len / pair.max(1), pair),
             (_, Some(_)) => self.shape[0],
             _ => self.shape.iter().rev().skip(1).product(),
         };
@@ -201,7 +212,7 @@ impl Conversion {
         };
         let with = |columns: u64| [rows, &[columns]].concat();
         let (bits, group, scales) = match self.change {
-            Change::Copy(dtype) => return dense(dtype),
+            Change::Copy(dtype) | Change::Alternate { dtype, .. } => return dense(dtype),
             Change::SubtractOne => return dense(Dtype::F32),
             Change::Dequantize(_) => return dense(Dtype::F16),
             Change::Repack(kind) => match kind.form() {
@@ -226,7 +237,9 @@ impl Conversion {
 
     fn part_name(&self, part: Part) -> String {
         match (self.change, part) {
-            (Change::Copy(_) | Change::SubtractOne | Change::Dequantize(_), _) => self.name.clone(),
+            (Change::Copy(_) | Change::SubtractOne | Change::Alternate { .. } | Change::Dequantize(_), _) => {
+                self.name.clone()
+            }
             (_, Part::Elements) => format!("{}.weight", self.name),
             (_, Part::Scales) => format!("{}.scales", self.name),
             (_, Part::Biases) => format!("{}.biases", self.name),
@@ -258,6 +271,11 @@ impl Change {
             Self::SubtractOne => {
                 let values = dense_values(TensorType::F32, &bytes)?;
                 parts.elements.extend(values.iter().flat_map(|value| (value - 1.0).to_le_bytes()));
+            }
+            Self::Alternate { pair, second, .. } => {
+                let half = pair as usize / 2;
+                let rows = bytes.chunks_exact(half.max(1)).skip(second.into()).step_by(2);
+                parts.elements.extend(rows.flatten());
             }
             Self::Repack(kind) if kind.form() == Form::MicroScaled => {
                 micro_scaled::repack(&bytes, &mut parts.elements, &mut parts.scales)?;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
+use super::gpt_oss;
 use crate::{
     Dtype, Packing, Quantization, packing::SMALL_FLOATS, quantization::WIDTHS, weights::HeaderTensor,
 };
@@ -47,6 +48,9 @@ pub(super) struct Unservable(String);
 /// # Errors
 /// If its weights have a quantization that can't be served.
 pub(super) fn check_config(config: &Value) -> Result<(), Unservable> {
+    if gpt_oss::is_original(config) {
+        return Ok(());
+    }
     for config in [config, &config["text_config"]] {
         let quantization = mlx_quantization(config)?;
         match quantization {
@@ -206,6 +210,7 @@ mod tests {
             json!({ "quantization": { "bits": 4, "group_size": 32, "mode": "mxfp4" } }),
             json!({ "quantization": { "mode": "nvfp4", "lm_head": { "mode": "mxfp8" } } }),
             json!({ "quantization_config": { "bits": 4, "group_size": 64 } }),
+            json!({ "model_type": "gpt_oss", "quantization_config": { "quant_method": "mxfp4" } }),
             json!({ "quantization": { "bits": 4, "group_size": 64, "lm_head": { "bits": 8, "group_size": 32 }, "x": false } }),
             json!({ "quantization": { "bits": 4, "group_size": 64 }, "quantization_config": { "quant_method": "fp8" } }),
         ] {

@@ -166,6 +166,7 @@ impl Bench {
             chunked: false,
             traditional: false,
             query_scale: None,
+            sinks: None,
             soft_cap: None,
         };
         let results = (0..self.pool.shape().layers).map(|index| step.attend(&layer(index)).unwrap());

@@ -296,12 +296,22 @@ void fold(const Partial& total, const Partial& next, int rows, int head_dim) {
   }
 }
 
+// What a row's sum of weighted values is multiplied by. A sink comes last, whatever the partitions are.
+float normalizer(const AttentionJob& job, const Partial& total, int r, int head) {
+  if (job.sinks == nullptr) return 1.0f / total.sum[r];
+  float sink = job.sinks[head] * log2_e;
+  float max = total.max[r] > sink ? total.max[r] : sink;
+  float keep = exp2_of_negative(total.max[r] - max);
+  return keep / (total.sum[r] * keep + exp2_of_negative(sink - max));
+}
+
 void write_output(const AttentionJob& job, const AttentionTask& task, const Partial& total) {
   int head_dim = job.shape.head_dim;
   for (int r = 0; r < task.queries * task.heads; ++r) {
     int token = task.row->first_token + task.first_query + r / task.heads;
-    float* out = output(job, token, task.first_head + r % task.heads);
-    Vec share = broadcast(1.0f / total.sum[r]);
+    int head = task.first_head + r % task.heads;
+    float* out = output(job, token, head);
+    Vec share = broadcast(normalizer(job, total, r, head));
     // Adding 0 makes -0 a 0: what a key of weight 0 adds can differ in that sign.
     for (int d = 0; d < head_dim; d += lanes)
       store(out + d, add(mul(load(total.out + r * head_dim + d), share), broadcast(0.0f)));

@@ -42,6 +42,16 @@ KR_INLINE typename Vec::Floats gelu_tanh(typename Vec::Floats x) {
   return Vec::divide(x, Vec::add(Vec::splat(1.0f), exponential<Vec>(power)));
 }
 
+// The gated product of gpt-oss. A NaN stays one: the second operand of a comparison with it is taken.
+template <class Vec>
+KR_INLINE typename Vec::Floats swiglu_oai(typename Vec::Floats gate, typename Vec::Floats up) {
+  const auto limit = Vec::splat(7.0f), one = Vec::splat(1.0f);
+  gate = Vec::min(limit, gate);
+  up = Vec::max(Vec::splat(-7.0f), Vec::min(limit, up));
+  const auto power = exponential<Vec>(Vec::multiply(gate, Vec::splat(-1.702f)));
+  return Vec::divide(Vec::multiply(gate, Vec::add(one, up)), Vec::add(one, power));
+}
+
 // tanh(x) to some 1e-7.
 template <class Vec>
 KR_INLINE typename Vec::Floats hyperbolic_tangent(typename Vec::Floats x) {

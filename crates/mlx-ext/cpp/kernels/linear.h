@@ -20,9 +20,10 @@ constexpr bool bytes_meet(const QuantizedMatrix& matrix) {
 
 // What the gate of a gated product goes through.
 enum class Gate {
-  none,       // the product is not gated
-  silu,       // x sigmoid(x)
-  gelu_tanh,  // x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2
+  none,        // the product is not gated
+  silu,        // x sigmoid(x)
+  gelu_tanh,   // x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2
+  swiglu_oai,  // x sigmoid(1.702 x) of a gate of at most 7; it meets 1 + up, of an up between -7 and 7
 };
 
 // y = f(norm(x) W^T + bias) (+ residual), for rows of float32.

@@ -221,11 +221,17 @@ template <class Vec>
 void gate_rows(Gate activation, float* gate, const float* up, int count) {
   const auto each = [&](auto function) {
     for (int i = 0; i < count; i += Vec::lanes) {
-      Vec::store(gate + i, Vec::multiply(function(Vec::load(gate + i)), Vec::load(up + i)));
+      Vec::store(gate + i, function(Vec::load(gate + i), Vec::load(up + i)));
     }
   };
-  if (activation == Gate::gelu_tanh) return each([](auto x) { return gelu_tanh<Vec>(x); });
-  each([](auto x) { return silu<Vec>(x); });
+  switch (activation) {
+    case Gate::gelu_tanh:
+      return each([](auto x, auto up) { return Vec::multiply(gelu_tanh<Vec>(x), up); });
+    case Gate::swiglu_oai:
+      return each([](auto x, auto up) { return swiglu_oai<Vec>(x, up); });
+    default:
+      return each([](auto x, auto up) { return Vec::multiply(silu<Vec>(x), up); });
+  }
 }
 
 template <class Vec>

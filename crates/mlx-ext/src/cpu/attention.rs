@@ -77,6 +77,8 @@ pub struct Attention<'a> {
     pub heads: i32,
     /// Another factor of the scores, by the query's position: float32 `[positions]`.
     pub query_scale: Option<&'a Array>,
+    /// A score of each head that takes its part of the softmax and has no value: float32 `[heads]`.
+    pub sinks: Option<&'a Array>,
     /// Factor of the scores.
     pub scale: f32,
     /// Scores become `cap * tanh(score / cap)`; positive.
@@ -314,6 +316,7 @@ impl Step {
             cos: context(Some(attention.cos)),
             sin: context(Some(attention.sin)),
             query_scale: context(attention.query_scale),
+            sinks: context(attention.sinks),
             step: self.raw.as_ptr(),
             layer: attention.layer,
             heads: attention.heads,

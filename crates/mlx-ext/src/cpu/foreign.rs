@@ -124,6 +124,7 @@ pub(super) struct RawAttention {
     pub(super) cos: *mut c_void,
     pub(super) sin: *mut c_void,
     pub(super) query_scale: *mut c_void,
+    pub(super) sinks: *mut c_void,
     pub(super) step: *const RawStep,
     pub(super) layer: c_int,
     pub(super) heads: c_int,

@@ -49,6 +49,8 @@ pub enum Gate {
     Silu = 1,
     /// `x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`.
     GeluTanh = 2,
+    /// `x sigmoid(1.702 x)` of a gate of at most 7, which meets `1 + up` of an up between -7 and 7: as in gpt-oss.
+    SwigluOai = 3,
 }
 
 /// `y = f(norm(x) Wᵀ + bias) (+ residual)`.

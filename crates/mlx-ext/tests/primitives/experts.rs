@@ -10,6 +10,8 @@ use crate::support::{
     wide,
 };
 
+const GATES: [Gate; 3] = [Gate::Silu, Gate::GeluTanh, Gate::SwigluOai];
+
 /// A layer's experts: gates, ups and downs.
 struct Layer {
     parts: [Vec<Weights>; 3],
@@ -21,7 +23,7 @@ struct Layer {
 fn experts_of_every_storage() {
     for storage in Storage::all() {
         proptest!(cases(6), |(rows in 1..=40_i32, groups in 1..=3_i32, inner_groups in 1..=2_i32, count in 1..=9_i32,
-                              seed: u64, normalized: bool, gelu: bool, added: bool)| {
+                              seed: u64, normalized: bool, gate in prop::sample::select(GATES.as_slice()), added: bool)| {
             let random = &mut Random::new(seed);
             let layer = Layer::new(random, storage, count, groups, inner_groups);
             let set = layer.set();
@@ -29,7 +31,6 @@ fn experts_of_every_storage() {
             let router = random.array(&[rows, count], |random| 5.0 * random.normal());
             let residual = added.then(|| random.normals(&[rows, layer.inputs]));
             let chosen = 1 + random.below(count as usize) as i32;
-            let gate = if gelu { Gate::GeluTanh } else { Gate::Silu };
             let residual = residual.as_ref();
             let routing = Routing::softmax(chosen, normalized);
             let job = Experts { x: &x, router: &router, routing, set: &set, gate, residual, int8: false };

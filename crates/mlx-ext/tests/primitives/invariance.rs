@@ -66,6 +66,7 @@ fn shared_blocks_change_no_bit() {
             window: None,
             chunked: false,
             soft_cap: None,
+            sinks: false,
             dtype,
         };
         for spec in [spec, Spec { window: Some(100), ..spec }] {
@@ -172,9 +173,11 @@ fn check_products(digest: &mut impl Hasher) {
                 ..plain(x, &matrices)
             })
         });
-        check_rows(digest, &x, &residual, |x, _| {
-            computed(&Linear { gate: Some(cpu::Gate::GeluTanh), ..plain(x, &matrices) })
-        });
+        for gate in [cpu::Gate::GeluTanh, cpu::Gate::SwigluOai] {
+            check_rows(digest, &x, &residual, |x, _| {
+                computed(&Linear { gate: Some(gate), ..plain(x, &matrices) })
+            });
+        }
         let tokens = Array::from_slice(&[5_u32, 82, 0, 5], &[4]);
         let rows = bits(&cpu::embedding(&weights[0].matrix(), &tokens, inputs).unwrap());
         let one =
@@ -269,13 +272,15 @@ fn check_experts(digest: &mut impl Hasher) {
             (0..count).map(|_| Weights::new(random, storage, outputs, inputs)).collect()
         };
         let (gates, ups) = (part(random, inner, inputs), part(random, inner, inputs));
-        let downs = part(random, inputs, inner);
+        let downs: Vec<Weights> =
+            part(random, inputs, inner).into_iter().map(|down| down.with_bias(random)).collect();
         let matrices = [&gates, &ups, &downs].map(|part| part.iter().map(evaluated).collect::<Vec<_>>());
         let set = ExpertSet::new(matrices.each_ref().map(Vec::as_slice), inputs, inner).unwrap();
         let x = random.activations(ROWS, inputs + count);
         let residual = random.normals(&[ROWS, inputs]);
         let correction = random.normals(&[count]);
         for routing in routings(&correction) {
+            let gate = if routing.normalized { cpu::Gate::SwigluOai } else { cpu::Gate::Silu };
             check_rows(digest, &x, &residual, |both, residual| {
                 let part = |columns: Range<i32>| {
                     let part = both.try_index((.., columns)).unwrap();
@@ -287,7 +292,7 @@ fn check_experts(digest: &mut impl Hasher) {
                     router: &router,
                     routing,
                     set: &set,
-                    gate: cpu::Gate::Silu,
+                    gate,
                     residual: Some(residual),
                     int8: false,
                 })
@@ -325,13 +330,14 @@ fn check_attention(digest: &mut impl Hasher) {
         window: None,
         chunked: false,
         soft_cap: None,
+        sinks: false,
         dtype: KvDtype::Float32,
     };
     let half = Spec { dtype: KvDtype::Float16, kv_heads: 1, group: 5, head_dim: 64, pairs: 16, ..plain };
     let capped = Spec { window: Some(77), soft_cap: Some(2.0), ..plain };
     let chunked = Spec { window: Some(77), chunked: true, ..plain };
-    let windowed = [Spec { window: Some(77), ..plain }, Spec { window: Some(300), ..half }];
-    for spec in [plain, half, windowed[0], windowed[1], capped, chunked] {
+    let sinking = Spec { window: Some(300), sinks: true, ..half };
+    for spec in [plain, half, Spec { window: Some(77), ..plain }, sinking, capped, chunked] {
         let lengths = [620, 33, 90];
         let rotation = Rotation::new(spec, 620);
         let sequences: Vec<Array> =

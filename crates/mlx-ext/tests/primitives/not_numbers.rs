@@ -1,6 +1,8 @@
 //! A NaN that comes in comes out: no kernel turns it into a number that looks healthy.
 
-use mlx_ext::cpu::{self, ExpertSet, Experts, Gate, Linear, Matrix, NormKind, NormedPart, Routing, Rowwise, Scores};
+use mlx_ext::cpu::{
+    self, ExpertSet, Experts, Gate, Linear, Matrix, NormKind, NormedPart, Routing, Rowwise, Scores,
+};
 use mlx_rs::{Array, ops};
 
 use crate::support::{
@@ -99,7 +101,10 @@ fn experts_keep_those_of_their_scores() {
                 if value.is_nan() {
                     // Sigmoids of infinity are numbers.
                     let routing = Routing { scores: Scores::Sigmoid, ..routing };
-                    check(&cpu::experts(&Experts { routing, ..job }).unwrap(), &format!("sigmoid at {bad:?}"));
+                    check(
+                        &cpu::experts(&Experts { routing, ..job }).unwrap(),
+                        &format!("sigmoid at {bad:?}"),
+                    );
                 }
             }
         }

@@ -144,6 +144,29 @@ fn gating_alone() {
     });
 }
 
+/// Likewise gpt-oss's SwiGLU, of gates and ups below, between and above their bounds.
+#[test]
+fn bounded_gating_alone() {
+    proptest!(cases(32), |(rows in 1..=70_i32, inputs in 1..=70_i32, size in 0.1_f32..150.0, seed: u64)| {
+        let random = &mut Random::new(seed);
+        let x = random.array(&[rows, inputs], |random| size * random.normal());
+        let identity = identity(inputs);
+        let matrix = Matrix { weight: &identity, quantization: None, bias: None };
+        let found = computed(&Linear { gate: Some(cpu::Gate::SwigluOai), ..plain(&x, &[matrix, matrix]) });
+        let x = wide(&x);
+        let gate = ops::minimum(&x, number(7.0)).unwrap();
+        let up = ops::maximum(&gate, number(-7.0)).unwrap() + number(1.0);
+        let sigmoid = number(1.0) / (crate::support::exponential(&(&gate * number(-1.702))) + number(1.0));
+        let value = &gate * &up * sigmoid;
+        // Ten roundings, of which that of 1.702 x counts as often as the exponent is large; what is left where float32's
+        // exponential ends.
+        let roundings = (gate.abs().unwrap() * number(3.0) + number(10.0)) * number(crate::support::ROUNDING);
+        let ends = &gate * &up * number((-88.01_f64).exp());
+        let error = value.abs().unwrap() * roundings + ends.abs().unwrap() + number(f64::from(f32::MIN_POSITIVE));
+        Expected { value, error }.check(&found);
+    });
+}
+
 #[test]
 fn rows_of_every_storage() {
     for storage in Storage::all() {

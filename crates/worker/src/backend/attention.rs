@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use mlx_rs::Array;
+
 use super::{QueryScale, Rope};
 
 /// Heads of a layer's attention.
@@ -34,8 +36,8 @@ pub(crate) struct AttentionSpec {
     pub(crate) chunked: bool,
     /// Scores become `cap * tanh(score / cap)`.
     pub(crate) soft_cap: Option<f32>,
-    /// Whether each head has a learned score that no key belongs to.
-    pub(crate) sinks: bool,
+    /// A score of each head of queries that takes its part of the softmax and has no value: float32 `[queries]`.
+    pub(crate) sinks: Option<Array>,
 }
 
 impl AttentionSpec {
@@ -49,7 +51,7 @@ impl AttentionSpec {
             window: None,
             chunked: false,
             soft_cap: None,
-            sinks: false,
+            sinks: None,
         }
     }
 
@@ -60,10 +62,5 @@ impl AttentionSpec {
             Some(chunk) if self.chunked => position - position % chunk,
             Some(window) => position.saturating_add(1).saturating_sub(window).max(0),
         }
-    }
-
-    /// What no kernel here computes yet.
-    pub(super) fn beyond_all_kernels(&self) -> Option<&'static str> {
-        self.sinks.then_some("attention sinks")
     }
 }

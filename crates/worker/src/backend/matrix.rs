@@ -32,13 +32,15 @@ pub(crate) enum Gate {
     Silu,
     /// GELU in its approximation with a hyperbolic tangent.
     GeluTanh,
+    /// `x sigmoid(1.702 x)` of a gate of at most 7, which meets `1 + up` of an up between -7 and 7.
+    SwigluOai,
 }
 
 /// A matrix `[outputs, inputs]` as it is stored. Cloning shares it.
 #[derive(Debug, Clone)]
 pub(crate) struct Matrix {
     pub(super) storage: Storage,
-    /// `[outputs]`, of type `dtype`.
+    /// `[outputs]`, of type `dtype`; of several matrices in one, `[matrices, outputs]`.
     pub(super) bias: Option<Array>,
     /// Type of activations: one in the whole model. MLX would promote what is of two types, and convert the larger
     /// operand of each product in each step.

@@ -41,7 +41,7 @@ use std::ops::Range;
 use mlx_rs::{Array, Dtype, error::Exception};
 
 pub(crate) use attention::{AttentionSpec, Heads};
-pub(crate) use experts::{ExpertSizes, Mix, StoredExperts};
+pub(crate) use experts::{ExpertSizes, Mix, StoredExperts, StoredMatrices};
 pub(crate) use heads::HeadProducts;
 pub use kernels::Kernels;
 pub use kv::{KvBudget, KvDtype, KvError};
@@ -165,7 +165,7 @@ impl Backend {
 
     /// What of a layer's attention the kernels can't compute; `None`: they compute all of it.
     pub(crate) fn unsupported(self, spec: &AttentionSpec) -> Option<&'static str> {
-        if self.pages(spec.heads) { cpu::unsupported(spec) } else { mlx::unsupported(spec) }
+        if self.pages(spec.heads) { cpu::unsupported(spec) } else { None }
     }
 
     /// What shows that a step of a model with such attention goes on. `None` if MLX computes a part of it that may take

@@ -20,12 +20,6 @@ impl Backend {
         }
     }
 
-    /// The same of an expert's that is readable.
-    pub(crate) fn readable_by_experts(self, storage: Storage) -> Result<Storage, Exception> {
-        // MLX's product of gathered matrices is called for affine packing only.
-        if self.kernels.are_cpu() { Ok(storage) } else { mlx::widened(storage) }
-    }
-
     /// Takes a matrix as it is [readable](Self::readable), with an optional bias `[outputs]`.
     pub(crate) fn matrix(self, storage: Storage, bias: Option<Array>) -> Result<Matrix, Exception> {
         let storage = if self.kernels == Kernels::MlxFloat32 { mlx::expanded(storage)? } else { storage };
@@ -64,6 +58,6 @@ impl Backend {
         if self.kernels.are_cpu() {
             return cpu::CpuExperts::new(stored, sizes).map(Experts::Cpu);
         }
-        experts::stacked(stored, |storage| self.matrix(storage, None)).map(Experts::Mlx)
+        experts::stacked(stored, |storage, bias| self.matrix(storage, bias)).map(Experts::Mlx)
     }
 }

@@ -98,7 +98,8 @@ fn expected(spec: &AttentionSpec, pairs: usize, qkv: &[f32]) -> Vec<f64> {
                 cap(product * f64::from(spec.scale) * growth)
             };
             let weights: Vec<f64> = (first..=token).map(|key| score(key).exp()).collect();
-            let sum: f64 = weights.iter().sum();
+            let sink = spec.sinks.as_ref().map(|sinks| f64::from(sinks.as_slice::<f32>()[query_head]).exp());
+            let sum = weights.iter().sum::<f64>() + sink.unwrap_or(0.0);
             let mut mixed = vec![0.0; dim];
             for (key, weight) in (first..=token).zip(weights) {
                 let value = head(key, kv_head + kv, false);
@@ -168,12 +169,66 @@ fn scores_may_be_capped_and_queries_may_grow() {
     agrees(&AttentionSpec { rope: Some(rope), ..plain }, 4);
 }
 
+/// From far below all scores to far above them.
+#[test]
+fn sinks_take_their_part_of_the_weights() {
+    let sinks = Some(Array::from_slice(&[-40.0_f32, 0.0, 1.5, 40.0], &[HEADS.queries]));
+    let plain = AttentionSpec { sinks, ..AttentionSpec::causal(HEADS, rope(8, false)) };
+    agrees(&plain, 8);
+    for window in [1, 7, 1000] {
+        agrees(&AttentionSpec { window: Some(window), ..plain.clone() }, 8);
+    }
+    agrees(&AttentionSpec { soft_cap: Some(2.0), window: Some(7), ..plain }, 8);
+}
+
 #[test]
 fn what_kernels_cannot_compute_is_refused() {
-    let plain = AttentionSpec::causal(HEADS, rope(8, false));
+    let wide = AttentionSpec::causal(Heads { dim: 8192, ..HEADS }, None);
+    let unsupported = |kernels| Backend::new(kernels, Dtype::Float32).unsupported(&wide);
+    assert!(unsupported(Kernels::Cpu).is_some_and(|what| what.contains("size")));
+    assert_eq!(unsupported(Kernels::Mlx), None);
+}
+
+/// `y = activation(gate) * up` of gates and ups on both sides of where they are bounded.
+#[test]
+fn gated_products_agree_with_float64() {
+    let (rows, width) = (3, 32);
+    let x = numbers(rows * width, 8);
+    let eye: Vec<f32> = (0..width * width).map(|i| if i % (width + 1) == 0 { 1.0 } else { 0.0 }).collect();
     for backend in backends() {
-        let refused = |spec: &AttentionSpec| backend.unsupported(spec).unwrap();
-        assert!(refused(&AttentionSpec { sinks: true, ..plain.clone() }).contains("sinks"));
+        // Twelve times x meets minus ten times x.
+        let matrix = |factor: f32| {
+            let values: Vec<f32> = eye.iter().map(|value| value * factor).collect();
+            let storage = Storage::Dense(Array::from_slice(&values, &[width, width]));
+            backend.matrix(storage, None).unwrap()
+        };
+        let matrices = [matrix(12.0), matrix(-10.0)];
+        for gate in [Gate::Silu, Gate::GeluTanh, Gate::SwigluOai] {
+            let x_array = Array::from_slice(&x, &[rows, width]);
+            let job =
+                Linear { x: &x_array, norm: None, matrices: &matrices, gate: Some(gate), residual: None };
+            let y = backend.linear(&job).unwrap();
+            eval([&y]).unwrap();
+            for (found, x) in y.as_slice::<f32>().iter().zip(&x) {
+                let expected = gated(gate, f64::from(*x) * 12.0, f64::from(*x) * -10.0);
+                assert!(
+                    (f64::from(*found) - expected).abs() < 1e-4,
+                    "{found}, not {expected}: {gate:?}, {backend:?}"
+                );
+            }
+        }
+    }
+}
+
+fn gated(gate: Gate, x: f64, up: f64) -> f64 {
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    match gate {
+        Gate::Silu => x * sigmoid(x) * up,
+        Gate::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            x * (1.0 + inner.tanh()) / 2.0 * up
+        }
+        Gate::SwigluOai => x.min(7.0) * sigmoid(1.702 * x.min(7.0)) * (up.clamp(-7.0, 7.0) + 1.0),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use mlx_ext::MicroScaling;
 use mlx_rs::{Array, ops::quantize, transforms::eval};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -43,6 +44,8 @@ pub(crate) struct Recorded {
 pub(crate) struct Run {
     /// Of each weight, if they are quantized.
     pub(crate) bits: Option<i32>,
+    /// How experts are packed, if in another way: MLX's name for it.
+    pub(crate) experts: Option<String>,
     /// After how many tokens of the prompt and what greedy decoding goes on with, and the logits there.
     logits: Vec<(usize, Vec<f64>)>,
     /// The first token for which two experts are almost equally good: from there on a rounding may turn it to the other one.
@@ -82,15 +85,26 @@ pub(crate) fn committed() -> BTreeMap<String, Vec<Recorded>> {
 impl Recorded {
     /// The model with weights in the form of a run, floats stored as `float`.
     pub(crate) fn load(&self, run: &Run, on: On) -> Loaded {
-        load_folder(|folder| self.write(folder, run.bits, on.float.unwrap_or(Float::F32)), on)
+        load_folder(|folder| self.write(folder, Some(run), on.float.unwrap_or(Float::F32)), on)
     }
 
-    fn write(&self, folder: &Path, bits: Option<i32>, float: Float) {
+    /// Dense without a run.
+    fn write(&self, folder: &Path, run: Option<&Run>, float: Float) {
+        let (bits, experts) = run.map_or((None, None), |run| (run.bits, run.experts.as_deref()));
         let mut config = self.config.clone();
         let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
+        let mut others = serde_json::Map::new();
         for (name, shape) in &self.tensors {
             let values = values(name, shape);
             match (bits, name.strip_suffix(".weight")) {
+                (Some(_), Some(module)) if experts.is_some() && module.contains(".experts.") => {
+                    let format = MicroScaling::ALL.into_iter().find(|format| Some(format.name()) == experts);
+                    let format = format.unwrap();
+                    tensors.extend(micro_scaled(module, shape, &values, format));
+                    let (group_size, bits, mode) = (format.group_size(), format.bits(), format.name());
+                    let packing = json!({ "group_size": group_size, "bits": bits, "mode": mode });
+                    others.insert(module.to_owned(), packing);
+                }
                 (Some(bits), Some(module))
                     if shape.len() > 1 && !self.dense.iter().any(|it| it == module) =>
                 {
@@ -106,7 +120,8 @@ impl Recorded {
             tensors.insert(format!("{tower}.patch_embedding.weight"), tensor);
         }
         if let Some(bits) = bits {
-            config["quantization"] = json!({ "group_size": GROUP_SIZE, "bits": bits });
+            others.extend([("group_size".to_owned(), GROUP_SIZE.into()), ("bits".to_owned(), bits.into())]);
+            config["quantization"] = others.into();
         }
         write_folder(folder, &config, config["vocab_size"].as_u64().unwrap() as usize, &tensors, 0);
     }
@@ -206,11 +221,36 @@ fn values(name: &str, shape: &[usize]) -> Vec<f64> {
     (0..count).map(|_| low + (high - low) * (random.next() >> 57) as f64 / 128.0).collect()
 }
 
-/// A matrix quantized as MLX does it.
-fn packed(module: &str, shape: &[usize], values: &[f64], bits: i32) -> [(String, Tensor); 3] {
+fn array(shape: &[usize], values: &[f64]) -> Array {
     let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
     let shape: Vec<i32> = shape.iter().map(|&dim| dim as i32).collect();
-    let weight = Array::from_slice(&values, &shape);
+    Array::from_slice(&values, &shape)
+}
+
+/// A matrix of small floats as MLX makes it.
+fn micro_scaled(
+    module: &str,
+    shape: &[usize],
+    values: &[f64],
+    format: MicroScaling,
+) -> [(String, Tensor); 2] {
+    let (packed, scales) = format.quantize(&array(shape, values)).unwrap();
+    eval([&packed, &scales]).unwrap();
+    let tensor = |dtype, array: &Array, bytes| Tensor {
+        dtype,
+        shape: array.shape().iter().map(|&dim| dim as usize).collect(),
+        bytes,
+    };
+    let words = packed.as_slice::<u32>().iter().flat_map(|word| word.to_le_bytes()).collect();
+    [
+        (format!("{module}.weight"), tensor("U32", &packed, words)),
+        (format!("{module}.scales"), tensor("U8", &scales, scales.as_slice::<u8>().to_vec())),
+    ]
+}
+
+/// A matrix quantized as MLX does it.
+fn packed(module: &str, shape: &[usize], values: &[f64], bits: i32) -> [(String, Tensor); 3] {
+    let weight = array(shape, values);
     let (packed, scales, biases) = quantize(&weight, GROUP_SIZE, bits).unwrap();
     eval([&packed, &scales, &biases]).unwrap();
     let shape_of = |array: &Array| array.shape().iter().map(|&dim| dim as usize).collect::<Vec<_>>();
@@ -243,7 +283,7 @@ impl Arithmetic {
     pub(crate) fn of(on: On, run: &Run) -> Self {
         match (on.kernels, on.float) {
             (Kernels::Mlx, Some(Float::F16 | Float::Bf16)) => Self::Half,
-            (Kernels::CpuInt8, _) if run.bits == Some(4) => Self::Bytes,
+            (Kernels::CpuInt8, _) if run.bits == Some(4) || run.experts.is_some() => Self::Bytes,
             (Kernels::Cpu | Kernels::CpuInt8, _) if run.bits.is_some() => Self::Rounded,
             _ => Self::Float32,
         }
@@ -281,8 +321,8 @@ fn agrees_with_mlx_lm(on: On) {
                 let found = model.compare(run, on);
                 let arithmetic = Arithmetic::of(on, run);
                 // A rounding can turn a token to other experts, and then nothing is near.
-                let rounds = matches!(arithmetic, Arithmetic::Half | Arithmetic::Bytes);
-                let may_turn = rounds && model.has_experts();
+                let is_coarse = matches!(arithmetic, Arithmetic::Half | Arithmetic::Bytes);
+                let may_turn = is_coarse && model.has_experts();
                 let allowed = arithmetic.allows(found) || (may_turn && found.of_all().logit.is_finite());
                 assert!(allowed, "model {index} of `{model_type}`, {:?} bits: {found:?} on {on:?}", run.bits);
             }
@@ -309,6 +349,9 @@ fn settings_that_would_change_the_answers_are_refused_by_name() {
         ("gemma3_text", "use_bidirectional_attention", json!(true)),
         ("glm4", "partial_rotary_factor", json!(0.05)),
         ("glm4_moe", "topk_method", json!("greedy")),
+        ("gpt_oss", "layer_types", json!(["chunked_attention", "full_attention"])),
+        ("gpt_oss", "num_local_experts", json!(0)),
+        ("gpt_oss", "swiglu_limit", json!(5.0)),
         ("granite", "logit_scale", json!(2.0)),
         ("llama", "sliding_window", json!(64)),
         ("ministral3", "attn_logit_softcapping", json!(50.0)),

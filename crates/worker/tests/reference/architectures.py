@@ -319,6 +319,21 @@ def llama4(r, seed):
     return {"model_type": "llama4", "text_config": text, "vocab_size": text["vocab_size"], "eos_token_id": 0}
 
 
+def gpt_oss(r, seed):
+    # Few layers: the more tokens choose experts, the more of them choose between two that are nearly alike.
+    config = {**common("gpt_oss", r, seed), "num_hidden_layers": 2, "attention_bias": True, "tie_word_embeddings": False}
+    kinds = ["sliding_attention", "full_attention"]
+    experts = {"num_local_experts": r.choice([5, 8]), "num_experts_per_tok": r.choice([2, 3])}
+    return {
+        **config,
+        **experts,
+        "layer_types": [None, kinds, kinds[::-1]][seed % 3],
+        "sliding_window": r.choice([24, 40]),
+        "rope_scaling": yarn() if seed % 2 == 0 else None,
+        "swiglu_limit": 7.0,
+    }
+
+
 ARCHITECTURES = {
     "cohere": cohere,
     "cohere2": cohere2,
@@ -331,6 +346,7 @@ ARCHITECTURES = {
     "gemma3_text": gemma3_text,
     "glm4": glm4,
     "glm4_moe": glm4_moe,
+    "gpt_oss": gpt_oss,
     "granite": granite,
     "iquestcoder": lambda r, seed: llama(r, seed, "iquestcoder"),
     "joyai_llm_flash": lambda r, seed: deepseek_v3(r, seed, "joyai_llm_flash"),

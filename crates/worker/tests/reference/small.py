@@ -122,7 +122,18 @@ def build(config):
     return model, shapes
 
 
-def run(model, prompt, bits):
+def quantize(model, bits, experts):
+    """Packs all matrices, or the experts in another way than all others."""
+
+    def packing(path, module):
+        if not hasattr(module, "to_quantized"):
+            return False
+        return {"group_size": 32, "bits": 4, "mode": experts} if experts and ".experts." in path else True
+
+    nn.quantize(model, group_size=GROUP_SIZE, bits=bits, class_predicate=packing)
+
+
+def run(model, prompt, bits, experts=None):
     """Logits of the prompt in one piece, then of single tokens, each the most likely one."""
     cache = make_prompt_cache(model)
     near = []
@@ -144,7 +155,8 @@ def run(model, prompt, bits):
     rounded = lambda row: [round(value, 5) for value in row.tolist()]
     turns = {"turns_at": near.index(True)} if True in near else {}
     logits = [[after, rounded(rows[after - 1])] for after in AFTER]
-    return {"bits": bits, **turns, "logits": logits, "greedy": greedy}
+    form = {"bits": bits, "experts": experts} if experts else {"bits": bits}
+    return {**form, **turns, "logits": logits, "greedy": greedy}
 
 
 def not_quantized(model, shapes):
@@ -155,16 +167,17 @@ def not_quantized(model, shapes):
 
 
 def record(config, seed):
-    """One model, dense and with weights of 4 and of 8 bits."""
+    """One model, dense and with weights of 4 and of 8 bits; gpt-oss also as it is published, with experts in MXFP4."""
     model, shapes = build(dict(config))
     numbers = split_mix(hashed(f"tokens {seed}"))
     vocab = config.get("text_config", config)["vocab_size"]
     prompt = [next(numbers) % vocab for _ in range(PROMPT)]
     runs, dense = [run(model, prompt, None)], []
-    for bits in (4, 8):
+    forms = [(4, None), (8, None)] + ([(8, "mxfp4")] if config["model_type"] == "gpt_oss" else [])
+    for bits, experts in forms:
         model, _ = build(dict(config))
-        nn.quantize(model, group_size=GROUP_SIZE, bits=bits)
-        runs.append(run(model, prompt, bits))
+        quantize(model, bits, experts)
+        runs.append(run(model, prompt, bits, experts))
         dense = not_quantized(model, shapes)
     config.pop("separate_experts", None)
     model = {"config": config, "tensors": shapes, "prompt": prompt, "runs": runs}

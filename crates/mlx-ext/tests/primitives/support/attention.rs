@@ -26,6 +26,7 @@ pub(crate) struct Spec {
     pub(crate) chunked: bool,
     /// [`expected`] knows of none.
     pub(crate) soft_cap: Option<f32>,
+    pub(crate) sinks: bool,
     pub(crate) dtype: KvDtype,
 }
 
@@ -40,6 +41,12 @@ impl Spec {
 
     pub(crate) fn scale(self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    /// float32 `[heads]`: about as large as scores are.
+    fn sink_scores(self) -> Option<Array> {
+        let scores: Vec<f32> = (0..self.heads()).map(|head| (head % 7) as f32 - 2.0).collect();
+        self.sinks.then(|| Array::from_slice(&scores, &[self.heads()]))
     }
 }
 
@@ -121,6 +128,7 @@ impl<'a> Server<'a> {
         };
         let step = self.pool.step(&rows.iter().map(step_row).collect::<Vec<_>>()).unwrap();
         let qkv = concatenate(&rows.iter().map(|(.., qkv)| qkv).collect::<Vec<_>>(), 0).unwrap();
+        let sinks = self.spec.sink_scores();
         let out = step
             .attend(&cpu::Attention {
                 qkv: &qkv,
@@ -129,6 +137,7 @@ impl<'a> Server<'a> {
                 layer: LAYER,
                 heads: self.spec.heads(),
                 query_scale: None,
+                sinks: sinks.as_ref(),
                 soft_cap: self.spec.soft_cap,
                 scale: self.spec.scale(),
                 window: self.spec.window,
@@ -196,8 +205,14 @@ pub(crate) fn expected(spec: Spec, qkv: &Array, rotation: &Rotation) -> Expected
 
     let hidden = hidden(spec, tokens);
     let scores = scores + &hidden;
-    let weights = exponential(&(&scores - scores.max_axis(-1, true).unwrap()));
-    let weights = &weights / weights.sum_axis(-1, true).unwrap();
+    let largest = scores.max_axis(-1, true).unwrap();
+    let weights = exponential(&(&scores - &largest));
+    let mut sum = weights.sum_axis(-1, true).unwrap();
+    if let Some(sinks) = spec.sink_scores() {
+        let sinks = wide(&sinks).reshape(&[kv_heads, group, 1, 1]).unwrap();
+        sum = sum + exponential(&(sinks - largest));
+    }
+    let weights = weights / sum;
     // The largest error among the keys that a query sees: hidden ones become minus infinity.
     let score_error = (score_error + hidden).max_axis(-1, true).unwrap();
     let value_sizes = values.abs().unwrap();

@@ -3,7 +3,7 @@
 use mlx_ext::cpu::{self, Gate, Linear, Matrix, Quantization};
 use mlx_rs::{
     Array, Dtype,
-    ops::{concatenate, maximum},
+    ops::{concatenate, maximum, minimum},
     transforms::eval,
 };
 
@@ -214,6 +214,9 @@ pub(crate) fn roundings_of_a_sum(count: i32) -> i32 {
 /// up to six roundings. An addition, a quotient and the product follow: eight roundings are ample. Where e^power would leave
 /// float32, at 88, both stop falling at less than 1e-36 of the gate.
 fn gated(function: Gate, gate: &Expected, up: &Expected) -> Expected {
+    if function == Gate::SwigluOai {
+        return bounded(gate, up);
+    }
     let x = &gate.value;
     let (power, of_power) = match function {
         Gate::Silu => (x * number(-1.0), 0.0),
@@ -221,6 +224,7 @@ fn gated(function: Gate, gate: &Expected, up: &Expected) -> Expected {
             let inner = x + x * x * x * number(0.044_715);
             (inner * number(-2.0 * (2.0 / std::f64::consts::PI).sqrt()), 6.0)
         }
+        Gate::SwigluOai => unreachable!("its product is another one"),
     };
     let value = x / (exponential(&power) + number(1.0));
     let roundings = maximum(&power, number(0.0)).unwrap() * number(of_power) + number(8.0);
@@ -230,6 +234,22 @@ fn gated(function: Gate, gate: &Expected, up: &Expected) -> Expected {
     let up_size = up.value.abs().unwrap() + &up.error;
     let error = up_size * error + value.abs().unwrap() * &up.error;
     Expected { value: value * &up.value, error }
+}
+
+/// gpt-oss's product of a bounded gate and a bounded up. The gate's part nowhere rises faster than 1.2, and has ten roundings,
+/// of which that of 1.702 x counts as often as the exponent is large; what is left where float32's exponential ends.
+fn bounded(gate: &Expected, up: &Expected) -> Expected {
+    let x = minimum(&gate.value, number(7.0)).unwrap();
+    let bounded_up = maximum(&minimum(&up.value, number(7.0)).unwrap(), number(-7.0)).unwrap() + number(1.0);
+    let activated = &x / (exponential(&(&x * number(-1.702))) + number(1.0));
+    let sizes = [&x, &activated, &bounded_up].map(|values| values.abs().unwrap());
+    let roundings = (&sizes[0] * number(3.0) + number(10.0)) * number(ROUNDING);
+    let error = &gate.error * number(1.2)
+        + &sizes[1] * &roundings
+        + (&sizes[0] + &gate.error) * number((-88.01_f64).exp())
+        + number(f64::from(f32::MIN_POSITIVE));
+    let error = (&sizes[2] + &up.error) * error + &sizes[1] * (&up.error + &sizes[2] * number(ROUNDING));
+    Expected { value: &activated * &bounded_up, error }
 }
 
 /// `down(activation(gate(x)) * up(x))`.

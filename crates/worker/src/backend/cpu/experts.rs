@@ -1,10 +1,11 @@
 //! Experts for the primitive.
 
 use mlx_ext::cpu;
-use mlx_rs::{Array, error::Exception};
+use mlx_rs::{Array, Dtype, error::Exception, ops::indexing::TryIndexOp, transforms::eval};
 
 use super::{
     super::{
+        Storage,
         experts::{ExpertSizes, Mix, StoredExperts},
         routing::{Groups, Routing, Scores},
     },
@@ -16,16 +17,40 @@ pub(crate) struct CpuExperts {
     set: cpu::ExpertSet,
 }
 
+/// One part of all experts, one by one.
+struct Separate {
+    matrices: Vec<Storage>,
+    /// As many, or none.
+    biases: Vec<Array>,
+}
+
 impl CpuExperts {
     /// Of gates, ups and downs.
     pub(crate) fn new(parts: [StoredExperts; 3], sizes: ExpertSizes) -> Result<Self, Exception> {
-        let [gates, ups, downs] = parts.map(|part| part.separate(sizes.count));
+        let [gates, ups, downs] = parts.map(|part| Separate::new(part, sizes.count));
         let (gates, ups, downs) = (gates?, ups?, downs?);
-        let [gates, ups, downs] =
-            [&gates, &ups, &downs].map(|part| part.iter().map(stored).collect::<Vec<cpu::Matrix<'_>>>());
+        let [gates, ups, downs] = [&gates, &ups, &downs].map(Separate::matrices);
         // The set has handles of its own of all arrays.
         let set = cpu::ExpertSet::new([&gates, &ups, &downs], sizes.inputs, sizes.inner)?;
         Ok(Self { set })
+    }
+}
+
+impl Separate {
+    fn new(part: StoredExperts, count: i32) -> Result<Self, Exception> {
+        let matrices = part.matrices.separate(count)?;
+        let mut biases = Vec::new();
+        if let Some(bias) = part.bias {
+            let bias = bias.as_dtype(Dtype::Float32)?;
+            biases = (0..count).map(|expert| bias.try_index(expert)).collect::<Result<_, _>>()?;
+            eval(&biases)?;
+        }
+        Ok(Self { matrices, biases })
+    }
+
+    fn matrices(&self) -> Vec<cpu::Matrix<'_>> {
+        let matrix = |(expert, storage)| cpu::Matrix { bias: self.biases.get(expert), ..stored(storage) };
+        self.matrices.iter().enumerate().map(matrix).collect()
     }
 }
 

@@ -73,16 +73,14 @@ pub(super) fn instructions() -> &'static str {
 
 /// What of a layer's attention the primitive can't compute.
 pub(super) fn unsupported(spec: &AttentionSpec) -> Option<&'static str> {
-    if spec.heads.dim > cpu::KvPool::MAX_HEAD_DIM {
-        return Some("attention heads of this size");
-    }
-    spec.beyond_all_kernels()
+    (spec.heads.dim > cpu::KvPool::MAX_HEAD_DIM).then_some("attention heads of this size")
 }
 
 fn gate(gate: Gate) -> cpu::Gate {
     match gate {
         Gate::Silu => cpu::Gate::Silu,
         Gate::GeluTanh => cpu::Gate::GeluTanh,
+        Gate::SwigluOai => cpu::Gate::SwigluOai,
     }
 }
 

@@ -113,6 +113,7 @@ impl PagedStep {
             layer: layer as i32,
             heads: spec.heads.queries,
             query_scale: query_scale.as_deref(),
+            sinks: spec.sinks.as_ref(),
             scale: spec.scale,
             soft_cap: spec.soft_cap,
             window: spec.window,

@@ -6,7 +6,7 @@ use mlx_rs::{
     Array, Dtype,
     error::Exception,
     fast::{ScaledDotProductAttentionMask, rope_dynamic, scaled_dot_product_attention},
-    ops::{arange, broadcast_to, indexing::TryIndexOp, select, softmax_axis, tanh},
+    ops::{arange, broadcast_to, concatenate, indexing::TryIndexOp, select, softmax_axis, tanh, tile},
 };
 
 use super::{
@@ -119,15 +119,21 @@ fn attend(
     (keys, values): (&Array, &Array),
     mask: Option<ScaledDotProductAttentionMask<'_>>,
 ) -> Result<Array, Exception> {
+    // There may be the heads of several rows.
+    let sink = |sinks: &Array| {
+        let rows = queries.dim(1) / spec.heads.queries;
+        tile(sinks.as_dtype(queries.dtype())?, &[rows])
+    };
+    let sinks = spec.sinks.as_ref().map(sink).transpose()?;
     let Some(cap) = spec.soft_cap else {
-        return scaled_dot_product_attention(queries, keys, values, spec.scale, mask, None);
+        return scaled_dot_product_attention(queries, keys, values, spec.scale, mask, &sinks);
     };
     let mask = match mask {
         None => None,
         Some(ScaledDotProductAttentionMask::Array(mask)) => Some(mask),
         Some(_) => return Err(Exception::custom("capped scores need their mask as an array")),
     };
-    attend_capped((spec.scale, cap), queries, (keys, values), mask)
+    attend_capped((spec.scale, cap), queries, (keys, values), mask, sinks.as_ref())
 }
 
 /// MLX's operation has no cap. Scores are float32; those of the heads that share keys are rows of one product.
@@ -136,6 +142,7 @@ fn attend_capped(
     queries: &Array,
     (keys, values): (&Array, &Array),
     mask: Option<&Array>,
+    sinks: Option<&Array>,
 ) -> Result<Array, Exception> {
     let (heads, new, dim) = (queries.dim(1), queries.dim(2), queries.dim(3));
     let (kv, seen) = (keys.dim(1), keys.dim(2));
@@ -149,7 +156,12 @@ fn attend_capped(
         let mask = broadcast_to(mask, &[1, heads, new, seen])?.reshape(&[shared[0], shared[1], seen])?;
         scores = select(&mask, &scores, number(f32::NEG_INFINITY, Dtype::Float32)?)?;
     }
-    let weights = softmax_axis(&scores, -1, true)?.as_dtype(queries.dtype())?;
+    if let Some(sinks) = sinks {
+        let sinks = sinks.as_dtype(Dtype::Float32)?.reshape(&[heads, 1])?;
+        let sinks = broadcast_to(&sinks, &[heads, new])?.reshape(&[shared[0], shared[1], 1])?;
+        scores = concatenate(&[&scores, &sinks], -1)?;
+    }
+    let weights = softmax_axis(&scores, -1, true)?.as_dtype(queries.dtype())?.try_index((.., .., ..seen))?;
     weights.matmul(values.reshape(&[kv, seen, dim])?)?.reshape(&[1, heads, new, dim])
 }
 

@@ -8,7 +8,7 @@ use mlx_rs::{
 
 use super::{
     super::{Matrix, Mix, Storage},
-    activated,
+    gated,
     routing::choose,
 };
 
@@ -49,7 +49,7 @@ pub(crate) fn mix(job: &Mix<'_>, [gate, up, down]: &[Matrix; 3]) -> Result<Array
         x = x.multiply(weights.reshape(&[-1, 1, 1])?)?;
     }
     let product = |x: &Array, matrix: &Matrix| multiply(x, matrix, &which, is_sorted);
-    let inner = activated(job.gate, &product(&x, gate)?)?.multiply(product(&x, up)?)?;
+    let inner = gated(job.gate, &product(&x, gate)?, &product(&x, up)?)?;
     let mut y = product(&inner, down)?.reshape(&[tokens * chosen, -1])?;
     if let Some(order) = &order {
         y = take_axis(&y, argsort(order)?, 0)?;
@@ -73,9 +73,11 @@ fn multiply(x: &Array, matrix: &Matrix, which: &Array, is_sorted: bool) -> Resul
         Storage::Affine { packed, scales, biases, group_size, bits } => {
             gather_qmm(x, packed, scales, biases, None, which, true, *group_size, *bits, is_sorted)?
         }
-        Storage::MicroScaled { .. } => {
-            return Err(Exception::custom("experts of small floats are widened before"));
+        Storage::MicroScaled { packed, scales, format } => {
+            format.multiply_gathered(x, (packed, scales), which, is_sorted)?
         }
     };
-    y.as_dtype(matrix.dtype)
+    let y = y.as_dtype(matrix.dtype)?;
+    let Some(bias) = &matrix.bias else { return Ok(y) };
+    y.add(take_axis(bias, which, 0)?.expand_dims(1)?)
 }

@@ -16,7 +16,7 @@ mod step;
 use mlx_rs::{
     Array, Dtype,
     error::Exception,
-    ops::{concatenate, dequantize, indexing::take_axis, quantized_matmul, sigmoid},
+    ops::{concatenate, dequantize, indexing::take_axis, maximum, minimum, quantized_matmul, sigmoid},
 };
 
 pub(super) use experts::mix;
@@ -28,7 +28,7 @@ pub(crate) use step::GatheredStep;
 
 use rowwise::{normalized, number};
 
-use super::{AttentionSpec, Gate, Linear, Matrix, Storage};
+use super::{Gate, Linear, Matrix, Storage};
 
 /// MLX compiles nothing here, so each operation is a kernel of its own.
 pub(super) fn linear(job: &Linear<'_>) -> Result<Array, Exception> {
@@ -37,21 +37,29 @@ pub(super) fn linear(job: &Linear<'_>) -> Result<Array, Exception> {
     let products: Vec<Array> =
         job.matrices.iter().map(|matrix| multiply(x, matrix)).collect::<Result<_, _>>()?;
     let y = match (&products[..], job.gate) {
-        ([gate, up], Some(activation)) => activated(activation, gate)?.multiply(up)?,
+        ([gate, up], Some(activation)) => gated(activation, gate, up)?,
         ([one], _) => one.clone(),
         (several, _) => concatenate(several, -1)?,
     };
     job.residual.map_or(Ok(y.clone()), |residual| residual.add(&y))
 }
 
-fn activated(gate: Gate, x: &Array) -> Result<Array, Exception> {
-    match gate {
-        Gate::Silu => x.multiply(sigmoid(x)?),
+/// `activation(x) * up`.
+fn gated(activation: Gate, x: &Array, up: &Array) -> Result<Array, Exception> {
+    match activation {
+        Gate::Silu => x.multiply(sigmoid(x)?)?.multiply(up),
         // x (1 + tanh(u)) / 2 is x sigmoid(2u), with u = sqrt(2/pi) (x + 0.044715 x^3).
         Gate::GeluTanh => {
             let cube = x.multiply(x)?.multiply(x)?;
             let inner = x.add(cube.multiply(number(0.044_715, x.dtype())?)?)?;
-            x.multiply(sigmoid(inner.multiply(number(1.595_769, x.dtype())?)?)?)
+            x.multiply(sigmoid(inner.multiply(number(1.595_769, x.dtype())?)?)?)?.multiply(up)
+        }
+        Gate::SwigluOai => {
+            let (least, most) = (number(-7.0, x.dtype())?, number(7.0, x.dtype())?);
+            let x = minimum(x, &most)?;
+            let up = maximum(minimum(up, &most)?, least)?;
+            let activated = x.multiply(sigmoid(x.multiply(number(1.702, x.dtype())?)?)?)?;
+            activated.multiply(up.add(number(1.0, x.dtype())?)?)
         }
     }
 }
@@ -92,11 +100,6 @@ pub(super) fn expanded(storage: Storage) -> Result<Storage, Exception> {
             format.dequantize(&packed, &scales, Dtype::Float32)?
         }
     }))
-}
-
-/// What of a layer's attention is not computed here.
-pub(super) fn unsupported(spec: &AttentionSpec) -> Option<&'static str> {
-    spec.beyond_all_kernels()
 }
 
 fn multiply(x: &Array, matrix: &Matrix) -> Result<Array, Exception> {

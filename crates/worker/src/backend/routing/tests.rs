@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::backend::{
-    Backend, ExpertSizes, Gate, Mix, Storage, StoredExperts,
+    Backend, ExpertSizes, Gate, Mix, Storage, StoredExperts, StoredMatrices,
     tests::{backends, numbers},
 };
 
@@ -31,7 +31,10 @@ fn mixed(backend: Backend, router: &[f32], rule: RoutingRule, correction: Option
         values[(expert * INPUTS) as usize] = 1.0;
         matrix(&values, EXPERTS, INPUTS)
     };
-    let part = |make: &dyn Fn(i32) -> Storage| StoredExperts::Separate((0..EXPERTS).map(make).collect());
+    let part = |make: &dyn Fn(i32) -> Storage| {
+        let matrices = StoredMatrices::Separate((0..EXPERTS).map(make).collect());
+        StoredExperts { matrices, bias: None }
+    };
     let stored = [part(&|_| one(32.0)), part(&|_| one(1.0 / 32.0)), part(&down)];
     let experts = backend.experts(stored, ExpertSizes { count: EXPERTS, inputs: INPUTS, inner: INPUTS });
     let mut x = zeros(TOKENS, INPUTS);

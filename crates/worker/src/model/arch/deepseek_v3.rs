@@ -84,12 +84,9 @@ pub(super) fn with_experts(
     };
     let (rule, correction) = rule(count)?;
     let experts = MoePlan {
-        names: NAMES,
-        count,
-        intermediate_size: inner,
-        rule,
         correction,
         shared: (shared > 0).then_some(("mlp.shared_experts", shared)),
+        ..MoePlan::new(NAMES, count, inner, rule)
     };
     let index = |name| Ok::<_, ModelError>(config.whole(name, 0, i32::MAX)?.map(i32::unsigned_abs));
     let first = index("first_k_dense_replace")?.unwrap_or(0) as usize;

@@ -85,17 +85,11 @@ fn experts(config: Settings<'_>, decoder: &DecoderConfig) -> Result<MoePlan, Mod
     let missing = |setting| ModelError::MissingSetting { setting };
     let count = config.whole("num_local_experts", 1, 1 << 12)?.ok_or(missing("num_local_experts"))?;
     let chosen = config.whole("num_experts_per_tok", 1, count)?.ok_or(missing("num_experts_per_tok"))?;
+    let rule =
+        RoutingRule { scores: Scores::Sigmoid, weighs_inputs: true, ..RoutingRule::softmax(chosen, false) };
     Ok(MoePlan {
-        names: NAMES,
-        count,
-        intermediate_size: decoder.intermediate_size,
-        rule: RoutingRule {
-            scores: Scores::Sigmoid,
-            weighs_inputs: true,
-            ..RoutingRule::softmax(chosen, false)
-        },
-        correction: None,
         shared: Some(("feed_forward.shared_expert", decoder.intermediate_size)),
+        ..MoePlan::new(NAMES, count, decoder.intermediate_size, rule)
     })
 }
 

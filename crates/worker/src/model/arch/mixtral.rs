@@ -33,14 +33,8 @@ pub(super) fn load(
     let windows = layer_windows(config, decoder.layers(), &WindowRule { on: true, slides: &|_| true })?;
     let count = config.whole("num_local_experts", 1, 1 << 12)?.unwrap_or(8);
     let chosen = config.whole("num_experts_per_tok", 1, count)?.unwrap_or(2.min(count));
-    let experts = MoePlan {
-        names: NAMES,
-        count,
-        intermediate_size: decoder.intermediate_size,
-        rule: RoutingRule::softmax(chosen, true),
-        correction: None,
-        shared: None,
-    };
+    let rule = RoutingRule::softmax(chosen, true);
+    let experts = MoePlan::new(NAMES, count, decoder.intermediate_size, rule);
     let plan = DecoderPlan {
         experts: Some(experts),
         sparse: vec![true; decoder.layers()],

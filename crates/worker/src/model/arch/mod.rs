@@ -10,6 +10,7 @@ mod gemma2;
 mod gemma3;
 mod glm4;
 mod glm4_moe;
+mod gpt_oss;
 mod granite;
 mod llama;
 mod llama4;
@@ -52,6 +53,7 @@ pub(super) const REGISTRY: &[Entry] = &[
     Entry::new("gemma3_text", gemma3::load).with_defaults(gemma3::DEFAULTS),
     Entry::new("glm4", glm4::load).with_defaults(glm4::DEFAULTS),
     Entry::new("glm4_moe", glm4_moe::load).with_defaults(glm4_moe::DEFAULTS),
+    Entry::new("gpt_oss", gpt_oss::load).with_defaults(gpt_oss::DEFAULTS),
     Entry::new("granite", granite::load),
     Entry::new("iquestcoder", llama::load),
     Entry::new("joyai_llm_flash", deepseek_v3::load).with_defaults(deepseek_v3::DEFAULTS),

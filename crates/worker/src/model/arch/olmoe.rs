@@ -20,14 +20,8 @@ pub(super) fn load(
     }
     let count = config.whole("num_experts", 1, 1 << 12)?.unwrap_or(64);
     let chosen = config.whole("num_experts_per_tok", 1, count)?.unwrap_or(8.min(count));
-    let experts = MoePlan {
-        names: NAMES,
-        count,
-        intermediate_size: decoder.intermediate_size,
-        rule: RoutingRule::softmax(chosen, config.flag("norm_topk_prob")?.unwrap_or(false)),
-        correction: None,
-        shared: None,
-    };
+    let rule = RoutingRule::softmax(chosen, config.flag("norm_topk_prob")?.unwrap_or(false));
+    let experts = MoePlan::new(NAMES, count, decoder.intermediate_size, rule);
     let plan = DecoderPlan {
         qk_norm: Some(QkNorm::Whole),
         experts: Some(experts),

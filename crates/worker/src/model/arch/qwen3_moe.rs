@@ -34,14 +34,8 @@ pub(super) fn load(
     let count = config.whole("num_experts", 1, 1 << 12)?.ok_or(missing("num_experts"))?;
     let inner = config.whole("moe_intermediate_size", 1, 1 << 22)?.ok_or(missing("moe_intermediate_size"))?;
     let chosen = config.whole("num_experts_per_tok", 1, count)?.unwrap_or(8.min(count));
-    let experts = MoePlan {
-        names: NAMES,
-        count,
-        intermediate_size: inner,
-        rule: RoutingRule::softmax(chosen, config.flag("norm_topk_prob")?.unwrap_or(false)),
-        correction: None,
-        shared: None,
-    };
+    let rule = RoutingRule::softmax(chosen, config.flag("norm_topk_prob")?.unwrap_or(false));
+    let experts = MoePlan::new(NAMES, count, inner, rule);
     let plan = DecoderPlan {
         qk_norm: Some(QkNorm::Heads),
         experts: Some(experts),

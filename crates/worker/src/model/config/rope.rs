@@ -49,6 +49,8 @@ pub(in crate::model) enum RopeScaling {
         old_context: f64,
         beta_fast: f64,
         beta_slow: f64,
+        /// Whether the ramp begins and ends at whole pairs.
+        truncate: bool,
         gain: f64,
         /// The part of the gain that is in the scores of whole heads, where an architecture has it there.
         share_of_all: f64,
@@ -252,9 +254,6 @@ fn yarn(
 ) -> Result<RopeScaling, ModelError> {
     let number = |name: &str, least: f64| own.number(name, least, 1e6);
     let old_context = needed(own, OLD_CONTEXT, old_context(config, own)?)?;
-    if own.flag("truncate")? == Some(false) {
-        return own.refuse("truncate", false);
-    }
     if base <= 1.0 {
         return own.refuse("rope_theta", "1 or less");
     }
@@ -269,7 +268,8 @@ fn yarn(
         Some(gain) => gain,
         None => share(number("mscale", 0.0)?.unwrap_or(1.0)) / share_of_all,
     };
-    Ok(RopeScaling::Yarn { factor, old_context, beta_fast, beta_slow, gain, share_of_all })
+    let truncate = own.flag("truncate")?.unwrap_or(true);
+    Ok(RopeScaling::Yarn { factor, old_context, beta_fast, beta_slow, truncate, gain, share_of_all })
 }
 
 /// The factors are those for long sequences, whatever a sequence's length is: keys that were kept would change with it.

@@ -215,7 +215,7 @@ fn what_would_change_the_answers_is_refused_by_name() {
             json!({ "rope_scaling": { "type": "yarn", "factor": 4 } }),
             "rope_scaling.original_max_position_embeddings",
         ),
-        (json!({ "rope_scaling": yarn(json!({ "truncate": false })) }), "rope_scaling.truncate"),
+        (json!({ "rope_scaling": yarn(json!({ "truncate": "no" })) }), "rope_scaling.truncate"),
         (json!({ "rope_scaling": { "type": "longrope" } }), "rope_scaling.long_factor"),
         (json!({ "rope_scaling": long_rope(json!([1.0, 0.0])) }), "rope_scaling.long_factor"),
         // Heads have 16 components here.

@@ -1,6 +1,6 @@
 //! Grouped-query attention with a residual connection.
 
-use mlx_rs::{Array, error::Exception};
+use mlx_rs::{Array, Dtype, error::Exception};
 
 use super::{
     FusedLinear, ModelError, NormParams, QkNorm, SublayerNorms, Weights, linear::OutputLinear, load_matrix,
@@ -29,6 +29,8 @@ pub(in crate::model) struct AttentionParams {
     pub(in crate::model) qkv_bias: bool,
     /// Whether the output has a bias.
     pub(in crate::model) output_bias: bool,
+    /// Whether each head of queries has a sink.
+    pub(in crate::model) sinks: bool,
     /// Whether queries, keys and values are stored as one matrix.
     pub(in crate::model) fused: bool,
     /// Normalization of queries and keys before they are rotated.
@@ -45,7 +47,7 @@ impl Attention {
         params: AttentionParams,
         norms: SublayerNorms,
     ) -> Result<Self, ModelError> {
-        let AttentionParams { spec, layer, hidden_size, qkv_bias, .. } = params;
+        let AttentionParams { mut spec, layer, hidden_size, qkv_bias, .. } = params;
         let Heads { queries, kv, dim } = spec.heads;
         let widths = [queries * dim, kv * dim, kv * dim];
         let part = |part: &str| format!("{name}.{part}");
@@ -57,6 +59,10 @@ impl Attention {
                 |which: &str, width| load_matrix(weights, &part(which), [width, hidden_size], qkv_bias);
             vec![load("q_proj", widths[0])?, load("k_proj", widths[1])?, load("v_proj", widths[2])?]
         };
+        if params.sinks {
+            let sinks = weights.take_float(&part("sinks"), &[queries])?;
+            spec.sinks = Some(sinks.as_dtype(Dtype::Float32)?);
+        }
         let qk_norms = params.qk_norm.map(|norm| {
             let widths = [widths[0], widths[1]];
             QkNorms::load(weights, name, (widths, dim), norm)

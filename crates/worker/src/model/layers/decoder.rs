@@ -38,9 +38,12 @@ pub(in crate::model) struct DecoderPlan {
     pub(in crate::model) qkv_bias: bool,
     /// Of attention's output.
     pub(in crate::model) output_bias: bool,
+    /// Of the feed-forward network; that of experts is in their plan.
     pub(in crate::model) mlp_bias: bool,
     /// Of the feed-forward network, below the layer's name.
     pub(in crate::model) mlp_name: &'static str,
+    /// Whether each head has a learned score in its softmax that no key belongs to.
+    pub(in crate::model) sinks: bool,
     /// Whether queries, keys and values are stored as one matrix.
     pub(in crate::model) fused_qkv: bool,
     /// Whether gate and up are.
@@ -106,6 +109,7 @@ impl DecoderPlan {
             output_bias: config.attention_bias,
             mlp_bias: config.mlp_bias,
             mlp_name: "mlp",
+            sinks: false,
             fused_qkv: false,
             fused_gate_up: false,
             gate: Gate::Silu,

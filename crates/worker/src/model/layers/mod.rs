@@ -35,6 +35,8 @@ use self_attention::SelfAttention;
 
 pub(super) use crate::backend::{Groups, RoutingRule, Scores};
 
+pub(super) use crate::backend::Gate;
+
 pub(super) use super::{
     Architecture, ModelError,
     config::{

@@ -6,7 +6,9 @@ use super::{
     FusedLinear, Mlp, MlpParams, ModelError, Normalization, RoutingRule, SublayerNorms, Weights,
     linear::load_storage, load_matrix,
 };
-use crate::backend::{Backend, ExpertSizes, Experts, Gate, Mix, Routing, Storage, StoredExperts};
+use crate::backend::{
+    Backend, ExpertSizes, Experts, Gate, Mix, Routing, Storage, StoredExperts, StoredMatrices,
+};
 
 /// Names below the layer's.
 #[derive(Debug, Clone, Copy)]
@@ -31,10 +33,24 @@ pub(in crate::model) struct MoePlan {
     pub(in crate::model) intermediate_size: i32,
     /// How a token chooses some of them.
     pub(in crate::model) rule: RoutingRule,
+    /// Whether the router and all experts have biases, those of experts stacked.
+    pub(in crate::model) bias: bool,
     /// Name of what is added to scores that are compared, below the layer's.
     pub(in crate::model) correction: Option<&'static str>,
     /// An expert that every token goes through: its name below the layer's, and its inner size.
     pub(in crate::model) shared: Option<(&'static str, i32)>,
+}
+
+impl MoePlan {
+    /// Experts without biases and nothing beside them.
+    pub(in crate::model) fn new(
+        names: MoeNames,
+        count: i32,
+        intermediate_size: i32,
+        rule: RoutingRule,
+    ) -> Self {
+        Self { names, count, intermediate_size, rule, bias: false, correction: None, shared: None }
+    }
 }
 
 /// `residual + shared(n) + Σ weight * expert(n)` with `n = before(x)`.
@@ -57,7 +73,7 @@ impl Moe {
         (plan, hidden_size, gate): (MoePlan, i32, Gate),
         before: Option<Normalization>,
     ) -> Result<Self, ModelError> {
-        let MoePlan { names, count, intermediate_size: inner, rule, .. } = plan;
+        let MoePlan { names, count, intermediate_size: inner, rule, bias, .. } = plan;
         let correction =
             plan.correction.map(|name| load_correction(weights, &format!("{layer}.{name}"), count));
         let shared = plan.shared.map(|(name, inner)| {
@@ -72,18 +88,20 @@ impl Moe {
             Mlp::load(weights, &format!("{layer}.{name}"), &params, SublayerNorms::default())
         });
         let router = format!("{layer}.{}", names.router);
-        let router = load_matrix(weights, &router, [count, hidden_size], false)?;
+        let router = load_matrix(weights, &router, [count, hidden_size], bias)?;
         let shapes = [[inner, hidden_size], [inner, hidden_size], [hidden_size, inner]];
         let mut part = |which: usize| {
             let stacked = format!("{layer}.{}", names.stacked[which]);
             let [outputs, inputs] = shapes[which];
-            if weights.contains(&format!("{stacked}.weight")) {
-                return load_experts(weights, &stacked, &[count, outputs, inputs])
-                    .map(StoredExperts::Stacked);
-            }
-            let name = |expert| format!("{layer}.{}.{expert}.{}", names.expert, names.parts[which]);
-            let one = |expert| load_experts(weights, &name(expert), &shapes[which]);
-            (0..count).map(one).collect::<Result<_, ModelError>>().map(StoredExperts::Separate)
+            let matrices = if weights.contains(&format!("{stacked}.weight")) {
+                load_experts(weights, &stacked, &[count, outputs, inputs]).map(StoredMatrices::Stacked)
+            } else {
+                let name = |expert| format!("{layer}.{}.{expert}.{}", names.expert, names.parts[which]);
+                let one = |expert| load_experts(weights, &name(expert), &shapes[which]);
+                (0..count).map(one).collect::<Result<_, ModelError>>().map(StoredMatrices::Separate)
+            };
+            let bias = bias.then(|| weights.take_float(&format!("{stacked}.bias"), &[count, outputs]));
+            Ok::<_, ModelError>(StoredExperts { matrices: matrices?, bias: bias.transpose()? })
         };
         let stored = [part(0)?, part(1)?, part(2)?];
         let backend = weights.backend();
@@ -118,5 +136,5 @@ fn load_correction(weights: &mut Weights<'_>, name: &str, count: i32) -> Result<
 fn load_experts(weights: &mut Weights<'_>, name: &str, shape: &[i32]) -> Result<Storage, ModelError> {
     let storage = load_storage(weights, name, shape)?;
     let backend = weights.backend();
-    weights.changed(storage, |storage| backend.readable_by_experts(storage))
+    weights.changed(storage, |storage| backend.readable(storage))
 }

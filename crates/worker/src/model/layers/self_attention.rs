@@ -40,6 +40,7 @@ impl SelfAttention {
             hidden_size,
             qkv_bias: plan.qkv_bias,
             output_bias: plan.output_bias,
+            sinks: plan.sinks,
             fused: plan.fused_qkv,
             qk_norm,
             residual_factor,
