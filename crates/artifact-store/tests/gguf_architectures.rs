@@ -3,7 +3,8 @@
 
 mod support;
 
-use artifact_store::{Artifact, Dtype, ImportOptions, Quantization, Store, Transform};
+use artifact_store::{Artifact, Dtype, FileRole, ImportOptions, Quantization, Store, StoreError, Transform};
+use proptest::prelude::*;
 use serde_json::Value;
 use support::{
     Gguf, GgufTensor, float, import_bytes, import_gguf, number, stored_tensor, text, tiny_llama, vectors,
@@ -264,4 +265,63 @@ fn stacked_experts_are_quantized_like_matrices() {
     let experts = "model.layers.1.mlp.switch_mlp.down_proj";
     assert_eq!(stored_tensor(&artifact, &format!("{experts}.weight")).1, [4, 128, 8]);
     assert_eq!(stored_tensor(&artifact, &format!("{experts}.scales")).1, [4, 128, 2]);
+}
+
+/// A metadata value of any kind, mostly one at an end of what its type holds.
+fn extreme() -> impl Strategy<Value = Vec<u8>> {
+    let numbers = [0, 1, 2, 3, 31, 33, 4096, 4097, 1 << 24, (1 << 24) + 1, u32::MAX];
+    let floats = [0.0, -1.0, 1e-38, 1e38, f32::INFINITY, f32::NAN];
+    prop_oneof![
+        prop::sample::select(numbers.to_vec()).prop_map(number),
+        any::<u32>().prop_map(number),
+        prop::sample::select(floats.to_vec()).prop_map(float),
+        any::<u64>().prop_map(|value| [&10_u32.to_le_bytes()[..], &value.to_le_bytes()].concat()),
+        any::<i64>().prop_map(|value| [&11_u32.to_le_bytes()[..], &value.to_le_bytes()].concat()),
+        any::<bool>().prop_map(support::boolean),
+        prop::collection::vec(any::<u32>(), 0..4).prop_map(|values| support::numbers(&values)),
+        prop::sample::select(vec!["yarn", "linear", "longrope", "none", "", "x"]).prop_map(text),
+    ]
+}
+
+/// Settings that some architecture reads beside those that the recorded models have.
+const MORE_SETTINGS: [&str; 9] = [
+    "rope.dimension_count",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.freq_base_swa",
+    "attention.sliding_window",
+    "attention.sliding_window_pattern",
+    "expert_count",
+    "attn_logit_softcapping",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    /// Either it is refused as a source, or what was stored can be read back as the manifest says.
+    #[test]
+    fn hostile_settings_never_panic(
+        model in any::<prop::sample::Index>(), changes in prop::collection::vec((any::<prop::sample::Index>(), extreme()), 1..4),
+    ) {
+        let models = recorded();
+        let model = model.get(&models.values().collect::<Vec<_>>()).to_owned();
+        let architecture = model["architecture"].as_str().unwrap();
+        let own = model["settings"].as_object().unwrap().keys().map(String::as_str);
+        let settings: Vec<&str> = own.chain(MORE_SETTINGS).collect();
+        let mut gguf = file(model);
+        for (setting, value) in changes {
+            gguf.set(&format!("{architecture}.{}", setting.get(&settings)), value);
+        }
+        let folder = TempDir::new().unwrap();
+        match import_bytes(folder.path(), &gguf.bytes()) {
+            Ok((store, _)) => {
+                let artifact = store.resolve("tiny").unwrap();
+                for (_, file) in artifact.files(FileRole::Weights) {
+                    artifact.open_blob(file).unwrap();
+                }
+            }
+            Err(error) => prop_assert!(matches!(error, StoreError::BadSource { .. }), "{}", error),
+        }
+    }
 }
