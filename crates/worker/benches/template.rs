@@ -48,7 +48,7 @@ fn renderings(criterion: &mut Criterion) {
 
 /// A few hundred bytes from each side in turn, the user's last.
 fn message(number: usize) -> ChatMessage {
-    let role = if number % 2 == 0 { "user" } else { "assistant" };
+    let role = if number.is_multiple_of(2) { "user" } else { "assistant" };
     let content =
         format!("Message {number}. {}", "Some words of a conversation that goes on for long. ".repeat(5));
     ChatMessage { role: role.into(), content, name: None }

@@ -128,8 +128,8 @@ fn capped(x: &Expected, cap: f64) -> Expected {
     let one = number(1.0);
     let tanh = (&one - &power) / (&one + &power);
     // Beyond 300 both are float64's infinity.
-    let is_far = x.value.lt(&number(-300.0 * cap)).unwrap();
-    let tanh = mlx_rs::ops::select(&is_far, &number(-1.0), &tanh).unwrap();
+    let is_far = x.value.lt(number(-300.0 * cap)).unwrap();
+    let tanh = mlx_rs::ops::select(&is_far, number(-1.0), &tanh).unwrap();
     let error = &x.error + number(16.0 * cap * ROUNDING);
     Expected { value: tanh * number(cap), error }
 }

@@ -163,6 +163,15 @@ impl Backend {
         }
     }
 
+    /// `[tokens, heads * (copied + used rows)]`; lazy.
+    pub(crate) fn head_products(self, job: &HeadProducts<'_>) -> Result<Array, Exception> {
+        match self.kernels {
+            Kernels::Cpu => cpu::head_products(job, false),
+            Kernels::CpuInt8 => cpu::head_products(job, true),
+            Kernels::Mlx | Kernels::MlxFloat32 => mlx::head_products(job),
+        }
+    }
+
     /// What of a layer's attention the kernels can't compute; `None`: they compute all of it.
     pub(crate) fn unsupported(self, spec: &AttentionSpec) -> Option<&'static str> {
         if self.pages(spec.heads) { cpu::unsupported(spec) } else { None }

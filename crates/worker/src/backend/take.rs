@@ -1,7 +1,13 @@
 //! Taking weights as they are stored.
 
+use std::ops::Range;
+
 use mlx_ext::MicroScaling;
-use mlx_rs::{Array, error::Exception};
+use mlx_rs::{
+    Array,
+    error::Exception,
+    ops::{dequantize, indexing::TryIndexOp},
+};
 
 use super::{
     Backend, ExpertSizes, Experts, Kernels, Matrix, Norm, NormKind, Storage, StoredExperts, cpu, experts, mlx,
@@ -59,5 +65,32 @@ impl Backend {
             return cpu::CpuExperts::new(stored, sizes).map(Experts::Cpu);
         }
         experts::stacked(stored, |storage, bias| self.matrix(storage, bias)).map(Experts::Mlx)
+    }
+
+    /// Of `[heads * n, inputs]` as it is stored, the `rows` of each head, transposed: `[heads * inputs, rows]`, evaluated. It
+    /// takes memory, and what is packed is expanded.
+    pub(crate) fn transposed_heads(
+        self,
+        storage: &Storage,
+        heads: i32,
+        rows: Range<i32>,
+    ) -> Result<Storage, Exception> {
+        let values = match storage {
+            Storage::Dense(weight) => weight.clone(),
+            Storage::Affine { packed, scales, biases, group_size, bits } => {
+                // Nothing is lost to float32.
+                let (scales, biases) = (scales.as_dtype(self.dtype)?, biases.as_dtype(self.dtype)?);
+                dequantize(packed, scales, &biases, *group_size, *bits)?
+            }
+            Storage::MicroScaled { packed, scales, format } => {
+                format.dequantize(packed, scales, self.dtype)?
+            }
+        };
+        let inputs = values.dim(-1);
+        let of_heads = values.reshape(&[heads, -1, inputs])?.try_index((.., rows.clone(), ..))?;
+        let turned = of_heads.swap_axes(1, 2)?.reshape(&[heads * inputs, rows.end - rows.start])?;
+        let turned = turned.contiguous()?;
+        turned.eval()?;
+        Ok(Storage::Dense(turned))
     }
 }

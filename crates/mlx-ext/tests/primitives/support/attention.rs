@@ -210,7 +210,7 @@ pub(crate) fn expected(spec: Spec, qkv: &Array, rotation: &Rotation) -> Expected
     let mut sum = weights.sum_axis(-1, true).unwrap();
     if let Some(sinks) = spec.sink_scores() {
         let sinks = wide(&sinks).reshape(&[kv_heads, group, 1, 1]).unwrap();
-        sum = sum + exponential(&(sinks - largest));
+        sum += &exponential(&(sinks - largest));
     }
     let weights = weights / sum;
     // The largest error among the keys that a query sees: hidden ones become minus infinity.

@@ -240,7 +240,7 @@ fn gated(function: Gate, gate: &Expected, up: &Expected) -> Expected {
 /// of which that of 1.702 x counts as often as the exponent is large; what is left where float32's exponential ends.
 fn bounded(gate: &Expected, up: &Expected) -> Expected {
     let x = minimum(&gate.value, number(7.0)).unwrap();
-    let bounded_up = maximum(&minimum(&up.value, number(7.0)).unwrap(), number(-7.0)).unwrap() + number(1.0);
+    let bounded_up = maximum(minimum(&up.value, number(7.0)).unwrap(), number(-7.0)).unwrap() + number(1.0);
     let activated = &x / (exponential(&(&x * number(-1.702))) + number(1.0));
     let sizes = [&x, &activated, &bounded_up].map(|values| values.abs().unwrap());
     let roundings = (&sizes[0] * number(3.0) + number(10.0)) * number(ROUNDING);

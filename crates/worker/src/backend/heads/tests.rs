@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use mlx_rs::ops::quantize;
+use mlx_rs::ops::{dequantize, quantize};
 
 use super::*;
-use crate::backend::tests::{backends, numbers};
+use crate::backend::{
+    Storage,
+    tests::{backends, numbers},
+};
 
 const TOKENS: i32 = 37;
 const HEADS: i32 = 3;

@@ -49,8 +49,15 @@ pub(super) struct Group {
     source: Source,
     /// Places of the new tokens' keys and values there.
     places: NewPlaces,
-    /// Masks of layers with such a window.
-    masks: RefCell<Vec<((Option<i32>, bool), Array)>>,
+    /// One for all layers whose queries see the same.
+    masks: RefCell<Vec<Mask>>,
+}
+
+/// What queries see in layers with such a window.
+struct Mask {
+    window: Option<i32>,
+    chunked: bool,
+    seen: Array,
 }
 
 /// Where the keys and values are that the rows have.
@@ -172,13 +179,13 @@ impl Group {
 
     fn mask(&self, spec: &AttentionSpec, seen: (i32, i32)) -> Result<Array, Exception> {
         let mut masks = self.masks.borrow_mut();
-        let window = (spec.window, spec.chunked);
-        if let Some((_, mask)) = masks.iter().find(|(of, _)| *of == window) {
-            return Ok(mask.clone());
+        let (window, chunked) = (spec.window, spec.chunked);
+        if let Some(mask) = masks.iter().find(|mask| (mask.window, mask.chunked) == (window, chunked)) {
+            return Ok(mask.seen.clone());
         }
-        let mask = seen_by(spec, self.new, &self.positions, seen)?;
-        masks.push((window, mask.clone()));
-        Ok(mask)
+        let seen = seen_by(spec, self.new, &self.positions, seen)?;
+        masks.push(Mask { window, chunked, seen: seen.clone() });
+        Ok(seen)
     }
 }
 

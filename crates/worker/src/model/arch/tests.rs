@@ -103,7 +103,7 @@ fn windows(model_type: &str, changes: &Value) -> Result<Vec<Option<i32>>, ModelE
     fs::write(source.join("config.json"), config.to_string()).unwrap();
     fs::write(source.join("tokenizer.json"), TOKENIZER).unwrap();
     write_zeros(&source.join("model.safetensors"), model["tensors"].as_object().unwrap());
-    let store = Store::open(&folder.path().join("store")).unwrap();
+    let store = Store::open(folder.path().join("store")).unwrap();
     store.import(&source, Some("tiny"), &mut |_| ControlFlow::Continue(())).unwrap();
     let artifact = store.resolve("tiny").unwrap();
     let entry = find(artifact.manifest.architecture())?;

@@ -4,9 +4,9 @@
 use mlx_rs::{Array, error::Exception};
 
 use super::{
-    Architecture, DecoderConfig, Embedding, FusedLinear, LatentPlan, Mlp, MlpParams, ModelError, Moe,
-    MoePlan, NormParams, Normalization, QkNorm, SelfAttention, SublayerNorms, Weights, load_matrix,
-    load_rope,
+    Architecture, Attention, AttentionParams, DecoderConfig, Embedding, FusedLinear, LatentAttention,
+    LatentPlan, Mlp, MlpParams, ModelError, Moe, MoePlan, NormParams, Normalization, QkNorm, SelfAttention,
+    SublayerNorms, Weights, load_matrix, load_rope,
 };
 use crate::backend::{AttentionSpec, Backend, Gate, Rowwise, StepMemory};
 
@@ -197,8 +197,7 @@ impl Block {
                 SublayerNorms { before: norm(mlp_before)?, after: norm(mlp_after)? },
             ),
         };
-        let self_attn =
-            SelfAttention::load(weights, &name("self_attn"), (config, plan, layer), attention_norms)?;
+        let self_attn = load_attention((config, plan, layer), (weights, attention_norms))?;
         let mlp = FeedForward::load(config, plan, layer, (weights, mlp_norms))?;
         Ok(Self { before, self_attn, mlp })
     }
@@ -212,6 +211,36 @@ impl Block {
         let normed = before.forward(x)?;
         self.mlp.forward(&normed, &self.self_attn.forward(&normed, x, step)?)
     }
+}
+
+/// Takes the weights of a layer's attention.
+fn load_attention(
+    (config, plan, layer): (&DecoderConfig, &DecoderPlan, usize),
+    (weights, norms): (&mut Weights<'_>, SublayerNorms),
+) -> Result<SelfAttention, ModelError> {
+    let name = format!("model.layers.{layer}.self_attn");
+    let spec = plan.attention[layer].clone();
+    let (hidden_size, residual_factor) = (config.hidden_size, plan.residual_factor);
+    if let Some(latent) = plan.latent {
+        let kind = (latent, spec, layer);
+        let loaded = LatentAttention::load(weights, &name, kind, (hidden_size, residual_factor), norms)?;
+        return Ok(SelfAttention::Latent(Box::new(loaded)));
+    }
+    // A rotation does not change what heads without weights are normalized by.
+    let is_normed = |of: &QkNorm| *of != QkNorm::Unweighted || spec.rope.is_some();
+    let qk_norm = plan.qk_norm.filter(is_normed).map(|of| (of, plan.norm));
+    let params = AttentionParams {
+        spec,
+        layer,
+        hidden_size,
+        qkv_bias: plan.qkv_bias,
+        output_bias: plan.output_bias,
+        sinks: plan.sinks,
+        fused: plan.fused_qkv,
+        qk_norm,
+        residual_factor,
+    };
+    Attention::load(weights, &name, params, norms).map(Box::new).map(SelfAttention::Grouped)
 }
 
 impl FeedForward {

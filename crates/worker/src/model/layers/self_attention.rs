@@ -2,10 +2,7 @@
 
 use mlx_rs::{Array, error::Exception};
 
-use super::{
-    Attention, AttentionParams, DecoderConfig, DecoderPlan, LatentAttention, ModelError, QkNorm,
-    SublayerNorms, Weights,
-};
+use super::{Attention, LatentAttention};
 use crate::backend::{AttentionSpec, StepMemory};
 
 /// `residual + factor * after(attention(before(x)))`.
@@ -17,37 +14,6 @@ pub(super) enum SelfAttention {
 }
 
 impl SelfAttention {
-    /// Takes the weights of a layer, below `name`.
-    pub(super) fn load(
-        weights: &mut Weights<'_>,
-        name: &str,
-        (config, plan, layer): (&DecoderConfig, &DecoderPlan, usize),
-        norms: SublayerNorms,
-    ) -> Result<Self, ModelError> {
-        let spec = plan.attention[layer].clone();
-        let (hidden_size, residual_factor) = (config.hidden_size, plan.residual_factor);
-        if let Some(latent) = plan.latent {
-            let kind = (latent, spec, layer);
-            let loaded = LatentAttention::load(weights, name, kind, (hidden_size, residual_factor), norms)?;
-            return Ok(Self::Latent(Box::new(loaded)));
-        }
-        // A rotation does not change what heads without weights are normalized by.
-        let is_normed = |of: &QkNorm| *of != QkNorm::Unweighted || spec.rope.is_some();
-        let qk_norm = plan.qk_norm.filter(is_normed).map(|of| (of, plan.norm));
-        let params = AttentionParams {
-            spec,
-            layer,
-            hidden_size,
-            qkv_bias: plan.qkv_bias,
-            output_bias: plan.output_bias,
-            sinks: plan.sinks,
-            fused: plan.fused_qkv,
-            qk_norm,
-            residual_factor,
-        };
-        Attention::load(weights, name, params, norms).map(Box::new).map(Self::Grouped)
-    }
-
     /// What distinguishes it from other layers' attention.
     pub(super) fn spec(&self) -> &AttentionSpec {
         match self {
