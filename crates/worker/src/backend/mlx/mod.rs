@@ -7,6 +7,7 @@ mod experts;
 mod gathered;
 mod group;
 mod grouping;
+mod packed;
 mod rowwise;
 mod sample;
 mod step;
@@ -19,6 +20,7 @@ use mlx_rs::{
 
 pub(super) use experts::mix;
 pub(crate) use gathered::{GatheredKv, GatheredSequence};
+pub(crate) use packed::PackedInputs;
 pub(super) use rowwise::rowwise;
 pub(crate) use sample::choose;
 pub(crate) use step::GatheredStep;

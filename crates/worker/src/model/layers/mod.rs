@@ -9,6 +9,7 @@
 mod attention;
 mod decoder;
 mod embedding;
+mod encoder;
 mod linear;
 mod mlp;
 mod moe;
@@ -18,6 +19,7 @@ mod rope;
 use attention::{Attention, AttentionParams};
 pub(super) use decoder::{BlockNorms, DecoderPlan};
 use embedding::Embedding;
+pub(super) use encoder::EncoderPlan;
 use linear::{FusedLinear, load_matrices, load_matrix};
 use mlp::{Mlp, MlpParams};
 use moe::Moe;
@@ -29,10 +31,10 @@ pub(super) use rope::inv_freq;
 pub(super) use rope::load_rope;
 
 pub(super) use super::{
-    Architecture, ModelError,
+    Architecture, Encoder, EncoderInput, ModelError,
     config::{
-        DecoderConfig, Defaults, QueryScaleConfig, RopeConfig, RopeScaling, Settings, WindowRule, gelu_gate,
-        layer_windows,
+        DecoderConfig, Defaults, EncoderConfig, QueryScaleConfig, RopeConfig, RopeScaling, Settings,
+        WindowRule, gelu_gate, layer_windows,
     },
     weights::{Packing, Weights},
 };
