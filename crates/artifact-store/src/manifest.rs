@@ -36,6 +36,9 @@ pub struct Manifest {
     pub special_tokens: BTreeMap<String, String>,
     /// Every token that ends a generation, ascending.
     pub eos_token_ids: Vec<u32>,
+    /// How a model of sentence-transformers makes an embedding of its hidden states.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<EmbeddingConfig>,
     /// The files, each a blob.
     pub files: Vec<FileEntry>,
     /// Every tensor of every weights file.
@@ -91,6 +94,30 @@ pub enum Transform {
     SplitExperts,
     /// What only the tokenizer's settings say, of further tokens and of those around a text, was written to `tokenizer.json`.
     AddTokens,
+}
+
+/// What becomes of the hidden states of a text's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmbeddingConfig {
+    /// How one vector is made of them.
+    pub pooling: Pooling,
+    /// Whether it is divided by its length.
+    pub normalize: bool,
+    /// Most tokens of a text, if the model's context is not the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+}
+
+/// How one vector is made of those of a text's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pooling {
+    /// It is the first one's, which mostly is a special token for that.
+    FirstToken,
+    /// It is the mean of all.
+    Mean,
+    /// It is the last one's.
+    LastToken,
 }
 
 /// One file of an artifact.

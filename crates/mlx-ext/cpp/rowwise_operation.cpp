@@ -74,6 +74,7 @@ struct MlxExtRowwise {
   void* residual;  // null: none
   const MlxExtNormedPart* parts;
   int part_count;
+  int gelu;  // 1: the activation is GELU
   float factor;
   float soft_cap;  // 0: none
 };
@@ -118,6 +119,7 @@ mx::array make_rowwise(const MlxExtRowwise& spec) {
   }
   operation->job.rows = x.shape(0);
   operation->job.width = x.shape(1);
+  operation->job.gelu = spec.gelu != 0;
   operation->job.factor = spec.factor;
   operation->job.soft_cap = spec.soft_cap;
   return chain.append(x.shape(), std::move(operation));

@@ -1,6 +1,7 @@
 //! From a command line to a running engine.
 
 mod draft;
+mod served;
 
 use std::{
     path::{Path, PathBuf},
@@ -12,16 +13,17 @@ use std::{
 use anyhow::{Context, anyhow};
 use artifact_store::{Artifact, Store, default_store_dir};
 use crossbeam_channel::{Sender, bounded};
-use draft::{LoadedModels, StoredDraft};
+use draft::StoredDraft;
 use protocol::{
     message::{Failure, FailureKind, Heartbeat, ModelInfo, Report},
     options::{Verify, WorkerOptions},
 };
+use served::Served;
 use tracing::{info, warn};
 
 use crate::{
     cli::Serve,
-    engine::{Engine, EngineMessage, EngineStats, EosTokens},
+    engine::{Embedder, Engine, EngineMessage, EngineStats, EosTokens},
     link::{self, LinkSender, Receiver},
     memory::MemoryUsage,
     model::Model,
@@ -45,7 +47,7 @@ struct Loaded {
     artifact: Artifact,
     /// The same for the draft model.
     stored_draft: Option<StoredDraft>,
-    models: LoadedModels,
+    served: Served,
     preparer: Preparer,
     info: ModelInfo,
     /// The store's.
@@ -81,18 +83,20 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
     let socket = Arc::clone(&connected.socket);
     let sender = Arc::new(LinkSender::new(connected.sender, socket, Arc::clone(&requests)));
     let reports: Arc<dyn ReportSink> = Arc::clone(&sender) as _;
-    let Loaded { artifact, stored_draft: _lease, models, preparer, info, dir } = load(cli, &options, started)
+    let Loaded { artifact, stored_draft: _lease, served, preparer, info, dir } = load(cli, &options, started)
         .inspect_err(|error| {
             let kind = verify::kind_of(error);
             reports.report(&Report::LoadFailed(Failure { kind, param: None, message: format!("{error:#}") }));
         })?;
 
-    let limits = options::limits(&options, models.model.kv_tokens());
+    let limits = options::limits(&options, served.kv_tokens());
     let stats = Arc::new(EngineStats::default());
     let (engine, messages) = bounded::<EngineMessage>(MAX_ENGINE_MESSAGES);
     let pool = Pool::start(preparer, Arc::clone(&requests), Arc::clone(&reports), engine.clone())?;
     let preparation = pool.age();
-    let prefixes = prefix_store(&options, &dir, &artifact, &models.model, engine.clone());
+    let prefixes = served
+        .generating()
+        .and_then(|models| prefix_store(&options, &dir, &artifact, &models.model, engine.clone()));
     let receiver = Receiver {
         frames: connected.receiver,
         socket: connected.socket,
@@ -107,9 +111,17 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
     let _verification =
         (options.verify == Verify::Background).then(|| verify::while_serving(&artifact, &reports));
     let interval = options::heartbeat(&options);
-    let memory = MemoryUsage::new(&models.model, models.draft.as_ref(), Arc::clone(&stats));
+    let memory = served.memory_usage(Arc::clone(&stats));
     let _heartbeat =
         start_heartbeat(interval, Arc::clone(&reports), Arc::clone(&stats), preparation, memory)?;
+    let models = match served {
+        Served::Generating(models) => models,
+        Served::Embedding(loaded) => {
+            let step_tokens = limits.max_num_batched_tokens;
+            let embedder = Embedder::new(loaded.model, step_tokens, messages, requests, reports, stats);
+            return Ok(embedder.run()?);
+        }
+    };
     let (model, draft_model) = models.into_parts(limits);
     let mut engine = Engine::new(model, limits, messages, requests, reports, stats);
     if let Some(prefixes) = prefixes {
@@ -131,20 +143,19 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
     }
     let draft = StoredDraft::find(&store, options, &cli.model)?;
     draft.iter().try_for_each(|draft| draft.verify(options))?;
-    let (models, load_micros, tokenizer, took) = thread::scope(|scope| {
+    let (served, load_micros, tokenizer, took) = thread::scope(|scope| {
         let tokenizer = scope.spawn(|| {
             let began = Instant::now();
             let tokenizer = load_tokenizer(&artifact)?;
             draft.iter().try_for_each(|draft| draft.check(&tokenizer))?;
             anyhow::Ok((tokenizer, began.elapsed()))
         });
-        let models = LoadedModels::load(&artifact, draft.as_ref(), options)?;
+        let served = Served::load(&artifact, draft.as_ref(), options)?;
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;
-        anyhow::Ok((models, load_micros, tokenizer, took))
+        anyhow::Ok((served, load_micros, tokenizer, took))
     })?;
-    let model = &models.model;
     if let Err(error) = artifact.record_use() {
         // A read-only store serves as well; it only can't record what was used last.
         warn!(%error, "the store can't record that the model was used");
@@ -154,27 +165,33 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
         name: cli.model.clone(),
         digest: artifact.digest.to_string(),
         architecture: artifact.manifest.architecture().unwrap_or_default().to_string(),
-        context_length: model.context_length(),
-        vocab_size: model.vocab_size(),
-        weight_bytes: models.weight_bytes(),
+        context_length: served.context_length(),
+        vocab_size: served.vocab_size(),
+        weight_bytes: served.weight_bytes(),
         load_micros,
         tokenizer_micros: micros(took),
-        kv_bytes: models.kv_bytes(),
-        other_bytes: models.other_bytes,
-        draft_model: models.draft.as_ref().and(draft.as_ref()).map(|draft| draft.name().to_owned()),
+        kv_bytes: served.kv_bytes(),
+        other_bytes: served.other_bytes(),
+        draft_model: served
+            .generating()
+            .and_then(|models| models.draft.as_ref())
+            .and(draft.as_ref())
+            .map(|draft| draft.name().to_owned()),
+        embedding_size: served.embedding().map(|dimensions| dimensions.all),
     };
     let template = chat_templates(&artifact);
     let settings = Settings {
-        eos_tokens: eos_tokens(&artifact, template.as_ref(), &tokenizer, model.vocab_size()),
+        eos_tokens: eos_tokens(&artifact, template.as_ref(), &tokenizer, served.vocab_size()),
         template,
-        context_length: model.context_length() as usize,
-        kv_tokens: model.kv_tokens(),
-        vocab_size: model.vocab_size(),
+        context_length: served.context_length() as usize,
+        kv_tokens: served.kv_tokens(),
+        vocab_size: served.vocab_size(),
         special_tokens_in_content: options.special_tokens_in_content,
+        embedding: served.embedding().cloned(),
     };
     let dir = store.dir().to_owned();
     let preparer = Preparer::new(tokenizer, settings).with_drafts(Box::new(StoredModels(store)));
-    Ok(Loaded { artifact, stored_draft: draft, models, preparer, info, dir })
+    Ok(Loaded { artifact, stored_draft: draft, served, preparer, info, dir })
 }
 
 /// Prefixes on disk, if they are wanted. Where that can't be, the model serves without.

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use commands::{blocks, documents, inline};
 use sandbox::{Sandbox, root};
-use test_support::{FakeHub, Repository, STORE, variable, write_tiny_model};
+use test_support::{FakeHub, Repository, STORE, variable, write_tiny_encoder, write_tiny_model};
 
 /// Documents whose blocks a test of this file runs.
 const RUN: &[&str] = &[
@@ -118,6 +118,8 @@ fn http() {
     for name in ["first", "my-model"] {
         sandbox.run("the models", &format!("cache-tool import ~/tiny --name {name}"));
     }
+    write_tiny_encoder(&sandbox.home().join("encoder"));
+    sandbox.run("a model that embeds text", "cache-tool import ~/encoder --name my-encoder");
     sandbox.run("the server", "target/release/kr-gateway --model first");
     run(&sandbox, "docs/http.md");
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use serde_json::Value;
 
 use super::{
+    embedding::{self, EmbeddingFiles},
     gpt_oss,
     root::Root,
     servable,
@@ -39,7 +40,8 @@ const SETTINGS: [&str; 7] = [
     "chat_template.json",
 ];
 /// Tensors that have a row for each token, by the end of their names.
-const EMBEDDINGS: [&str; 3] = ["embed_tokens.weight", "wte.weight", "tok_embeddings.weight"];
+const EMBEDDINGS: [&str; 4] =
+    ["embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "word_embeddings.weight"];
 /// Tokens that a warning names.
 const MAX_NAMED: usize = 3;
 
@@ -55,6 +57,7 @@ pub(super) struct Folder {
     pub(super) special_tokens: BTreeMap<String, String>,
     /// Ascending.
     pub(super) eos_token_ids: Vec<u32>,
+    pub(super) embedding: EmbeddingFiles,
     /// What the user should know.
     pub(super) warnings: Vec<String>,
 }
@@ -101,6 +104,7 @@ impl Folder {
             vocabulary = Vocabulary::read(bytes).map_err(bad_tokenizer)?;
         }
         let templates = templates::read(&mut root, &tokenizer_config)?;
+        let embedding = embedding::read(&mut root)?;
         let shards = Shards::read(&mut root)?;
         // Import takes these blocks apart.
         let is_taken =
@@ -110,7 +114,17 @@ impl Folder {
         let warnings =
             [shards.warning.clone(), misplaced(&additions), without_embedding(&vocabulary, &shards, &config)];
         let warnings = warnings.into_iter().flatten().collect();
-        Ok(Self { root, config, tokenizer, shards, templates, special_tokens, eos_token_ids, warnings })
+        Ok(Self {
+            root,
+            config,
+            tokenizer,
+            shards,
+            templates,
+            special_tokens,
+            eos_token_ids,
+            embedding,
+            warnings,
+        })
     }
 
     /// What is stored beside the weights.
@@ -121,6 +135,7 @@ impl Folder {
         files.extend(settings.map(|name| (FileRole::Settings, (*name).to_owned())));
         let named = templates::names(&self.root)?.into_iter();
         files.extend(named.map(|name| (FileRole::Settings, format!("{}/{name}", templates::FOLDER))));
+        files.extend(self.embedding.names.iter().map(|name| (FileRole::Settings, name.clone())));
         Ok(files)
     }
 }

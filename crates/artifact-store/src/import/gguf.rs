@@ -85,6 +85,7 @@ pub(super) fn stage(
         bos_token: tokenizer.bos_token,
         eos_token: tokenizer.eos_token,
         special_tokens: BTreeMap::new(),
+        embedding: None,
         eos_token_ids: tokenizer.eos_token_ids,
         files: vec![
             entry(FileRole::Weights, WEIGHTS, &weights),

@@ -66,6 +66,7 @@ pub(super) fn stage(
         eos_token: special_tokens.remove("eos_token"),
         special_tokens,
         eos_token_ids: std::mem::take(&mut folder.eos_token_ids),
+        embedding: folder.embedding.config,
         files: Vec::new(),
         tensors: Vec::new(),
     };

@@ -1,6 +1,7 @@
 //! Taking models into the store: hash, transform once, write, sync, rename.
 
 mod affine;
+mod embedding;
 mod folder;
 mod gguf;
 mod gpt_oss;

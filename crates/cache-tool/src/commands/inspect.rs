@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use artifact_store::{Artifact, ArtifactSummary, FileRole, Holder, Manifest, Packing};
+use artifact_store::{
+    Artifact, ArtifactSummary, EmbeddingConfig, FileRole, Holder, Manifest, Packing, Pooling,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -179,6 +181,7 @@ impl Facts {
             ("tokenizer", self.tokenizer.as_ref().map_or("none".to_owned(), Tokenizer::describe)),
             ("chat template", templates_in_words(manifest)),
             ("changed by import", transforms_in_words(manifest)),
+            ("embedding", manifest.embedding.map_or("no".to_owned(), embedding_in_words)),
             ("end tokens", format!("{:?}", manifest.eos_token_ids)),
             ("size on disk", size(listed.size)),
             ("imported", ago(listed.imported_at)),
@@ -221,6 +224,17 @@ fn templates_in_words(manifest: &Manifest) -> String {
     let words: Vec<_> =
         templates.iter().map(|(name, text)| format!("{name} ({} characters)", text.len())).collect();
     if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+}
+
+fn embedding_in_words(config: EmbeddingConfig) -> String {
+    let pooling = match config.pooling {
+        Pooling::FirstToken => "of the first token",
+        Pooling::Mean => "the mean of all tokens",
+        Pooling::LastToken => "of the last token",
+    };
+    let length = if config.normalize { ", normalized" } else { "" };
+    let tokens = config.max_tokens.map(|tokens| format!(", of at most {tokens} tokens")).unwrap_or_default();
+    format!("{pooling}{length}{tokens}")
 }
 
 fn in_use(holders: Option<&[Holder]>) -> String {

@@ -52,6 +52,23 @@ KR_INLINE typename Vec::Floats swiglu_oai(typename Vec::Floats gate, typename Ve
   return Vec::divide(Vec::multiply(gate, Vec::add(one, up)), Vec::add(one, power));
 }
 
+// x Phi(x), with the error function to 1.5e-7: Abramowitz and Stegun, 7.1.26. That gives q = 1 - erf(|x| / sqrt(2)), and
+// x Phi(x) is max(x, 0) - |x| q / 2.
+template <class Vec>
+KR_INLINE typename Vec::Floats gelu(typename Vec::Floats x) {
+  const auto one = Vec::splat(1.0f), size = Vec::magnitude(x);
+  const auto scaled = Vec::multiply(size, Vec::splat(0.707106781f));
+  const auto t = Vec::divide(one, Vec::fma(scaled, Vec::splat(0.3275911f), one));
+  auto sum = Vec::splat(1.061405429f);
+  sum = Vec::fma(sum, t, Vec::splat(-1.453152027f));
+  sum = Vec::fma(sum, t, Vec::splat(1.421413741f));
+  sum = Vec::fma(sum, t, Vec::splat(-0.284496736f));
+  sum = Vec::fma(sum, t, Vec::splat(0.254829592f));
+  const auto power = exponential<Vec>(Vec::multiply(Vec::multiply(scaled, scaled), Vec::splat(-1.0f)));
+  const auto rest = Vec::multiply(Vec::multiply(sum, t), power);
+  return Vec::fma(Vec::multiply(size, rest), Vec::splat(-0.5f), Vec::max(x, Vec::zero()));
+}
+
 // tanh(x) to some 1e-7.
 template <class Vec>
 KR_INLINE typename Vec::Floats hyperbolic_tangent(typename Vec::Floats x) {

@@ -234,19 +234,29 @@ void gate_rows(Gate activation, float* gate, const float* up, int count) {
   }
 }
 
-template <class Vec>
-void soft_cap_row(float* x, float cap, int count) {
-  const auto share = Vec::splat(1.0f / cap), most = Vec::splat(cap);
-  const auto capped = [&](auto value) {
-    return Vec::multiply(hyperbolic_tangent<Vec>(Vec::multiply(value, share)), most);
-  };
+// Each value by itself, in vectors to the end: the last ones are padded.
+template <class Vec, class Function>
+KR_INLINE void each_value(float* x, int count, Function function) {
   int i = 0;
-  for (; i + Vec::lanes <= count; i += Vec::lanes) Vec::store(x + i, capped(Vec::load(x + i)));
+  for (; i + Vec::lanes <= count; i += Vec::lanes) Vec::store(x + i, function(Vec::load(x + i)));
   if (i == count) return;
   float rest[Vec::lanes] = {};
   std::memcpy(rest, x + i, static_cast<size_t>(count - i) * sizeof(float));
-  Vec::store(rest, capped(Vec::load(rest)));
+  Vec::store(rest, function(Vec::load(rest)));
   std::memcpy(x + i, rest, static_cast<size_t>(count - i) * sizeof(float));
+}
+
+template <class Vec>
+void soft_cap_row(float* x, float cap, int count) {
+  const auto share = Vec::splat(1.0f / cap), most = Vec::splat(cap);
+  each_value<Vec>(x, count, [&](auto value) {
+    return Vec::multiply(hyperbolic_tangent<Vec>(Vec::multiply(value, share)), most);
+  });
+}
+
+template <class Vec>
+void gelu_row(float* x, int count) {
+  each_value<Vec>(x, count, [](auto value) { return gelu<Vec>(value); });
 }
 
 // `Rounds` is the vector type that rounds: groups are short, and bringing a long vector's lanes together takes time.
@@ -263,6 +273,7 @@ constexpr TileKernels tile_kernels_of(const OneRow* one_row = nullptr) {
       .normalize_layer = normalize_layer_row<Vec>,
       .gate = gate_rows<Vec>,
       .soft_cap = soft_cap_row<Vec>,
+      .gelu = gelu_row<Vec>,
   };
 }
 

@@ -91,6 +91,9 @@ struct TileKernels {
 
   // x = cap * tanh(x / cap).
   void (*soft_cap)(float* x, float cap, int count);
+
+  // x = x Phi(x), with the normal distribution's Phi.
+  void (*gelu)(float* x, int count);
 };
 
 // For the processor this runs on.

@@ -51,6 +51,7 @@ pub(super) struct RawRowwise {
     pub(super) residual: *mut c_void,
     pub(super) parts: *const RawNormedPart,
     pub(super) part_count: c_int,
+    pub(super) gelu: c_int,
     pub(super) factor: f32,
     pub(super) soft_cap: f32,
 }

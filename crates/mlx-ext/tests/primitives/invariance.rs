@@ -205,7 +205,15 @@ fn check_rowwise(digest: &mut impl Hasher) {
             let parts = [part, NormedPart { bias, count: pieces - 1, ..part }];
             check_rows(digest, &x, &residual, |x, residual| {
                 let (soft_cap, residual) = (Some(3.0), Some(residual));
-                let y = cpu::rowwise(&Rowwise { x, parts: &parts, factor: 0.3, soft_cap, residual }).unwrap();
+                let y = cpu::rowwise(&Rowwise {
+                    x,
+                    parts: &parts,
+                    gelu: kind == NormKind::Layer,
+                    factor: 0.3,
+                    soft_cap,
+                    residual,
+                })
+                .unwrap();
                 y.eval().unwrap();
                 y
             });

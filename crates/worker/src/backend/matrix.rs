@@ -89,7 +89,7 @@ pub(crate) struct Linear<'a> {
     pub(crate) residual: Option<&'a Array>,
 }
 
-/// `y = residual + cap(factor * norm(x))`: what is done with each row by itself.
+/// `y = residual + cap(factor * activation(norm(x)))`: what is done with each row by itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rowwise<'a> {
     /// `[tokens, width]`.
@@ -97,7 +97,9 @@ pub(crate) struct Rowwise<'a> {
     /// Normalizations of as many neighbouring pieces of a row as are said, from its beginning on. What follows them is
     /// taken as it is.
     pub(crate) norms: &'a [(&'a Norm, i32)],
-    /// Of what the normalizations give.
+    /// Whether the activation is GELU, `v Phi(v)` with the normal distribution's Phi. Otherwise there is none.
+    pub(crate) gelu: bool,
+    /// Of what the activation gives.
     pub(crate) factor: f32,
     /// `cap(v) = soft_cap * tanh(v / soft_cap)`.
     pub(crate) soft_cap: Option<f32>,
@@ -148,6 +150,6 @@ impl Norm {
 impl<'a> Rowwise<'a> {
     /// Nothing but `x`.
     pub(crate) fn of(x: &'a Array) -> Self {
-        Self { x, norms: &[], factor: 1.0, soft_cap: None, residual: None }
+        Self { x, norms: &[], gelu: false, factor: 1.0, soft_cap: None, residual: None }
     }
 }

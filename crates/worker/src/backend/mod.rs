@@ -47,6 +47,7 @@ pub use kernels::Kernels;
 pub use kv::{KvBudget, KvDtype, KvError};
 pub(crate) use kv::{KvGeometry, RowMemory, StepBefore};
 pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
+pub(crate) use mlx::PackedInputs;
 pub(crate) use query_scale::QueryScale;
 pub(crate) use rope::Rope;
 pub(crate) use routing::{Groups, Routing, RoutingRule, Scores};
@@ -153,6 +154,12 @@ impl Backend {
     /// `[tokens, width]` of normalizations that no product follows, and of what else is done with each row by itself; lazy.
     pub(crate) fn rowwise(self, job: &Rowwise<'_>) -> Result<Array, Exception> {
         if self.kernels.are_cpu() { cpu::rowwise(job) } else { mlx::rowwise(job) }
+    }
+
+    /// Inputs of so many tokens each, one behind the other, for [`PackedInputs::attend`].
+    pub(crate) fn pack(self, lens: &[i32]) -> PackedInputs {
+        // The CPU's rows must not depend on each other, whoever computes their attention.
+        PackedInputs::new(lens, !self.kernels.are_cpu())
     }
 
     /// `[tokens, outputs]` of the experts that each token chooses; lazy.

@@ -271,8 +271,10 @@ fn what_is_done_with_a_row_agrees_with_float64() {
         for kind in [NormKind::Rms, NormKind::RmsPlusOne, NormKind::Layer] {
             let stored_bias = (kind == NormKind::Layer).then(|| array(&bias, &[dim]));
             let norm = backend.norm(kind, &array(&weight, &[dim]), stored_bias.as_ref(), 1e-5).unwrap();
+            let gelu = kind == NormKind::Layer;
             let job = Rowwise {
                 norms: &[(&norm, 3)],
+                gelu,
                 factor: 1.5,
                 soft_cap: Some(2.0),
                 residual: Some(&added),
@@ -289,6 +291,7 @@ fn what_is_done_with_a_row_agrees_with_float64() {
                 } else {
                     f64::from(values[i])
                 };
+                let normed = if gelu { normed * (1.0 + erf(normed / 2.0_f64.sqrt())) / 2.0 } else { normed };
                 let expected = 2.0 * (normed * 1.5 / 2.0).tanh() + f64::from(residual[i]);
                 assert!(
                     (f64::from(*found) - expected).abs() < 1e-5,
@@ -297,6 +300,17 @@ fn what_is_done_with_a_row_agrees_with_float64() {
             }
         }
     }
+}
+
+/// The error function, by its power series.
+fn erf(x: f64) -> f64 {
+    let mut term = x;
+    let mut sum = x;
+    for n in 1..200 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
 }
 
 fn normed(kind: NormKind, x: &[f32], at: usize, weight: &[f32], bias: &[f32]) -> f64 {

@@ -58,6 +58,7 @@ fn preparer() -> Preparer {
         kv_tokens: usize::MAX,
         vocab_size: samples::SMALL,
         special_tokens_in_content: false,
+        embedding: None,
     };
     Preparer::new(samples::load(&samples::small()), settings)
 }

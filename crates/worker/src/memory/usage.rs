@@ -34,6 +34,12 @@ impl MemoryUsage {
         }
     }
 
+    /// That of a worker whose model keeps no keys and values, and has weights of so many bytes.
+    pub fn of_weights(weights: u64, stats: Arc<EngineStats>) -> Self {
+        let (resident, kv_in_use) = (ResidentMemory::new(), Vec::new());
+        Self { resident, weights, kv_limit: 0, token_bytes: 0, kv_in_use, stats }
+    }
+
     /// Resident memory of the process in bytes; 0 if the system does not tell.
     pub fn resident(&mut self) -> u64 {
         self.resident.bytes()

@@ -3,6 +3,8 @@
 //! ```text
 //! arch       one file an architecture, and the registry of them
 //! layers     what architectures are built of
+//! encoder    models that embed text, which have neither
+//! pooling    from hidden states to an embedding
 //! config     what the configuration says, checked
 //! packing    how matrices are packed
 //! weights    tensors by name, as views of the mapped blobs
@@ -18,10 +20,12 @@
 
 mod arch;
 mod config;
+mod encoder;
 mod error;
 mod launch;
 mod layers;
 mod packing;
+mod pooling;
 mod size;
 mod state;
 mod step;
@@ -33,8 +37,10 @@ use artifact_store::Artifact;
 use mlx_ext::MappedFile;
 use mlx_rs::{Array, Dtype, error::Exception};
 
+pub use encoder::{Dimensions, EmbeddingModel, Fewer};
 pub use error::ModelError;
 pub use launch::{Before, Landed, LaunchInput, Launched};
+pub use pooling::normalize;
 pub use size::{ModelSize, stored_size};
 pub use state::SequenceKv;
 pub use step::{Logits, StepInput, StepRow};
@@ -42,7 +48,7 @@ pub use step::{Logits, StepInput, StepRow};
 pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError, KvInUse, Progress};
 
 use crate::{
-    backend::{AttentionSpec, Backend, KvGeometry, StepMemory},
+    backend::{AttentionSpec, Backend, KvGeometry, PackedInputs, StepMemory},
     cache::BLOCK_TOKENS,
     sample::Choice,
 };
@@ -67,6 +73,27 @@ trait Architecture {
 
     /// `[rows, vocab]` of `[rows, hidden]`; lazy.
     fn logits(&self, hidden: &Array) -> Result<Array, Exception>;
+}
+
+/// What one kind of encoder computes: its layers, with their weights.
+trait Encoder {
+    /// The most tokens an input can have.
+    fn context_length(&self) -> u32;
+
+    /// How many tokens there are.
+    fn vocab_size(&self) -> u32;
+
+    /// How many numbers a hidden state has.
+    fn hidden_size(&self) -> u32;
+
+    /// `[tokens, hidden]`, the last layer's; lazy.
+    fn hidden(&self, input: &EncoderInput<'_>) -> Result<Array, Exception>;
+}
+
+/// What is computed together: the tokens of several inputs.
+struct EncoderInput<'a> {
+    inputs: &'a [&'a [u32]],
+    packed: PackedInputs,
 }
 
 /// A loaded model. All MLX work belongs to the thread that loaded it.
@@ -133,11 +160,19 @@ impl Model {
         arch::REGISTRY.iter().map(|entry| entry.model_type)
     }
 
+    /// The same of models that embed text: [`EmbeddingModel`].
+    pub fn encoders() -> impl Iterator<Item = &'static str> {
+        arch::ENCODERS.iter().map(|entry| entry.model_type)
+    }
+
     /// Whether this `model_type` can be loaded, as far as that alone decides.
     ///
     /// # Errors
     /// [`ModelError::UnsupportedType`].
     pub fn check_architecture(found: Option<&str>) -> Result<(), ModelError> {
+        if arch::find_encoder(found).is_some() {
+            return Ok(());
+        }
         arch::find(found).map(drop)
     }
 

@@ -4,7 +4,7 @@ use artifact_store::Manifest;
 use protocol::memory::StoredSize;
 
 use super::{
-    arch,
+    EmbeddingModel, arch,
     config::{Settings, kv_token_values},
 };
 
@@ -50,9 +50,13 @@ pub fn stored_size(manifest: &Manifest) -> StoredSize {
     let defaults = arch::find(manifest.architecture()).map_or(&[][..], |entry| entry.defaults);
     let settings = Settings::new(&manifest.config).and_then(|all| all.with_defaults(defaults).of_text());
     let kv_token_values = settings.as_ref().map_or(Ok(0), |settings| kv_token_values(*settings)).unwrap_or(0);
+    // An encoder remembers nothing of a text.
+    let kv_token_values = if EmbeddingModel::is_one(manifest) { 0 } else { kv_token_values };
     let context =
         |settings: &Settings<'_>| settings.whole("max_position_embeddings", 1, i32::MAX).ok().flatten();
     let context_length = settings.as_ref().ok().and_then(context).map_or(0, i32::unsigned_abs);
+    let most = manifest.embedding.and_then(|embedding| embedding.max_tokens);
+    let context_length = most.map_or(context_length, |most| most.min(context_length));
     StoredSize { weight_bytes, kv_token_values, context_length }
 }
 

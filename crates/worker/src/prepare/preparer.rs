@@ -9,7 +9,7 @@ use super::{
     control::{ControlTokens, Disguised},
     draft::Drafts,
     template::{Chat, ChatTemplates},
-    tokens::{PromptTokenizer, no_memory, too_long},
+    tokens::{PromptTokenizer, no_memory, not_encoded, too_long},
 };
 use crate::{
     constraint::Constraint,
@@ -17,6 +17,7 @@ use crate::{
         EosTokens, Sequence,
         emit::{Emitter, Ends},
     },
+    model::Dimensions,
     request_trace::{RequestTrace, SequenceSpans},
     requests::RequestHandle,
     sample::Sampler,
@@ -38,6 +39,8 @@ pub struct Settings {
     /// Whether the text of a special token in a chat's message is that token, as transformers has it. Then a
     /// message can end its turn and forge others.
     pub special_tokens_in_content: bool,
+    /// Of a model that embeds text, and does nothing else: what lengths its embeddings may have.
+    pub embedding: Option<Dimensions>,
 }
 
 impl Settings {
@@ -81,6 +84,10 @@ impl Preparer {
     /// # Errors
     /// The request can't be served by this model; the failure names the field to blame.
     pub fn prepare(&self, generate: Generate, request: Arc<RequestHandle>) -> Result<Sequence, Failure> {
+        if self.settings.embedding.is_some() {
+            let message = "this model embeds text and generates none; send the text to `/v1/embeddings`";
+            return Err(invalid("model", message));
+        }
         self.check_bias(&generate.sampling.logit_bias)?;
         self.check_vocabulary("stop_token_ids", generate.stop_tokens.iter().copied())?;
         let tokens = self.encode(&generate.prompt, true, true)?;
@@ -265,11 +272,6 @@ pub(super) fn param(prompt: &Prompt) -> &'static str {
         Prompt::Chat(_) => "messages",
         Prompt::Text(_) | Prompt::Tokens(_) => "prompt",
     }
-}
-
-/// A tokenizer without a token for what it does not know fails on it.
-fn not_encoded(error: &tokenizers::Error, param: &str) -> Failure {
-    invalid(param, format!("the model's tokenizer can't encode it: {error}"))
 }
 
 pub(super) fn invalid(param: &str, message: impl Into<String>) -> Failure {

@@ -34,6 +34,7 @@ fn preparer_with(tokenizer: &Value, change: impl FnOnce(&mut Settings)) -> Prepa
         kv_tokens: usize::MAX,
         vocab_size,
         special_tokens_in_content: false,
+        embedding: None,
     };
     change(&mut settings);
     Preparer::new(tokenizer, settings)

@@ -8,6 +8,7 @@ mod agreement;
 mod ahead;
 mod batches;
 mod drafts;
+mod encoders;
 mod faults;
 mod forks;
 mod forms;

@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use worker::model::{Kernels, Model};
 
+pub(crate) use written::{packed, unpacked, values};
+
 use super::{
     Loaded, load_folder,
     on::{On, alone, on_every_backend},

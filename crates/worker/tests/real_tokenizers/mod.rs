@@ -72,6 +72,7 @@ impl Model {
             kv_tokens: usize::MAX,
             vocab_size: u32::MAX,
             special_tokens_in_content: false,
+            embedding: None,
         };
         Preparer::new(PromptTokenizer::from_bytes(&self.file).unwrap(), settings)
     }

@@ -33,6 +33,7 @@ pub(super) fn rowwise(job: &Rowwise<'_>) -> Result<Array, Exception> {
     cpu::rowwise(&cpu::Rowwise {
         x: job.x,
         parts: &parts,
+        gelu: job.gelu,
         factor: job.factor,
         soft_cap: job.soft_cap,
         residual: job.residual,

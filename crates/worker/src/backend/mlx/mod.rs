@@ -8,6 +8,7 @@ mod gathered;
 mod group;
 mod grouping;
 mod heads;
+mod packed;
 mod routing;
 mod rowwise;
 mod sample;
@@ -22,6 +23,7 @@ use mlx_rs::{
 pub(super) use experts::mix;
 pub(crate) use gathered::{GatheredKv, GatheredSequence};
 pub(super) use heads::head_products;
+pub(crate) use packed::PackedInputs;
 pub(super) use rowwise::rowwise;
 pub(crate) use sample::choose;
 pub(crate) use step::GatheredStep;

@@ -1,5 +1,6 @@
 //! The architectures: one file each, built from [`layers`](super::layers) alone.
 
+mod bert;
 mod cohere;
 mod cohere2;
 mod deepseek;
@@ -24,10 +25,11 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
+mod roberta;
 mod seed_oss;
 mod smollm3;
 
-use crate::model::layers::{Architecture, Defaults, ModelError, Settings, Weights};
+use crate::model::layers::{Architecture, Defaults, Encoder, ModelError, Settings, Weights};
 
 /// Builds a model from its `config.json`, taking from the weights what it asks for.
 pub(super) type Load = fn(Settings<'_>, &mut Weights<'_>) -> Result<Box<dyn Architecture>, ModelError>;
@@ -40,7 +42,18 @@ pub(super) struct Entry {
     pub(super) defaults: Defaults,
 }
 
-/// Every `model_type` that a worker runs. `docs/add-a-model.md` describes what a new one takes.
+/// The same of a model that embeds text.
+pub(super) type LoadEncoder = fn(Settings<'_>, &mut Weights<'_>) -> Result<Box<dyn Encoder>, ModelError>;
+
+/// What a worker knows of a `model_type` that embeds text.
+pub(super) struct EncoderEntry {
+    pub(super) model_type: &'static str,
+    pub(super) load: LoadEncoder,
+    /// What its configuration need not say.
+    pub(super) defaults: Defaults,
+}
+
+/// Every `model_type` that generates text. `docs/add-a-model.md` describes what a new one takes.
 pub(super) const REGISTRY: &[Entry] = &[
     Entry::new("cohere", cohere::load).with_defaults(cohere::DEFAULTS),
     Entry::new("cohere2", cohere2::load).with_defaults(cohere2::DEFAULTS),
@@ -75,6 +88,13 @@ pub(super) const REGISTRY: &[Entry] = &[
     Entry::new("smollm3", smollm3::load).with_defaults(smollm3::DEFAULTS),
 ];
 
+/// Every `model_type` that embeds text.
+pub(super) const ENCODERS: &[EncoderEntry] = &[
+    EncoderEntry { model_type: "bert", load: bert::load, defaults: &[] },
+    EncoderEntry { model_type: "roberta", load: roberta::load, defaults: &[("pad_token_id", 1.0)] },
+    EncoderEntry { model_type: "xlm-roberta", load: roberta::load, defaults: &[("pad_token_id", 1.0)] },
+];
+
 impl Entry {
     const fn new(model_type: &'static str, load: Load) -> Self {
         Self { model_type, load, defaults: &[] }
@@ -95,10 +115,17 @@ pub(super) fn find(found: Option<&str>) -> Result<&'static Entry, ModelError> {
         found: found.map(str::to_owned),
         supported: REGISTRY
             .iter()
-            .map(|entry| format!("`{}`", entry.model_type))
+            .map(|entry| entry.model_type)
+            .chain(ENCODERS.iter().map(|entry| entry.model_type))
+            .map(|model_type| format!("`{model_type}`"))
             .collect::<Vec<_>>()
             .join(", "),
     })
+}
+
+/// The same of one that embeds text; `None` if it is none.
+pub(super) fn find_encoder(found: Option<&str>) -> Option<&'static EncoderEntry> {
+    ENCODERS.iter().find(|entry| Some(entry.model_type) == found)
 }
 
 #[cfg(test)]

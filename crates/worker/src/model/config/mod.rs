@@ -1,5 +1,6 @@
 //! What the configuration of a decoder says, checked: no number that this lets pass can overflow where sizes are multiplied.
 
+mod encoder;
 mod rope;
 mod settings;
 mod windows;
@@ -7,6 +8,7 @@ mod windows;
 use artifact_store::python_json::as_float;
 use serde_json::Value;
 
+pub(super) use encoder::EncoderConfig;
 pub(super) use rope::{QueryScaleConfig, RopeConfig, RopeScaling};
 pub(super) use settings::{Defaults, Settings};
 pub(super) use windows::{WindowRule, layer_windows};

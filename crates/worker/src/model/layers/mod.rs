@@ -9,6 +9,7 @@
 mod attention;
 mod decoder;
 mod embedding;
+mod encoder;
 mod latent_attention;
 mod linear;
 mod mlp;
@@ -20,6 +21,7 @@ mod self_attention;
 use attention::{Attention, AttentionParams};
 pub(super) use decoder::{BlockNorms, DecoderPlan};
 use embedding::Embedding;
+pub(super) use encoder::EncoderPlan;
 use latent_attention::LatentAttention;
 pub(super) use latent_attention::LatentPlan;
 use linear::{FusedLinear, load_matrices, load_matrix};
@@ -38,10 +40,10 @@ pub(super) use crate::backend::{Groups, RoutingRule, Scores};
 pub(super) use crate::backend::Gate;
 
 pub(super) use super::{
-    Architecture, ModelError,
+    Architecture, Encoder, EncoderInput, ModelError,
     config::{
-        DecoderConfig, Defaults, QueryScaleConfig, RopeConfig, RopeScaling, Settings, WindowRule, gelu_gate,
-        layer_windows,
+        DecoderConfig, Defaults, EncoderConfig, QueryScaleConfig, RopeConfig, RopeScaling, Settings,
+        WindowRule, gelu_gate, layer_windows,
     },
     weights::{Packing, Weights},
 };

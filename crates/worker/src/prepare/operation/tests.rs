@@ -20,6 +20,7 @@ fn preparer(tokenizer: &Value, template: Option<&str>) -> Preparer {
         kv_tokens: usize::MAX,
         vocab_size: tokenizer.tokenizer().get_vocab_size(true) as u32,
         special_tokens_in_content: false,
+        embedding: None,
     };
     Preparer::new(tokenizer, settings)
 }
@@ -227,11 +228,15 @@ fn a_draft_model_is_looked_up_in_the_store() {
             kind: OperationKind::CheckDraft { draft: draft.into() },
         })
     };
-    let Ok(Answer::DraftCheck { compatible, reason, vocab_size, draft_vocab_size }) = check("same") else {
+    let Ok(Operated::Answered(Answer::DraftCheck { compatible, reason, vocab_size, draft_vocab_size })) =
+        check("same")
+    else {
         panic!("{:?}", check("same"))
     };
     assert_eq!((compatible, reason, vocab_size), (true, None, draft_vocab_size));
-    let Ok(Answer::DraftCheck { compatible: false, reason: Some(_), .. }) = check("other") else {
+    let Ok(Operated::Answered(Answer::DraftCheck { compatible: false, reason: Some(_), .. })) =
+        check("other")
+    else {
         panic!("{:?}", check("other"))
     };
     assert_eq!(check("absent").unwrap_err().kind, FailureKind::UnknownModel);

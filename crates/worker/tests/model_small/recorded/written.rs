@@ -3,7 +3,11 @@
 use std::{collections::BTreeMap, path::Path};
 
 use mlx_ext::MicroScaling;
-use mlx_rs::{Array, ops::quantize, transforms::eval};
+use mlx_rs::{
+    Array,
+    ops::{dequantize, quantize},
+    transforms::eval,
+};
 use serde_json::json;
 
 use super::{
@@ -55,13 +59,13 @@ impl Recorded {
 }
 
 /// The same as in `small.py`: they follow from the name, and are exact in every float type.
-fn values(name: &str, shape: &[usize]) -> Vec<f64> {
+pub(crate) fn values(name: &str, shape: &[usize]) -> Vec<f64> {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     let mut random = SplitMix(hash);
     let (low, high) = match shape {
-        [_] if name.ends_with("norm.weight") => (0.5, 1.5),
+        [_] if name.ends_with("norm.weight") || name.ends_with("Norm.weight") => (0.5, 1.5),
         [_] if name.ends_with(".e_score_correction_bias") => (0.0, 0.25),
         _ => (-0.25, 0.25),
     };
@@ -96,8 +100,16 @@ fn micro_scaled(
     ]
 }
 
+/// What is left of a matrix's values when it is quantized and expanded.
+pub(crate) fn unpacked(shape: &[usize], values: &[f64], bits: i32) -> Vec<f64> {
+    let (packed, scales, biases) = quantize(array(shape, values), GROUP_SIZE, bits).unwrap();
+    let expanded = dequantize(packed, scales, &biases, GROUP_SIZE, bits).unwrap();
+    expanded.eval().unwrap();
+    expanded.as_slice::<f32>().iter().map(|&value| f64::from(value)).collect()
+}
+
 /// A matrix quantized as MLX does it.
-fn packed(module: &str, shape: &[usize], values: &[f64], bits: i32) -> [(String, Tensor); 3] {
+pub(crate) fn packed(module: &str, shape: &[usize], values: &[f64], bits: i32) -> [(String, Tensor); 3] {
     let weight = array(shape, values);
     let (packed, scales, biases) = quantize(&weight, GROUP_SIZE, bits).unwrap();
     eval([&packed, &scales, &biases]).unwrap();
