@@ -38,6 +38,8 @@ fn main() {
             "cpp/attention_operation.cpp",
             "cpp/rowwise_operation.cpp",
             "cpp/experts_operation.cpp",
+            "cpp/gated_operation.cpp",
+            "cpp/recurrent_operation.cpp",
         ])
         .compile("mlx_ext");
     compile_kernels();

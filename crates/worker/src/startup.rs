@@ -87,7 +87,7 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
             reports.report(&Report::LoadFailed(Failure { kind, param: None, message: format!("{error:#}") }));
         })?;
 
-    let limits = options::limits(&options, models.model.kv_tokens());
+    let limits = options::limits(&options, models.model.kv_tokens(), models.model.kv_sequences());
     let stats = Arc::new(EngineStats::default());
     let (engine, messages) = bounded::<EngineMessage>(MAX_ENGINE_MESSAGES);
     let pool = Pool::start(preparer, Arc::clone(&requests), Arc::clone(&reports), engine.clone())?;
@@ -185,6 +185,10 @@ fn prefix_store(
     engine: Sender<EngineMessage>,
 ) -> Option<PrefixStore> {
     if options.prefix_disk_bytes == 0 || !options.keep_prefixes {
+        return None;
+    }
+    if model.has_states() {
+        info!("no prefixes are kept on disk: of this model they would be useless without its layers' states, which are not");
         return None;
     }
     let dir = dir.join(PREFIXES);

@@ -70,6 +70,11 @@ impl<'a> Weights<'a> {
         self.tensors.contains_key(self.full(name).as_str())
     }
 
+    /// The shape of a tensor that is there and has not been taken.
+    pub(super) fn shape(&self, name: &str) -> Option<&[u64]> {
+        self.tensors.get(self.full(name).as_str()).map(|tensor| &tensor.shape[..])
+    }
+
     /// How the matrix `<module>.weight` `[outputs, inputs]` is packed, as configuration and tensors say; `None`: it is
     /// dense.
     ///

@@ -40,6 +40,8 @@ pub use plan::{PlannedRow, SequenceId, StepPlan};
 pub struct Limits {
     /// Most sequences in the running set.
     pub max_num_seqs: usize,
+    /// Most sequences of which something is held, in the running set or not; more than the former.
+    pub max_held_seqs: usize,
     /// Most tokens of a prompt's chunk.
     pub chunk_tokens: usize,
     /// Most tokens of one step; one chunk is always allowed.
@@ -282,6 +284,9 @@ impl Scheduler {
                 Some(latest)
             };
             let is_new = self.computed(id) == 0;
+            if is_new && !self.make_way(kept) {
+                return;
+            }
             if is_new && !self.find_prefix(id, kept) {
                 continue;
             }
@@ -302,6 +307,17 @@ impl Scheduler {
             self.entries.get_mut(&id).into_iter().for_each(|entry| entry.placed = true);
             taken += 1;
         }
+    }
+
+    /// Sees to it that something may be held of one more sequence. False if that can't be.
+    fn make_way(&mut self, kept: &mut impl Kept) -> bool {
+        let is_held = |entry: &&Entry| entry.placed || entry.computed > 0;
+        while self.entries.values().filter(is_held).count() >= self.limits.max_held_seqs {
+            if !self.preempt_without_place(kept, None) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Lets a sequence that has nothing begin behind what is kept of it. False if it has to wait for more of that.

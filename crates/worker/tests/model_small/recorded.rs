@@ -82,7 +82,7 @@ impl Recorded {
         for (name, shape) in &self.tensors {
             let values = values(name, shape);
             match (bits, name.strip_suffix(".weight")) {
-                (Some(bits), Some(module)) if shape.len() > 1 => {
+                (Some(bits), Some(module)) if shape.len() > 1 && !is_kernel(module) => {
                     tensors.extend(packed(module, shape, &values, bits));
                 }
                 _ => drop(tensors.insert(name.clone(), float.tensor(shape.clone(), &values))),
@@ -163,6 +163,11 @@ fn values(name: &str, shape: &[usize]) -> Vec<f64> {
     };
     let count = shape.iter().product();
     (0..count).map(|_| low + (high - low) * (random.next() >> 57) as f64 / 128.0).collect()
+}
+
+/// Whether it is that of a convolution, which is never quantized.
+fn is_kernel(module: &str) -> bool {
+    module.ends_with(".conv") || module.ends_with(".conv1d")
 }
 
 /// A matrix quantized as MLX does it.

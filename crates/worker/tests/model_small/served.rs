@@ -37,6 +37,7 @@ use super::{
 };
 
 pub(crate) const LIMITS: Limits = Limits {
+    max_held_seqs: usize::MAX,
     max_num_seqs: 8,
     chunk_tokens: 16,
     max_num_batched_tokens: 64,
@@ -124,7 +125,11 @@ impl Forward for Flaky {
     }
 
     fn checks_drafts(&self) -> bool {
-        self.loaded.model.is_invariant()
+        self.loaded.model.checks_drafts()
+    }
+
+    fn mark(&self, kv: &mut SequenceKv, len: usize) {
+        kv.mark(len);
     }
 
     fn truncate(&self, kv: &mut SequenceKv, len: usize) {

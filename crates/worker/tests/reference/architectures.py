@@ -235,6 +235,33 @@ def olmoe(r, seed):
     return {**common("olmoe", r, seed), **experts, "separate_experts": seed % 3 == 1}
 
 
+def lfm2(r, seed):
+    config = common("lfm2", r, seed, free=False)
+    layers = 4
+    kinds = ["full_attention" if (layer + seed) % 3 == 1 else "conv" for layer in range(layers)]
+    sizes = {
+        "block_dim": config["hidden_size"],
+        "block_ff_dim": 96,
+        "block_multiple_of": 32,
+        "block_ffn_dim_multiplier": r.choice([1.0, 1.5]),
+        "block_auto_adjust_ff_dim": seed % 3 == 1,
+    }
+    of_layers = {"layer_types": kinds} if seed % 2 else {"full_attn_idxs": [i for i in range(layers) if kinds[i] != "conv"]}
+    for name in ["intermediate_size", "rms_norm_eps"]:
+        del config[name]
+    return {
+        **config,
+        **sizes,
+        **of_layers,
+        "num_hidden_layers": layers,
+        "tie_word_embeddings": True,
+        "norm_eps": r.choice([1e-5, 1e-6]),
+        "conv_L_cache": [3, 4, 2][seed % 3],
+        "conv_bias": seed % 2 == 1,
+        "convolutions_of_transformers": seed % 2 == 0,
+    }
+
+
 ARCHITECTURES = {
     "cohere": cohere,
     "cohere2": cohere2,
@@ -245,6 +272,7 @@ ARCHITECTURES = {
     "glm4": glm4,
     "granite": granite,
     "iquestcoder": lambda r, seed: llama(r, seed, "iquestcoder"),
+    "lfm2": lfm2,
     "llama": llama,
     "ministral3": ministral3,
     "mistral": mistral,

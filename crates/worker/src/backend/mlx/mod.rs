@@ -7,8 +7,10 @@ mod experts;
 mod gathered;
 mod group;
 mod grouping;
+mod recurrent;
 mod rowwise;
 mod sample;
+mod states;
 mod step;
 
 use mlx_rs::{
@@ -19,8 +21,10 @@ use mlx_rs::{
 
 pub(super) use experts::mix;
 pub(crate) use gathered::{GatheredKv, GatheredSequence};
+pub(super) use recurrent::{columns, gated};
 pub(super) use rowwise::rowwise;
 pub(crate) use sample::choose;
+pub(crate) use states::{MlxStateStep, MlxStates};
 pub(crate) use step::GatheredStep;
 
 use rowwise::{normalized, number};

@@ -7,6 +7,7 @@ mod gemma2;
 mod gemma3;
 mod glm4;
 mod granite;
+mod lfm2;
 mod llama;
 mod ministral3;
 mod mistral;
@@ -46,6 +47,7 @@ pub(super) const REGISTRY: &[Entry] = &[
     Entry::new("glm4", glm4::load),
     Entry::new("granite", granite::load),
     Entry::new("iquestcoder", llama::load),
+    Entry::new("lfm2", lfm2::load).with_defaults(lfm2::DEFAULTS),
     Entry::new("llama", llama::load),
     Entry::new("ministral3", ministral3::load),
     Entry::new("mistral", mistral::load),

@@ -35,6 +35,9 @@ pub(in crate::model) struct AttentionParams {
     pub(in crate::model) qk_norm: Option<(QkNorm, NormParams)>,
     /// Of what is added to the residual stream.
     pub(in crate::model) residual_factor: f32,
+    /// Names of the output's matrix, and of the normalizations of queries and keys.
+    pub(in crate::model) output_name: &'static str,
+    pub(in crate::model) norm_names: [&'static str; 2],
 }
 
 impl Attention {
@@ -59,9 +62,10 @@ impl Attention {
         };
         let qk_norms = params.qk_norm.map(|norm| {
             let widths = [widths[0], widths[1]];
-            QkNorms::load(weights, name, (widths, dim), norm)
+            let names = params.norm_names.map(|which| part(which));
+            QkNorms::load(weights, &names, (widths, dim), norm)
         });
-        let output = load_matrix(weights, &part("o_proj"), [hidden_size, queries * dim], params.output_bias)?;
+        let output = load_matrix(weights, &part(params.output_name), [hidden_size, queries * dim], params.output_bias)?;
         Ok(Self {
             qkv_proj: FusedLinear::new(norms.before, qkv, weights),
             qk_norms: qk_norms.transpose()?,

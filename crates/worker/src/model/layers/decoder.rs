@@ -4,11 +4,26 @@
 use mlx_rs::{Array, error::Exception};
 
 use super::{
-    Architecture, Attention, AttentionParams, DecoderConfig, Embedding, FusedLinear, Mlp, MlpParams,
-    ModelError, Moe, MoePlan, NormParams, Normalization, QkNorm, SublayerNorms, Weights, load_matrix,
-    load_rope,
+    Architecture, Attention, AttentionParams, DecoderConfig, Embedding, FusedLinear, Mixer, Mlp, MlpParams,
+    ModelError, Moe, MoePlan, NormParams, Normalization, QkNorm, RecurrentPlan, ShortConv, StateParts,
+    SublayerNorms, Weights, load_matrix, load_rope,
 };
-use crate::backend::{AttentionSpec, Backend, Gate, Rowwise, StepMemory};
+use crate::backend::{AttentionSpec, Backend, Gate, Rowwise, StateGeometry, StepMemory};
+
+/// Names of a block's parts below the layer's name, and of what follows the blocks.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::model) struct BlockNames {
+    pub(in crate::model) attention: &'static str,
+    pub(in crate::model) attention_output: &'static str,
+    /// Of queries and keys.
+    pub(in crate::model) qk_norms: [&'static str; 2],
+    /// Of what stands in place of attention in some layers.
+    pub(in crate::model) recurrent: &'static str,
+    pub(in crate::model) mlp: &'static str,
+    /// Gate, up and down.
+    pub(in crate::model) mlp_parts: [&'static str; 3],
+    pub(in crate::model) last_norm: &'static str,
+}
 
 /// Names of a block's normalizations below the layer's name; what has none is not normalized.
 #[derive(Debug, Clone, Copy)]
@@ -27,8 +42,11 @@ pub(in crate::model) enum BlockNorms {
 /// Everything in which decoders differ beside their sizes.
 #[derive(Debug, Clone)]
 pub(in crate::model) struct DecoderPlan {
+    pub(in crate::model) names: BlockNames,
     /// Of each layer.
     pub(in crate::model) attention: Vec<AttentionSpec>,
+    /// What layers have in its place; those beyond the list, attention.
+    pub(in crate::model) recurrent: Vec<Option<RecurrentPlan>>,
     pub(in crate::model) norm: NormParams,
     pub(in crate::model) block_norms: BlockNorms,
     pub(in crate::model) qk_norm: Option<QkNorm>,
@@ -59,6 +77,7 @@ pub(in crate::model) struct Decoder {
     config: DecoderConfig,
     embed_tokens: Embedding,
     blocks: Vec<Block>,
+    states: StateGeometry,
     /// The last normalization, then the output head.
     head: FusedLinear,
     logit_factor: f32,
@@ -69,13 +88,34 @@ pub(in crate::model) struct Decoder {
 struct Block {
     /// Of attention and feed-forward network, if they are parallel.
     before: Option<Normalization>,
-    self_attn: Attention,
+    mixer: Mixer,
     mlp: FeedForward,
 }
 
 enum FeedForward {
     Dense(Box<Mlp>),
     Sparse(Box<Moe>),
+}
+
+impl BlockNames {
+    /// As Llama has them.
+    pub(in crate::model) const LLAMA: Self = Self {
+        attention: "self_attn",
+        attention_output: "o_proj",
+        qk_norms: ["q_norm", "k_norm"],
+        recurrent: "conv",
+        mlp: "mlp",
+        mlp_parts: ["gate_proj", "up_proj", "down_proj"],
+        last_norm: "model.norm",
+    };
+}
+
+/// What is counted while blocks are loaded.
+#[derive(Default)]
+struct Loading {
+    /// Layers with attention so far.
+    attention: usize,
+    states: StateParts,
 }
 
 impl DecoderPlan {
@@ -88,7 +128,9 @@ impl DecoderPlan {
             ..AttentionSpec::causal(config.heads, Some(rope))
         };
         Self {
+            names: BlockNames::LLAMA,
             attention: vec![spec; config.layers()],
+            recurrent: Vec::new(),
             norm: NormParams::rms(config.rms_norm_eps),
             block_norms: BlockNorms::InTurn {
                 attention_before: Some("input_layernorm"),
@@ -131,11 +173,12 @@ impl DecoderPlan {
         config: DecoderConfig,
         weights: &mut Weights<'_>,
     ) -> Result<Box<dyn Architecture>, ModelError> {
-        let block = |layer| Block::load(&config, &self, layer, weights);
+        let mut loading = Loading::default();
+        let block = |layer| Block::load(&config, &self, layer, (weights, &mut loading));
         let blocks = (0..config.layers()).map(block).collect::<Result<_, _>>()?;
         let shape = [config.vocab_size, config.hidden_size];
         let embed_tokens = Embedding::load(weights, "model.embed_tokens", shape, self.embedding_factor)?;
-        let norm = Normalization::load(weights, "model.norm", config.hidden_size, self.norm)?;
+        let norm = Normalization::load(weights, self.names.last_norm, config.hidden_size, self.norm)?;
         let tied = config.tie_word_embeddings.unwrap_or_else(|| !weights.contains("lm_head.weight"));
         let head = if tied { embed_tokens.head() } else { load_matrix(weights, "lm_head", shape, false)? };
         // Older files carry tables that follow from the configuration, and a copy of a tied head.
@@ -143,7 +186,8 @@ impl DecoderPlan {
             .ignore(|name| name.ends_with(".rotary_emb.inv_freq") || (tied && name.starts_with("lm_head.")));
         let head = FusedLinear::new(Some(norm), vec![head], weights);
         let (logit_factor, logit_cap, backend) = (self.logit_factor, self.logit_cap, weights.backend());
-        Ok(Box::new(Decoder { config, embed_tokens, blocks, head, logit_factor, logit_cap, backend }))
+        let states = loading.states.finish();
+        Ok(Box::new(Decoder { config, embed_tokens, blocks, states, head, logit_factor, logit_cap, backend }))
     }
 }
 
@@ -152,7 +196,7 @@ impl Block {
         config: &DecoderConfig,
         plan: &DecoderPlan,
         layer: usize,
-        weights: &mut Weights<'_>,
+        (weights, loading): (&mut Weights<'_>, &mut Loading),
     ) -> Result<Self, ModelError> {
         let name = |part: &str| format!("model.layers.{layer}.{part}");
         let mut norm = |part: Option<&str>| {
@@ -169,30 +213,49 @@ impl Block {
                 SublayerNorms { before: norm(mlp_before)?, after: norm(mlp_after)? },
             ),
         };
-        let attention = AttentionParams {
-            spec: plan.attention[layer].clone(),
-            layer,
-            hidden_size: config.hidden_size,
-            qkv_bias: plan.qkv_bias,
-            output_bias: plan.output_bias,
-            fused: plan.fused_qkv,
-            qk_norm: plan.qk_norm.map(|of| (of, plan.norm)),
-            residual_factor: plan.residual_factor,
-        };
-        let self_attn = Attention::load(weights, &name("self_attn"), attention, attention_norms)?;
+        let mixer = load_mixer(config, plan, layer, (weights, loading), attention_norms)?;
         let mlp = FeedForward::load(config, plan, layer, (weights, mlp_norms))?;
-        Ok(Self { before, self_attn, mlp })
+        Ok(Self { before, mixer, mlp })
     }
 
     /// `x` and the result: `[tokens, hidden]`.
     fn forward(&self, x: &Array, step: &StepMemory<'_>) -> Result<Array, Exception> {
         let Some(before) = &self.before else {
-            let attended = self.self_attn.forward(x, x, step)?;
+            let attended = self.mixer.forward(x, x, step)?;
             return self.mlp.forward(&attended, &attended);
         };
         let normed = before.forward(x)?;
-        self.mlp.forward(&normed, &self.self_attn.forward(&normed, x, step)?)
+        self.mlp.forward(&normed, &self.mixer.forward(&normed, x, step)?)
     }
+}
+
+/// A layer's attention, or what stands in its place.
+fn load_mixer(
+    config: &DecoderConfig,
+    plan: &DecoderPlan,
+    layer: usize,
+    (weights, loading): (&mut Weights<'_>, &mut Loading),
+    norms: SublayerNorms,
+) -> Result<Mixer, ModelError> {
+    let name = |part: &str| format!("model.layers.{layer}.{part}");
+    if let Some(Some(recurrent)) = plan.recurrent.get(layer) {
+        return recurrent.load(weights, &name(plan.names.recurrent), config.hidden_size, norms, &mut loading.states);
+    }
+    let params = AttentionParams {
+        spec: plan.attention[layer].clone(),
+        layer: loading.attention,
+        hidden_size: config.hidden_size,
+        qkv_bias: plan.qkv_bias,
+        output_bias: plan.output_bias,
+        fused: plan.fused_qkv,
+        qk_norm: plan.qk_norm.map(|of| (of, plan.norm)),
+        residual_factor: plan.residual_factor,
+        output_name: plan.names.attention_output,
+        norm_names: plan.names.qk_norms,
+    };
+    loading.attention += 1;
+    let attention = Attention::load(weights, &name(plan.names.attention), params, norms)?;
+    Ok(Mixer::Attention(Box::new(attention)))
 }
 
 impl FeedForward {
@@ -215,8 +278,9 @@ impl FeedForward {
             gate: plan.gate,
             fused: plan.fused_gate_up,
             residual_factor: plan.residual_factor,
+            parts: plan.names.mlp_parts,
         };
-        Mlp::load(weights, &format!("{name}.mlp"), &params, norms).map(Box::new).map(Self::Dense)
+        Mlp::load(weights, &format!("{name}.{}", plan.names.mlp), &params, norms).map(Box::new).map(Self::Dense)
     }
 
     fn forward(&self, x: &Array, residual: &Array) -> Result<Array, Exception> {
@@ -237,7 +301,11 @@ impl Architecture for Decoder {
     }
 
     fn attention(&self) -> Vec<&AttentionSpec> {
-        self.blocks.iter().map(|block| block.self_attn.spec()).collect()
+        self.blocks.iter().filter_map(|block| block.mixer.attention()).collect()
+    }
+
+    fn states(&self) -> StateGeometry {
+        self.states.clone()
     }
 
     fn hidden(&self, tokens: &Array, step: &StepMemory<'_>) -> Result<Array, Exception> {

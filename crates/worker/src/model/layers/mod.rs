@@ -10,15 +10,20 @@ mod attention;
 mod decoder;
 mod embedding;
 mod linear;
+mod mixer;
 mod mlp;
 mod moe;
 mod norm;
 mod rope;
+mod short_conv;
+mod states;
 
 use attention::{Attention, AttentionParams};
-pub(super) use decoder::{BlockNorms, DecoderPlan};
+pub(super) use decoder::{BlockNames, BlockNorms, DecoderPlan};
 use embedding::Embedding;
 use linear::{FusedLinear, load_matrices, load_matrix};
+use mixer::Mixer;
+pub(super) use mixer::RecurrentPlan;
 use mlp::{Mlp, MlpParams};
 use moe::Moe;
 pub(super) use moe::{MoeNames, MoePlan};
@@ -27,12 +32,15 @@ use norm::{Normalization, SublayerNorms};
 #[cfg(test)]
 pub(super) use rope::inv_freq;
 pub(super) use rope::load_rope;
+use short_conv::ShortConv;
+pub(super) use short_conv::ShortConvPlan;
+use states::{StateParts, load_kernel};
 
 pub(super) use super::{
     Architecture, ModelError,
     config::{
         DecoderConfig, Defaults, QueryScaleConfig, RopeConfig, RopeScaling, Settings, WindowRule, gelu_gate,
-        layer_windows,
+        layer_kinds, layer_windows,
     },
     weights::{Packing, Weights},
 };

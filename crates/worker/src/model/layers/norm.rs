@@ -95,18 +95,18 @@ pub(super) struct QkNorms {
 }
 
 impl QkNorms {
-    /// Takes `<name>.q_norm` and `<name>.k_norm`, for heads of `dim` components.
+    /// Takes the normalizations of queries and of keys by their names, for heads of `dim` components.
     pub(super) fn load(
         weights: &mut Weights<'_>,
-        name: &str,
+        [query, key]: &[String; 2],
         (widths, dim): ([i32; 2], i32),
         (of, params): (QkNorm, NormParams),
     ) -> Result<Self, ModelError> {
-        let mut load = |part: &str, width: i32| {
+        let mut load = |name: &str, width: i32| {
             let width = if of == QkNorm::Heads { dim } else { width };
-            Normalization::load(weights, &format!("{name}.{part}"), width, params)
+            Normalization::load(weights, name, width, params)
         };
-        Ok(Self { query: load("q_norm", widths[0])?, key: load("k_norm", widths[1])?, widths })
+        Ok(Self { query: load(query, widths[0])?, key: load(key, widths[1])?, widths })
     }
 
     /// `qkv` and the result: `[tokens, queries, keys and values]`; lazy.
