@@ -3,7 +3,7 @@
 #include "kernels/recurrent.h"
 #include "operations.h"
 
-#include <cstring>
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -64,8 +64,7 @@ struct Columns : Operation {
     const float* from = x.data(values);
     for (int row = 0; row < rows; row++, from += width) {
       for (const Piece& piece : pieces) {
-        std::memcpy(out, from + piece.first, static_cast<size_t>(piece.count) * sizeof(float));
-        out += piece.count;
+        out = std::copy_n(from + piece.first, piece.count, out);
       }
     }
   }

@@ -11,4 +11,5 @@ mod instruction_sets;
 mod invariance;
 mod lazy;
 mod products;
+mod recurrent;
 mod support;

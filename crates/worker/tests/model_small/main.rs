@@ -11,6 +11,7 @@ mod drafts;
 mod faults;
 mod forks;
 mod forms;
+mod hybrid;
 mod invariance;
 mod leaks;
 mod listing;

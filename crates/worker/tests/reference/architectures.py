@@ -262,6 +262,64 @@ def lfm2(r, seed):
     }
 
 
+def delta_net(r, seed):
+    """What models with gated delta nets have in common."""
+    keys, values = r.choice([(2, 4), (1, 3), (2, 2)])
+    return {
+        "num_hidden_layers": 4,
+        "linear_num_key_heads": keys,
+        "linear_num_value_heads": values,
+        "linear_key_head_dim": r.choice([16, 12]),
+        # A quantized output needs a multiple of 32 components.
+        "linear_value_head_dim": r.choice({4: [16, 40], 3: [32], 2: [16, 48]}[values]),
+        "linear_conv_kernel_dim": [4, 3][seed % 2],
+        "full_attention_interval": [4, 2][seed % 2],
+    }
+
+
+def shared_experts(r, seed):
+    return {
+        "num_experts": r.choice([6, 9]),
+        "num_experts_per_tok": r.choice([2, 3]),
+        "moe_intermediate_size": 64,
+        "shared_expert_intermediate_size": 96,
+        "norm_topk_prob": seed % 3 != 1,
+    }
+
+
+def heads_of_16(r, config):
+    """A quarter of each head is rotated."""
+    return {**config, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": r.choice([1, 2]), "head_dim": 16}
+
+
+def qwen3_next(r, seed):
+    config = heads_of_16(r, common("qwen3_next", r, seed))
+    # mlx-lm takes the files of transformers for those if their first layers have separate experts.
+    of_transformers = seed % 3 == 1
+    layers = {"decoder_sparse_step": 1 if of_transformers else 2, "mlp_only_layers": [3] if seed % 3 == 2 else []}
+    return {
+        **config,
+        **delta_net(r, seed),
+        **shared_experts(r, seed),
+        **layers,
+        "partial_rotary_factor": [0.25, 0.5][seed % 2],
+        "attention_bias": seed % 3 == 2,
+        "separate_experts": of_transformers,
+        "convolutions_of_transformers": of_transformers,
+    }
+
+
+def qwen3_5(r, seed, model_type="qwen3_5"):
+    config = heads_of_16(r, common(model_type + "_text", r, seed))
+    theta = config.pop("rope_theta")
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 0], "partial_rotary_factor": [0.25, 0.5][seed % 2]}
+    text = {**config, **delta_net(r, seed), "rope_parameters": {**rope, "rope_theta": theta}}
+    if model_type == "qwen3_5_moe":
+        text.update(shared_experts(r, seed))
+    nested = {"model_type": model_type, "text_config": text, "vocab_size": text["vocab_size"], "eos_token_id": 0}
+    return {**nested, "convolutions_of_transformers": seed % 3 == 1}
+
+
 ARCHITECTURES = {
     "cohere": cohere,
     "cohere2": cohere2,
@@ -284,7 +342,10 @@ ARCHITECTURES = {
     "phi3": phi3,
     "qwen2": qwen2,
     "qwen3": qwen3,
+    "qwen3_5": qwen3_5,
+    "qwen3_5_moe": lambda r, seed: qwen3_5(r, seed, "qwen3_5_moe"),
     "qwen3_moe": qwen3_moe,
+    "qwen3_next": qwen3_next,
     "seed_oss": seed_oss,
     "smollm3": smollm3,
 }

@@ -30,6 +30,7 @@ pub(super) fn load(
         chosen: config.whole("num_experts_per_tok", 1, count)?.unwrap_or(2.min(count)),
         intermediate_size: decoder.intermediate_size,
         normalized: true,
+        shared: None,
     };
     let plan = DecoderPlan {
         experts: Some(experts),

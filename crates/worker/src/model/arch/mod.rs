@@ -19,7 +19,9 @@ mod olmoe;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_5;
 mod qwen3_moe;
+mod qwen3_next;
 mod seed_oss;
 mod smollm3;
 
@@ -59,7 +61,10 @@ pub(super) const REGISTRY: &[Entry] = &[
     Entry::new("phi3", phi3::load),
     Entry::new("qwen2", qwen2::load),
     Entry::new("qwen3", qwen3::load),
+    Entry::new("qwen3_5", qwen3_5::load).with_defaults(qwen3_next::DEFAULTS),
+    Entry::new("qwen3_5_moe", qwen3_5::load).with_defaults(qwen3_next::DEFAULTS),
     Entry::new("qwen3_moe", qwen3_moe::load),
+    Entry::new("qwen3_next", qwen3_next::load).with_defaults(qwen3_next::DEFAULTS),
     Entry::new("seed_oss", seed_oss::load),
     Entry::new("smollm3", smollm3::load),
 ];

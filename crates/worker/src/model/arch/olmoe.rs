@@ -21,6 +21,7 @@ pub(super) fn load(
         chosen: config.whole("num_experts_per_tok", 1, count)?.unwrap_or(8.min(count)),
         intermediate_size: decoder.intermediate_size,
         normalized: config.flag("norm_topk_prob")?.unwrap_or(false),
+        shared: None,
     };
     let plan = DecoderPlan {
         qk_norm: Some(QkNorm::Whole),

@@ -29,6 +29,7 @@ pub(super) fn load(
         chosen: config.whole("num_experts_per_tok", 1, count)?.unwrap_or(8.min(count)),
         intermediate_size: inner,
         normalized: config.flag("norm_topk_prob")?.unwrap_or(false),
+        shared: None,
     };
     let plan = DecoderPlan {
         qk_norm: Some(QkNorm::Heads),
@@ -40,7 +41,7 @@ pub(super) fn load(
 }
 
 /// Which layers have experts.
-fn sparse_layers(config: Settings<'_>, layers: usize) -> Result<Vec<bool>, ModelError> {
+pub(super) fn sparse_layers(config: Settings<'_>, layers: usize) -> Result<Vec<bool>, ModelError> {
     let step = config.whole("decoder_sparse_step", 1, i32::MAX)?.unwrap_or(1).unsigned_abs() as usize;
     let mut sparse: Vec<bool> = (0..layers).map(|layer| (layer + 1).is_multiple_of(step)).collect();
     let Some(value) = config.get("mlp_only_layers") else { return Ok(sparse) };

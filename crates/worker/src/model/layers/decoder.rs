@@ -57,6 +57,8 @@ pub(in crate::model) struct DecoderPlan {
     pub(in crate::model) mlp_bias: bool,
     /// Whether queries, keys and values are stored as one matrix.
     pub(in crate::model) fused_qkv: bool,
+    /// Whether each head of queries has a gate of attention's results behind it.
+    pub(in crate::model) gated_attention: bool,
     /// Whether gate and up are.
     pub(in crate::model) fused_gate_up: bool,
     pub(in crate::model) gate: Gate,
@@ -143,6 +145,7 @@ impl DecoderPlan {
             output_bias: config.attention_bias,
             mlp_bias: config.mlp_bias,
             fused_qkv: false,
+            gated_attention: false,
             fused_gate_up: false,
             gate: Gate::Silu,
             experts: None,
@@ -248,6 +251,7 @@ fn load_mixer(
         qkv_bias: plan.qkv_bias,
         output_bias: plan.output_bias,
         fused: plan.fused_qkv,
+        gated: plan.gated_attention,
         qk_norm: plan.qk_norm.map(|of| (of, plan.norm)),
         residual_factor: plan.residual_factor,
         output_name: plan.names.attention_output,

@@ -3,7 +3,7 @@
 use mlx_rs::{Array, error::Exception};
 
 use super::{
-    Attention, ModelError, ShortConv, ShortConvPlan, StateParts, SublayerNorms, Weights,
+    Attention, DeltaNet, DeltaNetPlan, ModelError, ShortConv, ShortConvPlan, StateParts, SublayerNorms, Weights,
 };
 use crate::backend::{AttentionSpec, StepMemory};
 
@@ -11,12 +11,14 @@ use crate::backend::{AttentionSpec, StepMemory};
 #[derive(Debug, Clone, Copy)]
 pub(in crate::model) enum RecurrentPlan {
     ShortConv(ShortConvPlan),
+    DeltaNet(DeltaNetPlan),
 }
 
 /// Of one layer, with its residual connection.
 pub(super) enum Mixer {
     Attention(Box<Attention>),
     ShortConv(Box<ShortConv>),
+    DeltaNet(Box<DeltaNet>),
 }
 
 impl RecurrentPlan {
@@ -34,6 +36,9 @@ impl RecurrentPlan {
             Self::ShortConv(plan) => ShortConv::load(weights, name, (plan, hidden_size), before, states)
                 .map(Box::new)
                 .map(Mixer::ShortConv),
+            Self::DeltaNet(plan) => DeltaNet::load(weights, name, (plan, hidden_size), before, states)
+                .map(Box::new)
+                .map(Mixer::DeltaNet),
         }
     }
 }
@@ -43,7 +48,7 @@ impl Mixer {
     pub(super) fn attention(&self) -> Option<&AttentionSpec> {
         match self {
             Self::Attention(attention) => Some(attention.spec()),
-            Self::ShortConv(_) => None,
+            Self::ShortConv(_) | Self::DeltaNet(_) => None,
         }
     }
 
@@ -57,6 +62,7 @@ impl Mixer {
         match self {
             Self::Attention(attention) => attention.forward(x, residual, step),
             Self::ShortConv(conv) => conv.forward(x, step),
+            Self::DeltaNet(net) => net.forward(x, step),
         }
     }
 }

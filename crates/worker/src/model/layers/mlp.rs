@@ -52,6 +52,11 @@ impl Mlp {
         })
     }
 
+    /// `down(activation(gate(x)) * up(x))` alone: `[tokens, hidden]`; lazy.
+    pub(super) fn product(&self, x: &Array) -> Result<Array, Exception> {
+        self.down_proj.product(&self.gate_up_proj.forward(x, None)?)
+    }
+
     /// `x`, `residual` (which mostly is `x`) and the result: `[tokens, hidden]`; lazy.
     pub(in crate::model) fn forward(&self, x: &Array, residual: &Array) -> Result<Array, Exception> {
         self.down_proj.forward(&self.gate_up_proj.forward(x, None)?, residual)

@@ -8,6 +8,7 @@
 
 mod attention;
 mod decoder;
+mod delta_net;
 mod embedding;
 mod linear;
 mod mixer;
@@ -20,13 +21,15 @@ mod states;
 
 use attention::{Attention, AttentionParams};
 pub(super) use decoder::{BlockNames, BlockNorms, DecoderPlan};
+use delta_net::DeltaNet;
+pub(super) use delta_net::{DeltaInputs, DeltaNetPlan};
 use embedding::Embedding;
 use linear::{FusedLinear, load_matrices, load_matrix};
 use mixer::Mixer;
 pub(super) use mixer::RecurrentPlan;
 use mlp::{Mlp, MlpParams};
 use moe::Moe;
-pub(super) use moe::{MoeNames, MoePlan};
+pub(super) use moe::{MoeNames, MoePlan, SharedExpert};
 pub(super) use norm::{NormParams, QkNorm};
 use norm::{Normalization, SublayerNorms};
 #[cfg(test)]
@@ -34,7 +37,10 @@ pub(super) use rope::inv_freq;
 pub(super) use rope::load_rope;
 use short_conv::ShortConv;
 pub(super) use short_conv::ShortConvPlan;
+pub(super) use states::is_of_transformers;
 use states::{StateParts, load_kernel};
+
+pub(super) use crate::backend::DeltaHeads;
 
 pub(super) use super::{
     Architecture, ModelError,

@@ -2,8 +2,13 @@
 
 use mlx_rs::{Array, error::Exception};
 
-use super::{FusedLinear, ModelError, Normalization, Weights, linear::load_storage, load_matrix};
-use crate::backend::{Backend, ExpertSizes, Experts, Gate, Mix, Storage, StoredExperts};
+use super::{
+    BlockNames, FusedLinear, Mlp, MlpParams, ModelError, Normalization, SublayerNorms, Weights, linear::load_storage,
+    load_matrix,
+};
+use crate::backend::{
+    Activation, Backend, ExpertSizes, Experts, Gate, Gated, Mix, Storage, StoredExperts,
+};
 
 /// Names below the layer's.
 #[derive(Debug, Clone, Copy)]
@@ -30,13 +35,27 @@ pub(in crate::model) struct MoePlan {
     pub(in crate::model) intermediate_size: i32,
     /// Whether the weights of those chosen add up to 1.
     pub(in crate::model) normalized: bool,
+    /// An expert that every token goes through.
+    pub(in crate::model) shared: Option<SharedExpert>,
 }
 
-/// `residual + Σ weight * expert(before(x))`.
+/// An expert that every token goes through, multiplied by sigmoid of a gate.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::model) struct SharedExpert {
+    /// Below the layer's name.
+    pub(in crate::model) name: &'static str,
+    /// Of the gate, likewise.
+    pub(in crate::model) gate: &'static str,
+    pub(in crate::model) intermediate_size: i32,
+}
+
+/// `residual + sigmoid(gate(n)) * shared(n) + Σ weight * expert(n)` with `n = before(x)`.
 pub(in crate::model) struct Moe {
     before: Option<Normalization>,
     router: FusedLinear,
     experts: Experts,
+    /// The shared one, and its gate.
+    shared: Option<(Mlp, FusedLinear)>,
     plan: MoePlan,
     gate: Gate,
     backend: Backend,
@@ -69,13 +88,24 @@ impl Moe {
         let backend = weights.backend();
         let experts = backend.experts(stored, ExpertSizes { count, inputs: hidden_size, inner })?;
         let router = FusedLinear::new(None, vec![router], weights);
-        Ok(Self { before, router, experts, plan, gate, backend })
+        let shared = plan.shared.map(|shared| load_shared(weights, layer, (shared, hidden_size, gate)));
+        Ok(Self { before, router, experts, shared: shared.transpose()?, plan, gate, backend })
     }
 
     /// `x`, `residual` and the result: `[tokens, hidden]`; lazy.
     pub(in crate::model) fn forward(&self, x: &Array, residual: &Array) -> Result<Array, Exception> {
         let normed = self.before.as_ref().map(|norm| norm.forward(x)).transpose()?;
         let x = normed.as_ref().unwrap_or(x);
+        let shared = match &self.shared {
+            Some((expert, gate)) => Some(self.backend.gated(&Gated {
+                x: &expert.product(x)?,
+                gate: &gate.forward(x, None)?,
+                activation: Activation::Sigmoid,
+                residual: Some(residual),
+            })?),
+            None => None,
+        };
+        let residual = shared.as_ref().unwrap_or(residual);
         let routing = self.router.forward(x, None)?;
         let job = Mix {
             x,
@@ -87,6 +117,26 @@ impl Moe {
         };
         self.backend.mix(&job, &self.experts)
     }
+}
+
+fn load_shared(
+    weights: &mut Weights<'_>,
+    layer: &str,
+    (shared, hidden_size, gate): (SharedExpert, i32, Gate),
+) -> Result<(Mlp, FusedLinear), ModelError> {
+    let params = MlpParams {
+        hidden_size,
+        intermediate_size: shared.intermediate_size,
+        bias: false,
+        gate,
+        fused: false,
+        residual_factor: 1.0,
+        parts: BlockNames::LLAMA.mlp_parts,
+    };
+    let expert =
+        Mlp::load(weights, &format!("{layer}.{}", shared.name), &params, SublayerNorms::default())?;
+    let gate = load_matrix(weights, &format!("{layer}.{}", shared.gate), [1, hidden_size], false)?;
+    Ok((expert, FusedLinear::new(None, vec![gate], weights)))
 }
 
 /// An expert's matrix, or one part of all of them.

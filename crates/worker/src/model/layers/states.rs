@@ -48,6 +48,6 @@ pub(super) fn load_kernel(
 }
 
 /// Whether the weight of a convolution lies as transformers has it.
-pub(super) fn is_of_transformers(weights: &Weights<'_>, name: &str) -> bool {
+pub(in crate::model) fn is_of_transformers(weights: &Weights<'_>, name: &str) -> bool {
     matches!(weights.shape(&format!("{name}.weight")), Some([_, 1, taps]) if *taps != 1)
 }
