@@ -35,12 +35,12 @@ pub fn kv_budget(options: &WorkerOptions) -> KvBudget {
     }
 }
 
-/// What a step may hold, where there is memory for the keys and values of `kv_tokens`, and for those of so many sequences.
+/// What a step may hold, where there is memory for the keys and values of `kv_tokens`, and for so many sequences.
 pub fn limits(options: &WorkerOptions, kv_tokens: usize, kv_sequences: usize) -> Limits {
-    let (max_num_seqs, chunk_tokens) = (max_num_seqs(options), chunk_tokens(options));
+    let (max_num_seqs, chunk_tokens) = (max_num_seqs(options).min(kv_sequences), chunk_tokens(options));
     Limits {
         max_num_seqs,
-        max_held_seqs: kv_sequences,
+        max_held_seqs: kv_sequences.saturating_add(1),
         chunk_tokens,
         // Room for every decode and a chunk, so that neither waits for the other.
         max_num_batched_tokens: max_num_seqs.saturating_add(chunk_tokens),
@@ -75,6 +75,14 @@ mod tests {
         let limits = limits(&options, 500, 4);
         assert_eq!((limits.max_num_seqs, limits.chunk_tokens, limits.kv_tokens), (3, 16, 500));
         assert_eq!(limits.max_num_batched_tokens, 19);
+    }
+
+    #[test]
+    fn where_sequences_take_more_memory_there_are_fewer() {
+        let options = WorkerOptions { max_sequences: 9, chunk_tokens: 16, ..WorkerOptions::default() };
+        let fewer = limits(&options, 500, 4);
+        assert_eq!((fewer.max_num_seqs, fewer.max_held_seqs, fewer.max_num_batched_tokens), (4, 5, 20));
+        assert_eq!(limits(&options, 500, usize::MAX).max_num_seqs, 9);
     }
 
     #[test]

@@ -88,6 +88,12 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
         })?;
 
     let limits = options::limits(&options, models.model.kv_tokens(), models.model.kv_sequences());
+    if limits.max_num_seqs < options.max_sequences as usize {
+        info!(
+            sequences = limits.max_num_seqs,
+            "fewer run at the same time than `worker.max_num_seqs` says: there is no memory for the states of more"
+        );
+    }
     let stats = Arc::new(EngineStats::default());
     let (engine, messages) = bounded::<EngineMessage>(MAX_ENGINE_MESSAGES);
     let pool = Pool::start(preparer, Arc::clone(&requests), Arc::clone(&reports), engine.clone())?;

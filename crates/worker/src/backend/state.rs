@@ -43,7 +43,7 @@ pub(crate) struct StateBudget {
 pub(crate) struct StateMemory {
     shared: Arc<SharedStates>,
     interval: usize,
-    /// Sequences that may have a state at the same time.
+    /// Sequences that may be in a step at the same time.
     sequences: usize,
     state_bytes: u64,
 }
@@ -126,8 +126,13 @@ impl StateGeometry {
 
     /// Where in a state each part begins, if they lie one behind the other.
     pub(super) fn offsets(&self) -> Vec<usize> {
-        let next = |at: &mut u64, part: &Vec<i32>| Some(std::mem::replace(at, *at + values(part)) as usize);
-        self.parts.iter().scan(0, next).collect()
+        let mut next = 0;
+        let offset = |part: &Vec<i32>| {
+            let begin = next;
+            next += values(part);
+            begin as usize
+        };
+        self.parts.iter().map(offset).collect()
     }
 }
 
@@ -137,8 +142,8 @@ fn values(part: &[i32]) -> u64 {
 
 /// Divides a budget, where a state takes `state_bytes` and a token's keys and values `token_bytes`.
 ///
-/// Each sequence has a state, and a step writes another one. Of the rest, snapshots get no more than keys and values: that
-/// is how far they are apart.
+/// Each sequence has a state, and a step writes another one. Where these would take more than half, there are fewer sequences.
+/// Of the rest, snapshots get no more than keys and values: that is how far they are apart.
 ///
 /// # Errors
 /// It is too small.
@@ -146,10 +151,13 @@ pub(crate) fn divide(budget: KvBudget, state_bytes: u64, token_bytes: u64) -> Re
     let (state, token) = (state_bytes.max(1), token_bytes.max(1));
     let block = BLOCK_TOKENS as u64;
     let interval = state.div_ceil(token).div_ceil(block).saturating_mul(block);
-    let pinned = pinned_states(budget.sequences);
+    // So many are pinned in half of it; see `pinned_states`.
+    let fit = (budget.bytes / 2 / state).saturating_sub(1) / 2;
+    let sequences = budget.sequences.min(usize::try_from(fit).unwrap_or(usize::MAX)).max(1);
+    let pinned = pinned_states(sequences);
     let of_sequences = pinned.saturating_mul(state);
     // As in `KvGeometry::blocks`, and a snapshot.
-    let blocks = (budget.sequences as u64).saturating_add(1).saturating_mul(block.saturating_mul(token));
+    let blocks = (sequences as u64).saturating_add(1).saturating_mul(block.saturating_mul(token));
     let needed = of_sequences.saturating_add(blocks).saturating_add(state);
     if budget.bytes < needed {
         return Err(KvError::Budget { bytes: budget.bytes, needed });
@@ -161,7 +169,7 @@ pub(crate) fn divide(budget: KvBudget, state_bytes: u64, token_bytes: u64) -> Re
     let kv = kv.clamp(blocks, rest - state);
     let states = i32::try_from(pinned + (rest - kv) / state).unwrap_or(i32::MAX);
     let interval = usize::try_from(interval).unwrap_or(usize::MAX);
-    Ok(StateBudget { kv: KvBudget { bytes: kv, ..budget }, states, interval })
+    Ok(StateBudget { kv: KvBudget { bytes: kv, sequences, ..budget }, states, interval })
 }
 
 /// States that may be pinned at the same time: those of sequences, one of which may be about to give its place away, and
@@ -185,11 +193,10 @@ impl StateMemory {
         };
         let pool = Arc::new(Mutex::new(StatePool::new(budget.states)));
         let shared = Arc::new(SharedStates { pool, storage });
-        let sequences = budget.kv.sequences.saturating_add(1);
-        Ok(Self { shared, interval: budget.interval, sequences, state_bytes })
+        Ok(Self { shared, interval: budget.interval, sequences: budget.kv.sequences, state_bytes })
     }
 
-    /// Sequences that may have a state at the same time, beside those of the step.
+    /// Sequences that may be in a step at the same time. One more may have a state.
     pub(crate) fn sequences(&self) -> usize {
         self.sequences
     }
@@ -389,12 +396,6 @@ impl Held {
     fn share(snapshot: Snapshot, shared: &Arc<SharedStates>) -> Self {
         shared.pool().share(snapshot);
         Self { snapshot, shared: Arc::clone(shared) }
-    }
-}
-
-impl Clone for Held {
-    fn clone(&self) -> Self {
-        Self::share(self.snapshot, &self.shared)
     }
 }
 

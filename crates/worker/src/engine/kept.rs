@@ -168,10 +168,10 @@ impl<M: Forward> Kept for KeptMemory<'_, M> {
         let tokens = to_find(&slot.sequence.tokens);
         // Less than a block is not worth a copy.
         let found = prefixes.find(tokens).filter(|found| prefixes.whole_blocks(found.len) > 0);
+        let known = prefixes.whole_blocks(prefixes.known(tokens));
         if self.comes_soon(tokens, found.map_or(0, |found| found.len), computing) {
             return Found::Soon;
         }
-        let known = prefixes.whole_blocks(prefixes.known(tokens));
         let reused = found.and_then(|found| self.reuse(id, found)).unwrap_or(Found::NOTHING);
         self.mark(id, known, reused);
         if let (Found::Ready { computed, .. }, Some(slot)) = (reused, self.slots.get_mut(&id))

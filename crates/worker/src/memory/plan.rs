@@ -43,8 +43,8 @@ impl MemoryPlan {
         let ModelSize { weight_bytes, kv_token_bytes, state_bytes, context_length } = size;
         let context = context_length.into();
         let needs = MemoryNeeds::new(&self.options, weight_bytes, kv_token_bytes, context, self.cache_bytes);
-        // And a snapshot.
-        let states = pinned_states(self.options.max_sequences.max(1) as usize).saturating_add(1);
+        // Those of one sequence, and a snapshot.
+        let states = pinned_states(1).saturating_add(1);
         let least = needs.least_kv_bytes.saturating_add(states.saturating_mul(state_bytes));
         let needs = MemoryNeeds { least_kv_bytes: least.min(self.options.kv_bytes), ..needs };
         self.options.memory.of_each_worker(&needs)

@@ -223,7 +223,7 @@ impl Model {
         self.cache.has_states()
     }
 
-    /// Most sequences that may have keys, values and states at the same time.
+    /// Most sequences that may be in a step. Of a model with states one more may have memory.
     pub fn kv_sequences(&self) -> usize {
         self.cache.sequences()
     }

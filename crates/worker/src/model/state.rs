@@ -70,7 +70,7 @@ impl KvCache {
         self.states.is_some()
     }
 
-    /// Sequences that may have memory at the same time.
+    /// Sequences that may be in a step at the same time. One more may have memory, or any number if there are no states.
     pub(super) fn sequences(&self) -> usize {
         self.states.as_ref().map_or(usize::MAX, StateMemory::sequences)
     }

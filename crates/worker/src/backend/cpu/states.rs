@@ -29,15 +29,14 @@ impl CpuStates {
     }
 
     pub(crate) fn step(&self, rows: &[RowStates]) -> Result<CpuStateStep, Exception> {
-        let row = |row: &'_ RowStates| -> cpu::StateRow<'_> {
-            let RowStates { new_tokens, from, to, snapshots } = row;
-            cpu::StateRow { new_tokens: *new_tokens, from: *from, to: *to, snapshots }
-        };
-        let mut step_rows = Vec::with_capacity(rows.len());
-        for states in rows {
-            step_rows.push(row(states));
-        }
-        Ok(CpuStateStep { step: self.pool.step(&step_rows)?, offsets: self.offsets.clone() })
+        let rows = rows.iter().map(|row| cpu::StateRow {
+            new_tokens: row.new_tokens,
+            from: row.from,
+            to: row.to,
+            snapshots: &row.snapshots,
+        });
+        let step = self.pool.step(&rows.collect::<Vec<_>>())?;
+        Ok(CpuStateStep { step, offsets: self.offsets.clone() })
     }
 }
 

@@ -74,7 +74,7 @@ impl MlxStates {
                 others.push(Batch { rows: vec![row], tokens });
             }
         }
-        let batches = [decodes].into_iter().filter(|batch| !batch.rows.is_empty()).chain(others).collect();
+        let batches: Vec<Batch> = [decodes].into_iter().filter(|batch| !batch.rows.is_empty()).chain(others).collect();
         drop(contents);
         let order = order(&batches);
         MlxStateStep { contents: Arc::clone(&self.contents), batches, order, written: RefCell::default() }

@@ -32,7 +32,7 @@ pub(super) fn load(
     if let Some(width) = config.whole("block_dim", 1, i32::MAX)?.filter(|&it| it != decoder.hidden_size) {
         return config.refuse("block_dim", width);
     }
-    let taps = config.whole("conv_L_cache", 1, 16)?;
+    let taps = config.whole("conv_L_cache", 2, 16)?;
     let conv = ShortConvPlan {
         taps: taps.ok_or(ModelError::MissingSetting { setting: "conv_L_cache" })?,
         bias: config.flag("conv_bias")?.unwrap_or(false),
@@ -66,8 +66,9 @@ fn intermediate_size(config: Settings<'_>, plain: i32) -> Result<i32, ModelError
     }
     let factor = config.number("block_ffn_dim_multiplier", 0.001, 16.0)?.unwrap_or(1.0);
     let multiple = config.whole("block_multiple_of", 1, 1 << 20)?.unwrap_or(256);
-    let adjusted = (factor * f64::from(2 * size / 3)) as i32;
-    Ok(adjusted.max(1).div_ceil(multiple) * multiple)
+    let adjusted = ((factor * f64::from(2 * size / 3)) as i32).max(1);
+    let rounded = (adjusted + multiple - 1) / multiple * multiple;
+    if rounded > most { config.refuse("block_ffn_dim_multiplier", factor) } else { Ok(rounded) }
 }
 
 /// Which layers have attention.

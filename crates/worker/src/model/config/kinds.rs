@@ -3,7 +3,7 @@
 use super::{ModelError, settings::Settings};
 
 /// Kinds of layers that keep no keys and values.
-pub(super) const WITHOUT_ATTENTION: [&str; 2] = ["conv", "linear_attention"];
+const WITHOUT_ATTENTION: [&str; 2] = ["conv", "linear_attention"];
 
 /// Which of `layers` layers have attention; the others are of the kind `other`. `None`: it is not said.
 ///

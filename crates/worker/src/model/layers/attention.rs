@@ -75,7 +75,7 @@ impl Attention {
         };
         let qk_norms = params.qk_norm.map(|norm| {
             let widths = [widths[0], widths[1]];
-            let names = params.norm_names.map(|which| part(which));
+            let names = params.norm_names.map(part);
             QkNorms::load(weights, &names, (widths, dim), norm)
         });
         let output = load_matrix(weights, &part(params.output_name), [hidden_size, queries * dim], params.output_bias)?;

@@ -177,7 +177,7 @@ impl DecoderPlan {
         weights: &mut Weights<'_>,
     ) -> Result<Box<dyn Architecture>, ModelError> {
         let mut loading = Loading::default();
-        let block = |layer| Block::load(&config, &self, layer, (weights, &mut loading));
+        let block = |layer| Block::load(&config, &self, layer, (&mut *weights, &mut loading));
         let blocks = (0..config.layers()).map(block).collect::<Result<_, _>>()?;
         let shape = [config.vocab_size, config.hidden_size];
         let embed_tokens = Embedding::load(weights, "model.embed_tokens", shape, self.embedding_factor)?;
@@ -216,7 +216,7 @@ impl Block {
                 SublayerNorms { before: norm(mlp_before)?, after: norm(mlp_after)? },
             ),
         };
-        let mixer = load_mixer(config, plan, layer, (weights, loading), attention_norms)?;
+        let mixer = load_mixer(config, plan, layer, (&mut *weights, loading), attention_norms)?;
         let mlp = FeedForward::load(config, plan, layer, (weights, mlp_norms))?;
         Ok(Self { before, mixer, mlp })
     }
