@@ -194,7 +194,9 @@ fn prefix_store(
         return None;
     }
     if model.has_states() {
-        info!("no prefixes are kept on disk: of this model they would be useless without its layers' states, which are not");
+        info!(
+            "no prefixes are kept on disk: of this model they would be useless without its layers' states, which are not"
+        );
         return None;
     }
     let dir = dir.join(PREFIXES);

@@ -52,7 +52,8 @@ pub fn gated(job: &Gated<'_>) -> Result<Array, Exception> {
 /// # Errors
 /// There are no such columns, or `x` is something else; when it is evaluated, it is not contiguous.
 pub fn columns(x: &Array, pieces: &[Range<i32>]) -> Result<Array, Exception> {
-    let raw = |piece: &Range<i32>| RawPiece { first: piece.start, count: piece.end.saturating_sub(piece.start) };
+    let raw =
+        |piece: &Range<i32>| RawPiece { first: piece.start, count: piece.end.saturating_sub(piece.start) };
     let pieces: Vec<RawPiece> = pieces.iter().map(raw).collect();
     let count = pieces.len() as i32;
     // SAFETY: the array and the list outlive the call; C++ copies both, and checks ranges, shape and type itself.

@@ -28,9 +28,7 @@ pub use experts::{ExpertSet, Experts, experts};
 use foreign::{mlx_ext_instructions, mlx_ext_progress, mlx_ext_threads};
 pub use gated::{Activation, Gated, columns, gated};
 pub use linear::{Gate, Linear, Matrix, Quantization, embedding, linear};
-pub use recurrent::{
-    Convolution, GatedDelta, StatePool, StateRow, StateStep, convolution, gated_delta,
-};
+pub use recurrent::{Convolution, GatedDelta, StatePool, StateRow, StateStep, convolution, gated_delta};
 pub use rowwise::{NormKind, NormedPart, Rowwise, rowwise};
 
 /// Longest error text that crosses from C++.

@@ -87,7 +87,8 @@ impl StatePool {
     /// # Errors
     /// The system has no such space, or a number is not positive.
     pub fn new(floats: usize, states: i32) -> Result<Self, Exception> {
-        let problem = || Exception::custom(format!("no address space for {states} states of {floats} numbers"));
+        let problem =
+            || Exception::custom(format!("no address space for {states} states of {floats} numbers"));
         if floats < 1 || states < 1 {
             return Err(problem());
         }

@@ -54,10 +54,8 @@ pub(crate) use recurrent::{
 };
 pub(crate) use rope::Rope;
 pub use state::pinned_states;
+pub(crate) use state::{SequenceState, StateBudget, StateGeometry, StateMemory, StateRow, StateStep, divide};
 pub(crate) use step::{KvStep, StepMemory};
-pub(crate) use state::{
-    SequenceState, StateBudget, StateGeometry, StateMemory, StateRow, StateStep, divide,
-};
 
 use crate::{cache::BLOCK_TOKENS, sample::Choice};
 
@@ -292,9 +290,7 @@ impl KvMemory {
         before: StepBefore,
     ) -> Result<KvStep<'a>, KvError> {
         match self {
-            Self::Paged(memory) => {
-                memory.begin(of_one_kind(rows, SequenceMemory::paged)?).map(KvStep::Paged)
-            }
+            Self::Paged(memory) => memory.begin(of_one_kind(rows, SequenceMemory::paged)?).map(KvStep::Paged),
             Self::Gathered(memory) => {
                 memory.begin(of_one_kind(rows, SequenceMemory::gathered)?, before).map(KvStep::Gathered)
             }

@@ -2,11 +2,7 @@
 
 use std::ops::Range;
 
-use mlx_rs::{
-    Array, Dtype,
-    error::Exception,
-    transforms::eval,
-};
+use mlx_rs::{Array, Dtype, error::Exception, transforms::eval};
 
 use super::Backend;
 
@@ -101,7 +97,8 @@ impl DeltaHeads {
 impl Columns {
     /// Those of `pieces`, one behind the other.
     pub(crate) fn new(pieces: Vec<Range<i32>>) -> Self {
-        let indices: Vec<u32> = pieces.iter().flat_map(|piece| piece.start as u32..piece.end as u32).collect();
+        let indices: Vec<u32> =
+            pieces.iter().flat_map(|piece| piece.start as u32..piece.end as u32).collect();
         Self { pieces, indices: Array::from_slice(&indices, &[indices.len() as i32]) }
     }
 }

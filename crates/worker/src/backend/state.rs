@@ -415,7 +415,12 @@ impl StateStep {
     }
 
     /// The gated delta rule over queries, keys and values, and gates `[tokens, width]` of all rows; lazy.
-    pub(crate) fn gated_delta(&self, job: &GatedDelta, qkv: &Array, gates: &Array) -> Result<Array, Exception> {
+    pub(crate) fn gated_delta(
+        &self,
+        job: &GatedDelta,
+        qkv: &Array,
+        gates: &Array,
+    ) -> Result<Array, Exception> {
         match self {
             Self::Cpu(step) => step.gated_delta(job, qkv, gates),
             Self::Mlx(step) => step.gated_delta(job, qkv, gates),

@@ -60,6 +60,8 @@ impl<'a> StepMemory<'a> {
     }
 
     fn states(&self) -> Result<&StateStep, Exception> {
-        self.states.as_ref().ok_or_else(|| Exception::custom("a step has no states for a layer that keeps some"))
+        self.states
+            .as_ref()
+            .ok_or_else(|| Exception::custom("a step has no states for a layer that keeps some"))
     }
 }

@@ -132,7 +132,7 @@ impl Model {
         let rows = input.rows.iter_mut().map(|StepRow { tokens, kv, logits }| KvRow {
             kv,
             new_tokens: tokens.len(),
-            samples: !logits.is_empty(),
+            samples: logits.start < logits.end,
         });
         let memory = self.cache.begin(rows, before)?;
         let reads_blocks = memory.reads_blocks();

@@ -24,7 +24,11 @@ impl Scheduler {
 
     /// Takes the memory of a sequence that has no place: of the latest paused one, else of the latest, if it arrived
     /// after `earlier`. False if there is none.
-    pub(super) fn preempt_without_place(&mut self, kept: &mut impl Kept, earlier: Option<SequenceId>) -> bool {
+    pub(super) fn preempt_without_place(
+        &mut self,
+        kept: &mut impl Kept,
+        earlier: Option<SequenceId>,
+    ) -> bool {
         let mut victim = None;
         for (&id, entry) in self.entries.iter().rev() {
             if entry.placed || entry.computed == 0 {

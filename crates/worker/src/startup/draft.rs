@@ -159,7 +159,10 @@ impl LoadedModels {
             info!(draft_model = name, weight_bytes = draft.weight_bytes(), "draft model loaded");
         }
         if !model.checks_drafts() {
-            warn!(draft_model = name, "nothing is guessed: this model can't take back what was guessed wrong");
+            warn!(
+                draft_model = name,
+                "nothing is guessed: this model can't take back what was guessed wrong"
+            );
         }
         Ok(Self { model, draft: drafting, other_bytes })
     }

@@ -68,8 +68,9 @@ fn a_crowd_gets_the_tokens_that_each_gets_alone(on: On) {
 fn sequences_go_on_from_the_states_of_others(on: On) {
     let mut random = SplitMix(77);
     let base = random.tokens(230, 100);
-    let prompt =
-        |common: usize, own: usize, random: &mut SplitMix| [&base[..common], &random.tokens(own, 100)[..]].concat();
+    let prompt = |common: usize, own: usize, random: &mut SplitMix| {
+        [&base[..common], &random.tokens(own, 100)[..]].concat()
+    };
     let lens = [(230, 0), (230, 0), (230, 5), (180, 20), (180, 20), (180, 30), (20, 40)];
     let prompts = lens.map(|(common, own)| prompt(common, own, &mut random));
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();

@@ -38,7 +38,7 @@ fn table() {
                     if run.bits == bits {
                         let found = model.compare(run, on);
                         all = all.and(found);
-                        if !Arithmetic::of(on, run).allows(found) {
+                        if !Arithmetic::of(on, model, run).allows(found) {
                             wrong.push(format!("{model_type}, {bits:?} bits, {backend}: {found:?}"));
                         }
                     }

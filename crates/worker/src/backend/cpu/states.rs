@@ -53,7 +53,12 @@ impl CpuStateStep {
         cpu::convolution(&self.step, &job)
     }
 
-    pub(crate) fn gated_delta(&self, job: &GatedDelta, qkv: &Array, gates: &Array) -> Result<Array, Exception> {
+    pub(crate) fn gated_delta(
+        &self,
+        job: &GatedDelta,
+        qkv: &Array,
+        gates: &Array,
+    ) -> Result<Array, Exception> {
         let DeltaHeads { keys, values, key_dim, value_dim } = job.heads;
         let job = cpu::GatedDelta {
             qkv,

@@ -6,7 +6,11 @@
 use mlx_rs::{
     Array, Dtype,
     error::Exception,
-    ops::{concatenate, exp, indexing::{TryIndexOp, take_axis}, logaddexp, sigmoid},
+    ops::{
+        concatenate, exp,
+        indexing::{TryIndexOp, take_axis},
+        logaddexp, sigmoid,
+    },
 };
 
 use super::{

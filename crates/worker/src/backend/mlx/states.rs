@@ -12,7 +12,11 @@ use std::{
 use mlx_rs::{
     Array, Dtype,
     error::Exception,
-    ops::{concatenate, indexing::{TryIndexOp, take_axis}, stack, zeros_dtype},
+    ops::{
+        concatenate,
+        indexing::{TryIndexOp, take_axis},
+        stack, zeros_dtype,
+    },
 };
 
 use super::{
@@ -74,7 +78,8 @@ impl MlxStates {
                 others.push(Batch { rows: vec![row], tokens });
             }
         }
-        let batches: Vec<Batch> = [decodes].into_iter().filter(|batch| !batch.rows.is_empty()).chain(others).collect();
+        let batches: Vec<Batch> =
+            [decodes].into_iter().filter(|batch| !batch.rows.is_empty()).chain(others).collect();
         drop(contents);
         let order = order(&batches);
         MlxStateStep { contents: Arc::clone(&self.contents), batches, order, written: RefCell::default() }
@@ -89,7 +94,12 @@ impl MlxStateStep {
         })
     }
 
-    pub(crate) fn gated_delta(&self, job: &GatedDelta, qkv: &Array, gates: &Array) -> Result<Array, Exception> {
+    pub(crate) fn gated_delta(
+        &self,
+        job: &GatedDelta,
+        qkv: &Array,
+        gates: &Array,
+    ) -> Result<Array, Exception> {
         let heads = job.heads;
         let shape = [heads.values, heads.key_dim, heads.value_dim];
         self.each_batch(job.part, (&shape, Dtype::Float32), |batch, before| {
@@ -152,7 +162,8 @@ impl Batch {
     /// The rows of `x` `[tokens, width]`: `[rows, tokens, width]`.
     fn part(&self, x: &Array) -> Result<Array, Exception> {
         let shape = [self.rows.len() as i32, self.tokens, x.dim(1)];
-        let tokens: Vec<Range<i32>> = self.rows.iter().map(|row| row.first..row.first + self.tokens).collect();
+        let tokens: Vec<Range<i32>> =
+            self.rows.iter().map(|row| row.first..row.first + self.tokens).collect();
         let neighbours = tokens.windows(2).all(|two| two[0].end == two[1].start);
         if let ([first, ..], true) = (&tokens[..], neighbours) {
             let all = first.start..first.start + shape[0] * shape[1];
@@ -174,9 +185,11 @@ impl Row {
     fn before(&self, part: usize, (shape, dtype): (&[i32], Dtype)) -> Result<Array, Exception> {
         match &self.from {
             None if self.states.from.is_none() => zeros_dtype(shape, dtype),
-            from => from.as_ref().and_then(|parts| parts.get(part)).cloned().ok_or_else(|| {
-                Exception::custom("a sequence goes on from a state that was not written")
-            }),
+            from => from
+                .as_ref()
+                .and_then(|parts| parts.get(part))
+                .cloned()
+                .ok_or_else(|| Exception::custom("a sequence goes on from a state that was not written")),
         }
     }
 }

@@ -54,8 +54,8 @@ pub(super) fn load_with(
         .collect();
     // In the files of transformers these weights are stored as their distance from 1.
     let first = recurrent.iter().position(Option::is_some);
-    let is_distance = first
-        .is_some_and(|layer| is_of_transformers(weights, &format!("model.layers.{layer}.{NET}.conv1d")));
+    let is_distance =
+        first.is_some_and(|layer| is_of_transformers(weights, &format!("model.layers.{layer}.{NET}.conv1d")));
     let norm = if is_distance { NormParams::rms_plus_one } else { NormParams::rms };
     let experts = experts(config)?;
     let plan = DecoderPlan {

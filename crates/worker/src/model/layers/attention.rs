@@ -78,7 +78,12 @@ impl Attention {
             let names = params.norm_names.map(part);
             QkNorms::load(weights, &names, (widths, dim), norm)
         });
-        let output = load_matrix(weights, &part(params.output_name), [hidden_size, queries * dim], params.output_bias)?;
+        let output = load_matrix(
+            weights,
+            &part(params.output_name),
+            [hidden_size, queries * dim],
+            params.output_bias,
+        )?;
         Ok(Self {
             qkv_proj: FusedLinear::new(norms.before, qkv, weights),
             gate: params.gated.then(|| OutputGate::new(spec.heads)),
@@ -122,7 +127,8 @@ impl Attention {
 
 impl OutputGate {
     fn new(Heads { queries, kv, dim }: Heads) -> Self {
-        let of = |which: i32| (0..queries).map(move |head| (2 * head + which) * dim..(2 * head + which + 1) * dim);
+        let of =
+            |which: i32| (0..queries).map(move |head| (2 * head + which) * dim..(2 * head + which + 1) * dim);
         let behind = 2 * queries * dim;
         let qkv = of(0).chain([behind..behind + 2 * kv * dim]);
         Self { qkv: Columns::new(qkv.collect()), own: Columns::new(of(1).collect()) }

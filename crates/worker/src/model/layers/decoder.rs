@@ -5,8 +5,8 @@ use mlx_rs::{Array, error::Exception};
 
 use super::{
     Architecture, Attention, AttentionParams, DecoderConfig, Embedding, FusedLinear, Mixer, Mlp, MlpParams,
-    ModelError, Moe, MoePlan, NormParams, Normalization, QkNorm, RecurrentPlan, ShortConv, StateParts,
-    SublayerNorms, Weights, load_matrix, load_rope,
+    ModelError, Moe, MoePlan, NormParams, Normalization, QkNorm, RecurrentPlan, StateParts, SublayerNorms,
+    Weights, load_matrix, load_rope,
 };
 use crate::backend::{AttentionSpec, Backend, Gate, Rowwise, StateGeometry, StepMemory};
 
@@ -242,7 +242,13 @@ fn load_mixer(
 ) -> Result<Mixer, ModelError> {
     let name = |part: &str| format!("model.layers.{layer}.{part}");
     if let Some(Some(recurrent)) = plan.recurrent.get(layer) {
-        return recurrent.load(weights, &name(plan.names.recurrent), config.hidden_size, norms, &mut loading.states);
+        return recurrent.load(
+            weights,
+            &name(plan.names.recurrent),
+            config.hidden_size,
+            norms,
+            &mut loading.states,
+        );
     }
     let params = AttentionParams {
         spec: plan.attention[layer].clone(),
@@ -284,7 +290,9 @@ impl FeedForward {
             residual_factor: plan.residual_factor,
             parts: plan.names.mlp_parts,
         };
-        Mlp::load(weights, &format!("{name}.{}", plan.names.mlp), &params, norms).map(Box::new).map(Self::Dense)
+        Mlp::load(weights, &format!("{name}.{}", plan.names.mlp), &params, norms)
+            .map(Box::new)
+            .map(Self::Dense)
     }
 
     fn forward(&self, x: &Array, residual: &Array) -> Result<Array, Exception> {

@@ -5,8 +5,8 @@ use std::ops::Range;
 use mlx_rs::{Array, error::Exception};
 
 use super::{
-    FusedLinear, ModelError, NormParams, Normalization, StateParts, Weights, linear::OutputLinear, load_kernel,
-    load_matrix,
+    FusedLinear, ModelError, NormParams, Normalization, StateParts, Weights, linear::OutputLinear,
+    load_kernel, load_matrix,
 };
 use crate::backend::{
     Activation, Backend, Columns, Convolution, ConvolutionForm, DeltaHeads, Gated, GatedDelta, Rowwise,

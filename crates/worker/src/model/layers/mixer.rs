@@ -3,7 +3,8 @@
 use mlx_rs::{Array, error::Exception};
 
 use super::{
-    Attention, DeltaNet, DeltaNetPlan, ModelError, ShortConv, ShortConvPlan, StateParts, SublayerNorms, Weights,
+    Attention, DeltaNet, DeltaNetPlan, ModelError, ShortConv, ShortConvPlan, StateParts, SublayerNorms,
+    Weights,
 };
 use crate::backend::{AttentionSpec, StepMemory};
 

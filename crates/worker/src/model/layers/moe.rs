@@ -3,12 +3,10 @@
 use mlx_rs::{Array, error::Exception};
 
 use super::{
-    BlockNames, FusedLinear, Mlp, MlpParams, ModelError, Normalization, SublayerNorms, Weights, linear::load_storage,
-    load_matrix,
+    BlockNames, FusedLinear, Mlp, MlpParams, ModelError, Normalization, SublayerNorms, Weights,
+    linear::load_storage, load_matrix,
 };
-use crate::backend::{
-    Activation, Backend, ExpertSizes, Experts, Gate, Gated, Mix, Storage, StoredExperts,
-};
+use crate::backend::{Activation, Backend, ExpertSizes, Experts, Gate, Gated, Mix, Storage, StoredExperts};
 
 /// Names below the layer's.
 #[derive(Debug, Clone, Copy)]
@@ -133,8 +131,7 @@ fn load_shared(
         residual_factor: 1.0,
         parts: BlockNames::LLAMA.mlp_parts,
     };
-    let expert =
-        Mlp::load(weights, &format!("{layer}.{}", shared.name), &params, SublayerNorms::default())?;
+    let expert = Mlp::load(weights, &format!("{layer}.{}", shared.name), &params, SublayerNorms::default())?;
     let gate = load_matrix(weights, &format!("{layer}.{}", shared.gate), [1, hidden_size], false)?;
     Ok((expert, FusedLinear::new(None, vec![gate], weights)))
 }

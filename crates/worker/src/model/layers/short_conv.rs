@@ -3,7 +3,8 @@
 use mlx_rs::{Array, error::Exception};
 
 use super::{
-    FusedLinear, ModelError, Normalization, StateParts, Weights, linear::OutputLinear, load_kernel, load_matrix,
+    FusedLinear, ModelError, Normalization, StateParts, Weights, linear::OutputLinear, load_kernel,
+    load_matrix,
 };
 use crate::backend::{Convolution, ConvolutionForm, StepMemory};
 
