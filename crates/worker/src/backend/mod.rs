@@ -12,6 +12,7 @@
 //! kv         memory for keys and values: how much, of what shape
 //! block_table  which blocks of it a sequence has
 //! state      memory for what else layers keep of a sequence
+//! state_budget  how much of it there is
 //! recurrent  the layers that keep it
 //! step       a step's sequences, as layers see them
 //! cpu        primitives of this project (`mlx_ext::cpu`), paged keys and values
@@ -33,6 +34,7 @@ mod query_scale;
 mod recurrent;
 mod rope;
 mod state;
+mod state_budget;
 mod step;
 mod take;
 #[cfg(test)]
@@ -53,8 +55,9 @@ pub(crate) use recurrent::{
     Activation, Columns, Convolution, ConvolutionForm, DeltaHeads, Gated, GatedDelta,
 };
 pub(crate) use rope::Rope;
-pub use state::pinned_states;
-pub(crate) use state::{SequenceState, StateBudget, StateGeometry, StateMemory, StateRow, StateStep, divide};
+pub(crate) use state::{SequenceState, StateGeometry, StateMemory, StateRow, StateStep};
+pub use state_budget::pinned_states;
+pub(crate) use state_budget::{StateBudget, divide};
 pub(crate) use step::{KvStep, StepMemory};
 
 use crate::{cache::BLOCK_TOKENS, sample::Choice};

@@ -8,7 +8,7 @@
 //!
 //! A state is written once and never changed: a step that fails leaves what its sequences had, and sequences share states
 //! without copying. Keys and values can be cut anywhere, but a sequence goes on only from where a state is. So snapshots are
-//! kept behind whole blocks: at multiples of an [interval](divide), and behind the last whole block, which moves on with the
+//! kept behind whole blocks: at multiples of an [interval](super::divide), and behind the last whole block, which moves on with the
 //! sequence. Kept prefixes hold them, too.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,9 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mlx_rs::{Array, error::Exception};
 
 use super::{
-    Convolution, GatedDelta, KvError,
+    Convolution, GatedDelta, KvError, StateBudget,
     cpu::{CpuStateStep, CpuStates},
-    kv::KvBudget,
     mlx::{MlxStateStep, MlxStates},
 };
 use crate::cache::{BLOCK_TOKENS, Snapshot, StatePool};
@@ -27,16 +26,6 @@ use crate::cache::{BLOCK_TOKENS, Snapshot, StatePool};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct StateGeometry {
     pub(crate) parts: Vec<Vec<i32>>,
-}
-
-/// A budget, divided between states and what remains for keys and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StateBudget {
-    pub(crate) kv: KvBudget,
-    /// How many states there are.
-    states: i32,
-    /// Tokens between two snapshots of a sequence that are kept.
-    interval: usize,
 }
 
 /// The states of all sequences.
@@ -138,44 +127,6 @@ impl StateGeometry {
 
 fn values(part: &[i32]) -> u64 {
     part.iter().fold(1, |all: u64, &dim| all.saturating_mul(u64::from(dim.unsigned_abs())))
-}
-
-/// Divides a budget, where a state takes `state_bytes` and a token's keys and values `token_bytes`.
-///
-/// Each sequence has a state, and a step writes another one. Where these would take more than half, there are fewer sequences.
-/// Of the rest, snapshots get no more than keys and values: that is how far they are apart.
-///
-/// # Errors
-/// It is too small.
-pub(crate) fn divide(budget: KvBudget, state_bytes: u64, token_bytes: u64) -> Result<StateBudget, KvError> {
-    let (state, token) = (state_bytes.max(1), token_bytes.max(1));
-    let block = BLOCK_TOKENS as u64;
-    let interval = state.div_ceil(token).div_ceil(block).saturating_mul(block);
-    // So many are pinned in half of it; see `pinned_states`.
-    let fit = (budget.bytes / 2 / state).saturating_sub(1) / 2;
-    let sequences = budget.sequences.min(usize::try_from(fit).unwrap_or(usize::MAX)).max(1);
-    let pinned = pinned_states(sequences);
-    let of_sequences = pinned.saturating_mul(state);
-    // As in `KvGeometry::blocks`, and a snapshot.
-    let blocks = (sequences as u64).saturating_add(1).saturating_mul(block.saturating_mul(token));
-    let needed = of_sequences.saturating_add(blocks).saturating_add(state);
-    if budget.bytes < needed {
-        return Err(KvError::Budget { bytes: budget.bytes, needed });
-    }
-    let rest = budget.bytes - of_sequences;
-    let between = u128::from(interval) * u128::from(token);
-    let kv = (u128::from(rest) * between / (between + u128::from(state))) as u64;
-    // Rounding must not take away the last block, nor the only snapshot.
-    let kv = kv.clamp(blocks, rest - state);
-    let states = i32::try_from(pinned + (rest - kv) / state).unwrap_or(i32::MAX);
-    let interval = usize::try_from(interval).unwrap_or(usize::MAX);
-    Ok(StateBudget { kv: KvBudget { bytes: kv, sequences, ..budget }, states, interval })
-}
-
-/// States that may be pinned at the same time: those of sequences, one of which may be about to give its place away, and
-/// those that a step writes.
-pub fn pinned_states(sequences: usize) -> u64 {
-    (sequences as u64).saturating_mul(2).saturating_add(1)
 }
 
 impl StateMemory {

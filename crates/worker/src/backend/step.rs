@@ -33,10 +33,7 @@ impl<'a> StepMemory<'a> {
     ///
     /// The rows' lengths stay as they are until the step has been evaluated.
     pub(crate) fn attend(&self, spec: &AttentionSpec, layer: usize, qkv: &Array) -> Result<Array, Exception> {
-        match &self.kv {
-            KvStep::Paged(step) => step.attend(spec, layer, qkv),
-            KvStep::Gathered(step) => step.attend(spec, layer, qkv),
-        }
+        self.kv.attend(spec, layer, qkv)
     }
 
     /// A convolution over `x`, the tokens of all rows concatenated: `[tokens, channels]`. Lazy; writes the rows' new states.
@@ -63,5 +60,15 @@ impl<'a> StepMemory<'a> {
         self.states
             .as_ref()
             .ok_or_else(|| Exception::custom("a step has no states for a layer that keeps some"))
+    }
+}
+
+impl KvStep<'_> {
+    /// [`StepMemory::attend`].
+    pub(super) fn attend(&self, spec: &AttentionSpec, layer: usize, qkv: &Array) -> Result<Array, Exception> {
+        match self {
+            Self::Paged(step) => step.attend(spec, layer, qkv),
+            Self::Gathered(step) => step.attend(spec, layer, qkv),
+        }
     }
 }
