@@ -52,10 +52,10 @@ pub(crate) use kv::{KvGeometry, RowMemory, StepBefore};
 pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
 pub(crate) use query_scale::QueryScale;
 pub(crate) use recurrent::{
-    Activation, Columns, Convolution, ConvolutionForm, DeltaHeads, Gated, GatedDelta,
+    Activation, Columns, Convolution, ConvolutionForm, DeltaHeads, Gated, GatedDelta, StateGeometry,
 };
 pub(crate) use rope::Rope;
-pub(crate) use state::{SequenceState, StateGeometry, StateMemory, StateRow, StateStep};
+pub(crate) use state::{SequenceState, StateMemory, StateRow, StateStep};
 pub use state_budget::pinned_states;
 pub(crate) use state_budget::{StateBudget, divide};
 pub(crate) use step::{KvStep, StepMemory};

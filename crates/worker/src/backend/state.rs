@@ -16,17 +16,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mlx_rs::{Array, error::Exception};
 
 use super::{
-    Convolution, GatedDelta, KvError, StateBudget,
+    Convolution, GatedDelta, KvError, StateBudget, StateGeometry,
     cpu::{CpuStateStep, CpuStates},
     mlx::{MlxStateStep, MlxStates},
+    recurrent::RowStates,
 };
 use crate::cache::{BLOCK_TOKENS, Snapshot, StatePool};
-
-/// What all layers keep of a sequence: parts of these shapes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct StateGeometry {
-    pub(crate) parts: Vec<Vec<i32>>,
-}
 
 /// The states of all sequences.
 pub(crate) struct StateMemory {
@@ -90,43 +85,10 @@ pub(crate) struct StateRow<'a> {
     pub(crate) state: &'a mut SequenceState,
 }
 
-/// States of one row of a step, by their numbers.
-#[derive(Debug, Clone)]
-pub(super) struct RowStates {
-    pub(super) new_tokens: i32,
-    /// `None`: the sequence begins.
-    pub(super) from: Option<i32>,
-    pub(super) to: i32,
-    /// Behind so many of the row's tokens, in order.
-    pub(super) snapshots: Vec<(i32, i32)>,
-}
-
 /// The rows of a step, for each layer that keeps a state.
 pub(crate) enum StateStep {
     Cpu(CpuStateStep),
     Mlx(MlxStateStep),
-}
-
-impl StateGeometry {
-    /// Numbers of a state.
-    pub(crate) fn values(&self) -> u64 {
-        self.parts.iter().fold(0, |all: u64, part| all.saturating_add(values(part)))
-    }
-
-    /// Where in a state each part begins, if they lie one behind the other.
-    pub(super) fn offsets(&self) -> Vec<usize> {
-        let mut next = 0;
-        let offset = |part: &Vec<i32>| {
-            let begin = next;
-            next += values(part);
-            begin as usize
-        };
-        self.parts.iter().map(offset).collect()
-    }
-}
-
-fn values(part: &[i32]) -> u64 {
-    part.iter().fold(1, |all: u64, &dim| all.saturating_mul(u64::from(dim.unsigned_abs())))
 }
 
 impl StateMemory {

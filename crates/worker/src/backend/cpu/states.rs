@@ -5,8 +5,7 @@ use mlx_rs::{Array, error::Exception};
 
 use super::super::{
     Convolution, DeltaHeads, GatedDelta,
-    recurrent::ConvolutionForm,
-    state::{RowStates, StateGeometry},
+    recurrent::{ConvolutionForm, RowStates, StateGeometry},
 };
 
 /// The memory of all states.

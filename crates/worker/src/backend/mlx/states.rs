@@ -20,7 +20,7 @@ use mlx_rs::{
 };
 
 use super::{
-    super::{Convolution, GatedDelta, state::RowStates},
+    super::{Convolution, GatedDelta, recurrent::RowStates},
     recurrent::{Computed, convolved, learned},
 };
 

@@ -14,13 +14,14 @@ mod linear;
 mod mixer;
 mod mlp;
 mod moe;
+mod names;
 mod norm;
 mod rope;
 mod short_conv;
 mod states;
 
 use attention::{Attention, AttentionParams};
-pub(super) use decoder::{BlockNames, BlockNorms, DecoderPlan};
+pub(super) use decoder::{BlockNorms, DecoderPlan};
 use delta_net::DeltaNet;
 pub(super) use delta_net::{DeltaInputs, DeltaNetPlan};
 use embedding::Embedding;
@@ -30,6 +31,7 @@ pub(super) use mixer::RecurrentPlan;
 use mlp::{Mlp, MlpParams};
 use moe::Moe;
 pub(super) use moe::{MoeNames, MoePlan, SharedExpert};
+pub(super) use names::BlockNames;
 pub(super) use norm::{NormParams, QkNorm};
 use norm::{Normalization, SublayerNorms};
 #[cfg(test)]
