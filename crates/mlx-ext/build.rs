@@ -39,6 +39,8 @@ fn main() {
             "cpp/rowwise_operation.cpp",
             "cpp/experts_operation.cpp",
             "cpp/head_products_operation.cpp",
+            "cpp/gated_operation.cpp",
+            "cpp/recurrent_operation.cpp",
         ])
         .compile("mlx_ext");
     compile_kernels();

@@ -89,7 +89,13 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
             reports.report(&Report::LoadFailed(Failure { kind, param: None, message: format!("{error:#}") }));
         })?;
 
-    let limits = options::limits(&options, served.kv_tokens());
+    let limits = options::limits(&options, served.kv_tokens(), served.kv_sequences());
+    if limits.max_num_seqs < options.max_sequences as usize {
+        info!(
+            sequences = limits.max_num_seqs,
+            "fewer run at the same time than `worker.max_num_seqs` says: there is no memory for the states of more"
+        );
+    }
     let stats = Arc::new(EngineStats::default());
     let (engine, messages) = bounded::<EngineMessage>(MAX_ENGINE_MESSAGES);
     let pool = Pool::start(preparer, Arc::clone(&requests), Arc::clone(&reports), engine.clone())?;
@@ -203,6 +209,12 @@ fn prefix_store(
     engine: Sender<EngineMessage>,
 ) -> Option<PrefixStore> {
     if options.prefix_disk_bytes == 0 || !options.keep_prefixes {
+        return None;
+    }
+    if model.has_states() {
+        info!(
+            "no prefixes are kept on disk: of this model they would be useless without its layers' states, which are not"
+        );
         return None;
     }
     let dir = dir.join(PREFIXES);

@@ -136,6 +136,77 @@ pub(super) struct RawAttention {
     pub(super) chunked: c_int,
 }
 
+/// Opaque.
+#[repr(C)]
+pub(super) struct RawStatePool {
+    _opaque: [u8; 0],
+}
+
+/// Opaque.
+#[repr(C)]
+pub(super) struct RawStateStep {
+    _opaque: [u8; 0],
+}
+
+/// `MlxExtStateRow` of `recurrent_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawStateRow {
+    pub(super) new_tokens: c_int,
+    pub(super) from: c_int,
+    pub(super) to: c_int,
+    pub(super) snapshot_count: c_int,
+}
+
+/// `MlxExtStateSnapshot` of `recurrent_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawStateSnapshot {
+    pub(super) after: c_int,
+    pub(super) to: c_int,
+}
+
+/// `MlxExtConvolution` of `recurrent_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawConvolution {
+    pub(super) x: *mut c_void,
+    pub(super) weight: *mut c_void,
+    pub(super) bias: *mut c_void,
+    pub(super) step: *const RawStateStep,
+    pub(super) state_at: usize,
+    pub(super) gated: c_int,
+    pub(super) silu: c_int,
+}
+
+/// `MlxExtGatedDelta` of `recurrent_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawGatedDelta {
+    pub(super) qkv: *mut c_void,
+    pub(super) gates: *mut c_void,
+    pub(super) log_rates: *mut c_void,
+    pub(super) biases: *mut c_void,
+    pub(super) step: *const RawStateStep,
+    pub(super) state_at: usize,
+    pub(super) key_heads: c_int,
+    pub(super) value_heads: c_int,
+    pub(super) key_dim: c_int,
+    pub(super) value_dim: c_int,
+}
+
+/// `MlxExtGated` of `gated_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawGated {
+    pub(super) x: *mut c_void,
+    pub(super) gate: *mut c_void,
+    pub(super) residual: *mut c_void,
+    pub(super) sigmoid: c_int,
+}
+
+/// `MlxExtPiece` of `gated_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawPiece {
+    pub(super) first: c_int,
+    pub(super) count: c_int,
+}
+
 /// Declares each function; what follows `=` is what its stand-in returns.
 macro_rules! foreign {
     ($(fn $name:ident($($argument:ident: $of:ty),*) $(-> $result:ty)? = $absent:expr;)*) => {
@@ -196,6 +267,25 @@ foreign! {
     fn mlx_ext_step_free(step: *mut RawStep) = ();
     fn mlx_ext_attention(spec: *const RawAttention, message: *mut c_char, message_len: usize) -> *mut c_void
         = absent(message, message_len);
+
+    fn mlx_ext_state_pool_new(floats: usize, states: c_int) -> *mut RawStatePool = null_mut();
+    fn mlx_ext_state_pool_free(pool: *mut RawStatePool) = ();
+    fn mlx_ext_state_step_new(
+        pool: *const RawStatePool, rows: *const RawStateRow, row_count: c_int,
+        snapshots: *const RawStateSnapshot, snapshot_count: c_int
+    ) -> *mut RawStateStep = null_mut();
+    fn mlx_ext_state_step_free(step: *mut RawStateStep) = ();
+    fn mlx_ext_convolution(
+        spec: *const RawConvolution, message: *mut c_char, message_len: usize
+    ) -> *mut c_void = absent(message, message_len);
+    fn mlx_ext_gated_delta(
+        spec: *const RawGatedDelta, message: *mut c_char, message_len: usize
+    ) -> *mut c_void = absent(message, message_len);
+    fn mlx_ext_gated(spec: *const RawGated, message: *mut c_char, message_len: usize) -> *mut c_void
+        = absent(message, message_len);
+    fn mlx_ext_columns(
+        x: *mut c_void, pieces: *const RawPiece, count: c_int, message: *mut c_char, message_len: usize
+    ) -> *mut c_void = absent(message, message_len);
 }
 
 #[cfg(not(target_os = "linux"))]

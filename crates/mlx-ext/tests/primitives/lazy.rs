@@ -140,7 +140,7 @@ fn norms_that_do_not_fit_are_refused() {
     let random = &mut Random::new(25);
     let (x, weight) = (random.normals(&[3, 64]), random.normals(&[32]));
     let refused = |part: NormedPart<'_>| {
-        let job = Rowwise { x: &x, parts: &[part], factor: 1.0, soft_cap: None, residual: None };
+        let job = Rowwise { x: &x, parts: &[part], factor: 1.0, soft_cap: None, gelu: false, residual: None };
         cpu::rowwise(&job).unwrap_err().what().to_owned()
     };
     let part =

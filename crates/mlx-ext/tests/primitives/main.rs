@@ -13,5 +13,6 @@ mod invariance;
 mod lazy;
 mod not_numbers;
 mod products;
+mod recurrent;
 mod rowwise;
 mod support;

@@ -58,13 +58,20 @@ fn caps_and_norms_keep_them() {
     let x = rows_with(9, random);
     for kind in [NormKind::Rms, NormKind::Layer] {
         let part = NormedPart { kind, weight: &weight, bias: None, eps: 1e-5, count: 1 };
-        let job = Rowwise { x: &x, parts: &[part], factor: 1.0, soft_cap: Some(30.0), residual: None };
+        let job =
+            Rowwise { x: &x, parts: &[part], factor: 1.0, soft_cap: Some(30.0), gelu: false, residual: None };
         check(&cpu::rowwise(&job).unwrap(), &format!("{kind:?}"));
     }
     // Without a norm it stays alone.
-    let capped =
-        cpu::rowwise(&Rowwise { x: &x, parts: &[], factor: 1.0, soft_cap: Some(30.0), residual: None })
-            .unwrap();
+    let capped = cpu::rowwise(&Rowwise {
+        x: &x,
+        parts: &[],
+        factor: 1.0,
+        soft_cap: Some(30.0),
+        gelu: false,
+        residual: None,
+    })
+    .unwrap();
     capped.eval().unwrap();
     let nans = capped.as_slice::<f32>().iter().enumerate().filter(|(_, value)| value.is_nan());
     assert_eq!(nans.map(|(i, _)| i).collect::<Vec<_>>(), [INPUTS as usize + 9]);

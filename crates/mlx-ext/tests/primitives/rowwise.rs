@@ -28,7 +28,7 @@ fn all_that_is_done_with_rows() {
         let bias = (layer && biased).then_some(&bias);
         let part = NormedPart { kind, weight: &weight, bias, eps: EPS, count: pieces };
         let (factor, soft_cap) = ([1.0, 0.3][random.below(2)], capped.then_some(3.0));
-        let job = Rowwise { x: &x, parts: &[part], factor, soft_cap, residual: residual.as_ref() };
+        let job = Rowwise { x: &x, parts: &[part], factor, soft_cap, gelu: false, residual: residual.as_ref() };
         expected(&job).check(&computed(&job));
     });
 }
@@ -39,7 +39,8 @@ fn caps_hold() {
     let random = &mut Random::new(30);
     let x = random.array(&[5, 77], |random| 10_f32.powi(random.below(12) as i32 - 4) * random.normal());
     for soft_cap in [0.5, 30.0, 50.0] {
-        let job = Rowwise { x: &x, parts: &[], factor: 1.0, soft_cap: Some(soft_cap), residual: None };
+        let job =
+            Rowwise { x: &x, parts: &[], factor: 1.0, soft_cap: Some(soft_cap), gelu: false, residual: None };
         expected(&job).check(&computed(&job));
     }
 }

@@ -13,6 +13,10 @@
 //! query_scale  what queries are multiplied by where they are late
 //! kv         memory for keys and values: how much, of what shape
 //! block_table  which blocks of it a sequence has
+//! state      memory for what else layers keep of a sequence
+//! state_budget  how much of it there is
+//! recurrent  the layers that keep it
+//! step       a step's sequences, as layers see them
 //! cpu        primitives of this project (`mlx_ext::cpu`), paged keys and values
 //! mlx        MLX's operations, paged keys and values that are gathered for a step
 //! ```
@@ -30,8 +34,12 @@ mod kv;
 mod matrix;
 mod mlx;
 mod query_scale;
+mod recurrent;
 mod rope;
 mod routing;
+mod state;
+mod state_budget;
+mod step;
 mod take;
 #[cfg(test)]
 mod tests;
@@ -49,8 +57,15 @@ pub(crate) use kv::{KvGeometry, RowMemory, StepBefore};
 pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
 pub(crate) use mlx::PackedInputs;
 pub(crate) use query_scale::QueryScale;
+pub(crate) use recurrent::{
+    Activation, Columns, Convolution, ConvolutionForm, DeltaHeads, Gated, GatedDelta, StateGeometry,
+};
 pub(crate) use rope::Rope;
 pub(crate) use routing::{Groups, Routing, RoutingRule, Scores};
+pub(crate) use state::{SequenceState, StateMemory, StateRow, StateStep};
+pub use state_budget::pinned_states;
+pub(crate) use state_budget::{StateBudget, divide};
+pub(crate) use step::{KvStep, StepMemory};
 
 use crate::{cache::BLOCK_TOKENS, sample::Choice};
 
@@ -87,12 +102,6 @@ pub(crate) enum KvMemory {
 pub(crate) enum SequenceMemory {
     Paged(cpu::PagedSequence),
     Gathered(mlx::GatheredSequence),
-}
-
-/// The sequences of one step, for the attention of each layer in turn.
-pub(crate) enum StepMemory<'a> {
-    Paged(cpu::PagedStep),
-    Gathered(mlx::GatheredStep<'a>),
 }
 
 impl Backend {
@@ -162,6 +171,16 @@ impl Backend {
         PackedInputs::new(lens, !self.kernels.are_cpu())
     }
 
+    /// `[tokens, width]` of what is multiplied by a gate; lazy.
+    pub(crate) fn gated(self, job: &Gated<'_>) -> Result<Array, Exception> {
+        if self.kernels.are_cpu() { cpu::gated(job) } else { mlx::gated(job) }
+    }
+
+    /// Some columns of `x` `[tokens, width]`; lazy.
+    pub(crate) fn columns(self, x: &Array, columns: &Columns) -> Result<Array, Exception> {
+        if self.kernels.are_cpu() { cpu::columns(x, columns) } else { mlx::columns(x, columns) }
+    }
+
     /// `[tokens, outputs]` of the experts that each token chooses; lazy.
     pub(crate) fn mix(self, job: &Mix<'_>, experts: &Experts) -> Result<Array, Exception> {
         match experts {
@@ -202,6 +221,23 @@ impl Backend {
             let together = !self.kernels.are_cpu();
             KvMemory::Gathered(mlx::GatheredKv::new(geometry, budget, self.dtype, together)?)
         })
+    }
+
+    /// Makes memory for states.
+    ///
+    /// # Errors
+    /// There is no address space.
+    pub(crate) fn state_memory(
+        self,
+        geometry: &StateGeometry,
+        budget: StateBudget,
+    ) -> Result<StateMemory, KvError> {
+        StateMemory::new(geometry, budget, self.state_bytes(geometry), self.kernels.are_cpu())
+    }
+
+    /// Bytes of a state: those of float32, though of MLX's some may have a shorter type.
+    pub(crate) fn state_bytes(self, geometry: &StateGeometry) -> u64 {
+        geometry.values().saturating_mul(4)
     }
 
     /// Everything that keys and values of such a geometry depend on, besides the weights and the tokens.
@@ -277,13 +313,11 @@ impl KvMemory {
         &self,
         rows: Vec<RowMemory<'a, SequenceMemory>>,
         before: StepBefore,
-    ) -> Result<StepMemory<'a>, KvError> {
+    ) -> Result<KvStep<'a>, KvError> {
         match self {
-            Self::Paged(memory) => {
-                memory.begin(of_one_kind(rows, SequenceMemory::paged)?).map(StepMemory::Paged)
-            }
+            Self::Paged(memory) => memory.begin(of_one_kind(rows, SequenceMemory::paged)?).map(KvStep::Paged),
             Self::Gathered(memory) => {
-                memory.begin(of_one_kind(rows, SequenceMemory::gathered)?, before).map(StepMemory::Gathered)
+                memory.begin(of_one_kind(rows, SequenceMemory::gathered)?, before).map(KvStep::Gathered)
             }
         }
     }
@@ -354,24 +388,6 @@ impl SequenceMemory {
     pub(crate) fn commit(&mut self) {
         if let Self::Gathered(sequence) = self {
             sequence.commit();
-        }
-    }
-}
-
-impl StepMemory<'_> {
-    /// Whether it reads blocks that MLX would copy if they were written to meanwhile.
-    pub(crate) fn reads_blocks(&self) -> bool {
-        matches!(self, Self::Gathered(step) if step.reads_blocks())
-    }
-
-    /// Attention of one layer, the `layer`th. `qkv` is `[tokens, (queries + 2 kv) * dim]`, the tokens of all rows
-    /// concatenated. Rotates and appends the keys and values, and returns `[tokens, queries * dim]`; lazy.
-    ///
-    /// The rows' lengths stay as they are until the step has been evaluated.
-    pub(crate) fn attend(&self, spec: &AttentionSpec, layer: usize, qkv: &Array) -> Result<Array, Exception> {
-        match self {
-            Self::Paged(step) => step.attend(spec, layer, qkv),
-            Self::Gathered(step) => step.attend(spec, layer, qkv),
         }
     }
 }

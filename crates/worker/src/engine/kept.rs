@@ -132,9 +132,20 @@ impl<M: Forward> KeptMemory<'_, M> {
 
     fn reuse(&mut self, id: SequenceId, found: Match) -> Option<Found> {
         let (prefixes, slot) = (self.kept.prefixes.as_mut()?, self.slots.get_mut(&id)?);
-        slot.kv = Some(prefixes.fork(found)?);
+        slot.kv = Some(prefixes.resume(found)?);
         hold(prefixes, &mut slot.held, Some(found.node));
         Some(Found::Ready { computed: found.len, shared: prefixes.whole_blocks(found.len) })
+    }
+}
+
+impl<M: Forward> KeptMemory<'_, M> {
+    /// Others begin with the same `known` tokens as a sequence that goes on before: where they part, later ones can go on.
+    fn mark(&mut self, id: SequenceId, known: usize, reused: Found) {
+        if let (Found::Ready { computed, .. }, Some(slot)) = (reused, self.slots.get_mut(&id))
+            && computed < known
+        {
+            self.model.mark(slot.kv.get_or_insert_with(|| self.model.new_kv()), known);
+        }
     }
 }
 
@@ -157,10 +168,12 @@ impl<M: Forward> Kept for KeptMemory<'_, M> {
         let tokens = to_find(&slot.sequence.tokens);
         // Less than a block is not worth a copy.
         let found = prefixes.find(tokens).filter(|found| prefixes.whole_blocks(found.len) > 0);
+        let known = prefixes.whole_blocks(prefixes.known(tokens));
         if self.comes_soon(tokens, found.map_or(0, |found| found.len), computing) {
             return Found::Soon;
         }
         let reused = found.and_then(|found| self.reuse(id, found)).unwrap_or(Found::NOTHING);
+        self.mark(id, known, reused);
         if let (Found::Ready { computed, .. }, Some(slot)) = (reused, self.slots.get_mut(&id))
             && !slot.started
         {

@@ -98,7 +98,7 @@ fn restored<M: Forward>(prefixes: &mut Prefixes<M::Kv>, model: &M, tokens: &[u32
         return Some(model.new_kv());
     }
     let found @ Match { len, .. } = prefixes.find(tokens)?;
-    if len < tokens.len() { None } else { prefixes.fork(found) }
+    if len < tokens.len() { None } else { prefixes.resume(found) }
 }
 
 /// Appends the segments that have been read. False if no more is to come.

@@ -35,6 +35,7 @@ use crate::{
 };
 
 const LIMITS: Limits = Limits {
+    max_held_seqs: usize::MAX,
     max_num_seqs: 4,
     chunk_tokens: 8,
     max_num_batched_tokens: 12,

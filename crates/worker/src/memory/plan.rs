@@ -6,7 +6,7 @@ use protocol::{
     options::WorkerOptions,
 };
 
-use crate::model::ModelSize;
+use crate::model::{ModelSize, pinned_states};
 
 /// How a worker's share of memory is divided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +40,13 @@ impl MemoryPlan {
     /// # Errors
     /// The model is too large.
     pub fn divide(&self, size: ModelSize) -> Result<WorkerBytes, Shortage> {
-        let ModelSize { weight_bytes, private_bytes, kv_token_bytes, context_length } = size;
+        let ModelSize { weight_bytes, private_bytes, kv_token_bytes, state_bytes, context_length } = size;
         let context = context_length.into();
         let needs = MemoryNeeds::new(&self.options, weight_bytes, kv_token_bytes, context, self.cache_bytes);
+        // Those of one sequence, and a snapshot.
+        let states = pinned_states(1).saturating_add(1);
+        let least = needs.least_kv_bytes.saturating_add(states.saturating_mul(state_bytes));
+        let needs = MemoryNeeds { least_kv_bytes: least.min(self.options.kv_bytes), ..needs };
         self.options.memory.of_each_worker(&needs.with_private_weights(private_bytes))
     }
 }
@@ -73,6 +77,7 @@ mod tests {
             weight_bytes: 5 * GIB,
             private_bytes: 0,
             kv_token_bytes: 1 << 17,
+            state_bytes: 0,
             context_length: 8192,
         };
         let cpu = plan(7 * GIB, Device::Cpu).unwrap().divide(size).unwrap();
@@ -94,6 +99,7 @@ mod tests {
             weight_bytes: 5 * GIB,
             private_bytes,
             kv_token_bytes: 1 << 17,
+            state_bytes: 0,
             context_length: 8192,
         };
         let options = |workers| {

@@ -45,10 +45,10 @@ pub use size::{ModelSize, stored_size};
 pub use state::SequenceKv;
 pub use step::{Logits, StepInput, StepRow};
 
-pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError, KvInUse, Progress};
+pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError, KvInUse, Progress, pinned_states};
 
 use crate::{
-    backend::{AttentionSpec, Backend, KvGeometry, PackedInputs, StepMemory},
+    backend::{AttentionSpec, Backend, KvGeometry, PackedInputs, StateGeometry, StepMemory},
     cache::BLOCK_TOKENS,
     sample::Choice,
 };
@@ -64,8 +64,13 @@ trait Architecture {
     /// How many tokens there are.
     fn vocab_size(&self) -> u32;
 
-    /// The attention of each layer, in order.
+    /// The attention of each layer that has some, in order.
     fn attention(&self) -> Vec<&AttentionSpec>;
+
+    /// What other layers keep of a sequence.
+    fn states(&self) -> StateGeometry {
+        StateGeometry::default()
+    }
 
     /// `[tokens, hidden]` of `tokens`, uint32 `[tokens]`, before the last normalization. Appends their keys and values;
     /// lazy.
@@ -116,6 +121,7 @@ struct Opened {
     architecture: Box<dyn Architecture>,
     backend: Backend,
     geometry: KvGeometry,
+    states: StateGeometry,
     progress: Option<Progress>,
     size: ModelSize,
     files: Vec<MappedFile>,
@@ -131,15 +137,20 @@ impl Opened {
         let Taken { bytes: weight_bytes, private_bytes, files } = weights.finish()?;
         let attention = architecture.attention();
         let (geometry, progress) = (state::geometry(&attention, backend)?, backend.progress(&attention));
-        let kv_token_bytes = backend.kv_token_bytes(geometry, budget) as u64;
-        let context_length = architecture.context_length();
-        let size = ModelSize { weight_bytes, private_bytes, kv_token_bytes, context_length };
-        Ok(Self { architecture, backend, geometry, progress, size, files })
+        let states = architecture.states();
+        let size = ModelSize {
+            weight_bytes,
+            private_bytes,
+            kv_token_bytes: backend.kv_token_bytes(geometry, budget) as u64,
+            state_bytes: backend.state_bytes(&states),
+            context_length: architecture.context_length(),
+        };
+        Ok(Self { architecture, backend, geometry, states, progress, size, files })
     }
 
     fn with_kv(self, budget: KvBudget) -> Result<Model, ModelError> {
-        let Self { architecture, backend, geometry, progress, size, files } = self;
-        let cache = KvCache::new(geometry, budget, backend)?;
+        let Self { architecture, backend, geometry, states, progress, size, files } = self;
+        let cache = KvCache::new(geometry, &states, budget, backend)?;
         Ok(Model {
             architecture,
             cache,
@@ -260,9 +271,25 @@ impl Model {
         self.cache.tokens()
     }
 
+    /// Whether layers keep states, which every token changes: then a sequence can be cut only where one is kept.
+    pub fn has_states(&self) -> bool {
+        self.cache.has_states()
+    }
+
+    /// Most sequences that may be in a step. Of a model with states one more may have memory.
+    pub fn kv_sequences(&self) -> usize {
+        self.cache.sequences()
+    }
+
     /// Whether a token gives the same logits whatever is computed beside it, of its own sequence and of others.
     pub fn is_invariant(&self) -> bool {
         self.cache.is_invariant()
+    }
+
+    /// Whether tokens that are guessed can be computed beside those before, and be dropped again: only if a token gives the
+    /// same logits as alone, and nothing is left of it.
+    pub fn checks_drafts(&self) -> bool {
+        self.is_invariant() && !self.has_states()
     }
 
     /// Tokens of the unit in which sequences share memory, so that what is forked takes none.

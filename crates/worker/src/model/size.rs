@@ -17,6 +17,8 @@ pub struct ModelSize {
     pub private_bytes: u64,
     /// Bytes of a token's keys and values, in all layers.
     pub kv_token_bytes: u64,
+    /// Bytes of what layers keep of a sequence beside keys and values; 0 if they keep nothing.
+    pub state_bytes: u64,
     /// The most tokens a sequence can have.
     pub context_length: u32,
 }
@@ -29,6 +31,7 @@ impl ModelSize {
             weight_bytes: self.weight_bytes.saturating_add(draft.weight_bytes),
             private_bytes: self.private_bytes.saturating_add(draft.private_bytes),
             kv_token_bytes: self.kv_token_bytes.saturating_add(draft.kv_token_bytes),
+            state_bytes: self.state_bytes.saturating_add(draft.state_bytes),
             ..self
         }
     }
@@ -69,7 +72,13 @@ mod tests {
     proptest! {
         #[test]
         fn both_hold_as_many_tokens(own in 1..1_u64 << 30, other in 1..1_u64 << 30, bytes in 0..1_u64 << 50) {
-            let size = |kv_token_bytes| ModelSize { weight_bytes: 1, private_bytes: 0, kv_token_bytes, context_length: 1 };
+            let size = |kv_token_bytes| ModelSize {
+                weight_bytes: 1,
+                private_bytes: 0,
+                kv_token_bytes,
+                state_bytes: 0,
+                context_length: 1,
+            };
             let share = size(own).share(bytes, &size(other));
             prop_assert!(share <= bytes);
             prop_assert!((share / own).abs_diff((bytes - share) / other) <= 1);

@@ -20,6 +20,8 @@ pub(super) struct Weights<'a> {
     files: HashMap<usize, MappedFile>,
     /// Stands before every name that is asked for.
     prefix: &'static str,
+    /// Is put behind `model.`.
+    inner_prefix: &'static str,
     bytes: u64,
     /// Of what is not a view of a file.
     private_bytes: u64,
@@ -50,12 +52,26 @@ impl<'a> Weights<'a> {
         let tensors = artifact.manifest.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         let backend = Backend::new(kernels, main_float(&artifact.manifest.tensors));
         let packings = Packings::parse(Settings::new(&artifact.manifest.config)?)?;
-        Ok(Self { tensors, files, prefix: "", bytes: 0, private_bytes: 0, backend, packings })
+        Ok(Self {
+            tensors,
+            files,
+            prefix: "",
+            inner_prefix: "",
+            bytes: 0,
+            private_bytes: 0,
+            backend,
+            packings,
+        })
     }
 
     /// What will compute with the tensors.
     pub(super) fn backend(&self) -> Backend {
         self.backend
+    }
+
+    /// Whether there is a tensor whose name begins like this.
+    pub(super) fn any(&self, beginning: &str) -> bool {
+        self.tensors.keys().any(|name| name.starts_with(beginning))
     }
 
     /// From now on `prefix` is put before every name that is asked for. It is what the language model's tensors have in
@@ -65,13 +81,27 @@ impl<'a> Weights<'a> {
         self.prefix = prefix;
     }
 
+    /// The same for a language model whose tensors, but for its head, have the prefix behind their `model.`.
+    pub(super) fn enter_behind_model(&mut self, prefix: &'static str, others: &[&str]) {
+        self.ignore(|name| others.iter().any(|other| name.starts_with(other)));
+        self.inner_prefix = prefix;
+    }
+
     fn full(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
+        match name.strip_prefix("model.") {
+            Some(rest) if !self.inner_prefix.is_empty() => format!("model.{}{rest}", self.inner_prefix),
+            _ => format!("{}{name}", self.prefix),
+        }
     }
 
     /// Whether a tensor is there and has not been taken.
     pub(super) fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(self.full(name).as_str())
+    }
+
+    /// The shape of a tensor that is there and has not been taken.
+    pub(super) fn shape(&self, name: &str) -> Option<&[u64]> {
+        self.tensors.get(self.full(name).as_str()).map(|tensor| &tensor.shape[..])
     }
 
     /// How the matrix `<module>.weight` `[outputs, inputs]` is packed, as configuration and tensors say; `None`: it is

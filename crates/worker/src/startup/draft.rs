@@ -162,14 +162,21 @@ impl LoadedModels {
             })?);
             anyhow::Ok(kv_bytes)
         })?;
+        if drafting.as_ref().is_some_and(Model::has_states) {
+            let why = "its layers keep states, which can't be taken back behind a wrong guess";
+            return Err(draft.names.refusal(why));
+        }
         let chunk = options::chunk_tokens(options);
         model.warm_up(chunk)?;
         if let Some(loaded) = &drafting {
             loaded.warm_up(chunk).map_err(|error| draft.names.refusal(&error.to_string()))?;
             info!(draft_model = name, weight_bytes = loaded.weight_bytes(), "draft model loaded");
         }
-        if !model.is_invariant() {
-            warn!(draft_model = name, "nothing is guessed, since outputs could differ");
+        if !model.checks_drafts() {
+            warn!(
+                draft_model = name,
+                "nothing is guessed: this model can't take back what was guessed wrong"
+            );
         }
         Ok(Self { model, draft: drafting, other_bytes })
     }

@@ -92,6 +92,11 @@ impl Served {
         }
     }
 
+    /// Most sequences that may be in a step, whatever their tokens take. What embeds has no limit.
+    pub(super) fn kv_sequences(&self) -> usize {
+        self.generating().map_or(usize::MAX, |models| models.model.kv_sequences())
+    }
+
     /// The models, if it generates.
     pub(super) fn generating(&self) -> Option<&LoadedModels> {
         match self {
@@ -129,6 +134,7 @@ impl LoadedEmbedding {
             weight_bytes: model.weight_bytes(),
             private_bytes: model.private_bytes(),
             kv_token_bytes: 0,
+            state_bytes: 0,
             context_length: model.max_tokens(),
         })?;
         model.warm_up()?;

@@ -12,6 +12,7 @@ mod encoders;
 mod faults;
 mod forks;
 mod forms;
+mod hybrid;
 mod invariance;
 mod leaks;
 mod listing;

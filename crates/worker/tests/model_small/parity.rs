@@ -37,8 +37,8 @@ fn table() {
             for (backend, on) in BACKENDS.into_iter().filter(|_| runs().next().is_some()) {
                 let mut all = Difference::default();
                 for (model, run) in runs() {
-                    let (found, arithmetic) = (model.compare(run, on), Arithmetic::of(on, run));
-                    let found = if arithmetic == Arithmetic::Rounded { found } else { found.of_all() };
+                    let (found, arithmetic) = (model.compare(run, on), Arithmetic::of(on, model, run));
+                    let found = if arithmetic.is_rounded() { found } else { found.of_all() };
                     all = all.and(found);
                     if !arithmetic.allows(found) {
                         wrong.push(format!("{model_type}, {bits:?} bits, {backend}: {found:?}"));

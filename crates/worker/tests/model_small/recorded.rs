@@ -88,8 +88,16 @@ impl Recorded {
     }
 
     fn has_experts(&self) -> bool {
-        let text = self.config.get("text_config").unwrap_or(&self.config);
-        text.get("num_experts_per_tok").is_some()
+        self.mentions("num_experts_per_tok")
+    }
+
+    /// Whether layers keep states.
+    fn keeps_states(&self) -> bool {
+        self.mentions("conv_L_cache") || self.mentions("linear_num_key_heads")
+    }
+
+    fn mentions(&self, setting: &str) -> bool {
+        self.config.get("text_config").unwrap_or(&self.config).get(setting).is_some()
     }
 
     /// In one piece and in pieces, then token by token.
@@ -173,6 +181,8 @@ pub(crate) enum Arithmetic {
     Float32,
     /// Activations that meet quantized weights are rounded to 16 bits.
     Rounded,
+    /// The same, and states sum up what comes of it.
+    RoundedStates,
     /// To 8 bits.
     Bytes,
     /// Results of operations are rounded to 16 bits.
@@ -180,13 +190,24 @@ pub(crate) enum Arithmetic {
 }
 
 impl Arithmetic {
-    pub(crate) fn of(on: On, run: &Run) -> Self {
+    pub(crate) fn of(on: On, model: &Recorded, run: &Run) -> Self {
         match (on.kernels, on.float) {
             (Kernels::Mlx, Some(Float::F16 | Float::Bf16)) => Self::Half,
             (Kernels::CpuInt8, _) if run.bits == Some(4) || run.experts.is_some() => Self::Bytes,
-            (Kernels::Cpu | Kernels::CpuInt8, _) if run.bits.is_some() => Self::Rounded,
+            (Kernels::Cpu | Kernels::CpuInt8, _) if run.bits.is_some() => {
+                if model.keeps_states() {
+                    Self::RoundedStates
+                } else {
+                    Self::Rounded
+                }
+            }
             _ => Self::Float32,
         }
+    }
+
+    /// Whether activations are rounded to 16 bits.
+    pub(crate) fn is_rounded(self) -> bool {
+        matches!(self, Self::Rounded | Self::RoundedStates)
     }
 
     /// Whether a model is computed as mlx-lm does it: each logit within a thousandth (itself, or its part of the largest
@@ -194,12 +215,13 @@ impl Arithmetic {
     /// first token that a rounding may turn to other experts.
     pub(crate) fn allows(self, found: Difference) -> bool {
         let turned = found.turned_logit / found.size;
-        let found = if self == Self::Rounded { found } else { found.of_all() };
+        let found = if self.is_rounded() { found } else { found.of_all() };
         let part = found.logit / found.size;
         match self {
             Self::Float32 => found.logit < 1e-3 && found.tokens == 0,
             // Another expert changes a logit by less than a rounding to 8 bits does.
             Self::Rounded => part < 1e-3 && found.tokens == 0 && turned < 0.3,
+            Self::RoundedStates => part < 3e-3 && found.tokens == 0 && turned < 0.3,
             Self::Bytes => part < 0.3,
             Self::Half => part < 0.15,
         }
@@ -219,7 +241,7 @@ fn agrees_with_mlx_lm(on: On) {
             let exact = !matches!(on.float, Some(Float::F16 | Float::Bf16));
             for run in model.runs.iter().filter(|run| run.bits.is_none() || exact) {
                 let found = model.compare(run, on);
-                let arithmetic = Arithmetic::of(on, run);
+                let arithmetic = Arithmetic::of(on, model, run);
                 // A rounding can turn a token to other experts, and then nothing is near.
                 let is_coarse = matches!(arithmetic, Arithmetic::Half | Arithmetic::Bytes);
                 let may_turn = is_coarse && model.has_experts();

@@ -334,6 +334,91 @@ def gpt_oss(r, seed):
     }
 
 
+def lfm2(r, seed):
+    config = common("lfm2", r, seed, free=False)
+    layers = 4
+    kinds = ["full_attention" if (layer + seed) % 3 == 1 else "conv" for layer in range(layers)]
+    sizes = {
+        "block_dim": config["hidden_size"],
+        "block_ff_dim": 96,
+        "block_multiple_of": 32,
+        "block_ffn_dim_multiplier": r.choice([1.0, 1.5]),
+        "block_auto_adjust_ff_dim": seed % 3 == 1,
+    }
+    of_layers = {"layer_types": kinds} if seed % 2 else {"full_attn_idxs": [i for i in range(layers) if kinds[i] != "conv"]}
+    for name in ["intermediate_size", "rms_norm_eps"]:
+        del config[name]
+    return {
+        **config,
+        **sizes,
+        **of_layers,
+        "num_hidden_layers": layers,
+        "tie_word_embeddings": True,
+        "norm_eps": r.choice([1e-5, 1e-6]),
+        "conv_L_cache": [3, 4, 2][seed % 3],
+        "conv_bias": seed % 2 == 1,
+        "convolutions_of_transformers": seed % 2 == 0,
+    }
+
+
+def delta_net(r, seed):
+    """What models with gated delta nets have in common."""
+    keys, values = r.choice([(2, 4), (1, 3), (2, 2)])
+    return {
+        "num_hidden_layers": 4,
+        "linear_num_key_heads": keys,
+        "linear_num_value_heads": values,
+        "linear_key_head_dim": r.choice([16, 12]),
+        # A quantized output needs a multiple of 32 components.
+        "linear_value_head_dim": r.choice({4: [16, 40], 3: [32], 2: [16, 48]}[values]),
+        "linear_conv_kernel_dim": [4, 3][seed % 2],
+        "full_attention_interval": [4, 2][seed % 2],
+    }
+
+
+def shared_experts(r, seed):
+    return {
+        "num_experts": r.choice([6, 9]),
+        "num_experts_per_tok": r.choice([2, 3]),
+        "moe_intermediate_size": 64,
+        "shared_expert_intermediate_size": 96,
+        "norm_topk_prob": seed % 3 != 1,
+    }
+
+
+def heads_of_16(r, config):
+    """A quarter of each head is rotated."""
+    return {**config, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": r.choice([1, 2]), "head_dim": 16}
+
+
+def qwen3_next(r, seed):
+    config = heads_of_16(r, common("qwen3_next", r, seed))
+    # mlx-lm takes the files of transformers for those if their first layers have separate experts.
+    of_transformers = seed % 3 == 1
+    layers = {"decoder_sparse_step": 1 if of_transformers else 2, "mlp_only_layers": [3] if seed % 3 == 2 else []}
+    return {
+        **config,
+        **delta_net(r, seed),
+        **shared_experts(r, seed),
+        **layers,
+        "partial_rotary_factor": [0.25, 0.5][seed % 2],
+        "attention_bias": seed % 3 == 2,
+        "separate_experts": of_transformers,
+        "convolutions_of_transformers": of_transformers,
+    }
+
+
+def qwen3_5(r, seed, model_type="qwen3_5"):
+    config = heads_of_16(r, common(model_type + "_text", r, seed))
+    theta = config.pop("rope_theta")
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 0], "partial_rotary_factor": [0.25, 0.5][seed % 2]}
+    text = {**config, **delta_net(r, seed), "rope_parameters": {**rope, "rope_theta": theta}}
+    if model_type == "qwen3_5_moe":
+        text.update(shared_experts(r, seed))
+    nested = {"model_type": model_type, "text_config": text, "vocab_size": text["vocab_size"], "eos_token_id": 0}
+    return {**nested, "convolutions_of_transformers": seed % 3 == 1}
+
+
 ARCHITECTURES = {
     "cohere": cohere,
     "cohere2": cohere2,
@@ -351,6 +436,7 @@ ARCHITECTURES = {
     "iquestcoder": lambda r, seed: llama(r, seed, "iquestcoder"),
     "joyai_llm_flash": lambda r, seed: deepseek_v3(r, seed, "joyai_llm_flash"),
     "kimi_k2": lambda r, seed: deepseek_v3(r, seed, "kimi_k2"),
+    "lfm2": lfm2,
     "llama": llama,
     "llama4": llama4,
     "ministral3": ministral3,
@@ -363,7 +449,10 @@ ARCHITECTURES = {
     "phi3": phi3,
     "qwen2": qwen2,
     "qwen3": qwen3,
+    "qwen3_5": qwen3_5,
+    "qwen3_5_moe": lambda r, seed: qwen3_5(r, seed, "qwen3_5_moe"),
     "qwen3_moe": qwen3_moe,
+    "qwen3_next": qwen3_next,
     "seed_oss": seed_oss,
     "smollm3": smollm3,
 }

@@ -105,6 +105,11 @@ def separate(name, shape):
     return [(f"{before}.experts.{expert}.{after}", shape[1:]) for expert in range(shape[0])]
 
 
+def transposed(name, shape):
+    """Channels, inputs of each, taps, as transformers stores a convolution: mlx-lm has the inputs last."""
+    return [shape[0], shape[2], shape[1]] if len(shape) == 3 and ".conv" in name else shape
+
+
 def build(config):
     """The model with its weights, and their shapes as they are stored."""
     model_class, args_class = _get_classes(config)
@@ -115,6 +120,8 @@ def build(config):
         shapes = {name: shape for name, shape in shapes.items() if "lm_head." not in name}
     if config.pop("separate_experts", False):
         shapes = dict(sorted(part for name, shape in shapes.items() for part in separate(name, shape)))
+    if config.pop("convolutions_of_transformers", False):
+        shapes = {name: transposed(name, shape) for name, shape in shapes.items()}
     weights = {name: tensor(name, shape) for name, shape in shapes.items()}
     if hasattr(model, "sanitize"):
         weights = model.sanitize(dict(weights))
@@ -179,7 +186,8 @@ def record(config, seed):
         quantize(model, bits, experts)
         runs.append(run(model, prompt, bits, experts))
         dense = not_quantized(model, shapes)
-    config.pop("separate_experts", None)
+    for ours in ["separate_experts", "convolutions_of_transformers"]:
+        config.pop(ours, None)
     model = {"config": config, "tensors": shapes, "prompt": prompt, "runs": runs}
     return {"dense": dense, **model} if dense else model
 

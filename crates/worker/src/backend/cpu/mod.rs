@@ -2,6 +2,7 @@
 
 mod experts;
 mod paged;
+mod states;
 
 use mlx_ext::cpu;
 use mlx_rs::{Array, error::Exception};
@@ -9,8 +10,12 @@ use mlx_rs::{Array, error::Exception};
 pub(crate) use experts::CpuExperts;
 pub(super) use experts::mix;
 pub(crate) use paged::{PagedKv, PagedSequence, PagedStep};
+pub(crate) use states::{CpuStateStep, CpuStates};
 
-use super::{AttentionSpec, Gate, HeadProducts, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
+use super::{
+    Activation, AttentionSpec, Columns, Gate, Gated, HeadProducts, Linear, Matrix, Norm, NormKind, Rowwise,
+    Storage,
+};
 use crate::cache::BLOCK_TOKENS;
 
 const _: () = assert!(BLOCK_TOKENS == cpu::KvPool::BLOCK_TOKENS, "the blocks of the pool are others");
@@ -51,6 +56,18 @@ pub(super) fn head_products(job: &HeadProducts<'_>, int8: bool) -> Result<Array,
         rows: job.rows.clone(),
         int8,
     })
+}
+
+pub(super) fn gated(job: &Gated<'_>) -> Result<Array, Exception> {
+    let activation = match job.activation {
+        Activation::Silu => cpu::Activation::Silu,
+        Activation::Sigmoid => cpu::Activation::Sigmoid,
+    };
+    cpu::gated(&cpu::Gated { x: job.x, gate: job.gate, activation, residual: job.residual })
+}
+
+pub(super) fn columns(x: &Array, columns: &Columns) -> Result<Array, Exception> {
+    cpu::columns(x, &columns.pieces)
 }
 
 pub(super) fn embedding(matrix: &Matrix, tokens: &Array, width: i32) -> Result<Array, Exception> {

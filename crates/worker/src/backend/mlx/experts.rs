@@ -8,7 +8,7 @@ use mlx_rs::{
 
 use super::{
     super::{Matrix, Mix, Storage},
-    gated,
+    gated_product,
     routing::choose,
 };
 
@@ -49,7 +49,7 @@ pub(crate) fn mix(job: &Mix<'_>, [gate, up, down]: &[Matrix; 3]) -> Result<Array
         x = x.multiply(weights.reshape(&[-1, 1, 1])?)?;
     }
     let product = |x: &Array, matrix: &Matrix| multiply(x, matrix, &which, is_sorted);
-    let inner = gated(job.gate, &product(&x, gate)?, &product(&x, up)?)?;
+    let inner = gated_product(job.gate, &product(&x, gate)?, &product(&x, up)?)?;
     let mut y = product(&inner, down)?.reshape(&[tokens * chosen, -1])?;
     if let Some(order) = &order {
         y = take_axis(&y, argsort(order)?, 0)?;

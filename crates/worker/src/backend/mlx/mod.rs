@@ -9,9 +9,11 @@ mod group;
 mod grouping;
 mod heads;
 mod packed;
+mod recurrent;
 mod routing;
 mod rowwise;
 mod sample;
+mod states;
 mod step;
 
 use mlx_rs::{
@@ -24,8 +26,10 @@ pub(super) use experts::mix;
 pub(crate) use gathered::{GatheredKv, GatheredSequence};
 pub(super) use heads::head_products;
 pub(crate) use packed::PackedInputs;
+pub(super) use recurrent::{columns, gated};
 pub(super) use rowwise::rowwise;
 pub(crate) use sample::choose;
+pub(crate) use states::{MlxStateStep, MlxStates};
 pub(crate) use step::GatheredStep;
 
 use rowwise::{normalized, number};
@@ -39,7 +43,7 @@ pub(super) fn linear(job: &Linear<'_>) -> Result<Array, Exception> {
     let products: Vec<Array> =
         job.matrices.iter().map(|matrix| multiply(x, matrix)).collect::<Result<_, _>>()?;
     let y = match (&products[..], job.gate) {
-        ([gate, up], Some(activation)) => gated(activation, gate, up)?,
+        ([gate, up], Some(activation)) => gated_product(activation, gate, up)?,
         ([one], _) => one.clone(),
         (several, _) => concatenate(several, -1)?,
     };
@@ -47,7 +51,7 @@ pub(super) fn linear(job: &Linear<'_>) -> Result<Array, Exception> {
 }
 
 /// `activation(x) * up`.
-fn gated(activation: Gate, x: &Array, up: &Array) -> Result<Array, Exception> {
+fn gated_product(activation: Gate, x: &Array, up: &Array) -> Result<Array, Exception> {
     match activation {
         Gate::Silu => x.multiply(sigmoid(x)?)?.multiply(up),
         // x (1 + tanh(u)) / 2 is x sigmoid(2u), with u = sqrt(2/pi) (x + 0.044715 x^3).

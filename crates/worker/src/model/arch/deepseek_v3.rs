@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::qwen3_moe::NAMES;
 use crate::model::layers::{
     Architecture, DecoderConfig, DecoderPlan, Defaults, Groups, LatentPlan, ModelError, MoePlan, RopeConfig,
-    RoutingRule, Scores, Settings, Weights, load_rope,
+    RoutingRule, Scores, Settings, SharedExpert, Weights, load_rope,
 };
 
 /// What transformers assumes where the configuration does not say it.
@@ -85,7 +85,11 @@ pub(super) fn with_experts(
     let (rule, correction) = rule(count)?;
     let experts = MoePlan {
         correction,
-        shared: (shared > 0).then_some(("mlp.shared_experts", shared)),
+        shared: (shared > 0).then_some(SharedExpert {
+            name: "mlp.shared_experts",
+            gate: None,
+            intermediate_size: shared,
+        }),
         ..MoePlan::new(NAMES, count, inner, rule)
     };
     let index = |name| Ok::<_, ModelError>(config.whole(name, 0, i32::MAX)?.map(i32::unsigned_abs));

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use super::smollm3::rotating_layers;
 use crate::model::layers::{
-    Architecture, DecoderConfig, DecoderPlan, Defaults, ModelError, MoeNames, MoePlan, QkNorm,
-    QueryScaleConfig, RopeConfig, RoutingRule, Scores, Settings, Weights,
+    Architecture, BlockNames, DecoderConfig, DecoderPlan, Defaults, ModelError, MoeNames, MoePlan, QkNorm,
+    QueryScaleConfig, RopeConfig, RoutingRule, Scores, Settings, SharedExpert, Weights,
 };
 
 /// What is not the language model's.
@@ -60,7 +60,7 @@ pub(super) fn load(
         inner.ok_or(ModelError::MissingSetting { setting: "intermediate_size_mlp" })?;
     let is_normed = config.flag("use_qk_norm")?.unwrap_or(true);
     let mut plan = DecoderPlan {
-        mlp_name: "feed_forward",
+        names: BlockNames { mlp: "feed_forward", ..BlockNames::LLAMA },
         qk_norm: is_normed.then_some(QkNorm::Unweighted),
         experts: Some(experts),
         sparse: sparse_layers(config, decoder.layers())?,
@@ -88,7 +88,11 @@ fn experts(config: Settings<'_>, decoder: &DecoderConfig) -> Result<MoePlan, Mod
     let rule =
         RoutingRule { scores: Scores::Sigmoid, weighs_inputs: true, ..RoutingRule::softmax(chosen, false) };
     Ok(MoePlan {
-        shared: Some(("feed_forward.shared_expert", decoder.intermediate_size)),
+        shared: Some(SharedExpert {
+            name: "feed_forward.shared_expert",
+            gate: None,
+            intermediate_size: decoder.intermediate_size,
+        }),
         ..MoePlan::new(NAMES, count, decoder.intermediate_size, rule)
     })
 }

@@ -13,6 +13,7 @@ mod glm4;
 mod glm4_moe;
 mod gpt_oss;
 mod granite;
+mod lfm2;
 mod llama;
 mod llama4;
 mod mistral;
@@ -24,7 +25,9 @@ mod olmoe;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_5;
 mod qwen3_moe;
+mod qwen3_next;
 mod roberta;
 mod seed_oss;
 mod smollm3;
@@ -71,6 +74,7 @@ pub(super) const REGISTRY: &[Entry] = &[
     Entry::new("iquestcoder", llama::load),
     Entry::new("joyai_llm_flash", deepseek_v3::load).with_defaults(deepseek_v3::DEFAULTS),
     Entry::new("kimi_k2", deepseek_v3::load).with_defaults(deepseek_v3::DEFAULTS),
+    Entry::new("lfm2", lfm2::load).with_defaults(lfm2::DEFAULTS),
     Entry::new("llama", llama::load),
     Entry::new("llama4", llama4::load).with_defaults(llama4::DEFAULTS),
     Entry::new("ministral3", llama::load).with_defaults(mistral3::MINISTRAL),
@@ -83,7 +87,10 @@ pub(super) const REGISTRY: &[Entry] = &[
     Entry::new("phi3", phi3::load).with_defaults(phi3::DEFAULTS),
     Entry::new("qwen2", qwen2::load).with_defaults(qwen2::DEFAULTS),
     Entry::new("qwen3", qwen3::load).with_defaults(qwen3::DEFAULTS),
+    Entry::new("qwen3_5", qwen3_5::load).with_defaults(qwen3_next::DEFAULTS),
+    Entry::new("qwen3_5_moe", qwen3_5::load).with_defaults(qwen3_next::DEFAULTS),
     Entry::new("qwen3_moe", qwen3_moe::load).with_defaults(qwen3_moe::DEFAULTS),
+    Entry::new("qwen3_next", qwen3_next::load).with_defaults(qwen3_next::DEFAULTS),
     Entry::new("seed_oss", seed_oss::load).with_defaults(seed_oss::DEFAULTS),
     Entry::new("smollm3", smollm3::load).with_defaults(smollm3::DEFAULTS),
 ];

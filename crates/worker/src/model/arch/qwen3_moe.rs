@@ -46,7 +46,7 @@ pub(super) fn load(
 }
 
 /// Which layers have experts.
-fn sparse_layers(config: Settings<'_>, layers: usize) -> Result<Vec<bool>, ModelError> {
+pub(super) fn sparse_layers(config: Settings<'_>, layers: usize) -> Result<Vec<bool>, ModelError> {
     let step = config.whole("decoder_sparse_step", 1, i32::MAX)?.unwrap_or(1).unsigned_abs() as usize;
     let mut sparse: Vec<bool> = (0..layers).map(|layer| (layer + 1).is_multiple_of(step)).collect();
     let Some(value) = config.get("mlp_only_layers") else { return Ok(sparse) };

@@ -1,6 +1,7 @@
 //! What the configuration of a decoder says, checked: no number that this lets pass can overflow where sizes are multiplied.
 
 mod encoder;
+mod kinds;
 mod rope;
 mod settings;
 mod windows;
@@ -9,6 +10,7 @@ use artifact_store::python_json::as_float;
 use serde_json::Value;
 
 pub(super) use encoder::EncoderConfig;
+pub(super) use kinds::layer_kinds;
 pub(super) use rope::{QueryScaleConfig, RopeConfig, RopeScaling};
 pub(super) use settings::{Defaults, Settings};
 pub(super) use windows::{WindowRule, layer_windows};
@@ -110,7 +112,8 @@ pub(super) fn kv_token_values(config: Settings<'_>) -> Result<u64, ModelError> {
     };
     let (hidden_size, queries) = (size("hidden_size", MAX_HIDDEN)?, size("num_attention_heads", MAX_HEADS)?);
     let Heads { kv, dim, .. } = heads(config, hidden_size, queries)?;
-    let factors = [size("num_hidden_layers", MAX_LAYERS)?, kv, dim];
+    let layers = kinds::attention_count(config, size("num_hidden_layers", MAX_LAYERS)?)?;
+    let factors = [layers, kv, dim];
     Ok(factors.into_iter().fold(2, |all, factor| all * u64::from(factor.unsigned_abs())))
 }
 

@@ -3,11 +3,12 @@
 use mlx_rs::{Array, Dtype, error::Exception};
 
 use super::{
-    FusedLinear, Mlp, MlpParams, ModelError, Normalization, RoutingRule, SublayerNorms, Weights,
+    BlockNames, FusedLinear, Mlp, MlpParams, ModelError, Normalization, RoutingRule, SublayerNorms, Weights,
     linear::load_storage, load_matrix,
 };
 use crate::backend::{
-    Backend, ExpertSizes, Experts, Gate, Mix, Routing, Storage, StoredExperts, StoredMatrices,
+    Activation, Backend, ExpertSizes, Experts, Gate, Gated, Mix, Routing, Storage, StoredExperts,
+    StoredMatrices,
 };
 
 /// Names below the layer's.
@@ -37,8 +38,18 @@ pub(in crate::model) struct MoePlan {
     pub(in crate::model) bias: bool,
     /// Name of what is added to scores that are compared, below the layer's.
     pub(in crate::model) correction: Option<&'static str>,
-    /// An expert that every token goes through: its name below the layer's, and its inner size.
-    pub(in crate::model) shared: Option<(&'static str, i32)>,
+    /// An expert that every token goes through.
+    pub(in crate::model) shared: Option<SharedExpert>,
+}
+
+/// An expert that every token goes through.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::model) struct SharedExpert {
+    /// Below the layer's name.
+    pub(in crate::model) name: &'static str,
+    /// Likewise, of what multiplies its result, behind a sigmoid.
+    pub(in crate::model) gate: Option<&'static str>,
+    pub(in crate::model) intermediate_size: i32,
 }
 
 impl MoePlan {
@@ -53,13 +64,14 @@ impl MoePlan {
     }
 }
 
-/// `residual + shared(n) + Σ weight * expert(n)` with `n = before(x)`.
+/// `residual + sigmoid(gate(n)) * shared(n) + Σ weight * expert(n)` with `n = before(x)`.
 pub(in crate::model) struct Moe {
     before: Option<Normalization>,
     router: FusedLinear,
     correction: Option<Array>,
     experts: Experts,
-    shared: Option<Mlp>,
+    /// The shared one, and its gate.
+    shared: Option<(Mlp, Option<FusedLinear>)>,
     rule: RoutingRule,
     gate: Gate,
     backend: Backend,
@@ -76,17 +88,7 @@ impl Moe {
         let MoePlan { names, count, intermediate_size: inner, rule, bias, .. } = plan;
         let correction =
             plan.correction.map(|name| load_correction(weights, &format!("{layer}.{name}"), count));
-        let shared = plan.shared.map(|(name, inner)| {
-            let params = MlpParams {
-                hidden_size,
-                intermediate_size: inner,
-                bias: false,
-                gate,
-                fused: false,
-                residual_factor: 1.0,
-            };
-            Mlp::load(weights, &format!("{layer}.{name}"), &params, SublayerNorms::default())
-        });
+        let shared = plan.shared.map(|shared| load_shared(weights, layer, (shared, hidden_size, gate)));
         let router = format!("{layer}.{}", names.router);
         let router = load_matrix(weights, &router, [count, hidden_size], bias)?;
         let shapes = [[inner, hidden_size], [inner, hidden_size], [hidden_size, inner]];
@@ -116,7 +118,16 @@ impl Moe {
     pub(in crate::model) fn forward(&self, x: &Array, residual: &Array) -> Result<Array, Exception> {
         let normed = self.before.as_ref().map(|norm| norm.forward(x)).transpose()?;
         let x = normed.as_ref().unwrap_or(x);
-        let shared = self.shared.as_ref().map(|shared| shared.forward(x, residual)).transpose()?;
+        let shared = match &self.shared {
+            None => None,
+            Some((expert, None)) => Some(expert.forward(x, residual)?),
+            Some((expert, Some(gate))) => Some(self.backend.gated(&Gated {
+                x: &expert.product(x)?,
+                gate: &gate.forward(x, None)?,
+                activation: Activation::Sigmoid,
+                residual: Some(residual),
+            })?),
+        };
         let residual = shared.as_ref().unwrap_or(residual);
         let router = self.router.forward(x, None)?;
         let routing = Routing { router: &router, rule: self.rule, correction: self.correction.as_ref() };
@@ -130,6 +141,26 @@ fn load_correction(weights: &mut Weights<'_>, name: &str, count: i32) -> Result<
     let correction = weights.take_float(name, &[count])?.as_dtype(Dtype::Float32)?;
     correction.eval()?;
     Ok(correction)
+}
+
+fn load_shared(
+    weights: &mut Weights<'_>,
+    layer: &str,
+    (shared, hidden_size, gate): (SharedExpert, i32, Gate),
+) -> Result<(Mlp, Option<FusedLinear>), ModelError> {
+    let params = MlpParams {
+        hidden_size,
+        intermediate_size: shared.intermediate_size,
+        bias: false,
+        gate,
+        fused: false,
+        residual_factor: 1.0,
+        parts: BlockNames::LLAMA.mlp_parts,
+    };
+    let expert = Mlp::load(weights, &format!("{layer}.{}", shared.name), &params, SublayerNorms::default())?;
+    let Some(gate) = shared.gate else { return Ok((expert, None)) };
+    let gate = load_matrix(weights, &format!("{layer}.{gate}"), [1, hidden_size], false)?;
+    Ok((expert, Some(FusedLinear::new(None, vec![gate], weights))))
 }
 
 /// An expert's matrix, or one part of all of them.

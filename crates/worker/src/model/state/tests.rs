@@ -12,7 +12,7 @@ const HEADS: Heads = Heads { queries: 4, kv: 2, dim: 8 };
 fn cache(layers: &[&AttentionSpec]) -> Result<KvCache, ModelError> {
     let kernels = Kernels::of(mlx_ext::init().unwrap());
     let backend = Backend::new(kernels, Dtype::Float32);
-    Ok(KvCache::new(geometry(layers, backend)?, BUDGET, backend)?)
+    Ok(KvCache::new(geometry(layers, backend)?, &StateGeometry::default(), BUDGET, backend)?)
 }
 
 #[test]

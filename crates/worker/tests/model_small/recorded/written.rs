@@ -37,7 +37,7 @@ impl Recorded {
                     others.insert(module.to_owned(), packing);
                 }
                 (Some(bits), Some(module))
-                    if shape.len() > 1 && !self.dense.iter().any(|it| it == module) =>
+                    if shape.len() > 1 && !is_kernel(module) && !self.dense.iter().any(|it| it == module) =>
                 {
                     tensors.extend(packed(module, shape, &values, bits));
                 }
@@ -98,6 +98,11 @@ fn micro_scaled(
         (format!("{module}.weight"), tensor("U32", &packed, words)),
         (format!("{module}.scales"), tensor("U8", &scales, scales.as_slice::<u8>().to_vec())),
     ]
+}
+
+/// Whether it is that of a convolution, which is never quantized.
+fn is_kernel(module: &str) -> bool {
+    module.ends_with(".conv") || module.ends_with(".conv1d")
 }
 
 /// What is left of a matrix's values when it is quantized and expanded.
