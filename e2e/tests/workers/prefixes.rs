@@ -13,7 +13,8 @@ const SEGMENT: u64 = 128;
 /// The answer to some four hundred tokens, and how many of these were known.
 fn ask(server: &Server) -> (String, u64) {
     let numbers: Vec<String> = (0..200).map(|n| n.to_string()).collect();
-    let request = json!({"model": MODEL, "prompt": numbers.join(", "), "max_tokens": 12});
+    let prompt = numbers.join(", ");
+    let request = json!({"model": MODEL, "prompt": prompt, "max_tokens": 12, "temperature": 0});
     let answer: Value = server.client.post("/v1/completions", &request).json;
     let text = answer["choices"][0]["text"].as_str().unwrap().to_owned();
     assert!(answer["usage"]["prompt_tokens"].as_u64() > Some(3 * SEGMENT), "{answer}");
