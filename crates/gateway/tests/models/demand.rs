@@ -325,7 +325,8 @@ async fn what_is_stored_is_listed_with_what_clients_read() {
     let expected = json!({
         "id": "org/good/load", "object": "model", "created": 1_800_000_000, "owned_by": "kr-serve",
         "root": "org/good/load", "max_model_len": 256, "state": "stored", "reason": null, "workers": 0,
-        "ready_workers": 0, "size_bytes": 4000, "context_length": 256, "architecture": "llama", "draft_model": null, "digest": digest,
+        "ready_workers": 0, "size_bytes": 4000, "context_length": 256, "architecture": "llama",
+        "task": "generate", "embedding_length": null, "draft_model": null, "digest": digest,
     });
     assert_eq!(*good, expected);
     for id in ["org/good/load".to_owned(), digest.clone(), format!("sha256:{digest}")] {
