@@ -14,6 +14,8 @@ pub struct StoredModel {
     pub digest: String,
     /// `model_type` of its configuration.
     pub architecture: Option<String>,
+    /// Of an adapter the digest of the model that it adapts; a model has none.
+    pub base: Option<String>,
     /// Bytes of its files.
     pub size: u64,
     /// Bytes of its weights, which a worker maps; 0 if they are not known.

@@ -64,6 +64,7 @@ fn describe(artifact: &ArtifactSummary, manifest: &Manifest) -> StoredModel {
         name: None,
         digest: artifact.digest.to_string(),
         architecture: manifest.architecture().map(str::to_owned),
+        base: manifest.base.map(|digest| digest.to_string()),
         size: artifact.size,
         weight_bytes,
         kv_token_values,
@@ -79,6 +80,10 @@ fn defect(artifact: &ArtifactSummary, manifest: &Manifest) -> Option<Failure> {
         let message = "a stored file of the model failed its verification and was set aside; import or pull the model again";
         return failure(FailureKind::DamagedModel, message.to_owned());
     }
+    if manifest.base.is_some() {
+        // Whether its base is stored is seen in the list.
+        return None;
+    }
     let unsupported = Model::check_architecture(manifest.architecture()).err()?;
     failure(FailureKind::Internal, unsupported.to_string())
 }
@@ -90,6 +95,7 @@ fn unreadable(artifact: &ArtifactSummary, error: StoreError) -> StoredModel {
         name: None,
         digest: artifact.digest.to_string(),
         architecture: artifact.architecture.clone(),
+        base: artifact.base.map(|digest| digest.to_string()),
         size: artifact.size,
         weight_bytes: 0,
         kv_token_values: 0,

@@ -4,7 +4,7 @@ mod draft;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     thread,
     time::{Duration, Instant},
 };
@@ -20,6 +20,7 @@ use protocol::{
 use tracing::{info, warn};
 
 use crate::{
+    adapters::Adapters,
     cli::Serve,
     engine::{Engine, EngineMessage, EngineStats, EosTokens},
     link::{self, LinkSender, Receiver},
@@ -47,6 +48,8 @@ struct Loaded {
     stored_draft: Option<StoredDraft>,
     models: LoadedModels,
     preparer: Preparer,
+    /// Bytes of the adapters that are loaded.
+    adapter_bytes: Arc<AtomicU64>,
     info: ModelInfo,
     /// The store's.
     dir: PathBuf,
@@ -81,11 +84,11 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
     let socket = Arc::clone(&connected.socket);
     let sender = Arc::new(LinkSender::new(connected.sender, socket, Arc::clone(&requests)));
     let reports: Arc<dyn ReportSink> = Arc::clone(&sender) as _;
-    let Loaded { artifact, stored_draft: _lease, models, preparer, info, dir } = load(cli, &options, started)
-        .inspect_err(|error| {
-            let kind = verify::kind_of(error);
-            reports.report(&Report::LoadFailed(Failure { kind, param: None, message: format!("{error:#}") }));
-        })?;
+    let loaded = load(cli, &options, started).inspect_err(|error| {
+        let kind = verify::kind_of(error);
+        reports.report(&Report::LoadFailed(Failure { kind, param: None, message: format!("{error:#}") }));
+    })?;
+    let Loaded { artifact, stored_draft: _lease, models, preparer, adapter_bytes, info, dir } = loaded;
 
     let limits = options::limits(&options, models.model.kv_tokens());
     let stats = Arc::new(EngineStats::default());
@@ -107,7 +110,8 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
     let _verification =
         (options.verify == Verify::Background).then(|| verify::while_serving(&artifact, &reports));
     let interval = options::heartbeat(&options);
-    let memory = MemoryUsage::new(&models.model, models.draft.as_ref(), Arc::clone(&stats));
+    let memory = MemoryUsage::new(&models.model, models.draft.as_ref(), Arc::clone(&stats))
+        .with_adapters(adapter_bytes);
     let _heartbeat =
         start_heartbeat(interval, Arc::clone(&reports), Arc::clone(&stats), preparation, memory)?;
     let (model, draft_model) = models.into_parts(limits);
@@ -126,6 +130,9 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
     let dir = cli.store.clone().map_or_else(default_store_dir, Ok)?;
     let store = Store::open(&dir).with_context(|| format!("artifact store {}", dir.display()))?;
     let artifact = store.resolve(&cli.model)?;
+    if let Some(base) = artifact.manifest.base {
+        anyhow::bail!("`{}` is an adapter of the artifact {base}: load that model instead", cli.model);
+    }
     if options.verify == Verify::Full {
         verify::before_serving(&artifact)?;
     }
@@ -172,8 +179,13 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
         special_tokens_in_content: options.special_tokens_in_content,
     };
     let dir = store.dir().to_owned();
-    let preparer = Preparer::new(tokenizer, settings).with_drafts(Box::new(StoredModels(store)));
-    Ok(Loaded { artifact, stored_draft: draft, models, preparer, info, dir })
+    let adaptable = model.adaptable();
+    let verifies = options.verify != Verify::Header;
+    let adapters = Adapters::new(store.clone(), artifact.digest, adaptable, options.adapter_bytes, verifies);
+    let adapter_bytes = adapters.bytes();
+    let preparer =
+        Preparer::new(tokenizer, settings).with_drafts(Box::new(StoredModels(store))).with_adapters(adapters);
+    Ok(Loaded { artifact, stored_draft: draft, models, preparer, adapter_bytes, info, dir })
 }
 
 /// Prefixes on disk, if they are wanted. Where that can't be, the model serves without.

@@ -70,6 +70,7 @@ pub(super) fn stored(name: &str, weight_bytes: u64) -> StoredModel {
         name: Some(name.to_owned()),
         digest: "d".into(),
         architecture: None,
+        base: None,
         size: weight_bytes,
         weight_bytes,
         kv_token_values: 1024,

@@ -191,6 +191,7 @@ mod tests {
             name: name.map(str::to_owned),
             digest: digest.to_owned(),
             architecture: None,
+            base: None,
             size: 1,
             weight_bytes: 1,
             kv_token_values: 0,

@@ -20,6 +20,7 @@ pub(super) fn stored(name: &str) -> StoredModel {
         name: Some(name.to_owned()),
         digest: format!("{:0>64}", name.bytes().map(|byte| format!("{byte:x}")).collect::<String>()),
         architecture: Some("llama".to_owned()),
+        base: None,
         size: 4000,
         weight_bytes: 3000,
         kv_token_values: 0,
@@ -324,7 +325,7 @@ async fn what_is_stored_is_listed_with_what_clients_read() {
     let expected = json!({
         "id": "org/good/load", "object": "model", "created": 1_800_000_000, "owned_by": "kr-serve",
         "root": "org/good/load", "max_model_len": 256, "state": "stored", "reason": null, "workers": 0,
-        "ready_workers": 0, "size_bytes": 4000, "context_length": 256, "architecture": "llama", "draft_model": null, "digest": digest,
+        "ready_workers": 0, "parent": null, "size_bytes": 4000, "context_length": 256, "architecture": "llama", "draft_model": null, "digest": digest,
     });
     assert_eq!(*good, expected);
     for id in ["org/good/load".to_owned(), digest.clone(), format!("sha256:{digest}")] {

@@ -24,7 +24,7 @@ use mlx_rs::{Array, error::Exception};
 pub use attention::{Attention, KvDtype, KvPool, KvShape, Step, StepRow};
 pub use experts::{ExpertSet, Experts, experts};
 use foreign::{mlx_ext_instructions, mlx_ext_progress, mlx_ext_threads};
-pub use linear::{Gate, Linear, Matrix, Quantization, embedding, linear};
+pub use linear::{Gate, Linear, Matrix, Quantization, embedding, gated, linear};
 pub use rowwise::{NormKind, NormedPart, Rowwise, rowwise};
 
 /// Longest error text that crosses from C++.

@@ -41,7 +41,7 @@ pub(crate) use experts::{ExpertSizes, Mix, StoredExperts};
 pub use kernels::Kernels;
 pub use kv::{KvBudget, KvDtype, KvError};
 pub(crate) use kv::{KvGeometry, RowMemory, StepBefore};
-pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
+pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Origin, Rowwise, Storage};
 pub(crate) use query_scale::QueryScale;
 pub(crate) use rope::Rope;
 
@@ -132,6 +132,24 @@ impl Backend {
             Kernels::Cpu => cpu::linear(job, false),
             Kernels::CpuInt8 => cpu::linear(job, true),
             Kernels::Mlx | Kernels::MlxFloat32 => mlx::linear(job),
+        }
+    }
+
+    /// The same with `delta` added to the product of all matrices, before anything behind it: `[tokens, outputs of all]`.
+    pub(crate) fn linear_with(self, job: &Linear<'_>, delta: &Array) -> Result<Array, Exception> {
+        let Some(gate) = job.gate else {
+            let Some(residual) = job.residual else {
+                return self.linear(&Linear { residual: Some(delta), ..*job });
+            };
+            let both = self.rowwise(&Rowwise { residual: Some(residual), ..Rowwise::of(delta) })?;
+            return self.linear(&Linear { residual: Some(&both), ..*job });
+        };
+        let product = self.linear(&Linear { gate: None, residual: Some(delta), ..*job })?;
+        let gated =
+            if self.kernels.are_cpu() { cpu::gated(&product, gate) } else { mlx::gated(&product, gate) }?;
+        match job.residual {
+            Some(residual) => self.rowwise(&Rowwise { residual: Some(residual), ..Rowwise::of(&gated) }),
+            None => Ok(gated),
         }
     }
 

@@ -5,4 +5,4 @@ mod blocks;
 mod prefixes;
 
 pub use blocks::{BLOCK_TOKENS, BlockPool, OutOfBlocks};
-pub use prefixes::{Fork, Match, NodeId, Prefixes};
+pub use prefixes::{Fork, Match, NodeId, Prefixes, Variant};

@@ -1,6 +1,7 @@
 //! Models: from an artifact's weights and new tokens to logits.
 //!
 //! ```text
+//! adapters   what some rows add to some of the products
 //! arch       one file an architecture, and the registry of them
 //! layers     what architectures are built of
 //! config     what the configuration says, checked
@@ -16,6 +17,7 @@
 //! On the CPU a sequence's logits depend, bit for bit, on its own tokens alone: not on what else is in the step, nor on
 //! where its prompt was cut.
 
+mod adapters;
 mod arch;
 mod config;
 mod error;
@@ -27,12 +29,13 @@ mod state;
 mod step;
 mod weights;
 
-use std::{cell::Cell, time::Duration};
+use std::{cell::Cell, sync::Arc, time::Duration};
 
 use artifact_store::Artifact;
 use mlx_ext::MappedFile;
 use mlx_rs::{Array, Dtype, error::Exception};
 
+pub use adapters::{Adaptable, Adapter, AdapterError};
 pub use error::ModelError;
 pub use launch::{Before, Landed, LaunchInput, Launched};
 pub use size::{ModelSize, stored_size};
@@ -46,6 +49,7 @@ use crate::{
     cache::BLOCK_TOKENS,
     sample::Choice,
 };
+use adapters::Sites;
 use config::Settings;
 use state::KvCache;
 use weights::{Taken, Weights};
@@ -79,6 +83,8 @@ pub struct Model {
     kv_bytes: u64,
     /// Time that it took to say what is to be computed, since somebody asked.
     building: Cell<Duration>,
+    sites: Sites,
+    adaptable: Arc<Adaptable>,
     /// What the weights are views of.
     _files: Vec<MappedFile>,
 }
@@ -90,6 +96,8 @@ struct Opened {
     geometry: KvGeometry,
     progress: Option<Progress>,
     size: ModelSize,
+    sites: Sites,
+    adaptable: Adaptable,
     files: Vec<MappedFile>,
 }
 
@@ -100,20 +108,30 @@ impl Opened {
         let mut weights = Weights::open(artifact, kernels)?;
         let architecture = (entry.load)(config, &mut weights)?;
         let backend = weights.backend();
-        let Taken { bytes: weight_bytes, files } = weights.finish()?;
+        let Taken { bytes: weight_bytes, files, sites, prefix } = weights.finish()?;
+        let adaptable = sites.adaptable(backend, prefix);
         let attention = architecture.attention();
         let (geometry, progress) = (state::geometry(&attention, backend)?, backend.progress(&attention));
         let kv_token_bytes = backend.kv_token_bytes(geometry, budget) as u64;
         let context_length = architecture.context_length();
         let size = ModelSize { weight_bytes, kv_token_bytes, context_length };
-        Ok(Self { architecture, backend, geometry, progress, size, files })
+        Ok(Self { architecture, backend, geometry, progress, size, sites, adaptable, files })
     }
 
     fn with_kv(self, budget: KvBudget) -> Result<Model, ModelError> {
-        let Self { architecture, backend, geometry, progress, size, files } = self;
-        let cache = KvCache::new(geometry, budget, backend)?;
-        let (weight_bytes, kv_bytes, building) = (size.weight_bytes, budget.bytes, Cell::default());
-        Ok(Model { architecture, cache, backend, progress, weight_bytes, kv_bytes, building, _files: files })
+        let Self { architecture, backend, geometry, progress, size, sites, adaptable, files } = self;
+        Ok(Model {
+            architecture,
+            cache: KvCache::new(geometry, budget, backend)?,
+            backend,
+            progress,
+            weight_bytes: size.weight_bytes,
+            kv_bytes: budget.bytes,
+            building: Cell::default(),
+            sites,
+            adaptable: Arc::new(adaptable),
+            _files: files,
+        })
     }
 }
 
@@ -171,6 +189,11 @@ impl Model {
     /// Bytes of the weights, as they are computed with: as stored, but for what had to be expanded.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
+    }
+
+    /// What loads adapters of it, on any thread.
+    pub fn adaptable(&self) -> Arc<Adaptable> {
+        Arc::clone(&self.adaptable)
     }
 
     /// How many threads compute on this machine's cores, the calling one included; they are free between steps.

@@ -8,8 +8,13 @@ use mlx_rs::{Array, Dtype, error::Exception};
 use tracing::warn;
 
 pub(super) use super::packing::Packing;
-use super::{ModelError, config::Settings, packing::Packings};
-use crate::backend::{Backend, Kernels, Storage};
+use super::{
+    ModelError,
+    adapters::{Site, Sites},
+    config::Settings,
+    packing::Packings,
+};
+use crate::backend::{Backend, Kernels, Matrix, Storage};
 
 /// How many superfluous tensors an error names.
 const NAMES_IN_ERROR: usize = 5;
@@ -23,6 +28,7 @@ pub(super) struct Weights<'a> {
     bytes: u64,
     backend: Backend,
     packings: Packings<'a>,
+    sites: Sites,
 }
 
 /// What is left when everything has been taken.
@@ -31,6 +37,10 @@ pub(super) struct Taken {
     pub(super) bytes: u64,
     /// To be kept while the tensors are computed with.
     pub(super) files: Vec<MappedFile>,
+    /// Where adapters change the model.
+    pub(super) sites: Sites,
+    /// Stands before the names of all tensors.
+    pub(super) prefix: &'static str,
 }
 
 impl<'a> Weights<'a> {
@@ -46,12 +56,18 @@ impl<'a> Weights<'a> {
         let tensors = artifact.manifest.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         let backend = Backend::new(kernels, main_float(&artifact.manifest.tensors));
         let packings = Packings::parse(Settings::new(&artifact.manifest.config)?)?;
-        Ok(Self { tensors, files, prefix: "", bytes: 0, backend, packings })
+        let sites = Sites::default();
+        Ok(Self { tensors, files, prefix: "", bytes: 0, backend, packings, sites })
     }
 
     /// What will compute with the tensors.
     pub(super) fn backend(&self) -> Backend {
         self.backend
+    }
+
+    /// Where adapters change a product with these matrices, if they can.
+    pub(super) fn site(&self, matrices: &[Matrix]) -> Option<Site> {
+        self.sites.add(matrices)
     }
 
     /// From now on `prefix` is put before every name that is asked for. It is what the language model's tensors have in
@@ -155,7 +171,8 @@ impl<'a> Weights<'a> {
     pub(super) fn finish(self) -> Result<Taken, ModelError> {
         let mut names: Vec<&str> = self.tensors.into_keys().collect();
         if names.is_empty() {
-            return Ok(Taken { bytes: self.bytes, files: self.files.into_values().collect() });
+            let Self { bytes, sites, prefix, .. } = self;
+            return Ok(Taken { bytes, files: self.files.into_values().collect(), sites, prefix });
         }
         names.sort_unstable();
         names.truncate(NAMES_IN_ERROR);

@@ -20,7 +20,7 @@ const LIMITS: Limits = Limits {
 #[derive(Debug, Default)]
 pub(super) struct Prefixes {
     /// Of each sequence, what is kept. What does not fit the rest of the memory is not there any more.
-    found: BTreeMap<SequenceId, Found>,
+    pub(super) found: BTreeMap<SequenceId, Found>,
     pub(super) held: usize,
     /// Sequences that have lost their memory since this was last looked at.
     pub(super) preempted: Vec<SequenceId>,

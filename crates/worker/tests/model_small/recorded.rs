@@ -31,7 +31,7 @@ pub(crate) struct Recorded {
     config: Value,
     /// Shapes by name.
     tensors: BTreeMap<String, Vec<usize>>,
-    prompt: Vec<u32>,
+    pub(crate) prompt: Vec<u32>,
     pub(crate) runs: Vec<Run>,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Run {
     /// Of each weight, if they are quantized.
     pub(crate) bits: Option<i32>,
     /// After how many tokens of the prompt and what greedy decoding goes on with, and the logits there.
-    logits: Vec<(usize, Vec<f64>)>,
+    pub(crate) logits: Vec<(usize, Vec<f64>)>,
     /// The tokens that follow the prompt, and how far the logit of the second most likely one is below.
     greedy: Vec<(u32, f64)>,
 }
@@ -76,11 +76,23 @@ impl Recorded {
         load_folder(|folder| self.write(folder, run.bits, on.float.unwrap_or(Float::F32)), on)
     }
 
-    fn write(&self, folder: &Path, bits: Option<i32>, float: Float) {
+    pub(crate) fn write(&self, folder: &Path, bits: Option<i32>, float: Float) {
+        self.write_changed(folder, bits, float, |_, _| {});
+    }
+
+    /// The same after `change`, which is called with the name and the values of each tensor.
+    pub(crate) fn write_changed(
+        &self,
+        folder: &Path,
+        bits: Option<i32>,
+        float: Float,
+        change: impl Fn(&str, &mut Vec<f64>),
+    ) {
         let mut config = self.config.clone();
         let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
         for (name, shape) in &self.tensors {
-            let values = values(name, shape);
+            let mut values = values(name, shape);
+            change(name, &mut values);
             match (bits, name.strip_suffix(".weight")) {
                 (Some(bits), Some(module)) if shape.len() > 1 => {
                     tensors.extend(packed(module, shape, &values, bits));
@@ -130,7 +142,7 @@ impl Recorded {
 }
 
 impl Difference {
-    fn add(&mut self, found: &[f32], expected: &[f64]) {
+    pub(crate) fn add(&mut self, found: &[f32], expected: &[f64]) {
         self.logit = self.logit.max(super::largest_difference(found, expected));
         self.size = expected.iter().fold(self.size, |size, logit| size.max(logit.abs()));
     }
@@ -152,7 +164,7 @@ impl Difference {
 }
 
 /// The same as in `small.py`: they follow from the name, and are exact in every float type.
-fn values(name: &str, shape: &[usize]) -> Vec<f64> {
+pub(crate) fn values(name: &str, shape: &[usize]) -> Vec<f64> {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });

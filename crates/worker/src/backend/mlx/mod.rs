@@ -41,6 +41,13 @@ pub(super) fn linear(job: &Linear<'_>) -> Result<Array, Exception> {
     job.residual.map_or(Ok(y.clone()), |residual| residual.add(&y))
 }
 
+/// Of rows `[gate, up]`.
+pub(super) fn gated(product: &Array, activation: Gate) -> Result<Array, Exception> {
+    let halves = product.split_equal(2, -1)?;
+    let [gate, up] = &halves[..] else { return Err(Exception::custom("a product has no gate")) };
+    activated(activation, gate)?.multiply(up)
+}
+
 fn activated(gate: Gate, x: &Array) -> Result<Array, Exception> {
     match gate {
         Gate::Silu => x.multiply(sigmoid(x)?),

@@ -30,6 +30,7 @@ pub(super) use rope::load_rope;
 
 pub(super) use super::{
     Architecture, ModelError,
+    adapters::Site,
     config::{
         DecoderConfig, Defaults, QueryScaleConfig, RopeConfig, RopeScaling, Settings, WindowRule, gelu_gate,
         layer_windows,
