@@ -37,8 +37,11 @@ fn main() {
             "cpp/linear_operation.cpp",
             "cpp/attention_operation.cpp",
             "cpp/rowwise_operation.cpp",
-            "cpp/gated_operation.cpp",
+            "cpp/gate_up_operation.cpp",
             "cpp/experts_operation.cpp",
+            "cpp/head_products_operation.cpp",
+            "cpp/gated_operation.cpp",
+            "cpp/recurrent_operation.cpp",
         ])
         .compile("mlx_ext");
     compile_kernels();

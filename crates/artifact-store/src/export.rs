@@ -132,10 +132,15 @@ impl Artifact {
     }
 }
 
-/// Whether a name stays in the folder: it is that of a file in it, or in its folder of named chat templates.
+/// Whether a name stays in the folder: it is that of a file in it, in its folder of named chat templates, or of the settings
+/// in another folder.
 fn is_plain(name: &str) -> bool {
-    let file = name.strip_prefix(TEMPLATES).and_then(|rest| rest.strip_prefix('/')).unwrap_or(name);
-    Path::new(file).file_name().is_some_and(|part| part == file)
+    let part = match name.split_once('/') {
+        Some((TEMPLATES, file)) => file,
+        Some((folder, CONFIG)) => folder,
+        _ => name,
+    };
+    Path::new(part).file_name().is_some_and(|file| file == part)
 }
 
 /// What the tokenizer's user has to know, as Hugging Face's library reads it.
@@ -170,9 +175,11 @@ fn index(manifest: &Manifest) -> Value {
 
 fn exported(folder: &Path) -> Result<Exported, StoreError> {
     let mut files = crate::files::file_names(folder)?;
-    files.retain(|name| name != TEMPLATES);
-    let named = crate::files::file_names(&folder.join(TEMPLATES))?;
-    files.extend(named.into_iter().map(|name| format!("{TEMPLATES}/{name}")));
+    let folders: Vec<String> = files.extract_if(.., |name| folder.join(name).is_dir()).collect();
+    for inner in folders {
+        let names = crate::files::file_names(&folder.join(&inner))?;
+        files.extend(names.into_iter().map(|name| format!("{inner}/{name}")));
+    }
     files.sort();
     let sizes = files.iter().map(|name| fs::metadata(folder.join(name)).map_or(0, |metadata| metadata.len()));
     Ok(Exported { folder: folder.to_owned(), bytes: sizes.sum(), files })

@@ -3,7 +3,11 @@
 use std::collections::HashSet;
 
 use crate::{
-    gguf::{definitions, llama, reader::Gguf, tokenizer::Tokenizer},
+    Quantization,
+    gguf::{
+        RopeFactors, architectures, definitions, micro_scaled, reader::Gguf, tokenizer::Tokenizer,
+        types::TensorType,
+    },
     manifest::byte_len,
     weights::{self, HeaderTensor},
 };
@@ -19,7 +23,10 @@ pub fn read_gguf(data: &[u8]) {
         assert_eq!(tensor.kind.byte_len(&tensor.shape), Some(tensor.len));
     }
     assert!(total <= data.len() as u64, "tensors overlap");
-    let _ = llama::map(&gguf, None, None);
+    let factors = RopeFactors { long: Some(vec![1.0; 16]), short: Some(vec![1.0; 16]), llama3: None };
+    for factors in [&RopeFactors::default(), &factors] {
+        let _ = architectures::map(&gguf, factors, Quantization::new(4, 32));
+    }
     if let Ok(tokenizer) = Tokenizer::read(&gguf.metadata) {
         assert!(tokenizer.eos_token_ids.iter().all(|id| u64::from(*id) < tokenizer.size));
     }
@@ -54,6 +61,14 @@ pub fn convert_blocks(data: &[u8]) {
     let blocks = &data[..data.len() / len * len];
     let expected: Vec<f32> = blocks.chunks(len).flat_map(|block| definitions::values(kind, block)).collect();
     let mut values = Vec::new();
+    if kind == TensorType::Mxfp4 {
+        let (mut elements, mut scales) = (Vec::new(), Vec::new());
+        let repacked = micro_scaled::repack(blocks, &mut elements, &mut scales);
+        assert_eq!(repacked.is_ok(), expected.iter().all(|value| value.is_finite()), "the same is refused");
+        if repacked.is_ok() {
+            assert_eq!((elements.len(), scales.len()), (expected.len() / 2, expected.len() / 32));
+        }
+    }
     match kind.values(blocks, &mut values) {
         Ok(()) => assert_eq!(values, expected),
         Err(_) => assert!(expected.iter().any(|value| !value.is_finite()), "{kind:?} was refused"),

@@ -45,6 +45,7 @@ mod lease;
 mod lock;
 mod manifest;
 mod observer;
+mod packing;
 mod pin;
 mod printable;
 mod private;
@@ -72,11 +73,14 @@ pub use holders::Holder;
 pub use import::{ImportOptions, check_config_file};
 pub use index::{ArtifactState, ArtifactSummary};
 pub use layout::default_store_dir;
-pub use manifest::{FileEntry, FileRole, Manifest, Source, SourceFormat, TensorEntry, Transform};
+pub use manifest::{
+    EmbeddingConfig, FileEntry, FileRole, Manifest, Pooling, Source, SourceFormat, TensorEntry, Transform,
+};
 pub use observer::{ImportEvent, Observer};
+pub use packing::Packing;
 pub use printable::printable;
 pub use prune::{PruneOptions, PruneReport};
-pub use quantization::Quantization;
+pub use quantization::{Quantization, UnknownQuantization};
 pub use quarantine::BlobDefect;
 pub use recover::RepairAction;
 pub use remove::Removed;

@@ -39,6 +39,9 @@ pub struct Manifest {
     pub special_tokens: BTreeMap<String, String>,
     /// Every token that ends a generation, ascending.
     pub eos_token_ids: Vec<u32>,
+    /// How a model of sentence-transformers makes an embedding of its hidden states.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<EmbeddingConfig>,
     /// The files, each a blob.
     pub files: Vec<FileEntry>,
     /// Every tensor of every weights file.
@@ -74,6 +77,10 @@ pub enum SourceFormat {
 pub enum Transform {
     /// GGUF blocks became MLX affine packing: same values, other layout.
     RepackAffine,
+    /// MXFP4 blocks became MLX's packing of that name: same values, other layout.
+    RepackMicroScaled,
+    /// 1 was taken from the weights of normalizations, to which the writer of a GGUF file adds it for Gemma.
+    SubtractOne,
     /// Rows of q and k went back to Hugging Face's order (`traditional = false` RoPE).
     UnpermuteRope,
     /// Blocks that MLX's packing cannot hold became numbers of a float type, rounded to it.
@@ -89,10 +96,37 @@ pub enum Transform {
     Align,
     /// The factors of the rotary frequencies (a tensor in GGUF) became `rope_scaling`.
     RecoverRopeScaling,
-    /// Tokens that only the tokenizer's settings define became tokens of `tokenizer.json`.
+    /// Matrices of experts that were stored as one, in turn, became matrices of their own, and their bytes MLX's packing: same
+    /// values, other layout.
+    SplitExperts,
+    /// What only the tokenizer's settings say, of further tokens and of those around a text, was written to `tokenizer.json`.
     AddTokens,
     /// An adapter's matrices got mlx-lm's names and were transposed: same values.
     ConvertAdapter,
+}
+
+/// What becomes of the hidden states of a text's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmbeddingConfig {
+    /// How one vector is made of them.
+    pub pooling: Pooling,
+    /// Whether it is divided by its length.
+    pub normalize: bool,
+    /// Most tokens of a text, if the model's context is not the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+}
+
+/// How one vector is made of those of a text's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pooling {
+    /// It is the first one's, which mostly is a special token for that.
+    FirstToken,
+    /// It is the mean of all.
+    Mean,
+    /// It is the last one's.
+    LastToken,
 }
 
 /// One file of an artifact.
@@ -143,13 +177,16 @@ impl fmt::Display for Transform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::RepackAffine => f.write_str("repacked quantized matrices for MLX, values unchanged"),
+            Self::RepackMicroScaled => f.write_str("repacked MXFP4 matrices for MLX, values unchanged"),
+            Self::SubtractOne => f.write_str("took 1 from the weights of normalizations"),
             Self::UnpermuteRope => f.write_str("put the rows of q and k back in Hugging Face's order"),
             Self::Dequantize { from, to } => write!(f, "turned {} into {to}", from.join(", ")),
             Self::Quantize(quantization) => write!(f, "quantized dense matrices to {quantization}"),
             Self::Align => f.write_str("moved tensors to aligned places"),
             Self::RecoverRopeScaling => f.write_str("turned rotary factors into rope_scaling"),
             Self::ConvertAdapter => f.write_str("gave the adapter's matrices mlx-lm's names and order"),
-            Self::AddTokens => f.write_str("added the tokens that only the tokenizer's settings define"),
+            Self::SplitExperts => f.write_str("took apart the experts' matrices for MLX, values unchanged"),
+            Self::AddTokens => f.write_str("wrote to tokenizer.json which tokens its settings add"),
         }
     }
 }

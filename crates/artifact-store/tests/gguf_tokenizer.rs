@@ -59,7 +59,15 @@ fn the_tokenizers_library_splits_digits_as_each_pre_tokenizer_says() {
         ("qwen2", &["1", "2", "3", "4"]),
         ("llama-bpe", &["12", "3", "4"]),
         ("gpt-2", &["1234"]),
-        ("default", &["1234"]),
+        ("dbrx", &["12", "3", "4"]),
+        ("gpt-4o", &["12", "3", "4"]),
+        ("tekken", &["1", "2", "3", "4"]),
+        ("deepseek-llm", &["1", "2", "3", "4"]),
+        ("deepseek-coder", &["1", "2", "3", "4"]),
+        ("deepseek-v3", &["12", "3", "4"]),
+        ("seed-coder", &["1", "2", "3", "4"]),
+        ("falcon", &["12", "3", "4"]),
+        ("default", &["12", "3", "4"]),
     ] {
         let tokenizer = library_tokenizer(pre, false);
         assert_eq!(tokens_of(&tokenizer, "1234"), expected, "{pre}");
@@ -167,4 +175,94 @@ fn named_templates_are_read_and_bounded() {
     let folder = tempfile::TempDir::new().unwrap();
     let error = support::import_bytes(folder.path(), &gguf.bytes()).unwrap_err().to_string();
     assert!(error.contains("chat template"), "{error}");
+}
+
+/// A WordPiece file as llama.cpp's converter writes it: what begins a word is marked.
+fn wordpiece() -> Gguf {
+    let tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "▁hello", "▁wor", "ld", "▁!", "s", "▁grusse"];
+    let mut gguf = tiny_llama();
+    gguf.tensors[0] = matrix("token_embd", tokens.len() as u64, support::HIDDEN, 8);
+    gguf.set("tokenizer.ggml.model", text("bert"));
+    gguf.set("tokenizer.ggml.tokens", texts(&tokens));
+    gguf.set("tokenizer.ggml.token_type", support::numbers(&[3, 3, 3, 3, 1, 1, 1, 1, 1, 1]));
+    gguf.set("tokenizer.ggml.unknown_token_id", number(1));
+    gguf.set("tokenizer.ggml.bos_token_id", number(2));
+    gguf.set("tokenizer.ggml.eos_token_id", number(3));
+    gguf.set("tokenizer.ggml.add_bos_token", boolean(true));
+    gguf
+}
+
+#[test]
+fn wordpiece_vocabularies_mark_continuations() {
+    let (_folder, artifact) = import_gguf(&wordpiece());
+    let tokenizer = tokenizers::Tokenizer::from_bytes(artifact.read_tokenizer().unwrap()).unwrap();
+    let tokens = |text: &str| tokens_of(&tokenizer, text);
+    assert_eq!(tokens("Hello worlds!"), ["[CLS]", "hello", "wor", "##ld", "##s", "!", "[SEP]"]);
+    assert_eq!(tokens("GRÜSSE xyz"), ["[CLS]", "grusse", "[UNK]", "[SEP]"]);
+    let ids = tokenizer.encode("hello worlds", true).unwrap();
+    assert_eq!(tokenizer.decode(ids.get_ids(), true).unwrap(), "hello worlds");
+
+    let mut cased = wordpiece();
+    cased.set("tokenizer.ggml.normalizer.lowercase", boolean(false));
+    let (_folder, artifact) = import_gguf(&cased);
+    let tokenizer = tokenizers::Tokenizer::from_bytes(artifact.read_tokenizer().unwrap()).unwrap();
+    assert_eq!(tokens_of(&tokenizer, "Hello"), ["[CLS]", "[UNK]", "[SEP]"]);
+
+    let mut twice = wordpiece();
+    twice.set(
+        "tokenizer.ggml.tokens",
+        texts(&["[PAD]", "[UNK]", "[CLS]", "[SEP]", "▁##s", "▁wor", "ld", "▁!", "s", "▁a"]),
+    );
+    let folder = tempfile::TempDir::new().unwrap();
+    let error = support::import_bytes(folder.path(), &twice.bytes()).unwrap_err().to_string();
+    assert!(error.contains("the same as another"), "{error}");
+}
+
+#[test]
+fn a_text_ends_with_the_end_token_where_the_file_says_so() {
+    let mut gguf = tiny_llama();
+    gguf.set("tokenizer.ggml.add_bos_token", boolean(true));
+    gguf.set("tokenizer.ggml.add_eos_token", boolean(true));
+    let (_folder, artifact) = import_gguf(&gguf);
+    let tokenizer = tokenizers::Tokenizer::from_bytes(artifact.read_tokenizer().unwrap()).unwrap();
+    assert_eq!(tokens_of(&tokenizer, "ab"), ["<|im_start|>", "ab", "<|im_end|>"]);
+}
+
+/// llama.cpp knows it of the architecture, and so does import.
+#[test]
+fn tokens_of_phi_3_take_the_spaces_behind_them() {
+    let strips = |architecture: &str| {
+        let gguf = phi_tokens(architecture);
+        let metadata = import_gguf(&gguf).1.read_tokenizer().unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&metadata).unwrap();
+        let added = json["added_tokens"].as_array().unwrap().clone();
+        added.iter().map(|token| token["rstrip"].as_bool().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(strips("llama"), [false, false, false]);
+    assert_eq!(strips("phi3"), [false, false, true]);
+}
+
+fn phi_tokens(architecture: &str) -> Gguf {
+    let mut gguf = pieces(&["<unk>", "<s>", "<|user|>", "a"].map(str::to_owned));
+    gguf.set("tokenizer.ggml.token_type", support::numbers(&[2, 3, 4, 1]));
+    if architecture == "phi3" {
+        gguf.set("general.architecture", text("phi3"));
+        for (key, value) in gguf.metadata.clone() {
+            if let Some(setting) = key.strip_prefix("llama.") {
+                gguf.set(&format!("phi3.{setting}"), value);
+            }
+        }
+        gguf.tensors.retain(|tensor| {
+            !["attn_q", "attn_k", "attn_v", "ffn_"].iter().any(|part| tensor.name.contains(part))
+        });
+        gguf.tensors.extend([
+            matrix("blk.0.attn_qkv", 2 * support::HIDDEN, support::HIDDEN, 8),
+            matrix("blk.0.ffn_up", 192, support::HIDDEN, 8),
+            matrix("blk.0.ffn_down", support::HIDDEN, 96, 8),
+        ]);
+        let mut norm = gguf.tensors[1].clone();
+        norm.name = "blk.0.ffn_norm.weight".to_owned();
+        gguf.tensors.push(norm);
+    }
+    gguf
 }

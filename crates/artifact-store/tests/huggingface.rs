@@ -1,6 +1,8 @@
 //! Importing Hugging Face folders.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "huggingface/gpt_oss.rs"]
+mod gpt_oss;
 #[path = "huggingface/links.rs"]
 mod links;
 #[path = "huggingface/places.rs"]

@@ -205,7 +205,7 @@ fn a_recipe_gives_some_matrices_more_bits() {
     let tensor = |name| (name, "BF16", vec![6, COLUMNS], matrix.clone());
     let tensors = [tensor("lm_head.weight"), tensor("model.embed_tokens.weight")];
     fs::write(source.join("model.safetensors"), raw_safetensors(&tensors, 0)).unwrap();
-    let quantize = Quantization::recipe("mixed_3_6", 32);
+    let quantize = Quantization::named("mixed_3_6", 32).ok();
     let store = Store::open(root.path().join("store")).unwrap();
     let import = || {
         let mut silent = |_: ImportEvent| ControlFlow::Continue(());

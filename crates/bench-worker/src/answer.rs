@@ -27,6 +27,7 @@ pub(crate) fn answer(kind: &OperationKind) -> Result<Answer, Failure> {
             }
             Ok(Answer::Pieces(pieces))
         }
+        OperationKind::Embed(_) => Err(refused("this model generates text and does not embed it".to_owned())),
         OperationKind::CheckDraft { .. } => Ok(Answer::DraftCheck {
             compatible: true,
             reason: None,

@@ -124,5 +124,6 @@ fn info(model: &str, started: Instant) -> ModelInfo {
         kv_bytes: 0,
         other_bytes: 0,
         draft_model: None,
+        embedding_size: None,
     }
 }

@@ -40,6 +40,22 @@ fn import_quantizes_and_says_that_the_name_moved() {
         let folder = env.path("folder");
         assert_eq!(env.fails(&[&["import", &folder], wrong].concat()).0, 2, "{wrong:?}");
     }
+    let (_, error) = env.fails(&["import", &env.path("folder"), "--quantize", "mixed_5_6"]);
+    assert!(error.contains("mixed_5_6") && error.contains("2, 3, 4, 5, 6, 8, mixed_2_6"), "{error}");
+}
+
+#[test]
+fn inspect_knows_what_a_mode_implies() {
+    let env = test_env();
+    fs::remove_file(env.path("folder/model.safetensors.index.json")).unwrap();
+    let tensors = [("a.weight", "U32", vec![2, 8], vec![0; 64]), ("a.scales", "U8", vec![2, 2], vec![0; 4])];
+    fs::write(env.path("folder/model.safetensors"), raw_safetensors(&tensors, 0)).unwrap();
+    let config = serde_json::json!({ "model_type": "llama", "quantization": { "mode": "mxfp4" } });
+    fs::write(env.path("folder/config.json"), config.to_string()).unwrap();
+    env.ok(&["import", &env.path("folder")]);
+    let shown = env.ok(&["inspect", "folder"]);
+    assert!(shown.contains("mxfp4, 4 bits, groups of 32"), "{shown}");
+    assert_eq!(env.json(&["inspect", "folder", "--json"])["parameters"], 2 * 64);
 }
 
 #[test]

@@ -259,3 +259,28 @@ fn an_index_that_is_left_over_does_not_hide_the_whole_model() {
         assert!(text(&pulled.stderr).contains("warning: "), "{index}: {}", text(&pulled.stderr));
     }
 }
+
+#[test]
+fn what_makes_an_embedding_comes_along() {
+    let env = HubEnv::new();
+    let module = |kind: &str, path: &str| {
+        format!(r#"{{"type": "sentence_transformers.models.{kind}", "path": "{path}"}}"#)
+    };
+    let modules = format!("[{}, {}]", module("Transformer", ""), module("Pooling", "1_Pooling"));
+    for (name, content) in [
+        ("modules.json", modules.as_str()),
+        ("1_Pooling/config.json", r#"{"pooling_mode_cls_token": true}"#),
+        ("sentence_bert_config.json", r#"{"max_seq_length": 32}"#),
+        ("deeper/1_Pooling/config.json", "not needed"),
+        ("2_Dense/config.json", "not needed"),
+    ] {
+        env.hub.repository.lock().unwrap().files.insert(name.to_owned(), content.as_bytes().to_vec());
+    }
+    env.ok(&["pull", "org/model"]);
+    let json = env.ok(&["inspect", "org/model", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let expected = serde_json::json!({"pooling": "first-token", "normalize": false, "max_tokens": 32});
+    assert_eq!(json["manifest"]["embedding"], expected);
+    let shown = text(&env.ok(&["inspect", "org/model"]).stdout);
+    assert!(shown.contains("of the first token, of at most 32 tokens"), "{shown}");
+}

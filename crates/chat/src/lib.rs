@@ -43,10 +43,12 @@
 //!   format that begins inside it needs its own name.
 
 mod event;
+mod harmony;
 mod plain;
 mod registry;
 
 pub use event::ParserEvent;
+pub use harmony::HARMONY;
 pub use plain::PLAIN;
 pub use registry::{names, parser};
 

@@ -2,6 +2,7 @@
 
 use crate::{
     OutputParser,
+    harmony::{HARMONY, Harmony},
     plain::{PLAIN, Plain},
 };
 
@@ -15,11 +16,27 @@ struct Format {
     samples: &'static [&'static str],
 }
 
-const FORMATS: &[Format] = &[Format {
-    name: PLAIN,
-    new: || Box::new(Plain),
-    samples: &["Hello, world.\n", "{\"a\": [1, 2]}", "naïve 🦀 e\u{301}", "<", "\u{0}"],
-}];
+const FORMATS: &[Format] = &[
+    Format {
+        name: PLAIN,
+        new: || Box::new(Plain),
+        samples: &["Hello, world.\n", "{\"a\": [1, 2]}", "naïve 🦀 e\u{301}", "<", "\u{0}"],
+    },
+    Format {
+        name: HARMONY,
+        new: || Box::new(Harmony::default()),
+        samples: &[
+            "<|start|>",
+            "<|channel|>",
+            "<|message|>",
+            "<|end|>",
+            " to=functions.f",
+            "<|channel|>analysis<|message|>Why?<|end|><|start|>assistant<|channel|>final<|message|>So.<|return|>",
+            "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"a\": 1}<|call|>",
+            "<|start|>assistant to=functions.g<|channel|>commentary json<|message|>{}<|call|>",
+        ],
+    },
+];
 
 /// A parser for one output in the format of this name; `None` if there is no such format, see [`names`].
 pub fn parser(name: &str) -> Option<Box<dyn OutputParser>> {

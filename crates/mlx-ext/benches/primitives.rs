@@ -153,8 +153,10 @@ fn attention(criterion: &mut Criterion) {
                 heads: HEADS,
                 scale: 0.125,
                 window: None,
+                chunked: false,
                 traditional: false,
                 query_scale: None,
+                sinks: None,
                 soft_cap: None,
             };
             step.attend(&spec).unwrap()

@@ -86,7 +86,7 @@ struct StepRows {
 struct Attention : Operation {
   Operand qkv;
   mx::array cos, sin;
-  std::optional<mx::array> query_scale;
+  std::optional<mx::array> query_scale, sinks;
   AttentionJob job;  // without the addresses of arrays
   std::shared_ptr<KvPool> pool;
   std::shared_ptr<StepRows> step;
@@ -101,6 +101,7 @@ struct Attention : Operation {
     require_contiguous(cos, "a rotary table");
     require_contiguous(sin, "a rotary table");
     if (query_scale) require_contiguous(*query_scale, "a table of the queries' factors");
+    if (sinks) require_contiguous(*sinks, "the heads' sinks");
   }
 
   void run(const std::vector<float*>& values, float* out) const override {
@@ -109,6 +110,7 @@ struct Attention : Operation {
     now.cos = cos.data<float>();
     now.sin = sin.data<float>();
     now.query_scale = query_scale ? query_scale->data<float>() : nullptr;
+    now.sinks = sinks ? sinks->data<float>() : nullptr;
     now.out = out;
     attention(now);
   }
@@ -138,6 +140,7 @@ struct MlxExtAttention {
   void* cos;
   void* sin;
   void* query_scale;  // null: none
+  void* sinks;        // null: none
   const MlxExtStep* step;
   int layer;
   int heads;
@@ -145,6 +148,7 @@ struct MlxExtAttention {
   float soft_cap;  // 0: none
   int window;
   int traditional;
+  int chunked;
 };
 
 namespace kr {
@@ -167,6 +171,9 @@ mx::array make_attention(const MlxExtAttention& spec) {
   const mx::array* query_scale = spec.query_scale ? &array_at(spec.query_scale) : nullptr;
   require(!query_scale || (query_scale->dtype() == mx::float32 && query_scale->ndim() == 1),
           "the queries' factors are float32 [positions]");
+  const mx::array* sinks = spec.sinks ? &array_at(spec.sinks) : nullptr;
+  require(!sinks || (sinks->dtype() == mx::float32 && sinks->shape() == mx::Shape{spec.heads}),
+          "sinks are float32 [heads]");
   for (const AttentionRow& row : spec.step->step->rows) {
     const int64_t end = int64_t{row.position} + row.new_tokens;
     require(end <= cos.shape(0), "a position is beyond the rotary table");
@@ -175,6 +182,7 @@ mx::array make_attention(const MlxExtAttention& spec) {
   ChainBuilder chain({&qkv});
   auto attention = std::make_unique<Attention>(chain.activation(qkv), chain.weight(cos), chain.weight(sin));
   if (query_scale) attention->query_scale = chain.weight(*query_scale);
+  if (sinks) attention->sinks = chain.weight(*sinks);
   attention->pool = spec.step->pool;
   attention->step = spec.step->step;
   AttentionJob& job = attention->job;
@@ -184,6 +192,7 @@ mx::array make_attention(const MlxExtAttention& spec) {
   job.scale = spec.scale;
   job.soft_cap = spec.soft_cap;
   job.window = spec.window;
+  job.chunked = spec.chunked != 0;
   job.traditional = spec.traditional != 0;
   job.rope_dims = cos.shape(1) * 2;
   job.pool = attention->pool->memory();

@@ -13,52 +13,47 @@
 namespace kr {
 namespace {
 
-// Gates, ups and downs of all experts.
+// Gates, ups and downs of all experts: their arrays, which keep the memory, and views of them. A layer may have hundreds of
+// matrices, so they are checked and viewed once, not at each step.
 struct ExpertSet {
-  std::vector<MatrixArrays> arrays[3];
+  std::vector<MatrixArrays> arrays;
+  std::vector<Matrix> gates, ups, downs;
   int inputs;
   int inner;
 
-  int count() const { return static_cast<int>(arrays[0].size()); }
-  int outputs() const { return arrays[2][0].weight.shape(0); }
-
-  std::vector<Matrix> views(int part) const {
-    std::vector<Matrix> views;
-    for (const MatrixArrays& matrix : arrays[part]) views.push_back(matrix.view());
-    return views;
-  }
+  int count() const { return static_cast<int>(gates.size()); }
+  int outputs() const { return downs[0].outputs(); }
 };
 
 struct Experts : Operation {
-  Operand x, routing;
+  Operand x, router;
   std::optional<Operand> residual;
+  std::optional<mx::array> correction;
   std::shared_ptr<ExpertSet> set;
   ExpertsJob job{};  // without addresses
 
-  Experts(Operand x, Operand routing) : x(std::move(x)), routing(std::move(routing)) {}
+  Experts(Operand x, Operand router) : x(std::move(x)), router(std::move(router)) {}
 
   std::vector<const Operand*> operands() const override {
-    if (residual) return {&x, &routing, &*residual};
-    return {&x, &routing};
+    if (residual) return {&x, &router, &*residual};
+    return {&x, &router};
   }
 
   void check() const override {
     for (const Operand* operand : operands()) {
       if (operand->value_index() < 0) require_contiguous(operand->array(), "an input of experts");
     }
-    for (const auto& part : set->arrays) {
-      for (const MatrixArrays& matrix : part) matrix.check();
-    }
+    if (correction) require_contiguous(*correction, "a correction of experts' scores");
   }
 
   void run(const std::vector<float*>& values, float* out) const override {
-    const std::vector<Matrix> gates = set->views(0), ups = set->views(1), downs = set->views(2);
     ExpertsJob now = job;
     now.x = x.data(values);
-    now.routing = routing.data(values);
-    now.gates = gates.data();
-    now.ups = ups.data();
-    now.downs = downs.data();
+    now.router = router.data(values);
+    now.routing.correction = correction ? correction->data<float>() : nullptr;
+    now.gates = set->gates.data();
+    now.ups = set->ups.data();
+    now.downs = set->downs.data();
     now.residual = residual ? residual->data(values) : nullptr;
     now.y = out;
     experts(now);
@@ -74,11 +69,18 @@ struct MlxExtExpertSet {
 
 struct MlxExtExperts {
   void* x;
-  void* routing;
-  void* residual;  // null: none
+  void* router;
+  void* correction;  // null: none
+  void* residual;    // likewise
   const MlxExtExpertSet* set;
   int chosen;
+  int scores;  // kr::Scores
+  int groups;
+  int chosen_groups;
+  int best_of_group;
   int normalized;
+  float factor;
+  int weighs_inputs;
   int gate;  // kr::Gate
   int int8;
 };
@@ -95,30 +97,53 @@ std::shared_ptr<ExpertSet> make_set(const MlxExtMatrix* matrices, int experts, i
     require(array.is_available(), "an expert's arrays have been evaluated");
     return array;
   };
-  for (int part = 0; part < 3; part++) {
+  const auto add_part = [&](const MlxExtMatrix* first, int columns, std::vector<Matrix>& views) {
     for (int expert = 0; expert < experts; expert++) {
-      const MlxExtMatrix& matrix = matrices[part * experts + expert];
-      set->arrays[part].push_back(arrays_of(matrix, part == 2 ? inner : inputs, keep));
-      const int outputs = set->arrays[part].back().weight.shape(0);
-      require(part == 2 || outputs == inner, "gates and ups of experts are alike");
-      require(outputs == set->arrays[part][0].weight.shape(0), "experts are alike");
+      set->arrays.push_back(arrays_of(first[expert], columns, keep));
+      set->arrays.back().check();
+      views.push_back(set->arrays.back().view());
+      require(views.back().outputs() == views[0].outputs(), "experts are alike");
     }
-  }
+  };
+  add_part(matrices, inputs, set->gates);
+  add_part(matrices + experts, inputs, set->ups);
+  add_part(matrices + 2 * experts, inner, set->downs);
+  require(set->gates[0].outputs() == inner && set->ups[0].outputs() == inner, "gates and ups of experts are alike");
   return set;
+}
+
+// Without the address of its correction.
+Routing routing_of(const MlxExtExperts& spec, int experts) {
+  require(spec.scores == static_cast<int>(Scores::softmax) || spec.scores == static_cast<int>(Scores::sigmoid),
+          "no such scores");
+  require(spec.groups > 0 && experts % spec.groups == 0, "groups of experts are of one size");
+  require(spec.chosen_groups > 0 && spec.chosen_groups <= spec.groups, "as many groups are chosen as there are, at most");
+  const int size = experts / spec.groups;
+  require(spec.best_of_group == 1 || (spec.best_of_group == 2 && size > 1), "a group is as good as its best one or two");
+  require(spec.chosen > 0 && spec.chosen <= size * spec.chosen_groups, "as many experts are chosen as there are, at most");
+  Routing routing{};
+  routing.experts = experts;
+  routing.chosen = spec.chosen;
+  routing.scores = static_cast<Scores>(spec.scores);
+  routing.groups = spec.groups;
+  routing.chosen_groups = spec.chosen_groups;
+  routing.best_of_group = spec.best_of_group;
+  routing.normalized = spec.normalized != 0;
+  routing.factor = spec.factor;
+  return routing;
 }
 
 mx::array make_experts(const MlxExtExperts& spec) {
   const mx::array& x = array_at(spec.x);
-  const mx::array& routing = array_at(spec.routing);
+  const mx::array& router = array_at(spec.router);
   const mx::array* residual = spec.residual ? &array_at(spec.residual) : nullptr;
   const std::shared_ptr<ExpertSet>& set = spec.set->set;
   require(x.ndim() == 2 && x.dtype() == mx::float32 && x.shape(1) == set->inputs, "experts take float32 [rows, inputs]");
-  require(routing.dtype() == mx::float32 && routing.shape() == mx::Shape{x.shape(0), set->count()},
-          "routing is float32 [rows, experts]");
-  require(spec.chosen > 0 && spec.chosen <= set->count(), "as many experts are chosen as there are, at most");
-  require(spec.gate > 0 && spec.gate <= static_cast<int>(Gate::gelu_tanh), "no such activation");
-  ChainBuilder chain({&x, &routing, residual});
-  auto operation = std::make_unique<Experts>(chain.activation(x), chain.activation(routing));
+  require(router.dtype() == mx::float32 && router.shape() == mx::Shape{x.shape(0), set->count()},
+          "a router gives float32 [rows, experts]");
+  require(spec.gate > 0 && spec.gate <= static_cast<int>(Gate::swiglu_oai), "no such activation");
+  ChainBuilder chain({&x, &router, residual});
+  auto operation = std::make_unique<Experts>(chain.activation(x), chain.activation(router));
   const mx::Shape shape{x.shape(0), set->outputs()};
   if (residual) {
     require(residual->dtype() == mx::float32 && residual->shape() == shape, "a residual is float32 like the result");
@@ -126,9 +151,14 @@ mx::array make_experts(const MlxExtExperts& spec) {
   }
   operation->set = set;
   operation->job.rows = x.shape(0);
-  operation->job.experts = set->count();
-  operation->job.chosen = spec.chosen;
-  operation->job.normalized = spec.normalized != 0;
+  operation->job.routing = routing_of(spec, set->count());
+  operation->job.weighs_inputs = spec.weighs_inputs != 0;
+  if (spec.correction) {
+    const mx::array& correction = array_at(spec.correction);
+    require(correction.dtype() == mx::float32 && correction.shape() == mx::Shape{set->count()},
+            "a correction is float32 [experts]");
+    operation->correction = chain.weight(correction);
+  }
   operation->job.gate = static_cast<Gate>(spec.gate);
   operation->job.rounding = spec.int8 ? Rounding::int8 : Rounding::int16;
   return chain.append(shape, std::move(operation));

@@ -35,6 +35,7 @@ struct Linear : Operation {
     for (const Operand* operand : operands()) {
       if (operand->value_index() < 0) require_contiguous(operand->array(), "an input of a product");
     }
+    if (norm) require_contiguous(*norm, "the weight of a norm");
     for (const MatrixArrays& matrix : matrices) matrix.check();
   }
 
@@ -96,7 +97,7 @@ mx::array make_linear(const MlxExtLinear& spec) {
   const mx::array& x = array_at(spec.x);
   const mx::array* residual = spec.residual ? &array_at(spec.residual) : nullptr;
   require(x.ndim() == 2 && x.dtype() == mx::float32, "the input of a product is float32 [rows, inputs]");
-  require(spec.gate >= 0 && spec.gate <= static_cast<int>(Gate::gelu_tanh), "no such activation");
+  require(spec.gate >= 0 && spec.gate <= static_cast<int>(Gate::swiglu_oai), "no such activation");
   const bool gated = spec.gate != 0;
   require(!gated || spec.matrix_count == 2, "a gated product has two matrices");
   ChainBuilder chain({&x, residual});

@@ -30,6 +30,7 @@ struct MatrixArrays {
     require_contiguous(weight, "a weight matrix");
     if (scales) require_contiguous(*scales, "a matrix of scales");
     if (biases) require_contiguous(*biases, "a matrix of biases");
+    if (bias) require_contiguous(*bias, "the bias of a product");
   }
 
   Matrix view() const {

@@ -74,6 +74,7 @@ struct MlxExtRowwise {
   void* residual;  // null: none
   const MlxExtNormedPart* parts;
   int part_count;
+  int gelu;  // 1: the activation is GELU
   float factor;
   float soft_cap;  // 0: none
 };
@@ -91,6 +92,7 @@ PartArrays arrays_of(ChainBuilder& chain, const MlxExtNormedPart& part) {
   arrays.part.width = weight.shape(0);
   arrays.part.count = part.count;
   if (part.bias) {
+    require(part.layer != 0, "an RMS norm has no bias");
     const mx::array& bias = array_at(part.bias);
     require(bias.dtype() == mx::float32 && bias.shape() == weight.shape(), "a norm's bias is like its weight");
     arrays.bias = chain.weight(bias);
@@ -117,6 +119,7 @@ mx::array make_rowwise(const MlxExtRowwise& spec) {
   }
   operation->job.rows = x.shape(0);
   operation->job.width = x.shape(1);
+  operation->job.gelu = spec.gelu != 0;
   operation->job.factor = spec.factor;
   operation->job.soft_cap = spec.soft_cap;
   return chain.append(x.shape(), std::move(operation));

@@ -12,7 +12,21 @@ pub(crate) struct InstructionSet {
 }
 
 /// Best first. "portable", whose units are compiled like all the rest, is not among them.
-pub(crate) static INSTRUCTION_SETS: [InstructionSet; 3] = [
+pub(crate) static INSTRUCTION_SETS: [InstructionSet; 4] = [
+    InstructionSet {
+        name: "avx512vbmi",
+        arch: "x86_64",
+        flags: &[
+            "-mavx2",
+            "-mfma",
+            "-mf16c",
+            "-mavx512f",
+            "-mavx512bw",
+            "-mavx512vl",
+            "-mavx512vnni",
+            "-mavx512vbmi",
+        ],
+    },
     InstructionSet {
         name: "avx512",
         arch: "x86_64",
@@ -41,7 +55,12 @@ impl InstructionSet {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512vnni");
-            (self.name == "avx2" && avx2) || (self.name == "avx512" && avx2 && avx512)
+            match self.name {
+                "avx2" => avx2,
+                "avx512" => avx2 && avx512,
+                "avx512vbmi" => avx2 && avx512 && is_x86_feature_detected!("avx512vbmi"),
+                _ => false,
+            }
         }
         #[cfg(not(target_arch = "x86_64"))]
         {

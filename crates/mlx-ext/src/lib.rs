@@ -12,7 +12,6 @@
 //! built them. One thread of a process should own all MLX work.
 
 pub mod cpu;
-#[cfg(not(target_os = "linux"))]
 mod errors;
 mod graph;
 mod mapped_file;

@@ -8,6 +8,8 @@ use std::ffi::CStr;
 
 use mlx_rs::{Array, Dtype, Stream, error::Exception};
 
+use crate::errors;
+
 /// Small floats with scales of 8 bits, as MLX names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MicroScaling {
@@ -50,6 +52,7 @@ impl MicroScaling {
     /// # Errors
     /// MLX can't pack such an array.
     pub fn quantize(self, values: &Array) -> Result<(Array, Array), Exception> {
+        errors::keep();
         let [mut packed, mut scales] = [empty(), empty()];
         let stream = Stream::thread_local_or_default();
         // SAFETY: the arrays are alive; the vector is this function's own and freed, and what is taken out of it is owned by
@@ -72,7 +75,8 @@ impl MicroScaling {
             mlx_sys::mlx_vector_array_free(parts);
             failed
         };
-        Ok((self.owned(failed, packed, "quantize")?, self.owned(failed, scales, "quantize")?))
+        let [packed, scales] = [packed, scales].map(handle);
+        if failed { Err(self.refusal("pack")) } else { Ok((packed, scales)) }
     }
 
     /// The values of what is packed, rounded to `dtype`. Lazy.
@@ -80,6 +84,7 @@ impl MicroScaling {
     /// # Errors
     /// Shapes or types that do not fit.
     pub fn dequantize(self, packed: &Array, scales: &Array, dtype: Dtype) -> Result<Array, Exception> {
+        errors::keep();
         let mut values = empty();
         let stream = Stream::thread_local_or_default();
         let dtype = mlx_sys::mlx_optional_dtype { value: dtype.into(), has_value: true };
@@ -98,7 +103,8 @@ impl MicroScaling {
                 stream.as_ptr(),
             )
         };
-        self.owned(failed != 0, values, "dequantize")
+        let values = handle(values);
+        if failed != 0 { Err(self.refusal("expand")) } else { Ok(values) }
     }
 
     /// `x Wᵀ` for a packed W `[outputs, inputs]`, in the type of `x`. Lazy.
@@ -106,6 +112,7 @@ impl MicroScaling {
     /// # Errors
     /// Shapes or types that do not fit.
     pub fn multiply(self, x: &Array, packed: &Array, scales: &Array) -> Result<Array, Exception> {
+        errors::keep();
         let mut product = empty();
         let stream = Stream::thread_local_or_default();
         // SAFETY: as in `dequantize`.
@@ -123,7 +130,45 @@ impl MicroScaling {
                 stream.as_ptr(),
             )
         };
-        self.owned(failed != 0, product, "multiply")
+        let product = handle(product);
+        if failed != 0 { Err(self.refusal("multiply by")) } else { Ok(product) }
+    }
+
+    /// The same of vectors `x` `[vectors, 1, inputs]`, each with the W of `[matrices, outputs, inputs]` whose index `which`
+    /// has: uint32 `[vectors]`, `sorted` or not.
+    ///
+    /// # Errors
+    /// Shapes or types that do not fit.
+    pub fn multiply_gathered(
+        self,
+        x: &Array,
+        (packed, scales): (&Array, &Array),
+        which: &Array,
+        sorted: bool,
+    ) -> Result<Array, Exception> {
+        errors::keep();
+        let mut product = empty();
+        let stream = Stream::thread_local_or_default();
+        // SAFETY: as in `dequantize`; no index of `x` stands for all of its vectors in turn.
+        let failed = unsafe {
+            mlx_sys::mlx_gather_qmm(
+                &raw mut product,
+                x.as_ptr(),
+                packed.as_ptr(),
+                scales.as_ptr(),
+                empty(),
+                empty(),
+                which.as_ptr(),
+                true,
+                some(self.group_size()),
+                some(self.bits()),
+                self.mode().as_ptr(),
+                sorted,
+                stream.as_ptr(),
+            )
+        };
+        let product = handle(product);
+        if failed != 0 { Err(self.refusal("multiply by")) } else { Ok(product) }
     }
 
     fn mode(self) -> &'static CStr {
@@ -134,12 +179,16 @@ impl MicroScaling {
         }
     }
 
-    /// What an operation has made, unless it failed.
-    fn owned(self, failed: bool, array: mlx_sys::mlx_array, what: &str) -> Result<Array, Exception> {
-        // SAFETY: the operation's own array, or one without a context; the handle frees either.
-        let array = unsafe { Array::from_ptr(array) };
-        if failed { Err(Exception::custom(format!("MLX can't {what} {}", self.name()))) } else { Ok(array) }
+    /// Why the operation that has just failed did.
+    fn refusal(self, what: &str) -> Exception {
+        Exception::custom(format!("MLX can't {what} {}: {}", self.name(), errors::last().what()))
     }
+}
+
+/// What an operation has made: an array, or nothing if it failed.
+fn handle(array: mlx_sys::mlx_array) -> Array {
+    // SAFETY: an array that nothing else owns, or one without a context; the handle frees either.
+    unsafe { Array::from_ptr(array) }
 }
 
 /// No array.

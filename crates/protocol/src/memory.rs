@@ -4,7 +4,7 @@
 //! ```text
 //! memory.max_bytes ─┬─ what models have that are loaded already
 //!                   └─ left ─┬─ the model's weights: mapped once, for all of its workers
-//!                            └─ each worker ─┬─ anything but keys and values
+//!                            └─ each worker ─┬─ anything but keys and values, such as weights that it had to expand
 //!                                            └─ keys and values, of running requests and kept
 //! ```
 
@@ -162,6 +162,12 @@ impl MemoryNeeds {
             if on_gpu { (2, share.gpu_cache_bytes(weight_bytes)) } else { (options.kv_type.bytes(), 0) };
         let token_bytes = kv_token_values.saturating_mul(value_bytes);
         Self::new(options, weight_bytes, token_bytes, context_length.into(), cache)
+    }
+
+    /// The same with weights that each worker has for itself.
+    #[must_use]
+    pub fn with_private_weights(self, bytes: u64) -> Self {
+        Self { other_bytes: self.other_bytes.saturating_add(bytes), ..self }
     }
 
     /// Bytes without which `workers` workers can't serve the model.

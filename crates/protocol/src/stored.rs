@@ -24,6 +24,8 @@ pub struct StoredModel {
     pub kv_token_values: u64,
     /// Most tokens of a sequence, as its configuration says.
     pub context_length: Option<u32>,
+    /// Whether it embeds text, instead of generating it.
+    pub embeds: bool,
     /// When it was imported, in Unix seconds.
     pub imported_at: u64,
     /// Why it can't be loaded, as far as that is known without trying.

@@ -11,10 +11,10 @@ use protocol::{
     codec::{CodecError, MAX_ENCODED, decode, encode},
     ids::RequestId,
     message::{
-        Answer, Batch, Delta, EncodedSubmission, Generate, Heartbeat, MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS,
-        MAX_EVENTS, MAX_TOKEN_BYTES, MAX_TOP_LOGPROBS, Pieces, Prompt, Report, StreamEvent, StreamEventKind,
-        Submission, TokenLogprob, TokenLogprobs, append_operation, append_submission, begin_batch,
-        encode_batch,
+        Answer, Batch, Delta, Embeddings, EncodedSubmission, Generate, Heartbeat, MAX_ANSWER_TOKENS,
+        MAX_DELTA_TOKENS, MAX_EMBED_INPUTS, MAX_EMBEDDING_SIZE, MAX_EVENTS, MAX_TOKEN_BYTES,
+        MAX_TOP_LOGPROBS, Pieces, Prompt, Report, StreamEvent, StreamEventKind, Submission, TokenLogprob,
+        TokenLogprobs, append_operation, append_submission, begin_batch, encode_batch,
     },
 };
 use serde::Serialize;
@@ -132,6 +132,11 @@ fn lists_of_a_report_are_bounded() {
         (0..tokens).for_each(|_| pieces.push(7, b""));
         one(StreamEventKind::Answered(Answer::Pieces(pieces)))
     };
+    let embeddings = |count, width| {
+        let mut embeddings = Embeddings::default();
+        (0..count).for_each(|_| embeddings.push(7, &vec![0.5; width]));
+        one(StreamEventKind::Answered(Answer::Embeddings(embeddings)))
+    };
     let logprobs = |count, top, bytes| {
         let likely = TokenLogprob { token: 7, logprob: -1.0, special: false, bytes: vec![7; bytes] };
         let entry = TokenLogprobs { chosen: likely.clone(), top: vec![likely; top] };
@@ -145,6 +150,11 @@ fn lists_of_a_report_are_bounded() {
         (delta(MAX_DELTA_TOKENS), delta(MAX_DELTA_TOKENS + 1)),
         (answer(MAX_ANSWER_TOKENS), answer(MAX_ANSWER_TOKENS + 1)),
         (pieces(MAX_ANSWER_TOKENS), pieces(MAX_ANSWER_TOKENS + 1)),
+        (embeddings(MAX_EMBED_INPUTS, 1), embeddings(MAX_EMBED_INPUTS + 1, 1)),
+        (
+            embeddings(MAX_EMBED_INPUTS, MAX_EMBEDDING_SIZE),
+            embeddings(MAX_EMBED_INPUTS, MAX_EMBEDDING_SIZE + 1),
+        ),
         (events(MAX_EVENTS), events(MAX_EVENTS + 1)),
         (logprobs(MAX_DELTA_TOKENS, 1, 1), logprobs(MAX_DELTA_TOKENS + 1, 1, 1)),
         (logprobs(1, MAX_TOP_LOGPROBS, 1), logprobs(1, MAX_TOP_LOGPROBS + 1, 1)),

@@ -11,10 +11,11 @@ use protocol::{
     ids::{Incarnation, RequestId},
     memory::MemoryShare,
     message::{
-        AdapterRef, Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, DiskPrefixes, Failure,
-        FailureKind, FinishReason, Generate, Heartbeat, ModelInfo, Operation, OperationKind, PieceForm,
-        Pieces, Prompt, Report, Sampling, StepTime, StreamEvent, StreamEventKind, Submission, TokenLogprob,
-        TokenLogprobs, TokenizeInput, TraceContext, Usage, Verified, WorkerMemory,
+        AdapterRef, Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, DiskPrefixes, EmbedInput,
+        Embeddings, Failure, FailureKind, FinishReason, Generate, Heartbeat, ModelInfo, Operation,
+        OperationKind, PieceForm, Pieces, Prompt, Report, Sampling, StepTime, StreamEvent, StreamEventKind,
+        Submission, TokenLogprob, TokenLogprobs, TokenizeInput, TraceContext, Truncation, Usage, Verified,
+        WorkerMemory,
     },
     options::{Activations, KvType, Verify, WorkerOptions},
 };
@@ -152,6 +153,14 @@ fn operations() {
         let expected = format!("01 03 09 05 01 02 6869 00 01 {expected}");
         check(operation(OperationKind::Pieces { input: input(false), form }), &expected);
     }
+    for (truncate, expected) in
+        [(Truncation::Refuse, "00"), (Truncation::ToModel, "01"), (Truncation::To(300), "02 fb2c01")]
+    {
+        let inputs = vec![Prompt::Text("hi".into()), Prompt::Tokens(vec![7])];
+        let input = EmbedInput { inputs, first: 16, truncate, dimensions: Some(8) };
+        let expected = format!("01 03 09 06 02 01 02 6869 02 01 07 10 {expected} 01 08");
+        check(operation(OperationKind::Embed(input)), &expected);
+    }
     check(event(StreamEventKind::Answered(Answer::Tokens(vec![7, 300]))), "03 01 09 04 00 02 07 fb2c01");
     check(event(StreamEventKind::Answered(Answer::Count(5))), "03 01 09 04 01 05");
     check(event(StreamEventKind::Answered(Answer::Text("ok".into()))), "03 01 09 04 02 02 6f6b");
@@ -164,6 +173,12 @@ fn operations() {
     check(
         event(StreamEventKind::Answered(Answer::Pieces(pieces))),
         "03 01 09 04 04 02 07 fb2c01 02 02 00 02 6162",
+    );
+    let mut embeddings = Embeddings::default();
+    embeddings.push(300, &[-0.5, 1.0]);
+    check(
+        event(StreamEventKind::Answered(Answer::Embeddings(embeddings))),
+        "03 01 09 04 05 01 fb2c01 02 000000bf 0000803f",
     );
 }
 
@@ -181,10 +196,11 @@ fn reports() {
         kv_bytes: 9,
         other_bytes: 10,
         draft_model: Some("d".into()),
+        embedding_size: Some(384),
     };
     check(
         Report::Ready(info),
-        "00 01 6d 02 6162 01 71 fb0010 fc80510200 fd00f2052a01000000 07 08 09 0a 01 01 64",
+        "00 01 6d 02 6162 01 71 fb0010 fc80510200 fd00f2052a01000000 07 08 09 0a 01 01 64 01 fb8001",
     );
     check(Report::LoadFailed(failure(FailureKind::Internal)), "01 02 01 01 6e 02 6e6f");
     let heartbeat = Heartbeat {

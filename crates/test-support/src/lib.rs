@@ -32,6 +32,7 @@ pub mod process;
 pub mod safetensors;
 mod server;
 mod slow_reader;
+mod tiny_encoder;
 mod tiny_model;
 #[cfg(feature = "worker")]
 pub mod wait;
@@ -46,6 +47,7 @@ pub use log::LogBuffer;
 pub use private_store::{PrivateStore, import, import_adapter};
 pub use server::{Options, Server, StartError};
 pub use slow_reader::SlowReader;
+pub use tiny_encoder::write_tiny_encoder;
 pub use tiny_model::{tiny_config, write_model, write_tiny_adapter, write_tiny_model};
 
 /// Names the folder that holds `kr-gateway`, `kr-worker` and `cache-tool`.

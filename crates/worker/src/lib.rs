@@ -12,6 +12,7 @@
 //! same executable.
 
 pub mod adapters;
+pub mod average;
 mod backend;
 pub mod cache;
 pub mod cli;

@@ -17,7 +17,7 @@ use protocol::{
 };
 
 use crate::{
-    model::{Model, stored_size},
+    model::{EmbeddingModel, Model, stored_size},
     verify,
 };
 
@@ -68,6 +68,7 @@ fn describe(artifact: &ArtifactSummary, manifest: &Manifest) -> StoredModel {
         size: artifact.size,
         weight_bytes,
         kv_token_values,
+        embeds: EmbeddingModel::is_one(manifest),
         context_length: Some(context_length).filter(|length| *length > 0),
         imported_at: seconds(artifact.imported_at),
         defect: defect(artifact, manifest),
@@ -99,6 +100,7 @@ fn unreadable(artifact: &ArtifactSummary, error: StoreError) -> StoredModel {
         size: artifact.size,
         weight_bytes: 0,
         kv_token_values: 0,
+        embeds: false,
         context_length: None,
         imported_at: seconds(artifact.imported_at),
         defect: Some(Failure { kind, param: None, message }),

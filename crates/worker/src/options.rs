@@ -35,11 +35,12 @@ pub fn kv_budget(options: &WorkerOptions) -> KvBudget {
     }
 }
 
-/// What a step may hold, where there is memory for the keys and values of `kv_tokens`.
-pub fn limits(options: &WorkerOptions, kv_tokens: usize) -> Limits {
-    let (max_num_seqs, chunk_tokens) = (max_num_seqs(options), chunk_tokens(options));
+/// What a step may hold, where there is memory for the keys and values of `kv_tokens`, and for so many sequences.
+pub fn limits(options: &WorkerOptions, kv_tokens: usize, kv_sequences: usize) -> Limits {
+    let (max_num_seqs, chunk_tokens) = (max_num_seqs(options).min(kv_sequences), chunk_tokens(options));
     Limits {
         max_num_seqs,
+        max_held_seqs: kv_sequences.saturating_add(1),
         chunk_tokens,
         // Room for every decode and a chunk, so that neither waits for the other.
         max_num_batched_tokens: max_num_seqs.saturating_add(chunk_tokens),
@@ -71,15 +72,23 @@ mod tests {
     #[test]
     fn a_step_has_room_for_every_decode_and_a_chunk() {
         let options = WorkerOptions { max_sequences: 3, chunk_tokens: 16, ..WorkerOptions::default() };
-        let limits = limits(&options, 500);
+        let limits = limits(&options, 500, 4);
         assert_eq!((limits.max_num_seqs, limits.chunk_tokens, limits.kv_tokens), (3, 16, 500));
         assert_eq!(limits.max_num_batched_tokens, 19);
     }
 
     #[test]
+    fn where_sequences_take_more_memory_there_are_fewer() {
+        let options = WorkerOptions { max_sequences: 9, chunk_tokens: 16, ..WorkerOptions::default() };
+        let fewer = limits(&options, 500, 4);
+        assert_eq!((fewer.max_num_seqs, fewer.max_held_seqs, fewer.max_num_batched_tokens), (4, 5, 20));
+        assert_eq!(limits(&options, 500, usize::MAX).max_num_seqs, 9);
+    }
+
+    #[test]
     fn what_would_serve_nobody_is_one() {
         let options = WorkerOptions { max_sequences: 0, chunk_tokens: 0, ..WorkerOptions::default() };
-        let limits = limits(&options, 500);
+        let limits = limits(&options, 500, 4);
         assert_eq!((limits.max_num_seqs, limits.chunk_tokens, limits.max_num_batched_tokens), (1, 1, 2));
         assert_eq!((kv_budget(&options).sequences, chunk_tokens(&options)), (1, 1));
     }

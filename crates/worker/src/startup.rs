@@ -1,6 +1,7 @@
 //! From a command line to a running engine.
 
 mod draft;
+mod served;
 
 use std::{
     path::{Path, PathBuf},
@@ -12,23 +13,24 @@ use std::{
 use anyhow::{Context, anyhow};
 use artifact_store::{Artifact, Store, default_store_dir};
 use crossbeam_channel::{Sender, bounded};
-use draft::{LoadedModels, StoredDraft};
+use draft::StoredDraft;
 use protocol::{
     message::{Failure, FailureKind, Heartbeat, ModelInfo, Report},
     options::{Verify, WorkerOptions},
 };
+use served::Served;
 use tracing::{info, warn};
 
 use crate::{
     adapters::Adapters,
     cli::Serve,
-    engine::{Engine, EngineMessage, EngineStats, EosTokens},
+    engine::{Embedder, Engine, EngineMessage, EngineStats, EosTokens},
     link::{self, LinkSender, Receiver},
     memory::MemoryUsage,
     model::Model,
     options,
     prefix_store::{PrefixStore, PrefixStoreConfig},
-    prepare::{ChatTemplate, Drafts, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
+    prepare::{ChatTemplates, Drafts, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
     report_sink::ReportSink,
     requests::RequestTable,
     verify,
@@ -46,7 +48,7 @@ struct Loaded {
     artifact: Artifact,
     /// The same for the draft model.
     stored_draft: Option<StoredDraft>,
-    models: LoadedModels,
+    served: Served,
     preparer: Preparer,
     /// Bytes of the adapters that are loaded.
     adapter_bytes: Arc<AtomicU64>,
@@ -88,14 +90,22 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
         let kind = verify::kind_of(error);
         reports.report(&Report::LoadFailed(Failure { kind, param: None, message: format!("{error:#}") }));
     })?;
-    let Loaded { artifact, stored_draft: _lease, models, preparer, adapter_bytes, info, dir } = loaded;
+    let Loaded { artifact, stored_draft: _lease, served, preparer, adapter_bytes, info, dir } = loaded;
 
-    let limits = options::limits(&options, models.model.kv_tokens());
+    let limits = options::limits(&options, served.kv_tokens(), served.kv_sequences());
+    if limits.max_num_seqs < options.max_sequences as usize {
+        info!(
+            sequences = limits.max_num_seqs,
+            "fewer run at the same time than `worker.max_num_seqs` says: there is no memory for the states of more"
+        );
+    }
     let stats = Arc::new(EngineStats::default());
     let (engine, messages) = bounded::<EngineMessage>(MAX_ENGINE_MESSAGES);
     let pool = Pool::start(preparer, Arc::clone(&requests), Arc::clone(&reports), engine.clone())?;
     let preparation = pool.age();
-    let prefixes = prefix_store(&options, &dir, &artifact, &models.model, engine.clone());
+    let prefixes = served
+        .generating()
+        .and_then(|models| prefix_store(&options, &dir, &artifact, &models.model, engine.clone()));
     let receiver = Receiver {
         frames: connected.receiver,
         socket: connected.socket,
@@ -110,10 +120,17 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
     let _verification =
         (options.verify == Verify::Background).then(|| verify::while_serving(&artifact, &reports));
     let interval = options::heartbeat(&options);
-    let memory = MemoryUsage::new(&models.model, models.draft.as_ref(), Arc::clone(&stats))
-        .with_adapters(adapter_bytes);
+    let memory = served.memory_usage(Arc::clone(&stats)).with_adapters(adapter_bytes);
     let _heartbeat =
         start_heartbeat(interval, Arc::clone(&reports), Arc::clone(&stats), preparation, memory)?;
+    let models = match served {
+        Served::Generating(models) => models,
+        Served::Embedding(loaded) => {
+            let step_tokens = limits.max_num_batched_tokens;
+            let embedder = Embedder::new(loaded.model, step_tokens, messages, requests, reports, stats);
+            return Ok(embedder.run()?);
+        }
+    };
     let (model, draft_model) = models.into_parts(limits);
     let mut engine = Engine::new(model, limits, messages, requests, reports, stats);
     if let Some(prefixes) = prefixes {
@@ -138,20 +155,19 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
     }
     let draft = StoredDraft::find(&store, options, &cli.model)?;
     draft.iter().try_for_each(|draft| draft.verify(options))?;
-    let (models, load_micros, tokenizer, took) = thread::scope(|scope| {
+    let (served, load_micros, tokenizer, took) = thread::scope(|scope| {
         let tokenizer = scope.spawn(|| {
             let began = Instant::now();
             let tokenizer = load_tokenizer(&artifact)?;
             draft.iter().try_for_each(|draft| draft.check(&tokenizer))?;
             anyhow::Ok((tokenizer, began.elapsed()))
         });
-        let models = LoadedModels::load(&artifact, draft.as_ref(), options)?;
+        let served = Served::load(&artifact, draft.as_ref(), options)?;
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;
-        anyhow::Ok((models, load_micros, tokenizer, took))
+        anyhow::Ok((served, load_micros, tokenizer, took))
     })?;
-    let model = &models.model;
     if let Err(error) = artifact.record_use() {
         // A read-only store serves as well; it only can't record what was used last.
         warn!(%error, "the store can't record that the model was used");
@@ -161,31 +177,41 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
         name: cli.model.clone(),
         digest: artifact.digest.to_string(),
         architecture: artifact.manifest.architecture().unwrap_or_default().to_string(),
-        context_length: model.context_length(),
-        vocab_size: model.vocab_size(),
-        weight_bytes: models.weight_bytes(),
+        context_length: served.context_length(),
+        vocab_size: served.vocab_size(),
+        weight_bytes: served.weight_bytes(),
         load_micros,
         tokenizer_micros: micros(took),
-        kv_bytes: models.kv_bytes(),
-        other_bytes: models.other_bytes,
-        draft_model: models.draft.as_ref().and(draft.as_ref()).map(|draft| draft.name().to_owned()),
+        kv_bytes: served.kv_bytes(),
+        other_bytes: served.other_bytes(),
+        draft_model: served
+            .generating()
+            .and_then(|models| models.draft.as_ref())
+            .and(draft.as_ref())
+            .map(|draft| draft.name().to_owned()),
+        embedding_size: served.embedding().map(|dimensions| dimensions.all),
     };
+    let template = chat_templates(&artifact);
     let settings = Settings {
-        template: chat_template(&artifact),
-        eos_tokens: EosTokens::new(artifact.manifest.eos_token_ids.clone()),
-        context_length: model.context_length() as usize,
-        kv_tokens: model.kv_tokens(),
-        vocab_size: model.vocab_size(),
+        eos_tokens: eos_tokens(&artifact, template.as_ref(), &tokenizer, served.vocab_size()),
+        template,
+        context_length: served.context_length() as usize,
+        kv_tokens: served.kv_tokens(),
+        vocab_size: served.vocab_size(),
         special_tokens_in_content: options.special_tokens_in_content,
+        embedding: served.embedding().cloned(),
     };
     let dir = store.dir().to_owned();
-    let adaptable = model.adaptable();
-    let verifies = options.verify != Verify::Header;
-    let adapters = Adapters::new(store.clone(), artifact.digest, adaptable, options.adapter_bytes, verifies);
-    let adapter_bytes = adapters.bytes();
-    let preparer =
-        Preparer::new(tokenizer, settings).with_drafts(Box::new(StoredModels(store))).with_adapters(adapters);
-    Ok(Loaded { artifact, stored_draft: draft, models, preparer, adapter_bytes, info, dir })
+    let mut preparer = Preparer::new(tokenizer, settings).with_drafts(Box::new(StoredModels(store.clone())));
+    let mut adapter_bytes = Arc::default();
+    if let Some(models) = served.generating() {
+        let adaptable = models.model.adaptable();
+        let verifies = options.verify != Verify::Header;
+        let adapters = Adapters::new(store, artifact.digest, adaptable, options.adapter_bytes, verifies);
+        adapter_bytes = adapters.bytes();
+        preparer = preparer.with_adapters(adapters);
+    }
+    Ok(Loaded { artifact, stored_draft: draft, served, preparer, adapter_bytes, info, dir })
 }
 
 /// Prefixes on disk, if they are wanted. Where that can't be, the model serves without.
@@ -197,6 +223,12 @@ fn prefix_store(
     engine: Sender<EngineMessage>,
 ) -> Option<PrefixStore> {
     if options.prefix_disk_bytes == 0 || !options.keep_prefixes {
+        return None;
+    }
+    if model.has_states() {
+        info!(
+            "no prefixes are kept on disk: of this model they would be useless without its layers' states, which are not"
+        );
         return None;
     }
     let dir = dir.join(PREFIXES);
@@ -213,14 +245,36 @@ fn prefix_store(
 }
 
 /// A template that can't be used fails chats; completions need none.
-fn chat_template(artifact: &Artifact) -> Option<ChatTemplate> {
+fn chat_templates(artifact: &Artifact) -> Option<ChatTemplates> {
     let manifest = &artifact.manifest;
-    let source = manifest.chat_template.as_ref()?;
-    let template = ChatTemplate::new(source, manifest.bos_token.clone(), manifest.eos_token.clone());
-    if let Some(problem) = template.problem() {
+    let mut special_tokens = manifest.special_tokens.clone();
+    for (name, token) in [("bos_token", &manifest.bos_token), ("eos_token", &manifest.eos_token)] {
+        special_tokens.extend(token.iter().map(|text| (name.to_owned(), text.clone())));
+    }
+    let named = manifest.named_chat_templates.iter().map(|(name, source)| (name.as_str(), source.as_str()));
+    let templates = ChatTemplates::new(manifest.chat_template.as_deref(), named, &special_tokens)?;
+    for problem in templates.problems() {
         warn!(%problem, "the model's chat template can't be used; chats with this model will fail");
     }
-    Some(template)
+    Some(templates)
+}
+
+/// The tokens that end an output: those that the model's files name, or that its template writes in their place.
+fn eos_tokens(
+    artifact: &Artifact,
+    templates: Option<&ChatTemplates>,
+    tokenizer: &PromptTokenizer,
+    vocab_size: u32,
+) -> EosTokens {
+    let named = EosTokens::new(artifact.manifest.eos_token_ids.clone());
+    let written = templates.and_then(|it| it.end_of_turn(tokenizer.tokenizer(), &named, vocab_size));
+    if let Some(token) = written {
+        info!(
+            token,
+            "the chat template ends an answer with a token that the model's files do not name; it ends outputs"
+        );
+    }
+    named.and(written.as_slice())
 }
 
 fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<PromptTokenizer> {

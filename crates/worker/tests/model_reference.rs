@@ -1,11 +1,13 @@
 //! The real SmolLM2 against mlx-lm's values in `reference/smollm2.json`, on each backend.
 //!
-//! The tests of models wait for each other: one measures MLX's memory, which all threads of a process share. The other is
-//! of chat templates, which need none of it.
+//! The tests of models wait for each other: one measures MLX's memory, which all threads of a process share; one is of
+//! all-MiniLM-L6-v2, which embeds text. The others are of chat templates and tokenizers, which need none of it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod lockstep;
+mod minilm;
+mod real_tokenizers;
 mod templates;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,6 +27,9 @@ const FLOAT16_TOLERANCE: f64 = 0.5;
 const EMULATED_FLOAT16_TOLERANCE: f64 = 2.5;
 
 const BUDGET: KvBudget = KvBudget { bytes: 256 << 20, sequences: 4, dtype: KvDtype::Float32 };
+
+/// Held by the test that has a model.
+static TURN: Mutex<()> = Mutex::new(());
 
 #[derive(Deserialize)]
 struct Reference {
@@ -59,7 +64,6 @@ struct Fixture {
 
 impl Fixture {
     fn open() -> Self {
-        static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let store = std::env::var_os("KR_TEST_STORE").expect(
             "KR_TEST_STORE names no store with the test model: run `cargo xtask test`, which makes one and sets it",

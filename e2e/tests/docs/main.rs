@@ -13,7 +13,9 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use commands::{blocks, documents, inline};
 use sandbox::{Sandbox, root};
-use test_support::{FakeHub, Repository, STORE, variable, write_tiny_adapter, write_tiny_model};
+use test_support::{
+    FakeHub, Repository, STORE, variable, write_tiny_adapter, write_tiny_encoder, write_tiny_model,
+};
 
 /// Documents whose blocks a test of this file runs.
 const RUN: &[&str] = &[
@@ -29,6 +31,7 @@ const RUN: &[&str] = &[
 /// Documents whose blocks no test runs, and why.
 const NOT_RUN: &[(&str, &str)] = &[
     ("docs/add-a-model.md", "they record a reference with mlx-lm, of a model that is not there"),
+    ("docs/models.md", "they download 220 MB of tokenizers"),
     ("docs/parity.md", "they compare every architecture with mlx-lm"),
 ];
 
@@ -117,6 +120,8 @@ fn http() {
     for name in ["first", "my-model"] {
         sandbox.run("the models", &format!("cache-tool import ~/tiny --name {name}"));
     }
+    write_tiny_encoder(&sandbox.home().join("encoder"));
+    sandbox.run("a model that embeds text", "cache-tool import ~/encoder --name my-encoder");
     sandbox.run("the server", "target/release/kr-gateway --model first");
     run(&sandbox, "docs/http.md");
 }
@@ -148,9 +153,9 @@ fn refusals_are_quoted_as_they_are() {
         assert!(found, "docs/models.md does not quote how {what} is refused: {printed}");
     };
 
-    let of_qwen = fs::read(variable(GGUF_VARIABLE)).unwrap();
-    fs::write(sandbox.home().join("qwen.gguf"), with_architecture(of_qwen, b"qwen2")).unwrap();
-    is_quoted("another architecture in GGUF", &sandbox.fail("cache-tool import ~/qwen.gguf"));
+    let other = with_architecture(fs::read(variable(GGUF_VARIABLE)).unwrap(), b"rwkv7");
+    fs::write(sandbox.home().join("other.gguf"), other).unwrap();
+    is_quoted("another architecture in GGUF", &sandbox.fail("cache-tool import ~/other.gguf"));
 
     let refuse_folder = |setting: &str, value: serde_json::Value, command: &str| {
         let folder = sandbox.home().join("changed");

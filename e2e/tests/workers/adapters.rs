@@ -32,7 +32,7 @@ impl TestEnv {
             adapter(&store, name, seed);
         }
         let mut settings = NamedTempFile::with_suffix(".yaml").unwrap();
-        write!(settings, "prefix_cache: {{disk_max_bytes: 1GiB}}\n").unwrap();
+        writeln!(settings, "prefix_cache: {{disk_max_bytes: 1GiB}}").unwrap();
         let server = Server::start_with(&Options {
             model: BASE.to_owned(),
             store: Some(store.path().to_owned()),

@@ -20,7 +20,7 @@ use half::{f16, slice::HalfFloatSliceExt};
 use super::{
     GgufError,
     group::{Group, half_at},
-    superblock,
+    micro_scaled, superblock,
     types::TensorType,
 };
 
@@ -70,6 +70,7 @@ impl TensorType {
                     }
                 }
             }
+            Self::Mxfp4 => micro_scaled::values(blocks, out)?,
             _ => self.groups(blocks, |group| {
                 out.extend(group.q.map(|q| group.scale * f32::from(q) + group.bias));
                 Ok(())

@@ -5,7 +5,7 @@ use half::f16;
 use super::types::TensorType;
 
 /// The types whose elements come in blocks.
-pub(crate) const QUANTIZED: [TensorType; 10] = [
+pub(crate) const QUANTIZED: [TensorType; 11] = [
     TensorType::Q4_0,
     TensorType::Q4_1,
     TensorType::Q5_0,
@@ -16,6 +16,7 @@ pub(crate) const QUANTIZED: [TensorType; 10] = [
     TensorType::Q4_K,
     TensorType::Q5_K,
     TensorType::Q6_K,
+    TensorType::Mxfp4,
 ];
 
 /// Elements of a block.
@@ -26,6 +27,11 @@ pub(crate) fn values(kind: TensorType, block: &[u8]) -> Vec<f32> {
 /// Writes the block's own scales; everything else in a block may be any bytes.
 #[cfg(test)]
 pub(super) fn set_scales(kind: TensorType, block: &mut [u8], d: f16, m: f16) {
+    if kind == TensorType::Mxfp4 {
+        // An exponent; the largest one is no number.
+        block[0] = if d.is_finite() { (d.to_bits() % 250) as u8 } else { 255 };
+        return;
+    }
     let (d_at, m_at) = match kind {
         TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4_K | TensorType::Q5_K => (0, Some(2)),
         TensorType::Q2_K => (80, Some(82)),
@@ -76,6 +82,14 @@ fn value(kind: TensorType, block: &[u8], i: usize) -> f32 {
             let low = usize::from(block[i / 128 * 64 + within % 64] >> (within / 64 * 4) & 15);
             let q = low + 16 * pair(128);
             half(208) * f32::from(block[192 + i / 16] as i8) * (q as f32 - 32.0)
+        }
+        TensorType::Mxfp4 => {
+            let (q, exponent) = (nibble(1), i32::from(block[0]) - 127);
+            // Two bits of exponent and one of mantissa; the smallest exponent has no leading one.
+            let (power, half) = (q >> 1 & 3, q as f64 % 2.0 / 2.0);
+            let magnitude = if power == 0 { half } else { (1.0 + half) * (1 << (power - 1)) as f64 };
+            let sign = if q & 8 == 0 { 1.0 } else { -1.0 };
+            if block[0] == 255 { f32::NAN } else { (sign * magnitude * f64::from(exponent).exp2()) as f32 }
         }
         TensorType::F32 | TensorType::F16 | TensorType::Bf16 => f32::NAN,
     }

@@ -77,7 +77,7 @@ impl Metadata {
     }
 
     /// `None` if the key is absent, an error if `read` does not like its value.
-    fn get<'a, T>(
+    pub(super) fn get<'a, T>(
         &'a self,
         key: &str,
         read: impl Fn(&'a Value) -> Option<T>,
@@ -95,7 +95,7 @@ impl Value {
         }
     }
 
-    fn as_unsigned(&self) -> Option<u64> {
+    pub(super) fn as_unsigned(&self) -> Option<u64> {
         match self {
             Self::Unsigned(number) => Some(*number),
             Self::Signed(number) => u64::try_from(*number).ok(),

@@ -7,19 +7,23 @@
 //! block      quantized blocks -> groups with a scale and a bias, or numbers
 //! superblock the same for blocks of blocks
 //! group      32 elements with a scale and a bias
-//! llama      metadata -> config.json, and which tensor becomes which
+//! micro_scaled  the same for blocks of small floats
+//! architectures  metadata -> config.json, and which tensor becomes which
 //! rope       rotary factors -> rope_scaling
-//! tokenizer  metadata -> tokenizer.json, end tokens; byte_level and sentencepiece for its two kinds
+//! tokenizer  metadata -> tokenizer.json, end tokens; byte_level, sentencepiece and wordpiece for its kinds
+//! pre_tokenizer  how byte-level ones split a text, by name
 //! vocabulary metadata -> tokens with their types and ids
 //! ```
 
+pub(crate) mod architectures;
 pub(crate) mod block;
 mod byte_level;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod definitions;
 mod group;
-pub(crate) mod llama;
 pub(crate) mod metadata;
+pub(crate) mod micro_scaled;
+mod pre_tokenizer;
 pub(crate) mod reader;
 pub(crate) mod rope;
 mod sentencepiece;
@@ -27,6 +31,9 @@ mod superblock;
 pub(crate) mod tokenizer;
 pub(crate) mod types;
 mod vocabulary;
+mod wordpiece;
+
+pub(crate) use rope::RopeFactors;
 
 /// Why a GGUF file cannot be imported.
 #[derive(Debug, thiserror::Error)]

@@ -18,6 +18,20 @@ use super::GgufError;
 
 /// Name of the tensor, one f32 for each pair of a head's components.
 pub(crate) const FACTORS: &str = "rope_freqs.weight";
+/// Names of Phi's factors, of which there are two lists.
+pub(crate) const LONG_FACTORS: &str = "rope_factors_long.weight";
+pub(crate) const SHORT_FACTORS: &str = "rope_factors_short.weight";
+
+/// The content of these tensors, of those that the file has.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RopeFactors {
+    /// Of [`FACTORS`].
+    pub(crate) llama3: Option<Vec<f32>>,
+    /// Of [`LONG_FACTORS`].
+    pub(crate) long: Option<Vec<f32>>,
+    /// Of [`SHORT_FACTORS`].
+    pub(crate) short: Option<Vec<f32>>,
+}
 
 /// Largest relative difference of a factor: those in files were computed in f32.
 const TOLERANCE: f64 = 2e-5;
@@ -29,6 +43,11 @@ struct Llama3 {
     low_freq_factor: f64,
     high_freq_factor: f64,
     original_max_position_embeddings: f64,
+}
+
+/// Whether a tensor has factors instead of weights.
+pub(crate) fn is_factors(name: &str) -> bool {
+    [FACTORS, LONG_FACTORS, SHORT_FACTORS].contains(&name)
 }
 
 /// `rope_scaling` with these factors; `None` if they change nothing.

@@ -1,4 +1,4 @@
-//! A SentencePiece vocabulary (Llama 2, Mistral) as byte-pair encoding of the tokenizers library.
+//! A SentencePiece vocabulary (Llama 2, Mistral, Gemma, Phi 3) as byte-pair encoding of the tokenizers library.
 //!
 //! SentencePiece merges the neighbours that make the piece with the best score; byte-pair encoding merges by a list.
 //! So every way of making a piece of two others is a merge, in the order of the pieces' scores.
@@ -10,12 +10,11 @@ use serde_json::{Value, json};
 use super::{
     GgufError,
     metadata::{Metadata, required},
-    vocabulary::{CONTROL, Parts, USER_DEFINED, Vocabulary},
+    vocabulary::{CONTROL, Parts, UNKNOWN, USER_DEFINED, Vocabulary},
 };
 
 /// `tokenizer.ggml.token_type` of ordinary pieces.
 const NORMAL: u64 = 1;
-const UNKNOWN: u64 = 2;
 /// Of the 256 tokens that stand for a byte: `<0x0A>`.
 const BYTE: u64 = 6;
 /// Longest piece, in characters: each place where it could be split is looked at.
@@ -85,6 +84,7 @@ pub(super) fn parts(metadata: &Metadata, vocabulary: &Vocabulary<'_>) -> Result<
         }),
         added: vec![CONTROL, USER_DEFINED, UNKNOWN],
         add_bos: true,
+        add_eos: false,
     })
 }
 

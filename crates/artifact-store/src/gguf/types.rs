@@ -26,6 +26,7 @@ pub(crate) enum TensorType {
     Q4_K,
     Q5_K,
     Q6_K,
+    Mxfp4,
 }
 
 /// How the elements of a type are stored.
@@ -37,6 +38,8 @@ pub(crate) enum Form {
     /// holds them all: of plain blocks f16, as in the file; of superblocks f32, as each is a product of an f16 and an
     /// integer.
     Affine { bits: u8, scales: Dtype },
+    /// In MLX's packing of small floats in groups of [`GROUP`] with a power of two, `mxfp4`, with the same values.
+    MicroScaled,
     /// As f16, since these types share a scale between 16 elements, and MLX between 32 at least. f16 rounds a value by
     /// at most 2^-12 of itself, bf16 would by 2^-9; weights are far from f16's limits, and those beyond are refused.
     Dequantized,
@@ -59,10 +62,11 @@ impl TensorType {
             13 => Self::Q5_K,
             14 => Self::Q6_K,
             30 => Self::Bf16,
+            39 => Self::Mxfp4,
             other => {
                 return Err(GgufError::Unsupported(format!(
                     "tensor `{tensor}` has type {}, which cannot be imported; use a file with Q2_K to Q6_K, Q4_0 to \
-                     Q8_0, F16, BF16 or F32 tensors, or the original safetensors",
+                     Q8_0, MXFP4, F16, BF16 or F32 tensors, or the original safetensors",
                     unknown_name(other)
                 )));
             }
@@ -84,10 +88,11 @@ impl TensorType {
             Self::Q4_K => "Q4_K",
             Self::Q5_K => "Q5_K",
             Self::Q6_K => "Q6_K",
+            Self::Mxfp4 => "MXFP4",
         }
     }
 
-    /// What is stored for it. Five bits take eight in MLX's packing, where the kernels for the CPU know four and eight.
+    /// What is stored for it.
     pub(crate) fn form(self) -> Form {
         let affine = |bits, scales| Form::Affine { bits, scales };
         match self {
@@ -95,9 +100,11 @@ impl TensorType {
             Self::F16 => Form::Dense(Dtype::F16),
             Self::Bf16 => Form::Dense(Dtype::BF16),
             Self::Q4_0 | Self::Q4_1 => affine(4, Dtype::F16),
-            Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => affine(8, Dtype::F16),
+            Self::Q5_0 | Self::Q5_1 => affine(5, Dtype::F16),
+            Self::Q8_0 => affine(8, Dtype::F16),
             Self::Q4_K => affine(4, Dtype::F32),
-            Self::Q5_K => affine(8, Dtype::F32),
+            Self::Q5_K => affine(5, Dtype::F32),
+            Self::Mxfp4 => Form::MicroScaled,
             Self::Q2_K | Self::Q3_K | Self::Q6_K => Form::Dequantized,
         }
     }
@@ -107,7 +114,7 @@ impl TensorType {
         match self.form() {
             Form::Dense(dtype) => Some(dtype),
             Form::Dequantized => Some(Dtype::F16),
-            Form::Affine { .. } => None,
+            Form::Affine { .. } | Form::MicroScaled => None,
         }
     }
 
@@ -126,6 +133,7 @@ impl TensorType {
             Self::Q4_K => (SUPERBLOCK, 4 + 12 + 128),
             Self::Q5_K => (SUPERBLOCK, 4 + 12 + 32 + 128),
             Self::Q6_K => (SUPERBLOCK, 128 + 64 + 16 + 2),
+            Self::Mxfp4 => (GROUP, 1 + 16),
         }
     }
 
@@ -168,7 +176,6 @@ fn unknown_name(number: u32) -> String {
         36 => "IQ4_NL_4_4",
         37 => "IQ4_NL_4_8",
         38 => "IQ4_NL_8_8",
-        39 => "MXFP4",
         40 => "NVFP4",
         other => return format!("number {other}"),
     };

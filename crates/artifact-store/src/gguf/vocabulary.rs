@@ -9,7 +9,9 @@ use super::{
     metadata::{Metadata, required},
 };
 
-/// `tokenizer.ggml.token_type` of tokens that are not text: `<|im_end|>`.
+/// `tokenizer.ggml.token_type` of the token for what is no other token.
+pub(super) const UNKNOWN: u64 = 2;
+/// Of tokens that are not text: `<|im_end|>`.
 pub(super) const CONTROL: u64 = 3;
 /// Of tokens that are matched before anything is split.
 pub(super) const USER_DEFINED: u64 = 4;
@@ -33,6 +35,8 @@ pub(super) struct Parts {
     pub(super) added: Vec<u64>,
     /// Whether a text begins with the bos token if the metadata does not say.
     pub(super) add_bos: bool,
+    /// Whether it ends with the eos token, likewise.
+    pub(super) add_eos: bool,
 }
 
 impl<'a> Vocabulary<'a> {
@@ -57,8 +61,22 @@ impl<'a> Vocabulary<'a> {
         self.tokens.iter().zip(0_u32..).map(|(token, id)| ((*token).to_owned(), id.into())).collect()
     }
 
-    /// The tokens of these types, as `added_tokens`.
-    pub(super) fn added(&self, kinds: &[u64]) -> Vec<Value> {
+    /// The token that a metadata key names by id.
+    pub(super) fn token_at(
+        &self,
+        metadata: &Metadata,
+        key: &str,
+    ) -> Result<Option<(u32, &'a str)>, GgufError> {
+        let Some(id) = metadata.unsigned(key)? else { return Ok(None) };
+        let token = usize::try_from(id).ok().and_then(|index| self.tokens.get(index));
+        match (u32::try_from(id), token) {
+            (Ok(id), Some(text)) => Ok(Some((id, text))),
+            _ => Err(GgufError::Damaged(format!("`{key}` is {id}, which is not a token"))),
+        }
+    }
+
+    /// The tokens of these types, as `added_tokens`; `strips` says which of them take the spaces that follow.
+    pub(super) fn added(&self, kinds: &[u64], strips: impl Fn(&str) -> bool) -> Vec<Value> {
         let all = self.tokens.iter().zip(&self.types).zip(0_u32..);
         let added = all.filter(|((_, kind), _)| kinds.contains(*kind));
         let describe = |((content, kind), id): ((&&str, &u64), u32)| {
@@ -67,7 +85,7 @@ impl<'a> Vocabulary<'a> {
                 "content": content,
                 "single_word": false,
                 "lstrip": false,
-                "rstrip": false,
+                "rstrip": strips(content),
                 "normalized": false,
                 "special": *kind != USER_DEFINED,
             })

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, path::Path};
 use serde_json::Value;
 
 use super::{
+    embedding::{self, EmbeddingFiles},
+    gpt_oss,
     root::Root,
     servable,
     shards::Shards,
@@ -13,7 +15,7 @@ use super::{
     tokens::{Additions, TokenFiles},
     vocabulary::Vocabulary,
 };
-use crate::{FileRole, StoreError, python_json};
+use crate::{FileRole, StoreError, python_json, weights::HeaderTensor};
 
 /// Largest `config.json`, in bytes; with settings for each of many modules, they have some hundred thousand.
 const MAX_CONFIG: u64 = 8 << 20;
@@ -38,7 +40,8 @@ const SETTINGS: [&str; 7] = [
     "chat_template.json",
 ];
 /// Tensors that have a row for each token, by the end of their names.
-const EMBEDDINGS: [&str; 3] = ["embed_tokens.weight", "wte.weight", "tok_embeddings.weight"];
+const EMBEDDINGS: [&str; 4] =
+    ["embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "word_embeddings.weight"];
 /// Tokens that a warning names.
 const MAX_NAMED: usize = 3;
 
@@ -46,7 +49,7 @@ const MAX_NAMED: usize = 3;
 pub(super) struct Folder {
     pub(super) root: Root,
     pub(super) config: Value,
-    /// `tokenizer.json` with the tokens that only other files define, if there are any.
+    /// `tokenizer.json` with what only other files say, if they say anything.
     pub(super) tokenizer: Option<Vec<u8>>,
     pub(super) shards: Shards,
     pub(super) templates: Templates,
@@ -54,6 +57,7 @@ pub(super) struct Folder {
     pub(super) special_tokens: BTreeMap<String, String>,
     /// Ascending.
     pub(super) eos_token_ids: Vec<u32>,
+    pub(super) embedding: EmbeddingFiles,
     /// What the user should know.
     pub(super) warnings: Vec<String>,
 }
@@ -92,21 +96,35 @@ impl Folder {
             added_tokens: &optional(ADDED_TOKENS)?,
             vocabulary: &vocabulary,
         };
-        let special_tokens = files.special_tokens();
+        let special_tokens = files.special_tokens().map_err(|reason| StoreError::bad_source(path, reason))?;
         let eos_token_ids = files.end_tokens().map_err(|reason| StoreError::bad_source(path, reason))?;
         let additions = files.additions();
-        let tokenizer = with_tokens(&tokenizer, &additions).map_err(bad_tokenizer)?;
+        let tokenizer = completed(&tokenizer, &additions, files.post_processor()).map_err(bad_tokenizer)?;
         if let Some(bytes) = &tokenizer {
             vocabulary = Vocabulary::read(bytes).map_err(bad_tokenizer)?;
         }
         let templates = templates::read(&mut root, &tokenizer_config)?;
+        let embedding = embedding::read(&mut root)?;
         let shards = Shards::read(&mut root)?;
-        servable::check_tensors(shards.tensors())
+        // Import takes these blocks apart.
+        let is_taken =
+            |tensor: &&HeaderTensor| gpt_oss::is_original(&config) && tensor.name.ends_with("_blocks");
+        servable::check_tensors(shards.tensors().filter(|tensor| !is_taken(tensor)))
             .map_err(|reason| StoreError::bad_source(path, reason.to_string()))?;
         let warnings =
             [shards.warning.clone(), misplaced(&additions), without_embedding(&vocabulary, &shards, &config)];
         let warnings = warnings.into_iter().flatten().collect();
-        Ok(Self { root, config, tokenizer, shards, templates, special_tokens, eos_token_ids, warnings })
+        Ok(Self {
+            root,
+            config,
+            tokenizer,
+            shards,
+            templates,
+            special_tokens,
+            eos_token_ids,
+            embedding,
+            warnings,
+        })
     }
 
     /// What is stored beside the weights.
@@ -117,16 +135,21 @@ impl Folder {
         files.extend(settings.map(|name| (FileRole::Settings, (*name).to_owned())));
         let named = templates::names(&self.root)?.into_iter();
         files.extend(named.map(|name| (FileRole::Settings, format!("{}/{name}", templates::FOLDER))));
+        files.extend(self.embedding.names.iter().map(|name| (FileRole::Settings, name.clone())));
         Ok(files)
     }
 }
 
-/// `tokenizer.json` with further tokens; `None` without any.
-fn with_tokens(tokenizer: &[u8], additions: &Additions) -> Result<Option<Vec<u8>>, String> {
-    if additions.tokens.is_empty() {
+/// `tokenizer.json` with further tokens and another post-processor; `None` without either.
+fn completed(
+    tokenizer: &[u8],
+    additions: &Additions,
+    post_processor: Option<Value>,
+) -> Result<Option<Vec<u8>>, String> {
+    if additions.tokens.is_empty() && post_processor.is_none() {
         return Ok(None);
     }
-    let add = || {
+    let complete = || {
         let mut json: Value = serde_json::from_slice(tokenizer)?;
         let added = &mut json["added_tokens"];
         if !added.is_array() {
@@ -135,9 +158,12 @@ fn with_tokens(tokenizer: &[u8], additions: &Additions) -> Result<Option<Vec<u8>
         if let Value::Array(added) = added {
             added.extend(additions.tokens.iter().cloned());
         }
+        if let Some(post_processor) = post_processor {
+            json["post_processor"] = post_processor;
+        }
         serde_json::to_vec(&json)
     };
-    add().map(Some).map_err(|error: serde_json::Error| error.to_string())
+    complete().map(Some).map_err(|error: serde_json::Error| error.to_string())
 }
 
 fn misplaced(additions: &Additions) -> Option<String> {

@@ -23,11 +23,11 @@ use crate::{
     StoreError, Transform,
     error::{IoContext, with_causes},
     gguf::{
-        GgufError,
-        llama::{self, Mapped},
-        metadata::{Metadata, required},
+        GgufError, RopeFactors,
+        architectures::{self, Mapped},
+        metadata::Metadata,
         reader::Gguf,
-        rope,
+        rope::{FACTORS, LONG_FACTORS, SHORT_FACTORS},
         tokenizer::Tokenizer,
         types::{Form, TensorType},
     },
@@ -49,9 +49,9 @@ pub(super) fn stage(
     let bad = |error: GgufError| StoreError::bad_source(path, with_causes(&error));
     let file = SourceFile::open(path)?;
     let gguf = Gguf::read(BufReader::new(file.reader()), file.len()).map_err(bad)?;
-    check_kind(&gguf.metadata).map_err(bad)?;
+    check_whole(&gguf.metadata).map_err(bad)?;
     let factors = rope_factors(&gguf, &file)?;
-    let model = llama::map(&gguf, factors.as_deref(), options.quantize).map_err(bad)?;
+    let model = architectures::map(&gguf, &factors, options.quantize).map_err(bad)?;
     let tokenizer = Tokenizer::read(&gguf.metadata).map_err(bad)?;
     check_vocabulary(&tokenizer, &model.config).map_err(bad)?;
     servable::check_config(&model.config)
@@ -86,6 +86,7 @@ pub(super) fn stage(
         bos_token: tokenizer.bos_token,
         eos_token: tokenizer.eos_token,
         special_tokens: BTreeMap::new(),
+        embedding: None,
         eos_token_ids: tokenizer.eos_token_ids,
         files: vec![
             entry(FileRole::Weights, WEIGHTS, &weights),
@@ -108,19 +109,12 @@ fn tokenizer_bytes(json: &Value, path: &Path) -> Result<Vec<u8>, StoreError> {
     Ok(bytes)
 }
 
-fn check_kind(metadata: &Metadata) -> Result<(), GgufError> {
-    if let Some(parts @ 2..) = metadata.unsigned("split.count")? {
-        return Err(GgufError::Unsupported(format!(
+fn check_whole(metadata: &Metadata) -> Result<(), GgufError> {
+    match metadata.unsigned("split.count")? {
+        Some(parts @ 2..) => Err(GgufError::Unsupported(format!(
             "it is one of {parts} parts of a model; merge them with `llama-gguf-split --merge` first"
-        )));
-    }
-    let key = "general.architecture";
-    match required(metadata.text(key)?, key)? {
-        "llama" => Ok(()),
-        other => Err(GgufError::Unsupported(format!(
-            "its architecture is `{other}`; from GGUF only `llama` can be imported, for others use the original \
-             safetensors folder"
         ))),
+        _ => Ok(()),
     }
 }
 
@@ -133,31 +127,37 @@ fn check_vocabulary(tokenizer: &Tokenizer, config: &Value) -> Result<(), GgufErr
     Err(GgufError::Damaged(format!("{} tokens and {rows} embeddings", tokenizer.size)))
 }
 
-/// The tensor of rotary factors, if there is one.
-fn rope_factors(gguf: &Gguf, file: &SourceFile) -> Result<Option<Vec<f32>>, StoreError> {
-    let Some(tensor) = gguf.tensors.iter().find(|tensor| tensor.name == rope::FACTORS) else {
-        return Ok(None);
+/// The tensors of rotary factors, of those that there are.
+fn rope_factors(gguf: &Gguf, file: &SourceFile) -> Result<RopeFactors, StoreError> {
+    let read = |name: &str| {
+        let Some(tensor) = gguf.tensors.iter().find(|tensor| tensor.name == name) else {
+            return Ok(None);
+        };
+        if tensor.kind != TensorType::F32 || tensor.len > MAX_ROPE_FACTORS {
+            let reason = format!("tensor `{}` is not a short list of F32 numbers", tensor.name);
+            return Err(StoreError::bad_source(file.path(), reason));
+        }
+        let mut bytes = vec![0; tensor.len as usize];
+        file.read_exact_at(&mut bytes, tensor.offset)?;
+        let (numbers, _) = bytes.as_chunks();
+        Ok(Some(numbers.iter().map(|number| f32::from_le_bytes(*number)).collect()))
     };
-    if tensor.kind != TensorType::F32 || tensor.len > MAX_ROPE_FACTORS {
-        let reason = format!("tensor `{}` is not a short list of F32 numbers", tensor.name);
-        return Err(StoreError::bad_source(file.path(), reason));
-    }
-    let mut bytes = vec![0; tensor.len as usize];
-    file.read_exact_at(&mut bytes, tensor.offset)?;
-    let (numbers, _) = bytes.as_chunks();
-    Ok(Some(numbers.iter().map(|number| f32::from_le_bytes(*number)).collect()))
+    Ok(RopeFactors { llama3: read(FACTORS)?, long: read(LONG_FACTORS)?, short: read(SHORT_FACTORS)? })
 }
 
 fn conversion(mapped: &Mapped<'_>) -> Conversion {
     let tensor = mapped.tensor;
     let change = match (mapped.quantize, tensor.kind.form()) {
         (Some(quantization), _) => Change::Quantize(tensor.kind, quantization),
+        (None, Form::Dense(_)) if mapped.plus_one => Change::SubtractOne,
         (None, Form::Dense(dtype)) => Change::Copy(dtype),
-        (None, Form::Affine { .. }) => Change::Repack(tensor.kind),
+        (None, Form::Affine { .. } | Form::MicroScaled) => Change::Repack(tensor.kind),
         (None, Form::Dequantized) => Change::Dequantize(tensor.kind),
     };
     let name = match change {
-        Change::Copy(_) | Change::Dequantize(_) => format!("{}.{}", mapped.module, mapped.field),
+        Change::Copy(_) | Change::SubtractOne | Change::Alternate { .. } | Change::Dequantize(_) => {
+            format!("{}.{}", mapped.module, mapped.field)
+        }
         Change::Repack(_) | Change::Quantize(..) => mapped.module.clone(),
     };
     Conversion {
@@ -172,13 +172,19 @@ fn conversion(mapped: &Mapped<'_>) -> Conversion {
 }
 
 /// What is done to the tensors, in the order in which a reader would undo it last.
-fn transforms(model: &llama::Model<'_>, quantize: Option<Quantization>) -> Vec<Transform> {
+fn transforms(model: &architectures::Model<'_>, quantize: Option<Quantization>) -> Vec<Transform> {
     let tensors = &model.tensors;
     let forms =
-        tensors.iter().filter(|mapped| mapped.quantize.is_none()).map(|mapped| mapped.tensor.kind.form());
+        || tensors.iter().filter(|mapped| mapped.quantize.is_none()).map(|mapped| mapped.tensor.kind.form());
     let mut transforms = Vec::new();
-    if forms.into_iter().any(|form| matches!(form, Form::Affine { .. })) {
+    if forms().any(|form| matches!(form, Form::Affine { .. })) {
         transforms.push(Transform::RepackAffine);
+    }
+    if forms().any(|form| form == Form::MicroScaled) {
+        transforms.push(Transform::RepackMicroScaled);
+    }
+    if tensors.iter().any(|mapped| mapped.plus_one) {
+        transforms.push(Transform::SubtractOne);
     }
     if tensors.iter().any(|mapped| mapped.unpermute.is_some()) {
         transforms.push(Transform::UnpermuteRope);

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::{
     ImportOptions, Staging,
     folder::{CONFIG, Folder, TOKENIZER},
+    gpt_oss,
     pipeline::in_order,
     rewrite::{Change, Conversion, Plan},
     shards::{Shard, read_header},
@@ -50,6 +51,10 @@ pub(super) fn stage(
     }
     let mut templates = std::mem::take(&mut folder.templates);
     let mut special_tokens = std::mem::take(&mut folder.special_tokens);
+    if gpt_oss::is_original(&folder.config) {
+        gpt_oss::describe(&mut folder.config);
+        transforms.push(Transform::SplitExperts);
+    }
     let mut manifest = Manifest {
         format: FORMAT,
         source: Source { format: SourceFormat::HuggingFace, digest: None },
@@ -62,6 +67,7 @@ pub(super) fn stage(
         eos_token: special_tokens.remove("eos_token"),
         special_tokens,
         eos_token_ids: std::mem::take(&mut folder.eos_token_ids),
+        embedding: folder.embedding.config,
         files: Vec::new(),
         tensors: Vec::new(),
     };
@@ -79,8 +85,13 @@ fn stage_files(
     observer: &mut Observer<'_>,
 ) -> Result<Vec<Staged>, StoreError> {
     let bad = |shard: &Shard, reason| StoreError::bad_source(&folder.root.path_of(&shard.name), reason);
-    let layers = layers(&folder.config).unwrap_or_default();
-    let plan = |shard| plan(shard, options.quantize, layers).map_err(|reason| bad(shard, reason));
+    let original = manifest.transforms.contains(&Transform::SplitExperts);
+    let rewriting = Rewriting {
+        quantize: options.quantize,
+        layers: layers(&folder.config).unwrap_or_default(),
+        gpt_oss: gpt_oss::is_one(&folder.config),
+    };
+    let plan = |shard| plan(shard, rewriting).map_err(|reason| bad(shard, reason));
     let plans = folder.shards.all.iter().map(plan).collect::<Result<Vec<_>, _>>()?;
     for (index, (shard, plan)) in folder.shards.all.iter().zip(&plans).enumerate() {
         let tensors = plan.as_ref().map_or(&shard.tensors, |plan| &plan.tensors);
@@ -104,7 +115,7 @@ fn stage_files(
         let expected = plan.as_ref().map(|plan| plan.tensors.clone());
         let staged = match plan {
             Some(plan) => plan.stage(writer, &source, observer)?,
-            None if name == CONFIG && options.quantize.is_some() => {
+            None if name == CONFIG && (options.quantize.is_some() || original) => {
                 let json = serde_json::to_vec_pretty(&folder.config).map_err(std::io::Error::from);
                 stage_made(writer, &source, &json.context("write", source.path())?)?
             }
@@ -228,15 +239,31 @@ fn quantizable(tensor: &HeaderTensor, quantization: Quantization) -> Option<Tens
 
 const WEIGHT: &str = ".weight";
 
-/// How a shard is written anew; `None`: it is stored as it is.
-fn plan(shard: &Shard, quantize: Option<Quantization>, layers: u64) -> Result<Option<Plan>, String> {
-    let convert = |tensor: &HeaderTensor| {
+/// What changes in the shards of a model.
+#[derive(Clone, Copy)]
+struct Rewriting {
+    quantize: Option<Quantization>,
+    /// Of the model.
+    layers: u64,
+    /// Whether there may be experts for `gpt_oss.rs` to take apart.
+    gpt_oss: bool,
+}
+
+impl Rewriting {
+    /// What becomes of a tensor.
+    fn conversions(self, tensor: &HeaderTensor) -> Result<Vec<Conversion>, String> {
+        if self.gpt_oss
+            && let Some(split) = gpt_oss::conversions(tensor)?
+        {
+            return Ok(split);
+        }
         let HeaderTensor { name, dtype, shape, offset, len } = tensor.clone();
         let module = name.trim_end_matches(WEIGHT);
-        let change =
-            quantize.and_then(|to| Some(Change::Quantize(quantizable(tensor, to)?, to.of(module, layers))));
+        let change = self
+            .quantize
+            .and_then(|to| Some(Change::Quantize(quantizable(tensor, to)?, to.of(module, self.layers))));
         let new_name = if change.is_some() { module } else { &name };
-        Conversion {
+        Ok(vec![Conversion {
             name: new_name.to_owned(),
             source: name,
             shape,
@@ -244,10 +271,18 @@ fn plan(shard: &Shard, quantize: Option<Quantization>, layers: u64) -> Result<Op
             len,
             change: change.unwrap_or(Change::Copy(dtype)),
             unpermute: None,
-        }
+        }])
+    }
+}
+
+/// How a shard is written anew; `None`: it is stored as it is.
+fn plan(shard: &Shard, rewriting: Rewriting) -> Result<Option<Plan>, String> {
+    let conversions = shard.tensors.iter().map(|tensor| rewriting.conversions(tensor));
+    let conversions = conversions.collect::<Result<Vec<_>, _>>()?.concat();
+    let changes = |conversion: &Conversion| {
+        !matches!(conversion.change, Change::Copy(_)) || conversion.name != conversion.source
     };
-    let conversions: Vec<_> = shard.tensors.iter().map(convert).collect();
-    let changed = conversions.iter().any(|conversion| !matches!(conversion.change, Change::Copy(_)));
+    let changed = conversions.iter().any(changes);
     if changed || !shard.is_aligned() { Plan::new(conversions).map(Some) } else { Ok(None) }
 }
 

@@ -2,10 +2,13 @@
 
 mod adapter;
 mod affine;
+mod embedding;
 mod folder;
 mod gguf;
+mod gpt_oss;
 mod huggingface;
 mod pipeline;
+mod post_processor;
 mod rewrite;
 mod root;
 mod servable;
@@ -32,8 +35,8 @@ const MAX_MANIFEST: usize = 128 << 20;
 /// How a model is taken into the store. The default: with every value as the source has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImportOptions {
-    /// What to make of matrices that are not quantized: `*.weight` tensors with two dimensions, of which the last is a
-    /// multiple of the group size.
+    /// What to make of matrices that are not quantized: `*.weight` tensors with two dimensions (of GGUF files also three,
+    /// where experts are stacked), of which the last is a multiple of the group size.
     pub quantize: Option<Quantization>,
 }
 

@@ -4,6 +4,8 @@
 //! writes. What is held in memory does not grow with the file, but for the scales and biases of a tensor, which wait
 //! until its integers are written.
 
+use std::collections::HashSet;
+
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use safetensors::Dtype;
 
@@ -16,7 +18,7 @@ use crate::{
     ImportEvent, Observer, Quantization, StoreError,
     error::IoContext,
     gguf::{
-        GgufError,
+        GgufError, micro_scaled,
         types::{Form, GROUP, TensorType},
     },
     manifest::byte_len,
@@ -51,7 +53,11 @@ pub(super) struct Conversion {
 pub(super) enum Change {
     /// Nothing.
     Copy(Dtype),
-    /// Blocks to affine groups, with the same values.
+    /// 1 is taken from each f32.
+    SubtractOne,
+    /// Of two rows that follow each other the first or the second; bytes of both.
+    Alternate { dtype: Dtype, pair: u64, second: bool },
+    /// Blocks to groups of one of MLX's packings, with the same values.
     Repack(TensorType),
     /// Blocks to f16.
     Dequantize(TensorType),
@@ -106,6 +112,11 @@ impl Plan {
                     (conversion.part_name(part), dtype, shape),
                 ));
             }
+        }
+        let mut names = HashSet::new();
+        if let Some((.., (name, ..))) = described.iter().find(|(.., (name, ..))| !names.insert(name.clone()))
+        {
+            return Err(format!("two of its tensors become `{name}`"));
         }
         described.sort_by_key(|(rank, ..)| *rank);
         let outputs = described.iter().map(|(_, output, _)| *output).collect();
@@ -179,10 +190,13 @@ impl Plan {
 }
 
 impl Conversion {
-    /// Rows and bytes of one. Of elements that stay as they are, a row may be anything: bytes.
+    /// Rows and bytes of one. Of elements that stay as they are, a row may be anything: bytes. Two of which one is taken are
+    /// one.
     fn rows(&self) -> (u64, u64) {
         let rows = match (self.change, self.unpermute) {
             (Change::Copy(_), None) => return (self.len, 1),
+            (Change::SubtractOne, None) => return (self.len / 4, 4),
+            (Change::Alternate { pair, .. }, _) => return (self.len / pair.max(1), pair),
             (_, Some(_)) => self.shape[0],
             _ => self.shape.iter().rev().skip(1).product(),
         };
@@ -191,15 +205,22 @@ impl Conversion {
 
     /// The tensors it becomes, each with its type and shape.
     fn parts(&self) -> Result<Vec<(Part, Dtype, Vec<u64>)>, String> {
-        let matrix = || match self.shape[..] {
-            [rows, row] => Ok([rows, row]),
-            _ => Err(self.error("it is quantized and not a matrix")),
+        let dense = |dtype| Ok(vec![(Part::Elements, dtype, self.shape.clone())]);
+        // Of a matrix, or of several that are stacked.
+        let [rows @ .., row] = &self.shape[..] else {
+            return Err(self.error("it has no dimensions"));
         };
+        let with = |columns: u64| [rows, &[columns]].concat();
         let (bits, group, scales) = match self.change {
-            Change::Copy(dtype) => return Ok(vec![(Part::Elements, dtype, self.shape.clone())]),
-            Change::Dequantize(_) => return Ok(vec![(Part::Elements, Dtype::F16, matrix()?.to_vec())]),
+            Change::Copy(dtype) | Change::Alternate { dtype, .. } => return dense(dtype),
+            Change::SubtractOne => return dense(Dtype::F32),
+            Change::Dequantize(_) => return dense(Dtype::F16),
             Change::Repack(kind) => match kind.form() {
                 Form::Affine { bits, scales } => (u64::from(bits), GROUP, scales),
+                Form::MicroScaled => {
+                    let elements = (Part::Elements, Dtype::U32, with(row / 8));
+                    return Ok(vec![elements, (Part::Scales, Dtype::U8, with(row / GROUP))]);
+                }
                 _ => return Err(self.error("its type has no groups")),
             },
             Change::Quantize(kind, to) => {
@@ -207,17 +228,18 @@ impl Conversion {
                 (to.bits.into(), to.group_size.into(), scales)
             }
         };
-        let [rows, row] = matrix()?;
         Ok(vec![
-            (Part::Elements, Dtype::U32, vec![rows, row * bits / 32]),
-            (Part::Scales, scales, vec![rows, row / group]),
-            (Part::Biases, scales, vec![rows, row / group]),
+            (Part::Elements, Dtype::U32, with(row * bits / 32)),
+            (Part::Scales, scales, with(row / group)),
+            (Part::Biases, scales, with(row / group)),
         ])
     }
 
     fn part_name(&self, part: Part) -> String {
         match (self.change, part) {
-            (Change::Copy(_) | Change::Dequantize(_), _) => self.name.clone(),
+            (Change::Copy(_) | Change::SubtractOne | Change::Alternate { .. } | Change::Dequantize(_), _) => {
+                self.name.clone()
+            }
             (_, Part::Elements) => format!("{}.weight", self.name),
             (_, Part::Scales) => format!("{}.scales", self.name),
             (_, Part::Biases) => format!("{}.biases", self.name),
@@ -246,6 +268,18 @@ impl Change {
         let mut parts = Parts::default();
         match self {
             Self::Copy(_) => parts.elements = bytes,
+            Self::SubtractOne => {
+                let values = dense_values(TensorType::F32, &bytes)?;
+                parts.elements.extend(values.iter().flat_map(|value| (value - 1.0).to_le_bytes()));
+            }
+            Self::Alternate { pair, second, .. } => {
+                let half = pair as usize / 2;
+                let rows = bytes.chunks_exact(half.max(1)).skip(second.into()).step_by(2);
+                parts.elements.extend(rows.flatten());
+            }
+            Self::Repack(kind) if kind.form() == Form::MicroScaled => {
+                micro_scaled::repack(&bytes, &mut parts.elements, &mut parts.scales)?;
+            }
             Self::Dequantize(kind) => {
                 let halves = halves(&dense_values(kind, &bytes)?);
                 parts.elements.extend(halves.iter().flat_map(|half| half.to_le_bytes()));

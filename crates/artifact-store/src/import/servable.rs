@@ -4,14 +4,15 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use crate::{Dtype, Quantization, python_json::as_float, weights::HeaderTensor};
+use super::gpt_oss;
+use crate::{
+    Dtype, Packing, Quantization, packing::SMALL_FLOATS, quantization::WIDTHS, weights::HeaderTensor,
+};
 
 /// What to do about a quantization that can't be served.
 const ADVICE: &str = "MLX's affine quantization with 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128, its MXFP4, \
                       MXFP8 and NVFP4, and weights that are not quantized, can be served: import such a conversion, for \
                       example from mlx-community, or the original model with --quantize 4";
-/// MLX's packings of small floats: mode, bits, group size.
-const SMALL_FLOATS: [(&str, u8, u8); 3] = [("mxfp4", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)];
 /// Ends of tensor names, and the quantization that has such tensors.
 const FOREIGN: [(&str, &str); 21] = [
     (".qweight", "GPTQ or AWQ"),
@@ -47,6 +48,9 @@ pub(super) struct Unservable(String);
 /// # Errors
 /// If its weights have a quantization that can't be served.
 pub(super) fn check_config(config: &Value) -> Result<(), Unservable> {
+    if gpt_oss::is_original(config) {
+        return Ok(());
+    }
     for config in [config, &config["text_config"]] {
         let quantization = mlx_quantization(config)?;
         match quantization {
@@ -143,43 +147,35 @@ fn method_name(method: &str) -> String {
 
 /// `what` has these MLX settings: MLX's defaults where they say nothing.
 fn check_packing(what: &str, settings: &Value) -> Result<(), Unservable> {
-    let small_floats = match &settings["mode"] {
+    let mode = match &settings["mode"] {
         Value::Null => None,
         Value::String(mode) if mode == "affine" => None,
-        Value::String(mode) => match SMALL_FLOATS.iter().find(|(name, ..)| mode == name) {
-            Some(format) => Some(format),
-            None => return Err(unservable(what, &mode.to_uppercase())),
-        },
+        Value::String(mode) if SMALL_FLOATS.iter().any(|(name, ..)| mode == name) => {
+            Some(mode.to_uppercase())
+        }
+        Value::String(mode) => return Err(unservable(what, &mode.to_uppercase())),
         other => return Err(unservable(what, &format!("\"mode\": {other}"))),
     };
-    let number = |key: &str, default: f64| {
-        if settings[key].is_null() { Some(default) } else { as_float(&settings[key]) }
+    let is_servable = |Packing { mode, bits, group_size }: Packing| {
+        SMALL_FLOATS.contains(&(mode, bits, group_size))
+            || (mode == "affine" && Quantization::new(bits, group_size).is_some())
     };
-    let defaults = small_floats.map_or((4.0, 64.0), |(_, bits, group)| ((*bits).into(), (*group).into()));
-    let (bits, group_size) = (number("bits", defaults.0), number("group_size", defaults.1));
-    let byte =
-        |number: f64| (number.fract() == 0.0 && (0.0..256.0).contains(&number)).then_some(number as u8);
-    let servable = bits.and_then(byte).zip(group_size.and_then(byte));
-    let is_servable = |(bits, group_size)| match small_floats {
-        Some((_, of_value, of_group)) => (bits, group_size) == (*of_value, *of_group),
-        None => Quantization::new(bits, group_size).is_some(),
-    };
-    if servable.is_some_and(is_servable) {
+    if Packing::of(settings).is_some_and(is_servable) {
         return Ok(());
     }
     let said = |key: &str, default: &str| match &settings[key] {
         Value::Null => default.to_owned(),
         other => other.to_string(),
     };
-    let mode = small_floats.map(|(name, ..)| format!("{} with ", name.to_uppercase())).unwrap_or_default();
+    let mode = mode.map(|mode| format!("{mode} with ")).unwrap_or_default();
     let (bits, group_size) = (said("bits", "4"), said("group_size", "64"));
     Err(unservable(what, &format!("{mode}{bits} bits in groups of {group_size}")))
 }
 
 /// Whether a group of this many bits can be a group of a [`Quantization`].
 fn is_servable_group(group_bits: u64) -> bool {
-    let sizes = [32, 64, 128].into_iter();
-    sizes.flat_map(|size| [2, 3, 4, 5, 6, 8].map(|bits| bits * size)).any(|servable| servable == group_bits)
+    let sizes = Quantization::GROUP_SIZES.into_iter().map(u64::from);
+    sizes.flat_map(|size| WIDTHS.map(|bits| u64::from(bits) * size)).any(|servable| servable == group_bits)
 }
 
 /// Whether a group of this many bits can be one of [`SMALL_FLOATS`].
@@ -214,6 +210,7 @@ mod tests {
             json!({ "quantization": { "bits": 4, "group_size": 32, "mode": "mxfp4" } }),
             json!({ "quantization": { "mode": "nvfp4", "lm_head": { "mode": "mxfp8" } } }),
             json!({ "quantization_config": { "bits": 4, "group_size": 64 } }),
+            json!({ "model_type": "gpt_oss", "quantization_config": { "quant_method": "mxfp4" } }),
             json!({ "quantization": { "bits": 4, "group_size": 64, "lm_head": { "bits": 8, "group_size": 32 }, "x": false } }),
             json!({ "quantization": { "bits": 4, "group_size": 64 }, "quantization_config": { "quant_method": "fp8" } }),
         ] {

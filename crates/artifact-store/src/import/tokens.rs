@@ -7,11 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::vocabulary::Vocabulary;
+use super::{
+    post_processor::{Setting, replacement},
+    vocabulary::Vocabulary,
+};
 
 /// Most end tokens of a model. Chat models have up to ten; each token of each answer is looked up among them.
 const MAX_END_TOKENS: usize = 256;
-/// The texts that transformers gives to chat templates.
+/// Most special tokens that have a name. Chat templates are given them all.
+const MAX_SPECIAL_TOKENS: usize = 256;
+/// The special tokens that every tokenizer of transformers may have. A model may name more of them: `image_token`, …
 const SPECIAL: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 /// Tokens of a tokenizer's class, where nothing else names them: class, then `bos_token`, `eos_token`, `unk_token`.
@@ -44,32 +49,46 @@ pub(super) struct Additions {
 }
 
 impl TokenFiles<'_> {
-    /// The tokens that only the other files define. transformers adds them to the tokenizer, in the order of their ids.
+    /// The tokens that only the other files define, or that are not matched as a whole. transformers adds them to the
+    /// tokenizer, in the order of their ids; those that the vocabulary has keep theirs.
     pub(super) fn additions(&self) -> Additions {
         let mut additions = Additions::default();
         let mut next = self.vocabulary.next_id();
+        let special = self.special_texts();
+        let mut known = BTreeSet::new();
         for (id, token) in self.defined() {
-            let Some(text) = token_text(&token).filter(|text| self.vocabulary.id(text).is_none()) else {
+            let Some(text) = token_text(&token).filter(|text| !self.vocabulary.has_added(text)) else {
                 continue;
             };
-            if id != next {
+            let own = self.vocabulary.id(&text).map(u64::from);
+            if own.is_none() && id != next {
                 additions.misplaced.push((text, id));
                 continue;
             }
-            next += 1;
-            let flag = |key: &str, default: bool| token[key].as_bool().unwrap_or(default);
-            let special = flag("special", false);
-            additions.tokens.push(json!({
-                "id": id,
-                "content": text,
-                "single_word": flag("single_word", false),
-                "lstrip": flag("lstrip", false),
-                "rstrip": flag("rstrip", false),
-                "normalized": flag("normalized", !special),
-                "special": special,
-            }));
+            next += u64::from(own.is_none());
+            additions.tokens.push(added_token(own.unwrap_or(id), &text, &token, special.contains_key(&text)));
+            known.insert(text);
+        }
+        for (text, token) in &special {
+            let id =
+                self.vocabulary.id(text).filter(|_| !text.is_empty() && !self.vocabulary.has_added(text));
+            if let Some(id) = id.filter(|_| !known.contains(text)) {
+                additions.tokens.push(added_token(id.into(), text, token, true));
+            }
         }
         additions
+    }
+
+    /// What has to be in the place of the post-processor, if the settings want another one.
+    pub(super) fn post_processor(&self) -> Option<Value> {
+        let token = |flag: &str, name: &str| {
+            let add = self.tokenizer_config[flag].as_bool()?;
+            Some(self.special_token(name).filter(|_| add))
+        };
+        let (bos, eos) = (token("add_bos_token", "bos_token"), token("add_eos_token", "eos_token"));
+        let setting =
+            Setting { bos: bos.as_ref().map(Option::as_deref), eos: eos.as_ref().map(Option::as_deref) };
+        replacement(self.vocabulary.post_processor(), &setting, |text| self.id(text))
     }
 
     /// Ids and descriptions of added tokens outside of `tokenizer.json`.
@@ -80,17 +99,69 @@ impl TokenFiles<'_> {
                 .filter_map(|(id, token)| Some((id.parse().ok()?, token.clone())))
                 .collect();
         }
-        let special: BTreeSet<String> = self.special_tokens().into_values().collect();
-        let describe = |(text, id): (&String, &Value)| {
-            Some((id.as_u64()?, json!({ "content": text, "special": special.contains(text) })))
-        };
+        let describe = |(text, id): (&String, &Value)| Some((id.as_u64()?, json!({ "content": text })));
         self.added_tokens.as_object().into_iter().flatten().filter_map(describe).collect()
     }
 
     /// Texts of the special tokens by their names: `bos_token`, …
-    pub(super) fn special_tokens(&self) -> BTreeMap<String, String> {
-        let found = SPECIAL.iter().filter_map(|name| Some(((*name).to_owned(), self.special_token(name)?)));
-        found.collect()
+    ///
+    /// # Errors
+    /// If there are too many.
+    pub(super) fn special_tokens(&self) -> Result<BTreeMap<String, String>, String> {
+        let named = self.named_special_tokens();
+        if named.len() > MAX_SPECIAL_TOKENS {
+            return Err(format!(
+                "the model has {} named special tokens, more than {MAX_SPECIAL_TOKENS}; see tokenizer_config.json",
+                named.len()
+            ));
+        }
+        Ok(named)
+    }
+
+    fn named_special_tokens(&self) -> BTreeMap<String, String> {
+        let common = SPECIAL.iter().filter_map(|name| Some(((*name).to_owned(), self.special_token(name)?)));
+        let mut named: BTreeMap<String, String> = common.collect();
+        for (name, token) in self.own_special_tokens() {
+            named.entry(name.to_owned()).or_insert(token);
+        }
+        named
+    }
+
+    /// Those that the model names itself: `image_token`, …
+    fn own_special_tokens(&self) -> impl Iterator<Item = (&str, String)> {
+        let entries =
+            |value: &'static str| self.special_files().filter_map(move |file| file[value].as_object());
+        let listed = entries("extra_special_tokens").flatten();
+        let single = self.special_files().filter_map(Value::as_object).flatten();
+        let single = single.filter(|(name, _)| name.ends_with("_token") && !SPECIAL.contains(&name.as_str()));
+        listed.chain(single).filter_map(|(name, token)| Some((name.as_str(), token_text(token)?)))
+    }
+
+    /// The files that name special tokens, the one that counts more first.
+    fn special_files(&self) -> impl Iterator<Item = &Value> {
+        let has_decoder = self.tokenizer_config.get("added_tokens_decoder").is_some();
+        let map = (!has_decoder).then_some(self.special_tokens_map);
+        map.into_iter().chain([self.tokenizer_config])
+    }
+
+    /// Descriptions of all special tokens by their texts, also of those without a name.
+    fn special_texts(&self) -> BTreeMap<String, Value> {
+        let named = self.named_special_tokens();
+        let described = |name: &str| self.special_files().find_map(|file| file.get(name)).cloned();
+        let mut texts: BTreeMap<String, Value> = BTreeMap::new();
+        for (name, text) in named {
+            let description = described(&name).unwrap_or_default();
+            texts.entry(text).or_insert(description);
+        }
+        for list in ["extra_special_tokens", "additional_special_tokens"] {
+            let tokens = self.special_files().filter_map(|file| file[list].as_array()).flatten();
+            for token in tokens {
+                if let Some(text) = token_text(token) {
+                    texts.entry(text).or_insert_with(|| token.clone());
+                }
+            }
+        }
+        texts
     }
 
     /// Every end token that any of the files names.
@@ -153,6 +224,21 @@ impl TokenFiles<'_> {
     }
 }
 
+/// A token as `tokenizer.json` describes it.
+fn added_token(id: u64, text: &str, description: &Value, special: bool) -> Value {
+    let flag = |key: &str, default: bool| description[key].as_bool().unwrap_or(default);
+    let special = special || flag("special", false);
+    json!({
+        "id": id,
+        "content": text,
+        "single_word": flag("single_word", false),
+        "lstrip": flag("lstrip", false),
+        "rstrip": flag("rstrip", false),
+        "normalized": flag("normalized", !special),
+        "special": special,
+    })
+}
+
 /// A token is written as its text, or as an object with `content`.
 fn token_text(value: &Value) -> Option<String> {
     value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned)
@@ -163,121 +249,4 @@ fn token_id(value: &Value) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use serde_json::json;
-
-    use super::*;
-
-    /// A tokenizer with `<s>` (1), `</s>` (2) and `<end>` (3); the other files are those that are given.
-    fn with_files<T>(files: &Value, look: impl FnOnce(&TokenFiles<'_>) -> T) -> T {
-        let added = json!([{ "id": 3, "content": "<end>" }]);
-        let tokenizer = json!({ "model": { "vocab": { "<s>": 1, "</s>": 2 } }, "added_tokens": added });
-        look(&TokenFiles {
-            config: &files["config"],
-            generation_config: &files["generation"],
-            tokenizer_config: &files["tokenizer"],
-            special_tokens_map: &files["map"],
-            added_tokens: &files["added"],
-            vocabulary: &Vocabulary::read(tokenizer.to_string().as_bytes()).unwrap(),
-        })
-    }
-
-    fn end_tokens(files: &Value) -> Vec<u32> {
-        with_files(files, |files| files.end_tokens()).unwrap()
-    }
-
-    fn special(files: &Value, name: &str) -> Option<String> {
-        with_files(files, |files| files.special_tokens().remove(name))
-    }
-
-    #[test]
-    fn end_tokens_are_found_wherever_they_are_defined() {
-        let cases = [
-            (
-                json!({ "config": { "eos_token_id": 7 }, "generation": { "eos_token_id": [9, 8, 9] } }),
-                vec![7, 8, 9],
-            ),
-            (json!({ "config": { "text_config": { "eos_token_id": [5] }, "eos_token_id": null } }), vec![5]),
-            (json!({ "tokenizer": { "eos_token": "</s>" } }), vec![2]),
-            (
-                json!({ "tokenizer": { "eos_token": { "__type": "AddedToken", "content": "<end>" } } }),
-                vec![3],
-            ),
-            (json!({ "map": { "eos_token": { "content": "<end>" } } }), vec![3]),
-            (
-                json!({ "tokenizer": { "eos_token": "<x>", "added_tokens_decoder": { "12": { "content": "<x>" } } } }),
-                vec![12],
-            ),
-            (json!({ "tokenizer": { "eos_token": "<x>" }, "added": { "<x>": 13 } }), vec![13]),
-            (json!({ "tokenizer": { "eos_token": "<nowhere>" } }), vec![]),
-            (json!({ "config": { "eos_token_id": [-1, 1.5, "2", true, 4_294_967_296_u64] } }), vec![]),
-        ];
-        for (files, expected) in cases {
-            assert_eq!(end_tokens(&files), expected, "{files}");
-        }
-    }
-
-    #[test]
-    fn tokens_that_only_other_files_define_are_added() {
-        let additions = |files: &Value| with_files(files, |files| files.additions());
-        let decoder = json!({
-            "5": { "content": "<b>", "special": false, "lstrip": true }, "4": { "content": "<a>", "special": true },
-            "3": { "content": "<end>" }, "9": { "content": "<far>" },
-        });
-        let found =
-            additions(&json!({ "tokenizer": { "added_tokens_decoder": decoder }, "added": { "<x>": 6 } }));
-        let texts: Vec<_> =
-            found.tokens.iter().map(|token| (token["id"].as_u64(), token["content"].as_str())).collect();
-        assert_eq!(texts, [(Some(4), Some("<a>")), (Some(5), Some("<b>"))]);
-        assert_eq!(found.misplaced, [("<far>".to_owned(), 9)]);
-        let flags =
-            |token: &Value| ["special", "normalized", "lstrip"].map(|flag| token[flag].as_bool().unwrap());
-        assert_eq!(
-            (flags(&found.tokens[0]), flags(&found.tokens[1])),
-            ([true, false, false], [false, true, true])
-        );
-
-        let older =
-            additions(&json!({ "tokenizer": { "eos_token": "<x>" }, "added": { "<x>": 4, "<end>": 3 } }));
-        assert_eq!((older.tokens.len(), &older.tokens[0]["special"]), (1, &json!(true)));
-        assert_eq!(additions(&json!({})), Additions::default());
-    }
-
-    #[test]
-    fn too_many_end_tokens_are_refused() {
-        let list = |len: usize| json!({ "config": { "eos_token_id": (0..len).collect::<Vec<_>>() } });
-        assert_eq!(end_tokens(&list(MAX_END_TOKENS)).len(), MAX_END_TOKENS);
-        let refused = with_files(&list(MAX_END_TOKENS + 1), |files| files.end_tokens());
-        assert!(refused.unwrap_err().contains("257 end tokens"));
-        let repeated = json!({ "config": { "eos_token_id": vec![3; 100_000] } });
-        assert_eq!(end_tokens(&repeated), [3]);
-    }
-
-    #[test]
-    fn the_older_map_counts_more_only_without_a_decoder() {
-        let old =
-            json!({ "tokenizer": { "bos_token": "<a>" }, "map": { "bos_token": "<b>", "pad_token": "<p>" } });
-        assert_eq!(special(&old, "bos_token").as_deref(), Some("<b>"));
-        assert_eq!(special(&old, "pad_token").as_deref(), Some("<p>"));
-        let new = json!({
-            "tokenizer": { "bos_token": "<a>", "added_tokens_decoder": {} }, "map": { "bos_token": "<b>", "pad_token": "<p>" }
-        });
-        assert_eq!(special(&new, "bos_token").as_deref(), Some("<a>"));
-        assert_eq!(special(&new, "pad_token"), None);
-    }
-
-    #[test]
-    fn a_class_has_tokens_where_nothing_else_names_them() {
-        let llama = json!({ "tokenizer": { "tokenizer_class": "LlamaTokenizerFast" } });
-        assert_eq!(special(&llama, "bos_token").as_deref(), Some("<s>"));
-        assert_eq!(end_tokens(&llama), [2]);
-        assert_eq!(special(&llama, "unk_token"), None, "this model does not have it");
-        let none = json!({ "tokenizer": { "tokenizer_class": "LlamaTokenizer", "bos_token": null } });
-        assert_eq!(special(&none, "bos_token"), None);
-        let plain = json!({ "config": { "model_type": "llama" }, "tokenizer": { "tokenizer_class": "PreTrainedTokenizerFast" } });
-        assert_eq!(special(&plain, "bos_token"), None);
-        let untold = json!({ "config": { "model_type": "llama" } });
-        assert_eq!(special(&untold, "eos_token").as_deref(), Some("</s>"));
-    }
-}
+mod tests;

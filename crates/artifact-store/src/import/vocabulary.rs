@@ -8,12 +8,16 @@ use serde::{
 };
 use serde_json::error::Category;
 
+use super::post_processor::PostProcessor;
+
 /// A tokenizer of the tokenizers library.
 #[derive(Deserialize)]
 pub(super) struct Vocabulary {
     #[serde(default)]
     added_tokens: Option<Vec<AddedToken>>,
     model: Option<Model>,
+    #[serde(default)]
+    post_processor: Option<PostProcessor>,
 }
 
 /// A token that is matched before anything is split.
@@ -54,6 +58,16 @@ impl Vocabulary {
         let added = self.added().find(|token| token.content == text).map(|token| token.id);
         let known = || self.model.as_ref()?.vocab.0.get(text).copied();
         added.or_else(known)?.try_into().ok()
+    }
+
+    /// Whether a token with this text is matched before anything is split.
+    pub(super) fn has_added(&self, text: &str) -> bool {
+        self.added().any(|token| token.content == text)
+    }
+
+    /// What writes tokens around a text.
+    pub(super) fn post_processor(&self) -> Option<&PostProcessor> {
+        self.post_processor.as_ref()
     }
 
     /// The tokens whose ids are not below `rows`, by id.

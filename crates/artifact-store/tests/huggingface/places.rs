@@ -2,11 +2,11 @@
 
 use std::{fs, ops::ControlFlow, path::Path};
 
-use artifact_store::{Manifest, Transform, python_json};
+use artifact_store::{EmbeddingConfig, Manifest, Pooling, Transform, python_json};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{import, support::huggingface_folder};
+use crate::{import, refusal, support::huggingface_folder};
 
 /// The manifest of a folder after `change`.
 fn manifest(change: impl FnOnce(&Path)) -> Manifest {
@@ -119,6 +119,27 @@ fn an_end_token_may_stand_in_the_vocabulary_or_in_the_decoder_only() {
     assert_eq!(in_decoder.eos_token_ids, [2, 7, 11]);
 }
 
+/// As transformers does, whatever the post-processor of `tokenizer.json` is.
+#[test]
+fn a_tokenizer_writes_the_tokens_that_its_settings_say() {
+    let root = TempDir::new().unwrap();
+    let folder = huggingface_folder(&root.path().join("model"));
+    let bytes =
+        json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true });
+    let tokenizer = json!({
+        "model": { "type": "BPE", "vocab": { "<end>": 0 }, "merges": [] },
+        "added_tokens": [{ "id": 0, "content": "<end>" }], "post_processor": bytes,
+    });
+    write(&folder, "tokenizer.json", &tokenizer.to_string());
+    write(&folder, "tokenizer_config.json", r#"{"bos_token": "<end>", "add_bos_token": true}"#);
+    let (store, _) = import(root.path()).unwrap();
+    let artifact = store.resolve("model").unwrap();
+    let stored: Value = serde_json::from_slice(&artifact.read_tokenizer().unwrap()).unwrap();
+    assert_eq!(stored["post_processor"]["single"][0]["SpecialToken"]["id"], "<end>");
+    assert_eq!(stored["added_tokens"], tokenizer["added_tokens"]);
+    assert_eq!(artifact.manifest.transforms, [Transform::AddTokens]);
+}
+
 /// As transformers adds it, so that a template's text becomes this token.
 #[test]
 fn a_token_that_only_the_decoder_has_is_added_to_the_tokenizer() {
@@ -179,4 +200,58 @@ fn tokens_without_an_embedding_are_told() {
     let tensors = [("b", vec![1.0]), ("model.embed_tokens.weight", vec![1.0; 4])];
     fs::write(folder.join("model-2.safetensors"), crate::support::safetensors(&tensors)).unwrap();
     assert!(import(root.path()).unwrap().1.warnings[0].contains("4 embeddings"));
+}
+
+const POOLING: &str = "1_Pooling/config.json";
+
+/// What sentence-transformers writes: a mean, divided by its length, of at most 256 tokens.
+fn write_modules(folder: &Path) {
+    let module = |kind: &str, path: &str| json!({ "type": format!("sentence_transformers.models.{kind}"), "path": path });
+    let modules = json!([
+        module("Transformer", ""),
+        module("Pooling", "1_Pooling"),
+        module("Normalize", "2_Normalize")
+    ]);
+    write(folder, "modules.json", &modules.to_string());
+    write(
+        folder,
+        POOLING,
+        &json!({ "pooling_mode_mean_tokens": true, "pooling_mode_cls_token": false }).to_string(),
+    );
+    write(folder, "sentence_bert_config.json", &json!({ "max_seq_length": 256 }).to_string());
+}
+
+#[test]
+fn what_makes_an_embedding_is_in_the_manifest_and_comes_back_from_an_exported_folder() {
+    assert_eq!(manifest(|_| {}).embedding, None);
+    let root = TempDir::new().unwrap();
+    write_modules(&huggingface_folder(&root.path().join("model")));
+    let (store, imported) = import(root.path()).unwrap();
+    let artifact = store.resolve("model").unwrap();
+    let expected = EmbeddingConfig { pooling: Pooling::Mean, normalize: true, max_tokens: Some(256) };
+    assert_eq!(artifact.manifest.embedding, Some(expected));
+    let exported = root.path().join("exported");
+    let written = artifact.export(&exported, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(written.files.iter().any(|name| name == POOLING), "{:?}", written.files);
+    let again = store.import(&exported, None, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!((again.digest, again.new_bytes), (imported.digest, 0));
+}
+
+#[test]
+fn an_embedding_that_could_not_be_served_is_refused_with_its_file() {
+    type Spoil = fn(&Path);
+    let spoils: [(Spoil, &str); 5] = [
+        (|folder| fs::remove_file(folder.join(POOLING)).unwrap(), POOLING),
+        (|folder| write(folder, POOLING, r#"{"pooling_mode_max_tokens": true}"#), "pooling_mode_max_tokens"),
+        (|folder| write(folder, "modules.json", r#"[{"type": "a.Dense", "path": "2_Dense"}]"#), "`a.Dense`"),
+        (|folder| write(folder, "modules.json", "{"), "modules.json"),
+        (|folder| write(folder, "sentence_bert_config.json", r#"{"max_seq_length": 0}"#), "max_seq_length"),
+    ];
+    for (spoil, named) in spoils {
+        let text = refusal(|folder| {
+            write_modules(folder);
+            spoil(folder);
+        });
+        assert!(text.contains(named), "{text}");
+    }
 }

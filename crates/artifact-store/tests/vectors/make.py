@@ -1,6 +1,6 @@
 """Records what other programs compute, for tests to compare with: `python make.py` in an environment with the packages
-`gguf`, `mlx[cpu]`, `numpy` and `sentencepiece`, in this folder. Recorded with gguf 0.19.0, mlx 0.32.4 and
-sentencepiece 0.2.3."""
+`gguf`, `mlx[cpu]`, `mlx-lm`, `numpy` and `sentencepiece`, in this folder. Recorded with gguf 0.19.0, mlx 0.32.4,
+mlx-lm 0.32.2 and sentencepiece 0.2.3."""
 
 import io
 import json
@@ -10,6 +10,8 @@ import gguf
 import mlx.core as mx
 import numpy as np
 import sentencepiece
+from mlx.utils import tree_flatten
+from mlx_lm.utils import _get_classes
 
 RANDOM = np.random.default_rng(20)
 
@@ -92,6 +94,118 @@ def pieces():
     }
 
 
+def micro_scaled():
+    """Blocks of MXFP4, whose scale is an exponent."""
+    kind = gguf.GGMLQuantizationType.MXFP4
+    raw = RANDOM.integers(0, 256, (2, gguf.GGML_QUANT_SIZES[kind][1]), dtype=np.uint8)
+    raw[:, 0] = RANDOM.integers(110, 140, 2)
+    values = gguf.quants.dequantize(raw, kind).astype("<f4")
+    return {"blocks": raw.tobytes().hex(), "values": values.tobytes().hex()}
+
+
+# Of every architecture: what its small model's `config.json` says beside SIZES, and what llama.cpp's converter makes of that.
+SIZES = {
+    "hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 6, "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 128, "rope_theta": 10000.0,
+}
+SETTINGS = {
+    "embedding_length": 128, "feed_forward_length": 96, "block_count": 2, "attention.head_count": 4,
+    "attention.head_count_kv": 2, "attention.key_length": 32, "attention.value_length": 32,
+    "attention.layer_norm_rms_epsilon": 1e-5, "context_length": 128, "rope.freq_base": 10000.0,
+}
+WINDOWS = ["sliding_attention", "full_attention"]
+EXPERTS = {"expert_count": 4, "expert_used_count": 2}
+ARCHITECTURES = {
+    "llama": ({"model_type": "llama", "tie_word_embeddings": False}, {}),
+    "mistral": (
+        {"model_type": "mistral", "tie_word_embeddings": False, "sliding_window": 16}, {"attention.sliding_window": 16}
+    ),
+    "mixtral": (
+        {"model_type": "mixtral", "tie_word_embeddings": False, "num_local_experts": 4, "num_experts_per_tok": 2},
+        EXPERTS,
+    ),
+    "qwen2": ({"model_type": "qwen2", "tie_word_embeddings": True}, {}),
+    "qwen3": ({"model_type": "qwen3", "tie_word_embeddings": True}, {}),
+    "qwen3moe": (
+        {
+            "model_type": "qwen3_moe", "tie_word_embeddings": False, "num_experts": 4, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 64, "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [],
+        },
+        EXPERTS | {"expert_feed_forward_length": 64},
+    ),
+    "gemma2": (
+        {
+            "model_type": "gemma2", "query_pre_attn_scalar": 32, "attn_logit_softcapping": 40.0,
+            "final_logit_softcapping": 20.0, "sliding_window": 16, "layer_types": WINDOWS,
+        },
+        {"attn_logit_softcapping": 40.0, "final_logit_softcapping": 20.0, "attention.sliding_window": 16},
+    ),
+    "gemma3": (
+        {
+            "model_type": "gemma3_text", "query_pre_attn_scalar": 32, "sliding_window": 16, "sliding_window_pattern": 2,
+            "rope_local_base_freq": 5000.0, "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+        {
+            "attention.sliding_window": 16, "attention.sliding_window_pattern": 2, "rope.freq_base_swa": 5000.0,
+            "rope.scaling.type": "linear", "rope.scaling.factor": 8.0,
+        },
+    ),
+    "phi3": (
+        {"model_type": "phi3", "tie_word_embeddings": False, "original_max_position_embeddings": 64, "sliding_window": 32},
+        {"rope.scaling.original_context_length": 64, "attention.sliding_window": 32},
+    ),
+    "smollm3": ({"model_type": "smollm3", "tie_word_embeddings": True, "no_rope_layer_interval": 4}, {}),
+    "gpt-oss": (
+        {
+            "model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16,
+            "layer_types": WINDOWS, "tie_word_embeddings": False, "rope_scaling": {
+                "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "truncate": False,
+            },
+        },
+        EXPERTS | {
+            "expert_feed_forward_length": 96, "attention.sliding_window": 16, "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 32,
+        },
+    ),
+}
+# Of those that have no name of their own in GGUF.
+AS = {"mistral": "llama", "mixtral": "llama"}
+
+
+def architectures():
+    """The tensors that mlx-lm's models have, and their names in llama.cpp's files."""
+    numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+    recorded = {}
+    for name, (config, settings) in ARCHITECTURES.items():
+        config = SIZES | config
+        model_class, args = _get_classes(config)
+        parameters = tree_flatten(model_class(args.from_dict(config)).parameters())
+        names = gguf.get_tensor_name_map(numbers[AS.get(name, name)], SIZES["num_hidden_layers"])
+        tensors = []
+        for tensor, array in parameters:
+            if config["model_type"] == "gemma3_text" and tensor == "lm_head.weight":
+                continue  # mlx-lm ties it when it loads weights
+            module, part = tensor.rsplit(".", 1)
+            if part == "sinks":
+                module, part = tensor, "weight"
+            module = module.replace("switch_mlp", "experts")
+            if name == "mixtral":
+                for ours, original in {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}.items():
+                    experts = f"block_sparse_moe.experts.{ours}"
+                    module = module.replace(f"model.layers.0.{experts}", f"layers.0.feed_forward.experts.{original}")
+                    module = module.replace(f"model.layers.1.{experts}", f"layers.1.feed_forward.experts.{original}")
+            place = f"{names.get_name(module)}.{part}"
+            tensors.append({"gguf": place, "name": tensor, "shape": list(array.shape)})
+        recorded[name] = {
+            "architecture": AS.get(name, name), "config": config, "settings": SETTINGS | settings, "tensors": tensors,
+        }
+        assert not any("None" in tensor["gguf"] for tensor in tensors), tensors
+    return recorded
+
+
 dump("sentencepiece.json", pieces())
-dump("gguf.json", blocks())
+recorded = blocks()
 dump("quantize.json", quantizations())
+dump("gguf.json", recorded | {"MXFP4": micro_scaled()})
+dump("architectures.json", architectures())

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use artifact_store::{ImportOptions, Imported, Quantization, Store};
+use clap::builder::PossibleValuesParser;
 
 use crate::{output::print_imported, progress::ImportProgress, store_args::StoreArgs};
 
 /// Take a model into the store.
 ///
-/// SOURCE is a GGUF file of the llama architecture, or a folder with
+/// SOURCE is a GGUF file (docs/models.md has the architectures), or a folder with
 /// config.json, tokenizer.json and safetensors files. Its bytes are checked,
 /// converted where MLX needs another layout, and stored once however often
 /// they are imported. Prints the digest of the artifact.
@@ -48,7 +49,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuantizeArgs {
     /// Quantize dense matrices to this many bits per weight, or with one of mlx-lm's mixed recipes
-    #[arg(long, value_name = "BITS", value_parser = ["2", "3", "4", "5", "6", "8", "mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"])]
+    #[arg(long, value_name = "BITS", value_parser = PossibleValuesParser::new(Quantization::names()))]
     quantize: Option<String>,
     /// Weights that share a scale and a bias
     #[arg(long, value_name = "WEIGHTS", value_parser = ["32", "64", "128"], default_value = "64", requires = "quantize")]
@@ -58,12 +59,8 @@ pub(crate) struct QuantizeArgs {
 impl QuantizeArgs {
     pub(crate) fn options(&self) -> anyhow::Result<ImportOptions> {
         let Some(asked) = &self.quantize else { return Ok(ImportOptions::default()) };
-        let group_size = self.group_size.parse()?;
-        let quantize = match asked.parse() {
-            Ok(bits) => Quantization::new(bits, group_size),
-            Err(_) => Quantization::recipe(asked, group_size),
-        };
-        Ok(ImportOptions { quantize })
+        let quantize = Quantization::named(asked, self.group_size.parse()?)?;
+        Ok(ImportOptions { quantize: Some(quantize) })
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use artifact_store::{Artifact, ArtifactSummary, Digest, FileRole, Holder, Manifest, Store};
+use artifact_store::{
+    Artifact, ArtifactSummary, Digest, EmbeddingConfig, FileRole, Holder, Manifest, Packing, Pooling, Store,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -131,27 +133,23 @@ fn parameters(manifest: &Manifest) -> u64 {
     total
 }
 
-/// Bits of a quantized module: its own entry, or the default.
+/// Bits of a quantized module's weights: of its own settings, or of the model's.
 fn bits_of(config: &Value, module: &str) -> u64 {
-    let quantization = &config["quantization"];
-    let own = quantization[module]["bits"].as_u64();
-    own.or_else(|| quantization["bits"].as_u64()).unwrap_or(32)
+    let settings = Packing::settings(config).unwrap_or(&Value::Null);
+    let own = Some(&settings[module]).filter(|own| own.is_object());
+    Packing::of(own.unwrap_or(settings)).map_or(32, |packing| packing.bits.into())
 }
 
 fn quantization(config: &Value) -> String {
-    let quantization = &config["quantization"];
-    let (Some(bits), Some(group)) = (quantization["bits"].as_u64(), quantization["group_size"].as_u64())
-    else {
-        return "none".to_owned();
-    };
-    let others = quantization.as_object().into_iter().flatten().filter(|(_, value)| value.is_object());
-    let others: Vec<_> = others.map(|(module, value)| format!("{module} {} bits", value["bits"])).collect();
-    let mode = quantization["mode"].as_str().filter(|mode| *mode != "affine");
-    let mode = mode.map(|mode| format!("{mode}, ")).unwrap_or_default();
-    let mut text = format!("{mode}{bits} bits, groups of {group}");
+    let Some(settings) = Packing::settings(config) else { return "none".to_owned() };
+    let describe =
+        |settings| Packing::of(settings).map_or("unknown".to_owned(), |packing| packing.to_string());
+    let mut text = describe(settings);
+    let others = settings.as_object().into_iter().flatten().filter(|(_, value)| value.is_object());
+    let others: Vec<_> = others.map(|(module, own)| format!("{module} {}", describe(own))).collect();
     match others.len() {
         0 => {}
-        1..=3 => text += &format!("; {}", others.join(", ")),
+        1..=3 => text += &format!("; {}", others.join("; ")),
         n => text += &format!("; {n} modules differ"),
     }
     text
@@ -166,7 +164,7 @@ impl Facts {
         value["in_use"] = self.holders.is_some().into();
         value["holders"] = holders.collect::<Vec<_>>().into();
         value["parameters"] = self.summary.parameters.into();
-        value["quantization"] = manifest.config["quantization"].clone();
+        value["quantization"] = Packing::settings(&manifest.config).cloned().unwrap_or_default();
         let dtypes =
             self.summary.dtypes.iter().map(|(dtype, (tensors, bytes))| {
                 (dtype.clone(), json!({ "tensors": tensors, "bytes": bytes }))
@@ -194,6 +192,7 @@ impl Facts {
             ("tokenizer", self.tokenizer.as_ref().map_or("none".to_owned(), Tokenizer::describe)),
             ("chat template", templates_in_words(manifest)),
             ("changed by import", transforms_in_words(manifest)),
+            ("embedding", manifest.embedding.map_or("no".to_owned(), embedding_in_words)),
             ("end tokens", format!("{:?}", manifest.eos_token_ids)),
             ("size on disk", size(listed.size)),
             ("imported", ago(listed.imported_at)),
@@ -236,6 +235,17 @@ fn templates_in_words(manifest: &Manifest) -> String {
     let words: Vec<_> =
         templates.iter().map(|(name, text)| format!("{name} ({} characters)", text.len())).collect();
     if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+}
+
+fn embedding_in_words(config: EmbeddingConfig) -> String {
+    let pooling = match config.pooling {
+        Pooling::FirstToken => "of the first token",
+        Pooling::Mean => "the mean of all tokens",
+        Pooling::LastToken => "of the last token",
+    };
+    let length = if config.normalize { ", normalized" } else { "" };
+    let tokens = config.max_tokens.map(|tokens| format!(", of at most {tokens} tokens")).unwrap_or_default();
+    format!("{pooling}{length}{tokens}")
 }
 
 fn in_use(holders: Option<&[Holder]>) -> String {

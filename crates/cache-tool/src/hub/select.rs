@@ -16,13 +16,15 @@ const WHOLE: &str = "model.safetensors";
 const TOKENIZER: &str = "tokenizer.json";
 /// Without these there is nothing to import.
 const REQUIRED: [&str; 2] = ["config.json", TOKENIZER];
-const OPTIONAL: [&str; 7] = [
+const OPTIONAL: [&str; 9] = [
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+    "modules.json",
+    "sentence_bert_config.json",
     INDEX,
 ];
 /// Named chat templates.
@@ -89,7 +91,8 @@ pub(crate) fn settings(snapshot: &Snapshot) -> anyhow::Result<Vec<&RemoteFile>> 
     if templates.len() > MAX_TEMPLATES {
         return refused(format!("it has {} chat templates, more than {MAX_TEMPLATES}", templates.len()));
     }
-    let settings: Vec<_> = named.chain(templates).collect();
+    let pooling = snapshot.files.values().filter(|file| file.is_pooling());
+    let settings: Vec<_> = named.chain(templates).chain(pooling).collect();
     match settings.iter().find(|file| file.size > max_size(file)) {
         Some(file) => {
             refused(format!("its {} has {} bytes, more than {}", file.path, file.size, max_size(file)))

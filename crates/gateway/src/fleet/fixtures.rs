@@ -61,6 +61,7 @@ pub(super) fn info(digest: &str) -> ModelInfo {
         kv_bytes: 4,
         other_bytes: 5,
         draft_model: None,
+        embedding_size: None,
     }
 }
 
@@ -75,6 +76,7 @@ pub(super) fn stored(name: &str, weight_bytes: u64) -> StoredModel {
         weight_bytes,
         kv_token_values: 1024,
         context_length: Some(4096),
+        embeds: false,
         imported_at: 0,
         defect: None,
     }

@@ -196,6 +196,7 @@ mod tests {
             weight_bytes: 1,
             kv_token_values: 0,
             context_length: None,
+            embeds: false,
             imported_at: 0,
             defect: None,
         }

@@ -17,7 +17,10 @@ use std::{
 };
 
 use protocol::message::ModelInfo;
-pub use protocol::message::{Answer, OperationKind, PieceForm, Pieces, TokenizeInput};
+pub use protocol::message::{
+    Answer, EmbedInput, Embeddings, MAX_EMBED_INPUTS, OperationKind, PieceForm, Pieces, TokenizeInput,
+    Truncation,
+};
 use tokio::time::timeout;
 use tracing::{Instrument, debug_span, error};
 
@@ -167,5 +170,8 @@ fn is_answer_of(kind: &OperationKind, answer: &Answer) -> bool {
         OperationKind::Detokenize { .. } | OperationKind::Render { .. } => matches!(answer, Answer::Text(_)),
         OperationKind::CheckDraft { .. } => matches!(answer, Answer::DraftCheck { .. }),
         OperationKind::Pieces { .. } => matches!(answer, Answer::Pieces(_)),
+        OperationKind::Embed(input) => {
+            matches!(answer, Answer::Embeddings(embeddings) if embeddings.len() == input.inputs.len())
+        }
     }
 }

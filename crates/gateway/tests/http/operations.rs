@@ -2,8 +2,8 @@
 
 use axum::http::HeaderValue;
 use protocol::message::{
-    Answer, Failure, FailureKind, Operation, OperationKind, PieceForm, Pieces, Prompt, StreamEventKind,
-    Submission, TokenizeInput,
+    Answer, Embeddings, Failure, FailureKind, Operation, OperationKind, PieceForm, Pieces, Prompt,
+    StreamEventKind, Submission, TokenizeInput, Truncation,
 };
 use serde_json::{Value, json};
 
@@ -263,4 +263,68 @@ async fn a_deadline_that_passes_ends_an_operation_in_the_worker_too() {
     assert_eq!(error(begun).await, (504, "deadline_exceeded".into()));
     assert_eq!(worker.next().await, Submission::Cancel(id));
     assert_eq!(error(env.begin_request(request("soon"))).await.0, 400);
+}
+
+fn embeddings(vectors: &[(u32, f32)]) -> Answer {
+    let mut embeddings = Embeddings::default();
+    vectors.iter().for_each(|(tokens, value)| embeddings.push(*tokens, &[*value, 0.5]));
+    Answer::Embeddings(embeddings)
+}
+
+#[tokio::test]
+async fn inputs_to_embed_are_divided_and_their_vectors_come_back_in_order() {
+    let (env, mut worker) = TestEnv::ready("").await;
+    let inputs: Vec<String> = (0..20).map(|number| number.to_string()).collect();
+    let body = json!({"model": "tiny", "input": inputs, "dimensions": 2, "truncate_prompt_tokens": -1});
+    let begun = env.begin("/v1/embeddings", &body);
+    let mut asked = Vec::new();
+    for _ in 0..2 {
+        let Operation { id, kind: OperationKind::Embed(input) } = worker.operation().await else {
+            panic!("no texts to embed")
+        };
+        assert_eq!((input.truncate, input.dimensions), (Truncation::ToModel, Some(2)));
+        asked.push((id, input));
+    }
+    asked.sort_by_key(|(_, input)| input.first);
+    assert_eq!(
+        asked.iter().map(|(_, input)| (input.first, input.inputs.len())).collect::<Vec<_>>(),
+        [(0, 16), (16, 4)]
+    );
+    // The later one is done first.
+    for (id, input) in asked.iter().rev() {
+        let number = |prompt: &Prompt| match prompt {
+            Prompt::Text(text) => (3, text.parse().unwrap()),
+            other => panic!("{other:?}"),
+        };
+        let vectors: Vec<(u32, f32)> = input.inputs.iter().map(number).collect();
+        worker.events(*id, vec![StreamEventKind::Answered(embeddings(&vectors))]).await;
+    }
+    let answer = Reply::read(soon("an answer", begun).await.unwrap()).await.json();
+    let firsts = answer["data"].as_array().unwrap().iter().map(|item| item["embedding"][0].as_f64().unwrap());
+    assert_eq!(firsts.collect::<Vec<_>>(), (0..20).map(f64::from).collect::<Vec<_>>());
+    assert_eq!(answer["usage"], json!({"prompt_tokens": 60, "total_tokens": 60}));
+}
+
+#[tokio::test]
+async fn one_input_that_can_not_be_embedded_fails_the_request_and_the_others_are_cancelled() {
+    let (env, mut worker) = TestEnv::ready("").await;
+    let begun = env.begin("/v1/embeddings", &json!({"model": "tiny", "input": vec!["a"; 17]}));
+    let (one, other) = (worker.operation().await.id, worker.operation().await.id);
+    let failure = Failure {
+        kind: FailureKind::ContextLengthExceeded,
+        param: Some("input".into()),
+        message: "input 3 is too long".into(),
+    };
+    worker.events(one, vec![StreamEventKind::Failed(failure)]).await;
+    assert_eq!(error(begun).await, (400, "context_length_exceeded".to_owned()));
+    assert_eq!(worker.next().await, Submission::Cancel(other));
+}
+
+#[tokio::test]
+async fn an_answer_with_fewer_vectors_than_inputs_is_none() {
+    let (env, mut worker) = TestEnv::ready("").await;
+    let begun = env.begin("/v1/embeddings", &json!({"model": "tiny", "input": ["a", "b"]}));
+    let id = worker.operation().await.id;
+    worker.events(id, vec![StreamEventKind::Answered(embeddings(&[(1, 1.0)]))]).await;
+    assert_eq!(error(begun).await.0, 500);
 }

@@ -25,6 +25,7 @@ pub(super) fn stored(name: &str) -> StoredModel {
         weight_bytes: 3000,
         kv_token_values: 0,
         context_length: Some(256),
+        embeds: false,
         imported_at: 1_800_000_000,
         defect: None,
     }

@@ -163,8 +163,10 @@ impl Bench {
             heads: self.heads.queries,
             scale: self.heads.scale(),
             window,
+            chunked: false,
             traditional: false,
             query_scale: None,
+            sinks: None,
             soft_cap: None,
         };
         let results = (0..self.pool.shape().layers).map(|index| step.attend(&layer(index)).unwrap());

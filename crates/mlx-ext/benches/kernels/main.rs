@@ -1,10 +1,11 @@
-//! Our products and attention, beside MLX's operations, a plain read of the same bytes, and the peak of the instruction
+//! Our products, experts and attention, beside MLX's operations, a plain read of the same bytes, and the peak of the instruction
 //! used. Started by `cargo xtask bench kernels`.
 
 #![allow(unsafe_code, clippy::unwrap_used, clippy::print_stdout)]
 
 mod attention;
 mod bandwidth;
+mod experts;
 mod peak;
 mod products;
 mod timing;
@@ -26,5 +27,6 @@ fn main() {
         );
     }
     products::run(integer.as_ref(), float.as_ref());
+    experts::run(integer.as_ref());
     attention::run(float.as_ref());
 }

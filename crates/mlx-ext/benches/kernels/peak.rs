@@ -24,7 +24,7 @@ pub(crate) fn integer() -> Option<Peak> {
         "avx2" => Some(measure("vpmaddwd, 256 bits", 16, || unsafe { x86::madd_256() })),
         // SAFETY: as above, for AVX-512 with VNNI.
         #[cfg(target_arch = "x86_64")]
-        "avx512" => Some(measure("vpdpwssd, 512 bits", 32, || unsafe { x86::dot_512() })),
+        "avx512" | "avx512vbmi" => Some(measure("vpdpwssd, 512 bits", 32, || unsafe { x86::dot_512() })),
         #[cfg(target_arch = "aarch64")]
         "neon" => Some(measure("smlal, 128 bits", 4, arm::multiply_add_long)),
         _ => None,
@@ -39,7 +39,7 @@ pub(crate) fn float() -> Option<Peak> {
         "avx2" => Some(measure("vfmadd, 256 bits", 8, || unsafe { x86::fma_256() })),
         // SAFETY: as in `integer`.
         #[cfg(target_arch = "x86_64")]
-        "avx512" => Some(measure("vfmadd, 512 bits", 16, || unsafe { x86::fma_512() })),
+        "avx512" | "avx512vbmi" => Some(measure("vfmadd, 512 bits", 16, || unsafe { x86::fma_512() })),
         #[cfg(target_arch = "aarch64")]
         "neon" => Some(measure("fmla, 128 bits", 4, arm::fused_multiply_add)),
         _ => None,

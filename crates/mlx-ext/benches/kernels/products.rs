@@ -26,7 +26,7 @@ const WORK: f64 = 4e9;
 
 /// What is computed with one copy of the weights.
 struct Job {
-    name: &'static str,
+    name: String,
     formats: Vec<Format>,
 }
 
@@ -53,28 +53,22 @@ pub(crate) fn run(integer: Option<&Peak>, float: Option<&Peak>) {
     }
 }
 
+/// Every packing with one size, and others that models have.
 fn jobs() -> Vec<Job> {
-    let affine =
-        |outputs, inputs, bits, group| Format { outputs, inputs, storage: Storage::Affine { bits, group } };
-    vec![
-        Job { name: "6144 x 1152, 4 bits, groups of 32", formats: vec![affine(6144, 1152, 4, 32)] },
-        Job { name: "4096 x 4096, 4 bits, groups of 64", formats: vec![affine(4096, 4096, 4, 64)] },
-        Job { name: "4096 x 4096, 3 bits, groups of 64", formats: vec![affine(4096, 4096, 3, 64)] },
-        Job { name: "4096 x 4096, 6 bits, groups of 64", formats: vec![affine(4096, 4096, 6, 64)] },
-        Job {
-            name: "4096 x 4096, mxfp4",
-            formats: vec![Format { outputs: 4096, inputs: 4096, storage: Storage::Mxfp4 }],
-        },
-        Job { name: "49152 x 576, 8 bits, groups of 32", formats: vec![affine(49152, 576, 8, 32)] },
-        Job {
-            name: "feed-forward 576-1536, 4 bits, groups of 32",
-            formats: vec![affine(1536, 576, 4, 32), affine(1536, 576, 4, 32), affine(576, 1536, 4, 32)],
-        },
-        Job {
-            name: "4096 x 4096, bfloat16",
-            formats: vec![Format { outputs: 4096, inputs: 4096, storage: Storage::Dense }],
-        },
-    ]
+    let job = |shape: &str, storage: Storage, sizes: &[(i32, i32)]| {
+        let format = |&(outputs, inputs)| Format { outputs, inputs, storage };
+        Job { name: format!("{shape}, {storage}"), formats: sizes.iter().map(format).collect() }
+    };
+    let affine = |bits, group| Storage::Affine { bits, group };
+    let packings = [2, 3, 4, 5, 6, 8].map(|bits| affine(bits, 64));
+    let packings = packings.into_iter().chain([Storage::Mxfp4, Storage::Dense]);
+    let square = packings.map(|storage| job("4096 x 4096", storage, &[(4096, 4096)]));
+    let others = [
+        job("6144 x 1152", affine(4, 32), &[(6144, 1152)]),
+        job("49152 x 576", affine(8, 32), &[(49152, 576)]),
+        job("feed-forward 576-1536", affine(4, 32), &[(1536, 576), (1536, 576), (576, 1536)]),
+    ];
+    square.chain(others).collect()
 }
 
 impl Job {

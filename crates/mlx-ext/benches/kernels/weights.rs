@@ -1,6 +1,6 @@
 //! Many copies of the same matrices, more than any cache holds: a model's weights come from memory at every step.
 
-use std::{fs::File, io::Write};
+use std::{fmt, fs::File, io::Write};
 
 use half::{bf16, f16};
 use mlx_ext::{MappedFile, MicroScaling, cpu};
@@ -55,6 +55,16 @@ pub(crate) struct Weights {
     _file: Option<MappedFile>,
 }
 
+impl fmt::Display for Storage {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Affine { bits, group } => write!(out, "{bits} bits, groups of {group}"),
+            Self::Mxfp4 => out.write_str("mxfp4"),
+            Self::Dense => out.write_str("bfloat16"),
+        }
+    }
+}
+
 impl Format {
     fn make(self) -> Vec<Array> {
         let dense = random::normal::<f32>(&[self.outputs, self.inputs], None, None, None).unwrap();
@@ -94,11 +104,21 @@ impl Weight {
 }
 
 impl Weights {
+    /// As many copies as take [`BYTES`].
     pub(crate) fn make(formats: &[Format], place: Place) -> Self {
+        Self::with(formats, place, |bytes| BYTES.div_ceil(bytes))
+    }
+
+    pub(crate) fn of_copies(formats: &[Format], place: Place, count: usize) -> Self {
+        Self::with(formats, place, |_| count)
+    }
+
+    /// `count` says how many copies there are of so many bytes.
+    fn with(formats: &[Format], place: Place, count: impl Fn(usize) -> usize) -> Self {
         let models: Vec<(Format, Vec<Array>)> =
             formats.iter().map(|&format| (format, format.make())).collect();
         let bytes: usize = models.iter().flat_map(|(_, arrays)| arrays).map(Array::nbytes).sum();
-        let count = BYTES.div_ceil(bytes);
+        let count = count(bytes);
         let mut file = (place == Place::MappedFile).then(|| MappedCopies::write(&models, count));
         let mut copy = |format: Format, arrays: &[Array]| {
             let arrays = arrays.iter().map(|array| match &mut file {
@@ -119,6 +139,12 @@ impl Weights {
     /// Everything, for a plain read.
     pub(crate) fn words(&self) -> Vec<&[u32]> {
         self.words.iter().map(|array| array.as_slice()).collect()
+    }
+
+    /// One copy of them.
+    pub(crate) fn words_of(&self, copy: usize) -> impl Iterator<Item = &[u32]> {
+        let arrays = self.words.len() / self.copies.len();
+        self.words[copy * arrays..][..arrays].iter().map(|array| array.as_slice())
     }
 
     /// Bytes of all copies.

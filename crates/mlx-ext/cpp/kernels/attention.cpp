@@ -30,7 +30,8 @@ constexpr int pieces_per_thread = 3;
 const AttentionKernels& kernels() {
   switch (isa()) {
 #if defined(__x86_64__)
-    case Isa::avx512:  // has no unit of its own
+    case Isa::avx512vbmi:  // have no units of their own
+    case Isa::avx512:
     case Isa::avx2:
       return attention_kernels_avx2;
 #elif defined(__aarch64__)
@@ -108,7 +109,7 @@ class Plan {
   static int queries_per_task(const AttentionJob& job) { return max_task_rows / heads_per_task(job); }
 
   static int first_partition(const AttentionJob& job, int position) {
-    return job.window > 0 && position >= job.window ? (position - job.window + 1) / partition_keys : 0;
+    return first_key(job, position) / partition_keys;
   }
 
   // Whether several tasks need a row's new keys: then they must all be appended before any task attends. Otherwise

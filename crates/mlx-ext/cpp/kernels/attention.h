@@ -46,13 +46,22 @@ struct AttentionJob {
   const float* cos;     // [positions, rope_dims / 2], already scaled as the model wants
   const float* sin;     // like cos
   const float* query_scale;  // [positions]: another factor of the scores, by the query's position; null: none
+  const float* sinks;   // [heads]: a score that takes its part of each softmax and has no value; null: none
   const float* qkv;     // [tokens, (heads + 2 * kv_heads) * head_dim]: queries, keys, values of each token
   float* out;           // [tokens, heads * head_dim]
   char* pool;           // blocks: pool + (layer * blocks_in_pool + index) * kv_block_bytes
   int blocks_in_pool;
   const AttentionRow* rows;
   int row_count;
+  bool chunked = false;  // a query sees the keys since the last position that `window` divides, its own included
 };
+
+// The first key that the query at a position sees.
+inline int first_key(const AttentionJob& job, int position) {
+  if (job.window <= 0) return 0;
+  if (job.chunked) return position - position % job.window;
+  return position >= job.window ? position - job.window + 1 : 0;
+}
 
 void attention(const AttentionJob& job);
 

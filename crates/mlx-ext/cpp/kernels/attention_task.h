@@ -2,6 +2,7 @@
 // set after `Vec`, see attention_tile.h.
 #pragma once
 
+#include "attention_fold.h"
 #include "attention_tile.h"
 
 namespace kr {
@@ -99,7 +100,7 @@ struct Visible {
 
 Visible visible_keys(const AttentionJob& job, int position, int partition) {
   int base = partition * partition_keys;
-  int first = job.window > 0 && position >= job.window ? position - job.window + 1 - base : 0;
+  int first = first_key(job, position) - base;
   int end = position + 1 - base;
   return {first > 0 ? first : 0, end < partition_keys ? end : partition_keys};
 }
@@ -274,34 +275,13 @@ class PartitionPass {
   int end_tile_ = 0;
 };
 
-// Adds a later partition's result to that of the ones before it. A sum of 0 says that a row saw nothing there.
-void fold(const Partial& total, const Partial& next, int rows, int head_dim) {
-  for (int r = 0; r < rows; ++r) {
-    if (next.sum[r] == 0.0f) continue;
-    float* out = total.out + r * head_dim;
-    const float* added = next.out + r * head_dim;
-    if (total.sum[r] == 0.0f) {
-      total.max[r] = next.max[r];
-      total.sum[r] = next.sum[r];
-      for (int d = 0; d < head_dim; d += lanes) store(out + d, load(added + d));
-      continue;
-    }
-    float max = total.max[r] > next.max[r] ? total.max[r] : next.max[r];
-    float keep = exp2_of_negative(total.max[r] - max);
-    float take = exp2_of_negative(next.max[r] - max);
-    total.max[r] = max;
-    total.sum[r] = total.sum[r] * keep + next.sum[r] * take;
-    for (int d = 0; d < head_dim; d += lanes)
-      store(out + d, fma(load(added + d), broadcast(take), mul(load(out + d), broadcast(keep))));
-  }
-}
-
 void write_output(const AttentionJob& job, const AttentionTask& task, const Partial& total) {
   int head_dim = job.shape.head_dim;
   for (int r = 0; r < task.queries * task.heads; ++r) {
     int token = task.row->first_token + task.first_query + r / task.heads;
-    float* out = output(job, token, task.first_head + r % task.heads);
-    Vec share = broadcast(1.0f / total.sum[r]);
+    int head = task.first_head + r % task.heads;
+    float* out = output(job, token, head);
+    Vec share = broadcast(normalizer(job, total, r, head));
     // Adding 0 makes -0 a 0: what a key of weight 0 adds can differ in that sign.
     for (int d = 0; d < head_dim; d += lanes)
       store(out + d, add(mul(load(total.out + r * head_dim + d), share), broadcast(0.0f)));

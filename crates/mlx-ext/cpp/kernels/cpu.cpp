@@ -23,6 +23,8 @@ bool supported(Isa isa) {
     case Isa::avx512:
       return supported(Isa::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+    case Isa::avx512vbmi:
+      return supported(Isa::avx512) && __builtin_cpu_supports("avx512vbmi");
 #elif defined(__aarch64__)
     case Isa::neon:
       return true;
@@ -32,7 +34,7 @@ bool supported(Isa isa) {
   }
 }
 
-constexpr Isa best_first[] = {Isa::avx512, Isa::avx2, Isa::neon, Isa::portable};
+constexpr Isa best_first[] = {Isa::avx512vbmi, Isa::avx512, Isa::avx2, Isa::neon, Isa::portable};
 
 Isa best() {
   for (Isa isa : best_first) {
@@ -64,6 +66,8 @@ const char* isa_name(Isa isa) {
       return "avx2";
     case Isa::avx512:
       return "avx512";
+    case Isa::avx512vbmi:
+      return "avx512vbmi";
     case Isa::neon:
       return "neon";
     default:

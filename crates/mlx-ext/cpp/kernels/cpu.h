@@ -3,10 +3,16 @@
 
 namespace kr {
 
-enum class Isa { portable, avx2, avx512, neon };
+enum class Isa {
+  portable,
+  avx2,
+  avx512,      // with VNNI
+  avx512vbmi,  // the same with VBMI
+  neon,
+};
 
 // The best instruction set that this build and this processor share, or a lesser one that KR_ISA names
-// ("portable", "avx2", "avx512", "neon"). The same for the whole life of the process.
+// (isa_name() has the names). The same for the whole life of the process.
 Isa isa();
 
 // Its name, for logs.

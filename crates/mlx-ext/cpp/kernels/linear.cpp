@@ -70,7 +70,7 @@ class Products {
   void run() {
     Pool& pool = Pool::shared();
     const int64_t work = static_cast<int64_t>(job_.rows) * width_ * job_.matrices[0].inputs();
-    if (work < worth_sharing || pool.threads() == 1) {
+    if (job_.alone || work < worth_sharing || pool.threads() == 1) {
       for (int block = 0; block < row_blocks_; block++) compute(block, 0, tiles_);
       return;
     }
@@ -140,7 +140,7 @@ class Products {
       if (matrix.biases) matrix.biases = pad(matrix.biases, scale_row_bytes(matrix), first, present, wanted, carver);
       first = 0;
     }
-    if (is_one_row(x.form)) return kernels_.one_row(matrix, first, x, first_row, tile, memory.scratch, last);
+    if (is_one_row(x.form)) return kernels_.one_row->tile(matrix, first, x, first_row, tile, memory.scratch, last);
     kernels_.quantized(matrix, first, x, first_row, rows, tile, memory.scratch, last);
   }
 

@@ -11,16 +11,19 @@ enum class Rounding {
   int8,   // less exact and faster, where bytes_meet() says so; int16 elsewhere
 };
 
-// Whether Rounding::int8 rounds activations to bytes before they meet weights of this many bits. The weights alone decide,
-// never the processor, so that a model gives the same results on all of them. With 8 bits, byte products overflow 16 bits
-// and what avoids that costs what they save, unless there are instructions for it.
-constexpr bool bytes_meet(int bits) { return bits == 4; }
+// Whether Rounding::int8 rounds activations to bytes before they meet these weights. The weights alone decide, never the
+// processor, so that a model gives the same results on all of them. With 8 bits, byte products overflow 16 bits, and
+// avoiding that costs what they save, unless there are instructions for it.
+constexpr bool bytes_meet(const QuantizedMatrix& matrix) {
+  return matrix.packing == Packing::affine && matrix.bits == 4;
+}
 
 // What the gate of a gated product goes through.
 enum class Gate {
-  none,       // the product is not gated
-  silu,       // x sigmoid(x)
-  gelu_tanh,  // x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2
+  none,        // the product is not gated
+  silu,        // x sigmoid(x)
+  gelu_tanh,   // x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2
+  swiglu_oai,  // x sigmoid(1.702 x) of a gate of at most 7; it meets 1 + up, of an up between -7 and 7
 };
 
 // y = f(norm(x) W^T + bias) (+ residual), for rows of float32.
@@ -38,6 +41,7 @@ struct LinearJob {
   const float* residual;     // [rows, width], added to y; may be y itself; null for none
   float* y;                  // [rows, width]; width is the sum of the matrices' outputs, gated it is one matrix's
   Rounding rounding;
+  bool alone;                // on the calling thread alone, which may be one of the pool's
 };
 
 void linear(const LinearJob& job);

@@ -3,11 +3,11 @@
 // The kernels are written in terms of the vector type above.
 #include "dense_kernel.h"
 #include "one_row_avx2.h"
-#include "one_row_kernel.h"
 #include "row_kernel.h"
 
 namespace kr {
 
-const TileKernels avx2_tile_kernels = tile_kernels_of<Avx2>(one_row_tile<OneRowAvx2, 16>);
+const OneRow avx2_one_row = one_row_of<OneRowAvx2, 16>();
+const TileKernels avx2_tile_kernels = tile_kernels_of<Avx2>(&avx2_one_row);
 
 }  // namespace kr

@@ -3,11 +3,11 @@
 // The kernels are written in terms of the vector type above.
 #include "dense_kernel.h"
 #include "one_row_avx512.h"
-#include "one_row_kernel.h"
 #include "row_kernel.h"
 
 namespace kr {
 
-const TileKernels avx512_tile_kernels = tile_kernels_of<Avx512, Avx2>(one_row_tile<OneRowAvx512, 32>, Form::split_row);
+const OneRow avx512_one_row = one_row_of<OneRowAvx512, 32>();
+const TileKernels avx512_tile_kernels = tile_kernels_of<Avx512, Avx2>(&avx512_one_row);
 
 }  // namespace kr

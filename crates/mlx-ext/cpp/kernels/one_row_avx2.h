@@ -2,19 +2,34 @@
 #pragma once
 
 #include "floats.h"
-#include "vector_avx2.h"
+#include "one_row_kernel.h"
+#include "one_row_spread.h"
 
 namespace kr {
 namespace {
 
-// Activations are in the order of Form::one_row, and of Form::spread_row for 3 and 6 bits.
 struct OneRowAvx2 {
+  template <int bits>
+  static constexpr int bytes = spread_bytes<bits>;
+
+  static constexpr Form form(int bits) { return bits == 4 || bits == 8 ? Form::one_row : Form::spread_row; }
+
   template <int bits>
   KR_INLINE const int16_t* load(const int16_t* x) {
     return x;
   }
 
-  // Sums of products of one vector. Of 3 and 4 bits: four lanes for the first 32 inputs, four for the others.
+  template <class Chunk>
+  KR_INLINE EightSums eight_sums(const uint8_t* packed, size_t stride, const int16_t* x) {
+    return sums_one_by_one<OneRowAvx2, Chunk, odd_lanes_up<Chunk::bits>>(packed, stride, x);
+  }
+
+  template <int bits>
+  KR_INLINE __m256i load_weights(const uint8_t* p) {
+    return load_spread<bits>(p);
+  }
+
+  // Sums of products of one vector, four lanes for the first half of its inputs and four for the second.
   template <class Chunk>
   KR_INLINE __m256i sums(__m256i weights, const int16_t* x) {
     constexpr int bits = Chunk::bits;
@@ -22,15 +37,25 @@ struct OneRowAvx2 {
     const auto product = [&](__m256i some, uint32_t mask, int place) {
       return _mm256_madd_epi16(_mm256_and_si256(some, Avx2::splat_bits(mask)), Avx2::load_bits(x + 16 * place));
     };
+    // Of values that begin `first_bit` from a word's first one.
+    [[maybe_unused]] const auto spread = [&](__m256i some, int first_bit, int place) {
+      const __m256i mask = spread_mask<bits>(((1u << bits) - 1) << first_bit);
+      return _mm256_madd_epi16(_mm256_and_si256(some, mask), Avx2::load_bits(x + 16 * place));
+    };
     if constexpr (bits == 8) {
       return _mm256_add_epi32(product(weights, 0x00ff00ff, 0), _mm256_madd_epi16(high, Avx2::load_bits(x + 16)));
-    } else if constexpr (bits == 6) {
-      // The second is 64 times its value.
-      return _mm256_add_epi32(product(weights, 0x003f003f, 0), _mm256_srai_epi32(product(weights, 0x0fc00fc0, 1), 6));
+    } else if constexpr (bits > 4) {
+      return _mm256_add_epi32(spread(weights, 0, 0), spread(_mm256_srli_epi16(weights, bits), 0, 1));
+    } else if constexpr (bits == 2) {
+      const auto place = [&](int at) { return product(weights, 0x00030003u << 2 * at, at); };
+      // Each of the rest is 4 times, 16 times, 64 times its value.
+      const __m256i later = _mm256_add_epi32(place(2), _mm256_srai_epi32(place(3), 2));
+      return _mm256_add_epi32(place(0), _mm256_srai_epi32(_mm256_add_epi32(place(1), _mm256_srai_epi32(later, 2)), 2));
     } else if constexpr (bits == 3) {
       const __m256i upper = _mm256_srli_epi16(weights, 6);
-      const __m256i even = _mm256_add_epi32(product(weights, 0x00070007, 0), product(upper, 0x00070007, 2));
-      const __m256i odd = _mm256_add_epi32(product(weights, 0x00380038, 1), product(upper, 0x00380038, 3));
+      const __m256i even = _mm256_add_epi32(spread(weights, 0, 0), spread(upper, 0, 2));
+      // 8 times their value, which saves two shifts.
+      const __m256i odd = _mm256_add_epi32(spread(weights, 3, 1), spread(upper, 3, 3));
       return _mm256_add_epi32(even, _mm256_srai_epi32(odd, 3));
     } else if constexpr (Chunk::is_e2m1) {
       const __m256i nibble = Avx2::splat_bits(0x0f0f0f0f);

@@ -3,16 +3,24 @@
 #pragma once
 
 #include "floats.h"
-#include "vector_avx2.h"
+#include "one_row_kernel.h"
 
 namespace kr {
 namespace {
 
-// Activations are in the order of Form::split_row for 4 bits, of Form::spread_row for 3 and 6, and of Form::one_row for 8.
+// Activations are in the order of Form::split_row for 4 bits, of Form::one_row for 8.
 struct OneRowAvx512 {
   template <int bits>
+  static constexpr int bytes = 32;
+
+  // Other widths are faster in tiles, whose vectors are longer.
+  static constexpr Form form(int bits) {
+    return bits == 8 ? Form::one_row : bits == 4 ? Form::split_row : Form::pairs;
+  }
+
+  template <int bits>
   struct X {
-    __m256i vectors[bits > 4 ? 2 : 4];
+    __m256i vectors[bits == 8 ? 2 : 4];
   };
 
   template <int bits>
@@ -25,6 +33,16 @@ struct OneRowAvx512 {
     return result;
   }
 
+  template <class Chunk>
+  KR_INLINE EightSums eight_sums(const uint8_t* packed, size_t stride, const X<Chunk::bits>& x) {
+    return sums_one_by_one<OneRowAvx512, Chunk, 0>(packed, stride, x);
+  }
+
+  template <int bits>
+  KR_INLINE __m256i load_weights(const uint8_t* p) {
+    return Avx2::load_bits(p);
+  }
+
   // As OneRowAvx2::sums.
   template <class Chunk>
   KR_INLINE __m256i sums(__m256i weights, const X<Chunk::bits>& x) {
@@ -32,20 +50,6 @@ struct OneRowAvx512 {
     if constexpr (bits == 8) {
       const __m256i even = _mm256_and_si256(weights, Avx2::splat_bits(0x00ff00ff));
       return _mm256_dpwssd_epi32(_mm256_madd_epi16(even, x.vectors[0]), _mm256_srli_epi16(weights, 8), x.vectors[1]);
-    } else if constexpr (bits == 6) {
-      const __m256i mask = Avx2::splat_bits(0x003f003f);
-      const __m256i first = _mm256_and_si256(weights, mask);
-      const __m256i second = _mm256_and_si256(_mm256_srli_epi16(weights, 6), mask);
-      return _mm256_dpwssd_epi32(_mm256_madd_epi16(first, x.vectors[0]), second, x.vectors[1]);
-    } else if constexpr (bits == 3) {
-      const auto some = [](__m256i from, uint32_t mask) { return _mm256_and_si256(from, Avx2::splat_bits(mask)); };
-      const __m256i upper = _mm256_srli_epi16(weights, 6);
-      __m256i even = _mm256_madd_epi16(some(weights, 0x00070007), x.vectors[0]);
-      even = _mm256_dpwssd_epi32(even, some(upper, 0x00070007), x.vectors[2]);
-      // 8 times their value, which saves two shifts.
-      __m256i odd = _mm256_madd_epi16(some(weights, 0x00380038), x.vectors[1]);
-      odd = _mm256_dpwssd_epi32(odd, some(upper, 0x00380038), x.vectors[3]);
-      return _mm256_add_epi32(even, _mm256_srai_epi32(odd, 3));
     } else {
       const __m256i mask = Avx2::splat_bits(0x0f0f0f0f);
       __m256i even = _mm256_and_si256(weights, mask);

@@ -14,35 +14,39 @@ namespace {
 
 constexpr int one_row_outputs = 8;  // taken together
 
-// Of each output's weights, taken together. They become 32 bytes.
-template <int bits>
-constexpr int one_row_bytes = bits == 3 || bits == 6 ? 24 : 32;
+// Inputs of each output that are taken together.
+template <class Products, int bits>
+constexpr int step_inputs = Products::template bytes<bits> * 8 / bits;
 
-// A vector of an output's packed weights. Reads nothing else.
-template <int bits>
-KR_INLINE __m256i load_weights(const uint8_t* p) {
-  if constexpr (one_row_bytes<bits> == 32) return Avx2::load_bits(p);
-  // Two chunks, the second at the end of what is loaded with it.
-  constexpr int behind = one_row_bytes<bits> - 16 - Chunk<bits>::bytes;
-  static constexpr auto order = [] {
-    std::array<int8_t, 32> from{};
-    for (int i = 0; i < 16; i++) {
-      from[i] = Chunk<bits>::spread[i];
-      from[16 + i] = static_cast<int8_t>(Chunk<bits>::spread[i] - behind);
-    }
-    return from;
-  }();
-  const auto half = [](const uint8_t* from) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)); };
-  const __m256i chunks = _mm256_inserti128_si256(_mm256_castsi128_si256(half(p)), half(p + 8), 1);
-  const __m256i words = _mm256_shuffle_epi8(chunks, Avx2::load_bits(order.data()));
-  return _mm256_srlv_epi32(words, _mm256_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4));
-}
+// The sums of eight outputs' products with some inputs, an output a lane: with the first half of those, and with the second.
+// If a group is that half, they are the groups'; otherwise they are added up.
+struct EightSums {
+  __m256i first, second;
+};
 
-// Each half's four lanes added up: a's sum, b's, c's and d's of the low half, then of the high half.
+// Each half's four lanes added up, the odd ones shifted down: a's sum, b's, c's and d's of the low half, then of the high
+// half.
+template <int odd_lanes_down>
 KR_INLINE __m256i sums_of_halves(__m256i a, __m256i b, __m256i c, __m256i d) {
   const __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
   const __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-  return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+  __m256i odd = _mm256_unpackhi_epi64(ab, cd);
+  if constexpr (odd_lanes_down > 0) odd = _mm256_srai_epi32(odd, odd_lanes_down);
+  return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), odd);
+}
+
+// Eight outputs' sums where `Products` gives those of one, in eight lanes, whose odd ones hold multiples.
+template <class Products, class Chunk, int odd_lanes_down, class X>
+KR_INLINE EightSums sums_one_by_one(const uint8_t* packed, size_t stride, const X& x) {
+  const auto four = [&](const uint8_t* from) {
+    __m256i sums[4];
+    for (int o = 0; o < 4; o++) {
+      sums[o] = Products::template sums<Chunk>(Products::template load_weights<Chunk::bits>(from + o * stride), x);
+    }
+    return sums_of_halves<odd_lanes_down>(sums[0], sums[1], sums[2], sums[3]);
+  };
+  const __m256i low = four(packed), high = four(packed + 4 * stride);
+  return {_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)};
 }
 
 // A group's scales and biases of eight outputs, an output a lane, in the type in which they are stored.
@@ -86,18 +90,26 @@ KR_INLINE void eight_columns(const uint16_t* scales, const uint16_t* biases, siz
   }
 }
 
-// Columns of all groups of eight outputs. Those of the next eight are asked for, unless these are the `last`: they lie
-// apart from the packed weights, and the processor does not foresee them.
+// How many outputs ahead weights are asked for, of those that are `left`; 0 if there are not so many. What comes from memory
+// takes longer than eight short rows do.
+KR_INLINE int outputs_ahead(size_t stride, int left) {
+  constexpr size_t least_bytes = 4 * 1024;
+  const size_t eight_rows = one_row_outputs * stride;
+  const int ahead = static_cast<int>((least_bytes + eight_rows - 1) / eight_rows) * one_row_outputs;
+  return ahead < left ? ahead : 0;
+}
+
+// Columns of all groups of eight outputs. Those of as many that come `ahead` outputs later are asked for: they lie apart
+// from the packed weights, and the processor does not foresee them.
 template <Float type>
-KR_INLINE void columns_of(const QuantizedMatrix& matrix, int first_output, bool last, ScaleColumns<type>* out) {
+KR_INLINE void columns_of(const QuantizedMatrix& matrix, int first_output, int ahead, ScaleColumns<type>* out) {
   using Value = std::remove_reference_t<decltype(out->scales[0])>;
   const size_t groups = matrix.inputs / matrix.group;
   const auto* scales = static_cast<const Value*>(matrix.scales) + first_output * groups;
   const auto* biases = static_cast<const Value*>(matrix.biases) + first_output * groups;
-  const size_t next = one_row_outputs * groups;
-  for (size_t i = 0; !last && i < next; i += 64 / sizeof(Value)) {
-    __builtin_prefetch(scales + next + i);
-    __builtin_prefetch(biases + next + i);
+  for (size_t i = 0; ahead > 0 && i < one_row_outputs * groups; i += 64 / sizeof(Value)) {
+    __builtin_prefetch(scales + ahead * groups + i);
+    __builtin_prefetch(biases + ahead * groups + i);
   }
   if constexpr (type != Float::f32) {
     for (size_t g = 0; groups >= 8 && g < groups; g += 8) {
@@ -115,86 +127,79 @@ KR_INLINE void columns_of(const QuantizedMatrix& matrix, int first_output, bool 
 }
 
 // One row of activations, and where a group of them stands.
-struct OneRow {
+struct RoundedRow {
   const int16_t* values;
   const float* scales;
   const float* sums;
 };
 
-// Eight outputs. `halves` says that each half of a vector is a group; otherwise `vectors` of them are one.
+// Eight outputs. `halves` says that a step's inputs are two groups; otherwise `steps` of them are one.
 template <class Products, class Chunk, bool halves, Float type>
 KR_INLINE void eight_outputs(const uint8_t* packed, size_t stride, Ahead next, const ScaleColumns<type>* columns,
-                             OneRow x, int inputs, int vectors, float* y_out) {
-  constexpr int bits = Chunk::bits, vector_inputs = one_row_bytes<bits> * 8 / bits;
+                             RoundedRow x, int inputs, int steps, float* y_out) {
+  constexpr int bits = Chunk::bits, bytes = Products::template bytes<bits>;
   __m256 y = _mm256_setzero_ps();
   const auto add = [&](__m256i sums) {
     y = add_group<Avx2>(y, sums, widened<type>(columns->scales), widened<type>(columns->biases), x.scales++, x.sums++);
     columns++;
   };
-  const auto sums_of_four = [&](const uint8_t* from, const auto& x_here) {
-    __m256i sums[4];
-    for (int o = 0; o < 4; o++) sums[o] = Products::template sums<Chunk>(load_weights<bits>(from + o * stride), x_here);
-    return sums_of_halves(sums[0], sums[1], sums[2], sums[3]);
-  };
   // Sums of complete groups meet the floats a turn later: the chain then waits for nothing.
-  __m256i complete[2], low = _mm256_setzero_si256();
-  int complete_count = 0, left = vectors;
-  for (int k = 0; k < inputs; k += vector_inputs) {
+  __m256i complete[2], group = _mm256_setzero_si256();
+  int complete_count = 0, left = steps;
+  for (int k = 0; k < inputs; k += step_inputs<Products, bits>) {
     for (int i = 0; i < complete_count; i++) add(complete[i]);
-    Ahead::fetch<one_row_bytes<bits> * one_row_outputs>(next);
-    const auto x_here = Products::template load<bits>(x.values);
-    const __m256i first = sums_of_four(packed, x_here), second = sums_of_four(packed + 4 * stride, x_here);
-    const __m256i low_now = _mm256_permute2x128_si256(first, second, 0x20);
-    const __m256i high_now = _mm256_permute2x128_si256(first, second, 0x31);
+    Ahead::fetch<bytes * one_row_outputs>(next);
+    const EightSums sums = Products::template eight_sums<Chunk>(packed, stride, Products::template load<bits>(x.values));
     if constexpr (halves) {
-      complete[0] = low_now;
-      complete[1] = high_now;
+      complete[0] = sums.first;
+      complete[1] = sums.second;
       complete_count = 2;
     } else {
-      low = _mm256_add_epi32(low, _mm256_add_epi32(low_now, high_now));
+      group = _mm256_add_epi32(group, _mm256_add_epi32(sums.first, sums.second));
       complete_count = --left == 0;
       if (left == 0) {
-        complete[0] = low;
-        low = _mm256_setzero_si256();
-        left = vectors;
+        complete[0] = group;
+        group = _mm256_setzero_si256();
+        left = steps;
       }
     }
-    packed += one_row_bytes<bits>;
-    x.values += vector_inputs;
+    packed += bytes;
+    x.values += step_inputs<Products, bits>;
   }
   for (int i = 0; i < complete_count; i++) add(complete[i]);
   _mm256_storeu_ps(y_out, y);
 }
 
 template <class Products, int tile_outputs, class Chunk, bool halves, Float type>
-KR_INLINE void one_row_tile_of(const QuantizedMatrix& matrix, int first_output, const OneRow& x, float* tile,
+KR_INLINE void one_row_tile_of(const QuantizedMatrix& matrix, int first_output, const RoundedRow& x, float* tile,
                                const TileScratch& scratch, bool last) {
   constexpr int bits = Chunk::bits;
   const size_t stride = static_cast<size_t>(matrix.inputs) * bits / 8;
   auto* columns = reinterpret_cast<ScaleColumns<type>*>(scratch.scales);
   for (int o = 0; o < tile_outputs; o += one_row_outputs) {
     const uint8_t* packed = matrix.packed + (first_output + o) * stride;
-    const size_t distance = last ? 0 : one_row_outputs * stride;
+    const int ahead = outputs_ahead(stride, last ? tile_outputs - o : matrix.outputs - first_output - o);
+    const size_t distance = ahead * stride;
     const Ahead next(packed + distance, distance);
     if constexpr (Chunk::is_e2m1) {
       const int groups = matrix.inputs / matrix.group;
       const auto* exponents = static_cast<const uint8_t*>(matrix.scales) + static_cast<size_t>(first_output + o) * groups;
       e2m1_columns<Avx2, 1, sizeof *columns / sizeof(float)>(exponents, groups, columns->scales, columns->biases);
     } else {
-      columns_of<type>(matrix, first_output + o, last, columns);
+      columns_of<type>(matrix, first_output + o, ahead, columns);
     }
     eight_outputs<Products, Chunk, halves, type>(packed, stride, next, columns, x, matrix.inputs,
-                                                matrix.group * bits / 8 / one_row_bytes<bits>, tile + o);
+                                                matrix.group / step_inputs<Products, bits>, tile + o);
   }
 }
 
-// TileKernels::one_row for tiles of any whole number of eights.
+// OneRow::tile.
 template <class Products, int tile_outputs>
 void one_row_tile(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int row, float* tile,
                   const TileScratch& scratch, bool last) {
   const size_t at = static_cast<size_t>(row) * x.groups();
-  const OneRow one{static_cast<const int16_t*>(x.values) + static_cast<size_t>(row) * x.inputs, x.scales + at,
-                   x.sums + at};
+  const RoundedRow one{static_cast<const int16_t*>(x.values) + static_cast<size_t>(row) * x.inputs, x.scales + at,
+                       x.sums + at};
   const auto run = [&]<class Chunk, bool halves, Float type>() {
     one_row_tile_of<Products, tile_outputs, Chunk, halves, type>(matrix, first_output, one, tile, scratch, last);
   };
@@ -208,19 +213,31 @@ void one_row_tile(const QuantizedMatrix& matrix, int first_output, const Rounded
         return run.template operator()<Chunk, halves, Float::bf16>();
     }
   };
-  // Vectors of 64 inputs may be two groups.
-  const bool halves = matrix.group == 32;
   if (matrix.packing == Packing::mxfp4) return run.template operator()<E2m1Chunk, true, Float::f32>();
-  switch (matrix.bits) {
-    case 3:
-      return halves ? with_type.template operator()<Chunk<3>, true>() : with_type.template operator()<Chunk<3>, false>();
-    case 4:
-      return halves ? with_type.template operator()<Chunk<4>, true>() : with_type.template operator()<Chunk<4>, false>();
-    case 6:
-      return with_type.template operator()<Chunk<6>, false>();
-    default:
-      return with_type.template operator()<Chunk<8>, false>();
-  }
+  with_bits(matrix.bits, [&](auto bits) {
+    if constexpr (Products::form(bits) != Form::pairs) {
+      // A step of 64 inputs may be two groups.
+      if constexpr (step_inputs<Products, bits> == 64) {
+        if (matrix.group == 32) return with_type.template operator()<Chunk<bits>, true>();
+      }
+      with_type.template operator()<Chunk<bits>, false>();
+    }
+  });
+}
+
+// OneRow::form.
+template <class Products>
+Form one_row_form(const QuantizedMatrix& matrix) {
+  Form form = Form::pairs;
+  with_bits(matrix.bits, [&](auto bits) {
+    if (matrix.inputs % step_inputs<Products, bits> == 0) form = Products::form(bits);
+  });
+  return form;
+}
+
+template <class Products, int tile_outputs>
+constexpr OneRow one_row_of() {
+  return {one_row_tile<Products, tile_outputs>, one_row_form<Products>};
 }
 
 }  // namespace

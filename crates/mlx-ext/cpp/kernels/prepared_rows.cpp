@@ -14,20 +14,9 @@ constexpr int64_t worth_sharing = 1 << 14;
 // Byte products add up 16 bits wide, which holds 32 inputs; so do their groups, whatever the weights' are.
 constexpr int byte_group = 32;
 
-// The packed weights of an output that TileKernels::one_row takes at a time, in bytes; 0: it does not know such weights.
-int one_row_bytes(int bits) {
-  if (bits == 4 || bits == 8) return 32;
-  return bits == 3 || bits == 6 ? 24 : 0;
-}
-
 Form form_of(const LinearJob& job, const QuantizedMatrix& matrix, const TileKernels& kernels) {
-  const bool affine = matrix.packing == Packing::affine;
-  if (job.rounding == Rounding::int8 && affine && bytes_meet(matrix.bits)) return Form::bytes;
-  const int together = one_row_bytes(matrix.bits);
-  if (job.rows > 1 || !kernels.one_row || together == 0) return Form::pairs;
-  if (int64_t{matrix.inputs} * matrix.bits / 8 % together != 0) return Form::pairs;
-  if (together == 24) return Form::spread_row;
-  return matrix.bits == 4 ? kernels.one_row_of_4_bits : Form::one_row;
+  if (job.rounding == Rounding::int8 && bytes_meet(matrix)) return Form::bytes;
+  return job.rows == 1 && kernels.one_row ? kernels.one_row->form(matrix) : Form::pairs;
 }
 
 }  // namespace
@@ -69,7 +58,7 @@ void PreparedRows::prepare(const LinearJob& job, const TileKernels& kernels) {
   floats_ = job.norm_weight ? normalized_ : job.x;
   if (!job.norm_weight && kinds_.empty()) return;
 
-  if (static_cast<int64_t>(rows * inputs) < worth_sharing) {
+  if (job.alone || static_cast<int64_t>(rows * inputs) < worth_sharing) {
     for (int row = 0; row < job.rows; row++) prepare_row(job, kernels, row);
     return;
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 
 #include "exponential.h"
@@ -72,16 +73,20 @@ static inline void place_bytes(const int32_t* rounded, int group, size_t first, 
   for (int i = 0; i < group; i++) values[first + i] = static_cast<int8_t>(rounded[i / 8 * 8 + order_of_bytes(i % 8)]);
 }
 
-static inline void place_split_row(const int32_t* rounded, int group, size_t first, uint8_t* values) {
+// Of every 32 inputs sixteen and then the others: every other `run` of them.
+template <int run>
+void place_split(const int32_t* rounded, int group, size_t first, uint8_t* values) {
   constexpr size_t vector_inputs = 64, part = vector_inputs / 2;  // bytes; a vector's inputs take four parts
   constexpr int together = 32;  // of a group, whole numbers of which are its inputs and a vector's
   for (int done = 0; done < group; done += together, first += together, rounded += together) {
-    uint8_t* even = values + first / vector_inputs * 4 * part + first % vector_inputs / 2;
+    uint8_t* out = values + first / vector_inputs * 4 * part + first % vector_inputs / 2;
     for (int i = 0; i < together / 2; i++) {
-      even[i] = static_cast<uint8_t>(rounded[2 * i] >> 8);
-      even[i + part] = static_cast<uint8_t>(rounded[2 * i + 1] >> 8);
-      even[i + 2 * part] = static_cast<uint8_t>(rounded[2 * i]);
-      even[i + 3 * part] = static_cast<uint8_t>(rounded[2 * i + 1]);
+      const int at = i / run * 2 * run + i % run;
+      const int32_t one = rounded[at], other = rounded[at + run];
+      out[i] = static_cast<uint8_t>(one >> 8);
+      out[i + part] = static_cast<uint8_t>(other >> 8);
+      out[i + 2 * part] = static_cast<uint8_t>(one);
+      out[i + 3 * part] = static_cast<uint8_t>(other);
     }
   }
 }
@@ -111,13 +116,22 @@ void place_words(const int32_t* rounded, int group, size_t first, uint32_t* valu
   }
 }
 
-// `half` is that of a block of weights, whose two words are the lanes of a vector that its values come to.
-template <int half>
+// How weights lie in a vector that load_spread() makes: a lane has pairs of them at some `places`; a pair is a weight and
+// the one `half` a block after it.
+template <int bits>
+struct SpreadOrder {
+  static constexpr int half = bits == 2 || bits == 6 ? 4 : 8;
+  static constexpr int places = bits < 4 ? 4 : 2;
+};
+
+template <int bits>
 void place_spread_row(const int32_t* rounded, int group, size_t first, uint32_t* values) {
-  constexpr int block = 2 * half, lanes_a_vector = 8, blocks_a_vector = lanes_a_vector / 2, places = half / 2;
+  constexpr int half = SpreadOrder<bits>::half, places = SpreadOrder<bits>::places;
+  constexpr int block = 2 * half, lanes_a_block = half / places, lanes_a_vector = 8;
+  constexpr int blocks_a_vector = lanes_a_vector / lanes_a_block;
   for (int done = 0; done < group; done += block, first += block, rounded += block) {
     const size_t number = first / block;
-    uint32_t* lanes = values + number / blocks_a_vector * lanes_a_vector * places + number % blocks_a_vector * 2;
+    uint32_t* lanes = values + number / blocks_a_vector * lanes_a_vector * places + number % blocks_a_vector * lanes_a_block;
     for (int i = 0; i < half; i++) {
       const uint32_t pair = (static_cast<uint32_t>(rounded[i]) & 0xffff) | static_cast<uint32_t>(rounded[i + half]) << 16;
       lanes[i % places * lanes_a_vector + i / places] = pair;
@@ -125,21 +139,23 @@ void place_spread_row(const int32_t* rounded, int group, size_t first, uint32_t*
   }
 }
 
-template <int pairs, Form form>
+template <int bits, Form form>
 void place_group(const int32_t* rounded, int group, size_t first, void* values) {
   if constexpr (form == Form::bytes) {
     place_bytes(rounded, group, first, static_cast<int8_t*>(values));
   } else if constexpr (form == Form::split_row) {
-    place_split_row(rounded, group, first, static_cast<uint8_t*>(values));
+    place_split<1>(rounded, group, first, static_cast<uint8_t*>(values));
+  } else if constexpr (form == Form::split_eights) {
+    place_split<8>(rounded, group, first, static_cast<uint8_t*>(values));
   } else if constexpr (form == Form::spread_row) {
-    place_spread_row<pairs>(rounded, group, first, static_cast<uint32_t*>(values));
+    place_spread_row<bits>(rounded, group, first, static_cast<uint32_t*>(values));
   } else {
-    place_words<pairs, form>(rounded, group, first, static_cast<uint32_t*>(values));
+    place_words<half_block(bits), form>(rounded, group, first, static_cast<uint32_t*>(values));
   }
 }
 
 // One row. Infinities and NaNs show in the group's scale or sum.
-template <class Vec, int pairs, Form form>
+template <class Vec, int bits, Form form>
 void round_row_of(const float* x, int inputs, int group, void* values, float* scales, float* sums) {
   constexpr float most = form == Form::bytes ? 127.0f : 32767.0f;
   constexpr int lanes = Vec::lanes;
@@ -166,28 +182,24 @@ void round_row_of(const float* x, int inputs, int group, void* values, float* sc
     }
     // The sum of the rounded values, exactly: it meets the weights' bias, and most of what rounding does to the
     // products with the weights' unsigned values is taken back by what it does to this.
-    int32_t rounded_sum = 0;
-    for (int i = 0; i < group; i++) rounded_sum += rounded[i];
-    sums[g] = scales[g] * static_cast<float>(rounded_sum);
+    // Unsigned, since NaNs become INT32_MIN on x86, whose sum would be undefined; it is not used.
+    uint32_t rounded_sum = 0;
+    for (int i = 0; i < group; i++) rounded_sum += static_cast<uint32_t>(rounded[i]);
+    sums[g] = scales[g] * static_cast<float>(static_cast<int32_t>(rounded_sum));
     if (vanishes || !std::isfinite(plain_sum)) {
       sums[g] = 0;
       for (int i = 0; i < group; i++) sums[g] += x[i];
     }
-    place_group<pairs, form>(rounded, group, static_cast<size_t>(g) * group, values);
+    place_group<bits, form>(rounded, group, static_cast<size_t>(g) * group, values);
   }
 }
 
 template <class Vec>
 void round_row(const float* x, int inputs, int group, int bits, Form form, void* values, float* scales, float* sums) {
   const auto run = [&](auto constant) {
-    switch (half_block(bits)) {
-      case 2:
-        return round_row_of<Vec, 2, constant>(x, inputs, group, values, scales, sums);
-      case 4:
-        return round_row_of<Vec, 4, constant>(x, inputs, group, values, scales, sums);
-      default:
-        return round_row_of<Vec, 8, constant>(x, inputs, group, values, scales, sums);
-    }
+    with_bits(bits, [&](auto width) {
+      round_row_of<Vec, width, constant>(x, inputs, group, values, scales, sums);
+    });
   };
   switch (form) {
     case Form::pairs:
@@ -198,6 +210,8 @@ void round_row(const float* x, int inputs, int group, int bits, Form form, void*
       return run(std::integral_constant<Form, Form::one_row>{});
     case Form::split_row:
       return run(std::integral_constant<Form, Form::split_row>{});
+    case Form::split_eights:
+      return run(std::integral_constant<Form, Form::split_eights>{});
     case Form::spread_row:
       return run(std::integral_constant<Form, Form::spread_row>{});
   }
@@ -207,32 +221,47 @@ template <class Vec>
 void gate_rows(Gate activation, float* gate, const float* up, int count) {
   const auto each = [&](auto function) {
     for (int i = 0; i < count; i += Vec::lanes) {
-      Vec::store(gate + i, Vec::multiply(function(Vec::load(gate + i)), Vec::load(up + i)));
+      Vec::store(gate + i, function(Vec::load(gate + i), Vec::load(up + i)));
     }
   };
-  if (activation == Gate::gelu_tanh) return each([](auto x) { return gelu_tanh<Vec>(x); });
-  each([](auto x) { return silu<Vec>(x); });
+  switch (activation) {
+    case Gate::gelu_tanh:
+      return each([](auto x, auto up) { return Vec::multiply(gelu_tanh<Vec>(x), up); });
+    case Gate::swiglu_oai:
+      return each([](auto x, auto up) { return swiglu_oai<Vec>(x, up); });
+    default:
+      return each([](auto x, auto up) { return Vec::multiply(silu<Vec>(x), up); });
+  }
+}
+
+// Each value by itself, in vectors to the end: the last ones are padded.
+template <class Vec, class Function>
+KR_INLINE void each_value(float* x, int count, Function function) {
+  int i = 0;
+  for (; i + Vec::lanes <= count; i += Vec::lanes) Vec::store(x + i, function(Vec::load(x + i)));
+  if (i == count) return;
+  float rest[Vec::lanes] = {};
+  std::memcpy(rest, x + i, static_cast<size_t>(count - i) * sizeof(float));
+  Vec::store(rest, function(Vec::load(rest)));
+  std::memcpy(x + i, rest, static_cast<size_t>(count - i) * sizeof(float));
 }
 
 template <class Vec>
 void soft_cap_row(float* x, float cap, int count) {
   const auto share = Vec::splat(1.0f / cap), most = Vec::splat(cap);
-  const auto capped = [&](auto value) {
+  each_value<Vec>(x, count, [&](auto value) {
     return Vec::multiply(hyperbolic_tangent<Vec>(Vec::multiply(value, share)), most);
-  };
-  int i = 0;
-  for (; i + Vec::lanes <= count; i += Vec::lanes) Vec::store(x + i, capped(Vec::load(x + i)));
-  if (i == count) return;
-  float rest[Vec::lanes] = {};
-  std::memcpy(rest, x + i, static_cast<size_t>(count - i) * sizeof(float));
-  Vec::store(rest, capped(Vec::load(rest)));
-  std::memcpy(x + i, rest, static_cast<size_t>(count - i) * sizeof(float));
+  });
+}
+
+template <class Vec>
+void gelu_row(float* x, int count) {
+  each_value<Vec>(x, count, [](auto value) { return gelu<Vec>(value); });
 }
 
 // `Rounds` is the vector type that rounds: groups are short, and bringing a long vector's lanes together takes time.
 template <class Vec, class Rounds = Vec>
-constexpr TileKernels tile_kernels_of(decltype(TileKernels::one_row) one_row = nullptr,
-                                      Form one_row_of_4_bits = Form::one_row) {
+constexpr TileKernels tile_kernels_of(const OneRow* one_row = nullptr) {
   return TileKernels{
       .tile_outputs = Vec::lanes * Vec::tile_vectors,
       .rows_together = Vec::tile_rows,
@@ -240,11 +269,11 @@ constexpr TileKernels tile_kernels_of(decltype(TileKernels::one_row) one_row = n
       .round = round_row<Rounds>,
       .quantized = quantized_tile<Vec>,
       .one_row = one_row,
-      .one_row_of_4_bits = one_row_of_4_bits,
       .dense = dense_tile<Vec>,
       .normalize_layer = normalize_layer_row<Vec>,
       .gate = gate_rows<Vec>,
       .soft_cap = soft_cap_row<Vec>,
+      .gelu = gelu_row<Vec>,
   };
 }
 

@@ -34,6 +34,7 @@ void compute_row(const RowwiseJob& job, const TileKernels& kernels, int row) {
   const size_t at = static_cast<size_t>(row) * job.width;
   float* y = job.y + at;
   normalize(job, kernels, job.x + at, y);
+  if (job.gelu) kernels.gelu(y, job.width);
   if (job.factor != 1.0f) {
     for (int i = 0; i < job.width; i++) y[i] *= job.factor;
   }

@@ -15,14 +15,15 @@ enum class Form {
   // int16 along packed weights of 4 bits: of the 64 inputs of every 32 bytes the even ones' high bytes, the odd ones',
   // the even ones' low bytes, the odd ones'.
   split_row,
-  // int16 along packed weights of 3 or 6 bits, like one_row: every 24 bytes of them are spread out to 32, as Chunk says,
-  // and the odd ones of the 32-bit lanes then shifted down by the 4 bits that their values begin at.
+  // Like split_row, for weights of other widths: of every sixteen inputs the first eight and the last eight instead of the
+  // even and the odd ones.
+  split_eights,
+  // int16 along packed weights of 2, 3, 5 or 6 bits, like one_row: load_spread() makes the vectors.
   spread_row,
 };
 
-constexpr bool is_one_row(Form form) {
-  return form == Form::one_row || form == Form::split_row || form == Form::spread_row;
-}
+// Whether it is for OneRow.
+constexpr bool is_one_row(Form form) { return form != Form::pairs && form != Form::bytes; }
 
 // Activations rounded for quantized matrices: integers in an order that suits the packed weights, and for every group
 // of inputs the scale of its integers and the sum of its values as rounded.
@@ -52,6 +53,15 @@ constexpr int dense_block = 256;
 constexpr size_t unpacked_bytes(int tile_outputs) { return size_t{quantized_block} * 2 * tile_outputs; }
 static_assert(quantized_block * 2 == dense_block * sizeof(float));
 
+// What serves a single row from packed weights.
+struct OneRow {
+  // As TileKernels::quantized, for one row in the form below.
+  void (*tile)(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int row, float* tile,
+               const TileScratch& scratch, bool last);
+  // The form in which it takes the row; Form::pairs: it does not serve these weights.
+  Form (*form)(const QuantizedMatrix& matrix);
+};
+
 struct TileKernels {
   // Outputs of a tile, a whole number of vectors.
   int tile_outputs;
@@ -68,11 +78,8 @@ struct TileKernels {
   // that nothing of the matrix follows.
   void (*quantized)(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int first_row, int rows,
                     float* tile, const TileScratch& scratch, bool last);
-  // The same for a single row in Form::one_row, in the form below where weights have 4 bits, or in Form::spread_row where
-  // they have 3 or 6. A row of weights must be a whole number of vectors. Null where this is no faster.
-  void (*one_row)(const QuantizedMatrix& matrix, int first_output, const RoundedRows& x, int row, float* tile,
-                  const TileScratch& scratch, bool last);
-  Form one_row_of_4_bits;
+  // Null where that is no faster for a single row.
+  const OneRow* one_row;
   void (*dense)(const DenseMatrix& matrix, int first_output, const float* x, int first_row, int rows, float* tile,
                 const TileScratch& scratch, bool last);
 
@@ -84,6 +91,9 @@ struct TileKernels {
 
   // x = cap * tanh(x / cap).
   void (*soft_cap)(float* x, float cap, int count);
+
+  // x = x Phi(x), with the normal distribution's Phi.
+  void (*gelu)(float* x, int count);
 };
 
 // For the processor this runs on.
@@ -93,5 +103,9 @@ extern const TileKernels portable_tile_kernels;
 extern const TileKernels avx2_tile_kernels;
 extern const TileKernels avx512_tile_kernels;
 extern const TileKernels neon_tile_kernels;
+
+extern const OneRow avx2_one_row;
+extern const OneRow avx512_one_row;
+extern const OneRow avx512vbmi_one_row;
 
 }  // namespace kr

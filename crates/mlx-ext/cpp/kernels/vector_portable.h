@@ -44,8 +44,10 @@ struct PortableVector {
 
   KR_INLINE Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
   KR_INLINE Ints round(Floats x) {
+    // Converting a NaN is undefined in C++; as on Arm, it becomes 0 here.
+    const Floats number = x == x ? x : zero();
     // Adding and subtracting 1.5 * 2^23 leaves the nearest integer, ties to even.
-    return __builtin_convertvector((x + 12582912.0f) - 12582912.0f, Ints);
+    return __builtin_convertvector((number + 12582912.0f) - 12582912.0f, Ints);
   }
   KR_INLINE Floats power_of_two(Ints n) { return (Floats)((n + 127) << 23); }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -22,6 +23,8 @@ struct Model {
   float scale = 0;     // 0: 1 / sqrt(head_dim)
   float soft_cap = 0;  // 0: none
   bool scales_queries = false;
+  bool chunked = false;
+  std::vector<float> sinks = {};  // one a head, or none
   std::vector<float> cos = {};
   std::vector<float> sin = {};
   std::vector<float> query_scale = {};
@@ -41,6 +44,8 @@ struct Model {
 
   const float* query_scale_data() const { return scales_queries ? query_scale.data() : nullptr; }
 
+  const float* sinks_data() const { return sinks.empty() ? nullptr : sinks.data(); }
+
   int width() const { return (heads + 2 * kv_heads) * head_dim; }
 
   std::vector<float> random_tokens(int count, unsigned seed) const {
@@ -53,7 +58,8 @@ struct Model {
 
   std::string name() const {
     return std::to_string(heads) + "/" + std::to_string(kv_heads) + " heads of " + std::to_string(head_dim) +
-           (type == kr::Float::f16 ? ", f16" : ", f32") + ", window " + std::to_string(window);
+           (type == kr::Float::f16 ? ", f16" : ", f32") + ", window " + std::to_string(window) +
+           (sinks.empty() ? "" : ", sinks");
   }
 };
 
@@ -80,8 +86,8 @@ class Server {
   kr::AttentionJob job() {
     return {shape_,          layer,         model_.heads,      model_.scale,      model_.soft_cap, model_.window,
             model_.traditional, model_.rope_dims, model_.cos.data(), model_.sin.data(), model_.query_scale_data(),
-            qkv_.data(),     out_.data(),   pool_.get(),       blocks_,           rows_.data(),
-            int(rows_.size())};
+            model_.sinks_data(), qkv_.data(),  out_.data(),      pool_.get(),       blocks_,          rows_.data(),
+            int(rows_.size()), model_.chunked};
   }
 
   const Model& model() const { return model_; }

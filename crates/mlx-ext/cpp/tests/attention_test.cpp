@@ -65,6 +65,7 @@ std::vector<double> reference(const Model& model, const std::vector<float>& qkv)
     for (int t = 0; t < tokens; ++t) {
       std::vector<double> query = rotate(model, head_at(t, head), t);
       int first = model.window > 0 ? std::max(0, t - model.window + 1) : 0;
+      if (model.chunked) first = t / model.window * model.window;
       std::vector<double> weights;
       for (int k = first; k <= t; ++k) {
         double score = 0;
@@ -74,6 +75,10 @@ std::vector<double> reference(const Model& model, const std::vector<float>& qkv)
         weights.push_back(model.soft_cap > 0 ? model.soft_cap * std::tanh(score / model.soft_cap) : score);
       }
       double largest = *std::max_element(weights.begin(), weights.end()), sum = 0;
+      if (!model.sinks.empty()) {
+        largest = std::max<double>(largest, model.sinks[size_t(head)]);
+        sum = std::exp(model.sinks[size_t(head)] - largest);
+      }
       for (double& weight : weights) sum += weight = std::exp(weight - largest);
       double* result = out.data() + size_t(t * model.heads + head) * size_t(dim);
       for (int k = first; k <= t; ++k) {
@@ -143,12 +148,18 @@ void check_models() {
     for (float cap : {0.5f, 30.0f})
       check_model({.heads = 6, .kv_heads = 2, .head_dim = 40, .type = type, .window = 40, .soft_cap = cap}, {270, 3});
     check_model({.heads = 6, .kv_heads = 2, .head_dim = 40, .type = type, .scales_queries = true}, {270, 3});
+    // Far below all scores, among them, and far above them.
+    check_model({.heads = 6, .kv_heads = 2, .head_dim = 40, .type = type, .window = 40,
+                 .sinks = {-200, -1, 0, 0.5f, 3, 200}}, {600, 3});
+    check_model({.heads = 2, .kv_heads = 1, .head_dim = 16, .type = type, .soft_cap = 2, .sinks = {1, -1}}, {270});
     if (brief) continue;
     check_model({.heads = 8, .kv_heads = 2, .head_dim = 128, .type = type, .traditional = true}, {5, 257, 290});
     check_model({.heads = 71, .kv_heads = 1, .head_dim = 16, .type = type}, {280});
     check_model({.heads = 8, .kv_heads = 1, .head_dim = 256, .type = type}, {70});
     for (int window : {1, 32, 100, 300})
-      check_model({.heads = 6, .kv_heads = 2, .head_dim = 40, .type = type, .window = window}, {600, 3, 257});
+      for (bool chunked : {false, true})
+        check_model({.heads = 6, .kv_heads = 2, .head_dim = 40, .type = type, .window = window, .chunked = chunked},
+                    {600, 3, 257});
   }
 }
 
@@ -201,6 +212,7 @@ uint64_t digest_of_steps(int longest) {
     for (int window : {0, longest / 3}) {
       if (brief && type == Float::f16 && window == 0) continue;
       Model model = {.heads = 3, .kv_heads = 1, .head_dim = 64, .type = type, .window = window};
+      if (window > 0) model.sinks = {-1, 0, 2};
       std::vector<std::vector<float>> prompts = {model.random_tokens(longest, 1), model.random_tokens(40, 2)};
       Server server(model, 2, longest);
       int step = 0;

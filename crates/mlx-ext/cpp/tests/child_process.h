@@ -58,7 +58,7 @@ int differing_instruction_sets(const Compute& compute) {
   const uint64_t portable = digest_with("KR_ISA", "portable", compute);
   int differing = portable == 0;
 #if defined(__x86_64__)
-  const char* const others[] = {"avx2", "avx512"};
+  const char* const others[] = {"avx2", "avx512", "avx512vbmi"};
 #elif defined(__aarch64__)
   const char* const others[] = {"neon"};
 #else

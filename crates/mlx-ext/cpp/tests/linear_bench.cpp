@@ -1,5 +1,5 @@
 // Times linear() over shapes of small language models. Build it like linear_test.cpp, with -O3 and no sanitizer:
-// `linear_bench [outputs inputs]`. Prints for each number of rows the best time, billions of multiply-adds a second,
+// `linear_bench [outputs inputs [rows]]`. Prints for each number of rows the best time, billions of multiply-adds a second,
 // and the weights' bytes a second as a share of what a plain read of as many bytes reaches on the same threads.
 #include <algorithm>
 #include <atomic>
@@ -77,19 +77,24 @@ struct Kind {
   kr::Packing packing = kr::Packing::affine;
 };
 
-// Any bits for packed integers, and small positive floats: in all three types those whose highest byte is 0x3c.
-// Denormal numbers would be slow.
+// Any bits for packed integers, and small positive floats: in all three types those whose highest byte is 0x3c, and as
+// mxfp4's exponents about 2^-7. Denormal numbers would be slow.
 void fill(const Kind& kind, size_t packed, std::vector<char>& bytes) {
   const size_t float_bytes = kind.type == Float::f32 ? 4 : 2;
   uint32_t state = 1;
   for (size_t i = 0; i < bytes.size(); i++) {
     state = state * 1664525 + 1013904223;
-    const bool highest = (kind.bits == 0 || i >= packed) && i % float_bytes == float_bytes - 1;
+    const bool in_floats = kind.bits == 0 || i >= packed;
+    if (in_floats && kind.packing == kr::Packing::mxfp4) {
+      bytes[i] = static_cast<char>(120 + state % 2);
+      continue;
+    }
+    const bool highest = in_floats && i % float_bytes == float_bytes - 1;
     bytes[i] = static_cast<char>(highest ? 0x3c : state >> 24);
   }
 }
 
-void bench(const Kind& kind, int outputs, int inputs) {
+void bench(const Kind& kind, int outputs, int inputs, const std::vector<int>& all_rows) {
   const size_t values = static_cast<size_t>(outputs) * inputs;
   const size_t float_bytes = kind.type == Float::f32 ? 4 : 2;
   const size_t packed = kind.bits ? values * kind.bits / 8 : values * float_bytes;
@@ -105,7 +110,8 @@ void bench(const Kind& kind, int outputs, int inputs) {
     const char* p = copies[c].data();
     if (kind.bits) {
       matrix.kind = Matrix::Kind::quantized;
-      matrix.quantized = {reinterpret_cast<const uint8_t*>(p), p + packed, p + packed + scales, kind.type,
+      const char* biases = affine ? p + packed + scales : nullptr;
+      matrix.quantized = {reinterpret_cast<const uint8_t*>(p), p + packed, biases, kind.type,
                           outputs, inputs, kind.group, kind.bits, kind.packing};
     } else {
       matrix.kind = Matrix::Kind::dense;
@@ -115,7 +121,7 @@ void bench(const Kind& kind, int outputs, int inputs) {
   }
   const double read = plain_read(copies);
   std::printf("%s, %d x %d, %.1f MB; plain read %.1f GB/s\n", kind.name, outputs, inputs, bytes / 1e6, read / 1e6);
-  for (int rows : {1, 2, 4, 8, 16, 32, 64, 512}) {
+  for (int rows : all_rows) {
     std::vector<float> x(static_cast<size_t>(rows) * inputs), y(static_cast<size_t>(rows) * outputs);
     for (size_t i = 0; i < x.size(); i++) x[i] = static_cast<float>(static_cast<int>(i * 7919 % 2001) - 1000) / 500;
     const double ms = best_ms(copy_count, 250, [&](int copy) {
@@ -145,14 +151,16 @@ int main(int argc, char** argv) {
       {"dense bf16", 0, 0, Float::bf16, Rounding::int16},
   };
   std::printf("%s, %d threads\n", kr::isa_name(kr::isa()), kr::Pool::shared().threads());
-  if (argc == 3) {
-    for (const Kind& kind : kinds) bench(kind, std::atoi(argv[1]), std::atoi(argv[2]));
+  std::vector<int> rows{1, 2, 4, 8, 16, 32, 64, 512};
+  if (argc >= 3) {
+    if (argc == 4) rows = {std::atoi(argv[3])};
+    for (const Kind& kind : kinds) bench(kind, std::atoi(argv[1]), std::atoi(argv[2]), rows);
     return 0;
   }
-  for (const Kind& kind : kinds) bench(kind, 6144, 1152);
-  bench(kinds[0], 960, 576);
-  bench(kinds[0], 576, 1536);
-  bench(kinds[0], 3072, 576);
-  bench(kinds[3], 49152, 576);
+  for (const Kind& kind : kinds) bench(kind, 6144, 1152, rows);
+  bench(kinds[0], 960, 576, rows);
+  bench(kinds[0], 576, 1536, rows);
+  bench(kinds[0], 3072, 576, rows);
+  bench(kinds[3], 49152, 576, rows);
   return 0;
 }

@@ -45,6 +45,7 @@ bool coarse(const Case& c) { return c.rounding == Rounding::int8; }
 
 double activation(Gate gate, double x) {
   if (gate == Gate::silu) return x / (1 + std::exp(-x));
+  if (gate == Gate::swiglu_oai) return std::min(x, 7.0) / (1 + std::exp(-1.702 * std::min(x, 7.0)));
   return x / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
 }
 
@@ -87,7 +88,8 @@ void check_against_reference(const Case& c, const std::vector<float>& x, const s
       for (int o = 0; o < m.matrix.outputs(); o++) {
         Expected expected = product(c, m, row, o);
         if (c.gate != Gate::none) {
-          const Expected up = product(c, c.matrices[1], row, o);
+          Expected up = product(c, c.matrices[1], row, o);
+          if (c.gate == Gate::swiglu_oai) up.value = 1 + std::clamp(up.value, -7.0, 7.0);
           const double gate = activation(c.gate, expected.value);
           expected = {gate * up.value, std::fabs(gate) * up.tolerance +
                                            1.1 * (std::fabs(up.value) + up.tolerance) * expected.tolerance +
@@ -246,6 +248,9 @@ void for_each_case(const Take& take) {
     }
     Case mlp{std::string(of) + " dense geglu", {}, true, Gate::gelu_tanh, true};
     for (int i = 0; i < 2; i++) mlp.matrices.push_back(TestMatrix::of_floats(75, 130, type, i == 0));
+    take(mlp);
+    mlp.name = std::string(of) + " dense swiglu_oai";
+    mlp.gate = Gate::swiglu_oai;
     take(mlp);
   }
   Case large{"q4 large", {}, true, Gate::none, true};

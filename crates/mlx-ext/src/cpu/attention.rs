@@ -77,12 +77,16 @@ pub struct Attention<'a> {
     pub heads: i32,
     /// Another factor of the scores, by the query's position: float32 `[positions]`.
     pub query_scale: Option<&'a Array>,
+    /// A score of each head that takes its part of the softmax and has no value: float32 `[heads]`.
+    pub sinks: Option<&'a Array>,
     /// Factor of the scores.
     pub scale: f32,
     /// Scores become `cap * tanh(score / cap)`; positive.
     pub soft_cap: Option<f32>,
     /// How many of the latest tokens a query sees; `None`: all.
     pub window: Option<i32>,
+    /// The window begins at the last position that its length divides: a query sees its own chunk of the sequence.
+    pub chunked: bool,
     /// Rotate neighbours instead of halves.
     pub traditional: bool,
 }
@@ -312,6 +316,7 @@ impl Step {
             cos: context(Some(attention.cos)),
             sin: context(Some(attention.sin)),
             query_scale: context(attention.query_scale),
+            sinks: context(attention.sinks),
             step: self.raw.as_ptr(),
             layer: attention.layer,
             heads: attention.heads,
@@ -319,6 +324,7 @@ impl Step {
             soft_cap: attention.soft_cap.unwrap_or(0.0),
             window: attention.window.unwrap_or(0),
             traditional: attention.traditional.into(),
+            chunked: attention.chunked.into(),
         };
         // SAFETY: step and arrays are borrowed for the call; the primitive shares the ownership of the step's rows and
         // pool, and copies the handles of the arrays. Shapes are checked in C++; the blocks were, in `KvPool::step`.

@@ -22,20 +22,68 @@ pub struct ExpertSet {
 pub struct Experts<'a> {
     /// float32 `[rows, inputs]`, contiguous.
     pub x: &'a Array,
-    /// float32 `[rows, experts]`: a row chooses the experts with the largest ones, and softmax of them weighs.
-    pub routing: &'a Array,
+    /// float32 `[rows, experts]`: what the router gives.
+    pub router: &'a Array,
+    /// What a row chooses by it.
+    pub routing: Routing<'a>,
     /// The experts.
     pub set: &'a ExpertSet,
-    /// How many of them a row chooses.
-    pub chosen: i32,
-    /// Whether the weights of those add up to 1; otherwise those of all do.
-    pub normalized: bool,
     /// What gates go through.
     pub gate: Gate,
     /// float32 like the result, contiguous.
     pub residual: Option<&'a Array>,
     /// As in [`Linear`](super::Linear).
     pub int8: bool,
+}
+
+/// The rule by which rows choose experts: those with the largest scores, of equal ones the first.
+#[derive(Debug, Clone, Copy)]
+pub struct Routing<'a> {
+    /// How many a row chooses.
+    pub chosen: i32,
+    /// What becomes of the router's outputs.
+    pub scores: Scores,
+    /// float32 `[experts]`, contiguous: added to the scores that are compared, but not to weights.
+    pub correction: Option<&'a Array>,
+    /// Neighbouring experts form as many groups; 1 where there are none.
+    pub groups: i32,
+    /// Experts of the best groups only can be chosen.
+    pub chosen_groups: i32,
+    /// A group is as good as the sum of so many of its largest scores: 1 or 2.
+    pub best_of_group: i32,
+    /// Whether the weights of those chosen add up to 1; otherwise a weight is the score.
+    pub normalized: bool,
+    /// Of the weights.
+    pub factor: f32,
+    /// Whether weights multiply what experts get; otherwise what they give.
+    pub weighs_inputs: bool,
+}
+
+/// What experts are compared by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Scores {
+    /// Softmax of all outputs of the router.
+    Softmax = 0,
+    /// The sigmoid of each.
+    Sigmoid = 1,
+}
+
+impl Routing<'_> {
+    /// Softmax of the router's outputs weighs, and nothing else matters.
+    pub const fn softmax(chosen: i32, normalized: bool) -> Self {
+        Self {
+            chosen,
+            scores: Scores::Softmax,
+            correction: None,
+            groups: 1,
+            chosen_groups: 1,
+            best_of_group: 1,
+            normalized,
+            factor: 1.0,
+            weighs_inputs: false,
+        }
+    }
 }
 
 impl ExpertSet {
@@ -78,13 +126,21 @@ impl Drop for ExpertSet {
 /// # Errors
 /// Shapes or types that do not fit; when it is evaluated, an input that is not contiguous.
 pub fn experts(job: &Experts<'_>) -> Result<Array, Exception> {
+    let routing = &job.routing;
     let spec = RawExperts {
         x: context(Some(job.x)),
-        routing: context(Some(job.routing)),
+        router: context(Some(job.router)),
+        correction: context(routing.correction),
         residual: context(job.residual),
         set: job.set.raw.as_ptr(),
-        chosen: job.chosen,
-        normalized: job.normalized.into(),
+        chosen: routing.chosen,
+        scores: routing.scores as c_int,
+        groups: routing.groups,
+        chosen_groups: routing.chosen_groups,
+        best_of_group: routing.best_of_group,
+        normalized: routing.normalized.into(),
+        factor: routing.factor,
+        weighs_inputs: routing.weighs_inputs.into(),
         gate: job.gate as c_int,
         int8: job.int8.into(),
     };

@@ -51,8 +51,24 @@ pub(super) struct RawRowwise {
     pub(super) residual: *mut c_void,
     pub(super) parts: *const RawNormedPart,
     pub(super) part_count: c_int,
+    pub(super) gelu: c_int,
     pub(super) factor: f32,
     pub(super) soft_cap: f32,
+}
+
+/// `MlxExtHeadProducts` of `head_products_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawHeadProducts {
+    pub(super) x: *mut c_void,
+    pub(super) matrix: *const RawMatrix,
+    pub(super) heads: c_int,
+    pub(super) inputs: c_int,
+    pub(super) first_input: c_int,
+    pub(super) first_copied: c_int,
+    pub(super) copied: c_int,
+    pub(super) first_row: c_int,
+    pub(super) outputs: c_int,
+    pub(super) int8: c_int,
 }
 
 /// Opaque.
@@ -65,11 +81,18 @@ pub(super) struct RawExpertSet {
 #[repr(C)]
 pub(super) struct RawExperts {
     pub(super) x: *mut c_void,
-    pub(super) routing: *mut c_void,
+    pub(super) router: *mut c_void,
+    pub(super) correction: *mut c_void,
     pub(super) residual: *mut c_void,
     pub(super) set: *const RawExpertSet,
     pub(super) chosen: c_int,
+    pub(super) scores: c_int,
+    pub(super) groups: c_int,
+    pub(super) chosen_groups: c_int,
+    pub(super) best_of_group: c_int,
     pub(super) normalized: c_int,
+    pub(super) factor: f32,
+    pub(super) weighs_inputs: c_int,
     pub(super) gate: c_int,
     pub(super) int8: c_int,
 }
@@ -102,6 +125,7 @@ pub(super) struct RawAttention {
     pub(super) cos: *mut c_void,
     pub(super) sin: *mut c_void,
     pub(super) query_scale: *mut c_void,
+    pub(super) sinks: *mut c_void,
     pub(super) step: *const RawStep,
     pub(super) layer: c_int,
     pub(super) heads: c_int,
@@ -109,6 +133,78 @@ pub(super) struct RawAttention {
     pub(super) soft_cap: f32,
     pub(super) window: c_int,
     pub(super) traditional: c_int,
+    pub(super) chunked: c_int,
+}
+
+/// Opaque.
+#[repr(C)]
+pub(super) struct RawStatePool {
+    _opaque: [u8; 0],
+}
+
+/// Opaque.
+#[repr(C)]
+pub(super) struct RawStateStep {
+    _opaque: [u8; 0],
+}
+
+/// `MlxExtStateRow` of `recurrent_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawStateRow {
+    pub(super) new_tokens: c_int,
+    pub(super) from: c_int,
+    pub(super) to: c_int,
+    pub(super) snapshot_count: c_int,
+}
+
+/// `MlxExtStateSnapshot` of `recurrent_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawStateSnapshot {
+    pub(super) after: c_int,
+    pub(super) to: c_int,
+}
+
+/// `MlxExtConvolution` of `recurrent_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawConvolution {
+    pub(super) x: *mut c_void,
+    pub(super) weight: *mut c_void,
+    pub(super) bias: *mut c_void,
+    pub(super) step: *const RawStateStep,
+    pub(super) state_at: usize,
+    pub(super) gated: c_int,
+    pub(super) silu: c_int,
+}
+
+/// `MlxExtGatedDelta` of `recurrent_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawGatedDelta {
+    pub(super) qkv: *mut c_void,
+    pub(super) gates: *mut c_void,
+    pub(super) log_rates: *mut c_void,
+    pub(super) biases: *mut c_void,
+    pub(super) step: *const RawStateStep,
+    pub(super) state_at: usize,
+    pub(super) key_heads: c_int,
+    pub(super) value_heads: c_int,
+    pub(super) key_dim: c_int,
+    pub(super) value_dim: c_int,
+}
+
+/// `MlxExtGated` of `gated_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawGated {
+    pub(super) x: *mut c_void,
+    pub(super) gate: *mut c_void,
+    pub(super) residual: *mut c_void,
+    pub(super) sigmoid: c_int,
+}
+
+/// `MlxExtPiece` of `gated_operation.cpp`.
+#[repr(C)]
+pub(super) struct RawPiece {
+    pub(super) first: c_int,
+    pub(super) count: c_int,
 }
 
 /// Declares each function; what follows `=` is what its stand-in returns.
@@ -135,11 +231,13 @@ foreign! {
 
     fn mlx_ext_linear(spec: *const RawLinear, message: *mut c_char, message_len: usize) -> *mut c_void
         = absent(message, message_len);
-    fn mlx_ext_gated(x: *mut c_void, gate: c_int, message: *mut c_char, message_len: usize) -> *mut c_void
+    fn mlx_ext_gate_up(x: *mut c_void, gate: c_int, message: *mut c_char, message_len: usize) -> *mut c_void
         = absent(message, message_len);
     fn mlx_ext_embedding(
         tokens: *mut c_void, matrix: *const RawMatrix, inputs: c_int, message: *mut c_char, message_len: usize
     ) -> *mut c_void = absent(message, message_len);
+    fn mlx_ext_head_products(spec: *const RawHeadProducts, message: *mut c_char, message_len: usize) -> *mut c_void
+        = absent(message, message_len);
     fn mlx_ext_rowwise(spec: *const RawRowwise, message: *mut c_char, message_len: usize) -> *mut c_void
         = absent(message, message_len);
 
@@ -171,6 +269,25 @@ foreign! {
     fn mlx_ext_step_free(step: *mut RawStep) = ();
     fn mlx_ext_attention(spec: *const RawAttention, message: *mut c_char, message_len: usize) -> *mut c_void
         = absent(message, message_len);
+
+    fn mlx_ext_state_pool_new(floats: usize, states: c_int) -> *mut RawStatePool = null_mut();
+    fn mlx_ext_state_pool_free(pool: *mut RawStatePool) = ();
+    fn mlx_ext_state_step_new(
+        pool: *const RawStatePool, rows: *const RawStateRow, row_count: c_int,
+        snapshots: *const RawStateSnapshot, snapshot_count: c_int
+    ) -> *mut RawStateStep = null_mut();
+    fn mlx_ext_state_step_free(step: *mut RawStateStep) = ();
+    fn mlx_ext_convolution(
+        spec: *const RawConvolution, message: *mut c_char, message_len: usize
+    ) -> *mut c_void = absent(message, message_len);
+    fn mlx_ext_gated_delta(
+        spec: *const RawGatedDelta, message: *mut c_char, message_len: usize
+    ) -> *mut c_void = absent(message, message_len);
+    fn mlx_ext_gated(spec: *const RawGated, message: *mut c_char, message_len: usize) -> *mut c_void
+        = absent(message, message_len);
+    fn mlx_ext_columns(
+        x: *mut c_void, pieces: *const RawPiece, count: c_int, message: *mut c_char, message_len: usize
+    ) -> *mut c_void = absent(message, message_len);
 }
 
 #[cfg(not(target_os = "linux"))]

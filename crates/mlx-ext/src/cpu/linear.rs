@@ -6,7 +6,7 @@ use mlx_rs::{Array, error::Exception};
 
 use super::{
     array_from, context,
-    foreign::{RawLinear, RawMatrix, mlx_ext_embedding, mlx_ext_gated, mlx_ext_linear},
+    foreign::{RawLinear, RawMatrix, mlx_ext_embedding, mlx_ext_gate_up, mlx_ext_linear},
 };
 use crate::MicroScaling;
 
@@ -49,6 +49,8 @@ pub enum Gate {
     Silu = 1,
     /// `x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`.
     GeluTanh = 2,
+    /// `x sigmoid(1.702 x)` of a gate of at most 7, which meets `1 + up` of an up between -7 and 7: as in gpt-oss.
+    SwigluOai = 3,
 }
 
 /// `y = f(norm(x) Wᵀ + bias) (+ residual)`.
@@ -97,9 +99,9 @@ pub fn linear(job: &Linear<'_>) -> Result<Array, Exception> {
 ///
 /// # Errors
 /// A shape or type that does not fit; when it is evaluated, an input that is not contiguous.
-pub fn gated(x: &Array, gate: Gate) -> Result<Array, Exception> {
+pub fn gate_up(x: &Array, gate: Gate) -> Result<Array, Exception> {
     // SAFETY: as in `linear`.
-    array_from(|message, len| unsafe { mlx_ext_gated(context(Some(x)), gate as c_int, message, len) })
+    array_from(|message, len| unsafe { mlx_ext_gate_up(context(Some(x)), gate as c_int, message, len) })
 }
 
 /// Rows of `matrix` for `tokens`, lazy: float32 `[tokens, inputs]`.

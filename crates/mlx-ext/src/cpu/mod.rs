@@ -1,5 +1,5 @@
 //! MLX primitives of this project for the CPU: products with weight matrices, attention on paged keys and
-//! values, and what is done with each row by itself.
+//! values, layers with a recurrent state, and what is done with each row by itself.
 //!
 //! MLX's CPU backend computes these with one scalar thread; these use all cores and the CPU's vector instructions. Their
 //! results are lazy arrays of MLX's graph like any other, in float32. What a row's result is, bit for bit, depends on
@@ -14,7 +14,10 @@
 mod attention;
 mod experts;
 mod foreign;
+mod gated;
+mod head_products;
 mod linear;
+mod recurrent;
 mod rowwise;
 
 use std::ffi::{CStr, c_char, c_void};
@@ -22,16 +25,19 @@ use std::ffi::{CStr, c_char, c_void};
 use mlx_rs::{Array, error::Exception};
 
 pub use attention::{Attention, KvDtype, KvPool, KvShape, Step, StepRow};
-pub use experts::{ExpertSet, Experts, experts};
+pub use experts::{ExpertSet, Experts, Routing, Scores, experts};
 use foreign::{mlx_ext_instructions, mlx_ext_progress, mlx_ext_threads};
-pub use linear::{Gate, Linear, Matrix, Quantization, embedding, gated, linear};
+pub use gated::{Activation, Gated, columns, gated};
+pub use head_products::{HeadProducts, head_products};
+pub use linear::{Gate, Linear, Matrix, Quantization, embedding, gate_up, linear};
+pub use recurrent::{Convolution, GatedDelta, StatePool, StateRow, StateStep, convolution, gated_delta};
 pub use rowwise::{NormKind, NormedPart, Rowwise, rowwise};
 
 /// Longest error text that crosses from C++.
 const MESSAGE_LEN: usize = 256;
 
-/// The CPU's instructions that the kernels use: "portable", "avx2", "avx512" or "neon"; "none" where
-/// they are not built.
+/// The CPU's instructions that the kernels use: "portable", "avx2", "avx512", "avx512vbmi" or "neon";
+/// "none" where they are not built.
 pub fn instructions() -> &'static str {
     // SAFETY: the C++ function takes nothing and returns a literal.
     unsafe { CStr::from_ptr(mlx_ext_instructions()) }.to_str().unwrap_or_default()

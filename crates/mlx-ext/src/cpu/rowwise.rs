@@ -25,7 +25,7 @@ pub struct NormedPart<'a> {
     pub kind: NormKind,
     /// float32 `[width]`: each piece has as many values.
     pub weight: &'a Array,
-    /// Like the weight.
+    /// Like the weight; of [`NormKind::Layer`] only.
     pub bias: Option<&'a Array>,
     /// Added to the mean of squares.
     pub eps: f32,
@@ -33,14 +33,16 @@ pub struct NormedPart<'a> {
     pub count: i32,
 }
 
-/// `y = residual + cap(factor * norm(x))`.
+/// `y = residual + cap(factor * activation(norm(x)))`.
 #[derive(Debug, Clone, Copy)]
 pub struct Rowwise<'a> {
     /// float32 `[rows, width]`, contiguous.
     pub x: &'a Array,
     /// From a row's beginning on; what follows these parts is taken as it is.
     pub parts: &'a [NormedPart<'a>],
-    /// Of what the norms give.
+    /// Whether the activation is GELU, `v Phi(v)` with the normal distribution's Phi. Otherwise there is none.
+    pub gelu: bool,
+    /// Of what the activation gives.
     pub factor: f32,
     /// `cap(v) = soft_cap * tanh(v / soft_cap)`; positive.
     pub soft_cap: Option<f32>,
@@ -66,6 +68,7 @@ pub fn rowwise(job: &Rowwise<'_>) -> Result<Array, Exception> {
         residual: context(job.residual),
         parts: parts.as_ptr(),
         part_count: parts.len() as c_int,
+        gelu: job.gelu.into(),
         factor: job.factor,
         soft_cap: job.soft_cap.unwrap_or(0.0),
     };

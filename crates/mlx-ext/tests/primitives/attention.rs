@@ -14,10 +14,11 @@ fn specs() -> impl Strategy<Value = Spec> {
     let head_dims = prop::sample::select(vec![8, 16, 24, 64, 80]);
     let window = prop::option::of(1..=300_i32);
     let dtypes = prop::sample::select(vec![KvDtype::Float32, KvDtype::Float16]);
-    (1..=3_i32, 1..=4_i32, head_dims, 1..=4_i32, any::<bool>(), window, dtypes).prop_map(
-        |(kv_heads, group, head_dim, quarters, traditional, window, dtype)| {
+    (1..=3_i32, 1..=4_i32, head_dims, 1..=4_i32, any::<[bool; 3]>(), window, dtypes).prop_map(
+        |(kv_heads, group, head_dim, quarters, [traditional, chunked, sinks], window, dtype)| {
             let pairs = head_dim / 2 * quarters / 4;
-            Spec { kv_heads, group, head_dim, pairs, traditional, window, soft_cap: None, dtype }
+            let soft_cap = None;
+            Spec { kv_heads, group, head_dim, pairs, traditional, window, chunked, soft_cap, sinks, dtype }
         },
     )
 }
@@ -80,7 +81,9 @@ fn one_key_too_many_is_noticed() {
         pairs: 32,
         traditional: false,
         window: Some(100),
+        chunked: false,
         soft_cap: None,
+        sinks: false,
         dtype: KvDtype::Float32,
     };
     for dtype in [KvDtype::Float32, KvDtype::Float16] {
@@ -107,7 +110,9 @@ fn the_rotation_is_mlx_s() {
             pairs: head_dim / 2,
             traditional,
             window: None,
+            chunked: false,
             soft_cap: None,
+            sinks: false,
             dtype: KvDtype::Float32,
         };
         let random = &mut Random::new(4);

@@ -8,12 +8,12 @@ use std::{
 };
 
 use mlx_ext::cpu::{
-    self, ExpertSet, Experts, KvDtype, KvPool, Linear, Matrix, NormKind, NormedPart, Quantization, Rowwise,
+    self, ExpertSet, Experts, HeadProducts, KvDtype, KvPool, Linear, Matrix, NormKind, NormedPart, Routing,
+    Rowwise, Scores,
 };
 use mlx_rs::{
     Array,
     ops::indexing::{TryIndexOp, take_axis},
-    transforms::eval,
 };
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
         Random,
         attention::{Rotation, Server, Spec},
         bits,
-        products::{Storage, Weights, computed, plain},
+        products::{Storage, Weights, computed, evaluated, plain},
     },
 };
 
@@ -38,6 +38,7 @@ fn other_rows_change_no_bit() {
     check_products(&mut DefaultHasher::new());
     check_rowwise(&mut DefaultHasher::new());
     check_experts(&mut DefaultHasher::new());
+    check_head_products(&mut DefaultHasher::new());
 }
 
 /// A prompt's attention in one piece and in any others, alone and beside other sequences.
@@ -63,7 +64,9 @@ fn shared_blocks_change_no_bit() {
             pairs: 20,
             traditional: false,
             window: None,
+            chunked: false,
             soft_cap: None,
+            sinks: false,
             dtype,
         };
         for spec in [spec, Spec { window: Some(100), ..spec }] {
@@ -107,6 +110,7 @@ fn threads_change_no_bit() {
         check_products(&mut digest);
         check_rowwise(&mut digest);
         check_experts(&mut digest);
+        check_head_products(&mut digest);
         check_attention(&mut digest);
         fs::write(path, digest.finish().to_string()).unwrap();
         return;
@@ -169,9 +173,11 @@ fn check_products(digest: &mut impl Hasher) {
                 ..plain(x, &matrices)
             })
         });
-        check_rows(digest, &x, &residual, |x, _| {
-            computed(&Linear { gate: Some(cpu::Gate::GeluTanh), ..plain(x, &matrices) })
-        });
+        for gate in [cpu::Gate::GeluTanh, cpu::Gate::SwigluOai] {
+            check_rows(digest, &x, &residual, |x, _| {
+                computed(&Linear { gate: Some(gate), ..plain(x, &matrices) })
+            });
+        }
         let tokens = Array::from_slice(&[5_u32, 82, 0, 5], &[4]);
         let rows = bits(&cpu::embedding(&weights[0].matrix(), &tokens, inputs).unwrap());
         let one =
@@ -194,12 +200,20 @@ fn check_rowwise(digest: &mut impl Hasher) {
             (random.activations(ROWS, width * pieces + 29), random.normals(&[ROWS, width * pieces + 29]));
         let (weight, bias) = (random.normals(&[width]), random.normals(&[width]));
         for kind in [NormKind::Rms, NormKind::Layer] {
-            let part = NormedPart { kind, weight: &weight, bias: Some(&bias), eps: 1e-5, count: pieces };
-            let parts =
-                [NormedPart { bias: None, count: 1, ..part }, NormedPart { count: pieces - 1, ..part }];
+            let part = NormedPart { kind, weight: &weight, bias: None, eps: 1e-5, count: 1 };
+            let bias = (kind == NormKind::Layer).then_some(&bias);
+            let parts = [part, NormedPart { bias, count: pieces - 1, ..part }];
             check_rows(digest, &x, &residual, |x, residual| {
                 let (soft_cap, residual) = (Some(3.0), Some(residual));
-                let y = cpu::rowwise(&Rowwise { x, parts: &parts, factor: 0.3, soft_cap, residual }).unwrap();
+                let y = cpu::rowwise(&Rowwise {
+                    x,
+                    parts: &parts,
+                    gelu: kind == NormKind::Layer,
+                    factor: 0.3,
+                    soft_cap,
+                    residual,
+                })
+                .unwrap();
                 y.eval().unwrap();
                 y
             });
@@ -231,42 +245,62 @@ fn check_rows(
     assert!(turned.chunks(width).rev().eq(all.chunks(width)), "rows in the other order");
 }
 
+/// Of rows whose heads meet matrices of their own.
+fn check_head_products(digest: &mut impl Hasher) {
+    let random = &mut Random::new(15);
+    let (heads, inputs, rows_of_head) = (3, 64, 40);
+    for storage in Storage::all().into_iter().filter(|storage| storage.group() <= 64) {
+        let weights = Weights::new(random, storage, heads * rows_of_head, inputs);
+        let width = inputs + 24;
+        let x = random.activations(ROWS, heads * width);
+        let residual = random.normals(&[ROWS, 1]);
+        check_rows(digest, &x, &residual, |x, _| {
+            let y = cpu::head_products(&HeadProducts {
+                x,
+                heads,
+                copied: 3..9,
+                inputs: 24..width,
+                matrix: weights.matrix(),
+                rows: 7..36,
+                int8: false,
+            })
+            .unwrap();
+            y.eval().unwrap();
+            y
+        });
+    }
+}
+
 /// Of rows that choose among experts, each gets what it gets alone.
 fn check_experts(digest: &mut impl Hasher) {
     let random = &mut Random::new(14);
-    let (inputs, inner, count) = (64, 96, 5);
+    let (inputs, inner, count) = (64, 96, 6);
     for storage in Storage::all().into_iter().filter(|storage| storage.group() <= 32) {
         let part = |random: &mut Random, outputs, inputs| -> Vec<Weights> {
             (0..count).map(|_| Weights::new(random, storage, outputs, inputs)).collect()
         };
         let (gates, ups) = (part(random, inner, inputs), part(random, inner, inputs));
-        let downs = part(random, inputs, inner);
-        let matrices =
-            [&gates, &ups, &downs].map(|part| part.iter().map(Weights::matrix).collect::<Vec<_>>());
-        for matrix in matrices.iter().flatten() {
-            let packing = matrix.quantization.iter().flat_map(|packing| match packing {
-                Quantization::Affine { scales, biases, .. } => vec![*scales, *biases],
-                Quantization::Mxfp4 { scales } => vec![*scales],
-            });
-            eval([matrix.weight].into_iter().chain(packing)).unwrap();
-        }
+        let downs: Vec<Weights> =
+            part(random, inputs, inner).into_iter().map(|down| down.with_bias(random)).collect();
+        let matrices = [&gates, &ups, &downs].map(|part| part.iter().map(evaluated).collect::<Vec<_>>());
         let set = ExpertSet::new(matrices.each_ref().map(Vec::as_slice), inputs, inner).unwrap();
         let x = random.activations(ROWS, inputs + count);
         let residual = random.normals(&[ROWS, inputs]);
-        for normalized in [false, true] {
+        let correction = random.normals(&[count]);
+        for routing in routings(&correction) {
+            let gate = if routing.normalized { cpu::Gate::SwigluOai } else { cpu::Gate::Silu };
             check_rows(digest, &x, &residual, |both, residual| {
                 let part = |columns: Range<i32>| {
                     let part = both.try_index((.., columns)).unwrap();
                     part.contiguous().unwrap()
                 };
-                let (x, routing) = (part(0..inputs), part(inputs..inputs + count));
+                let (x, router) = (part(0..inputs), part(inputs..inputs + count));
                 let y = cpu::experts(&Experts {
                     x: &x,
-                    routing: &routing,
+                    router: &router,
+                    routing,
                     set: &set,
-                    chosen: 2,
-                    normalized,
-                    gate: cpu::Gate::Silu,
+                    gate,
                     residual: Some(residual),
                     int8: false,
                 })
@@ -278,6 +312,21 @@ fn check_experts(digest: &mut impl Hasher) {
     }
 }
 
+/// Some of the rules by which rows choose.
+fn routings(correction: &Array) -> [Routing<'_>; 4] {
+    let softmax = Routing::softmax(2, false);
+    let sigmoid = Routing { scores: Scores::Sigmoid, factor: 2.5, ..softmax };
+    let grouped = Routing {
+        correction: Some(correction),
+        groups: 3,
+        chosen_groups: 2,
+        best_of_group: 2,
+        normalized: true,
+        ..sigmoid
+    };
+    [softmax, Routing { normalized: true, ..softmax }, Routing { weighs_inputs: true, ..sigmoid }, grouped]
+}
+
 fn check_attention(digest: &mut impl Hasher) {
     let random = &mut Random::new(11);
     let plain = Spec {
@@ -287,13 +336,16 @@ fn check_attention(digest: &mut impl Hasher) {
         pairs: 20,
         traditional: false,
         window: None,
+        chunked: false,
         soft_cap: None,
+        sinks: false,
         dtype: KvDtype::Float32,
     };
     let half = Spec { dtype: KvDtype::Float16, kv_heads: 1, group: 5, head_dim: 64, pairs: 16, ..plain };
     let capped = Spec { window: Some(77), soft_cap: Some(2.0), ..plain };
-    for spec in [plain, half, Spec { window: Some(77), ..plain }, Spec { window: Some(300), ..half }, capped]
-    {
+    let chunked = Spec { window: Some(77), chunked: true, ..plain };
+    let sinking = Spec { window: Some(300), sinks: true, ..half };
+    for spec in [plain, half, Spec { window: Some(77), ..plain }, sinking, capped, chunked] {
         let lengths = [620, 33, 90];
         let rotation = Rotation::new(spec, 620);
         let sequences: Vec<Array> =

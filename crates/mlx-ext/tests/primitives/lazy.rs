@@ -1,11 +1,17 @@
 //! Operations as parts of MLX's graph: chains of them, and what they refuse.
 
-use mlx_ext::cpu::{self, KvDtype, KvPool, KvShape, Linear, Matrix, Quantization, StepRow};
-use mlx_rs::{Array, Dtype, transforms::eval};
+use mlx_ext::{
+    MicroScaling,
+    cpu::{
+        self, ExpertSet, KvDtype, KvPool, KvShape, Linear, Matrix, NormKind, NormedPart, Quantization,
+        Rowwise, StepRow,
+    },
+};
+use mlx_rs::{Array, Dtype, ops::indexing::TryIndexOp, transforms::eval};
 
 use crate::support::{
     Random, bits,
-    products::{Storage, Weights, plain},
+    products::{Storage, Weights, evaluated, plain},
 };
 
 /// Operations on each other's lazy results give the bits that they give one by one, whichever of them are asked for.
@@ -110,9 +116,47 @@ fn inputs_that_are_not_contiguous_are_refused_when_evaluated() {
     let x = random.normals(&[64, 3]);
     let turned = x.t();
     turned.eval().unwrap();
-    let y = cpu::linear(&plain(&turned, &[weights.matrix()])).unwrap();
-    let error = y.eval().unwrap_err();
+    let refused = |job: &Linear<'_>| {
+        let error = cpu::linear(job).unwrap().eval().unwrap_err();
+        assert!(error.what().contains("not contiguous"), "{error}");
+    };
+    refused(&plain(&turned, &[weights.matrix()]));
+
+    // Every other value of twice as many.
+    let halved = |array: &Array| array.reshape(&[-1, 2]).unwrap().try_index((.., 0)).unwrap();
+    let (x, norm, bias) = (random.normals(&[3, 64]), random.normals(&[128]), random.normals(&[16]));
+    refused(&Linear { norm: Some((&halved(&norm), 1e-5)), ..plain(&x, &[weights.matrix()]) });
+    let bias = halved(&bias);
+    refused(&plain(&x, &[Matrix { bias: Some(&bias), ..weights.matrix() }]));
+    // Experts keep what has been evaluated, and check it at once.
+    bias.eval().unwrap();
+    let matrix = [Matrix { bias: Some(&bias), ..evaluated(&weights) }];
+    let error = ExpertSet::new([&matrix, &matrix, &matrix], 64, 8).unwrap_err();
     assert!(error.what().contains("not contiguous"), "{error}");
+}
+
+#[test]
+fn norms_that_do_not_fit_are_refused() {
+    let random = &mut Random::new(25);
+    let (x, weight) = (random.normals(&[3, 64]), random.normals(&[32]));
+    let refused = |part: NormedPart<'_>| {
+        let job = Rowwise { x: &x, parts: &[part], factor: 1.0, soft_cap: None, gelu: false, residual: None };
+        cpu::rowwise(&job).unwrap_err().what().to_owned()
+    };
+    let part =
+        NormedPart { kind: NormKind::Layer, weight: &weight, bias: Some(&weight), eps: 1e-5, count: 2 };
+    assert!(refused(NormedPart { kind: NormKind::Rms, ..part }).contains("an RMS norm has no bias"));
+    assert!(refused(NormedPart { count: 3, ..part }).contains("shorter"));
+    assert!(refused(NormedPart { count: 0, ..part }).contains("pieces"));
+    assert!(refused(NormedPart { bias: Some(&x), ..part }).contains("like its weight"));
+}
+
+/// With MLX's own words.
+#[test]
+fn packings_say_why_they_are_refused() {
+    let random = &mut Random::new(26);
+    let error = MicroScaling::Mxfp4.quantize(&random.normals(&[3, 33])).unwrap_err();
+    assert!(error.what().starts_with("MLX can't pack mxfp4: ") && error.what().contains("33"), "{error}");
 }
 
 #[test]

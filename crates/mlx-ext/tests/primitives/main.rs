@@ -7,8 +7,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod attention;
+mod experts;
 mod instruction_sets;
 mod invariance;
 mod lazy;
+mod not_numbers;
 mod products;
+mod recurrent;
+mod rowwise;
 mod support;

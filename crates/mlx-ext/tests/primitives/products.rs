@@ -93,13 +93,14 @@ fn normalized_products_of_several_matrices() {
 #[test]
 fn gated_products() {
     for storage in Storage::all() {
-        proptest!(cases(4), |((rows, outputs, groups, seed) in shapes(), normed: bool)| {
+        proptest!(cases(6), |((rows, outputs, groups, seed) in shapes(), normed: bool, gelu: bool)| {
             let random = &mut Random::new(seed);
             let inputs = inputs_of(storage, groups, random);
             let weights = [0, 1].map(|_| Weights::new(random, storage, outputs, inputs));
             let matrices = weights.each_ref().map(Weights::matrix);
             let (x, norm) = (random.activations(rows, inputs), random.normals(&[inputs]));
-            let job = Linear { norm: normed.then_some((&norm, EPS)), gate: Some(cpu::Gate::Silu), ..plain(&x, &matrices) };
+            let gate = Some(if gelu { cpu::Gate::GeluTanh } else { cpu::Gate::Silu });
+            let job = Linear { norm: normed.then_some((&norm, EPS)), gate, ..plain(&x, &matrices) };
             expected(&job, &weights).check(&computed(&job));
         });
     }
@@ -139,6 +140,29 @@ fn gating_alone() {
         let error = value.abs().unwrap() * number(10.0 * crate::support::ROUNDING)
             + &x * &x * number((-88.01_f64).exp())
             + number(f64::from(f32::MIN_POSITIVE));
+        Expected { value, error }.check(&found);
+    });
+}
+
+/// Likewise gpt-oss's SwiGLU, of gates and ups below, between and above their bounds.
+#[test]
+fn bounded_gating_alone() {
+    proptest!(cases(32), |(rows in 1..=70_i32, inputs in 1..=70_i32, size in 0.1_f32..150.0, seed: u64)| {
+        let random = &mut Random::new(seed);
+        let x = random.array(&[rows, inputs], |random| size * random.normal());
+        let identity = identity(inputs);
+        let matrix = Matrix { weight: &identity, quantization: None, bias: None };
+        let found = computed(&Linear { gate: Some(cpu::Gate::SwigluOai), ..plain(&x, &[matrix, matrix]) });
+        let x = wide(&x);
+        let gate = ops::minimum(&x, number(7.0)).unwrap();
+        let up = ops::maximum(&gate, number(-7.0)).unwrap() + number(1.0);
+        let sigmoid = number(1.0) / (crate::support::exponential(&(&gate * number(-1.702))) + number(1.0));
+        let value = &gate * &up * sigmoid;
+        // Ten roundings, of which that of 1.702 x counts as often as the exponent is large; what is left where float32's
+        // exponential ends.
+        let roundings = (gate.abs().unwrap() * number(3.0) + number(10.0)) * number(crate::support::ROUNDING);
+        let ends = &gate * &up * number((-88.01_f64).exp());
+        let error = value.abs().unwrap() * roundings + ends.abs().unwrap() + number(f64::from(f32::MIN_POSITIVE));
         Expected { value, error }.check(&found);
     });
 }

@@ -23,6 +23,15 @@ pub const MAX_TOKEN_BYTES: usize = 1024;
 /// Most tokens of one answer.
 pub const MAX_ANSWER_TOKENS: usize = 1 << 20;
 
+/// Most texts that are embedded by one operation.
+pub const MAX_EMBED_INPUTS: usize = 16;
+
+/// Most numbers of an embedding.
+pub const MAX_EMBEDDING_SIZE: usize = 8192;
+
+/// Most numbers of one answer: they fit into the smallest report.
+pub(super) const MAX_EMBEDDING_VALUES: usize = MAX_EMBED_INPUTS * MAX_EMBEDDING_SIZE;
+
 /// Most bytes of a failure's message; what is longer is cut.
 pub const MAX_FAILURE_TEXT: usize = 16 << 10;
 
@@ -31,6 +40,9 @@ const MIN_REPORT: u64 = 1 << 20;
 
 /// … and need not fill the largest.
 const MAX_REPORT: u64 = 8 << 20;
+
+const _: () =
+    assert!(MAX_EMBEDDING_VALUES as u64 * 4 <= MIN_REPORT / 2, "an answer does not fit into a report");
 
 /// Most bytes of a report over a ring of `ring_bytes`.
 pub fn max_report_bytes(ring_bytes: u64) -> usize {

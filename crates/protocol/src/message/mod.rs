@@ -5,6 +5,7 @@
 //! either needs a new [`VERSION`](crate::handshake::VERSION), and only the same version is spoken to.
 
 mod constraint;
+mod embed;
 mod encoded;
 mod event;
 mod failure;
@@ -18,13 +19,14 @@ mod submission;
 mod trace;
 
 pub use constraint::{Constraint, ConstraintKind};
+pub use embed::{EmbedInput, Embeddings, Truncation};
 pub use encoded::{EncodedSubmission, append_operation, append_submission, begin_batch, encode_batch};
 pub use event::{Delta, FinishReason, StreamEvent, StreamEventKind, Usage};
 pub use failure::{Failure, FailureKind};
 pub use generate::{AdapterRef, ChatMessage, Generate, Prompt, Sampling};
 pub use limits::{
-    MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EVENTS, MAX_FAILURE_TEXT, MAX_TOKEN_BYTES, MAX_TOP_LOGPROBS,
-    max_report_bytes,
+    MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EMBED_INPUTS, MAX_EMBEDDING_SIZE, MAX_EVENTS, MAX_FAILURE_TEXT,
+    MAX_TOKEN_BYTES, MAX_TOP_LOGPROBS, max_report_bytes,
 };
 pub use logprobs::{TokenLogprob, TokenLogprobs};
 pub use operation::{Answer, Operation, OperationKind, PieceForm, Pieces, TokenizeInput};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ChatMessage, Prompt,
+    ChatMessage, EmbedInput, Embeddings, Prompt,
     limits::{self, MAX_ANSWER_TOKENS, MAX_FAILURE_TEXT},
 };
 use crate::ids::RequestId;
@@ -50,6 +50,8 @@ pub enum OperationKind {
         /// Which text of a token is meant.
         form: PieceForm,
     },
+    /// The embeddings of texts: [`Answer::Embeddings`].
+    Embed(EmbedInput),
 }
 
 /// What is to be tokenized.
@@ -86,7 +88,7 @@ pub struct Pieces {
 }
 
 /// The result of an [`Operation`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
     /// Of [`OperationKind::Tokenize`].
     Tokens(#[serde(deserialize_with = "limits::at_most::<_, _, MAX_ANSWER_TOKENS>")] Vec<u32>),
@@ -107,6 +109,8 @@ pub enum Answer {
     },
     /// Of [`OperationKind::Pieces`].
     Pieces(Pieces),
+    /// Of [`OperationKind::Embed`].
+    Embeddings(Embeddings),
 }
 
 impl TokenizeInput {
@@ -118,7 +122,7 @@ impl TokenizeInput {
 
 impl OperationKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 7;
 
     /// Its number among the kinds, below [`OperationKind::COUNT`].
     pub fn index(&self) -> usize {
@@ -129,13 +133,14 @@ impl OperationKind {
             Self::Render { .. } => 3,
             Self::CheckDraft { .. } => 4,
             Self::Pieces { .. } => 5,
+            Self::Embed(_) => 6,
         }
     }
 
     /// Its name, for logs and metrics.
     pub fn name(&self) -> &'static str {
         const NAMES: [&str; OperationKind::COUNT] =
-            ["tokenize", "count", "detokenize", "render", "check_draft", "pieces"];
+            ["tokenize", "count", "detokenize", "render", "check_draft", "pieces", "embed"];
         NAMES[self.index()]
     }
 
@@ -148,6 +153,7 @@ impl OperationKind {
             Self::Detokenize { tokens, .. } => size_of_val(tokens.as_slice()),
             Self::Render { messages, .. } => messages.iter().map(ChatMessage::approximate_bytes).sum(),
             Self::CheckDraft { draft } => draft.len(),
+            Self::Embed(input) => input.approximate_bytes(),
         }
     }
 }
@@ -196,6 +202,7 @@ impl Answer {
             Self::DraftCheck { reason, .. } => {
                 reason.as_ref().is_none_or(|reason| reason.len() <= MAX_FAILURE_TEXT)
             }
+            Self::Embeddings(embeddings) => embeddings.is_within_limits(),
             Self::Count(_) | Self::Text(_) => true,
         }
     }

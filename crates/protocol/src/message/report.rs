@@ -58,10 +58,12 @@ pub struct ModelInfo {
     pub tokenizer_micros: u64,
     /// Most bytes of keys and values that the worker will have.
     pub kv_bytes: u64,
-    /// Bytes that are set aside for anything else than these and the weights.
+    /// Bytes that are set aside for anything else than these and the mapped weights.
     pub other_bytes: u64,
     /// The model that drafts tokens for it. Its weights, keys and values are counted as well.
     pub draft_model: Option<String>,
+    /// How many numbers its embeddings have. `None`: it generates text; any other embeds text and does nothing else.
+    pub embedding_size: Option<u32>,
 }
 
 /// A sign of life. The engine is stuck if `step` stands still while `runnable > 0`, or `progress` does, which shows it

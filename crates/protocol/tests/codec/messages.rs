@@ -87,6 +87,16 @@ prop_compose! {
     }
 }
 
+fn embed_input() -> impl Strategy<Value = EmbedInput> {
+    let truncate = prop_oneof![
+        Just(Truncation::Refuse),
+        Just(Truncation::ToModel),
+        any::<u32>().prop_map(Truncation::To),
+    ];
+    (vec(prompt(), 0..4), any::<u32>(), truncate, option::of(any::<u32>()))
+        .prop_map(|(inputs, first, truncate, dimensions)| EmbedInput { inputs, first, truncate, dimensions })
+}
+
 fn operation() -> impl Strategy<Value = Operation> {
     let input = || {
         (prompt(), any::<bool>(), any::<bool>()).prop_map(
@@ -110,6 +120,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         text().prop_map(|draft| OperationKind::CheckDraft { draft }),
         (input(), prop::sample::select(vec![PieceForm::Vocabulary, PieceForm::Bytes]))
             .prop_map(|(input, form)| OperationKind::Pieces { input, form }),
+        embed_input().prop_map(OperationKind::Embed),
     ];
     (id(), kind).prop_map(|(id, kind)| Operation { id, kind })
 }
@@ -152,6 +163,11 @@ fn answer() -> impl Strategy<Value = Answer> {
             let mut pieces = Pieces::default();
             all.iter().for_each(|(token, bytes)| pieces.push(*token, bytes));
             Answer::Pieces(pieces)
+        }),
+        vec((any::<u32>(), -1.0..1f32), 0..5).prop_map(|all| {
+            let mut embeddings = Embeddings::default();
+            all.iter().for_each(|(tokens, value)| embeddings.push(*tokens, &[*value, 0.5]));
+            Answer::Embeddings(embeddings)
         }),
     ]
 }
@@ -198,11 +214,12 @@ fn event() -> impl Strategy<Value = StreamEvent> {
 
 pub(crate) fn report() -> impl Strategy<Value = Report> {
     let names = ([text(), text(), text()], option::of(text()));
-    let info = (names, any::<[u32; 2]>(), any::<[u64; 5]>()).prop_map(
+    let info = (names, any::<[u32; 2]>(), any::<[u64; 5]>(), option::of(any::<u32>())).prop_map(
         |(
             ([name, digest, architecture], draft_model),
             [context_length, vocab_size],
             [weight_bytes, load_micros, tokenizer_micros, kv_bytes, other_bytes],
+            embedding_size,
         )| {
             ModelInfo {
                 name,
@@ -216,6 +233,7 @@ pub(crate) fn report() -> impl Strategy<Value = Report> {
                 kv_bytes,
                 other_bytes,
                 draft_model,
+                embedding_size,
             }
         },
     );

@@ -54,7 +54,8 @@ pub struct Speculation {
     /// Most tokens of a sequence that one step guesses and checks; 0: none.
     #[serde(deserialize_with = "number::<_, _, 0, 64>")]
     pub max_draft_tokens: u32,
-    /// By the name or digest of a model that of the smaller one that guesses tokens for it, beside what the text repeats.
+    /// Maps a model's name or digest to that of a smaller model, which guesses tokens for it where the text does not repeat
+    /// itself.
     #[serde(deserialize_with = "models")]
     pub draft_models: BTreeMap<String, String>,
 }

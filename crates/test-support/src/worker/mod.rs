@@ -305,6 +305,7 @@ pub fn model_info(name: &str) -> ModelInfo {
         kv_bytes: 2000,
         other_bytes: 1000,
         draft_model: None,
+        embedding_size: None,
     }
 }
 

@@ -43,7 +43,7 @@ impl Decode {
         let Self { batch, context, steps, sampling } = self;
         let tokenizer = PromptTokenizer::from_bytes(&artifact.read_tokenizer().unwrap()).unwrap();
         let prompt = super::prompt(&model, batch + context);
-        let limits = options::limits(&WorkerOptions::default(), model.kv_tokens());
+        let limits = options::limits(&WorkerOptions::default(), model.kv_tokens(), model.kv_sequences());
         let limits = Limits { max_num_seqs: batch, keep_prefixes: false, max_draft_tokens: 0, ..limits };
         let (sender, messages) = unbounded();
         let (requests, stats) = (Arc::new(RequestTable::default()), Arc::new(EngineStats::default()));

@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use mlx_rs::Array;
+
 use super::{QueryScale, Rope};
 
 /// Heads of a layer's attention.
@@ -30,10 +32,12 @@ pub(crate) struct AttentionSpec {
     pub(crate) rope: Option<Rc<Rope>>,
     /// How many of the latest tokens a query sees, itself included. `None`: all.
     pub(crate) window: Option<i32>,
+    /// The window begins at the last position that its length divides: a query sees its own chunk of the sequence.
+    pub(crate) chunked: bool,
     /// Scores become `cap * tanh(score / cap)`.
     pub(crate) soft_cap: Option<f32>,
-    /// Whether each head has a learned score that no key belongs to.
-    pub(crate) sinks: bool,
+    /// A score of each head of queries that takes its part of the softmax and has no value: float32 `[queries]`.
+    pub(crate) sinks: Option<Array>,
 }
 
 impl AttentionSpec {
@@ -45,13 +49,18 @@ impl AttentionSpec {
             query_scale: None,
             rope,
             window: None,
+            chunked: false,
             soft_cap: None,
-            sinks: false,
+            sinks: None,
         }
     }
 
-    /// What no kernel here computes yet.
-    pub(super) fn beyond_all_kernels(&self) -> Option<&'static str> {
-        self.sinks.then_some("attention sinks")
+    /// The first position that the query at a position sees.
+    pub(super) fn first_seen(&self, position: i32) -> i32 {
+        match self.window {
+            None => 0,
+            Some(chunk) if self.chunked => position - position % chunk,
+            Some(window) => position.saturating_add(1).saturating_sub(window).max(0),
+        }
     }
 }

@@ -7,10 +7,17 @@ use mlx_rs::{
     transforms::eval,
 };
 
-use super::{Gate, Matrix, Storage};
+use super::{Gate, Matrix, Routing, Storage};
 
-/// Matrices of the same kind, one an expert, as they are stored.
-pub(crate) enum StoredExperts {
+/// Matrices of the same kind, one an expert, as they are stored, and their biases.
+pub(crate) struct StoredExperts {
+    pub(crate) matrices: StoredMatrices,
+    /// `[experts, outputs]`.
+    pub(crate) bias: Option<Array>,
+}
+
+/// One matrix an expert.
+pub(crate) enum StoredMatrices {
     /// `[experts, outputs, inputs]`.
     Stacked(Storage),
     /// `[outputs, inputs]` each.
@@ -32,18 +39,23 @@ pub(crate) struct ExpertSizes {
 pub(crate) struct Mix<'a> {
     /// `[tokens, inputs]`.
     pub(crate) x: &'a Array,
-    /// `[tokens, experts]`: the largest ones are chosen, and softmax of them weighs.
-    pub(crate) routing: &'a Array,
-    /// How many of them a token chooses.
-    pub(crate) chosen: i32,
-    /// Whether the weights of those add up to 1; otherwise those of all do.
-    pub(crate) normalized: bool,
+    pub(crate) routing: Routing<'a>,
     pub(crate) gate: Gate,
     /// `[tokens, outputs]`.
     pub(crate) residual: &'a Array,
 }
 
 impl StoredExperts {
+    /// Bytes that stacking them takes.
+    pub(super) fn stacking_bytes(&self) -> u64 {
+        match &self.matrices {
+            StoredMatrices::Stacked(_) => 0,
+            StoredMatrices::Separate(separate) => separate.iter().map(Storage::bytes).sum(),
+        }
+    }
+}
+
+impl StoredMatrices {
     /// One for each expert, as views, evaluated.
     pub(super) fn separate(self, count: i32) -> Result<Vec<Storage>, Exception> {
         let separate = match self {
@@ -105,11 +117,11 @@ impl StoredExperts {
 /// Gates, ups and downs, each in one, as `matrix` makes them.
 pub(super) fn stacked(
     stored: [StoredExperts; 3],
-    matrix: impl Fn(Storage) -> Result<Matrix, Exception>,
+    matrix: impl Fn(Storage, Option<Array>) -> Result<Matrix, Exception>,
 ) -> Result<Box<[Matrix; 3]>, Exception> {
-    if !stored.iter().all(StoredExperts::are_alike) {
+    if !stored.iter().all(|part| part.matrices.are_alike()) {
         return Err(Exception::custom("the experts of a layer are packed in different ways"));
     }
-    let [gate, up, down] = stored.map(|part| matrix(part.stacked()?));
+    let [gate, up, down] = stored.map(|part| matrix(part.matrices.stacked()?, part.bias));
     Ok(Box::new([gate?, up?, down?]))
 }

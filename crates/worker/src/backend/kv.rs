@@ -6,10 +6,10 @@ use thiserror::Error;
 pub use mlx_ext::KvDtype;
 
 use super::Heads;
-use crate::cache::{BLOCK_TOKENS, OutOfBlocks};
+use crate::cache::{BLOCK_TOKENS, OutOfBlocks, OutOfStates};
 
 /// Memory for keys and values that a worker may use.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvBudget {
     /// Bytes, over all sequences.
     pub bytes: u64,
@@ -36,6 +36,15 @@ pub enum KvError {
     /// More tokens were to be held than there is memory for.
     #[error(transparent)]
     Full(#[from] OutOfBlocks),
+    /// More sequences were to have a state than there is memory for.
+    #[error(transparent)]
+    NoRoom(#[from] OutOfStates),
+    /// A sequence was to go on where no state of it is kept.
+    #[error("there is no state behind the first {len} tokens to go on from")]
+    NoState {
+        /// How many tokens it has.
+        len: usize,
+    },
     /// A step can't begin yet: what it has to change is read by one that is still computed.
     #[error("the step before has to be computed first")]
     InUse,

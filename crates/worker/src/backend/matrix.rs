@@ -34,13 +34,15 @@ pub(crate) enum Gate {
     Silu,
     /// GELU in its approximation with a hyperbolic tangent.
     GeluTanh,
+    /// `x sigmoid(1.702 x)` of a gate of at most 7, which meets `1 + up` of an up between -7 and 7.
+    SwigluOai,
 }
 
 /// A matrix `[outputs, inputs]` as it is stored. Cloning shares it.
 #[derive(Debug, Clone)]
 pub(crate) struct Matrix {
     pub(super) storage: Storage,
-    /// `[outputs]`, of type `dtype`.
+    /// `[outputs]`, of type `dtype`; of several matrices in one, `[matrices, outputs]`.
     pub(super) bias: Option<Array>,
     /// What it is of the model's, if that is known.
     pub(super) origin: Option<Origin>,
@@ -102,7 +104,7 @@ pub(crate) struct Linear<'a> {
     pub(crate) residual: Option<&'a Array>,
 }
 
-/// `y = residual + cap(factor * norm(x))`: what is done with each row by itself.
+/// `y = residual + cap(factor * activation(norm(x)))`: what is done with each row by itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rowwise<'a> {
     /// `[tokens, width]`.
@@ -110,7 +112,9 @@ pub(crate) struct Rowwise<'a> {
     /// Normalizations of as many neighbouring pieces of a row as are said, from its beginning on. What follows them is
     /// taken as it is.
     pub(crate) norms: &'a [(&'a Norm, i32)],
-    /// Of what the normalizations give.
+    /// Whether the activation is GELU, `v Phi(v)` with the normal distribution's Phi. Otherwise there is none.
+    pub(crate) gelu: bool,
+    /// Of what the activation gives.
     pub(crate) factor: f32,
     /// `cap(v) = soft_cap * tanh(v / soft_cap)`.
     pub(crate) soft_cap: Option<f32>,
@@ -184,6 +188,6 @@ impl Norm {
 impl<'a> Rowwise<'a> {
     /// Nothing but `x`.
     pub(crate) fn of(x: &'a Array) -> Self {
-        Self { x, norms: &[], factor: 1.0, soft_cap: None, residual: None }
+        Self { x, norms: &[], gelu: false, factor: 1.0, soft_cap: None, residual: None }
     }
 }

@@ -4,6 +4,8 @@
 //! ```text
 //! kernels    which of them compute
 //! experts    feed-forward networks of which each token goes through a few
+//! routing    the rule by which tokens choose them
+//! heads      products of each head with a matrix of its own
 //! take       weights, from as they are stored to as kernels read them
 //! matrix     weights as they are stored, and a product with everything around it
 //! attention  what one layer's attention is like
@@ -11,6 +13,10 @@
 //! query_scale  what queries are multiplied by where they are late
 //! kv         memory for keys and values: how much, of what shape
 //! block_table  which blocks of it a sequence has
+//! state      memory for what else layers keep of a sequence
+//! state_budget  how much of it there is
+//! recurrent  the layers that keep it
+//! step       a step's sequences, as layers see them
 //! cpu        primitives of this project (`mlx_ext::cpu`), paged keys and values
 //! mlx        MLX's operations, paged keys and values that are gathered for a step
 //! ```
@@ -22,12 +28,18 @@ mod attention;
 mod block_table;
 mod cpu;
 mod experts;
+mod heads;
 mod kernels;
 mod kv;
 mod matrix;
 mod mlx;
 mod query_scale;
+mod recurrent;
 mod rope;
+mod routing;
+mod state;
+mod state_budget;
+mod step;
 mod take;
 #[cfg(test)]
 mod tests;
@@ -37,13 +49,23 @@ use std::ops::Range;
 use mlx_rs::{Array, Dtype, error::Exception};
 
 pub(crate) use attention::{AttentionSpec, Heads};
-pub(crate) use experts::{ExpertSizes, Mix, StoredExperts};
+pub(crate) use experts::{ExpertSizes, Mix, StoredExperts, StoredMatrices};
+pub(crate) use heads::HeadProducts;
 pub use kernels::Kernels;
 pub use kv::{KvBudget, KvDtype, KvError};
 pub(crate) use kv::{KvGeometry, RowMemory, StepBefore};
 pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Origin, Rowwise, Storage};
+pub(crate) use mlx::PackedInputs;
 pub(crate) use query_scale::QueryScale;
+pub(crate) use recurrent::{
+    Activation, Columns, Convolution, ConvolutionForm, DeltaHeads, Gated, GatedDelta, StateGeometry,
+};
 pub(crate) use rope::Rope;
+pub(crate) use routing::{Groups, Routing, RoutingRule, Scores};
+pub(crate) use state::{SequenceState, StateMemory, StateRow, StateStep};
+pub use state_budget::pinned_states;
+pub(crate) use state_budget::{StateBudget, divide};
+pub(crate) use step::{KvStep, StepMemory};
 
 use crate::{cache::BLOCK_TOKENS, sample::Choice};
 
@@ -80,12 +102,6 @@ pub(crate) enum KvMemory {
 pub(crate) enum SequenceMemory {
     Paged(cpu::PagedSequence),
     Gathered(mlx::GatheredSequence),
-}
-
-/// The sequences of one step, for the attention of each layer in turn.
-pub(crate) enum StepMemory<'a> {
-    Paged(cpu::PagedStep),
-    Gathered(mlx::GatheredStep<'a>),
 }
 
 impl Backend {
@@ -146,7 +162,7 @@ impl Backend {
         };
         let product = self.linear(&Linear { gate: None, residual: Some(delta), ..*job })?;
         let gated =
-            if self.kernels.are_cpu() { cpu::gated(&product, gate) } else { mlx::gated(&product, gate) }?;
+            if self.kernels.are_cpu() { cpu::gate_up(&product, gate) } else { mlx::gate_up(&product, gate) }?;
         match job.residual {
             Some(residual) => self.rowwise(&Rowwise { residual: Some(residual), ..Rowwise::of(&gated) }),
             None => Ok(gated),
@@ -167,6 +183,22 @@ impl Backend {
         if self.kernels.are_cpu() { cpu::rowwise(job) } else { mlx::rowwise(job) }
     }
 
+    /// Inputs of so many tokens each, one behind the other, for [`PackedInputs::attend`].
+    pub(crate) fn pack(self, lens: &[i32]) -> PackedInputs {
+        // The CPU's rows must not depend on each other, whoever computes their attention.
+        PackedInputs::new(lens, !self.kernels.are_cpu())
+    }
+
+    /// `[tokens, width]` of what is multiplied by a gate; lazy.
+    pub(crate) fn gated(self, job: &Gated<'_>) -> Result<Array, Exception> {
+        if self.kernels.are_cpu() { cpu::gated(job) } else { mlx::gated(job) }
+    }
+
+    /// Some columns of `x` `[tokens, width]`; lazy.
+    pub(crate) fn columns(self, x: &Array, columns: &Columns) -> Result<Array, Exception> {
+        if self.kernels.are_cpu() { cpu::columns(x, columns) } else { mlx::columns(x, columns) }
+    }
+
     /// `[tokens, outputs]` of the experts that each token chooses; lazy.
     pub(crate) fn mix(self, job: &Mix<'_>, experts: &Experts) -> Result<Array, Exception> {
         match experts {
@@ -175,9 +207,18 @@ impl Backend {
         }
     }
 
+    /// `[tokens, heads * (copied + used rows)]`; lazy.
+    pub(crate) fn head_products(self, job: &HeadProducts<'_>) -> Result<Array, Exception> {
+        match self.kernels {
+            Kernels::Cpu => cpu::head_products(job, false),
+            Kernels::CpuInt8 => cpu::head_products(job, true),
+            Kernels::Mlx | Kernels::MlxFloat32 => mlx::head_products(job),
+        }
+    }
+
     /// What of a layer's attention the kernels can't compute; `None`: they compute all of it.
     pub(crate) fn unsupported(self, spec: &AttentionSpec) -> Option<&'static str> {
-        if self.pages(spec.heads) { cpu::unsupported(spec) } else { mlx::unsupported(spec) }
+        if self.pages(spec.heads) { cpu::unsupported(spec) } else { None }
     }
 
     /// What shows that a step of a model with such attention goes on. `None` if MLX computes a part of it that may take
@@ -198,6 +239,23 @@ impl Backend {
             let together = !self.kernels.are_cpu();
             KvMemory::Gathered(mlx::GatheredKv::new(geometry, budget, self.dtype, together)?)
         })
+    }
+
+    /// Makes memory for states.
+    ///
+    /// # Errors
+    /// There is no address space.
+    pub(crate) fn state_memory(
+        self,
+        geometry: &StateGeometry,
+        budget: StateBudget,
+    ) -> Result<StateMemory, KvError> {
+        StateMemory::new(geometry, budget, self.state_bytes(geometry), self.kernels.are_cpu())
+    }
+
+    /// Bytes of a state: those of float32, though of MLX's some may have a shorter type.
+    pub(crate) fn state_bytes(self, geometry: &StateGeometry) -> u64 {
+        geometry.values().saturating_mul(4)
     }
 
     /// Everything that keys and values of such a geometry depend on, besides the weights and the tokens.
@@ -273,13 +331,11 @@ impl KvMemory {
         &self,
         rows: Vec<RowMemory<'a, SequenceMemory>>,
         before: StepBefore,
-    ) -> Result<StepMemory<'a>, KvError> {
+    ) -> Result<KvStep<'a>, KvError> {
         match self {
-            Self::Paged(memory) => {
-                memory.begin(of_one_kind(rows, SequenceMemory::paged)?).map(StepMemory::Paged)
-            }
+            Self::Paged(memory) => memory.begin(of_one_kind(rows, SequenceMemory::paged)?).map(KvStep::Paged),
             Self::Gathered(memory) => {
-                memory.begin(of_one_kind(rows, SequenceMemory::gathered)?, before).map(StepMemory::Gathered)
+                memory.begin(of_one_kind(rows, SequenceMemory::gathered)?, before).map(KvStep::Gathered)
             }
         }
     }
@@ -350,24 +406,6 @@ impl SequenceMemory {
     pub(crate) fn commit(&mut self) {
         if let Self::Gathered(sequence) = self {
             sequence.commit();
-        }
-    }
-}
-
-impl StepMemory<'_> {
-    /// Whether it reads blocks that MLX would copy if they were written to meanwhile.
-    pub(crate) fn reads_blocks(&self) -> bool {
-        matches!(self, Self::Gathered(step) if step.reads_blocks())
-    }
-
-    /// Attention of one layer, the `layer`th. `qkv` is `[tokens, (queries + 2 kv) * dim]`, the tokens of all rows
-    /// concatenated. Rotates and appends the keys and values, and returns `[tokens, queries * dim]`; lazy.
-    ///
-    /// The rows' lengths stay as they are until the step has been evaluated.
-    pub(crate) fn attend(&self, spec: &AttentionSpec, layer: usize, qkv: &Array) -> Result<Array, Exception> {
-        match self {
-            Self::Paged(step) => step.attend(spec, layer, qkv),
-            Self::Gathered(step) => step.attend(spec, layer, qkv),
         }
     }
 }

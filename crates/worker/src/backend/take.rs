@@ -1,7 +1,13 @@
 //! Taking weights as they are stored.
 
+use std::ops::Range;
+
 use mlx_ext::MicroScaling;
-use mlx_rs::{Array, Dtype, error::Exception};
+use mlx_rs::{
+    Array, Dtype,
+    error::Exception,
+    ops::{dequantize, indexing::TryIndexOp},
+};
 
 use super::{
     Backend, ExpertSizes, Experts, Kernels, Matrix, Norm, NormKind, Storage, StoredExperts, cpu, experts, mlx,
@@ -18,12 +24,6 @@ impl Backend {
             }
             others => Ok(others),
         }
-    }
-
-    /// The same of an expert's.
-    pub(crate) fn readable_by_experts(self, storage: Storage) -> Result<Storage, Exception> {
-        // MLX's product of gathered matrices is called for affine packing only.
-        if self.kernels.are_cpu() { self.readable(storage) } else { mlx::widened(storage) }
     }
 
     /// Takes a matrix as it is [readable](Self::readable), with an optional bias `[outputs]`.
@@ -60,6 +60,11 @@ impl Backend {
         Ok(Norm { kind, weight, bias, eps })
     }
 
+    /// Bytes of copies that [`experts`](Self::experts) makes.
+    pub(crate) fn copied_experts(self, stored: &[StoredExperts; 3]) -> u64 {
+        if self.kernels.are_cpu() { 0 } else { stored.iter().map(StoredExperts::stacking_bytes).sum() }
+    }
+
     /// Takes gates, ups and downs of a layer's experts.
     pub(crate) fn experts(
         self,
@@ -69,6 +74,33 @@ impl Backend {
         if self.kernels.are_cpu() {
             return cpu::CpuExperts::new(stored, sizes).map(Experts::Cpu);
         }
-        experts::stacked(stored, |storage| self.matrix(storage, None)).map(Experts::Mlx)
+        experts::stacked(stored, |storage, bias| self.matrix(storage, bias)).map(Experts::Mlx)
+    }
+
+    /// Of `[heads * n, inputs]` as it is stored, the `rows` of each head, transposed: `[heads * inputs, rows]`, evaluated. It
+    /// takes memory, and what is packed is expanded.
+    pub(crate) fn transposed_heads(
+        self,
+        storage: &Storage,
+        heads: i32,
+        rows: Range<i32>,
+    ) -> Result<Storage, Exception> {
+        let values = match storage {
+            Storage::Dense(weight) => weight.clone(),
+            Storage::Affine { packed, scales, biases, group_size, bits } => {
+                // Nothing is lost to float32.
+                let (scales, biases) = (scales.as_dtype(self.dtype)?, biases.as_dtype(self.dtype)?);
+                dequantize(packed, scales, &biases, *group_size, *bits)?
+            }
+            Storage::MicroScaled { packed, scales, format } => {
+                format.dequantize(packed, scales, self.dtype)?
+            }
+        };
+        let inputs = values.dim(-1);
+        let of_heads = values.reshape(&[heads, -1, inputs])?.try_index((.., rows.clone(), ..))?;
+        let turned = of_heads.swap_axes(1, 2)?.reshape(&[heads * inputs, rows.end - rows.start])?;
+        let turned = turned.contiguous()?;
+        turned.eval()?;
+        Ok(Storage::Dense(turned))
     }
 }

@@ -19,14 +19,14 @@ const TOKENS: i32 = 45;
 const BUDGET: KvBudget = KvBudget { bytes: 1 << 20, sequences: 2, dtype: KvDtype::Float32 };
 
 /// Both kinds of attention, in float32.
-fn backends() -> Vec<Backend> {
+pub(super) fn backends() -> Vec<Backend> {
     let device = mlx_ext::init().unwrap();
     let cpu = (device == Device::Cpu).then_some(Kernels::Cpu);
     cpu.into_iter().chain([Kernels::Mlx]).map(|kernels| Backend::new(kernels, Dtype::Float32)).collect()
 }
 
 /// Numbers between -1 and 1: the same on every machine.
-fn numbers(count: i32, seed: u64) -> Vec<f32> {
+pub(super) fn numbers(count: i32, seed: u64) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -82,19 +82,24 @@ fn expected(spec: &AttentionSpec, pairs: usize, qkv: &[f32]) -> Vec<f64> {
         for query_head in 0..queries {
             let query = head(token, query_head, true);
             let kv_head = queries + query_head * kv / queries;
-            let first = spec.window.map_or(0, |window| (token + 1).saturating_sub(window as usize));
+            let first = match spec.window.map(|window| window as usize) {
+                None => 0,
+                Some(chunk) if spec.chunked => token / chunk * chunk,
+                Some(window) => (token + 1).saturating_sub(window),
+            };
             let cap = |score: f64| {
                 spec.soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
             };
-            let growth =
-                if spec.query_scale.is_some() { 1.0 + 0.5 * ((token / 8) as f64).ln_1p() } else { 1.0 };
+            let periods = |scale: &Rc<QueryScale>| ((token as f64 + scale.offset()) / 8.0).floor();
+            let growth = spec.query_scale.as_ref().map_or(1.0, |scale| 1.0 + 0.5 * periods(scale).ln_1p());
             let score = |key: usize| -> f64 {
                 let key = head(key, kv_head, true);
                 let product = query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>();
                 cap(product * f64::from(spec.scale) * growth)
             };
             let weights: Vec<f64> = (first..=token).map(|key| score(key).exp()).collect();
-            let sum: f64 = weights.iter().sum();
+            let sink = spec.sinks.as_ref().map(|sinks| f64::from(sinks.as_slice::<f32>()[query_head]).exp());
+            let sum = weights.iter().sum::<f64>() + sink.unwrap_or(0.0);
             let mut mixed = vec![0.0; dim];
             for (key, weight) in (first..=token).zip(weights) {
                 let value = head(key, kv_head + kv, false);
@@ -142,6 +147,9 @@ fn windows_and_scales_differ_by_layer() {
     for window in [1, 7, 32, 44, 45, 1000] {
         agrees(&AttentionSpec { window: Some(window), ..plain.clone() }, 8);
     }
+    for chunk in [1, 7, 20, 32, 44, 45, 1000] {
+        agrees(&AttentionSpec { window: Some(chunk), chunked: true, ..plain.clone() }, 8);
+    }
     agrees(&AttentionSpec { scale: 0.5, ..plain }, 8);
 }
 
@@ -152,17 +160,75 @@ fn scores_may_be_capped_and_queries_may_grow() {
         agrees(&AttentionSpec { soft_cap: Some(cap), ..plain.clone() }, 8);
         agrees(&AttentionSpec { soft_cap: Some(cap), window: Some(7), ..plain.clone() }, 8);
     }
-    agrees(&AttentionSpec { query_scale: Some(Rc::new(QueryScale::new(0.5, 8.0))), ..plain.clone() }, 8);
+    // Of a token the 8th, or with an offset of 3 the 5th, is the first whose queries grow.
+    for offset in [0.0, 3.0] {
+        let query_scale = Some(Rc::new(QueryScale::new(0.5, 8.0, offset)));
+        agrees(&AttentionSpec { query_scale, ..plain.clone() }, 8);
+    }
     let rope = Rc::new(Rope::new(inv_freq(4), false, 64).with_gain(1.25));
     agrees(&AttentionSpec { rope: Some(rope), ..plain }, 4);
 }
 
+/// From far below all scores to far above them.
+#[test]
+fn sinks_take_their_part_of_the_weights() {
+    let sinks = Some(Array::from_slice(&[-40.0_f32, 0.0, 1.5, 40.0], &[HEADS.queries]));
+    let plain = AttentionSpec { sinks, ..AttentionSpec::causal(HEADS, rope(8, false)) };
+    agrees(&plain, 8);
+    for window in [1, 7, 1000] {
+        agrees(&AttentionSpec { window: Some(window), ..plain.clone() }, 8);
+    }
+    agrees(&AttentionSpec { soft_cap: Some(2.0), window: Some(7), ..plain }, 8);
+}
+
 #[test]
 fn what_kernels_cannot_compute_is_refused() {
-    let plain = AttentionSpec::causal(HEADS, rope(8, false));
+    let wide = AttentionSpec::causal(Heads { dim: 8192, ..HEADS }, None);
+    let unsupported = |kernels| Backend::new(kernels, Dtype::Float32).unsupported(&wide);
+    assert!(unsupported(Kernels::Cpu).is_some_and(|what| what.contains("size")));
+    assert_eq!(unsupported(Kernels::Mlx), None);
+}
+
+/// `y = activation(gate) * up` of gates and ups on both sides of where they are bounded.
+#[test]
+fn gated_products_agree_with_float64() {
+    let (rows, width) = (3, 32);
+    let x = numbers(rows * width, 8);
+    let eye: Vec<f32> = (0..width * width).map(|i| if i % (width + 1) == 0 { 1.0 } else { 0.0 }).collect();
     for backend in backends() {
-        let refused = |spec: &AttentionSpec| backend.unsupported(spec).unwrap();
-        assert!(refused(&AttentionSpec { sinks: true, ..plain.clone() }).contains("sinks"));
+        // Twelve times x meets minus ten times x.
+        let matrix = |factor: f32| {
+            let values: Vec<f32> = eye.iter().map(|value| value * factor).collect();
+            let storage = Storage::Dense(Array::from_slice(&values, &[width, width]));
+            backend.matrix(storage, None).unwrap()
+        };
+        let matrices = [matrix(12.0), matrix(-10.0)];
+        for gate in [Gate::Silu, Gate::GeluTanh, Gate::SwigluOai] {
+            let x_array = Array::from_slice(&x, &[rows, width]);
+            let job =
+                Linear { x: &x_array, norm: None, matrices: &matrices, gate: Some(gate), residual: None };
+            let y = backend.linear(&job).unwrap();
+            eval([&y]).unwrap();
+            for (found, x) in y.as_slice::<f32>().iter().zip(&x) {
+                let expected = gated(gate, f64::from(*x) * 12.0, f64::from(*x) * -10.0);
+                assert!(
+                    (f64::from(*found) - expected).abs() < 1e-4,
+                    "{found}, not {expected}: {gate:?}, {backend:?}"
+                );
+            }
+        }
+    }
+}
+
+fn gated(gate: Gate, x: f64, up: f64) -> f64 {
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    match gate {
+        Gate::Silu => x * sigmoid(x) * up,
+        Gate::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            x * (1.0 + inner.tanh()) / 2.0 * up
+        }
+        Gate::SwigluOai => x.min(7.0) * sigmoid(1.702 * x.min(7.0)) * (up.clamp(-7.0, 7.0) + 1.0),
     }
 }
 
@@ -205,8 +271,10 @@ fn what_is_done_with_a_row_agrees_with_float64() {
         for kind in [NormKind::Rms, NormKind::RmsPlusOne, NormKind::Layer] {
             let stored_bias = (kind == NormKind::Layer).then(|| array(&bias, &[dim]));
             let norm = backend.norm(kind, &array(&weight, &[dim]), stored_bias.as_ref(), 1e-5).unwrap();
+            let gelu = kind == NormKind::Layer;
             let job = Rowwise {
                 norms: &[(&norm, 3)],
+                gelu,
                 factor: 1.5,
                 soft_cap: Some(2.0),
                 residual: Some(&added),
@@ -223,6 +291,7 @@ fn what_is_done_with_a_row_agrees_with_float64() {
                 } else {
                     f64::from(values[i])
                 };
+                let normed = if gelu { normed * (1.0 + erf(normed / 2.0_f64.sqrt())) / 2.0 } else { normed };
                 let expected = 2.0 * (normed * 1.5 / 2.0).tanh() + f64::from(residual[i]);
                 assert!(
                     (f64::from(*found) - expected).abs() < 1e-5,
@@ -231,6 +300,17 @@ fn what_is_done_with_a_row_agrees_with_float64() {
             }
         }
     }
+}
+
+/// The error function, by its power series.
+fn erf(x: f64) -> f64 {
+    let mut term = x;
+    let mut sum = x;
+    for n in 1..200 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
 }
 
 fn normed(kind: NormKind, x: &[f32], at: usize, weight: &[f32], bias: &[f32]) -> f64 {

@@ -19,9 +19,25 @@ use artifact_store::Digest;
 
 /// Keys and values of a sequence's tokens.
 pub trait Fork {
-    /// Those of the first `len` tokens.
+    /// Those of the first `len` tokens, to be kept.
     #[must_use]
     fn fork(&self, len: usize) -> Self;
+
+    /// How many of the first `len` tokens a sequence can go on behind.
+    fn fork_point(&self, len: usize) -> usize {
+        len
+    }
+
+    /// Those of the first `len` tokens, for a sequence that goes on behind them; `None` if none can.
+    fn resume(&self, len: usize) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        Some(self.fork(len))
+    }
+
+    /// Takes over from another sequence with the same first `len` tokens behind what of them one can go on.
+    fn adopt(&mut self, _other: &Self, _len: usize) {}
 }
 
 /// What keys and values depend on, beside the model and the tokens: the adapter.
@@ -96,16 +112,38 @@ impl<K: Fork> Prefixes<K> {
         len / self.block * self.block
     }
 
-    /// The longest prefix of `tokens` in the tree, if any is. It counts as used now.
+    /// The longest prefix of `tokens` in the tree that a sequence can go on behind, if there is any. It counts as used now.
     pub fn find(&mut self, variant: Variant, tokens: &[u32]) -> Option<Match> {
-        let found = self.longest(variant, tokens)?;
+        let found = self.fork_point(self.longest(variant, tokens)?)?;
         self.touch(found.node);
         Some(found)
     }
 
-    /// Keys and values of a match.
-    pub fn fork(&self, found: Match) -> Option<K> {
-        self.nodes.get(&found.node).map(|node| node.kv.fork(found.len))
+    /// How many of `tokens` are in the tree.
+    pub fn known(&self, variant: Variant, tokens: &[u32]) -> usize {
+        self.longest(variant, tokens).map_or(0, |found| found.len)
+    }
+
+    /// Keys and values of a match, for a sequence that goes on behind it.
+    pub fn resume(&self, found: Match) -> Option<K> {
+        self.nodes.get(&found.node)?.kv.resume(found.len)
+    }
+
+    /// The longest part of a match that a sequence can go on behind, and the uppermost node that has it.
+    fn fork_point(&self, Match { node, len }: Match) -> Option<Match> {
+        let mut best: Option<Match> = None;
+        let mut next = Some(node);
+        while let Some((id, node)) = next.and_then(|id| Some((id, self.nodes.get(&id)?))) {
+            let len = node.kv.fork_point(len.min(node.end()));
+            if len > 0 && best.is_none_or(|best| len >= best.len) {
+                best = Some(Match { node: id, len });
+            }
+            if best.is_some_and(|best| best.len > node.start) {
+                break;
+            }
+            next = node.parent;
+        }
+        best
     }
 
     /// Keeps the whole blocks of `tokens`, of which `kv` has the keys and values. Returns the node that ends with them, if
@@ -115,6 +153,11 @@ impl<K: Fork> Prefixes<K> {
         let last = tokens.len().checked_sub(1)?;
         let found = self.longest(variant, tokens);
         let known = found.map_or(0, |found| self.whole_blocks(found.len));
+        if let Some(found) = found
+            && let Some(node) = self.nodes.get_mut(&found.node)
+        {
+            node.kv.adopt(kv, known);
+        }
         let parent = found.and_then(|found| self.node_up_to(found.node, known));
         let node =
             if known > last { parent? } else { self.add(variant, parent, known..tokens.len(), (tokens, kv)) };

@@ -167,7 +167,7 @@ impl<M: Forward> DraftModel<M> {
         };
         // Less than a block is not worth a copy.
         let found = kept.find(ANY, tokens).filter(|found| kept.whole_blocks(found.len) > 0);
-        if let Some((found, kv)) = found.and_then(|found| Some((found, kept.fork(found)?))) {
+        if let Some((found, kv)) = found.and_then(|found| Some((found, kept.resume(found)?))) {
             slot.drafting =
                 Drafting { kv: Some(kv), len: found.len, known: found.len, ..Drafting::default() };
         }

@@ -40,7 +40,10 @@ pub trait Forward {
     /// What shows that a step goes on, where that can be seen; see [`Model::progress`].
     fn progress(&self) -> Option<Progress>;
 
-    /// Whether a token gives the same logits beside others of its sequence as alone: only then are drafts checked.
+    /// Asks for what a later sequence needs to go on behind the first `len` tokens of this one; see [`SequenceKv::mark`].
+    fn mark(&self, _kv: &mut Self::Kv, _len: usize) {}
+
+    /// Whether drafts can be checked; see [`Model::checks_drafts`].
     fn checks_drafts(&self) -> bool;
 
     /// Forgets the keys and values of every token from `len` on.
@@ -119,7 +122,11 @@ impl Forward for Model {
     }
 
     fn checks_drafts(&self) -> bool {
-        Self::is_invariant(self)
+        Self::checks_drafts(self)
+    }
+
+    fn mark(&self, kv: &mut SequenceKv, len: usize) {
+        kv.mark(len);
     }
 
     fn truncate(&self, kv: &mut SequenceKv, len: usize) {

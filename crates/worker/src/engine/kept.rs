@@ -141,9 +141,20 @@ impl<M: Forward> KeptMemory<'_, M> {
 
     fn reuse(&mut self, id: SequenceId, found: Match) -> Option<Found> {
         let (prefixes, slot) = (self.kept.prefixes.as_mut()?, self.slots.get_mut(&id)?);
-        slot.kv = Some(prefixes.fork(found)?);
+        slot.kv = Some(prefixes.resume(found)?);
         hold(prefixes, &mut slot.held, Some(found.node));
         Some(Found::Ready { computed: found.len, shared: prefixes.whole_blocks(found.len) })
+    }
+}
+
+impl<M: Forward> KeptMemory<'_, M> {
+    /// Others begin with the same `known` tokens as a sequence that goes on before: where they part, later ones can go on.
+    fn mark(&mut self, id: SequenceId, known: usize, reused: Found) {
+        if let (Found::Ready { computed, .. }, Some(slot)) = (reused, self.slots.get_mut(&id))
+            && computed < known
+        {
+            self.model.mark(slot.kv.get_or_insert_with(|| self.model.new_kv()), known);
+        }
     }
 }
 
@@ -166,10 +177,12 @@ impl<M: Forward> Kept for KeptMemory<'_, M> {
         let (variant, tokens) = (slot.sequence.variant(), to_find(&slot.sequence.tokens));
         // Less than a block is not worth a copy.
         let found = prefixes.find(variant, tokens).filter(|found| prefixes.whole_blocks(found.len) > 0);
+        let known = prefixes.whole_blocks(prefixes.known(variant, tokens));
         if self.comes_soon((variant, tokens), found.map_or(0, |found| found.len), computing) {
             return Found::Soon;
         }
         let reused = found.and_then(|found| self.reuse(id, found)).unwrap_or(Found::NOTHING);
+        self.mark(id, known, reused);
         if let (Found::Ready { computed, .. }, Some(slot)) = (reused, self.slots.get_mut(&id))
             && !slot.started
         {

@@ -12,6 +12,8 @@
 //! speculate    drafts of sequences
 //! draft_model  a second model that guesses them
 //! drafting     what that has of a sequence
+//! embed_job    texts to embed
+//! embedder     the engine of a model that embeds text, which has no sequences
 //! emit         from a token to what its client sees of it
 //! stats        what the heartbeat says about all this; step_time, where the time goes
 //! ```
@@ -19,6 +21,8 @@
 mod ahead;
 mod draft_model;
 mod drafting;
+mod embed_job;
+mod embedder;
 pub mod emit;
 mod forward;
 mod kept;
@@ -35,7 +39,9 @@ use ahead::Flight;
 use crossbeam_channel::{Receiver, RecvError, TryRecvError};
 pub use draft_model::{DraftModel, DraftSize};
 use drafting::Drafting;
-use emit::Outbox;
+pub use embed_job::EmbedJob;
+pub use embedder::{Embed, Embedder};
+use emit::{Outbox, failed};
 pub use forward::Forward;
 use kept::KeptPrefixes;
 use on_disk::OnDisk;
@@ -60,11 +66,15 @@ use crate::{
 pub enum EngineMessage {
     /// A prepared request.
     Sequence(Box<Sequence>),
+    /// Texts to embed.
+    Embed(Box<EmbedJob>),
     /// A request was cancelled, was given credit, or ended before it became a sequence: look at all of them again.
     Wake,
     /// Finish everything, then stop.
     Drain,
 }
+
+const NO_EMBEDDINGS: &str = "a model that generates text was asked for embeddings";
 
 /// The engine's whole state.
 pub struct Engine<M: Forward = Model> {
@@ -222,6 +232,12 @@ impl<M: Forward> Engine<M> {
     fn handle(&mut self, message: EngineMessage) {
         match message {
             EngineMessage::Sequence(sequence) => self.add(sequence),
+            // Preparation has refused it.
+            EngineMessage::Embed(job) => {
+                self.outbox.push(StreamEvent { id: job.id, kind: failed(NO_EMBEDDINGS.to_owned()) });
+                self.outbox.send();
+                self.requests.end(job.id);
+            }
             EngineMessage::Drain => self.draining = true,
             EngineMessage::Wake => {
                 // Perhaps what a sequence waits for has come from disk.

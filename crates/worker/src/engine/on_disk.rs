@@ -109,7 +109,7 @@ fn restored<M: Forward>(
         return Some(model.new_kv());
     }
     let found @ Match { len, .. } = prefixes.find(variant, tokens)?;
-    if len < tokens.len() { None } else { prefixes.fork(found) }
+    if len < tokens.len() { None } else { prefixes.resume(found) }
 }
 
 /// Appends the segments that have been read. False if no more is to come.

@@ -105,6 +105,12 @@ impl EngineStats {
         self.kv_tokens.store((scheduler.held_tokens() + kept) as u64, Ordering::Relaxed);
     }
 
+    /// Requests of a model that embeds text: those that are being computed, and all others.
+    pub(super) fn publish_embedding(&self, running: usize, waiting: usize) {
+        self.runnable.store(running as u32, Ordering::Relaxed);
+        self.waiting.store(waiting as u32, Ordering::Relaxed);
+    }
+
     /// `held` are tokens that sequences hold alone, `kept` those of prefixes.
     pub(super) fn publish_held(&self, held: usize, kept: usize) {
         self.held_tokens.store((held + kept) as u64, Ordering::Relaxed);

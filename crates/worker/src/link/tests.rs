@@ -35,6 +35,7 @@ use crate::{
 };
 
 const LIMITS: Limits = Limits {
+    max_held_seqs: usize::MAX,
     max_num_seqs: 4,
     chunk_tokens: 8,
     max_num_batched_tokens: 12,
@@ -58,6 +59,7 @@ fn preparer() -> Preparer {
         kv_tokens: usize::MAX,
         vocab_size: samples::SMALL,
         special_tokens_in_content: false,
+        embedding: None,
     };
     Preparer::new(samples::load(&samples::small()), settings)
 }

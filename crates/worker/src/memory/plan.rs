@@ -6,7 +6,7 @@ use protocol::{
     options::WorkerOptions,
 };
 
-use crate::model::ModelSize;
+use crate::model::{ModelSize, pinned_states};
 
 /// How a worker's share of memory is divided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,10 +40,14 @@ impl MemoryPlan {
     /// # Errors
     /// The model is too large.
     pub fn divide(&self, size: ModelSize) -> Result<WorkerBytes, Shortage> {
-        let ModelSize { weight_bytes, kv_token_bytes, context_length } = size;
+        let ModelSize { weight_bytes, private_bytes, kv_token_bytes, state_bytes, context_length } = size;
         let context = context_length.into();
         let needs = MemoryNeeds::new(&self.options, weight_bytes, kv_token_bytes, context, self.cache_bytes);
-        self.options.memory.of_each_worker(&needs)
+        // Those of one sequence, and a snapshot.
+        let states = pinned_states(1).saturating_add(1);
+        let least = needs.least_kv_bytes.saturating_add(states.saturating_mul(state_bytes));
+        let needs = MemoryNeeds { least_kv_bytes: least.min(self.options.kv_bytes), ..needs };
+        self.options.memory.of_each_worker(&needs.with_private_weights(private_bytes))
     }
 }
 
@@ -69,7 +73,13 @@ mod tests {
 
     #[test]
     fn keys_and_values_get_what_the_weights_leave() {
-        let size = ModelSize { weight_bytes: 5 * GIB, kv_token_bytes: 1 << 17, context_length: 8192 };
+        let size = ModelSize {
+            weight_bytes: 5 * GIB,
+            private_bytes: 0,
+            kv_token_bytes: 1 << 17,
+            state_bytes: 0,
+            context_length: 8192,
+        };
         let cpu = plan(7 * GIB, Device::Cpu).unwrap().divide(size).unwrap();
         assert_eq!(cpu.kv + cpu.other, 2 * GIB);
         let on_gpu = plan(7 * GIB, Device::Gpu).unwrap();
@@ -81,6 +91,28 @@ mod tests {
         assert!(
             plan(6 * GIB, Device::Cpu).unwrap().divide(ModelSize { weight_bytes: 6 * GIB, ..size }).is_err()
         );
+    }
+
+    #[test]
+    fn every_worker_has_its_own_private_weights() {
+        let size = |private_bytes| ModelSize {
+            weight_bytes: 5 * GIB,
+            private_bytes,
+            kv_token_bytes: 1 << 17,
+            state_bytes: 0,
+            context_length: 8192,
+        };
+        let options = |workers| {
+            let memory = MemoryShare { workers, ..options(11 * GIB).memory };
+            WorkerOptions { memory, ..WorkerOptions::default() }
+        };
+        let stored = StoredSize { weight_bytes: 5 * GIB, ..StoredSize::default() };
+        let divide = |workers, private_bytes| {
+            MemoryPlan::new(&options(workers), Device::Cpu, stored).unwrap().divide(size(private_bytes))
+        };
+        let (none, some) = (divide(2, 0).unwrap(), divide(2, GIB).unwrap());
+        assert_eq!(some.other - none.other, GIB);
+        assert!(divide(1, 4 * GIB).is_ok() && divide(2, 4 * GIB).is_err());
     }
 
     #[test]

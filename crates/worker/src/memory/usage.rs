@@ -30,7 +30,7 @@ impl MemoryUsage {
         let models = || std::iter::once(model).chain(draft);
         Self {
             resident: ResidentMemory::new(),
-            weights: models().map(Model::weight_bytes).sum(),
+            weights: models().map(|model| model.weight_bytes() + model.private_bytes()).sum(),
             kv_limit: models().map(Model::kv_bytes).sum(),
             token_bytes: model.kv_token_bytes() as u64,
             kv_in_use: models().map(Model::kv_in_use).collect(),
@@ -43,6 +43,12 @@ impl MemoryUsage {
     #[must_use]
     pub fn with_adapters(self, adapters: Arc<AtomicU64>) -> Self {
         Self { adapters, ..self }
+    }
+
+    /// That of a worker whose model keeps no keys and values, and has weights of so many bytes.
+    pub fn of_weights(weights: u64, stats: Arc<EngineStats>) -> Self {
+        let (resident, kv_in_use, adapters) = (ResidentMemory::new(), Vec::new(), Arc::default());
+        Self { resident, weights, kv_limit: 0, token_bytes: 0, kv_in_use, stats, adapters }
     }
 
     /// Resident memory of the process in bytes; 0 if the system does not tell.

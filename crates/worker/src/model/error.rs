@@ -23,6 +23,15 @@ pub enum ModelError {
         /// Those that there are files for.
         supported: String,
     },
+    /// The model generates text, and was to embed it.
+    #[error(
+        "the model's config.json says `model_type` {}, which is not that of a model that embeds text",
+        .found.as_deref().map_or("nothing".to_owned(), |found| format!("`{found}`")),
+    )]
+    NotAnEncoder {
+        /// `model_type` of the configuration.
+        found: Option<String>,
+    },
     /// A setting is missing.
     #[error("the model's config.json does not say `{setting}`")]
     MissingSetting {
@@ -52,6 +61,12 @@ pub enum ModelError {
     UnsupportedAttention {
         /// Index of the layer.
         layer: usize,
+        /// What is not covered.
+        what: &'static str,
+    },
+    /// Experts that have more than the layers compute.
+    #[error("the model has experts with {what}, which this worker cannot compute")]
+    UnsupportedExperts {
         /// What is not covered.
         what: &'static str,
     },

@@ -9,7 +9,7 @@ use mlx_rs::{
     transforms::{async_eval, eval},
 };
 
-use super::{Logits, Model, ModelError, SequenceKv, StepInput, step};
+use super::{Logits, Model, ModelError, SequenceKv, StepInput, StepRow, state::KvRow, step};
 use crate::{backend::StepBefore, sample::Choice};
 
 /// A step to launch.
@@ -39,6 +39,8 @@ pub struct Launched {
     logits: Option<Array>,
     /// What is computed if there is neither.
     hidden: Option<Array>,
+    /// States that are computed, too.
+    states: Vec<Array>,
     /// Whether it reads keys and values that must not change meanwhile.
     reads_blocks: bool,
 }
@@ -54,9 +56,10 @@ pub struct Landed {
 
 impl Model {
     /// Whether steps can be launched: tokens be chosen where the model is computed, and a step begin before those of
-    /// the one before are read. On the CPU there would be nothing to gain.
+    /// the one before are read. On the CPU there would be nothing to gain. Of a model with states, what was launched could not
+    /// be taken back.
     pub fn launches(&self) -> bool {
-        self.backend.chooses()
+        self.backend.chooses() && !self.has_states()
     }
 
     /// [`forward`](Self::forward), which also chooses the token behind each row that has a choice. Rows without one, or
@@ -128,15 +131,20 @@ impl Model {
         let wanted = step::wanted(input);
         let adapters = step::adapters(input, |row| row.tokens.len());
         let adapters_of_wanted = step::adapters(input, |row| row.logits.len());
-        let rows = input.rows.iter_mut().map(|row| (&mut *row.kv, row.tokens.len()));
+        let rows = input.rows.iter_mut().map(|StepRow { tokens, kv, logits, .. }| KvRow {
+            kv,
+            new_tokens: tokens.len(),
+            samples: logits.start < logits.end,
+        });
         let memory = self.cache.begin(rows, before)?;
         let reads_blocks = memory.reads_blocks();
         let hidden = {
             let _step = self.sites.begin(adapters);
             self.architecture.hidden(tokens, &memory)?
         };
+        let states = memory.written();
         let launched = if wanted.is_empty() {
-            Launched { chosen: None, logits: None, hidden: Some(hidden), reads_blocks }
+            Launched { chosen: None, logits: None, hidden: Some(hidden), states, reads_blocks }
         } else {
             let hidden = if wanted.len() == tokens.size() {
                 hidden
@@ -144,7 +152,7 @@ impl Model {
                 take_axis(&hidden, Array::from_slice(&wanted, &[wanted.len() as i32]), 0)?
             };
             let _step = self.sites.begin(adapters_of_wanted);
-            Launched { reads_blocks, ..self.choose(self.logits(&hidden)?, input, choices)? }
+            Launched { states, reads_blocks, ..self.choose(self.logits(&hidden)?, input, choices)? }
         };
         self.building.set(self.building.get() + began.elapsed());
         Ok(launched)
@@ -174,7 +182,8 @@ impl Model {
             let places = Array::from_slice(&places, &[places.len() as i32]);
             Some(self.backend.choose(&take_axis(&logits, places, 0)?, &made)?)
         };
-        Ok(Launched { chosen, logits: (!of_all).then_some(logits), hidden: None, reads_blocks: false })
+        let logits = (!of_all).then_some(logits);
+        Ok(Launched { chosen, logits, hidden: None, states: Vec::new(), reads_blocks: false })
     }
 }
 
@@ -202,7 +211,7 @@ impl Launched {
     }
 
     fn outputs(&self) -> impl Iterator<Item = &Array> {
-        self.chosen.iter().chain(&self.logits).chain(&self.hidden)
+        self.chosen.iter().chain(&self.logits).chain(&self.hidden).chain(&self.states)
     }
 
     /// It has been evaluated.

@@ -4,6 +4,8 @@
 //! adapters   what some rows add to some of the products
 //! arch       one file an architecture, and the registry of them
 //! layers     what architectures are built of
+//! encoder    models that embed text, which have neither
+//! pooling    from hidden states to an embedding
 //! config     what the configuration says, checked
 //! packing    how matrices are packed
 //! weights    tensors by name, as views of the mapped blobs
@@ -20,10 +22,12 @@
 mod adapters;
 mod arch;
 mod config;
+mod encoder;
 mod error;
 mod launch;
 mod layers;
 mod packing;
+mod pooling;
 mod size;
 mod state;
 mod step;
@@ -36,16 +40,18 @@ use mlx_ext::MappedFile;
 use mlx_rs::{Array, Dtype, error::Exception};
 
 pub use adapters::{Adaptable, Adapter, AdapterError};
+pub use encoder::{Dimensions, EmbeddingModel, Fewer};
 pub use error::ModelError;
 pub use launch::{Before, Landed, LaunchInput, Launched};
+pub use pooling::normalize;
 pub use size::{ModelSize, stored_size};
 pub use state::SequenceKv;
 pub use step::{Logits, StepInput, StepRow};
 
-pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError, KvInUse, Progress};
+pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError, KvInUse, Progress, pinned_states};
 
 use crate::{
-    backend::{AttentionSpec, Backend, KvGeometry, StepMemory},
+    backend::{AttentionSpec, Backend, KvGeometry, PackedInputs, StateGeometry, StepMemory},
     cache::BLOCK_TOKENS,
     sample::Choice,
 };
@@ -62,8 +68,13 @@ trait Architecture {
     /// How many tokens there are.
     fn vocab_size(&self) -> u32;
 
-    /// The attention of each layer, in order.
+    /// The attention of each layer that has some, in order.
     fn attention(&self) -> Vec<&AttentionSpec>;
+
+    /// What other layers keep of a sequence.
+    fn states(&self) -> StateGeometry {
+        StateGeometry::default()
+    }
 
     /// `[tokens, hidden]` of `tokens`, uint32 `[tokens]`, before the last normalization. Appends their keys and values;
     /// lazy.
@@ -73,6 +84,27 @@ trait Architecture {
     fn logits(&self, hidden: &Array) -> Result<Array, Exception>;
 }
 
+/// What one kind of encoder computes: its layers, with their weights.
+trait Encoder {
+    /// The most tokens an input can have.
+    fn context_length(&self) -> u32;
+
+    /// How many tokens there are.
+    fn vocab_size(&self) -> u32;
+
+    /// How many numbers a hidden state has.
+    fn hidden_size(&self) -> u32;
+
+    /// `[tokens, hidden]`, the last layer's; lazy.
+    fn hidden(&self, input: &EncoderInput<'_>) -> Result<Array, Exception>;
+}
+
+/// What is computed together: the tokens of several inputs.
+struct EncoderInput<'a> {
+    inputs: &'a [&'a [u32]],
+    packed: PackedInputs,
+}
+
 /// A loaded model. All MLX work belongs to the thread that loaded it.
 pub struct Model {
     architecture: Box<dyn Architecture>,
@@ -80,6 +112,7 @@ pub struct Model {
     backend: Backend,
     progress: Option<Progress>,
     weight_bytes: u64,
+    private_bytes: u64,
     kv_bytes: u64,
     /// Time that it took to say what is to be computed, since somebody asked.
     building: Cell<Duration>,
@@ -94,6 +127,7 @@ struct Opened {
     architecture: Box<dyn Architecture>,
     backend: Backend,
     geometry: KvGeometry,
+    states: StateGeometry,
     progress: Option<Progress>,
     size: ModelSize,
     sites: Sites,
@@ -108,24 +142,31 @@ impl Opened {
         let mut weights = Weights::open(artifact, kernels)?;
         let architecture = (entry.load)(config, &mut weights)?;
         let backend = weights.backend();
-        let Taken { bytes: weight_bytes, files, sites, prefix } = weights.finish()?;
+        let Taken { bytes: weight_bytes, private_bytes, files, sites, prefix } = weights.finish()?;
         let adaptable = sites.adaptable(backend, prefix);
         let attention = architecture.attention();
         let (geometry, progress) = (state::geometry(&attention, backend)?, backend.progress(&attention));
-        let kv_token_bytes = backend.kv_token_bytes(geometry, budget) as u64;
-        let context_length = architecture.context_length();
-        let size = ModelSize { weight_bytes, kv_token_bytes, context_length };
-        Ok(Self { architecture, backend, geometry, progress, size, sites, adaptable, files })
+        let states = architecture.states();
+        let size = ModelSize {
+            weight_bytes,
+            private_bytes,
+            kv_token_bytes: backend.kv_token_bytes(geometry, budget) as u64,
+            state_bytes: backend.state_bytes(&states),
+            context_length: architecture.context_length(),
+        };
+        Ok(Self { architecture, backend, geometry, states, progress, size, sites, adaptable, files })
     }
 
     fn with_kv(self, budget: KvBudget) -> Result<Model, ModelError> {
-        let Self { architecture, backend, geometry, progress, size, sites, adaptable, files } = self;
+        let Self { architecture, backend, geometry, states, progress, size, sites, adaptable, files } = self;
+        let cache = KvCache::new(geometry, &states, budget, backend)?;
         Ok(Model {
             architecture,
-            cache: KvCache::new(geometry, budget, backend)?,
+            cache,
             backend,
             progress,
             weight_bytes: size.weight_bytes,
+            private_bytes: size.private_bytes,
             kv_bytes: budget.bytes,
             building: Cell::default(),
             sites,
@@ -141,19 +182,29 @@ impl Model {
         arch::REGISTRY.iter().map(|entry| entry.model_type)
     }
 
+    /// The same of models that embed text: [`EmbeddingModel`].
+    pub fn encoders() -> impl Iterator<Item = &'static str> {
+        arch::ENCODERS.iter().map(|entry| entry.model_type)
+    }
+
     /// Whether this `model_type` can be loaded, as far as that alone decides.
     ///
     /// # Errors
     /// [`ModelError::UnsupportedType`].
     pub fn check_architecture(found: Option<&str>) -> Result<(), ModelError> {
+        if arch::find_encoder(found).is_some() {
+            return Ok(());
+        }
         arch::find(found).map(drop)
     }
 
     /// Maps the artifact's weights and checks that they are what its configuration asks for.
     ///
-    /// Reads no weight: the time does not grow with the model's size. [`mlx_ext::init`] has to
-    /// come first, on any thread. The caller keeps `artifact`, and with it the lease, while the
-    /// model lives.
+    /// Reads no weight and takes no time that grows with the model's size, with exceptions, whose bytes
+    /// [`private_bytes`](Self::private_bytes) counts: tensors that are not aligned in their file are copied; on the CPU
+    /// mxfp8 and nvfp4 are expanded, on a GPU all small floats of experts, and there experts that are stored one by one are
+    /// stacked. [`mlx_ext::init`] has to come first, on any thread. The caller keeps `artifact`, and with it the lease, while
+    /// the model lives.
     ///
     /// # Errors
     /// Each names the tensor or the setting it is about.
@@ -186,9 +237,14 @@ impl Model {
         self.architecture.vocab_size()
     }
 
-    /// Bytes of the weights, as they are computed with: as stored, but for what had to be expanded.
+    /// Bytes of the weights as they are stored, which all workers map.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
+    }
+
+    /// Bytes of weights that this worker has for itself: copied, or in another form than they are stored in.
+    pub fn private_bytes(&self) -> u64 {
+        self.private_bytes
     }
 
     /// What loads adapters of it, on any thread.
@@ -231,9 +287,25 @@ impl Model {
         self.cache.tokens()
     }
 
+    /// Whether layers keep states, which every token changes: then a sequence can be cut only where one is kept.
+    pub fn has_states(&self) -> bool {
+        self.cache.has_states()
+    }
+
+    /// Most sequences that may be in a step. Of a model with states one more may have memory.
+    pub fn kv_sequences(&self) -> usize {
+        self.cache.sequences()
+    }
+
     /// Whether a token gives the same logits whatever is computed beside it, of its own sequence and of others.
     pub fn is_invariant(&self) -> bool {
         self.cache.is_invariant()
+    }
+
+    /// Whether tokens that are guessed can be computed beside those before, and be dropped again: only if a token gives the
+    /// same logits as alone, and nothing is left of it.
+    pub fn checks_drafts(&self) -> bool {
+        self.is_invariant() && !self.has_states()
     }
 
     /// Tokens of the unit in which sequences share memory, so that what is forked takes none.

@@ -8,7 +8,7 @@ use super::ModelError;
 use crate::{
     backend::{
         AttentionSpec, Backend, KvBudget, KvError, KvGeometry, KvInUse, KvMemory, RowMemory, SequenceMemory,
-        StepBefore, StepMemory,
+        SequenceState, StateGeometry, StateMemory, StateRow, StepBefore, StepMemory, divide,
     },
     cache::{BLOCK_TOKENS, Fork},
 };
@@ -16,30 +16,63 @@ use crate::{
 /// Where sequences get their memory from.
 pub(super) struct KvCache {
     memory: KvMemory,
+    /// If layers keep states.
+    states: Option<StateMemory>,
     identity: String,
     token_bytes: usize,
 }
 
-/// What attention remembers of a sequence, in every layer: the keys and values of its tokens.
+/// What layers remember of a sequence: the keys and values of its tokens, and perhaps states.
 pub struct SequenceKv {
     memory: SequenceMemory,
+    state: Option<SequenceState>,
     len: usize,
 }
 
+/// A sequence's part of a step.
+pub(super) struct KvRow<'a> {
+    pub(super) kv: &'a mut SequenceKv,
+    /// How many it gets.
+    pub(super) new_tokens: usize,
+    /// Whether a token is chosen behind them.
+    pub(super) samples: bool,
+}
+
 impl KvCache {
-    /// Memory for layers of this geometry.
-    pub(super) fn new(geometry: KvGeometry, budget: KvBudget, backend: Backend) -> Result<Self, KvError> {
-        Ok(Self {
-            memory: backend.kv_memory(geometry, budget)?,
-            identity: backend.kv_identity(geometry, budget),
-            token_bytes: backend.kv_token_bytes(geometry, budget),
-        })
+    /// Memory for layers of these geometries.
+    pub(super) fn new(
+        geometry: KvGeometry,
+        states: &StateGeometry,
+        budget: KvBudget,
+        backend: Backend,
+    ) -> Result<Self, KvError> {
+        let token_bytes = backend.kv_token_bytes(geometry, budget);
+        let identity = backend.kv_identity(geometry, budget);
+        if states.parts.is_empty() {
+            let memory = backend.kv_memory(geometry, budget)?;
+            return Ok(Self { memory, states: None, identity, token_bytes });
+        }
+        let divided = divide(budget, backend.state_bytes(states), token_bytes as u64)?;
+        let memory = backend.kv_memory(geometry, divided.kv)?;
+        let states = Some(backend.state_memory(states, divided)?);
+        Ok(Self { memory, states, identity, token_bytes })
     }
 
-    /// Says how many bytes are in use, in whole blocks.
+    /// Says how many bytes are in use, in whole blocks and states.
     pub(super) fn in_use(&self) -> KvInUse {
         let (used, block_bytes) = (self.memory.used_blocks(), (BLOCK_TOKENS * self.token_bytes) as u64);
-        Box::new(move || used() as u64 * block_bytes)
+        let states = self.states.as_ref().map(StateMemory::used_bytes);
+        Box::new(move || used() as u64 * block_bytes + states.as_ref().map_or(0, |states| states()))
+    }
+
+    /// Whether layers keep states: then a sequence can be cut only where one is.
+    pub(super) fn has_states(&self) -> bool {
+        self.states.is_some()
+    }
+
+    /// Sequences that may be in a step at the same time. One more may have memory, or any number if there are no states.
+    pub(super) fn sequences(&self) -> usize {
+        self.states.as_ref().map_or(usize::MAX, StateMemory::sequences)
     }
 
     /// Tokens for which there is memory, whichever of the budget's sequences hold them.
@@ -75,22 +108,24 @@ impl KvCache {
 
     /// An empty sequence.
     pub(super) fn sequence(&self) -> SequenceKv {
-        SequenceKv { memory: self.memory.sequence(), len: 0 }
+        let state = self.states.as_ref().map(StateMemory::sequence);
+        SequenceKv { memory: self.memory.sequence(), state, len: 0 }
     }
 
-    /// Makes room for a step's new tokens. `rows` are sequences and how many new tokens each of them gets. The step
-    /// `before` may still be computed.
+    /// Makes room for a step's new tokens. The step `before` may still be computed.
     pub(super) fn begin<'a>(
         &self,
-        rows: impl Iterator<Item = (&'a mut SequenceKv, usize)>,
+        rows: impl Iterator<Item = KvRow<'a>>,
         before: StepBefore,
     ) -> Result<StepMemory<'a>, KvError> {
-        let row = |(kv, new_tokens): (&'a mut SequenceKv, usize)| RowMemory {
-            position: kv.len,
-            new_tokens,
-            memory: &mut kv.memory,
-        };
-        self.memory.begin(rows.map(row).collect(), before)
+        let (mut memories, mut states) = (Vec::new(), Vec::new());
+        for KvRow { kv, new_tokens, samples } in rows {
+            let position = kv.len;
+            states.extend(kv.state.as_mut().map(|state| StateRow { position, new_tokens, samples, state }));
+            memories.push(RowMemory { position, new_tokens, memory: &mut kv.memory });
+        }
+        let states = self.states.as_ref().map(|memory| memory.begin(states)).transpose()?;
+        Ok(StepMemory::new(self.memory.begin(memories, before)?, states))
     }
 }
 
@@ -121,10 +156,17 @@ impl SequenceKv {
         self.len == 0
     }
 
-    /// Forgets every token from `len` on.
+    /// Forgets every token from `len` on. Of a model with states the sequence can go on only from where one is kept.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        let all = self.len;
+        self.len = all.min(len);
         self.memory.truncate(self.len);
+        self.state.iter_mut().for_each(|state| state.truncate(self.len, all));
+    }
+
+    /// Asks for a state to be kept behind the first `len` tokens, which are not computed yet; nothing if there are none.
+    pub fn mark(&mut self, len: usize) {
+        self.state.iter_mut().for_each(|state| state.mark(len));
     }
 
     /// Keys and values of some tokens as bytes, which mean the same to every sequence of the same model, computed in the
@@ -155,6 +197,7 @@ impl SequenceKv {
     pub(super) fn advance(&mut self, tokens: usize) {
         self.len += tokens;
         self.memory.commit();
+        self.state.iter_mut().for_each(|state| state.commit(self.len));
     }
 }
 
@@ -163,7 +206,29 @@ impl Fork for SequenceKv {
     /// where one of them writes to what both use.
     fn fork(&self, len: usize) -> Self {
         let len = self.len.min(len);
-        Self { memory: self.memory.fork(len), len }
+        let state = self.state.as_ref().map(|state| state.fork(len, self.len));
+        Self { memory: self.memory.fork(len), state, len }
+    }
+
+    fn fork_point(&self, len: usize) -> usize {
+        let len = self.len.min(len);
+        self.state.as_ref().map_or(len, |state| state.fork_point(len, self.len))
+    }
+
+    fn resume(&self, len: usize) -> Option<Self> {
+        let len = self.len.min(len);
+        let state = match &self.state {
+            Some(state) => Some(state.resume(len, self.len)?),
+            None => None,
+        };
+        Some(Self { memory: self.memory.fork(len), state, len })
+    }
+
+    fn adopt(&mut self, other: &Self, len: usize) {
+        let len = len.min(self.len).min(other.len);
+        if let (Some(own), Some(state)) = (&mut self.state, &other.state) {
+            own.adopt(state, len);
+        }
     }
 }
 

@@ -25,7 +25,11 @@ pub(super) struct Weights<'a> {
     files: HashMap<usize, MappedFile>,
     /// Stands before every name that is asked for.
     prefix: &'static str,
+    /// Is put behind `model.`.
+    inner_prefix: &'static str,
     bytes: u64,
+    /// Of what is not a view of a file.
+    private_bytes: u64,
     backend: Backend,
     packings: Packings<'a>,
     sites: Sites,
@@ -33,8 +37,10 @@ pub(super) struct Weights<'a> {
 
 /// What is left when everything has been taken.
 pub(super) struct Taken {
-    /// Bytes of what was taken.
+    /// Bytes of what was taken, as it is stored.
     pub(super) bytes: u64,
+    /// Bytes of copies and of matrices in another form, which every worker has for itself.
+    pub(super) private_bytes: u64,
     /// To be kept while the tensors are computed with.
     pub(super) files: Vec<MappedFile>,
     /// Where adapters change the model.
@@ -56,8 +62,17 @@ impl<'a> Weights<'a> {
         let tensors = artifact.manifest.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         let backend = Backend::new(kernels, main_float(&artifact.manifest.tensors));
         let packings = Packings::parse(Settings::new(&artifact.manifest.config)?)?;
-        let sites = Sites::default();
-        Ok(Self { tensors, files, prefix: "", bytes: 0, backend, packings, sites })
+        Ok(Self {
+            tensors,
+            files,
+            prefix: "",
+            inner_prefix: "",
+            bytes: 0,
+            private_bytes: 0,
+            backend,
+            packings,
+            sites: Sites::default(),
+        })
     }
 
     /// What will compute with the tensors.
@@ -70,6 +85,11 @@ impl<'a> Weights<'a> {
         self.sites.add(matrices)
     }
 
+    /// Whether there is a tensor whose name begins like this.
+    pub(super) fn any(&self, beginning: &str) -> bool {
+        self.tensors.keys().any(|name| name.starts_with(beginning))
+    }
+
     /// From now on `prefix` is put before every name that is asked for. It is what the language model's tensors have in
     /// common where there are others beside it, which are dropped: the prefixes `others`.
     pub(super) fn enter(&mut self, prefix: &'static str, others: &[&str]) {
@@ -77,13 +97,27 @@ impl<'a> Weights<'a> {
         self.prefix = prefix;
     }
 
+    /// The same for a language model whose tensors, but for its head, have the prefix behind their `model.`.
+    pub(super) fn enter_behind_model(&mut self, prefix: &'static str, others: &[&str]) {
+        self.ignore(|name| others.iter().any(|other| name.starts_with(other)));
+        self.inner_prefix = prefix;
+    }
+
     fn full(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
+        match name.strip_prefix("model.") {
+            Some(rest) if !self.inner_prefix.is_empty() => format!("model.{}{rest}", self.inner_prefix),
+            _ => format!("{}{name}", self.prefix),
+        }
     }
 
     /// Whether a tensor is there and has not been taken.
     pub(super) fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(self.full(name).as_str())
+    }
+
+    /// The shape of a tensor that is there and has not been taken.
+    pub(super) fn shape(&self, name: &str) -> Option<&[u64]> {
+        self.tensors.get(self.full(name).as_str()).map(|tensor| &tensor.shape[..])
     }
 
     /// How the matrix `<module>.weight` `[outputs, inputs]` is packed, as configuration and tensors say; `None`: it is
@@ -97,16 +131,24 @@ impl<'a> Weights<'a> {
         self.packings.of(&module, tensor("weight"), tensor("scales"), inputs)
     }
 
-    /// What `change` makes of a matrix that was taken. The bytes by which it grows are counted.
-    pub(super) fn grown(
+    /// What `change` makes of a matrix that was taken. If that is something else, it is this process's own, and its bytes are
+    /// counted.
+    pub(super) fn changed(
         &mut self,
         storage: Storage,
         change: impl FnOnce(Storage) -> Result<Storage, Exception>,
     ) -> Result<Storage, ModelError> {
         let before = storage.bytes();
         let changed = change(storage)?;
-        self.bytes = self.bytes.saturating_add(changed.bytes().saturating_sub(before));
+        if changed.bytes() != before {
+            self.count_private(changed.bytes());
+        }
         Ok(changed)
+    }
+
+    /// Counts bytes that every worker has for itself.
+    pub(super) fn count_private(&mut self, bytes: u64) {
+        self.private_bytes = self.private_bytes.saturating_add(bytes);
     }
 
     /// Takes a tensor of floating-point numbers.
@@ -154,6 +196,7 @@ impl<'a> Weights<'a> {
             // Some writers put no padding behind the header.
             MapError::Misaligned { .. } => {
                 warn!(tensor = name, "it is not aligned in its file and is copied");
+                self.private_bytes = self.private_bytes.saturating_add(tensor.len);
                 file.copy(tensor.offset, shape, dtype)
             }
             other => Err(other),
@@ -171,8 +214,8 @@ impl<'a> Weights<'a> {
     pub(super) fn finish(self) -> Result<Taken, ModelError> {
         let mut names: Vec<&str> = self.tensors.into_keys().collect();
         if names.is_empty() {
-            let Self { bytes, sites, prefix, .. } = self;
-            return Ok(Taken { bytes, files: self.files.into_values().collect(), sites, prefix });
+            let Self { bytes, private_bytes, files, sites, prefix, .. } = self;
+            return Ok(Taken { bytes, private_bytes, files: files.into_values().collect(), sites, prefix });
         }
         names.sort_unstable();
         names.truncate(NAMES_IN_ERROR);

@@ -19,6 +19,7 @@ use tokenizers::{
     PreTokenizedString, PreTokenizer as _, Tokenizer, normalizer::Range,
 };
 
+use super::template::ChatTemplates;
 use crate::engine::EosTokens;
 
 /// Longest beginning or end of a control token that is looked for where a message ends or begins.
@@ -61,13 +62,21 @@ pub(super) struct Disguised {
 }
 
 impl ControlTokens {
-    /// Those texts of a tokenizer that change the course of a chat: special tokens, and the added ones among
-    /// `eos_tokens`. `None` if it has none. Tokens from `vocab_size` on are left out: their text is refused.
-    pub(super) fn of(tokenizer: &Arc<Tokenizer>, eos_tokens: &EosTokens, vocab_size: u32) -> Option<Self> {
+    /// Those texts of a tokenizer that change the course of a chat: special tokens, and of the other added ones those that
+    /// end an output or that a chat template writes. `None` if it has none. Tokens from `vocab_size` on are left out: their
+    /// text is refused.
+    pub(super) fn of(
+        tokenizer: &Arc<Tokenizer>,
+        eos_tokens: &EosTokens,
+        templates: Option<&ChatTemplates>,
+        vocab_size: u32,
+    ) -> Option<Self> {
+        let written = |text: &str| is_marker(text) && templates.is_some_and(|it| it.contain(text));
         let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
         let tokens: Vec<&AddedToken> = added
             .iter()
-            .filter(|&(id, token)| (token.special || eos_tokens.contains(*id)) && *id < vocab_size)
+            .filter(|&(id, token)| token.special || eos_tokens.contains(*id) || written(&token.content))
+            .filter(|&(id, _)| *id < vocab_size)
             .map(|(_, token)| token)
             // Templates lay out their text with whitespace: that is never control alone.
             .filter(|token| !token.content.trim().is_empty())
@@ -220,6 +229,18 @@ impl Disguised {
     fn character(&self, c: char) -> char {
         self.stand_ins.get(&c).copied().unwrap_or(c)
     }
+}
+
+/// Whether a token that is not special may be one with which a template marks turns: `<｜User｜>`, and neither a word, nor one
+/// that marks a part of a message, as `<think>` and `</tool_call>` do. Templates look for these in messages, and clients send
+/// back what a model wrote.
+fn is_marker(text: &str) -> bool {
+    let inner = text.trim_matches(|c: char| !c.is_alphanumeric());
+    let enclosed = !inner.is_empty() && !text.starts_with(inner) && !text.ends_with(inner);
+    let element = text.strip_prefix('<').and_then(|text| text.strip_suffix('>'));
+    let element = element.map(|name| name.strip_prefix('/').unwrap_or(name));
+    let is_name = |name: &str| name.chars().all(|c| c.is_alphanumeric() || "_-".contains(c));
+    enclosed && !element.is_some_and(is_name)
 }
 
 /// Finds the tokens that are looked for in normalized text; `None` if there are none or nothing is normalized.

@@ -4,8 +4,9 @@
 //! pool       the threads, and the bounded queue before them (lanes)
 //! preparer   one request -> one sequence; also one that another worker began
 //! operation  tokenize, detokenize, count, render, check a draft model (pieces, draft)
+//! embed      texts to embed -> tokens
 //! group      small operations of one kind are one job
-//! template   the chat template
+//! template   the chat templates
 //! control    control tokens that a client typed are text
 //! constraint what the output has to be, compiled
 //! tokens     the model's tokenizer, bounded (growth, least)
@@ -14,6 +15,7 @@
 mod constraint;
 mod control;
 mod draft;
+mod embed;
 mod group;
 mod growth;
 mod lanes;
@@ -27,9 +29,11 @@ pub mod template;
 mod tokens;
 
 pub use draft::{Drafts, check_draft};
+pub use embed::PreparedInputs;
+pub use operation::Operated;
 pub use pool::{OperationJob, Pool, PreparationAge};
 pub use preparer::{Preparer, Settings};
-pub use template::ChatTemplate;
+pub use template::{ChatTemplate, ChatTemplates};
 pub use tokens::{PromptTokenizer, TokenizerError};
 
 #[cfg(test)]

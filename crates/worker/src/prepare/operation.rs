@@ -8,18 +8,29 @@ use protocol::message::{
 
 use super::{
     draft,
+    embed::PreparedInputs,
     preparer::{Preparer, invalid},
     tokens::too_long,
 };
 use crate::engine::emit::{PieceReader, decode};
+
+/// What has come of an operation here.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Operated {
+    /// It is done.
+    Answered(Answer),
+    /// The model is to embed this.
+    Prepared(PreparedInputs),
+}
 
 impl Preparer {
     /// Does what the gateway asks for.
     ///
     /// # Errors
     /// Those of the operations.
-    pub fn operate(&self, operation: Operation) -> Result<Answer, Failure> {
-        match operation.kind {
+    pub fn operate(&self, operation: Operation) -> Result<Operated, Failure> {
+        let answer = match operation.kind {
+            OperationKind::Embed(input) => return self.embed(&input).map(Operated::Prepared),
             OperationKind::Tokenize(input) => self.tokenize(&input).map(Answer::Tokens),
             OperationKind::Count(input) => self.count(&input).map(|count| Answer::Count(count as u64)),
             OperationKind::Detokenize { tokens, skip_special_tokens } => {
@@ -30,7 +41,8 @@ impl Preparer {
             }
             OperationKind::CheckDraft { draft } => self.check_draft(&draft),
             OperationKind::Pieces { input, form } => self.pieces(&input, form).map(Answer::Pieces),
-        }
+        };
+        answer.map(Operated::Answered)
     }
 
     /// Token ids of a prompt, as a generation would begin with them. Without `add_special_tokens` a text gets no token

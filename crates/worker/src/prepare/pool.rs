@@ -10,20 +10,19 @@ use std::{
 use crossbeam_channel::Sender;
 use protocol::{
     ids::RequestId,
-    message::{
-        Answer, Constraint, Failure, FailureKind, Generate, Operation, Report, StreamEvent, StreamEventKind,
-    },
+    message::{Constraint, Failure, FailureKind, Generate, Operation, Report, StreamEvent, StreamEventKind},
 };
 
 use super::{
-    Preparer,
+    PreparedInputs, Preparer,
     group::{HasOperation, bytes_of, into_groups},
     lanes::{Full, Lanes, MAX_QUEUED, MAX_QUEUED_BYTES, Size, Takes},
+    operation::Operated,
 };
 use tracing::debug_span;
 
 use crate::{
-    engine::{EngineMessage, Sequence},
+    engine::{EmbedJob, EngineMessage, Sequence},
     report_sink::ReportSink,
     request_trace::RequestTrace,
     requests::{RequestHandle, RequestTable},
@@ -57,7 +56,7 @@ pub struct OperationJob {
 /// What the threads do: [`Preparer`], or what a test does instead.
 trait Prepare: Send + Sync {
     fn prepare(&self, generate: Generate, request: Arc<RequestHandle>) -> Result<Sequence, Failure>;
-    fn operate(&self, operation: Operation) -> Result<Answer, Failure>;
+    fn operate(&self, operation: Operation) -> Result<Operated, Failure>;
 }
 
 impl Prepare for Preparer {
@@ -65,7 +64,7 @@ impl Prepare for Preparer {
         Self::prepare(self, generate, request)
     }
 
-    fn operate(&self, operation: Operation) -> Result<Answer, Failure> {
+    fn operate(&self, operation: Operation) -> Result<Operated, Failure> {
         Self::operate(self, operation)
     }
 }
@@ -263,14 +262,20 @@ impl Context {
         let mut began = Instant::now();
         for OperationJob { operation, request } in operations {
             let id = operation.id;
-            ended.push(id);
             if request.is_cancelled() {
+                ended.push(id);
                 continue;
             }
             let kind = match catching(|| self.preparer.operate(*operation)) {
-                Ok(answer) => StreamEventKind::Answered(answer),
+                Ok(Operated::Answered(answer)) => StreamEventKind::Answered(answer),
+                Ok(Operated::Prepared(PreparedInputs { inputs, dimensions })) => {
+                    let job = EmbedJob { id, request, inputs, dimensions };
+                    let _ = self.engine.send(EngineMessage::Embed(Box::new(job)));
+                    continue;
+                }
                 Err(failure) => StreamEventKind::Failed(failure),
             };
+            ended.push(id);
             if !request.is_cancelled() {
                 events.push(StreamEvent { id, kind });
             }

@@ -8,8 +8,8 @@ use super::{
     constraint::{Constraints, Vocabulary},
     control::{ControlTokens, Disguised},
     draft::Drafts,
-    template::{Chat, ChatTemplate},
-    tokens::{PromptTokenizer, no_memory, too_long},
+    template::{Chat, ChatTemplates},
+    tokens::{PromptTokenizer, no_memory, not_encoded, too_long},
 };
 use crate::{
     adapters::Adapters,
@@ -18,7 +18,7 @@ use crate::{
         EosTokens, Sequence,
         emit::{Emitter, Ends},
     },
-    model::Adapter,
+    model::{Adapter, Dimensions},
     request_trace::{RequestTrace, SequenceSpans},
     requests::RequestHandle,
     sample::Sampler,
@@ -27,8 +27,8 @@ use crate::{
 /// What is known of a model, apart from its tokenizer and its weights.
 #[derive(Debug)]
 pub struct Settings {
-    /// Its chat template; base models have none.
-    pub template: Option<ChatTemplate>,
+    /// Its chat templates; base models have none.
+    pub template: Option<ChatTemplates>,
     /// Tokens that end an output.
     pub eos_tokens: EosTokens,
     /// Most tokens of prompt and output together, as the model has it.
@@ -40,6 +40,8 @@ pub struct Settings {
     /// Whether the text of a special token in a chat's message is that token, as transformers has it. Then a
     /// message can end its turn and forge others.
     pub special_tokens_in_content: bool,
+    /// Of a model that embeds text, and does nothing else: what lengths its embeddings may have.
+    pub embedding: Option<Dimensions>,
 }
 
 impl Settings {
@@ -66,8 +68,9 @@ pub struct Preparer {
 impl Preparer {
     /// Prepares for one model.
     pub fn new(tokenizer: PromptTokenizer, settings: Settings) -> Self {
-        let control = (!settings.special_tokens_in_content)
-            .then(|| ControlTokens::of(tokenizer.tokenizer(), &settings.eos_tokens, settings.vocab_size))
+        let Settings { template, eos_tokens, vocab_size, special_tokens_in_content, .. } = &settings;
+        let control = (!special_tokens_in_content)
+            .then(|| ControlTokens::of(tokenizer.tokenizer(), eos_tokens, template.as_ref(), *vocab_size))
             .flatten();
         Self {
             tokenizer,
@@ -97,6 +100,10 @@ impl Preparer {
     /// # Errors
     /// The request can't be served by this model; the failure names the field to blame.
     pub fn prepare(&self, generate: Generate, request: Arc<RequestHandle>) -> Result<Sequence, Failure> {
+        if self.settings.embedding.is_some() {
+            let message = "this model embeds text and generates none; send the text to `/v1/embeddings`";
+            return Err(invalid("model", message));
+        }
         self.check_bias(&generate.sampling.logit_bias)?;
         self.check_vocabulary("stop_token_ids", generate.stop_tokens.iter().copied())?;
         let tokens = self.encode(&generate.prompt, true, true)?;
@@ -291,11 +298,6 @@ pub(super) fn param(prompt: &Prompt) -> &'static str {
         Prompt::Chat(_) => "messages",
         Prompt::Text(_) | Prompt::Tokens(_) => "prompt",
     }
-}
-
-/// A tokenizer without a token for what it does not know fails on it.
-fn not_encoded(error: &tokenizers::Error, param: &str) -> Failure {
-    invalid(param, format!("the model's tokenizer can't encode it: {error}"))
 }
 
 pub(super) fn invalid(param: &str, message: impl Into<String>) -> Failure {

@@ -24,14 +24,17 @@ fn preparer(tokenizer: &Value) -> Preparer {
 fn preparer_with(tokenizer: &Value, change: impl FnOnce(&mut Settings)) -> Preparer {
     let tokenizer = samples::load(tokenizer);
     let vocab_size = tokenizer.tokenizer().get_vocab_size(true) as u32;
-    let template = ChatTemplate::new(CHATML, Some("<s>".into()), Some("</s>".into()));
+    let special =
+        [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(name, text)| (name.into(), text.into()));
+    let template = ChatTemplate::new(CHATML, special.into());
     let mut settings = Settings {
-        template: Some(template),
+        template: Some(template.into()),
         eos_tokens: EosTokens::new(vec![3, 1, 3]),
         context_length: CONTEXT,
         kv_tokens: usize::MAX,
         vocab_size,
         special_tokens_in_content: false,
+        embedding: None,
     };
     change(&mut settings);
     Preparer::new(tokenizer, settings)

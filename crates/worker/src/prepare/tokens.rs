@@ -9,8 +9,8 @@ use protocol::message::{Failure, FailureKind};
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::{
-    DecoderWrapper, ModelWrapper, NormalizedString, Normalizer as _, NormalizerWrapper, PreTokenizerWrapper,
-    Tokenizer,
+    DecoderWrapper, ModelWrapper, NormalizedString, Normalizer as _, NormalizerWrapper, PostProcessor as _,
+    PreTokenizerWrapper, Tokenizer, TruncationDirection,
 };
 
 use super::{
@@ -124,6 +124,21 @@ impl PromptTokenizer {
         Ok(self.tokenizer.encode_fast(text, add_special_tokens)?.get_ids().to_vec())
     }
 
+    /// The same, but of a text that has more than `most` tokens, special ones included, the end is cut off.
+    ///
+    /// # Errors
+    /// The tokenizer fails on it.
+    pub(super) fn encode_at_most(&self, text: &str, most: usize) -> tokenizers::Result<Vec<u32>> {
+        let mut encoding = self.tokenizer.encode_fast(text, false)?;
+        encoding.truncate(most.saturating_sub(self.special_tokens()), 0, TruncationDirection::Right);
+        Ok(self.tokenizer.post_process(encoding, None, true)?.get_ids().to_vec())
+    }
+
+    /// How many special tokens a text gets.
+    pub(super) fn special_tokens(&self) -> usize {
+        self.tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false))
+    }
+
     /// Refuses a text that can't have less than `room` tokens, or would take very much memory, before anything is
     /// spent on it. `param` is the field that it is from.
     pub(super) fn check_length(&self, text: &str, room: usize, param: &str) -> Result<(), Failure> {
@@ -178,6 +193,12 @@ impl PromptTokenizer {
         }
         len
     }
+}
+
+/// A tokenizer without a token for what it does not know fails on it.
+pub(super) fn not_encoded(error: &tokenizers::Error, param: &str) -> Failure {
+    let message = format!("the model's tokenizer can't encode it: {error}");
+    Failure { kind: FailureKind::InvalidRequest, param: Some(param.into()), message }
 }
 
 /// The prompt has `tokens`, too many for a context of `length`.

@@ -26,6 +26,7 @@ mod entry;
 mod kept;
 mod pace;
 mod plan;
+mod preempt;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -40,6 +41,8 @@ pub use plan::{PlannedRow, SequenceId, StepPlan};
 pub struct Limits {
     /// Most sequences in the running set.
     pub max_num_seqs: usize,
+    /// Most sequences of which something is held, in the running set or not; more than the former.
+    pub max_held_seqs: usize,
     /// Most tokens of a prompt's chunk.
     pub chunk_tokens: usize,
     /// Most tokens of one step; one chunk is always allowed.
@@ -212,57 +215,6 @@ impl Scheduler {
             - held.saturating_sub(self.limits.kv_tokens) as isize
     }
 
-    /// Takes memory back until every decode of this step has room for one more token.
-    fn preempt_until_decodes_fit(&mut self, kept: &mut impl Kept) {
-        while let missing @ 1.. = -self.free_tokens(kept) {
-            if kept.evict(missing.unsigned_abs()) == 0 && !self.preempt(kept) {
-                return;
-            }
-        }
-    }
-
-    /// Takes one sequence's memory: of those without a place the latest arrival's, else the latest of all, but
-    /// never the only one's that can go on. False if there is none to take.
-    fn preempt(&mut self, kept: &mut impl Kept) -> bool {
-        if self.preempt_without_place(kept, None) {
-            return true;
-        }
-        let latest = self.placed().skip(1).last().map(|(&id, _)| id);
-        latest.is_some_and(|latest| self.preempt_one(latest, kept))
-    }
-
-    /// Takes the memory of a sequence that has no place: of the latest paused one, else of the latest, if it arrived
-    /// after `earlier`. False if there is none.
-    fn preempt_without_place(&mut self, kept: &mut impl Kept, earlier: Option<SequenceId>) -> bool {
-        let mut victim = None;
-        for (&id, entry) in self.entries.iter().rev() {
-            if entry.placed || entry.computed == 0 {
-                continue;
-            }
-            if entry.paused {
-                victim = Some(id);
-                break;
-            }
-            if victim.is_none() && Some(id) > earlier {
-                victim = Some(id);
-            }
-        }
-        victim.is_some_and(|id| self.preempt_one(id, kept))
-    }
-
-    fn preempt_one(&mut self, id: SequenceId, kept: &mut impl Kept) -> bool {
-        self.preemptions += 1;
-        self.take_memory(id, kept)
-    }
-
-    fn take_memory(&mut self, id: SequenceId, kept: &mut impl Kept) -> bool {
-        let Some(entry) = self.entries.get_mut(&id) else { return false };
-        kept.drop_memory(id, entry.computed);
-        (entry.computed, entry.shared) = (0, 0);
-        entry.placed = false;
-        true
-    }
-
     /// Gives places to sequences that can go on, in the order of arrival. Where none is free, the latest arrival gives
     /// its own up to an earlier one, which was paused until now.
     ///
@@ -282,6 +234,9 @@ impl Scheduler {
                 Some(latest)
             };
             let is_new = self.computed(id) == 0;
+            if is_new && !self.make_way(kept) {
+                return;
+            }
             if is_new && !self.find_prefix(id, kept) {
                 continue;
             }

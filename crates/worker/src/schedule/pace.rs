@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::PlannedRow;
+use crate::average::{Average, BySize};
 
 /// A step with parts of prompts takes at most so many times what its decodes take alone...
 const STRETCH: f64 = 3.0;
@@ -20,7 +21,7 @@ const LEAST_TOKENS: usize = 3;
 /// Tokens of prompts that the first step beside decodes computes, when nothing is known yet.
 const FIRST_TOKENS: usize = 16;
 
-/// What the latest step counts, against all before it.
+/// What the latest step counts for the time of prompts, against all before it.
 const WEIGHT: f64 = 0.1;
 
 /// After so many steps with parts of prompts, one only decodes, so that it is known what that takes: contexts grow, and
@@ -30,14 +31,11 @@ const LOOK_AFTER: u32 = 32;
 /// The same where it was never seen.
 const FIRST_LOOK_AFTER: u32 = 4;
 
-/// Decodes of a step are told apart by powers of two.
-const SIZES: usize = 12;
-
 /// What steps took, and what follows for the next one.
 #[derive(Clone, Debug)]
 pub(super) struct Pace {
-    /// By the power of two of a step's decodes.
-    decodes: [DecodeTime; SIZES],
+    /// By a step's decodes.
+    decodes: BySize<DecodeTime>,
     prompts: PromptCost,
     /// Tokens of prompts in the latest step beside decodes.
     latest: usize,
@@ -46,7 +44,7 @@ pub(super) struct Pace {
 /// What is known of steps that only decode.
 #[derive(Clone, Copy, Debug, Default)]
 struct DecodeTime {
-    seconds: Option<f64>,
+    seconds: Average,
     /// Steps of as many decodes since the last one, each with parts of prompts.
     unseen: u32,
 }
@@ -74,11 +72,7 @@ struct PromptCost {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self {
-            decodes: [DecodeTime::default(); SIZES],
-            prompts: PromptCost::default(),
-            latest: FIRST_TOKENS / 2,
-        }
+        Self { decodes: BySize::default(), prompts: PromptCost::default(), latest: FIRST_TOKENS / 2 }
     }
 }
 
@@ -104,13 +98,13 @@ impl Pace {
         match load {
             StepLoad { decodes: 0, .. } => {}
             StepLoad { decodes, prompt_tokens: 0, .. } => {
-                let DecodeTime { seconds, unseen } = &mut self.decodes[size(decodes)];
-                *seconds = Some(seconds.map_or(took, |known| known + (took - known) * WEIGHT));
+                let DecodeTime { seconds, unseen } = self.decodes.get_mut(decodes);
+                seconds.learn(took);
                 *unseen = 0;
             }
             StepLoad { decodes, prompt_tokens, .. } => {
                 self.latest = prompt_tokens;
-                self.decodes[size(decodes)].unseen += 1;
+                self.decodes.get_mut(decodes).unseen += 1;
                 let prompts = (took - self.decode_seconds(decodes).unwrap_or(0.0)).max(0.0);
                 self.prompts.learn(load, prompts);
             }
@@ -119,8 +113,8 @@ impl Pace {
 
     /// Whether the next step with so many decodes is to have nothing else.
     pub(super) fn must_look(&self, decodes: usize) -> bool {
-        let DecodeTime { seconds, unseen } = self.decodes[size(decodes)];
-        unseen >= if seconds.is_some() { LOOK_AFTER } else { FIRST_LOOK_AFTER }
+        let DecodeTime { seconds, unseen } = self.decodes.get(decodes);
+        *unseen >= if seconds.get().is_some() { LOOK_AFTER } else { FIRST_LOOK_AFTER }
     }
 
     /// Seconds that a step with so many `decodes` has for prompts, of which there are `prompts_each` for each sequence that
@@ -146,10 +140,7 @@ impl Pace {
 
     /// What is known of the nearest number of decodes.
     fn decode_seconds(&self, decodes: usize) -> Option<f64> {
-        let size = size(decodes);
-        let known = self.decodes.iter().enumerate();
-        let known = known.filter_map(|(other, time)| Some((other, time.seconds?)));
-        known.min_by_key(|(other, _)| other.abs_diff(size)).map(|(_, seconds)| seconds)
+        self.decodes.nearest(decodes, |time| time.seconds.get())
     }
 }
 
@@ -180,11 +171,6 @@ impl PromptCost {
         // A tenth at least: the line may be steeper than the truth.
         (mean.1 + slope * (context as f64 - mean.0)).max(mean.1 / 10.0)
     }
-}
-
-/// The power of two that is at least `tokens`.
-fn size(tokens: usize) -> usize {
-    (tokens.next_power_of_two().trailing_zeros() as usize).min(SIZES - 1)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 const LIMITS: Limits = Limits {
+    max_held_seqs: usize::MAX,
     max_num_seqs: 4,
     chunk_tokens: 8,
     max_num_batched_tokens: 16,
@@ -119,7 +120,8 @@ fn drafts_do_not_keep_a_prompt_waiting() {
     let mut scheduler = Scheduler::new(Limits { max_draft_tokens: 3, kv_tokens: 1000, ..LIMITS });
     scheduler.add(4, 0);
     step(&mut scheduler);
-    scheduler.add(200, 0);
+    // It lasts longer than the test.
+    scheduler.add(900, 0);
     let mut waited = 0;
     for n in 0..30 {
         scheduler.set_draft(id(0), if n < 4 { 0 } else { 3 });

@@ -3,12 +3,7 @@
 use std::time::Duration;
 
 use super::policy::row_cost;
-
-/// What the latest pass or step counts, against all before it.
-const WEIGHT: f64 = 0.1;
-
-/// Rows are told apart by powers of two.
-const SIZES: usize = 12;
+use crate::average::{Average, BySize};
 
 /// Tokens of a long prompt that a step computes, before it is known how long that takes.
 const FIRST_TOKENS: usize = 32;
@@ -31,12 +26,12 @@ pub struct Costs {
     first: f64,
     /// It stays, whatever is measured.
     fixed: bool,
-    /// Seconds of a pass of the draft model for each of its rows, by the power of two of these.
-    passes: [Option<f64>; SIZES],
+    /// Seconds of a pass of the draft model for each of its rows.
+    passes: BySize<Average>,
     /// Seconds of a step of the served model for each of its rows, without guesses.
-    steps: [Option<f64>; SIZES],
+    steps: BySize<Average>,
     /// Seconds of a token of a prompt in the draft model.
-    prompt_token: Option<f64>,
+    prompt_token: Average,
     /// Steps in a row in which drafts were possible and too expensive for every sequence.
     refused: u32,
 }
@@ -54,8 +49,8 @@ impl Costs {
     }
 
     fn new(first: f64, fixed: bool) -> Self {
-        let (passes, steps) = ([None; SIZES], [None; SIZES]);
-        Self { first, fixed, passes, steps, prompt_token: None, refused: 0 }
+        let (passes, steps) = (BySize::default(), BySize::default());
+        Self { first, fixed, passes, steps, prompt_token: Average::default(), refused: 0 }
     }
 
     /// What a guess of the draft model costs in a step of so many rows, beside its row in that step: as a share of a token
@@ -64,7 +59,7 @@ impl Costs {
         if self.fixed || self.refused >= TRY_AFTER {
             return self.first;
         }
-        match (nearest(&self.passes, rows), nearest(&self.steps, rows)) {
+        match (self.passes.nearest(rows, Average::get), self.steps.nearest(rows, Average::get)) {
             (Some(pass), Some(step)) if step > 0.0 => pass / step,
             _ => self.first,
         }
@@ -77,7 +72,7 @@ impl Costs {
 
     /// Tokens of prompts that may be computed beside a step of so many rows, at most `most`: as many as double its time.
     pub fn prompt_tokens(&self, rows: usize, most: usize) -> usize {
-        let known = self.prompt_token.zip(nearest(&self.steps, rows));
+        let known = self.prompt_token.get().zip(self.steps.nearest(rows, Average::get));
         let tokens = match known {
             Some((token, step)) if token > 0.0 && !self.fixed => (step * rows as f64 / token) as usize,
             _ => FIRST_TOKENS,
@@ -88,7 +83,7 @@ impl Costs {
     /// Whether a sequence of which the draft model misses so many tokens, and in which so many are still to come, is worth
     /// that it computes them.
     pub fn is_worth(&self, missing: usize, to_come: usize, rows: usize) -> bool {
-        let token = match self.prompt_token.zip(nearest(&self.steps, rows)) {
+        let token = match self.prompt_token.get().zip(self.steps.nearest(rows, Average::get)) {
             Some((token, step)) if step > 0.0 && !self.fixed => token / step,
             _ => self.first,
         };
@@ -100,21 +95,20 @@ impl Costs {
     /// One pass makes it at most a little more expensive: the first ones read the weights, and it must not be given up for
     /// that.
     pub fn learn_pass(&mut self, rows: usize, tokens: usize, took: Duration) {
-        let Some(step) = nearest(&self.steps, rows).filter(|_| rows > 0) else { return };
+        let Some(step) = self.steps.nearest(rows, Average::get).filter(|_| rows > 0) else { return };
         let (known, new) = if tokens > 2 * rows {
             (&mut self.prompt_token, took.as_secs_f64() / tokens as f64)
         } else {
-            (&mut self.passes[size(rows)], seconds_of_row(rows, tokens, took))
+            (self.passes.get_mut(rows), seconds_of_row(rows, tokens, took))
         };
-        let most = 2.0 * *known.get_or_insert(self.first * step);
-        average(known, new.min(most));
+        known.learn_at_most_double(new, self.first * step);
     }
 
     /// Learns what a step of the served model took that had so many rows, one for each sequence, and so many tokens: one a
     /// row, and guesses.
     pub fn learn_step(&mut self, rows: usize, tokens: usize, took: Duration) {
         if rows > 0 {
-            average(&mut self.steps[size(rows)], seconds_of_row(rows, tokens, took));
+            self.steps.get_mut(rows).learn(seconds_of_row(rows, tokens, took));
         }
     }
 }
@@ -123,22 +117,6 @@ impl Costs {
 fn seconds_of_row(rows: usize, tokens: usize, took: Duration) -> f64 {
     let more = tokens.saturating_sub(rows) as f64 / rows as f64;
     took.as_secs_f64() / (1.0 + row_cost(rows) * more) / rows as f64
-}
-
-fn average(known: &mut Option<f64>, new: f64) {
-    *known = Some(known.map_or(new, |known| known + (new - known) * WEIGHT));
-}
-
-/// What is known of the nearest number of rows.
-fn nearest(known: &[Option<f64>; SIZES], rows: usize) -> Option<f64> {
-    let size = size(rows);
-    let known = known.iter().enumerate().filter_map(|(other, seconds)| Some((other, (*seconds)?)));
-    known.min_by_key(|(other, _)| other.abs_diff(size)).map(|(_, seconds)| seconds)
-}
-
-/// The power of two that is at least `rows`.
-fn size(rows: usize) -> usize {
-    (rows.next_power_of_two().trailing_zeros() as usize).min(SIZES - 1)
 }
 
 #[cfg(test)]

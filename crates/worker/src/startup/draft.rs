@@ -24,10 +24,16 @@ use crate::{
 
 /// A stored model that is to draft tokens for another one.
 pub(super) struct StoredDraft {
-    /// Its name, and that of the other one.
-    names: (String, String),
+    names: Names,
     /// Keeps the lease on what its weights are views of.
     artifact: Artifact,
+}
+
+/// Names of a draft model and of the model that it drafts for.
+#[derive(Clone)]
+struct Names {
+    draft: String,
+    target: String,
 }
 
 /// A model and the one that drafts for it.
@@ -38,20 +44,30 @@ pub(super) struct LoadedModels {
     pub(super) other_bytes: u64,
 }
 
+impl Names {
+    /// That of the draft model. It has no kind of its own: what is wrong is not wrong with the model that clients ask for.
+    fn refusal(&self, why: &str) -> anyhow::Error {
+        let Self { draft, target } = self;
+        anyhow!(
+            "`{draft}`, which `speculation.draft_models` names for `{target}`, can't draft tokens for it: {why}"
+        )
+    }
+}
+
 impl StoredDraft {
     /// The one that the options name for the model `target`, if they name one.
     pub(super) fn find(store: &Store, options: &WorkerOptions, target: &str) -> anyhow::Result<Option<Self>> {
         let Some(name) = &options.draft_model else { return Ok(None) };
-        let names = (name.clone(), target.to_owned());
+        let names = Names { draft: name.clone(), target: target.to_owned() };
         match store.resolve(name) {
             Ok(artifact) => Ok(Some(Self { names, artifact })),
-            Err(error) => Err(refusal(&names, &with_causes(&error))),
+            Err(error) => Err(names.refusal(&with_causes(&error))),
         }
     }
 
     /// Its name.
     pub(super) fn name(&self) -> &str {
-        &self.names.0
+        &self.names.draft
     }
 
     /// Verifies what is stored, if that is to be done before it serves. What is verified in the background is the served
@@ -60,7 +76,7 @@ impl StoredDraft {
         if options.verify != Verify::Full {
             return Ok(());
         }
-        verify::before_serving(&self.artifact).map_err(|error| refusal(&self.names, &with_causes(&error)))
+        verify::before_serving(&self.artifact).map_err(|error| self.names.refusal(&with_causes(&error)))
     }
 
     /// Compares its vocabulary with that of the other model.
@@ -68,7 +84,7 @@ impl StoredDraft {
         let checked = load_tokenizer(&self.artifact)
             .map_err(|error| format!("{error:#}"))
             .and_then(|tokenizer| check_draft(target, &tokenizer));
-        checked.map_err(|why| refusal(&self.names, &why))
+        checked.map_err(|why| self.names.refusal(&why))
     }
 
     /// Records that it was used.
@@ -124,7 +140,7 @@ impl LoadedModels {
         options: &WorkerOptions,
         device: Device,
     ) -> anyhow::Result<Self> {
-        let (name, target) = &draft.names;
+        let Names { draft: name, target } = &draft.names;
         let together = || format!("`{target}` and its draft model `{name}` together");
         let size = stored_size(&artifact.manifest).and_draft(stored_size(&draft.artifact.manifest));
         let plan = MemoryPlan::new(options, device, size).with_context(together)?;
@@ -142,20 +158,25 @@ impl LoadedModels {
             drafting = Some(loaded.map_err(|error| {
                 // That there is too little memory is about both; what else there is must not be taken for the model's own.
                 let short = error.is::<Shortage>();
-                if short { error } else { refusal(&draft.names, &format!("{error:#}")) }
+                if short { error } else { draft.names.refusal(&format!("{error:#}")) }
             })?);
             anyhow::Ok(kv_bytes)
         })?;
+        if drafting.as_ref().is_some_and(Model::has_states) {
+            let why = "its layers keep states, which can't be taken back behind a wrong guess";
+            return Err(draft.names.refusal(why));
+        }
         let chunk = options::chunk_tokens(options);
         model.warm_up(chunk)?;
-        if let Some(draft) = &drafting {
-            draft
-                .warm_up(chunk)
-                .map_err(|error| refusal(&(name.clone(), target.clone()), &error.to_string()))?;
-            info!(draft_model = name, weight_bytes = draft.weight_bytes(), "draft model loaded");
+        if let Some(loaded) = &drafting {
+            loaded.warm_up(chunk).map_err(|error| draft.names.refusal(&error.to_string()))?;
+            info!(draft_model = name, weight_bytes = loaded.weight_bytes(), "draft model loaded");
         }
-        if !model.is_invariant() {
-            warn!(draft_model = name, "nothing is guessed, since outputs could differ");
+        if !model.checks_drafts() {
+            warn!(
+                draft_model = name,
+                "nothing is guessed: this model can't take back what was guessed wrong"
+            );
         }
         Ok(Self { model, draft: drafting, other_bytes })
     }
@@ -183,17 +204,11 @@ impl LoadedModels {
                 context_length: draft.context_length() as usize,
                 vocab_size: draft.vocab_size().min(model.vocab_size()) as usize,
             };
-            let costs = Costs::of_weights(draft.weight_bytes(), model.weight_bytes());
+            // What was expanded is read in that form.
+            let read = |model: &Model| model.weight_bytes().max(model.private_bytes());
+            let costs = Costs::of_weights(read(&draft), read(&model));
             DraftModel::new(draft, size, limits, costs)
         });
         (model, draft)
     }
-}
-
-/// Of a draft model, with its name and that of the other one. It has no kind of its own: what is wrong is not wrong with
-/// the model that clients ask for.
-fn refusal((draft, target): &(String, String), why: &str) -> anyhow::Error {
-    anyhow!(
-        "`{draft}`, which `speculation.draft_models` names for `{target}`, can't draft tokens for it: {why}"
-    )
 }

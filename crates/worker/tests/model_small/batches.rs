@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Prompts of mixed lengths, the last two of which begin alike.
-fn prompts() -> Vec<Vec<u32>> {
+pub(crate) fn prompts() -> Vec<Vec<u32>> {
     let mut random = SplitMix(91);
     let mut prompts: Vec<Vec<u32>> =
         [3, 90, 17, 40, 64, 33, 120].iter().map(|&len| random.tokens(len, 100)).collect();

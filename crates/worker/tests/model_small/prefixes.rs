@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Tokens that a stream did not have to compute.
-fn cached(stream: &Stream) -> u32 {
+pub(crate) fn cached(stream: &Stream) -> u32 {
     match stream.1 {
         Some(StreamEventKind::Finished { usage, .. }) => usage.cached_tokens,
         _ => panic!("{stream:?}"),

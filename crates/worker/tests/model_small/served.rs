@@ -37,6 +37,7 @@ use super::{
 };
 
 pub(crate) const LIMITS: Limits = Limits {
+    max_held_seqs: usize::MAX,
     max_num_seqs: 8,
     chunk_tokens: 16,
     max_num_batched_tokens: 64,
@@ -124,7 +125,11 @@ impl Forward for Flaky {
     }
 
     fn checks_drafts(&self) -> bool {
-        self.loaded.model.is_invariant()
+        self.loaded.model.checks_drafts()
+    }
+
+    fn mark(&self, kv: &mut SequenceKv, len: usize) {
+        kv.mark(len);
     }
 
     fn truncate(&self, kv: &mut SequenceKv, len: usize) {
@@ -220,25 +225,39 @@ pub(crate) fn serve(
     prompts: &[&[u32]],
     fails: impl Fn(&StepInput<'_>) -> bool + 'static,
 ) -> (Result<(), Broken>, Outcome) {
-    serve_with(on, limits, prompts, fails, None, None)
+    serve_with(tiny(on), limits, prompts, fails, None, None)
+}
+
+/// The same, by another model.
+pub(crate) fn serve_by(
+    loaded: Loaded,
+    limits: Limits,
+    prompts: &[&[u32]],
+    fails: impl Fn(&StepInput<'_>) -> bool + 'static,
+) -> (Result<(), Broken>, Outcome) {
+    serve_with(loaded, limits, prompts, fails, None, None)
+}
+
+fn tiny(on: On) -> Loaded {
+    load(&Tiny::new(on.spec(Spec::default()), 21), on)
 }
 
 /// The same, with drafts of another model.
 pub(crate) fn serve_drafted(on: On, limits: Limits, prompts: &[&[u32]], draft: Loaded) -> Outcome {
-    let (result, outcome) = serve_with(on, limits, prompts, |_| false, None, Some(draft));
+    let (result, outcome) = serve_with(tiny(on), limits, prompts, |_| false, None, Some(draft));
     result.unwrap();
     outcome
 }
 
 /// The same, with prefixes that are kept in a folder, and were kept there before.
 pub(crate) fn serve_from(on: On, limits: Limits, prompts: &[&[u32]], prefixes: &Path) -> Outcome {
-    let (result, outcome) = serve_with(on, limits, prompts, |_| false, Some(prefixes), None);
+    let (result, outcome) = serve_with(tiny(on), limits, prompts, |_| false, Some(prefixes), None);
     result.unwrap();
     outcome
 }
 
 fn serve_with(
-    on: On,
+    loaded: Loaded,
     limits: Limits,
     prompts: &[&[u32]],
     fails: impl Fn(&StepInput<'_>) -> bool + 'static,
@@ -246,7 +265,6 @@ fn serve_with(
     draft: Option<Loaded>,
 ) -> (Result<(), Broken>, Outcome) {
     let stats = Arc::new(EngineStats::default());
-    let loaded = load(&Tiny::new(on.spec(Spec::default()), 21), on);
     let model = Flaky::new(loaded, Arc::clone(&stats), fails);
     let (requests, streams) = (Arc::new(RequestTable::default()), Arc::new(Streams::default()));
     let tokenizer = Arc::new(Tokenizer::from_bytes(tokenizer(101).to_string()).unwrap());

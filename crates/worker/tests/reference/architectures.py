@@ -235,17 +235,210 @@ def olmoe(r, seed):
     return {**common("olmoe", r, seed), **experts, "separate_experts": seed % 3 == 1}
 
 
+def deepseek_experts(r, seed):
+    """Some experts, of which every token goes through one or two."""
+    return {
+        "n_routed_experts": 8,
+        "num_experts_per_tok": r.choice([2, 3]),
+        "n_shared_experts": r.choice([1, 2]),
+        "moe_intermediate_size": r.choice([32, 64]),
+        "first_k_dense_replace": 1,
+        "num_hidden_layers": 3,
+        "separate_experts": seed % 3 == 1,
+        "tie_word_embeddings": False,
+    }
+
+
+def chosen_by_sigmoid(r, seed):
+    groups = {"n_group": [1, 4, 2][seed % 3], "topk_group": [1, 2, 1][seed % 3]}
+    return {**groups, "norm_topk_prob": seed % 2 == 0, "routed_scaling_factor": r.choice([1.0, 2.5])}
+
+
+def glm4_moe(r, seed):
+    config = common("glm4_moe", r, seed)
+    config["head_dim"] = {20: 24}.get(config["head_dim"], config["head_dim"])
+    more = {"attention_bias": seed % 2 == 1, "use_qk_norm": seed % 3 != 1, "partial_rotary_factor": 0.5}
+    return {**config, **deepseek_experts(r, seed), **chosen_by_sigmoid(r, seed), **more, "rope_scaling": None}
+
+
+def latent(r, seed):
+    """Sizes of latent attention. The kernels for the CPU take sums of rank and rotated components that are multiples of 8."""
+    heads = r.choice([2, 4])
+    sizes = {
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "q_lora_rank": None if seed % 2 else 32,
+        "kv_lora_rank": r.choice([32, 64]),
+        "qk_rope_head_dim": [8, 12, 16][seed % 3],
+        "qk_nope_head_dim": r.choice([32, 64]),
+        "v_head_dim": r.choice([16, 32]),
+    }
+    mscales = {"mscale": 1.0, "mscale_all_dim": r.choice([0.7, 1.0])} if seed % 3 != 1 else {}
+    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 4.0, **mscales}
+    return {**sizes, "rope_scaling": scaling, "attention_bias": seed % 3 == 2}
+
+
+def deepseek_v3(r, seed, model_type="deepseek_v3"):
+    config = common(model_type, r, seed, free=False)
+    return {**config, **deepseek_experts(r, seed), **chosen_by_sigmoid(r, seed), **latent(r, seed)}
+
+
+def deepseek_v2(r, seed):
+    groups = {"topk_method": "greedy"}
+    if seed % 2 == 0:
+        groups = {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}
+    more = {**groups, "norm_topk_prob": False, "routed_scaling_factor": r.choice([1.0, 16.0])}
+    return {**common("deepseek_v2", r, seed, free=False), **deepseek_experts(r, seed), **latent(r, seed), **more}
+
+
+def deepseek(r, seed):
+    scaling = {"type": "linear", "factor": 4.0} if seed % 2 else None
+    config = {**common("deepseek", r, seed, free=False), **deepseek_experts(r, seed)}
+    config["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
+    return {**config, "norm_topk_prob": False, "rope_scaling": scaling, "attention_bias": seed % 3 == 2}
+
+
+def llama4(r, seed):
+    text = {
+        **common("llama4_text", r, seed),
+        "attention_bias": seed % 3 == 2,
+        "attention_chunk_size": r.choice([24, 40]),
+        "num_hidden_layers": 4,
+        "interleave_moe_layer_step": 1 + seed % 2,
+        "intermediate_size_mlp": 160,
+        "num_local_experts": r.choice([4, 5]),
+        "num_experts_per_tok": 1,
+        "use_qk_norm": seed % 3 != 1,
+        "rms_norm_eps": 1e-6,  # that of queries and keys is always so in mlx-lm
+        "rope_scaling": llama3() if seed % 2 else None,
+        "attn_temperature_tuning": [4, 0, True][seed % 3],
+        "floor_scale": 16,
+        "attn_scale": 0.3,
+        "tie_word_embeddings": False,
+    }
+    return {"model_type": "llama4", "text_config": text, "vocab_size": text["vocab_size"], "eos_token_id": 0}
+
+
+def gpt_oss(r, seed):
+    # Few layers: the more tokens choose experts, the more of them choose between two that are nearly alike.
+    config = {**common("gpt_oss", r, seed), "num_hidden_layers": 2, "attention_bias": True, "tie_word_embeddings": False}
+    kinds = ["sliding_attention", "full_attention"]
+    experts = {"num_local_experts": r.choice([5, 8]), "num_experts_per_tok": r.choice([2, 3])}
+    return {
+        **config,
+        **experts,
+        "layer_types": [None, kinds, kinds[::-1]][seed % 3],
+        "sliding_window": r.choice([24, 40]),
+        "rope_scaling": yarn() if seed % 2 == 0 else None,
+        "swiglu_limit": 7.0,
+    }
+
+
+def lfm2(r, seed):
+    config = common("lfm2", r, seed, free=False)
+    layers = 4
+    kinds = ["full_attention" if (layer + seed) % 3 == 1 else "conv" for layer in range(layers)]
+    sizes = {
+        "block_dim": config["hidden_size"],
+        "block_ff_dim": 96,
+        "block_multiple_of": 32,
+        "block_ffn_dim_multiplier": r.choice([1.0, 1.5]),
+        "block_auto_adjust_ff_dim": seed % 3 == 1,
+    }
+    of_layers = {"layer_types": kinds} if seed % 2 else {"full_attn_idxs": [i for i in range(layers) if kinds[i] != "conv"]}
+    for name in ["intermediate_size", "rms_norm_eps"]:
+        del config[name]
+    return {
+        **config,
+        **sizes,
+        **of_layers,
+        "num_hidden_layers": layers,
+        "tie_word_embeddings": True,
+        "norm_eps": r.choice([1e-5, 1e-6]),
+        "conv_L_cache": [3, 4, 2][seed % 3],
+        "conv_bias": seed % 2 == 1,
+        "convolutions_of_transformers": seed % 2 == 0,
+    }
+
+
+def delta_net(r, seed):
+    """What models with gated delta nets have in common."""
+    keys, values = r.choice([(2, 4), (1, 3), (2, 2)])
+    return {
+        "num_hidden_layers": 4,
+        "linear_num_key_heads": keys,
+        "linear_num_value_heads": values,
+        "linear_key_head_dim": r.choice([16, 12]),
+        # A quantized output needs a multiple of 32 components.
+        "linear_value_head_dim": r.choice({4: [16, 40], 3: [32], 2: [16, 48]}[values]),
+        "linear_conv_kernel_dim": [4, 3][seed % 2],
+        "full_attention_interval": [4, 2][seed % 2],
+    }
+
+
+def shared_experts(r, seed):
+    return {
+        "num_experts": r.choice([6, 9]),
+        "num_experts_per_tok": r.choice([2, 3]),
+        "moe_intermediate_size": 64,
+        "shared_expert_intermediate_size": 96,
+        "norm_topk_prob": seed % 3 != 1,
+    }
+
+
+def heads_of_16(r, config):
+    """A quarter of each head is rotated."""
+    return {**config, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": r.choice([1, 2]), "head_dim": 16}
+
+
+def qwen3_next(r, seed):
+    config = heads_of_16(r, common("qwen3_next", r, seed))
+    # mlx-lm takes the files of transformers for those if their first layers have separate experts.
+    of_transformers = seed % 3 == 1
+    layers = {"decoder_sparse_step": 1 if of_transformers else 2, "mlp_only_layers": [3] if seed % 3 == 2 else []}
+    return {
+        **config,
+        **delta_net(r, seed),
+        **shared_experts(r, seed),
+        **layers,
+        "partial_rotary_factor": [0.25, 0.5][seed % 2],
+        "attention_bias": seed % 3 == 2,
+        "separate_experts": of_transformers,
+        "convolutions_of_transformers": of_transformers,
+    }
+
+
+def qwen3_5(r, seed, model_type="qwen3_5"):
+    config = heads_of_16(r, common(model_type + "_text", r, seed))
+    theta = config.pop("rope_theta")
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 0], "partial_rotary_factor": [0.25, 0.5][seed % 2]}
+    text = {**config, **delta_net(r, seed), "rope_parameters": {**rope, "rope_theta": theta}}
+    if model_type == "qwen3_5_moe":
+        text.update(shared_experts(r, seed))
+    nested = {"model_type": model_type, "text_config": text, "vocab_size": text["vocab_size"], "eos_token_id": 0}
+    return {**nested, "convolutions_of_transformers": seed % 3 == 1}
+
+
 ARCHITECTURES = {
     "cohere": cohere,
     "cohere2": cohere2,
+    "deepseek": deepseek,
+    "deepseek_v2": deepseek_v2,
+    "deepseek_v3": deepseek_v3,
     "ernie4_5": ernie4_5,
     "gemma2": gemma2,
     "gemma3": gemma3,
     "gemma3_text": gemma3_text,
     "glm4": glm4,
+    "glm4_moe": glm4_moe,
+    "gpt_oss": gpt_oss,
     "granite": granite,
     "iquestcoder": lambda r, seed: llama(r, seed, "iquestcoder"),
+    "joyai_llm_flash": lambda r, seed: deepseek_v3(r, seed, "joyai_llm_flash"),
+    "kimi_k2": lambda r, seed: deepseek_v3(r, seed, "kimi_k2"),
+    "lfm2": lfm2,
     "llama": llama,
+    "llama4": llama4,
     "ministral3": ministral3,
     "mistral": mistral,
     "mistral3": mistral3,
@@ -256,7 +449,10 @@ ARCHITECTURES = {
     "phi3": phi3,
     "qwen2": qwen2,
     "qwen3": qwen3,
+    "qwen3_5": qwen3_5,
+    "qwen3_5_moe": lambda r, seed: qwen3_5(r, seed, "qwen3_5_moe"),
     "qwen3_moe": qwen3_moe,
+    "qwen3_next": qwen3_next,
     "seed_oss": seed_oss,
     "smollm3": smollm3,
 }

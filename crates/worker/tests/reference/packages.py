@@ -46,6 +46,15 @@ def source(folder, requirement, build_backend):
     return archive
 
 
+def wheel(folder, requirement):
+    """The archive of a wheel for every machine. `requirement` is `name==version --hash=…`."""
+    target = folder / requirement.split(" ")[0]
+    with requirements(requirement) as file:
+        pip("download", "--no-deps", "--only-binary=:all:", "--dest", str(target), "-r", file)
+    [archive] = target.iterdir()
+    return archive
+
+
 @contextlib.contextmanager
 def requirements(line):
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:

@@ -33,6 +33,28 @@ from architectures import ARCHITECTURES
 GATHER_QMM = mx.gather_qmm
 mx.gather_qmm = lambda *arrays, global_scale=None, **options: GATHER_QMM(*arrays, **options)
 
+# Of the latest pass: how near experts are to each other, by layer and token.
+GAPS = []
+ARGPARTITION = mx.argpartition
+
+
+def argpartition(values, kth, axis=-1):
+    """What mlx-lm chooses experts by, and groups of them."""
+    ordered = mx.sort(values, axis=axis).swapaxes(axis, -1)
+    if kth + 1 < ordered.shape[-1]:
+        taken, left = ordered[..., kth], ordered[..., kth + 1]
+        # Scores are told apart by their ratio; what a router gives, which has both signs, by its difference.
+        is_score = not (values > 0).any().item() or not (values < 0).any().item()
+        size = mx.abs(taken) + mx.abs(left) if is_score else 1.0
+        GAPS.append(((left - taken) / size).reshape(values.shape[1], -1).min(axis=-1).tolist())
+    return ARGPARTITION(values, kth=kth, axis=axis)
+
+
+mx.argpartition = argpartition
+
+# A rounding to 16 bits changes less.
+NEAR_EXPERTS = 3e-4
+
 PROMPT, DECODED = 129, 24
 AFTER = [1, 64, PROMPT, PROMPT + DECODED]
 MODELS = 3
@@ -67,6 +89,8 @@ def tensor(name, shape):
     is_norm = len(shape) == 1 and name.endswith("norm.weight")
     # Of matrices about 2 / sqrt(inputs), so that activations keep their size from layer to layer.
     low, high = (0.5, 1.5) if is_norm else (-0.25, 0.25)
+    if name.endswith(".e_score_correction_bias"):
+        low = 0.0  # mlx-lm takes a group that is left out for one with scores of 0
     values = [low + (high - low) * (next(numbers) >> 57) / 128 for _ in range(count)]
     return mx.array(values, dtype=mx.float32).reshape(shape)
 
@@ -81,6 +105,11 @@ def separate(name, shape):
     return [(f"{before}.experts.{expert}.{after}", shape[1:]) for expert in range(shape[0])]
 
 
+def transposed(name, shape):
+    """Channels, inputs of each, taps, as transformers stores a convolution: mlx-lm has the inputs last."""
+    return [shape[0], shape[2], shape[1]] if len(shape) == 3 and ".conv" in name else shape
+
+
 def build(config):
     """The model with its weights, and their shapes as they are stored."""
     model_class, args_class = _get_classes(config)
@@ -91,6 +120,8 @@ def build(config):
         shapes = {name: shape for name, shape in shapes.items() if "lm_head." not in name}
     if config.pop("separate_experts", False):
         shapes = dict(sorted(part for name, shape in shapes.items() for part in separate(name, shape)))
+    if config.pop("convolutions_of_transformers", False):
+        shapes = {name: transposed(name, shape) for name, shape in shapes.items()}
     weights = {name: tensor(name, shape) for name, shape in shapes.items()}
     if hasattr(model, "sanitize"):
         weights = model.sanitize(dict(weights))
@@ -98,33 +129,67 @@ def build(config):
     return model, shapes
 
 
-def run(model, prompt, bits):
+def quantize(model, bits, experts):
+    """Packs all matrices, or the experts in another way than all others."""
+
+    def packing(path, module):
+        if not hasattr(module, "to_quantized"):
+            return False
+        return {"group_size": 32, "bits": 4, "mode": experts} if experts and ".experts." in path else True
+
+    nn.quantize(model, group_size=GROUP_SIZE, bits=bits, class_predicate=packing)
+
+
+def run(model, prompt, bits, experts=None):
     """Logits of the prompt in one piece, then of single tokens, each the most likely one."""
     cache = make_prompt_cache(model)
-    rows = list(model(mx.array([prompt]), cache=cache)[0])
+    near = []
+
+    def forward(tokens):
+        GAPS.clear()
+        logits = model(mx.array([tokens]), cache=cache)[0]
+        mx.eval(logits)
+        near.extend(min(gaps) < NEAR_EXPERTS for gaps in zip(*GAPS))
+        return list(logits)
+
+    rows = forward(prompt)
     greedy = []
     for _ in range(DECODED):
         second, first = sorted(rows[-1].tolist())[-2:]
         token = rows[-1].argmax().item()
         greedy.append([token, round(first - second, 4)])
-        rows.append(model(mx.array([[token]]), cache=cache)[0, 0])
+        rows += forward([token])
     rounded = lambda row: [round(value, 5) for value in row.tolist()]
-    return {"bits": bits, "logits": [[after, rounded(rows[after - 1])] for after in AFTER], "greedy": greedy}
+    turns = {"turns_at": near.index(True)} if True in near else {}
+    logits = [[after, rounded(rows[after - 1])] for after in AFTER]
+    form = {"bits": bits, "experts": experts} if experts else {"bits": bits}
+    return {**form, **turns, "logits": logits, "greedy": greedy}
+
+
+def not_quantized(model, shapes):
+    """Matrices that stay dense in a quantized model."""
+    names = {name for name, _ in tree_flatten(model.parameters())}
+    modules = [name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) > 1]
+    return [module for module in modules if f"{module}.weight" in names and f"{module}.scales" not in names]
 
 
 def record(config, seed):
-    """One model, dense and with weights of 4 and of 8 bits."""
+    """One model, dense and with weights of 4 and of 8 bits; gpt-oss also as it is published, with experts in MXFP4."""
     model, shapes = build(dict(config))
     numbers = split_mix(hashed(f"tokens {seed}"))
     vocab = config.get("text_config", config)["vocab_size"]
     prompt = [next(numbers) % vocab for _ in range(PROMPT)]
-    runs = [run(model, prompt, None)]
-    for bits in (4, 8):
+    runs, dense = [run(model, prompt, None)], []
+    forms = [(4, None), (8, None)] + ([(8, "mxfp4")] if config["model_type"] == "gpt_oss" else [])
+    for bits, experts in forms:
         model, _ = build(dict(config))
-        nn.quantize(model, group_size=GROUP_SIZE, bits=bits)
-        runs.append(run(model, prompt, bits))
-    config.pop("separate_experts", None)
-    return {"config": config, "tensors": shapes, "prompt": prompt, "runs": runs}
+        quantize(model, bits, experts)
+        runs.append(run(model, prompt, bits, experts))
+        dense = not_quantized(model, shapes)
+    for ours in ["separate_experts", "convolutions_of_transformers"]:
+        config.pop(ours, None)
+    model = {"config": config, "tensors": shapes, "prompt": prompt, "runs": runs}
+    return {"dense": dense, **model} if dense else model
 
 
 def recorded(model_type, seed):

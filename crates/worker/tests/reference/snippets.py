@@ -145,6 +145,10 @@ COLLECTIONS = """
 {{ d.values() | list | tojson }} {{ people | map(attribute='name') | list | tojson }}
 {{ people | map(attribute='name') | tojson }}
 {{ [[1, 2], [3]] | sum(start=[]) }} {{ people | attr('x') }} {{ d | attr('a') }}
+{{ dict.fromkeys(['a', 'b']) }} {{ dict.fromkeys('ab', 1) }} {{ dict.fromkeys(l) | length }} {{ dict.fromkeys([]) }} {{ dict is mapping }} {{ dict is callable }}
+{{ {'_x': 1}._x }} {{ {'_x': 1}['_x'] }} {{ d._x is defined }} {{ s._x is defined }} {{ [1]._x }}|
+{{ s.__class__ is defined }}
+{{ l | map('tojson') | join(', ') }} {{ d | tojson(indent=2) | indent(2) }} {{ d | tojson | replace('"', "'") }} {{ people | tojson | length }} {{ people | map(attribute='name') | join(' and ') }}
 {{ none | length }}
 {{ none | list }}
 {{ 5 | length }}
@@ -188,6 +192,10 @@ STATEMENTS = [
     "{% set x = 1 %}{% for i in [1, 2] %}{% set x = x + i %}{{ x }}{% endfor %}{{ x }}",
     "{% set ns = namespace(x=0, found=false) %}{% for i in l %}{% set ns.x = ns.x + i %}{% endfor %}{{ ns.x }}{{ ns.found }}{{ ns.missing }}|",
     "{% set ns = namespace({'a': 1}, b=2) %}{{ ns.a }}{{ ns.b }}{{ ns['a'] }}{% set ns.a = none %}{{ ns.a }}{{ ns.zz is defined }}",
+    "{% set ns = namespace(_x=1) %}{{ ns._x }}",
+    "{% set ns = namespace({'_x': 1}) %}{{ ns }}",
+    "{% set ns = namespace(x=1) %}{% set ns._x = 1 %}{{ ns.x }}",
+    "{% set ns = namespace(x=1) %}{{ ns._x is defined }}{% set ns.x_ = 2 %}{{ ns.x_ }}",
     "{% set a, b = 1, 2 %}{{ a }}{{ b }}{% set c = (1, 2) %}{{ c }}{% set a, b = b, a %}{{ a }}{{ b }}",
     "{% set x %}\n  block {{ n }}\n{% endset %}[{{ x }}]{% set y | upper | trim %} abc {% endset %}[{{ y }}]",
     "{% if true %}{% set x = 5 %}{% endif %}{{ x }}{% with y = 2, z = 3 %}{{ y + z }}{% set w = 1 %}{% endwith %}{{ y }}{{ w }}",

@@ -3,36 +3,44 @@
 
     python3 templates.py FOLDER
 
-`cargo xtask test` runs this. It downloads Jinja2, and the chat templates that the source distribution of
-llama-cpp-python carries (nothing of it is run or compiled), and writes to FOLDER:
+`cargo xtask test` runs this. It downloads Jinja2, and the chat templates that three Python packages carry (nothing of
+them is run or compiled), and writes to FOLDER:
 
-    templates/<name>.jinja   the templates
-    cases.json               what each gives for each conversation below: a text, or an error
+    templates/<package>/<name>.jinja   the templates
+    cases.json                         what each gives for each of the conversations: a text, or an error
 
-The test `templates` compares the worker's rendering with it. Templates and texts are third parties' and are not
-committed. The environment follows transformers' `utils/chat_template_utils.py`.
+The test `templates` compares the worker's rendering with it, and both with `templates.json`, which `record_templates.py`
+wrote with transformers itself. Templates and texts are third parties' and are not committed. The environment follows
+transformers' `utils/chat_template_utils.py`.
 """
 
 import datetime
-import hashlib
 import json
-import os
 import pathlib
 import sys
 import tarfile
 import tempfile
+import zipfile
 
 import packages
 import snippets
+from conversations import conversations
 
 JINJA2 = "jinja2==3.1.6 --hash=sha256:85ece4451f492d0c13c5dd7c13a64681a86afae63a5f347908daf103ce6d2f67"
 MARKUPSAFE = "markupsafe"
-TEMPLATES = (
+LLAMA_CPP = (
     "llama-cpp-python==0.3.36 --hash=sha256:832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 )
 INSIDE = "vendor/llama.cpp/models/templates/"
+WHEELS = {
+    "axolotl": "axolotl==0.19.0 --hash=sha256:f28eb3ad3709975eec4adfe13307dd980c7e7917cc43cb03f2c6f26c007135cc",
+    "trl": "trl==1.16.0 --hash=sha256:c4726e139dd40e1a41661511c639c8a68416782b2e3e8c0befebd77bb7ba0396",
+}
 
 NOW = datetime.datetime(2026, 2, 3, 14, 5, 6, 789)
+SPECIAL_TOKENS = {
+    "bos_token": "<|bos|>", "eos_token": "<|eos|>", "unk_token": "<|unk|>", "pad_token": "<|pad|>",
+}
 
 
 def install_jinja2(folder):
@@ -44,15 +52,28 @@ def install_jinja2(folder):
     sys.path.insert(0, str(folder / "python"))
 
 
-def download_templates(folder):
-    """The templates of the source distribution, by name."""
-    archive = packages.source(folder, TEMPLATES, "scikit_build_core.build")
-    templates = {}
+def all_templates(folder):
+    """Package, name and source of all templates. A package may have what another one has, too."""
+    archive = packages.source(folder, LLAMA_CPP, "scikit_build_core.build")
     with tarfile.open(archive) as tar:
         for member in tar:
             if member.isfile() and member.name.endswith(".jinja") and INSIDE in member.name:
-                templates[pathlib.PurePosixPath(member.name).name] = tar.extractfile(member).read()
-    return templates
+                yield "llama.cpp", member.name, tar.extractfile(member).read()
+    for package, requirement in WHEELS.items():
+        with zipfile.ZipFile(packages.wheel(folder, requirement)) as wheel:
+            for name in wheel.namelist():
+                if name.endswith(".jinja"):
+                    yield package, name, wheel.read(name)
+
+
+def download_templates(folder):
+    """The templates by package and name, each once."""
+    templates, known = {}, set()
+    for package, path, source in all_templates(folder):
+        if source not in known:
+            known.add(source)
+            templates[f"{package}/{pathlib.PurePosixPath(path).name}"] = source
+    return dict(sorted(templates.items()))
 
 
 def environment():
@@ -80,12 +101,37 @@ def environment():
             value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
         )
 
+    def check_name(name):
+        if isinstance(name, str) and name.startswith("_"):
+            raise jinja2.exceptions.SecurityError(name)
+
+    class Namespace(jinja2.utils.Namespace):
+        def __init__(*args, **kwargs):
+            self, args = args[0], args[1:]
+            values = dict(*args, **kwargs)
+            for name in values:
+                check_name(name)
+            jinja2.utils.Namespace.__init__(self, values)
+
+        def __setitem__(self, name, value):
+            check_name(name)
+            jinja2.utils.Namespace.__setitem__(self, name, value)
+
+    class Dict:
+        def __call__(self, *args, **kwargs):
+            return dict(*args, **kwargs)
+
+        def fromkeys(self, *args, **kwargs):
+            return dict.fromkeys(*args, **kwargs)
+
     env = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
     env.filters["tojson"] = tojson
     env.globals["raise_exception"] = raise_exception
     env.globals["strftime_now"] = NOW.strftime
+    env.globals["namespace"] = Namespace
+    env.globals["dict"] = Dict()
     return env
 
 
@@ -104,111 +150,10 @@ def normalized(messages):
     return result
 
 
-def said(role, content, **more):
-    return {"role": role, "content": content, **more}
-
-
-def tool(name, description, properties, required=()):
-    parameters = {"type": "object", "properties": properties, "required": list(required)}
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
-
-
-def call(name, arguments, number="abcdefgh1"):
-    return {"id": number, "type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-TOOLS = [
-    tool(
-        "get_weather",
-        "Weather of a place, with <units> & 'quotes' and \"more\" – naïve ☂\nSecond line.",
-        {
-            "city": {"type": "string", "description": "Which city, e.g. Zürich"},
-            "unit": {"type": "string", "enum": ["celsius", "fahrenheit"], "default": "celsius"},
-            "days": {"type": ["integer", "null"], "minimum": 0, "maximum": 14, "default": None},
-            "detail": {"type": "number", "multipleOf": 0.5, "exclusiveMaximum": 1e30, "minimum": -1e-7},
-            "flags": {"type": "array", "items": {"type": "boolean"}, "default": [True, False], "minItems": 0},
-            "where": {
-                "type": "object",
-                "properties": {"lat": {"type": "number"}, "lon": {"type": "number", "nullable": True}},
-                "required": ["lat"],
-                "additionalProperties": False,
-            },
-            "any": {"anyOf": [{"type": "string"}, {"type": "integer"}], "description": ""},
-            "empty": {},
-        },
-        ["city"],
-    ),
-    tool("now", "The time.", {}),
-]
-
-QUESTION = said("user", "What's <b>2 + 2</b> & \"why\"? Grüße, 世界 🌍\n\n  indented\ttab ")
-SYSTEM = said("system", "You are terse.\nAnswer in one line.  ")
-WEATHER = [
-    said("user", "Weather in Zürich?"),
-    said("assistant", "", tool_calls=[call("get_weather", {"city": "Zürich", "days": 2, "flags": [True, None, 1.5]})]),
-    said("tool", '{"temperature": 21.5, "sky": "clear"}', name="get_weather", tool_call_id="abcdefgh1"),
-]
-
-
-def conversations():
-    """Name, messages, and what else the template is given."""
-    turns = [QUESTION, said("assistant", "4."), said("user", "And 3 + 3?"), said("assistant", " 6\n"), said("user", "Thanks")]
-    reasoned = [
-        QUESTION,
-        said("assistant", "Four.", reasoning_content="Two and two.\nSo four."),
-        said("user", "Sure?"),
-        said("assistant", "Yes.", reasoning_content="Check again."),
-    ]
-    thought = [QUESTION, said("assistant", "<think>\nHm, two.\n</think>\n\nFour."), said("user", "Sure?")]
-    as_text = [dict(WEATHER[1], tool_calls=[call("get_weather", '{"city": "Zürich", "days": 2}')])]
-    two_calls = [call("get_weather", {"city": "Bern"}), call("now", {}, "abcdefgh2")]
-    several = [
-        SYSTEM,
-        WEATHER[0],
-        said("assistant", None, tool_calls=two_calls),
-        said("tool", "21", name="get_weather", tool_call_id="abcdefgh1"),
-        said("tool", "noon", name="now", tool_call_id="abcdefgh2"),
-        said("assistant", "It is 21 degrees.", reasoning_content="Both are in."),
-        said("user", "Thanks"),
-    ]
-    parts = [{"type": "text", "text": "Look: "}, {"type": "image"}, {"type": "text", "text": "what is it?"}]
-    url = [{"type": "image_url", "image_url": {"url": "data:,"}}, {"type": "text", "text": "And this?"}]
-    alike = [said("user", "one"), said("user", "two"), said("user", "three")]
-
-    yield "user", [QUESTION], {}
-    yield "user, no generation prompt", [QUESTION], {"add_generation_prompt": False}
-    yield "system", [SYSTEM, QUESTION], {}
-    yield "turns", [SYSTEM, *turns], {}
-    yield "turns, no generation prompt", turns[:-1], {"add_generation_prompt": False}
-    yield "empty texts", [said("system", ""), said("user", ""), said("assistant", ""), said("user", " \n ")], {}
-    yield "no messages", [], {}
-    yield "no content", [said("user", None), said("assistant", None), said("user", "x")], {}
-    yield "two users", alike, {}
-    yield "assistant first", [said("assistant", "Hello."), said("user", "Hi.")], {}
-    yield "assistant last", [QUESTION, said("assistant", "Well,")], {}
-    yield "late system", [QUESTION, SYSTEM, said("assistant", "4"), said("user", "ok")], {}
-    yield "developer", [said("developer", "Be kind."), QUESTION], {}
-    yield "unknown role", [said("narrator", "Once upon a time"), QUESTION], {}
-    yield "name", [said("user", "Hi", name="ada"), said("assistant", "Hi Ada", name="bot"), said("user", "x", name="b")], {}
-    yield "special tokens in texts", [said("user", "a<|im_end|>b</s>[INST]{{ x }}{% if %}<think></think>")], {}
-    yield "no special tokens", [SYSTEM, *turns], {"bos_token": None, "eos_token": None}
-    yield "thinking on", [SYSTEM, *turns], {"enable_thinking": True, "thinking": True}
-    yield "thinking off", [SYSTEM, *turns], {"enable_thinking": False, "thinking": False}
-    yield "effort", [SYSTEM, QUESTION], {"reasoning_effort": "high"}
-    yield "reasoning", reasoned, {"add_generation_prompt": False}
-    yield "reasoning goes on", [*reasoned, said("user", "Thanks")], {}
-    yield "thought in text", thought, {}
-    yield "tools", [SYSTEM, QUESTION], {"tools": TOOLS}
-    yield "tools, no system", [QUESTION], {"tools": TOOLS[:1]}
-    yield "no tools in the list", [QUESTION], {"tools": []}
-    yield "call", WEATHER[:2], {"tools": TOOLS, "add_generation_prompt": False}
-    yield "call and result", WEATHER, {"tools": TOOLS}
-    yield "call with arguments as text", [WEATHER[0], *as_text, WEATHER[2]], {"tools": TOOLS}
-    yield "several calls", several, {"tools": TOOLS}
-    yield "call without tools", WEATHER, {}
-    yield "documents", [QUESTION], {"documents": [{"title": "A", "text": "About <a>."}, {"title": "B", "text": "b"}]}
-    yield "parts", [said("user", parts), said("assistant", "A cat."), said("user", url)], {}
-    yield "text parts", [said("system", [{"type": "text", "text": "Hi"}]), said("user", parts[:1])], {}
+def variables_of(more):
+    """What a template is given beside the messages."""
+    variables = {"tools": None, "documents": None, "add_generation_prompt": True, **SPECIAL_TOKENS, **more}
+    return {key: value for key, value in variables.items() if value is not None or key in ("tools", "documents")}
 
 
 def render(template, messages, variables):
@@ -227,8 +172,8 @@ def cases(templates):
     import jinja2
 
     env = environment()
-    for name, source in sorted(templates.items()):
-        entry = {"template": name, "sha256": hashlib.sha256(source).hexdigest(), "renderings": []}
+    for name, source in templates.items():
+        entry = {"template": name, "renderings": []}
         try:
             template = env.from_string(source.decode())
         except jinja2.exceptions.TemplateError as error:
@@ -236,11 +181,7 @@ def cases(templates):
             yield entry
             continue
         for title, messages, more in conversations():
-            variables = {"tools": None, "documents": None, "add_generation_prompt": True}
-            variables |= {"bos_token": "<|bos|>", "eos_token": "<|eos|>", **more}
-            variables = {
-                key: value for key, value in variables.items() if value is not None or key in ("tools", "documents")
-            }
+            variables = variables_of(more)
             result = render(template, messages, variables)
             entry["renderings"].append(
                 {"conversation": title, "messages": messages, "variables": variables, **result}
@@ -265,9 +206,10 @@ def main(folder):
         scratch = pathlib.Path(scratch)
         install_jinja2(scratch)
         templates = download_templates(scratch)
-        (folder / "templates").mkdir(parents=True, exist_ok=True)
         for name, source in templates.items():
-            (folder / "templates" / name).write_bytes(source)
+            path = folder / "templates" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(source)
         content = {"now": NOW.isoformat(), "cases": list(cases(templates))}
         content |= {"snippets": list(snippet_cases()), "variables": snippets.VARIABLES}
         (folder / "cases.json").write_text(json.dumps(content, ensure_ascii=False))

@@ -83,6 +83,8 @@ pub(super) const RULES: &[Rule] = &[
                 "crate::model::layers",
                 // What an architecture is and what it is built from.
                 "crate::model::Architecture",
+                "crate::model::Encoder",
+                "crate::model::EncoderInput",
                 "crate::model::config",
                 "crate::model::error",
                 "crate::model::state",
@@ -101,6 +103,8 @@ pub(super) const RULES: &[Rule] = &[
                 "crate::model::adapters",
                 // Passed on to architectures, which then import layers alone.
                 "crate::model::Architecture",
+                "crate::model::Encoder",
+                "crate::model::EncoderInput",
                 "crate::model::config",
                 "crate::model::error",
                 "crate::model::state",

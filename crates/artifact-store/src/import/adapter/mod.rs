@@ -104,6 +104,7 @@ pub(super) fn stage(
     };
     let tensors = tensors.into_iter().map(|tensor| tensor_entry(tensor, 0)).collect();
     let manifest = Manifest {
+        embedding: None,
         format: FORMAT,
         source: Source { format, digest: None },
         transforms,

@@ -43,6 +43,10 @@ struct Model {
     size_bytes: Option<u64>,
     context_length: Option<u32>,
     architecture: Option<String>,
+    /// What it can do.
+    task: Option<&'static str>,
+    /// How many numbers its embeddings have, where it is loaded and embeds text.
+    embedding_length: Option<u32>,
     digest: Option<String>,
     /// The model that drafts tokens for it, where it is loaded.
     draft_model: Option<String>,
@@ -136,6 +140,11 @@ impl Model {
             architecture: info
                 .map(|info| info.architecture.clone())
                 .or(stored.and_then(|stored| stored.architecture.clone())),
+            task: info
+                .map(|info| info.embedding_size.is_some())
+                .or(stored.map(|stored| stored.embeds))
+                .map(|embeds| if embeds { "embed" } else { "generate" }),
+            embedding_length: info.and_then(|info| info.embedding_size),
             draft_model: info.and_then(|info| info.draft_model.clone()),
             digest: info.map(|info| info.digest.clone()).or(stored.map(|stored| stored.digest.clone())),
         }

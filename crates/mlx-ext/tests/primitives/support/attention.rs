@@ -23,8 +23,10 @@ pub(crate) struct Spec {
     pub(crate) pairs: i32,
     pub(crate) traditional: bool,
     pub(crate) window: Option<i32>,
+    pub(crate) chunked: bool,
     /// [`expected`] knows of none.
     pub(crate) soft_cap: Option<f32>,
+    pub(crate) sinks: bool,
     pub(crate) dtype: KvDtype,
 }
 
@@ -39,6 +41,12 @@ impl Spec {
 
     pub(crate) fn scale(self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    /// float32 `[heads]`: about as large as scores are.
+    fn sink_scores(self) -> Option<Array> {
+        let scores: Vec<f32> = (0..self.heads()).map(|head| (head % 7) as f32 - 2.0).collect();
+        self.sinks.then(|| Array::from_slice(&scores, &[self.heads()]))
     }
 }
 
@@ -120,6 +128,7 @@ impl<'a> Server<'a> {
         };
         let step = self.pool.step(&rows.iter().map(step_row).collect::<Vec<_>>()).unwrap();
         let qkv = concatenate(&rows.iter().map(|(.., qkv)| qkv).collect::<Vec<_>>(), 0).unwrap();
+        let sinks = self.spec.sink_scores();
         let out = step
             .attend(&cpu::Attention {
                 qkv: &qkv,
@@ -128,9 +137,11 @@ impl<'a> Server<'a> {
                 layer: LAYER,
                 heads: self.spec.heads(),
                 query_scale: None,
+                sinks: sinks.as_ref(),
                 soft_cap: self.spec.soft_cap,
                 scale: self.spec.scale(),
                 window: self.spec.window,
+                chunked: self.spec.chunked,
                 traditional: self.spec.traditional,
             })
             .unwrap();
@@ -194,8 +205,14 @@ pub(crate) fn expected(spec: Spec, qkv: &Array, rotation: &Rotation) -> Expected
 
     let hidden = hidden(spec, tokens);
     let scores = scores + &hidden;
-    let weights = exponential(&(&scores - scores.max_axis(-1, true).unwrap()));
-    let weights = &weights / weights.sum_axis(-1, true).unwrap();
+    let largest = scores.max_axis(-1, true).unwrap();
+    let weights = exponential(&(&scores - &largest));
+    let mut sum = weights.sum_axis(-1, true).unwrap();
+    if let Some(sinks) = spec.sink_scores() {
+        let sinks = wide(&sinks).reshape(&[kv_heads, group, 1, 1]).unwrap();
+        sum += &exponential(&(sinks - largest));
+    }
+    let weights = weights / sum;
     // The largest error among the keys that a query sees: hidden ones become minus infinity.
     let score_error = (score_error + hidden).max_axis(-1, true).unwrap();
     let value_sizes = values.abs().unwrap();
@@ -235,7 +252,14 @@ fn output_error(spec: Spec, score_error: &Array, averaged: &Array, tokens: i32) 
 
 /// 0 where a query sees a key, minus infinity elsewhere: `[tokens, tokens]`.
 fn hidden(spec: Spec, tokens: i32) -> Array {
-    let sees = |query: i32, key: i32| key <= query && spec.window.is_none_or(|window| query - key < window);
+    let sees = |query: i32, key: i32| {
+        key <= query
+            && match spec.window {
+                None => true,
+                Some(chunk) if spec.chunked => query / chunk == key / chunk,
+                Some(window) => query - key < window,
+            }
+    };
     let cell = |i: i32| if sees(i / tokens, i % tokens) { 0.0 } else { f64::NEG_INFINITY };
     let values: Vec<f64> = (0..tokens * tokens).map(cell).collect();
     Array::from_slice_f64(&values, &[tokens, tokens])

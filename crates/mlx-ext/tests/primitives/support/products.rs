@@ -1,7 +1,11 @@
 //! Matrices as they are stored, and products with them in float64.
 
-use mlx_ext::cpu::{self, Linear, Matrix, Quantization};
-use mlx_rs::{Array, Dtype, ops::concatenate};
+use mlx_ext::cpu::{self, Gate, Linear, Matrix, Quantization};
+use mlx_rs::{
+    Array, Dtype,
+    ops::{concatenate, maximum, minimum},
+    transforms::eval,
+};
 
 use super::{Expected, ROUNDING, Random, exponential, number, product, wide};
 
@@ -174,9 +178,9 @@ pub(crate) fn expected(job: &Linear<'_>, weights: &[Weights]) -> Expected {
         x = normalized(&x.value, weight, eps);
     }
     let products: Vec<Expected> = weights.iter().map(|weights| weights.product(&x, job.int8)).collect();
-    let mut y = match &products[..] {
-        [gate, up] if job.gate.is_some() => gated(gate, up),
-        products => {
+    let mut y = match (&products[..], job.gate) {
+        ([gate, up], Some(function)) => gated(function, gate, up),
+        (products, _) => {
             let all = |part: fn(&Expected) -> &Array| {
                 concatenate(&products.iter().map(part).collect::<Vec<_>>(), 1).unwrap()
             };
@@ -192,24 +196,73 @@ pub(crate) fn expected(job: &Linear<'_>, weights: &[Weights]) -> Expected {
 
 /// The squares of a row grow in at least eight chains, of two roundings a square; the root halves their error. The mean,
 /// epsilon, root, quotient and the two products round once each.
-fn normalized(x: &Array, weight: &Array, eps: f32) -> Expected {
+pub(crate) fn normalized(x: &Array, weight: &Array, eps: f32) -> Expected {
     let mean = (x * x).mean_axis(1, true).unwrap() + number(f64::from(eps));
     let value = x / mean.sqrt().unwrap() * wide(weight);
-    let squares = 2 * x.dim(1) / 8 + 48; // adding up the chains, and what fills no vector
-    let error = value.abs().unwrap() * number((f64::from(squares) / 2.0 + 6.0) * ROUNDING);
+    let squares = roundings_of_a_sum(x.dim(1)); // twice, and halved by the root
+    let error = value.abs().unwrap() * number((f64::from(squares) + 6.0) * ROUNDING);
     Expected { value, error }
 }
 
-/// `silu(gate) * up`. silu nowhere rises faster than 1.1; its own arithmetic is an exponential of about one unit in the
-/// last place, an addition, a quotient, and the product: eight roundings are ample, and below -87, where it stops
-/// falling, it is 1e-35.
-fn gated(gate: &Expected, up: &Expected) -> Expected {
-    let negative = &gate.value * number(-1.0);
-    let silu = &gate.value / (exponential(&negative) + number(1.0));
+/// Of what is added up in at least eight chains: theirs, those of adding them up, and of what fills no vector.
+pub(crate) fn roundings_of_a_sum(count: i32) -> i32 {
+    count / 8 + 24
+}
+
+/// `activation(gate) * up`. Both activations are a quotient of the gate and 1 + e^power, and nowhere rise faster than 1.2.
+/// The exponential is off by about one unit in the last place, and by what its power is off: silu's is exact, gelu's has
+/// up to six roundings. An addition, a quotient and the product follow: eight roundings are ample. Where e^power would leave
+/// float32, at 88, both stop falling at less than 1e-36 of the gate.
+fn gated(function: Gate, gate: &Expected, up: &Expected) -> Expected {
+    if function == Gate::SwigluOai {
+        return bounded(gate, up);
+    }
+    let x = &gate.value;
+    let (power, of_power) = match function {
+        Gate::Silu => (x * number(-1.0), 0.0),
+        Gate::GeluTanh => {
+            let inner = x + x * x * x * number(0.044_715);
+            (inner * number(-2.0 * (2.0 / std::f64::consts::PI).sqrt()), 6.0)
+        }
+        Gate::SwigluOai => unreachable!("its product is another one"),
+    };
+    let value = x / (exponential(&power) + number(1.0));
+    let roundings = maximum(&power, number(0.0)).unwrap() * number(of_power) + number(8.0);
+    let error = &gate.error * number(1.2)
+        + value.abs().unwrap() * roundings * number(ROUNDING)
+        + (x.abs().unwrap() + &gate.error) * number(1e-36);
     let up_size = up.value.abs().unwrap() + &up.error;
-    let silu_error = &gate.error * number(1.1) + silu.abs().unwrap() * number(8.0 * ROUNDING) + number(1e-35);
-    let error = &up_size * &silu_error + silu.abs().unwrap() * &up.error;
-    Expected { value: silu * &up.value, error }
+    let error = up_size * error + value.abs().unwrap() * &up.error;
+    Expected { value: value * &up.value, error }
+}
+
+/// gpt-oss's product of a bounded gate and a bounded up. The gate's part nowhere rises faster than 1.2, and has ten roundings,
+/// of which that of 1.702 x counts as often as the exponent is large; what is left where float32's exponential ends.
+fn bounded(gate: &Expected, up: &Expected) -> Expected {
+    let x = minimum(&gate.value, number(7.0)).unwrap();
+    let bounded_up = maximum(minimum(&up.value, number(7.0)).unwrap(), number(-7.0)).unwrap() + number(1.0);
+    let activated = &x / (exponential(&(&x * number(-1.702))) + number(1.0));
+    let sizes = [&x, &activated, &bounded_up].map(|values| values.abs().unwrap());
+    let roundings = (&sizes[0] * number(3.0) + number(10.0)) * number(ROUNDING);
+    let error = &gate.error * number(1.2)
+        + &sizes[1] * &roundings
+        + (&sizes[0] + &gate.error) * number((-88.01_f64).exp())
+        + number(f64::from(f32::MIN_POSITIVE));
+    let error = (&sizes[2] + &up.error) * error + &sizes[1] * (&up.error + &sizes[2] * number(ROUNDING));
+    Expected { value: &activated * &bounded_up, error }
+}
+
+/// `down(activation(gate(x)) * up(x))`.
+pub(crate) fn feed_forward(x: &Array, function: Gate, [gate, up, down]: [&Weights; 3]) -> Expected {
+    let x = Expected { value: wide(x), error: wide(x) * number(0.0) };
+    down.product(&gated(function, &gate.product(&x, false), &up.product(&x, false)), false)
+}
+
+/// The weights as a matrix whose arrays have been evaluated.
+pub(crate) fn evaluated(weights: &Weights) -> Matrix<'_> {
+    let scales = weights.scales.iter().flat_map(|(scales, biases)| [scales, biases]);
+    eval([&weights.stored].into_iter().chain(scales)).unwrap();
+    weights.matrix()
 }
 
 /// The simplest job on some matrices.

@@ -2,6 +2,7 @@
 
 mod experts;
 mod paged;
+mod states;
 
 use mlx_ext::cpu;
 use mlx_rs::{Array, error::Exception};
@@ -9,8 +10,12 @@ use mlx_rs::{Array, error::Exception};
 pub(crate) use experts::CpuExperts;
 pub(super) use experts::mix;
 pub(crate) use paged::{PagedKv, PagedSequence, PagedStep};
+pub(crate) use states::{CpuStateStep, CpuStates};
 
-use super::{AttentionSpec, Gate, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
+use super::{
+    Activation, AttentionSpec, Columns, Gate, Gated, HeadProducts, Linear, Matrix, Norm, NormKind, Rowwise,
+    Storage,
+};
 use crate::cache::BLOCK_TOKENS;
 
 const _: () = assert!(BLOCK_TOKENS == cpu::KvPool::BLOCK_TOKENS, "the blocks of the pool are others");
@@ -29,8 +34,8 @@ pub(super) fn linear(job: &Linear<'_>, int8: bool) -> Result<Array, Exception> {
 }
 
 /// Of rows `[gate, up]`.
-pub(super) fn gated(product: &Array, activation: Gate) -> Result<Array, Exception> {
-    cpu::gated(product, gate(activation))
+pub(super) fn gate_up(product: &Array, activation: Gate) -> Result<Array, Exception> {
+    cpu::gate_up(product, gate(activation))
 }
 
 pub(super) fn rowwise(job: &Rowwise<'_>) -> Result<Array, Exception> {
@@ -38,10 +43,36 @@ pub(super) fn rowwise(job: &Rowwise<'_>) -> Result<Array, Exception> {
     cpu::rowwise(&cpu::Rowwise {
         x: job.x,
         parts: &parts,
+        gelu: job.gelu,
         factor: job.factor,
         soft_cap: job.soft_cap,
         residual: job.residual,
     })
+}
+
+/// Each head with its own part of a matrix.
+pub(super) fn head_products(job: &HeadProducts<'_>, int8: bool) -> Result<Array, Exception> {
+    cpu::head_products(&cpu::HeadProducts {
+        x: job.x,
+        heads: job.heads,
+        copied: job.copied.clone(),
+        inputs: job.inputs.clone(),
+        matrix: borrowed(job.matrix),
+        rows: job.rows.clone(),
+        int8,
+    })
+}
+
+pub(super) fn gated(job: &Gated<'_>) -> Result<Array, Exception> {
+    let activation = match job.activation {
+        Activation::Silu => cpu::Activation::Silu,
+        Activation::Sigmoid => cpu::Activation::Sigmoid,
+    };
+    cpu::gated(&cpu::Gated { x: job.x, gate: job.gate, activation, residual: job.residual })
+}
+
+pub(super) fn columns(x: &Array, columns: &Columns) -> Result<Array, Exception> {
+    cpu::columns(x, &columns.pieces)
 }
 
 pub(super) fn embedding(matrix: &Matrix, tokens: &Array, width: i32) -> Result<Array, Exception> {
@@ -65,16 +96,14 @@ pub(super) fn instructions() -> &'static str {
 
 /// What of a layer's attention the primitive can't compute.
 pub(super) fn unsupported(spec: &AttentionSpec) -> Option<&'static str> {
-    if spec.heads.dim > cpu::KvPool::MAX_HEAD_DIM {
-        return Some("attention heads of this size");
-    }
-    spec.beyond_all_kernels()
+    (spec.heads.dim > cpu::KvPool::MAX_HEAD_DIM).then_some("attention heads of this size")
 }
 
 fn gate(gate: Gate) -> cpu::Gate {
     match gate {
         Gate::Silu => cpu::Gate::Silu,
         Gate::GeluTanh => cpu::Gate::GeluTanh,
+        Gate::SwigluOai => cpu::Gate::SwigluOai,
     }
 }
 

@@ -113,9 +113,11 @@ impl PagedStep {
             layer: layer as i32,
             heads: spec.heads.queries,
             query_scale: query_scale.as_deref(),
+            sinks: spec.sinks.as_ref(),
             scale: spec.scale,
             soft_cap: spec.soft_cap,
             window: spec.window,
+            chunked: spec.chunked,
             traditional: spec.rope.as_ref().is_some_and(|rope| rope.traditional()),
         })
     }

@@ -1,10 +1,12 @@
 //! Attention with MLX's operations, once the keys and values are in one place.
 
+use std::ops::Range;
+
 use mlx_rs::{
     Array, Dtype,
     error::Exception,
     fast::{ScaledDotProductAttentionMask, rope_dynamic, scaled_dot_product_attention},
-    ops::{arange, broadcast_to, indexing::TryIndexOp, select, softmax_axis, tanh},
+    ops::{arange, broadcast_to, concatenate, indexing::TryIndexOp, select, softmax_axis, tanh, tile},
 };
 
 use super::{
@@ -73,9 +75,9 @@ pub(super) fn seen_by(
     let queries = Array::from_slice(positions, &[rows, 1, new, 1]);
     let keys = arange::<_, i32>(first, last, None)?;
     let mut seen = keys.le(&queries)?;
-    if let Some(window) = spec.window {
-        let before = queries.subtract(Array::from_int(window))?;
-        seen = seen.logical_and(keys.gt(&before)?)?;
+    if spec.window.is_some() {
+        let firsts: Vec<i32> = positions.iter().map(|&position| spec.first_seen(position)).collect();
+        seen = seen.logical_and(keys.ge(Array::from_slice(&firsts, &[rows, 1, new, 1]))?)?;
     }
     let keys = last - first;
     broadcast_to(&seen, &[rows, heads, new, keys])?.reshape(&[1, rows * heads, new, keys])
@@ -90,14 +92,15 @@ pub(super) fn attend_alone(
 ) -> Result<Array, Exception> {
     let queries = queries.swap_axes(0, 2)?;
     let (new, all) = (queries.dim(2), keys.dim(2));
-    // Keys that any query sees: the first one sees `window` of them, and each other one more.
-    let seen = spec.window.map_or(all, |window| all.min(window.saturating_add(new - 1)));
+    // Keys that any query sees, which are those since the first that the first one sees.
+    let first = spec.first_seen(all - new);
+    let seen = all - first;
     let (keys, values) =
         (keys.try_index((.., .., all - seen.., ..))?, values.try_index((.., .., all - seen.., ..))?);
     let windowed = match spec.window {
-        Some(window) if new > 1 && window < all => Some(window_mask(window, new, seen)?),
+        Some(_) if spec.first_seen(all - 1) > first => Some(mask(spec, new, first..all)?),
         // A cap is computed with a mask as an array.
-        _ if new > 1 && spec.soft_cap.is_some() => Some(window_mask(i32::MAX, new, seen)?),
+        _ if new > 1 && spec.soft_cap.is_some() => Some(mask(spec, new, first..all)?),
         _ => None,
     };
     let mask = match &windowed {
@@ -116,15 +119,21 @@ fn attend(
     (keys, values): (&Array, &Array),
     mask: Option<ScaledDotProductAttentionMask<'_>>,
 ) -> Result<Array, Exception> {
+    // There may be the heads of several rows.
+    let sink = |sinks: &Array| {
+        let rows = queries.dim(1) / spec.heads.queries;
+        tile(sinks.as_dtype(queries.dtype())?, &[rows])
+    };
+    let sinks = spec.sinks.as_ref().map(sink).transpose()?;
     let Some(cap) = spec.soft_cap else {
-        return scaled_dot_product_attention(queries, keys, values, spec.scale, mask, None);
+        return scaled_dot_product_attention(queries, keys, values, spec.scale, mask, &sinks);
     };
     let mask = match mask {
         None => None,
         Some(ScaledDotProductAttentionMask::Array(mask)) => Some(mask),
         Some(_) => return Err(Exception::custom("capped scores need their mask as an array")),
     };
-    attend_capped((spec.scale, cap), queries, (keys, values), mask)
+    attend_capped((spec.scale, cap), queries, (keys, values), mask, sinks.as_ref())
 }
 
 /// MLX's operation has no cap. Scores are float32; those of the heads that share keys are rows of one product.
@@ -133,6 +142,7 @@ fn attend_capped(
     queries: &Array,
     (keys, values): (&Array, &Array),
     mask: Option<&Array>,
+    sinks: Option<&Array>,
 ) -> Result<Array, Exception> {
     let (heads, new, dim) = (queries.dim(1), queries.dim(2), queries.dim(3));
     let (kv, seen) = (keys.dim(1), keys.dim(2));
@@ -146,16 +156,22 @@ fn attend_capped(
         let mask = broadcast_to(mask, &[1, heads, new, seen])?.reshape(&[shared[0], shared[1], seen])?;
         scores = select(&mask, &scores, number(f32::NEG_INFINITY, Dtype::Float32)?)?;
     }
-    let weights = softmax_axis(&scores, -1, true)?.as_dtype(queries.dtype())?;
+    if let Some(sinks) = sinks {
+        let sinks = sinks.as_dtype(Dtype::Float32)?.reshape(&[heads, 1])?;
+        let sinks = broadcast_to(&sinks, &[heads, new])?.reshape(&[shared[0], shared[1], 1])?;
+        scores = concatenate(&[&scores, &sinks], -1)?;
+    }
+    let weights = softmax_axis(&scores, -1, true)?.as_dtype(queries.dtype())?.try_index((.., .., ..seen))?;
     weights.matmul(values.reshape(&[kv, seen, dim])?)?.reshape(&[1, heads, new, dim])
 }
 
-/// Which of the last `seen` keys each of the last `new` queries sees: boolean `[new, seen]`.
-fn window_mask(window: i32, new: i32, seen: i32) -> Result<Array, Exception> {
-    let queries = arange::<_, i32>(seen - new, seen, None)?.expand_dims(1)?;
-    let keys = arange::<_, i32>(0, seen, None)?.expand_dims(0)?;
-    let distance = queries.subtract(&keys)?;
-    distance.ge(Array::from_int(0))?.logical_and(distance.lt(Array::from_int(window))?)
+/// Which of the keys each of the last `new` queries sees: boolean `[new, keys]`.
+fn mask(spec: &AttentionSpec, new: i32, keys: Range<i32>) -> Result<Array, Exception> {
+    let positions = keys.end - new..keys.end;
+    let firsts: Vec<i32> = positions.clone().map(|position| spec.first_seen(position)).collect();
+    let queries = arange::<_, i32>(positions.start, positions.end, None)?.expand_dims(1)?;
+    let keys = arange::<_, i32>(keys.start, keys.end, None)?.expand_dims(0)?;
+    keys.le(&queries)?.logical_and(keys.ge(Array::from_slice(&firsts, &[new, 1]))?)
 }
 
 #[cfg(test)]

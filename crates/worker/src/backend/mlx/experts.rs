@@ -3,24 +3,23 @@
 use mlx_rs::{
     Array, Dtype,
     error::Exception,
-    ops::{
-        argpartition_axis, argsort, gather_mm, gather_qmm,
-        indexing::{TryIndexOp, take_along_axis, take_axis},
-        softmax_axis,
-    },
+    ops::{argsort, gather_mm, gather_qmm, indexing::take_axis},
 };
 
 use super::{
     super::{Matrix, Mix, Storage},
-    activated,
+    gated_product,
+    routing::choose,
 };
 
 /// From so many vectors on they are sorted by their experts, so that each matrix is read once.
 const WORTH_SORTING: i32 = 64;
 
 pub(crate) fn mix(job: &Mix<'_>, [gate, up, down]: &[Matrix; 3]) -> Result<Array, Exception> {
-    let (tokens, width, chosen) = (job.x.dim(0), job.x.dim(1), job.chosen);
-    let (which, weights) = choose(job)?;
+    let (rule, tokens, width) = (job.routing.rule, job.x.dim(0), job.x.dim(1));
+    let chosen = rule.chosen;
+    let (which, weights) = choose(&job.routing)?;
+    let weights = weights.as_dtype(job.x.dtype())?;
     let is_sorted = tokens * chosen >= WORTH_SORTING;
     // Of each vector its token and its expert.
     let which = which.reshape(&[-1])?.as_dtype(Dtype::Uint32)?;
@@ -31,7 +30,7 @@ pub(crate) fn mix(job: &Mix<'_>, [gate, up, down]: &[Matrix; 3]) -> Result<Array
     } else {
         (None, which)
     };
-    let x = match &order {
+    let mut x = match &order {
         Some(order) => {
             let tokens = order.as_dtype(Dtype::Int32)?.floor_divide(Array::from_int(chosen))?;
             take_axis(job.x, tokens.as_dtype(Dtype::Int32)?, 0)?.reshape(&[-1, 1, width])?
@@ -41,25 +40,25 @@ pub(crate) fn mix(job: &Mix<'_>, [gate, up, down]: &[Matrix; 3]) -> Result<Array
             mlx_rs::ops::broadcast_to(&repeated, &[tokens, chosen, width])?.reshape(&[-1, 1, width])?
         }
     };
+    if rule.weighs_inputs {
+        let weights = weights.reshape(&[-1])?;
+        let weights = match &order {
+            Some(order) => take_axis(&weights, order, 0)?,
+            None => weights,
+        };
+        x = x.multiply(weights.reshape(&[-1, 1, 1])?)?;
+    }
     let product = |x: &Array, matrix: &Matrix| multiply(x, matrix, &which, is_sorted);
-    let inner = activated(job.gate, &product(&x, gate)?)?.multiply(product(&x, up)?)?;
+    let inner = gated_product(job.gate, &product(&x, gate)?, &product(&x, up)?)?;
     let mut y = product(&inner, down)?.reshape(&[tokens * chosen, -1])?;
     if let Some(order) = &order {
         y = take_axis(&y, argsort(order)?, 0)?;
     }
-    let y = y.reshape(&[tokens, chosen, -1])?.multiply(weights.as_dtype(job.x.dtype())?)?;
-    job.residual.add(y.sum_axis(1, false)?)
-}
-
-/// Indices `[tokens, chosen]`, and float32 weights `[tokens, chosen, 1]`.
-fn choose(job: &Mix<'_>) -> Result<(Array, Array), Exception> {
-    let shares = softmax_axis(job.routing.as_dtype(Dtype::Float32)?, -1, true)?;
-    let which = argpartition_axis(shares.negative()?, job.chosen - 1, -1)?.try_index((.., ..job.chosen))?;
-    let mut weights = take_along_axis(&shares, &which, -1)?;
-    if job.normalized {
-        weights = weights.divide(weights.sum_axis(-1, true)?)?;
+    y = y.reshape(&[tokens, chosen, -1])?;
+    if !rule.weighs_inputs {
+        y = y.multiply(weights.expand_dims(-1)?)?;
     }
-    Ok((which, weights.expand_dims(-1)?))
+    job.residual.add(y.sum_axis(1, false)?)
 }
 
 /// `[vectors, 1, outputs]` of `x` `[vectors, 1, inputs]` and the matrix of each, by its index.
@@ -74,9 +73,11 @@ fn multiply(x: &Array, matrix: &Matrix, which: &Array, is_sorted: bool) -> Resul
         Storage::Affine { packed, scales, biases, group_size, bits } => {
             gather_qmm(x, packed, scales, biases, None, which, true, *group_size, *bits, is_sorted)?
         }
-        Storage::MicroScaled { .. } => {
-            return Err(Exception::custom("experts of small floats are widened before"));
+        Storage::MicroScaled { packed, scales, format } => {
+            format.multiply_gathered(x, (packed, scales), which, is_sorted)?
         }
     };
-    y.as_dtype(matrix.dtype)
+    let y = y.as_dtype(matrix.dtype)?;
+    let Some(bias) = &matrix.bias else { return Ok(y) };
+    y.add(take_axis(bias, which, 0)?.expand_dims(1)?)
 }

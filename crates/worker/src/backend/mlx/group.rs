@@ -49,8 +49,15 @@ pub(super) struct Group {
     source: Source,
     /// Places of the new tokens' keys and values there.
     places: NewPlaces,
-    /// Masks of layers with such a window.
-    masks: RefCell<Vec<(Option<i32>, Array)>>,
+    /// One for all layers whose queries see the same.
+    masks: RefCell<Vec<Mask>>,
+}
+
+/// What queries see in layers with such a window.
+struct Mask {
+    window: Option<i32>,
+    chunked: bool,
+    seen: Array,
 }
 
 /// Where the keys and values are that the rows have.
@@ -167,18 +174,18 @@ impl Group {
     /// Positions of keys that some query sees.
     fn seen(&self, spec: &AttentionSpec) -> Range<i32> {
         let earliest = self.positions.iter().copied().min().unwrap_or(0);
-        let first = spec.window.map_or(0, |window| earliest.saturating_add(1).saturating_sub(window).max(0));
-        first..self.longest
+        spec.first_seen(earliest)..self.longest
     }
 
     fn mask(&self, spec: &AttentionSpec, seen: (i32, i32)) -> Result<Array, Exception> {
         let mut masks = self.masks.borrow_mut();
-        if let Some((_, mask)) = masks.iter().find(|(window, _)| *window == spec.window) {
-            return Ok(mask.clone());
+        let (window, chunked) = (spec.window, spec.chunked);
+        if let Some(mask) = masks.iter().find(|mask| (mask.window, mask.chunked) == (window, chunked)) {
+            return Ok(mask.seen.clone());
         }
-        let mask = seen_by(spec, self.new, &self.positions, seen)?;
-        masks.push((spec.window, mask.clone()));
-        Ok(mask)
+        let seen = seen_by(spec, self.new, &self.positions, seen)?;
+        masks.push(Mask { window, chunked, seen: seen.clone() });
+        Ok(seen)
     }
 }
 

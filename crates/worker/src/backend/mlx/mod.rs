@@ -7,25 +7,34 @@ mod experts;
 mod gathered;
 mod group;
 mod grouping;
+mod heads;
+mod packed;
+mod recurrent;
+mod routing;
 mod rowwise;
 mod sample;
+mod states;
 mod step;
 
 use mlx_rs::{
     Array, Dtype,
     error::Exception,
-    ops::{concatenate, dequantize, indexing::take_axis, quantized_matmul, sigmoid},
+    ops::{concatenate, dequantize, indexing::take_axis, maximum, minimum, quantized_matmul, sigmoid},
 };
 
 pub(super) use experts::mix;
 pub(crate) use gathered::{GatheredKv, GatheredSequence};
+pub(super) use heads::head_products;
+pub(crate) use packed::PackedInputs;
+pub(super) use recurrent::{columns, gated};
 pub(super) use rowwise::rowwise;
 pub(crate) use sample::choose;
+pub(crate) use states::{MlxStateStep, MlxStates};
 pub(crate) use step::GatheredStep;
 
 use rowwise::{normalized, number};
 
-use super::{AttentionSpec, Gate, Linear, Matrix, Storage};
+use super::{Gate, Linear, Matrix, Storage};
 
 /// MLX compiles nothing here, so each operation is a kernel of its own.
 pub(super) fn linear(job: &Linear<'_>) -> Result<Array, Exception> {
@@ -34,7 +43,7 @@ pub(super) fn linear(job: &Linear<'_>) -> Result<Array, Exception> {
     let products: Vec<Array> =
         job.matrices.iter().map(|matrix| multiply(x, matrix)).collect::<Result<_, _>>()?;
     let y = match (&products[..], job.gate) {
-        ([gate, up], Some(activation)) => activated(activation, gate)?.multiply(up)?,
+        ([gate, up], Some(activation)) => gated_product(activation, gate, up)?,
         ([one], _) => one.clone(),
         (several, _) => concatenate(several, -1)?,
     };
@@ -42,20 +51,28 @@ pub(super) fn linear(job: &Linear<'_>) -> Result<Array, Exception> {
 }
 
 /// Of rows `[gate, up]`.
-pub(super) fn gated(product: &Array, activation: Gate) -> Result<Array, Exception> {
+pub(super) fn gate_up(product: &Array, activation: Gate) -> Result<Array, Exception> {
     let halves = product.split_equal(2, -1)?;
     let [gate, up] = &halves[..] else { return Err(Exception::custom("a product has no gate")) };
-    activated(activation, gate)?.multiply(up)
+    gated_product(activation, gate, up)
 }
 
-fn activated(gate: Gate, x: &Array) -> Result<Array, Exception> {
-    match gate {
-        Gate::Silu => x.multiply(sigmoid(x)?),
+/// `activation(x) * up`.
+fn gated_product(activation: Gate, x: &Array, up: &Array) -> Result<Array, Exception> {
+    match activation {
+        Gate::Silu => x.multiply(sigmoid(x)?)?.multiply(up),
         // x (1 + tanh(u)) / 2 is x sigmoid(2u), with u = sqrt(2/pi) (x + 0.044715 x^3).
         Gate::GeluTanh => {
             let cube = x.multiply(x)?.multiply(x)?;
             let inner = x.add(cube.multiply(number(0.044_715, x.dtype())?)?)?;
-            x.multiply(sigmoid(inner.multiply(number(1.595_769, x.dtype())?)?)?)
+            x.multiply(sigmoid(inner.multiply(number(1.595_769, x.dtype())?)?)?)?.multiply(up)
+        }
+        Gate::SwigluOai => {
+            let (least, most) = (number(-7.0, x.dtype())?, number(7.0, x.dtype())?);
+            let x = minimum(x, &most)?;
+            let up = maximum(minimum(up, &most)?, least)?;
+            let activated = x.multiply(sigmoid(x.multiply(number(1.702, x.dtype())?)?)?)?;
+            activated.multiply(up.add(number(1.0, x.dtype())?)?)
         }
     }
 }
@@ -96,11 +113,6 @@ pub(super) fn expanded(storage: Storage) -> Result<Storage, Exception> {
             format.dequantize(&packed, &scales, Dtype::Float32)?
         }
     }))
-}
-
-/// What of a layer's attention is not computed here.
-pub(super) fn unsupported(spec: &AttentionSpec) -> Option<&'static str> {
-    spec.beyond_all_kernels()
 }
 
 fn multiply(x: &Array, matrix: &Matrix) -> Result<Array, Exception> {

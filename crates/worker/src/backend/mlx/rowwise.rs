@@ -4,13 +4,19 @@ use mlx_rs::{
     Array, Dtype,
     error::Exception,
     fast,
-    ops::{concatenate, indexing::TryIndexOp, tanh},
+    ops::{concatenate, erf, indexing::TryIndexOp, tanh},
 };
 
 use super::super::{Norm, NormKind, Rowwise};
 
 pub(crate) fn rowwise(job: &Rowwise<'_>) -> Result<Array, Exception> {
     let mut y = normed(job)?;
+    if job.gelu {
+        let dtype = y.dtype();
+        let half = number(0.5, dtype)?;
+        let share = erf(y.multiply(number(std::f32::consts::FRAC_1_SQRT_2, dtype)?)?)?;
+        y = y.multiply(share.multiply(&half)?.add(&half)?)?;
+    }
     if job.factor != 1.0 {
         y = y.multiply(number(job.factor, y.dtype())?)?;
     }

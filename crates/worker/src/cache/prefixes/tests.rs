@@ -29,7 +29,7 @@ fn insert(tree: &mut Prefixes<Tokens>, tokens: &[u32]) -> Option<(NodeId, usize)
 /// Length of the longest prefix that is found, of which the keys and values are the right ones.
 fn found(tree: &mut Prefixes<Tokens>, tokens: &[u32]) -> usize {
     let Some(found) = tree.find(BASE, tokens) else { return 0 };
-    assert_eq!(tree.fork(found).unwrap().0, tokens[..found.len]);
+    assert_eq!(tree.resume(found).unwrap().0, tokens[..found.len]);
     found.len
 }
 

@@ -93,6 +93,9 @@ fn size(event: &StreamEvent) -> usize {
         StreamEventKind::Answered(Answer::Pieces(pieces)) => {
             pieces.iter().map(|(_, bytes)| 10 + bytes.len()).sum()
         }
+        StreamEventKind::Answered(Answer::Embeddings(embeddings)) => {
+            embeddings.iter().map(|(_, vector)| 5 + size_of_val(vector)).sum()
+        }
         StreamEventKind::Answered(Answer::DraftCheck { reason, .. }) => {
             reason.as_ref().map_or(0, String::len)
         }

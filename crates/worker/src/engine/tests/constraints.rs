@@ -27,6 +27,7 @@ static MODEL: LazyLock<(Preparer, u32, u32)> = LazyLock::new(|| {
         kv_tokens: usize::MAX,
         vocab_size,
         special_tokens_in_content: false,
+        embedding: None,
     };
     (Preparer::new(tokenizer, settings), vocab_size, eos)
 });

@@ -36,6 +36,7 @@ use crate::{
 };
 
 const LIMITS: Limits = Limits {
+    max_held_seqs: usize::MAX,
     max_num_seqs: 8,
     chunk_tokens: 4,
     max_num_batched_tokens: 12,

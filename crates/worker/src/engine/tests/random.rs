@@ -78,6 +78,7 @@ impl Draft {
 /// The stream of a request that is alone and never waits.
 fn alone(ask: &Ask, memory: usize) -> Stream {
     let limits = Limits {
+        max_held_seqs: usize::MAX,
         max_num_seqs: 1,
         chunk_tokens: 100,
         max_num_batched_tokens: 100,
@@ -111,6 +112,7 @@ proptest! {
         draft in option::of(draft()),
     ) {
         let limits = Limits {
+            max_held_seqs: usize::MAX,
             max_num_seqs,
             chunk_tokens: 4,
             max_num_batched_tokens: 9,
@@ -179,6 +181,7 @@ proptest! {
 #[test]
 fn ten_thousand_cancels_leave_nothing_behind() {
     let limits = Limits {
+        max_held_seqs: usize::MAX,
         max_num_seqs: 6,
         chunk_tokens: 4,
         max_num_batched_tokens: 9,

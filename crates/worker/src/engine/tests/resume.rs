@@ -19,6 +19,7 @@ fn preparer(eos: &[u32]) -> Preparer {
         kv_tokens: usize::MAX,
         vocab_size: samples::SMALL,
         special_tokens_in_content: false,
+        embedding: None,
     };
     Preparer::new(tokenizer, settings)
 }

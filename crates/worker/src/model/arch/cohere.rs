@@ -1,9 +1,12 @@
 //! `model_type` "cohere": Command R and Aya. Attention and feed-forward network are parallel.
 
 use crate::model::layers::{
-    Architecture, BlockNorms, DecoderConfig, DecoderPlan, ModelError, NormParams, RopeConfig, Settings,
-    Weights,
+    Architecture, BlockNorms, DecoderConfig, DecoderPlan, Defaults, ModelError, NormParams, RopeConfig,
+    Settings, Weights,
 };
+
+/// What transformers assumes where the configuration does not say it.
+pub(super) const DEFAULTS: Defaults = &[("max_position_embeddings", 8192.0), ("rope_theta", 500_000.0)];
 
 /// Checks the configuration and takes the weights that it asks for.
 pub(super) fn load(

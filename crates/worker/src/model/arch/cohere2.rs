@@ -3,10 +3,14 @@
 
 use super::cohere;
 use crate::model::layers::{
-    Architecture, DecoderConfig, ModelError, RopeConfig, Settings, Weights, WindowRule, layer_windows,
+    Architecture, DecoderConfig, Defaults, ModelError, RopeConfig, Settings, Weights, WindowRule,
+    layer_windows,
 };
 
 const COVERED: [&str; 3] = ["sliding_window", "layer_types", "logit_scale"];
+
+/// What transformers assumes where the configuration does not say it.
+pub(super) const DEFAULTS: Defaults = &[("max_position_embeddings", 8192.0), ("sliding_window", 4096.0)];
 
 /// Checks the configuration and takes the weights that it asks for.
 pub(super) fn load(

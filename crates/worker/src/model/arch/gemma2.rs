@@ -2,8 +2,8 @@
 
 use super::gemma3::{BLOCK_NORMS, query_scale};
 use crate::model::layers::{
-    Architecture, DecoderConfig, DecoderPlan, ModelError, NormParams, Settings, Weights, WindowRule,
-    gelu_gate, layer_windows,
+    Architecture, DecoderConfig, DecoderPlan, Defaults, ModelError, NormParams, Settings, Weights,
+    WindowRule, gelu_gate, layer_windows,
 };
 
 const COVERED: [&str; 7] = [
@@ -14,6 +14,16 @@ const COVERED: [&str; 7] = [
     "query_pre_attn_scalar",
     "attn_logit_softcapping",
     "final_logit_softcapping",
+];
+
+/// What transformers assumes where the configuration does not say it.
+pub(super) const DEFAULTS: Defaults = &[
+    ("num_attention_heads", 8.0),
+    ("num_key_value_heads", 4.0),
+    ("head_dim", 256.0),
+    ("max_position_embeddings", 8192.0),
+    ("sliding_window", 4096.0),
+    ("query_pre_attn_scalar", 256.0),
 ];
 
 /// Checks the configuration and takes the weights that it asks for.

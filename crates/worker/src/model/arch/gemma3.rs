@@ -11,8 +11,14 @@ use crate::model::layers::{
 /// What is not the language model's.
 const OTHERS: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
 
-const COVERED: [&str; 5] =
-    ["hidden_act", "hidden_activation", "sliding_window", "layer_types", "query_pre_attn_scalar"];
+const COVERED: [&str; 6] = [
+    "hidden_act",
+    "hidden_activation",
+    "sliding_window",
+    "layer_types",
+    "query_pre_attn_scalar",
+    "rope_parameters",
+];
 
 /// Published configurations say only in what they differ from these.
 pub(super) const DEFAULTS: Defaults = &[
@@ -24,7 +30,11 @@ pub(super) const DEFAULTS: Defaults = &[
     ("rope_theta", 1_000_000.0),
     ("rope_local_base_freq", 10_000.0),
     ("query_pre_attn_scalar", 256.0),
+    ("sliding_window", 4096.0),
 ];
+
+/// The base of the rotation in layers with a window.
+const LOCAL_BASE: &str = "rope_local_base_freq";
 
 /// Its normalizations.
 pub(super) const BLOCK_NORMS: BlockNorms = BlockNorms::InTurn {
@@ -66,7 +76,9 @@ pub(super) fn load(
         ..DecoderPlan::new(&decoder)
     }
     .with_windows(windows);
-    let local = load_rope(&local_rope(config)?, decoder.heads.dim, decoder.max_position_embeddings);
+    let local = local_rope(config)?;
+    local.check(config, decoder.heads.dim)?;
+    let local = load_rope(&local, decoder.heads.dim, decoder.max_position_embeddings);
     let scale = query_scale(config)?;
     for (_, spec) in plan.layers() {
         spec.scale = scale;
@@ -88,9 +100,9 @@ pub(super) fn query_scale(config: Settings<'_>) -> Result<f32, ModelError> {
 fn local_rope(config: Settings<'_>) -> Result<RopeConfig, ModelError> {
     let kinds = config.object("rope_parameters")?.filter(|kinds| kinds.mentions("sliding_attention"));
     if kinds.is_some() {
-        return RopeConfig::parse(config, false, "sliding_attention");
+        return RopeConfig::parse(config, false, ("sliding_attention", LOCAL_BASE));
     }
-    let base = config.number("rope_local_base_freq", 1.0, 1e20)?.unwrap_or(10_000.0);
+    let base = config.number(LOCAL_BASE, 1.0, 1e20)?.unwrap_or(10_000.0);
     Ok(RopeConfig::plain(base as f32))
 }
 

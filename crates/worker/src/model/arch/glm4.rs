@@ -2,8 +2,18 @@
 //! neighbouring pairs.
 
 use crate::model::layers::{
-    Architecture, BlockNorms, DecoderConfig, DecoderPlan, ModelError, RopeConfig, Settings, Weights,
+    Architecture, BlockNorms, DecoderConfig, DecoderPlan, Defaults, ModelError, RopeConfig, Settings, Weights,
 };
+
+/// What transformers assumes where the configuration does not say it.
+pub(super) const DEFAULTS: Defaults = &[
+    ("num_key_value_heads", 2.0),
+    ("head_dim", 128.0),
+    ("max_position_embeddings", 131_072.0),
+    ("rms_norm_eps", 1.5625e-7),
+    ("attention_bias", 1.0),
+    ("partial_rotary_factor", 0.5),
+];
 
 /// Checks the configuration and takes the weights that it asks for.
 pub(super) fn load(

@@ -1,4 +1,5 @@
-//! `model_type` "llama": Llama 2 and 3, SmolLM2, and others of the same build.
+//! `model_type` "llama": Llama 2 and 3, SmolLM2, and others of the same build, such as Ministral 3, whose queries grow with
+//! their position: that stands among the parameters of the rotation.
 
 use crate::model::layers::{
     Architecture, DecoderConfig, DecoderPlan, ModelError, Settings, Weights, WindowRule, layer_windows,

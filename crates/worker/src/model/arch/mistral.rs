@@ -1,8 +1,13 @@
 //! `model_type` "mistral": a Llama whose layers see a window of tokens, if the configuration has one.
 
 use crate::model::layers::{
-    Architecture, DecoderConfig, DecoderPlan, ModelError, Settings, Weights, WindowRule, layer_windows,
+    Architecture, DecoderConfig, DecoderPlan, Defaults, ModelError, Settings, Weights, WindowRule,
+    layer_windows,
 };
+
+/// What transformers assumes where the configuration does not say it.
+pub(super) const DEFAULTS: Defaults =
+    &[("num_key_value_heads", 8.0), ("max_position_embeddings", 131_072.0), ("sliding_window", 4096.0)];
 
 /// Checks the configuration and takes the weights that it asks for.
 pub(super) fn load(

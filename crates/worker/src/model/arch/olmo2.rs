@@ -1,8 +1,11 @@
 //! `model_type` "olmo2": normalizations stand behind the sublayers, and queries and keys are normalized, all heads together.
 
 use crate::model::layers::{
-    Architecture, BlockNorms, DecoderConfig, DecoderPlan, ModelError, QkNorm, Settings, Weights,
+    Architecture, BlockNorms, DecoderConfig, DecoderPlan, Defaults, ModelError, QkNorm, Settings, Weights,
 };
+
+/// What transformers assumes where the configuration does not say it.
+pub(super) const DEFAULTS: Defaults = &[("rms_norm_eps", 1e-5)];
 
 /// Checks the configuration and takes the weights that it asks for.
 pub(super) fn load(

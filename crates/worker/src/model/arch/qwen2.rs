@@ -1,8 +1,13 @@
 //! `model_type` "qwen2": Qwen 2 and 2.5, without experts. Queries, keys and values have biases.
 
 use crate::model::layers::{
-    Architecture, DecoderConfig, DecoderPlan, ModelError, Settings, Weights, WindowRule, layer_windows,
+    Architecture, DecoderConfig, DecoderPlan, Defaults, ModelError, Settings, Weights, WindowRule,
+    layer_windows,
 };
+
+/// What transformers assumes where the configuration does not say it.
+pub(super) const DEFAULTS: Defaults =
+    &[("num_key_value_heads", 32.0), ("max_position_embeddings", 32_768.0), ("sliding_window", 4096.0)];
 
 /// Checks the configuration and takes the weights that it asks for.
 pub(super) fn load(

@@ -1,7 +1,17 @@
 //! `model_type` "qwen3": Qwen 3, without experts. Queries and keys are normalized, each head by itself.
 
 use super::qwen2;
-use crate::model::layers::{Architecture, DecoderConfig, DecoderPlan, ModelError, QkNorm, Settings, Weights};
+use crate::model::layers::{
+    Architecture, DecoderConfig, DecoderPlan, Defaults, ModelError, QkNorm, Settings, Weights,
+};
+
+/// What transformers assumes where the configuration does not say it.
+pub(super) const DEFAULTS: Defaults = &[
+    ("num_key_value_heads", 32.0),
+    ("head_dim", 128.0),
+    ("max_position_embeddings", 32_768.0),
+    ("sliding_window", 4096.0),
+];
 
 /// Checks the configuration and takes the weights that it asks for.
 pub(super) fn load(

@@ -1,5 +1,7 @@
 //! What the configuration of a decoder says, checked: no number that this lets pass can overflow where sizes are multiplied.
 
+mod encoder;
+mod kinds;
 mod rope;
 mod settings;
 mod windows;
@@ -7,6 +9,8 @@ mod windows;
 use artifact_store::python_json::as_float;
 use serde_json::Value;
 
+pub(super) use encoder::EncoderConfig;
+pub(super) use kinds::layer_kinds;
 pub(super) use rope::{QueryScaleConfig, RopeConfig, RopeScaling};
 pub(super) use settings::{Defaults, Settings};
 pub(super) use windows::{WindowRule, layer_windows};
@@ -23,6 +27,9 @@ const MAX_HEADS: i32 = 1 << 14;
 const MAX_HEAD_DIM: i32 = 1024;
 const MAX_VOCAB: i32 = 1 << 24;
 const MAX_CONTEXT: i32 = 1 << 27;
+
+/// What rotary parameters call layers that see all tokens, and the setting of their base.
+const FULL_ATTENTION: (&str, &str) = ("full_attention", "rope_theta");
 
 /// What transformers assumes where nothing is said.
 const DEFAULT_CONTEXT: i32 = 2048;
@@ -59,7 +66,7 @@ impl DecoderConfig {
         let heads = heads(config, hidden_size, queries)?;
         let context = config.whole("max_position_embeddings", 1, MAX_CONTEXT)?.unwrap_or(DEFAULT_CONTEXT);
         refuse_what_is_not_covered(config, context, covered)?;
-        let rope = RopeConfig::parse(config, covered.contains(&"partial_rotary_factor"), "full_attention")?;
+        let rope = RopeConfig::parse(config, covered.contains(&"partial_rotary_factor"), FULL_ATTENTION)?;
         rope.check(config, heads.dim)?;
         Ok(Self {
             hidden_size,
@@ -105,11 +112,20 @@ pub(super) fn kv_token_values(config: Settings<'_>) -> Result<u64, ModelError> {
     };
     let (hidden_size, queries) = (size("hidden_size", MAX_HIDDEN)?, size("num_attention_heads", MAX_HEADS)?);
     let Heads { kv, dim, .. } = heads(config, hidden_size, queries)?;
-    let factors = [size("num_hidden_layers", MAX_LAYERS)?, kv, dim];
+    let layers = kinds::attention_count(config, size("num_hidden_layers", MAX_LAYERS)?)?;
+    let factors = [layers, kv, dim];
     Ok(factors.into_iter().fold(2, |all, factor| all * u64::from(factor.unsigned_abs())))
 }
 
 fn heads(config: Settings<'_>, hidden_size: i32, queries: i32) -> Result<Heads, ModelError> {
+    // Latent attention keeps one vector that all heads share, and a key that is rotated.
+    if let Some(rank) = config.whole("kv_lora_rank", 1, MAX_HEAD_DIM)? {
+        let rotated = config.whole("qk_rope_head_dim", 2, MAX_HEAD_DIM)?.unwrap_or(2);
+        if rotated % 2 != 0 || rank + rotated > MAX_HEAD_DIM {
+            return config.refuse("kv_lora_rank", format!("{rank}, with `qk_rope_head_dim` = {rotated}"));
+        }
+        return Ok(Heads { queries, kv: 1, dim: rank + rotated });
+    }
     let kv = config.whole("num_key_value_heads", 1, MAX_HEADS)?.unwrap_or(queries);
     if queries % kv != 0 {
         return config.refuse("num_key_value_heads", kv);
@@ -174,7 +190,14 @@ fn refuse_what_is_not_covered(
     if is_open(&"sliding_window") {
         refuse_window(config, context, says_layers)?;
     }
-    if config.flag("use_qk_norm")? == Some(true) {
+    if is_open(&"rope_parameters") {
+        for name in ["rope_scaling", "rope_parameters"] {
+            if config.object(name)?.is_some_and(rope::has_kinds) {
+                return config.refuse(name, "an object for each kind of layers");
+            }
+        }
+    }
+    if is_open(&"use_qk_norm") && config.flag("use_qk_norm")? == Some(true) {
         return config.refuse("use_qk_norm", true);
     }
     Ok(())

@@ -18,12 +18,14 @@ pub(in crate::model) struct RopeConfig {
     pub(in crate::model) query_scale: Option<QueryScaleConfig>,
 }
 
-/// Queries are multiplied by `1 + beta ln(1 + floor(position / period))`.
+/// Queries are multiplied by `1 + beta ln(1 + floor((position + offset) / period))`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::model) struct QueryScaleConfig {
     pub(in crate::model) beta: f64,
     /// In tokens.
     pub(in crate::model) period: f64,
+    /// Likewise.
+    pub(in crate::model) offset: f64,
 }
 
 /// How the context was stretched after the first training.
@@ -47,7 +49,11 @@ pub(in crate::model) enum RopeScaling {
         old_context: f64,
         beta_fast: f64,
         beta_slow: f64,
+        /// Whether the ramp begins and ends at whole pairs.
+        truncate: bool,
         gain: f64,
+        /// The part of the gain that is in the scores of whole heads, where an architecture has it there.
+        share_of_all: f64,
     },
     /// Every pair turns slower by a factor of its own, and rotated components are multiplied by `gain`.
     LongRope {
@@ -73,19 +79,20 @@ impl RopeConfig {
     }
 
     /// `may_be_partial`: a part of a head's components may be left as it is. Of layers of a `kind` that the parameters name,
-    /// such as `sliding_attention`; without such a name the parameters are those of every kind.
+    /// such as `sliding_attention`; without such names the parameters are those of every kind. Where they do not say the
+    /// base, the setting `base` does.
     ///
     /// # Errors
     /// A value has the wrong type, or is not covered.
     pub(in crate::model) fn parse(
         config: Settings<'_>,
         may_be_partial: bool,
-        kind: &'static str,
+        (kind, base): (&'static str, &'static str),
     ) -> Result<Self, ModelError> {
-        let base = config.number("rope_theta", BASES.0, BASES.1)?;
+        let base = config.number(base, BASES.0, BASES.1)?.unwrap_or(DEFAULT_BASE);
         // The older name, and the one that transformers writes since version 5; some files have both.
-        let older = Parameters::read(config, "rope_scaling", kind)?;
-        let newer = Parameters::read(config, "rope_parameters", kind)?;
+        let older = Parameters::read(config, "rope_scaling", (kind, base))?;
+        let newer = Parameters::read(config, "rope_parameters", (kind, base))?;
         if let (Some(older), Some(newer)) = (&older, &newer)
             && older.scaling != newer.scaling
         {
@@ -107,7 +114,7 @@ impl RopeConfig {
         let query_scale = of.filter_map(|parameters| parameters.query_scale).next();
         Ok(Self {
             traditional: config.flag("rope_traditional")?.unwrap_or(false),
-            base: inner.or(base).unwrap_or(DEFAULT_BASE) as f32,
+            base: inner.unwrap_or(base) as f32,
             part: all.unwrap_or(1.0),
             scaling: older.or(newer).map_or(RopeScaling::Plain, |parameters| parameters.scaling),
             query_scale,
@@ -120,7 +127,7 @@ impl RopeConfig {
     }
 
     /// Refuses what does not fit heads of this size.
-    pub(super) fn check(&self, config: Settings<'_>, head_dim: i32) -> Result<(), ModelError> {
+    pub(in crate::model) fn check(&self, config: Settings<'_>, head_dim: i32) -> Result<(), ModelError> {
         let dims = self.dims(head_dim);
         if dims < 2 || dims % 2 != 0 {
             return config.refuse("partial_rotary_factor", self.part);
@@ -138,6 +145,14 @@ impl RopeConfig {
 }
 
 impl RopeScaling {
+    /// Factor of scores in the architectures whose whole heads have a part of the gain.
+    pub(in crate::model) fn score_factor(&self) -> f64 {
+        match self {
+            Self::Yarn { share_of_all, .. } => share_of_all * share_of_all,
+            _ => 1.0,
+        }
+    }
+
     /// Factor of rotated components.
     pub(in crate::model) fn gain(&self) -> f64 {
         match self {
@@ -160,33 +175,37 @@ impl<'a> Parameters<'a> {
     fn read(
         config: Settings<'a>,
         name: &'static str,
-        kind: &'static str,
+        (kind, base): (&'static str, f64),
     ) -> Result<Option<Self>, ModelError> {
         let Some(all) = config.object(name)?.filter(|object| !object.is_empty()) else { return Ok(None) };
-        // Where layers differ, there is an object for each kind of them.
-        let of_kind =
-            if all.get(kind).is_some_and(serde_json::Value::is_object) { all.object(kind)? } else { None };
-        let own = of_kind.unwrap_or(all);
+        let own = if has_kinds(all) { all.object(kind)? } else { Some(all) };
+        let Some(own) = own else { return Ok(None) };
+        let inner = own.number("rope_theta", BASES.0, BASES.1)?;
         Ok(Some(Self {
             own,
-            base: own.number("rope_theta", BASES.0, BASES.1)?,
-            scaling: scaling(config, own)?,
+            base: inner,
+            scaling: scaling(config, own, inner.unwrap_or(base))?,
             query_scale: query_scale(own)?,
         }))
     }
 }
 
+/// Whether there is an object for each kind of layers.
+pub(super) fn has_kinds(parameters: Settings<'_>) -> bool {
+    parameters.iter().any(|(name, value)| name.ends_with("_attention") && value.is_object())
+}
+
 fn query_scale(own: Settings<'_>) -> Result<Option<QueryScaleConfig>, ModelError> {
-    let Some(beta) = own.number("llama_4_scaling_beta", -1e3, 1e3)? else { return Ok(None) };
+    let Some(beta) = own.number("llama_4_scaling_beta", 0.0, 1e3)? else { return Ok(None) };
     let period = needed(own, OLD_CONTEXT, own.number(OLD_CONTEXT, 1.0, 1e9)?)?;
-    Ok((beta != 0.0).then_some(QueryScaleConfig { beta, period }))
+    Ok((beta != 0.0).then_some(QueryScaleConfig { beta, period, offset: 0.0 }))
 }
 
 fn needed(own: Settings<'_>, name: &str, value: Option<f64>) -> Result<f64, ModelError> {
     value.map_or_else(|| own.refuse(name, "nothing"), Ok)
 }
 
-fn scaling(config: Settings<'_>, own: Settings<'_>) -> Result<RopeScaling, ModelError> {
+fn scaling(config: Settings<'_>, own: Settings<'_>, base: f64) -> Result<RopeScaling, ModelError> {
     let factor = || own.number("factor", FACTORS.0, FACTORS.1);
     let needed = || needed(own, "factor", factor()?);
     // `type` became `rope_type`; most published files have both.
@@ -204,7 +223,7 @@ fn scaling(config: Settings<'_>, own: Settings<'_>) -> Result<RopeScaling, Model
         // The base grows once a sequence is longer than `max_position_embeddings`, which none is here.
         Some("dynamic") => needed().map(|_| RopeScaling::Plain),
         Some("llama3") => llama3(config, own, needed()?),
-        Some("yarn") => yarn(config, own, needed()?),
+        Some("yarn") => yarn(config, own, (base, needed()?)),
         Some("longrope" | "su") => long_rope(config, own),
         Some(other) => own.refuse("rope_type", format!("`{other}`")),
     }
@@ -228,29 +247,29 @@ fn llama3(config: Settings<'_>, own: Settings<'_>, factor: f64) -> Result<RopeSc
     Ok(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, old_context })
 }
 
-fn yarn(config: Settings<'_>, own: Settings<'_>, factor: f64) -> Result<RopeScaling, ModelError> {
+fn yarn(
+    config: Settings<'_>,
+    own: Settings<'_>,
+    (base, factor): (f64, f64),
+) -> Result<RopeScaling, ModelError> {
     let number = |name: &str, least: f64| own.number(name, least, 1e6);
     let old_context = needed(own, OLD_CONTEXT, old_context(config, own)?)?;
-    if own.flag("truncate")? == Some(false) {
-        return own.refuse("truncate", false);
-    }
-    let base = config.number("rope_theta", BASES.0, BASES.1)?;
-    if own.number("rope_theta", BASES.0, BASES.1)?.or(base).unwrap_or(DEFAULT_BASE) <= 1.0 {
+    if base <= 1.0 {
         return own.refuse("rope_theta", "1 or less");
     }
+    let (beta_fast, beta_slow) =
+        (number("beta_fast", 1e-6)?.unwrap_or(32.0), number("beta_slow", 1e-6)?.unwrap_or(1.0));
+    if beta_fast < beta_slow {
+        return own.refuse("beta_fast", format!("{beta_fast}, below `beta_slow`"));
+    }
     let share = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
-    let of_all = number("mscale_all_dim", 0.0)?.unwrap_or(0.0);
+    let share_of_all = share(number("mscale_all_dim", 0.0)?.unwrap_or(0.0));
     let gain = match number("attention_factor", 1e-6)? {
         Some(gain) => gain,
-        None => share(number("mscale", 0.0)?.unwrap_or(1.0)) / share(of_all),
+        None => share(number("mscale", 0.0)?.unwrap_or(1.0)) / share_of_all,
     };
-    Ok(RopeScaling::Yarn {
-        factor,
-        old_context,
-        beta_fast: number("beta_fast", 1e-6)?.unwrap_or(32.0),
-        beta_slow: number("beta_slow", 1e-6)?.unwrap_or(1.0),
-        gain,
-    })
+    let truncate = own.flag("truncate")?.unwrap_or(true);
+    Ok(RopeScaling::Yarn { factor, old_context, beta_fast, beta_slow, truncate, gain, share_of_all })
 }
 
 /// The factors are those for long sequences, whatever a sequence's length is: keys that were kept would change with it.
@@ -268,6 +287,9 @@ fn long_rope(config: Settings<'_>, own: Settings<'_>) -> Result<RopeScaling, Mod
         factors.iter().map(|factor| as_float(factor).filter(is_covered)).collect::<Option<Vec<f64>>>();
     let Some(factors) = factors else { return own.refuse("long_factor", "something that is no factor") };
     let old_context = needed(own, OLD_CONTEXT, old_context(config, own)?)?;
+    if old_context <= 1.0 {
+        return own.refuse(OLD_CONTEXT, old_context);
+    }
     let stretched = config.number("max_position_embeddings", 1.0, 1e9)?.unwrap_or(old_context) / old_context;
     let gain = match own.number("attention_factor", 1e-6, 1e6)? {
         Some(gain) => gain,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::ModelError;
 
-/// What numbers are where a configuration does not say them, by name.
+/// What numbers are where a configuration does not name them; a flag is 0 or 1.
 pub(in crate::model) type Defaults = &'static [(&'static str, f64)];
 
 /// An object of the configuration.
@@ -104,7 +104,8 @@ impl<'a> Settings<'a> {
 
     /// A flag.
     pub(in crate::model) fn flag(self, name: &str) -> Result<Option<bool>, ModelError> {
-        self.get(name).map(|value| self.as_flag(name, value)).transpose()
+        let Some(value) = self.get(name) else { return Ok(self.default(name).map(|number| number != 0.0)) };
+        self.as_flag(name, value).map(Some)
     }
 
     /// A flag that stands somewhere in what `name` is.
@@ -130,10 +131,14 @@ impl<'a> Settings<'a> {
 
     /// Refuses a setting whose value this worker does not cover.
     pub(in crate::model) fn refuse<T>(self, name: &str, value: impl ToString) -> Result<T, ModelError> {
-        Err(ModelError::UnsupportedSetting { setting: self.path(name), value: value.to_string() })
+        Err(ModelError::UnsupportedSetting { setting: self.path(name), value: cut(value.to_string()) })
     }
 
+    /// `null` says that there is none.
     fn default(self, name: &str) -> Option<f64> {
+        if self.mentions(name) {
+            return None;
+        }
         self.defaults.iter().find(|(of, _)| *of == name).map(|(_, number)| *number)
     }
 
@@ -157,6 +162,11 @@ fn shown(value: &Value) -> String {
         Some(number) if !number.is_finite() => number.to_string(),
         _ => value.to_string(),
     };
+    cut(text)
+}
+
+/// The beginning of a long text.
+fn cut(text: String) -> String {
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,

@@ -5,6 +5,8 @@ use serde_json::json;
 
 use super::*;
 
+mod rotations;
+
 fn config(changes: Value) -> Value {
     let mut config = json!({
         "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -109,7 +111,8 @@ fn rope_has_had_many_names() {
         let object = with(&object, json!({ "rope_theta": 5e5 }));
         let args = parse(json!({ "rope_theta": null, "rope_parameters": object }));
         assert_eq!((&args.rope.scaling, args.rope.base), (&stretched, 500_000.0));
-        let nested = parse(json!({ "rope_parameters": { "full_attention": object } }));
+        let kinds = config(json!({ "rope_parameters": { "full_attention": object } }));
+        let nested = DecoderConfig::parse(Settings::new(&kinds).unwrap(), &["rope_parameters"]).unwrap();
         assert_eq!(nested.rope, args.rope);
         let both = parse(json!({ "rope_scaling": object, "rope_parameters": object, "rope_theta": 5e5 }));
         assert_eq!(both.rope, args.rope);
@@ -185,6 +188,11 @@ fn a_model_of_text_may_have_a_place_and_defaults_of_its_own() {
     assert_eq!(text.whole("head_dim", 1, 9).unwrap(), Some(8));
     assert_eq!(text.whole("num_attention_heads", 1, 9).unwrap(), Some(3));
     assert_eq!(text.number("rope_theta", 1.0, 9.0).unwrap(), None);
+    let nothing = json!({ "num_attention_heads": null });
+    let nothing =
+        Settings::new(&nothing).unwrap().with_defaults(&[("num_attention_heads", 3.0), ("mlp_bias", 1.0)]);
+    assert_eq!(nothing.whole("num_attention_heads", 1, 9).unwrap(), None);
+    assert_eq!(nothing.flag("mlp_bias").unwrap(), Some(true));
     let error = text.refuse::<()>("head_dim", 8).unwrap_err().to_string();
     assert!(error.contains("`text_config.head_dim`"), "{error}");
 }
@@ -209,7 +217,7 @@ fn what_would_change_the_answers_is_refused_by_name() {
             json!({ "rope_scaling": { "type": "yarn", "factor": 4 } }),
             "rope_scaling.original_max_position_embeddings",
         ),
-        (json!({ "rope_scaling": yarn(json!({ "truncate": false })) }), "rope_scaling.truncate"),
+        (json!({ "rope_scaling": yarn(json!({ "truncate": "no" })) }), "rope_scaling.truncate"),
         (json!({ "rope_scaling": { "type": "longrope" } }), "rope_scaling.long_factor"),
         (json!({ "rope_scaling": long_rope(json!([1.0, 0.0])) }), "rope_scaling.long_factor"),
         // Heads have 16 components here.
@@ -230,6 +238,11 @@ fn what_would_change_the_answers_is_refused_by_name() {
             json!({ "rope_scaling": { "type": "llama3", "factor": 4, "low_freq_factor": 4, "high_freq_factor": 4 } }),
             "rope_scaling.low_freq_factor",
         ),
+        (
+            json!({ "rope_parameters": { "full_attention": { "rope_theta": 1e6 }, "sliding_attention": {} } }),
+            "rope_parameters",
+        ),
+        (json!({ "rope_scaling": { "full_attention": { "rope_type": "default" } } }), "rope_scaling"),
         (json!({ "num_key_value_heads": 3 }), "num_key_value_heads"),
         (json!({ "head_dim": 7 }), "head_dim"),
     ] {
@@ -253,6 +266,17 @@ fn an_architecture_may_cover_more() {
         assert!(read(&config).is_err());
         DecoderConfig::parse(Settings::new(&config).unwrap(), &[name]).unwrap();
         assert!(DecoderConfig::parse(Settings::new(&config).unwrap(), &["another"]).is_err());
+    }
+}
+
+#[test]
+fn long_values_are_cut_in_messages() {
+    let long = "x".repeat(10_000);
+    for changes in
+        [json!({ "hidden_act": long }), json!({ "layer_types": [long] }), json!({ "clip_qkv": [long] })]
+    {
+        let error = read(&config(changes)).unwrap_err().to_string();
+        assert!(error.len() < 250 && error.contains('…'), "{error}");
     }
 }
 

@@ -75,6 +75,11 @@ impl OutputLinear {
         Self { linear: FusedLinear::new(None, vec![matrix], weights), after, factor }
     }
 
+    /// `x Wᵀ` alone; lazy.
+    pub(super) fn product(&self, x: &Array) -> Result<Array, Exception> {
+        self.linear.forward(x, None)
+    }
+
     /// `residual + factor * after(x Wᵀ)`; lazy. With nothing in between, product and sum are one step.
     pub(super) fn forward(&self, x: &Array, residual: &Array) -> Result<Array, Exception> {
         if self.after.is_none() && self.factor == 1.0 {
@@ -166,7 +171,7 @@ pub(super) fn load_storage(
         }
     };
     let backend = weights.backend();
-    weights.grown(storage, |storage| backend.readable(storage))
+    weights.changed(storage, |storage| backend.readable(storage))
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub(in crate::model) struct MlpParams {
     pub(in crate::model) fused: bool,
     /// Of what is added to the residual stream.
     pub(in crate::model) residual_factor: f32,
+    /// Names of gate, up and down, where each is stored by itself.
+    pub(in crate::model) parts: [&'static str; 3],
 }
 
 impl Mlp {
@@ -41,13 +43,18 @@ impl Mlp {
             load_matrices(weights, &part("gate_up_proj"), (&[inner, inner], hidden), params.bias)?
         } else {
             let mut load = |which: &str| load_matrix(weights, &part(which), [inner, hidden], params.bias);
-            vec![load("gate_proj")?, load("up_proj")?]
+            vec![load(params.parts[0])?, load(params.parts[1])?]
         };
-        let down = load_matrix(weights, &part("down_proj"), [hidden, inner], params.bias)?;
+        let down = load_matrix(weights, &part(params.parts[2]), [hidden, inner], params.bias)?;
         Ok(Self {
             gate_up_proj: FusedLinear::gated(norms.before, gate_up, params.gate, weights),
             down_proj: OutputLinear::new(down, norms.after, params.residual_factor, weights),
         })
+    }
+
+    /// `down(activation(gate(x)) * up(x))` alone: `[tokens, hidden]`; lazy.
+    pub(super) fn product(&self, x: &Array) -> Result<Array, Exception> {
+        self.down_proj.product(&self.gate_up_proj.forward(x, None)?)
     }
 
     /// `x`, `residual` (which mostly is `x`) and the result: `[tokens, hidden]`; lazy.

@@ -1,4 +1,4 @@
-//! The parts that models are built of.
+//! Layers: the parts of which architectures build models.
 //!
 //! A layer decides what is computed and asks its [`Backend`](crate::backend::Backend) to compute it: the layer says where
 //! a normalization or a residual stands, and the backend fuses what it can.
@@ -8,32 +8,54 @@
 
 mod attention;
 mod decoder;
+mod decoder_plan;
+mod delta_net;
 mod embedding;
+mod encoder;
+mod latent_attention;
 mod linear;
+mod mixer;
 mod mlp;
 mod moe;
+mod names;
 mod norm;
 mod rope;
+mod short_conv;
+mod states;
 
 use attention::{Attention, AttentionParams};
-pub(super) use decoder::{BlockNorms, DecoderPlan};
+pub(super) use decoder_plan::{BlockNorms, DecoderPlan};
+use delta_net::DeltaNet;
+pub(super) use delta_net::{DeltaInputs, DeltaNetPlan};
 use embedding::Embedding;
+pub(super) use encoder::EncoderPlan;
+use latent_attention::LatentAttention;
+pub(super) use latent_attention::LatentPlan;
 use linear::{FusedLinear, load_matrices, load_matrix};
+use mixer::Mixer;
+pub(super) use mixer::RecurrentPlan;
 use mlp::{Mlp, MlpParams};
 use moe::Moe;
-pub(super) use moe::{MoeNames, MoePlan};
+pub(super) use moe::{MoeNames, MoePlan, SharedExpert};
+pub(super) use names::BlockNames;
 pub(super) use norm::{NormParams, QkNorm};
 use norm::{Normalization, SublayerNorms};
 #[cfg(test)]
 pub(super) use rope::inv_freq;
 pub(super) use rope::load_rope;
+use short_conv::ShortConv;
+pub(super) use short_conv::ShortConvPlan;
+pub(super) use states::is_of_transformers;
+use states::{StateParts, load_kernel};
+
+pub(super) use crate::backend::{DeltaHeads, Gate, Groups, RoutingRule, Scores};
 
 pub(super) use super::{
-    Architecture, ModelError,
+    Architecture, Encoder, EncoderInput, ModelError,
     adapters::Site,
     config::{
-        DecoderConfig, Defaults, QueryScaleConfig, RopeConfig, RopeScaling, Settings, WindowRule, gelu_gate,
-        layer_windows,
+        DecoderConfig, Defaults, EncoderConfig, QueryScaleConfig, RopeConfig, RopeScaling, Settings,
+        WindowRule, gelu_gate, layer_kinds, layer_windows,
     },
     weights::{Packing, Weights},
 };

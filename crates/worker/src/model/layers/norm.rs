@@ -1,6 +1,6 @@
 //! Normalizations of rows.
 
-use mlx_rs::{Array, error::Exception};
+use mlx_rs::{Array, error::Exception, ops::ones};
 
 use super::{ModelError, Weights};
 use crate::backend::{Backend, Norm, NormKind, Rowwise};
@@ -36,6 +36,8 @@ pub(in crate::model) enum QkNorm {
     Heads,
     /// All heads of a token together.
     Whole,
+    /// Each head by itself, without weights, in layers that rotate.
+    Unweighted,
 }
 
 impl NormParams {
@@ -95,18 +97,22 @@ pub(super) struct QkNorms {
 }
 
 impl QkNorms {
-    /// Takes `<name>.q_norm` and `<name>.k_norm`, for heads of `dim` components.
+    /// Takes the normalizations of queries and of keys by their names, if they have weights, for heads of `dim` components.
     pub(super) fn load(
         weights: &mut Weights<'_>,
-        name: &str,
+        [query, key]: &[String; 2],
         (widths, dim): ([i32; 2], i32),
         (of, params): (QkNorm, NormParams),
     ) -> Result<Self, ModelError> {
-        let mut load = |part: &str, width: i32| {
-            let width = if of == QkNorm::Heads { dim } else { width };
-            Normalization::load(weights, &format!("{name}.{part}"), width, params)
+        let mut load = |name: &str, width: i32| match of {
+            QkNorm::Heads => Normalization::load(weights, name, dim, params),
+            QkNorm::Whole => Normalization::load(weights, name, width, params),
+            QkNorm::Unweighted => {
+                let ones = ones::<f32>(&[dim])?;
+                Normalization::new(weights.backend(), params, &ones, None)
+            }
         };
-        Ok(Self { query: load("q_norm", widths[0])?, key: load("k_norm", widths[1])?, widths })
+        Ok(Self { query: load(query, widths[0])?, key: load(key, widths[1])?, widths })
     }
 
     /// `qkv` and the result: `[tokens, queries, keys and values]`; lazy.

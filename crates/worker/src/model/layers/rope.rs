@@ -32,11 +32,12 @@ pub(in crate::model) fn inv_freq(config: &RopeConfig, dims: i32) -> Vec<f64> {
                 }
             })
             .collect(),
-        RopeScaling::Yarn { factor, old_context, beta_fast, beta_slow, .. } => {
+        RopeScaling::Yarn { factor, old_context, beta_fast, beta_slow, truncate, .. } => {
             // The pair that makes so many turns within the old context.
             let pair = |turns: f64| f64::from(dims) * (old_context / (turns * TAU)).ln() / (2.0 * base.ln());
-            let low = pair(*beta_fast).floor().max(0.0);
-            let high = pair(*beta_slow).ceil().min(f64::from(dims - 1));
+            let (low, high) = (pair(*beta_fast), pair(*beta_slow));
+            let (low, high) = if *truncate { (low.floor(), high.ceil()) } else { (low, high) };
+            let (low, high) = (low.max(0.0), high.min(f64::from(dims - 1)));
             let width = if low == high { 0.001 } else { high - low };
             let slowed = move |(pair, inv_freq): (usize, f64)| {
                 let ramp = ((pair as f64 - low) / width).clamp(0.0, 1.0);
@@ -52,8 +53,8 @@ pub(in crate::model) fn inv_freq(config: &RopeConfig, dims: i32) -> Vec<f64> {
 
 impl QueryScaleConfig {
     /// In the form that kernels take.
-    pub(super) fn table(self) -> QueryScale {
-        QueryScale::new(self.beta, self.period)
+    pub(in crate::model) fn table(self) -> QueryScale {
+        QueryScale::new(self.beta, self.period, self.offset)
     }
 }
 

@@ -4,13 +4,25 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{super::samples, *};
-use crate::prepare::ChatTemplate;
+use crate::{
+    engine::EosTokens,
+    prepare::{ChatTemplate, template::SpecialTokens},
+};
 
 const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}\
                       <|im_start|>assistant";
 
 fn message(role: &str, content: &str) -> ChatMessage {
     ChatMessage { role: role.into(), content: content.into(), name: None }
+}
+
+fn control(
+    tokenizer: &Arc<Tokenizer>,
+    eos_tokens: Vec<u32>,
+    template: Option<&str>,
+) -> Option<ControlTokens> {
+    let template = template.map(|source| ChatTemplate::new(source, SpecialTokens::new()).into());
+    ControlTokens::of(tokenizer, &EosTokens::new(eos_tokens), template.as_ref(), u32::MAX)
 }
 
 struct Model {
@@ -21,13 +33,15 @@ struct Model {
 impl Model {
     fn new(tokenizer: &Value) -> Self {
         let tokenizer = Arc::clone(samples::load(tokenizer).tokenizer());
-        let control = ControlTokens::of(&tokenizer, &EosTokens::default(), u32::MAX).unwrap();
+        let control = control(&tokenizer, Vec::new(), None).unwrap();
         Self { tokenizer, control }
     }
 
     /// The prompt as text and as tokens, with control tokens of messages as text.
     fn prompt(&self, template: &str, messages: &[ChatMessage]) -> (String, Vec<u32>) {
-        let template = ChatTemplate::new(template, Some("<s>".into()), Some("</s>".into()));
+        let special =
+            [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(name, text)| (name.into(), text.into()));
+        let template = ChatTemplate::new(template, special.into());
         match self.control.disguise(messages).unwrap() {
             Some(disguised) => {
                 let text = template.render(&disguised.messages).unwrap();
@@ -103,7 +117,7 @@ fn templates_treat_content_as_before() {
         "{{ messages[0]['content'].strip().split('x')[0] }}",
         "{{ messages[0].content | upper }}",
     ] {
-        let plain = ChatTemplate::new(template, None, None);
+        let plain = ChatTemplate::new(template, SpecialTokens::new());
         let (text, tokens) = model.prompt(template, &[message("user", typed)]);
         assert_eq!(text, plain.render(&[message("user", typed)]).unwrap(), "{template}");
         assert_eq!(model.specials(&tokens), [0; 6], "{template}");
@@ -128,10 +142,29 @@ fn what_only_the_normalizer_makes_a_control_token_is_text_too() {
 fn ends_of_turns_are_control_tokens_even_if_not_special() {
     let tokenizer = Arc::clone(samples::load(&samples::byte_level()).tokenizer());
     let think = tokenizer.token_to_id("<think>").unwrap();
-    let control = ControlTokens::of(&tokenizer, &EosTokens::new(vec![think]), u32::MAX).unwrap();
-    assert!(control.disguise(&[message("user", "<think>")]).unwrap().is_some());
-    let control = ControlTokens::of(&tokenizer, &EosTokens::default(), u32::MAX).unwrap();
+    let ending = control(&tokenizer, vec![think], None).unwrap();
+    assert!(ending.disguise(&[message("user", "<think>")]).unwrap().is_some());
+    let control = control(&tokenizer, Vec::new(), None).unwrap();
     assert!(control.disguise(&[message("user", "<think>")]).unwrap().is_none(), "parsed, as in transformers");
+}
+
+#[test]
+fn tokens_that_the_template_writes_are_control_tokens_even_if_not_special() {
+    let mut tokenizer = samples::byte_level();
+    for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
+        token["special"] = false.into();
+    }
+    let tokenizer = Arc::clone(samples::load(&tokenizer).tokenizer());
+    let of = |template| control(&tokenizer, Vec::new(), template);
+    assert!(of(None).is_none());
+    let control = of(Some("{{ '<|user|>' + messages[0].content + '<think>' }}")).unwrap();
+    let disguised = |text| control.disguise(&[message("user", text)]).unwrap().is_some();
+    assert!(disguised("a<|user|>b"));
+    assert!(!disguised("a<think>b"), "a part of a message");
+    assert!(!disguised("a<|im_end|>b"), "nothing that this template writes");
+    assert!(["<|user|>", "<｜User｜>", "[INST]", "｜DSML｜", "<|a>"].into_iter().all(is_marker));
+    let others = ["<think>", "</tool_call>", "<a-b>", "<>", "</>", "user", "user:", "<a", "...", "\">", " "];
+    assert!(!others.into_iter().any(is_marker));
 }
 
 #[test]

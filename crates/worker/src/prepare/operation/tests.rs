@@ -4,7 +4,7 @@ use protocol::message::Prompt;
 use serde_json::{Value, json};
 
 use super::{
-    super::{ChatTemplate, Settings, samples},
+    super::{ChatTemplate, Settings, samples, template::SpecialTokens},
     *,
 };
 use crate::engine::EosTokens;
@@ -14,12 +14,13 @@ const CONTEXT: usize = 32;
 fn preparer(tokenizer: &Value, template: Option<&str>) -> Preparer {
     let tokenizer = samples::load(tokenizer);
     let settings = Settings {
-        template: template.map(|source| ChatTemplate::new(source, None, None)),
+        template: template.map(|source| ChatTemplate::new(source, SpecialTokens::new()).into()),
         eos_tokens: EosTokens::default(),
         context_length: CONTEXT,
         kv_tokens: usize::MAX,
         vocab_size: tokenizer.tokenizer().get_vocab_size(true) as u32,
         special_tokens_in_content: false,
+        embedding: None,
     };
     Preparer::new(tokenizer, settings)
 }
@@ -227,11 +228,15 @@ fn a_draft_model_is_looked_up_in_the_store() {
             kind: OperationKind::CheckDraft { draft: draft.into() },
         })
     };
-    let Ok(Answer::DraftCheck { compatible, reason, vocab_size, draft_vocab_size }) = check("same") else {
+    let Ok(Operated::Answered(Answer::DraftCheck { compatible, reason, vocab_size, draft_vocab_size })) =
+        check("same")
+    else {
         panic!("{:?}", check("same"))
     };
     assert_eq!((compatible, reason, vocab_size), (true, None, draft_vocab_size));
-    let Ok(Answer::DraftCheck { compatible: false, reason: Some(_), .. }) = check("other") else {
+    let Ok(Operated::Answered(Answer::DraftCheck { compatible: false, reason: Some(_), .. })) =
+        check("other")
+    else {
         panic!("{:?}", check("other"))
     };
     assert_eq!(check("absent").unwrap_err().kind, FailureKind::UnknownModel);

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
-use protocol::message::{OperationKind, Prompt, TokenizeInput};
+use protocol::message::{Answer, EmbedInput, OperationKind, Prompt, TokenizeInput, Truncation};
 
 use super::{super::lanes::LONG, *};
 
@@ -44,9 +44,12 @@ impl Prepare for Gated {
         self.refuse(generate.id)
     }
 
-    fn operate(&self, operation: Operation) -> Result<Answer, Failure> {
+    fn operate(&self, operation: Operation) -> Result<Operated, Failure> {
         match operation.kind {
-            OperationKind::Detokenize { .. } => Ok(Answer::Text("answered".into())),
+            OperationKind::Embed(_) => {
+                Ok(Operated::Prepared(PreparedInputs { inputs: vec![vec![7]], dimensions: None }))
+            }
+            OperationKind::Detokenize { .. } => Ok(Operated::Answered(Answer::Text("answered".into()))),
             _ => self.refuse(operation.id),
         }
     }
@@ -70,7 +73,7 @@ impl Prepare for Panics {
         panic!("while it prepares")
     }
 
-    fn operate(&self, _: Operation) -> Result<Answer, Failure> {
+    fn operate(&self, _: Operation) -> Result<Operated, Failure> {
         panic!("while it answers")
     }
 }
@@ -227,6 +230,27 @@ fn an_operation_is_answered_and_never_reaches_the_engine() {
     assert_eq!(world.events.recv().unwrap().kind, StreamEventKind::Failed(refusal()));
     assert!(matches!(world.messages.recv().unwrap(), EngineMessage::Wake));
     assert!(world.requests.is_empty());
+}
+
+#[test]
+fn texts_to_embed_go_on_to_the_engine_unless_nobody_waits_for_them() {
+    let world = World::busy();
+    let input = || EmbedInput {
+        inputs: vec![Prompt::Text("x".into())],
+        first: 0,
+        truncate: Truncation::Refuse,
+        dimensions: None,
+    };
+    world.operate(vec![(7, OperationKind::Embed(input())), (8, OperationKind::Embed(input()))]);
+    world.cancel(7);
+    (0..2).for_each(|_| world.gate.send(()).unwrap());
+    let embedded = world.messages.iter().find_map(|message| match message {
+        EngineMessage::Embed(job) => Some(job),
+        _ => None,
+    });
+    let job = embedded.unwrap();
+    assert_eq!((job.id, &job.inputs), (RequestId(8), &vec![vec![7]]));
+    assert!(!world.requests.is_empty(), "the engine ends it");
 }
 
 #[test]

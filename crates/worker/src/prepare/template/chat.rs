@@ -4,7 +4,7 @@ use minijinja::Value;
 use protocol::message::ChatMessage;
 use serde_json::{Map, Value as Json};
 
-use super::values::from_json;
+use super::{SpecialTokens, values::from_json};
 
 /// The names under which clients give a message's reasoning; the first is the one that templates read.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
@@ -52,7 +52,7 @@ impl Chat {
     }
 
     /// The template's variables.
-    pub(super) fn variables(&self, bos_token: Option<&str>, eos_token: Option<&str>) -> Vec<(String, Value)> {
+    pub(super) fn variables(&self, special_tokens: &SpecialTokens) -> Vec<(String, Value)> {
         let messages: Value = self.messages.iter().map(|message| from_json(&normalized(message))).collect();
         let mut variables = vec![
             ("messages".to_owned(), messages),
@@ -61,9 +61,8 @@ impl Chat {
             ("add_generation_prompt".to_owned(), Value::from(self.add_generation_prompt)),
         ];
         // A token that the model lacks is undefined, not empty.
-        for (name, token) in [("bos_token", bos_token), ("eos_token", eos_token)] {
-            variables.extend(token.map(|token| (name.to_owned(), Value::from(token))));
-        }
+        variables
+            .extend(special_tokens.iter().map(|(name, token)| (name.clone(), Value::from(token.as_str()))));
         variables.extend(self.more.iter().map(|(name, value)| (name.clone(), from_json(value))));
         variables
     }

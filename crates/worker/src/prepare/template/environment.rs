@@ -1,15 +1,16 @@
 //! The engine, set up as transformers sets up Jinja.
 
 use minijinja::{
-    AutoEscape, Environment, Error, ErrorKind, State, Value, functions,
+    AutoEscape, Environment, Error, ErrorKind, State, Value,
     syntax::SyntaxConfig,
-    value::{Kwargs, Rest, ValueKind},
+    value::{Kwargs, Rest},
 };
 use minijinja_contrib::globals;
 
 use super::{
     checks, clock,
     clock::Clock,
+    dict::{self, Dict},
     error::{Raised, Unusable},
     filters, methods, operators,
     rewrite::rewritten,
@@ -60,33 +61,14 @@ fn add_functions(environment: &mut Environment<'static>, clock: Clock) {
         clock::strftime(clock(), format).map_err(failed)
     });
     environment.add_function("namespace", |state: &State<'_, '_>, defaults: Option<Value>, more: Kwargs| {
-        functions::namespace(Some(dict(state, defaults, &more)?.into()))
+        dict::namespace(state, defaults, &more)
     });
-    environment.add_function("dict", |state: &State<'_, '_>, entries: Option<Value>, more: Kwargs| {
-        dict(state, entries, &more)
+    environment.add_function("_kr_private", |name: String, _value: Value| -> Result<Value, Error> {
+        Err(dict::private(&name))
     });
+    environment.add_global("dict", Value::from_object(Dict));
     environment.add_function("joiner", globals::joiner);
     environment.add_function("cycler", |items: Rest<Value>| globals::cycler(items.to_vec()));
     // It shows what is for the model's operator.
     environment.remove_global("debug");
-}
-
-/// Python's `dict`: of a mapping or of pairs, and of named values.
-fn dict(state: &State<'_, '_>, entries: Option<Value>, more: &Kwargs) -> Result<Value, Error> {
-    let mut all: Vec<(Value, Value)> = Vec::new();
-    if let Some(entries) = entries {
-        if entries.kind() == ValueKind::Map {
-            all.extend(entries.as_object().and_then(|it| it.try_iter_pairs()).into_iter().flatten());
-        } else {
-            for pair in entries.try_iter()? {
-                state.consume_fuel(1)?;
-                operators::check_key(state, &pair.get_item_by_index(0)?)?;
-                all.push((pair.get_item_by_index(0)?, pair.get_item_by_index(1)?));
-            }
-        }
-    }
-    for name in more.args() {
-        all.push((Value::from(name), more.peek(name)?));
-    }
-    Ok(Value::from_pairs(all))
 }

@@ -30,6 +30,9 @@ pub enum TemplateError {
     /// The template can't be used at all.
     #[error("this model's chat template can't be used; use /v1/completions with a prompt")]
     Unusable(#[source] Unusable),
+    /// The model has templates, and none that is for all conversations.
+    #[error("this model has no default chat template, only {0}; use /v1/completions with a prompt")]
+    NoDefault(String),
     /// The template refuses the conversation in its own words.
     #[error("the model's chat template refuses the messages")]
     Refused(#[source] Raised),

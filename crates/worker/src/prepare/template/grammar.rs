@@ -18,7 +18,7 @@ pub(super) type Parsed<T = Span> = Result<T, String>;
 
 /// Reads the tokens of one tag.
 pub(super) struct Grammar<'a> {
-    source: &'a str,
+    pub(super) source: &'a str,
     pub(super) tokens: &'a [Token],
     pub(super) at: usize,
     depth: usize,

@@ -7,6 +7,7 @@ mod arguments;
 mod chat;
 mod checks;
 mod clock;
+mod dict;
 mod edit;
 mod environment;
 mod error;
@@ -14,19 +15,22 @@ mod filters;
 mod grammar;
 mod json;
 mod methods;
+mod named;
 mod operators;
 mod rewrite;
 mod scan;
 mod statements;
 mod texts;
+mod turn;
 mod values;
 
-use std::{io, panic, thread};
+use std::{collections::BTreeMap, io, panic, thread};
 
 pub use chat::Chat;
 pub use clock::Clock;
 pub use error::{TemplateError, Unusable};
 use minijinja::{Environment, Value};
+pub use named::ChatTemplates;
 use protocol::message::ChatMessage;
 
 use self::{environment::NAME, error::MAX_OUTPUT};
@@ -44,36 +48,39 @@ const FUEL_PER_MESSAGE: u64 = 2_000;
 /// Upper limit of both together: it bounds memory too.
 const MAX_FUEL: u64 = 4_000_000;
 
+/// Texts of a model's special tokens, by the names that templates have for them: `bos_token`, …
+pub type SpecialTokens = BTreeMap<String, String>;
+
 /// A chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
     compiled: Result<Environment<'static>, Unusable>,
-    bos_token: Option<String>,
-    eos_token: Option<String>,
+    source: Box<str>,
+    special_tokens: SpecialTokens,
 }
 
 impl ChatTemplate {
     /// Compiles `source`. A template that does not compile fails chats, and nothing else: see [`ChatTemplate::problem`].
-    pub fn new(source: &str, bos_token: Option<String>, eos_token: Option<String>) -> Self {
-        Self::with_clock(source, bos_token, eos_token, clock::local())
+    pub fn new(source: &str, special_tokens: SpecialTokens) -> Self {
+        Self::with_clock(source, special_tokens, clock::local())
     }
 
     /// With another clock for `strftime_now`.
-    pub fn with_clock(
-        source: &str,
-        bos_token: Option<String>,
-        eos_token: Option<String>,
-        clock: Clock,
-    ) -> Self {
+    pub fn with_clock(source: &str, special_tokens: SpecialTokens, clock: Clock) -> Self {
         let compiled = on_own_stack(|| environment::environment(source, clock)).unwrap_or_else(|error| {
             Err(Unusable::Syntax(format!("there is no thread to compile it: {error}")))
         });
-        Self { compiled, bos_token, eos_token }
+        Self { compiled, source: source.into(), special_tokens }
     }
 
     /// Why it can't be used.
     pub fn problem(&self) -> Option<&Unusable> {
         self.compiled.as_ref().err()
+    }
+
+    /// Its source.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The prompt for an answer to `messages`.
@@ -100,7 +107,7 @@ impl ChatTemplate {
         environment.set_fuel(Some(
             MAX_FUEL.min(BASE_FUEL + FUEL_PER_MESSAGE.saturating_mul(chat.messages.len() as u64)),
         ));
-        let variables = chat.variables(self.bos_token.as_deref(), self.eos_token.as_deref());
+        let variables = chat.variables(&self.special_tokens);
         let mut prompt = Bounded::default();
         let template = environment.get_template(NAME).map_err(|error| TemplateError::of(&error))?;
         let rendered = template.render_captured_to(Value::from_pairs(variables), &mut prompt);

@@ -1,6 +1,7 @@
 //! Jinja's grammar of statements: where the expressions are in a `{% … %}`.
 
 use super::{
+    dict::is_private,
     edit::Edit,
     grammar::{Grammar, Parsed},
 };
@@ -65,14 +66,26 @@ impl Grammar<'_> {
         loop {
             match self.text() {
                 "=" => {
+                    let private = self.private_target();
                     self.at += 1;
-                    return self.tuple(true).map(drop);
+                    let value = self.tuple(true)?;
+                    if let Some(name) = private {
+                        self.wrap(value, &format!("_kr_private({name:?}, ("), "))");
+                    }
+                    return Ok(());
                 }
                 "|" => return self.filters(),
                 _ if self.at == self.tokens.len() => return Ok(()),
                 _ => self.at += 1,
             }
         }
+    }
+
+    /// The name in `ns._name =`.
+    fn private_target(&self) -> Option<String> {
+        let text = |at: usize| self.tokens.get(at).map_or("", |token| token.of(self.source));
+        let names = (2..self.at).filter(|at| text(at - 1) == ".");
+        names.map(text).find(|name| is_private(name)).map(str::to_owned)
     }
 
     /// `a = 1, b = 2`, until a token of `ends`. A value may be absent where the engine allows it.

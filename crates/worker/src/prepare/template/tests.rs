@@ -15,7 +15,9 @@ fn message(role: &str, content: &str) -> ChatMessage {
 
 fn template(source: &str) -> ChatTemplate {
     let clock: Clock = Arc::new(|| date(2026, 2, 3).at(14, 5, 6, 0));
-    ChatTemplate::with_clock(source, Some("<s>".into()), None, clock)
+    let special =
+        [("bos_token", "<s>"), ("image_token", "<img>")].map(|(name, text)| (name.into(), text.into()));
+    ChatTemplate::with_clock(source, special.into(), clock)
 }
 
 fn render(source: &str) -> Result<String, TemplateError> {
@@ -42,7 +44,7 @@ fn renders_what_templates_use() {
 fn what_transformers_gives_a_template_is_there() {
     for (source, expected) in [
         ("{{ tools is none and documents is none and tools is defined }}", "True"),
-        ("{{ eos_token is defined }}{{ bos_token }}", "False<s>"),
+        ("{{ eos_token is defined }}{{ bos_token }}{{ image_token }}", "False<s><img>"),
         ("{{ messages[1].content | tojson }}", "\"<hi> & 'ho'\""),
         ("{{ messages[0] | tojson(indent=2) }}", "{\n  \"role\": \"system\",\n  \"content\": \"S\"\n}"),
         ("{{ strftime_now('%d %b %Y') }}", "03 Feb 2026"),
@@ -55,6 +57,7 @@ fn what_transformers_gives_a_template_is_there() {
             "user",
         ),
         ("{% for m in messages %}{{ m.name is defined }}{% endfor %}", "FalseFalse"),
+        ("{{ dict.fromkeys(['a'], 1) }}{{ dict([('b', 2)], c=3) }}", "{'a': 1}{'b': 2, 'c': 3}"),
         ("{{ '%s-%d' % ('a', 3) }}{{ none ~ true ~ 1e-7 }}", "a-3NoneTrue1e-07"),
     ] {
         assert_eq!(render(source).unwrap(), expected, "{source}");
@@ -83,6 +86,20 @@ fn a_template_can_refuse_in_its_own_words() {
     let words = failure("{% macro f() %}{{ raise_exception('inside') }}{% endmacro %}{{ f() }}");
     assert!(words.ends_with(": inside"), "{words}");
     assert!(failure("{{ raise_exception('é' * 100000) }}").len() < 3000);
+}
+
+#[test]
+fn a_namespace_takes_no_private_names() {
+    for source in [
+        "{% set ns = namespace(_x=1) %}",
+        "{% set ns = namespace({'_x': 1}) %}",
+        "{% set ns = namespace() %}{% set ns._x = (1, 2) %}",
+    ] {
+        assert!(failure(source).contains("\"_x\""), "{source}");
+    }
+    let source = "{% set ns = namespace(x_=1) %}{% set ns.y_ = 2 %}{% set _z = 3 %}{{ ns.x_ + ns.y_ + _z }}\
+                  {% if false %}{% set ns._x = 1 %}{% endif %}";
+    assert_eq!(render(source).unwrap(), "6");
 }
 
 #[test]

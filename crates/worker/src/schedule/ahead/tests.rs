@@ -7,6 +7,7 @@ use crate::schedule::{Limits, SequenceId, tests::Prefixes};
 use super::*;
 
 const LIMITS: Limits = Limits {
+    max_held_seqs: usize::MAX,
     max_num_seqs: 3,
     chunk_tokens: 8,
     max_num_batched_tokens: 16,

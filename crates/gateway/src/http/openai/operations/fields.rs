@@ -8,8 +8,11 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 
-use super::super::request::{Foreign, Message, TypedPrompt, set};
-use crate::http::json::{Flag, Key, Object, Probe, Text};
+use super::{
+    super::request::{Foreign, Message, TypedPrompt, set},
+    inputs::TypedInputs,
+};
+use crate::http::json::{Flag, Key, Object, Probe, Text, Whole};
 
 /// Defines the fields of one kind: their place here, their type, and their names in JSON.
 macro_rules! fields {
@@ -93,5 +96,16 @@ fields! {
     CheckDraftFields {
         model: Text,
         draft_model: Text,
+    }
+}
+
+fields! {
+    /// Of a request for embeddings.
+    EmbeddingFields {
+        model: Text,
+        input: TypedInputs,
+        encoding_format: Text,
+        dimensions: Whole,
+        truncate_prompt_tokens: Whole,
     }
 }

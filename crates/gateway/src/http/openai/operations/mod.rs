@@ -1,5 +1,5 @@
-//! Operations: tokenize, detokenize, apply a template, check a draft model. In the forms of vLLM and llama.cpp, whose
-//! servers have them; OpenAI's does not.
+//! Operations: tokenize, detokenize, apply a template, check a draft model, in the forms of vLLM and llama.cpp, whose servers
+//! have them; and OpenAI's embeddings.
 //!
 //! ```text
 //! body ─ read ─► OperationRequest ─ serve ─► Answered ─ write ─► JSON
@@ -8,7 +8,9 @@
 mod apply_template;
 mod check_draft;
 mod detokenize;
+mod embeddings;
 mod fields;
+mod inputs;
 mod tokenize;
 
 use axum::{
@@ -74,6 +76,7 @@ pub(super) fn routes() -> Vec<(&'static str, MethodRouter<App>)> {
         ("/detokenize", post(operate::<Detokenize>)),
         ("/apply-template", post(operate::<ApplyTemplate>)),
         ("/v1/check_draft", post(operate::<CheckDraft>)),
+        ("/v1/embeddings", post(embeddings::embed)),
     ]
 }
 
@@ -94,8 +97,13 @@ async fn operate<E: Endpoint>(State(app): State<App>, request: Request) -> Resul
     } else {
         E::write(form, answered)?
     };
+    Ok(reply(json))
+}
+
+/// An answer of this JSON.
+fn reply(json: Vec<u8>) -> Response {
     let media_type = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    Ok((media_type, Body::from(json)).into_response())
+    (media_type, Body::from(json)).into_response()
 }
 
 /// About the bytes of an answer.
@@ -104,7 +112,7 @@ fn size(answer: &Answer) -> usize {
         Answer::Tokens(tokens) => size_of_val(tokens.as_slice()),
         Answer::Text(text) => text.len(),
         Answer::Pieces(pieces) => pieces.len() * size_of::<u64>(),
-        Answer::Count(_) | Answer::DraftCheck { .. } => 0,
+        Answer::Count(_) | Answer::DraftCheck { .. } | Answer::Embeddings(_) => 0,
     }
 }
 

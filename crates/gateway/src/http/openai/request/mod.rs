@@ -18,7 +18,7 @@ pub(super) use self::{
     fields::set,
     foreign::Foreign,
     message::{Message, chat_prompt},
-    prompt::TypedPrompt,
+    prompt::{PromptItem, TypedPrompt},
 };
 use crate::{
     http::{

@@ -25,7 +25,7 @@ pub(in crate::http::openai) enum TypedPrompt {
 }
 
 /// One item of a list.
-enum Item {
+pub(in crate::http::openai) enum PromptItem {
     Token(u32),
     Prompt(Prompt),
     Wrong,
@@ -70,12 +70,12 @@ impl<'de> Visitor<'de> for Prompts {
         let (mut tokens, mut prompts, mut first, mut wrong) = (Vec::new(), 0, None, false);
         while let Some(item) = list.next_element()? {
             match item {
-                Item::Token(id) => tokens.push(id),
-                Item::Prompt(prompt) => {
+                PromptItem::Token(id) => tokens.push(id),
+                PromptItem::Prompt(prompt) => {
                     prompts += 1;
                     first.get_or_insert(prompt);
                 }
-                Item::Wrong => wrong = true,
+                PromptItem::Wrong => wrong = true,
             }
         }
         Ok(match (first, prompts) {
@@ -89,7 +89,7 @@ impl<'de> Visitor<'de> for Prompts {
     }
 }
 
-impl<'de> Deserialize<'de> for Item {
+impl<'de> Deserialize<'de> for PromptItem {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Items)
     }
@@ -98,30 +98,30 @@ impl<'de> Deserialize<'de> for Item {
 struct Items;
 
 impl<'de> Visitor<'de> for Items {
-    type Value = Item;
+    type Value = PromptItem;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a token id")
     }
 
-    fn visit_u64<E: de::Error>(self, id: u64) -> Result<Item, E> {
-        Ok(u32::try_from(id).map_or(Item::Wrong, Item::Token))
+    fn visit_u64<E: de::Error>(self, id: u64) -> Result<PromptItem, E> {
+        Ok(u32::try_from(id).map_or(PromptItem::Wrong, PromptItem::Token))
     }
 
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Item, E> {
-        Ok(Item::Wrong)
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<PromptItem, E> {
+        Ok(PromptItem::Wrong)
     }
 
-    fn visit_f64<E: de::Error>(self, id: f64) -> Result<Item, E> {
+    fn visit_f64<E: de::Error>(self, id: f64) -> Result<PromptItem, E> {
         let whole = id.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&id);
-        Ok(if whole { Item::Token(id as u32) } else { Item::Wrong })
+        Ok(if whole { PromptItem::Token(id as u32) } else { PromptItem::Wrong })
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Item, E> {
-        Ok(Item::Prompt(Prompt::Text(text.to_owned())))
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<PromptItem, E> {
+        Ok(PromptItem::Prompt(Prompt::Text(text.to_owned())))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Item, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<PromptItem, A::Error> {
         let mut tokens = Vec::new();
         while let Some(Whole(id)) = list.next_element()? {
             match u32::try_from(id) {
@@ -129,6 +129,6 @@ impl<'de> Visitor<'de> for Items {
                 Err(_) => return Err(de::Error::custom("must be a token id")),
             }
         }
-        Ok(Item::Prompt(Prompt::Tokens(tokens)))
+        Ok(PromptItem::Prompt(Prompt::Tokens(tokens)))
     }
 }

@@ -7,10 +7,14 @@ use super::*;
 #[test]
 fn a_window_is_a_band_of_the_mask() {
     mlx_ext::init().unwrap();
-    let mask = window_mask(2, 3, 4).unwrap();
-    eval([&mask]).unwrap();
+    let spec = AttentionSpec::causal(Heads { queries: 2, kv: 1, dim: 8 }, None);
+    let spec = AttentionSpec { window: Some(2), ..spec };
+    let band = mask(&spec, 3, 0..4).unwrap();
+    let chunks = mask(&AttentionSpec { chunked: true, ..spec }, 3, 0..4).unwrap();
+    eval([&band, &chunks]).unwrap();
     let (no, yes) = (false, true);
-    assert_eq!(mask.as_slice::<bool>(), [yes, yes, no, no, no, yes, yes, no, no, no, yes, yes]);
+    assert_eq!(band.as_slice::<bool>(), [yes, yes, no, no, no, yes, yes, no, no, no, yes, yes]);
+    assert_eq!(chunks.as_slice::<bool>(), [yes, yes, no, no, no, no, yes, no, no, no, yes, yes]);
 }
 
 #[test]

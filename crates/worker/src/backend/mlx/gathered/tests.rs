@@ -16,11 +16,12 @@ const HEADS: Heads = Heads { queries: 4, kv: 2, dim: 8 };
 const WIDTH: i32 = (HEADS.queries + 2 * HEADS.kv) * HEADS.dim;
 const BUDGET: KvBudget = KvBudget { bytes: 1 << 24, sequences: 8, dtype: KvDtype::Float32 };
 
-/// A layer with a window below one without.
+/// A layer with a window and sinks below one without.
 fn layers() -> [AttentionSpec; 2] {
     let rope = Rope::new(vec![1.0, 0.1, 0.01, 0.001], false, 1000);
     let plain = AttentionSpec::causal(HEADS, Some(Rc::new(rope)));
-    [AttentionSpec { window: Some(20), ..plain.clone() }, plain]
+    let sinks = Some(Array::from_slice(&[-1.0_f32, 0.0, 1.0, 2.0], &[HEADS.queries]));
+    [AttentionSpec { window: Some(20), sinks, ..plain.clone() }, plain]
 }
 
 fn memory(together: bool) -> GatheredKv {

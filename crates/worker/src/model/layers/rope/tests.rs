@@ -53,3 +53,27 @@ fn llama3_scaling_slows_long_wavelengths_down() {
     let wavelength = 2.0 * std::f64::consts::PI / 0.01;
     near(&[at(wavelength), at(4.0 * wavelength)], &[0.01 / 8.0, 0.01]);
 }
+
+/// With `rope_theta` 10000 and 8 components, pair `i` makes `context / (2 pi 10^i)` turns: 1024 tokens are 4 turns at pair
+/// 1.61 and 1 turn at pair 2.21, so that pair 2 is on the ramp. In whole pairs the ramp is from 1 to 3.
+#[test]
+fn yarn_s_ramp_lies_between_whole_pairs_unless_it_is_not_truncated() {
+    let of = |truncate| {
+        let scaling = RopeScaling::Yarn {
+            factor: 8.0,
+            old_context: 1024.0,
+            beta_fast: 4.0,
+            beta_slow: 1.0,
+            truncate,
+            gain: 1.0,
+            share_of_all: 1.0,
+        };
+        inv_freq(&RopeConfig { scaling, ..PLAIN }, 8)
+    };
+    let slowed = |ramp: f64, plain: f64| plain * (1.0 - ramp) + plain / 8.0 * ramp;
+    near(&of(true), &[1.0, 0.1, slowed(0.5, 0.01), 0.001 / 8.0]);
+    let pair = |turns: f64| (1024.0 / (turns * std::f64::consts::TAU)).log10();
+    let (low, high) = (pair(4.0), pair(1.0));
+    assert!((low - 1.61).abs() < 0.01 && (high - 2.21).abs() < 0.01, "{low} to {high}");
+    near(&of(false), &[1.0, 0.1, slowed((2.0 - low) / (high - low), 0.01), 0.001 / 8.0]);
+}

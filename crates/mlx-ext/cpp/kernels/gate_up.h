@@ -6,7 +6,7 @@
 namespace kr {
 
 // y = activation(gate) * up, for rows [gate, up] of float32. The same arithmetic as that of a gated product.
-struct GatedJob {
+struct GateUpJob {
   const float* x;  // [rows, 2 * width]
   int rows;
   int width;
@@ -14,6 +14,6 @@ struct GatedJob {
   float* y;  // [rows, width]
 };
 
-void gated(const GatedJob& job);
+void gate_up(const GateUpJob& job);
 
 }  // namespace kr

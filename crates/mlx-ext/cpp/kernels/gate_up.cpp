@@ -1,4 +1,4 @@
-#include "gated.h"
+#include "gate_up.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -17,7 +17,7 @@ constexpr int64_t worth_sharing = 1 << 14;
 // Values at a time: a whole number of vectors of every kind.
 constexpr int piece = 256;
 
-void compute_row(const GatedJob& job, const TileKernels& kernels, int row) {
+void compute_row(const GateUpJob& job, const TileKernels& kernels, int row) {
   const float* gate = job.x + static_cast<size_t>(row) * 2 * job.width;
   const float* up = gate + job.width;
   float* y = job.y + static_cast<size_t>(row) * job.width;
@@ -33,7 +33,7 @@ void compute_row(const GatedJob& job, const TileKernels& kernels, int row) {
 
 }  // namespace
 
-void gated(const GatedJob& job) {
+void gate_up(const GateUpJob& job) {
   const TileKernels& kernels = tile_kernels();
   const int together = std::max<int>(1, worth_sharing / 4 / std::max(1, job.width));
   auto compute = [&](int task) {

@@ -1,0 +1,111 @@
+#include "recurrent.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "aligned_buffer.h"
+#include "cpu.h"
+#include "pool.h"
+#include "progress.h"
+#include "recurrent_kernels.h"
+
+namespace kr {
+
+namespace {
+
+// Below this many values the calling thread is done before another has begun.
+constexpr int64_t worth_sharing = 1 << 14;
+
+template <class Task>
+void run_tasks(int count, int64_t values, Task&& task) {
+  if (count > 1 && values >= worth_sharing) return Pool::shared().run(count, task);
+  for (int i = 0; i < count; i++) task(i);
+}
+
+int parts(int whole, int part) { return (whole + part - 1) / part; }
+
+int64_t tokens_of(const StateRow* rows, int count) {
+  int64_t tokens = 0;
+  for (int i = 0; i < count; i++) tokens += rows[i].new_tokens;
+  return tokens;
+}
+
+}  // namespace
+
+const RecurrentKernels& recurrent_kernels() {
+  switch (isa()) {
+#if defined(__x86_64__)
+    case Isa::avx2:
+      return avx2_recurrent_kernels;
+    case Isa::avx512:
+      return avx512_recurrent_kernels;
+#elif defined(__aarch64__)
+    case Isa::neon:
+      return neon_recurrent_kernels;
+#endif
+    default:
+      return portable_recurrent_kernels;
+  }
+}
+
+void convolution(const ConvolutionJob& job) {
+  const RecurrentKernels& kernels = recurrent_kernels();
+  const int blocks = parts(job.channels, convolution_lanes);
+  const int64_t values = tokens_of(job.rows, job.row_count) * job.channels * job.taps;
+  run_tasks(job.row_count * blocks, values, [&](int task) {
+    kernels.convolve(job, job.rows[task / blocks], task % blocks * convolution_lanes);
+    count_progress();
+  });
+}
+
+void gated_delta(const GatedDeltaJob& job) {
+  const RecurrentKernels& kernels = recurrent_kernels();
+  const size_t heads = job.value_heads, all = heads * job.tokens;
+  static thread_local std::vector<float> betas, decays;
+  betas.resize(all);
+  decays.resize(all);
+  for (int token = 0; token < job.tokens; token++) {
+    const float* gates = job.gates + token * 2 * heads;
+    kernels.activate(Activation::sigmoid, gates, job.value_heads, betas.data() + token * heads);
+    kernels.decay(gates + heads, job.log_rates, job.biases, job.value_heads, decays.data() + token * heads);
+  }
+  const DeltaGates gates{betas.data(), decays.data()};
+  const int blocks = parts(job.value_dim, delta_lanes), a_row = job.value_heads * blocks;
+  const int64_t values = static_cast<int64_t>(all) * job.key_dim * job.value_dim;
+  run_tasks(job.row_count * a_row, values, [&](int task) {
+    static thread_local AlignedBuffer scratch;
+    void* memory = scratch.reserve(static_cast<size_t>(job.key_dim) * delta_lanes * sizeof(float));
+    const int head = task % a_row / blocks, first = task % blocks * delta_lanes;
+    kernels.gated_delta(job, gates, job.rows[task / a_row], head, first, static_cast<float*>(memory));
+    count_progress();
+  });
+}
+
+void gated(const GatedJob& job) {
+  const RecurrentKernels& kernels = recurrent_kernels();
+  const auto compute_row = [&](int row) {
+    const size_t at = static_cast<size_t>(row) * job.width;
+    float* y = job.y + at;
+    const float* x = job.x + at;
+    if (job.gate_width == 1) {
+      float gate;
+      kernels.activate(job.activation, job.gate + row, 1, &gate);
+      for (int i = 0; i < job.width; i++) y[i] = gate * x[i];
+    } else {
+      kernels.activate(job.activation, job.gate + at, job.width, y);
+      for (int i = 0; i < job.width; i++) y[i] *= x[i];
+    }
+    if (job.residual) {
+      for (int i = 0; i < job.width; i++) y[i] += job.residual[at + i];
+    }
+  };
+  const int together = std::max<int>(1, worth_sharing / 4 / std::max(1, job.width));
+  run_tasks(parts(job.rows, together), int64_t{job.rows} * job.width, [&](int task) {
+    const int end = std::min(job.rows, (task + 1) * together);
+    for (int row = task * together; row < end; row++) compute_row(row);
+    count_progress();
+  });
+}
+
+}  // namespace kr
