@@ -271,8 +271,7 @@ fn requests_load_the_models_that_they_need_and_these_take_turns() {
 /// So little for each worker that it is known what fits: beside the weights, [`MODEL`] takes 256 MiB and 2,176 tokens of 45
 /// KiB at least, and a model of next to nothing 256 MiB.
 fn within(max_bytes: &str) -> TestEnv {
-    let settings =
-        format!("memory:\n  max_bytes: {max_bytes}\nworker:\n  max_num_seqs: 4\n  adapter_max_bytes: 0\n");
+    let settings = format!("memory:\n  max_bytes: {max_bytes}\nworker:\n  max_num_seqs: 4\n");
     let env = TestEnv::start_with("", &settings);
     import_tiny(&env.store, "tiny");
     env

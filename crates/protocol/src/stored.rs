@@ -26,6 +26,8 @@ pub struct StoredModel {
     pub context_length: Option<u32>,
     /// Whether it embeds text, instead of generating it.
     pub embeds: bool,
+    /// Whether there are adapters of it in the store.
+    pub has_adapters: bool,
     /// When it was imported, in Unix seconds.
     pub imported_at: u64,
     /// Why it can't be loaded, as far as that is known without trying.

@@ -47,6 +47,11 @@ impl Adapters {
         Self { store, base, adaptable, max_bytes, verifies, loaded, bytes, loading }
     }
 
+    /// Whether there are adapters of the artifact `base` in the store. A store that does not say may have some.
+    pub fn any_of(store: &Store, base: Digest) -> bool {
+        store.list().map_or(true, |all| all.iter().any(|artifact| artifact.base == Some(base)))
+    }
+
     /// Bytes of those that are loaded; any thread may look.
     pub fn bytes(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.bytes)

@@ -155,6 +155,9 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
     }
     let draft = StoredDraft::find(&store, options, &cli.model)?;
     draft.iter().try_for_each(|draft| draft.verify(options))?;
+    // Who has no adapters need not have memory for them. One that is imported later is loaded all the same.
+    let adapter_bytes = if Adapters::any_of(&store, artifact.digest) { options.adapter_bytes } else { 0 };
+    let planned = WorkerOptions { adapter_bytes, ..options.clone() };
     let (served, load_micros, tokenizer, took) = thread::scope(|scope| {
         let tokenizer = scope.spawn(|| {
             let began = Instant::now();
@@ -162,7 +165,7 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
             draft.iter().try_for_each(|draft| draft.check(&tokenizer))?;
             anyhow::Ok((tokenizer, began.elapsed()))
         });
-        let served = Served::load(&artifact, draft.as_ref(), options)?;
+        let served = Served::load(&artifact, draft.as_ref(), &planned)?;
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;

@@ -26,7 +26,7 @@ impl Models {
     /// What the name or digest `id` stands for. A model need not exist. Needs a runtime.
     ///
     /// # Errors
-    /// It is an adapter whose base is not stored, or the store can't be read.
+    /// It is an adapter whose base is not stored or embeds text, or the store can't be read.
     pub async fn target(&self, id: &str) -> Result<Target, ModelError> {
         let plain = Target { model: id.to_owned(), adapter: None };
         if !id.contains(COLON) || self.context.registry.name_of(id).is_some() {
@@ -43,6 +43,11 @@ impl Models {
     fn target_of(&self, stored: &StoredModel, base: &str, listing: &Listing) -> Result<Target, ModelError> {
         if let Some(failure) = &stored.defect {
             return Err(ModelError::Failed { model: stored.id().to_owned(), failure: failure.clone() });
+        }
+        if listing.models().iter().any(|model| model.digest == base && model.embeds) {
+            // Workers would compute without it.
+            let unknown = self.context.registry.unknown(stored.id(), std::iter::empty());
+            return Err(ModelError::NotLoaded(unknown));
         }
         let loaded = self.context.registry.name_of(base);
         let model = loaded.or_else(|| stored_base(stored, base, listing).map(str::to_owned));

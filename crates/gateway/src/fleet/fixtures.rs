@@ -77,6 +77,7 @@ pub(super) fn stored(name: &str, weight_bytes: u64) -> StoredModel {
         kv_token_values: 1024,
         context_length: Some(4096),
         embeds: false,
+        has_adapters: false,
         imported_at: 0,
         defect: None,
     }

@@ -197,6 +197,7 @@ mod tests {
             kv_token_values: 0,
             context_length: None,
             embeds: false,
+            has_adapters: false,
             imported_at: 0,
             defect: None,
         }

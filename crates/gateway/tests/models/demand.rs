@@ -26,6 +26,7 @@ pub(super) fn stored(name: &str) -> StoredModel {
         kv_token_values: 0,
         context_length: Some(256),
         embeds: false,
+        has_adapters: false,
         imported_at: 1_800_000_000,
         defect: None,
     }

@@ -13,8 +13,7 @@ const GIB: u64 = 1 << 30;
 /// What every worker has beside weights, keys and values.
 const OTHER: u64 = 256 << 20;
 
-const SETTINGS: &str =
-    "memory:\n  max_bytes: 10GiB\nworker: {adapter_max_bytes: 0}\nmodels:\n  wait_timeout_ms: 20\n";
+const SETTINGS: &str = "memory:\n  max_bytes: 10GiB\nmodels:\n  wait_timeout_ms: 20\n";
 
 /// Models of these names and sizes in GiB are stored; `tiny` serves, and is next to nothing.
 async fn env(settings: &str, models: &[(&str, u64)]) -> (TestEnv, FakeWorker) {

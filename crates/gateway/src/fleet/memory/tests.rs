@@ -20,7 +20,16 @@ fn room_is_left_where_others_may_come() {
     let model = stored("m", 2 * GIB);
     let reserved = |is_last| two_named.grant(Some(&model), 0, 1, is_last).unwrap().reserved;
     assert_eq!(reserved(false), 2 * GIB + 3 * GIB);
-    assert_eq!(reserved(true), 2 * GIB + 4 * GIB + (512 << 20), "as much as `worker.kv_max_bytes` allows");
+    assert_eq!(reserved(true), 2 * GIB + 4 * GIB + (256 << 20), "as much as `worker.kv_max_bytes` allows");
+}
+
+#[test]
+fn there_is_memory_for_adapters_where_some_are_stored() {
+    let reserved = |has_adapters| {
+        let model = StoredModel { has_adapters, ..stored("m", 2 * GIB) };
+        budget(16 * GIB).grant(Some(&model), 0, 1, true).unwrap().reserved
+    };
+    assert_eq!(reserved(true) - reserved(false), WorkerOptions::default().adapter_bytes);
 }
 
 #[test]
