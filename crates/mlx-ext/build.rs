@@ -37,6 +37,7 @@ fn main() {
             "cpp/linear_operation.cpp",
             "cpp/attention_operation.cpp",
             "cpp/rowwise_operation.cpp",
+            "cpp/gate_up_operation.cpp",
             "cpp/experts_operation.cpp",
             "cpp/head_products_operation.cpp",
             "cpp/gated_operation.cpp",

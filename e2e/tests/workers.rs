@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "workers/adapters.rs"]
+mod adapters;
 #[path = "workers/drafts.rs"]
 mod drafts;
 #[path = "workers/exact.rs"]

@@ -93,6 +93,10 @@ impl Artifact {
     fn made_files(&self) -> Result<BTreeMap<&'static str, Vec<u8>>, StoreError> {
         let manifest = &self.manifest;
         let mut files = BTreeMap::new();
+        // What mlx-lm reads of an adapter is what is stored.
+        if manifest.base.is_some() {
+            return Ok(files);
+        }
         let mut add = |name, value: &Value| -> Result<(), StoreError> {
             let bytes = serde_json::to_vec_pretty(value).map_err(std::io::Error::from);
             files.insert(name, bytes.context("write", Path::new(name))?);

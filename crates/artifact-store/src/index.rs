@@ -32,6 +32,8 @@ pub struct ArtifactSummary {
     pub names: Vec<String>,
     /// `model_type` of its configuration.
     pub architecture: Option<String>,
+    /// Of an adapter the artifact that it adapts.
+    pub base: Option<Digest>,
     /// Bytes of its blobs, including those it shares with others.
     pub size: u64,
     /// When it was imported.
@@ -66,6 +68,8 @@ pub(crate) struct Index {
 #[derive(Debug, Serialize, Deserialize)]
 struct Entry {
     architecture: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base: Option<Digest>,
     size: u64,
     /// Seconds since 1970.
     imported_at: u64,
@@ -102,6 +106,7 @@ impl Store {
                 digest,
                 names: refs.iter().filter(|(_, of)| *of == digest).map(|(name, _)| name.clone()).collect(),
                 architecture: entry.architecture,
+                base: entry.base,
                 size: entry.size,
                 imported_at: at(entry.imported_at),
                 last_use: modified(&self.layout.lease(digest)).unwrap_or(at(entry.last_use)),
@@ -186,6 +191,7 @@ impl Entry {
     fn new(manifest: &Manifest, imported_at: SystemTime, last_use: SystemTime) -> Self {
         Self {
             architecture: manifest.architecture().map(str::to_owned),
+            base: manifest.base,
             size: manifest.size(),
             imported_at: seconds(imported_at),
             last_use: seconds(last_use),
@@ -195,7 +201,7 @@ impl Entry {
     /// What is known without the manifest.
     fn unreadable(store: &Store, digest: Digest) -> Self {
         let imported = seconds(modified(&store.layout.manifest(digest)).unwrap_or(UNIX_EPOCH));
-        Self { architecture: None, size: 0, imported_at: imported, last_use: imported }
+        Self { architecture: None, base: None, size: 0, imported_at: imported, last_use: imported }
     }
 }
 

@@ -8,6 +8,10 @@ use crate::{Digest, StoreError, files::folder_of};
 const MAX_NAME: usize = 200;
 /// `/` in a name, as its file name has it. `%` itself is in no name.
 const SLASH: &str = "%2F";
+/// Between a model's name and that of its adapter.
+const COLON: char = ':';
+/// `:` as the file name has it.
+const ENCODED_COLON: &str = "%3A";
 /// How the files in `tmp/` begin that hold a name in waiting.
 const WAITING: &str = "name-";
 /// How the files in `tmp/` begin that say what goes for an artifact.
@@ -104,7 +108,7 @@ impl Layout {
 
     /// `name` has passed [`check_name`].
     pub(crate) fn reference(&self, name: &str) -> PathBuf {
-        self.refs().join(name.replace('/', SLASH))
+        self.refs().join(file_name_of(name))
     }
 
     pub(crate) fn leases(&self) -> PathBuf {
@@ -135,7 +139,7 @@ impl Layout {
 
     /// Where a name waits for its artifact to be complete; see [`name_in_waiting`].
     pub(crate) fn waiting_name(&self, name: &str) -> PathBuf {
-        self.tmp().join(format!("{WAITING}{}", name.replace('/', SLASH)))
+        self.tmp().join(format!("{WAITING}{}", file_name_of(name)))
     }
 
     /// Which artifacts go once this one is complete; see [`evictions_in_waiting`].
@@ -172,13 +176,37 @@ pub(crate) fn evictions_in_waiting(file_name: &str) -> Option<Digest> {
 
 /// The name whose reference has this file name.
 pub(crate) fn name_of_file(file_name: &str) -> String {
-    file_name.replace(SLASH, "/")
+    file_name.replace(SLASH, "/").replace(ENCODED_COLON, ":")
+}
+
+fn file_name_of(name: &str) -> String {
+    name.replace('/', SLASH).replace(COLON, ENCODED_COLON)
+}
+
+/// Accepts names of models, and of adapters behind those of their models: `smollm2-135m:poems`.
+pub(crate) fn check_name(name: &str) -> Result<(), StoreError> {
+    let Some((base, adapter)) = name.split_once(COLON) else { return check_model_name(name) };
+    // `sha256:` begins a digest.
+    let good = check_model_name(base).is_ok()
+        && check_model_name(adapter).is_ok()
+        && base != "sha256"
+        && file_name_of(name).len() <= MAX_NAME;
+    if good { Ok(()) } else { Err(StoreError::BadName(name.to_owned())) }
+}
+
+/// The name of a model's adapter.
+pub(crate) fn adapter_name(base: &str, adapter: &str) -> Result<String, StoreError> {
+    // Together they may be a name, and apart none.
+    check_model_name(base)?;
+    check_model_name(adapter)?;
+    let name = format!("{base}{COLON}{adapter}");
+    check_name(&name).map(|()| name)
 }
 
 /// Accepts names such as `smollm2-135m` and `mlx-community/Qwen3-4B`. What it
 /// accepts can't leave the folder of references.
-pub(crate) fn check_name(name: &str) -> Result<(), StoreError> {
-    let encoded_len = name.len() + name.matches('/').count() * (SLASH.len() - 1);
+pub(crate) fn check_model_name(name: &str) -> Result<(), StoreError> {
+    let encoded_len = file_name_of(name).len();
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-/".contains(&b);
     let ends = name.bytes().next().zip(name.bytes().next_back());
     let good = ends.is_some_and(|(a, b)| a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric())
@@ -195,7 +223,13 @@ mod tests {
 
     #[test]
     fn names_of_models_are_accepted_and_become_one_file() {
-        for name in ["smollm2-135m-instruct", "mlx-community/Qwen3-4B-4bit", "a", "Llama3.2_1B"] {
+        for name in [
+            "smollm2-135m-instruct",
+            "mlx-community/Qwen3-4B-4bit",
+            "a",
+            "Llama3.2_1B",
+            "org/base:my-adapter",
+        ] {
             assert!(check_name(name).is_ok(), "{name}");
             let path = Layout::new(Path::new("/s")).reference(name);
             assert_eq!(path.parent(), Some(Path::new("/s/refs")));
@@ -226,7 +260,7 @@ mod tests {
         let digest = Digest::of(b"x").to_string();
         for name in [
             "", "..", "../x", "/x", "x/", "a//b", "a/../b", "a/./b", ".hidden", "a b", "a%2Fb", "ä", &long,
-            &digest,
+            &digest, "a:", ":a", "a:b:c", "sha256:a",
         ] {
             assert!(check_name(name).is_err(), "{name}");
         }

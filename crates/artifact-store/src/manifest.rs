@@ -19,7 +19,10 @@ pub struct Manifest {
     pub source: Source,
     /// What import changed, in order. Empty: the bytes are as the source had them.
     pub transforms: Vec<Transform>,
-    /// Hugging Face `config.json`, with `"quantization"` as mlx-community
+    /// Of an adapter the artifact that it adapts; a model has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Digest>,
+    /// Of an adapter `adapter_config.json` as mlx-lm writes it; of a model Hugging Face `config.json`, with `"quantization"` as mlx-community
     /// writes it (defaults plus an entry per module that differs).
     pub config: serde_json::Value,
     /// Jinja source of the default chat template.
@@ -62,6 +65,10 @@ pub enum SourceFormat {
     Gguf,
     /// A folder with `config.json`, `tokenizer.json` and safetensors files.
     HuggingFace,
+    /// A folder with `adapter_config.json` and `adapters.safetensors`, as mlx-lm writes adapters.
+    MlxAdapter,
+    /// A folder with `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes adapters.
+    PeftAdapter,
 }
 
 /// A change that import made.
@@ -94,6 +101,8 @@ pub enum Transform {
     SplitExperts,
     /// What only the tokenizer's settings say, of further tokens and of those around a text, was written to `tokenizer.json`.
     AddTokens,
+    /// An adapter's matrices got mlx-lm's names and were transposed: same values.
+    ConvertAdapter,
 }
 
 /// What becomes of the hidden states of a text's tokens.
@@ -175,6 +184,7 @@ impl fmt::Display for Transform {
             Self::Quantize(quantization) => write!(f, "quantized dense matrices to {quantization}"),
             Self::Align => f.write_str("moved tensors to aligned places"),
             Self::RecoverRopeScaling => f.write_str("turned rotary factors into rope_scaling"),
+            Self::ConvertAdapter => f.write_str("gave the adapter's matrices mlx-lm's names and order"),
             Self::SplitExperts => f.write_str("took apart the experts' matrices for MLX, values unchanged"),
             Self::AddTokens => f.write_str("wrote to tokenizer.json which tokens its settings add"),
         }

@@ -113,6 +113,7 @@ pub(crate) fn summary_json(artifact: &ArtifactSummary) -> Value {
         "digest": artifact.digest.to_string(),
         "names": artifact.names,
         "architecture": artifact.architecture,
+        "base": artifact.base.map(|digest| digest.to_string()),
         "size": artifact.size,
         "imported_at": seconds(artifact.imported_at),
         "last_use": seconds(artifact.last_use),

@@ -157,8 +157,8 @@ fn help_has_an_example_for_each_command() {
     assert!(env.ok(&["--help"]).contains("Exit codes:"));
 }
 
-const ARTIFACT: [&str; 8] =
-    ["digest", "names", "architecture", "size", "imported_at", "last_use", "pinned", "state"];
+const ARTIFACT: [&str; 9] =
+    ["digest", "names", "architecture", "base", "size", "imported_at", "last_use", "pinned", "state"];
 
 /// Programs rely on these; docs/store.md lists them.
 #[test]

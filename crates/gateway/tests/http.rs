@@ -193,7 +193,7 @@ async fn models_health_and_metrics_tell_the_truth() {
     list["data"][0]["created"] = Value::Null;
     let expected = json!({
         "id": "tiny", "object": "model", "created": null, "owned_by": "kr-serve", "root": "tiny",
-        "max_model_len": 128, "state": "ready", "reason": null, "workers": 1, "ready_workers": 1, "size_bytes": 7000, "context_length": 128, "architecture": "llama",
+        "max_model_len": 128, "parent": null, "state": "ready", "reason": null, "workers": 1, "ready_workers": 1, "size_bytes": 7000, "context_length": 128, "architecture": "llama",
         "task": "generate", "embedding_length": null, "draft_model": null, "digest": "0123456789abcdef",
     });
     assert_eq!(list, json!({"object": "list", "data": [expected]}));

@@ -147,7 +147,9 @@ impl MemoryNeeds {
             weight_bytes,
             least_kv_bytes: least.min(options.kv_bytes),
             most_kv_bytes: options.kv_bytes,
-            other_bytes: PROGRAM_BYTES + on_the_way + cache_bytes,
+            other_bytes: (PROGRAM_BYTES + on_the_way)
+                .saturating_add(cache_bytes)
+                .saturating_add(options.adapter_bytes),
         }
     }
 

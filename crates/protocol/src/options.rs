@@ -25,6 +25,8 @@ pub struct WorkerOptions {
     pub max_draft_tokens: u32,
     /// Name or digest of the stored model that guesses tokens, beside what sequences repeat; `None`: none does.
     pub draft_model: Option<String>,
+    /// Most bytes of adapters that are loaded.
+    pub adapter_bytes: u64,
     /// Whether the text of a special token means that token inside a message's content too, and not only where the
     /// chat template writes it. Clients can then forge turns.
     pub special_tokens_in_content: bool,
@@ -93,6 +95,7 @@ impl Default for WorkerOptions {
             chunk_tokens: 256,
             max_draft_tokens: 8,
             draft_model: None,
+            adapter_bytes: 256 << 20,
             special_tokens_in_content: false,
             heartbeat_millis: 500,
             memory: MemoryShare::UNLIMITED,

@@ -14,6 +14,8 @@ pub struct StoredModel {
     pub digest: String,
     /// `model_type` of its configuration.
     pub architecture: Option<String>,
+    /// Of an adapter the digest of the model that it adapts; a model has none.
+    pub base: Option<String>,
     /// Bytes of its files.
     pub size: u64,
     /// Bytes of its weights, which a worker maps; 0 if they are not known.
@@ -24,6 +26,8 @@ pub struct StoredModel {
     pub context_length: Option<u32>,
     /// Whether it embeds text, instead of generating it.
     pub embeds: bool,
+    /// Whether there are adapters of it in the store.
+    pub has_adapters: bool,
     /// When it was imported, in Unix seconds.
     pub imported_at: u64,
     /// Why it can't be loaded, as far as that is known without trying.

@@ -11,10 +11,11 @@ use protocol::{
     ids::{Incarnation, RequestId},
     memory::MemoryShare,
     message::{
-        Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, DiskPrefixes, EmbedInput, Embeddings,
-        Failure, FailureKind, FinishReason, Generate, Heartbeat, ModelInfo, Operation, OperationKind,
-        PieceForm, Pieces, Prompt, Report, Sampling, StepTime, StreamEvent, StreamEventKind, Submission,
-        TokenLogprob, TokenLogprobs, TokenizeInput, TraceContext, Truncation, Usage, Verified, WorkerMemory,
+        AdapterRef, Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, DiskPrefixes, EmbedInput,
+        Embeddings, Failure, FailureKind, FinishReason, Generate, Heartbeat, ModelInfo, Operation,
+        OperationKind, PieceForm, Pieces, Prompt, Report, Sampling, StepTime, StreamEvent, StreamEventKind,
+        Submission, TokenLogprob, TokenLogprobs, TokenizeInput, TraceContext, Truncation, Usage, Verified,
+        WorkerMemory,
     },
     options::{Activations, KvType, Verify, WorkerOptions},
 };
@@ -37,6 +38,7 @@ fn generate(prompt: Prompt) -> Generate {
     Generate {
         id: RequestId(0x0102_0304_0506_0708),
         prompt,
+        adapter: Some(AdapterRef { name: "m:a".into(), digest: "d0".into() }),
         sampling: Sampling {
             temperature: 0.5,
             top_p: 1.0,
@@ -65,14 +67,14 @@ fn generate(prompt: Prompt) -> Generate {
     }
 }
 
-/// A generation after its prompt: sampling, `max_tokens`, `min_tokens`, `stop`, `stop_tokens`, `include_stop`, `resume`,
+/// A generation after its prompt: adapter, sampling, `max_tokens`, `min_tokens`, `stop`, `stop_tokens`, `include_stop`, `resume`,
 /// `ignore_eos`, `output`, credit, `trace`, `correlation_id`, `arrived_micros`.
-const REST: &str = "0000003f 0000803f 28 0000803e 0000403f 00000040 000080bf 0000003e 01 fb2c01 000000c0 fc70110100 01 05 \
+const REST: &str = "01 03 6d3a61 02 6430  0000003f 0000803f 28 0000803e 0000403f 00000040 000080bf 0000003e 01 fb2c01 000000c0 fc70110100 01 05 \
                     01 10  03  01 01 0a  02 07 fb2c01  01  02 fb2c01 07  01  00  08 \
                     01 30313233343536373839616263646566 3031323334353637 01  01 02 7231  fb2c01";
 
 /// Of [`WorkerOptions`].
-const DEFAULT_OPTIONS: &str = "02 00 00 fd0000000001000000 01 00 40 fb0001 08 00 00 fbf401 \
+const DEFAULT_OPTIONS: &str = "02 00 00 fd0000000001000000 01 00 40 fb0001 08 00 fc00000010 00 fbf401 \
                                fdffffffffffffffff fdffffffffffffffff 01 00";
 
 fn event(kind: StreamEventKind) -> Report {
@@ -294,11 +296,12 @@ fn options() {
         chunk_tokens: 5,
         max_draft_tokens: 6,
         draft_model: Some("d".into()),
+        adapter_bytes: 11,
         special_tokens_in_content: true,
         heartbeat_millis: 7,
         memory: MemoryShare { max_bytes: 8, left_bytes: 9, workers: 10, leaves_room: true },
     };
-    check(all, "01 01 01 fd0000000002000000 00 fa fb2c01 05 06 01 01 64 01 07 08 09 0a 01");
+    check(all, "01 01 01 fd0000000002000000 00 fa fb2c01 05 06 01 01 64 0b 01 07 08 09 0a 01");
     check(WorkerOptions::default(), DEFAULT_OPTIONS);
     check(Verify::Header, "00");
 }
@@ -317,7 +320,7 @@ fn handshake() {
     };
     let bytes = hello.to_bytes().unwrap();
     let expected =
-        format!("{magic} 0400 0500 3a000000  04 05 03 02 2f73 fc00001000 fb0201 {DEFAULT_OPTIONS}");
+        format!("{magic} 0400 0500 3f000000  04 05 03 02 2f73 fc00001000 fb0201 {DEFAULT_OPTIONS}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 

@@ -71,6 +71,7 @@ impl Default for Worker {
             kv_max_bytes: 4 << 30,
             max_num_seqs: 64,
             max_prompt_chunk_tokens: 256,
+            adapter_max_bytes: 256 << 20,
             special_tokens_in_content: false,
         }
     }

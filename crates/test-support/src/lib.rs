@@ -44,11 +44,11 @@ pub use collector::{ExportedSpan, FakeCollector};
 pub use env::TestEnv;
 pub use hub::{COMMIT, FakeHub, HubRequest, OnFile, Repository};
 pub use log::LogBuffer;
-pub use private_store::{PrivateStore, import};
+pub use private_store::{PrivateStore, import, import_adapter};
 pub use server::{Options, Server, StartError};
 pub use slow_reader::SlowReader;
 pub use tiny_encoder::write_tiny_encoder;
-pub use tiny_model::{tiny_config, write_model, write_tiny_model};
+pub use tiny_model::{tiny_config, write_model, write_tiny_adapter, write_tiny_model};
 
 /// Names the folder that holds `kr-gateway`, `kr-worker` and `cache-tool`.
 pub const BIN_DIR: &str = "KR_TEST_BIN_DIR";

@@ -22,6 +22,17 @@ pub fn import(store: &Path, source: &Path, name: &str) {
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Imports the folder `source` with an adapter of the model `base`.
+///
+/// # Panics
+/// cache-tool refuses it.
+pub fn import_adapter(store: &Path, source: &Path, base: &str, name: &str) {
+    let mut command = Command::new(binary("cache-tool"));
+    command.arg("--store").arg(store).arg("import").arg(source).args(["--adapter-of", base, "--name", name]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// A copy of the tests' store. Blobs are links where the file system allows it.
 pub struct PrivateStore {
     folder: TempDir,

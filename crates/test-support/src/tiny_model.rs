@@ -48,6 +48,37 @@ pub fn write_model(folder: &Path, config: &Value) {
     fs::write(folder.join("model.safetensors"), weights(layers)).unwrap();
 }
 
+/// Writes a folder with an adapter of such a model, as mlx-lm does. Another `seed` makes another adapter.
+///
+/// # Panics
+/// The folder can't be written.
+pub fn write_tiny_adapter(folder: &Path, seed: usize) {
+    const RANK: usize = 2;
+    fs::create_dir_all(folder).unwrap();
+    let parameters = json!({ "rank": RANK, "scale": 20.0, "dropout": 0.0 });
+    let config = json!({ "fine_tune_type": "lora", "num_layers": 1, "lora_parameters": parameters });
+    fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
+    let modules = [
+        ("self_attn.v_proj", HIDDEN, HIDDEN),
+        ("mlp.up_proj", HIDDEN, INNER),
+        ("mlp.down_proj", INNER, HIDDEN),
+    ];
+    let shapes = modules.iter().flat_map(|(module, inputs, outputs)| {
+        let name = |part: &str| format!("model.layers.0.{module}.{part}");
+        [(name("lora_a"), [*inputs, RANK]), (name("lora_b"), [RANK, *outputs])]
+    });
+    let shapes: Vec<_> = shapes.collect();
+    let value = |index: usize| ((index * (29 + 12 * seed) % 97) as f32 - 48.0) / 60.0;
+    let tensors: Vec<RawTensor<'_>> = shapes
+        .iter()
+        .map(|(name, shape)| {
+            let data = (0..shape[0] * shape[1]).flat_map(|index| value(index).to_le_bytes()).collect();
+            (name.as_str(), "F32", shape.map(|size| size as u64).to_vec(), data)
+        })
+        .collect();
+    fs::write(folder.join("adapters.safetensors"), raw_safetensors(&tensors, 0)).unwrap();
+}
+
 fn tokenizer() -> Value {
     let vocabulary: Map<String, Value> = (0..VOCABULARY).map(|id| (format!("w{id}"), json!(id))).collect();
     json!({

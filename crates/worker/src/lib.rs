@@ -7,10 +7,11 @@
 //! request's cancellation and credit can be set at any time.
 //!
 //! Modules depend on each other in one direction: [`startup`], [`link`], [`prepare`], [`engine`], and below it
-//! [`schedule`], [`sample`], [`model`], [`constraint`], [`requests`], [`request_trace`] and [`report_sink`], which know
+//! [`schedule`], [`sample`], [`adapters`], [`model`], [`constraint`], [`requests`], [`request_trace`] and [`report_sink`], which know
 //! none of the others, but that [`sample`] knows the mask of a [`constraint`]. [`list_models`] is another program in the
 //! same executable.
 
+pub mod adapters;
 pub mod average;
 mod backend;
 pub mod cache;

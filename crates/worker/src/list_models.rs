@@ -1,6 +1,7 @@
 //! `--list-models`: what the artifact store has, for a gateway, which opens no store itself.
 
 use std::{
+    collections::HashSet,
     io::Write,
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
@@ -8,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use artifact_store::{
-    ArtifactState, ArtifactSummary, Manifest, Store, StoreError, default_store_dir, with_causes,
+    ArtifactState, ArtifactSummary, Digest, Manifest, Store, StoreError, default_store_dir, with_causes,
 };
 use protocol::{
     memory::StoredSize,
@@ -39,13 +40,16 @@ pub fn list(store: Option<&Path>) -> anyhow::Result<Vec<StoredModel>> {
     let dir = store.map_or_else(default_store_dir, |dir| Ok(dir.to_owned()))?;
     let store = Store::open_read_only(&dir)?;
     let mut models = Vec::new();
-    for artifact in store.list()? {
+    let artifacts = store.list()?;
+    let bases: HashSet<Digest> = artifacts.iter().filter_map(|artifact| artifact.base).collect();
+    for artifact in artifacts {
         let model = match store.manifest(artifact.digest) {
             Ok(Some(manifest)) => describe(&artifact, &manifest),
             // It was removed meanwhile.
             Ok(None) => continue,
             Err(error) => unreadable(&artifact, error),
         };
+        let model = StoredModel { has_adapters: bases.contains(&artifact.digest), ..model };
         let named =
             artifact.names.iter().map(|name| StoredModel { name: Some(name.clone()), ..model.clone() });
         models.extend(named);
@@ -64,10 +68,12 @@ fn describe(artifact: &ArtifactSummary, manifest: &Manifest) -> StoredModel {
         name: None,
         digest: artifact.digest.to_string(),
         architecture: manifest.architecture().map(str::to_owned),
+        base: manifest.base.map(|digest| digest.to_string()),
         size: artifact.size,
         weight_bytes,
         kv_token_values,
         embeds: EmbeddingModel::is_one(manifest),
+        has_adapters: false,
         context_length: Some(context_length).filter(|length| *length > 0),
         imported_at: seconds(artifact.imported_at),
         defect: defect(artifact, manifest),
@@ -80,6 +86,10 @@ fn defect(artifact: &ArtifactSummary, manifest: &Manifest) -> Option<Failure> {
         let message = "a stored file of the model failed its verification and was set aside; import or pull the model again";
         return failure(FailureKind::DamagedModel, message.to_owned());
     }
+    if manifest.base.is_some() {
+        // Whether its base is stored is seen in the list.
+        return None;
+    }
     let unsupported = Model::check_architecture(manifest.architecture()).err()?;
     failure(FailureKind::Internal, unsupported.to_string())
 }
@@ -91,10 +101,12 @@ fn unreadable(artifact: &ArtifactSummary, error: StoreError) -> StoredModel {
         name: None,
         digest: artifact.digest.to_string(),
         architecture: artifact.architecture.clone(),
+        base: artifact.base.map(|digest| digest.to_string()),
         size: artifact.size,
         weight_bytes: 0,
         kv_token_values: 0,
         embeds: false,
+        has_adapters: false,
         context_length: None,
         imported_at: seconds(artifact.imported_at),
         defect: Some(Failure { kind, param: None, message }),

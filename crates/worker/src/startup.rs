@@ -5,7 +5,7 @@ mod served;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     thread,
     time::{Duration, Instant},
 };
@@ -22,6 +22,7 @@ use served::Served;
 use tracing::{info, warn};
 
 use crate::{
+    adapters::Adapters,
     cli::Serve,
     engine::{Embedder, Engine, EngineMessage, EngineStats, EosTokens},
     link::{self, LinkSender, Receiver},
@@ -49,6 +50,8 @@ struct Loaded {
     stored_draft: Option<StoredDraft>,
     served: Served,
     preparer: Preparer,
+    /// Bytes of the adapters that are loaded.
+    adapter_bytes: Arc<AtomicU64>,
     info: ModelInfo,
     /// The store's.
     dir: PathBuf,
@@ -83,11 +86,11 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
     let socket = Arc::clone(&connected.socket);
     let sender = Arc::new(LinkSender::new(connected.sender, socket, Arc::clone(&requests)));
     let reports: Arc<dyn ReportSink> = Arc::clone(&sender) as _;
-    let Loaded { artifact, stored_draft: _lease, served, preparer, info, dir } = load(cli, &options, started)
-        .inspect_err(|error| {
-            let kind = verify::kind_of(error);
-            reports.report(&Report::LoadFailed(Failure { kind, param: None, message: format!("{error:#}") }));
-        })?;
+    let loaded = load(cli, &options, started).inspect_err(|error| {
+        let kind = verify::kind_of(error);
+        reports.report(&Report::LoadFailed(Failure { kind, param: None, message: format!("{error:#}") }));
+    })?;
+    let Loaded { artifact, stored_draft: _lease, served, preparer, adapter_bytes, info, dir } = loaded;
 
     let limits = options::limits(&options, served.kv_tokens(), served.kv_sequences());
     if limits.max_num_seqs < options.max_sequences as usize {
@@ -117,7 +120,7 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
     let _verification =
         (options.verify == Verify::Background).then(|| verify::while_serving(&artifact, &reports));
     let interval = options::heartbeat(&options);
-    let memory = served.memory_usage(Arc::clone(&stats));
+    let memory = served.memory_usage(Arc::clone(&stats)).with_adapters(adapter_bytes);
     let _heartbeat =
         start_heartbeat(interval, Arc::clone(&reports), Arc::clone(&stats), preparation, memory)?;
     let models = match served {
@@ -144,11 +147,17 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
     let dir = cli.store.clone().map_or_else(default_store_dir, Ok)?;
     let store = Store::open(&dir).with_context(|| format!("artifact store {}", dir.display()))?;
     let artifact = store.resolve(&cli.model)?;
+    if let Some(base) = artifact.manifest.base {
+        anyhow::bail!("`{}` is an adapter of the artifact {base}: load that model instead", cli.model);
+    }
     if options.verify == Verify::Full {
         verify::before_serving(&artifact)?;
     }
     let draft = StoredDraft::find(&store, options, &cli.model)?;
     draft.iter().try_for_each(|draft| draft.verify(options))?;
+    // Who has no adapters need not have memory for them. One that is imported later is loaded all the same.
+    let adapter_bytes = if Adapters::any_of(&store, artifact.digest) { options.adapter_bytes } else { 0 };
+    let planned = WorkerOptions { adapter_bytes, ..options.clone() };
     let (served, load_micros, tokenizer, took) = thread::scope(|scope| {
         let tokenizer = scope.spawn(|| {
             let began = Instant::now();
@@ -156,7 +165,7 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
             draft.iter().try_for_each(|draft| draft.check(&tokenizer))?;
             anyhow::Ok((tokenizer, began.elapsed()))
         });
-        let served = Served::load(&artifact, draft.as_ref(), options)?;
+        let served = Served::load(&artifact, draft.as_ref(), &planned)?;
         let load_micros = micros(started.elapsed());
         let (tokenizer, took) =
             tokenizer.join().map_err(|_| anyhow!("reading the tokenizer panicked; see the log above"))??;
@@ -196,8 +205,16 @@ fn load(cli: &Serve, options: &WorkerOptions, started: Instant) -> anyhow::Resul
         embedding: served.embedding().cloned(),
     };
     let dir = store.dir().to_owned();
-    let preparer = Preparer::new(tokenizer, settings).with_drafts(Box::new(StoredModels(store)));
-    Ok(Loaded { artifact, stored_draft: draft, served, preparer, info, dir })
+    let mut preparer = Preparer::new(tokenizer, settings).with_drafts(Box::new(StoredModels(store.clone())));
+    let mut adapter_bytes = Arc::default();
+    if let Some(models) = served.generating() {
+        let adaptable = models.model.adaptable();
+        let verifies = options.verify != Verify::Header;
+        let adapters = Adapters::new(store, artifact.digest, adaptable, options.adapter_bytes, verifies);
+        adapter_bytes = adapters.bytes();
+        preparer = preparer.with_adapters(adapters);
+    }
+    Ok(Loaded { artifact, stored_draft: draft, served, preparer, adapter_bytes, info, dir })
 }
 
 /// Prefixes on disk, if they are wanted. Where that can't be, the model serves without.

@@ -13,7 +13,9 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use commands::{blocks, documents, inline};
 use sandbox::{Sandbox, root};
-use test_support::{FakeHub, Repository, STORE, variable, write_tiny_encoder, write_tiny_model};
+use test_support::{
+    FakeHub, Repository, STORE, variable, write_tiny_adapter, write_tiny_encoder, write_tiny_model,
+};
 
 /// Documents whose blocks a test of this file runs.
 const RUN: &[&str] = &[
@@ -137,6 +139,7 @@ fn store() {
                      cache-tool import ~/models/Llama-3.2-1B-Instruct --name my-model\n\
                      mkdir -p ~/.local/share/bash-completion/completions\n";
     sandbox.run("the models", quantized);
+    write_tiny_adapter(&sandbox.home().join("adapters"), 1);
     run(&sandbox, "docs/store.md");
 }
 

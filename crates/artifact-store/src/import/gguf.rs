@@ -79,6 +79,7 @@ pub(super) fn stage(
         format: FORMAT,
         source: Source { format: SourceFormat::Gguf, digest: Some(digest) },
         transforms: transforms(&model, options.quantize),
+        base: None,
         config: model.config,
         chat_template: templates.remove(templates::DEFAULT),
         named_chat_templates: templates,

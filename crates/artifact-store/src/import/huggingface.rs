@@ -59,6 +59,7 @@ pub(super) fn stage(
         format: FORMAT,
         source: Source { format: SourceFormat::HuggingFace, digest: None },
         transforms,
+        base: None,
         config: folder.config.clone(),
         chat_template: templates.remove(templates::DEFAULT),
         named_chat_templates: templates,
@@ -291,7 +292,7 @@ fn stage_made(writer: &Writer<'_>, source: &SourceFile, bytes: &[u8]) -> Result<
 }
 
 /// Copies a file to `tmp/`.
-fn stage_copy(
+pub(super) fn stage_copy(
     writer: &Writer<'_>,
     source: &SourceFile,
     observer: &mut Observer<'_>,

@@ -1,5 +1,6 @@
 //! Taking models into the store: hash, transform once, write, sync, rename.
 
+mod adapter;
 mod affine;
 mod embedding;
 mod folder;
@@ -23,7 +24,7 @@ pub use self::folder::check_config_file;
 use crate::{
     Digest, Imported, Manifest, Observer, Quantization, Store, StoreError, TensorEntry,
     artifact::parse_manifest,
-    layout::check_name,
+    layout::{adapter_name, check_model_name},
     weights::HeaderTensor,
     writer::{Staged, Writer},
 };
@@ -50,12 +51,12 @@ struct Staging {
 }
 
 impl Store {
-    /// Whether an artifact can have this name.
+    /// Whether a model can have this name.
     ///
     /// # Errors
     /// [`StoreError::BadName`] if it can't.
     pub fn check_name(name: &str) -> Result<(), StoreError> {
-        check_name(name)
+        check_model_name(name)
     }
 
     /// Folder for downloads that are to be imported. Nothing in the store uses it.
@@ -101,7 +102,7 @@ impl Store {
             Some(name) => name.to_owned(),
             None => default_name(source, is_folder)?,
         };
-        check_name(&name)?;
+        check_model_name(&name)?;
         let writer = Writer::begin(self, observer)?;
         self.check_case(&name)?;
         let staging = if is_folder {
@@ -109,9 +110,55 @@ impl Store {
         } else {
             gguf::stage(&writer, source, options, observer)?
         };
+        self.commit(&writer, staging, &name, source)
+    }
+
+    /// Imports a folder with an adapter, as mlx-lm or PEFT writes it, of the stored model `base`. It is named
+    /// `base:name`, after the folder if there is no `name`.
+    ///
+    /// # Errors
+    /// The adapter is of a kind that can't be served, or does not fit the base; those of
+    /// [`import_with`](Self::import_with).
+    pub fn import_adapter(
+        &self,
+        source: &Path,
+        base: &str,
+        name: Option<&str>,
+        observer: &mut Observer<'_>,
+    ) -> Result<Imported, StoreError> {
+        self.check_writable()?;
+        let is_folder = source::metadata(source)?.is_dir();
+        let name = match name {
+            Some(name) => name.to_owned(),
+            None => default_name(source, is_folder)?,
+        };
+        let name = adapter_name(base, &name)?;
+        if !is_folder {
+            let reason = "an adapter is a folder with adapter_config.json and its weights";
+            return Err(StoreError::bad_source(source, reason));
+        }
+        // Its lease keeps it from being evicted for its adapter.
+        let base = self.resolve(base)?;
+        if base.manifest.base.is_some() {
+            let reason = format!("`{}` is an adapter itself: name a model with --adapter-of", base.name);
+            return Err(StoreError::bad_source(source, reason));
+        }
+        let writer = Writer::begin(self, observer)?;
+        self.check_case(&name)?;
+        let staging = adapter::stage(&writer, source, &base, observer)?;
+        self.commit(&writer, staging, &name, source)
+    }
+
+    fn commit(
+        &self,
+        writer: &Writer<'_>,
+        staging: Staging,
+        name: &str,
+        source: &Path,
+    ) -> Result<Imported, StoreError> {
         staging.check_readable(source)?;
         writer.limit_readers(staging.readers);
-        let imported = writer.commit(&staging.manifest, staging.files, &name)?;
+        let imported = writer.commit(&staging.manifest, staging.files, name)?;
         Ok(Imported { warnings: staging.warnings, ..imported })
     }
 }

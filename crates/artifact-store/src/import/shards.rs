@@ -86,7 +86,7 @@ impl Shards {
 }
 
 impl Shard {
-    fn read(root: &mut Root, name: String) -> Result<Self, StoreError> {
+    pub(super) fn read(root: &mut Root, name: String) -> Result<Self, StoreError> {
         let file = root.open_file(&name)?;
         let tensors = read_header(&file, file.path())?;
         root.remember(&file);

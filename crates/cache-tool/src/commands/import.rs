@@ -20,16 +20,24 @@ use crate::{output::print_imported, progress::ImportProgress, store_args::StoreA
 /// (mixed_3_6 for example) takes the second number of bits where rounding costs
 /// most, and the first elsewhere.
 ///
+/// With --adapter-of, SOURCE is a folder with a LoRA adapter of a stored model, as
+/// mlx-lm or PEFT writes it. It is named after both (base:adapter), and served by
+/// the workers of its base.
+///
 /// Example: cache-tool import SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2-135m
 /// Example: cache-tool import ~/models/Llama-3.2-1B-Instruct --quantize 4
+/// Example: cache-tool import ~/adapters --adapter-of smollm2-135m --name poems
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
-    /// A .gguf file, or a folder as Hugging Face publishes models
+    /// A .gguf file, a folder as Hugging Face publishes models, or one with an adapter
     source: PathBuf,
     /// What to call it [default: the name of the file or folder]
     #[arg(long)]
     name: Option<String>,
+    /// SOURCE is an adapter of this stored model
+    #[arg(long, value_name = "BASE", conflicts_with = "quantize")]
+    adapter_of: Option<String>,
     #[command(flatten)]
     quantize: QuantizeArgs,
     /// Print JSON, sizes in bytes
@@ -59,9 +67,19 @@ impl QuantizeArgs {
 pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<()> {
     // A wrong path should not leave an empty store behind.
     args.source.metadata().with_context(|| format!("cannot read {}", args.source.display()))?;
-    let imported =
-        import(&store_args.open()?, &args.source, args.name.as_deref(), &args.quantize.options()?)?;
+    let (store, name) = (store_args.open()?, args.name.as_deref());
+    let imported = match &args.adapter_of {
+        Some(base) => import_adapter(&store, &args.source, base, name)?,
+        None => import(&store, &args.source, name, &args.quantize.options()?)?,
+    };
     print_imported(&imported, args.json)
+}
+
+fn import_adapter(store: &Store, source: &Path, base: &str, name: Option<&str>) -> anyhow::Result<Imported> {
+    let mut progress = ImportProgress::new()?;
+    let imported = store.import_adapter(source, base, name, &mut |event| progress.observe(event));
+    progress.finish();
+    Ok(imported?)
 }
 
 /// Imports, and shows how far it is.

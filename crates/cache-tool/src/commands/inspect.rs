@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 use artifact_store::{
-    Artifact, ArtifactSummary, EmbeddingConfig, FileRole, Holder, Manifest, Packing, Pooling,
+    Artifact, ArtifactSummary, Digest, EmbeddingConfig, FileRole, Holder, Manifest, Packing, Pooling, Store,
 };
 use serde_json::{Value, json};
 
@@ -49,6 +49,8 @@ struct Facts {
     holders: Option<Vec<Holder>>,
     summary: Summary,
     tokenizer: Option<Tokenizer>,
+    /// Of an adapter, what it adapts.
+    base: Option<String>,
 }
 
 pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<()> {
@@ -63,8 +65,16 @@ pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<()> {
     let listed = listed.context("the artifact was removed meanwhile")?;
     let summary = Summary::of(&artifact.manifest);
     let tokenizer = Tokenizer::of(&artifact)?;
-    let facts = Facts { artifact, listed, holders, summary, tokenizer };
+    let base = artifact.manifest.base.map(|digest| base(&store, digest)).transpose()?;
+    let facts = Facts { artifact, listed, holders, summary, tokenizer, base };
     if args.json { print_json(&facts.as_json()?) } else { facts.show() }
+}
+
+/// A base's digest, and its names or that it is not there.
+fn base(store: &Store, digest: Digest) -> anyhow::Result<String> {
+    let listed = store.list()?.into_iter().find(|listed| listed.digest == digest);
+    let known = listed.map_or("not in the store".to_owned(), |listed| names(&listed));
+    Ok(format!("{digest} ({known})"))
 }
 
 impl Tokenizer {
@@ -175,6 +185,7 @@ impl Facts {
             ("names", names(listed)),
             ("digest", self.artifact.digest.to_string()),
             ("architecture", manifest.architecture().unwrap_or("-").to_owned()),
+            ("adapter of", self.base.clone().unwrap_or_else(|| "-".to_owned())),
             ("parameters", millions(self.summary.parameters)),
             ("quantization", quantization(&manifest.config)),
             ("tensors", self.summary.tensors()),

@@ -28,7 +28,7 @@ pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<()> {
     for artifact in &artifacts {
         rows.add_row([
             names(artifact),
-            artifact.architecture.clone().unwrap_or_else(|| "-".to_owned()),
+            architecture(artifact),
             size(artifact.size),
             ago(artifact.last_use),
             artifact.digest.short(),
@@ -40,6 +40,13 @@ pub(crate) fn run(store_args: &StoreArgs, args: &Args) -> anyhow::Result<()> {
         say("`cache-tool repair --dry-run` says what is wrong and how to repair it");
     }
     Ok(())
+}
+
+fn architecture(artifact: &ArtifactSummary) -> String {
+    if artifact.base.is_some() {
+        return "adapter".to_owned();
+    }
+    artifact.architecture.clone().unwrap_or_else(|| "-".to_owned())
 }
 
 fn state(artifact: &ArtifactSummary) -> String {

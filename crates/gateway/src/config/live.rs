@@ -126,6 +126,7 @@ const ROWS: &[Row] = rows! {
     restart "worker.kv_max_bytes" = worker.kv_max_bytes;
     restart "worker.max_num_seqs" = worker.max_num_seqs;
     restart "worker.max_prompt_chunk_tokens" = worker.max_prompt_chunk_tokens;
+    restart "worker.adapter_max_bytes" = worker.adapter_max_bytes;
     restart "worker.special_tokens_in_content" = worker.special_tokens_in_content;
     restart "prefix_cache.enabled" = prefix_cache.enabled;
     restart "prefix_cache.disk_max_bytes" = prefix_cache.disk_max_bytes;

@@ -47,6 +47,7 @@ fn what_a_worker_may_use_is_read() {
         kv_max_bytes: 4 << 30,
         max_num_seqs: 64,
         max_prompt_chunk_tokens: 256,
+        adapter_max_bytes: 256 << 20,
         special_tokens_in_content: false,
     };
     assert_eq!(load("").unwrap().worker, worker);
@@ -55,6 +56,7 @@ fn what_a_worker_may_use_is_read() {
         kv_max_bytes: 1 << 30,
         max_num_seqs: 8,
         max_prompt_chunk_tokens: 32,
+        adapter_max_bytes: 256 << 20,
         special_tokens_in_content: false,
     };
     assert_eq!(load(text).unwrap().worker, worker);
@@ -181,6 +183,7 @@ fn what_concerns_workers_becomes_their_options() {
     assert_eq!(options("").unwrap(), WorkerOptions::default());
     let text = "cpu:\n  activations: int8\n  kv_type: float16\ncache:\n  verify: full\nworker:\n  \
                 kv_max_bytes: 1MiB\n  max_num_seqs: 3\n  max_prompt_chunk_tokens: 5\n  \
+                adapter_max_bytes: 1KiB\n  \
                 special_tokens_in_content: true\nworkers:\n  heartbeat_timeout_ms: 600\n\
                 prefix_cache:\n  enabled: false\n  disk_max_bytes: 3GiB\nspeculation:\n  max_draft_tokens: 6\n";
     let told = WorkerOptions {
@@ -194,6 +197,7 @@ fn what_concerns_workers_becomes_their_options() {
         chunk_tokens: 5,
         max_draft_tokens: 6,
         draft_model: None,
+        adapter_bytes: 1024,
         special_tokens_in_content: true,
         heartbeat_millis: 100,
         memory: MemoryShare::UNLIMITED,

@@ -21,8 +21,13 @@ impl Config {
     /// its model is.
     pub fn worker_options(&self) -> WorkerOptions {
         let Cpu { activations, kv_type } = self.cpu;
-        let Worker { kv_max_bytes, max_num_seqs, max_prompt_chunk_tokens, special_tokens_in_content } =
-            self.worker;
+        let Worker {
+            kv_max_bytes,
+            max_num_seqs,
+            max_prompt_chunk_tokens,
+            adapter_max_bytes,
+            special_tokens_in_content,
+        } = self.worker;
         let heartbeat = MAX_HEARTBEAT.min(self.workers.heartbeat_timeout / HEARTBEATS_PER_TIMEOUT);
         WorkerOptions {
             verify: match self.verify {
@@ -45,6 +50,7 @@ impl Config {
             chunk_tokens: max_prompt_chunk_tokens,
             max_draft_tokens: self.speculation.max_draft_tokens,
             draft_model: None,
+            adapter_bytes: adapter_max_bytes,
             special_tokens_in_content,
             heartbeat_millis: heartbeat.as_millis().max(1) as u32,
             memory: MemoryShare::UNLIMITED,

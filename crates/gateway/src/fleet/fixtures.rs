@@ -71,11 +71,13 @@ pub(super) fn stored(name: &str, weight_bytes: u64) -> StoredModel {
         name: Some(name.to_owned()),
         digest: "d".into(),
         architecture: None,
+        base: None,
         size: weight_bytes,
         weight_bytes,
         kv_token_values: 1024,
         context_length: Some(4096),
         embeds: false,
+        has_adapters: false,
         imported_at: 0,
         defect: None,
     }

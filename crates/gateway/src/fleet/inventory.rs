@@ -6,6 +6,7 @@ use protocol::stored::StoredModel;
 use tokio::time::timeout;
 
 use super::{
+    adapter,
     models::{ModelError, Models},
     route::RouteError,
     status::ModelStatus,
@@ -22,17 +23,21 @@ const LOOK_PATIENCE: Duration = Duration::from_millis(300);
 const DEMAND_AGE: Duration = Duration::from_secs(1);
 
 impl Models {
-    /// All models: those that are loaded or lately could not be, and, with `stored`, those that are only in the store.
-    /// Needs a runtime.
+    /// All models: those that are loaded or lately could not be, with their adapters, and, with `stored`, those that are
+    /// only in the store. Needs a runtime.
     pub async fn list(&self, stored: bool) -> Vec<ModelStatus> {
-        let mut models = self.context.registry.models();
+        let registry = &self.context.registry;
+        let mut models = registry.models();
+        let listing = self.look().await;
+        let adapters = adapter::of_loaded(registry, &listing);
         if !stored {
+            models.extend(adapters);
             return models;
         }
-        let listing = self.look().await;
         for model in &mut models {
             model.stored = listing.find(&model.name).cloned();
         }
+        models.extend(adapters);
         let loaded: Vec<_> = models.iter().map(|model| model.name.clone()).collect();
         let others =
             listing.models().iter().filter(|it| it.name.is_some() && !loaded.iter().any(|id| id == it.id()));
@@ -47,10 +52,16 @@ impl Models {
     pub async fn status(&self, id: &str, stored: bool) -> Result<ModelStatus, RouteError> {
         let registry = &self.context.registry;
         let loaded = registry.model(id);
-        if !stored {
-            return loaded.ok_or_else(|| registry.unknown(id, std::iter::empty()));
+        if let (Some(loaded), false) = (&loaded, stored) {
+            return Ok(loaded.clone());
         }
         let listing = self.look().await;
+        if let Some(adapter) = listing.find(id).and_then(|found| adapter::status_of(found, registry)) {
+            return Ok(adapter);
+        }
+        if !stored {
+            return Err(registry.unknown(id, std::iter::empty()));
+        }
         match (loaded, listing.find(id).cloned()) {
             (Some(model), stored) => Ok(ModelStatus { stored, ..model }),
             (None, Some(stored)) => Ok(match registry.model(stored.id()) {
@@ -117,6 +128,13 @@ impl Models {
     fn unknown(&self, id: &str, listing: &Listing) -> RouteError {
         let usable = listing.models().iter().filter(|model| model.defect.is_none());
         self.context.registry.unknown(id, usable.filter_map(|model| model.name.as_deref()))
+    }
+
+    /// A list that has the model or adapter with this name, if there is one: one that was imported just now is found.
+    pub(super) async fn listing_with(&self, id: &str) -> Listing {
+        let stored = &self.context.stored;
+        let listing = stored.within(LOOK_AGE).await;
+        if listing.find(id).is_some() { listing } else { stored.within(DEMAND_AGE).await }
     }
 
     async fn look(&self) -> Listing {

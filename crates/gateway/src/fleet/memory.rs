@@ -119,8 +119,11 @@ impl MemoryBudget {
 
     fn needs(&self, model: Option<&StoredModel>, share: &MemoryShare) -> MemoryNeeds {
         let size = model.map(StoredModel::stored_size).unwrap_or_default();
+        let has_adapters = model.is_some_and(|model| model.has_adapters);
+        let adapter_bytes = if has_adapters { self.options.adapter_bytes } else { 0 };
+        let options = WorkerOptions { adapter_bytes, ..self.options.clone() };
         // Where there is a GPU, workers compute on it.
-        MemoryNeeds::of_stored(&self.options, share, size, cfg!(target_os = "macos"))
+        MemoryNeeds::of_stored(&options, share, size, cfg!(target_os = "macos"))
     }
 }
 

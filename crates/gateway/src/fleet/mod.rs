@@ -1,6 +1,7 @@
 //! Which worker serves which model: loads and unloads models, when they are asked to or when requests need it, and keeps
 //! their workers running.
 
+mod adapter;
 mod context;
 mod demand;
 mod evict;
@@ -22,6 +23,7 @@ mod usage;
 mod worker_task;
 
 pub use self::{
+    adapter::Target,
     metrics::FleetMetrics,
     models::{ModelError, Models},
     registry::ModelRegistry,

@@ -326,6 +326,7 @@ impl Model {
             ready_workers: self.services().count(),
             since: self.since,
             stored: None,
+            parent: None,
         }
     }
 

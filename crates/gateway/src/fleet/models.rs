@@ -63,11 +63,13 @@ impl Models {
     /// Loads the model with this name or digest in `workers` workers, or in the configured number of them, and
     /// returns the name under which it is listed once a worker serves. One that is loaded is not loaded again, but it
     /// counts as named from then on, whatever loaded it.
+    /// Of an adapter it is the base that is loaded.
     /// Needs a runtime; dropping the future stops waiting, not loading.
     ///
     /// # Errors
     /// It can't be loaded, or not now.
     pub async fn load(&self, id: &str, workers: Option<usize>) -> Result<String, ModelError> {
+        let id = &*self.target(id).await?.model;
         let (name, mut phases) = loop {
             let stored = self.sizes().await;
             match self.begin(id, workers, &stored)? {

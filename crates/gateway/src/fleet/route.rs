@@ -45,6 +45,14 @@ pub enum RouteError {
         /// What is served, for people.
         served: String,
     },
+    /// It is an adapter, and what it adapts is not there.
+    #[error(
+        "the adapter `{adapter}` has no base: the model for which it was imported is not in the store any more; import that          again, or the adapter for the model that is"
+    )]
+    NoBase {
+        /// The adapter's name.
+        adapter: String,
+    },
     /// Its workers are all loading, restarting or leaving.
     #[error("no worker is ready for the model `{model}`; try again later")]
     NoWorker {

@@ -43,6 +43,8 @@ pub struct ModelStatus {
     pub since: u64,
     /// What the store has under its name, where that is known.
     pub stored: Option<StoredModel>,
+    /// Of an adapter the model whose workers serve it, as far as it is known.
+    pub parent: Option<String>,
 }
 
 impl From<StoredModel> for ModelStatus {
@@ -57,6 +59,7 @@ impl From<StoredModel> for ModelStatus {
             workers: 0,
             ready_workers: 0,
             since: stored.imported_at,
+            parent: stored.base.clone(),
             stored: Some(stored),
         }
     }

@@ -191,11 +191,13 @@ mod tests {
             name: name.map(str::to_owned),
             digest: digest.to_owned(),
             architecture: None,
+            base: None,
             size: 1,
             weight_bytes: 1,
             kv_token_values: 0,
             context_length: None,
             embeds: false,
+            has_adapters: false,
             imported_at: 0,
             defect: None,
         }

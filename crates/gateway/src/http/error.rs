@@ -281,7 +281,7 @@ fn of_serve(error: &ServeError) -> ErrorSpec {
 
 fn of_route(error: &RouteError) -> ErrorSpec {
     match error {
-        RouteError::UnknownModel { .. } => spec::MODEL_NOT_FOUND,
+        RouteError::UnknownModel { .. } | RouteError::NoBase { .. } => spec::MODEL_NOT_FOUND,
         RouteError::Unloading { .. } => spec::MODEL_LEAVING,
         RouteError::NotNamed { .. } => spec::INVALID_VALUE,
         RouteError::NoWorker { .. } => spec::NO_WORKER,
@@ -294,7 +294,7 @@ fn of_failure(kind: FailureKind) -> ErrorSpec {
         FailureKind::ContextLengthExceeded => spec::CONTEXT_LENGTH_EXCEEDED,
         FailureKind::WorkerLost => spec::WORKER_LOST,
         FailureKind::Overloaded => spec::OVERLOADED,
-        // Of a draft model; what is wrong with a model that is served is found when it is loaded.
+        // Of a draft model or an adapter; what is wrong with a model that is served is found when it is loaded.
         FailureKind::UnknownModel => spec::MODEL_NOT_FOUND,
         FailureKind::DamagedModel => spec::MODEL_DAMAGED,
         FailureKind::TooLarge => spec::MODEL_TOO_LARGE,

@@ -2,6 +2,7 @@
 //! every model that was ever loaded would be in `/metrics` for good.
 
 use std::{
+    collections::{BTreeSet, HashMap},
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -44,6 +45,8 @@ pub(super) struct Line {
 #[derive(Clone, Default)]
 pub struct ModelLines {
     metrics: Arc<Mutex<Vec<Box<dyn Forget>>>>,
+    /// By model the names under which its adapters have lines.
+    adapters: Arc<Mutex<HashMap<String, BTreeSet<String>>>>,
 }
 
 /// Of a metric, as far as [`ModelLines`] is concerned.
@@ -104,10 +107,22 @@ impl ModelLines {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(metric));
     }
 
-    /// Removes the lines of a model that has gone.
+    /// There may be lines with the name of one of the model's adapters.
+    pub fn add_adapter(&self, model: &str, adapter: &str) {
+        let mut adapters = self.adapters.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_model = adapters.entry(model.to_owned()).or_default();
+        if !of_model.contains(adapter) {
+            of_model.insert(adapter.to_owned());
+        }
+    }
+
+    /// Removes the lines of a model that has gone, and those of its adapters.
     pub fn forget(&self, model: &str) {
+        let adapters = self.adapters.lock().unwrap_or_else(PoisonError::into_inner).remove(model);
         let metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
-        metrics.iter().for_each(|metric| metric.forget(model));
+        for name in adapters.iter().flatten().map(String::as_str).chain([model]) {
+            metrics.iter().for_each(|metric| metric.forget(name));
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
     request::GenerateRequest,
 };
 use crate::{
-    fleet::{InUse, ModelRegistry, Models},
+    fleet::{InUse, ModelRegistry, Models, Target},
     trace::REQUEST,
 };
 
@@ -54,18 +54,23 @@ impl Dispatcher {
     /// there is no place, or no worker in time; if the request's deadline passes; or if a worker refuses the request.
     pub async fn generate(
         &self,
-        request: GenerateRequest,
+        mut request: GenerateRequest,
         count: usize,
         arrived: Instant,
     ) -> Result<Choices, ServeError> {
         let ends = request.deadline;
         let mut deadline = Deadline::new(ends);
-        let providing = self.models.provide(&request.model);
+        let providing = async {
+            let Target { model, adapter } = self.models.target(&request.model).await?;
+            self.models.provide(&model).await.map(|model| (model, adapter))
+        };
         let providing = providing.instrument(debug_span!(target: REQUEST, "provide"));
-        let model = deadline.bound(providing).await??;
+        let (model, adapter) = deadline.bound(providing).await??;
+        request.adapter = adapter;
         // A model that takes no requests need not wait for a place.
         self.registry.resolve(&model)?;
-        let unfinished = (0..count).map(|_| self.metrics.begin(&model, arrived)).collect();
+        let adapter = request.adapter.as_ref().map(|adapter| adapter.name.as_str());
+        let unfinished = (0..count).map(|_| self.metrics.begin(&model, adapter, arrived)).collect();
         let attempts = Attempts { unfinished, deadline: ends };
         let generations = match self.open_all(&model, request, count, arrived).await {
             Ok(generations) => generations,

@@ -13,7 +13,7 @@ use prometheus_client::{
 
 use super::event::FinishReason;
 use crate::{
-    metrics::{ByModel, MetricRegistry},
+    metrics::{ByModel, MetricRegistry, ModelLines},
     worker::loss::Loss,
 };
 
@@ -24,6 +24,7 @@ pub struct ServeMetrics {
     success: ByModel<Counter>,
     cancellations: ByModel<Counter>,
     migrations: Family<CauseLabel, Counter>,
+    lines: ModelLines,
     /// Seconds from the loss of a worker until the stream was open on another.
     pub(super) migration_time: Histogram,
 }
@@ -71,6 +72,7 @@ impl ServeMetrics {
                 Counter::default,
             ),
             migrations: migrations(registry),
+            lines: registry.models(),
             migration_time: registry.register(
                 "migration_seconds",
                 "Time from the loss of a worker until the stream was open on another",
@@ -80,8 +82,12 @@ impl ServeMetrics {
         }
     }
 
-    /// A request for a model that is loaded, which came at `arrived`.
-    pub(super) fn begin(&self, model: &str, arrived: Instant) -> Unfinished {
+    /// A request for a model that is loaded, or for one of its adapters, which came at `arrived`.
+    pub(super) fn begin(&self, model: &str, adapter: Option<&str>, arrived: Instant) -> Unfinished {
+        if let Some(adapter) = adapter {
+            self.lines.add_adapter(model, adapter);
+        }
+        let model = adapter.unwrap_or(model);
         Unfinished {
             arrived,
             latency: self.latency.of(model),
@@ -143,7 +149,7 @@ mod tests {
     fn a_request_ends_in_one_way() {
         let mut registry = MetricRegistry::new();
         let metrics = ServeMetrics::register(&mut registry);
-        let begin = || metrics.begin("m", Instant::now());
+        let begin = || metrics.begin("m", None, Instant::now());
         begin().finish(FinishReason::Stop);
         begin().finish(FinishReason::Length);
         begin().finish(FinishReason::Length);
@@ -158,5 +164,17 @@ mod tests {
         ] {
             assert!(text.contains(line), "no {line} in {text}");
         }
+    }
+
+    #[test]
+    fn an_adapter_has_lines_of_its_own_and_goes_with_its_model() {
+        let mut registry = MetricRegistry::new();
+        let metrics = ServeMetrics::register(&mut registry);
+        metrics.begin("m", Some("m:a"), Instant::now()).finish(FinishReason::Stop);
+        metrics.begin("n", Some("n:a"), Instant::now()).finish(FinishReason::Stop);
+        assert!(registry.render().unwrap().contains("{model=\"m:a\",finished_reason=\"stop\"} 1\n"));
+        registry.models().forget("m");
+        let text = registry.render().unwrap();
+        assert!(!text.contains("\"m:a\"") && text.contains("\"n:a\""), "{text}");
     }
 }

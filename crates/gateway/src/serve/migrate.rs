@@ -132,7 +132,8 @@ impl Opener {
         tokens: &[u32],
         progress: Progress,
     ) -> Result<Option<(Stream, String)>, ServeError> {
-        let wanted = RouteRequest::of(&request.prompt);
+        let adapter = request.adapter.as_ref().map(|adapter| adapter.digest.as_str());
+        let wanted = RouteRequest::of(&request.prompt).with_adapter(adapter);
         let route = debug_span!(target: REQUEST, "route");
         let routed = route.in_scope(|| self.registry.route(model, wanted));
         let Route { link, info } = match routed {
@@ -188,9 +189,9 @@ impl MigratingStream {
         })
     }
 
-    /// Digest of the model that generates, in hex.
+    /// Digest of the model that generates, in hex; with an adapter the adapter's, which is of one model only.
     pub(super) fn digest(&self) -> &str {
-        &self.digest
+        self.request.adapter.as_ref().map_or(&self.digest, |adapter| &adapter.digest)
     }
 
     /// Prompt tokens that its worker had in its cache; 0 until it has started.

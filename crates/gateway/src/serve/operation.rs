@@ -116,6 +116,8 @@ impl Operator {
             Some(model) => model,
             None => self.registry.only_model()?,
         };
+        // What operations need, an adapter has of its base.
+        let model = self.models.target(&model).await?.model;
         let model = self.models.provide(&model).await?;
         // A model that takes no requests need not wait for a place.
         self.registry.resolve(&model)?;

@@ -3,7 +3,10 @@
 pub use protocol::message::{ChatMessage, Constraint, ConstraintKind, Prompt, Sampling, TraceContext};
 use std::time::Instant;
 
-use protocol::{ids::RequestId, message::Generate};
+use protocol::{
+    ids::RequestId,
+    message::{AdapterRef, Generate},
+};
 
 use super::{caller::Caller, priority::Priority};
 
@@ -12,6 +15,8 @@ use super::{caller::Caller, priority::Priority};
 pub struct GenerateRequest {
     /// The model's name or digest, as the client wrote it.
     pub model: String,
+    /// With what its model computes it. Not for a dialect to say: it follows from the model's name.
+    pub adapter: Option<AdapterRef>,
     /// What to continue.
     pub prompt: Prompt,
     /// How each token is chosen.
@@ -67,6 +72,7 @@ impl GenerateRequest {
         arrived_micros: u64,
     ) -> Generate {
         let Self {
+            adapter,
             prompt,
             sampling,
             max_tokens,
@@ -84,6 +90,7 @@ impl GenerateRequest {
         Generate {
             id,
             prompt,
+            adapter,
             sampling,
             max_tokens,
             min_tokens,
@@ -129,6 +136,7 @@ impl GenerateRequest {
 pub(crate) fn plain(model: &str) -> GenerateRequest {
     GenerateRequest {
         model: model.into(),
+        adapter: None,
         prompt: Prompt::Text(String::new()),
         sampling: Sampling::default(),
         max_tokens: None,
@@ -154,7 +162,9 @@ mod tests {
         let message = ChatMessage { role: "user".into(), content: "hi".into(), name: None };
         let trace = TraceContext { trace_id: [1; 16], span_id: [2; 8], sampled: true };
         let regex = Constraint { kind: ConstraintKind::Regex("a+".into()), param: "guided_regex".into() };
+        let adapter = Some(AdapterRef { name: "m:a".into(), digest: "d".into() });
         let request = GenerateRequest {
+            adapter: adapter.clone(),
             prompt: Prompt::Chat(vec![message]),
             sampling: Sampling { temperature: 0.5, seed: 5, ..Sampling::default() },
             max_tokens: Some(7),
@@ -172,6 +182,7 @@ mod tests {
         let expected = Generate {
             id: RequestId(4),
             prompt,
+            adapter,
             sampling,
             max_tokens,
             min_tokens: 3,

@@ -20,11 +20,13 @@ pub(super) fn stored(name: &str) -> StoredModel {
         name: Some(name.to_owned()),
         digest: format!("{:0>64}", name.bytes().map(|byte| format!("{byte:x}")).collect::<String>()),
         architecture: Some("llama".to_owned()),
+        base: None,
         size: 4000,
         weight_bytes: 3000,
         kv_token_values: 0,
         context_length: Some(256),
         embeds: false,
+        has_adapters: false,
         imported_at: 1_800_000_000,
         defect: None,
     }
@@ -325,7 +327,7 @@ async fn what_is_stored_is_listed_with_what_clients_read() {
     let expected = json!({
         "id": "org/good/load", "object": "model", "created": 1_800_000_000, "owned_by": "kr-serve",
         "root": "org/good/load", "max_model_len": 256, "state": "stored", "reason": null, "workers": 0,
-        "ready_workers": 0, "size_bytes": 4000, "context_length": 256, "architecture": "llama",
+        "ready_workers": 0, "parent": null, "size_bytes": 4000, "context_length": 256, "architecture": "llama",
         "task": "generate", "embedding_length": null, "draft_model": null, "digest": digest,
     });
     assert_eq!(*good, expected);

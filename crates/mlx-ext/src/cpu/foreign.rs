@@ -231,6 +231,8 @@ foreign! {
 
     fn mlx_ext_linear(spec: *const RawLinear, message: *mut c_char, message_len: usize) -> *mut c_void
         = absent(message, message_len);
+    fn mlx_ext_gate_up(x: *mut c_void, gate: c_int, message: *mut c_char, message_len: usize) -> *mut c_void
+        = absent(message, message_len);
     fn mlx_ext_embedding(
         tokens: *mut c_void, matrix: *const RawMatrix, inputs: c_int, message: *mut c_char, message_len: usize
     ) -> *mut c_void = absent(message, message_len);

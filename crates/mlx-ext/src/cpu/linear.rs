@@ -6,7 +6,7 @@ use mlx_rs::{Array, error::Exception};
 
 use super::{
     array_from, context,
-    foreign::{RawLinear, RawMatrix, mlx_ext_embedding, mlx_ext_linear},
+    foreign::{RawLinear, RawMatrix, mlx_ext_embedding, mlx_ext_gate_up, mlx_ext_linear},
 };
 use crate::MicroScaling;
 
@@ -92,6 +92,16 @@ pub fn linear(job: &Linear<'_>) -> Result<Array, Exception> {
     // SAFETY: every pointer in `spec` is null or borrowed from `job`, whose arrays outlive the call; C++ copies what it
     // keeps, and checks shapes and types itself.
     array_from(|message, len| unsafe { mlx_ext_linear(&raw const spec, message, len) })
+}
+
+/// `activation(gate) * up` of rows `[gate, up]`, float32 `[rows, 2 * width]`, lazy: float32 `[rows, width]`, with the same
+/// bits as those of a gated [`linear`] of which `x` is the product.
+///
+/// # Errors
+/// A shape or type that does not fit; when it is evaluated, an input that is not contiguous.
+pub fn gate_up(x: &Array, gate: Gate) -> Result<Array, Exception> {
+    // SAFETY: as in `linear`.
+    array_from(|message, len| unsafe { mlx_ext_gate_up(context(Some(x)), gate as c_int, message, len) })
 }
 
 /// Rows of `matrix` for `tokens`, lazy: float32 `[tokens, inputs]`.

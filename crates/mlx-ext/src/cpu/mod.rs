@@ -29,7 +29,7 @@ pub use experts::{ExpertSet, Experts, Routing, Scores, experts};
 use foreign::{mlx_ext_instructions, mlx_ext_progress, mlx_ext_threads};
 pub use gated::{Activation, Gated, columns, gated};
 pub use head_products::{HeadProducts, head_products};
-pub use linear::{Gate, Linear, Matrix, Quantization, embedding, linear};
+pub use linear::{Gate, Linear, Matrix, Quantization, embedding, gate_up, linear};
 pub use recurrent::{Convolution, GatedDelta, StatePool, StateRow, StateStep, convolution, gated_delta};
 pub use rowwise::{NormKind, NormedPart, Rowwise, rowwise};
 

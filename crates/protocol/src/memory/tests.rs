@@ -7,7 +7,7 @@ use super::*;
 const GIB: u64 = 1 << 30;
 
 fn options(kv_bytes: u64, max_sequences: u32) -> WorkerOptions {
-    WorkerOptions { kv_bytes, max_sequences, ..WorkerOptions::default() }
+    WorkerOptions { kv_bytes, max_sequences, adapter_bytes: 0, ..WorkerOptions::default() }
 }
 
 fn share(left_bytes: u64, workers: u32, leaves_room: bool) -> MemoryShare {
@@ -46,13 +46,14 @@ fn what_can_not_fit_is_said_in_the_users_terms() {
 }
 
 #[test]
-fn the_disk_and_the_cache_of_mlx_take_memory_too() {
+fn the_disk_adapters_and_the_cache_of_mlx_take_memory_too() {
     let none = options(GIB, 1);
     let disk = WorkerOptions { prefix_disk_bytes: 1, ..none.clone() };
     let other = |options: &WorkerOptions, cache| MemoryNeeds::new(options, 0, 1, 1, cache).other_bytes;
     assert_eq!(other(&none, 0), PROGRAM_BYTES);
     assert_eq!(other(&disk, 7), PROGRAM_BYTES + ON_THE_WAY_BYTES + 7);
     assert_eq!(other(&WorkerOptions { keep_prefixes: false, ..disk }, 0), PROGRAM_BYTES);
+    assert_eq!(other(&WorkerOptions { adapter_bytes: 5, ..none }, 0), PROGRAM_BYTES + 5);
 }
 
 #[test]

@@ -12,6 +12,8 @@ pub struct Generate {
     pub id: RequestId,
     /// What to continue.
     pub prompt: Prompt,
+    /// What the model computes it with, beside its own weights; `None`: nothing.
+    pub adapter: Option<AdapterRef>,
     /// How the next token is chosen.
     pub sampling: Sampling,
     /// Most tokens to generate; `None` leaves only the model's context as limit.
@@ -49,6 +51,7 @@ impl Generate {
         Self {
             id,
             prompt,
+            adapter: None,
             sampling: Sampling::default(),
             max_tokens: None,
             min_tokens: 0,
@@ -64,6 +67,15 @@ impl Generate {
             arrived_micros: 0,
         }
     }
+}
+
+/// An adapter in the artifact store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterRef {
+    /// Its name, for people.
+    pub name: String,
+    /// SHA-256 of its manifest, in hex.
+    pub digest: String,
 }
 
 /// What a generation continues.

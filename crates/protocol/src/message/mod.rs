@@ -23,7 +23,7 @@ pub use embed::{EmbedInput, Embeddings, Truncation};
 pub use encoded::{EncodedSubmission, append_operation, append_submission, begin_batch, encode_batch};
 pub use event::{Delta, FinishReason, StreamEvent, StreamEventKind, Usage};
 pub use failure::{Failure, FailureKind};
-pub use generate::{ChatMessage, Generate, Prompt, Sampling};
+pub use generate::{AdapterRef, ChatMessage, Generate, Prompt, Sampling};
 pub use limits::{
     MAX_ANSWER_TOKENS, MAX_DELTA_TOKENS, MAX_EMBED_INPUTS, MAX_EMBEDDING_SIZE, MAX_EVENTS, MAX_FAILURE_TEXT,
     MAX_TOKEN_BYTES, MAX_TOP_LOGPROBS, max_report_bytes,

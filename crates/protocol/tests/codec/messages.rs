@@ -69,6 +69,7 @@ prop_compose! {
     fn generate()(
         id in id(),
         prompt in prompt(),
+        adapter in option::of((text(), text())),
         sampling in sampling(),
         (max_tokens, min_tokens) in (option::of(any::<u32>()), any::<u32>()),
         (stop, stop_tokens, include_stop) in (vec(text(), 0..3), tokens(), any::<bool>()),
@@ -78,8 +79,9 @@ prop_compose! {
         trace in option::of(trace_context()),
         (correlation_id, arrived_micros) in (option::of(text()), any::<u64>()),
     ) -> Generate {
+        let adapter = adapter.map(|(name, digest)| AdapterRef { name, digest });
         Generate {
-            id, prompt, sampling, max_tokens, min_tokens, stop, stop_tokens, include_stop, resume, ignore_eos, output,
+            id, prompt, adapter, sampling, max_tokens, min_tokens, stop, stop_tokens, include_stop, resume, ignore_eos, output,
             credit, trace, correlation_id, arrived_micros,
         }
     }

@@ -29,6 +29,9 @@ pub struct Worker {
     /// Most tokens of a prompt that one step computes; beside others that wait for their next token it is fewer.
     #[serde(deserialize_with = "number::<_, _, 1, 65_536>")]
     pub max_prompt_chunk_tokens: u32,
+    /// Memory for adapters, in bytes. One that is in use stays; of the others those go that were not used for longest.
+    #[serde(deserialize_with = "bytes::<_, 0, { 1 << 50 }>")]
+    pub adapter_max_bytes: u64,
     /// Whether the text of a special token in a chat's message is that token.
     pub special_tokens_in_content: bool,
 }

@@ -54,6 +54,7 @@ impl Decode {
                 id,
                 arrived_micros: 0,
                 request: requests.begin(id, u32::MAX).unwrap(),
+                adapter: None,
                 prompt_len: tokens.len(),
                 // The first token comes with the prompt.
                 max_len: tokens.len() + steps + 1,

@@ -1,5 +1,7 @@
 //! Weights as they are stored, and what a backend computes with them in one go.
 
+use std::sync::Arc;
+
 use mlx_ext::MicroScaling;
 use mlx_rs::{Array, Dtype, error::Exception};
 
@@ -42,9 +44,22 @@ pub(crate) struct Matrix {
     pub(super) storage: Storage,
     /// `[outputs]`, of type `dtype`; of several matrices in one, `[matrices, outputs]`.
     pub(super) bias: Option<Array>,
+    /// What it is of the model's, if that is known.
+    pub(super) origin: Option<Origin>,
     /// Type of activations: one in the whole model. MLX would promote what is of two types, and convert the larger
     /// operand of each product in each step.
     pub(super) dtype: Dtype,
+}
+
+/// Which rows of which of a model's matrices a matrix is. Adapters name these.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    /// Name of the stored matrix, without `.weight`.
+    pub(crate) module: Arc<str>,
+    /// Which of its rows is the first.
+    pub(crate) first: i32,
+    /// Length of a row, in weights.
+    pub(crate) inputs: i32,
 }
 
 /// How a matrix's values are stored.
@@ -137,6 +152,29 @@ impl Storage {
             Self::Affine { packed, scales, biases, .. } => vec![packed, scales, biases],
             Self::MicroScaled { packed, scales, .. } => vec![packed, scales],
         }
+    }
+}
+
+impl Matrix {
+    /// The same, of which is known what it is of the model's.
+    pub(crate) fn of(self, origin: Origin) -> Self {
+        Self { origin: Some(origin), ..self }
+    }
+
+    /// The same, in a place that no adapter names by the matrix's own name.
+    pub(crate) fn anonymous(self) -> Self {
+        Self { origin: None, ..self }
+    }
+
+    /// What it is of the model's.
+    pub(crate) fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
+
+    /// How many there are.
+    pub(crate) fn outputs(&self) -> usize {
+        let rows = self.storage.arrays().first().map_or(0, |array| array.dim(0));
+        rows.unsigned_abs() as usize
     }
 }
 

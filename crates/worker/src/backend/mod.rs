@@ -54,7 +54,7 @@ pub(crate) use heads::HeadProducts;
 pub use kernels::Kernels;
 pub use kv::{KvBudget, KvDtype, KvError};
 pub(crate) use kv::{KvGeometry, RowMemory, StepBefore};
-pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Rowwise, Storage};
+pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Origin, Rowwise, Storage};
 pub(crate) use mlx::PackedInputs;
 pub(crate) use query_scale::QueryScale;
 pub(crate) use recurrent::{
@@ -148,6 +148,24 @@ impl Backend {
             Kernels::Cpu => cpu::linear(job, false),
             Kernels::CpuInt8 => cpu::linear(job, true),
             Kernels::Mlx | Kernels::MlxFloat32 => mlx::linear(job),
+        }
+    }
+
+    /// The same with `delta` added to the product of all matrices, before anything behind it: `[tokens, outputs of all]`.
+    pub(crate) fn linear_with(self, job: &Linear<'_>, delta: &Array) -> Result<Array, Exception> {
+        let Some(gate) = job.gate else {
+            let Some(residual) = job.residual else {
+                return self.linear(&Linear { residual: Some(delta), ..*job });
+            };
+            let both = self.rowwise(&Rowwise { residual: Some(residual), ..Rowwise::of(delta) })?;
+            return self.linear(&Linear { residual: Some(&both), ..*job });
+        };
+        let product = self.linear(&Linear { gate: None, residual: Some(delta), ..*job })?;
+        let gated =
+            if self.kernels.are_cpu() { cpu::gate_up(&product, gate) } else { mlx::gate_up(&product, gate) }?;
+        match job.residual {
+            Some(residual) => self.rowwise(&Rowwise { residual: Some(residual), ..Rowwise::of(&gated) }),
+            None => Ok(gated),
         }
     }
 

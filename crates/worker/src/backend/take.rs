@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use mlx_ext::MicroScaling;
 use mlx_rs::{
-    Array,
+    Array, Dtype,
     error::Exception,
     ops::{dequantize, indexing::TryIndexOp},
 };
@@ -30,7 +30,17 @@ impl Backend {
     pub(crate) fn matrix(self, storage: Storage, bias: Option<Array>) -> Result<Matrix, Exception> {
         let storage = if self.kernels == Kernels::MlxFloat32 { mlx::expanded(storage)? } else { storage };
         let bias = bias.map(|bias| bias.as_dtype(self.dtype)).transpose()?;
-        Ok(Matrix { storage, bias, dtype: self.dtype })
+        Ok(Matrix { storage, bias, origin: None, dtype: self.dtype })
+    }
+
+    /// Takes an adapter's two matrices, float32: what the first one gives stays in that type, as mlx-lm has it.
+    pub(crate) fn low_rank(self, [down, up]: [Array; 2]) -> [Matrix; 2] {
+        [(down, Dtype::Float32), (up, self.dtype)].map(|(weight, dtype)| Matrix {
+            storage: Storage::Dense(weight),
+            bias: None,
+            origin: None,
+            dtype,
+        })
     }
 
     /// Takes the weights of a normalization, `[width]`, as they are stored.

@@ -6,5 +6,5 @@ mod prefixes;
 mod states;
 
 pub use blocks::{BLOCK_TOKENS, BlockPool, OutOfBlocks};
-pub use prefixes::{Fork, Match, NodeId, Prefixes};
+pub use prefixes::{Fork, Match, NodeId, Prefixes, Variant};
 pub use states::{OutOfStates, Snapshot, StatePool};

@@ -6,12 +6,16 @@
 //!       └─ "Translate: …"          the least recently used leaf that is not in use goes first
 //! ```
 //!
+//! Each [`Variant`] has roots of its own: equal tokens have other keys and values with an adapter than without.
+//!
 //! A node has the tokens of a part of a prefix, and keys and values of all tokens up to its end; what it has in common
 //! with its parent is shared, not held twice. Parts end at multiples of a block, the unit in which memory is shared.
 //! Tokens are compared, not hashes of them, so there are no false hits. This is RadixAttention's tree (Zheng et al.,
 //! "SGLang: Efficient Execution of Structured Language Model Programs", 2024).
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
+
+use artifact_store::Digest;
 
 /// Keys and values of a sequence's tokens.
 pub trait Fork {
@@ -36,6 +40,10 @@ pub trait Fork {
     fn adopt(&mut self, _other: &Self, _len: usize) {}
 }
 
+/// What keys and values depend on, beside the model and the tokens: the adapter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Variant(pub Option<Digest>);
+
 /// Names a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(u64);
@@ -45,7 +53,7 @@ pub struct NodeId(u64);
 pub struct Prefixes<K> {
     nodes: HashMap<NodeId, Node<K>>,
     /// Nodes without a parent.
-    roots: Vec<NodeId>,
+    roots: HashMap<Variant, Vec<NodeId>>,
     next_id: u64,
     /// Tokens of a block.
     block: usize,
@@ -59,6 +67,7 @@ pub struct Prefixes<K> {
 
 #[derive(Debug)]
 struct Node<K> {
+    variant: Variant,
     parent: Option<NodeId>,
     children: Vec<NodeId>,
     /// Where its part begins, in tokens.
@@ -84,7 +93,7 @@ pub struct Match {
 impl<K: Fork> Prefixes<K> {
     /// An empty tree of which parts end at multiples of `block` tokens.
     pub fn new(block: usize) -> Self {
-        let (nodes, roots) = (HashMap::new(), Vec::new());
+        let (nodes, roots) = (HashMap::new(), HashMap::new());
         Self { nodes, roots, next_id: 0, block: block.max(1), held: 0, used: 0, clock: 0 }
     }
 
@@ -104,15 +113,15 @@ impl<K: Fork> Prefixes<K> {
     }
 
     /// The longest prefix of `tokens` in the tree that a sequence can go on behind, if there is any. It counts as used now.
-    pub fn find(&mut self, tokens: &[u32]) -> Option<Match> {
-        let found = self.fork_point(self.longest(tokens)?)?;
+    pub fn find(&mut self, variant: Variant, tokens: &[u32]) -> Option<Match> {
+        let found = self.fork_point(self.longest(variant, tokens)?)?;
         self.touch(found.node);
         Some(found)
     }
 
     /// How many of `tokens` are in the tree.
-    pub fn known(&self, tokens: &[u32]) -> usize {
-        self.longest(tokens).map_or(0, |found| found.len)
+    pub fn known(&self, variant: Variant, tokens: &[u32]) -> usize {
+        self.longest(variant, tokens).map_or(0, |found| found.len)
     }
 
     /// Keys and values of a match, for a sequence that goes on behind it.
@@ -139,10 +148,10 @@ impl<K: Fork> Prefixes<K> {
 
     /// Keeps the whole blocks of `tokens`, of which `kv` has the keys and values. Returns the node that ends with them, if
     /// there is at least one, and how many of the tokens were in the tree before.
-    pub fn insert(&mut self, tokens: &[u32], kv: &K) -> Option<(NodeId, usize)> {
+    pub fn insert(&mut self, variant: Variant, tokens: &[u32], kv: &K) -> Option<(NodeId, usize)> {
         let tokens = &tokens[..self.whole_blocks(tokens.len())];
         let last = tokens.len().checked_sub(1)?;
-        let found = self.longest(tokens);
+        let found = self.longest(variant, tokens);
         let known = found.map_or(0, |found| self.whole_blocks(found.len));
         if let Some(found) = found
             && let Some(node) = self.nodes.get_mut(&found.node)
@@ -150,11 +159,8 @@ impl<K: Fork> Prefixes<K> {
             node.kv.adopt(kv, known);
         }
         let parent = found.and_then(|found| self.node_up_to(found.node, known));
-        let node = if known > last {
-            parent?
-        } else {
-            self.add(parent, known, tokens[known..].to_vec(), kv.fork(tokens.len()))
-        };
+        let node =
+            if known > last { parent? } else { self.add(variant, parent, known..tokens.len(), (tokens, kv)) };
         self.touch(node);
         Some((node, known))
     }
@@ -191,9 +197,9 @@ impl<K: Fork> Prefixes<K> {
         gone
     }
 
-    fn longest(&self, tokens: &[u32]) -> Option<Match> {
+    fn longest(&self, variant: Variant, tokens: &[u32]) -> Option<Match> {
         let mut found: Option<Match> = None;
-        let mut children = &self.roots;
+        let mut children = self.roots.get(&variant)?;
         loop {
             let len = found.map_or(0, |found| found.len);
             let rest = &tokens[len..];
@@ -212,7 +218,8 @@ impl<K: Fork> Prefixes<K> {
     /// The node whose part ends at `len`, which lies in the part of `node` or at its beginning: it is cut there if it has
     /// to be. `None` at 0.
     fn node_up_to(&mut self, node: NodeId, len: usize) -> Option<NodeId> {
-        let (start, end, parent) = self.nodes.get(&node).map(|it| (it.start, it.end(), it.parent))?;
+        let place = |it: &Node<K>| (it.start, it.end(), it.parent, it.variant);
+        let (start, end, parent, variant) = self.nodes.get(&node).map(place)?;
         if len >= end {
             return Some(node);
         }
@@ -225,28 +232,37 @@ impl<K: Fork> Prefixes<K> {
         let (kv, users, last_used) = (below.kv.fork(len), below.users, below.last_used);
         below.start = len;
         let above = self.new_id();
-        below_of(&mut self.nodes, &mut self.roots, parent).retain(|id| *id != node);
-        below_of(&mut self.nodes, &mut self.roots, parent).push(above);
+        below_of(&mut self.nodes, &mut self.roots, (variant, parent)).retain(|id| *id != node);
+        below_of(&mut self.nodes, &mut self.roots, (variant, parent)).push(above);
         let children = vec![node];
-        self.nodes.insert(above, Node { parent, children, start, tokens, kv, users, last_used });
+        self.nodes.insert(above, Node { variant, parent, children, start, tokens, kv, users, last_used });
         if let Some(below) = self.nodes.get_mut(&node) {
             below.parent = Some(above);
         }
         Some(above)
     }
 
-    fn add(&mut self, parent: Option<NodeId>, start: usize, tokens: Vec<u32>, kv: K) -> NodeId {
+    /// A node for a part of `tokens`, of all of which `kv` has the keys and values.
+    fn add(
+        &mut self,
+        variant: Variant,
+        parent: Option<NodeId>,
+        part: Range<usize>,
+        (tokens, kv): (&[u32], &K),
+    ) -> NodeId {
         let (id, last_used) = (self.new_id(), self.clock);
+        let (start, tokens, kv) = (part.start, tokens[part.clone()].to_vec(), kv.fork(part.end));
         self.held += tokens.len();
-        below_of(&mut self.nodes, &mut self.roots, parent).push(id);
-        let node = Node { parent, children: Vec::new(), start, tokens, kv, users: 0, last_used };
-        self.nodes.insert(id, node);
+        below_of(&mut self.nodes, &mut self.roots, (variant, parent)).push(id);
+        let children = Vec::new();
+        self.nodes.insert(id, Node { variant, parent, children, start, tokens, kv, users: 0, last_used });
         id
     }
 
     fn remove(&mut self, id: NodeId) -> usize {
         let Some(node) = self.nodes.remove(&id) else { return 0 };
-        below_of(&mut self.nodes, &mut self.roots, node.parent).retain(|child| *child != id);
+        below_of(&mut self.nodes, &mut self.roots, (node.variant, node.parent)).retain(|child| *child != id);
+        self.roots.retain(|_, roots| !roots.is_empty());
         self.held -= node.tokens.len();
         node.tokens.len()
     }
@@ -278,15 +294,15 @@ impl<K> Node<K> {
     }
 }
 
-/// The list that has the children of `parent`.
+/// The list that has the children of a node, or without one the roots.
 fn below_of<'a, K>(
     nodes: &'a mut HashMap<NodeId, Node<K>>,
-    roots: &'a mut Vec<NodeId>,
-    parent: Option<NodeId>,
+    roots: &'a mut HashMap<Variant, Vec<NodeId>>,
+    (variant, parent): (Variant, Option<NodeId>),
 ) -> &'a mut Vec<NodeId> {
     match parent.and_then(|parent| nodes.get_mut(&parent)) {
         Some(parent) => &mut parent.children,
-        None => roots,
+        None => roots.entry(variant).or_default(),
     }
 }
 

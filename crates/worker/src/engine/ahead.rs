@@ -79,7 +79,8 @@ impl<M: Forward> Engine<M> {
             // Any token stands for one that the device chooses.
             let known = || &sequence.tokens[rows[index].tokens.clone()];
             let tokens = if chosen[index].is_some() { &[0] } else { known() };
-            StepRow { tokens, kv: kv.get_or_insert_with(|| self.model.new_kv()), logits: 0..1 }
+            let kv = kv.get_or_insert_with(|| self.model.new_kv());
+            StepRow { tokens, kv, logits: 0..1, adapter: sequence.adapter.as_ref() }
         });
         let step = StepInput { rows: step_rows.collect() };
         let before = before.map(|before| Before { step: &before.launched, chosen: chosen.clone() });

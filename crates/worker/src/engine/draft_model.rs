@@ -18,7 +18,7 @@ use tracing::warn;
 
 use super::{Forward, Slot, drafting::Drafting, stats::EngineStats, step::take_rows};
 use crate::{
-    cache::Prefixes,
+    cache::{Prefixes, Variant},
     model::{ModelError, StepInput, StepRow},
     sample::{GuessRow, SampleThreads},
     schedule::{Limits, Scheduler, SequenceId},
@@ -33,6 +33,9 @@ const FEW_TOKENS: usize = 16;
 
 /// Tokens that an answer is expected to have left, beside as many as it has: few say beforehand how long they will be.
 const FEW_TO_COME: usize = 128;
+
+/// It computes without adapters, whatever its sequences have.
+const ANY: Variant = Variant(None);
 
 /// The draft model of an engine.
 pub struct DraftModel<M: Forward> {
@@ -145,7 +148,7 @@ impl<M: Forward> DraftModel<M> {
     pub(super) fn keep(&mut self, slot: &Slot<M::Kv>) {
         let Slot { sequence, drafting, .. } = slot;
         if let (Some(kept), Some(kv)) = (&mut self.kept, &drafting.kv) {
-            kept.insert(&sequence.tokens[..drafting.known.min(sequence.tokens.len())], kv);
+            kept.insert(ANY, &sequence.tokens[..drafting.known.min(sequence.tokens.len())], kv);
         }
     }
 
@@ -163,7 +166,7 @@ impl<M: Forward> DraftModel<M> {
             return;
         };
         // Less than a block is not worth a copy.
-        let found = kept.find(tokens).filter(|found| kept.whole_blocks(found.len) > 0);
+        let found = kept.find(ANY, tokens).filter(|found| kept.whole_blocks(found.len) > 0);
         if let Some((found, kv)) = found.and_then(|found| Some((found, kept.resume(found)?))) {
             slot.drafting =
                 Drafting { kv: Some(kv), len: found.len, known: found.len, ..Drafting::default() };

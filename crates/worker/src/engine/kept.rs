@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Slot, forward::Forward, on_disk::OnDisk};
 use crate::{
-    cache::{Fork, Match, NodeId, Prefixes},
+    cache::{Fork, Match, NodeId, Prefixes, Variant},
     prefix_store::PrefixStore,
     schedule::{Found, Kept, Scheduler, SequenceId},
 };
@@ -56,7 +56,7 @@ impl<K: Fork> KeptPrefixes<K> {
         self.write(slot, scheduler.computed(id), model);
         let (Some(prefixes), Some(kv)) = (&mut self.prefixes, &slot.kv) else { return };
         let tokens = &slot.sequence.tokens[..scheduler.computed(id)];
-        let Some((node, known)) = prefixes.insert(tokens, kv) else { return };
+        let Some((node, known)) = prefixes.insert(slot.sequence.variant(), tokens, kv) else { return };
         if scheduler.share(id, known, prefixes.whole_blocks(tokens.len())) {
             hold(prefixes, &mut slot.held, Some(node));
         }
@@ -65,7 +65,8 @@ impl<K: Fork> KeptPrefixes<K> {
     /// Keeps on disk what a sequence has computed since it was last asked for it.
     fn write<M: Forward<Kv = K>>(&self, slot: &mut Slot<K>, computed: usize, model: &M) {
         if let (Some(store), Some(kv)) = (&self.store, &slot.kv) {
-            slot.disk.write(store, model, &slot.sequence.tokens[..computed], kv);
+            let tokens = &slot.sequence.tokens[..computed];
+            slot.disk.write(store, model, (slot.sequence.variant(), tokens), kv);
         }
     }
 
@@ -77,7 +78,7 @@ impl<K: Fork> KeptPrefixes<K> {
         let (kv, held) = (slot.kv.take(), slot.held.take());
         let Some(prefixes) = &mut self.prefixes else { return };
         if let Some(kv) = kv {
-            prefixes.insert(&slot.sequence.tokens[..computed], &kv);
+            prefixes.insert(slot.sequence.variant(), &slot.sequence.tokens[..computed], &kv);
         }
         held.into_iter().for_each(|node| prefixes.release(node));
     }
@@ -85,10 +86,16 @@ impl<K: Fork> KeptPrefixes<K> {
 
 impl<M: Forward> KeptMemory<'_, M> {
     /// Whether one of `computing` will have computed more than `len` of these tokens.
-    fn comes_soon(&self, tokens: &[u32], len: usize, computing: &[(SequenceId, usize)]) -> bool {
+    fn comes_soon(
+        &self,
+        (variant, tokens): (Variant, &[u32]),
+        len: usize,
+        computing: &[(SequenceId, usize)],
+    ) -> bool {
         let Some(prefixes) = &self.kept.prefixes else { return false };
         computing.iter().any(|(other, computed)| {
-            let Some(other) = self.slots.get(other) else { return false };
+            let other = self.slots.get(other).filter(|other| other.sequence.variant() == variant);
+            let Some(other) = other else { return false };
             let others = other.sequence.tokens.iter();
             let common = tokens.iter().zip(others).take_while(|(one, other)| one == other).count();
             prefixes.whole_blocks(common) > len.max(*computed)
@@ -106,7 +113,7 @@ impl<M: Forward> KeptMemory<'_, M> {
             return false;
         };
         let Some(slot) = self.slots.get_mut(&id) else { return false };
-        let tokens = to_find(&slot.sequence.tokens);
+        let tokens = (slot.sequence.variant(), to_find(&slot.sequence.tokens));
         if !slot.disk.is_asked()
             && let Some(node) = slot.disk.ask(store, prefixes, tokens)
         {
@@ -123,7 +130,9 @@ impl<M: Forward> KeptMemory<'_, M> {
     /// Whether what a sequence needs is being read for another one, further than it is in memory.
     fn others_read(&self, id: SequenceId) -> bool {
         let Some(own) = self.slots.get(&id).filter(|slot| !slot.disk.is_asked()) else { return false };
-        self.slots.iter().filter(|(other, _)| **other != id).any(|(_, other)| {
+        let variant = own.sequence.variant();
+        let others = self.slots.iter().filter(|(other, _)| **other != id).map(|(_, other)| other);
+        others.filter(|other| other.sequence.variant() == variant).any(|other| {
             let tokens = own.sequence.tokens.iter().zip(&other.sequence.tokens);
             let common = || tokens.take_while(|(own, other)| own == other).count();
             other.disk.reaches().is_some_and(|reached| common() >= reached)
@@ -165,11 +174,11 @@ impl<M: Forward> Kept for KeptMemory<'_, M> {
         let (Some(prefixes), Some(slot)) = (&mut self.kept.prefixes, self.slots.get(&id)) else {
             return Found::NOTHING;
         };
-        let tokens = to_find(&slot.sequence.tokens);
+        let (variant, tokens) = (slot.sequence.variant(), to_find(&slot.sequence.tokens));
         // Less than a block is not worth a copy.
-        let found = prefixes.find(tokens).filter(|found| prefixes.whole_blocks(found.len) > 0);
-        let known = prefixes.whole_blocks(prefixes.known(tokens));
-        if self.comes_soon(tokens, found.map_or(0, |found| found.len), computing) {
+        let found = prefixes.find(variant, tokens).filter(|found| prefixes.whole_blocks(found.len) > 0);
+        let known = prefixes.whole_blocks(prefixes.known(variant, tokens));
+        if self.comes_soon((variant, tokens), found.map_or(0, |found| found.len), computing) {
             return Found::Soon;
         }
         let reused = found.and_then(|found| self.reuse(id, found)).unwrap_or(Found::NOTHING);

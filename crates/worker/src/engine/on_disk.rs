@@ -5,7 +5,7 @@ use tracing::warn;
 
 use super::forward::Forward;
 use crate::{
-    cache::{Fork, Match, NodeId, Prefixes},
+    cache::{Fork, Match, NodeId, Prefixes, Variant},
     prefix_store::{PrefixStore, Restoring, SEGMENT_TOKENS},
 };
 
@@ -32,12 +32,18 @@ pub(super) struct Taken {
 
 impl OnDisk {
     /// Keeps what was computed of a sequence since it was last asked for it: `tokens` are all that are computed.
-    pub(super) fn write<M: Forward>(&mut self, store: &PrefixStore, model: &M, tokens: &[u32], kv: &M::Kv) {
+    pub(super) fn write<M: Forward>(
+        &mut self,
+        store: &PrefixStore,
+        model: &M,
+        (variant, tokens): (Variant, &[u32]),
+        kv: &M::Kv,
+    ) {
         let export = |tokens| {
             let exported = model.export(kv, tokens);
             exported.inspect_err(|error| warn!(%error, "keys and values can't be kept on disk")).ok()
         };
-        self.offered = store.keep(tokens, self.offered..tokens.len(), export);
+        self.offered = store.keep((variant, tokens), self.offered..tokens.len(), export);
     }
 
     /// Whether it was looked for.
@@ -56,11 +62,11 @@ impl OnDisk {
         &mut self,
         store: &PrefixStore,
         prefixes: &mut Prefixes<K>,
-        tokens: &[u32],
+        (variant, tokens): (Variant, &[u32]),
     ) -> Option<NodeId> {
         self.asked = true;
-        let found = prefixes.find(tokens);
-        self.restoring = store.read(tokens, found.map_or(0, |found| found.len));
+        let found = prefixes.find(variant, tokens);
+        self.restoring = store.read((variant, tokens), found.map_or(0, |found| found.len));
         self.restoring.as_ref().and(found).map(|found| found.node)
     }
 
@@ -70,14 +76,14 @@ impl OnDisk {
         &mut self,
         prefixes: &mut Prefixes<M::Kv>,
         model: &M,
-        tokens: &[u32],
+        (variant, tokens): (Variant, &[u32]),
         room: usize,
     ) -> Taken {
         let Some(restoring) = &mut self.restoring else {
             return Taken { node: None, tokens: 0, more: false };
         };
         let before = restoring.len;
-        let more = restored(prefixes, model, &tokens[..before]).map(|mut kv| {
+        let more = restored(prefixes, model, (variant, &tokens[..before])).map(|mut kv| {
             let more = append(restoring, prefixes, model, &mut kv, room);
             (more, kv)
         });
@@ -87,17 +93,22 @@ impl OnDisk {
             self.restoring = None;
         }
         self.offered = self.offered.max(len);
-        let inserted = kv.filter(|_| len > before).and_then(|kv| prefixes.insert(&tokens[..len], &kv));
+        let inserted =
+            kv.filter(|_| len > before).and_then(|kv| prefixes.insert(variant, &tokens[..len], &kv));
         Taken { node: inserted.map(|(node, _)| node), tokens: len - before, more }
     }
 }
 
 /// Keys and values of these tokens, which are in memory.
-fn restored<M: Forward>(prefixes: &mut Prefixes<M::Kv>, model: &M, tokens: &[u32]) -> Option<M::Kv> {
+fn restored<M: Forward>(
+    prefixes: &mut Prefixes<M::Kv>,
+    model: &M,
+    (variant, tokens): (Variant, &[u32]),
+) -> Option<M::Kv> {
     if tokens.is_empty() {
         return Some(model.new_kv());
     }
-    let found @ Match { len, .. } = prefixes.find(tokens)?;
+    let found @ Match { len, .. } = prefixes.find(variant, tokens)?;
     if len < tokens.len() { None } else { prefixes.resume(found) }
 }
 

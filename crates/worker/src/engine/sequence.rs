@@ -10,7 +10,9 @@ use thiserror::Error;
 
 use super::emit::Emitter;
 use crate::{
+    cache::Variant,
     constraint::{Constraint, ConstraintError},
+    model::Adapter,
     request_trace::SequenceSpans,
     requests::RequestHandle,
     sample::{Choice, Row, Sampler},
@@ -24,6 +26,8 @@ pub struct Sequence {
     pub arrived_micros: u64,
     /// What the gateway may change meanwhile.
     pub request: Arc<RequestHandle>,
+    /// What the model computes it with, if that is more than the model.
+    pub adapter: Option<Arc<Adapter>>,
     /// Prompt and output so far.
     pub tokens: Vec<u32>,
     /// How many of them are the prompt.
@@ -110,6 +114,11 @@ impl EosTokens {
 }
 
 impl Sequence {
+    /// What its keys and values depend on, beside the model and the tokens.
+    pub fn variant(&self) -> Variant {
+        Variant(self.adapter.as_ref().map(|adapter| adapter.digest()))
+    }
+
     /// Takes `generated` as its own output, in the state that it had after them: as if it had sampled and emitted each.
     /// Nothing of them is emitted again.
     ///

@@ -151,6 +151,7 @@ impl<M: Forward> Engine<M> {
                     tokens: &sequence.tokens[tokens.clone()],
                     kv: kv.get_or_insert_with(|| self.model.new_kv()),
                     logits: logits.start - tokens.start..logits.end - tokens.start,
+                    adapter: sequence.adapter.as_ref(),
                 }
             });
         let landed = self.model.forward_choosing(&mut StepInput { rows: step_rows.collect() }, &choices)?;

@@ -1,6 +1,9 @@
 //! What the heartbeat says about memory.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use protocol::message::WorkerMemory;
 
@@ -18,6 +21,7 @@ pub struct MemoryUsage {
     token_bytes: u64,
     kv_in_use: Vec<KvInUse>,
     stats: Arc<EngineStats>,
+    adapters: Arc<AtomicU64>,
 }
 
 impl MemoryUsage {
@@ -31,13 +35,20 @@ impl MemoryUsage {
             token_bytes: model.kv_token_bytes() as u64,
             kv_in_use: models().map(Model::kv_in_use).collect(),
             stats,
+            adapters: Arc::default(),
         }
+    }
+
+    /// The same with adapters, whose bytes are counted there: they are weights, too.
+    #[must_use]
+    pub fn with_adapters(self, adapters: Arc<AtomicU64>) -> Self {
+        Self { adapters, ..self }
     }
 
     /// That of a worker whose model keeps no keys and values, and has weights of so many bytes.
     pub fn of_weights(weights: u64, stats: Arc<EngineStats>) -> Self {
-        let (resident, kv_in_use) = (ResidentMemory::new(), Vec::new());
-        Self { resident, weights, kv_limit: 0, token_bytes: 0, kv_in_use, stats }
+        let (resident, kv_in_use, adapters) = (ResidentMemory::new(), Vec::new(), Arc::default());
+        Self { resident, weights, kv_limit: 0, token_bytes: 0, kv_in_use, stats, adapters }
     }
 
     /// Resident memory of the process in bytes; 0 if the system does not tell.
@@ -50,7 +61,7 @@ impl MemoryUsage {
         // What MLX does not say is no reason to be silent about the rest.
         let mlx = mlx_ext::mlx_memory().unwrap_or_default();
         WorkerMemory {
-            weights: self.weights,
+            weights: self.weights.saturating_add(self.adapters.load(Ordering::Relaxed)),
             kv: self.kv_in_use.iter().map(|in_use| in_use()).sum(),
             kv_limit: self.kv_limit,
             kept_prefixes: self.stats.kept_tokens() * self.token_bytes,

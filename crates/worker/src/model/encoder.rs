@@ -111,7 +111,7 @@ impl EmbeddingModel {
         let mut weights = Weights::open(artifact, kernels)?;
         let encoder = (entry.load)(settings, &mut weights)?;
         let backend = weights.backend();
-        let Taken { bytes: weight_bytes, private_bytes, files } = weights.finish()?;
+        let Taken { bytes: weight_bytes, private_bytes, files, .. } = weights.finish()?;
         let config = manifest.embedding.unwrap_or(DEFAULT_CONFIG);
         let dimensions = Dimensions { all: encoder.hidden_size(), fewer: Fewer::parse(settings)? };
         Ok(Self { encoder, config, dimensions, backend, weight_bytes, private_bytes, _files: files })

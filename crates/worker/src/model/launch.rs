@@ -129,14 +129,19 @@ impl Model {
     ) -> Result<Launched, ModelError> {
         let began = Instant::now();
         let wanted = step::wanted(input);
-        let rows = input.rows.iter_mut().map(|StepRow { tokens, kv, logits }| KvRow {
+        let adapters = step::adapters(input, |row| row.tokens.len());
+        let adapters_of_wanted = step::adapters(input, |row| row.logits.len());
+        let rows = input.rows.iter_mut().map(|StepRow { tokens, kv, logits, .. }| KvRow {
             kv,
             new_tokens: tokens.len(),
             samples: logits.start < logits.end,
         });
         let memory = self.cache.begin(rows, before)?;
         let reads_blocks = memory.reads_blocks();
-        let hidden = self.architecture.hidden(tokens, &memory)?;
+        let hidden = {
+            let _step = self.sites.begin(adapters);
+            self.architecture.hidden(tokens, &memory)?
+        };
         let states = memory.written();
         let launched = if wanted.is_empty() {
             Launched { chosen: None, logits: None, hidden: Some(hidden), states, reads_blocks }
@@ -146,6 +151,7 @@ impl Model {
             } else {
                 take_axis(&hidden, Array::from_slice(&wanted, &[wanted.len() as i32]), 0)?
             };
+            let _step = self.sites.begin(adapters_of_wanted);
             Launched { states, reads_blocks, ..self.choose(self.logits(&hidden)?, input, choices)? }
         };
         self.building.set(self.building.get() + began.elapsed());

@@ -1,6 +1,7 @@
 //! Models: from an artifact's weights and new tokens to logits.
 //!
 //! ```text
+//! adapters   what some rows add to some of the products
 //! arch       one file an architecture, and the registry of them
 //! layers     what architectures are built of
 //! encoder    models that embed text, which have neither
@@ -18,6 +19,7 @@
 //! On the CPU a sequence's logits depend, bit for bit, on its own tokens alone: not on what else is in the step, nor on
 //! where its prompt was cut.
 
+mod adapters;
 mod arch;
 mod config;
 mod encoder;
@@ -31,12 +33,13 @@ mod state;
 mod step;
 mod weights;
 
-use std::{cell::Cell, time::Duration};
+use std::{cell::Cell, sync::Arc, time::Duration};
 
 use artifact_store::Artifact;
 use mlx_ext::MappedFile;
 use mlx_rs::{Array, Dtype, error::Exception};
 
+pub use adapters::{Adaptable, Adapter, AdapterError};
 pub use encoder::{Dimensions, EmbeddingModel, Fewer};
 pub use error::ModelError;
 pub use launch::{Before, Landed, LaunchInput, Launched};
@@ -52,6 +55,7 @@ use crate::{
     cache::BLOCK_TOKENS,
     sample::Choice,
 };
+use adapters::Sites;
 use config::Settings;
 use state::KvCache;
 use weights::{Taken, Weights};
@@ -112,6 +116,8 @@ pub struct Model {
     kv_bytes: u64,
     /// Time that it took to say what is to be computed, since somebody asked.
     building: Cell<Duration>,
+    sites: Sites,
+    adaptable: Arc<Adaptable>,
     /// What the weights are views of.
     _files: Vec<MappedFile>,
 }
@@ -124,6 +130,8 @@ struct Opened {
     states: StateGeometry,
     progress: Option<Progress>,
     size: ModelSize,
+    sites: Sites,
+    adaptable: Adaptable,
     files: Vec<MappedFile>,
 }
 
@@ -134,7 +142,8 @@ impl Opened {
         let mut weights = Weights::open(artifact, kernels)?;
         let architecture = (entry.load)(config, &mut weights)?;
         let backend = weights.backend();
-        let Taken { bytes: weight_bytes, private_bytes, files } = weights.finish()?;
+        let Taken { bytes: weight_bytes, private_bytes, files, sites, prefix } = weights.finish()?;
+        let adaptable = sites.adaptable(backend, prefix);
         let attention = architecture.attention();
         let (geometry, progress) = (state::geometry(&attention, backend)?, backend.progress(&attention));
         let states = architecture.states();
@@ -145,11 +154,11 @@ impl Opened {
             state_bytes: backend.state_bytes(&states),
             context_length: architecture.context_length(),
         };
-        Ok(Self { architecture, backend, geometry, states, progress, size, files })
+        Ok(Self { architecture, backend, geometry, states, progress, size, sites, adaptable, files })
     }
 
     fn with_kv(self, budget: KvBudget) -> Result<Model, ModelError> {
-        let Self { architecture, backend, geometry, states, progress, size, files } = self;
+        let Self { architecture, backend, geometry, states, progress, size, sites, adaptable, files } = self;
         let cache = KvCache::new(geometry, &states, budget, backend)?;
         Ok(Model {
             architecture,
@@ -160,6 +169,8 @@ impl Opened {
             private_bytes: size.private_bytes,
             kv_bytes: budget.bytes,
             building: Cell::default(),
+            sites,
+            adaptable: Arc::new(adaptable),
             _files: files,
         })
     }
@@ -234,6 +245,11 @@ impl Model {
     /// Bytes of weights that this worker has for itself: copied, or in another form than they are stored in.
     pub fn private_bytes(&self) -> u64 {
         self.private_bytes
+    }
+
+    /// What loads adapters of it, on any thread.
+    pub fn adaptable(&self) -> Arc<Adaptable> {
+        Arc::clone(&self.adaptable)
     }
 
     /// How many threads compute on this machine's cores, the calling one included; they are free between steps.

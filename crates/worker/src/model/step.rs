@@ -1,13 +1,13 @@
 //! What one forward pass gets and gives.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use mlx_rs::{
     Array,
     error::{AsSliceError, Exception},
 };
 
-use super::{ModelError, SequenceKv};
+use super::{Adapter, ModelError, SequenceKv, adapters::StepAdapters};
 
 /// What one forward pass computes: several sequences' new tokens.
 pub struct StepInput<'a, K = SequenceKv> {
@@ -23,6 +23,8 @@ pub struct StepRow<'a, K = SequenceKv> {
     pub kv: &'a mut K,
     /// Indices of those of `tokens` after which logits are needed: of the last one alone, of several, of none.
     pub logits: Range<usize>,
+    /// What the row's results are computed with beside the model: the same for all of a sequence's tokens.
+    pub adapter: Option<&'a Arc<Adapter>>,
 }
 
 /// Evaluated logits: one row for each token after which they were needed.
@@ -35,12 +37,18 @@ pub struct Logits {
 impl<'a, K> StepRow<'a, K> {
     /// A row of which the logits after the last token are needed.
     pub fn last_logits(tokens: &'a [u32], kv: &'a mut K) -> Self {
-        Self { tokens, kv, logits: tokens.len().saturating_sub(1)..tokens.len() }
+        Self { tokens, kv, logits: tokens.len().saturating_sub(1)..tokens.len(), adapter: None }
     }
 
     /// A row of which no logits are needed.
     pub fn no_logits(tokens: &'a [u32], kv: &'a mut K) -> Self {
-        Self { tokens, kv, logits: 0..0 }
+        Self { tokens, kv, logits: 0..0, adapter: None }
+    }
+
+    /// The same with an adapter, or none.
+    #[must_use]
+    pub fn with_adapter(self, adapter: Option<&'a Arc<Adapter>>) -> Self {
+        Self { adapter, ..self }
     }
 }
 
@@ -81,7 +89,7 @@ impl Logits {
 
 /// Refuses what the model could not compute, before anything changes.
 pub(super) fn check(input: &StepInput<'_>, vocab_size: u32, context: u32) -> Result<(), ModelError> {
-    for (row, StepRow { tokens, kv, logits }) in input.rows.iter().enumerate() {
+    for (row, StepRow { tokens, kv, logits, .. }) in input.rows.iter().enumerate() {
         if tokens.is_empty() {
             return Err(ModelError::EmptyRow { row });
         }
@@ -104,6 +112,19 @@ pub(super) fn check(input: &StepInput<'_>, vocab_size: u32, context: u32) -> Res
 pub(super) fn tokens(input: &StepInput<'_>) -> Array {
     let tokens: Vec<u32> = input.rows.iter().flat_map(|row| row.tokens.iter().copied()).collect();
     Array::from_slice(&tokens, &[tokens.len() as i32])
+}
+
+/// The adapter of each token, or of each after which logits are needed. `None` if no row has one.
+pub(super) fn adapters(
+    input: &StepInput<'_>,
+    tokens_of: impl Fn(&StepRow<'_>) -> usize,
+) -> Option<StepAdapters> {
+    if input.rows.iter().all(|row| row.adapter.is_none()) {
+        return None;
+    }
+    let of_row = |row: &StepRow<'_>| std::iter::repeat_n(row.adapter.cloned(), tokens_of(row));
+    let rows: Vec<_> = input.rows.iter().flat_map(of_row).collect();
+    StepAdapters::new(rows.iter().map(Option::as_ref))
 }
 
 /// Indices of the tokens after which logits are needed, in the order of the rows.

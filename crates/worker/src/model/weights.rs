@@ -8,8 +8,13 @@ use mlx_rs::{Array, Dtype, error::Exception};
 use tracing::warn;
 
 pub(super) use super::packing::Packing;
-use super::{ModelError, config::Settings, packing::Packings};
-use crate::backend::{Backend, Kernels, Storage};
+use super::{
+    ModelError,
+    adapters::{Site, Sites},
+    config::Settings,
+    packing::Packings,
+};
+use crate::backend::{Backend, Kernels, Matrix, Storage};
 
 /// How many superfluous tensors an error names.
 const NAMES_IN_ERROR: usize = 5;
@@ -27,6 +32,7 @@ pub(super) struct Weights<'a> {
     private_bytes: u64,
     backend: Backend,
     packings: Packings<'a>,
+    sites: Sites,
 }
 
 /// What is left when everything has been taken.
@@ -37,6 +43,10 @@ pub(super) struct Taken {
     pub(super) private_bytes: u64,
     /// To be kept while the tensors are computed with.
     pub(super) files: Vec<MappedFile>,
+    /// Where adapters change the model.
+    pub(super) sites: Sites,
+    /// Stands before the names of all tensors.
+    pub(super) prefix: &'static str,
 }
 
 impl<'a> Weights<'a> {
@@ -61,12 +71,18 @@ impl<'a> Weights<'a> {
             private_bytes: 0,
             backend,
             packings,
+            sites: Sites::default(),
         })
     }
 
     /// What will compute with the tensors.
     pub(super) fn backend(&self) -> Backend {
         self.backend
+    }
+
+    /// Where adapters change a product with these matrices, if they can.
+    pub(super) fn site(&self, matrices: &[Matrix]) -> Option<Site> {
+        self.sites.add(matrices)
     }
 
     /// Whether there is a tensor whose name begins like this.
@@ -198,8 +214,8 @@ impl<'a> Weights<'a> {
     pub(super) fn finish(self) -> Result<Taken, ModelError> {
         let mut names: Vec<&str> = self.tensors.into_keys().collect();
         if names.is_empty() {
-            let Self { bytes, private_bytes, files, .. } = self;
-            return Ok(Taken { bytes, private_bytes, files: files.into_values().collect() });
+            let Self { bytes, private_bytes, files, sites, prefix, .. } = self;
+            return Ok(Taken { bytes, private_bytes, files: files.into_values().collect(), sites, prefix });
         }
         names.sort_unstable();
         names.truncate(NAMES_IN_ERROR);

@@ -5,6 +5,7 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 
 use super::SEGMENT_TOKENS;
+use crate::cache::Variant;
 
 /// Names a segment by everything that its keys and values depend on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +21,15 @@ impl Key {
         hash.update(GENERATION);
         hash.update([0]);
         hash.update(identity);
+        Self(hash.finalize().into())
+    }
+
+    /// The one before the first segment of sequences of a variant; this is that of the model alone.
+    pub(super) fn of(self, variant: Variant) -> Self {
+        let Variant(Some(adapter)) = variant else { return self };
+        let mut hash = Sha256::new();
+        hash.update(self.0);
+        hash.update(adapter.to_string());
         Self(hash.finalize().into())
     }
 

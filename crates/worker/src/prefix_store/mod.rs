@@ -24,6 +24,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 pub use self::usage::PrefixUsage;
 use self::{folder::Folder, key::Key, reader::ReadRequest, usage::Counts, writer::Writer};
+use crate::cache::Variant;
 
 /// Tokens of a segment: what one file has.
 pub const SEGMENT_TOKENS: usize = 128;
@@ -92,9 +93,9 @@ impl PrefixStore {
 
     /// Begins to read what follows the first `known` of `tokens`, if anything of it is there. What is read may begin
     /// before `known`, and comes to no more tokens than there are.
-    pub fn read(&self, tokens: &[u32], known: usize) -> Option<Restoring> {
+    pub fn read(&self, (variant, tokens): (Variant, &[u32]), known: usize) -> Option<Restoring> {
         let known = known / SEGMENT_TOKENS;
-        let keys: Vec<Key> = self.root.chain(tokens).skip(known).collect();
+        let keys: Vec<Key> = self.root.of(variant).chain(tokens).skip(known).collect();
         // Found out here, as nothing is there of most prompts.
         if !self.folder.contains(keys.first()?) {
             return None;
@@ -129,7 +130,7 @@ impl PrefixStore {
     /// the disk is too slow.
     pub fn keep(
         &self,
-        tokens: &[u32],
+        (variant, tokens): (Variant, &[u32]),
         range: Range<usize>,
         mut export: impl FnMut(Range<usize>) -> Option<Vec<u8>>,
     ) -> usize {
@@ -137,7 +138,9 @@ impl PrefixStore {
         if first >= end {
             return range.start;
         }
-        for (index, key) in self.root.chain(&tokens[..end * SEGMENT_TOKENS]).enumerate().skip(first) {
+        for (index, key) in
+            self.root.of(variant).chain(&tokens[..end * SEGMENT_TOKENS]).enumerate().skip(first)
+        {
             let start = index * SEGMENT_TOKENS;
             let own = start..start + SEGMENT_TOKENS;
             if self.folder.contains(&key) {

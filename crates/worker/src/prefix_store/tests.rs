@@ -5,11 +5,13 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use artifact_store::Digest;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{segment::SegmentError, *};
 
+const BASE: Variant = Variant(None);
 const TOKEN_BYTES: usize = 3;
 const SEGMENT: usize = SEGMENT_TOKENS * TOKEN_BYTES;
 
@@ -34,12 +36,26 @@ fn kv(tokens: &[u32]) -> Vec<u8> {
 
 /// Offers all of `tokens`, and waits until they are written.
 fn keep(store: PrefixStore, tokens: &[u32]) {
-    let end = store.keep(tokens, 0..tokens.len(), |range| Some(kv(&tokens[range])));
+    let end = store.keep((BASE, tokens), 0..tokens.len(), |range| Some(kv(&tokens[range])));
     assert_eq!(end, tokens.len() / SEGMENT_TOKENS * SEGMENT_TOKENS);
 }
 
 fn read(store: &PrefixStore, tokens: &[u32], known: usize) -> Vec<Vec<u8>> {
-    store.read(tokens, known).map_or_else(Vec::new, |restoring| restoring.segments.iter().collect())
+    store.read((BASE, tokens), known).map_or_else(Vec::new, |restoring| restoring.segments.iter().collect())
+}
+
+#[test]
+fn equal_tokens_of_an_adapter_are_others() {
+    let dir = TempDir::new().unwrap();
+    let all = tokens(2, 1);
+    let adapters = [b"a", b"b"].map(|name| Variant(Some(Digest::of(name))));
+    keep(open(&dir, "m", 100), &all);
+    let store = open(&dir, "m", 100);
+    assert!(adapters.iter().all(|&adapter| store.read((adapter, &all), 0).is_none()));
+    store.keep((adapters[0], &all), 0..all.len(), |range| Some(kv(&all[range])));
+    drop(store);
+    let store = open(&dir, "m", 100);
+    assert!(store.read((adapters[0], &all), 0).is_some() && store.read((adapters[1], &all), 0).is_none());
 }
 
 #[test]
@@ -50,10 +66,10 @@ fn what_was_kept_is_there_after_a_restart() {
     let store = open(&dir, "m", 100);
     let expected: Vec<_> = all.chunks(SEGMENT_TOKENS).take(2).map(kv).collect();
     assert_eq!(read(&store, &all, 0), expected);
-    assert_eq!(store.read(&all, SEGMENT_TOKENS + 1).unwrap().len, SEGMENT_TOKENS);
+    assert_eq!(store.read((BASE, &all), SEGMENT_TOKENS + 1).unwrap().len, SEGMENT_TOKENS);
     assert_eq!(read(&store, &all, SEGMENT_TOKENS + 1), expected[1..]);
-    assert!(store.read(&all, 2 * SEGMENT_TOKENS).is_none(), "nothing follows");
-    assert!(store.read(&all[..SEGMENT_TOKENS - 1], 0).is_none(), "less than a segment");
+    assert!(store.read((BASE, &all), 2 * SEGMENT_TOKENS).is_none(), "nothing follows");
+    assert!(store.read((BASE, &all[..SEGMENT_TOKENS - 1]), 0).is_none(), "less than a segment");
 }
 
 #[test]
@@ -61,10 +77,10 @@ fn other_models_and_other_beginnings_find_nothing() {
     let dir = TempDir::new().unwrap();
     let mut all = tokens(2, 1);
     keep(open(&dir, "m", 100), &all);
-    assert!(open(&dir, "another", 100).read(&all, 0).is_none());
+    assert!(open(&dir, "another", 100).read((BASE, &all), 0).is_none());
     let store = open(&dir, "m", 100);
     all[0] += 1;
-    assert!(store.read(&all, 0).is_none() && store.read(&all, SEGMENT_TOKENS).is_none());
+    assert!(store.read((BASE, &all), 0).is_none() && store.read((BASE, &all), SEGMENT_TOKENS).is_none());
 }
 
 #[test]
@@ -78,11 +94,11 @@ fn what_is_kept_already_is_not_exported_again() {
         exported.fetch_add(1, Ordering::Relaxed);
         Some(kv(&all[range]))
     };
-    store.keep(&all, 0..all.len(), export);
+    store.keep((BASE, &all), 0..all.len(), export);
     assert_eq!(exported.load(Ordering::Relaxed), 2);
-    assert_eq!(store.keep(&all, 10..20, |_| panic!("no segment ends there")), 10);
+    assert_eq!(store.keep((BASE, &all), 10..20, |_| panic!("no segment ends there")), 10);
     assert_eq!(
-        store.keep(&tokens(1, 9), 0..SEGMENT_TOKENS, |_| None),
+        store.keep((BASE, &tokens(1, 9)), 0..SEGMENT_TOKENS, |_| None),
         0,
         "what can't be exported is not kept"
     );
@@ -108,7 +124,7 @@ fn other_workers_files_count() {
     for seed in 0..40 {
         for store in &stores {
             let all = tokens(1, 100 * seed);
-            store.keep(&all, 0..all.len(), |range| Some(kv(&all[range])));
+            store.keep((BASE, &all), 0..all.len(), |range| Some(kv(&all[range])));
         }
     }
     drop(stores);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protocol::message::{ChatMessage, Failure, FailureKind, Generate, Prompt};
+use protocol::message::{AdapterRef, ChatMessage, Failure, FailureKind, Generate, Prompt};
 
 use super::{
     constraint::{Constraints, Vocabulary},
@@ -12,12 +12,13 @@ use super::{
     tokens::{PromptTokenizer, no_memory, not_encoded, too_long},
 };
 use crate::{
+    adapters::Adapters,
     constraint::Constraint,
     engine::{
         EosTokens, Sequence,
         emit::{Emitter, Ends},
     },
-    model::Dimensions,
+    model::{Adapter, Dimensions},
     request_trace::{RequestTrace, SequenceSpans},
     requests::RequestHandle,
     sample::Sampler,
@@ -60,6 +61,8 @@ pub struct Preparer {
     constraints: Constraints,
     /// Where draft models are looked up.
     pub(super) drafts: Option<Box<dyn Drafts>>,
+    /// Those of the model.
+    adapters: Option<Adapters>,
 }
 
 impl Preparer {
@@ -69,13 +72,26 @@ impl Preparer {
         let control = (!special_tokens_in_content)
             .then(|| ControlTokens::of(tokenizer.tokenizer(), eos_tokens, template.as_ref(), *vocab_size))
             .flatten();
-        Self { tokenizer, settings, control, constraints: Constraints::default(), drafts: None }
+        Self {
+            tokenizer,
+            settings,
+            control,
+            constraints: Constraints::default(),
+            drafts: None,
+            adapters: None,
+        }
     }
 
     /// Which looks up draft models in `drafts`.
     #[must_use]
     pub fn with_drafts(self, drafts: Box<dyn Drafts>) -> Self {
         Self { drafts: Some(drafts), ..self }
+    }
+
+    /// Which gives sequences their adapters.
+    #[must_use]
+    pub fn with_adapters(self, adapters: Adapters) -> Self {
+        Self { adapters: Some(adapters), ..self }
     }
 
     /// Turns a request into a sequence that can be scheduled. One that is resumed is in the state that it had after the
@@ -99,6 +115,7 @@ impl Preparer {
         }
         let room = self.room(tokens.len(), generate.max_tokens, &generate.prompt)?;
         let constraint = self.constraint(&generate)?;
+        let adapter = generate.adapter.as_ref().map(|wanted| self.adapter(wanted)).transpose()?;
         let eos_tokens = self.end_tokens(&generate, constraint.is_some());
         let ends = Ends { min_tokens: generate.min_tokens, shown: generate.include_stop };
         let spans = SequenceSpans::new(RequestTrace::new(&generate));
@@ -111,6 +128,7 @@ impl Preparer {
             id: generate.id,
             arrived_micros: generate.arrived_micros,
             request,
+            adapter,
             prompt_len: tokens.len(),
             max_len: tokens.len() + room,
             eos_tokens,
@@ -123,6 +141,14 @@ impl Preparer {
         };
         self.resume(&mut sequence, &generate.resume)?;
         Ok(sequence)
+    }
+
+    fn adapter(&self, wanted: &AdapterRef) -> Result<Arc<Adapter>, Failure> {
+        let Some(adapters) = &self.adapters else {
+            let message = format!("the adapter `{}` can't be used: this worker has none", wanted.name);
+            return Err(Failure { kind: FailureKind::Internal, param: Some("model".into()), message });
+        };
+        adapters.provide(wanted)
     }
 
     fn end_tokens(&self, generate: &Generate, constrained: bool) -> EosTokens {

@@ -274,7 +274,7 @@ impl Forward for FakeModel {
         }
         let rows = step.rows.iter_mut().zip(&tokens).zip(choices);
         let computed = rows.map(|((row, tokens), choice)| {
-            let logits = self.compute(&mut StepRow { tokens, kv: row.kv, logits: 0..1 });
+            let logits = self.compute(&mut StepRow { tokens, kv: row.kv, logits: 0..1, adapter: None });
             choice.unwrap().on_host(&logits[0])
         });
         let computed = computed.collect();

@@ -65,7 +65,9 @@ fn mixed_rows_agree_with_the_reference(on: On) {
     let mut step = |sequences: &mut [(SequenceKv, Vec<u32>)], new: [usize; 10]| {
         let new = new.map(|count| random.tokens(count, spec.vocab));
         let rows = sequences.iter_mut().zip(&new).filter(|(_, new)| !new.is_empty());
-        let rows = rows.map(|((kv, _), new)| StepRow { tokens: new, kv, logits: 0..new.len() }).collect();
+        let rows = rows
+            .map(|((kv, _), new)| StepRow { tokens: new, kv, logits: 0..new.len(), adapter: None })
+            .collect();
         let logits = model.forward(&mut StepInput { rows }).unwrap().unwrap();
         let mut row = 0;
         for ((kv, tokens), new) in sequences.iter_mut().zip(&new) {

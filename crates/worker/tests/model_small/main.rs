@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod adapters;
 mod agreement;
 mod ahead;
 mod batches;

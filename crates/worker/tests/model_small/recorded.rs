@@ -34,7 +34,7 @@ pub(crate) struct Recorded {
     /// Names of matrices that are not quantized where others are.
     #[serde(default)]
     dense: Vec<String>,
-    prompt: Vec<u32>,
+    pub(crate) prompt: Vec<u32>,
     pub(crate) runs: Vec<Run>,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct Run {
     /// How experts are packed, if in another way: MLX's name for it.
     pub(crate) experts: Option<String>,
     /// After how many tokens of the prompt and what greedy decoding goes on with, and the logits there.
-    logits: Vec<(usize, Vec<f64>)>,
+    pub(crate) logits: Vec<(usize, Vec<f64>)>,
     /// The first token for which two experts are almost equally good: from there on a rounding may turn it to the other one.
     #[serde(default)]
     turns_at: Option<usize>,
@@ -140,7 +140,7 @@ impl Run {
 }
 
 impl Difference {
-    fn add(&mut self, found: &[f32], expected: &[f64], may_turn: bool) {
+    pub(crate) fn add(&mut self, found: &[f32], expected: &[f64], may_turn: bool) {
         let place = if may_turn { &mut self.turned_logit } else { &mut self.logit };
         *place = place.max(super::largest_difference(found, expected));
         self.size = expected.iter().fold(self.size, |size, logit| size.max(logit.abs()));

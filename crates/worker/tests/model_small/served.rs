@@ -302,6 +302,7 @@ pub(crate) fn sequence(
         id,
         arrived_micros: 0,
         request: requests.begin(id, 100).unwrap(),
+        adapter: None,
         tokens: prompt.to_vec(),
         prompt_len: prompt.len(),
         max_len: prompt.len() + tokens,

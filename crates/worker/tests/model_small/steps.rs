@@ -35,7 +35,7 @@ fn only_wanted_logits_come_in_the_order_of_the_rows(on: On) {
     let forward = |wanted: [Range<usize>; 4]| -> Option<Logits> {
         let mut kvs: Vec<SequenceKv> = inputs.iter().map(|_| model.new_kv()).collect();
         let rows = kvs.iter_mut().zip(inputs).zip(wanted);
-        let rows = rows.map(|((kv, tokens), logits)| StepRow { tokens, kv, logits }).collect();
+        let rows = rows.map(|((kv, tokens), logits)| StepRow { tokens, kv, logits, adapter: None }).collect();
         let logits = model.forward(&mut StepInput { rows }).unwrap();
         assert_eq!(kvs.iter().map(SequenceKv::len).collect::<Vec<_>>(), [3, 1, 2, 1]);
         logits
@@ -89,7 +89,7 @@ fn input_that_does_not_fit_is_refused_and_changes_nothing(on: On) {
     assert!(matches!(error, ModelError::TokenOutOfRange { row: 1, token: 101, vocab_size: 101 }), "{error}");
     assert!(matches!(refuse(&[1; 6]), ModelError::ContextFull { row: 1, len: 9, limit: 8 }));
     let mut other = model.new_kv();
-    let rows = vec![StepRow { tokens: &[1, 2], kv: &mut other, logits: 1..3 }];
+    let rows = vec![StepRow { tokens: &[1, 2], kv: &mut other, logits: 1..3, adapter: None }];
     let error = model.forward(&mut StepInput { rows }).unwrap_err();
     assert!(matches!(error, ModelError::LogitsOutOfRange { row: 0, len: 2, .. }), "{error}");
     kv.truncate(0);

@@ -99,6 +99,8 @@ pub(super) const RULES: &[Rule] = &[
             of: "crate::model::layers",
             what: &[
                 "crate::backend",
+                // What adapters add to products: a product asks, and knows no adapter.
+                "crate::model::adapters",
                 // Passed on to architectures, which then import layers alone.
                 "crate::model::Architecture",
                 "crate::model::Encoder",

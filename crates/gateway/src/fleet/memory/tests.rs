@@ -24,6 +24,15 @@ fn room_is_left_where_others_may_come() {
 }
 
 #[test]
+fn there_is_memory_for_adapters_where_some_are_stored() {
+    let reserved = |has_adapters| {
+        let model = StoredModel { has_adapters, ..stored("m", 2 * GIB) };
+        budget(16 * GIB).grant(Some(&model), 0, 1, true).unwrap().reserved
+    };
+    assert_eq!(reserved(true) - reserved(false), WorkerOptions::default().adapter_bytes);
+}
+
+#[test]
 fn what_a_worker_says_counts_and_is_what_the_next_one_gets() {
     let budget = budget(8 * GIB);
     let mut grant = budget.grant(None, GIB, 3, true).unwrap();

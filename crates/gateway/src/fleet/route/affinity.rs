@@ -68,6 +68,15 @@ impl RouteRequest {
         }
         Self { prefix: Some(hasher.finish()), prompt_tokens: prompt_tokens(prompt) }
     }
+
+    /// The same for an adapter, by its digest: equal prompts share nothing there.
+    #[must_use]
+    pub fn with_adapter(self, adapter: Option<&str>) -> Self {
+        let (Some(prefix), Some(adapter)) = (self.prefix, adapter) else { return self };
+        let mut hasher = DefaultHasher::new();
+        (prefix, adapter).hash(&mut hasher);
+        Self { prefix: Some(hasher.finish()), ..self }
+    }
 }
 
 /// Index of the best candidate; `None` if there is none.

@@ -119,7 +119,7 @@ specs! {
         "no such path";
     MODEL_NOT_FOUND = NOT_FOUND InvalidRequest "model_not_found" NEVER,
         "the model is neither loaded nor, where models are loaded on demand, in the store; on a load, or as a draft \
-         model, it is not in the store";
+         model, it is not in the store; or it is an adapter that is not stored, or whose base is not";
     WORKER_NOT_FOUND = NOT_FOUND InvalidRequest "worker_not_found" NEVER,
         "on a restart, there is no such worker; the message names those that there are";
     // It will not come back by waiting.

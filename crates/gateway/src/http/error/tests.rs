@@ -122,6 +122,7 @@ fn samples() -> Vec<(ApiError, u16, ErrorKind, &'static str)> {
             INVALID,
             "model_unloading",
         ),
+        (RouteError::NoBase { adapter: model("m:a") }.into(), 404, INVALID, "model_not_found"),
         (ApiError::NotTls, 400, INVALID, "https_needed"),
         (AuthError::NoApiKey.into(), 401, INVALID, "missing_api_key"),
         (AuthError::WrongApiKey.into(), 401, INVALID, "invalid_api_key"),
@@ -268,13 +269,14 @@ fn number(error: &ApiError) -> usize {
         ApiError::Model(ModelError::NoMemory { .. }) => 66,
         ApiError::Model(ModelError::NoMemoryYet { .. }) => 67,
         ApiError::Model(ModelError::StillUnloading { .. }) => 68,
+        ApiError::Serve(ServeError::Unroutable(RouteError::NoBase { .. })) => 69,
     }
 }
 
 #[test]
 fn every_kind_of_error_has_a_sample() {
     let seen: BTreeSet<_> = samples().iter().map(|(error, ..)| number(error)).collect();
-    let all: BTreeSet<_> = (0..=68).collect();
+    let all: BTreeSet<_> = (0..=69).collect();
     assert_eq!(seen, all);
 }
 

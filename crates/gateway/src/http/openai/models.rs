@@ -33,6 +33,8 @@ struct Model {
     created: u64,
     owned_by: &'static str,
     root: String,
+    /// Of an adapter the model that serves it.
+    parent: Option<String>,
     max_model_len: Option<u32>,
     state: ModelState,
     reason: Option<String>,
@@ -115,12 +117,15 @@ fn not_allowed(method: Method, allowed: &'static str) -> Response {
 impl Model {
     /// Only an administrator sees the paths of the store and the workers.
     fn new(status: ModelStatus, is_admin: bool) -> Self {
-        let ModelStatus { name, state, reason, info, workers, ready_workers, since, stored } = status;
+        let ModelStatus { name, state, reason, info, workers, ready_workers, since, stored, parent } = status;
         let (info, stored) = (info.as_ref(), stored.as_ref());
         let context_length =
             info.map(|info| info.context_length).or(stored.and_then(|stored| stored.context_length));
+        let (stored_size, weights) = (stored.map(|it| it.size), info.map(|info| info.weight_bytes));
+        let is_adapter = stored.is_some_and(|it| it.base.is_some());
         Self {
             root: name.clone(),
+            parent,
             id: name,
             object: "model",
             created: stored.map_or(since, |stored| stored.imported_at),
@@ -130,7 +135,7 @@ impl Model {
             reason: shown(reason, is_admin),
             workers,
             ready_workers,
-            size_bytes: info.map(|info| info.weight_bytes).or(stored.map(|stored| stored.size)),
+            size_bytes: if is_adapter { stored_size } else { weights.or(stored_size) },
             context_length,
             architecture: info
                 .map(|info| info.architecture.clone())

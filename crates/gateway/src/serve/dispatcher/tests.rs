@@ -75,7 +75,7 @@ async fn what_is_dropped_at_its_deadline_was_not_cancelled() {
     let mut registry = MetricRegistry::new();
     let metrics = ServeMetrics::register(&mut registry);
     let deadline = Some(tokio::time::Instant::now().into_std() + Duration::from_secs(1));
-    let begin = || Attempts { unfinished: vec![metrics.begin("m", Instant::now())], deadline };
+    let begin = || Attempts { unfinished: vec![metrics.begin("m", None, Instant::now())], deadline };
     let dropped_late = begin();
     drop(begin());
     tokio::time::advance(Duration::from_secs(1)).await;

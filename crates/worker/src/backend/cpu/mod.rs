@@ -33,6 +33,11 @@ pub(super) fn linear(job: &Linear<'_>, int8: bool) -> Result<Array, Exception> {
     })
 }
 
+/// Of rows `[gate, up]`.
+pub(super) fn gate_up(product: &Array, activation: Gate) -> Result<Array, Exception> {
+    cpu::gate_up(product, gate(activation))
+}
+
 pub(super) fn rowwise(job: &Rowwise<'_>) -> Result<Array, Exception> {
     let parts: Vec<cpu::NormedPart<'_>> = job.norms.iter().map(|&(norm, count)| part(norm, count)).collect();
     cpu::rowwise(&cpu::Rowwise {

@@ -50,6 +50,13 @@ pub(super) fn linear(job: &Linear<'_>) -> Result<Array, Exception> {
     job.residual.map_or(Ok(y.clone()), |residual| residual.add(&y))
 }
 
+/// Of rows `[gate, up]`.
+pub(super) fn gate_up(product: &Array, activation: Gate) -> Result<Array, Exception> {
+    let halves = product.split_equal(2, -1)?;
+    let [gate, up] = &halves[..] else { return Err(Exception::custom("a product has no gate")) };
+    gated_product(activation, gate, up)
+}
+
 /// `activation(x) * up`.
 fn gated_product(activation: Gate, x: &Array, up: &Array) -> Result<Array, Exception> {
     match activation {

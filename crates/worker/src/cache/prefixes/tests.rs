@@ -1,9 +1,11 @@
 #![allow(clippy::unwrap_used)]
 
+use artifact_store::Digest;
 use proptest::prelude::*;
 
 use super::*;
 
+const BASE: Variant = Variant(None);
 const BLOCK: usize = 4;
 
 /// Keys and values are the tokens themselves.
@@ -21,14 +23,32 @@ fn tree() -> Prefixes<Tokens> {
 }
 
 fn insert(tree: &mut Prefixes<Tokens>, tokens: &[u32]) -> Option<(NodeId, usize)> {
-    tree.insert(tokens, &Tokens(tokens.to_vec()))
+    tree.insert(BASE, tokens, &Tokens(tokens.to_vec()))
 }
 
 /// Length of the longest prefix that is found, of which the keys and values are the right ones.
 fn found(tree: &mut Prefixes<Tokens>, tokens: &[u32]) -> usize {
-    let Some(found) = tree.find(tokens) else { return 0 };
+    let Some(found) = tree.find(BASE, tokens) else { return 0 };
     assert_eq!(tree.resume(found).unwrap().0, tokens[..found.len]);
     found.len
+}
+
+#[test]
+fn equal_tokens_of_an_adapter_are_others() {
+    let mut tree = tree();
+    let text = [1, 1, 1, 1, 2, 2, 2, 2];
+    let adapters = [b"a", b"b"].map(|name| Variant(Some(Digest::of(name))));
+    insert(&mut tree, &text);
+    assert_eq!(tree.find(adapters[0], &text), None);
+    let (_, known) = tree.insert(adapters[0], &text, &Tokens(text.to_vec())).unwrap();
+    assert_eq!((known, tree.held_tokens()), (0, 16));
+    assert_eq!(tree.find(adapters[0], &text).map(|found| found.len), Some(8));
+    assert_eq!(tree.find(adapters[1], &text), None);
+    // What makes room is what was not used for longest, whosever it is.
+    found(&mut tree, &text);
+    assert_eq!(tree.evict(1), 8);
+    assert_eq!((tree.find(adapters[0], &text), found(&mut tree, &text)), (None, 8));
+    check(&tree);
 }
 
 /// What has to be true of any tree.
@@ -41,7 +61,8 @@ fn check(tree: &Prefixes<Tokens>) {
         assert_eq!((node.kv.0.len(), &node.kv.0[node.start..]), (node.end(), &node.tokens[..]));
         let above = node.parent.map(|parent| &tree.nodes[&parent]);
         assert_eq!(above.map_or(0, Node::end), node.start);
-        assert!(above.map_or(&tree.roots, |above| &above.children).contains(id));
+        assert!(above.map_or(&tree.roots[&node.variant], |above| &above.children).contains(id));
+        assert!(above.is_none_or(|above| above.variant == node.variant));
         assert!(above.is_none_or(
             |above| above.last_used >= node.last_used && above.kv.0[..] == node.kv.0[..node.start]
         ));

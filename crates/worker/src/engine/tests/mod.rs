@@ -123,6 +123,7 @@ impl World {
             id,
             arrived_micros: 0,
             request: Arc::clone(&request),
+            adapter: None,
             prompt_len: ask.prompt.len(),
             max_len: ask.prompt.len() + ask.max_tokens,
             eos_tokens: EosTokens::new(ask.eos),

@@ -35,8 +35,8 @@ impl Embedding {
         self.backend.rowwise(&Rowwise { factor: self.factor, ..Rowwise::of(&rows) })
     }
 
-    /// The same matrix as an output head, without the factor.
+    /// The same matrix as an output head, without the factor. An adapter of an embedding is no adapter of a head.
     pub(in crate::model) fn head(&self) -> Matrix {
-        self.matrix.clone()
+        self.matrix.clone().anonymous()
     }
 }

@@ -2,8 +2,8 @@
 
 use mlx_rs::{Array, error::Exception, ops::indexing::TryIndexOp};
 
-use super::{ModelError, Normalization, Packing, Weights};
-use crate::backend::{Backend, Gate, Linear, Matrix, Rowwise, Storage};
+use super::{ModelError, Normalization, Packing, Site, Weights};
+use crate::backend::{Backend, Gate, Linear, Matrix, Origin, Rowwise, Storage};
 
 /// `y = f(norm(x) Wᵀ + b) (+ residual)`: the matrix products of a sublayer with what stands around them, as one step, so
 /// that a backend can compute it as one.
@@ -13,6 +13,8 @@ pub(in crate::model) struct FusedLinear {
     matrices: Vec<Matrix>,
     /// Two matrices, gate and up: `y = activation(gate) * up`.
     gate: Option<Gate>,
+    /// Where adapters change it, if they can.
+    site: Option<Site>,
     backend: Backend,
 }
 
@@ -31,7 +33,7 @@ impl FusedLinear {
         matrices: Vec<Matrix>,
         weights: &Weights<'_>,
     ) -> Self {
-        Self { norm, matrices, gate: None, backend: weights.backend() }
+        Self { norm, site: weights.site(&matrices), matrices, gate: None, backend: weights.backend() }
     }
 
     /// `activation(gate) * up` of the two matrices gate and up, after an optional normalization.
@@ -41,18 +43,23 @@ impl FusedLinear {
         activation: Gate,
         weights: &Weights<'_>,
     ) -> Self {
-        Self { norm, matrices, gate: Some(activation), backend: weights.backend() }
+        Self { gate: Some(activation), ..Self::new(norm, matrices, weights) }
     }
 
     /// `x` `[tokens, inputs]`, `residual` and the result `[tokens, outputs]`; lazy.
     pub(in crate::model) fn forward(&self, x: &Array, residual: Option<&Array>) -> Result<Array, Exception> {
-        self.backend.linear(&Linear {
+        let job = Linear {
             x,
             norm: self.norm.as_ref().map(|norm| &norm.norm),
             matrices: &self.matrices,
             gate: self.gate,
             residual,
-        })
+        };
+        let delta = self.site.as_ref().map(|site| site.delta(&job, self.backend)).transpose()?.flatten();
+        match delta {
+            Some(delta) => self.backend.linear_with(&job, &delta),
+            None => self.backend.linear(&job),
+        }
     }
 }
 
@@ -98,7 +105,8 @@ pub(in crate::model) fn load_matrix(
 ) -> Result<Matrix, ModelError> {
     let storage = load_storage(weights, name, &[outputs, inputs])?;
     let bias = load_bias(weights, name, outputs, bias)?;
-    Ok(weights.backend().matrix(storage, bias)?)
+    let origin = Origin { module: name.into(), first: 0, inputs };
+    Ok(weights.backend().matrix(storage, bias)?.of(origin))
 }
 
 /// The same of several matrices that are stored as one, with their numbers of outputs in order.
@@ -117,7 +125,8 @@ pub(in crate::model) fn load_matrices(
         let part = first..first + rows;
         let bias = bias.as_ref().map(|bias| bias.try_index(part.clone())).transpose()?;
         let rows_of = storage.each(|array| array.try_index(part.clone()))?;
-        matrices.push(weights.backend().matrix(rows_of, bias)?);
+        let origin = Origin { module: name.into(), first, inputs };
+        matrices.push(weights.backend().matrix(rows_of, bias)?.of(origin));
         first += rows;
     }
     Ok(matrices)

@@ -52,6 +52,7 @@ pub(super) use crate::backend::{DeltaHeads, Gate, Groups, RoutingRule, Scores};
 
 pub(super) use super::{
     Architecture, Encoder, EncoderInput, ModelError,
+    adapters::Site,
     config::{
         DecoderConfig, Defaults, EncoderConfig, QueryScaleConfig, RopeConfig, RopeScaling, Settings,
         WindowRule, gelu_gate, layer_kinds, layer_windows,

@@ -20,13 +20,25 @@ const GROUP_SIZE: i32 = 32;
 
 impl Recorded {
     /// Dense without a run.
-    pub(super) fn write(&self, folder: &Path, run: Option<&Run>, float: Float) {
+    pub(crate) fn write(&self, folder: &Path, run: Option<&Run>, float: Float) {
+        self.write_changed(folder, run, float, |_, _| {});
+    }
+
+    /// The same after `change`, which is called with the name and the values of each tensor.
+    pub(crate) fn write_changed(
+        &self,
+        folder: &Path,
+        run: Option<&Run>,
+        float: Float,
+        change: impl Fn(&str, &mut Vec<f64>),
+    ) {
         let (bits, experts) = run.map_or((None, None), |run| (run.bits, run.experts.as_deref()));
         let mut config = self.config.clone();
         let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
         let mut others = serde_json::Map::new();
         for (name, shape) in &self.tensors {
-            let values = values(name, shape);
+            let mut values = values(name, shape);
+            change(name, &mut values);
             match (bits, name.strip_suffix(".weight")) {
                 (Some(_), Some(module)) if experts.is_some() && module.contains(".experts.") => {
                     let format = MicroScaling::ALL.into_iter().find(|format| Some(format.name()) == experts);

@@ -121,6 +121,7 @@ impl Fields {
         let draft_model = self.draft_model.take().map(|Text(name)| name).filter(|name| !name.is_empty());
         let request = GenerateRequest {
             model,
+            adapter: None,
             prompt: prompt()?,
             sampling,
             max_tokens,

@@ -69,6 +69,7 @@ fn every_parameter_reaches_the_request() {
         asked.request,
         GenerateRequest {
             model: "m".into(),
+            adapter: None,
             prompt: Prompt::Chat(vec![message]),
             sampling: Sampling {
                 temperature: 0.5,

@@ -37,7 +37,7 @@ fn a_normalization_may_stand_before_the_residual() {
         });
         let storage = Storage::Dense(array(&matrix, &[WIDTH, WIDTH]));
         let matrices = vec![backend.matrix(storage, None).unwrap()];
-        let linear = FusedLinear { norm: None, matrices, gate: None, backend };
+        let linear = FusedLinear { norm: None, matrices, gate: None, site: None, backend };
         let output = OutputLinear { linear, after, factor: 1.0 };
         let y = output.forward(&array(&x, &[TOKENS, WIDTH]), &array(&residual, &[TOKENS, WIDTH])).unwrap();
         eval([&y]).unwrap();
