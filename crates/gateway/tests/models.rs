@@ -3,6 +3,8 @@
 
 #[path = "models/demand.rs"]
 mod demand;
+#[path = "models/listed.rs"]
+mod listed;
 #[path = "models/memory.rs"]
 mod memory;
 #[path = "models/routing.rs"]

@@ -8,6 +8,7 @@
 //! heads      products of each head with a matrix of its own
 //! take       weights, from as they are stored to as kernels read them
 //! matrix     weights as they are stored, and a product with everything around it
+//! delta      what is added to a product before what is behind it
 //! attention  what one layer's attention is like
 //! rope       rotary positions
 //! query_scale  what queries are multiplied by where they are late
@@ -27,6 +28,7 @@
 mod attention;
 mod block_table;
 mod cpu;
+mod delta;
 mod experts;
 mod heads;
 mod kernels;
@@ -148,24 +150,6 @@ impl Backend {
             Kernels::Cpu => cpu::linear(job, false),
             Kernels::CpuInt8 => cpu::linear(job, true),
             Kernels::Mlx | Kernels::MlxFloat32 => mlx::linear(job),
-        }
-    }
-
-    /// The same with `delta` added to the product of all matrices, before anything behind it: `[tokens, outputs of all]`.
-    pub(crate) fn linear_with(self, job: &Linear<'_>, delta: &Array) -> Result<Array, Exception> {
-        let Some(gate) = job.gate else {
-            let Some(residual) = job.residual else {
-                return self.linear(&Linear { residual: Some(delta), ..*job });
-            };
-            let both = self.rowwise(&Rowwise { residual: Some(residual), ..Rowwise::of(delta) })?;
-            return self.linear(&Linear { residual: Some(&both), ..*job });
-        };
-        let product = self.linear(&Linear { gate: None, residual: Some(delta), ..*job })?;
-        let gated =
-            if self.kernels.are_cpu() { cpu::gate_up(&product, gate) } else { mlx::gate_up(&product, gate) }?;
-        match job.residual {
-            Some(residual) => self.rowwise(&Rowwise { residual: Some(residual), ..Rowwise::of(&gated) }),
-            None => Ok(gated),
         }
     }
 
