@@ -28,7 +28,7 @@ impl TensorType {
     /// The groups of some whole blocks of a type that MLX's packing holds ([`Form::Affine`]).
     ///
     /// # Errors
-    /// A scale or bias that is no finite number.
+    /// A scale or bias that is not finite.
     pub(crate) fn groups(
         self,
         blocks: &[u8],
@@ -47,7 +47,7 @@ impl TensorType {
     /// Appends the elements of some whole blocks.
     ///
     /// # Errors
-    /// A scale or an element that is no finite number.
+    /// A scale or an element that is not finite.
     pub(crate) fn values(self, blocks: &[u8], out: &mut Vec<f32>) -> Result<(), GgufError> {
         let start = out.len();
         match self {

@@ -28,7 +28,7 @@ pub(crate) fn values(kind: TensorType, block: &[u8]) -> Vec<f32> {
 #[cfg(test)]
 pub(super) fn set_scales(kind: TensorType, block: &mut [u8], d: f16, m: f16) {
     if kind == TensorType::Mxfp4 {
-        // An exponent; the largest one is no number.
+        // An exponent, of which the largest means NaN.
         block[0] = if d.is_finite() { (d.to_bits() % 250) as u8 } else { 255 };
         return;
     }

@@ -21,7 +21,7 @@ const BLOCK: usize = 1 + GROUP as usize / 2;
 /// Some whole blocks as MLX packs them: elements and scales.
 ///
 /// # Errors
-/// A scale or an element that is no finite number.
+/// A scale or an element that is not finite.
 pub(crate) fn repack(blocks: &[u8], elements: &mut Vec<u8>, scales: &mut Vec<u8>) -> Result<(), GgufError> {
     for block in blocks.chunks_exact(BLOCK) {
         let exponent = exponent(block)?;
@@ -41,7 +41,7 @@ pub(crate) fn repack(blocks: &[u8], elements: &mut Vec<u8>, scales: &mut Vec<u8>
 /// Appends the elements of some whole blocks.
 ///
 /// # Errors
-/// A scale that is no number.
+/// A scale that is NaN.
 pub(super) fn values(blocks: &[u8], out: &mut Vec<f32>) -> Result<(), GgufError> {
     for block in blocks.chunks_exact(BLOCK) {
         let scale = f64::from(i32::from(exponent(block)?) - 127).exp2();

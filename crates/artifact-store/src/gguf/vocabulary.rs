@@ -9,7 +9,7 @@ use super::{
     metadata::{Metadata, required},
 };
 
-/// `tokenizer.ggml.token_type` of the token for what is no other token.
+/// `tokenizer.ggml.token_type` of the unknown token.
 pub(super) const UNKNOWN: u64 = 2;
 /// Of tokens that are not text: `<|im_end|>`.
 pub(super) const CONTROL: u64 = 3;

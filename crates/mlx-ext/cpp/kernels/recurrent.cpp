@@ -9,13 +9,11 @@
 #include "pool.h"
 #include "progress.h"
 #include "recurrent_kernels.h"
+#include "row_tasks.h"
 
 namespace kr {
 
 namespace {
-
-// Below this many values the calling thread is done before another has begun.
-constexpr int64_t worth_sharing = 1 << 14;
 
 template <class Task>
 void run_tasks(int count, int64_t values, Task&& task) {
@@ -100,12 +98,7 @@ void gated(const GatedJob& job) {
       for (int i = 0; i < job.width; i++) y[i] += job.residual[at + i];
     }
   };
-  const int together = std::max<int>(1, worth_sharing / 4 / std::max(1, job.width));
-  run_tasks(parts(job.rows, together), int64_t{job.rows} * job.width, [&](int task) {
-    const int end = std::min(job.rows, (task + 1) * together);
-    for (int row = task * together; row < end; row++) compute_row(row);
-    count_progress();
-  });
+  for_each_row(job.rows, job.width, compute_row);
 }
 
 }  // namespace kr

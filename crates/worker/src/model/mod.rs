@@ -202,9 +202,8 @@ impl Model {
     ///
     /// Reads no weight and takes no time that grows with the model's size, with exceptions, whose bytes
     /// [`private_bytes`](Self::private_bytes) counts: tensors that are not aligned in their file are copied; on the CPU
-    /// mxfp8 and nvfp4 are expanded, on a GPU all small floats of experts, and there experts that are stored one by one are
-    /// stacked. [`mlx_ext::init`] has to come first, on any thread. The caller keeps `artifact`, and with it the lease, while
-    /// the model lives.
+    /// mxfp8 and nvfp4 are expanded, and on a GPU experts that are stored one by one are stacked. [`mlx_ext::init`] has to
+    /// come first, on any thread. The caller keeps `artifact`, and with it the lease, while the model lives.
     ///
     /// # Errors
     /// Each names the tensor or the setting it is about.

@@ -10,7 +10,7 @@ of this project. Weights are float32 as they are stored, and arithmetic is float
 without its roundings.
 
 Of a small model there is for each input the hidden state of the first and of the last token, and the mean of all; its weights
-follow from the tensors' names, here and in `model_small/recorded.rs`. Of the real model there are embeddings: the mean,
+follow from the tensors' names, here and in `model_small/recorded/written.rs`. Of the real model there are embeddings: the mean,
 divided by its length.
 """
 
@@ -21,7 +21,8 @@ import pathlib
 
 import numpy as np
 
-MASK = (1 << 64) - 1
+from random_values import hashed, split_mix
+
 FLOAT = np.float64
 
 TEXTS = [
@@ -32,24 +33,6 @@ TEXTS = [
     "",
     " ".join(f"Number {n} of many words, which are more than the model takes." for n in range(40)),
 ]
-
-
-def split_mix(state):
-    """Endless 64-bit numbers: the SplitMix of `model_small/tiny/mod.rs`."""
-    while True:
-        state = (state + 0x9E3779B97F4A7C15) & MASK
-        z = state
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
-        yield z ^ (z >> 31)
-
-
-def hashed(name):
-    """FNV-1a, 64 bits."""
-    value = 0xCBF29CE484222325
-    for byte in name.encode():
-        value = ((value ^ byte) * 0x100000001B3) & MASK
-    return value
 
 
 def tensor(name, shape):

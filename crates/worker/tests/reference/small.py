@@ -7,7 +7,7 @@ Made with Python 3.11, mlx 0.32.2 (CPU), mlx-lm 0.32.2 (`pip install mlx-lm "mlx
 
 A file has some models: of each the configuration, the tensors' shapes and a prompt; and of its dense and its quantized
 weights the logits after some tokens and what greedy decoding goes on with. The weights are not in it: they follow from the
-tensors' names, here and in `model_small/recorded.rs`.
+tensors' names, here and in `model_small/recorded/written.rs`.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import _get_classes
 
 from architectures import ARCHITECTURES
+from random_values import hashed, split_mix
 
 # mlx-lm 0.32.2 passes an argument that MLX 0.32.2 does not know yet; it is None.
 GATHER_QMM = mx.gather_qmm
@@ -59,25 +60,6 @@ PROMPT, DECODED = 129, 24
 AFTER = [1, 64, PROMPT, PROMPT + DECODED]
 MODELS = 3
 GROUP_SIZE = 32
-MASK = (1 << 64) - 1
-
-
-def split_mix(state):
-    """Endless 64-bit numbers: the SplitMix of `model_small/tiny/mod.rs`."""
-    while True:
-        state = (state + 0x9E3779B97F4A7C15) & MASK
-        z = state
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
-        yield z ^ (z >> 31)
-
-
-def hashed(name):
-    """FNV-1a, 64 bits."""
-    value = 0xCBF29CE484222325
-    for byte in name.encode():
-        value = ((value ^ byte) * 0x100000001B3) & MASK
-    return value
 
 
 def tensor(name, shape):

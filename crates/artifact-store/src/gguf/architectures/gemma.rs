@@ -17,9 +17,10 @@ const NORMS: &[Layout] = &[
     norm("post_ffw_norm", "post_feedforward_layernorm"),
 ];
 
-/// Layers of the 27B models, whose queries are scaled by the width of the model for each head. There is no setting for it.
+/// How many layers the 27B models have. They scale queries by `hidden_size / heads` instead of the head's size, which no
+/// setting says.
 const LAYERS_OF_27B: [u64; 2] = [46, 62];
-/// Of so many layers, the last sees all tokens.
+/// In every group of this many layers, the last one has no window.
 const PERIOD_2: u64 = 2;
 const PERIOD_3: u64 = 6;
 /// Window and caps of Gemma 2 where the metadata has none, as llama.cpp takes them.

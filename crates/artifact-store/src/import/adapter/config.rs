@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use crate::python_json::as_float;
 
 /// What to do about an adapter that can't be served beside its base.
-const FUSE: &str = "fuse it with its base (`mlx_lm.fuse`) and import the result as a model of its own";
-const MERGE: &str = "merge it with its base (`merge_and_unload`) and import the result as a model of its own";
+const FUSE: &str = "fuse it with its base (`mlx_lm.fuse`) and import the result as a separate model";
+const MERGE: &str = "merge it with its base (`merge_and_unload`) and import the result as a separate model";
 /// The largest rank.
 pub(super) const MAX_RANK: u64 = 1024;
 

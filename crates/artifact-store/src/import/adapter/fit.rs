@@ -60,7 +60,7 @@ impl Pair<'_> {
         if let Some((_, what)) = REFUSED.iter().find(|(part, _)| module.contains(part)) {
             return Err(Misfit(format!(
                 "it adapts `{module}`, {what}, which can't be served: train it without, or fuse it with its base and \
-                 import the result as a model of its own"
+                 import the result as a separate model"
             )));
         }
         let [Some(a), Some(b)] = self.0 else {

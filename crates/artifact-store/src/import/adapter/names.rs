@@ -42,7 +42,7 @@ fn of_peft(name: &str) -> Option<String> {
 fn reason(name: &str) -> &'static str {
     let has = |part: &str| name.contains(part);
     if has("lora_magnitude_vector") || name.ends_with(".m") {
-        "belongs to a DoRA adapter: fuse the adapter with its base and import the result as a model of its own"
+        "belongs to a DoRA adapter: fuse the adapter with its base and import the result as a separate model"
     } else if has("lora_embedding_") {
         "adapts an embedding, which can't be served: merge the adapter with its base and import the result"
     } else {

@@ -22,7 +22,7 @@ pub enum AdapterError {
     /// A module of the model that it adapts is none that can be.
     #[error(
         "it adapts `{module}`, of which this worker can't compute an adapted form (experts, embeddings, and output heads that \
-         are embeddings); fuse it with its base and import the result as a model of its own"
+         are embeddings); fuse it with its base and import the result as a separate model"
     )]
     NoSite {
         /// Name of the module.
