@@ -30,8 +30,9 @@ constexpr int pieces_per_thread = 3;
 const AttentionKernels& kernels() {
   switch (isa()) {
 #if defined(__x86_64__)
-    case Isa::avx512vbmi:  // have no units of their own
+    case Isa::avx512vbmi:  // has no unit of its own
     case Isa::avx512:
+      return attention_kernels_avx512;
     case Isa::avx2:
       return attention_kernels_avx2;
 #elif defined(__aarch64__)

@@ -74,6 +74,7 @@ struct AttentionKernels {
 
 extern const AttentionKernels attention_kernels_portable;
 extern const AttentionKernels attention_kernels_avx2;
+extern const AttentionKernels attention_kernels_avx512;
 extern const AttentionKernels attention_kernels_neon;
 
 }  // namespace kr

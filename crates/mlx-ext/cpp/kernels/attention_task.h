@@ -135,27 +135,13 @@ int cut_rows(const Visible* visible, int rows, RowGroup* groups) {
   return count;
 }
 
-// Calls work<rows, fetches>().
-template <class Work>
+// Calls work<rows, fetches>(), with at most `most` rows.
+template <int most = register_rows, class Work>
 void with_constants(int rows, bool fetches, Work work) {
-  static_assert(register_rows == 6);
-  auto with_rows = [&]<int constant>() {
-    return fetches ? work.template operator()<constant, true>() : work.template operator()<constant, false>();
-  };
-  switch (rows) {
-    case 1:
-      return with_rows.template operator()<1>();
-    case 2:
-      return with_rows.template operator()<2>();
-    case 3:
-      return with_rows.template operator()<3>();
-    case 4:
-      return with_rows.template operator()<4>();
-    case 5:
-      return with_rows.template operator()<5>();
-    default:
-      return with_rows.template operator()<6>();
+  if constexpr (most > 1) {
+    if (rows < most) return with_constants<most - 1>(rows, fetches, work);
   }
+  fetches ? work.template operator()<most, true>() : work.template operator()<most, false>();
 }
 
 // One task's way through one partition.

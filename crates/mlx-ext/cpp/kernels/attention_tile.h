@@ -1,42 +1,39 @@
-// The inner loops over one tile of keys or values. Included by one translation unit per instruction set, after it has
-// defined `Vec`, eight floats, in the same unnamed namespace: no symbol of these may be shared between units.
+// The inner loops over one tile of keys or values. Included by one translation unit per instruction set, after its vectors
+// (attention_vectors.h), in the same unnamed namespace: no symbol of these may be shared between units.
 #pragma once
 
 #include "attention_kernels.h"
+#include "attention_vectors.h"
 
 namespace kr {
 namespace {
 
-constexpr int lanes = 8;
-
 constexpr float log2_e = 1.44269504088896340736f;
 
-// Query rows whose accumulators fit the registers: six for one strip, three for two strips at a time.
-constexpr int register_rows = 6;
-constexpr int rows_with_two_strips = 3;
-
 // 2^f for f in [-1/2, 1/2], to 6e-9: 1 + f q(f), q interpolating (2^f - 1) / f at the Chebyshev nodes of that interval.
-Vec exp2_of_fraction(Vec f) {
-  Vec y = broadcast(1.5453163e-4f);
-  y = fma(y, f, broadcast(1.3390863e-3f));
-  y = fma(y, f, broadcast(9.6180826e-3f));
-  y = fma(y, f, broadcast(5.5503571e-2f));
-  y = fma(y, f, broadcast(2.40226508e-1f));
-  y = fma(y, f, broadcast(6.93147188e-1f));
-  y = fma(y, f, broadcast(1.0f));
+template <class V>
+typename V::Vector exp2_of_fraction(typename V::Vector f) {
+  auto y = V::broadcast(1.5453163e-4f);
+  y = fma(y, f, V::broadcast(1.3390863e-3f));
+  y = fma(y, f, V::broadcast(9.6180826e-3f));
+  y = fma(y, f, V::broadcast(5.5503571e-2f));
+  y = fma(y, f, V::broadcast(2.40226508e-1f));
+  y = fma(y, f, V::broadcast(6.93147188e-1f));
+  y = fma(y, f, V::broadcast(1.0f));
   return y;
 }
 
 // 2^x for x <= 0, to about one unit in the last place; 0 where the result would be below 2^-125.
-Vec exp2_of_negative(Vec x) {
+template <class V>
+typename V::Vector exp2_of_negative(typename V::Vector x) {
   const float smallest = -125.0f;
-  Vec clamped = maximum(broadcast(smallest), x);
-  Vec whole = round_to_even(clamped);
-  Vec y = exp2_of_fraction(sub(clamped, whole));
-  return zero_where_less(times_power_of_two(y, whole), x, broadcast(smallest));
+  auto clamped = maximum(V::broadcast(smallest), x);
+  auto whole = round_to_even(clamped);
+  auto y = exp2_of_fraction<V>(sub(clamped, whole));
+  return zero_where_less(times_power_of_two(y, whole), x, V::broadcast(smallest));
 }
 
-float exp2_of_negative(float x) { return first_lane(exp2_of_negative(broadcast(x))); }
+float exp2_of_negative(float x) { return first_lane(exp2_of_negative<Eight>(broadcast(x))); }
 
 // Asks for `bytes` at `from` to be brought near.
 template <int bytes>
@@ -45,24 +42,24 @@ void prefetch(const void* from) {
 }
 
 // sums[r][s][..] += factors[r * stride] * at[s][..]. The sums stay in registers only if this is inlined.
-template <int rows, int strips, int vectors, class Stored>
+template <class V, int rows, int strips, int vectors, class Stored>
 [[gnu::always_inline]] inline void multiply_add(const float* factors, int stride, const Stored* const (&at)[strips],
-                  Vec (&sums)[rows][strips][vectors]) {
+                  typename V::Vector (&sums)[rows][strips][vectors]) {
   // Beside the sums, the registers hold either all rows' factors or all of the strips' vectors: the fewer of them.
   if constexpr (rows <= strips * vectors) {
-    Vec factor[rows];
-    for (int r = 0; r < rows; ++r) factor[r] = broadcast(factors[r * stride]);
+    typename V::Vector factor[rows];
+    for (int r = 0; r < rows; ++r) factor[r] = V::broadcast(factors[r * stride]);
     for (int s = 0; s < strips; ++s)
       for (int v = 0; v < vectors; ++v) {
-        Vec stored = load(at[s] + v * lanes);
+        auto stored = V::load(at[s] + v * V::lanes);
         for (int r = 0; r < rows; ++r) sums[r][s][v] = fma(factor[r], stored, sums[r][s][v]);
       }
   } else {
-    Vec stored[strips][vectors];
+    typename V::Vector stored[strips][vectors];
     for (int s = 0; s < strips; ++s)
-      for (int v = 0; v < vectors; ++v) stored[s][v] = load(at[s] + v * lanes);
+      for (int v = 0; v < vectors; ++v) stored[s][v] = V::load(at[s] + v * V::lanes);
     for (int r = 0; r < rows; ++r) {
-      Vec factor = broadcast(factors[r * stride]);
+      auto factor = V::broadcast(factors[r * stride]);
       for (int s = 0; s < strips; ++s)
         for (int v = 0; v < vectors; ++v) sums[r][s][v] = fma(factor, stored[s][v], sums[r][s][v]);
     }
@@ -70,13 +67,13 @@ template <int rows, int strips, int vectors, class Stored>
 }
 
 // scores[r][key] = sum over d, in order, of queries[r][d] * keys[d][key], for the keys of some neighbouring strips.
-template <int rows, int strips, bool fetches, class Stored>
+template <class V, int rows, int strips, bool fetches, class Stored>
 void score_strips(const float* queries, int head_dim, const Stored* keys, const Stored* ahead, float* scores) {
-  constexpr int vectors = strip_width / lanes;
-  Vec sums[rows][strips][vectors];
+  constexpr int vectors = strip_width / V::lanes;
+  typename V::Vector sums[rows][strips][vectors];
   for (auto& row : sums)
     for (auto& strip : row)
-      for (Vec& sum : strip) sum = broadcast(0.0f);
+      for (auto& sum : strip) sum = V::broadcast(0.0f);
   for (int d = 0; d < head_dim; ++d) {
     const Stored* at[strips];
     for (int s = 0; s < strips; ++s) {
@@ -84,12 +81,12 @@ void score_strips(const float* queries, int head_dim, const Stored* keys, const 
       if (fetches) prefetch<strip_width * sizeof(Stored)>(ahead + place);
       at[s] = keys + place;
     }
-    multiply_add(queries + d, head_dim, at, sums);
+    multiply_add<V>(queries + d, head_dim, at, sums);
   }
   for (int r = 0; r < rows; ++r)
     for (int s = 0; s < strips; ++s)
       for (int v = 0; v < vectors; ++v)
-        store(scores + r * partition_keys + s * strip_width + v * lanes, sums[r][s][v]);
+        V::store(scores + r * partition_keys + s * strip_width + v * V::lanes, sums[r][s][v]);
 }
 
 // Scores a tile. With `fetches`, brings `ahead`, the next tile that will be needed, near meanwhile: the tiles of a
@@ -98,19 +95,19 @@ template <int rows, bool fetches, class Stored>
 void score_tile(const float* queries, int head_dim, const Stored* keys, const Stored* ahead, float* scores) {
   constexpr int strips = rows <= rows_with_two_strips ? 2 : 1;
   for (int key = 0; key < tile_keys; key += strips * strip_width)
-    score_strips<rows, strips, fetches>(queries, head_dim, keys + key * head_dim, ahead + key * head_dim, scores + key);
+    score_strips<Widest, rows, strips, fetches>(queries, head_dim, keys + key * head_dim, ahead + key * head_dim, scores + key);
 }
 
 // out[r][d] += sum over keys [first, end), in order, of weights[r][key] * values[key][d], for the dimensions d of some
 // neighbouring strips of `vectors` vectors each.
-template <int rows, int strips, int vectors, bool fetches, class Stored>
+template <class V, int rows, int strips, int vectors, bool fetches, class Stored>
 void add_value_strips(const float* weights, const Stored* values, const Stored* ahead, int head_dim, int first, int end,
                       float* out) {
-  constexpr int width = vectors * lanes;
-  Vec sums[rows][strips][vectors];
+  constexpr int width = vectors * V::lanes;
+  typename V::Vector sums[rows][strips][vectors];
   for (int r = 0; r < rows; ++r)
     for (int s = 0; s < strips; ++s)
-      for (int v = 0; v < vectors; ++v) sums[r][s][v] = load(out + r * head_dim + s * width + v * lanes);
+      for (int v = 0; v < vectors; ++v) sums[r][s][v] = V::load(out + r * head_dim + s * width + v * V::lanes);
   for (int key = first; key < end; ++key) {
     const Stored* at[strips];
     for (int s = 0; s < strips; ++s) {
@@ -118,11 +115,11 @@ void add_value_strips(const float* weights, const Stored* values, const Stored* 
       if (fetches) prefetch<width * sizeof(Stored)>(ahead + place);
       at[s] = values + place;
     }
-    multiply_add(weights + key, partition_keys, at, sums);
+    multiply_add<V>(weights + key, partition_keys, at, sums);
   }
   for (int r = 0; r < rows; ++r)
     for (int s = 0; s < strips; ++s)
-      for (int v = 0; v < vectors; ++v) store(out + r * head_dim + s * width + v * lanes, sums[r][s][v]);
+      for (int v = 0; v < vectors; ++v) V::store(out + r * head_dim + s * width + v * V::lanes, sums[r][s][v]);
 }
 
 // Adds a tile's values, weighted; fetches like score_tile.
@@ -131,14 +128,15 @@ void add_value_tile(const float* weights, const Stored* values, const Stored* ah
                     float* out) {
   constexpr int strips = rows <= rows_with_two_strips ? 2 : 1;
   int d = 0;
-  auto add_strips = [&]<int count, int vectors>() {
-    add_value_strips<rows, count, vectors, fetches>(weights, values + d * tile_keys, ahead + d * tile_keys, head_dim,
-                                                    first, end, out + d);
-    d += count * vectors * lanes;
+  auto add_strips = [&]<class V, int count, int vectors>() {
+    add_value_strips<V, rows, count, vectors, fetches>(weights, values + d * tile_keys, ahead + d * tile_keys, head_dim,
+                                                       first, end, out + d);
+    d += count * vectors * V::lanes;
   };
-  while (d + strips * strip_width <= head_dim) add_strips.template operator()<strips, strip_width / lanes>();
-  if (d + strip_width <= head_dim) add_strips.template operator()<1, strip_width / lanes>();
-  if (d < head_dim) add_strips.template operator()<1, 1>();
+  constexpr int vectors = strip_width / Widest::lanes;
+  while (d + strips * strip_width <= head_dim) add_strips.template operator()<Widest, strips, vectors>();
+  if (d + strip_width <= head_dim) add_strips.template operator()<Widest, 1, vectors>();
+  if (d < head_dim) add_strips.template operator()<Eight, 1, 1>();
 }
 
 // Scores [first, end) come as 2 log2(e) score / cap and become log2(e) cap tanh(score / cap).
@@ -149,7 +147,7 @@ void cap_scores(float* scores, int first, int end, float cap) {
     Vec x = maximum(sub(zero, bound), load(scores + key));
     x = sub(zero, maximum(sub(zero, bound), sub(zero, x)));  // the smaller of x and the bound
     Vec whole = round_to_even(x);
-    Vec power = times_power_of_two(exp2_of_fraction(sub(x, whole)), whole);
+    Vec power = times_power_of_two(exp2_of_fraction<Eight>(sub(x, whole)), whole);
     store(scores + key, mul(divide(sub(power, one), add(power, one)), most));
   }
 }
@@ -166,12 +164,15 @@ void weigh(float* scores, int first, int end, int visible_first, int visible_end
   for (int key = first; key < end; key += lanes) largest = maximum(largest, load(scores + key));
   float shift = reduce_max(largest);
 
+  auto weigh_at = [&]<class V>(int key) {
+    V::store(scores + key, exp2_of_negative<V>(sub(V::load(scores + key), V::broadcast(shift))));
+  };
+  int key = first;
+  for (; key + Widest::lanes <= end; key += Widest::lanes) weigh_at.template operator()<Widest>(key);
+  for (; key < end; key += lanes) weigh_at.template operator()<Eight>(key);
+
   Vec total = broadcast(0.0f);
-  for (int key = first; key < end; key += lanes) {
-    Vec weight = exp2_of_negative(sub(load(scores + key), broadcast(shift)));
-    store(scores + key, weight);
-    total = add(total, weight);
-  }
+  for (key = first; key < end; key += lanes) total = add(total, load(scores + key));
   *max = shift;
   *sum = reduce_add(total);
 }

@@ -1,6 +1,7 @@
 // Speed of attention: decode beside a plain read of as many bytes, prefill beside the peak of fused multiply-adds.
 //
-// Compiled like attention_test.cpp, without sanitizers and with -mavx2 -mfma for this file on x86-64.
+// Compiled like attention_test.cpp, without sanitizers and with -mavx2 -mfma, or -mavx512f, for this file on x86-64: that
+// decides what its peak is.
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -16,7 +17,10 @@ using namespace kr;
 
 namespace {
 
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+using Wide = __m512;
+Wide multiply_add(Wide a, Wide b, Wide c) { return _mm512_fmadd_ps(a, b, c); }
+#elif defined(__AVX2__)
 using Wide = __m256;
 Wide multiply_add(Wide a, Wide b, Wide c) { return _mm256_fmadd_ps(a, b, c); }
 #else
