@@ -94,10 +94,10 @@ struct Attention : Operation {
   Attention(Operand qkv, mx::array cos, mx::array sin)
       : qkv(std::move(qkv)), cos(std::move(cos)), sin(std::move(sin)), job{} {}
 
-  std::vector<const Operand*> operands() const override { return {&qkv}; }
+  Operands operands() const override { return {&qkv}; }
 
   void check() const override {
-    if (qkv.value_index() < 0) require_contiguous(qkv.array(), "an input of attention");
+    require_contiguous(operands(), "an input of attention");
     require_contiguous(cos, "a rotary table");
     require_contiguous(sin, "a rotary table");
     if (query_scale) require_contiguous(*query_scale, "a table of the queries' factors");

@@ -1,5 +1,7 @@
 #include "chain.h"
 
+#include "operations.h"
+
 #include <mlx/backend/cpu/encoder.h>
 #include <mlx/primitives.h>
 
@@ -73,31 +75,44 @@ class Arena {
   std::vector<Buffer> buffers_;
 };
 
-// For each value up to `last` the index of the operation that reads it last; -1 for those that `last` does not need.
-std::vector<int> last_uses(const Chain& chain, int last) {
-  std::vector<int> uses(last + 1, -1);
-  uses[last] = last;
-  for (int i = last; i >= 0; i--) {
-    if (uses[i] < 0) continue;
-    for (const Operand* operand : chain.values[i].operation->operands()) {
-      const int value = operand->value_index();
-      if (value >= 0) uses[value] = std::max(uses[value], i);
+// The way to one value of a chain: for each value up to it the index of the operation that reads that last; -1 for those
+// that it does not need.
+struct Way {
+  std::vector<int> last_uses;
+
+  Way(const Chain& chain, int last) : last_uses(last + 1, -1) {
+    last_uses[last] = last;
+    for (int i = last; i >= 0; i--) {
+      if (last_uses[i] < 0) continue;
+      for (const Operand* operand : chain.values[i].operation->operands()) {
+        if (!operand || operand->value_index() < 0) continue;
+        int& use = last_uses[operand->value_index()];
+        use = std::max(use, i);
+      }
     }
   }
-  return uses;
-}
 
-// Computes value `last` into `out`.
-void run(const Chain& chain, int last, float* out) {
+  // Throws if an operation's arrays are not as it needs them.
+  void check(const Chain& chain) const {
+    for (size_t i = 0; i < last_uses.size(); i++) {
+      if (last_uses[i] >= 0) chain.values[i].operation->check();
+    }
+  }
+};
+
+// Computes the value that `way` leads to, into `out`.
+void run(const Chain& chain, const Way& way, float* out) {
   static thread_local Arena arena;
-  const std::vector<int> uses = last_uses(chain, last);
+  const int last = static_cast<int>(way.last_uses.size()) - 1;
   std::vector<float*> values(last + 1, nullptr);
   for (int i = 0; i <= last; i++) {
-    if (uses[i] < 0) continue;
+    if (way.last_uses[i] < 0) continue;
+    const Operation& operation = *chain.values[i].operation;
     values[i] = i == last ? out : arena.take(chain.values[i].size);
-    chain.values[i].operation->run(values, values[i]);
-    for (int earlier = 0; earlier < i; earlier++) {
-      if (uses[earlier] == i && values[earlier]) arena.give_back(std::exchange(values[earlier], nullptr));
+    operation.run(values, values[i]);
+    for (const Operand* operand : operation.operands()) {
+      const int value = operand ? operand->value_index() : -1;
+      if (value >= 0 && way.last_uses[value] == i) arena.give_back(values[value]);
     }
   }
 }
@@ -109,12 +124,23 @@ class ChainValue : public mx::UnaryPrimitive {
 
   void eval_cpu(const std::vector<mx::array>&, mx::array& out) override {
     out.set_data(mx::allocator::malloc(out.nbytes()));
-    const std::vector<int> uses = last_uses(*chain_, index_);
-    for (int i = 0; i <= index_; i++) {
-      if (uses[i] >= 0) chain_->values[i].operation->check();
-    }
+    Way way(*chain_, index_);
+    way.check(*chain_);
     mx::cpu::get_command_encoder(stream()).dispatch(
-        [chain = chain_, index = index_, data = out.data<float>()] { run(*chain, index, data); });
+        [chain = chain_, way = std::move(way), data = out.data<float>()] { run(*chain, way, data); });
+  }
+
+  // What eval_cpu does, on the calling thread and at once. False, and nothing is done, if MLX has to compute something
+  // before.
+  bool compute(mx::array& out) const {
+    const auto is_there = [](const mx::array& array) { return array.is_available(); };
+    if (!std::all_of(chain_->pending.begin(), chain_->pending.end(), is_there)) return false;
+    const Way way(*chain_, index_);
+    way.check(*chain_);
+    out.set_data(mx::allocator::malloc(out.nbytes()));
+    run(*chain_, way, out.data<float>());
+    out.set_status(mx::array::Status::available);
+    return true;
   }
 
   void eval_gpu(const std::vector<mx::array>&, mx::array&) override { throw std::runtime_error("CPU only"); }
@@ -165,8 +191,28 @@ mx::array ChainBuilder::append(mx::Shape shape, std::unique_ptr<Operation> opera
   return mx::array(std::move(shape), mx::float32, std::move(primitive), chain_->pending);
 }
 
+bool compute_here(mx::array& array) {
+  const ChainValue* value = lazy_value(array);
+  if (!value || !value->compute(array)) return false;
+  array.detach();  // which ends `value`
+  return true;
+}
+
 void require_contiguous(const mx::array& array, const char* what) {
   if (!array.flags().row_contiguous) throw std::invalid_argument(std::string(what) + " is not contiguous");
 }
 
+void require_contiguous(const Operands& operands, const char* what) {
+  for (const Operand* operand : operands) {
+    if (operand && operand->value_index() < 0) require_contiguous(operand->array(), what);
+  }
+}
+
 }  // namespace kr
+
+// 1: the array has been computed. 0: it is for MLX to evaluate; with a message if it has failed.
+extern "C" int mlx_ext_compute(void* array, char* message, size_t message_size) noexcept {
+  bool computed = false;
+  kr::done_or_message(message, message_size, [&] { computed = kr::compute_here(*static_cast<mlx::core::array*>(array)); });
+  return computed;
+}

@@ -7,6 +7,7 @@
 
 #include <mlx/array.h>
 
+#include <array>
 #include <memory>
 #include <vector>
 
@@ -35,12 +36,15 @@ class Operand {
   std::shared_ptr<mx::array> array_;
 };
 
+// The inputs of an operation that may be values of its chain; null behind the last one.
+using Operands = std::array<const Operand*, 3>;
+
 // What computes one value of a chain: float32 of a known shape.
 class Operation {
  public:
   virtual ~Operation() = default;
   // The values it reads, for keeping them as long as they are needed.
-  virtual std::vector<const Operand*> operands() const = 0;
+  virtual Operands operands() const = 0;
   // Throws if its arrays, which have data by now, are not as it needs them.
   virtual void check() const = 0;
   virtual void run(const std::vector<float*>& values, float* out) const = 0;
@@ -64,7 +68,13 @@ class ChainBuilder {
   std::shared_ptr<struct Chain> chain_;
 };
 
+// Computes a lazy result on the calling thread, which saves waking MLX's and being woken by it. False, and nothing is done,
+// if the array is none of a chain, or if the chain needs something that MLX has to compute first.
+bool compute_here(mx::array& array);
+
 // An array that operations read as plain rows; an error if its data are not.
 void require_contiguous(const mx::array& array, const char* what);
+// The same of those operands that are arrays: values of a chain are plain rows.
+void require_contiguous(const Operands& operands, const char* what);
 
 }  // namespace kr

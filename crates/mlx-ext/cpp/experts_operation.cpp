@@ -34,15 +34,13 @@ struct Experts : Operation {
 
   Experts(Operand x, Operand router) : x(std::move(x)), router(std::move(router)) {}
 
-  std::vector<const Operand*> operands() const override {
+  Operands operands() const override {
     if (residual) return {&x, &router, &*residual};
     return {&x, &router};
   }
 
   void check() const override {
-    for (const Operand* operand : operands()) {
-      if (operand->value_index() < 0) require_contiguous(operand->array(), "an input of experts");
-    }
+    require_contiguous(operands(), "an input of experts");
     if (correction) require_contiguous(*correction, "a correction of experts' scores");
   }
 

@@ -16,10 +16,10 @@ struct GateUp : Operation {
 
   explicit GateUp(Operand x) : x(std::move(x)) {}
 
-  std::vector<const Operand*> operands() const override { return {&x}; }
+  Operands operands() const override { return {&x}; }
 
   void check() const override {
-    if (x.value_index() < 0) require_contiguous(x.array(), "the input of a gate");
+    require_contiguous(operands(), "the input of a gate");
   }
 
   void run(const std::vector<float*>& values, float* out) const override {

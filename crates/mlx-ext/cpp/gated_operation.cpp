@@ -19,15 +19,13 @@ struct Gated : Operation {
 
   Gated(Operand x, Operand gate) : x(std::move(x)), gate(std::move(gate)) {}
 
-  std::vector<const Operand*> operands() const override {
+  Operands operands() const override {
     if (residual) return {&x, &gate, &*residual};
     return {&x, &gate};
   }
 
   void check() const override {
-    for (const Operand* operand : operands()) {
-      if (operand->value_index() < 0) require_contiguous(operand->array(), "an input of a gate");
-    }
+    require_contiguous(operands(), "an input of a gate");
   }
 
   void run(const std::vector<float*>& values, float* out) const override {
@@ -54,10 +52,10 @@ struct Columns : Operation {
 
   explicit Columns(Operand x) : x(std::move(x)) {}
 
-  std::vector<const Operand*> operands() const override { return {&x}; }
+  Operands operands() const override { return {&x}; }
 
   void check() const override {
-    if (x.value_index() < 0) require_contiguous(x.array(), "what columns are chosen from");
+    require_contiguous(operands(), "what columns are chosen from");
   }
 
   void run(const std::vector<float*>& values, float* out) const override {

@@ -20,10 +20,10 @@ struct HeadProducts : Operation {
 
   HeadProducts(Operand x, MatrixArrays matrix) : x(std::move(x)), matrix(std::move(matrix)) {}
 
-  std::vector<const Operand*> operands() const override { return {&x}; }
+  Operands operands() const override { return {&x}; }
 
   void check() const override {
-    if (x.value_index() < 0) require_contiguous(x.array(), "an input of heads' products");
+    require_contiguous(operands(), "an input of heads' products");
     matrix.check();
   }
 

@@ -26,15 +26,13 @@ struct Linear : Operation {
 
   explicit Linear(Operand x) : x(std::move(x)) {}
 
-  std::vector<const Operand*> operands() const override {
+  Operands operands() const override {
     if (residual) return {&x, &*residual};
     return {&x};
   }
 
   void check() const override {
-    for (const Operand* operand : operands()) {
-      if (operand->value_index() < 0) require_contiguous(operand->array(), "an input of a product");
-    }
+    require_contiguous(operands(), "an input of a product");
     if (norm) require_contiguous(*norm, "the weight of a norm");
     for (const MatrixArrays& matrix : matrices) matrix.check();
   }
@@ -64,7 +62,7 @@ struct EmbeddingRows : Operation {
 
   EmbeddingRows(mx::array tokens, MatrixArrays matrix) : tokens(std::move(tokens)), matrix(std::move(matrix)) {}
 
-  std::vector<const Operand*> operands() const override { return {}; }
+  Operands operands() const override { return {}; }
 
   void check() const override {
     require_contiguous(tokens, "an array of tokens");

@@ -56,10 +56,10 @@ struct Convolution : Operation {
 
   Convolution(Operand x, mx::array weight) : x(std::move(x)), weight(std::move(weight)) {}
 
-  std::vector<const Operand*> operands() const override { return {&x}; }
+  Operands operands() const override { return {&x}; }
 
   void check() const override {
-    if (x.value_index() < 0) require_contiguous(x.array(), "an input of a convolution");
+    require_contiguous(operands(), "an input of a convolution");
     require_contiguous(weight, "the weight of a convolution");
     if (bias) require_contiguous(*bias, "the bias of a convolution");
   }
@@ -84,12 +84,10 @@ struct GatedDelta : Operation {
   GatedDelta(Operand qkv, Operand gates, mx::array log_rates, mx::array biases)
       : qkv(std::move(qkv)), gates(std::move(gates)), log_rates(std::move(log_rates)), biases(std::move(biases)) {}
 
-  std::vector<const Operand*> operands() const override { return {&qkv, &gates}; }
+  Operands operands() const override { return {&qkv, &gates}; }
 
   void check() const override {
-    for (const Operand* operand : operands()) {
-      if (operand->value_index() < 0) require_contiguous(operand->array(), "an input of a gated delta rule");
-    }
+    require_contiguous(operands(), "an input of a gated delta rule");
     require_contiguous(log_rates, "the rates of a gated delta rule");
     require_contiguous(biases, "the biases of a gated delta rule");
   }

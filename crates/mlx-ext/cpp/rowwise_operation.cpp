@@ -26,15 +26,13 @@ struct Rowwise : Operation {
 
   explicit Rowwise(Operand x) : x(std::move(x)) {}
 
-  std::vector<const Operand*> operands() const override {
+  Operands operands() const override {
     if (residual) return {&x, &*residual};
     return {&x};
   }
 
   void check() const override {
-    for (const Operand* operand : operands()) {
-      if (operand->value_index() < 0) require_contiguous(operand->array(), "an input of an operation on rows");
-    }
+    require_contiguous(operands(), "an input of an operation on rows");
     for (const PartArrays& part : parts) {
       require_contiguous(part.weight, "the weight of a norm");
       if (part.bias) require_contiguous(*part.bias, "the bias of a norm");

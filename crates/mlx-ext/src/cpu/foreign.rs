@@ -229,6 +229,8 @@ foreign! {
     fn mlx_ext_threads() -> c_int = 0;
     fn mlx_ext_progress() -> u64 = 0;
 
+    fn mlx_ext_compute(array: *mut c_void, message: *mut c_char, message_len: usize) -> c_int
+        = { absent(message, message_len); 0 };
     fn mlx_ext_linear(spec: *const RawLinear, message: *mut c_char, message_len: usize) -> *mut c_void
         = absent(message, message_len);
     fn mlx_ext_gate_up(x: *mut c_void, gate: c_int, message: *mut c_char, message_len: usize) -> *mut c_void

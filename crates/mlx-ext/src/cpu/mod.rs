@@ -22,11 +22,11 @@ mod rowwise;
 
 use std::ffi::{CStr, c_char, c_void};
 
-use mlx_rs::{Array, error::Exception};
+use mlx_rs::{Array, error::Exception, transforms::eval};
 
 pub use attention::{Attention, KvDtype, KvPool, KvShape, Step, StepRow};
 pub use experts::{ExpertSet, Experts, Routing, Scores, experts};
-use foreign::{mlx_ext_instructions, mlx_ext_progress, mlx_ext_threads};
+use foreign::{mlx_ext_compute, mlx_ext_instructions, mlx_ext_progress, mlx_ext_threads};
 pub use gated::{Activation, Gated, columns, gated};
 pub use head_products::{HeadProducts, head_products};
 pub use linear::{Gate, Linear, Matrix, Quantization, embedding, gate_up, linear};
@@ -47,6 +47,26 @@ pub fn instructions() -> &'static str {
 pub fn threads() -> usize {
     // SAFETY: the C++ function takes nothing; it may start the threads.
     unsafe { mlx_ext_threads() }.unsigned_abs() as usize
+}
+
+/// Evaluates the result of primitives: on the calling thread where nothing else is needed for it. That saves waking MLX's
+/// thread and being woken by it, which takes as long as a few of the primitives of a small model.
+///
+/// # Errors
+/// An input is not as its primitive needs it, or MLX has failed.
+pub fn evaluate(result: &Array) -> Result<(), Exception> {
+    let mut message = [0_u8; MESSAGE_LEN];
+    // SAFETY: the array outlives the call, and one thread owns all MLX work; C++ changes what is lazy in it only.
+    let computed = unsafe {
+        mlx_ext_compute(context(Some(result)), message.as_mut_ptr().cast(), MESSAGE_LEN)
+    };
+    if computed != 0 {
+        return Ok(());
+    }
+    if message[0] != 0 {
+        return Err(error_of(&message));
+    }
+    eval([result])
 }
 
 /// A number that changes whenever any primitive of this process gets on by a short piece of work: far less than all of

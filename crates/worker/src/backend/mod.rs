@@ -48,7 +48,7 @@ mod tests;
 
 use std::ops::Range;
 
-use mlx_rs::{Array, Dtype, error::Exception};
+use mlx_rs::{Array, Dtype, error::Exception, transforms::eval};
 
 pub(crate) use attention::{AttentionSpec, Heads};
 pub(crate) use experts::{ExpertSizes, Mix, StoredExperts, StoredMatrices};
@@ -138,6 +138,11 @@ impl Backend {
     /// One token for each row of float32 `[rows, vocab]`: uint32 `[rows]`; lazy.
     pub(crate) fn choose(self, logits: &Array, choices: &[Choice]) -> Result<Array, Exception> {
         mlx::choose(logits, choices)
+    }
+
+    /// Computes lazy results of one step, and waits for them.
+    pub(crate) fn evaluate(self, results: &[&Array]) -> Result<(), Exception> {
+        if self.kernels.are_cpu() { cpu::evaluate(results) } else { eval(results.iter().copied()) }
     }
 
     /// `[tokens, outputs]` of a product and everything around it; lazy.

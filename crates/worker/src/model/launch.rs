@@ -77,7 +77,7 @@ impl Model {
             return Ok(Landed { chosen: Vec::new(), logits: None });
         }
         let computed = self.compute(&step::tokens(input), input, choices, StepBefore::Computed)?;
-        eval(computed.outputs())?;
+        self.backend.evaluate(&computed.outputs().collect::<Vec<_>>())?;
         advance(input);
         computed.read()
     }

@@ -5,7 +5,7 @@ mod paged;
 mod states;
 
 use mlx_ext::cpu;
-use mlx_rs::{Array, error::Exception};
+use mlx_rs::{Array, error::Exception, transforms::eval};
 
 pub(crate) use experts::CpuExperts;
 pub(super) use experts::mix;
@@ -77,6 +77,15 @@ pub(super) fn columns(x: &Array, columns: &Columns) -> Result<Array, Exception> 
 
 pub(super) fn embedding(matrix: &Matrix, tokens: &Array, width: i32) -> Result<Array, Exception> {
     cpu::embedding(&borrowed(matrix), tokens, width)
+}
+
+/// Evaluates what a step comes to.
+pub(super) fn evaluate(results: &[&Array]) -> Result<(), Exception> {
+    // Of two results that have something in common, that would be computed twice.
+    match results {
+        [result] => cpu::evaluate(result),
+        results => eval(results.iter().copied()),
+    }
 }
 
 /// Threads of the primitives, the calling one included.
