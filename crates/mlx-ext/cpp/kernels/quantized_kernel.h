@@ -119,40 +119,46 @@ void few_rows_product(const uint8_t* packed, size_t stride, Ahead next, const Ti
   constexpr int width = Vec::lanes * Vec::tile_vectors;
   constexpr int chains = rows == 1 ? 4 : rows == 2 ? 2 : 1;  // sums a row: additions in one chain are slow
   typename Vec::Floats y[rows];
+  KR_UNROLL
   for (int r = 0; r < rows; r++) y[r] = Vec::zero();
   const float* scales = scratch.scales;
   const float* biases = scratch.biases;
   const auto* values = x.values;
   size_t left_of_scale = scale_group;
   for (size_t g = 0; g < x.groups; g++) {
-    typename Vec::Ints totals[rows];
-    for (int r = 0; r < rows; r++) totals[r] = Vec::splat_bits(0);
+    typename Products::Sums sums[rows][chains];
+    KR_UNROLL
+    for (int r = 0; r < rows; r++) {
+      KR_UNROLL
+      for (int c = 0; c < chains; c++) sums[r][c] = Products::zero();
+    }
     for (int done = 0; done < x_group; done += Chunk::values) {
       Ahead::fetch<Chunk::bytes * Vec::lanes>(next);
-      typename Products::Sums sums[rows][chains];
       decltype(values) row[rows];
+      KR_UNROLL
       for (int r = 0; r < rows; r++) {
-        for (int c = 0; c < chains; c++) sums[r][c] = Products::zero();
         row[r] = values + r * x.inputs;
         asm("" : "+r"(row[r]));  // keeps gcc from an index register for every place of every row
       }
       unpack_chunk<Vec, Products, Chunk>(packed, stride, [&](typename Vec::Ints weights, auto place) {
         constexpr int chain = place % chains;
+        KR_UNROLL
         for (int r = 0; r < rows; r++) {
           const auto x_here = Vec::splat_32(row[r] + place * Products::values);
           sums[r][chain] = Products::add_products(sums[r][chain], weights, x_here);
         }
       });
-      for (int r = 0; r < rows; r++) {
-        for (int c = 0; c < chains; c++) totals[r] = Vec::add_ints(totals[r], Products::total(sums[r][c]));
-      }
       packed += Chunk::bytes;
       values += Chunk::values;
     }
     const auto scale = Vec::load(scales), bias = Vec::load(biases);
+    KR_UNROLL
     for (int r = 0; r < rows; r++) {
+      auto total = Products::total(sums[r][0]);
+      KR_UNROLL
+      for (int c = 1; c < chains; c++) total = Vec::add_ints(total, Products::total(sums[r][c]));
       const size_t at = r * x.groups + g;
-      y[r] = add_group<Vec>(y[r], totals[r], scale, bias, x.scales + at, x.sums + at);
+      y[r] = add_group<Vec>(y[r], total, scale, bias, x.scales + at, x.sums + at);
     }
     // int16 activations have the weights' groups; those of bytes may be parts of them.
     left_of_scale -= x_group;
@@ -162,6 +168,7 @@ void few_rows_product(const uint8_t* packed, size_t stride, Ahead next, const Ti
       biases += width;
     }
   }
+  KR_UNROLL
   for (int r = 0; r < rows; r++) Vec::store(tile + r * width, y[r]);
 }
 
@@ -253,15 +260,17 @@ void quantized_tile_of(const QuantizedMatrix& matrix, int first_output, const Ro
                        scratch.biases);
   }
 
-  if (rows <= Vec::few_rows) {
+  // Unpacking twice what unpacks easily is still faster than writing it to memory and reading it from there.
+  constexpr int passes = Chunk::is_spread_out && Chunk::bits <= 4 ? 2 : 1;
+  if (rows <= passes * Vec::few_rows) {
     for (int v = 0; v < Vec::tile_vectors; v++) {
       const uint8_t* here = packed + v * Vec::lanes * stride;
-      const size_t distance = last ? 0 : Vec::lanes * stride;
-      const Ahead next(here + distance, distance);
       const TileScratch there{nullptr, scratch.scales + v * Vec::lanes, scratch.biases + v * Vec::lanes};
-      with_constant<Vec::few_rows>(rows, [&](auto constant) {
-        few_rows_product<Vec, Products, Chunk, constant>(here, stride, next, there, XRows<Products>(x, first_row),
-                                                        matrix.group, x.group, tile + v * Vec::lanes);
+      in_even_parts<Vec::few_rows>(rows, [&](int first, auto constant) {
+        const size_t distance = last || first > 0 ? 0 : Vec::lanes * stride;
+        few_rows_product<Vec, Products, Chunk, constant>(
+            here, stride, Ahead(here + distance, distance), there, XRows<Products>(x, first_row + first), matrix.group,
+            x.group, tile + first * width + v * Vec::lanes);
       });
     }
     return;

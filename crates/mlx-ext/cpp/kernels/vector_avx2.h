@@ -21,7 +21,7 @@ struct Avx2 {
   static constexpr int lanes = 8;         // 32-bit elements of a vector
   static constexpr int tile_vectors = 2;  // vectors of outputs in a tile
   static constexpr int tile_rows = 6;     // rows of an unpacked product's accumulators: 6 x 2 of 16 registers
-  static constexpr int few_rows = 3;      // rows that are served straight from packed weights
+  static constexpr int few_rows = 3;      // rows that are served at once straight from packed weights
 
   KR_INLINE Floats zero() { return _mm256_setzero_ps(); }
   KR_INLINE Floats splat(float x) { return _mm256_set1_ps(x); }

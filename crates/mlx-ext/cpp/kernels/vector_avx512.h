@@ -26,7 +26,7 @@ struct Avx512 {
   static constexpr int lanes = 16;        // 32-bit elements of a vector
   static constexpr int tile_vectors = 2;  // vectors of outputs in a tile
   static constexpr int tile_rows = 12;    // rows of an unpacked product's accumulators: 12 x 2 of 32 registers
-  static constexpr int few_rows = 4;      // rows that are served straight from packed weights
+  static constexpr int few_rows = 8;      // rows that are served at once straight from packed weights
 
   KR_INLINE Floats zero() { return _mm512_setzero_ps(); }
   KR_INLINE Floats splat(float x) { return _mm512_set1_ps(x); }

@@ -21,7 +21,7 @@ struct Neon {
   static constexpr int lanes = 4;         // 32-bit elements of a vector
   static constexpr int tile_vectors = 2;  // vectors of outputs in a tile
   static constexpr int tile_rows = 5;     // rows of an unpacked product's accumulators: 5 x 2 x 2 of 32 registers
-  static constexpr int few_rows = 2;      // rows that are served straight from packed weights
+  static constexpr int few_rows = 2;      // rows that are served at once straight from packed weights
 
   KR_INLINE Floats zero() { return vdupq_n_f32(0); }
   KR_INLINE Floats splat(float x) { return vdupq_n_f32(x); }

@@ -24,7 +24,7 @@ struct PortableVector {
   static constexpr int lanes = 4;
   static constexpr int tile_vectors = 2;
   static constexpr int tile_rows = 4;
-  static constexpr int few_rows = 2;
+  static constexpr int few_rows = 2;      // rows that are served at once straight from packed weights
 
   KR_INLINE Floats zero() { return Floats{}; }
   KR_INLINE Floats splat(float x) { return Floats{x, x, x, x}; }
