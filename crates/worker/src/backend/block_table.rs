@@ -143,14 +143,14 @@ pub(super) fn other_bytes() -> Exception {
 }
 
 /// Which of a sequence's blocks have these tokens, and no others.
-fn whole_blocks(tokens: Range<usize>) -> Result<Range<usize>, Exception> {
+pub(super) fn whole_blocks(tokens: Range<usize>) -> Result<Range<usize>, Exception> {
     if !tokens.start.is_multiple_of(BLOCK_TOKENS) || !tokens.end.is_multiple_of(BLOCK_TOKENS) {
         return Err(Exception::custom(format!("the tokens {tokens:?} are not those of whole blocks")));
     }
     Ok(tokens.start / BLOCK_TOKENS..tokens.end / BLOCK_TOKENS)
 }
 
-fn not_held() -> Exception {
+pub(super) fn not_held() -> Exception {
     Exception::custom("a sequence does not have the keys and values of these tokens")
 }
 

@@ -1,6 +1,6 @@
 //! Of what shape the keys and values of a model's layers are.
 
-use super::Heads;
+use super::attention::{Heads, Reach};
 use crate::cache::BLOCK_TOKENS;
 
 /// The shape of all layers' keys and values. Layers that are alike form a kind, which has its own blocks.
@@ -18,6 +18,8 @@ pub(crate) struct LayerKind {
     /// How many there are.
     pub(crate) layers: i32,
     pub(crate) heads: KvHeads,
+    /// Which tokens their queries see, and so which blocks they need.
+    pub(crate) reach: Reach,
 }
 
 /// Heads of a layer's keys, and of its values: there are as many.
@@ -40,17 +42,26 @@ pub(crate) struct LayerPlace {
 
 impl KvGeometry {
     /// Of these layers.
-    pub(crate) fn new(layers: impl IntoIterator<Item = KvHeads>) -> Self {
+    pub(crate) fn new(layers: impl IntoIterator<Item = (KvHeads, Reach)>) -> Self {
         let (mut kinds, mut places) = (Vec::<LayerKind>::new(), Vec::new());
-        for heads in layers {
-            let kind = kinds.iter().position(|kind| kind.heads == heads).unwrap_or_else(|| {
-                kinds.push(LayerKind { layers: 0, heads });
+        for (heads, reach) in layers {
+            let alike = |kind: &LayerKind| (kind.heads, kind.reach) == (heads, reach);
+            let kind = kinds.iter().position(alike).unwrap_or_else(|| {
+                kinds.push(LayerKind { layers: 0, heads, reach });
                 kinds.len() - 1
             });
             places.push(LayerPlace { kind, layer: kinds[kind].layers.unsigned_abs() as usize });
             kinds[kind].layers += 1;
         }
         Self { kinds, places }
+    }
+
+    /// The same if of layers with a window everything is kept, except for those that `forget`.
+    pub(super) fn keeping(&self, forget: impl Fn(Reach) -> bool) -> Self {
+        Self::new(self.places.iter().map(|place| {
+            let LayerKind { heads, reach, .. } = self.kinds[place.kind];
+            (heads, if forget(reach) { reach } else { Reach::All })
+        }))
     }
 
     /// The kinds of layers.
@@ -86,12 +97,18 @@ mod tests {
     #[test]
     fn layers_that_are_alike_have_their_places_in_one_kind() {
         let [narrow, wide] = [KvHeads { kv: 4, dim: 8 }, KvHeads { kv: 2, dim: 16 }];
-        let geometry = KvGeometry::new([narrow, narrow, wide, narrow, wide]);
-        let kinds = [LayerKind { layers: 3, heads: narrow }, LayerKind { layers: 2, heads: wide }];
+        let (window, all) = (Reach::Window(7), Reach::All);
+        let layers = [(narrow, all), (narrow, window), (wide, all), (narrow, all), (narrow, window)];
+        let geometry = KvGeometry::new(layers);
+        let kind = |layers, heads, reach| LayerKind { layers, heads, reach };
+        let kinds = [kind(2, narrow, all), kind(2, narrow, window), kind(1, wide, all)];
         assert_eq!(geometry.kinds(), kinds);
         let places = geometry.places().iter().map(|place| (place.kind, place.layer));
-        assert_eq!(places.collect::<Vec<_>>(), [(0, 0), (0, 1), (1, 0), (0, 2), (1, 1)]);
+        assert_eq!(places.collect::<Vec<_>>(), [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1)]);
+        let whole = geometry.keeping(|reach| reach == Reach::Chunk(7));
+        assert_eq!(whole.kinds(), [kind(4, narrow, all), kind(1, wide, all)]);
+        assert_eq!(geometry.keeping(|reach| reach == window), geometry);
         // As many components, but not the same blocks.
-        assert_eq!(kinds[0].block_bytes(2), 3 * 2 * 32 * 32 * 2);
+        assert_eq!(kinds[0].block_bytes(2), 2 * 2 * 32 * 32 * 2);
     }
 }

@@ -17,6 +17,18 @@ pub struct KvBudget {
     /// The type that [`Kernels::Cpu`](super::Kernels::Cpu) keep: in float16 twice as many tokens fit. MLX's operations
     /// keep what they compute with.
     pub dtype: KvDtype,
+    /// Most tokens that a step appends to a sequence: so much is there at the same time of layers with a window, beside the
+    /// window itself. `None`: they keep everything, and only do not see it.
+    pub step_tokens: Option<usize>,
+}
+
+/// What is held in layers that keep no more of a sequence than their windows reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvWindows {
+    /// Tokens for which there is memory there.
+    pub tokens: usize,
+    /// Most tokens that a sequence has of them, however long it is.
+    pub stretch: usize,
 }
 
 /// Why there is no memory for keys and values.
@@ -41,6 +53,12 @@ pub enum KvError {
     /// A sequence was to go on where no state of it is kept.
     #[error("there is no state behind the first {len} tokens to go on from")]
     NoState {
+        /// How many tokens it has.
+        len: usize,
+    },
+    /// A sequence was to go on where its windows reach what was given back.
+    #[error("of the first {len} tokens some that a window reaches were given back")]
+    Returned {
         /// How many tokens it has.
         len: usize,
     },

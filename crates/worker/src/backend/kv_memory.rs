@@ -6,24 +6,24 @@ use std::{ops::Range, rc::Rc};
 use mlx_rs::{Array, Dtype, error::Exception};
 
 use super::{
+    attention::Reach,
     block_table::other_bytes,
     cpu,
     geometry::{KvGeometry, LayerKind, LayerPlace},
-    kv::{Blocks, KvBudget, KvDtype, KvError, RowMemory, StepBefore, value_bytes},
+    kv::{KvBudget, KvDtype, KvError, KvWindows, RowMemory, StepBefore, value_bytes},
+    kv_division::{BlockBytes, Division, forgetting, longest_stretch},
     mlx,
     step::{KindStep, KvStep},
 };
-use crate::cache::BLOCK_TOKENS;
-
-/// One part in so many of the budget is for copies of gathered keys and values.
-const COPIES: u64 = 5;
-
 /// Memory for the keys and values of all sequences.
 pub(crate) struct KvMemory {
     kinds: Vec<Kind>,
+    geometry: KvGeometry,
     places: Rc<[LayerPlace]>,
-    /// Tokens for which there is memory.
+    /// Tokens for which there is memory in layers that keep everything.
     tokens: usize,
+    /// In those that do not.
+    windows: Option<KvWindows>,
 }
 
 /// What one sequence has of it, kind by kind.
@@ -59,15 +59,6 @@ enum KindSequence {
     Gathered(mlx::GatheredSequence),
 }
 
-/// What a budget amounts to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Division {
-    /// Of each kind.
-    blocks: Blocks,
-    /// Tokens of which copies may be kept.
-    copied: usize,
-}
-
 impl KvStorage {
     /// Bytes of a component.
     pub(super) fn value_bytes(self) -> u64 {
@@ -78,6 +69,10 @@ impl KvStorage {
         }
     }
 
+    fn has_copies(self) -> bool {
+        matches!(self, Self::Gathered { together: true, .. })
+    }
+
     fn most_blocks(self, kind: LayerKind) -> i32 {
         match self {
             Self::Paged(_) => i32::MAX,
@@ -86,7 +81,10 @@ impl KvStorage {
     }
 
     fn memory(self, kind: LayerKind, division: Division) -> Result<KindMemory, KvError> {
-        let blocks = division.blocks.count;
+        let blocks = match (kind.reach, division.windows) {
+            (Reach::Window(_) | Reach::Chunk(_), Some(windows)) => windows.count,
+            _ => division.blocks.count,
+        };
         Ok(match self {
             Self::Paged(dtype) => KindMemory::Paged(cpu::PagedKv::new(kind, blocks, dtype)?),
             Self::Gathered { dtype, together } => {
@@ -97,51 +95,54 @@ impl KvStorage {
     }
 }
 
-impl Division {
-    /// All kinds hold as many tokens. `block_bytes` are those of a block of all of them.
-    fn new(budget: KvBudget, block_bytes: u64, copies: bool) -> Result<Self, KvError> {
-        let copies = if copies { budget.bytes / COPIES } else { 0 };
-        let without = KvBudget { bytes: budget.bytes - copies, ..budget };
-        let (blocks, copies) = match Blocks::of(without, block_bytes) {
-            Ok(blocks) => (blocks, copies),
-            // There is no memory to spare.
-            Err(_) => (Blocks::of(budget, block_bytes)?, 0),
-        };
-        Ok(Self { blocks, copied: (copies / block_bytes.max(1)) as usize * BLOCK_TOKENS })
-    }
-
-    /// The same with no more than `most` blocks of a kind.
-    fn at_most(mut self, most: i32) -> Self {
-        let Blocks { count, tokens } = &mut self.blocks;
-        let unused = (*count - most).max(0);
-        *count -= unused;
-        *tokens = tokens.saturating_sub(unused.unsigned_abs() as usize * BLOCK_TOKENS);
-        self
-    }
-}
-
 impl KvMemory {
-    /// Memory for layers of which each kind is kept as `storage` says.
+    /// Memory for layers of which each kind is kept as `storage` says, and for sequences of at most `context` tokens.
     ///
     /// # Errors
     /// The budget is too small, or there is no address space.
     pub(super) fn new(
         geometry: &KvGeometry,
         budget: KvBudget,
+        context: usize,
         storage: impl Fn(LayerKind) -> KvStorage,
     ) -> Result<Self, KvError> {
-        let kinds: Vec<_> = geometry.kinds().iter().map(|&kind| (kind, storage(kind))).collect();
-        let block_bytes = |&(kind, storage): &(LayerKind, KvStorage)| kind.block_bytes(storage.value_bytes());
-        let all = kinds.iter().map(block_bytes).fold(0, u64::saturating_add);
-        let copies =
-            kinds.iter().any(|(_, storage)| matches!(storage, KvStorage::Gathered { together: true, .. }));
+        for geometry in [forgetting(geometry, budget, context), geometry.keeping(|_| false)] {
+            let kinds: Vec<_> = geometry.kinds().iter().map(|&kind| (kind, storage(kind))).collect();
+            let stretch = longest_stretch(&geometry, budget).map(|stretch| (stretch, context));
+            let copies = |(_, storage): &(_, KvStorage)| storage.has_copies();
+            let division = Division::new(budget, block_bytes(&kinds), stretch, kinds.iter().any(copies))?;
+            if let Some(division) = division {
+                return Self::divided(geometry, &kinds, division);
+            }
+        }
+        // Without windows there is a division, or an error.
+        Err(KvError::Budget { bytes: budget.bytes, needed: budget.bytes.saturating_add(1) })
+    }
+
+    fn divided(
+        geometry: KvGeometry,
+        kinds: &[(LayerKind, KvStorage)],
+        division: Division,
+    ) -> Result<Self, KvError> {
         let most = kinds.iter().map(|(kind, storage)| storage.most_blocks(*kind)).min();
-        let division = Division::new(budget, all, copies)?.at_most(most.unwrap_or(i32::MAX));
-        let kind = |all @ &(kind, storage): &(LayerKind, KvStorage)| {
-            Ok(Kind { memory: storage.memory(kind, division)?, block_bytes: block_bytes(all) })
+        let division = division.at_most(most.unwrap_or(i32::MAX));
+        let kind = |&(kind, storage): &(LayerKind, KvStorage)| {
+            let block_bytes = kind.block_bytes(storage.value_bytes());
+            Ok(Kind { memory: storage.memory(kind, division)?, block_bytes })
         };
         let kinds = kinds.iter().map(kind).collect::<Result<_, KvError>>()?;
-        Ok(Self { kinds, places: geometry.places().into(), tokens: division.blocks.tokens })
+        let (tokens, windows) = (division.blocks.tokens, division.windows.map(|share| share.promised));
+        Ok(Self { kinds, places: geometry.places().into(), geometry, tokens, windows })
+    }
+
+    /// The kinds that it has blocks for: of layers with a window, only those that do not keep everything have one here.
+    pub(crate) fn geometry(&self) -> &KvGeometry {
+        &self.geometry
+    }
+
+    /// What is held in layers that do not keep everything, if there are any.
+    pub(crate) fn windows(&self) -> Option<KvWindows> {
+        self.windows
     }
 
     /// Tokens for which there is memory, whichever of the budget's sequences hold them.
@@ -236,6 +237,16 @@ impl KindMemory {
     }
 }
 
+/// Of all layers that are kept so.
+fn block_bytes(kinds: &[(LayerKind, KvStorage)]) -> BlockBytes {
+    let mut bytes = BlockBytes { all: 0, windows: 0 };
+    for (kind, storage) in kinds {
+        let of = if kind.reach == Reach::All { &mut bytes.all } else { &mut bytes.windows };
+        *of = of.saturating_add(kind.block_bytes(storage.value_bytes()));
+    }
+    bytes
+}
+
 /// The rows, if all of their sequences are of the same model as the memory.
 fn alike<'a, M>(
     rows: Vec<RowMemory<'a, KindSequence>>,
@@ -261,6 +272,29 @@ impl SequenceMemory {
     /// the two writes to what they share.
     pub(crate) fn fork(&self, len: usize) -> Self {
         Self { kinds: self.kinds.iter().map(|kind| kind.fork(len)).collect() }
+    }
+
+    /// How many of the first `len` tokens a sequence can go on behind.
+    pub(crate) fn fork_point(&self, len: usize) -> usize {
+        let mut at = len;
+        loop {
+            let before = at;
+            at = self.kinds.iter().fold(at, |at, kind| kind.fork_point(at));
+            // Where one kind can't go on, another one may have lost more.
+            if at == before {
+                return at;
+            }
+        }
+    }
+
+    /// The same as [`fork`](Self::fork), for a sequence that goes on; `None` if that has lost what a window reaches.
+    pub(crate) fn resume(&self, len: usize) -> Option<Self> {
+        Some(Self { kinds: self.kinds.iter().map(|kind| kind.resume(len)).collect::<Option<_>>()? })
+    }
+
+    /// Holds what another sequence has of windows that begins with the same `len` tokens, where its own is gone.
+    pub(crate) fn adopt(&mut self, other: &Self, len: usize) {
+        self.kinds.iter_mut().zip(&other.kinds).for_each(|(own, other)| own.adopt(other, len));
     }
 
     /// Keys and values of some tokens as bytes, one kind's behind the other's, which mean the same to every sequence of the
@@ -326,6 +360,29 @@ impl KindSequence {
         match self {
             Self::Paged(sequence) => Self::Paged(sequence.fork(len)),
             Self::Gathered(sequence) => Self::Gathered(sequence.fork(len)),
+        }
+    }
+
+    fn fork_point(&self, len: usize) -> usize {
+        match self {
+            Self::Paged(sequence) => sequence.fork_point(len),
+            Self::Gathered(sequence) => sequence.fork_point(len),
+        }
+    }
+
+    fn resume(&self, len: usize) -> Option<Self> {
+        Some(match self {
+            Self::Paged(sequence) => Self::Paged(sequence.resume(len)?),
+            Self::Gathered(sequence) => Self::Gathered(sequence.resume(len)?),
+        })
+    }
+
+    fn adopt(&mut self, other: &Self, len: usize) {
+        match (self, other) {
+            (Self::Paged(own), Self::Paged(other)) => own.adopt(other, len),
+            (Self::Gathered(own), Self::Gathered(other)) => own.adopt(other, len),
+            // They are of other models: nothing of the one is of use to the other.
+            (Self::Paged(_), Self::Gathered(_)) | (Self::Gathered(_), Self::Paged(_)) => {}
         }
     }
 

@@ -14,8 +14,11 @@
 //! query_scale  what queries are multiplied by where they are late
 //! geometry   of what shape keys and values are
 //! kv         how much memory there is for them
+//! kv_division  how it is divided between layers with a window and others
 //! kv_memory  the memory
-//! block_table  which blocks of it a sequence has
+//! kind_blocks  the blocks of layers that are alike
+//! block_table  which of them a sequence has
+//! window_table  the same of layers that keep what their window reaches
 //! state      memory for what else layers keep of a sequence
 //! state_budget  how much of it there is
 //! recurrent  the layers that keep it
@@ -35,7 +38,9 @@ mod experts;
 mod geometry;
 mod heads;
 mod kernels;
+mod kind_blocks;
 mod kv;
+mod kv_division;
 mod kv_memory;
 mod matrix;
 mod mlx;
@@ -49,6 +54,7 @@ mod step;
 mod take;
 #[cfg(test)]
 mod tests;
+mod window_table;
 
 use mlx_rs::{Array, Dtype, error::Exception};
 
@@ -57,7 +63,7 @@ pub(crate) use experts::{ExpertSizes, Mix, StoredExperts, StoredMatrices};
 pub(crate) use geometry::{KvGeometry, KvHeads};
 pub(crate) use heads::HeadProducts;
 pub use kernels::Kernels;
-pub use kv::{KvBudget, KvDtype, KvError};
+pub use kv::{KvBudget, KvDtype, KvError, KvWindows};
 pub(crate) use kv::{RowMemory, StepBefore};
 pub(crate) use kv_memory::{KvMemory, SequenceMemory};
 pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Origin, Rowwise, Storage};
@@ -203,12 +209,17 @@ impl Backend {
         attention.iter().all(|spec| self.pages(spec.heads.dim)).then_some(cpu::progress as Progress)
     }
 
-    /// Makes memory for keys and values.
+    /// Makes memory for keys and values of sequences of at most `context` tokens.
     ///
     /// # Errors
     /// The budget is too small, or there is no address space.
-    pub(crate) fn kv_memory(self, geometry: &KvGeometry, budget: KvBudget) -> Result<KvMemory, KvError> {
-        KvMemory::new(geometry, budget, |kind| self.kv_storage(kind, budget))
+    pub(crate) fn kv_memory(
+        self,
+        geometry: &KvGeometry,
+        budget: KvBudget,
+        context: usize,
+    ) -> Result<KvMemory, KvError> {
+        KvMemory::new(geometry, budget, context, |kind| self.kv_storage(kind, budget))
     }
 
     /// Makes memory for states.
@@ -231,7 +242,7 @@ impl Backend {
     /// Everything that keys and values of such a geometry depend on, besides the weights and the tokens.
     pub(crate) fn kv_identity(self, geometry: &KvGeometry, budget: KvBudget) -> String {
         let kind = |&kind: &LayerKind| {
-            let LayerKind { layers, heads: KvHeads { kv, dim } } = kind;
+            let LayerKind { layers, heads: KvHeads { kv, dim }, .. } = kind;
             let numbers = match self.kv_storage(kind, budget) {
                 KvStorage::Paged(dtype) => format!("{dtype:?} by {}", cpu::instructions()),
                 KvStorage::Gathered { dtype, .. } => format!("{dtype:?} in blocks of {BLOCK_TOKENS}"),

@@ -7,8 +7,8 @@ use mlx_rs::{Array, error::Exception};
 use super::ModelError;
 use crate::{
     backend::{
-        AttentionSpec, Backend, KvBudget, KvError, KvGeometry, KvInUse, KvMemory, RowMemory, SequenceMemory,
-        SequenceState, StateGeometry, StateMemory, StateRow, StepBefore, StepMemory, divide,
+        AttentionSpec, Backend, KvBudget, KvError, KvGeometry, KvInUse, KvMemory, KvWindows, RowMemory,
+        SequenceMemory, SequenceState, StateGeometry, StateMemory, StateRow, StepBefore, StepMemory, divide,
     },
     cache::Fork,
 };
@@ -39,22 +39,25 @@ pub(super) struct KvRow<'a> {
 }
 
 impl KvCache {
-    /// Memory for layers of these geometries.
+    /// Memory for layers of these geometries, and for sequences of at most `context` tokens.
     pub(super) fn new(
         geometry: &KvGeometry,
         states: &StateGeometry,
         budget: KvBudget,
+        context: usize,
         backend: Backend,
     ) -> Result<Self, KvError> {
         let token_bytes = backend.kv_token_bytes(geometry, budget);
-        let identity = backend.kv_identity(geometry, budget);
-        if states.parts.is_empty() {
-            let memory = backend.kv_memory(geometry, budget)?;
-            return Ok(Self { memory, states: None, identity, token_bytes });
-        }
-        let divided = divide(budget, backend.state_bytes(states), token_bytes as u64)?;
-        let memory = backend.kv_memory(geometry, divided.kv)?;
-        let states = Some(backend.state_memory(states, divided)?);
+        let (kv, states) = if states.parts.is_empty() {
+            (budget, None)
+        } else {
+            let divided = divide(budget, backend.state_bytes(states), token_bytes as u64)?;
+            // States say already where a sequence can go on. No model of which we know has windows, too.
+            let kv = KvBudget { step_tokens: None, ..divided.kv };
+            (kv, Some(backend.state_memory(states, divided)?))
+        };
+        let memory = backend.kv_memory(geometry, kv, context)?;
+        let identity = backend.kv_identity(memory.geometry(), budget);
         Ok(Self { memory, states, identity, token_bytes })
     }
 
@@ -72,6 +75,11 @@ impl KvCache {
     /// Sequences that may be in a step at the same time. One more may have memory, or any number if there are no states.
     pub(super) fn sequences(&self) -> usize {
         self.states.as_ref().map_or(usize::MAX, StateMemory::sequences)
+    }
+
+    /// What is held in layers that keep no more than their windows reach, if there are any.
+    pub(super) fn windows(&self) -> Option<KvWindows> {
+        self.memory.windows()
     }
 
     /// Tokens for which there is memory, whichever of the budget's sequences hold them.
@@ -137,7 +145,7 @@ pub(super) fn geometry(layers: &[&AttentionSpec], backend: Backend) -> Result<Kv
     if layers.is_empty() {
         return Err(ModelError::NoLayers);
     }
-    Ok(KvGeometry::new(layers.iter().map(|spec| spec.heads.into())))
+    Ok(KvGeometry::new(layers.iter().map(|spec| (spec.heads.into(), spec.reach()))))
 }
 
 impl SequenceKv {
@@ -151,7 +159,8 @@ impl SequenceKv {
         self.len == 0
     }
 
-    /// Forgets every token from `len` on. Of a model with states the sequence can go on only from where one is kept.
+    /// Forgets every token from `len` on. Of a model with states the sequence can go on only from where one is kept, and of one
+    /// with windows only from a place that is no more than a block before where the last step began.
     pub fn truncate(&mut self, len: usize) {
         let all = self.len;
         self.len = all.min(len);
@@ -207,7 +216,9 @@ impl Fork for SequenceKv {
 
     fn fork_point(&self, len: usize) -> usize {
         let len = self.len.min(len);
-        self.state.as_ref().map_or(len, |state| state.fork_point(len, self.len))
+        self.state
+            .as_ref()
+            .map_or_else(|| self.memory.fork_point(len), |state| state.fork_point(len, self.len))
     }
 
     fn resume(&self, len: usize) -> Option<Self> {
@@ -216,11 +227,12 @@ impl Fork for SequenceKv {
             Some(state) => Some(state.resume(len, self.len)?),
             None => None,
         };
-        Some(Self { memory: self.memory.fork(len), state, len })
+        Some(Self { memory: self.memory.resume(len)?, state, len })
     }
 
     fn adopt(&mut self, other: &Self, len: usize) {
         let len = len.min(self.len).min(other.len);
+        self.memory.adopt(&other.memory, len);
         if let (Some(own), Some(state)) = (&mut self.state, &other.state) {
             own.adopt(state, len);
         }

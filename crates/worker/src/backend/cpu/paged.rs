@@ -1,25 +1,24 @@
 //! Keys and values in blocks of one pool, and attention on them.
 
-use std::sync::Arc;
-
 use mlx_ext::cpu::{Attention, KvPool, KvShape, Step, StepRow};
 use mlx_rs::{Array, error::Exception};
 
 use super::super::{
     attention::AttentionSpec,
-    block_table::{BlockMemory, BlockTable, SharedBlocks, other_bytes},
+    block_table::{BlockMemory, other_bytes},
     geometry::LayerKind,
+    kind_blocks::{KindBlocks, KindTable},
     kv::{KvDtype, KvError, RowMemory},
     rope::Table,
 };
 
 /// What all sequences have in the layers of one kind.
 pub(crate) struct PagedKv {
-    shared: Arc<SharedBlocks<KvPool>>,
+    blocks: KindBlocks<KvPool>,
 }
 
 /// A sequence's blocks in order.
-pub(crate) type PagedSequence = BlockTable<KvPool>;
+pub(crate) type PagedSequence = KindTable<KvPool>;
 
 /// The rows of a step.
 pub(crate) struct PagedStep {
@@ -31,18 +30,18 @@ pub(crate) struct PagedStep {
 impl PagedKv {
     /// `blocks` of them.
     pub(crate) fn new(kind: LayerKind, blocks: i32, dtype: KvDtype) -> Result<Self, KvError> {
-        let LayerKind { layers, heads } = kind;
+        let LayerKind { layers, heads, reach } = kind;
         let shape = KvShape { layers, kv_heads: heads.kv, head_dim: heads.dim, dtype };
-        Ok(Self { shared: SharedBlocks::new(KvPool::new(shape, blocks)?, blocks) })
+        Ok(Self { blocks: KindBlocks::new(KvPool::new(shape, blocks)?, blocks, reach) })
     }
 
     /// Says how many blocks are in use.
     pub(crate) fn used_blocks(&self) -> Box<dyn Fn() -> usize + Send> {
-        self.shared.used()
+        self.blocks.used()
     }
 
     pub(crate) fn sequence(&self) -> PagedSequence {
-        BlockTable::new(&self.shared)
+        self.blocks.table()
     }
 
     pub(crate) fn begin(&self, rows: Vec<RowMemory<'_, PagedSequence>>) -> Result<PagedStep, KvError> {
@@ -53,7 +52,7 @@ impl PagedKv {
             longest = longest.max(position + new_tokens);
             step_rows.push(StepRow { new_tokens: new_tokens as i32, position: position as i32, blocks });
         }
-        Ok(PagedStep { step: self.shared.memory.step(&step_rows)?, longest })
+        Ok(PagedStep { step: self.blocks.memory().step(&step_rows)?, longest })
     }
 }
 

@@ -11,7 +11,8 @@ use super::{
     *,
 };
 
-const BUDGET: KvBudget = KvBudget { bytes: 1 << 16, sequences: 2, dtype: KvDtype::Float32 };
+const BUDGET: KvBudget =
+    KvBudget { bytes: 1 << 16, sequences: 2, dtype: KvDtype::Float32, step_tokens: None };
 
 /// A block has 32 tokens of 2 heads of 8 components, keys and values: 4 KiB in float32.
 const NARROW: KvHeads = KvHeads { kv: 2, dim: 8 };
@@ -22,7 +23,8 @@ const WIDE: KvHeads = KvHeads { kv: 2, dim: 16 };
 fn tokens(layers: &[KvHeads], storage: KvStorage, bytes: u64) -> Result<usize, KvError> {
     mlx_ext::init().unwrap();
     let budget = KvBudget { bytes, ..BUDGET };
-    KvMemory::new(&KvGeometry::new(layers.iter().copied()), budget, |_| storage).map(|kv| kv.tokens())
+    let geometry = KvGeometry::new(layers.iter().map(|&heads| (heads, Reach::All)));
+    KvMemory::new(&geometry, budget, 1000, |_| storage).map(|kv| kv.tokens())
 }
 
 fn gathered(together: bool) -> KvStorage {
@@ -54,31 +56,15 @@ fn a_budget_of_less_than_a_block_for_each_sequence_is_refused() {
     }
 }
 
-#[test]
-fn a_fifth_of_the_budget_is_for_copies_if_it_can_be_spared() {
-    let divided = |blocks: u64, copies| {
-        let Division { blocks, copied } =
-            Division::new(KvBudget { bytes: blocks << 12, ..BUDGET }, 1 << 12, copies).unwrap();
-        (blocks.tokens, copied)
-    };
-    assert_eq!(divided(40, true), (30 * 32, 8 * 32));
-    assert_eq!(divided(40, false), (38 * 32, 0));
-    assert_eq!(divided(3, true), (32, 0));
-    assert_eq!(tokens(&[NARROW], gathered(true), 40 << 12).unwrap(), 30 * 32);
-}
-
-#[test]
-fn no_more_blocks_are_promised_than_can_be_numbered() {
-    let all = Division::new(BUDGET, 1 << 12, false).unwrap();
-    assert_eq!(all.at_most(16), all);
-    assert_eq!(all.at_most(9).blocks, Blocks { count: 9, tokens: 7 * 32 });
+fn two_kinds() -> KvGeometry {
+    KvGeometry::new([NARROW, WIDE].map(|heads| (heads, Reach::All)))
 }
 
 /// What one sequence exports of layers of two kinds, another one imports.
 #[test]
 fn exported_bytes_are_those_of_all_kinds() {
     mlx_ext::init().unwrap();
-    let memory = KvMemory::new(&KvGeometry::new([NARROW, WIDE]), BUDGET, |_| gathered(false)).unwrap();
+    let memory = KvMemory::new(&two_kinds(), BUDGET, 1000, |_| gathered(false)).unwrap();
     let bytes: Vec<u8> = (0..12 << 10).map(|index| (index / 5 % 249) as u8).collect();
     let mut sequence = memory.sequence();
     sequence.import(0..32, &bytes).unwrap();
@@ -91,8 +77,9 @@ fn exported_bytes_are_those_of_all_kinds() {
 
 /// Outputs of layers with such heads, over the tokens of one sequence in two steps.
 fn attend(backend: Backend, layers: &[Heads]) -> Vec<Vec<f32>> {
-    let geometry = KvGeometry::new(layers.iter().map(|&heads| heads.into()));
-    let memory = backend.kv_memory(&geometry, KvBudget { bytes: 1 << 20, ..BUDGET }).unwrap();
+    let geometry = KvGeometry::new(layers.iter().map(|&heads| (heads.into(), Reach::All)));
+    let budget = KvBudget { bytes: 1 << 20, ..BUDGET };
+    let memory = backend.kv_memory(&geometry, budget, 1000).unwrap();
     let mut sequence = memory.sequence();
     let mut outputs = vec![Vec::new(); layers.len()];
     for (position, new_tokens) in [(0, 40), (40, 3)] {

@@ -16,7 +16,7 @@
 //! Gathering takes three operations more. It reads and writes all keys and values of the rows, and attention reads them
 //! again: three times the traffic of attention alone. Therefore the gathered copy is kept, with some room: as long as the
 //! same sequences decode, a step adds its tokens to the copy, in place, and nothing is gathered. Copies take memory of
-//! their own, a [share](super::super::kv_memory) of the budget; what does not fit is gathered in each step. A chunk of a prompt attends by
+//! their own, a [share](super::super::kv_division) of the budget; what does not fit is gathered in each step. A chunk of a prompt attends by
 //! itself, behind what it gathers of its sequence. Where steps are launched before the ones before have been computed, a
 //! copy takes twice the memory: it has a [spare](super::between::Spare), and a layer one concatenation more.
 //!
@@ -30,6 +30,9 @@
 //! **What is launched** behind a step that gathers leaves the blocks as they are until then: to write to what is read, MLX
 //! would copy all of them. So it can gather nothing itself.
 //!
+//! **Windows.** For a block that a window has left, zeros are gathered, which no query sees. Copies have room for these
+//! tokens, too: only blocks take less memory.
+//!
 //! **Batches.** Padding and the number of rows change how MLX cuts its sums: in another batch a result is another one
 //! within a rounding.
 
@@ -39,8 +42,8 @@ use mlx_rs::{Array, Dtype};
 
 use super::{
     super::{
-        block_table::{BlockTable, SharedBlocks},
         geometry::LayerKind,
+        kind_blocks::{KindBlocks, KindTable},
         kv::{KvError, RowMemory, StepBefore},
     },
     array_blocks::{Appended, ArrayBlocks},
@@ -50,7 +53,7 @@ use super::{
 };
 /// What all sequences have in the layers of one kind.
 pub(crate) struct GatheredKv {
-    blocks: Arc<SharedBlocks<ArrayBlocks>>,
+    blocks: KindBlocks<ArrayBlocks>,
     between: Arc<Between>,
     /// Whether rows may attend together: else their results do not depend on each other.
     together: bool,
@@ -58,8 +61,8 @@ pub(crate) struct GatheredKv {
 
 /// What a sequence has of it.
 pub(crate) struct GatheredSequence {
-    table: BlockTable<ArrayBlocks>,
-    blocks: Arc<SharedBlocks<ArrayBlocks>>,
+    table: KindTable<ArrayBlocks>,
+    blocks: KindBlocks<ArrayBlocks>,
     between: Arc<Between>,
     /// What it has.
     stamp: Stamp,
@@ -77,7 +80,7 @@ impl GatheredKv {
         together: bool,
     ) -> Result<Self, KvError> {
         let memory = ArrayBlocks::new(kind.layers.unsigned_abs() as usize, kind.heads, dtype, blocks)?;
-        let (blocks, between) = (SharedBlocks::new(memory, blocks), Arc::new(Between::new(copied)));
+        let (blocks, between) = (KindBlocks::new(memory, blocks, kind.reach), Arc::new(Between::new(copied)));
         Ok(Self { blocks, between, together })
     }
 
@@ -94,16 +97,16 @@ impl GatheredKv {
     /// Forgets what the last `steps` steps have appended, and what has become of copies meanwhile.
     pub(crate) fn abandon(&self, steps: usize) {
         self.between.state().abandon();
-        self.blocks.memory.abandon(steps);
+        self.blocks.memory().abandon(steps);
     }
 
     /// A step was launched that reads blocks, until `last` has been computed.
     pub(crate) fn set_reader(&self, last: Array) {
-        self.blocks.memory.set_reader(last);
+        self.blocks.memory().set_reader(last);
     }
 
     pub(crate) fn sequence(&self) -> GatheredSequence {
-        GatheredSequence::new(BlockTable::new(&self.blocks), &self.blocks, &self.between)
+        GatheredSequence::new(self.blocks.table(), &self.blocks, &self.between)
     }
 
     /// A step, which nobody waits for if the one `before` has not been computed.
@@ -129,19 +132,15 @@ impl GatheredKv {
         if later && groups.read_blocks() {
             return Err(KvError::InUse);
         }
-        self.blocks.memory.prepare(last, later)?;
+        self.blocks.memory().prepare(last, later)?;
         Ok(GatheredStep::new(&self.blocks, &self.between, &rows, groups))
     }
 }
 
 impl GatheredSequence {
-    fn new(
-        table: BlockTable<ArrayBlocks>,
-        blocks: &Arc<SharedBlocks<ArrayBlocks>>,
-        between: &Arc<Between>,
-    ) -> Self {
+    fn new(table: KindTable<ArrayBlocks>, blocks: &KindBlocks<ArrayBlocks>, between: &Arc<Between>) -> Self {
         let stamp = between.state().stamp();
-        Self { table, blocks: Arc::clone(blocks), between: Arc::clone(between), stamp, next: stamp }
+        Self { table, blocks: blocks.clone(), between: Arc::clone(between), stamp, next: stamp }
     }
 
     /// Gives back the blocks that only tokens from `len` on need. A copy may go on having them: they are not seen.
@@ -154,7 +153,20 @@ impl GatheredSequence {
         Self::new(self.table.fork(len), &self.blocks, &self.between)
     }
 
-    /// See [`BlockTable::bytes_of`].
+    /// See [`KindTable::fork_point`].
+    pub(crate) fn fork_point(&self, len: usize) -> usize {
+        self.table.fork_point(len)
+    }
+
+    pub(crate) fn resume(&self, len: usize) -> Option<Self> {
+        Some(Self::new(self.table.resume(len)?, &self.blocks, &self.between))
+    }
+
+    pub(crate) fn adopt(&mut self, other: &Self, len: usize) {
+        self.table.adopt(&other.table, len);
+    }
+
+    /// See [`KindTable::bytes_of`].
     pub(crate) fn bytes_of(&self, tokens: usize) -> usize {
         self.table.bytes_of(tokens)
     }
@@ -174,7 +186,7 @@ impl GatheredSequence {
     pub(crate) fn commit(&mut self) {
         self.stamp = self.next;
         if let Some((slots, layers)) = self.between.state().commit() {
-            self.blocks.memory.append(Appended { slots, layers });
+            self.blocks.memory().append(Appended { slots, layers });
         }
     }
 }

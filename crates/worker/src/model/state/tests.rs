@@ -5,14 +5,15 @@ use mlx_rs::Dtype;
 use super::*;
 use crate::backend::{Heads, Kernels, KvDtype};
 
-const BUDGET: KvBudget = KvBudget { bytes: 1 << 20, sequences: 2, dtype: KvDtype::Float32 };
+const BUDGET: KvBudget =
+    KvBudget { bytes: 1 << 20, sequences: 2, dtype: KvDtype::Float32, step_tokens: None };
 const HEADS: Heads = Heads { queries: 4, kv: 2, dim: 8 };
 
 /// Of the backend that this machine uses.
 fn cache(layers: &[&AttentionSpec]) -> Result<KvCache, ModelError> {
     let kernels = Kernels::of(mlx_ext::init().unwrap());
     let backend = Backend::new(kernels, Dtype::Float32);
-    Ok(KvCache::new(&geometry(layers, backend)?, &StateGeometry::default(), BUDGET, backend)?)
+    Ok(KvCache::new(&geometry(layers, backend)?, &StateGeometry::default(), BUDGET, 1000, backend)?)
 }
 
 #[test]

@@ -10,7 +10,7 @@ use mlx_rs::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::backend::{AttentionSpec, Heads, Rope};
+use crate::backend::{AttentionSpec, Heads, Rope, attention::Reach};
 
 const HEADS: Heads = Heads { queries: 4, kv: 2, dim: 8 };
 const WIDTH: i32 = (HEADS.queries + 2 * HEADS.kv) * HEADS.dim;
@@ -27,7 +27,7 @@ fn layers() -> [AttentionSpec; 2] {
 
 fn memory(together: bool) -> GatheredKv {
     mlx_ext::init().unwrap();
-    let (kind, (blocks, copied)) = (LayerKind { layers: 2, heads: HEADS.into() }, ROOM);
+    let (kind, (blocks, copied)) = (LayerKind { layers: 2, heads: HEADS.into(), reach: Reach::All }, ROOM);
     GatheredKv::new(kind, blocks, if together { copied } else { 0 }, Dtype::Float32, together).unwrap()
 }
 
@@ -268,9 +268,9 @@ fn what_is_decoded_goes_into_the_same_memory_and_is_not_gathered_again() {
     let mut all = held(&memory, &[40, 50, 45]);
     let mut addresses = |seed| {
         step(&memory, &mut each_one(&mut all), &numbers(3, seed));
-        memory.blocks.memory.prepare(0, false).unwrap();
+        memory.blocks.memory().prepare(0, false).unwrap();
         let copies = memory.between.state().addresses();
-        (memory.blocks.memory.addresses(), copies)
+        (memory.blocks.memory().addresses(), copies)
     };
     let first = addresses(1);
     assert_eq!((first.0.len(), first.1.len()), (2, 2));
@@ -285,8 +285,8 @@ fn what_is_decoded_goes_into_the_same_memory_and_is_not_gathered_again() {
 fn what_is_launched_goes_into_two_copies_in_turn() {
     let memory = memory(true);
     let mut all = held(&memory, &[40, 50, 45]);
-    memory.blocks.memory.prepare(0, false).unwrap();
-    let blocks = memory.blocks.memory.addresses();
+    memory.blocks.memory().prepare(0, false).unwrap();
+    let blocks = memory.blocks.memory().addresses();
     let (mut before, mut addresses) = (None, Vec::new());
     for seed in 0..12 {
         let waiting = before.clone();
@@ -301,8 +301,8 @@ fn what_is_launched_goes_into_two_copies_in_turn() {
     let addresses = &addresses[2..];
     assert!(addresses[0] != addresses[1] && addresses[0].len() == 2, "{addresses:?}");
     assert!(addresses.windows(3).all(|turns| turns[0] == turns[2]), "{addresses:?}");
-    memory.blocks.memory.prepare(0, false).unwrap();
-    assert_eq!(memory.blocks.memory.addresses(), blocks);
+    memory.blocks.memory().prepare(0, false).unwrap();
+    assert_eq!(memory.blocks.memory().addresses(), blocks);
 }
 
 #[test]
