@@ -16,6 +16,7 @@
 //! kv         how much memory there is for them
 //! kv_division  how it is divided between layers with a window and others
 //! kv_memory  the memory
+//! kv_sequence  what a sequence has of it
 //! kind_blocks  the blocks of layers that are alike
 //! block_table  which of them a sequence has
 //! window_table  the same of layers that keep what their window reaches
@@ -42,6 +43,7 @@ mod kind_blocks;
 mod kv;
 mod kv_division;
 mod kv_memory;
+mod kv_sequence;
 mod matrix;
 mod mlx;
 mod query_scale;
@@ -65,7 +67,8 @@ pub(crate) use heads::HeadProducts;
 pub use kernels::Kernels;
 pub use kv::{KvBudget, KvDtype, KvError, KvWindows};
 pub(crate) use kv::{RowMemory, StepBefore};
-pub(crate) use kv_memory::{KvMemory, SequenceMemory};
+pub(crate) use kv_memory::KvMemory;
+pub(crate) use kv_sequence::SequenceMemory;
 pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Origin, Rowwise, Storage};
 pub(crate) use mlx::PackedInputs;
 pub(crate) use query_scale::QueryScale;

@@ -223,8 +223,8 @@ impl Scheduler {
     /// its own up to an earlier one, which was paused until now.
     ///
     /// A place is given only with memory for the whole sequence and one token, in addition to what prompts already
-    /// begun still need: else two half-computed prompts could block each other. In layers with windows, which need no more for
-    /// a longer sequence, everything that a sequence will need is set aside.
+    /// begun still need: else two half-computed prompts could block each other. The same goes for layers with windows, where
+    /// a sequence never needs more than its stretch.
     fn give_places(&mut self, kept: &mut impl Kept) {
         let candidates = self.entries.iter().filter(|(_, entry)| !entry.placed && !entry.paused);
         let candidates: Vec<SequenceId> =
