@@ -25,7 +25,8 @@ const GREEDY: usize = 64;
 /// Tokens of each part that the text is cut into.
 const PART: usize = 256;
 
-const BUDGET: KvBudget = KvBudget { bytes: 256 << 20, sequences: 32, dtype: KvDtype::Float32 };
+const BUDGET: KvBudget =
+    KvBudget { bytes: 256 << 20, sequences: 32, dtype: KvDtype::Float32, step_tokens: Some(64) };
 
 /// A way to run the model.
 struct Variant {

@@ -10,8 +10,8 @@ use protocol::{
 
 use crate::{
     cache::BLOCK_TOKENS,
-    model::{Kernels, KvBudget, KvDtype},
-    schedule::Limits,
+    model::{Kernels, KvBudget, KvDtype, KvWindows},
+    schedule::{Limits, WindowLimits},
 };
 
 /// What computes on `device`.
@@ -32,7 +32,21 @@ pub fn kv_budget(options: &WorkerOptions) -> KvBudget {
             KvType::Float32 => KvDtype::Float32,
             KvType::Float16 => KvDtype::Float16,
         },
+        // What is written to disk has the keys and values of all layers, also of those that no window reaches any more.
+        step_tokens: (!keeps_on_disk(options))
+            .then(|| chunk_tokens(options).max(max_draft_tokens(options) + 1)),
     }
+}
+
+/// Whether prefixes are to be kept on disk.
+pub fn keeps_on_disk(options: &WorkerOptions) -> bool {
+    options.keep_prefixes && options.prefix_disk_bytes > 0
+}
+
+/// What a step may hold in layers that keep no more than their windows reach.
+pub fn window_limits(windows: KvWindows) -> WindowLimits {
+    let KvWindows { tokens, stretch } = windows;
+    WindowLimits { tokens, stretch }
 }
 
 /// What a step may hold, where there is memory for the keys and values of `kv_tokens`, and for so many sequences.
@@ -47,7 +61,8 @@ pub fn limits(options: &WorkerOptions, kv_tokens: usize, kv_sequences: usize) ->
         kv_tokens,
         unit_tokens: BLOCK_TOKENS,
         keep_prefixes: options.keep_prefixes,
-        max_draft_tokens: (options.max_draft_tokens as usize).min(MAX_DELTA_TOKENS - 1),
+        max_draft_tokens: max_draft_tokens(options),
+        windows: None,
     }
 }
 
@@ -59,6 +74,10 @@ pub fn heartbeat(options: &WorkerOptions) -> Duration {
 /// Most tokens of a prompt that one step computes.
 pub fn chunk_tokens(options: &WorkerOptions) -> usize {
     options.chunk_tokens.max(1) as usize
+}
+
+fn max_draft_tokens(options: &WorkerOptions) -> usize {
+    (options.max_draft_tokens as usize).min(MAX_DELTA_TOKENS - 1)
 }
 
 fn max_num_seqs(options: &WorkerOptions) -> usize {
@@ -102,6 +121,8 @@ mod tests {
             (kv_budget(&exact).bytes, kv_budget(&exact).dtype, kv_budget(&fast).dtype),
             (7, KvDtype::Float32, KvDtype::Float16)
         );
+        let disk = WorkerOptions { keep_prefixes: true, prefix_disk_bytes: 1, ..exact.clone() };
+        assert_eq!((kv_budget(&disk).step_tokens, kv_budget(&fast).step_tokens), (None, Some(256)));
         assert_eq!(kernels(&exact, Device::Cpu), Kernels::Cpu);
         assert_eq!(kernels(&fast, Device::Cpu), Kernels::CpuInt8);
         assert_eq!(kernels(&fast, Device::Gpu), Kernels::Mlx, "a GPU has no such kernels");

@@ -33,6 +33,7 @@ use crate::{
     prepare::{ChatTemplates, Drafts, Pool, PreparationAge, Preparer, PromptTokenizer, Settings},
     report_sink::ReportSink,
     requests::RequestTable,
+    schedule::Limits,
     verify,
 };
 
@@ -92,7 +93,10 @@ pub fn run(cli: &Serve, started: Instant) -> anyhow::Result<()> {
     })?;
     let Loaded { artifact, stored_draft: _lease, served, preparer, adapter_bytes, info, dir } = loaded;
 
-    let limits = options::limits(&options, served.kv_tokens(), served.kv_sequences());
+    let limits = Limits {
+        windows: served.kv_windows().map(options::window_limits),
+        ..options::limits(&options, served.kv_tokens(), served.kv_sequences())
+    };
     if limits.max_num_seqs < options.max_sequences as usize {
         info!(
             sequences = limits.max_num_seqs,
@@ -225,7 +229,7 @@ fn prefix_store(
     model: &Model,
     engine: Sender<EngineMessage>,
 ) -> Option<PrefixStore> {
-    if options.prefix_disk_bytes == 0 || !options.keep_prefixes {
+    if !options::keeps_on_disk(options) {
         return None;
     }
     if model.has_states() {

@@ -26,7 +26,8 @@ const FLOAT16_TOLERANCE: f64 = 0.5;
 /// are off by 1.6 there, and these are equal to them.
 const EMULATED_FLOAT16_TOLERANCE: f64 = 2.5;
 
-const BUDGET: KvBudget = KvBudget { bytes: 256 << 20, sequences: 4, dtype: KvDtype::Float32 };
+const BUDGET: KvBudget =
+    KvBudget { bytes: 256 << 20, sequences: 4, dtype: KvDtype::Float32, step_tokens: Some(64) };
 
 /// Held by the test that has a model.
 static TURN: Mutex<()> = Mutex::new(());

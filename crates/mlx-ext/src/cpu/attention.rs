@@ -48,6 +48,8 @@ pub struct KvPool {
 #[derive(Debug)]
 pub struct Step {
     raw: NonNull<RawStep>,
+    /// Of each row where it goes on, and the first position whose keys and values it has.
+    held: Vec<(i32, i32)>,
 }
 
 /// One sequence's part of a step.
@@ -58,7 +60,8 @@ pub struct StepRow<'a> {
     /// Tokens that its blocks hold already.
     pub position: i32,
     /// Its blocks in order, at least enough for all of its tokens; those beyond are not used. The blocks that its new
-    /// tokens go to must not be in use by another row of the step. Blocks that are only read may be shared.
+    /// tokens go to must not be in use by another row of the step. Blocks that are only read may be shared. The first ones may
+    /// be [`KvPool::NO_BLOCK`] where no layer sees them.
     pub blocks: &'a [i32],
 }
 
@@ -94,6 +97,9 @@ pub struct Attention<'a> {
 impl KvPool {
     /// Tokens of a block.
     pub const BLOCK_TOKENS: usize = 32;
+
+    /// Stands for a block that is not there.
+    pub const NO_BLOCK: i32 = -1;
 
     /// Most components of a head. Published models have up to 576; threads keep scratch memory of some hundred times as
     /// many floats.
@@ -168,7 +174,8 @@ impl KvPool {
             )
         };
         let raw = NonNull::new(raw).ok_or_else(|| Exception::custom("out of memory".to_owned()))?;
-        Ok(Step { raw })
+        let held = rows.iter().map(|row| (row.position, row.first_held())).collect();
+        Ok(Step { raw, held })
     }
 
     /// Every used block must be in the pool, and a block that is written to must be in use once only: tasks of several
@@ -293,7 +300,18 @@ impl<'a> StepRow<'a> {
 
     /// The blocks whose tokens are only read.
     fn read_blocks(&self) -> Result<&'a [i32], Exception> {
-        Ok(&self.used_blocks()?[..self.full_blocks()])
+        let full = &self.used_blocks()?[..self.full_blocks()];
+        Ok(&full[self.absent_blocks().min(full.len())..])
+    }
+
+    /// How many of its first blocks are not there.
+    fn absent_blocks(&self) -> usize {
+        self.blocks.iter().take_while(|&&block| block == KvPool::NO_BLOCK).count()
+    }
+
+    /// The first position whose block is there.
+    fn first_held(&self) -> i32 {
+        i32::try_from(self.absent_blocks().saturating_mul(KvPool::BLOCK_TOKENS)).unwrap_or(i32::MAX)
     }
 
     fn full_blocks(&self) -> usize {
@@ -309,8 +327,11 @@ impl Step {
     /// next one that has the same sequences.
     ///
     /// # Errors
-    /// Shapes or types that do not fit.
+    /// Shapes or types that do not fit, or a row without a block that the layer sees.
     pub fn attend(&self, attention: &Attention<'_>) -> Result<Array, Exception> {
+        if self.held.iter().any(|&(position, first)| attention.first_seen(position) < first) {
+            return Err(Exception::custom("a layer sees tokens whose keys and values are not there"));
+        }
         let spec = RawAttention {
             qkv: context(Some(attention.qkv)),
             cos: context(Some(attention.cos)),
@@ -329,6 +350,17 @@ impl Step {
         // SAFETY: step and arrays are borrowed for the call; the primitive shares the ownership of the step's rows and
         // pool, and copies the handles of the arrays. Shapes are checked in C++; the blocks were, in `KvPool::step`.
         array_from(|message, len| unsafe { mlx_ext_attention(&raw const spec, message, len) })
+    }
+}
+
+impl Attention<'_> {
+    /// The first position that the query at a position sees.
+    fn first_seen(&self, position: i32) -> i32 {
+        match self.window {
+            Some(chunk) if self.chunked && chunk > 0 => position - position % chunk,
+            Some(window) if window > 0 => position.saturating_add(1).saturating_sub(window).max(0),
+            _ => 0,
+        }
     }
 }
 

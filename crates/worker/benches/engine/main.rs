@@ -37,7 +37,8 @@ fn main() {
     let choice = Choice::of(choice);
     let kernels = Kernels::of(mlx_ext::init().unwrap());
     let artifact = Store::open_read_only(store).unwrap().resolve(model).unwrap();
-    let budget = KvBudget { bytes: 4 << 30, sequences: SEQUENCES, dtype: KvDtype::Float32 };
+    let budget =
+        KvBudget { bytes: 4 << 30, sequences: SEQUENCES, dtype: KvDtype::Float32, step_tokens: Some(64) };
     let load = || Model::load(&artifact, kernels, budget).unwrap();
     let model = load();
     println!(

@@ -17,6 +17,17 @@ pub(crate) struct Heads {
     pub(crate) dim: i32,
 }
 
+/// Which of the tokens before it a query sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// All of them.
+    All,
+    /// So many of the latest, itself included.
+    Window(i32),
+    /// Those since the last position that this number divides.
+    Chunk(i32),
+}
+
 /// Everything that distinguishes one layer's attention from another's, apart from its weights.
 ///
 /// [`Backend::unsupported`](super::Backend::unsupported) says what the kernels can't compute; a model that asks for it is
@@ -55,12 +66,36 @@ impl AttentionSpec {
         }
     }
 
+    /// Which of the tokens before it a query sees.
+    pub(crate) fn reach(&self) -> Reach {
+        match self.window {
+            None => Reach::All,
+            Some(chunk) if self.chunked => Reach::Chunk(chunk),
+            Some(window) => Reach::Window(window),
+        }
+    }
+
     /// The first position that the query at a position sees.
     pub(super) fn first_seen(&self, position: i32) -> i32 {
-        match self.window {
-            None => 0,
-            Some(chunk) if self.chunked => position - position % chunk,
-            Some(window) => position.saturating_add(1).saturating_sub(window).max(0),
+        self.reach().first_seen(position)
+    }
+}
+
+impl Reach {
+    /// The first position that the query at a position sees.
+    pub(crate) fn first_seen(self, position: i32) -> i32 {
+        match self {
+            Self::All => 0,
+            Self::Chunk(chunk) => position - position % chunk,
+            Self::Window(window) => position.saturating_add(1).saturating_sub(window).max(0),
+        }
+    }
+
+    /// How many tokens a query sees at most, itself included. `None`: however many there are.
+    pub(crate) fn len(self) -> Option<usize> {
+        match self {
+            Self::All => None,
+            Self::Chunk(len) | Self::Window(len) => Some(len.unsigned_abs() as usize),
         }
     }
 }

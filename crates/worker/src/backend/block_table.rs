@@ -12,6 +12,9 @@ use crate::cache::{BLOCK_TOKENS, BlockPool};
 
 /// Keys and values of all layers, in blocks that are numbered from 0.
 pub(crate) trait BlockMemory {
+    /// Bytes of a block in all layers together.
+    fn block_bytes(&self) -> usize;
+
     /// Copies a block.
     fn copy_block(&self, from: i32, to: i32) -> Result<(), Exception>;
 
@@ -89,6 +92,11 @@ impl<M> BlockTable<M> {
 }
 
 impl<M: BlockMemory> BlockTable<M> {
+    /// Bytes of the keys and values of so many whole blocks' tokens.
+    pub(super) fn bytes_of(&self, tokens: usize) -> usize {
+        (tokens / BLOCK_TOKENS).saturating_mul(self.shared.memory.block_bytes())
+    }
+
     /// Makes sure of blocks for `new` tokens behind `len`, and that those which they go to are this sequence's alone.
     /// Returns all of its blocks.
     pub(super) fn reserve(&mut self, len: usize, new: usize) -> Result<&[i32], KvError> {
@@ -135,14 +143,14 @@ pub(super) fn other_bytes() -> Exception {
 }
 
 /// Which of a sequence's blocks have these tokens, and no others.
-fn whole_blocks(tokens: Range<usize>) -> Result<Range<usize>, Exception> {
+pub(super) fn whole_blocks(tokens: Range<usize>) -> Result<Range<usize>, Exception> {
     if !tokens.start.is_multiple_of(BLOCK_TOKENS) || !tokens.end.is_multiple_of(BLOCK_TOKENS) {
         return Err(Exception::custom(format!("the tokens {tokens:?} are not those of whole blocks")));
     }
     Ok(tokens.start / BLOCK_TOKENS..tokens.end / BLOCK_TOKENS)
 }
 
-fn not_held() -> Exception {
+pub(super) fn not_held() -> Exception {
     Exception::custom("a sequence does not have the keys and values of these tokens")
 }
 

@@ -16,7 +16,8 @@ use super::*;
 const HEADS: Heads = Heads { queries: 4, kv: 2, dim: 16 };
 const WIDTH: i32 = (HEADS.queries + 2 * HEADS.kv) * HEADS.dim;
 const TOKENS: i32 = 45;
-const BUDGET: KvBudget = KvBudget { bytes: 1 << 20, sequences: 2, dtype: KvDtype::Float32 };
+const BUDGET: KvBudget =
+    KvBudget { bytes: 1 << 20, sequences: 2, dtype: KvDtype::Float32, step_tokens: Some(8) };
 
 /// Both kinds of attention, in float32.
 pub(super) fn backends() -> Vec<Backend> {
@@ -42,7 +43,7 @@ fn inv_freq(pairs: i32) -> Vec<f64> {
 
 /// One sequence's attention, in chunks.
 fn attend(backend: Backend, spec: &AttentionSpec, qkv: &Array) -> Vec<f32> {
-    let memory = backend.kv_memory(KvGeometry { layers: 1, heads: HEADS }, BUDGET).unwrap();
+    let memory = backend.kv_memory(&KvGeometry::new([(HEADS.into(), spec.reach())]), BUDGET, 1000).unwrap();
     let mut sequence = memory.sequence();
     let mut outputs = Vec::new();
     let mut position = 0;

@@ -6,6 +6,8 @@ use thiserror::Error;
 ///
 /// A state that a sequence goes on from is *pinned*. Others are *snapshots*, which later sequences may go on from; where no
 /// state is free, the snapshot that was not used for longest is taken away, and whoever holds it finds that out.
+///
+/// Blocks of layers with windows are counted in the same way: who may still write to one has pinned it, and prefixes hold it.
 #[derive(Debug)]
 pub struct StatePool {
     states: Vec<State>,
@@ -29,6 +31,7 @@ struct State {
 /// Names what a state was when it was held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Snapshot {
+    /// Which one it was.
     state: i32,
     generation: u64,
 }
@@ -97,9 +100,20 @@ impl StatePool {
         Snapshot { state, generation: of.generation }
     }
 
+    /// Whether a state is pinned or held more than once.
+    pub fn is_shared(&self, state: i32) -> bool {
+        let of = &self.states[index(state)];
+        of.pins + of.holders > 1
+    }
+
     /// Whether the snapshot is still there.
     pub fn has(&self, snapshot: Snapshot) -> bool {
         self.states[index(snapshot.state)].generation == snapshot.generation
+    }
+
+    /// The state of a snapshot, if it is still there.
+    pub fn state_of(&self, snapshot: Snapshot) -> Option<i32> {
+        self.has(snapshot).then_some(snapshot.state)
     }
 
     /// One more holds the snapshot, if it is still there.
@@ -200,10 +214,11 @@ mod tests {
         let mut pool = StatePool::new(1);
         let state = pool.allocate().unwrap();
         let snapshot = pool.hold(state);
+        assert!(pool.is_shared(state), "who has pinned it is not the only one");
         pool.share(snapshot);
         pool.unpin(state);
         pool.release(snapshot);
-        assert!(pool.has(snapshot) && pool.used() == 1);
+        assert!(!pool.is_shared(state) && pool.has(snapshot) && pool.used() == 1);
         pool.release(snapshot);
         assert!(!pool.has(snapshot) && pool.used() == 0);
     }

@@ -102,7 +102,9 @@ impl EngineStats {
         self.paused.store(scheduler.paused() as u32, Ordering::Relaxed);
         self.waiting.store(scheduler.waiting() as u32, Ordering::Relaxed);
         self.preemptions.store(scheduler.preemptions(), Ordering::Relaxed);
-        self.kv_tokens.store((scheduler.held_tokens() + kept) as u64, Ordering::Relaxed);
+        // Who sends more requests has to know of the scarcer memory.
+        let held = (scheduler.held_tokens() + kept).max(scheduler.windowed_share());
+        self.kv_tokens.store(held as u64, Ordering::Relaxed);
     }
 
     /// Requests of a model that embeds text: those that are being computed, and all others.

@@ -43,6 +43,7 @@ const LIMITS: Limits = Limits {
     unit_tokens: 1,
     keep_prefixes: false,
     max_draft_tokens: 0,
+    windows: None,
 };
 
 /// The worker's threads, and how its reading ended.

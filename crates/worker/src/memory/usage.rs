@@ -60,11 +60,13 @@ impl MemoryUsage {
     pub fn now(&self) -> WorkerMemory {
         // What MLX does not say is no reason to be silent about the rest.
         let mlx = mlx_ext::mlx_memory().unwrap_or_default();
+        let kv = self.kv_in_use.iter().map(|in_use| in_use()).sum();
         WorkerMemory {
             weights: self.weights.saturating_add(self.adapters.load(Ordering::Relaxed)),
-            kv: self.kv_in_use.iter().map(|in_use| in_use()).sum(),
+            kv,
             kv_limit: self.kv_limit,
-            kept_prefixes: self.stats.kept_tokens() * self.token_bytes,
+            // Of layers with windows they may have lost a part.
+            kept_prefixes: (self.stats.kept_tokens() * self.token_bytes).min(kv),
             mlx_active: mlx.active,
             mlx_cache: mlx.cache,
         }

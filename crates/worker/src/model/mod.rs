@@ -48,7 +48,7 @@ pub use size::{ModelSize, stored_size};
 pub use state::SequenceKv;
 pub use step::{Logits, StepInput, StepRow};
 
-pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError, KvInUse, Progress, pinned_states};
+pub use crate::backend::{Kernels, KvBudget, KvDtype, KvError, KvInUse, KvWindows, Progress, pinned_states};
 
 use crate::{
     backend::{AttentionSpec, Backend, KvGeometry, PackedInputs, StateGeometry, StepMemory},
@@ -150,7 +150,7 @@ impl Opened {
         let size = ModelSize {
             weight_bytes,
             private_bytes,
-            kv_token_bytes: backend.kv_token_bytes(geometry, budget) as u64,
+            kv_token_bytes: backend.kv_token_bytes(&geometry, budget) as u64,
             state_bytes: backend.state_bytes(&states),
             context_length: architecture.context_length(),
         };
@@ -159,7 +159,8 @@ impl Opened {
 
     fn with_kv(self, budget: KvBudget) -> Result<Model, ModelError> {
         let Self { architecture, backend, geometry, states, progress, size, sites, adaptable, files } = self;
-        let cache = KvCache::new(geometry, &states, budget, backend)?;
+        let context = size.context_length as usize;
+        let cache = KvCache::new(&geometry, &states, budget, context, backend)?;
         Ok(Model {
             architecture,
             cache,
@@ -281,9 +282,14 @@ impl Model {
         self.cache.token_bytes()
     }
 
-    /// Tokens, of all sequences together, whose keys and values fit the budget.
+    /// Tokens, of all sequences together, whose keys and values fit the budget, in layers that keep everything.
     pub fn kv_tokens(&self) -> usize {
         self.cache.tokens()
+    }
+
+    /// What is held in layers that keep no more of a sequence than their windows reach. `None`: all of them keep everything.
+    pub fn kv_windows(&self) -> Option<KvWindows> {
+        self.cache.windows()
     }
 
     /// Whether layers keep states, which every token changes: then a sequence can be cut only where one is kept.

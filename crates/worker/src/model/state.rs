@@ -7,10 +7,10 @@ use mlx_rs::{Array, error::Exception};
 use super::ModelError;
 use crate::{
     backend::{
-        AttentionSpec, Backend, KvBudget, KvError, KvGeometry, KvInUse, KvMemory, RowMemory, SequenceMemory,
-        SequenceState, StateGeometry, StateMemory, StateRow, StepBefore, StepMemory, divide,
+        AttentionSpec, Backend, KvBudget, KvError, KvGeometry, KvInUse, KvMemory, KvWindows, RowMemory,
+        SequenceMemory, SequenceState, StateGeometry, StateMemory, StateRow, StepBefore, StepMemory, divide,
     },
-    cache::{BLOCK_TOKENS, Fork},
+    cache::Fork,
 };
 
 /// Where sequences get their memory from.
@@ -39,30 +39,32 @@ pub(super) struct KvRow<'a> {
 }
 
 impl KvCache {
-    /// Memory for layers of these geometries.
+    /// Memory for layers of these geometries, and for sequences of at most `context` tokens.
     pub(super) fn new(
-        geometry: KvGeometry,
+        geometry: &KvGeometry,
         states: &StateGeometry,
         budget: KvBudget,
+        context: usize,
         backend: Backend,
     ) -> Result<Self, KvError> {
         let token_bytes = backend.kv_token_bytes(geometry, budget);
-        let identity = backend.kv_identity(geometry, budget);
-        if states.parts.is_empty() {
-            let memory = backend.kv_memory(geometry, budget)?;
-            return Ok(Self { memory, states: None, identity, token_bytes });
-        }
-        let divided = divide(budget, backend.state_bytes(states), token_bytes as u64)?;
-        let memory = backend.kv_memory(geometry, divided.kv)?;
-        let states = Some(backend.state_memory(states, divided)?);
+        let (kv, states) = if states.parts.is_empty() {
+            (budget, None)
+        } else {
+            let divided = divide(budget, backend.state_bytes(states), token_bytes as u64)?;
+            // States say already where a sequence can go on. No model of which we know has windows, too.
+            let kv = KvBudget { step_tokens: None, ..divided.kv };
+            (kv, Some(backend.state_memory(states, divided)?))
+        };
+        let memory = backend.kv_memory(geometry, kv, context)?;
+        let identity = backend.kv_identity(memory.geometry(), budget);
         Ok(Self { memory, states, identity, token_bytes })
     }
 
     /// Says how many bytes are in use, in whole blocks and states.
     pub(super) fn in_use(&self) -> KvInUse {
-        let (used, block_bytes) = (self.memory.used_blocks(), (BLOCK_TOKENS * self.token_bytes) as u64);
-        let states = self.states.as_ref().map(StateMemory::used_bytes);
-        Box::new(move || used() as u64 * block_bytes + states.as_ref().map_or(0, |states| states()))
+        let (used, states) = (self.memory.used_bytes(), self.states.as_ref().map(StateMemory::used_bytes));
+        Box::new(move || used() + states.as_ref().map_or(0, |states| states()))
     }
 
     /// Whether layers keep states: then a sequence can be cut only where one is.
@@ -75,6 +77,11 @@ impl KvCache {
         self.states.as_ref().map_or(usize::MAX, StateMemory::sequences)
     }
 
+    /// What is held in layers that keep no more than their windows reach, if there are any.
+    pub(super) fn windows(&self) -> Option<KvWindows> {
+        self.memory.windows()
+    }
+
     /// Tokens for which there is memory, whichever of the budget's sequences hold them.
     pub(super) fn tokens(&self) -> usize {
         self.memory.tokens()
@@ -82,8 +89,7 @@ impl KvCache {
 
     /// Whether attention gives a token the same, whatever is computed beside it, of its own sequence and of others.
     pub(super) fn is_invariant(&self) -> bool {
-        // Only the CPU's own does.
-        matches!(self.memory, KvMemory::Paged(_))
+        self.memory.is_invariant()
     }
 
     /// Everything that keys and values depend on, besides the weights and the tokens.
@@ -102,7 +108,7 @@ impl KvCache {
     }
 
     /// A step was launched that reads what all sequences have, until `last` has been computed.
-    pub(super) fn set_reader(&self, last: Array) {
+    pub(super) fn set_reader(&self, last: &Array) {
         self.memory.set_reader(last);
     }
 
@@ -135,14 +141,11 @@ pub(super) fn geometry(layers: &[&AttentionSpec], backend: Backend) -> Result<Kv
         if let Some(what) = backend.unsupported(spec) {
             return Err(ModelError::UnsupportedAttention { layer, what });
         }
-        // A block holds all layers' keys and values of its tokens.
-        if spec.heads != layers[0].heads {
-            let what = "another number or size of heads than in the first layer";
-            return Err(ModelError::UnsupportedAttention { layer, what });
-        }
     }
-    let Some(first) = layers.first() else { return Err(ModelError::NoLayers) };
-    Ok(KvGeometry { layers: layers.len() as i32, heads: first.heads })
+    if layers.is_empty() {
+        return Err(ModelError::NoLayers);
+    }
+    Ok(KvGeometry::new(layers.iter().map(|spec| (spec.heads.into(), spec.reach()))))
 }
 
 impl SequenceKv {
@@ -156,7 +159,8 @@ impl SequenceKv {
         self.len == 0
     }
 
-    /// Forgets every token from `len` on. Of a model with states the sequence can go on only from where one is kept.
+    /// Forgets every token from `len` on. Of a model with states the sequence can go on only from where one is kept, and of one
+    /// with windows only from a place that is no more than a block before where the last step began.
     pub fn truncate(&mut self, len: usize) {
         let all = self.len;
         self.len = all.min(len);
@@ -212,7 +216,9 @@ impl Fork for SequenceKv {
 
     fn fork_point(&self, len: usize) -> usize {
         let len = self.len.min(len);
-        self.state.as_ref().map_or(len, |state| state.fork_point(len, self.len))
+        self.state
+            .as_ref()
+            .map_or_else(|| self.memory.fork_point(len), |state| state.fork_point(len, self.len))
     }
 
     fn resume(&self, len: usize) -> Option<Self> {
@@ -221,11 +227,12 @@ impl Fork for SequenceKv {
             Some(state) => Some(state.resume(len, self.len)?),
             None => None,
         };
-        Some(Self { memory: self.memory.fork(len), state, len })
+        Some(Self { memory: self.memory.resume(len)?, state, len })
     }
 
     fn adopt(&mut self, other: &Self, len: usize) {
         let len = len.min(self.len).min(other.len);
+        self.memory.adopt(&other.memory, len);
         if let (Some(own), Some(state)) = (&mut self.state, &other.state) {
             own.adopt(state, len);
         }

@@ -8,7 +8,10 @@ impl Scheduler {
     /// [recorded](Self::advance) with one token.
     pub fn plan_decodes(&self, kept: &mut impl Kept) -> Option<Vec<PlannedRow>> {
         let somebody_may_come = self.waiting() > 0 && !self.settled;
-        if somebody_may_come || self.running().any(|entry| !entry.decodes() || entry.draft > 0) {
+        if somebody_may_come
+            || self.lacks_windows()
+            || self.running().any(|entry| !entry.decodes() || entry.draft > 0)
+        {
             return None;
         }
         while let missing @ 1.. = -self.free_tokens(kept) {

@@ -27,6 +27,7 @@ mod kept;
 mod pace;
 mod plan;
 mod preempt;
+mod windows;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -35,6 +36,7 @@ pub use kept::{Found, Kept};
 use pace::Pace;
 pub use pace::StepLoad;
 pub use plan::{PlannedRow, SequenceId, StepPlan};
+pub use windows::WindowLimits;
 
 /// Limits of a step and of what is held between steps, in sequences and tokens.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +57,8 @@ pub struct Limits {
     pub keep_prefixes: bool,
     /// Most tokens that are guessed of a sequence in a step.
     pub max_draft_tokens: usize,
+    /// What may be held in layers with windows. `None`: all layers keep everything.
+    pub windows: Option<WindowLimits>,
 }
 
 /// The sequences of a worker: those that wait for a place, and those that have one.
@@ -219,7 +223,8 @@ impl Scheduler {
     /// its own up to an earlier one, which was paused until now.
     ///
     /// A place is given only with memory for the whole sequence and one token, in addition to what prompts already
-    /// begun still need: else two half-computed prompts could block each other.
+    /// begun still need: else two half-computed prompts could block each other. The same goes for layers with windows, where
+    /// a sequence never needs more than its stretch.
     fn give_places(&mut self, kept: &mut impl Kept) {
         let candidates = self.entries.iter().filter(|(_, entry)| !entry.placed && !entry.paused);
         let candidates: Vec<SequenceId> =
@@ -280,10 +285,11 @@ impl Scheduler {
             let Some(entry) = self.entries.get(&id) else { return false };
             let needed = entry.len + 1 - entry.computed + self.promised_tokens();
             let missing = needed as isize - self.free_tokens(kept);
-            if missing <= 0 {
+            if missing <= 0 && self.has_windows_for(entry) {
                 return true;
             }
-            if kept.evict(missing.unsigned_abs()) == 0 && !self.preempt_without_place(kept, Some(id)) {
+            let evicted = if missing > 0 { kept.evict(missing.unsigned_abs()) } else { 0 };
+            if evicted == 0 && !self.preempt_without_place(kept, Some(id)) {
                 return false;
             }
         }
@@ -327,7 +333,7 @@ impl Scheduler {
             }
             let late = seconds.is_some_and(|seconds| seconds <= 0.0);
             // One chunk is always allowed by the budgets of tokens and time.
-            if ((tokens > budget || late) && !first) || tokens as isize > free {
+            if ((tokens > budget || late) && !first) || tokens as isize > free || self.lacks_windows() {
                 return;
             }
             budget = budget.saturating_sub(tokens);

@@ -5,8 +5,13 @@ use super::{Entry, Kept, Scheduler, SequenceId};
 impl Scheduler {
     /// Takes memory back until every decode of this step has room for one more token.
     pub(super) fn preempt_until_decodes_fit(&mut self, kept: &mut impl Kept) {
-        while let missing @ 1.. = -self.free_tokens(kept) {
-            if kept.evict(missing.unsigned_abs()) == 0 && !self.preempt(kept) {
+        loop {
+            let missing = -self.free_tokens(kept);
+            if missing <= 0 && !self.lacks_windows() {
+                return;
+            }
+            let evicted = if missing > 0 { kept.evict(missing.unsigned_abs()) } else { 0 };
+            if evicted == 0 && !self.preempt(kept) {
                 return;
             }
         }

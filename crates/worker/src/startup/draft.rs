@@ -14,7 +14,7 @@ use super::load_tokenizer;
 use crate::{
     engine::{DraftModel, DraftSize},
     memory::MemoryPlan,
-    model::{Model, stored_size},
+    model::{KvBudget, Model, stored_size},
     options,
     prepare::{PromptTokenizer, check_draft},
     schedule::Limits,
@@ -149,7 +149,9 @@ impl LoadedModels {
         let (mut drafting, mut other_bytes) = (None, 0);
         let model = Model::load_within(artifact, kernels, budget, |size| {
             let mut kv_bytes = 0;
-            let loaded = Model::load_within(&draft.artifact, kernels, budget, |draft_size| {
+            // Who shares out its memory counts tokens alone.
+            let whole = KvBudget { step_tokens: None, ..budget };
+            let loaded = Model::load_within(&draft.artifact, kernels, whole, |draft_size| {
                 let bytes = plan.divide(size.and_draft(draft_size)).with_context(together)?;
                 other_bytes = bytes.other;
                 kv_bytes = size.share(bytes.kv, &draft_size);

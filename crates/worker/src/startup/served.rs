@@ -11,7 +11,7 @@ use super::draft::{LoadedModels, StoredDraft};
 use crate::{
     engine::EngineStats,
     memory::{MemoryPlan, MemoryUsage},
-    model::{Dimensions, EmbeddingModel, ModelSize, stored_size},
+    model::{Dimensions, EmbeddingModel, KvWindows, ModelSize, stored_size},
     options,
 };
 
@@ -90,6 +90,11 @@ impl Served {
             Self::Generating(models) => models.model.kv_tokens(),
             Self::Embedding(loaded) => loaded.model.max_tokens() as usize,
         }
+    }
+
+    /// What is held in layers that keep no more than their windows reach, if there are any.
+    pub(super) fn kv_windows(&self) -> Option<KvWindows> {
+        self.generating().and_then(|models| models.model.kv_windows())
     }
 
     /// Most sequences that may be in a step, whatever their tokens take. What embeds has no limit.

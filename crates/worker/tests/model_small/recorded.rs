@@ -6,12 +6,12 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use worker::model::{Kernels, Model};
+use worker::model::{Kernels, KvBudget, Model};
 
 pub(crate) use written::{packed, unpacked, values};
 
 use super::{
-    Loaded, load_folder,
+    Loaded, load_within,
     on::{On, alone, on_every_backend},
     tiny::Float,
 };
@@ -84,7 +84,23 @@ pub(crate) fn committed() -> BTreeMap<String, Vec<Recorded>> {
 impl Recorded {
     /// The model with weights in the form of a run, floats stored as `float`.
     pub(crate) fn load(&self, run: &Run, on: On) -> Loaded {
-        load_folder(|folder| self.write(folder, Some(run), on.float.unwrap_or(Float::F32)), on)
+        self.load_within(run, on, super::BUDGET)
+    }
+
+    /// The same with another budget.
+    pub(crate) fn load_within(&self, run: &Run, on: On, budget: KvBudget) -> Loaded {
+        load_within(|folder| self.write(folder, Some(run), on.float.unwrap_or(Float::F32)), on, budget)
+    }
+
+    /// The same with sequences of so many tokens.
+    pub(crate) fn with_context(mut self, len: usize) -> Self {
+        let config = if self.config.get("text_config").is_some() {
+            &mut self.config["text_config"]
+        } else {
+            &mut self.config
+        };
+        config["max_position_embeddings"] = len.into();
+        self
     }
 
     fn has_experts(&self) -> bool {

@@ -45,6 +45,7 @@ pub(crate) const LIMITS: Limits = Limits {
     unit_tokens: 1,
     keep_prefixes: false,
     max_draft_tokens: 0,
+    windows: None,
 };
 
 /// A real model that fails where a test wants it to.
@@ -256,7 +257,8 @@ pub(crate) fn serve_from(on: On, limits: Limits, prompts: &[&[u32]], prefixes: &
     outcome
 }
 
-fn serve_with(
+/// The same by any model, with both.
+pub(crate) fn serve_with(
     loaded: Loaded,
     limits: Limits,
     prompts: &[&[u32]],

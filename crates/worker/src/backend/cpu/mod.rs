@@ -14,11 +14,13 @@ pub(crate) use states::{CpuStateStep, CpuStates};
 
 use super::{
     Activation, AttentionSpec, Columns, Gate, Gated, HeadProducts, Linear, Matrix, Norm, NormKind, Rowwise,
-    Storage,
+    Storage, window_table::NO_BLOCK,
 };
 use crate::cache::BLOCK_TOKENS;
 
 const _: () = assert!(BLOCK_TOKENS == cpu::KvPool::BLOCK_TOKENS, "the blocks of the pool are others");
+const _: () =
+    assert!(NO_BLOCK == cpu::KvPool::NO_BLOCK, "the pool knows what is not there by another number");
 
 /// All of it is one primitive. `int8`: activations are rounded to 8 bits where they meet weights of 4.
 pub(super) fn linear(job: &Linear<'_>, int8: bool) -> Result<Array, Exception> {

@@ -1,25 +1,24 @@
 //! Keys and values in blocks of one pool, and attention on them.
 
-use std::sync::Arc;
-
 use mlx_ext::cpu::{Attention, KvPool, KvShape, Step, StepRow};
 use mlx_rs::{Array, error::Exception};
 
 use super::super::{
     attention::AttentionSpec,
-    block_table::{BlockMemory, BlockTable, SharedBlocks, other_bytes},
-    kv::{KvBudget, KvDtype, KvError, KvGeometry, RowMemory},
+    block_table::{BlockMemory, other_bytes},
+    geometry::LayerKind,
+    kind_blocks::{KindBlocks, KindTable},
+    kv::{KvDtype, KvError, RowMemory},
     rope::Table,
 };
 
-/// The memory of all sequences.
+/// What all sequences have in the layers of one kind.
 pub(crate) struct PagedKv {
-    shared: Arc<SharedBlocks<KvPool>>,
-    tokens: usize,
+    blocks: KindBlocks<KvPool>,
 }
 
 /// A sequence's blocks in order.
-pub(crate) type PagedSequence = BlockTable<KvPool>;
+pub(crate) type PagedSequence = KindTable<KvPool>;
 
 /// The rows of a step.
 pub(crate) struct PagedStep {
@@ -29,33 +28,20 @@ pub(crate) struct PagedStep {
 }
 
 impl PagedKv {
-    pub(crate) fn new(geometry: KvGeometry, budget: KvBudget) -> Result<Self, KvError> {
-        let value_bytes = match budget.dtype {
-            KvDtype::Float32 => 4,
-            KvDtype::Float16 => 2,
-        };
-        let blocks = geometry.blocks(budget, value_bytes)?;
-        let shape = KvShape {
-            layers: geometry.layers,
-            kv_heads: geometry.heads.kv,
-            head_dim: geometry.heads.dim,
-            dtype: budget.dtype,
-        };
-        let memory = KvPool::new(shape, blocks.count)?;
-        Ok(Self { shared: SharedBlocks::new(memory, blocks.count), tokens: blocks.tokens })
-    }
-
-    pub(crate) fn tokens(&self) -> usize {
-        self.tokens
+    /// `blocks` of them.
+    pub(crate) fn new(kind: LayerKind, blocks: i32, dtype: KvDtype) -> Result<Self, KvError> {
+        let LayerKind { layers, heads, reach } = kind;
+        let shape = KvShape { layers, kv_heads: heads.kv, head_dim: heads.dim, dtype };
+        Ok(Self { blocks: KindBlocks::new(KvPool::new(shape, blocks)?, blocks, reach) })
     }
 
     /// Says how many blocks are in use.
     pub(crate) fn used_blocks(&self) -> Box<dyn Fn() -> usize + Send> {
-        self.shared.used()
+        self.blocks.used()
     }
 
     pub(crate) fn sequence(&self) -> PagedSequence {
-        BlockTable::new(&self.shared)
+        self.blocks.table()
     }
 
     pub(crate) fn begin(&self, rows: Vec<RowMemory<'_, PagedSequence>>) -> Result<PagedStep, KvError> {
@@ -66,18 +52,22 @@ impl PagedKv {
             longest = longest.max(position + new_tokens);
             step_rows.push(StepRow { new_tokens: new_tokens as i32, position: position as i32, blocks });
         }
-        Ok(PagedStep { step: self.shared.memory.step(&step_rows)?, longest })
+        Ok(PagedStep { step: self.blocks.memory().step(&step_rows)?, longest })
     }
 }
 
 /// One block's bytes after the other's.
 impl BlockMemory for KvPool {
+    fn block_bytes(&self) -> usize {
+        Self::block_bytes(self.shape()) as usize
+    }
+
     fn copy_block(&self, from: i32, to: i32) -> Result<(), Exception> {
         Self::copy_block(self, from, to)
     }
 
     fn read_blocks(&self, blocks: &[i32]) -> Result<Vec<u8>, Exception> {
-        let block_bytes = Self::block_bytes(self.shape()) as usize;
+        let block_bytes = BlockMemory::block_bytes(self);
         let mut bytes = vec![0; blocks.len() * block_bytes];
         for (&block, bytes) in blocks.iter().zip(bytes.chunks_exact_mut(block_bytes)) {
             self.read_block(block, bytes)?;
@@ -86,7 +76,7 @@ impl BlockMemory for KvPool {
     }
 
     fn write_blocks(&self, blocks: &[i32], bytes: &[u8]) -> Result<(), Exception> {
-        let parts = bytes.chunks(Self::block_bytes(self.shape()) as usize);
+        let parts = bytes.chunks(BlockMemory::block_bytes(self));
         if parts.len() != blocks.len() {
             return Err(other_bytes());
         }
@@ -122,6 +112,3 @@ impl PagedStep {
         })
     }
 }
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests;

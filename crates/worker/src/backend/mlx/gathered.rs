@@ -16,7 +16,7 @@
 //! Gathering takes three operations more. It reads and writes all keys and values of the rows, and attention reads them
 //! again: three times the traffic of attention alone. Therefore the gathered copy is kept, with some room: as long as the
 //! same sequences decode, a step adds its tokens to the copy, in place, and nothing is gathered. Copies take memory of
-//! their own, a [share](COPIES) of the budget; what does not fit is gathered in each step. A chunk of a prompt attends by
+//! their own, a [share](super::super::kv_division) of the budget; what does not fit is gathered in each step. A chunk of a prompt attends by
 //! itself, behind what it gathers of its sequence. Where steps are launched before the ones before have been computed, a
 //! copy takes twice the memory: it has a [spare](super::between::Spare), and a layer one concatenation more.
 //!
@@ -30,6 +30,9 @@
 //! **What is launched** behind a step that gathers leaves the blocks as they are until then: to write to what is read, MLX
 //! would copy all of them. So it can gather nothing itself.
 //!
+//! **Windows.** For a block that a window has left, zeros are gathered, which no query sees. Copies have room for these
+//! tokens, too: only blocks take less memory.
+//!
 //! **Batches.** Padding and the number of rows change how MLX cuts its sums: in another batch a result is another one
 //! within a rounding.
 
@@ -39,32 +42,27 @@ use mlx_rs::{Array, Dtype};
 
 use super::{
     super::{
-        block_table::{BlockTable, SharedBlocks},
-        kv::{KvBudget, KvError, KvGeometry, RowMemory, StepBefore, value_bytes},
+        geometry::LayerKind,
+        kind_blocks::{KindBlocks, KindTable},
+        kv::{KvError, RowMemory, StepBefore},
     },
     array_blocks::{Appended, ArrayBlocks},
     between::{Between, Stamp},
     group::Row,
     step::{GatheredStep, Groups},
 };
-use crate::cache::BLOCK_TOKENS;
-
-/// One part in so many of the budget is for copies.
-const COPIES: u64 = 5;
-
-/// The memory of all sequences.
+/// What all sequences have in the layers of one kind.
 pub(crate) struct GatheredKv {
-    blocks: Arc<SharedBlocks<ArrayBlocks>>,
+    blocks: KindBlocks<ArrayBlocks>,
     between: Arc<Between>,
-    tokens: usize,
     /// Whether rows may attend together: else their results do not depend on each other.
     together: bool,
 }
 
 /// What a sequence has of it.
 pub(crate) struct GatheredSequence {
-    table: BlockTable<ArrayBlocks>,
-    blocks: Arc<SharedBlocks<ArrayBlocks>>,
+    table: KindTable<ArrayBlocks>,
+    blocks: KindBlocks<ArrayBlocks>,
     between: Arc<Between>,
     /// What it has.
     stamp: Stamp,
@@ -73,32 +71,22 @@ pub(crate) struct GatheredSequence {
 }
 
 impl GatheredKv {
-    /// Keys and values have the type of activations, `dtype`.
+    /// `blocks` of them, and copies of so many tokens. Keys and values have the type of activations, `dtype`.
     pub(crate) fn new(
-        geometry: KvGeometry,
-        budget: KvBudget,
+        kind: LayerKind,
+        blocks: i32,
+        copied: usize,
         dtype: Dtype,
         together: bool,
     ) -> Result<Self, KvError> {
-        let value_bytes = value_bytes(dtype);
-        let copies = if together { budget.bytes / COPIES } else { 0 };
-        let without = KvBudget { bytes: budget.bytes - copies, ..budget };
-        let (blocks, copies) = match geometry.blocks(without, value_bytes) {
-            Ok(blocks) => (blocks, copies),
-            // There is no memory to spare.
-            Err(_) => (geometry.blocks(budget, value_bytes)?, 0),
-        };
-        let copied = (copies / geometry.block_bytes(value_bytes).max(1)) as usize * BLOCK_TOKENS;
-        let layers = geometry.layers.unsigned_abs() as usize;
-        let count = blocks.count.min(ArrayBlocks::most(geometry.heads));
-        let unused = (blocks.count - count).unsigned_abs() as usize * BLOCK_TOKENS;
-        let memory = ArrayBlocks::new(layers, geometry.heads, dtype, count)?;
-        Ok(Self {
-            blocks: SharedBlocks::new(memory, count),
-            between: Arc::new(Between::new(copied)),
-            tokens: blocks.tokens.saturating_sub(unused),
-            together,
-        })
+        let memory = ArrayBlocks::new(kind.layers.unsigned_abs() as usize, kind.heads, dtype, blocks)?;
+        let (blocks, between) = (KindBlocks::new(memory, blocks, kind.reach), Arc::new(Between::new(copied)));
+        Ok(Self { blocks, between, together })
+    }
+
+    /// The most blocks that there may be.
+    pub(crate) fn most_blocks(kind: LayerKind) -> i32 {
+        ArrayBlocks::most(kind.heads)
     }
 
     /// Says how many blocks are in use, without the copies.
@@ -106,23 +94,19 @@ impl GatheredKv {
         self.blocks.used()
     }
 
-    pub(crate) fn tokens(&self) -> usize {
-        self.tokens
-    }
-
     /// Forgets what the last `steps` steps have appended, and what has become of copies meanwhile.
     pub(crate) fn abandon(&self, steps: usize) {
         self.between.state().abandon();
-        self.blocks.memory.abandon(steps);
+        self.blocks.memory().abandon(steps);
     }
 
     /// A step was launched that reads blocks, until `last` has been computed.
     pub(crate) fn set_reader(&self, last: Array) {
-        self.blocks.memory.set_reader(last);
+        self.blocks.memory().set_reader(last);
     }
 
     pub(crate) fn sequence(&self) -> GatheredSequence {
-        GatheredSequence::new(BlockTable::new(&self.blocks), &self.blocks, &self.between)
+        GatheredSequence::new(self.blocks.table(), &self.blocks, &self.between)
     }
 
     /// A step, which nobody waits for if the one `before` has not been computed.
@@ -148,19 +132,15 @@ impl GatheredKv {
         if later && groups.read_blocks() {
             return Err(KvError::InUse);
         }
-        self.blocks.memory.prepare(last, later)?;
+        self.blocks.memory().prepare(last, later)?;
         Ok(GatheredStep::new(&self.blocks, &self.between, &rows, groups))
     }
 }
 
 impl GatheredSequence {
-    fn new(
-        table: BlockTable<ArrayBlocks>,
-        blocks: &Arc<SharedBlocks<ArrayBlocks>>,
-        between: &Arc<Between>,
-    ) -> Self {
+    fn new(table: KindTable<ArrayBlocks>, blocks: &KindBlocks<ArrayBlocks>, between: &Arc<Between>) -> Self {
         let stamp = between.state().stamp();
-        Self { table, blocks: Arc::clone(blocks), between: Arc::clone(between), stamp, next: stamp }
+        Self { table, blocks: blocks.clone(), between: Arc::clone(between), stamp, next: stamp }
     }
 
     /// Gives back the blocks that only tokens from `len` on need. A copy may go on having them: they are not seen.
@@ -171,6 +151,24 @@ impl GatheredSequence {
 
     pub(crate) fn fork(&self, len: usize) -> Self {
         Self::new(self.table.fork(len), &self.blocks, &self.between)
+    }
+
+    /// See [`KindTable::fork_point`].
+    pub(crate) fn fork_point(&self, len: usize) -> usize {
+        self.table.fork_point(len)
+    }
+
+    pub(crate) fn resume(&self, len: usize) -> Option<Self> {
+        Some(Self::new(self.table.resume(len)?, &self.blocks, &self.between))
+    }
+
+    pub(crate) fn adopt(&mut self, other: &Self, len: usize) {
+        self.table.adopt(&other.table, len);
+    }
+
+    /// See [`KindTable::bytes_of`].
+    pub(crate) fn bytes_of(&self, tokens: usize) -> usize {
+        self.table.bytes_of(tokens)
     }
 
     pub(crate) fn export(&self, tokens: Range<usize>) -> Result<Vec<u8>, KvError> {
@@ -188,7 +186,7 @@ impl GatheredSequence {
     pub(crate) fn commit(&mut self) {
         self.stamp = self.next;
         if let Some((slots, layers)) = self.between.state().commit() {
-            self.blocks.memory.append(Appended { slots, layers });
+            self.blocks.memory().append(Appended { slots, layers });
         }
     }
 }

@@ -9,7 +9,7 @@ use mlx_rs::{
 };
 
 use super::{
-    super::{attention::AttentionSpec, block_table::SharedBlocks},
+    super::{attention::AttentionSpec, kind_blocks::KindBlocks},
     array_blocks::{ArrayBlocks, TOKENS},
     attention::{rotate, split},
     between::{Between, Copy, Pending, State},
@@ -19,7 +19,7 @@ use super::{
 
 /// The rows of a step, in groups.
 pub(crate) struct GatheredStep<'a> {
-    blocks: Arc<SharedBlocks<ArrayBlocks>>,
+    blocks: KindBlocks<ArrayBlocks>,
     between: Arc<Between>,
     groups: Vec<Group>,
     /// Position of each token, group by group: int32 `[tokens]`.
@@ -41,7 +41,7 @@ struct Order {
 impl GatheredStep<'_> {
     /// The blocks have room for the new tokens.
     pub(super) fn new(
-        blocks: &Arc<SharedBlocks<ArrayBlocks>>,
+        blocks: &KindBlocks<ArrayBlocks>,
         between: &Arc<Between>,
         rows: &[Row<'_>],
         groups: Groups,
@@ -50,7 +50,7 @@ impl GatheredStep<'_> {
         let in_order: Vec<Row<'_>> =
             grouped.iter().flat_map(|group| group.rows.iter().map(|&row| rows[row])).collect();
         let mut state = between.state();
-        let memory = &blocks.memory;
+        let memory = blocks.memory();
         let mut plan = Plan { state: &mut state, blocks: memory, ahead, first: 0 };
         let mut rest = &in_order[..];
         let mut groups = Vec::new();
@@ -66,7 +66,7 @@ impl GatheredStep<'_> {
         state.pending = Some(Pending { slots: indices(&slots(&in_order, memory)), new, copies });
         let positions: Vec<i32> = in_order.iter().flat_map(positions).collect();
         Self {
-            blocks: Arc::clone(blocks),
+            blocks: blocks.clone(),
             between: Arc::clone(between),
             groups,
             positions: indices(&positions),
@@ -101,7 +101,7 @@ impl GatheredStep<'_> {
         let mut attended = Vec::with_capacity(self.groups.len());
         for (group, copy) in self.groups.iter().zip(&mut pending.copies) {
             let (queries, new) = (group.part(&queries)?, group.part(&new)?);
-            let blocks = (&self.blocks.memory, layer);
+            let blocks = (self.blocks.memory(), layer);
             attended.push(group.attend(spec, (&queries, &new), blocks, copy.as_mut())?);
         }
         if let Some(place) = pending.new.get_mut(layer) {

@@ -3,7 +3,8 @@
 use super::*;
 use crate::backend::{KvBudget, KvDtype};
 
-const BUDGET: KvBudget = KvBudget { bytes: 1 << 20, sequences: 2, dtype: KvDtype::Float32 };
+const BUDGET: KvBudget =
+    KvBudget { bytes: 1 << 20, sequences: 2, dtype: KvDtype::Float32, step_tokens: None };
 
 /// Memory for so many states, with snapshots at multiples of 64 tokens.
 fn memory(states: i32) -> StateMemory {

@@ -3,7 +3,8 @@
 use super::*;
 use crate::backend::KvDtype;
 
-const BUDGET: KvBudget = KvBudget { bytes: 1 << 20, sequences: 2, dtype: KvDtype::Float32 };
+const BUDGET: KvBudget =
+    KvBudget { bytes: 1 << 20, sequences: 2, dtype: KvDtype::Float32, step_tokens: None };
 
 #[test]
 fn a_budget_is_divided_so_that_snapshots_take_no_more_than_keys_and_values() {

@@ -44,6 +44,7 @@ const LIMITS: Limits = Limits {
     unit_tokens: 1,
     keep_prefixes: false,
     max_draft_tokens: 0,
+    windows: None,
 };
 
 /// Token ids, and the number of logits.

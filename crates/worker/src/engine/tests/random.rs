@@ -86,6 +86,7 @@ fn alone(ask: &Ask, memory: usize) -> Stream {
         unit_tokens: 1,
         keep_prefixes: false,
         max_draft_tokens: 0,
+        windows: None,
     };
     let mut world = World::with_limits(FakeModel::random_after(VOCAB, memory), limits);
     world.ask(0, Ask { credit: 100, ..ask.clone() });
@@ -120,6 +121,7 @@ proptest! {
             unit_tokens: 1,
             keep_prefixes,
             max_draft_tokens,
+            windows: None,
         };
         let failing = Arc::new(Mutex::new(0_u32));
         let fails = Arc::clone(&failing);
@@ -189,6 +191,7 @@ fn ten_thousand_cancels_leave_nothing_behind() {
         unit_tokens: 1,
         keep_prefixes: true,
         max_draft_tokens: 3,
+        windows: None,
     };
     let mut world = World::with_limits(FakeModel::random(VOCAB), limits);
     let mut random = 1_u64;

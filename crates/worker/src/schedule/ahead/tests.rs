@@ -15,6 +15,7 @@ const LIMITS: Limits = Limits {
     unit_tokens: 1,
     keep_prefixes: true,
     max_draft_tokens: 0,
+    windows: None,
 };
 
 fn step(scheduler: &mut Scheduler, kept: &mut Prefixes) -> Vec<PlannedRow> {

@@ -9,6 +9,7 @@ const LIMITS: Limits = Limits {
     unit_tokens: 1,
     keep_prefixes: true,
     max_draft_tokens: 0,
+    windows: None,
 };
 
 /// However many are paused and come back, no more than so many hold something, and all get on.
