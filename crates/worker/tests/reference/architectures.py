@@ -361,6 +361,24 @@ def lfm2(r, seed):
     }
 
 
+def lfm2_moe(r, seed):
+    config = lfm2(r, seed)
+    for name in ["block_dim", "block_ff_dim", "block_multiple_of", "block_ffn_dim_multiplier", "block_auto_adjust_ff_dim"]:
+        del config[name]
+    config["layer_types"] = ["full_attention" if (layer + seed) % 3 == 1 else "conv" for layer in range(4)]
+    experts = {
+        "num_experts": r.choice([6, 9]),
+        "num_experts_per_tok": r.choice([2, 3]),
+        "moe_intermediate_size": 64,
+        "num_dense_layers": [1, 2, 0][seed % 3],
+        "norm_topk_prob": seed % 3 != 1,
+        "use_expert_bias": seed % 2 == 0,
+        "routed_scaling_factor": r.choice([1.0, 2.5]),
+        "separate_experts": seed % 2 == 0,
+    }
+    return {**config, **experts, "model_type": "lfm2_moe", "intermediate_size": 96}
+
+
 def delta_net(r, seed):
     """What models with gated delta nets have in common."""
     keys, values = r.choice([(2, 4), (1, 3), (2, 2)])
@@ -437,6 +455,7 @@ ARCHITECTURES = {
     "joyai_llm_flash": lambda r, seed: deepseek_v3(r, seed, "joyai_llm_flash"),
     "kimi_k2": lambda r, seed: deepseek_v3(r, seed, "kimi_k2"),
     "lfm2": lfm2,
+    "lfm2_moe": lfm2_moe,
     "llama": llama,
     "llama4": llama4,
     "ministral3": ministral3,

@@ -42,8 +42,10 @@ ARGPARTITION = mx.argpartition
 def argpartition(values, kth, axis=-1):
     """What mlx-lm chooses experts by, and groups of them."""
     ordered = mx.sort(values, axis=axis).swapaxes(axis, -1)
-    if kth + 1 < ordered.shape[-1]:
-        taken, left = ordered[..., kth], ordered[..., kth + 1]
+    # The first that is left, of the largest values or of the smallest.
+    first = kth + 1 if kth >= 0 else ordered.shape[-1] + kth
+    if 0 < first < ordered.shape[-1]:
+        taken, left = ordered[..., first - 1], ordered[..., first]
         # Scores are told apart by their ratio; what a router gives, which has both signs, by its difference.
         is_score = not (values > 0).any().item() or not (values < 0).any().item()
         size = mx.abs(taken) + mx.abs(left) if is_score else 1.0
@@ -77,13 +79,19 @@ def tensor(name, shape):
     return mx.array(values, dtype=mx.float32).reshape(shape)
 
 
+def numbered(name):
+    """Gates, downs and ups as transformers calls them in some architectures."""
+    return name.replace("gate_proj", "w1").replace("down_proj", "w2").replace("up_proj", "w3")
+
+
 def separate(name, shape):
     """Experts one by one, as transformers stores them: mlx-lm stacks them."""
+    is_numbered = ".block_sparse_moe." in name or ".feed_forward." in name
     if ".switch_mlp." not in name:
-        return [(name, shape)]
+        return [(numbered(name) if is_numbered else name, shape)]
     before, after = name.split(".switch_mlp.")
-    if before.endswith("block_sparse_moe"):
-        after = after.replace("gate_proj", "w1").replace("down_proj", "w2").replace("up_proj", "w3")
+    if is_numbered:
+        after = numbered(after)
     return [(f"{before}.experts.{expert}.{after}", shape[1:]) for expert in range(shape[0])]
 
 

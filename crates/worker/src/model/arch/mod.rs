@@ -14,6 +14,7 @@ mod glm4_moe;
 mod gpt_oss;
 mod granite;
 mod lfm2;
+mod lfm2_moe;
 mod llama;
 mod llama4;
 mod mistral;
@@ -75,6 +76,7 @@ pub(super) const REGISTRY: &[Entry] = &[
     Entry::new("joyai_llm_flash", deepseek_v3::load).with_defaults(deepseek_v3::DEFAULTS),
     Entry::new("kimi_k2", deepseek_v3::load).with_defaults(deepseek_v3::DEFAULTS),
     Entry::new("lfm2", lfm2::load).with_defaults(lfm2::DEFAULTS),
+    Entry::new("lfm2_moe", lfm2_moe::load).with_defaults(lfm2_moe::DEFAULTS),
     Entry::new("llama", llama::load),
     Entry::new("llama4", llama4::load).with_defaults(llama4::DEFAULTS),
     Entry::new("ministral3", llama::load).with_defaults(mistral3::MINISTRAL),

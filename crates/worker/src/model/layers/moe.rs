@@ -130,8 +130,9 @@ impl Moe {
         };
         let residual = shared.as_ref().unwrap_or(residual);
         let router = self.router.forward(x, None)?;
-        let routing = Routing { router: &router, rule: self.rule, correction: self.correction.as_ref() };
-        let job = Mix { x, routing, gate: self.gate, residual };
+        let correction = self.correction.as_ref();
+        let routing = Routing { router: &router, rule: self.rule, correction, factors: None };
+        let job = Mix { x, routing, gate: self.gate, residual: Some(residual) };
         self.backend.mix(&job, &self.experts)
     }
 }
