@@ -136,6 +136,7 @@ pub(super) struct RawAttention {
     pub(super) window: c_int,
     pub(super) traditional: c_int,
     pub(super) chunked: c_int,
+    pub(super) appends: c_int,
 }
 
 /// Opaque.
@@ -199,7 +200,7 @@ pub(super) struct RawGated {
     pub(super) x: *mut c_void,
     pub(super) gate: *mut c_void,
     pub(super) residual: *mut c_void,
-    pub(super) sigmoid: c_int,
+    pub(super) activation: c_int,
 }
 
 /// `MlxExtPiece` of `gated_operation.cpp`.

@@ -50,7 +50,7 @@ use std::ops::Range;
 
 use mlx_rs::{Array, Dtype, error::Exception};
 
-pub(crate) use attention::{AttentionSpec, Heads};
+pub(crate) use attention::{AttentionSpec, Heads, KvSource};
 pub(crate) use experts::{ExpertSizes, Mix, StoredExperts, StoredMatrices};
 pub(crate) use heads::HeadProducts;
 pub use kernels::Kernels;
