@@ -12,6 +12,9 @@ use crate::cache::{BLOCK_TOKENS, BlockPool};
 
 /// Keys and values of all layers, in blocks that are numbered from 0.
 pub(crate) trait BlockMemory {
+    /// Bytes of a block in all layers together.
+    fn block_bytes(&self) -> usize;
+
     /// Copies a block.
     fn copy_block(&self, from: i32, to: i32) -> Result<(), Exception>;
 
@@ -89,6 +92,11 @@ impl<M> BlockTable<M> {
 }
 
 impl<M: BlockMemory> BlockTable<M> {
+    /// Bytes of the keys and values of so many whole blocks' tokens.
+    pub(super) fn bytes_of(&self, tokens: usize) -> usize {
+        (tokens / BLOCK_TOKENS).saturating_mul(self.shared.memory.block_bytes())
+    }
+
     /// Makes sure of blocks for `new` tokens behind `len`, and that those which they go to are this sequence's alone.
     /// Returns all of its blocks.
     pub(super) fn reserve(&mut self, len: usize, new: usize) -> Result<&[i32], KvError> {

@@ -1,11 +1,10 @@
-//! Memory for keys and values: how much there is, and of what shape.
+//! Memory for keys and values: how much there is, and who asks for it.
 
 use mlx_rs::{Dtype, error::Exception};
 use thiserror::Error;
 
 pub use mlx_ext::KvDtype;
 
-use super::Heads;
 use crate::cache::{BLOCK_TOKENS, OutOfBlocks, OutOfStates};
 
 /// Memory for keys and values that a worker may use.
@@ -64,14 +63,6 @@ pub(crate) enum StepBefore {
     ReadsBlocks,
 }
 
-/// The shape of all layers' keys and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct KvGeometry {
-    pub(crate) layers: i32,
-    /// Of every layer.
-    pub(crate) heads: Heads,
-}
-
 /// One row of a step: where it goes on, and what it has, an `M`.
 pub(crate) struct RowMemory<'a, M> {
     /// Tokens that the sequence has.
@@ -82,6 +73,7 @@ pub(crate) struct RowMemory<'a, M> {
 }
 
 /// What a budget amounts to, in blocks of [`BLOCK_TOKENS`] tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Blocks {
     /// All of them.
     pub(super) count: i32,
@@ -94,10 +86,10 @@ pub(super) fn value_bytes(dtype: Dtype) -> u64 {
     if dtype == Dtype::Float32 { 4 } else { 2 }
 }
 
-impl KvGeometry {
-    /// The blocks of a budget, if each key or value takes `value_bytes` bytes a component.
-    pub(super) fn blocks(self, budget: KvBudget, value_bytes: u64) -> Result<Blocks, KvError> {
-        let block_bytes = self.block_bytes(value_bytes).max(1);
+impl Blocks {
+    /// The blocks of a budget, if each takes `block_bytes` in all layers together.
+    pub(super) fn of(budget: KvBudget, block_bytes: u64) -> Result<Self, KvError> {
+        let block_bytes = block_bytes.max(1);
         let count = i32::try_from(budget.bytes / block_bytes).unwrap_or(i32::MAX);
         // The last block of each sequence may be partly empty: what is promised is there in any case.
         let usable = (count.unsigned_abs() as usize).saturating_sub(budget.sequences);
@@ -105,13 +97,6 @@ impl KvGeometry {
             let blocks = (budget.sequences as u64).saturating_add(1);
             return Err(KvError::Budget { bytes: budget.bytes, needed: block_bytes.saturating_mul(blocks) });
         }
-        Ok(Blocks { count, tokens: usable * BLOCK_TOKENS })
-    }
-
-    /// Bytes of a block in all layers; `u64::MAX` if they are more than that.
-    pub(super) fn block_bytes(self, value_bytes: u64) -> u64 {
-        let factors = [self.layers, self.heads.kv, self.heads.dim].map(|n| u64::from(n.unsigned_abs()));
-        // Keys and values.
-        factors.into_iter().fold(2 * BLOCK_TOKENS as u64 * value_bytes, u64::saturating_mul)
+        Ok(Self { count, tokens: usable * BLOCK_TOKENS })
     }
 }

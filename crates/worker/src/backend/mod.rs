@@ -12,7 +12,9 @@
 //! attention  what one layer's attention is like
 //! rope       rotary positions
 //! query_scale  what queries are multiplied by where they are late
-//! kv         memory for keys and values: how much, of what shape
+//! geometry   of what shape keys and values are
+//! kv         how much memory there is for them
+//! kv_memory  the memory
 //! block_table  which blocks of it a sequence has
 //! state      memory for what else layers keep of a sequence
 //! state_budget  how much of it there is
@@ -30,9 +32,11 @@ mod block_table;
 mod cpu;
 mod delta;
 mod experts;
+mod geometry;
 mod heads;
 mod kernels;
 mod kv;
+mod kv_memory;
 mod matrix;
 mod mlx;
 mod query_scale;
@@ -46,16 +50,16 @@ mod take;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
-
 use mlx_rs::{Array, Dtype, error::Exception};
 
 pub(crate) use attention::{AttentionSpec, Heads, KvSource};
 pub(crate) use experts::{ExpertSizes, Mix, StoredExperts, StoredMatrices};
+pub(crate) use geometry::{KvGeometry, KvHeads};
 pub(crate) use heads::HeadProducts;
 pub use kernels::Kernels;
 pub use kv::{KvBudget, KvDtype, KvError};
-pub(crate) use kv::{KvGeometry, RowMemory, StepBefore};
+pub(crate) use kv::{RowMemory, StepBefore};
+pub(crate) use kv_memory::{KvMemory, SequenceMemory};
 pub(crate) use matrix::{Gate, Linear, Matrix, Norm, NormKind, Origin, Rowwise, Storage};
 pub(crate) use mlx::PackedInputs;
 pub(crate) use query_scale::QueryScale;
@@ -67,9 +71,11 @@ pub(crate) use routing::{Groups, Routing, RoutingRule, Scores};
 pub(crate) use state::{SequenceState, StateMemory, StateRow, StateStep};
 pub use state_budget::pinned_states;
 pub(crate) use state_budget::{StateBudget, divide};
-pub(crate) use step::{KvStep, StepMemory};
+pub(crate) use step::StepMemory;
 
 use crate::{cache::BLOCK_TOKENS, sample::Choice};
+use geometry::LayerKind;
+use kv_memory::KvStorage;
 
 /// Computes layers. Copies are equal.
 #[derive(Debug, Clone, Copy)]
@@ -90,20 +96,6 @@ pub(crate) enum Experts {
     Cpu(cpu::CpuExperts),
     /// For MLX's operations: gate, up and down of all.
     Mlx(Box<[Matrix; 3]>),
-}
-
-/// Memory for the keys and values of all sequences.
-pub(crate) enum KvMemory {
-    /// Blocks that kernels find by a table.
-    Paged(cpu::PagedKv),
-    /// Blocks that are gathered for a step.
-    Gathered(mlx::GatheredKv),
-}
-
-/// What one sequence has of it.
-pub(crate) enum SequenceMemory {
-    Paged(cpu::PagedSequence),
-    Gathered(mlx::GatheredSequence),
 }
 
 impl Backend {
@@ -202,27 +194,21 @@ impl Backend {
 
     /// What of a layer's attention the kernels can't compute; `None`: they compute all of it.
     pub(crate) fn unsupported(self, spec: &AttentionSpec) -> Option<&'static str> {
-        if self.pages(spec.heads) { cpu::unsupported(spec) } else { None }
+        if self.pages(spec.heads.dim) { cpu::unsupported(spec) } else { None }
     }
 
     /// What shows that a step of a model with such attention goes on. `None` if MLX computes a part of it that may take
     /// long: it does so in one piece.
     pub(crate) fn progress(self, attention: &[&AttentionSpec]) -> Option<Progress> {
-        attention.iter().all(|spec| self.pages(spec.heads)).then_some(cpu::progress as Progress)
+        attention.iter().all(|spec| self.pages(spec.heads.dim)).then_some(cpu::progress as Progress)
     }
 
     /// Makes memory for keys and values.
     ///
     /// # Errors
     /// The budget is too small, or there is no address space.
-    pub(crate) fn kv_memory(self, geometry: KvGeometry, budget: KvBudget) -> Result<KvMemory, KvError> {
-        Ok(if self.pages(geometry.heads) {
-            KvMemory::Paged(cpu::PagedKv::new(geometry, budget)?)
-        } else {
-            // The CPU's rows must not depend on each other, whoever computes their attention.
-            let together = !self.kernels.are_cpu();
-            KvMemory::Gathered(mlx::GatheredKv::new(geometry, budget, self.dtype, together)?)
-        })
+    pub(crate) fn kv_memory(self, geometry: &KvGeometry, budget: KvBudget) -> Result<KvMemory, KvError> {
+        KvMemory::new(geometry, budget, |kind| self.kv_storage(kind, budget))
     }
 
     /// Makes memory for states.
@@ -243,153 +229,36 @@ impl Backend {
     }
 
     /// Everything that keys and values of such a geometry depend on, besides the weights and the tokens.
-    pub(crate) fn kv_identity(self, geometry: KvGeometry, budget: KvBudget) -> String {
-        let KvGeometry { layers, heads: Heads { kv, dim, .. } } = geometry;
-        let numbers = if self.pages(geometry.heads) {
-            format!("{:?} by {}", budget.dtype, cpu::instructions())
-        } else {
-            format!("{:?} in blocks of {BLOCK_TOKENS}", self.dtype)
+    pub(crate) fn kv_identity(self, geometry: &KvGeometry, budget: KvBudget) -> String {
+        let kind = |&kind: &LayerKind| {
+            let LayerKind { layers, heads: KvHeads { kv, dim } } = kind;
+            let numbers = match self.kv_storage(kind, budget) {
+                KvStorage::Paged(dtype) => format!("{dtype:?} by {}", cpu::instructions()),
+                KvStorage::Gathered { dtype, .. } => format!("{dtype:?} in blocks of {BLOCK_TOKENS}"),
+            };
+            format!("{layers} layers of {kv} heads of {dim}, {numbers}")
         };
-        format!("{:?}: {layers} layers of {kv} heads of {dim}, {numbers}", self.kernels)
+        let kinds: Vec<String> = geometry.kinds().iter().map(kind).collect();
+        format!("{:?}: {}", self.kernels, kinds.join("; "))
     }
 
     /// Bytes of a token's keys and values in all layers.
-    pub(crate) fn kv_token_bytes(self, geometry: KvGeometry, budget: KvBudget) -> usize {
-        let value_bytes = match budget.dtype {
-            KvDtype::Float16 if self.pages(geometry.heads) => 2,
-            KvDtype::Float16 | KvDtype::Float32 => kv::value_bytes(self.dtype),
-        };
-        (geometry.block_bytes(value_bytes) / BLOCK_TOKENS as u64) as usize
+    pub(crate) fn kv_token_bytes(self, geometry: &KvGeometry, budget: KvBudget) -> usize {
+        let bytes = |&kind: &LayerKind| kind.block_bytes(self.kv_storage(kind, budget).value_bytes());
+        let block_bytes = geometry.kinds().iter().map(bytes).fold(0, u64::saturating_add);
+        (block_bytes / BLOCK_TOKENS as u64) as usize
+    }
+
+    fn kv_storage(self, kind: LayerKind, budget: KvBudget) -> KvStorage {
+        if self.pages(kind.heads.dim) {
+            return KvStorage::Paged(budget.dtype);
+        }
+        // The CPU's rows must not depend on each other, whoever computes their attention.
+        KvStorage::Gathered { dtype: self.dtype, together: !self.kernels.are_cpu() }
     }
 
     /// Whether attention is the CPU's. Its vectors have eight lanes; heads of other sizes get MLX's attention.
-    fn pages(self, heads: Heads) -> bool {
-        self.kernels.are_cpu() && heads.dim % 8 == 0
-    }
-}
-
-impl KvMemory {
-    /// Tokens for which there is memory, whichever of the budget's sequences hold them.
-    pub(crate) fn tokens(&self) -> usize {
-        match self {
-            Self::Paged(memory) => memory.tokens(),
-            Self::Gathered(memory) => memory.tokens(),
-        }
-    }
-
-    /// Says how many blocks are in use. Any thread may ask.
-    pub(crate) fn used_blocks(&self) -> Box<dyn Fn() -> usize + Send> {
-        match self {
-            Self::Paged(memory) => memory.used_blocks(),
-            Self::Gathered(memory) => memory.used_blocks(),
-        }
-    }
-
-    /// Forgets what the last `steps` steps have appended. Their sequences are truncated.
-    pub(crate) fn abandon(&self, steps: usize) {
-        if let Self::Gathered(memory) = self {
-            memory.abandon(steps);
-        }
-    }
-
-    /// A step was launched that reads blocks, until `last` has been computed.
-    pub(crate) fn set_reader(&self, last: Array) {
-        if let Self::Gathered(memory) = self {
-            memory.set_reader(last);
-        }
-    }
-
-    /// What a sequence without tokens has.
-    pub(crate) fn sequence(&self) -> SequenceMemory {
-        match self {
-            Self::Paged(memory) => SequenceMemory::Paged(memory.sequence()),
-            Self::Gathered(memory) => SequenceMemory::Gathered(memory.sequence()),
-        }
-    }
-
-    /// Makes room for the rows' new tokens.
-    ///
-    /// # Errors
-    /// There is not enough memory, or the step before has to be computed first.
-    pub(crate) fn begin<'a>(
-        &self,
-        rows: Vec<RowMemory<'a, SequenceMemory>>,
-        before: StepBefore,
-    ) -> Result<KvStep<'a>, KvError> {
-        match self {
-            Self::Paged(memory) => memory.begin(of_one_kind(rows, SequenceMemory::paged)?).map(KvStep::Paged),
-            Self::Gathered(memory) => {
-                memory.begin(of_one_kind(rows, SequenceMemory::gathered)?, before).map(KvStep::Gathered)
-            }
-        }
-    }
-}
-
-/// The rows, if all of their sequences are of the same model as the memory.
-fn of_one_kind<'a, M>(
-    rows: Vec<RowMemory<'a, SequenceMemory>>,
-    kind: fn(&'a mut SequenceMemory) -> Option<&'a mut M>,
-) -> Result<Vec<RowMemory<'a, M>>, KvError> {
-    let row = |RowMemory { position, new_tokens, memory }| {
-        let memory =
-            kind(memory).ok_or_else(|| Exception::custom("a step has a sequence of another model"))?;
-        Ok(RowMemory { position, new_tokens, memory })
-    };
-    rows.into_iter().map(row).collect()
-}
-
-impl SequenceMemory {
-    fn paged(&mut self) -> Option<&mut cpu::PagedSequence> {
-        if let Self::Paged(sequence) = self { Some(sequence) } else { None }
-    }
-
-    fn gathered(&mut self) -> Option<&mut mlx::GatheredSequence> {
-        if let Self::Gathered(sequence) = self { Some(sequence) } else { None }
-    }
-
-    /// Gives back what only tokens from `len` on need.
-    pub(crate) fn truncate(&mut self, len: usize) {
-        match self {
-            Self::Paged(sequence) => sequence.truncate(len),
-            Self::Gathered(sequence) => sequence.truncate(len),
-        }
-    }
-
-    /// The memory of another sequence that begins with the first `len` tokens of this one. Nothing is copied until one of
-    /// the two writes to what they share.
-    pub(crate) fn fork(&self, len: usize) -> Self {
-        match self {
-            Self::Paged(sequence) => Self::Paged(sequence.fork(len)),
-            Self::Gathered(sequence) => Self::Gathered(sequence.fork(len)),
-        }
-    }
-
-    /// Keys and values of some tokens as bytes, which mean the same to every sequence of the same model and backend.
-    ///
-    /// # Errors
-    /// The sequence does not have them, or they are not whole blocks where there are blocks.
-    pub(crate) fn export(&self, tokens: Range<usize>) -> Result<Vec<u8>, KvError> {
-        match self {
-            Self::Paged(sequence) => sequence.export(tokens),
-            Self::Gathered(sequence) => sequence.export(tokens),
-        }
-    }
-
-    /// Appends the keys and values that [`export`](Self::export) gave of as many `tokens`.
-    ///
-    /// # Errors
-    /// There is no memory for them, or they are others.
-    pub(crate) fn import(&mut self, tokens: Range<usize>, bytes: &[u8]) -> Result<(), KvError> {
-        match self {
-            Self::Paged(sequence) => sequence.import(tokens, bytes),
-            Self::Gathered(sequence) => sequence.import(tokens, bytes),
-        }
-    }
-
-    /// What a step has appended is there to stay.
-    pub(crate) fn commit(&mut self) {
-        if let Self::Gathered(sequence) = self {
-            sequence.commit();
-        }
+    fn pages(self, head_dim: i32) -> bool {
+        self.kernels.are_cpu() && head_dim % 8 == 0
     }
 }

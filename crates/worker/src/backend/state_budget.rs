@@ -29,7 +29,7 @@ pub(crate) fn divide(budget: KvBudget, state_bytes: u64, token_bytes: u64) -> Re
     let sequences = budget.sequences.min(usize::try_from(fit).unwrap_or(usize::MAX)).max(1);
     let pinned = pinned_states(sequences);
     let of_sequences = pinned.saturating_mul(state);
-    // As in `KvGeometry::blocks`, and a snapshot.
+    // As in `Blocks::of`, and a snapshot.
     let blocks = (sequences as u64).saturating_add(1).saturating_mul(block.saturating_mul(token));
     let needed = of_sequences.saturating_add(blocks).saturating_add(state);
     if budget.bytes < needed {

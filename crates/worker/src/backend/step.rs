@@ -1,8 +1,10 @@
 //! The sequences of one step, as layers see them.
 
+use std::rc::Rc;
+
 use mlx_rs::{Array, error::Exception};
 
-use super::{AttentionSpec, Convolution, GatedDelta, StateStep, cpu, mlx};
+use super::{AttentionSpec, Convolution, GatedDelta, StateStep, cpu, geometry::LayerPlace, mlx};
 
 /// The sequences of one step, for each layer in turn.
 pub(crate) struct StepMemory<'a> {
@@ -12,7 +14,14 @@ pub(crate) struct StepMemory<'a> {
 }
 
 /// Keys and values of the sequences of one step.
-pub(crate) enum KvStep<'a> {
+pub(crate) struct KvStep<'a> {
+    kinds: Vec<KindStep<'a>>,
+    /// Of each layer.
+    places: Rc<[LayerPlace]>,
+}
+
+/// The same in the layers of one kind.
+pub(super) enum KindStep<'a> {
     Paged(cpu::PagedStep),
     Gathered(mlx::GatheredStep<'a>),
 }
@@ -25,7 +34,7 @@ impl<'a> StepMemory<'a> {
 
     /// Whether it reads blocks that MLX would copy if they were written to meanwhile.
     pub(crate) fn reads_blocks(&self) -> bool {
-        matches!(&self.kv, KvStep::Gathered(step) if step.reads_blocks())
+        self.kv.kinds.iter().any(KindStep::reads_blocks)
     }
 
     /// Attention of one layer, the `layer`th of those that have keys and values of their own, or on what that one has appended.
@@ -64,12 +73,25 @@ impl<'a> StepMemory<'a> {
     }
 }
 
-impl KvStep<'_> {
+impl<'a> KvStep<'a> {
+    /// Of kinds of layers, which have these places.
+    pub(super) fn new(kinds: Vec<KindStep<'a>>, places: Rc<[LayerPlace]>) -> Self {
+        Self { kinds, places }
+    }
+
     /// [`StepMemory::attend`].
     pub(super) fn attend(&self, spec: &AttentionSpec, layer: usize, qkv: &Array) -> Result<Array, Exception> {
-        match self {
-            Self::Paged(step) => step.attend(spec, layer, qkv),
-            Self::Gathered(step) => step.attend(spec, layer, qkv),
+        let none = || Exception::custom(format!("there is no memory for a layer {layer} with attention"));
+        let &LayerPlace { kind, layer } = self.places.get(layer).ok_or_else(none)?;
+        match &self.kinds[kind] {
+            KindStep::Paged(step) => step.attend(spec, layer, qkv),
+            KindStep::Gathered(step) => step.attend(spec, layer, qkv),
         }
+    }
+}
+
+impl KindStep<'_> {
+    fn reads_blocks(&self) -> bool {
+        matches!(self, Self::Gathered(step) if step.reads_blocks())
     }
 }

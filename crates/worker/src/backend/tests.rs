@@ -42,7 +42,7 @@ fn inv_freq(pairs: i32) -> Vec<f64> {
 
 /// One sequence's attention, in chunks.
 fn attend(backend: Backend, spec: &AttentionSpec, qkv: &Array) -> Vec<f32> {
-    let memory = backend.kv_memory(KvGeometry { layers: 1, heads: HEADS }, BUDGET).unwrap();
+    let memory = backend.kv_memory(&KvGeometry::new([HEADS.into()]), BUDGET).unwrap();
     let mut sequence = memory.sequence();
     let mut outputs = Vec::new();
     let mut position = 0;

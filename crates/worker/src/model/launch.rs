@@ -99,7 +99,7 @@ impl Model {
         if launched.reads_blocks
             && let Some(last) = launched.outputs().next()
         {
-            self.cache.set_reader(last.clone());
+            self.cache.set_reader(last);
         }
         Ok(launched)
     }

@@ -150,7 +150,7 @@ impl Opened {
         let size = ModelSize {
             weight_bytes,
             private_bytes,
-            kv_token_bytes: backend.kv_token_bytes(geometry, budget) as u64,
+            kv_token_bytes: backend.kv_token_bytes(&geometry, budget) as u64,
             state_bytes: backend.state_bytes(&states),
             context_length: architecture.context_length(),
         };
@@ -159,7 +159,7 @@ impl Opened {
 
     fn with_kv(self, budget: KvBudget) -> Result<Model, ModelError> {
         let Self { architecture, backend, geometry, states, progress, size, sites, adaptable, files } = self;
-        let cache = KvCache::new(geometry, &states, budget, backend)?;
+        let cache = KvCache::new(&geometry, &states, budget, backend)?;
         Ok(Model {
             architecture,
             cache,

@@ -10,7 +10,7 @@ use crate::{
         AttentionSpec, Backend, KvBudget, KvError, KvGeometry, KvInUse, KvMemory, RowMemory, SequenceMemory,
         SequenceState, StateGeometry, StateMemory, StateRow, StepBefore, StepMemory, divide,
     },
-    cache::{BLOCK_TOKENS, Fork},
+    cache::Fork,
 };
 
 /// Where sequences get their memory from.
@@ -41,7 +41,7 @@ pub(super) struct KvRow<'a> {
 impl KvCache {
     /// Memory for layers of these geometries.
     pub(super) fn new(
-        geometry: KvGeometry,
+        geometry: &KvGeometry,
         states: &StateGeometry,
         budget: KvBudget,
         backend: Backend,
@@ -60,9 +60,8 @@ impl KvCache {
 
     /// Says how many bytes are in use, in whole blocks and states.
     pub(super) fn in_use(&self) -> KvInUse {
-        let (used, block_bytes) = (self.memory.used_blocks(), (BLOCK_TOKENS * self.token_bytes) as u64);
-        let states = self.states.as_ref().map(StateMemory::used_bytes);
-        Box::new(move || used() as u64 * block_bytes + states.as_ref().map_or(0, |states| states()))
+        let (used, states) = (self.memory.used_bytes(), self.states.as_ref().map(StateMemory::used_bytes));
+        Box::new(move || used() + states.as_ref().map_or(0, |states| states()))
     }
 
     /// Whether layers keep states: then a sequence can be cut only where one is.
@@ -82,8 +81,7 @@ impl KvCache {
 
     /// Whether attention gives a token the same, whatever is computed beside it, of its own sequence and of others.
     pub(super) fn is_invariant(&self) -> bool {
-        // Only the CPU's own does.
-        matches!(self.memory, KvMemory::Paged(_))
+        self.memory.is_invariant()
     }
 
     /// Everything that keys and values depend on, besides the weights and the tokens.
@@ -102,7 +100,7 @@ impl KvCache {
     }
 
     /// A step was launched that reads what all sequences have, until `last` has been computed.
-    pub(super) fn set_reader(&self, last: Array) {
+    pub(super) fn set_reader(&self, last: &Array) {
         self.memory.set_reader(last);
     }
 
@@ -135,14 +133,11 @@ pub(super) fn geometry(layers: &[&AttentionSpec], backend: Backend) -> Result<Kv
         if let Some(what) = backend.unsupported(spec) {
             return Err(ModelError::UnsupportedAttention { layer, what });
         }
-        // A block holds all layers' keys and values of its tokens.
-        if spec.heads != layers[0].heads {
-            let what = "another number or size of heads than in the first layer";
-            return Err(ModelError::UnsupportedAttention { layer, what });
-        }
     }
-    let Some(first) = layers.first() else { return Err(ModelError::NoLayers) };
-    Ok(KvGeometry { layers: layers.len() as i32, heads: first.heads })
+    if layers.is_empty() {
+        return Err(ModelError::NoLayers);
+    }
+    Ok(KvGeometry::new(layers.iter().map(|spec| spec.heads.into())))
 }
 
 impl SequenceKv {

@@ -13,6 +13,10 @@ impl Bytes {
 }
 
 impl BlockMemory for Bytes {
+    fn block_bytes(&self) -> usize {
+        1
+    }
+
     fn copy_block(&self, from: i32, to: i32) -> Result<(), Exception> {
         let mut bytes = self.0.lock().unwrap();
         bytes[to as usize] = bytes[from as usize];

@@ -8,14 +8,14 @@ use mlx_rs::{Array, error::Exception};
 use super::super::{
     attention::AttentionSpec,
     block_table::{BlockMemory, BlockTable, SharedBlocks, other_bytes},
-    kv::{KvBudget, KvDtype, KvError, KvGeometry, RowMemory},
+    geometry::LayerKind,
+    kv::{KvDtype, KvError, RowMemory},
     rope::Table,
 };
 
-/// The memory of all sequences.
+/// What all sequences have in the layers of one kind.
 pub(crate) struct PagedKv {
     shared: Arc<SharedBlocks<KvPool>>,
-    tokens: usize,
 }
 
 /// A sequence's blocks in order.
@@ -29,24 +29,11 @@ pub(crate) struct PagedStep {
 }
 
 impl PagedKv {
-    pub(crate) fn new(geometry: KvGeometry, budget: KvBudget) -> Result<Self, KvError> {
-        let value_bytes = match budget.dtype {
-            KvDtype::Float32 => 4,
-            KvDtype::Float16 => 2,
-        };
-        let blocks = geometry.blocks(budget, value_bytes)?;
-        let shape = KvShape {
-            layers: geometry.layers,
-            kv_heads: geometry.heads.kv,
-            head_dim: geometry.heads.dim,
-            dtype: budget.dtype,
-        };
-        let memory = KvPool::new(shape, blocks.count)?;
-        Ok(Self { shared: SharedBlocks::new(memory, blocks.count), tokens: blocks.tokens })
-    }
-
-    pub(crate) fn tokens(&self) -> usize {
-        self.tokens
+    /// `blocks` of them.
+    pub(crate) fn new(kind: LayerKind, blocks: i32, dtype: KvDtype) -> Result<Self, KvError> {
+        let LayerKind { layers, heads } = kind;
+        let shape = KvShape { layers, kv_heads: heads.kv, head_dim: heads.dim, dtype };
+        Ok(Self { shared: SharedBlocks::new(KvPool::new(shape, blocks)?, blocks) })
     }
 
     /// Says how many blocks are in use.
@@ -72,12 +59,16 @@ impl PagedKv {
 
 /// One block's bytes after the other's.
 impl BlockMemory for KvPool {
+    fn block_bytes(&self) -> usize {
+        Self::block_bytes(self.shape()) as usize
+    }
+
     fn copy_block(&self, from: i32, to: i32) -> Result<(), Exception> {
         Self::copy_block(self, from, to)
     }
 
     fn read_blocks(&self, blocks: &[i32]) -> Result<Vec<u8>, Exception> {
-        let block_bytes = Self::block_bytes(self.shape()) as usize;
+        let block_bytes = BlockMemory::block_bytes(self);
         let mut bytes = vec![0; blocks.len() * block_bytes];
         for (&block, bytes) in blocks.iter().zip(bytes.chunks_exact_mut(block_bytes)) {
             self.read_block(block, bytes)?;
@@ -86,7 +77,7 @@ impl BlockMemory for KvPool {
     }
 
     fn write_blocks(&self, blocks: &[i32], bytes: &[u8]) -> Result<(), Exception> {
-        let parts = bytes.chunks(Self::block_bytes(self.shape()) as usize);
+        let parts = bytes.chunks(BlockMemory::block_bytes(self));
         if parts.len() != blocks.len() {
             return Err(other_bytes());
         }
@@ -123,6 +114,3 @@ impl PagedStep {
         })
     }
 }
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests;

@@ -14,8 +14,8 @@ use mlx_rs::{
 };
 
 use super::super::{
-    attention::Heads,
     block_table::{BlockMemory, other_bytes},
+    geometry::KvHeads,
     kv::value_bytes,
 };
 use crate::cache::BLOCK_TOKENS;
@@ -34,7 +34,7 @@ pub(super) const TOKENS: i32 = BLOCK_TOKENS as i32;
 /// Blocks are written in place: between steps nothing else refers to an array, so MLX takes its memory for the result. A step
 /// that is computed refers to those that it reads: nothing is written then, since all of it would be copied.
 pub(super) struct ArrayBlocks {
-    heads: Heads,
+    heads: KvHeads,
     dtype: Dtype,
     /// How many there may be.
     count: i32,
@@ -65,11 +65,11 @@ impl ArrayBlocks {
     pub(super) const ZERO_PAGE: i32 = 0;
 
     /// The most blocks whose slots, also if they are gathered and padded, have numbers in int32.
-    pub(super) fn most(heads: Heads) -> i32 {
+    pub(super) fn most(heads: KvHeads) -> i32 {
         i32::MAX / (2 * heads.kv * TOKENS) / 4
     }
 
-    pub(super) fn new(layers: usize, heads: Heads, dtype: Dtype, count: i32) -> Result<Self, Exception> {
+    pub(super) fn new(layers: usize, heads: KvHeads, dtype: Dtype, count: i32) -> Result<Self, Exception> {
         let zero_block = || zeros_dtype(&[2 * heads.kv * TOKENS, heads.dim], dtype);
         let layers = (0..layers).map(|_| zero_block()).collect::<Result<_, _>>()?;
         let state = Mutex::new(State { layers, blocks: 0, appended: Vec::new(), reader: None });
@@ -86,7 +86,7 @@ impl ArrayBlocks {
         2 * self.heads.kv
     }
 
-    pub(super) fn heads(&self) -> Heads {
+    pub(super) fn heads(&self) -> KvHeads {
         self.heads
     }
 
@@ -211,6 +211,12 @@ impl ArrayBlocks {
 
 /// The bytes are those of one layer's blocks after the other's.
 impl BlockMemory for ArrayBlocks {
+    fn block_bytes(&self) -> usize {
+        let page_bytes =
+            BLOCK_TOKENS * self.heads.dim.unsigned_abs() as usize * value_bytes(self.dtype) as usize;
+        self.layers() * self.pages_of_block().unsigned_abs() as usize * page_bytes
+    }
+
     fn copy_block(&self, from: i32, to: i32) -> Result<(), Exception> {
         let mut state = self.state();
         self.write_appended(&mut state)?;
@@ -243,13 +249,11 @@ impl BlockMemory for ArrayBlocks {
     }
 
     fn write_blocks(&self, blocks: &[i32], bytes: &[u8]) -> Result<(), Exception> {
-        let mut state = self.state();
-        let page_bytes =
-            BLOCK_TOKENS * self.heads.dim.unsigned_abs() as usize * value_bytes(self.dtype) as usize;
-        let layer_bytes = blocks.len() * self.pages_of_block().unsigned_abs() as usize * page_bytes;
-        if layer_bytes == 0 || bytes.len() != state.layers.len() * layer_bytes {
+        if bytes.is_empty() || bytes.len() != blocks.len() * self.block_bytes() {
             return Err(other_bytes());
         }
+        let mut state = self.state();
+        let layer_bytes = bytes.len() / state.layers.len();
         self.write_appended(&mut state)?;
         self.grow(&mut state, blocks.iter().copied().max().unwrap_or(0))?;
         let new = |bytes: &[u8]| Array::from_slice(bytes, &[bytes.len() as i32]).view_dtype(self.dtype);

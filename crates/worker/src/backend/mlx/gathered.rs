@@ -16,7 +16,7 @@
 //! Gathering takes three operations more. It reads and writes all keys and values of the rows, and attention reads them
 //! again: three times the traffic of attention alone. Therefore the gathered copy is kept, with some room: as long as the
 //! same sequences decode, a step adds its tokens to the copy, in place, and nothing is gathered. Copies take memory of
-//! their own, a [share](COPIES) of the budget; what does not fit is gathered in each step. A chunk of a prompt attends by
+//! their own, a [share](super::super::kv_memory) of the budget; what does not fit is gathered in each step. A chunk of a prompt attends by
 //! itself, behind what it gathers of its sequence. Where steps are launched before the ones before have been computed, a
 //! copy takes twice the memory: it has a [spare](super::between::Spare), and a layer one concatenation more.
 //!
@@ -40,23 +40,18 @@ use mlx_rs::{Array, Dtype};
 use super::{
     super::{
         block_table::{BlockTable, SharedBlocks},
-        kv::{KvBudget, KvError, KvGeometry, RowMemory, StepBefore, value_bytes},
+        geometry::LayerKind,
+        kv::{KvError, RowMemory, StepBefore},
     },
     array_blocks::{Appended, ArrayBlocks},
     between::{Between, Stamp},
     group::Row,
     step::{GatheredStep, Groups},
 };
-use crate::cache::BLOCK_TOKENS;
-
-/// One part in so many of the budget is for copies.
-const COPIES: u64 = 5;
-
-/// The memory of all sequences.
+/// What all sequences have in the layers of one kind.
 pub(crate) struct GatheredKv {
     blocks: Arc<SharedBlocks<ArrayBlocks>>,
     between: Arc<Between>,
-    tokens: usize,
     /// Whether rows may attend together: else their results do not depend on each other.
     together: bool,
 }
@@ -73,41 +68,27 @@ pub(crate) struct GatheredSequence {
 }
 
 impl GatheredKv {
-    /// Keys and values have the type of activations, `dtype`.
+    /// `blocks` of them, and copies of so many tokens. Keys and values have the type of activations, `dtype`.
     pub(crate) fn new(
-        geometry: KvGeometry,
-        budget: KvBudget,
+        kind: LayerKind,
+        blocks: i32,
+        copied: usize,
         dtype: Dtype,
         together: bool,
     ) -> Result<Self, KvError> {
-        let value_bytes = value_bytes(dtype);
-        let copies = if together { budget.bytes / COPIES } else { 0 };
-        let without = KvBudget { bytes: budget.bytes - copies, ..budget };
-        let (blocks, copies) = match geometry.blocks(without, value_bytes) {
-            Ok(blocks) => (blocks, copies),
-            // There is no memory to spare.
-            Err(_) => (geometry.blocks(budget, value_bytes)?, 0),
-        };
-        let copied = (copies / geometry.block_bytes(value_bytes).max(1)) as usize * BLOCK_TOKENS;
-        let layers = geometry.layers.unsigned_abs() as usize;
-        let count = blocks.count.min(ArrayBlocks::most(geometry.heads));
-        let unused = (blocks.count - count).unsigned_abs() as usize * BLOCK_TOKENS;
-        let memory = ArrayBlocks::new(layers, geometry.heads, dtype, count)?;
-        Ok(Self {
-            blocks: SharedBlocks::new(memory, count),
-            between: Arc::new(Between::new(copied)),
-            tokens: blocks.tokens.saturating_sub(unused),
-            together,
-        })
+        let memory = ArrayBlocks::new(kind.layers.unsigned_abs() as usize, kind.heads, dtype, blocks)?;
+        let (blocks, between) = (SharedBlocks::new(memory, blocks), Arc::new(Between::new(copied)));
+        Ok(Self { blocks, between, together })
+    }
+
+    /// The most blocks that there may be.
+    pub(crate) fn most_blocks(kind: LayerKind) -> i32 {
+        ArrayBlocks::most(kind.heads)
     }
 
     /// Says how many blocks are in use, without the copies.
     pub(crate) fn used_blocks(&self) -> Box<dyn Fn() -> usize + Send> {
         self.blocks.used()
-    }
-
-    pub(crate) fn tokens(&self) -> usize {
-        self.tokens
     }
 
     /// Forgets what the last `steps` steps have appended, and what has become of copies meanwhile.
@@ -171,6 +152,11 @@ impl GatheredSequence {
 
     pub(crate) fn fork(&self, len: usize) -> Self {
         Self::new(self.table.fork(len), &self.blocks, &self.between)
+    }
+
+    /// See [`BlockTable::bytes_of`].
+    pub(crate) fn bytes_of(&self, tokens: usize) -> usize {
+        self.table.bytes_of(tokens)
     }
 
     pub(crate) fn export(&self, tokens: Range<usize>) -> Result<Vec<u8>, KvError> {

@@ -12,7 +12,7 @@ const HEADS: Heads = Heads { queries: 4, kv: 2, dim: 8 };
 fn cache(layers: &[&AttentionSpec]) -> Result<KvCache, ModelError> {
     let kernels = Kernels::of(mlx_ext::init().unwrap());
     let backend = Backend::new(kernels, Dtype::Float32);
-    Ok(KvCache::new(geometry(layers, backend)?, &StateGeometry::default(), BUDGET, backend)?)
+    Ok(KvCache::new(&geometry(layers, backend)?, &StateGeometry::default(), BUDGET, backend)?)
 }
 
 #[test]
@@ -27,15 +27,14 @@ fn attention_that_cannot_be_computed_is_refused_with_its_layer() {
 }
 
 #[test]
-fn layers_share_blocks_and_so_have_heads_alike() {
+fn layers_have_heads_of_their_own() {
     let plain = AttentionSpec::causal(HEADS, None);
-    let windowed = AttentionSpec { window: Some(16), ..plain.clone() };
-    assert!(cache(&[&plain, &windowed]).is_ok());
-    let wider = AttentionSpec::causal(Heads { dim: 16, ..HEADS }, None);
-    assert!(matches!(
-        cache(&[&plain, &wider]).err(),
-        Some(ModelError::UnsupportedAttention { layer: 1, .. })
-    ));
+    let wider = AttentionSpec::causal(Heads { kv: 1, dim: 16, ..HEADS }, None);
+    // Keys and values of 2 heads of 8, and of 1 head of 16, as float32.
+    assert_eq!(cache(&[&plain]).unwrap().token_bytes(), 2 * 16 * 4);
+    let (one, both) = (cache(&[&plain, &plain]).unwrap(), cache(&[&plain, &wider]).unwrap());
+    assert_eq!((both.tokens(), both.token_bytes()), (one.tokens(), one.token_bytes()));
+    assert_ne!(both.identity(), one.identity());
     assert!(matches!(cache(&[]).err(), Some(ModelError::NoLayers)));
 }
 

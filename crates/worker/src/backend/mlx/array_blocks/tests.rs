@@ -2,7 +2,7 @@
 
 use super::*;
 
-const HEADS: Heads = Heads { queries: 2, kv: 2, dim: 8 };
+const HEADS: KvHeads = KvHeads { kv: 2, dim: 8 };
 
 fn blocks(dtype: Dtype) -> ArrayBlocks {
     mlx_ext::init().unwrap();

@@ -10,11 +10,12 @@ use mlx_rs::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::backend::{AttentionSpec, Heads, KvDtype, Rope};
+use crate::backend::{AttentionSpec, Heads, Rope};
 
 const HEADS: Heads = Heads { queries: 4, kv: 2, dim: 8 };
 const WIDTH: i32 = (HEADS.queries + 2 * HEADS.kv) * HEADS.dim;
-const BUDGET: KvBudget = KvBudget { bytes: 1 << 24, sequences: 8, dtype: KvDtype::Float32 };
+/// Blocks, and tokens of copies.
+const ROOM: (i32, usize) = (1638, 13_088);
 
 /// A layer with a window and sinks below one without.
 fn layers() -> [AttentionSpec; 2] {
@@ -26,7 +27,8 @@ fn layers() -> [AttentionSpec; 2] {
 
 fn memory(together: bool) -> GatheredKv {
     mlx_ext::init().unwrap();
-    GatheredKv::new(KvGeometry { layers: 2, heads: HEADS }, BUDGET, Dtype::Float32, together).unwrap()
+    let (kind, (blocks, copied)) = (LayerKind { layers: 2, heads: HEADS.into() }, ROOM);
+    GatheredKv::new(kind, blocks, if together { copied } else { 0 }, Dtype::Float32, together).unwrap()
 }
 
 /// A sequence and how many tokens it has.
@@ -348,20 +350,4 @@ fn rows_that_are_apart_get_the_same_bits_in_any_step() {
         let expected: Vec<f32> = expected.collect();
         assert!(found.iter().zip(&expected).all(|(f, e)| f.to_bits() == e.to_bits()));
     }
-}
-
-#[test]
-fn a_fifth_of_the_budget_is_for_copies_if_it_can_be_spared() {
-    let geometry = KvGeometry { layers: 1, heads: Heads { queries: 2, kv: 2, dim: 8 } };
-    let tokens = |bytes, together| {
-        let budget = KvBudget { bytes, sequences: 2, dtype: KvDtype::Float16 };
-        GatheredKv::new(geometry, budget, Dtype::Float32, together)
-            .map(|kv| (kv.tokens(), kv.between.limit()))
-    };
-    // A block has 32 tokens of 2 heads of 8 float32, keys and values: 4 KiB. One for each sequence stays in reserve.
-    assert_eq!(tokens(40 << 12, true).unwrap(), (30 * 32, 8 * 32));
-    assert_eq!(tokens(40 << 12, false).unwrap(), (38 * 32, 0));
-    assert_eq!(tokens(3 << 12, true).unwrap(), (32, 0));
-    let error = tokens((3 << 12) - 1, true).unwrap_err();
-    assert!(matches!(error, KvError::Budget { needed: 12_288, .. }), "{error}");
 }
