@@ -137,7 +137,8 @@ pub(super) fn geometry(layers: &[&AttentionSpec], backend: Backend) -> Result<Kv
     if layers.is_empty() {
         return Err(ModelError::NoLayers);
     }
-    Ok(KvGeometry::new(layers.iter().map(|spec| spec.heads.into())))
+    let own = layers.iter().filter(|spec| !spec.borrows());
+    Ok(KvGeometry::new(own.map(|spec| spec.heads.into())))
 }
 
 impl SequenceKv {

@@ -88,7 +88,7 @@ impl Recorded {
     }
 
     fn has_experts(&self) -> bool {
-        self.mentions("num_experts_per_tok")
+        self.mentions("num_experts_per_tok") || self.mentions("top_k_experts")
     }
 
     /// Whether layers keep states.
@@ -269,6 +269,14 @@ fn settings_that_would_change_the_answers_are_refused_by_name() {
         ("gemma2", "layer_types", json!(["full_attention"])),
         ("gemma3_text", "final_logit_softcapping", json!(30.0)),
         ("gemma3_text", "use_bidirectional_attention", json!(true)),
+        ("gemma4_text", "attention_k_eq_v", json!("both")),
+        ("gemma4_text", "global_head_dim", json!(33)),
+        ("gemma4_text", "hidden_size_per_layer_input", json!(65_536)),
+        ("gemma4_text", "layer_types", json!(["sliding_attention"; 6])),
+        ("gemma4_text", "num_kv_shared_layers", json!(6)),
+        ("gemma4_text", "num_kv_shared_layers", json!(5)),
+        ("gemma4_text", "use_bidirectional_attention", json!("all")),
+        ("gemma4_text", "vocab_size_per_layer_input", json!(100)),
         ("glm4", "partial_rotary_factor", json!(0.05)),
         ("glm4_moe", "topk_method", json!("greedy")),
         ("gpt_oss", "layer_types", json!(["chunked_attention", "full_attention"])),

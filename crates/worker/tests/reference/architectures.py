@@ -117,6 +117,50 @@ def gemma3(r, seed):
     return {"model_type": "gemma3", "text_config": text, "vocab_size": text["vocab_size"], "eos_token_id": 0}
 
 
+def gemma4_text(r, seed):
+    config = common("gemma4_text", r, seed)
+    window, full = "sliding_attention", "full_attention"
+    rope = {
+        full: {"rope_type": "proportional", "partial_rotary_factor": r.choice([0.25, 0.5]), "rope_theta": 10000.0},
+        window: {"rope_type": "default", "rope_theta": 1000.0},
+    }
+    del config["rope_theta"]
+    values_are_keys = seed % 3 != 0
+    borrowers = [2, 0, 3][seed % 3]
+    config = {
+        **config,
+        # Few layers with experts, as in gpt-oss.
+        "num_hidden_layers": 3 if seed % 3 == 1 else 6,
+        "layer_types": [window, window, full] if seed % 3 == 1 else [window, full] * 3,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_act": "gelu_pytorch_tanh",
+        "sliding_window": r.choice([24, 40]),
+        "rope_parameters": None if seed % 3 == 2 else rope,
+        "global_head_dim": r.choice([32, 48]),
+        "num_global_key_value_heads": 1 if values_are_keys else None,
+        "attention_k_eq_v": values_are_keys,
+        "num_kv_shared_layers": borrowers,
+        "use_double_wide_mlp": seed % 3 == 0,
+        "hidden_size_per_layer_input": 0 if seed % 3 == 1 else 32,
+        "vocab_size_per_layer_input": 101,
+        "final_logit_softcapping": [r.choice([4.0, 15.0]), None][seed % 2],
+        "enable_moe_block": seed % 3 == 1,
+    }
+    if seed % 3 == 1:
+        config.update({"num_experts": r.choice([6, 9]), "top_k_experts": r.choice([2, 3]), "moe_intermediate_size": 64})
+        config["fused_experts"] = seed % 2 == 0
+    return config
+
+
+def gemma4(r, seed):
+    # Another order of models, so that there are experts in all forms.
+    text = gemma4_text(r, seed + 4)
+    behind = text["tie_word_embeddings"]
+    ours = {"fused_experts": text.pop("fused_experts", False), "text_model_behind": behind}
+    nested = {"model_type": "gemma4", "text_config": text, "vocab_size": text["vocab_size"], "eos_token_id": 0}
+    return {**nested, **ours}
+
+
 def phi3(r, seed):
     config = common("phi3", r, seed, free=False)
     head_dim = config["hidden_size"] // config["num_attention_heads"]
@@ -447,6 +491,8 @@ ARCHITECTURES = {
     "gemma2": gemma2,
     "gemma3": gemma3,
     "gemma3_text": gemma3_text,
+    "gemma4": gemma4,
+    "gemma4_text": gemma4_text,
     "glm4": glm4,
     "glm4_moe": glm4_moe,
     "gpt_oss": gpt_oss,

@@ -72,7 +72,9 @@ def tensor(name, shape):
     numbers = split_mix(hashed(name))
     is_norm = len(shape) == 1 and name.endswith("norm.weight")
     # Of matrices about 2 / sqrt(inputs), so that activations keep their size from layer to layer.
-    low, high = (0.5, 1.5) if is_norm else (-0.25, 0.25)
+    low, high = (0.5, 1.5) if is_norm or name.endswith(".layer_scalar") else (-0.25, 0.25)
+    if name.endswith(".router.scale"):
+        low, high = 8.0, 24.0  # so that experts differ
     if name.endswith(".e_score_correction_bias"):
         low = 0.0  # mlx-lm takes a group that is left out for one with scores of 0
     values = [low + (high - low) * (next(numbers) >> 57) / 128 for _ in range(count)]
@@ -100,6 +102,17 @@ def transposed(name, shape):
     return [shape[0], shape[2], shape[1]] if len(shape) == 3 and ".conv" in name else shape
 
 
+def fused(name, shape):
+    """Gates and ups of all experts in one tensor, as transformers stores them in some architectures."""
+    if ".experts.switch_glu." not in name:
+        return [(name, shape)]
+    experts, part = name.removesuffix(".weight").split(".switch_glu.")
+    if part == "up_proj":
+        return []
+    count, outputs, inputs = shape
+    return [(f"{experts}.gate_up_proj", [count, 2 * outputs, inputs]) if part == "gate_proj" else (f"{experts}.{part}", shape)]
+
+
 def build(config):
     """The model with its weights, and their shapes as they are stored."""
     model_class, args_class = _get_classes(config)
@@ -110,6 +123,11 @@ def build(config):
         shapes = {name: shape for name, shape in shapes.items() if "lm_head." not in name}
     if config.pop("separate_experts", False):
         shapes = dict(sorted(part for name, shape in shapes.items() for part in separate(name, shape)))
+    if config.pop("fused_experts", False):
+        shapes = dict(sorted(part for name, shape in shapes.items() for part in fused(name, shape)))
+    if config.pop("text_model_behind", False):
+        # Transformers has the names in another order.
+        shapes = {name.replace("language_model.model.", "model.language_model."): it for name, it in shapes.items()}
     if config.pop("convolutions_of_transformers", False):
         shapes = {name: transposed(name, shape) for name, shape in shapes.items()}
     weights = {name: tensor(name, shape) for name, shape in shapes.items()}
@@ -176,7 +194,7 @@ def record(config, seed):
         quantize(model, bits, experts)
         runs.append(run(model, prompt, bits, experts))
         dense = not_quantized(model, shapes)
-    for ours in ["separate_experts", "convolutions_of_transformers"]:
+    for ours in ["separate_experts", "fused_experts", "text_model_behind", "convolutions_of_transformers"]:
         config.pop(ours, None)
     model = {"config": config, "tensors": shapes, "prompt": prompt, "runs": runs}
     return {"dense": dense, **model} if dense else model

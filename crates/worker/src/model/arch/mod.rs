@@ -9,6 +9,7 @@ mod deepseek_v3;
 mod ernie4_5;
 mod gemma2;
 mod gemma3;
+mod gemma4;
 mod glm4;
 mod glm4_moe;
 mod gpt_oss;
@@ -68,6 +69,8 @@ pub(super) const REGISTRY: &[Entry] = &[
     Entry::new("gemma2", gemma2::load).with_defaults(gemma2::DEFAULTS),
     Entry::new("gemma3", gemma3::load_nested).with_defaults(gemma3::DEFAULTS),
     Entry::new("gemma3_text", gemma3::load).with_defaults(gemma3::DEFAULTS),
+    Entry::new("gemma4", gemma4::load_nested).with_defaults(gemma4::DEFAULTS),
+    Entry::new("gemma4_text", gemma4::load).with_defaults(gemma4::DEFAULTS),
     Entry::new("glm4", glm4::load).with_defaults(glm4::DEFAULTS),
     Entry::new("glm4_moe", glm4_moe::load).with_defaults(glm4_moe::DEFAULTS),
     Entry::new("gpt_oss", gpt_oss::load).with_defaults(gpt_oss::DEFAULTS),
