@@ -31,7 +31,7 @@ fn each(on: On, check: impl Fn(&dyn Fn() -> Loaded)) {
 
 /// Half precision rounds scales, too, so that quantized weights would be others. A batch's size, or where a chunk is cut, can
 /// turn the choice between two tokens there.
-fn is_float32(on: On) -> bool {
+pub(crate) fn is_float32(on: On) -> bool {
     on.float.is_none_or(|float| float == Float::F32)
 }
 

@@ -209,7 +209,9 @@ impl Loading {
 
 /// A tensor of one number.
 fn load_scalar(weights: &mut Weights<'_>, name: &str) -> Result<f32, ModelError> {
-    Ok(weights.take_float(name, &[1])?.as_dtype(Dtype::Float32)?.try_item::<f32>()?)
+    let number = weights.take_float(name, &[1])?.as_dtype(Dtype::Float32)?;
+    number.eval()?;
+    Ok(number.as_slice::<f32>()[0])
 }
 
 impl Architecture for Decoder {

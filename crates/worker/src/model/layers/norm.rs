@@ -17,7 +17,6 @@ pub(in crate::model) struct NormParams {
 /// A normalization over the last axis.
 pub(in crate::model) struct Normalization {
     pub(super) norm: Norm,
-    width: i32,
     pub(super) backend: Backend,
 }
 
@@ -80,7 +79,7 @@ impl Normalization {
         bias: Option<&Array>,
     ) -> Result<Self, ModelError> {
         let norm = backend.norm(params.kind, weight, bias, params.eps)?;
-        Ok(Self { norm, width: weight.dim(0), backend })
+        Ok(Self { norm, backend })
     }
 
     /// `x` and the result: `[tokens, width]`; lazy. A normalization before a single product belongs to the
