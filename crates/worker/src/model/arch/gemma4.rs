@@ -52,11 +52,7 @@ pub(super) const DEFAULTS: Defaults = &[
 /// Of the router and the experts, as mlx-lm has them.
 const NAMES: MoeNames = MoeNames {
     router: "router.proj",
-    stacked: [
-        "experts.switch_glu.gate_proj",
-        "experts.switch_glu.up_proj",
-        "experts.switch_glu.down_proj",
-    ],
+    stacked: ["experts.switch_glu.gate_proj", "experts.switch_glu.up_proj", "experts.switch_glu.down_proj"],
     expert: "experts",
     parts: ["gate_proj", "up_proj", "down_proj"],
 };
@@ -125,12 +121,12 @@ fn attention(
         spec(config, decoder, full, ("full_attention", 1_000_000.0, 0.25))?,
         spec(config, decoder, decoder.heads, ("sliding_attention", 10_000.0, 1.0))?,
     ];
-    let lender = |layer: usize| {
-        (0..own).rev().find(|&lender| windows[lender].is_some() == windows[layer].is_some())
-    };
+    let lender =
+        |layer: usize| (0..own).rev().find(|&lender| windows[lender].is_some() == windows[layer].is_some());
     let lenders = (own..windows.len()).map(lender).collect::<Option<Vec<_>>>();
     let Some(lenders) = lenders else {
-        return config.refuse("num_kv_shared_layers", "so many that a kind of layers has none to borrow from");
+        return config
+            .refuse("num_kv_shared_layers", "so many that a kind of layers has none to borrow from");
     };
     let source = |layer: usize| match layer.checked_sub(own) {
         Some(borrower) => KvSource::Borrowed(lenders[borrower]),

@@ -59,11 +59,7 @@ pub(in crate::model) fn own_layers(config: Settings<'_>, layers: usize) -> Resul
 }
 
 /// Numbers that a token's keys and values are made of.
-pub(super) fn kv_token_values(
-    config: Settings<'_>,
-    plain: Heads,
-    layers: usize,
-) -> Result<u64, ModelError> {
+pub(super) fn kv_token_values(config: Settings<'_>, plain: Heads, layers: usize) -> Result<u64, ModelError> {
     let full = full_heads(config, plain)?;
     let windows = mixed_windows(config, layers)?;
     let own = own_layers(config, layers)?;

@@ -5,8 +5,8 @@ use mlx_rs::{Array, Dtype, error::Exception};
 
 use super::{
     Architecture, Attention, AttentionParams, BlockNorms, DecoderConfig, DecoderPlan, Embedding, FusedLinear,
-    LatentAttention, LayerInput, LayerInputs, LayerInputsPlan, Mixer, ModelError, Normalization, QkNorm, StateParts,
-    SublayerNorms, Weights, feed_forward::FeedForward, load_matrix,
+    LatentAttention, LayerInput, LayerInputs, LayerInputsPlan, Mixer, ModelError, Normalization, QkNorm,
+    StateParts, SublayerNorms, Weights, feed_forward::FeedForward, load_matrix,
 };
 use crate::backend::{AttentionSpec, Backend, KvSource, Rowwise, StateGeometry, StepMemory};
 
@@ -110,21 +110,15 @@ impl Block {
         let mlp = FeedForward::load(config, plan, layer, (&mut *weights, mlp_norms))?;
         let beginning = format!("model.layers.{layer}");
         let of_layer = (config.hidden_size, plan.norm);
-        let input = |inputs: LayerInputsPlan| {
-            LayerInput::load(weights, &beginning, (layer, inputs.width), of_layer)
-        };
+        let input =
+            |inputs: LayerInputsPlan| LayerInput::load(weights, &beginning, (layer, inputs.width), of_layer);
         let input = plan.layer_inputs.map(input).transpose()?;
         let scalar = plan.layer_scalars.then(|| load_scalar(weights, &name("layer_scalar"))).transpose()?;
         Ok(Self { before, mixer, mlp, input, scalar, backend: weights.backend() })
     }
 
     /// `x` and the result: `[tokens, hidden]`. `inputs` are those of all layers, if they have any.
-    fn forward(
-        &self,
-        x: &Array,
-        inputs: Option<&Array>,
-        step: &StepMemory<'_>,
-    ) -> Result<Array, Exception> {
+    fn forward(&self, x: &Array, inputs: Option<&Array>, step: &StepMemory<'_>) -> Result<Array, Exception> {
         let mut x = self.sublayers(x, step)?;
         if let (Some(input), Some(inputs)) = (&self.input, inputs) {
             x = input.forward(&x, inputs)?;

@@ -1,8 +1,8 @@
 //! In what decoders differ.
 
 use super::{
-    BesideNorms, BlockNames, DecoderConfig, LatentPlan, LayerInputsPlan, ModelError, MoePlan, NormParams, QkNorm,
-    RecurrentPlan, load_rope,
+    BesideNorms, BlockNames, DecoderConfig, LatentPlan, LayerInputsPlan, ModelError, MoePlan, NormParams,
+    QkNorm, RecurrentPlan, load_rope,
 };
 use crate::backend::{AttentionSpec, Gate};
 

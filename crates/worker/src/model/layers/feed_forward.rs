@@ -30,7 +30,9 @@ impl FeedForward {
                 Ok(Self::Sparse(Box::new(moe)))
             }
             (Some(experts), Some(beside)) => {
-                load_both((config, plan, layer), (experts, beside), weights, norms).map(Box::new).map(Self::Both)
+                load_both((config, plan, layer), (experts, beside), weights, norms)
+                    .map(Box::new)
+                    .map(Self::Both)
             }
         }
     }
@@ -71,9 +73,8 @@ fn load_both(
     SublayerNorms { before, after }: SublayerNorms,
 ) -> Result<MlpBesideExperts, ModelError> {
     let name = format!("model.layers.{layer}");
-    let mut norm = |part: &str| {
-        Normalization::load(weights, &format!("{name}.{part}"), config.hidden_size, plan.norm)
-    };
+    let mut norm =
+        |part: &str| Normalization::load(weights, &format!("{name}.{part}"), config.hidden_size, plan.norm);
     let (mlp_after, experts_after) = (norm(names.mlp_after)?, norm(names.experts_after)?);
     let experts_before = norm(names.experts_before)?;
     let what = "no normalization behind them and the network beside";

@@ -3,7 +3,9 @@
 
 use mlx_rs::{Array, error::Exception};
 
-use super::{Embedding, FusedLinear, ModelError, NormParams, Normalization, Weights, linear::OutputLinear, load_matrix};
+use super::{
+    Embedding, FusedLinear, ModelError, NormParams, Normalization, Weights, linear::OutputLinear, load_matrix,
+};
 use crate::backend::{Activation, Backend, Columns, Gated, Rowwise};
 
 /// Sizes of the other embedding.

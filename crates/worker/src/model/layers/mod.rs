@@ -55,7 +55,9 @@ pub(super) use short_conv::ShortConvPlan;
 pub(super) use states::is_of_transformers;
 use states::{StateParts, load_kernel};
 
-pub(super) use crate::backend::{AttentionSpec, DeltaHeads, Gate, Groups, Heads, KvSource, RoutingRule, Scores};
+pub(super) use crate::backend::{
+    AttentionSpec, DeltaHeads, Gate, Groups, Heads, KvSource, RoutingRule, Scores,
+};
 
 pub(super) use super::{
     Architecture, Encoder, EncoderInput, ModelError,

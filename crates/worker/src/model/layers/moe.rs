@@ -3,9 +3,8 @@
 use mlx_rs::{Array, Dtype, error::Exception, ops::indexing::TryIndexOp};
 
 use super::{
-    BlockNames, FusedLinear, Mlp, MlpParams, ModelError, NormParams, Normalization, RoutingRule, SublayerNorms,
-    Weights,
-    linear::load_storage, load_matrix,
+    BlockNames, FusedLinear, Mlp, MlpParams, ModelError, NormParams, Normalization, RoutingRule,
+    SublayerNorms, Weights, linear::load_storage, load_matrix,
 };
 use crate::backend::{
     Activation, Backend, ExpertSizes, Experts, Gate, Gated, Mix, Routing, Storage, StoredExperts,
