@@ -12,7 +12,7 @@ use super::{
     served::{LIMITS, Outcome, finished, serve_by},
 };
 
-/// Two and three layers that borrow, and one with experts.
+/// Layers that borrow, in two orders, and experts.
 const MODELS: [(&str, usize); 3] = [("gemma4_text", 0), ("gemma4_text", 1), ("gemma4", 1)];
 
 fn each(on: On, check: impl Fn(&dyn Fn() -> Loaded)) {

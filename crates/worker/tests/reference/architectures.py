@@ -126,12 +126,11 @@ def gemma4_text(r, seed):
     }
     del config["rope_theta"]
     values_are_keys = seed % 3 != 0
-    borrowers = [2, 0, 3][seed % 3]
     config = {
         **config,
-        # Few layers with experts, as in gpt-oss.
-        "num_hidden_layers": 3 if seed % 3 == 1 else 6,
-        "layer_types": [window, window, full] if seed % 3 == 1 else [window, full] * 3,
+        # Few layers: scores are not scaled, so that roundings grow from one to the next.
+        "num_hidden_layers": [4, 3, 5][seed % 3],
+        "layer_types": [[window, full, window, full], [window, window, full], [window, window, full, window, full]][seed % 3],
         "hidden_activation": "gelu_pytorch_tanh",
         "hidden_act": "gelu_pytorch_tanh",
         "sliding_window": r.choice([24, 40]),
@@ -139,7 +138,7 @@ def gemma4_text(r, seed):
         "global_head_dim": r.choice([32, 48]),
         "num_global_key_value_heads": 1 if values_are_keys else None,
         "attention_k_eq_v": values_are_keys,
-        "num_kv_shared_layers": borrowers,
+        "num_kv_shared_layers": 0 if seed % 3 == 1 else 2,
         "use_double_wide_mlp": seed % 3 == 0,
         "hidden_size_per_layer_input": 0 if seed % 3 == 1 else 32,
         "vocab_size_per_layer_input": 101,

@@ -69,7 +69,8 @@ impl DecoderConfig {
         let context = config.whole("max_position_embeddings", 1, MAX_CONTEXT)?.unwrap_or(DEFAULT_CONTEXT);
         refuse_what_is_not_covered(config, context, covered)?;
         let rope = RopeConfig::parse(config, covered.contains(&"partial_rotary_factor"), FULL_ATTENTION)?;
-        rope.check(config, heads.dim)?;
+        // The parameters are those of layers that see all tokens.
+        rope.check(config, full_heads(config, heads)?.dim)?;
         Ok(Self {
             hidden_size,
             num_hidden_layers: size("num_hidden_layers", MAX_LAYERS)?,
