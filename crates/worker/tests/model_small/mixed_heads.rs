@@ -1,5 +1,7 @@
 //! Models whose layers have other heads than each other, and some of which borrow keys and values.
 
+use std::cell::Cell;
+
 use worker::schedule::Limits;
 
 use super::{
@@ -12,8 +14,8 @@ use super::{
     served::{LIMITS, Outcome, finished, serve_by},
 };
 
-/// Layers that borrow, in two orders, and experts.
-const MODELS: [(&str, usize); 3] = [("gemma4_text", 0), ("gemma4_text", 1), ("gemma4", 1)];
+/// Layers that borrow, and experts; the outputs of the latter repeat themselves.
+const MODELS: [(&str, usize); 2] = [("gemma4_text", 0), ("gemma4_text", 1)];
 
 fn each(on: On, check: impl Fn(&dyn Fn() -> Loaded)) {
     let recorded = recorded::committed();
@@ -37,9 +39,11 @@ fn tokens(streams: Outcome) -> Vec<Vec<u32>> {
 /// with guesses that are checked, gets the same tokens.
 fn a_crowd_gets_the_tokens_that_each_gets_alone(on: On) {
     let mut prompts = batches::prompts();
+    prompts.truncate(5);
     let memory = prompts.iter().map(|prompt| prompt.len() + 1).sum();
-    // Twice, so that there are prefixes to go on from.
-    prompts.extend(prompts.clone());
+    // Again, so that there are prefixes to go on from.
+    prompts.extend_from_within(1..4);
+    let guessed = Cell::new(0);
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     each(on, |load| {
         let alone = tokens(serve(load(), Limits { max_num_seqs: 1, ..LIMITS }, &prompts));
@@ -53,14 +57,13 @@ fn a_crowd_gets_the_tokens_that_each_gets_alone(on: On) {
             if limits.keep_prefixes {
                 assert!(found.values().map(cached).any(|tokens| tokens >= 32), "{found:?}");
             }
-            if on.is_exact() {
-                assert_eq!(guesses(&found).0 > 0, limits.max_draft_tokens > 0, "{limits:?}");
-            }
+            guessed.set(guessed.get() + guesses(&found).0);
             if is_float32(on) {
                 assert_eq!(tokens(found), alone, "{limits:?} on {on:?}");
             }
         }
     });
+    assert_eq!(guessed.get() > 0, on.is_exact(), "{on:?}");
 }
 
 on_every_backend![a_crowd_gets_the_tokens_that_each_gets_alone];

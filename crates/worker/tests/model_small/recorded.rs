@@ -280,6 +280,7 @@ fn settings_that_would_change_the_answers_are_refused_by_name() {
         ("gemma4_text", "layer_types", json!(vec!["sliding_attention"; 4])),
         ("gemma4_text", "num_kv_shared_layers", json!(4)),
         ("gemma4_text", "num_kv_shared_layers", json!(3)),
+        ("gemma4_text", "per_layer_config", json!({ "2": { "head_dim": 64 } })),
         ("gemma4_text", "use_bidirectional_attention", json!("all")),
         ("gemma4_text", "vocab_size_per_layer_input", json!(100)),
         ("glm4", "partial_rotary_factor", json!(0.05)),

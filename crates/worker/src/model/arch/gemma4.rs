@@ -76,6 +76,10 @@ pub(super) fn load(
     weights: &mut Weights<'_>,
 ) -> Result<Box<dyn Architecture>, ModelError> {
     check_directions(config)?;
+    // In place of what is said of all layers that see everything: nothing published has it.
+    if let Some(value) = config.get("per_layer_config") {
+        return config.refuse("per_layer_config", value);
+    }
     let decoder = DecoderConfig::parse(config, &COVERED)?;
     let own = own_layers(config, decoder.layers())?;
     let attention = attention(config, &decoder, own)?;
