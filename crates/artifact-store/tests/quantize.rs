@@ -83,6 +83,37 @@ fn matrices_are_quantized_as_mlx_does_it_bit_for_bit() {
     }
 }
 
+/// Gemma 4's experts as transformers stores them: in one tensor without `.weight`, all of whose rows are those of matrices.
+#[test]
+fn stacked_experts_are_quantized_where_their_rows_are_those_of_matrices() {
+    let root = TempDir::new().unwrap();
+    let norm = folder(root.path(), "F32", 1);
+    let vectors = support::vectors("quantize.json");
+    let name = "model.language_model.layers.0.experts.gate_up_proj";
+    let tensors = [
+        (name, "F32", vec![3, 2, COLUMNS], hex(&vectors["F32"]["matrix"])),
+        ("model.vision_tower.kernel.weight", "F32", vec![1, 1, COLUMNS], norm.clone()),
+        ("model.norm.weight", "F32", vec![COLUMNS], norm),
+    ];
+    let path = root.path().join("model");
+    fs::write(path.join("model.safetensors"), raw_safetensors(&tensors, 0)).unwrap();
+    let settings = path.join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&settings).unwrap()).unwrap();
+    let refused = import(root.path(), "model", Some((4, 64))).err().unwrap().to_string();
+    assert!(refused.contains("none of its matrices"), "{refused}");
+    config["model_type"] = json!("gemma4");
+    fs::write(&settings, config.to_string()).unwrap();
+    let (store, _) = import(root.path(), "model", Some((4, 64))).unwrap();
+    let artifact = store.resolve("model").unwrap();
+    let recorded = &vectors["F32"]["quantized"][1];
+    for (part, columns) in [("weight", COLUMNS / 8), ("scales", COLUMNS / 64), ("biases", COLUMNS / 64)] {
+        let (_, shape, bytes) = stored_tensor(&artifact, &format!("{name}.{part}"));
+        assert_eq!(shape, [3, 2, columns]);
+        assert!(bytes == hex(&recorded[part]), "{part}");
+    }
+    assert_eq!(stored_tensor(&artifact, "model.vision_tower.kernel.weight").1, [1, 1, COLUMNS]);
+}
+
 #[test]
 fn a_matrix_of_many_chunks_is_in_order() {
     let root = TempDir::new().unwrap();

@@ -147,6 +147,7 @@ fn attention(criterion: &mut Criterion) {
         let attend = |(step, qkv): &(cpu::Step, Array)| {
             let spec = cpu::Attention {
                 qkv,
+                appends: true,
                 cos: &cos,
                 sin: &sin,
                 layer: 0,

@@ -82,7 +82,8 @@ struct StepRows {
 };
 
 // kr::attention. Writes to the pool as well as to its result. MLX does not know of that: what orders the writes is that a
-// step is evaluated before the next one is built, and that within a step every layer has its own part of the blocks.
+// step is evaluated before the next one is built, and that within a step every layer has its own part of the blocks. A layer
+// that reads another one's part depends on that one's result.
 struct Attention : Operation {
   Operand qkv;
   mx::array cos, sin;
@@ -149,6 +150,7 @@ struct MlxExtAttention {
   int window;
   int traditional;
   int chunked;
+  int appends;
 };
 
 namespace kr {
@@ -162,8 +164,8 @@ mx::array make_attention(const MlxExtAttention& spec) {
   require(qkv.dtype() == mx::float32 && qkv.ndim() == 2, "queries, keys and values are float32 [tokens, width]");
   require(qkv.shape(0) == spec.step->step->tokens, "the step has another number of tokens than its queries");
   require(spec.heads > 0 && spec.heads % shape.kv_heads == 0, "query heads are a multiple of key heads");
-  const int64_t all_heads = int64_t{spec.heads} + 2 * int64_t{shape.kv_heads};
-  require(qkv.shape(1) == all_heads * shape.head_dim, "queries, keys and values of all heads");
+  const int64_t all_heads = int64_t{spec.heads} + (spec.appends ? 2 * int64_t{shape.kv_heads} : 0);
+  require(qkv.shape(1) == all_heads * shape.head_dim, "queries of all heads, with keys and values if these are appended");
   require(spec.layer >= 0 && spec.layer < shape.layers, "no such layer");
   require(cos.dtype() == mx::float32 && cos.ndim() == 2, "cos [positions, pairs]");
   require(int64_t{cos.shape(1)} * 2 <= shape.head_dim, "a head has fewer components than are rotated");
@@ -193,6 +195,7 @@ mx::array make_attention(const MlxExtAttention& spec) {
   job.soft_cap = spec.soft_cap;
   job.window = spec.window;
   job.chunked = spec.chunked != 0;
+  job.appends = spec.appends != 0;
   job.traditional = spec.traditional != 0;
   job.rope_dims = cos.shape(1) * 2;
   job.pool = attention->pool->memory();

@@ -28,7 +28,7 @@ struct ExpertSet {
 struct Experts : Operation {
   Operand x, router;
   std::optional<Operand> residual;
-  std::optional<mx::array> correction;
+  std::optional<mx::array> correction, factors;
   std::shared_ptr<ExpertSet> set;
   ExpertsJob job{};  // without addresses
 
@@ -42,6 +42,7 @@ struct Experts : Operation {
   void check() const override {
     require_contiguous(operands(), "an input of experts");
     if (correction) require_contiguous(*correction, "a correction of experts' scores");
+    if (factors) require_contiguous(*factors, "the factors of experts' weights");
   }
 
   void run(const std::vector<float*>& values, float* out) const override {
@@ -49,6 +50,7 @@ struct Experts : Operation {
     now.x = x.data(values);
     now.router = router.data(values);
     now.routing.correction = correction ? correction->data<float>() : nullptr;
+    now.routing.factors = factors ? factors->data<float>() : nullptr;
     now.gates = set->gates.data();
     now.ups = set->ups.data();
     now.downs = set->downs.data();
@@ -69,6 +71,7 @@ struct MlxExtExperts {
   void* x;
   void* router;
   void* correction;  // null: none
+  void* factors;     // likewise
   void* residual;    // likewise
   const MlxExtExpertSet* set;
   int chosen;
@@ -77,6 +80,7 @@ struct MlxExtExperts {
   int chosen_groups;
   int best_of_group;
   int normalized;
+  float least_sum;
   float factor;
   int weighs_inputs;
   int gate;  // kr::Gate
@@ -110,7 +114,7 @@ std::shared_ptr<ExpertSet> make_set(const MlxExtMatrix* matrices, int experts, i
   return set;
 }
 
-// Without the address of its correction.
+// Without the addresses of its correction and its factors.
 Routing routing_of(const MlxExtExperts& spec, int experts) {
   require(spec.scores == static_cast<int>(Scores::softmax) || spec.scores == static_cast<int>(Scores::sigmoid),
           "no such scores");
@@ -127,6 +131,7 @@ Routing routing_of(const MlxExtExperts& spec, int experts) {
   routing.chosen_groups = spec.chosen_groups;
   routing.best_of_group = spec.best_of_group;
   routing.normalized = spec.normalized != 0;
+  routing.least_sum = spec.least_sum;
   routing.factor = spec.factor;
   return routing;
 }
@@ -151,12 +156,15 @@ mx::array make_experts(const MlxExtExperts& spec) {
   operation->job.rows = x.shape(0);
   operation->job.routing = routing_of(spec, set->count());
   operation->job.weighs_inputs = spec.weighs_inputs != 0;
-  if (spec.correction) {
-    const mx::array& correction = array_at(spec.correction);
-    require(correction.dtype() == mx::float32 && correction.shape() == mx::Shape{set->count()},
-            "a correction is float32 [experts]");
-    operation->correction = chain.weight(correction);
-  }
+  const auto of_experts = [&](void* given) -> std::optional<mx::array> {
+    if (given == nullptr) return std::nullopt;
+    const mx::array& array = array_at(given);
+    require(array.dtype() == mx::float32 && array.shape() == mx::Shape{set->count()},
+            "corrections and factors are float32 [experts]");
+    return chain.weight(array);
+  };
+  operation->correction = of_experts(spec.correction);
+  operation->factors = of_experts(spec.factors);
   operation->job.gate = static_cast<Gate>(spec.gate);
   operation->job.rounding = spec.int8 ? Rounding::int8 : Rounding::int16;
   return chain.append(shape, std::move(operation));

@@ -75,7 +75,7 @@ struct MlxExtGated {
   void* x;
   void* gate;
   void* residual;  // null: none
-  int sigmoid;     // 0: silu
+  int activation;  // kr::Activation
 };
 
 struct MlxExtPiece {
@@ -102,7 +102,8 @@ mx::array make_gated(const MlxExtGated& spec) {
   operation->job.rows = x.shape(0);
   operation->job.width = x.shape(1);
   operation->job.gate_width = gate.shape(1);
-  operation->job.activation = spec.sigmoid ? Activation::sigmoid : Activation::silu;
+  require(spec.activation >= 0 && spec.activation <= static_cast<int>(Activation::gelu_tanh), "no such activation");
+  operation->job.activation = static_cast<Activation>(spec.activation);
   return chain.append(x.shape(), std::move(operation));
 }
 

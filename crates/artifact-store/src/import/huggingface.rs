@@ -90,6 +90,7 @@ fn stage_files(
         quantize: options.quantize,
         layers: layers(&folder.config).unwrap_or_default(),
         gpt_oss: gpt_oss::is_one(&folder.config),
+        stacked: has_stacked_experts(&folder.config),
     };
     let plan = |shard| plan(shard, rewriting).map_err(|reason| bad(shard, reason));
     let plans = folder.shards.all.iter().map(plan).collect::<Result<Vec<_>, _>>()?;
@@ -190,8 +191,9 @@ fn quantize_config(folder: &mut Folder, quantization: Quantization) -> Result<()
             "the model is quantized already; import it without --quantize",
         ));
     }
-    let mut tensors = folder.shards.tensors();
-    if !tensors.any(|tensor| quantizable(tensor, quantization).is_some()) {
+    let stacked = has_stacked_experts(&folder.config);
+    let is_quantized = |tensor: &&HeaderTensor| quantizable(tensor, quantization, stacked).is_some();
+    if !folder.shards.tensors().any(|tensor| is_quantized(&tensor)) {
         let reason = format!("none of its matrices can have {quantization}; import it without --quantize");
         return Err(StoreError::bad_source(folder.root.path(), reason));
     }
@@ -205,7 +207,7 @@ fn quantize_config(folder: &mut Folder, quantization: Quantization) -> Result<()
                 "it does not say `num_hidden_layers`, by which the recipe chooses; import it with a number of bits",
             ));
         };
-        for tensor in folder.shards.tensors().filter(|tensor| quantizable(tensor, quantization).is_some()) {
+        for tensor in folder.shards.tensors().filter(is_quantized) {
             let module = tensor.name.trim_end_matches(WEIGHT);
             let own = quantization.of(module, layers);
             if own.bits != quantization.bits {
@@ -224,20 +226,33 @@ fn layers(config: &Value) -> Option<u64> {
     said(config).or_else(|| said(&config["text_config"]))
 }
 
-/// The type of a matrix that is quantized, or `None` for what stays as it is.
-fn quantizable(tensor: &HeaderTensor, quantization: Quantization) -> Option<TensorType> {
+/// Whether the matrices of all experts are in tensors with names of [`STACKED`], an output's inputs one behind the other.
+fn has_stacked_experts(config: &Value) -> bool {
+    matches!(config["model_type"].as_str(), Some("gemma4" | "gemma4_text"))
+}
+
+/// The type of a matrix that is quantized, or `None` for what stays as it is. Experts may be `stacked`.
+fn quantizable(tensor: &HeaderTensor, quantization: Quantization, stacked: bool) -> Option<TensorType> {
     let kind = match tensor.dtype {
         Dtype::F32 => TensorType::F32,
         Dtype::F16 => TensorType::F16,
         Dtype::BF16 => TensorType::Bf16,
         _ => return None,
     };
-    let &[_, row] = &tensor.shape[..] else { return None };
+    let is_matrix = match tensor.shape.len() {
+        2 => tensor.name.ends_with(WEIGHT),
+        3 => stacked && STACKED.iter().any(|end| tensor.name.ends_with(end)),
+        _ => false,
+    };
+    let row = tensor.shape.last()?;
     let whole_groups = tensor.len > 0 && row.is_multiple_of(quantization.group_size.into());
-    (whole_groups && tensor.name.ends_with(WEIGHT)).then_some(kind)
+    (is_matrix && whole_groups).then_some(kind)
 }
 
 const WEIGHT: &str = ".weight";
+
+/// Ends of the names of experts, which transformers stores without [`WEIGHT`].
+const STACKED: [&str; 2] = [".experts.gate_up_proj", ".experts.down_proj"];
 
 /// What changes in the shards of a model.
 #[derive(Clone, Copy)]
@@ -247,6 +262,8 @@ struct Rewriting {
     layers: u64,
     /// Whether there may be experts for `gpt_oss.rs` to take apart.
     gpt_oss: bool,
+    /// Whether there may be experts that are quantized as they are.
+    stacked: bool,
 }
 
 impl Rewriting {
@@ -261,7 +278,8 @@ impl Rewriting {
         let module = name.trim_end_matches(WEIGHT);
         let change = self
             .quantize
-            .and_then(|to| Some(Change::Quantize(quantizable(tensor, to)?, to.of(module, self.layers))));
+            .and_then(|to| Some((quantizable(tensor, to, self.stacked)?, to.of(module, self.layers))));
+        let change = change.map(|(kind, to)| Change::Quantize(kind, to));
         let new_name = if change.is_some() { module } else { &name };
         Ok(vec![Conversion {
             name: new_name.to_owned(),

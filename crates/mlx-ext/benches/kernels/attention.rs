@@ -157,6 +157,7 @@ impl Bench {
         let step = self.pool.step(&rows).unwrap();
         let layer = |layer| Attention {
             qkv,
+            appends: true,
             cos: &self.cos,
             sin: &self.sin,
             layer,

@@ -122,7 +122,7 @@ class Plan {
   }
 
   void add_row(const AttentionJob& job, const AttentionRow& row, bool append_first) {
-    if (append_first) {
+    if (append_first && job.appends) {
       for (int first = 0; first < row.new_tokens;) {
         int room = tile_keys - (row.position + first) % tile_keys;
         int count = row.new_tokens - first < room ? row.new_tokens - first : room;
@@ -132,11 +132,12 @@ class Plan {
     }
     int group = job.heads / job.shape.kv_heads;
     int blocks_of_queries = divide_up(row.new_tokens, queries_per_task(job));
+    bool appends = !append_first && job.appends;
     for (int kv_head = 0; kv_head < job.shape.kv_heads; ++kv_head)
       for (int head = 0; head < group; head += heads_per_task(job))
         for (int block = blocks_of_queries - 1; block >= 0; --block) {
           int heads = group - head < heads_per_task(job) ? group - head : heads_per_task(job);
-          add_whole(job, row, kv_head, kv_head * group + head, heads, block * queries_per_task(job), !append_first);
+          add_whole(job, row, kv_head, kv_head * group + head, heads, block * queries_per_task(job), appends);
         }
   }
 

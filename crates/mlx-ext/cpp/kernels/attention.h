@@ -30,7 +30,8 @@ struct AttentionRow {
   // tasks of several threads work on the rows in no particular order.
 };
 
-// One layer's attention for all rows: rotates q and k, appends k and v to the rows' blocks, and attends causally.
+// One layer's attention for all rows: rotates q and k, appends k and v to the rows' blocks, and attends causally. A layer may
+// also attend to what another one of the same step has appended.
 //
 // What a query's output is depends on its own sequence alone, bit for bit: not on the other rows, on how its prompt was
 // cut into chunks, or on the number of threads.
@@ -47,12 +48,13 @@ struct AttentionJob {
   const float* sin;     // like cos
   const float* query_scale;  // [positions]: another factor of the scores, by the query's position; null: none
   const float* sinks;   // [heads]: a score that takes its part of each softmax and has no value; null: none
-  const float* qkv;     // [tokens, (heads + 2 * kv_heads) * head_dim]: queries, keys, values of each token
+  const float* qkv;     // [tokens, (heads + 2 * kv_heads) * head_dim]: queries, keys, values of each token; or queries alone
   float* out;           // [tokens, heads * head_dim]
   char* pool;           // blocks: pool + (layer * blocks_in_pool + index) * kv_block_bytes
   int blocks_in_pool;
   const AttentionRow* rows;
   int row_count;
+  bool appends = true;   // otherwise `qkv` has queries alone, and the blocks have the new tokens' keys and values already
   bool chunked = false;  // a query sees the keys since the last position that `window` divides, its own included
 };
 

@@ -25,7 +25,7 @@ Tile<Stored> tile_of(const AttentionJob& job, const AttentionRow& row, int tile,
 }
 
 const float* projection(const AttentionJob& job, int token, int head) {
-  size_t heads = size_t(job.heads) + 2 * size_t(job.shape.kv_heads);
+  size_t heads = size_t(job.heads) + (job.appends ? 2 * size_t(job.shape.kv_heads) : 0);
   return job.qkv + (size_t(token) * heads + size_t(head)) * size_t(job.shape.head_dim);
 }
 

@@ -73,7 +73,7 @@ struct GatedDeltaJob {
 
 void gated_delta(const GatedDeltaJob& job);
 
-enum class Activation { silu, sigmoid };
+enum class Activation { silu, sigmoid, gelu_tanh };
 
 // y = residual + activation(gate) * x.
 struct GatedJob {

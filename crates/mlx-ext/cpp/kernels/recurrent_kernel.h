@@ -52,10 +52,21 @@ KR_INLINE typename Vec::Floats softplus(typename Vec::Floats x) {
 }
 
 template <class Vec>
+KR_INLINE typename Vec::Floats activated(Activation activation, typename Vec::Floats x) {
+  switch (activation) {
+    case Activation::silu:
+      return silu<Vec>(x);
+    case Activation::gelu_tanh:
+      return gelu_tanh<Vec>(x);
+    default:
+      return sigmoid<Vec>(x);
+  }
+}
+
+template <class Vec>
 void activate(Activation activation, const float* x, int count, float* y) {
   by_vectors<Vec>(count, [&](int i, int some) {
-    const auto here = load_some<Vec>(x + i, some);
-    store_some<Vec>(y + i, some, activation == Activation::silu ? silu<Vec>(here) : sigmoid<Vec>(here));
+    store_some<Vec>(y + i, some, activated<Vec>(activation, load_some<Vec>(x + i, some)));
   });
 }
 

@@ -15,9 +15,6 @@ namespace {
 constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 constexpr float none = -std::numeric_limits<float>::infinity();
 
-// Added to a sum of sigmoids before it divides, since all of them may be 0.
-constexpr float least_sum = 1e-20f;
-
 // Marks the `wanted` largest of `values`, of equal ones the first.
 void mark(const float* values, int count, int wanted, std::vector<char>& marks) {
   std::fill(marks.begin(), marks.end(), 0);
@@ -56,10 +53,12 @@ const std::vector<Choice>& Router::choose(const float* outputs) {
     const bool counts = is_chosen_[e] || (routing_.scores == Scores::softmax && !routing_.normalized);
     if (counts) sum += scores_[e];
   }
-  if (routing_.scores == Scores::sigmoid) sum = routing_.normalized ? sum + least_sum : 1.0f;
+  if (routing_.scores == Scores::sigmoid) sum = routing_.normalized ? sum + routing_.least_sum : 1.0f;
   choices_.clear();
   for (int e = 0; e < routing_.experts; e++) {
-    if (is_chosen_[e]) choices_.push_back({e, scores_[e] / sum * routing_.factor});
+    if (!is_chosen_[e]) continue;
+    const float weight = scores_[e] / sum * routing_.factor;
+    choices_.push_back({e, routing_.factors ? weight * routing_.factors[e] : weight});
   }
   return choices_;
 }

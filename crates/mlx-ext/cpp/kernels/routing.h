@@ -21,7 +21,9 @@ struct Routing {
   int chosen_groups;       // experts of the best ones only can be chosen
   int best_of_group;       // a group is as good as the sum of so many of its largest scores
   bool normalized;         // the weights of those chosen add up to 1; otherwise a weight is the score
+  float least_sum;         // added to the sum of sigmoids that weights are divided by then, which may be 0
   float factor;            // of the weights
+  const float* factors;    // [experts]: of the weights of each, beside that; null: none
 };
 
 // A row's experts in the order of their indices, and their weights.

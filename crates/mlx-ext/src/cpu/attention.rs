@@ -68,8 +68,12 @@ pub struct StepRow<'a> {
 /// Attention of one layer.
 #[derive(Debug, Clone, Copy)]
 pub struct Attention<'a> {
-    /// float32 `[tokens, (heads + 2 * kv_heads) * head_dim]`: queries, keys and values, contiguous.
+    /// float32 `[tokens, (heads + 2 * kv_heads) * head_dim]`: queries, keys and values, contiguous. Queries alone if nothing
+    /// is appended.
     pub qkv: &'a Array,
+    /// Whether the keys and values are appended to the rows' blocks. Otherwise these have them already, by an attention of the
+    /// same layer and step whose result `qkv` depends on.
+    pub appends: bool,
     /// float32 `[positions, pairs]`: cosines of the rotation by position.
     pub cos: &'a Array,
     /// Its sines.
@@ -320,7 +324,7 @@ impl<'a> StepRow<'a> {
 }
 
 impl Step {
-    /// Rotates queries and keys, writes keys and values into the rows' blocks, and attends causally. Lazy:
+    /// Rotates queries and keys, writes keys and values into the rows' blocks if they are new, and attends causally. Lazy:
     /// float32 `[tokens, heads * head_dim]`.
     ///
     /// Evaluating it changes the pool, of which MLX does not know: evaluate all layers of a step before building the
@@ -346,6 +350,7 @@ impl Step {
             window: attention.window.unwrap_or(0),
             traditional: attention.traditional.into(),
             chunked: attention.chunked.into(),
+            appends: attention.appends.into(),
         };
         // SAFETY: step and arrays are borrowed for the call; the primitive shares the ownership of the step's rows and
         // pool, and copies the handles of the arrays. Shapes are checked in C++; the blocks were, in `KvPool::step`.

@@ -45,6 +45,8 @@ pub struct Routing<'a> {
     pub scores: Scores,
     /// float32 `[experts]`, contiguous: added to the scores that are compared, but not to weights.
     pub correction: Option<&'a Array>,
+    /// float32 `[experts]`, contiguous: of the weights of each, beside `factor`.
+    pub factors: Option<&'a Array>,
     /// Neighbouring experts form as many groups; 1 where there are none.
     pub groups: i32,
     /// Experts of the best groups only can be chosen.
@@ -53,6 +55,8 @@ pub struct Routing<'a> {
     pub best_of_group: i32,
     /// Whether the weights of those chosen add up to 1; otherwise a weight is the score.
     pub normalized: bool,
+    /// Added to the sum of sigmoids that weights are divided by then: all of them may be 0.
+    pub least_sum: f32,
     /// Of the weights.
     pub factor: f32,
     /// Whether weights multiply what experts get; otherwise what they give.
@@ -76,10 +80,12 @@ impl Routing<'_> {
             chosen,
             scores: Scores::Softmax,
             correction: None,
+            factors: None,
             groups: 1,
             chosen_groups: 1,
             best_of_group: 1,
             normalized,
+            least_sum: 1e-20,
             factor: 1.0,
             weighs_inputs: false,
         }
@@ -131,6 +137,7 @@ pub fn experts(job: &Experts<'_>) -> Result<Array, Exception> {
         x: context(Some(job.x)),
         router: context(Some(job.router)),
         correction: context(routing.correction),
+        factors: context(routing.factors),
         residual: context(job.residual),
         set: job.set.raw.as_ptr(),
         chosen: routing.chosen,
@@ -139,6 +146,7 @@ pub fn experts(job: &Experts<'_>) -> Result<Array, Exception> {
         chosen_groups: routing.chosen_groups,
         best_of_group: routing.best_of_group,
         normalized: routing.normalized.into(),
+        least_sum: routing.least_sum,
         factor: routing.factor,
         weighs_inputs: routing.weighs_inputs.into(),
         gate: job.gate as c_int,

@@ -83,6 +83,7 @@ pub(super) struct RawExperts {
     pub(super) x: *mut c_void,
     pub(super) router: *mut c_void,
     pub(super) correction: *mut c_void,
+    pub(super) factors: *mut c_void,
     pub(super) residual: *mut c_void,
     pub(super) set: *const RawExpertSet,
     pub(super) chosen: c_int,
@@ -91,6 +92,7 @@ pub(super) struct RawExperts {
     pub(super) chosen_groups: c_int,
     pub(super) best_of_group: c_int,
     pub(super) normalized: c_int,
+    pub(super) least_sum: f32,
     pub(super) factor: f32,
     pub(super) weighs_inputs: c_int,
     pub(super) gate: c_int,
@@ -134,6 +136,7 @@ pub(super) struct RawAttention {
     pub(super) window: c_int,
     pub(super) traditional: c_int,
     pub(super) chunked: c_int,
+    pub(super) appends: c_int,
 }
 
 /// Opaque.
@@ -197,7 +200,7 @@ pub(super) struct RawGated {
     pub(super) x: *mut c_void,
     pub(super) gate: *mut c_void,
     pub(super) residual: *mut c_void,
-    pub(super) sigmoid: c_int,
+    pub(super) activation: c_int,
 }
 
 /// `MlxExtPiece` of `gated_operation.cpp`.

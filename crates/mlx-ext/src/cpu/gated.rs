@@ -1,6 +1,6 @@
 //! Rows that are multiplied by a gate, and columns of rows.
 
-use std::ops::Range;
+use std::{ffi::c_int, ops::Range};
 
 use mlx_rs::{Array, error::Exception};
 
@@ -11,11 +11,14 @@ use super::{
 
 /// What a gate goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
 pub enum Activation {
     /// `x sigmoid(x)`.
-    Silu,
+    Silu = 0,
     /// `1 / (1 + e^-x)`.
-    Sigmoid,
+    Sigmoid = 1,
+    /// GELU in its approximation with a hyperbolic tangent.
+    GeluTanh = 2,
 }
 
 /// `y = residual + activation(gate) * x`.
@@ -40,7 +43,7 @@ pub fn gated(job: &Gated<'_>) -> Result<Array, Exception> {
         x: context(Some(job.x)),
         gate: context(Some(job.gate)),
         residual: context(job.residual),
-        sigmoid: (job.activation == Activation::Sigmoid).into(),
+        activation: job.activation as c_int,
     };
     // SAFETY: every pointer in `spec` is null or borrowed from `job`, whose arrays outlive the call; C++ copies their handles,
     // and checks shapes and types itself.

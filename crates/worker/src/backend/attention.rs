@@ -28,6 +28,17 @@ pub(crate) enum Reach {
     Chunk(i32),
 }
 
+/// Where a layer's keys and values come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KvSource {
+    /// They are its own, appended to what the sequences have of the layer.
+    Own,
+    /// The same, and layers behind it attend to them as well.
+    Lent,
+    /// They are those that the model's layer of this index has appended in the same step. The layer has queries alone.
+    Borrowed(usize),
+}
+
 /// Everything that distinguishes one layer's attention from another's, apart from its weights.
 ///
 /// [`Backend::unsupported`](super::Backend::unsupported) says what the kernels can't compute; a model that asks for it is
@@ -35,6 +46,7 @@ pub(crate) enum Reach {
 #[derive(Debug, Clone)]
 pub(crate) struct AttentionSpec {
     pub(crate) heads: Heads,
+    pub(crate) kv: KvSource,
     /// Factor of the scores.
     pub(crate) scale: f32,
     /// Another factor of them, which grows with the query's position. Layers may share it.
@@ -56,6 +68,7 @@ impl AttentionSpec {
     pub(crate) fn causal(heads: Heads, rope: Option<Rc<Rope>>) -> Self {
         Self {
             heads,
+            kv: KvSource::Own,
             scale: 1.0 / (heads.dim as f32).sqrt(),
             query_scale: None,
             rope,
@@ -73,6 +86,11 @@ impl AttentionSpec {
             Some(chunk) if self.chunked => Reach::Chunk(chunk),
             Some(window) => Reach::Window(window),
         }
+    }
+
+    /// Whether the layer has no keys and values of its own.
+    pub(crate) fn borrows(&self) -> bool {
+        matches!(self.kv, KvSource::Borrowed(_))
     }
 
     /// The first position that the query at a position sees.

@@ -42,7 +42,7 @@ pub(crate) struct Mix<'a> {
     pub(crate) routing: Routing<'a>,
     pub(crate) gate: Gate,
     /// `[tokens, outputs]`.
-    pub(crate) residual: &'a Array,
+    pub(crate) residual: Option<&'a Array>,
 }
 
 impl StoredExperts {

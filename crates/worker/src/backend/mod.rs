@@ -60,7 +60,7 @@ mod window_table;
 
 use mlx_rs::{Array, Dtype, error::Exception, transforms::eval};
 
-pub(crate) use attention::{AttentionSpec, Heads};
+pub(crate) use attention::{AttentionSpec, Heads, KvSource};
 pub(crate) use experts::{ExpertSizes, Mix, StoredExperts, StoredMatrices};
 pub(crate) use geometry::{KvGeometry, KvHeads};
 pub(crate) use heads::HeadProducts;

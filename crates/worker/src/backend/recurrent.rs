@@ -80,6 +80,8 @@ pub(crate) struct Columns {
 pub(crate) enum Activation {
     Silu,
     Sigmoid,
+    /// GELU in its approximation with a hyperbolic tangent.
+    GeluTanh,
 }
 
 /// `y = residual + activation(gate) * x`.

@@ -30,6 +30,8 @@ pub(crate) struct RoutingRule {
     pub(crate) groups: Option<Groups>,
     /// Whether the weights of those chosen add up to 1; otherwise a weight is the score.
     pub(crate) normalized: bool,
+    /// Added to the sum of sigmoids that weights are divided by then.
+    pub(crate) least_sum: f32,
     /// Of the weights.
     pub(crate) factor: f32,
     /// Whether weights multiply what experts get; otherwise what they give.
@@ -44,12 +46,25 @@ pub(crate) struct Routing<'a> {
     pub(crate) rule: RoutingRule,
     /// float32 `[experts]`: added to the scores that are compared, but not to weights.
     pub(crate) correction: Option<&'a Array>,
+    /// float32 `[experts]`: of the weights of each, beside the rule's.
+    pub(crate) factors: Option<&'a Array>,
 }
+
+/// All sigmoids may be 0.
+const LEAST_SUM: f32 = 1e-20;
 
 impl RoutingRule {
     /// Softmax of all, without groups.
     pub(crate) fn softmax(chosen: i32, normalized: bool) -> Self {
-        Self { chosen, scores: Scores::Softmax, groups: None, normalized, factor: 1.0, weighs_inputs: false }
+        Self {
+            chosen,
+            scores: Scores::Softmax,
+            groups: None,
+            normalized,
+            least_sum: LEAST_SUM,
+            factor: 1.0,
+            weighs_inputs: false,
+        }
     }
 }
 

@@ -37,8 +37,9 @@ impl<'a> StepMemory<'a> {
         self.kv.kinds.iter().any(KindStep::reads_blocks)
     }
 
-    /// Attention of one layer, the `layer`th of those that have some. `qkv` is `[tokens, (queries + 2 kv) * dim]`, the tokens
-    /// of all rows concatenated. Rotates and appends the keys and values, and returns `[tokens, queries * dim]`; lazy.
+    /// Attention of one layer, the `layer`th of those that have keys and values of their own, or on what that one has appended.
+    /// `qkv` is `[tokens, (queries + 2 kv) * dim]`, the tokens of all rows concatenated; queries alone of a layer that borrows.
+    /// Rotates and appends the keys and values, and returns `[tokens, queries * dim]`; lazy.
     ///
     /// The rows' lengths stay as they are until the step has been evaluated.
     pub(crate) fn attend(&self, spec: &AttentionSpec, layer: usize, qkv: &Array) -> Result<Array, Exception> {

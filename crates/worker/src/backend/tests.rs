@@ -45,15 +45,23 @@ fn inv_freq(pairs: i32) -> Vec<f64> {
 fn attend(backend: Backend, spec: &AttentionSpec, qkv: &Array) -> Vec<f32> {
     let memory = backend.kv_memory(&KvGeometry::new([(HEADS.into(), spec.reach())]), BUDGET, 1000).unwrap();
     let mut sequence = memory.sequence();
+    let lends = AttentionSpec { kv: KvSource::Lent, ..spec.clone() };
+    let borrows = AttentionSpec { kv: KvSource::Borrowed(0), ..spec.clone() };
+    let queries = Columns::new(vec![0..HEADS.queries * HEADS.dim]);
     let mut outputs = Vec::new();
     let mut position = 0;
     for end in [20, 33, 34, 35, TOKENS] {
         let new_tokens = (end - position) as usize;
         let row = RowMemory { position: position as usize, new_tokens, memory: &mut sequence };
         let step = memory.begin(vec![row], StepBefore::Computed).unwrap();
-        let output = step.attend(spec, 0, &qkv.try_index(position..end).unwrap()).unwrap();
+        let qkv = qkv.try_index(position..end).unwrap();
+        let output = step.attend(&lends, 0, &qkv).unwrap();
+        // The same queries meet what has been appended.
+        let again = step.attend(&borrows, 0, &backend.columns(&qkv, &queries).unwrap()).unwrap();
         drop(step);
         eval([&output]).unwrap();
+        eval([&again]).unwrap();
+        assert_eq!(again.as_slice::<f32>(), output.as_slice::<f32>(), "{spec:?} on {backend:?}");
         sequence.commit();
         outputs.push(output);
         position = end;

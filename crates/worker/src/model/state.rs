@@ -145,7 +145,8 @@ pub(super) fn geometry(layers: &[&AttentionSpec], backend: Backend) -> Result<Kv
     if layers.is_empty() {
         return Err(ModelError::NoLayers);
     }
-    Ok(KvGeometry::new(layers.iter().map(|spec| (spec.heads.into(), spec.reach()))))
+    let own = layers.iter().filter(|spec| !spec.borrows());
+    Ok(KvGeometry::new(own.map(|spec| (spec.heads.into(), spec.reach()))))
 }
 
 impl SequenceKv {

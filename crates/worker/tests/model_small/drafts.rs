@@ -37,7 +37,7 @@ pub(crate) fn draft_model(
 }
 
 /// Tokens that were guessed in all streams, and how many of them were right.
-fn guesses(outcome: &Outcome) -> (u32, u32) {
+pub(crate) fn guesses(outcome: &Outcome) -> (u32, u32) {
     let usage = |end: &Option<StreamEventKind>| match end {
         Some(StreamEventKind::Finished { usage, .. }) => *usage,
         _ => Usage::default(),

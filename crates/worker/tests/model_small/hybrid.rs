@@ -17,8 +17,8 @@ use super::{
     tiny::{Float, SplitMix},
 };
 
-/// Short convolutions, and gated delta nets with experts.
-const MODELS: [&str; 3] = ["lfm2", "qwen3_5", "qwen3_next"];
+/// Short convolutions and gated delta nets, with experts and without.
+const MODELS: [&str; 4] = ["lfm2", "lfm2_moe", "qwen3_5", "qwen3_next"];
 
 /// One of each kind, with weights of 4 bits.
 fn each(on: On, check: impl Fn(&dyn Fn() -> Loaded)) {
@@ -31,7 +31,7 @@ fn each(on: On, check: impl Fn(&dyn Fn() -> Loaded)) {
 
 /// Half precision rounds scales, too, so that quantized weights would be others. A batch's size, or where a chunk is cut, can
 /// turn the choice between two tokens there.
-fn is_float32(on: On) -> bool {
+pub(crate) fn is_float32(on: On) -> bool {
     on.float.is_none_or(|float| float == Float::F32)
 }
 

@@ -17,6 +17,7 @@ mod hybrid;
 mod invariance;
 mod leaks;
 mod listing;
+mod mixed_heads;
 mod on;
 mod parity;
 mod prefixes;

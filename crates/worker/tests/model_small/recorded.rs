@@ -104,12 +104,17 @@ impl Recorded {
     }
 
     fn has_experts(&self) -> bool {
-        self.mentions("num_experts_per_tok")
+        self.mentions("num_experts_per_tok") || self.mentions("top_k_experts")
     }
 
     /// Whether layers keep states.
     fn keeps_states(&self) -> bool {
         self.mentions("conv_L_cache") || self.mentions("linear_num_key_heads")
+    }
+
+    /// Whether attention's scores are not divided by the root of the heads' size.
+    fn scores_are_not_scaled(&self) -> bool {
+        self.mentions("global_head_dim")
     }
 
     fn mentions(&self, setting: &str) -> bool {
@@ -197,8 +202,8 @@ pub(crate) enum Arithmetic {
     Float32,
     /// Activations that meet quantized weights are rounded to 16 bits.
     Rounded,
-    /// The same, and states sum up what comes of it.
-    RoundedStates,
+    /// The same, and it grows: states sum up what comes of it, or scores that are not scaled make much of it.
+    RoundedSteeply,
     /// To 8 bits.
     Bytes,
     /// Results of operations are rounded to 16 bits.
@@ -211,8 +216,8 @@ impl Arithmetic {
             (Kernels::Mlx, Some(Float::F16 | Float::Bf16)) => Self::Half,
             (Kernels::CpuInt8, _) if run.bits == Some(4) || run.experts.is_some() => Self::Bytes,
             (Kernels::Cpu | Kernels::CpuInt8, _) if run.bits.is_some() => {
-                if model.keeps_states() {
-                    Self::RoundedStates
+                if model.keeps_states() || model.scores_are_not_scaled() {
+                    Self::RoundedSteeply
                 } else {
                     Self::Rounded
                 }
@@ -223,7 +228,7 @@ impl Arithmetic {
 
     /// Whether activations are rounded to 16 bits.
     pub(crate) fn is_rounded(self) -> bool {
-        matches!(self, Self::Rounded | Self::RoundedStates)
+        matches!(self, Self::Rounded | Self::RoundedSteeply)
     }
 
     /// Whether a model is computed as mlx-lm does it: each logit within a thousandth (itself, or its part of the largest
@@ -237,7 +242,7 @@ impl Arithmetic {
             Self::Float32 => found.logit < 1e-3 && found.tokens == 0,
             // Another expert changes a logit by less than a rounding to 8 bits does.
             Self::Rounded => part < 1e-3 && found.tokens == 0 && turned < 0.3,
-            Self::RoundedStates => part < 3e-3 && found.tokens == 0 && turned < 0.3,
+            Self::RoundedSteeply => part < 3e-3 && found.tokens == 0 && turned < 0.3,
             Self::Bytes => part < 0.3,
             Self::Half => part < 0.15,
         }
@@ -285,6 +290,15 @@ fn settings_that_would_change_the_answers_are_refused_by_name() {
         ("gemma2", "layer_types", json!(["full_attention"])),
         ("gemma3_text", "final_logit_softcapping", json!(30.0)),
         ("gemma3_text", "use_bidirectional_attention", json!(true)),
+        ("gemma4_text", "attention_k_eq_v", json!("both")),
+        ("gemma4_text", "global_head_dim", json!(33)),
+        ("gemma4_text", "hidden_size_per_layer_input", json!(65_536)),
+        ("gemma4_text", "layer_types", json!(vec!["sliding_attention"; 4])),
+        ("gemma4_text", "num_kv_shared_layers", json!(4)),
+        ("gemma4_text", "num_kv_shared_layers", json!(3)),
+        ("gemma4_text", "per_layer_config", json!({ "2": { "head_dim": 64 } })),
+        ("gemma4_text", "use_bidirectional_attention", json!("all")),
+        ("gemma4_text", "vocab_size_per_layer_input", json!(100)),
         ("glm4", "partial_rotary_factor", json!(0.05)),
         ("glm4_moe", "topk_method", json!("greedy")),
         ("gpt_oss", "layer_types", json!(["chunked_attention", "full_attention"])),

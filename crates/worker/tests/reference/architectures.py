@@ -117,6 +117,49 @@ def gemma3(r, seed):
     return {"model_type": "gemma3", "text_config": text, "vocab_size": text["vocab_size"], "eos_token_id": 0}
 
 
+def gemma4_text(r, seed):
+    config = common("gemma4_text", r, seed)
+    window, full = "sliding_attention", "full_attention"
+    rope = {
+        full: {"rope_type": "proportional", "partial_rotary_factor": r.choice([0.25, 0.5]), "rope_theta": 10000.0},
+        window: {"rope_type": "default", "rope_theta": 1000.0},
+    }
+    del config["rope_theta"]
+    values_are_keys = seed % 3 != 0
+    config = {
+        **config,
+        # Few layers: scores are not scaled, so that roundings grow from one to the next.
+        "num_hidden_layers": [4, 3, 5][seed % 3],
+        "layer_types": [[window, full, window, full], [window, window, full], [window, window, full, window, full]][seed % 3],
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_act": "gelu_pytorch_tanh",
+        "sliding_window": r.choice([24, 40]),
+        "rope_parameters": None if seed % 3 == 2 else rope,
+        "global_head_dim": r.choice([32, 48]),
+        "num_global_key_value_heads": 1 if values_are_keys else None,
+        "attention_k_eq_v": values_are_keys,
+        "num_kv_shared_layers": 0 if seed % 3 == 1 else 2,
+        "use_double_wide_mlp": seed % 3 == 0,
+        "hidden_size_per_layer_input": 0 if seed % 3 == 1 else 32,
+        "vocab_size_per_layer_input": 101,
+        "final_logit_softcapping": [r.choice([4.0, 15.0]), None][seed % 2],
+        "enable_moe_block": seed % 3 == 1,
+    }
+    if seed % 3 == 1:
+        config.update({"num_experts": r.choice([6, 9]), "top_k_experts": r.choice([2, 3]), "moe_intermediate_size": 64})
+        config["fused_experts"] = seed % 2 == 0
+    return config
+
+
+def gemma4(r, seed):
+    # Another order of models, so that there are experts in all forms.
+    text = gemma4_text(r, seed + 4)
+    behind = text["tie_word_embeddings"]
+    ours = {"fused_experts": text.pop("fused_experts", False), "text_model_behind": behind}
+    nested = {"model_type": "gemma4", "text_config": text, "vocab_size": text["vocab_size"], "eos_token_id": 0}
+    return {**nested, **ours}
+
+
 def phi3(r, seed):
     config = common("phi3", r, seed, free=False)
     head_dim = config["hidden_size"] // config["num_attention_heads"]
@@ -361,6 +404,24 @@ def lfm2(r, seed):
     }
 
 
+def lfm2_moe(r, seed):
+    config = lfm2(r, seed)
+    for name in ["block_dim", "block_ff_dim", "block_multiple_of", "block_ffn_dim_multiplier", "block_auto_adjust_ff_dim"]:
+        del config[name]
+    config["layer_types"] = ["full_attention" if (layer + seed) % 3 == 1 else "conv" for layer in range(4)]
+    experts = {
+        "num_experts": r.choice([6, 9]),
+        "num_experts_per_tok": r.choice([2, 3]),
+        "moe_intermediate_size": 64,
+        "num_dense_layers": [1, 2, 0][seed % 3],
+        "norm_topk_prob": seed % 3 != 1,
+        "use_expert_bias": seed % 2 == 0,
+        "routed_scaling_factor": r.choice([1.0, 2.5]),
+        "separate_experts": seed % 2 == 0,
+    }
+    return {**config, **experts, "model_type": "lfm2_moe", "intermediate_size": 96}
+
+
 def delta_net(r, seed):
     """What models with gated delta nets have in common."""
     keys, values = r.choice([(2, 4), (1, 3), (2, 2)])
@@ -429,6 +490,8 @@ ARCHITECTURES = {
     "gemma2": gemma2,
     "gemma3": gemma3,
     "gemma3_text": gemma3_text,
+    "gemma4": gemma4,
+    "gemma4_text": gemma4_text,
     "glm4": glm4,
     "glm4_moe": glm4_moe,
     "gpt_oss": gpt_oss,
@@ -437,6 +500,7 @@ ARCHITECTURES = {
     "joyai_llm_flash": lambda r, seed: deepseek_v3(r, seed, "joyai_llm_flash"),
     "kimi_k2": lambda r, seed: deepseek_v3(r, seed, "kimi_k2"),
     "lfm2": lfm2,
+    "lfm2_moe": lfm2_moe,
     "llama": llama,
     "llama4": llama4,
     "ministral3": ministral3,

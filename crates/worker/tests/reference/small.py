@@ -42,8 +42,10 @@ ARGPARTITION = mx.argpartition
 def argpartition(values, kth, axis=-1):
     """What mlx-lm chooses experts by, and groups of them."""
     ordered = mx.sort(values, axis=axis).swapaxes(axis, -1)
-    if kth + 1 < ordered.shape[-1]:
-        taken, left = ordered[..., kth], ordered[..., kth + 1]
+    # The first that is left, of the largest values or of the smallest.
+    first = kth + 1 if kth >= 0 else ordered.shape[-1] + kth
+    if 0 < first < ordered.shape[-1]:
+        taken, left = ordered[..., first - 1], ordered[..., first]
         # Scores are told apart by their ratio; what a router gives, which has both signs, by its difference.
         is_score = not (values > 0).any().item() or not (values < 0).any().item()
         size = mx.abs(taken) + mx.abs(left) if is_score else 1.0
@@ -70,26 +72,45 @@ def tensor(name, shape):
     numbers = split_mix(hashed(name))
     is_norm = len(shape) == 1 and name.endswith("norm.weight")
     # Of matrices about 2 / sqrt(inputs), so that activations keep their size from layer to layer.
-    low, high = (0.5, 1.5) if is_norm else (-0.25, 0.25)
+    low, high = (0.5, 1.5) if is_norm or name.endswith(".layer_scalar") else (-0.25, 0.25)
+    if name.endswith(".router.scale"):
+        low, high = 8.0, 24.0  # so that experts differ
     if name.endswith(".e_score_correction_bias"):
         low = 0.0  # mlx-lm takes a group that is left out for one with scores of 0
     values = [low + (high - low) * (next(numbers) >> 57) / 128 for _ in range(count)]
     return mx.array(values, dtype=mx.float32).reshape(shape)
 
 
+def numbered(name):
+    """Gates, downs and ups as transformers calls them in some architectures."""
+    return name.replace("gate_proj", "w1").replace("down_proj", "w2").replace("up_proj", "w3")
+
+
 def separate(name, shape):
     """Experts one by one, as transformers stores them: mlx-lm stacks them."""
+    is_numbered = ".block_sparse_moe." in name or ".feed_forward." in name
     if ".switch_mlp." not in name:
-        return [(name, shape)]
+        return [(numbered(name) if is_numbered else name, shape)]
     before, after = name.split(".switch_mlp.")
-    if before.endswith("block_sparse_moe"):
-        after = after.replace("gate_proj", "w1").replace("down_proj", "w2").replace("up_proj", "w3")
+    if is_numbered:
+        after = numbered(after)
     return [(f"{before}.experts.{expert}.{after}", shape[1:]) for expert in range(shape[0])]
 
 
 def transposed(name, shape):
     """Channels, inputs of each, taps, as transformers stores a convolution: mlx-lm has the inputs last."""
     return [shape[0], shape[2], shape[1]] if len(shape) == 3 and ".conv" in name else shape
+
+
+def fused(name, shape):
+    """Gates and ups of all experts in one tensor, as transformers stores them in some architectures."""
+    if ".experts.switch_glu." not in name:
+        return [(name, shape)]
+    experts, part = name.removesuffix(".weight").split(".switch_glu.")
+    if part == "up_proj":
+        return []
+    count, outputs, inputs = shape
+    return [(f"{experts}.gate_up_proj", [count, 2 * outputs, inputs]) if part == "gate_proj" else (f"{experts}.{part}", shape)]
 
 
 def build(config):
@@ -102,6 +123,11 @@ def build(config):
         shapes = {name: shape for name, shape in shapes.items() if "lm_head." not in name}
     if config.pop("separate_experts", False):
         shapes = dict(sorted(part for name, shape in shapes.items() for part in separate(name, shape)))
+    if config.pop("fused_experts", False):
+        shapes = dict(sorted(part for name, shape in shapes.items() for part in fused(name, shape)))
+    if config.pop("text_model_behind", False):
+        # Transformers has the names in another order.
+        shapes = {name.replace("language_model.model.", "model.language_model."): it for name, it in shapes.items()}
     if config.pop("convolutions_of_transformers", False):
         shapes = {name: transposed(name, shape) for name, shape in shapes.items()}
     weights = {name: tensor(name, shape) for name, shape in shapes.items()}
@@ -168,7 +194,7 @@ def record(config, seed):
         quantize(model, bits, experts)
         runs.append(run(model, prompt, bits, experts))
         dense = not_quantized(model, shapes)
-    for ours in ["separate_experts", "convolutions_of_transformers"]:
+    for ours in ["separate_experts", "fused_experts", "text_model_behind", "convolutions_of_transformers"]:
         config.pop(ours, None)
     model = {"config": config, "tensors": shapes, "prompt": prompt, "runs": runs}
     return {"dense": dense, **model} if dense else model

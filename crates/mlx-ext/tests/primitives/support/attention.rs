@@ -6,7 +6,7 @@ use mlx_rs::{
     ops::{concatenate, indexing::TryIndexOp},
 };
 
-use super::{Expected, ROUNDING, Random, exponential, number, product, wide};
+use super::{Expected, ROUNDING, Random, bits, exponential, number, product, wide};
 
 /// Layers of the pools here; one of them is used.
 const LAYERS: i32 = 2;
@@ -129,23 +129,27 @@ impl<'a> Server<'a> {
         let step = self.pool.step(&rows.iter().map(step_row).collect::<Vec<_>>()).unwrap();
         let qkv = concatenate(&rows.iter().map(|(.., qkv)| qkv).collect::<Vec<_>>(), 0).unwrap();
         let sinks = self.spec.sink_scores();
-        let out = step
-            .attend(&cpu::Attention {
-                qkv: &qkv,
-                cos: &self.rotation.cos,
-                sin: &self.rotation.sin,
-                layer: LAYER,
-                heads: self.spec.heads(),
-                query_scale: None,
-                sinks: sinks.as_ref(),
-                soft_cap: self.spec.soft_cap,
-                scale: self.spec.scale(),
-                window: self.spec.window,
-                chunked: self.spec.chunked,
-                traditional: self.spec.traditional,
-            })
-            .unwrap();
+        let attention = cpu::Attention {
+            qkv: &qkv,
+            appends: true,
+            cos: &self.rotation.cos,
+            sin: &self.rotation.sin,
+            layer: LAYER,
+            heads: self.spec.heads(),
+            query_scale: None,
+            sinks: sinks.as_ref(),
+            soft_cap: self.spec.soft_cap,
+            scale: self.spec.scale(),
+            window: self.spec.window,
+            chunked: self.spec.chunked,
+            traditional: self.spec.traditional,
+        };
+        let out = step.attend(&attention).unwrap();
         out.eval().unwrap();
+        // The same queries meet what has been appended.
+        let queries = cpu::columns(&qkv, &[0..self.spec.heads() * self.spec.head_dim]).unwrap();
+        let again = step.attend(&cpu::Attention { qkv: &queries, appends: false, ..attention }).unwrap();
+        assert!(again.eval().is_ok() && bits(&again) == bits(&out), "{:?}", self.spec);
         let mut first = 0;
         let part = |(.., qkv): &(usize, i32, Array)| {
             first += qkv.dim(0);

@@ -55,7 +55,7 @@ impl Separate {
 }
 
 pub(crate) fn mix(job: &Mix<'_>, experts: &CpuExperts, int8: bool) -> Result<Array, Exception> {
-    let Routing { router, rule, correction } = job.routing;
+    let Routing { router, rule, correction, factors } = job.routing;
     let groups = rule.groups.unwrap_or(Groups { count: 1, chosen: 1, best: 1 });
     cpu::experts(&cpu::Experts {
         x: job.x,
@@ -67,16 +67,18 @@ pub(crate) fn mix(job: &Mix<'_>, experts: &CpuExperts, int8: bool) -> Result<Arr
                 Scores::Sigmoid => cpu::Scores::Sigmoid,
             },
             correction,
+            factors,
             groups: groups.count,
             chosen_groups: groups.chosen,
             best_of_group: groups.best,
             normalized: rule.normalized,
+            least_sum: rule.least_sum,
             factor: rule.factor,
             weighs_inputs: rule.weighs_inputs,
         },
         set: &experts.set,
         gate: gate(job.gate),
-        residual: Some(job.residual),
+        residual: job.residual,
         int8,
     })
 }

@@ -69,6 +69,7 @@ pub(super) fn gated(job: &Gated<'_>) -> Result<Array, Exception> {
     let activation = match job.activation {
         Activation::Silu => cpu::Activation::Silu,
         Activation::Sigmoid => cpu::Activation::Sigmoid,
+        Activation::GeluTanh => cpu::Activation::GeluTanh,
     };
     cpu::gated(&cpu::Gated { x: job.x, gate: job.gate, activation, residual: job.residual })
 }

@@ -98,6 +98,7 @@ impl PagedStep {
         let query_scale = spec.query_scale.as_ref().map(|scale| scale.table(self.longest));
         self.step.attend(&Attention {
             qkv,
+            appends: !spec.borrows(),
             cos: &table.cos,
             sin: &table.sin,
             layer: layer as i32,

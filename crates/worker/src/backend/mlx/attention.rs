@@ -17,6 +17,11 @@ use super::{
     rowwise::number,
 };
 
+/// Queries alone: `[tokens, heads, 1, dim]`.
+pub(super) fn queries_of(heads: Heads, x: &Array) -> Result<Array, Exception> {
+    x.reshape(&[x.dim(0), heads.queries, 1, heads.dim])
+}
+
 /// Queries, keys and values, `[tokens, heads, 1, dim]` each.
 pub(super) fn split(heads: Heads, qkv: &Array) -> Result<(Array, Array, Array), Exception> {
     let Heads { queries, kv, dim } = heads;

@@ -58,7 +58,8 @@ pub(crate) fn mix(job: &Mix<'_>, [gate, up, down]: &[Matrix; 3]) -> Result<Array
     if !rule.weighs_inputs {
         y = y.multiply(weights.expand_dims(-1)?)?;
     }
-    job.residual.add(y.sum_axis(1, false)?)
+    let y = y.sum_axis(1, false)?;
+    job.residual.map_or(Ok(y.clone()), |residual| residual.add(&y))
 }
 
 /// `[vectors, 1, outputs]` of `x` `[vectors, 1, inputs]` and the matrix of each, by its index.

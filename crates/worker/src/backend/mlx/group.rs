@@ -1,6 +1,6 @@
 //! The rows of a step that attend together: where their keys and values come from and go to.
 
-use std::{cell::RefCell, ops::Range};
+use std::{cell::RefCell, collections::HashMap, ops::Range};
 
 use mlx_rs::{
     Array,
@@ -12,7 +12,7 @@ use mlx_rs::{
 };
 
 use super::{
-    super::attention::AttentionSpec,
+    super::attention::{AttentionSpec, KvSource},
     array_blocks::{ArrayBlocks, TOKENS},
     attention::{attend_alone, attend_together, seen_by},
     between::{Copy, NewPlaces, Stamp},
@@ -51,6 +51,16 @@ pub(super) struct Group {
     places: NewPlaces,
     /// One for all layers whose queries see the same.
     masks: RefCell<Vec<Mask>>,
+    /// What layers have lent, by their numbers.
+    lent: RefCell<HashMap<usize, KeysAndValues>>,
+}
+
+/// A layer's keys and values, with those of the step's tokens: `[1, rows * kv, tokens, dim]` each, where a row may have room
+/// for more tokens than it has.
+#[derive(Clone)]
+pub(super) struct KeysAndValues {
+    keys: Array,
+    values: Array,
 }
 
 /// What queries see in layers with such a window.
@@ -110,6 +120,7 @@ impl Group {
             source,
             places: places.new_tokens(copy),
             masks: RefCell::default(),
+            lent: RefCell::default(),
         }
     }
 
@@ -126,20 +137,40 @@ impl Group {
         x.try_index(self.tokens.clone())
     }
 
-    /// `[rows * new, heads * dim]` of `queries` `[rows * new, heads, 1, dim]`. `new` are keys and values of the new tokens,
-    /// `[rows * new, 2 * kv, 1, dim]`, and `copy` is where those of all tokens are left, if they are to be kept.
-    pub(super) fn attend(
+    /// What the rows have of a layer with `new`, the keys and values of the new tokens, `[rows * new, 2 * kv, 1, dim]`. `copy`
+    /// is where those of all tokens are left, if they are to be kept.
+    pub(super) fn append(
         &self,
         spec: &AttentionSpec,
-        (queries, new): (&Array, &Array),
+        new: &Array,
         (blocks, layer): (&ArrayBlocks, usize),
         copy: Option<&mut Copy>,
-    ) -> Result<Array, Exception> {
+    ) -> Result<KeysAndValues, Exception> {
+        let all = self.appended(spec, new, (blocks, layer), copy)?;
+        if spec.kv == KvSource::Lent {
+            self.lent.borrow_mut().insert(layer, all.clone());
+        }
+        Ok(all)
+    }
+
+    /// What the layer has appended in this step, which lends it.
+    pub(super) fn borrow(&self, layer: usize) -> Result<KeysAndValues, Exception> {
+        let none = || Exception::custom(format!("layer {layer} has lent no keys and values in this step"));
+        self.lent.borrow().get(&layer).cloned().ok_or_else(none)
+    }
+
+    fn appended(
+        &self,
+        spec: &AttentionSpec,
+        new: &Array,
+        (blocks, layer): (&ArrayBlocks, usize),
+        copy: Option<&mut Copy>,
+    ) -> Result<KeysAndValues, Exception> {
         let kv = spec.heads.kv;
         if matches!(self.source, Source::Nowhere) {
             let heads = new.swap_axes(0, 2)?;
             let (keys, values) = (heads.try_index((.., ..kv))?, heads.try_index((.., kv..))?);
-            return attend_alone(spec, queries, (&keys, &values));
+            return Ok(KeysAndValues { keys, values });
         }
         let new = new.reshape(&[-1, 1, spec.heads.dim])?;
         let all = match (copy, self.gathered(blocks, layer)?) {
@@ -149,14 +180,24 @@ impl Group {
             (None, None) => return Err(Exception::custom("a copy was taken that is not kept")),
         };
         let heads = all.reshape(&[2, self.rows * kv, self.room, spec.heads.dim])?;
-        let part = |which: i32, tokens: Range<i32>| heads.try_index((which..which + 1, .., tokens));
+        Ok(KeysAndValues { keys: heads.try_index(0..1)?, values: heads.try_index(1..2)? })
+    }
+
+    /// `[rows * new, heads * dim]` of `queries` `[rows * new, heads, 1, dim]`.
+    pub(super) fn attend(
+        &self,
+        spec: &AttentionSpec,
+        queries: &Array,
+        KeysAndValues { keys, values }: &KeysAndValues,
+    ) -> Result<Array, Exception> {
+        let part = |of: &Array, tokens: Range<i32>| of.try_index((.., .., tokens));
         if !self.together {
-            let (keys, values) = (part(0, 0..self.longest)?, part(1, 0..self.longest)?);
+            let (keys, values) = (part(keys, 0..self.longest)?, part(values, 0..self.longest)?);
             return attend_alone(spec, queries, (&keys, &values));
         }
         let seen = self.seen(spec);
         let mask = self.mask(spec, (seen.start, seen.end))?;
-        let (keys, values) = (part(0, seen.clone())?, part(1, seen)?);
+        let (keys, values) = (part(keys, seen.clone())?, part(values, seen)?);
         attend_together(spec, self.new, queries, (&keys, &values), &mask)
     }
 

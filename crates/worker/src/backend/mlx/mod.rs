@@ -61,12 +61,7 @@ pub(super) fn gate_up(product: &Array, activation: Gate) -> Result<Array, Except
 fn gated_product(activation: Gate, x: &Array, up: &Array) -> Result<Array, Exception> {
     match activation {
         Gate::Silu => x.multiply(sigmoid(x)?)?.multiply(up),
-        // x (1 + tanh(u)) / 2 is x sigmoid(2u), with u = sqrt(2/pi) (x + 0.044715 x^3).
-        Gate::GeluTanh => {
-            let cube = x.multiply(x)?.multiply(x)?;
-            let inner = x.add(cube.multiply(number(0.044_715, x.dtype())?)?)?;
-            x.multiply(sigmoid(inner.multiply(number(1.595_769, x.dtype())?)?)?)?.multiply(up)
-        }
+        Gate::GeluTanh => gelu_tanh(x)?.multiply(up),
         Gate::SwigluOai => {
             let (least, most) = (number(-7.0, x.dtype())?, number(7.0, x.dtype())?);
             let x = minimum(x, &most)?;
@@ -75,6 +70,13 @@ fn gated_product(activation: Gate, x: &Array, up: &Array) -> Result<Array, Excep
             activated.multiply(up.add(number(1.0, x.dtype())?)?)
         }
     }
+}
+
+/// x (1 + tanh(u)) / 2 is x sigmoid(2u), with u = sqrt(2/pi) (x + 0.044715 x^3).
+fn gelu_tanh(x: &Array) -> Result<Array, Exception> {
+    let cube = x.multiply(x)?.multiply(x)?;
+    let inner = x.add(cube.multiply(number(0.044_715, x.dtype())?)?)?;
+    x.multiply(sigmoid(inner.multiply(number(1.595_769, x.dtype())?)?)?)
 }
 
 pub(super) fn embedding(matrix: &Matrix, tokens: &Array) -> Result<Array, Exception> {

@@ -18,6 +18,7 @@ use super::{
         Convolution, DeltaHeads, GatedDelta,
         recurrent::{Activation, Columns, ConvolutionForm, Gated},
     },
+    gelu_tanh,
     rowwise::number,
 };
 
@@ -34,6 +35,7 @@ pub(crate) fn gated(job: &Gated<'_>) -> Result<Array, Exception> {
     let gate = match job.activation {
         Activation::Silu => job.gate.multiply(sigmoid(job.gate)?)?,
         Activation::Sigmoid => sigmoid(job.gate)?,
+        Activation::GeluTanh => gelu_tanh(job.gate)?,
     };
     let y = job.x.multiply(gate)?;
     job.residual.map_or(Ok(y.clone()), |residual| residual.add(&y))

@@ -5,19 +5,16 @@ use mlx_rs::{
     error::Exception,
     ops::{
         arange, argpartition_axis, expand_dims,
-        indexing::{TryIndexOp, take_along_axis},
+        indexing::{TryIndexOp, take_along_axis, take_axis},
         select, sigmoid, softmax_axis, sort_axis,
     },
 };
 
 use super::super::routing::{Groups, Routing, Scores};
 
-/// Added to a sum of sigmoids before it divides, since all of them may be 0.
-const LEAST_SUM: f32 = 1e-20;
-
 /// Indices `[tokens, chosen]`, and float32 weights like them.
 pub(super) fn choose(routing: &Routing<'_>) -> Result<(Array, Array), Exception> {
-    let Routing { router, rule, correction } = routing;
+    let Routing { router, rule, correction, factors } = routing;
     let outputs = router.as_dtype(Dtype::Float32)?;
     let scores = match rule.scores {
         Scores::Softmax => softmax_axis(&outputs, -1, true)?,
@@ -36,11 +33,14 @@ pub(super) fn choose(routing: &Routing<'_>) -> Result<(Array, Array), Exception>
         let sum = weights.sum_axis(-1, true)?;
         weights = weights.divide(match rule.scores {
             Scores::Softmax => sum,
-            Scores::Sigmoid => sum.add(Array::from_f32(LEAST_SUM))?,
+            Scores::Sigmoid => sum.add(Array::from_f32(rule.least_sum))?,
         })?;
     }
     if rule.factor != 1.0 {
         weights = weights.multiply(Array::from_f32(rule.factor))?;
+    }
+    if let Some(factors) = factors {
+        weights = weights.multiply(take_axis(factors, &which, 0)?)?;
     }
     Ok((which, weights))
 }

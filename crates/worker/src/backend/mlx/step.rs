@@ -11,7 +11,7 @@ use mlx_rs::{
 use super::{
     super::{attention::AttentionSpec, kind_blocks::KindBlocks},
     array_blocks::{ArrayBlocks, TOKENS},
-    attention::{rotate, split},
+    attention::{queries_of, rotate, split},
     between::{Between, Copy, Pending, State},
     group::{Group, Row, indices},
     grouping::{Grouped, RowShape, grouped},
@@ -85,26 +85,24 @@ impl GatheredStep<'_> {
             Some(order) => &take_axis(qkv, &order.groups, 0)?,
             None => qkv,
         };
-        let (mut queries, mut keys, values) = split(spec.heads, qkv)?;
-        if let Some(rope) = &spec.rope {
-            queries = rotate(rope, &queries, &self.positions)?;
-            keys = rotate(rope, &keys, &self.positions)?;
-        }
-        if let Some(scale) = &spec.query_scale {
-            queries = queries.multiply(scale.of(&self.positions, queries.dtype())?)?;
-        }
-        let new = concatenate(&[&keys, &values], 1)?;
+        let (queries, new) = self.rotated(spec, qkv)?;
         let mut state = self.between.state();
         let State { pending: Some(pending), .. } = &mut *state else {
             return Err(Exception::custom("another step has begun"));
         };
         let mut attended = Vec::with_capacity(self.groups.len());
         for (group, copy) in self.groups.iter().zip(&mut pending.copies) {
-            let (queries, new) = (group.part(&queries)?, group.part(&new)?);
-            let blocks = (self.blocks.memory(), layer);
-            attended.push(group.attend(spec, (&queries, &new), blocks, copy.as_mut())?);
+            let queries = group.part(&queries)?;
+            let keys_and_values = match &new {
+                Some(new) => {
+                    let (new, blocks) = (group.part(new)?, (self.blocks.memory(), layer));
+                    group.append(spec, &new, blocks, copy.as_mut())?
+                }
+                None => group.borrow(layer)?,
+            };
+            attended.push(group.attend(spec, &queries, &keys_and_values)?);
         }
-        if let Some(place) = pending.new.get_mut(layer) {
+        if let (Some(place), Some(new)) = (pending.new.get_mut(layer), new) {
             *place = Some(new);
         }
         let attended = match &attended[..] {
@@ -112,6 +110,26 @@ impl GatheredStep<'_> {
             several => concatenate(several, 0)?,
         };
         self.order.as_ref().map_or(Ok(attended.clone()), |order| take_axis(&attended, &order.step, 0))
+    }
+
+    /// Rotated queries `[tokens, queries, 1, dim]`, and keys and values `[tokens, 2 * kv, 1, dim]` if the layer has its own.
+    fn rotated(&self, spec: &AttentionSpec, qkv: &Array) -> Result<(Array, Option<Array>), Exception> {
+        let rotated = |x: Array| match &spec.rope {
+            Some(rope) => rotate(rope, &x, &self.positions),
+            None => Ok(x),
+        };
+        let (queries, new) = if spec.borrows() {
+            (queries_of(spec.heads, qkv)?, None)
+        } else {
+            let (queries, keys, values) = split(spec.heads, qkv)?;
+            (queries, Some(concatenate(&[&rotated(keys)?, &values], 1)?))
+        };
+        let queries = rotated(queries)?;
+        let queries = match &spec.query_scale {
+            Some(scale) => queries.multiply(scale.of(&self.positions, queries.dtype())?)?,
+            None => queries,
+        };
+        Ok((queries, new))
     }
 }
 

@@ -13,7 +13,13 @@ const EXPERTS: i32 = 12;
 const INPUTS: i32 = 32;
 
 /// What experts give with their weights: each a component of its own, which is its weight.
-fn mixed(backend: Backend, router: &[f32], rule: RoutingRule, correction: Option<&[f32]>) -> Vec<f32> {
+fn mixed(
+    backend: Backend,
+    router: &[f32],
+    rule: RoutingRule,
+    correction: Option<&[f32]>,
+    factors: Option<&[f32]>,
+) -> Vec<f32> {
     let zeros = |rows: i32, columns: i32| vec![0.0_f32; (rows * columns) as usize];
     let matrix = |values: &[f32], rows: i32, columns: i32| {
         let array = Array::from_slice(values, &[rows, columns]);
@@ -41,10 +47,11 @@ fn mixed(backend: Backend, router: &[f32], rule: RoutingRule, correction: Option
     x.iter_mut().step_by(INPUTS as usize).for_each(|first| *first = 1.0);
     let x = Array::from_slice(&x, &[TOKENS, INPUTS]);
     let router = Array::from_slice(router, &[TOKENS, EXPERTS]);
-    let correction = correction.map(|values| Array::from_slice(values, &[EXPERTS]));
-    let residual = Array::from_slice(&zeros(TOKENS, EXPERTS), &[TOKENS, EXPERTS]);
-    let routing = Routing { router: &router, rule, correction: correction.as_ref() };
-    let job = Mix { x: &x, routing, gate: Gate::Silu, residual: &residual };
+    let of_experts = |values: &[f32]| Array::from_slice(values, &[EXPERTS]);
+    let (correction, factors) = (correction.map(of_experts), factors.map(of_experts));
+    let (correction, factors) = (correction.as_ref(), factors.as_ref());
+    let routing = Routing { router: &router, rule, correction, factors };
+    let job = Mix { x: &x, routing, gate: Gate::Silu, residual: None };
     let y = backend.mix(&job, &experts.unwrap()).unwrap();
     y.eval().unwrap();
     y.as_slice::<f32>().to_vec()
@@ -59,7 +66,12 @@ fn largest(values: &[f64], count: usize) -> Vec<usize> {
 }
 
 /// Of a token.
-fn expected(router: &[f32], rule: RoutingRule, correction: Option<&[f32]>) -> Vec<f64> {
+fn expected(
+    router: &[f32],
+    rule: RoutingRule,
+    correction: Option<&[f32]>,
+    factors: Option<&[f32]>,
+) -> Vec<f64> {
     let outputs: Vec<f64> = router.iter().map(|&value| f64::from(value)).collect();
     let sum: f64 = outputs.iter().map(|output| output.exp()).sum();
     let score = |output: f64| match rule.scores {
@@ -83,10 +95,13 @@ fn expected(router: &[f32], rule: RoutingRule, correction: Option<&[f32]>) -> Ve
         }
     }
     let chosen = largest(&compared, rule.chosen as usize);
-    let sum = if rule.normalized { chosen.iter().map(|&expert| scores[expert]).sum() } else { 1.0 };
+    let sum: f64 = if rule.normalized { chosen.iter().map(|&expert| scores[expert]).sum() } else { 1.0 };
+    let is_padded = rule.normalized && rule.scores == Scores::Sigmoid;
+    let sum = sum + if is_padded { f64::from(rule.least_sum) } else { 0.0 };
     let mut weights = vec![0.0; scores.len()];
     for expert in chosen {
-        let weight = scores[expert] / sum * f64::from(rule.factor);
+        let own = factors.map_or(1.0, |all| f64::from(all[expert]));
+        let weight = scores[expert] / sum * f64::from(rule.factor) * own;
         // What experts make of it where it comes first.
         let silu = 32.0 * weight / (1.0 + (-32.0 * weight).exp());
         weights[expert] = if rule.weighs_inputs { silu * weight / 32.0 } else { weight };
@@ -101,25 +116,31 @@ fn experts_are_chosen_by_every_rule() {
     let groups = |count, chosen, best| Some(Groups { count, chosen, best });
     let router: Vec<f32> = numbers(TOKENS * EXPERTS, 3).into_iter().map(|value| 3.0 * value).collect();
     // Some of them outweigh scores, some are below 0.
-    let correction = numbers(EXPERTS, 4);
+    let (correction, factors) = (numbers(EXPERTS, 4), numbers(EXPERTS, 5));
     for rule in [
         softmax,
         RoutingRule { normalized: true, ..softmax },
         RoutingRule { groups: groups(4, 2, 1), factor: 16.0, ..softmax },
         sigmoid,
         RoutingRule { normalized: true, ..sigmoid },
+        RoutingRule { normalized: true, least_sum: 0.5, ..sigmoid },
         RoutingRule { groups: groups(4, 2, 2), normalized: true, ..sigmoid },
         RoutingRule { groups: groups(3, 1, 2), ..sigmoid },
         RoutingRule { chosen: 1, factor: 1.0, weighs_inputs: true, ..sigmoid },
         RoutingRule { chosen: EXPERTS, ..sigmoid },
     ] {
-        for correction in [None, Some(&correction[..])] {
+        for (correction, factors) in [
+            (None, None),
+            (Some(&correction[..]), None),
+            (None, Some(&factors[..])),
+            (Some(&correction[..]), Some(&factors[..])),
+        ] {
             let expected: Vec<f64> = router
                 .chunks(EXPERTS as usize)
-                .flat_map(|router| expected(router, rule, correction))
+                .flat_map(|router| expected(router, rule, correction, factors))
                 .collect();
             for backend in backends() {
-                let found = mixed(backend, &router, rule, correction);
+                let found = mixed(backend, &router, rule, correction, factors);
                 assert_eq!(found.len(), expected.len());
                 for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
                     let difference = (f64::from(*found) - expected).abs();
@@ -138,9 +159,9 @@ fn experts_are_chosen_by_every_rule() {
 fn scores_without_differences_are_no_problem() {
     let sigmoid = RoutingRule { scores: Scores::Sigmoid, normalized: true, ..RoutingRule::softmax(3, true) };
     for backend in backends() {
-        let found = mixed(backend, &vec![-200.0; (TOKENS * EXPERTS) as usize], sigmoid, None);
+        let found = mixed(backend, &vec![-200.0; (TOKENS * EXPERTS) as usize], sigmoid, None, None);
         assert!(found.iter().all(|weight| weight.is_finite()), "{backend:?}");
-        let found = mixed(backend, &vec![0.5; (TOKENS * EXPERTS) as usize], sigmoid, None);
+        let found = mixed(backend, &vec![0.5; (TOKENS * EXPERTS) as usize], sigmoid, None, None);
         for token in found.chunks(EXPERTS as usize) {
             assert_eq!(token.iter().filter(|weight| **weight > 0.0).count(), 3);
             assert!((token.iter().sum::<f32>() - 1.0).abs() < 1e-6);

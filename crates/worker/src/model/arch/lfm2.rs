@@ -23,15 +23,26 @@ pub(super) fn load(
     config: Settings<'_>,
     weights: &mut Weights<'_>,
 ) -> Result<Box<dyn Architecture>, ModelError> {
-    let mut decoder = DecoderConfig::parse(config, &["layer_types"])?;
+    let mut decoder = parse(config)?;
     decoder.intermediate_size = intermediate_size(config, decoder.intermediate_size)?;
+    if let Some(width) = config.whole("block_dim", 1, i32::MAX)?.filter(|&it| it != decoder.hidden_size) {
+        return config.refuse("block_dim", width);
+    }
+    plan(config, &decoder)?.load(decoder, weights)
+}
+
+/// What all of its kind say under names of their own.
+pub(super) fn parse(config: Settings<'_>) -> Result<DecoderConfig, ModelError> {
+    let mut decoder = DecoderConfig::parse(config, &["layer_types"])?;
     decoder.tie_word_embeddings = decoder.tie_word_embeddings.or(config.flag("tie_embedding")?);
     if let Some(eps) = config.number("norm_eps", 0.0, 1.0)? {
         decoder.rms_norm_eps = eps as f32;
     }
-    if let Some(width) = config.whole("block_dim", 1, i32::MAX)?.filter(|&it| it != decoder.hidden_size) {
-        return config.refuse("block_dim", width);
-    }
+    Ok(decoder)
+}
+
+/// Short convolutions, and attention in some layers.
+pub(super) fn plan(config: Settings<'_>, decoder: &DecoderConfig) -> Result<DecoderPlan, ModelError> {
     let taps = config.whole("conv_L_cache", 2, 16)?;
     let conv = ShortConvPlan {
         taps: taps.ok_or(ModelError::MissingSetting { setting: "conv_L_cache" })?,
@@ -39,7 +50,7 @@ pub(super) fn load(
     };
     let attends = attention_layers(config, decoder.layers())?;
     let recurrent = |attends: &bool| (!attends).then_some(RecurrentPlan::ShortConv(conv));
-    let plan = DecoderPlan {
+    Ok(DecoderPlan {
         names: NAMES,
         block_norms: BlockNorms::InTurn {
             attention_before: Some("operator_norm"),
@@ -49,9 +60,8 @@ pub(super) fn load(
         },
         qk_norm: Some(QkNorm::Heads),
         recurrent: attends.iter().map(recurrent).collect(),
-        ..DecoderPlan::new(&decoder)
-    };
-    plan.load(decoder, weights)
+        ..DecoderPlan::new(decoder)
+    })
 }
 
 /// Of the feed-forward networks, rounded as the configuration says.

@@ -9,11 +9,13 @@ mod deepseek_v3;
 mod ernie4_5;
 mod gemma2;
 mod gemma3;
+mod gemma4;
 mod glm4;
 mod glm4_moe;
 mod gpt_oss;
 mod granite;
 mod lfm2;
+mod lfm2_moe;
 mod llama;
 mod llama4;
 mod mistral;
@@ -67,6 +69,8 @@ pub(super) const REGISTRY: &[Entry] = &[
     Entry::new("gemma2", gemma2::load).with_defaults(gemma2::DEFAULTS),
     Entry::new("gemma3", gemma3::load_nested).with_defaults(gemma3::DEFAULTS),
     Entry::new("gemma3_text", gemma3::load).with_defaults(gemma3::DEFAULTS),
+    Entry::new("gemma4", gemma4::load_nested).with_defaults(gemma4::DEFAULTS),
+    Entry::new("gemma4_text", gemma4::load).with_defaults(gemma4::DEFAULTS),
     Entry::new("glm4", glm4::load).with_defaults(glm4::DEFAULTS),
     Entry::new("glm4_moe", glm4_moe::load).with_defaults(glm4_moe::DEFAULTS),
     Entry::new("gpt_oss", gpt_oss::load).with_defaults(gpt_oss::DEFAULTS),
@@ -75,6 +79,7 @@ pub(super) const REGISTRY: &[Entry] = &[
     Entry::new("joyai_llm_flash", deepseek_v3::load).with_defaults(deepseek_v3::DEFAULTS),
     Entry::new("kimi_k2", deepseek_v3::load).with_defaults(deepseek_v3::DEFAULTS),
     Entry::new("lfm2", lfm2::load).with_defaults(lfm2::DEFAULTS),
+    Entry::new("lfm2_moe", lfm2_moe::load).with_defaults(lfm2_moe::DEFAULTS),
     Entry::new("llama", llama::load),
     Entry::new("llama4", llama4::load).with_defaults(llama4::DEFAULTS),
     Entry::new("ministral3", llama::load).with_defaults(mistral3::MINISTRAL),

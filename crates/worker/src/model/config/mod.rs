@@ -2,6 +2,7 @@
 
 mod encoder;
 mod kinds;
+mod mixed_heads;
 mod rope;
 mod settings;
 mod windows;
@@ -11,6 +12,7 @@ use serde_json::Value;
 
 pub(super) use encoder::EncoderConfig;
 pub(super) use kinds::layer_kinds;
+pub(super) use mixed_heads::{full_heads, mixed_windows, own_layers};
 pub(super) use rope::{QueryScaleConfig, RopeConfig, RopeScaling};
 pub(super) use settings::{Defaults, Settings};
 pub(super) use windows::{WindowRule, layer_windows};
@@ -67,7 +69,8 @@ impl DecoderConfig {
         let context = config.whole("max_position_embeddings", 1, MAX_CONTEXT)?.unwrap_or(DEFAULT_CONTEXT);
         refuse_what_is_not_covered(config, context, covered)?;
         let rope = RopeConfig::parse(config, covered.contains(&"partial_rotary_factor"), FULL_ATTENTION)?;
-        rope.check(config, heads.dim)?;
+        // The parameters are those of layers that see all tokens.
+        rope.check(config, full_heads(config, heads)?.dim)?;
         Ok(Self {
             hidden_size,
             num_hidden_layers: size("num_hidden_layers", MAX_LAYERS)?,
@@ -111,8 +114,12 @@ pub(super) fn kv_token_values(config: Settings<'_>) -> Result<u64, ModelError> {
         config.whole(name, 1, most)?.ok_or(ModelError::MissingSetting { setting: name })
     };
     let (hidden_size, queries) = (size("hidden_size", MAX_HIDDEN)?, size("num_attention_heads", MAX_HEADS)?);
-    let Heads { kv, dim, .. } = heads(config, hidden_size, queries)?;
-    let layers = kinds::attention_count(config, size("num_hidden_layers", MAX_LAYERS)?)?;
+    let plain = heads(config, hidden_size, queries)?;
+    let layers = size("num_hidden_layers", MAX_LAYERS)?;
+    if config.whole("global_head_dim", 0, MAX_HEAD_DIM)?.is_some() {
+        return mixed_heads::kv_token_values(config, plain, layers.unsigned_abs() as usize);
+    }
+    let (Heads { kv, dim, .. }, layers) = (plain, kinds::attention_count(config, layers)?);
     let factors = [layers, kv, dim];
     Ok(factors.into_iter().fold(2, |all, factor| all * u64::from(factor.unsigned_abs())))
 }

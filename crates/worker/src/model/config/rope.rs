@@ -55,6 +55,12 @@ pub(in crate::model) enum RopeScaling {
         /// The part of the gain that is in the scores of whole heads, where an architecture has it there.
         share_of_all: f64,
     },
+    /// The first pairs, as many as make this part of a whole head, turn `factor` times slower, and the others not at all. Pairs
+    /// are those of whole heads.
+    Proportional {
+        factor: f64,
+        part: f64,
+    },
     /// Every pair turns slower by a factor of its own, and rotated components are multiplied by `gain`.
     LongRope {
         factors: Vec<f64>,
@@ -98,7 +104,11 @@ impl RopeConfig {
         {
             return config.refuse("rope_parameters", "other than `rope_scaling`");
         }
-        let part = |object: &Parameters<'_>| object.own.number("partial_rotary_factor", 0.0, 1.0);
+        let part = |object: &Parameters<'_>| match object.scaling {
+            // Whole heads are rotated, some pairs of them by nothing.
+            RopeScaling::Proportional { .. } => Ok(None),
+            _ => object.own.number("partial_rotary_factor", 0.0, 1.0),
+        };
         let of = [&older, &newer].into_iter().flatten();
         let inner = of.clone().find_map(|parameters| parameters.base);
         let parts = of.clone().filter_map(|object| Some((object.own, part(object).transpose()?)));
@@ -133,6 +143,13 @@ impl RopeConfig {
             return config.refuse("partial_rotary_factor", self.part);
         }
         match &self.scaling {
+            RopeScaling::Proportional { part, .. } => {
+                let rotated = (f64::from(head_dim) * part) as i32;
+                if rotated < 2 || rotated % 2 != 0 {
+                    return config.refuse("partial_rotary_factor", part);
+                }
+                Ok(())
+            }
             RopeScaling::LongRope { factors, .. } if factors.len() != dims.unsigned_abs() as usize / 2 => {
                 config.refuse(
                     "rope_scaling.long_factor",
@@ -156,7 +173,7 @@ impl RopeScaling {
     /// Factor of rotated components.
     pub(in crate::model) fn gain(&self) -> f64 {
         match self {
-            Self::Plain | Self::Linear { .. } | Self::Llama3 { .. } => 1.0,
+            Self::Plain | Self::Linear { .. } | Self::Llama3 { .. } | Self::Proportional { .. } => 1.0,
             Self::Yarn { gain, .. } | Self::LongRope { gain, .. } => *gain,
         }
     }
@@ -222,6 +239,10 @@ fn scaling(config: Settings<'_>, own: Settings<'_>, base: f64) -> Result<RopeSca
         Some("linear") => Ok(RopeScaling::Linear { factor: needed()? }),
         // The base grows once a sequence is longer than `max_position_embeddings`, which none is here.
         Some("dynamic") => needed().map(|_| RopeScaling::Plain),
+        Some("proportional") => {
+            let part = own.number("partial_rotary_factor", 0.0, 1.0)?.unwrap_or(1.0);
+            Ok(RopeScaling::Proportional { factor: factor()?.unwrap_or(1.0), part })
+        }
         Some("llama3") => llama3(config, own, needed()?),
         Some("yarn") => yarn(config, own, (base, needed()?)),
         Some("longrope" | "su") => long_rope(config, own),

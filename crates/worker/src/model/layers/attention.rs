@@ -19,7 +19,7 @@ pub(in crate::model) struct Attention {
     qk_norms: Option<QkNorms>,
     o_proj: OutputLinear,
     spec: AttentionSpec,
-    /// Which of the model's layers it is.
+    /// Where its keys and values are.
     layer: usize,
     backend: Backend,
 }
@@ -34,7 +34,7 @@ struct OutputGate {
 /// What [`Attention::load`] needs beside names.
 pub(in crate::model) struct AttentionParams {
     pub(in crate::model) spec: AttentionSpec,
-    /// Which of the model's layers it is: keys and values are kept by layer.
+    /// Which of the layers with keys and values of their own it is, or borrows from.
     pub(in crate::model) layer: usize,
     pub(in crate::model) hidden_size: i32,
     /// Whether queries, keys and values have biases.
@@ -43,8 +43,10 @@ pub(in crate::model) struct AttentionParams {
     pub(in crate::model) output_bias: bool,
     /// Whether each head of queries has a sink.
     pub(in crate::model) sinks: bool,
-    /// Whether queries, keys and values are stored as one matrix.
+    /// Whether queries, keys and values are stored as one matrix; not if keys and values are borrowed.
     pub(in crate::model) fused: bool,
+    /// Whether the matrix of keys is that of values, too.
+    pub(in crate::model) values_are_keys: bool,
     /// Whether each head of queries has a gate of its results behind it; not if they are fused.
     pub(in crate::model) gated: bool,
     /// Normalization of queries and keys before they are rotated.
@@ -74,17 +76,22 @@ impl Attention {
         } else {
             let mut load =
                 |which: &str, width| load_matrix(weights, &part(which), [width, hidden_size], qkv_bias);
-            let queries = if params.gated { 2 * widths[0] } else { widths[0] };
-            vec![load("q_proj", queries)?, load("k_proj", widths[1])?, load("v_proj", widths[2])?]
+            let queries = load("q_proj", if params.gated { 2 * widths[0] } else { widths[0] })?;
+            if spec.borrows() {
+                vec![queries]
+            } else {
+                let keys = load("k_proj", widths[1])?;
+                let values = if params.values_are_keys { keys.clone() } else { load("v_proj", widths[2])? };
+                vec![queries, keys, values]
+            }
         };
         if params.sinks {
             let sinks = weights.take_float(&part("sinks"), &[queries])?;
             spec.sinks = Some(sinks.as_dtype(Dtype::Float32)?);
         }
         let qk_norms = params.qk_norm.map(|norm| {
-            let widths = [widths[0], widths[1]];
             let names = params.norm_names.map(part);
-            QkNorms::load(weights, &names, (widths, dim), norm)
+            QkNorms::load(weights, &names, (spec.heads, !spec.borrows()), norm)
         });
         let output = load_matrix(
             weights,

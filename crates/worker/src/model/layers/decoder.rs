@@ -1,19 +1,20 @@
 //! Decoders of the usual build: an embedding, blocks of attention and a feed-forward network, a normalization and an output
 //! head, as a [`DecoderPlan`] says.
 
-use mlx_rs::{Array, error::Exception};
+use mlx_rs::{Array, Dtype, error::Exception};
 
 use super::{
     Architecture, Attention, AttentionParams, BlockNorms, DecoderConfig, DecoderPlan, Embedding, FusedLinear,
-    LatentAttention, Mixer, Mlp, MlpParams, ModelError, Moe, Normalization, QkNorm, StateParts,
-    SublayerNorms, Weights, load_matrix,
+    LatentAttention, LayerInput, LayerInputs, LayerInputsPlan, Mixer, ModelError, Normalization, QkNorm,
+    StateParts, SublayerNorms, Weights, feed_forward::FeedForward, load_matrix,
 };
-use crate::backend::{AttentionSpec, Backend, Rowwise, StateGeometry, StepMemory};
+use crate::backend::{AttentionSpec, Backend, KvSource, Rowwise, StateGeometry, StepMemory};
 
 /// The model.
 pub(in crate::model) struct Decoder {
     config: DecoderConfig,
     embed_tokens: Embedding,
+    layer_inputs: Option<LayerInputs>,
     blocks: Vec<Block>,
     states: StateGeometry,
     /// The last normalization, then the output head.
@@ -28,18 +29,19 @@ struct Block {
     before: Option<Normalization>,
     mixer: Mixer,
     mlp: FeedForward,
-}
-
-enum FeedForward {
-    Dense(Box<Mlp>),
-    Sparse(Box<Moe>),
+    input: Option<LayerInput>,
+    /// Of the result, if there is one.
+    scalar: Option<f32>,
+    backend: Backend,
 }
 
 /// What is counted while blocks are loaded.
 #[derive(Default)]
 struct Loading {
-    /// Layers with attention so far.
-    attention: usize,
+    /// Of each layer so far: where its keys and values are, if it has attention.
+    places: Vec<Option<usize>>,
+    /// Layers that have keys and values of their own.
+    own: usize,
     states: StateParts,
 }
 
@@ -56,6 +58,9 @@ impl DecoderPlan {
         let blocks = (0..config.layers()).map(block).collect::<Result<_, _>>()?;
         let shape = [config.vocab_size, config.hidden_size];
         let embed_tokens = Embedding::load(weights, "model.embed_tokens", shape, self.embedding_factor)?;
+        let sizes = [config.num_hidden_layers, config.hidden_size];
+        let layer_inputs =
+            self.layer_inputs.map(|plan| LayerInputs::load(weights, plan, sizes, self.norm)).transpose()?;
         let norm = Normalization::load(weights, self.names.last_norm, config.hidden_size, self.norm)?;
         let tied = config.tie_word_embeddings.unwrap_or_else(|| !weights.contains("lm_head.weight"));
         let head = if tied { embed_tokens.head() } else { load_matrix(weights, "lm_head", shape, false)? };
@@ -65,7 +70,17 @@ impl DecoderPlan {
         let head = FusedLinear::new(Some(norm), vec![head], weights);
         let (logit_factor, logit_cap, backend) = (self.logit_factor, self.logit_cap, weights.backend());
         let states = loading.states.finish();
-        Ok(Box::new(Decoder { config, embed_tokens, blocks, states, head, logit_factor, logit_cap, backend }))
+        Ok(Box::new(Decoder {
+            config,
+            embed_tokens,
+            layer_inputs,
+            blocks,
+            states,
+            head,
+            logit_factor,
+            logit_cap,
+            backend,
+        }))
     }
 }
 
@@ -92,12 +107,30 @@ impl Block {
             ),
         };
         let mixer = load_mixer((config, plan, layer), (&mut *weights, loading), attention_norms)?;
-        let mlp = FeedForward::load(config, plan, layer, (weights, mlp_norms))?;
-        Ok(Self { before, mixer, mlp })
+        let mlp = FeedForward::load(config, plan, layer, (&mut *weights, mlp_norms))?;
+        let beginning = format!("model.layers.{layer}");
+        let of_layer = (config.hidden_size, plan.norm);
+        let input =
+            |inputs: LayerInputsPlan| LayerInput::load(weights, &beginning, (layer, inputs.width), of_layer);
+        let input = plan.layer_inputs.map(input).transpose()?;
+        let scalar = plan.layer_scalars.then(|| load_scalar(weights, &name("layer_scalar"))).transpose()?;
+        Ok(Self { before, mixer, mlp, input, scalar, backend: weights.backend() })
     }
 
-    /// `x` and the result: `[tokens, hidden]`.
-    fn forward(&self, x: &Array, step: &StepMemory<'_>) -> Result<Array, Exception> {
+    /// `x` and the result: `[tokens, hidden]`. `inputs` are those of all layers, if they have any.
+    fn forward(&self, x: &Array, inputs: Option<&Array>, step: &StepMemory<'_>) -> Result<Array, Exception> {
+        let mut x = self.sublayers(x, step)?;
+        if let (Some(input), Some(inputs)) = (&self.input, inputs) {
+            x = input.forward(&x, inputs)?;
+        }
+        match self.scalar {
+            Some(factor) => self.backend.rowwise(&Rowwise { factor, ..Rowwise::of(&x) }),
+            None => Ok(x),
+        }
+    }
+
+    /// Attention and feed-forward network.
+    fn sublayers(&self, x: &Array, step: &StepMemory<'_>) -> Result<Array, Exception> {
         let Some(before) = &self.before else {
             let attended = self.mixer.forward(x, x, step)?;
             return self.mlp.forward(&attended, &attended);
@@ -116,11 +149,13 @@ fn load_mixer(
     let name = |part: &str| format!("model.layers.{layer}.{part}");
     let (hidden_size, residual_factor) = (config.hidden_size, plan.residual_factor);
     if let Some(Some(recurrent)) = plan.recurrent.get(layer) {
+        loading.places.push(None);
         let name = name(plan.names.recurrent);
         return recurrent.load(weights, &name, hidden_size, norms, &mut loading.states);
     }
-    let (name, spec, layer) = (name(plan.names.attention), plan.attention[layer].clone(), loading.attention);
-    loading.attention += 1;
+    let (name, spec) = (name(plan.names.attention), plan.attention[layer].clone());
+    let values_are_keys = plan.values_are_keys.get(layer) == Some(&true);
+    let layer = loading.place(layer, spec.kv)?;
     if let Some(latent) = plan.latent {
         let kind = (latent, spec, layer);
         let loaded = LatentAttention::load(weights, &name, kind, (hidden_size, residual_factor), norms)?;
@@ -137,6 +172,7 @@ fn load_mixer(
         output_bias: plan.output_bias,
         sinks: plan.sinks,
         fused: plan.fused_qkv,
+        values_are_keys,
         gated: plan.gated_attention,
         qk_norm,
         residual_factor,
@@ -146,39 +182,30 @@ fn load_mixer(
     Attention::load(weights, &name, params, norms).map(Box::new).map(Mixer::Attention)
 }
 
-impl FeedForward {
-    fn load(
-        config: &DecoderConfig,
-        plan: &DecoderPlan,
-        layer: usize,
-        (weights, norms): (&mut Weights<'_>, SublayerNorms),
-    ) -> Result<Self, ModelError> {
-        let name = format!("model.layers.{layer}");
-        let experts = plan.experts.filter(|_| plan.sparse.get(layer) == Some(&true));
-        if let Some(experts) = experts {
-            let moe = Moe::load(weights, &name, (experts, config.hidden_size, plan.gate), norms.before)?;
-            return Ok(Self::Sparse(Box::new(moe)));
-        }
-        let params = MlpParams {
-            hidden_size: config.hidden_size,
-            intermediate_size: config.intermediate_size,
-            bias: plan.mlp_bias,
-            gate: plan.gate,
-            fused: plan.fused_gate_up,
-            residual_factor: plan.residual_factor,
-            parts: plan.names.mlp_parts,
+impl Loading {
+    /// Where the layer's keys and values are.
+    fn place(&mut self, layer: usize, kv: KvSource) -> Result<usize, ModelError> {
+        let place = match kv {
+            KvSource::Own | KvSource::Lent => {
+                self.own += 1;
+                self.own - 1
+            }
+            KvSource::Borrowed(from) => {
+                let what = "keys and values of a layer that has none";
+                let missing = ModelError::UnsupportedAttention { layer, what };
+                self.places.get(from).copied().flatten().ok_or(missing)?
+            }
         };
-        Mlp::load(weights, &format!("{name}.{}", plan.names.mlp), &params, norms)
-            .map(Box::new)
-            .map(Self::Dense)
+        self.places.push(Some(place));
+        Ok(place)
     }
+}
 
-    fn forward(&self, x: &Array, residual: &Array) -> Result<Array, Exception> {
-        match self {
-            Self::Dense(mlp) => mlp.forward(x, residual),
-            Self::Sparse(moe) => moe.forward(x, residual),
-        }
-    }
+/// A tensor of one number.
+fn load_scalar(weights: &mut Weights<'_>, name: &str) -> Result<f32, ModelError> {
+    let number = weights.take_float(name, &[1])?.as_dtype(Dtype::Float32)?;
+    number.eval()?;
+    Ok(number.as_slice::<f32>()[0])
 }
 
 impl Architecture for Decoder {
@@ -200,8 +227,9 @@ impl Architecture for Decoder {
 
     fn hidden(&self, tokens: &Array, step: &StepMemory<'_>) -> Result<Array, Exception> {
         let mut x = self.embed_tokens.lookup(tokens)?;
+        let inputs = self.layer_inputs.as_ref().map(|inputs| inputs.of(tokens, &x)).transpose()?;
         for block in &self.blocks {
-            x = block.forward(&x, step)?;
+            x = block.forward(&x, inputs.as_ref(), step)?;
         }
         Ok(x)
     }

@@ -1,7 +1,8 @@
 //! In what decoders differ.
 
 use super::{
-    BlockNames, DecoderConfig, LatentPlan, ModelError, MoePlan, NormParams, QkNorm, RecurrentPlan, load_rope,
+    BesideNorms, BlockNames, DecoderConfig, LatentPlan, LayerInputsPlan, ModelError, MoePlan, NormParams,
+    QkNorm, RecurrentPlan, load_rope,
 };
 use crate::backend::{AttentionSpec, Gate};
 
@@ -42,6 +43,8 @@ pub(in crate::model) struct DecoderPlan {
     pub(in crate::model) sinks: bool,
     /// Whether queries, keys and values are stored as one matrix.
     pub(in crate::model) fused_qkv: bool,
+    /// Of each layer, whether the matrix of keys is that of values, too; not of layers beyond the list.
+    pub(in crate::model) values_are_keys: Vec<bool>,
     /// Whether each head of queries has a gate of attention's results behind it.
     pub(in crate::model) gated_attention: bool,
     /// Whether gate and up are.
@@ -51,6 +54,14 @@ pub(in crate::model) struct DecoderPlan {
     pub(in crate::model) experts: Option<MoePlan>,
     /// Of each layer.
     pub(in crate::model) sparse: Vec<bool>,
+    /// The feed-forward network is there as well, beside the experts.
+    pub(in crate::model) beside: Option<BesideNorms>,
+    /// Inner size of each layer's feed-forward network; of layers beyond the list, that of the configuration.
+    pub(in crate::model) intermediate_sizes: Vec<i32>,
+    /// What layers are told of a token behind their feed-forward networks.
+    pub(in crate::model) layer_inputs: Option<LayerInputsPlan>,
+    /// Whether each layer's result has a learned factor.
+    pub(in crate::model) layer_scalars: bool,
     pub(in crate::model) embedding_factor: f32,
     /// Of what a sublayer adds to the residual stream.
     pub(in crate::model) residual_factor: f32,
@@ -86,11 +97,16 @@ impl DecoderPlan {
             mlp_bias: config.mlp_bias,
             sinks: false,
             fused_qkv: false,
+            values_are_keys: Vec::new(),
             gated_attention: false,
             fused_gate_up: false,
             gate: Gate::Silu,
             experts: None,
             sparse: vec![false; config.layers()],
+            beside: None,
+            intermediate_sizes: Vec::new(),
+            layer_inputs: None,
+            layer_scalars: false,
             embedding_factor: 1.0,
             residual_factor: 1.0,
             logit_factor: 1.0,
@@ -117,6 +133,7 @@ impl DecoderPlan {
             return Ok(());
         }
         let after = matches!(self.block_norms, BlockNorms::InTurn { mlp_after: Some(_), .. });
+        let after = after && self.beside.is_none();
         let refused = [
             (after, "a normalization behind them"),
             (self.residual_factor != 1.0, "a factor of what they add to the residual stream"),

@@ -7,12 +7,15 @@
 //! re-exported below. The files here import `crate::backend` and, through `super`, the same.
 
 mod attention;
+mod beside;
 mod decoder;
 mod decoder_plan;
 mod delta_net;
 mod embedding;
 mod encoder;
+mod feed_forward;
 mod latent_attention;
+mod layer_inputs;
 mod linear;
 mod mixer;
 mod mlp;
@@ -24,6 +27,8 @@ mod short_conv;
 mod states;
 
 use attention::{Attention, AttentionParams};
+pub(super) use beside::BesideNorms;
+use beside::MlpBesideExperts;
 pub(super) use decoder_plan::{BlockNorms, DecoderPlan};
 use delta_net::DeltaNet;
 pub(super) use delta_net::{DeltaInputs, DeltaNetPlan};
@@ -31,12 +36,14 @@ use embedding::Embedding;
 pub(super) use encoder::EncoderPlan;
 use latent_attention::LatentAttention;
 pub(super) use latent_attention::LatentPlan;
+pub(super) use layer_inputs::LayerInputsPlan;
+use layer_inputs::{LayerInput, LayerInputs};
 use linear::{FusedLinear, load_matrices, load_matrix};
 use mixer::Mixer;
 pub(super) use mixer::RecurrentPlan;
 use mlp::{Mlp, MlpParams};
 use moe::Moe;
-pub(super) use moe::{MoeNames, MoePlan, SharedExpert};
+pub(super) use moe::{MoeNames, MoePlan, RouterNorm, SharedExpert};
 pub(super) use names::BlockNames;
 pub(super) use norm::{NormParams, QkNorm};
 use norm::{Normalization, SublayerNorms};
@@ -48,14 +55,16 @@ pub(super) use short_conv::ShortConvPlan;
 pub(super) use states::is_of_transformers;
 use states::{StateParts, load_kernel};
 
-pub(super) use crate::backend::{DeltaHeads, Gate, Groups, RoutingRule, Scores};
+pub(super) use crate::backend::{
+    AttentionSpec, DeltaHeads, Gate, Groups, Heads, KvSource, RoutingRule, Scores,
+};
 
 pub(super) use super::{
     Architecture, Encoder, EncoderInput, ModelError,
     adapters::Site,
     config::{
         DecoderConfig, Defaults, EncoderConfig, QueryScaleConfig, RopeConfig, RopeScaling, Settings,
-        WindowRule, gelu_gate, layer_kinds, layer_windows,
+        WindowRule, full_heads, gelu_gate, layer_kinds, layer_windows, mixed_windows, own_layers,
     },
     weights::{Packing, Weights},
 };

@@ -1,10 +1,10 @@
 //! Experts in place of a feed-forward network, with a residual connection.
 
-use mlx_rs::{Array, Dtype, error::Exception};
+use mlx_rs::{Array, Dtype, error::Exception, ops::indexing::TryIndexOp};
 
 use super::{
-    BlockNames, FusedLinear, Mlp, MlpParams, ModelError, Normalization, RoutingRule, SublayerNorms, Weights,
-    linear::load_storage, load_matrix,
+    BlockNames, FusedLinear, Mlp, MlpParams, ModelError, NormParams, Normalization, RoutingRule,
+    SublayerNorms, Weights, linear::load_storage, load_matrix,
 };
 use crate::backend::{
     Activation, Backend, ExpertSizes, Experts, Gate, Gated, Mix, Routing, Storage, StoredExperts,
@@ -38,8 +38,24 @@ pub(in crate::model) struct MoePlan {
     pub(in crate::model) bias: bool,
     /// Name of what is added to scores that are compared, below the layer's.
     pub(in crate::model) correction: Option<&'static str>,
+    /// Likewise, of factors of each expert's weights.
+    pub(in crate::model) factors: Option<&'static str>,
+    /// The router's own normalization of what comes before that of experts.
+    pub(in crate::model) router_norm: Option<RouterNorm>,
+    /// Where gates and ups of all experts may be stored as one tensor: its name and that of downs, below the layer's.
+    pub(in crate::model) fused: Option<[&'static str; 2]>,
     /// An expert that every token goes through.
     pub(in crate::model) shared: Option<SharedExpert>,
+}
+
+/// RMS normalization of what a router gets.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::model) struct RouterNorm {
+    /// Of its weights, below the layer's name.
+    pub(in crate::model) weights: &'static str,
+    /// Of the weights.
+    pub(in crate::model) factor: f32,
+    pub(in crate::model) eps: f32,
 }
 
 /// An expert that every token goes through.
@@ -60,7 +76,18 @@ impl MoePlan {
         intermediate_size: i32,
         rule: RoutingRule,
     ) -> Self {
-        Self { names, count, intermediate_size, rule, bias: false, correction: None, shared: None }
+        Self {
+            names,
+            count,
+            intermediate_size,
+            rule,
+            bias: false,
+            correction: None,
+            factors: None,
+            router_norm: None,
+            fused: None,
+            shared: None,
+        }
     }
 }
 
@@ -68,7 +95,10 @@ impl MoePlan {
 pub(in crate::model) struct Moe {
     before: Option<Normalization>,
     router: FusedLinear,
+    /// Whether the router normalizes by itself.
+    has_router_norm: bool,
     correction: Option<Array>,
+    factors: Option<Array>,
     experts: Experts,
     /// The shared one, and its gate.
     shared: Option<(Mlp, Option<FusedLinear>)>,
@@ -85,62 +115,134 @@ impl Moe {
         (plan, hidden_size, gate): (MoePlan, i32, Gate),
         before: Option<Normalization>,
     ) -> Result<Self, ModelError> {
-        let MoePlan { names, count, intermediate_size: inner, rule, bias, .. } = plan;
-        let correction =
-            plan.correction.map(|name| load_correction(weights, &format!("{layer}.{name}"), count));
+        let MoePlan { count, intermediate_size: inner, rule, .. } = plan;
+        let mut of_experts = |name: &str| load_of_experts(weights, &format!("{layer}.{name}"), count);
+        let correction = plan.correction.map(&mut of_experts).transpose()?;
+        let factors = plan.factors.map(&mut of_experts).transpose()?;
         let shared = plan.shared.map(|shared| load_shared(weights, layer, (shared, hidden_size, gate)));
-        let router = format!("{layer}.{}", names.router);
-        let router = load_matrix(weights, &router, [count, hidden_size], bias)?;
-        let shapes = [[inner, hidden_size], [inner, hidden_size], [hidden_size, inner]];
-        let mut part = |which: usize| {
-            let stacked = format!("{layer}.{}", names.stacked[which]);
-            let [outputs, inputs] = shapes[which];
-            let matrices = if weights.contains(&format!("{stacked}.weight")) {
-                load_experts(weights, &stacked, &[count, outputs, inputs]).map(StoredMatrices::Stacked)
-            } else {
-                let name = |expert| format!("{layer}.{}.{expert}.{}", names.expert, names.parts[which]);
-                let one = |expert| load_experts(weights, &name(expert), &shapes[which]);
-                (0..count).map(one).collect::<Result<_, ModelError>>().map(StoredMatrices::Separate)
-            };
-            let bias = bias.then(|| weights.take_float(&format!("{stacked}.bias"), &[count, outputs]));
-            Ok::<_, ModelError>(StoredExperts { matrices: matrices?, bias: bias.transpose()? })
-        };
-        let stored = [part(0)?, part(1)?, part(2)?];
+        let router = format!("{layer}.{}", plan.names.router);
+        let router = load_matrix(weights, &router, [count, hidden_size], plan.bias)?;
+        let router_norm = plan.router_norm.map(|norm| norm.load(weights, layer, hidden_size)).transpose()?;
+        let stored = load_stored(weights, layer, (plan, hidden_size))?;
         let backend = weights.backend();
         weights.count_private(backend.copied_experts(&stored));
         let experts = backend.experts(stored, ExpertSizes { count, inputs: hidden_size, inner })?;
-        let router = FusedLinear::new(None, vec![router], weights);
-        let (correction, shared) = (correction.transpose()?, shared.transpose()?);
-        Ok(Self { before, router, correction, experts, shared, rule, gate, backend })
+        Ok(Self {
+            before,
+            has_router_norm: router_norm.is_some(),
+            router: FusedLinear::new(router_norm, vec![router], weights),
+            correction,
+            factors,
+            experts,
+            shared: shared.transpose()?,
+            rule,
+            gate,
+            backend,
+        })
     }
 
     /// `x`, `residual` and the result: `[tokens, hidden]`; lazy.
     pub(in crate::model) fn forward(&self, x: &Array, residual: &Array) -> Result<Array, Exception> {
-        let normed = self.before.as_ref().map(|norm| norm.forward(x)).transpose()?;
-        let x = normed.as_ref().unwrap_or(x);
+        let normed = self.normed(x)?;
         let shared = match &self.shared {
             None => None,
-            Some((expert, None)) => Some(expert.forward(x, residual)?),
+            Some((expert, None)) => Some(expert.forward(&normed, residual)?),
             Some((expert, Some(gate))) => Some(self.backend.gated(&Gated {
-                x: &expert.product(x)?,
-                gate: &gate.forward(x, None)?,
+                x: &expert.product(&normed)?,
+                gate: &gate.forward(&normed, None)?,
                 activation: Activation::Sigmoid,
                 residual: Some(residual),
             })?),
         };
-        let residual = shared.as_ref().unwrap_or(residual);
-        let router = self.router.forward(x, None)?;
-        let routing = Routing { router: &router, rule: self.rule, correction: self.correction.as_ref() };
-        let job = Mix { x, routing, gate: self.gate, residual };
-        self.backend.mix(&job, &self.experts)
+        self.mix(x, &normed, Some(shared.as_ref().unwrap_or(residual)))
+    }
+
+    /// What the experts give alone, without the shared one: `[tokens, hidden]`; lazy.
+    pub(super) fn product(&self, x: &Array) -> Result<Array, Exception> {
+        self.mix(x, &self.normed(x)?, None)
+    }
+
+    fn normed(&self, x: &Array) -> Result<Array, Exception> {
+        self.before.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(x))
+    }
+
+    fn mix(&self, x: &Array, normed: &Array, residual: Option<&Array>) -> Result<Array, Exception> {
+        let router = self.router.forward(if self.has_router_norm { x } else { normed }, None)?;
+        let (correction, factors) = (self.correction.as_ref(), self.factors.as_ref());
+        let routing = Routing { router: &router, rule: self.rule, correction, factors };
+        self.backend.mix(&Mix { x: normed, routing, gate: self.gate, residual }, &self.experts)
     }
 }
 
-/// Float32, whatever it is stored in: sums with scores are compared.
-fn load_correction(weights: &mut Weights<'_>, name: &str, count: i32) -> Result<Array, ModelError> {
-    let correction = weights.take_float(name, &[count])?.as_dtype(Dtype::Float32)?;
-    correction.eval()?;
-    Ok(correction)
+impl RouterNorm {
+    fn load(self, weights: &mut Weights<'_>, layer: &str, width: i32) -> Result<Normalization, ModelError> {
+        let stored = weights.take_float(&format!("{layer}.{}", self.weights), &[width])?;
+        let weight = stored.as_dtype(Dtype::Float32)?.multiply(Array::from_f32(self.factor))?;
+        Normalization::new(weights.backend(), NormParams::rms(self.eps), &weight, None)
+    }
+}
+
+/// Gates, ups and downs.
+fn load_stored(
+    weights: &mut Weights<'_>,
+    layer: &str,
+    (plan, hidden): (MoePlan, i32),
+) -> Result<[StoredExperts; 3], ModelError> {
+    let MoePlan { names, count, intermediate_size: inner, bias, .. } = plan;
+    if let Some(fused) = plan.fused.map(|names| names.map(|name| format!("{layer}.{name}")))
+        && fused.iter().any(|name| is_stored(weights, name))
+    {
+        return load_fused(weights, &fused, [count, inner, hidden]);
+    }
+    let shapes = [[inner, hidden], [inner, hidden], [hidden, inner]];
+    let mut part = |which: usize| {
+        let stacked = format!("{layer}.{}", names.stacked[which]);
+        let [outputs, inputs] = shapes[which];
+        let matrices = if weights.contains(&format!("{stacked}.weight")) {
+            load_experts(weights, &stacked, &[count, outputs, inputs]).map(StoredMatrices::Stacked)
+        } else {
+            let name = |expert| format!("{layer}.{}.{expert}.{}", names.expert, names.parts[which]);
+            let one = |expert| load_experts(weights, &name(expert), &shapes[which]);
+            (0..count).map(one).collect::<Result<_, ModelError>>().map(StoredMatrices::Separate)
+        };
+        let bias = bias.then(|| weights.take_float(&format!("{stacked}.bias"), &[count, outputs]));
+        Ok::<_, ModelError>(StoredExperts { matrices: matrices?, bias: bias.transpose()? })
+    };
+    Ok([part(0)?, part(1)?, part(2)?])
+}
+
+/// The same of all experts' gates and ups in one tensor, and their downs in another.
+fn load_fused(
+    weights: &mut Weights<'_>,
+    [gate_up, down]: &[String; 2],
+    [count, inner, hidden]: [i32; 3],
+) -> Result<[StoredExperts; 3], ModelError> {
+    let mut load = |name: &str, shape: [i32; 3]| match weights.contains(name) {
+        // As transformers has it, without `.weight`.
+        true => weights.take_float(name, &shape).map(Storage::Dense),
+        false => load_experts(weights, name, &shape),
+    };
+    let both = load(gate_up, [count, 2 * inner, hidden])?;
+    let down = load(down, [count, hidden, inner])?;
+    let half = |first: i32| {
+        let rows = |expert| both.each(|all| all.try_index(expert)?.try_index(first..first + inner));
+        let separate = (0..count).map(rows).collect::<Result<_, Exception>>()?;
+        Ok::<_, ModelError>(StoredExperts { matrices: StoredMatrices::Separate(separate), bias: None })
+    };
+    let down = StoredExperts { matrices: StoredMatrices::Stacked(down), bias: None };
+    Ok([half(0)?, half(inner)?, down])
+}
+
+/// Whether there is such a tensor, or such a module.
+fn is_stored(weights: &Weights<'_>, name: &str) -> bool {
+    weights.contains(name) || weights.contains(&format!("{name}.weight"))
+}
+
+/// One number of each, as float32, whatever it is stored in: sums with scores are compared.
+fn load_of_experts(weights: &mut Weights<'_>, name: &str, count: i32) -> Result<Array, ModelError> {
+    let numbers = weights.take_float(name, &[count])?.as_dtype(Dtype::Float32)?;
+    numbers.eval()?;
+    Ok(numbers)
 }
 
 fn load_shared(

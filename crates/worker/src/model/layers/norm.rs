@@ -3,7 +3,7 @@
 use mlx_rs::{Array, error::Exception, ops::ones};
 
 use super::{ModelError, Weights};
-use crate::backend::{Backend, Norm, NormKind, Rowwise};
+use crate::backend::{Backend, Heads, Norm, NormKind, Rowwise};
 
 /// What all normalizations of a model have in common.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +17,6 @@ pub(in crate::model) struct NormParams {
 /// A normalization over the last axis.
 pub(in crate::model) struct Normalization {
     pub(super) norm: Norm,
-    width: i32,
     pub(super) backend: Backend,
 }
 
@@ -34,6 +33,8 @@ pub(in crate::model) struct SublayerNorms {
 pub(in crate::model) enum QkNorm {
     /// Each head by itself, all with the same weights.
     Heads,
+    /// The same, and values each by itself without weights.
+    HeadsAndValues,
     /// All heads of a token together.
     Whole,
     /// Each head by itself, without weights, in layers that rotate.
@@ -78,7 +79,7 @@ impl Normalization {
         bias: Option<&Array>,
     ) -> Result<Self, ModelError> {
         let norm = backend.norm(params.kind, weight, bias, params.eps)?;
-        Ok(Self { norm, width: weight.dim(0), backend })
+        Ok(Self { norm, backend })
     }
 
     /// `x` and the result: `[tokens, width]`; lazy. A normalization before a single product belongs to the
@@ -88,40 +89,45 @@ impl Normalization {
     }
 }
 
-/// Of queries `[tokens, queries * dim]` and keys behind them in the same rows.
+/// Of queries, and of keys and perhaps values behind them in the same rows.
 pub(super) struct QkNorms {
-    query: Normalization,
-    key: Normalization,
-    /// Widths of queries and of keys.
-    widths: [i32; 2],
+    /// Of so many neighbouring pieces each.
+    norms: Vec<(Normalization, i32)>,
+    backend: Backend,
 }
 
 impl QkNorms {
-    /// Takes the normalizations of queries and of keys by their names, if they have weights, for heads of `dim` components.
+    /// Takes the normalizations of queries and of keys by their names, if they have weights; of queries alone where there are
+    /// no keys.
     pub(super) fn load(
         weights: &mut Weights<'_>,
         [query, key]: &[String; 2],
-        (widths, dim): ([i32; 2], i32),
+        (heads, has_keys): (Heads, bool),
         (of, params): (QkNorm, NormParams),
     ) -> Result<Self, ModelError> {
-        let mut load = |name: &str, width: i32| match of {
-            QkNorm::Heads => Normalization::load(weights, name, dim, params),
-            QkNorm::Whole => Normalization::load(weights, name, width, params),
-            QkNorm::Unweighted => {
-                let ones = ones::<f32>(&[dim])?;
-                Normalization::new(weights.backend(), params, &ones, None)
+        let Heads { queries, kv, dim } = heads;
+        let backend = weights.backend();
+        let unweighted = || Normalization::new(backend, params, &ones::<f32>(&[dim])?, None);
+        let mut load = |name: &str, heads: i32| match of {
+            QkNorm::Heads | QkNorm::HeadsAndValues => {
+                Ok((Normalization::load(weights, name, dim, params)?, heads))
             }
+            QkNorm::Whole => Ok((Normalization::load(weights, name, heads * dim, params)?, 1)),
+            QkNorm::Unweighted => unweighted().map(|norm| (norm, heads)),
         };
-        Ok(Self { query: load(query, widths[0])?, key: load(key, widths[1])?, widths })
+        let mut norms = vec![load(query, queries)?];
+        if has_keys {
+            norms.push(load(key, kv)?);
+        }
+        if has_keys && of == QkNorm::HeadsAndValues {
+            norms.push((unweighted()?, kv));
+        }
+        Ok(Self { norms, backend })
     }
 
     /// `qkv` and the result: `[tokens, queries, keys and values]`; lazy.
     pub(super) fn forward(&self, qkv: &Array) -> Result<Array, Exception> {
-        let part = |norm: &'_ Normalization, width: i32| width / norm.width;
-        let norms = [
-            (&self.query.norm, part(&self.query, self.widths[0])),
-            (&self.key.norm, part(&self.key, self.widths[1])),
-        ];
-        self.query.backend.rowwise(&Rowwise { norms: &norms, ..Rowwise::of(qkv) })
+        let norms: Vec<_> = self.norms.iter().map(|(norm, pieces)| (&norm.norm, *pieces)).collect();
+        self.backend.rowwise(&Rowwise { norms: &norms, ..Rowwise::of(qkv) })
     }
 }

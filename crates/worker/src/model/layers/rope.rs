@@ -19,6 +19,11 @@ pub(in crate::model) fn inv_freq(config: &RopeConfig, dims: i32) -> Vec<f64> {
     match &config.scaling {
         RopeScaling::Plain => plain.collect(),
         RopeScaling::Linear { factor } => plain.map(|inv_freq| inv_freq / factor).collect(),
+        RopeScaling::Proportional { factor, part } => {
+            let turning = (f64::from(dims) * part) as usize / 2;
+            let slowed = |(pair, inv_freq)| if pair < turning { inv_freq / factor } else { 0.0 };
+            plain.enumerate().map(slowed).collect()
+        }
         RopeScaling::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, old_context } => plain
             .map(|inv_freq| {
                 let turns = old_context * inv_freq / TAU; // full turns within the old context

@@ -53,6 +53,10 @@ impl Recorded {
                 {
                     tensors.extend(packed(module, shape, &values, bits));
                 }
+                // Experts that transformers stores without `.weight`.
+                (Some(bits), None) if shape.len() == 3 => {
+                    tensors.extend(packed(name, shape, &values, bits));
+                }
                 _ => drop(tensors.insert(name.clone(), float.tensor(shape.clone(), &values))),
             }
         }
@@ -77,6 +81,8 @@ pub(crate) fn values(name: &str, shape: &[usize]) -> Vec<f64> {
     });
     let mut random = SplitMix(hash);
     let (low, high) = match shape {
+        [_] if name.ends_with(".layer_scalar") => (0.5, 1.5),
+        [_] if name.ends_with(".router.scale") => (8.0, 24.0),
         [_] if name.ends_with("norm.weight") || name.ends_with("Norm.weight") => (0.5, 1.5),
         [_] if name.ends_with(".e_score_correction_bias") => (0.0, 0.25),
         _ => (-0.25, 0.25),

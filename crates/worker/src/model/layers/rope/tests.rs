@@ -34,6 +34,14 @@ fn linear_scaling_slows_every_pair_down() {
     near(&inv_freq(&config, 8), &PLAIN_OF_8.map(|inv_freq| inv_freq / 4.0));
 }
 
+#[test]
+fn proportional_scaling_turns_the_first_pairs_of_whole_heads() {
+    let config = RopeConfig { scaling: RopeScaling::Proportional { factor: 2.0, part: 0.5 }, ..PLAIN };
+    let found = inv_freq(&config, 8);
+    near(&found[..2], &[0.5, 0.05]);
+    assert_eq!(found[2..], [0.0; 2]);
+}
+
 /// Wavelengths 6.28, 62.8, 628 and 6283 in a context of 1024 with ramps between 1024 / 4 and 1024 / 1 tokens: the first two
 /// are short, the last is long, and the third is on the ramp, at `(1024 / 628.3 - 1) / 3 = 0.2099`.
 #[test]
