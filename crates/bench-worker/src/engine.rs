@@ -174,7 +174,8 @@ impl Stream {
                 first_token: self.position,
                 tokens: [token].into_iter().collect(),
                 text: text.into(),
-                logprobs: Vec::new(),
+                parts: Vec::new(),
+            logprobs: Vec::new(),
             }));
             self.position += 1;
             self.credit -= 1;

@@ -57,7 +57,7 @@ pub use format::{FORMATS, Format, HARMONY, PLAIN};
 ///
 /// The events, concatenated, do not depend on how the text was cut into pieces. No input is an error: what a parser can't
 /// make sense of is text.
-pub trait OutputParser: Send {
+pub trait OutputParser: Send + std::fmt::Debug {
     /// Takes the next piece of text, and appends what it has decided to `events`.
     fn push(&mut self, piece: String, events: &mut Vec<ParserEvent>);
 

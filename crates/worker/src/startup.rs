@@ -262,7 +262,8 @@ fn chat_templates(artifact: &Artifact) -> Option<ChatTemplates> {
     Some(templates)
 }
 
-/// The tokens that end an output: those that the model's files name, or that its template writes in their place.
+/// The tokens that end an output: those that the model's files name, or that its template writes in their place, and those
+/// that end a turn in the format of its chats.
 fn eos_tokens(
     artifact: &Artifact,
     templates: Option<&ChatTemplates>,
@@ -277,7 +278,10 @@ fn eos_tokens(
             "the chat template ends an answer with a token that the model's files do not name; it ends outputs"
         );
     }
-    named.and(written.as_slice())
+    let of_format = templates.map_or(&[][..], |it| it.format().ends).iter();
+    let of_format = of_format.filter_map(|text| tokenizer.tokenizer().token_to_id(text));
+    let of_format: Vec<u32> = of_format.filter(|token| *token < vocab_size).collect();
+    named.and(written.as_slice()).and(&of_format)
 }
 
 fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<PromptTokenizer> {

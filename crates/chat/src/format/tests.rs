@@ -166,6 +166,7 @@ proptest! {
 }
 
 /// Finds a marker only if it is not cut.
+#[derive(Debug)]
 struct Forgetful;
 
 impl OutputParser for Forgetful {
@@ -184,6 +185,7 @@ impl OutputParser for Forgetful {
 }
 
 /// Leaves a call open.
+#[derive(Debug)]
 struct Unfinished;
 
 impl OutputParser for Unfinished {

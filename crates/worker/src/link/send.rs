@@ -179,7 +179,8 @@ mod tests {
                 id,
                 kind: StreamEventKind::Delta(Delta {
                     first_token: 0,
-                    logprobs: Vec::new(),
+                    parts: Vec::new(),
+            logprobs: Vec::new(),
                     tokens: vec![7].into(),
                     text: text.into(),
                 }),
