@@ -12,6 +12,8 @@ pub struct Format {
     pub ends: &'static [&'static str],
     /// Whether calls of tools can be found in it.
     pub has_calls: bool,
+    /// Whether its templates take a text or reasoning of a message that calls a tool, and fail on both.
+    pub one_text_beside_calls: bool,
     /// A grammar in Lark's notation, of outputs in which an answer stands that another grammar, `@answer`, describes. `None`
     /// where the answer is all of the output.
     pub around_answer: Option<&'static str>,
@@ -29,6 +31,7 @@ pub static PLAIN: Format = Format {
     name: "plain",
     ends: &[],
     has_calls: false,
+    one_text_beside_calls: false,
     around_answer: None,
     new: || Box::new(Plain),
     is_of: |_| true,
@@ -40,6 +43,7 @@ pub static HARMONY: Format = Format {
     name: "harmony",
     ends: &harmony::TURN_ENDS,
     has_calls: true,
+    one_text_beside_calls: true,
     around_answer: Some(harmony::AROUND_ANSWER),
     new: || Box::new(harmony::Harmony::default()),
     is_of: |template| harmony::WRITTEN.iter().all(|marker| template.contains(marker)),

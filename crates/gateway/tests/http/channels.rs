@@ -59,7 +59,7 @@ async fn a_stream_tells_apart_what_a_model_marks() {
         worker.events(generate.id, of_channels()).await;
         worker.events(generate.id, vec![finished(reason)]).await;
         let reply = Reply::read(soon("an answer", begun).await.unwrap()).await;
-        let events = reply.text().lines().filter_map(|line| line.strip_prefix("data: "));
+        let events = reply.text.lines().filter_map(|line| line.strip_prefix("data: "));
         let events = events.filter_map(|data| serde_json::from_str::<Value>(data).ok());
         let mut deltas: Vec<Value> = events.map(|event| event["choices"][0].clone()).collect();
         let last = deltas.pop().unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chat::Format;
-use protocol::message::{AdapterRef, Failure, FailureKind, Generate, Prompt};
+use protocol::message::{AdapterRef, ChatMessage, Failure, FailureKind, Generate, Prompt};
 
 use super::{
     constraint::{Constraints, Vocabulary},
@@ -251,7 +251,11 @@ impl Preparer {
             invalid("messages", "this model has no chat template; use /v1/completions with a prompt")
         })?;
         let render = |Conversation { messages, tools }: Conversation<'_>| {
-            let chat = Chat { add_generation_prompt, ..Chat::of(messages) };
+            let mut messages = messages.to_vec();
+            if self.format.one_text_beside_calls {
+                messages.iter_mut().for_each(join_texts);
+            }
+            let chat = Chat { add_generation_prompt, ..Chat::of(&messages) };
             let tools = tools.map(serde_json::from_str).transpose().map_err(|error| {
                 invalid("tools", format!("they are not a list in JSON: {error}"))
             })?;
@@ -319,6 +323,17 @@ impl Preparer {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// Makes one text of what an assistant thought and said before it called a tool.
+fn join_texts(message: &mut ChatMessage) {
+    if let Some(reasoning) = &mut message.reasoning
+        && !message.tool_calls.is_empty()
+        && !message.content.is_empty()
+    {
+        reasoning.push('\n');
+        reasoning.push_str(&std::mem::take(&mut message.content));
     }
 }
 

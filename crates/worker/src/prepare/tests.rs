@@ -11,6 +11,8 @@ use std::sync::Arc;
 use super::{preparer::param, *};
 use crate::{engine::EosTokens, requests::RequestHandle};
 
+mod tools;
+
 const CHATML: &str = "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
                       {% endfor %}<|im_start|>assistant\n";
 

@@ -87,6 +87,11 @@ impl Recorded {
         load_folder(|folder| self.write(folder, Some(run), on.float.unwrap_or(Float::F32)), on)
     }
 
+    /// Of a tensor.
+    pub(crate) fn shape(&self, name: &str) -> &[usize] {
+        &self.tensors[name]
+    }
+
     fn has_experts(&self) -> bool {
         self.mentions("num_experts_per_tok")
     }

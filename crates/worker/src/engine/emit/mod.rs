@@ -210,21 +210,15 @@ impl Emitter {
         let mut events = Vec::new();
         read(parser.as_mut(), &mut events);
         for event in events {
-            match event {
-                ParserEvent::Text(text) => match self.stops.push(&text) {
-                    Scanned::Text(text) => shown += &self.behind_parts(text),
-                    Scanned::Stopped(text) => return Scanned::Stopped(shown + &self.behind_parts(text)),
-                },
-                ParserEvent::Reasoning(text) => self.parts.push(OutputPart::Reasoning(text)),
-                ParserEvent::ToolCallStart { index, name } => {
-                    self.parts.push(OutputPart::CallStart { index, name });
-                }
-                ParserEvent::ToolCallArguments { index, json } => {
-                    self.parts.push(OutputPart::CallArguments { index, json });
-                }
-                // The next part, or the output's end, says so.
-                ParserEvent::ToolCallEnd { .. } => {}
+            let (scanned, part) = match event {
+                ParserEvent::Text(text) => (self.stops.push(&text), None),
+                other => (self.stops.interrupt(), part(other)),
+            };
+            match scanned {
+                Scanned::Text(text) => shown += &self.behind_parts(text),
+                Scanned::Stopped(text) => return Scanned::Stopped(shown + &self.behind_parts(text)),
             }
+            self.parts.extend(part);
         }
         Scanned::Text(shown)
     }
@@ -237,6 +231,17 @@ impl Emitter {
         self.parts.push(OutputPart::Text(text));
         String::new()
     }
+}
+
+/// What is sent of an event. The end of a call follows from what comes next.
+fn part(event: ParserEvent) -> Option<OutputPart> {
+    Some(match event {
+        ParserEvent::Text(text) => OutputPart::Text(text),
+        ParserEvent::Reasoning(text) => OutputPart::Reasoning(text),
+        ParserEvent::ToolCallStart { index, name } => OutputPart::CallStart { index, name },
+        ParserEvent::ToolCallArguments { index, json } => OutputPart::CallArguments { index, json },
+        ParserEvent::ToolCallEnd { .. } => return None,
+    })
 }
 
 #[cfg(test)]

@@ -227,19 +227,3 @@ fn a_constraint_is_one_of_the_answer() {
     }
     assert!((1..16).contains(&thought), "some think, some do not: {thought}");
 }
-
-#[test]
-fn what_can_not_be_done_is_refused() {
-    let refused = |ask: Generate| {
-        let request = crate::requests::RequestHandle::new(1);
-        let failure = PREPARER.prepare(ask, Arc::new(request)).err().unwrap();
-        (failure.param.unwrap(), failure.message)
-    };
-    let tools = Some("[{\"type\": \"function\"}]".to_owned());
-    let output = Some(Constraint { kind: ConstraintKind::JsonObject, param: "response_format".into() });
-    let (param, message) = refused(Generate { tools: tools.clone(), output, ..ask(chat()) });
-    assert_eq!(param, "response_format");
-    assert!(message.contains("calls no tools"), "{message}");
-    let (param, _) = refused(Generate { tools, ..ask(Prompt::Text("the".into())) });
-    assert_eq!(param, "tools");
-}

@@ -226,7 +226,6 @@ fn what_is_not_supported_is_refused_by_name() {
     for (name, value) in [
         ("echo", json!(true)),
         ("n_probs", json!(3)),
-        ("tools", json!([{"type": "web_search"}])),
         ("tool_choice", json!("required")),
         ("functions", json!([{}])),
         ("function_call", json!({"name": "f"})),
