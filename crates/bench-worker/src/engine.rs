@@ -175,7 +175,7 @@ impl Stream {
                 tokens: [token].into_iter().collect(),
                 text: text.into(),
                 parts: Vec::new(),
-            logprobs: Vec::new(),
+                logprobs: Vec::new(),
             }));
             self.position += 1;
             self.credit -= 1;

@@ -13,8 +13,8 @@ use protocol::{
     message::{
         Answer, Batch, Delta, Embeddings, EncodedSubmission, Generate, Heartbeat, MAX_ANSWER_TOKENS,
         MAX_DELTA_PARTS, MAX_DELTA_TOKENS, MAX_EMBED_INPUTS, MAX_EMBEDDING_SIZE, MAX_EVENTS, MAX_TOKEN_BYTES,
-        MAX_TOP_LOGPROBS, OutputPart, Pieces, Prompt, Report, StreamEvent, StreamEventKind, Submission, TokenLogprob,
-        TokenLogprobs, append_operation, append_submission, begin_batch, encode_batch,
+        MAX_TOP_LOGPROBS, OutputPart, Pieces, Prompt, Report, StreamEvent, StreamEventKind, Submission,
+        TokenLogprob, TokenLogprobs, append_operation, append_submission, begin_batch, encode_batch,
     },
 };
 use serde::Serialize;

@@ -13,9 +13,9 @@ use protocol::{
     message::{
         AdapterRef, Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, DiskPrefixes, EmbedInput,
         Embeddings, Failure, FailureKind, FinishReason, Generate, Heartbeat, ModelInfo, Operation,
-        OperationKind, OutputPart, PieceForm, Pieces, Prompt, Report, Sampling, StepTime, StreamEvent, StreamEventKind,
-        Submission, TokenLogprob, TokenLogprobs, TokenizeInput, ToolCall, TraceContext, Truncation, Usage, Verified,
-        WorkerMemory,
+        OperationKind, OutputPart, PieceForm, Pieces, Prompt, Report, Sampling, StepTime, StreamEvent,
+        StreamEventKind, Submission, TokenLogprob, TokenLogprobs, TokenizeInput, ToolCall, TraceContext,
+        Truncation, Usage, Verified, WorkerMemory,
     },
     options::{Activations, KvType, Verify, WorkerOptions},
 };
@@ -90,10 +90,8 @@ fn failure(kind: FailureKind) -> Failure {
 fn submissions() {
     let batch = |submission| Batch { submissions: vec![submission] };
     let id = "fd 0807060504030201";
-    let message = |name: Option<&str>| ChatMessage {
-        name: name.map(str::to_owned),
-        ..ChatMessage::new("user", "hé")
-    };
+    let message =
+        |name: Option<&str>| ChatMessage { name: name.map(str::to_owned), ..ChatMessage::new("user", "hé") };
     let call = ToolCall { id: "c".into(), name: "f".into(), arguments: "{}".into() };
     let called = ChatMessage {
         reasoning: Some("r".into()),
@@ -257,8 +255,7 @@ fn reports() {
 fn events() {
     check(event(StreamEventKind::Prepared { prompt_tokens: 5 }), "03 01 09 00 05");
     check(event(StreamEventKind::Started { cached_tokens: 300 }), "03 01 09 05 fb2c01");
-    let delta =
-        Delta { first_token: 300, tokens: [7][..].into(), text: "ok".into(), ..Delta::default() };
+    let delta = Delta { first_token: 300, tokens: [7][..].into(), text: "ok".into(), ..Delta::default() };
     assert_eq!(delta.token_range(), 300..301);
     check(event(StreamEventKind::Delta(delta.clone())), "03 01 09 01 fb2c01 01 07 02 6f6b 00 00");
     let likely =

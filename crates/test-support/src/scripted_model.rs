@@ -54,7 +54,8 @@ impl Script<'_> {
         let parts = parts.map(|part| (format!("model.layers.0.{part}.weight"), square.clone()));
         let norms = ["layers.0.input_layernorm", "layers.0.post_attention_layernorm", "norm"];
         let norms = norms.map(|norm| (format!("model.{norm}.weight"), vec![WIDTH]));
-        let ends = ["model.embed_tokens.weight", "lm_head.weight"].map(|end| (end.to_owned(), square.clone()));
+        let ends =
+            ["model.embed_tokens.weight", "lm_head.weight"].map(|end| (end.to_owned(), square.clone()));
         let shapes: BTreeMap<String, Vec<usize>> = parts.chain(norms).chain(ends).collect();
         safetensors(&shapes, |name, index| {
             let (row, column) = (index / WIDTH, index % WIDTH);

@@ -65,7 +65,8 @@ fn start(script: &Script<'_>) -> (Server, TempDir) {
 }
 
 fn chat(more: Value) -> Value {
-    let mut request = json!({"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "temperature": 0});
+    let mut request =
+        json!({"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "temperature": 0});
     request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     request
 }
@@ -76,7 +77,8 @@ fn together(events: impl IntoIterator<Item = String>) -> [String; 3] {
     for event in events.into_iter().filter(|event| event != "[DONE]") {
         let event: Value = serde_json::from_str(&event).unwrap();
         let choice = &event["choices"][0];
-        let parts = [&choice["delta"]["reasoning_content"], &choice["delta"]["content"], &choice["finish_reason"]];
+        let parts =
+            [&choice["delta"]["reasoning_content"], &choice["delta"]["content"], &choice["finish_reason"]];
         for (said, part) in said.iter_mut().zip(parts) {
             *said += part.as_str().unwrap_or_default();
         }
@@ -119,10 +121,14 @@ fn reasoning_and_answer_are_told_apart() {
 #[test]
 fn a_call_ends_the_turn_and_its_result_goes_on() {
     let (server, _store) = start(&CALLS);
-    let tools = json!([{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]);
+    let tools =
+        json!([{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]);
     let answer = server.client.post(CHAT, &chat(json!({"tools": tools, "max_tokens": 50}))).json;
     let choice = &answer["choices"][0];
-    assert_eq!((&choice["finish_reason"], &choice["message"]["content"]), (&json!("tool_calls"), &Value::Null));
+    assert_eq!(
+        (&choice["finish_reason"], &choice["message"]["content"]),
+        (&json!("tool_calls"), &Value::Null)
+    );
     let call = &choice["message"]["tool_calls"][0];
     let function = json!({"name": "weather", "arguments": "{\"city\": \"Oslo\"}"});
     assert_eq!((&call["function"], &call["type"]), (&function, &json!("function")), "{answer}");

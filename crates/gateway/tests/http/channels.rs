@@ -37,15 +37,12 @@ async fn what_a_model_marks_is_told_apart() {
     let calls = choice["message"]["tool_calls"].as_array_mut().unwrap();
     let ids: Vec<Value> = calls.iter_mut().map(|call| call["id"].take()).collect();
     assert!(ids[0].as_str().unwrap().starts_with("call_") && ids[0] != ids[1], "{ids:?}");
-    let call = |name: &str, arguments: &str| {
-        json!({"id": null, "type": "function", "function": {"name": name, "arguments": arguments}})
-    };
+    let call = |name: &str, arguments: &str| json!({"id": null, "type": "function", "function": {"name": name, "arguments": arguments}});
     let message = json!({
         "role": "assistant", "content": "I ask.", "reasoning_content": "Let me see.", "refusal": null,
         "tool_calls": [call("f", "{\"a\":1}"), call("g", "{}")],
     });
-    let expected =
-        json!({"index": 0, "message": message, "logprobs": null, "finish_reason": "tool_calls"});
+    let expected = json!({"index": 0, "message": message, "logprobs": null, "finish_reason": "tool_calls"});
     assert_eq!(choice, expected);
 }
 
@@ -66,9 +63,7 @@ async fn a_stream_tells_apart_what_a_model_marks() {
         assert_eq!((&last["delta"], &last["finish_reason"]), (&json!({}), &json!(name)));
         let deltas: Vec<Value> = deltas.into_iter().map(|mut choice| choice["delta"].take()).collect();
         let id = deltas[5]["tool_calls"][0]["id"].clone();
-        let arguments = |index: u32, json: &str| {
-            json!({"tool_calls": [{"index": index, "function": {"arguments": json}}]})
-        };
+        let arguments = |index: u32, json: &str| json!({"tool_calls": [{"index": index, "function": {"arguments": json}}]});
         let call = |index: u32, name: &str, id: &Value| {
             json!({"tool_calls": [
                 {"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}},

@@ -26,8 +26,8 @@ pub use event::{Delta, FinishReason, StreamEvent, StreamEventKind, Usage};
 pub use failure::{Failure, FailureKind};
 pub use generate::{AdapterRef, ChatMessage, Generate, Prompt, Sampling, ToolCall};
 pub use limits::{
-    MAX_ANSWER_TOKENS, MAX_DELTA_PARTS, MAX_DELTA_TOKENS, MAX_EMBED_INPUTS, MAX_EMBEDDING_SIZE, MAX_EVENTS, MAX_FAILURE_TEXT,
-    MAX_TOKEN_BYTES, MAX_TOP_LOGPROBS, max_report_bytes,
+    MAX_ANSWER_TOKENS, MAX_DELTA_PARTS, MAX_DELTA_TOKENS, MAX_EMBED_INPUTS, MAX_EMBEDDING_SIZE, MAX_EVENTS,
+    MAX_FAILURE_TEXT, MAX_TOKEN_BYTES, MAX_TOP_LOGPROBS, max_report_bytes,
 };
 pub use logprobs::{TokenLogprob, TokenLogprobs};
 pub use operation::{Answer, Operation, OperationKind, PieceForm, Pieces, TokenizeInput};

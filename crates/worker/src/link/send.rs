@@ -180,7 +180,7 @@ mod tests {
                 kind: StreamEventKind::Delta(Delta {
                     first_token: 0,
                     parts: Vec::new(),
-            logprobs: Vec::new(),
+                    logprobs: Vec::new(),
                     tokens: vec![7].into(),
                     text: text.into(),
                 }),

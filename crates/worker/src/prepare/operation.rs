@@ -85,7 +85,8 @@ impl Preparer {
     /// # Errors
     /// The model has no template, or it refuses the messages or fails on them.
     pub fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String, Failure> {
-        let (text, disguised) = self.rendered(Conversation { messages, tools: None }, add_generation_prompt)?;
+        let (text, disguised) =
+            self.rendered(Conversation { messages, tools: None }, add_generation_prompt)?;
         Ok(disguised.map_or_else(|| text.clone(), |disguised| disguised.reveal(&text)))
     }
 

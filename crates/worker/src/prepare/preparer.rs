@@ -161,7 +161,8 @@ impl Preparer {
         }
         match &generate.output {
             Some(output) if generate.tools.is_some() => {
-                let message = "an answer that has to be of a certain form calls no tools: send `tools` without it";
+                let message =
+                    "an answer that has to be of a certain form calls no tools: send `tools` without it";
                 Err(invalid(&output.param, message))
             }
             _ => Ok(format),
@@ -256,9 +257,10 @@ impl Preparer {
                 messages.iter_mut().for_each(join_texts);
             }
             let chat = Chat { add_generation_prompt, ..Chat::of(&messages) };
-            let tools = tools.map(serde_json::from_str).transpose().map_err(|error| {
-                invalid("tools", format!("they are not a list in JSON: {error}"))
-            })?;
+            let tools = tools
+                .map(serde_json::from_str)
+                .transpose()
+                .map_err(|error| invalid("tools", format!("they are not a list in JSON: {error}")))?;
             template.render_chat(&chat.with_tools(tools.unwrap_or_default())).map_err(|error| error.failure())
         };
         let disguised = match &self.control {

@@ -20,14 +20,22 @@ const MODELS: [(&str, [&[&str]; 2]); 2] = [
     (
         "lfm2",
         [
-            &["model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj", "model.layers.0.feed_forward.w1"],
+            &[
+                "model.layers.1.self_attn.q_proj",
+                "model.layers.1.self_attn.v_proj",
+                "model.layers.0.feed_forward.w1",
+            ],
             &["model.layers.1.self_attn.out_proj", "model.layers.3.feed_forward.w2"],
         ],
     ),
     (
         "qwen3_next",
         [
-            &["model.layers.3.self_attn.q_proj", "model.layers.3.self_attn.v_proj", "model.layers.0.mlp.up_proj"],
+            &[
+                "model.layers.3.self_attn.q_proj",
+                "model.layers.3.self_attn.v_proj",
+                "model.layers.0.mlp.up_proj",
+            ],
             &["model.layers.3.self_attn.o_proj", "model.layers.2.mlp.down_proj"],
         ],
     ),
@@ -98,7 +106,8 @@ fn a_crowd_gets_the_tokens_that_each_gets_alone(on: On) {
 /// What the cache has of one adapter is not another's, nor the base's: neither keys and values nor states.
 fn prefixes_and_states_are_those_of_one_adapter(on: On) {
     let prompt = SplitMix(41).tokens(150, 100);
-    let limits = Limits { max_num_seqs: 1, chunk_tokens: 64, keep_prefixes: true, max_held_seqs: 2, ..LIMITS };
+    let limits =
+        Limits { max_num_seqs: 1, chunk_tokens: 64, keep_prefixes: true, max_held_seqs: 2, ..LIMITS };
     each(on, |model, adapters| {
         let serve = |limits: Limits| {
             let (base, choices) = loaded(model, adapters, on);

@@ -63,7 +63,10 @@ impl RecordedAdapter {
         let parameters = json!({"rank": RANK, "scale": 4.0, "dropout": 0.0});
         let tensors = modules.iter().flat_map(|module| {
             let [outputs, inputs] = *model.shape(&format!("{module}.weight")) else { panic!("{module}") };
-            [(format!("{module}.lora_a"), vec![inputs, RANK]), (format!("{module}.lora_b"), vec![RANK, outputs])]
+            [
+                (format!("{module}.lora_a"), vec![inputs, RANK]),
+                (format!("{module}.lora_b"), vec![RANK, outputs]),
+            ]
         });
         Self {
             model_type: model_type.to_owned(),

@@ -19,7 +19,9 @@ use protocol::{
 use tokenizers::Tokenizer;
 use worker::{
     engine::{Broken, Engine, EngineMessage, EngineStats, EosTokens, Forward, Sequence, emit::Emitter},
-    model::{Adapter, Before, Landed, LaunchInput, Launched, Logits, ModelError, Progress, SequenceKv, StepInput},
+    model::{
+        Adapter, Before, Landed, LaunchInput, Launched, Logits, ModelError, Progress, SequenceKv, StepInput,
+    },
     prefix_store::{PrefixStore, PrefixStoreConfig},
     report_sink::ReportSink,
     request_trace::SequenceSpans,

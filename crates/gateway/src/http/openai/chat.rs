@@ -152,7 +152,11 @@ impl Endpoint for Chat {
         ChunkChoice { finish_reason: Some(end.name()), ..ChunkChoice::of(index, Delta::default()) }
     }
 
-    fn full<'a>(Part { index, text, logprobs, .. }: Part<'a>, marked: Marked<'a>, end: End) -> impl Serialize {
+    fn full<'a>(
+        Part { index, text, logprobs, .. }: Part<'a>,
+        marked: Marked<'a>,
+        end: End,
+    ) -> impl Serialize {
         let Marked { reasoning, calls, ids } = marked;
         let message = Message {
             role: "assistant",

@@ -128,7 +128,13 @@ async fn log_probabilities_come_also_without_text() {
     };
     let delta = |first_token, text: &str, logprob| {
         let tokens = [1][..].into();
-        StreamEventKind::Delta(Delta { first_token, tokens, text: text.into(), logprobs: likely(logprob), ..Delta::default() })
+        StreamEventKind::Delta(Delta {
+            first_token,
+            tokens,
+            text: text.into(),
+            logprobs: likely(logprob),
+            ..Delta::default()
+        })
     };
     let events = || vec![prepared(), delta(0, "", -1.0), delta(1, "aa", -2.0), finished()];
     let world = World::new();

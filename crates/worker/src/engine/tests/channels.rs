@@ -137,7 +137,8 @@ fn a_cut_stream_is_the_uncut_one() {
     for cut in 1..all.len() {
         let part = Generate { max_tokens: None, stop: stop.clone(), ..ask(chat()) };
         // What the first worker sends before it dies: it has sent all of these tokens, and knows of no end.
-        let mut world = World::with_limits(saying(OUTPUT, &chat()), Limits { kv_tokens: 9000, ..super::LIMITS });
+        let mut world =
+            World::with_limits(saying(OUTPUT, &chat()), Limits { kv_tokens: 9000, ..super::LIMITS });
         let credit = u32::try_from(cut).unwrap();
         let request = world.requests.begin(part.id, credit).unwrap();
         let sequence = PREPARER.prepare(Generate { credit, ..part.clone() }, request).unwrap();
@@ -184,9 +185,8 @@ fn an_output_may_end_anywhere() {
 /// Stop strings are looked for in the answer: not in headers, in reasoning or in calls.
 #[test]
 fn stop_strings_are_those_of_the_answer() {
-    let with = |stop: &str| {
-        run(saying(OUTPUT, &chat()), Generate { stop: vec![stop.to_owned()], ..ask(chat()) })
-    };
+    let with =
+        |stop: &str| run(saying(OUTPUT, &chat()), Generate { stop: vec![stop.to_owned()], ..ask(chat()) });
     for elsewhere in ["analysis", "é?", "assistant", "weather", "city", "to=", "end.assistant"] {
         assert_eq!(with(elsewhere).0, expected(), "{elsewhere}");
     }
@@ -216,7 +216,8 @@ fn a_constraint_is_one_of_the_answer() {
             let end = (tokens("<|end|>")[0], 6.0);
             let sampling = Sampling { temperature: 1.0, seed, logit_bias: vec![end], ..Sampling::default() };
             let output = Some(Constraint { kind: kind.clone(), param: "p".into() });
-            let (told, stream) = run(FakeModel::random(vocab()), Generate { sampling, output, ..ask(chat()) });
+            let (told, stream) =
+                run(FakeModel::random(vocab()), Generate { sampling, output, ..ask(chat()) });
             assert_eq!(stream.reason(), Some(FinishReason::Stop), "{told:?}");
             let (answer, before) = told.split_last().unwrap();
             let OutputPart::Text(answer) = answer else { panic!("{told:?}") };

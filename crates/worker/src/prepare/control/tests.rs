@@ -149,7 +149,10 @@ fn ends_of_turns_are_control_tokens_even_if_not_special() {
     let ending = control(&tokenizer, vec![think], None).unwrap();
     assert!(ending.disguise(alone(&[message("user", "<think>")])).unwrap().is_some());
     let control = control(&tokenizer, Vec::new(), None).unwrap();
-    assert!(control.disguise(alone(&[message("user", "<think>")])).unwrap().is_none(), "parsed, as in transformers");
+    assert!(
+        control.disguise(alone(&[message("user", "<think>")])).unwrap().is_none(),
+        "parsed, as in transformers"
+    );
 }
 
 #[test]

@@ -73,7 +73,9 @@ impl Message {
             "system" | "user" | "assistant" | "tool" => role,
             // OpenAI's newer name for it; templates of open models know the older.
             "developer" => "system".into(),
-            "function" => return Err(unsupported(&path("role"), "calling functions; `tool` is the newer role")),
+            "function" => {
+                return Err(unsupported(&path("role"), "calling functions; `tool` is the newer role"));
+            }
             role => {
                 let problem = format!("is `{role}`, but must be system, developer, user, assistant or tool");
                 return Err(field(&path("role"), problem));
