@@ -271,7 +271,9 @@ fn eos_tokens(
     vocab_size: u32,
 ) -> EosTokens {
     let named = EosTokens::new(artifact.manifest.eos_token_ids.clone());
-    let written = templates.and_then(|it| it.end_of_turn(tokenizer.tokenizer(), &named, vocab_size));
+    // Where the format says what ends a turn, that which stands behind an answer may end only a part of it.
+    let asked = templates.filter(|it| it.format().is_plain());
+    let written = asked.and_then(|it| it.end_of_turn(tokenizer.tokenizer(), &named, vocab_size));
     if let Some(token) = written {
         info!(
             token,

@@ -113,7 +113,7 @@ fn prefixes_and_states_are_those_of_one_adapter(on: On) {
             let (base, choices) = loaded(model, adapters, on);
             // Each of them twice.
             let choices: Vec<_> = choices.iter().cycle().take(6).cloned().collect();
-            serve_adapted(base, limits, &[&prompt; 6], &choices).0
+            serve_adapted(base, limits, &[prompt.as_slice(); 6], &choices).0
         };
         let kept = serve(limits);
         let found: Vec<u32> = kept.values().map(cached).collect();

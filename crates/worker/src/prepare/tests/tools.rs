@@ -5,7 +5,7 @@ use protocol::message::{Constraint, ConstraintKind, ToolCall};
 use super::{super::control::Conversation, *};
 
 /// Like that of gpt-oss in what it reads.
-const TEMPLATE: &str = "{% for tool in tools %}{{ tool.function.name }}: {{ tool.function.description }}\n{% endfor %}\
+const TEMPLATE: &str = "{% for tool in tools or [] %}{{ tool.function.name }}: {{ tool.function.description }}\n{% endfor %}\
     {% for m in messages %}<|start|>{{ m.role }}{% if m.tool_calls %}\
     {% if m.content and m.thinking %}{{ raise_exception('both') }}{% endif %}<|channel|>analysis<|message|>\
     {{ m.thinking }}<|end|>{% set call = m.tool_calls[0].function %} to=functions.{{ call.name }}<|message|>\
