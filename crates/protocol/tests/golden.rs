@@ -339,17 +339,17 @@ fn handshake() {
     };
     let bytes = hello.to_bytes().unwrap();
     let expected =
-        format!("{magic} 0400 0500 3f000000  04 05 03 02 2f73 fc00001000 fb0201 {DEFAULT_OPTIONS}");
+        format!("{magic} 0400 0600 3f000000  04 06 03 02 2f73 fc00001000 fb0201 {DEFAULT_OPTIONS}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 
     let acks = [
-        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 05 09"),
-        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 05 02 6e6f"),
+        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 06 09"),
+        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 06 02 6e6f"),
     ];
     for (ack, expected) in acks {
         let bytes = ack.to_bytes().unwrap();
-        assert_eq!(hex(&bytes), format!("{magic} 0400 0500 {expected}").replace(' ', ""));
+        assert_eq!(hex(&bytes), format!("{magic} 0400 0600 {expected}").replace(' ', ""));
         let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().unwrap();
         assert_eq!(HelloAck::from_parts(header, body).unwrap(), ack);
     }
