@@ -4,10 +4,14 @@
 
 #[path = "workers/adapters.rs"]
 mod adapters;
+#[path = "workers/channels.rs"]
+mod channels;
 #[path = "workers/drafts.rs"]
 mod drafts;
 #[path = "workers/exact.rs"]
 mod exact;
+#[path = "workers/hybrid.rs"]
+mod hybrid;
 #[path = "workers/prefixes.rs"]
 mod prefixes;
 #[path = "workers/traces.rs"]

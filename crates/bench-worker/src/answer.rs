@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_chat_is_its_texts() {
-        let message = ChatMessage { role: "user".into(), content: "hi".into(), name: None };
+        let message = ChatMessage::new("user", "hi");
         let render = OperationKind::Render { messages: vec![message], add_generation_prompt: true };
         assert_eq!(answer(&render), Ok(Answer::Text("userhi".into())));
     }

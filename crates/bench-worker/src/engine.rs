@@ -174,6 +174,7 @@ impl Stream {
                 first_token: self.position,
                 tokens: [token].into_iter().collect(),
                 text: text.into(),
+                parts: Vec::new(),
                 logprobs: Vec::new(),
             }));
             self.position += 1;

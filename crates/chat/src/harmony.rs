@@ -1,6 +1,6 @@
 //! The format of gpt-oss, which OpenAI calls harmony.
 //!
-//! An output is a sequence of messages: a header, `<|message|>`, a body, and a marker that ends it. The header names the
+//! An output is a sequence of messages: a header, `<|message|>`, a body, and a token that ends it. The header names the
 //! channel (`analysis` is reasoning, `final` and `commentary` are for the user), and of a call the tool that it is for:
 //!
 //! ```text
@@ -8,22 +8,40 @@
 //! <|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city":"Oslo"}<|call|>
 //! ```
 //!
-//! The prompt ends with `<|start|>assistant`, so the first header has no beginning.
+//! The prompt ends with `<|start|>assistant`, so the first header has no beginning. All markers are special tokens: what
+//! ordinary tokens spell is text, so a user who has a model repeat markers gets text, and no call.
 
 use crate::{OutputParser, ParserEvent};
 
-/// Name of the format.
-pub const HARMONY: &str = "harmony";
-
+const START: &str = "<|start|>";
 const CHANNEL: &str = "<|channel|>";
+const CONSTRAIN: &str = "<|constrain|>";
 const MESSAGE: &str = "<|message|>";
-/// What begins a header, and what ends a body without one.
-const OPENINGS: [&str; 2] = ["<|start|>", CHANNEL];
-const ENDS: [&str; 3] = ["<|end|>", "<|call|>", "<|return|>"];
-/// What an output can begin with, as the end of a header's beginning.
-const FIRST: [&str; 4] = [" to=", CHANNEL, MESSAGE, "<|start|>"];
+const END: &str = "<|end|>";
+
+/// What ends a message and with it the model's turn.
+pub(crate) const TURN_ENDS: [&str; 2] = ["<|call|>", "<|return|>"];
+
+/// What templates of such models write.
+pub(crate) const WRITTEN: [&str; 3] = [START, CHANNEL, MESSAGE];
+
+/// Reasoning as long as the model likes, or none, and then the answer.
+pub(crate) const AROUND_ANSWER: &str = r#"start: reasoning? <|channel|> FINAL <|message|> @answer
+reasoning: <|channel|> ANALYSIS <|message|> TEXT? <|end|> <|start|> ASSISTANT
+FINAL: "final"
+ANALYSIS: "analysis"
+ASSISTANT: "assistant"
+TEXT: /(.|\n)+/
+"#;
+
+/// How the first header of a call can begin.
+const RECIPIENT: &str = " to=";
+
 /// Longest header, in bytes: a name has at most 64, and what stands around it has less than that.
 const MAX_HEADER: usize = 256;
+
+/// Most texts of a header between special tokens. Models write three.
+const MAX_PARTS: usize = 8;
 
 /// What a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,127 +54,177 @@ enum Body {
 
 #[derive(Debug)]
 enum State {
-    /// Nothing has come yet.
-    Start,
-    /// In a header that began with this marker, or with none.
-    Header(&'static str),
+    /// No special token has come yet: this may be the beginning of a header.
+    Start(String),
+    Header(Header),
     Body(Body),
+}
+
+/// What stands before a body.
+#[derive(Debug, Default)]
+struct Header {
+    /// The texts between its special tokens.
+    parts: Vec<String>,
+    /// Which of them the channel begins.
+    channel: Option<usize>,
 }
 
 /// Reads messages by their headers.
 #[derive(Debug)]
 pub(crate) struct Harmony {
     state: State,
-    /// What is not decided yet: a header, or what may be the beginning of a marker.
-    held: String,
     calls: u32,
 }
 
 impl Default for Harmony {
     fn default() -> Self {
-        Self { state: State::Start, held: String::new(), calls: 0 }
+        Self { state: State::Start(String::new()), calls: 0 }
     }
 }
 
 impl OutputParser for Harmony {
     fn push(&mut self, piece: String, events: &mut Vec<ParserEvent>) {
-        self.held.push_str(&piece);
-        while self.advance(events) {}
+        match &mut self.state {
+            State::Start(held) => {
+                held.push_str(&piece);
+                let may_be_header = held.starts_with(RECIPIENT) || RECIPIENT.starts_with(held.as_str());
+                if !may_be_header || held.len() > MAX_HEADER {
+                    self.flush(events);
+                }
+            }
+            State::Header(header) => {
+                header.push(&piece);
+                if !header.is_within_limits() {
+                    self.flush(events);
+                }
+            }
+            State::Body(body) => body.push(piece, events),
+        }
     }
 
-    fn finish(mut self: Box<Self>, events: &mut Vec<ParserEvent>) {
-        let body = match self.state {
-            State::Body(body) => body,
-            State::Header(opening) => {
-                self.held.insert_str(0, opening);
-                Body::Text
+    fn push_special(&mut self, token: &str, events: &mut Vec<ParserEvent>) {
+        match token {
+            MESSAGE => self.begin_body(events),
+            CHANNEL | CONSTRAIN => self.go_on_with_header(token, events),
+            START => {
+                self.end_message(events);
+                self.state = State::Header(Header::default());
             }
-            State::Start => Body::Text,
-        };
-        body.push(self.held, events);
-        body.end(events);
+            END => self.end_message(events),
+            token if TURN_ENDS.contains(&token) => self.end_message(events),
+            // Not of this format, and not part of an output.
+            _ => {}
+        }
+    }
+
+    fn in_answer(&self) -> bool {
+        matches!(self.state, State::Body(Body::Text))
+    }
+
+    fn finish(&mut self, events: &mut Vec<ParserEvent>) {
+        self.end_message(events);
     }
 }
 
 impl Harmony {
-    /// Whether something was decided, so that what follows may be, too.
-    fn advance(&mut self, events: &mut Vec<ParserEvent>) -> bool {
-        match self.state {
-            State::Start => self.start(),
-            State::Header(opening) => self.read_header(opening, events),
-            State::Body(body) => self.read_body(body, events),
-        }
-    }
-
-    fn start(&mut self) -> bool {
-        if FIRST.iter().any(|first| self.held.starts_with(first)) {
-            self.state = State::Header("");
-        } else if FIRST.iter().any(|first| first.starts_with(self.held.as_str())) {
-            return false;
-        } else {
-            self.state = State::Body(Body::Text);
-        }
-        true
-    }
-
-    fn read_header(&mut self, opening: &'static str, events: &mut Vec<ParserEvent>) -> bool {
-        // The first header may bring the beginning that others have.
-        let from =
-            if opening.is_empty() && self.held.starts_with(OPENINGS[0]) { OPENINGS[0].len() } else { 0 };
-        let others = [MESSAGE, OPENINGS[0]].into_iter().chain(ENDS);
-        match first_marker(&self.held[from..], others) {
-            Some((at, MESSAGE)) if at <= MAX_HEADER => {
-                let header = format!("{opening}{}", &self.held[..from + at]);
-                self.held.drain(..from + at + MESSAGE.len());
-                self.begin(&header, events);
+    /// A special token that stands in headers.
+    fn go_on_with_header(&mut self, token: &str, events: &mut Vec<ParserEvent>) {
+        let is_channel = token == CHANNEL;
+        match &mut self.state {
+            State::Header(header) => {
+                header.begin_part(is_channel);
+                if !header.is_within_limits() {
+                    self.flush(events);
+                }
             }
-            None if self.held.len() <= from + MAX_HEADER + MESSAGE.len() => return false,
-            // It is none: text, with its marker.
-            _ => {
-                let marker = if from > 0 { OPENINGS[0] } else { opening };
-                self.held.drain(..from);
-                Body::Text.push(marker.to_owned(), events);
-                self.state = State::Body(Body::Text);
+            State::Start(held) => {
+                let mut header = Header { parts: vec![std::mem::take(held)], channel: None };
+                header.begin_part(is_channel);
+                self.state = State::Header(header);
             }
+            // A message that ends without saying so.
+            State::Body(_) if is_channel => {
+                self.end_message(events);
+                let mut header = Header::default();
+                header.begin_part(true);
+                self.state = State::Header(header);
+            }
+            State::Body(_) => {}
         }
-        true
     }
 
     /// Begins the body behind a header.
-    fn begin(&mut self, header: &str, events: &mut Vec<ParserEvent>) {
-        let word = |after: &str| {
-            let (_, rest) = header.split_once(after)?;
-            rest.split(|c: char| c.is_whitespace() || c == '<').next()
+    fn begin_body(&mut self, events: &mut Vec<ParserEvent>) {
+        let header = match &mut self.state {
+            State::Start(held) => &Header { parts: vec![std::mem::take(held)], channel: None },
+            State::Header(header) => &*header,
+            State::Body(_) => return,
         };
-        let tool = word(" to=").map(|to| to.strip_prefix("functions.").unwrap_or(to));
-        let body = match (tool, word(CHANNEL)) {
-            (Some(name), _) if !["", "user", "assistant", "all"].contains(&name) => {
+        let body = match (header.tool(), header.channel()) {
+            (Some(name), _) => {
                 let index = self.calls;
                 self.calls += 1;
                 events.push(ParserEvent::ToolCallStart { index, name: name.to_owned() });
                 Body::Call(index)
             }
-            (_, Some("analysis")) => Body::Reasoning,
-            _ => Body::Text,
+            (None, Some("analysis")) => Body::Reasoning,
+            (None, _) => Body::Text,
         };
         self.state = State::Body(body);
     }
 
-    fn read_body(&mut self, body: Body, events: &mut Vec<ParserEvent>) -> bool {
-        let Some((at, marker)) = first_marker(&self.held, OPENINGS.into_iter().chain(ENDS)) else {
-            let rest = self.held.split_off(self.held.len() - undecided(&self.held));
-            body.push(std::mem::replace(&mut self.held, rest), events);
-            return false;
+    /// Ends what there is. Between two messages there is nothing; if there is, it is text.
+    fn end_message(&mut self, events: &mut Vec<ParserEvent>) {
+        match &self.state {
+            State::Body(body) => body.end(events),
+            // It is cut off, or broken. Neither it nor its special tokens are for anybody.
+            State::Header(_) => {}
+            State::Start(_) => self.flush(events),
+        }
+        self.state = State::Body(Body::Text);
+    }
+
+    /// What was held back is no header: it is text.
+    fn flush(&mut self, events: &mut Vec<ParserEvent>) {
+        let text = match std::mem::replace(&mut self.state, State::Body(Body::Text)) {
+            State::Start(held) => held,
+            State::Header(header) => header.parts.concat(),
+            State::Body(_) => return,
         };
-        let rest = self.held.split_off(at + marker.len());
-        let mut text = std::mem::replace(&mut self.held, rest);
-        text.truncate(at);
-        body.push(text, events);
-        body.end(events);
-        // Between two messages there is nothing; if there is, it is text.
-        let opening = OPENINGS.contains(&marker);
-        self.state = if opening { State::Header(marker) } else { State::Body(Body::Text) };
-        true
+        Body::Text.push(text, events);
+    }
+}
+
+impl Header {
+    fn push(&mut self, piece: &str) {
+        match self.parts.last_mut() {
+            Some(part) => part.push_str(piece),
+            None => self.parts.push(piece.to_owned()),
+        }
+    }
+
+    /// A special token has come; perhaps the one before a channel.
+    fn begin_part(&mut self, is_channel: bool) {
+        if is_channel {
+            self.channel.get_or_insert(self.parts.len());
+        }
+        self.parts.push(String::new());
+    }
+
+    fn is_within_limits(&self) -> bool {
+        self.parts.len() <= MAX_PARTS && self.parts.iter().map(String::len).sum::<usize>() <= MAX_HEADER
+    }
+
+    fn channel(&self) -> Option<&str> {
+        self.parts.get(self.channel?)?.split_whitespace().next()
+    }
+
+    /// The tool that the message is for, if it is for one.
+    fn tool(&self) -> Option<&str> {
+        let (_, rest) = self.parts.iter().find_map(|part| part.split_once(RECIPIENT))?;
+        let name = rest.split(char::is_whitespace).next()?;
+        let name = name.strip_prefix("functions.").unwrap_or(name);
+        (!["", "user", "assistant", "all"].contains(&name)).then_some(name)
     }
 }
 
@@ -177,21 +245,6 @@ impl Body {
             events.push(ParserEvent::ToolCallEnd { index });
         }
     }
-}
-
-/// The first of the markers in a text, and where it is. No marker is the beginning of another.
-fn first_marker(text: &str, markers: impl Iterator<Item = &'static str>) -> Option<(usize, &'static str)> {
-    markers.filter_map(|marker| Some((text.find(marker)?, marker))).min()
-}
-
-/// Bytes at a text's end that may be the beginning of a marker.
-fn undecided(text: &str) -> usize {
-    let markers = || OPENINGS.into_iter().chain(ENDS);
-    let longest = markers().map(str::len).max().unwrap_or(0).min(text.len());
-    let may_begin = |len: &usize| {
-        text.get(text.len() - len..).is_some_and(|end| markers().any(|marker| marker.starts_with(end)))
-    };
-    (1..=longest).rev().find(may_begin).unwrap_or(0)
 }
 
 #[cfg(test)]

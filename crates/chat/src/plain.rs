@@ -1,9 +1,6 @@
-//! The format of models that mark nothing.
+//! Of models that mark nothing.
 
 use crate::{OutputParser, ParserEvent};
-
-/// Name of the format in which everything is text.
-pub const PLAIN: &str = "plain";
 
 /// Passes every piece on as text.
 #[derive(Debug, Default)]
@@ -16,5 +13,11 @@ impl OutputParser for Plain {
         }
     }
 
-    fn finish(self: Box<Self>, _: &mut Vec<ParserEvent>) {}
+    fn push_special(&mut self, _token: &str, _events: &mut Vec<ParserEvent>) {}
+
+    fn in_answer(&self) -> bool {
+        true
+    }
+
+    fn finish(&mut self, _events: &mut Vec<ParserEvent>) {}
 }

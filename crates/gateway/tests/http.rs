@@ -5,6 +5,8 @@
 mod access;
 #[path = "http/admission.rs"]
 mod admission;
+#[path = "http/channels.rs"]
+mod channels;
 #[path = "http/connections.rs"]
 mod connections;
 #[path = "http/headers.rs"]

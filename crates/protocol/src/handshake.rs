@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// What this build speaks. Raised with every change of a message, a frame or the segment.
-pub const VERSION: ProtocolVersion = ProtocolVersion { major: 4, minor: 5 };
+pub const VERSION: ProtocolVersion = ProtocolVersion { major: 4, minor: 6 };
 
 /// First bytes of both messages.
 pub const MAGIC: [u8; 8] = *b"kr-mlx\r\n";

@@ -12,9 +12,9 @@ use protocol::{
     ids::RequestId,
     message::{
         Answer, Batch, Delta, Embeddings, EncodedSubmission, Generate, Heartbeat, MAX_ANSWER_TOKENS,
-        MAX_DELTA_TOKENS, MAX_EMBED_INPUTS, MAX_EMBEDDING_SIZE, MAX_EVENTS, MAX_TOKEN_BYTES,
-        MAX_TOP_LOGPROBS, Pieces, Prompt, Report, StreamEvent, StreamEventKind, Submission, TokenLogprob,
-        TokenLogprobs, append_operation, append_submission, begin_batch, encode_batch,
+        MAX_DELTA_PARTS, MAX_DELTA_TOKENS, MAX_EMBED_INPUTS, MAX_EMBEDDING_SIZE, MAX_EVENTS, MAX_TOKEN_BYTES,
+        MAX_TOP_LOGPROBS, OutputPart, Pieces, Prompt, Report, StreamEvent, StreamEventKind, Submission,
+        TokenLogprob, TokenLogprobs, append_operation, append_submission, begin_batch, encode_batch,
     },
 };
 use serde::Serialize;
@@ -126,6 +126,10 @@ fn lists_of_a_report_are_bounded() {
     let one = |kind| Report::Events(vec![StreamEvent { id: RequestId(1), kind }]);
     let delta =
         |tokens| one(StreamEventKind::Delta(Delta { tokens: vec![7; tokens].into(), ..Delta::default() }));
+    let parts = |count| {
+        let parts = vec![OutputPart::Text("x".into()); count];
+        one(StreamEventKind::Delta(Delta { parts, ..Delta::default() }))
+    };
     let answer = |tokens| one(StreamEventKind::Answered(Answer::Tokens(vec![7; tokens])));
     let pieces = |tokens| {
         let mut pieces = Pieces::with_capacity(tokens);
@@ -148,6 +152,7 @@ fn lists_of_a_report_are_bounded() {
     };
     for (within, beyond) in [
         (delta(MAX_DELTA_TOKENS), delta(MAX_DELTA_TOKENS + 1)),
+        (parts(MAX_DELTA_PARTS), parts(MAX_DELTA_PARTS + 1)),
         (answer(MAX_ANSWER_TOKENS), answer(MAX_ANSWER_TOKENS + 1)),
         (pieces(MAX_ANSWER_TOKENS), pieces(MAX_ANSWER_TOKENS + 1)),
         (embeddings(MAX_EMBED_INPUTS, 1), embeddings(MAX_EMBED_INPUTS + 1, 1)),

@@ -13,9 +13,9 @@ use protocol::{
     message::{
         AdapterRef, Answer, Batch, ChatMessage, Constraint, ConstraintKind, Delta, DiskPrefixes, EmbedInput,
         Embeddings, Failure, FailureKind, FinishReason, Generate, Heartbeat, ModelInfo, Operation,
-        OperationKind, PieceForm, Pieces, Prompt, Report, Sampling, StepTime, StreamEvent, StreamEventKind,
-        Submission, TokenLogprob, TokenLogprobs, TokenizeInput, TraceContext, Truncation, Usage, Verified,
-        WorkerMemory,
+        OperationKind, OutputPart, PieceForm, Pieces, Prompt, Report, Sampling, StepTime, StreamEvent,
+        StreamEventKind, Submission, TokenLogprob, TokenLogprobs, TokenizeInput, ToolCall, TraceContext,
+        Truncation, Usage, Verified, WorkerMemory,
     },
     options::{Activations, KvType, Verify, WorkerOptions},
 };
@@ -60,6 +60,7 @@ fn generate(prompt: Prompt) -> Generate {
         resume: vec![300, 7],
         ignore_eos: true,
         output: None,
+        tools: Some("[]".into()),
         credit: 8,
         trace: Some(TraceContext { trace_id: *b"0123456789abcdef", span_id: *b"01234567", sampled: true }),
         correlation_id: Some("r1".into()),
@@ -68,9 +69,9 @@ fn generate(prompt: Prompt) -> Generate {
 }
 
 /// A generation after its prompt: adapter, sampling, `max_tokens`, `min_tokens`, `stop`, `stop_tokens`, `include_stop`, `resume`,
-/// `ignore_eos`, `output`, credit, `trace`, `correlation_id`, `arrived_micros`.
+/// `ignore_eos`, `output`, `tools`, credit, `trace`, `correlation_id`, `arrived_micros`.
 const REST: &str = "01 03 6d3a61 02 6430  0000003f 0000803f 28 0000803e 0000403f 00000040 000080bf 0000003e 01 fb2c01 000000c0 fc70110100 01 05 \
-                    01 10  03  01 01 0a  02 07 fb2c01  01  02 fb2c01 07  01  00  08 \
+                    01 10  03  01 01 0a  02 07 fb2c01  01  02 fb2c01 07  01  00  01 02 5b5d  08 \
                     01 30313233343536373839616263646566 3031323334353637 01  01 02 7231  fb2c01";
 
 /// Of [`WorkerOptions`].
@@ -89,16 +90,24 @@ fn failure(kind: FailureKind) -> Failure {
 fn submissions() {
     let batch = |submission| Batch { submissions: vec![submission] };
     let id = "fd 0807060504030201";
-    let message = |name: Option<&str>| ChatMessage {
-        role: "user".into(),
-        content: "hé".into(),
-        name: name.map(str::to_owned),
+    let message =
+        |name: Option<&str>| ChatMessage { name: name.map(str::to_owned), ..ChatMessage::new("user", "hé") };
+    let call = ToolCall { id: "c".into(), name: "f".into(), arguments: "{}".into() };
+    let called = ChatMessage {
+        reasoning: Some("r".into()),
+        tool_calls: vec![call],
+        tool_call_id: Some("d".into()),
+        ..message(None)
     };
     check(Batch::default(), "00");
     let prompts = [
         (
             Prompt::Chat(vec![message(None), message(Some("A"))]),
-            "00 02 04 75736572 03 68c3a9 00 04 75736572 03 68c3a9 01 01 41",
+            "00 02 04 75736572 03 68c3a9 00 00 00 00 04 75736572 03 68c3a9 01 01 41 00 00 00",
+        ),
+        (
+            Prompt::Chat(vec![called]),
+            "00 01 04 75736572 03 68c3a9 00 01 01 72 01 01 63 01 66 02 7b7d 01 01 64",
         ),
         (Prompt::Text("hi".into()), "01 02 6869"),
         (Prompt::Tokens(vec![1, 250, 251, 65_535, 65_536]), "02 05 01 fa fbfb00 fbffff fc00000100"),
@@ -124,7 +133,7 @@ fn constraints() {
     for (kind, expected) in kinds {
         let output = Some(Constraint { kind, param: "n".into() });
         let generate = Generate { output, ..generate(Prompt::Text("hi".into())) };
-        let rest = REST.replace("01  00  08", &format!("01  01 {expected} 01 6e  08"));
+        let rest = REST.replace("01  00  01", &format!("01  01 {expected} 01 6e  01"));
         let expected = format!("01 00 fd 0807060504030201 01 02 6869 {rest}");
         check(Batch { submissions: vec![Submission::Generate(Box::new(generate))] }, &expected);
     }
@@ -145,9 +154,9 @@ fn operations() {
     check(operation(OperationKind::Count(input(false))), "01 03 09 01 01 02 6869 00 01");
     let detokenize = OperationKind::Detokenize { tokens: vec![7, 300], skip_special_tokens: true };
     check(operation(detokenize), "01 03 09 02 02 07 fb2c01 01");
-    let messages = vec![ChatMessage { role: "user".into(), content: "hé".into(), name: None }];
+    let messages = vec![ChatMessage::new("user", "hé")];
     let render = OperationKind::Render { messages, add_generation_prompt: true };
-    check(operation(render), "01 03 09 03 01 04 75736572 03 68c3a9 00 01");
+    check(operation(render), "01 03 09 03 01 04 75736572 03 68c3a9 00 00 00 00 01");
     check(operation(OperationKind::CheckDraft { draft: "hi".into() }), "01 03 09 04 02 6869");
     for (form, expected) in [(PieceForm::Vocabulary, "00"), (PieceForm::Bytes, "01")] {
         let expected = format!("01 03 09 05 01 02 6869 00 01 {expected}");
@@ -246,15 +255,25 @@ fn reports() {
 fn events() {
     check(event(StreamEventKind::Prepared { prompt_tokens: 5 }), "03 01 09 00 05");
     check(event(StreamEventKind::Started { cached_tokens: 300 }), "03 01 09 05 fb2c01");
-    let delta = Delta { first_token: 300, tokens: [7][..].into(), text: "ok".into(), logprobs: vec![] };
+    let delta = Delta { first_token: 300, tokens: [7][..].into(), text: "ok".into(), ..Delta::default() };
     assert_eq!(delta.token_range(), 300..301);
-    check(event(StreamEventKind::Delta(delta.clone())), "03 01 09 01 fb2c01 01 07 02 6f6b 00");
+    check(event(StreamEventKind::Delta(delta.clone())), "03 01 09 01 fb2c01 01 07 02 6f6b 00 00");
     let likely =
         |token, bytes: &[u8]| TokenLogprob { token, logprob: -0.5, special: token == 7, bytes: bytes.into() };
     let logprobs = vec![TokenLogprobs { chosen: likely(7, b"ab"), top: vec![likely(300, b"")] }];
     check(
-        event(StreamEventKind::Delta(Delta { logprobs, ..delta })),
-        "03 01 09 01 fb2c01 01 07 02 6f6b 01 07 000000bf 01 02 6162 01 fb2c01 000000bf 00 00",
+        event(StreamEventKind::Delta(Delta { logprobs, ..delta.clone() })),
+        "03 01 09 01 fb2c01 01 07 02 6f6b 00 01 07 000000bf 01 02 6162 01 fb2c01 000000bf 00 00",
+    );
+    let parts = vec![
+        OutputPart::Text("a".into()),
+        OutputPart::Reasoning("b".into()),
+        OutputPart::CallStart { index: 300, name: "f".into() },
+        OutputPart::CallArguments { index: 0, json: "{}".into() },
+    ];
+    check(
+        event(StreamEventKind::Delta(Delta { parts, ..delta })),
+        "03 01 09 01 fb2c01 01 07 02 6f6b 04 00 01 61 01 01 62 02 fb2c01 01 66 03 00 02 7b7d 00",
     );
     let usage = Usage {
         prompt_tokens: 1,
@@ -320,17 +339,17 @@ fn handshake() {
     };
     let bytes = hello.to_bytes().unwrap();
     let expected =
-        format!("{magic} 0400 0500 3f000000  04 05 03 02 2f73 fc00001000 fb0201 {DEFAULT_OPTIONS}");
+        format!("{magic} 0400 0600 3f000000  04 06 03 02 2f73 fc00001000 fb0201 {DEFAULT_OPTIONS}");
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(read_hello(&mut &*bytes).unwrap(), hello);
 
     let acks = [
-        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 05 09"),
-        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 05 02 6e6f"),
+        (HelloAck::Accepted { version, pid: 9 }, "04000000  00 04 06 09"),
+        (HelloAck::Refused { version, reason: "no".into() }, "06000000  01 04 06 02 6e6f"),
     ];
     for (ack, expected) in acks {
         let bytes = ack.to_bytes().unwrap();
-        assert_eq!(hex(&bytes), format!("{magic} 0400 0500 {expected}").replace(' ', ""));
+        assert_eq!(hex(&bytes), format!("{magic} 0400 0600 {expected}").replace(' ', ""));
         let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().unwrap();
         assert_eq!(HelloAck::from_parts(header, body).unwrap(), ack);
     }

@@ -30,6 +30,7 @@ pub mod memory;
 mod private_store;
 pub mod process;
 pub mod safetensors;
+mod scripted_model;
 mod server;
 mod slow_reader;
 mod tiny_encoder;
@@ -45,10 +46,11 @@ pub use env::TestEnv;
 pub use hub::{COMMIT, FakeHub, HubRequest, OnFile, Repository};
 pub use log::LogBuffer;
 pub use private_store::{PrivateStore, import, import_adapter};
+pub use scripted_model::{Script, write_scripted_model};
 pub use server::{Options, Server, StartError};
 pub use slow_reader::SlowReader;
 pub use tiny_encoder::write_tiny_encoder;
-pub use tiny_model::{tiny_config, write_model, write_tiny_adapter, write_tiny_model};
+pub use tiny_model::{tiny_config, write_model, write_tiny_adapter, write_tiny_hybrid, write_tiny_model};
 
 /// Names the folder that holds `kr-gateway`, `kr-worker` and `cache-tool`.
 pub const BIN_DIR: &str = "KR_TEST_BIN_DIR";

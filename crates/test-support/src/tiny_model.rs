@@ -35,6 +35,67 @@ pub fn tiny_config() -> Value {
 /// # Panics
 /// The folder can't be written.
 pub fn write_model(folder: &Path, config: &Value) {
+    let layers = config["num_hidden_layers"].as_u64().unwrap();
+    write_words(folder, config, &weights(layers));
+}
+
+/// Writes a folder of a model with such a configuration whose layers keep states: lfm2, with a convolution and an attention.
+///
+/// # Panics
+/// The folder can't be written.
+pub fn write_tiny_hybrid(folder: &Path) {
+    let mut config = tiny_config();
+    for (name, value) in [
+        ("model_type", json!("lfm2")),
+        ("architectures", json!(["Lfm2ForCausalLM"])),
+        ("num_hidden_layers", json!(2)),
+        ("max_position_embeddings", json!(4096)),
+        ("norm_eps", json!(1e-5)),
+        ("block_dim", json!(HIDDEN)),
+        ("block_ff_dim", json!(INNER)),
+        ("block_auto_adjust_ff_dim", json!(false)),
+        ("full_attn_idxs", json!([1])),
+        ("conv_L_cache", json!(3)),
+        ("conv_bias", json!(false)),
+    ] {
+        config[name] = value;
+    }
+    let shapes = [
+        ("embed_tokens", vec![VOCABULARY, HIDDEN]),
+        ("embedding_norm", vec![HIDDEN]),
+        ("layers.0.conv.conv", vec![HIDDEN, 1, 3]),
+        ("layers.0.conv.in_proj", vec![3 * HIDDEN, HIDDEN]),
+        ("layers.0.conv.out_proj", vec![HIDDEN, HIDDEN]),
+        ("layers.1.self_attn.q_proj", vec![HIDDEN, HIDDEN]),
+        ("layers.1.self_attn.k_proj", vec![HIDDEN, HIDDEN]),
+        ("layers.1.self_attn.v_proj", vec![HIDDEN, HIDDEN]),
+        ("layers.1.self_attn.out_proj", vec![HIDDEN, HIDDEN]),
+        ("layers.1.self_attn.q_layernorm", vec![HIDDEN / HEADS]),
+        ("layers.1.self_attn.k_layernorm", vec![HIDDEN / HEADS]),
+    ];
+    let mut shapes: BTreeMap<String, Vec<usize>> =
+        shapes.into_iter().map(|(name, shape)| (format!("model.{name}.weight"), shape)).collect();
+    for layer in 0..2 {
+        for (part, shape) in [
+            ("feed_forward.w1", vec![INNER, HIDDEN]),
+            ("feed_forward.w2", vec![HIDDEN, INNER]),
+            ("feed_forward.w3", vec![INNER, HIDDEN]),
+            ("ffn_norm", vec![HIDDEN]),
+            ("operator_norm", vec![HIDDEN]),
+        ] {
+            shapes.insert(format!("model.layers.{layer}.{part}.weight"), shape);
+        }
+    }
+    let value = |name: &str, index: usize| {
+        let salt: usize = name.bytes().map(usize::from).sum();
+        let value = ((index * 37 + salt * 11) % 101) as f32 / 50.0 - 1.0;
+        if name.contains("norm") { 1.0 + value / 4.0 } else { value / 3.0 }
+    };
+    write_words(folder, &config, &safetensors(&shapes, value));
+}
+
+/// Writes a folder with these weights. Its tokens are words.
+fn write_words(folder: &Path, config: &Value, weights: &[u8]) {
     fs::create_dir_all(folder).unwrap();
     let template = "{% for message in messages %}{{ message.content }} {% endfor %}";
     for (name, content) in [
@@ -44,8 +105,23 @@ pub fn write_model(folder: &Path, config: &Value) {
     ] {
         fs::write(folder.join(name), content.to_string()).unwrap();
     }
-    let layers = config["num_hidden_layers"].as_u64().unwrap();
-    fs::write(folder.join("model.safetensors"), weights(layers)).unwrap();
+    fs::write(folder.join("model.safetensors"), weights).unwrap();
+}
+
+/// A file of float32 with these shapes, whose numbers follow from their tensor's name and their place.
+pub(crate) fn safetensors(
+    shapes: &BTreeMap<String, Vec<usize>>,
+    value: impl Fn(&str, usize) -> f32,
+) -> Vec<u8> {
+    let tensors: Vec<RawTensor<'_>> = shapes
+        .iter()
+        .map(|(name, shape)| {
+            let count: usize = shape.iter().product();
+            let data = (0..count).flat_map(|index| value(name, index).to_le_bytes()).collect();
+            (name.as_str(), "F32", shape.iter().map(|&size| size as u64).collect(), data)
+        })
+        .collect();
+    raw_safetensors(&tensors, 0)
 }
 
 /// Writes a folder with an adapter of such a model, as mlx-lm does. Another `seed` makes another adapter.
@@ -112,15 +188,9 @@ fn weights(layers: u64) -> Vec<u8> {
     }
     let is_output = |name: &str| name.contains("o_proj") || name.contains("down_proj");
     let is_silent = |name: &str| is_output(name) && !name.contains("layers.0.");
-    let value = |index: usize| ((index * 37 % 101) as f32 - 50.0) / 500.0;
-    let tensors: Vec<RawTensor<'_>> = tensors
-        .iter()
-        .map(|(name, shape)| {
-            let factor = if is_silent(name) { 0.0 } else { 1.0 };
-            let count: usize = shape.iter().product();
-            let data = (0..count).flat_map(|index| (factor * value(index)).to_le_bytes()).collect();
-            (name.as_str(), "F32", shape.iter().map(|&size| size as u64).collect(), data)
-        })
-        .collect();
-    raw_safetensors(&tensors, 0)
+    let value = |name: &str, index: usize| {
+        let factor = if is_silent(name) { 0.0 } else { 1.0 };
+        factor * (((index * 37 % 101) as f32 - 50.0) / 500.0)
+    };
+    safetensors(&tensors, value)
 }

@@ -51,5 +51,5 @@ fn message(number: usize) -> ChatMessage {
     let role = if number.is_multiple_of(2) { "user" } else { "assistant" };
     let content =
         format!("Message {number}. {}", "Some words of a conversation that goes on for long. ".repeat(5));
-    ChatMessage { role: role.into(), content, name: None }
+    ChatMessage::new(role, content)
 }

@@ -266,7 +266,8 @@ fn chat_templates(artifact: &Artifact) -> Option<ChatTemplates> {
     Some(templates)
 }
 
-/// The tokens that end an output: those that the model's files name, or that its template writes in their place.
+/// The tokens that end an output: those that the model's files name, or that its template writes in their place, and those
+/// that end a turn in the format of its chats.
 fn eos_tokens(
     artifact: &Artifact,
     templates: Option<&ChatTemplates>,
@@ -274,14 +275,19 @@ fn eos_tokens(
     vocab_size: u32,
 ) -> EosTokens {
     let named = EosTokens::new(artifact.manifest.eos_token_ids.clone());
-    let written = templates.and_then(|it| it.end_of_turn(tokenizer.tokenizer(), &named, vocab_size));
+    // Where the format says what ends a turn, that which stands behind an answer may end only a part of it.
+    let asked = templates.filter(|it| it.format().is_plain());
+    let written = asked.and_then(|it| it.end_of_turn(tokenizer.tokenizer(), &named, vocab_size));
     if let Some(token) = written {
         info!(
             token,
             "the chat template ends an answer with a token that the model's files do not name; it ends outputs"
         );
     }
-    named.and(written.as_slice())
+    let of_format = templates.map_or(&[][..], |it| it.format().ends).iter();
+    let of_format = of_format.filter_map(|text| tokenizer.tokenizer().token_to_id(text));
+    let of_format: Vec<u32> = of_format.filter(|token| *token < vocab_size).collect();
+    named.and(written.as_slice()).and(&of_format)
 }
 
 fn load_tokenizer(artifact: &Artifact) -> anyhow::Result<PromptTokenizer> {

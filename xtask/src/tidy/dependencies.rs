@@ -51,13 +51,13 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "gateway",
-        own: &["protocol", "settings", "chat", "telemetry"],
+        own: &["protocol", "settings", "telemetry"],
         mlx: false,
         why: "a fault in MLX or in a model's file must not reach it",
     },
     Rule {
         name: "worker",
-        own: &["protocol", "artifact-store", "mlx-ext", "telemetry"],
+        own: &["protocol", "artifact-store", "chat", "mlx-ext", "telemetry"],
         mlx: true,
         why: "it runs models and speaks to the gateway in messages",
     },

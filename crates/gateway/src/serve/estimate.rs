@@ -34,7 +34,7 @@ mod tests {
     #[test]
     fn prompt_and_answer_count() {
         let with = |prompt, max_tokens| GenerateRequest { prompt, max_tokens, ..plain("m") };
-        let message = ChatMessage { role: "user".into(), content: "x".repeat(396), name: None };
+        let message = ChatMessage::new("user", "x".repeat(396));
         for (prompt, max_tokens, expected) in [
             (Prompt::Text("x".repeat(400)), Some(10), 110),
             (Prompt::Tokens(vec![0; 400]), Some(10), 410),

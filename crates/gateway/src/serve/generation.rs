@@ -74,11 +74,11 @@ impl Generation {
                 Ok(Some(StreamEventKind::Delta(delta))) => {
                     self.permit.count_cached(self.events.cached_tokens());
                     self.permit.count_answer(delta.tokens.len());
-                    if delta.text.is_empty() && delta.logprobs.is_empty() {
+                    if delta.text.is_empty() && delta.parts.is_empty() && delta.logprobs.is_empty() {
                         // Tokens whose text is not complete yet.
                         continue;
                     }
-                    Ok(OutputEvent::Delta { text: delta.text, logprobs: delta.logprobs })
+                    Ok(OutputEvent::Delta { text: delta.text, parts: delta.parts, logprobs: delta.logprobs })
                 }
                 Ok(Some(StreamEventKind::Finished { reason, usage })) => {
                     Ok(OutputEvent::Finish { reason, usage })

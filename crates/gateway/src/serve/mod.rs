@@ -45,7 +45,8 @@ pub use self::{
     dispatcher::Dispatcher,
     error::{Failure, FailureKind, ModelError, RouteError, ServeError},
     event::{
-        DeltaText, FinishReason, MAX_TOP_LOGPROBS, Output, OutputEvent, TokenLogprob, TokenLogprobs, Usage,
+        Call, DeltaText, FinishReason, MAX_TOP_LOGPROBS, Output, OutputEvent, OutputPart, TokenLogprob,
+        TokenLogprobs, Usage,
     },
     gate::Occupancy,
     generation::Generation,
@@ -56,6 +57,7 @@ pub use self::{
     queue::Bound,
     rate_limit::{RateExceeded, RateUnit},
     request::{
-        ChatMessage, Constraint, ConstraintKind, Correlation, GenerateRequest, Prompt, Sampling, TraceContext,
+        ChatMessage, Constraint, ConstraintKind, Correlation, GenerateRequest, Prompt, Sampling, ToolCall,
+        TraceContext,
     },
 };

@@ -1,6 +1,8 @@
 //! A request for text, whichever dialect it came in.
 
-pub use protocol::message::{ChatMessage, Constraint, ConstraintKind, Prompt, Sampling, TraceContext};
+pub use protocol::message::{
+    ChatMessage, Constraint, ConstraintKind, Prompt, Sampling, ToolCall, TraceContext,
+};
 use std::time::Instant;
 
 use protocol::{
@@ -35,6 +37,8 @@ pub struct GenerateRequest {
     pub ignore_eos: bool,
     /// What the output has to be; `None` is any text.
     pub output: Option<Constraint>,
+    /// The tools that a chat's answer may call: a list in JSON.
+    pub tools: Option<String>,
     /// Who sent it.
     pub caller: Caller,
     /// How urgent it is.
@@ -82,6 +86,7 @@ impl GenerateRequest {
             include_stop,
             ignore_eos,
             output,
+            tools,
             correlation,
             ..
         } = self.clone();
@@ -100,6 +105,7 @@ impl GenerateRequest {
             resume,
             ignore_eos,
             output,
+            tools,
             credit,
             trace,
             correlation_id,
@@ -114,12 +120,13 @@ impl GenerateRequest {
             Prompt::Tokens(ids) => ids.capacity() * size_of::<u32>(),
             Prompt::Chat(messages) => {
                 let inner = |it: &ChatMessage| {
-                    it.role.capacity() + it.content.capacity() + it.name.as_ref().map_or(0, String::capacity)
+                    it.texts().map(String::capacity).sum::<usize>() + size_of_val(it.tool_calls.as_slice())
                 };
                 messages.iter().map(inner).sum::<usize>() + size_of_val(messages.as_slice())
             }
         };
         let output = self.output.as_ref().map_or(0, |output| output.bytes() + output.param.capacity());
+        let tools = self.tools.as_ref().map_or(0, String::capacity);
         let stop: usize = self.stop.iter().map(|stop| stop.capacity() + size_of::<String>()).sum();
         size_of::<Self>()
             + self.model.capacity()
@@ -127,6 +134,7 @@ impl GenerateRequest {
             + stop
             + size_of_val(self.stop_tokens.as_slice())
             + output
+            + tools
             + size_of_val(self.sampling.logit_bias.as_slice())
     }
 }
@@ -146,6 +154,7 @@ pub(crate) fn plain(model: &str) -> GenerateRequest {
         include_stop: false,
         ignore_eos: false,
         output: None,
+        tools: None,
         caller: Caller::default(),
         priority: Priority::default(),
         deadline: None,
@@ -159,7 +168,7 @@ mod tests {
 
     #[test]
     fn every_value_reaches_the_worker() {
-        let message = ChatMessage { role: "user".into(), content: "hi".into(), name: None };
+        let message = ChatMessage::new("user", "hi");
         let trace = TraceContext { trace_id: [1; 16], span_id: [2; 8], sampled: true };
         let regex = Constraint { kind: ConstraintKind::Regex("a+".into()), param: "guided_regex".into() };
         let adapter = Some(AdapterRef { name: "m:a".into(), digest: "d".into() });
@@ -174,6 +183,7 @@ mod tests {
             include_stop: true,
             ignore_eos: true,
             output: Some(regex.clone()),
+            tools: Some("[]".into()),
             correlation: Correlation { request_id: Some("r1".into()), trace: Some(trace) },
             ..plain("m")
         };
@@ -192,6 +202,7 @@ mod tests {
             resume: vec![1, 2],
             ignore_eos,
             output: Some(regex),
+            tools: Some("[]".into()),
             credit: 64,
             trace: Some(trace),
             correlation_id: Some("r1".into()),
@@ -210,13 +221,14 @@ mod tests {
         };
         let output = Some(Constraint { kind: ConstraintKind::Regex(long.clone()), param: String::new() });
         let empty = with(Prompt::Text(String::new()), &[]).bytes();
-        let message = ChatMessage { role: "user".into(), content: long.clone(), name: Some(long.clone()) };
+        let message = ChatMessage { name: Some(long.clone()), ..ChatMessage::new("user", long.clone()) };
         for (request, more) in [
             (with(Prompt::Text(long.clone()), &[]), 1000),
             (with(Prompt::Tokens(vec![0; 1000]), &[]), 4000),
             (with(Prompt::Chat(vec![message]), &[]), 2000),
             (with(Prompt::Text(String::new()), &[&long, &long]), 2000),
             (GenerateRequest { output, ..plain("m") }, 1000),
+            (GenerateRequest { tools: Some(long.clone()), ..plain("m") }, 1000),
         ] {
             let bytes = request.bytes() - empty;
             assert!((more..more + 200).contains(&bytes), "{bytes} for {more}");

@@ -155,8 +155,7 @@ mod tests {
 
     #[test]
     fn prompts_are_estimated_by_their_bytes() {
-        let message =
-            |content: &str| ChatMessage { role: "user".into(), content: content.into(), name: None };
+        let message = |content: &str| ChatMessage::new("user", content);
         let chat = Prompt::Chat(vec![message(&"x".repeat(40)), message("x")]);
         assert_eq!(prompt_tokens(&chat), 10 + 1 + 8);
         assert_eq!(prompt_tokens(&Prompt::Text("x".repeat(9))), 3);

@@ -5,8 +5,8 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Answer, Failure, TokenLogprobs,
-    limits::{self, MAX_DELTA_TOKENS, MAX_FAILURE_TEXT},
+    Answer, Failure, OutputPart, TokenLogprobs,
+    limits::{self, MAX_DELTA_PARTS, MAX_DELTA_TOKENS, MAX_FAILURE_TEXT},
     small::{self, DeltaText, DeltaTokens},
 };
 use crate::ids::RequestId;
@@ -82,9 +82,13 @@ pub struct Delta {
     /// The tokens generated since the last delta, so that another worker can continue the stream.
     #[serde(deserialize_with = "small::at_most::<_, MAX_DELTA_TOKENS>")]
     pub tokens: DeltaTokens,
-    /// Whole characters; may be empty while a character or a possible stop string is incomplete.
+    /// More of the answer. Whole characters; may be empty while a character or a possible stop string is incomplete.
     pub text: DeltaText,
-    /// How likely each of `tokens` was; empty unless the request asks for it.
+    /// What follows `text`, in order: of a model that marks parts of its output. Empty for any other.
+    #[serde(deserialize_with = "limits::at_most::<_, _, MAX_DELTA_PARTS>")]
+    pub parts: Vec<OutputPart>,
+    /// How likely each of `tokens` was that belongs to the answer, which for most models is all of them; empty unless the
+    /// request asks for it.
     #[serde(deserialize_with = "limits::at_most::<_, _, MAX_DELTA_TOKENS>")]
     pub logprobs: Vec<TokenLogprobs>,
 }
@@ -97,6 +101,7 @@ impl Delta {
 
     fn is_within_limits(&self) -> bool {
         self.tokens.len() <= MAX_DELTA_TOKENS
+            && self.parts.len() <= MAX_DELTA_PARTS
             && self.logprobs.len() <= MAX_DELTA_TOKENS
             && self.logprobs.iter().all(TokenLogprobs::is_within_limits)
     }

@@ -32,8 +32,10 @@ pub struct Generate {
     pub resume: Vec<u32>,
     /// Generate past the model's end-of-sequence tokens, to `max_tokens` or the context's end.
     pub ignore_eos: bool,
-    /// What the output has to be; `None` is any text.
+    /// What the output has to be; `None` is any text. Where the model marks its answer, that has to be it.
     pub output: Option<Constraint>,
+    /// The tools that a chat's answer may call: a list in JSON, for the model's chat template. `None`: there are none.
+    pub tools: Option<String>,
     /// [`Delta`](super::Delta)s that may be sent before a [`Credit`](super::Submission::Credit) arrives.
     pub credit: u32,
     /// Where its spans belong, if somebody traces it.
@@ -61,6 +63,7 @@ impl Generate {
             resume: Vec::new(),
             ignore_eos: false,
             output: None,
+            tools: None,
             credit,
             trace: None,
             correlation_id: None,
@@ -101,21 +104,58 @@ impl Prompt {
 }
 
 /// One message of a chat.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatMessage {
-    /// `system`, `user`, `assistant`, or another role that the model's template knows.
+    /// `system`, `user`, `assistant`, `tool`, or another role that the model's template knows.
     pub role: String,
     /// Its text.
     pub content: String,
     /// The speaker's name, where the template uses one.
     pub name: Option<String>,
+    /// What an assistant thought before it wrote the text.
+    pub reasoning: Option<String>,
+    /// The tools that an assistant called.
+    pub tool_calls: Vec<ToolCall>,
+    /// The call whose result the text is.
+    pub tool_call_id: Option<String>,
+}
+
+/// A call of a tool, in a conversation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// By which its result refers to it.
+    pub id: String,
+    /// The tool's name.
+    pub name: String,
+    /// What it is called with, in JSON as far as the model wrote that.
+    pub arguments: String,
 }
 
 impl ChatMessage {
+    /// A message with nothing but a text.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), ..Self::default() }
+    }
+
     /// About the bytes that it takes: its texts, and something for itself, as a list of many tiny ones is long as well.
     pub fn approximate_bytes(&self) -> usize {
         const ITSELF: usize = 64;
-        ITSELF + self.role.len() + self.content.len() + self.name.as_ref().map_or(0, String::len)
+        ITSELF + self.texts().map(String::len).sum::<usize>() + ITSELF * self.tool_calls.len()
+    }
+
+    /// All of its texts; the first one is the role.
+    pub fn texts(&self) -> impl Iterator<Item = &String> {
+        let Self { role, content, name, reasoning, tool_calls, tool_call_id } = self;
+        let calls = tool_calls.iter().flat_map(|call| [&call.id, &call.name, &call.arguments]);
+        [role, content].into_iter().chain([name, reasoning, tool_call_id].into_iter().flatten()).chain(calls)
+    }
+
+    /// The same, in the same order.
+    pub fn texts_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        let Self { role, content, name, reasoning, tool_calls, tool_call_id } = self;
+        let calls =
+            tool_calls.iter_mut().flat_map(|call| [&mut call.id, &mut call.name, &mut call.arguments]);
+        [role, content].into_iter().chain([name, reasoning, tool_call_id].into_iter().flatten()).chain(calls)
     }
 }
 

@@ -14,6 +14,9 @@ pub const MAX_EVENTS: usize = 1 << 16;
 /// Most tokens of one delta. A step brings one, or a few that were drafted.
 pub const MAX_DELTA_TOKENS: usize = 256;
 
+/// Most parts of one delta. A token ends one at most and begins another.
+pub const MAX_DELTA_PARTS: usize = 4 * MAX_DELTA_TOKENS;
+
 /// Most of the most likely tokens that are reported with each token of an output.
 pub const MAX_TOP_LOGPROBS: usize = 20;
 

@@ -16,8 +16,14 @@ fn tokens() -> impl Strategy<Value = Vec<u32>> + Clone {
 }
 
 prop_compose! {
-    fn chat_message()(role in text(), content in text(), name in option::of(text())) -> ChatMessage {
-        ChatMessage { role, content, name }
+    fn chat_message()(
+        (role, content, name) in (text(), text(), option::of(text())),
+        (reasoning, tool_call_id) in (option::of(text()), option::of(text())),
+        calls in vec((text(), text(), text()), 0..3),
+    ) -> ChatMessage {
+        let call = |(id, name, arguments)| ToolCall { id, name, arguments };
+        let tool_calls = calls.into_iter().map(call).collect();
+        ChatMessage { role, content, name, reasoning, tool_calls, tool_call_id }
     }
 }
 
@@ -74,7 +80,7 @@ prop_compose! {
         (max_tokens, min_tokens) in (option::of(any::<u32>()), any::<u32>()),
         (stop, stop_tokens, include_stop) in (vec(text(), 0..3), tokens(), any::<bool>()),
         resume in tokens(),
-        (ignore_eos, output) in (any::<bool>(), option::of(constraint())),
+        (ignore_eos, output, tools) in (any::<bool>(), option::of(constraint()), option::of(text())),
         credit in any::<u32>(),
         trace in option::of(trace_context()),
         (correlation_id, arrived_micros) in (option::of(text()), any::<u64>()),
@@ -82,9 +88,18 @@ prop_compose! {
         let adapter = adapter.map(|(name, digest)| AdapterRef { name, digest });
         Generate {
             id, prompt, adapter, sampling, max_tokens, min_tokens, stop, stop_tokens, include_stop, resume, ignore_eos, output,
-            credit, trace, correlation_id, arrived_micros,
+            tools, credit, trace, correlation_id, arrived_micros,
         }
     }
+}
+
+fn output_part() -> impl Strategy<Value = OutputPart> {
+    prop_oneof![
+        text().prop_map(OutputPart::Text),
+        text().prop_map(OutputPart::Reasoning),
+        (any::<u32>(), text()).prop_map(|(index, name)| OutputPart::CallStart { index, name }),
+        (any::<u32>(), text()).prop_map(|(index, json)| OutputPart::CallArguments { index, json }),
+    ]
 }
 
 fn embed_input() -> impl Strategy<Value = EmbedInput> {
@@ -195,12 +210,13 @@ fn event() -> impl Strategy<Value = StreamEvent> {
     let kind = prop_oneof![
         any::<u32>().prop_map(|prompt_tokens| StreamEventKind::Prepared { prompt_tokens }),
         any::<u32>().prop_map(|cached_tokens| StreamEventKind::Started { cached_tokens }),
-        (any::<u32>(), tokens(), text(), vec(logprobs(), 0..3)).prop_map(
-            |(first_token, tokens, text, logprobs)| {
+        (any::<u32>(), tokens(), text(), vec(output_part(), 0..3), vec(logprobs(), 0..3)).prop_map(
+            |(first_token, tokens, text, parts, logprobs)| {
                 StreamEventKind::Delta(Delta {
                     first_token,
                     tokens: tokens.into(),
                     text: text.into(),
+                    parts,
                     logprobs,
                 })
             }

@@ -132,6 +132,7 @@ impl Sequence {
             self.sampler.accept(token);
             (_, self.ended) = self.push(token)?;
         }
+        self.emitter.take_parts();
         Ok(())
     }
 
@@ -175,13 +176,15 @@ impl Sequence {
             text += &more;
             pushed.push(token);
             let ranking = self.sampler.take_ranking();
+            let ranking = ranking.filter(|_| self.emitter.in_answer());
             logprobs.extend(ranking.map(|ranking| self.emitter.logprobs(ranking)));
             if end.is_some() {
                 reason = end;
                 break;
             }
         }
-        Ok((Delta { first_token, tokens: pushed, text: text.into(), logprobs }, reason))
+        let parts = self.emitter.take_parts();
+        Ok((Delta { first_token, tokens: pushed, text: text.into(), parts, logprobs }, reason))
     }
 
     /// Appends a token. Returns its text, as far as it is certain.

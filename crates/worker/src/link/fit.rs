@@ -125,6 +125,7 @@ mod tests {
     fn chunk(text: usize, tokens: usize) -> StreamEventKind {
         StreamEventKind::Delta(Delta {
             first_token: 0,
+            parts: Vec::new(),
             logprobs: Vec::new(),
             tokens: vec![7; tokens].into(),
             text: "x".repeat(text).into(),

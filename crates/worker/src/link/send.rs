@@ -179,6 +179,7 @@ mod tests {
                 id,
                 kind: StreamEventKind::Delta(Delta {
                     first_token: 0,
+                    parts: Vec::new(),
                     logprobs: Vec::new(),
                     tokens: vec![7].into(),
                     text: text.into(),

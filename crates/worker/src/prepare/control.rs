@@ -52,13 +52,28 @@ pub(super) struct ControlTokens {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NoStandIns;
 
-/// Messages without control tokens.
+/// What a client wrote, and templates lay out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Conversation<'a> {
+    pub(super) messages: &'a [ChatMessage],
+    /// A list in JSON.
+    pub(super) tools: Option<&'a str>,
+}
+
+/// A conversation without control tokens.
 #[derive(Debug)]
 pub(super) struct Disguised {
     /// With stand-ins.
-    pub(super) messages: Vec<ChatMessage>,
+    messages: Vec<ChatMessage>,
+    tools: Option<String>,
     /// What each stand-in stands for.
     stand_ins: HashMap<char, char>,
+}
+
+/// What stands for which character.
+struct StandIns<I> {
+    free: I,
+    by_character: HashMap<char, char>,
 }
 
 impl ControlTokens {
@@ -103,49 +118,32 @@ impl ControlTokens {
         Some(Self { tokenizer: Arc::clone(tokenizer), whole, normalized, beginnings, ends })
     }
 
-    /// The messages with stand-ins; `None` if no control token is in them.
-    pub(super) fn disguise(&self, messages: &[ChatMessage]) -> Result<Option<Disguised>, NoStandIns> {
-        let mut places: Vec<[Vec<usize>; 3]> = Vec::with_capacity(messages.len());
+    /// The conversation with stand-ins; `None` if no control token is in it.
+    pub(super) fn disguise(&self, conversation: Conversation<'_>) -> Result<Option<Disguised>, NoStandIns> {
+        let Conversation { messages, tools } = conversation;
+        let known = |text: &&String| ROLES.contains(&text.as_str());
+        let mut places: Vec<Vec<usize>> = Vec::with_capacity(2 * messages.len());
         for message in messages {
-            let known = ROLES.contains(&message.role.as_str());
-            let role = if known { Vec::new() } else { self.places(&message.role) };
-            let name = message.name.as_ref().map(|name| self.places(name)).unwrap_or_default();
-            places.push([role, self.places(&message.content), name]);
+            let role = message.texts().next().filter(known);
+            let texts = message.texts().enumerate();
+            places.extend(texts.map(|(index, text)| match role {
+                Some(_) if index == 0 => Vec::new(),
+                _ => self.places(text),
+            }));
         }
-        if places.iter().flatten().all(Vec::is_empty) {
+        let in_tools = tools.map(|tools| self.places(tools)).unwrap_or_default();
+        if places.iter().chain([&in_tools]).all(Vec::is_empty) {
             return Ok(None);
         }
-        let mut free = free_stand_ins(messages);
-        let mut by_character: HashMap<char, char> = HashMap::new();
-        let mut replace = |text: &str, places: &[usize]| -> Result<String, NoStandIns> {
-            let mut replaced = String::with_capacity(text.len());
-            let mut end = 0;
-            for &place in places {
-                let Some(c) = text[place..].chars().next() else { continue };
-                let stand_in = match by_character.get(&c) {
-                    Some(&stand_in) => stand_in,
-                    None => *by_character.entry(c).or_insert(free.next().ok_or(NoStandIns)?),
-                };
-                replaced.push_str(&text[end..place]);
-                replaced.push(stand_in);
-                end = place + c.len_utf8();
-            }
-            replaced.push_str(&text[end..]);
-            Ok(replaced)
-        };
-        let messages = messages.iter().zip(&places).map(|(message, places)| {
-            Ok(ChatMessage {
-                role: replace(&message.role, &places[0])?,
-                content: replace(&message.content, &places[1])?,
-                name: match &message.name {
-                    Some(name) => Some(replace(name, &places[2])?),
-                    None => None,
-                },
-            })
-        });
-        let messages = messages.collect::<Result<_, _>>()?;
-        let stand_ins = by_character.into_iter().map(|(c, stand_in)| (stand_in, c)).collect();
-        Ok(Some(Disguised { messages, stand_ins }))
+        let mut stand_ins = StandIns { free: free_stand_ins(conversation), by_character: HashMap::new() };
+        let mut disguised = messages.to_vec();
+        for (text, places) in disguised.iter_mut().flat_map(ChatMessage::texts_mut).zip(&places) {
+            *text = stand_ins.replace(text, places)?;
+        }
+        let tools = tools.map(|tools| stand_ins.replace(tools, &in_tools)).transpose()?;
+        let by_character = stand_ins.by_character.into_iter();
+        let stand_ins = by_character.map(|(c, stand_in)| (stand_in, c)).collect();
+        Ok(Some(Disguised { messages: disguised, tools, stand_ins }))
     }
 
     /// Where characters have to be replaced so that no control token is left, and none can be completed.
@@ -193,7 +191,32 @@ impl ControlTokens {
     }
 }
 
+impl<I: Iterator<Item = char>> StandIns<I> {
+    /// The text with stand-ins for the characters at `places`.
+    fn replace(&mut self, text: &str, places: &[usize]) -> Result<String, NoStandIns> {
+        let mut replaced = String::with_capacity(text.len());
+        let mut end = 0;
+        for &place in places {
+            let Some(c) = text[place..].chars().next() else { continue };
+            let stand_in = match self.by_character.get(&c) {
+                Some(&stand_in) => stand_in,
+                None => *self.by_character.entry(c).or_insert(self.free.next().ok_or(NoStandIns)?),
+            };
+            replaced.push_str(&text[end..place]);
+            replaced.push(stand_in);
+            end = place + c.len_utf8();
+        }
+        replaced.push_str(&text[end..]);
+        Ok(replaced)
+    }
+}
+
 impl Disguised {
+    /// With stand-ins.
+    pub(super) fn conversation(&self) -> Conversation<'_> {
+        Conversation { messages: &self.messages, tools: self.tools.as_deref() }
+    }
+
     /// A rendered text as the messages mean it.
     pub(super) fn reveal(&self, text: &str) -> String {
         text.chars().map(|c| self.character(c)).collect()
@@ -256,10 +279,11 @@ fn normalized(tokenizer: &Tokenizer, tokens: &[&AddedToken]) -> Option<AhoCorasi
     if patterns.is_empty() { None } else { AhoCorasick::new(patterns).ok() }
 }
 
-/// Stand-ins that are in no message.
-fn free_stand_ins(messages: &[ChatMessage]) -> impl Iterator<Item = char> {
-    let texts = messages.iter().flat_map(|m| [Some(&m.role), Some(&m.content), m.name.as_ref()]).flatten();
-    let used: HashSet<char> = texts.flat_map(|text| text.chars()).filter(|c| STAND_INS.contains(c)).collect();
+/// Stand-ins that are nowhere in a conversation.
+fn free_stand_ins(conversation: Conversation<'_>) -> impl Iterator<Item = char> + use<> {
+    let Conversation { messages, tools } = conversation;
+    let texts = messages.iter().flat_map(ChatMessage::texts).map(String::as_str).chain(tools);
+    let used: HashSet<char> = texts.flat_map(str::chars).filter(|c| STAND_INS.contains(c)).collect();
     STAND_INS.filter(move |c| !used.contains(c))
 }
 

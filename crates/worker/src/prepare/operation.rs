@@ -7,6 +7,7 @@ use protocol::message::{
 };
 
 use super::{
+    control::Conversation,
     draft,
     embed::PreparedInputs,
     preparer::{Preparer, invalid},
@@ -84,7 +85,8 @@ impl Preparer {
     /// # Errors
     /// The model has no template, or it refuses the messages or fails on them.
     pub fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String, Failure> {
-        let (text, disguised) = self.rendered(messages, add_generation_prompt)?;
+        let (text, disguised) =
+            self.rendered(Conversation { messages, tools: None }, add_generation_prompt)?;
         Ok(disguised.map_or_else(|| text.clone(), |disguised| disguised.reveal(&text)))
     }
 
@@ -103,7 +105,7 @@ impl Preparer {
     }
 
     fn encode_input(&self, input: &TokenizeInput) -> Result<Vec<u32>, Failure> {
-        self.encode(&input.prompt, input.add_special_tokens, input.add_generation_prompt)
+        self.encode(&input.prompt, None, input.add_special_tokens, input.add_generation_prompt)
     }
 
     /// The text of `tokens`, all decoded at once: with that of special tokens, or without.

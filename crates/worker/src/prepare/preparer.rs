@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use chat::Format;
 use protocol::message::{AdapterRef, ChatMessage, Failure, FailureKind, Generate, Prompt};
 
 use super::{
     constraint::{Constraints, Vocabulary},
-    control::{ControlTokens, Disguised},
+    control::{ControlTokens, Conversation, Disguised},
     draft::Drafts,
     template::{Chat, ChatTemplates},
     tokens::{PromptTokenizer, no_memory, not_encoded, too_long},
@@ -56,6 +57,8 @@ impl Settings {
 pub struct Preparer {
     pub(super) tokenizer: PromptTokenizer,
     pub(super) settings: Settings,
+    /// In which the model answers chats.
+    format: &'static Format,
     /// The control tokens that messages must not contain.
     control: Option<ControlTokens>,
     constraints: Constraints,
@@ -72,8 +75,10 @@ impl Preparer {
         let control = (!special_tokens_in_content)
             .then(|| ControlTokens::of(tokenizer.tokenizer(), eos_tokens, template.as_ref(), *vocab_size))
             .flatten();
+        let format = template.as_ref().map_or(&chat::PLAIN, ChatTemplates::format);
         Self {
             tokenizer,
+            format,
             settings,
             control,
             constraints: Constraints::default(),
@@ -106,7 +111,8 @@ impl Preparer {
         }
         self.check_bias(&generate.sampling.logit_bias)?;
         self.check_vocabulary("stop_token_ids", generate.stop_tokens.iter().copied())?;
-        let tokens = self.encode(&generate.prompt, true, true)?;
+        let format = self.format_of(&generate)?;
+        let tokens = self.encode(&generate.prompt, generate.tools.as_deref(), true, true)?;
         if tokens.is_empty() {
             return Err(invalid(
                 param(&generate.prompt),
@@ -114,7 +120,7 @@ impl Preparer {
             ));
         }
         let room = self.room(tokens.len(), generate.max_tokens, &generate.prompt)?;
-        let constraint = self.constraint(&generate)?;
+        let constraint = self.constraint(&generate, format)?;
         let adapter = generate.adapter.as_ref().map(|wanted| self.adapter(wanted)).transpose()?;
         let eos_tokens = self.end_tokens(&generate, constraint.is_some());
         let ends = Ends { min_tokens: generate.min_tokens, shown: generate.include_stop };
@@ -134,13 +140,33 @@ impl Preparer {
             eos_tokens,
             sampler,
             constraint,
-            emitter: Emitter::new(Arc::clone(self.tokenizer.tokenizer()), &generate.stop).with_ends(ends),
+            emitter: Emitter::new(Arc::clone(self.tokenizer.tokenizer()), &generate.stop)
+                .with_ends(ends)
+                .with_format(format),
             tokens,
             ended: None,
             spans,
         };
         self.resume(&mut sequence, &generate.resume)?;
         Ok(sequence)
+    }
+
+    /// The format of the output that a request asks for. What continues a text is text.
+    fn format_of(&self, generate: &Generate) -> Result<&'static Format, Failure> {
+        let format = if let Prompt::Chat(_) = generate.prompt { self.format } else { &chat::PLAIN };
+        if generate.tools.is_some() && !format.has_calls {
+            let message = "this model's calls of tools can't be told from its text; of the models that this server \
+                           runs, those of the family gpt-oss can call tools";
+            return Err(invalid("tools", message));
+        }
+        match &generate.output {
+            Some(output) if generate.tools.is_some() => {
+                let message =
+                    "an answer that has to be of a certain form calls no tools: send `tools` without it";
+                Err(invalid(&output.param, message))
+            }
+            _ => Ok(format),
+        }
     }
 
     fn adapter(&self, wanted: &AdapterRef) -> Result<Arc<Adapter>, Failure> {
@@ -158,11 +184,11 @@ impl Preparer {
         eos_tokens.and(&generate.stop_tokens)
     }
 
-    fn constraint(&self, generate: &Generate) -> Result<Option<Constraint>, Failure> {
+    fn constraint(&self, generate: &Generate, format: &Format) -> Result<Option<Constraint>, Failure> {
         let compile = |asked| {
             let Settings { vocab_size: size, eos_tokens, .. } = &self.settings;
             let vocabulary = Vocabulary { tokenizer: self.tokenizer.tokenizer(), size: *size, eos_tokens };
-            self.constraints.compile(asked, generate.ignore_eos, vocabulary)
+            self.constraints.compile(asked, format.around_answer, generate.ignore_eos, vocabulary)
         };
         generate.output.as_ref().map(compile).transpose()
     }
@@ -183,11 +209,12 @@ impl Preparer {
     pub(super) fn encode(
         &self,
         prompt: &Prompt,
+        tools: Option<&str>,
         add_special_tokens: bool,
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>, Failure> {
         let tokens = match prompt {
-            Prompt::Chat(messages) => self.chat(messages, add_generation_prompt)?,
+            Prompt::Chat(messages) => self.chat(Conversation { messages, tools }, add_generation_prompt)?,
             Prompt::Text(text) => {
                 self.check_length(text, prompt)?;
                 let tokens = self.tokenizer.encode(text, add_special_tokens);
@@ -199,10 +226,10 @@ impl Preparer {
         Ok(tokens)
     }
 
-    fn chat(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<Vec<u32>, Failure> {
+    fn chat(&self, conversation: Conversation<'_>, add_generation_prompt: bool) -> Result<Vec<u32>, Failure> {
         let check = |text: &str| self.tokenizer.check_length(text, self.settings.most_tokens(), "messages");
         // The template writes the special tokens itself.
-        let tokens = match self.rendered(messages, add_generation_prompt)? {
+        let tokens = match self.rendered(conversation, add_generation_prompt)? {
             (text, Some(disguised)) => {
                 check(&disguised.reveal(&text))?;
                 disguised.encode(self.tokenizer.tokenizer(), &text)
@@ -218,24 +245,32 @@ impl Preparer {
     /// What the template makes of the messages; if control tokens were typed in them, still with their disguise.
     pub(super) fn rendered(
         &self,
-        messages: &[ChatMessage],
+        conversation: Conversation<'_>,
         add_generation_prompt: bool,
     ) -> Result<(String, Option<Disguised>), Failure> {
         let template = self.settings.template.as_ref().ok_or_else(|| {
             invalid("messages", "this model has no chat template; use /v1/completions with a prompt")
         })?;
-        let render = |messages: &[ChatMessage]| {
-            let chat = Chat { add_generation_prompt, ..Chat::of(messages) };
-            template.render_chat(&chat).map_err(|error| error.failure())
+        let render = |Conversation { messages, tools }: Conversation<'_>| {
+            let mut messages = messages.to_vec();
+            if self.format.one_text_beside_calls {
+                messages.iter_mut().for_each(join_texts);
+            }
+            let chat = Chat { add_generation_prompt, ..Chat::of(&messages) };
+            let tools = tools
+                .map(serde_json::from_str)
+                .transpose()
+                .map_err(|error| invalid("tools", format!("they are not a list in JSON: {error}")))?;
+            template.render_chat(&chat.with_tools(tools.unwrap_or_default())).map_err(|error| error.failure())
         };
         let disguised = match &self.control {
-            Some(control) => control.disguise(messages).map_err(|_| {
+            Some(control) => control.disguise(conversation).map_err(|_| {
                 invalid("messages", "they use all characters for private use; none is left to work with")
             })?,
             None => None,
         };
-        let Some(disguised) = disguised else { return Ok((render(messages)?, None)) };
-        let text = render(&disguised.messages).map_err(|mut failure| {
+        let Some(disguised) = disguised else { return Ok((render(conversation)?, None)) };
+        let text = render(disguised.conversation()).map_err(|mut failure| {
             failure.message = disguised.reveal(&failure.message);
             failure
         })?;
@@ -290,6 +325,17 @@ impl Preparer {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// Makes one text of what an assistant thought and said before it called a tool.
+fn join_texts(message: &mut ChatMessage) {
+    if let Some(reasoning) = &mut message.reasoning
+        && !message.tool_calls.is_empty()
+        && !message.content.is_empty()
+    {
+        reasoning.push('\n');
+        reasoning.push_str(&std::mem::take(&mut message.content));
     }
 }
 

@@ -50,6 +50,29 @@ pub(crate) fn byte_level() -> Value {
     })
 }
 
+/// The special tokens of [`harmony`].
+pub(crate) const HARMONY: [&str; 7] =
+    ["<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>"];
+
+/// [`byte_level`] with the special tokens of gpt-oss, which are its last ones.
+pub(crate) fn harmony() -> Value {
+    let mut tokenizer = byte_level();
+    let first = next_id(&tokenizer);
+    if let Some(added) = tokenizer["added_tokens"].as_array_mut() {
+        added.extend(HARMONY.into_iter().zip(first..).map(|(text, id)| {
+            json!({"id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true})
+        }));
+    }
+    tokenizer
+}
+
+/// The first id without a token.
+fn next_id(tokenizer: &Value) -> u64 {
+    let ids = tokenizer["added_tokens"].as_array().into_iter().flatten();
+    ids.filter_map(|token| token["id"].as_u64()).max().unwrap() + 1
+}
+
 /// As SentencePiece cuts: "▁" for spaces, one before the text, bytes for unknown characters.
 pub(crate) fn sentencepiece() -> Value {
     let mut vocab: Vec<String> = ["<unk>".to_owned()].into();

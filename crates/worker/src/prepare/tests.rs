@@ -11,6 +11,8 @@ use std::sync::Arc;
 use super::{preparer::param, *};
 use crate::{engine::EosTokens, requests::RequestHandle};
 
+mod tools;
+
 const CHATML: &str = "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
                       {% endfor %}<|im_start|>assistant\n";
 
@@ -45,7 +47,7 @@ fn text(text: &str) -> Prompt {
 }
 
 fn chat(content: &str) -> Prompt {
-    Prompt::Chat(vec![ChatMessage { role: "user".into(), content: content.into(), name: None }])
+    Prompt::Chat(vec![ChatMessage::new("user", content)])
 }
 
 fn generate(prompt: Prompt) -> Generate {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Mutex};
 
 use protocol::{
     ids::RequestId,
-    message::{Delta, FinishReason, Report, StreamEvent, StreamEventKind, TokenLogprobs},
+    message::{Delta, FinishReason, OutputPart, Report, StreamEvent, StreamEventKind, TokenLogprobs},
 };
 
 use super::lock;
@@ -18,6 +18,7 @@ pub(crate) struct Collected(Mutex<Vec<Report>>);
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Stream {
     pub(crate) text: String,
+    pub(crate) parts: Vec<OutputPart>,
     pub(crate) tokens: Vec<u32>,
     pub(crate) logprobs: Vec<TokenLogprobs>,
     /// Position of its first token in the output: not 0 if it was resumed.
@@ -64,10 +65,11 @@ impl Stream {
     pub(crate) fn push(&mut self, kind: StreamEventKind) {
         assert_eq!(self.end, None, "before {kind:?}");
         match kind {
-            StreamEventKind::Delta(Delta { first_token, tokens, text, logprobs }) => {
+            StreamEventKind::Delta(Delta { first_token, tokens, text, parts, logprobs }) => {
                 let first = *self.first_token.get_or_insert(first_token);
                 assert_eq!(first_token as usize, first as usize + self.tokens.len(), "a gap before {text:?}");
                 self.text += &text;
+                self.parts.extend(parts);
                 self.tokens.extend(tokens);
                 self.logprobs.extend(logprobs);
                 self.chunks += 1;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 use artifact_store::{Artifact, Store};
 use protocol::message::{AdapterRef, Failure, FailureKind};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use worker::{
     adapters::Adapters,
     model::{Adapter, AdapterError, Model, SequenceKv, StepInput, StepRow},
@@ -26,7 +26,7 @@ struct File {
 
 /// Of one adapter.
 #[derive(Deserialize)]
-struct RecordedAdapter {
+pub(crate) struct RecordedAdapter {
     model_type: String,
     label: String,
     config: Value,
@@ -36,8 +36,8 @@ struct RecordedAdapter {
 }
 
 /// A model and its adapters.
-struct Base {
-    loaded: Loaded,
+pub(crate) struct Base {
+    pub(crate) loaded: Loaded,
     store: Store,
     artifact: Artifact,
 }
@@ -57,6 +57,26 @@ fn model(model_type: &str) -> Recorded {
 }
 
 impl RecordedAdapter {
+    /// One that was not recorded: of these modules of `model`.
+    pub(crate) fn of(model_type: &str, model: &Recorded, label: &str, modules: &[&str]) -> Self {
+        const RANK: usize = 3;
+        let parameters = json!({"rank": RANK, "scale": 4.0, "dropout": 0.0});
+        let tensors = modules.iter().flat_map(|module| {
+            let [outputs, inputs] = *model.shape(&format!("{module}.weight")) else { panic!("{module}") };
+            [
+                (format!("{module}.lora_a"), vec![inputs, RANK]),
+                (format!("{module}.lora_b"), vec![RANK, outputs]),
+            ]
+        });
+        Self {
+            model_type: model_type.to_owned(),
+            label: label.to_owned(),
+            config: json!({"fine_tune_type": "lora", "num_layers": 4, "lora_parameters": parameters}),
+            tensors: tensors.collect(),
+            runs: Vec::new(),
+        }
+    }
+
     fn values(&self, name: &str) -> Vec<f64> {
         values(&format!("{} {name}", self.label), &self.tensors[name])
     }
@@ -83,7 +103,7 @@ impl RecordedAdapter {
     }
 
     /// Adds what it adds to a matrix, `[outputs, inputs]`.
-    fn merge(&self, name: &str, matrix: &mut [f64]) {
+    pub(crate) fn merge(&self, name: &str, matrix: &mut [f64]) {
         let Some(module) = name.strip_suffix(".weight") else { return };
         let [a, b] = ["lora_a", "lora_b"].map(|part| format!("{module}.{part}"));
         let Some(shape) = self.tensors.get(&a) else { return };
@@ -100,7 +120,7 @@ impl RecordedAdapter {
 }
 
 impl Base {
-    fn new(model: &Recorded, run: &Run, on: On) -> Self {
+    pub(crate) fn new(model: &Recorded, run: &Run, on: On) -> Self {
         let loaded = model.load(run, on);
         let store = Store::open(loaded._folder.path().join("store")).unwrap();
         let artifact = store.resolve("tiny").unwrap();
@@ -115,7 +135,7 @@ impl Base {
         self.store.resolve(&name).unwrap()
     }
 
-    fn load(&self, adapter: &RecordedAdapter) -> Arc<Adapter> {
+    pub(crate) fn load(&self, adapter: &RecordedAdapter) -> Arc<Adapter> {
         let artifact = self.import(adapter);
         let adaptable = self.loaded.model.adaptable();
         Arc::new(adaptable.load(artifact, self.artifact.digest, u64::MAX).unwrap())
@@ -133,7 +153,7 @@ fn step(model: &Model, rows: Vec<Row<'_>>) -> Vec<Vec<f32>> {
     (0..logits.rows()).map(|row| logits.row(row).to_vec()).collect()
 }
 
-fn alone(model: &Model, tokens: &[u32], adapter: Option<&Arc<Adapter>>) -> Vec<f32> {
+pub(crate) fn alone(model: &Model, tokens: &[u32], adapter: Option<&Arc<Adapter>>) -> Vec<f32> {
     step(model, vec![(&mut model.new_kv(), tokens, adapter)]).remove(0)
 }
 

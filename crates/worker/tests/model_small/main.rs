@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod adapted_hybrids;
 mod adapters;
 mod agreement;
 mod ahead;

@@ -103,6 +103,11 @@ impl Recorded {
         self
     }
 
+    /// Of a tensor.
+    pub(crate) fn shape(&self, name: &str) -> &[usize] {
+        &self.tensors[name]
+    }
+
     fn has_experts(&self) -> bool {
         self.mentions("num_experts_per_tok") || self.mentions("top_k_experts")
     }

@@ -19,7 +19,9 @@ use protocol::{
 use tokenizers::Tokenizer;
 use worker::{
     engine::{Broken, Engine, EngineMessage, EngineStats, EosTokens, Forward, Sequence, emit::Emitter},
-    model::{Before, Landed, LaunchInput, Launched, Logits, ModelError, Progress, SequenceKv, StepInput},
+    model::{
+        Adapter, Before, Landed, LaunchInput, Launched, Logits, ModelError, Progress, SequenceKv, StepInput,
+    },
     prefix_store::{PrefixStore, PrefixStoreConfig},
     report_sink::ReportSink,
     request_trace::SequenceSpans,
@@ -52,7 +54,7 @@ pub(crate) const LIMITS: Limits = Limits {
 pub(crate) struct Flaky {
     loaded: Loaded,
     fails: Box<dyn Fn(&StepInput<'_>) -> bool>,
-    stats: Arc<EngineStats>,
+    pub(crate) stats: Arc<EngineStats>,
     calls: Cell<u32>,
     launching: Launching,
     launched: Arc<AtomicU32>,
@@ -226,7 +228,7 @@ pub(crate) fn serve(
     prompts: &[&[u32]],
     fails: impl Fn(&StepInput<'_>) -> bool + 'static,
 ) -> (Result<(), Broken>, Outcome) {
-    serve_with(tiny(on), limits, prompts, fails, None, None)
+    serve_with(tiny(on), limits, prompts, fails, Beside::default())
 }
 
 /// The same, by another model.
@@ -236,7 +238,7 @@ pub(crate) fn serve_by(
     prompts: &[&[u32]],
     fails: impl Fn(&StepInput<'_>) -> bool + 'static,
 ) -> (Result<(), Broken>, Outcome) {
-    serve_with(loaded, limits, prompts, fails, None, None)
+    serve_with(loaded, limits, prompts, fails, Beside::default())
 }
 
 fn tiny(on: On) -> Loaded {
@@ -245,34 +247,60 @@ fn tiny(on: On) -> Loaded {
 
 /// The same, with drafts of another model.
 pub(crate) fn serve_drafted(on: On, limits: Limits, prompts: &[&[u32]], draft: Loaded) -> Outcome {
-    let (result, outcome) = serve_with(tiny(on), limits, prompts, |_| false, None, Some(draft));
+    let beside = Beside { draft: Some(draft), ..Beside::default() };
+    let (result, outcome) = serve_with(tiny(on), limits, prompts, |_| false, beside);
     result.unwrap();
     outcome
 }
 
 /// The same, with prefixes that are kept in a folder, and were kept there before.
 pub(crate) fn serve_from(on: On, limits: Limits, prompts: &[&[u32]], prefixes: &Path) -> Outcome {
-    let (result, outcome) = serve_with(tiny(on), limits, prompts, |_| false, Some(prefixes), None);
+    let beside = Beside { prefixes: Some(prefixes), ..Beside::default() };
+    let (result, outcome) = serve_with(tiny(on), limits, prompts, |_| false, beside);
     result.unwrap();
     outcome
 }
 
-/// The same by any model, with both.
+/// The same, by another model and with adapters of it: of each prompt one, or none. Also says how often a sequence had to
+/// give up what was computed of it.
+pub(crate) fn serve_adapted(
+    loaded: Loaded,
+    limits: Limits,
+    prompts: &[&[u32]],
+    adapters: &[Option<Arc<Adapter>>],
+) -> (Outcome, u64) {
+    let stats = Arc::new(EngineStats::default());
+    let beside = Beside { adapters, stats: Arc::clone(&stats), ..Beside::default() };
+    let (result, outcome) = serve_with(loaded, limits, prompts, |_| false, beside);
+    result.unwrap();
+    (outcome, stats.heartbeat().preemptions)
+}
+
+/// What a model is served with.
+#[derive(Default)]
+pub(crate) struct Beside<'a> {
+    pub(crate) prefixes: Option<&'a Path>,
+    pub(crate) draft: Option<Loaded>,
+    pub(crate) adapters: &'a [Option<Arc<Adapter>>],
+    pub(crate) stats: Arc<EngineStats>,
+}
+
+/// The same, with all of that.
 pub(crate) fn serve_with(
     loaded: Loaded,
     limits: Limits,
     prompts: &[&[u32]],
     fails: impl Fn(&StepInput<'_>) -> bool + 'static,
-    prefixes: Option<&Path>,
-    draft: Option<Loaded>,
+    Beside { prefixes, draft, adapters, stats }: Beside<'_>,
 ) -> (Result<(), Broken>, Outcome) {
-    let stats = Arc::new(EngineStats::default());
     let model = Flaky::new(loaded, Arc::clone(&stats), fails);
     let (requests, streams) = (Arc::new(RequestTable::default()), Arc::new(Streams::default()));
     let tokenizer = Arc::new(Tokenizer::from_bytes(tokenizer(101).to_string()).unwrap());
     let (sender, messages) = unbounded();
     for (&prompt, id) in prompts.iter().zip(0..) {
         let sequence = sequence(RequestId(id), &requests, prompt, 8, Sampling::default(), &tokenizer);
+        let adapter = adapters.get(id as usize).cloned().flatten();
+        let sequence = Sequence { adapter, ..sequence };
         sender.send(EngineMessage::Sequence(Box::new(sequence))).unwrap();
     }
     sender.send(EngineMessage::Drain).unwrap();

@@ -100,7 +100,7 @@ fn prepare(preparer: &Preparer, prompt: Prompt) -> Result<Vec<u32>, Failure> {
 }
 
 fn chat(content: &str) -> Prompt {
-    Prompt::Chat(vec![ChatMessage { role: "user".into(), content: content.into(), name: None }])
+    Prompt::Chat(vec![ChatMessage::new("user", content)])
 }
 
 /// What is wrong with one text, if anything.

@@ -4,8 +4,9 @@
 
 use std::{collections::BTreeMap, fs, iter::repeat, path::PathBuf, sync::Arc};
 
+use protocol::message::{ChatMessage, ToolCall};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use worker::prepare::template::{Chat, ChatTemplate, Clock, SpecialTokens};
 
@@ -97,11 +98,40 @@ fn digest(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
+fn folder() -> PathBuf {
+    PathBuf::from(std::env::var_os("KR_TEST_TEMPLATES").expect(
+        "KR_TEST_TEMPLATES names no folder with reference renderings: run `cargo xtask test`, which makes it and sets it",
+    ))
+}
+
+/// What clients send back of an answer, as OpenAI's own template writes it.
+#[test]
+fn gpt_oss_is_given_calls_results_and_reasoning() {
+    let source = fs::read_to_string(folder().join("templates/llama.cpp/openai-gpt-oss-120b.jinja")).unwrap();
+    assert_eq!(chat::Format::of_template(&source).name, "harmony");
+    let call = ToolCall { id: "c".into(), name: "weather".into(), arguments: "{\"city\":\"Oslo\"}".into() };
+    let called = ChatMessage {
+        reasoning: Some("I ask.".into()),
+        tool_calls: vec![call],
+        ..ChatMessage::new("assistant", "")
+    };
+    let result = ChatMessage { tool_call_id: Some("c".into()), ..ChatMessage::new("tool", "cold") };
+    let messages = [ChatMessage::new("user", "Hi"), called, result];
+    let tools = json!([{"type": "function", "function": {"name": "weather", "description": "Tells."}}]);
+    let template = ChatTemplate::new(&source, SpecialTokens::new());
+    let text = render(&template, &Chat::of(&messages).with_tools(tools)).unwrap();
+    assert!(text.contains("# Tools") && text.contains("// Tells.\ntype weather = () => any;"), "{text}");
+    let conversation = "<|start|>user<|message|>Hi<|end|>\
+                        <|start|>assistant<|channel|>analysis<|message|>I ask.<|end|>\
+                        <|start|>assistant to=functions.weather<|channel|>commentary json<|message|>{\"city\": \"Oslo\"}<|call|>\
+                        <|start|>functions.weather to=assistant<|channel|>commentary<|message|>\"cold\"<|end|>\
+                        <|start|>assistant";
+    assert!(text.ends_with(conversation), "{text}");
+}
+
 #[test]
 fn templates_give_what_transformers_gives() {
-    let folder = PathBuf::from(std::env::var_os("KR_TEST_TEMPLATES").expect(
-        "KR_TEST_TEMPLATES names no folder with reference renderings: run `cargo xtask test`, which makes it and sets it",
-    ));
+    let folder = folder();
     let reference = fs::read(folder.join("cases.json")).unwrap();
     let reference: Reference = serde_json::from_slice(&reference).unwrap();
     let recorded: Recorded = serde_json::from_str(include_str!("../reference/templates.json")).unwrap();

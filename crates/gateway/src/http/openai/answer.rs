@@ -10,13 +10,13 @@ use serde::Serialize;
 use tracing::error;
 
 use super::{
-    endpoint::{Endpoint, Part},
+    endpoint::{CallIds, End, Endpoint, Marked, Part},
     logprobs::characters,
     request::Context,
 };
 use crate::{
     http::{dialect, error::ApiError, sse},
-    serve::{Choices, FinishReason, Output, OutputEvent, TokenLogprobs, Usage},
+    serve::{Choices, FinishReason, Output, OutputEvent, OutputPart, TokenLogprobs, Usage},
 };
 
 /// Writes one answer.
@@ -32,13 +32,24 @@ pub(super) struct Answer<E> {
     shown: usize,
     /// Comes before the output of each choice.
     echo: String,
-    /// Characters so far of each choice, as far as their tokens were shown.
-    offsets: Vec<usize>,
+    /// What was shown of each choice.
+    shown_of: Vec<Shown>,
     /// Choices whose end is still to come.
     open: usize,
     /// What those used that have ended.
     usage: Option<Usage>,
     endpoint: PhantomData<E>,
+}
+
+/// What was shown of a choice.
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    /// Characters of its text, as far as its tokens were shown.
+    characters: usize,
+    /// Whether the model has called tools.
+    calls: bool,
+    /// By what clients refer to these.
+    ids: CallIds,
 }
 
 /// The fields that all objects of one answer share.
@@ -92,6 +103,8 @@ impl<E: Endpoint> Answer<E> {
     pub(super) fn new(context: Context, choices: &Choices, echo: String) -> Result<Self, ApiError> {
         let Context { model, include_usage, logprobs, shown } = context;
         let digest = choices.digest();
+        let shown_of = |_| Ok(Shown { characters: 0, calls: false, ids: CallIds(getrandom::u64()?) });
+        let shown_of: Vec<Shown> = (0..choices.len()).map(shown_of).collect::<Result<_, ApiError>>()?;
         Ok(Self {
             id: format!("{}{:016x}{:016x}", E::ID_PREFIX, getrandom::u64()?, getrandom::u64()?),
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
@@ -101,7 +114,7 @@ impl<E: Endpoint> Answer<E> {
             logprobs,
             shown,
             echo,
-            offsets: vec![0; choices.len()],
+            shown_of,
             open: choices.len(),
             usage: None,
             endpoint: PhantomData,
@@ -120,16 +133,26 @@ impl<E: Endpoint> Answer<E> {
     }
 
     fn write_delta(&mut self, out: &mut BytesMut, index: u32, text: &str, logprobs: &[TokenLogprobs]) {
-        let offset = self.offsets.get(index as usize).copied().unwrap_or_default();
+        let offset = self.shown_of.get(index as usize).map_or(0, |shown| shown.characters);
         let shown = (self.logprobs && !logprobs.is_empty()).then_some(logprobs);
         self.write_chunk(out, E::delta(Part { index, text, logprobs: shown, offset }));
-        if let Some(offset) = self.offsets.get_mut(index as usize) {
-            *offset += logprobs.iter().map(characters).sum::<usize>();
+        if let Some(shown) = self.shown_of.get_mut(index as usize) {
+            shown.characters += logprobs.iter().map(characters).sum::<usize>();
+        }
+    }
+
+    fn write_marked(&mut self, out: &mut BytesMut, index: u32, part: &OutputPart) {
+        let Some(shown) = self.shown_of.get_mut(index as usize) else { return };
+        shown.calls |= matches!(part, OutputPart::CallStart { .. });
+        let ids = shown.ids;
+        if let Some(choice) = E::marked(index, part, ids) {
+            self.write_chunk(out, choice);
         }
     }
 
     fn write_end(&mut self, out: &mut BytesMut, index: u32, reason: FinishReason, usage: Usage) {
-        self.write_chunk(out, E::last(index, reason));
+        let calls = self.shown_of.get(index as usize).is_some_and(|shown| shown.calls);
+        self.write_chunk(out, E::last(index, End { reason, calls }));
         let usage = together(self.usage, usage);
         self.usage = Some(usage);
         self.open = self.open.saturating_sub(1);
@@ -151,11 +174,13 @@ impl<E: Endpoint> dialect::Answer for Answer<E> {
             let logprobs = self.logprobs.then_some(&*output.logprobs);
             // One that has no reason has not ended, and there is none.
             let reason = output.reason.unwrap_or(FinishReason::Stop);
-            (index, format!("{}{}", self.echo, output.text), logprobs, reason)
+            let text = format!("{}{}", self.echo, output.text);
+            (index, text, logprobs, End { reason, calls: !output.calls.is_empty() }, output)
         });
         let texts: Vec<_> = choices.collect();
-        let choices = texts.iter().map(|&(index, ref text, logprobs, reason)| {
-            E::full(Part { index, text, logprobs, offset: 0 }, reason)
+        let choices = texts.iter().zip(&self.shown_of).map(|(choice, &Shown { ids, .. })| {
+            let (index, ref text, logprobs, end, Output { reasoning, calls, .. }) = *choice;
+            E::full(Part { index, text, logprobs, offset: 0 }, Marked { reasoning, calls, ids }, end)
         });
         let (choices, usage) = (choices.collect::<Vec<_>>(), Some(usage.map(UsageJson::from)));
         let object = Object { meta: self.meta(E::OBJECT), choices: &choices, usage };
@@ -167,7 +192,7 @@ impl<E: Endpoint> dialect::Answer for Answer<E> {
     }
 
     fn first(&mut self, out: &mut BytesMut) {
-        for index in (0..).take(self.offsets.len()) {
+        for index in (0..).take(self.shown_of.len()) {
             if let Some(choice) = E::first(index) {
                 self.write_chunk(out, choice);
             }
@@ -180,7 +205,12 @@ impl<E: Endpoint> dialect::Answer for Answer<E> {
 
     fn event(&mut self, out: &mut BytesMut, index: u32, event: &OutputEvent) {
         match event {
-            OutputEvent::Delta { text, logprobs } => self.write_delta(out, index, text, logprobs),
+            OutputEvent::Delta { text, parts, logprobs } => {
+                if !text.is_empty() || !logprobs.is_empty() {
+                    self.write_delta(out, index, text, logprobs);
+                }
+                parts.iter().for_each(|part| self.write_marked(out, index, part));
+            }
             OutputEvent::Finish { reason, usage } => self.write_end(out, index, *reason, *usage),
         }
     }

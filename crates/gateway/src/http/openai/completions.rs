@@ -3,13 +3,13 @@
 use serde::Serialize;
 
 use super::{
-    endpoint::{Endpoint, Part, finish_reason_str},
+    endpoint::{CallIds, End, Endpoint, Marked, Part},
     logprobs::CompletionLogprobs,
     request::{self, Context},
 };
 use crate::{
     http::{dialect::Asked, error::ApiError},
-    serve::FinishReason,
+    serve::OutputPart,
 };
 
 /// A text's continuation.
@@ -24,9 +24,9 @@ struct Choice<'a> {
 }
 
 impl<'a> Choice<'a> {
-    fn new(Part { index, text, logprobs, offset }: Part<'a>, reason: Option<FinishReason>) -> Self {
+    fn new(Part { index, text, logprobs, offset }: Part<'a>, end: Option<End>) -> Self {
         let logprobs = logprobs.map(|tokens| CompletionLogprobs::of(tokens, offset));
-        Self { text, index, logprobs, finish_reason: reason.map(finish_reason_str) }
+        Self { text, index, logprobs, finish_reason: end.map(End::name) }
     }
 }
 
@@ -47,11 +47,15 @@ impl Endpoint for Completion {
         Choice::new(part, None)
     }
 
-    fn last(index: u32, reason: FinishReason) -> impl Serialize {
-        Choice::new(Part { index, text: "", logprobs: None, offset: 0 }, Some(reason))
+    fn marked(_index: u32, _part: &OutputPart, _ids: CallIds) -> Option<impl Serialize> {
+        None::<()>
     }
 
-    fn full(part: Part<'_>, reason: FinishReason) -> impl Serialize {
-        Choice::new(part, Some(reason))
+    fn last(index: u32, end: End) -> impl Serialize {
+        Choice::new(Part { index, text: "", logprobs: None, offset: 0 }, Some(end))
+    }
+
+    fn full<'a>(part: Part<'a>, _marked: Marked<'a>, end: End) -> impl Serialize {
+        Choice::new(part, Some(end))
     }
 }

@@ -11,7 +11,7 @@ fn now(choices: &mut Choices) -> Option<Result<(u32, OutputEvent), ServeError>> 
 }
 
 fn text(index: u32, text: &str) -> Option<Result<(u32, OutputEvent), ServeError>> {
-    Some(Ok((index, OutputEvent::Delta { text: text.into(), logprobs: Vec::new() })))
+    Some(Ok((index, OutputEvent::Delta { text: text.into(), parts: Vec::new(), logprobs: Vec::new() })))
 }
 
 /// Two choices, and who plays their workers.

@@ -52,7 +52,7 @@ fn chunk(text: &str) -> StreamEventKind {
 }
 
 fn text(text: &str) -> OutputEvent {
-    OutputEvent::Delta { text: text.into(), logprobs: Vec::new() }
+    OutputEvent::Delta { text: text.into(), parts: Vec::new(), logprobs: Vec::new() }
 }
 
 fn finished() -> StreamEventKind {
@@ -128,12 +128,18 @@ async fn log_probabilities_come_also_without_text() {
     };
     let delta = |first_token, text: &str, logprob| {
         let tokens = [1][..].into();
-        StreamEventKind::Delta(Delta { first_token, tokens, text: text.into(), logprobs: likely(logprob) })
+        StreamEventKind::Delta(Delta {
+            first_token,
+            tokens,
+            text: text.into(),
+            logprobs: likely(logprob),
+            ..Delta::default()
+        })
     };
     let events = || vec![prepared(), delta(0, "", -1.0), delta(1, "aa", -2.0), finished()];
     let world = World::new();
     let mut generation = world.begin(events()).unwrap();
-    let expected = OutputEvent::Delta { text: "".into(), logprobs: likely(-1.0) };
+    let expected = OutputEvent::Delta { text: "".into(), parts: Vec::new(), logprobs: likely(-1.0) };
     assert_eq!(now(&mut generation), Some(Ok(expected)));
     drop(generation);
     let output = output_of(world.begin(events()).unwrap()).unwrap();

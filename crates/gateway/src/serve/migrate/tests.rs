@@ -110,7 +110,7 @@ const TRACE: TraceContext = TraceContext { trace_id: [1; 16], span_id: [2; 8], s
 const PREPARED: StreamEventKind = StreamEventKind::Prepared { prompt_tokens: 1 };
 
 fn delta(first_token: u32, tokens: &[u32]) -> StreamEventKind {
-    StreamEventKind::Delta(Delta { first_token, tokens: tokens.into(), text: "x".into(), logprobs: vec![] })
+    StreamEventKind::Delta(Delta { first_token, tokens: tokens.into(), text: "x".into(), ..Delta::default() })
 }
 
 fn finished() -> StreamEventKind {

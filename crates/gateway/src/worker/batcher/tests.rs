@@ -264,7 +264,7 @@ fn a_drain_comes_last_of_all() {
 /// Requests whose size lies in one field each: all of them that a client can fill.
 fn large_requests(bytes: usize) -> [Generate; 7] {
     let text = || "x".repeat(bytes);
-    let message = || ChatMessage { role: "user".into(), content: String::new(), name: None };
+    let message = || ChatMessage::new("user", String::new());
     let chat = |message| Prompt::Chat(vec![message]);
     let mut requests = [0; 7].map(request);
     requests[0].prompt = Prompt::Text(text());

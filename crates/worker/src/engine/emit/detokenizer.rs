@@ -81,6 +81,17 @@ impl Detokenizer {
         Ok(self.give(&text, text.len()))
     }
 
+    /// The same, and what follows is a text of its own.
+    ///
+    /// # Errors
+    /// Those of the tokenizer's decoder.
+    pub fn end_text(&mut self, tokenizer: &Tokenizer) -> tokenizers::Result<String> {
+        let rest = self.finish(tokenizer)?;
+        self.window.clear();
+        self.given = 0;
+        Ok(rest)
+    }
+
     fn give(&mut self, text: &str, until: usize) -> String {
         let new = text.get(self.given..until).unwrap_or_default().to_owned();
         self.given = self.given.max(until);

@@ -83,7 +83,9 @@ fn size(event: &StreamEvent) -> usize {
     64 + match &event.kind {
         StreamEventKind::Delta(delta) => {
             let logprobs: usize = delta.logprobs.iter().map(TokenLogprobs::approximate_bytes).sum();
-            delta.text.len() + 5 * delta.tokens.len() + logprobs
+            // Its variant, the call's number and its text's length.
+            let parts: usize = delta.parts.iter().map(|part| 11 + part.bytes()).sum();
+            delta.text.len() + 5 * delta.tokens.len() + parts + logprobs
         }
         StreamEventKind::Failed(failure) => {
             failure.message.len() + failure.param.as_ref().map_or(0, String::len)
@@ -116,7 +118,7 @@ mod tests {
     use protocol::{
         codec,
         ids::RequestId,
-        message::{Delta, FinishReason, TokenLogprob, Usage},
+        message::{Delta, FinishReason, OutputPart, TokenLogprob, Usage},
     };
 
     use super::*;
@@ -134,7 +136,8 @@ mod tests {
         let likely = TokenLogprob { token: u32::MAX, logprob: -1.0, special: true, bytes: vec![0xff; 9] };
         let logprobs = vec![TokenLogprobs { chosen: likely.clone(), top: vec![likely; 3] }; 3];
         let tokens = vec![u32::MAX; 3].into();
-        let delta = Delta { first_token: 0, tokens, text: "x".repeat(bytes).into(), logprobs };
+        let parts = vec![OutputPart::CallStart { index: u32::MAX, name: "f".into() }; bytes % 3];
+        let delta = Delta { first_token: 0, tokens, text: "x".repeat(bytes).into(), parts, logprobs };
         StreamEvent { id: RequestId(id), kind: StreamEventKind::Delta(delta) }
     }
 

@@ -156,6 +156,13 @@ impl Scanner {
         Scanned::Text(self.show_until(end))
     }
 
+    /// Something else comes before more of the output: nothing is held back any more, and no stop string is under way.
+    pub fn interrupt(&mut self) -> Scanned {
+        self.partial.fill(0);
+        self.active.clear();
+        self.finish()
+    }
+
     /// Whether the stop string began after all output so far.
     pub fn stopped_at_end(&self) -> bool {
         self.found.is_some_and(|(start, _)| start == self.end())

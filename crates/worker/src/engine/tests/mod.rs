@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod ahead;
+mod channels;
 mod constraints;
 mod disk;
 mod drafts;

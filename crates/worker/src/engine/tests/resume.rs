@@ -96,13 +96,14 @@ proptest! {
             let (after, _) = run(&preparer, ask(), &before.tokens);
             let tokens = [&before.tokens[..], &after.tokens].concat();
             let text = before.text.clone() + &after.text;
+            let parts = [&before.parts[..], &after.parts].concat();
             let logprobs = [&before.logprobs[..], &after.logprobs].concat();
             prop_assert_eq!(logprobs.len(), if sampling.logprobs.is_some() { tokens.len() } else { 0 });
             let chunks = before.chunks + after.chunks;
             let first = after.first_token.unwrap_or(before.tokens.len() as u32);
             prop_assert_eq!(first as usize, before.tokens.len(), "the place of the first token");
             let first_token = uncut.first_token;
-            prop_assert_eq!(Stream { first_token, text, tokens, logprobs, chunks, end: after.end }, uncut.clone(), "{:?}", before);
+            prop_assert_eq!(Stream { first_token, text, parts, tokens, logprobs, chunks, end: after.end }, uncut.clone(), "{:?}", before);
             if !event.kind.is_terminal() {
                 before.push(event.kind.clone());
             }

@@ -42,7 +42,7 @@ fn events_of_a_step_are_one_report_and_the_end_follows_the_last_chunk() {
     world.ask(2, Ask { prompt: vec![9, 9], max_tokens: 1, ..Ask::default() });
     world.settle();
     let delta = |id, text: &str, first_token, token| {
-        let delta = Delta { first_token, tokens: [token][..].into(), text: text.into(), logprobs: vec![] };
+        let delta = Delta { first_token, tokens: [token][..].into(), text: text.into(), ..Delta::default() };
         StreamEvent { id: RequestId(id), kind: StreamEventKind::Delta(delta) }
     };
     let finished = |id, prompt_tokens, completion_tokens| {

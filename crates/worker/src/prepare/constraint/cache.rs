@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use protocol::message::ConstraintKind;
-
-use super::compiler::Prototype;
+use super::{compiler::Prototype, grammar::Demand};
 
 /// Most that are kept, and most bytes of them, as far as these can be estimated.
 const BOUNDS: Bounds = Bounds { entries: 128, bytes: 32 << 20 };
@@ -31,7 +29,7 @@ struct Bounds {
 
 #[derive(Debug)]
 struct Entry<T> {
-    kind: ConstraintKind,
+    demand: Demand,
     outcome: T,
     bytes: usize,
 }
@@ -44,22 +42,22 @@ impl<T> Default for Cache<T> {
 
 impl<T: Clone> Cache<T> {
     /// What came of compiling this, if that is known still.
-    pub(super) fn get(&mut self, kind: &ConstraintKind) -> Option<T> {
-        let index = self.entries.iter().position(|entry| entry.kind == *kind)?;
+    pub(super) fn get(&mut self, demand: &Demand) -> Option<T> {
+        let index = self.entries.iter().position(|entry| entry.demand == *demand)?;
         self.entries[index..].rotate_left(1);
         self.entries.last().map(|entry| entry.outcome.clone())
     }
 
     /// Keeps what came of compiling this, in about so many `bytes`, unless that alone is too much.
-    pub(super) fn insert(&mut self, kind: ConstraintKind, outcome: T, bytes: usize) {
+    pub(super) fn insert(&mut self, demand: Demand, outcome: T, bytes: usize) {
         // Another thread may have compiled it meanwhile.
-        if let Some(index) = self.entries.iter().position(|entry| entry.kind == kind) {
+        if let Some(index) = self.entries.iter().position(|entry| entry.demand == demand) {
             self.bytes -= self.entries.remove(index).bytes;
         }
         if bytes > self.bounds.bytes {
             return;
         }
-        self.entries.push(Entry { kind, outcome, bytes });
+        self.entries.push(Entry { demand, outcome, bytes });
         self.bytes += bytes;
         while self.entries.len() > self.bounds.entries || self.bytes > self.bounds.bytes {
             self.bytes -= self.entries.remove(0).bytes;
@@ -70,6 +68,7 @@ impl<T: Clone> Cache<T> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use protocol::message::ConstraintKind;
 
     use super::*;
 
@@ -77,8 +76,8 @@ mod tests {
         Cache { bounds: Bounds { entries, bytes }, ..Cache::default() }
     }
 
-    fn kind(n: u32) -> ConstraintKind {
-        ConstraintKind::Regex(n.to_string())
+    fn kind(n: u32) -> Demand {
+        Demand { kind: ConstraintKind::Regex(n.to_string()), around: None }
     }
 
     #[test]
@@ -99,8 +98,11 @@ mod tests {
     fn a_text_means_another_thing_in_another_kind() {
         let mut cache = cache(9, 100);
         cache.insert(kind(1), 1, 1);
-        assert_eq!(cache.get(&ConstraintKind::Grammar("1".into())), None);
-        assert_eq!(cache.get(&ConstraintKind::Choice(vec!["1".into()])), None);
+        let others = [ConstraintKind::Grammar("1".into()), ConstraintKind::Choice(vec!["1".into()])];
+        let others = others.map(|kind| Demand { kind, around: None });
+        for other in others.into_iter().chain([Demand { around: Some("start: @answer"), ..kind(1) }]) {
+            assert_eq!(cache.get(&other), None);
+        }
     }
 
     proptest! {

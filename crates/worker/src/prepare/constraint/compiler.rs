@@ -5,10 +5,9 @@ use std::fmt;
 use llguidance::{
     Matcher, ParserFactory, api::ParserLimits, earley::SlicedBiasComputer, toktrie::InferenceCapabilities,
 };
-use protocol::message::ConstraintKind;
 
 use super::{
-    grammar,
+    grammar::{self, Demand},
     vocabulary::{Vocabulary, walkable},
 };
 use crate::constraint::{Constraint, MaskThread, reason};
@@ -37,9 +36,9 @@ impl Compiler {
     }
 
     /// What outputs begin with, of which there is at least one token; or why there are none.
-    pub(super) fn compile(&self, kind: &ConstraintKind) -> Result<Prototype, String> {
-        let parser = grammar::of(kind).and_then(|grammar| self.factory.create_parser(grammar));
-        let parser = parser.map_err(|error| grammar::explain(kind, reason(&error)))?;
+    pub(super) fn compile(&self, demand: &Demand) -> Result<Prototype, String> {
+        let parser = grammar::of(demand).and_then(|grammar| self.factory.create_parser(grammar));
+        let parser = parser.map_err(|error| grammar::explain(&demand.kind, reason(&error)))?;
         // This clone has the same lexer, which the matcher hides.
         let lexer = parser.parser.clone();
         let mut matcher = Matcher::new(Ok(parser));

@@ -1,7 +1,7 @@
 //! What a client asks for, as a grammar.
 
 use anyhow::{Context, ensure};
-use llguidance::api::TopLevelGrammar;
+use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use protocol::message::ConstraintKind;
 use serde_json::{Value, json};
 
@@ -13,8 +13,32 @@ const WHITESPACE: &str = r"[ \t\n\r]{1,64}";
 /// Where a schema says how it is compiled, in llguidance's terms.
 const OPTIONS: &str = "x-guidance";
 
-/// The grammar of a constraint.
-pub(super) fn of(kind: &ConstraintKind) -> anyhow::Result<TopLevelGrammar> {
+/// By which name the grammar around it knows that of an answer.
+const ANSWER: &str = "answer";
+
+/// What outputs have to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Demand {
+    /// What the client asks for.
+    pub(super) kind: ConstraintKind,
+    /// A grammar of outputs in which that is a part, named `@answer`; `None` if it is all of the output.
+    pub(super) around: Option<&'static str>,
+}
+
+/// The grammar of outputs.
+pub(super) fn of(demand: &Demand) -> anyhow::Result<TopLevelGrammar> {
+    let mut grammar = of_answer(&demand.kind)?;
+    if let Some(around) = demand.around {
+        for answer in &mut grammar.grammars {
+            answer.name = Some(ANSWER.to_owned());
+        }
+        grammar.grammars.insert(0, GrammarWithLexer::from_lark(around.to_owned()));
+    }
+    Ok(grammar)
+}
+
+/// The grammar of an answer, which is one.
+fn of_answer(kind: &ConstraintKind) -> anyhow::Result<TopLevelGrammar> {
     Ok(match kind {
         ConstraintKind::JsonObject => TopLevelGrammar::from_json_schema(schema(json!({"type": "object"}))),
         ConstraintKind::JsonSchema(text) => {

@@ -27,6 +27,7 @@ use std::{
 use cache::{Cache, Outcome};
 use compiler::Compiler;
 use crossbeam_channel::{RecvTimeoutError, bounded};
+use grammar::Demand;
 use protocol::message::{self, Failure, FailureKind};
 pub(super) use vocabulary::Vocabulary;
 
@@ -68,13 +69,15 @@ impl Default for Constraints {
 }
 
 impl Constraints {
-    /// The constraint that a request asks for, at the beginning of its output.
+    /// The constraint that a request asks for, at the beginning of its output. `around` is a grammar of outputs that have the
+    /// answer as a part; `None` if it is all.
     ///
     /// # Errors
     /// It can't be compiled, or not in time; or this model can't follow any.
     pub(super) fn compile(
         &self,
         asked: &message::Constraint,
+        around: Option<&'static str>,
         ignore_eos: bool,
         vocabulary: Vocabulary<'_>,
     ) -> Result<Constraint, Failure> {
@@ -86,10 +89,11 @@ impl Constraints {
             let message = format!("this model's output can't be constrained: {reason}");
             failure(asked, FailureKind::Internal, message)
         })?;
-        let known = lock(&self.cache).get(&asked.kind);
+        let demand = Demand { kind: asked.kind.clone(), around };
+        let known = lock(&self.cache).get(&demand);
         let outcome = match known {
             Some(outcome) => outcome,
-            None => self.compile_in_time(compiler, asked)?,
+            None => self.compile_in_time(compiler, asked, demand)?,
         };
         let prototype = outcome.map_err(|reason| refused(asked, &reason))?;
         Ok(compiler.begin(&prototype, ignore_eos))
@@ -101,6 +105,7 @@ impl Constraints {
         &self,
         compiler: &Arc<Compiler>,
         asked: &message::Constraint,
+        demand: Demand,
     ) -> Result<Outcome, Failure> {
         if Arc::strong_count(&self.running) > MAX_RUNNING {
             let message = "constraints that take too long are still being compiled; try again later";
@@ -108,16 +113,16 @@ impl Constraints {
         }
         self.compiled.fetch_add(1, Ordering::Relaxed);
         let (compiler, running) = (Arc::clone(compiler), Arc::clone(&self.running));
-        let (cache, kind, bytes) = (Arc::clone(&self.cache), asked.kind.clone(), asked.bytes());
+        let (cache, bytes) = (Arc::clone(&self.cache), asked.bytes());
         let (compiled, result) = bounded(1);
         let work = move || {
             let _running = running;
-            let outcome = compiler.compile(&kind).map(Arc::new);
+            let outcome = compiler.compile(&demand).map(Arc::new);
             let kept = match &outcome {
                 Ok(prototype) => prototype.bytes(bytes),
                 Err(reason) => bytes + reason.len(),
             };
-            lock(&cache).insert(kind, outcome.clone(), kept);
+            lock(&cache).insert(demand, outcome.clone(), kept);
             // Nobody waits any more if it took too long.
             let _ = compiled.send(outcome);
         };

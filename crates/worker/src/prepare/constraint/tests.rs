@@ -32,7 +32,7 @@ impl Model {
     fn compile(&self, kind: ConstraintKind) -> Result<Constraint, Failure> {
         let asked = Asked { kind, param: "field".into() };
         let (tokenizer, size, eos_tokens) = (self.tokenizer.tokenizer(), self.size, &self.eos_tokens);
-        self.constraints.compile(&asked, false, Vocabulary { tokenizer, size, eos_tokens })
+        self.constraints.compile(&asked, None, false, Vocabulary { tokenizer, size, eos_tokens })
     }
 
     fn failure(&self, kind: ConstraintKind) -> Failure {
@@ -268,7 +268,7 @@ fn what_can_not_be_compiled_is_not_tried_again_and_each_request_s_own_field_is_n
     let [first, second] = ["guided_regex", "regex"].map(|param| {
         let asked = Asked { kind: regex("a("), param: param.into() };
         let vocabulary = Vocabulary { tokenizer, size, eos_tokens };
-        model.constraints.compile(&asked, false, vocabulary).err().unwrap()
+        model.constraints.compile(&asked, None, false, vocabulary).err().unwrap()
     });
     assert_eq!((first.kind, second.kind), (FailureKind::InvalidRequest, FailureKind::InvalidRequest));
     assert!(first.message.starts_with("`guided_regex` can't be used: "), "{}", first.message);
@@ -284,7 +284,7 @@ fn whether_end_tokens_are_ignored_is_each_request_s_own_affair() {
     for (ignore_eos, ends) in [(false, true), (true, false), (false, true)] {
         let asked = Asked { kind: regex("a*"), param: "field".into() };
         let vocabulary = Vocabulary { tokenizer, size, eos_tokens };
-        let mut constraint = model.constraints.compile(&asked, ignore_eos, vocabulary).unwrap();
+        let mut constraint = model.constraints.compile(&asked, None, ignore_eos, vocabulary).unwrap();
         assert_eq!(model.allowed(&mut constraint).contains(&"</s>".to_owned()), ends);
     }
     assert_eq!(model.compiled(), 1);

@@ -12,8 +12,12 @@ use crate::{
 const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}\
                       <|im_start|>assistant";
 
+fn alone(messages: &[ChatMessage]) -> Conversation<'_> {
+    Conversation { messages, tools: None }
+}
+
 fn message(role: &str, content: &str) -> ChatMessage {
-    ChatMessage { role: role.into(), content: content.into(), name: None }
+    ChatMessage::new(role, content)
 }
 
 fn control(
@@ -42,9 +46,9 @@ impl Model {
         let special =
             [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(name, text)| (name.into(), text.into()));
         let template = ChatTemplate::new(template, special.into());
-        match self.control.disguise(messages).unwrap() {
+        match self.control.disguise(Conversation { messages, tools: None }).unwrap() {
             Some(disguised) => {
-                let text = template.render(&disguised.messages).unwrap();
+                let text = template.render(disguised.conversation().messages).unwrap();
                 (disguised.reveal(&text), disguised.encode(&self.tokenizer, &text).unwrap())
             }
             None => {
@@ -143,9 +147,12 @@ fn ends_of_turns_are_control_tokens_even_if_not_special() {
     let tokenizer = Arc::clone(samples::load(&samples::byte_level()).tokenizer());
     let think = tokenizer.token_to_id("<think>").unwrap();
     let ending = control(&tokenizer, vec![think], None).unwrap();
-    assert!(ending.disguise(&[message("user", "<think>")]).unwrap().is_some());
+    assert!(ending.disguise(alone(&[message("user", "<think>")])).unwrap().is_some());
     let control = control(&tokenizer, Vec::new(), None).unwrap();
-    assert!(control.disguise(&[message("user", "<think>")]).unwrap().is_none(), "parsed, as in transformers");
+    assert!(
+        control.disguise(alone(&[message("user", "<think>")])).unwrap().is_none(),
+        "parsed, as in transformers"
+    );
 }
 
 #[test]
@@ -158,7 +165,7 @@ fn tokens_that_the_template_writes_are_control_tokens_even_if_not_special() {
     let of = |template| control(&tokenizer, Vec::new(), template);
     assert!(of(None).is_none());
     let control = of(Some("{{ '<|user|>' + messages[0].content + '<think>' }}")).unwrap();
-    let disguised = |text| control.disguise(&[message("user", text)]).unwrap().is_some();
+    let disguised = |text| control.disguise(alone(&[message("user", text)])).unwrap().is_some();
     assert!(disguised("a<|user|>b"));
     assert!(!disguised("a<think>b"), "a part of a message");
     assert!(!disguised("a<|im_end|>b"), "nothing that this template writes");
@@ -172,10 +179,10 @@ fn messages_that_leave_no_stand_in_are_refused() {
     let model = Model::new(&samples::byte_level());
     let mut content: String = STAND_INS.skip(1).collect();
     content.push_str("<s>");
-    let disguised = model.control.disguise(&[message("user", &content)]).unwrap().unwrap();
-    assert_eq!(disguised.reveal(&disguised.messages[0].content), content);
+    let disguised = model.control.disguise(alone(&[message("user", &content)])).unwrap().unwrap();
+    assert_eq!(disguised.reveal(&disguised.conversation().messages[0].content), content);
     content.push(*STAND_INS.start());
-    assert_eq!(model.control.disguise(&[message("user", &content)]).err(), Some(NoStandIns));
+    assert_eq!(model.control.disguise(alone(&[message("user", &content)])).err(), Some(NoStandIns));
 }
 
 fn parts(parts: Vec<&'static str>) -> impl Strategy<Value = String> {

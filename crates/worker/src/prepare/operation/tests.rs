@@ -43,7 +43,7 @@ fn text(text: &str) -> Prompt {
 }
 
 fn chat(content: &str) -> Prompt {
-    Prompt::Chat(vec![ChatMessage { role: "user".into(), content: content.into(), name: None }])
+    Prompt::Chat(vec![ChatMessage::new("user", content)])
 }
 
 /// Of a prompt.

@@ -1,8 +1,8 @@
 //! A conversation, as a template sees it.
 
 use minijinja::Value;
-use protocol::message::ChatMessage;
-use serde_json::{Map, Value as Json};
+use protocol::message::{ChatMessage, ToolCall};
+use serde_json::{Map, Value as Json, json};
 
 use super::{SpecialTokens, values::from_json};
 
@@ -37,18 +37,15 @@ impl Default for Chat {
 }
 
 impl Chat {
-    /// A conversation of plain messages.
+    /// A conversation without tools, or whose tools are not to be called any more.
     pub fn of(messages: &[ChatMessage]) -> Self {
-        let object = |message: &ChatMessage| {
-            let mut object = Map::new();
-            object.insert("role".into(), message.role.as_str().into());
-            object.insert("content".into(), message.content.as_str().into());
-            if let Some(name) = &message.name {
-                object.insert("name".into(), name.as_str().into());
-            }
-            Json::Object(object)
-        };
         Self { messages: messages.iter().map(object).collect(), ..Self::default() }
+    }
+
+    /// The same with a list of tools.
+    #[must_use]
+    pub fn with_tools(self, tools: Json) -> Self {
+        Self { tools, ..self }
     }
 
     /// The template's variables.
@@ -66,6 +63,31 @@ impl Chat {
         variables.extend(self.more.iter().map(|(name, value)| (name.clone(), from_json(value))));
         variables
     }
+}
+
+/// A message as clients of transformers write it.
+fn object(message: &ChatMessage) -> Json {
+    let ChatMessage { role, content, name, reasoning, tool_calls, tool_call_id } = message;
+    let mut object = Map::new();
+    object.insert("role".into(), role.as_str().into());
+    object.insert("content".into(), content.as_str().into());
+    for (key, value) in [("name", name), (REASONING[0], reasoning), ("tool_call_id", tool_call_id)] {
+        if let Some(value) = value {
+            object.insert(key.into(), value.as_str().into());
+        }
+    }
+    if !tool_calls.is_empty() {
+        object.insert("tool_calls".into(), tool_calls.iter().map(call).collect());
+    }
+    Json::Object(object)
+}
+
+/// A call as transformers has it, whose arguments are an object. What is none stays a text.
+fn call(call: &ToolCall) -> Json {
+    let ToolCall { id, name, arguments } = call;
+    let parsed = serde_json::from_str(arguments).ok().filter(Json::is_object);
+    let arguments = parsed.unwrap_or_else(|| arguments.as_str().into());
+    json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
 }
 
 /// A message as `apply_chat_template` hands it on: without keys that have no value, and with its reasoning under the

@@ -1,5 +1,7 @@
 //! A model's chat templates by name, of which a conversation chooses one.
 
+use chat::Format;
+
 use super::{Chat, ChatTemplate, SpecialTokens, TemplateError, Unusable};
 
 /// The template for conversations with tools.
@@ -42,6 +44,12 @@ impl ChatTemplates {
     /// Whether `text` stands in a template.
     pub fn contain(&self, text: &str) -> bool {
         self.compiled().any(|template| template.source().contains(text))
+    }
+
+    /// In which format a model writes whose templates these are.
+    pub fn format(&self) -> &'static Format {
+        let formats = self.compiled().map(|template| Format::of_template(template.source()));
+        formats.min_by_key(|format| format.is_plain()).unwrap_or(&chat::PLAIN)
     }
 
     /// The prompt for a conversation.

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::*;
 
 fn message(role: &str, content: &str) -> ChatMessage {
-    ChatMessage { role: role.into(), content: content.into(), name: None }
+    ChatMessage::new(role, content)
 }
 
 fn template(source: &str) -> ChatTemplate {

@@ -19,11 +19,7 @@ fn picked(candidates: &[Candidate], request: RouteRequest) -> usize {
 }
 
 fn chat(messages: &[(&str, &str)]) -> RouteRequest {
-    let message = |(role, content): &(&str, &str)| ChatMessage {
-        role: (*role).to_owned(),
-        content: (*content).to_owned(),
-        name: None,
-    };
+    let message = |(role, content): &(&str, &str)| ChatMessage::new(*role, *content);
     RouteRequest::of(&Prompt::Chat(messages.iter().map(message).collect()))
 }
 

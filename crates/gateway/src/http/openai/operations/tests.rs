@@ -31,7 +31,7 @@ fn messages() -> Value {
 }
 
 fn chat() -> Vec<ChatMessage> {
-    vec![ChatMessage { role: "user".into(), content: "hi".into(), name: None }]
+    vec![ChatMessage::new("user", "hi")]
 }
 
 fn pieces() -> Pieces {

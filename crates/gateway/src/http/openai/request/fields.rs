@@ -15,6 +15,7 @@ use super::{
     output::{ResponseFormat, Schema, StructuredOutputs},
     prompt::TypedPrompt,
     terms::Urgency,
+    tools::Tools,
 };
 use crate::http::json::{Flag, Key, Number, Object, Probe, Text, Texts, Whole};
 
@@ -109,6 +110,8 @@ fields! {
     n_cmpl: Whole = "n_cmpl",
     best_of: Whole = "best_of",
     draft_model: Text = "draft_model",
+    tools: Tools = "tools",
+    tool_choice: Probe = "tool_choice",
 }
 
 /// What a stream has beside the text.

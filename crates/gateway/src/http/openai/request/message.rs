@@ -7,6 +7,7 @@ use serde::{
     de::{self, SeqAccess, Visitor},
 };
 
+use super::tool_call::TypedCall;
 use crate::{
     http::{
         error::ApiError,
@@ -22,7 +23,11 @@ pub(in crate::http::openai) struct Message {
     role: Option<Text>,
     content: Option<Content>,
     name: Option<Text>,
-    tool_calls: Probe,
+    tool_calls: Option<Vec<Object<TypedCall>>>,
+    tool_call_id: Option<Text>,
+    reasoning_content: Option<Text>,
+    reasoning: Option<Text>,
+    thinking: Option<Text>,
     function_call: Probe,
     audio: Probe,
     images: Probe,
@@ -61,36 +66,61 @@ struct TypedPart {
 
 impl Message {
     fn check(self, index: usize) -> Result<ChatMessage, ApiError> {
+        self.check_foreign(index)?;
         let path = |name: &str| format!("messages[{index}].{name}");
+        let Some(Text(role)) = self.role else { return Err(field(&path("role"), "is required")) };
+        let role = match role.as_str() {
+            "system" | "user" | "assistant" | "tool" => role,
+            // OpenAI's newer name for it; templates of open models know the older.
+            "developer" => "system".into(),
+            "function" => {
+                return Err(unsupported(&path("role"), "calling functions; `tool` is the newer role"));
+            }
+            role => {
+                let problem = format!("is `{role}`, but must be system, developer, user, assistant or tool");
+                return Err(field(&path("role"), problem));
+            }
+        };
+        let is_assistant = role == "assistant";
+        let content = match self.content {
+            Some(content) => content.check(&path("content"))?,
+            None if is_assistant => String::new(),
+            None => return Err(field(&path("content"), "is required")),
+        };
+        let calls = self.tool_calls.unwrap_or_default();
+        if !is_assistant && !calls.is_empty() {
+            return Err(field(&path("tool_calls"), "is a field of an assistant's message"));
+        }
+        let calls = calls.into_iter().enumerate();
+        let tool_calls =
+            calls.map(|(call, Object(typed))| typed.check(&path(&format!("tool_calls[{call}]"))));
+        let reasoning = [self.reasoning_content, self.reasoning, self.thinking].into_iter().flatten();
+        let reasoning = reasoning.map(|Text(text)| text).find(|text| is_assistant && !text.is_empty());
+        let text = |text: Option<Text>| text.map(|Text(text)| text);
+        Ok(ChatMessage {
+            role,
+            content,
+            name: text(self.name),
+            reasoning,
+            tool_calls: tool_calls.collect::<Result<_, _>>()?,
+            tool_call_id: text(self.tool_call_id),
+        })
+    }
+
+    /// Fields that ask for what this server doesn't offer.
+    fn check_foreign(&self, index: usize) -> Result<(), ApiError> {
         for (name, value, what) in [
-            ("tool_calls", &self.tool_calls, "calling tools"),
-            ("function_call", &self.function_call, "calling functions"),
+            ("function_call", &self.function_call, "calling functions; `tool_calls` is the newer field"),
             ("audio", &self.audio, "audio"),
             ("images", &self.images, "input other than text"),
             ("prefix", &self.prefix, "continuing the last message"),
             ("partial", &self.partial, "continuing the last message"),
         ] {
             if value.is_filled() && *value != Probe::Flag(false) {
-                return Err(unsupported(&path(name), what));
+                return Err(unsupported(&format!("messages[{index}].{name}"), what));
             }
         }
-        let Some(Text(role)) = self.role else { return Err(field(&path("role"), "is required")) };
-        let role = match role.as_str() {
-            "system" | "user" | "assistant" => role,
-            // OpenAI's newer name for it; templates of open models know the older.
-            "developer" => "system".into(),
-            "tool" | "function" => return Err(unsupported(&path("role"), "calling tools")),
-            role => {
-                let problem = format!("is `{role}`, but must be system, developer, user or assistant");
-                return Err(field(&path("role"), problem));
-            }
-        };
-        let content = match self.content {
-            Some(content) => content.check(&path("content"))?,
-            None if role == "assistant" => String::new(),
-            None => return Err(field(&path("content"), "is required")),
-        };
-        Ok(ChatMessage { role, content, name: self.name.map(|Text(name)| name) })
+        Ok(())
     }
 }
 

@@ -12,6 +12,8 @@ mod output;
 mod prompt;
 mod sampling;
 mod terms;
+mod tool_call;
+mod tools;
 
 use self::{fields::Fields, prompt::text_prompt};
 pub(super) use self::{
@@ -101,6 +103,7 @@ impl Fields {
         let sampling = Sampling { logprobs: needed, ..self.sampling()? };
         let stop = self.stop()?;
         let output = self.output()?;
+        let tools = self.tools(rules.kind)?;
         let stop_tokens = self.stop_tokens()?;
         let include_stop = self.include_stop_str_in_output.is_some_and(|Flag(include)| include);
         let max_tokens = self.max_tokens()?.unwrap_or(rules.default_max_tokens);
@@ -131,6 +134,7 @@ impl Fields {
             include_stop,
             ignore_eos,
             output,
+            tools,
             priority,
             // These are not for the body to say.
             caller: Caller::default(),

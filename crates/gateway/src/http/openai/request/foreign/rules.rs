@@ -8,6 +8,7 @@ type Rule = (&'static [&'static str], Neutral, &'static str);
 /// The fields, by what they ask for.
 pub(in crate::http::openai::request) const RULES: &[Rule] = &[
     // OpenAI.
+    // Of operations: what generates reads these two itself.
     (&["tools"], Off, "calling tools"),
     (&["functions"], Off, "calling functions"),
     (&["tool_choice"], Words(&["none", "auto"]), "calling tools"),

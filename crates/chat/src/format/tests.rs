@@ -8,16 +8,44 @@ use proptest::prelude::*;
 use super::*;
 use crate::ParserEvent;
 
+/// A part of an output, as tokens give it.
+#[derive(Clone, Copy, Debug)]
+enum Piece<'a> {
+    Text(&'a str),
+    Special(&'a str),
+}
+
 /// The events of an output that comes in these pieces, with deltas that belong together joined.
 ///
 /// # Panics
 /// The events break a rule of [`ParserEvent`].
-fn events(mut parser: Box<dyn OutputParser>, pieces: &[&str]) -> Vec<ParserEvent> {
+fn events(mut parser: Box<dyn OutputParser>, pieces: &[Piece<'_>]) -> Vec<ParserEvent> {
     let mut events = Vec::new();
-    pieces.iter().for_each(|piece| parser.push((*piece).to_owned(), &mut events));
+    for piece in pieces {
+        match piece {
+            Piece::Text(text) => parser.push((*text).to_owned(), &mut events),
+            Piece::Special(text) => parser.push_special(text, &mut events),
+        }
+    }
     parser.finish(&mut events);
     check(&events);
     joined(events)
+}
+
+/// An output, of which everything that looks like one is a special token.
+fn pieces(mut text: &str) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    while let Some((before, rest)) = text.split_once("<|") {
+        let Some((name, _)) = rest.split_once("|>").filter(|(name, _)| name.chars().all(char::is_lowercase))
+        else {
+            break;
+        };
+        let (start, end) = (before.len(), before.len() + name.len() + 4);
+        pieces.extend([Piece::Text(before), Piece::Special(&text[start..end])]);
+        text = &text[end..];
+    }
+    pieces.push(Piece::Text(text));
+    pieces
 }
 
 fn joined(events: Vec<ParserEvent>) -> Vec<ParserEvent> {
@@ -59,26 +87,30 @@ fn check(events: &[ParserEvent]) {
     assert_eq!(open, None, "a call never ends: {events:?}");
 }
 
-/// `text` cut at the character boundaries at or below `cuts`.
-fn cut<'a>(text: &'a str, cuts: &[usize]) -> Vec<&'a str> {
-    let ends: BTreeSet<usize> = cuts.iter().map(|cut| text.floor_char_boundary(*cut)).collect();
+/// The text pieces cut at the character boundaries at or below `cuts`, each of them at the same ones.
+fn cut<'a>(whole: &[Piece<'a>], cuts: &[usize]) -> Vec<Piece<'a>> {
     let mut pieces = Vec::new();
-    let mut from = 0;
-    for end in ends.into_iter().chain([text.len()]) {
-        pieces.push(&text[from..end]);
-        from = end;
+    for &piece in whole {
+        let Piece::Text(text) = piece else {
+            pieces.push(piece);
+            continue;
+        };
+        let ends: BTreeSet<usize> = cuts.iter().map(|cut| text.floor_char_boundary(*cut)).collect();
+        let mut from = 0;
+        for end in ends.into_iter().chain([text.len()]) {
+            pieces.push(Piece::Text(&text[from..end]));
+            from = end;
+        }
     }
     pieces
 }
 
-fn every_character(text: &str) -> Vec<&str> {
-    text.split_inclusive(|_: char| true).collect()
-}
-
 fn cuts_do_not_matter(new: fn() -> Box<dyn OutputParser>, text: &str, cuts: &[usize]) {
-    let whole = events(new(), &[text]);
-    assert_eq!(events(new(), &cut(text, cuts)), whole, "{text:?} cut at {cuts:?}");
-    assert_eq!(events(new(), &every_character(text)), whole, "{text:?} by characters");
+    let pieces = pieces(text);
+    let whole = events(new(), &pieces);
+    assert_eq!(events(new(), &cut(&pieces, cuts)), whole, "{text:?} cut at {cuts:?}");
+    let everywhere: Vec<usize> = (0..text.len()).collect();
+    assert_eq!(events(new(), &cut(&pieces, &everywhere)), whole, "{text:?} by characters");
 }
 
 /// Samples of all formats and arbitrary text in any order, each whole or broken off.
@@ -92,20 +124,22 @@ fn output() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn formats_have_different_names_and_are_found_by_them() {
-    let names: Vec<&str> = names().collect();
-    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
-    assert!(names.iter().all(|name| parser(name).is_some()));
-    assert!(parser("no such format").is_none());
+fn a_template_tells_the_format() {
+    let names: BTreeSet<&str> = FORMATS.iter().map(|format| format.name).collect();
+    assert_eq!(names.len(), FORMATS.len(), "{names:?}");
+    let of = |source| Format::of_template(source).name;
+    assert_eq!(of("<|start|>{{ role }}<|channel|>final<|message|>{{ content }}<|end|>"), "harmony");
+    assert_eq!(of("<|start|>{{ role }}<|message|>{{ content }}<|end|>"), "plain");
+    assert_eq!(of("{{ messages }}"), "plain");
+    assert!(PLAIN.is_plain() && !HARMONY.is_plain());
 }
 
 #[test]
 fn plain_output_is_text_and_nothing_else() {
-    assert_eq!(
-        events(parser(PLAIN).unwrap(), &["a", "", "<think>b"]),
-        [ParserEvent::Text("a<think>b".into())]
-    );
-    assert_eq!(events(parser(PLAIN).unwrap(), &["", ""]), []);
+    let of = |text| events(PLAIN.parser(), &pieces(text));
+    assert_eq!(of("a<think>b"), [ParserEvent::Text("a<think>b".into())]);
+    assert_eq!(of("a<|channel|>b"), [ParserEvent::Text("ab".into())]);
+    assert_eq!(of(""), []);
 }
 
 #[test]
@@ -132,6 +166,7 @@ proptest! {
 }
 
 /// Finds a marker only if it is not cut.
+#[derive(Debug)]
 struct Forgetful;
 
 impl OutputParser for Forgetful {
@@ -140,10 +175,17 @@ impl OutputParser for Forgetful {
         events.push(if reasons { ParserEvent::Reasoning(piece) } else { ParserEvent::Text(piece) });
     }
 
-    fn finish(self: Box<Self>, _: &mut Vec<ParserEvent>) {}
+    fn push_special(&mut self, _: &str, _: &mut Vec<ParserEvent>) {}
+
+    fn in_answer(&self) -> bool {
+        true
+    }
+
+    fn finish(&mut self, _: &mut Vec<ParserEvent>) {}
 }
 
 /// Leaves a call open.
+#[derive(Debug)]
 struct Unfinished;
 
 impl OutputParser for Unfinished {
@@ -151,14 +193,20 @@ impl OutputParser for Unfinished {
         events.push(ParserEvent::ToolCallStart { index: 0, name: piece });
     }
 
-    fn finish(self: Box<Self>, _: &mut Vec<ParserEvent>) {}
+    fn push_special(&mut self, _: &str, _: &mut Vec<ParserEvent>) {}
+
+    fn in_answer(&self) -> bool {
+        false
+    }
+
+    fn finish(&mut self, _: &mut Vec<ParserEvent>) {}
 }
 
 #[test]
 fn the_checks_find_parsers_that_are_wrong() {
     let forgetful = || cuts_do_not_matter(|| Box::new(Forgetful), "a<think>b", &[3]);
     assert!(catch_unwind(forgetful).is_err());
-    assert!(catch_unwind(|| events(Box::new(Unfinished), &["f"])).is_err());
-    assert!(catch_unwind(|| events(Box::new(Unfinished), &["f", "g"])).is_err());
-    assert!(catch_unwind(|| events(Box::new(Forgetful), &[""])).is_err(), "an empty delta");
+    assert!(catch_unwind(|| events(Box::new(Unfinished), &[Piece::Text("f")])).is_err());
+    assert!(catch_unwind(|| events(Box::new(Unfinished), &[Piece::Text("f"), Piece::Text("g")])).is_err());
+    assert!(catch_unwind(|| events(Box::new(Forgetful), &[Piece::Text("")])).is_err(), "an empty delta");
 }
