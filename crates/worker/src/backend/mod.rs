@@ -116,6 +116,11 @@ impl Backend {
         Self { kernels, dtype }
     }
 
+    /// Type of activations.
+    pub(crate) fn dtype(self) -> Dtype {
+        self.dtype
+    }
+
     /// Threads that compute, the calling one included: the kernels' own, or one a core.
     pub(crate) fn threads(self) -> usize {
         if self.kernels.are_cpu() {

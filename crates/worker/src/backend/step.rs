@@ -15,6 +15,8 @@ pub(crate) struct StepMemory<'a> {
 pub(crate) enum KvStep<'a> {
     Paged(cpu::PagedStep),
     Gathered(mlx::GatheredStep<'a>),
+    /// Whole inputs, of which nothing is kept.
+    Packed(&'a mlx::PackedInputs),
 }
 
 impl<'a> StepMemory<'a> {
@@ -69,6 +71,7 @@ impl KvStep<'_> {
         match self {
             Self::Paged(step) => step.attend(spec, layer, qkv),
             Self::Gathered(step) => step.attend(spec, layer, qkv),
+            Self::Packed(inputs) => inputs.attend(spec, qkv),
         }
     }
 }
