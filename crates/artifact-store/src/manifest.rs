@@ -10,7 +10,7 @@ use crate::{Digest, Quantization};
 pub(crate) const FORMAT: u32 = 1;
 
 /// Architectures that embed text and never generate it, by their `model_type`.
-const ENCODERS: [&str; 3] = ["bert", "roberta", "xlm-roberta"];
+const ENCODERS: [&str; 4] = ["bert", "modernbert", "roberta", "xlm-roberta"];
 
 /// One stored model: everything a worker needs to load it, without looking
 /// into the blobs.
@@ -259,7 +259,8 @@ impl Manifest {
             return None;
         }
         let dense = self.embedding.as_ref().and_then(|embedding| embedding.dense.last());
-        let said = |name: &str| self.config[name].as_u64().or_else(|| self.config["text_config"][name].as_u64());
+        let said =
+            |name: &str| self.config[name].as_u64().or_else(|| self.config["text_config"][name].as_u64());
         dense.map(|module| module.outputs.into()).or_else(|| said("hidden_size"))
     }
 

@@ -283,10 +283,14 @@ fn what_makes_an_embedding_comes_along() {
     env.ok(&["pull", "org/model"]);
     let json = env.ok(&["inspect", "org/model", "--json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
-    let dense = serde_json::json!({"name": "2_Dense", "inputs": 4, "outputs": 2, "bias": true, "activation": "tanh"});
+    let dense =
+        serde_json::json!({"name": "2_Dense", "inputs": 4, "outputs": 2, "bias": true, "activation": "tanh"});
     let expected =
         serde_json::json!({"pooling": "first-token", "normalize": false, "max_tokens": 32, "dense": [dense]});
     assert_eq!(json["manifest"]["embedding"], expected);
     let shown = text(&env.ok(&["inspect", "org/model"]).stdout);
-    assert!(shown.contains("2 numbers, of the first token, through 1 matrix, of at most 32 tokens"), "{shown}");
+    assert!(
+        shown.contains("2 numbers, of the first token, through 1 matrix, of at most 32 tokens"),
+        "{shown}"
+    );
 }

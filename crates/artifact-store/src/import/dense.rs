@@ -24,13 +24,17 @@ const ACTIVATIONS: [(&str, DenseActivation); 2] =
 pub(super) fn module_of(name: String, settings: &Value) -> Result<DenseModule, String> {
     let size = |which: &str| {
         let number = settings[which].as_u64().filter(|number| (1..=MAX_SIZE).contains(number));
-        number.map(|number| number as u32).ok_or_else(|| format!("its \"{which}\" is not a number up to {MAX_SIZE}"))
+        number
+            .map(|number| number as u32)
+            .ok_or_else(|| format!("its \"{which}\" is not a number up to {MAX_SIZE}"))
     };
     // What sentence-transformers assumes.
     let class = match &settings["activation_function"] {
         Value::Null => "Tanh",
         Value::String(class) => class,
-        other => return Err(format!("its \"activation_function\" is {other}, which is not the name of a class")),
+        other => {
+            return Err(format!("its \"activation_function\" is {other}, which is not the name of a class"));
+        }
     };
     let end = class.rsplit('.').next().unwrap_or(class);
     let known = ACTIVATIONS.iter().find(|(known, _)| *known == end);
@@ -61,7 +65,9 @@ mod tests {
     fn what_is_computed_is_read_and_anything_else_refused_by_name() {
         let read = |settings: Value| module_of("2_Dense".to_owned(), &settings);
         let identity = "torch.nn.modules.linear.Identity";
-        let module = read(json!({"in_features": 4, "out_features": 8, "bias": false, "activation_function": identity}));
+        let module = read(
+            json!({"in_features": 4, "out_features": 8, "bias": false, "activation_function": identity}),
+        );
         let expected = DenseModule {
             name: "2_Dense".to_owned(),
             inputs: 4,

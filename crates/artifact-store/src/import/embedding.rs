@@ -123,7 +123,10 @@ fn other_modules() -> String {
 fn unused_prompts(settings: &Value) -> Option<String> {
     let prompts = settings["prompts"].as_object()?;
     let prompts = prompts.iter().filter_map(|(name, text)| Some((name, text.as_str()?)));
-    let said: Vec<_> = prompts.filter(|(_, text)| !text.is_empty()).map(|(name, text)| format!("{name}: {text:?}")).collect();
+    let said: Vec<_> = prompts
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(name, text)| format!("{name}: {text:?}"))
+        .collect();
     let (first, more) = said.split_first()?;
     let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
     Some(format!(
@@ -203,7 +206,8 @@ mod tests {
 
     #[test]
     fn modules_are_a_transformer_a_pooling_and_perhaps_a_normalization() {
-        let expected = |normalizes| Modules { pooling: "1_Pooling".to_owned(), dense: Vec::new(), normalizes };
+        let expected =
+            |normalizes| Modules { pooling: "1_Pooling".to_owned(), dense: Vec::new(), normalizes };
         let two = [("Transformer", ""), ("Pooling", "1_Pooling")];
         assert_eq!(modules(&two), Ok(expected(false)));
         let three = [two[0], two[1], ("Normalize", "2_Normalize")];

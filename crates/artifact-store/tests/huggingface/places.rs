@@ -261,7 +261,8 @@ fn an_embedding_that_could_not_be_served_is_refused_with_its_file() {
 fn write_dense(folder: &Path) {
     write_modules(folder);
     let module = |kind: &str, path: &str| json!({ "type": format!("a.{kind}"), "path": path });
-    let modules = json!([module("Transformer", ""), module("Pooling", "1_Pooling"), module("Dense", "2_Dense")]);
+    let modules =
+        json!([module("Transformer", ""), module("Pooling", "1_Pooling"), module("Dense", "2_Dense")]);
     write(folder, "modules.json", &modules.to_string());
     let identity = "torch.nn.modules.linear.Identity";
     let dense = json!({"in_features": 4, "out_features": 1, "bias": false, "activation_function": identity});

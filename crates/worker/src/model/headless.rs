@@ -3,7 +3,9 @@
 
 use mlx_rs::{Array, error::Exception};
 
-use super::{Architecture, Encoder, EncoderInput, ModelError, arch::Entry, config::Settings, weights::Weights};
+use super::{
+    Architecture, Encoder, EncoderInput, ModelError, arch::Entry, config::Settings, weights::Weights,
+};
 use crate::backend::{KvStep, PackedInputs, StepMemory};
 
 /// The model.

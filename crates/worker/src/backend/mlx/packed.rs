@@ -88,7 +88,10 @@ impl PackedInputs {
         let asked = [
             (spec.soft_cap.is_some(), "capped attention scores, in a model that embeds text"),
             (spec.sinks.is_some(), "attention sinks, in a model that embeds text"),
-            (spec.query_scale.is_some(), "queries that grow with their position, in a model that embeds text"),
+            (
+                spec.query_scale.is_some(),
+                "queries that grow with their position, in a model that embeds text",
+            ),
             (spec.chunked, "attention within chunks, in a model that embeds text"),
         ];
         asked.into_iter().find_map(|(is_asked_for, what)| is_asked_for.then_some(what))
@@ -125,8 +128,7 @@ impl Group {
         };
         let inputs = self.lens.len() as i32;
         // [inputs, heads, len, dim]
-        let qkv =
-            qkv.reshape(&[inputs, self.len, heads + 2 * kv, dim])?.transpose_axes(&[0, 2, 1, 3])?;
+        let qkv = qkv.reshape(&[inputs, self.len, heads + 2 * kv, dim])?.transpose_axes(&[0, 2, 1, 3])?;
         let mut parts = Vec::new();
         // So many inputs, or so many queries of one, as there may be scores. That depends on the length alone.
         let of_one = i64::from(heads) * i64::from(self.len) * i64::from(self.len);

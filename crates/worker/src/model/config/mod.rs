@@ -2,6 +2,7 @@
 
 mod encoder;
 mod kinds;
+mod modern_encoder;
 mod rope;
 mod settings;
 mod windows;
@@ -11,6 +12,7 @@ use serde_json::Value;
 
 pub(super) use encoder::EncoderConfig;
 pub(super) use kinds::layer_kinds;
+pub(super) use modern_encoder::ModernEncoderConfig;
 pub(super) use rope::{QueryScaleConfig, RopeConfig, RopeScaling};
 pub(super) use settings::{Defaults, Settings};
 pub(super) use windows::{WindowRule, layer_windows};

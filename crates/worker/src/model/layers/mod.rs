@@ -17,6 +17,7 @@ mod latent_attention;
 mod linear;
 mod mixer;
 mod mlp;
+mod modern_encoder;
 mod moe;
 mod names;
 mod norm;
@@ -37,6 +38,7 @@ use linear::{FusedLinear, load_matrices, load_matrix};
 use mixer::Mixer;
 pub(super) use mixer::RecurrentPlan;
 use mlp::{Mlp, MlpParams};
+pub(super) use modern_encoder::load_modern_encoder;
 use moe::Moe;
 pub(super) use moe::{MoeNames, MoePlan, SharedExpert};
 pub(super) use names::BlockNames;
@@ -56,8 +58,8 @@ pub(super) use super::{
     Architecture, Encoder, EncoderInput, ModelError,
     adapters::Site,
     config::{
-        DecoderConfig, Defaults, EncoderConfig, QueryScaleConfig, RopeConfig, RopeScaling, Settings,
-        WindowRule, gelu_gate, layer_kinds, layer_windows,
+        DecoderConfig, Defaults, EncoderConfig, ModernEncoderConfig, QueryScaleConfig, RopeConfig,
+        RopeScaling, Settings, WindowRule, gelu_gate, layer_kinds, layer_windows,
     },
     weights::{Packing, Weights},
 };
