@@ -20,6 +20,8 @@ const GENERATION_CONFIG: &str = "generation_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const TEMPLATES: &str = "additional_chat_templates";
 const INDEX: &str = "model.safetensors.index.json";
+/// The weights of a module in a folder of its own.
+const MODULE_WEIGHTS: &str = "model.safetensors";
 /// What others may do with exported files; the umask of the process is not asked.
 const FILE_MODE: u32 = 0o644;
 const FOLDER_MODE: u32 = 0o755;
@@ -114,7 +116,7 @@ impl Artifact {
         if !has(GENERATION_CONFIG) && !manifest.eos_token_ids.is_empty() {
             add(GENERATION_CONFIG, &json!({ "eos_token_id": manifest.eos_token_ids }))?;
         }
-        if self.files(FileRole::Weights).count() > 1 {
+        if self.files(FileRole::Weights).filter(|(_, file)| !file.name.contains('/')).count() > 1 {
             add(INDEX, &index(manifest))?;
         }
         if let Some(template) = manifest.chat_template.as_ref().filter(|_| writes_tokenizer_config)
@@ -133,11 +135,11 @@ impl Artifact {
 }
 
 /// Whether a name stays in the folder: it is that of a file in it, in its folder of named chat templates, or of the settings
-/// in another folder.
+/// or the weights in another folder.
 fn is_plain(name: &str) -> bool {
     let part = match name.split_once('/') {
         Some((TEMPLATES, file)) => file,
-        Some((folder, CONFIG)) => folder,
+        Some((folder, CONFIG | MODULE_WEIGHTS)) => folder,
         _ => name,
     };
     Path::new(part).file_name().is_some_and(|file| file == part)
@@ -163,13 +165,15 @@ fn tokenizer_config(manifest: &Manifest) -> Value {
     config.into()
 }
 
-/// Which tensor is in which shard.
+/// Which tensor is in which shard. Those of modules in folders of their own are not the model's.
 fn index(manifest: &Manifest) -> Value {
-    let total: u64 = manifest.tensors.iter().map(|tensor| tensor.len).sum();
-    let place = |tensor: &crate::TensorEntry| {
-        Some((tensor.name.clone(), Value::from(manifest.files.get(tensor.file)?.name.clone())))
+    let file = |tensor: &crate::TensorEntry| {
+        manifest.files.get(tensor.file).map(|file| file.name.as_str()).filter(|name| !name.contains('/'))
     };
-    let map: Map<String, Value> = manifest.tensors.iter().filter_map(place).collect();
+    let own = manifest.tensors.iter().filter_map(|tensor| Some((tensor, file(tensor)?)));
+    let total: u64 = own.clone().map(|(tensor, _)| tensor.len).sum();
+    let map: Map<String, Value> =
+        own.map(|(tensor, file)| (tensor.name.clone(), Value::from(file.to_owned()))).collect();
     json!({ "metadata": { "total_size": total }, "weight_map": map })
 }
 

@@ -74,7 +74,8 @@ pub use import::{ImportOptions, check_config_file};
 pub use index::{ArtifactState, ArtifactSummary};
 pub use layout::default_store_dir;
 pub use manifest::{
-    EmbeddingConfig, FileEntry, FileRole, Manifest, Pooling, Source, SourceFormat, TensorEntry, Transform,
+    DenseActivation, DenseModule, EmbeddingConfig, FileEntry, FileRole, Manifest, Pooling, Source,
+    SourceFormat, TensorEntry, Transform,
 };
 pub use observer::{ImportEvent, Observer};
 pub use packing::Packing;

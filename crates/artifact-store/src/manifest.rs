@@ -9,6 +9,9 @@ use crate::{Digest, Quantization};
 /// The format number this code writes and the only one it reads.
 pub(crate) const FORMAT: u32 = 1;
 
+/// Architectures that embed text and never generate it, by their `model_type`.
+const ENCODERS: [&str; 4] = ["bert", "modernbert", "roberta", "xlm-roberta"];
+
 /// One stored model: everything a worker needs to load it, without looking
 /// into the blobs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,7 +109,7 @@ pub enum Transform {
 }
 
 /// What becomes of the hidden states of a text's tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EmbeddingConfig {
     /// How one vector is made of them.
     pub pooling: Pooling,
@@ -115,6 +118,35 @@ pub struct EmbeddingConfig {
     /// Most tokens of a text, if the model's context is not the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
+    /// What the vector goes through between the two, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dense: Vec<DenseModule>,
+}
+
+/// A matrix behind the pooling, with an activation: the tensors `<name>.linear.weight` `[outputs, inputs]` and, if there is a
+/// bias, `<name>.linear.bias`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DenseModule {
+    /// That of its folder in the source: `2_Dense`.
+    pub name: String,
+    /// Numbers of a vector before it.
+    pub inputs: u32,
+    /// Numbers of a vector behind it.
+    pub outputs: u32,
+    /// Whether a bias is added.
+    pub bias: bool,
+    /// What the sums go through.
+    pub activation: DenseActivation,
+}
+
+/// What the outputs of a [`DenseModule`] go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DenseActivation {
+    /// Nothing.
+    Identity,
+    /// The hyperbolic tangent.
+    Tanh,
 }
 
 /// How one vector is made of those of a text's tokens.
@@ -213,6 +245,23 @@ impl Manifest {
     /// `model_type` of the configuration.
     pub fn architecture(&self) -> Option<&str> {
         self.config.get("model_type")?.as_str()
+    }
+
+    /// Whether the model embeds text instead of generating it: it is an encoder, or of sentence-transformers.
+    pub fn embeds(&self) -> bool {
+        let is_encoder = |architecture| ENCODERS.contains(&architecture);
+        self.base.is_none() && (self.embedding.is_some() || self.architecture().is_some_and(is_encoder))
+    }
+
+    /// How many numbers an embedding has, as the files say; `None`: it has none, or they do not say.
+    pub fn embedding_size(&self) -> Option<u64> {
+        if !self.embeds() {
+            return None;
+        }
+        let dense = self.embedding.as_ref().and_then(|embedding| embedding.dense.last());
+        let said =
+            |name: &str| self.config[name].as_u64().or_else(|| self.config["text_config"][name].as_u64());
+        dense.map(|module| module.outputs.into()).or_else(|| said("hidden_size"))
     }
 
     /// What makes this manifest unusable, if anything: every index and range

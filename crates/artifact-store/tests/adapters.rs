@@ -13,7 +13,7 @@ use artifact_store::{Artifact, Dtype, Imported, Removed, SourceFormat, Store, St
 use serde_json::{Value, json};
 use support::{RawTensor, raw_safetensors, stored_tensor};
 use tempfile::TempDir;
-use test_support::write_tiny_model;
+use test_support::{write_tiny_encoder, write_tiny_model};
 
 const RANK: u64 = 2;
 const Q_PROJ: &str = "model.layers.0.self_attn.q_proj";
@@ -211,4 +211,18 @@ fn names_are_those_of_a_stored_model_and_of_the_adapter() {
             .import_adapter(&folder.join(MLX), "base", Some("x"), &mut |_| ControlFlow::Continue(()))
             .is_err()
     );
+}
+
+#[test]
+fn a_model_that_embeds_takes_no_adapter() {
+    let stored = Stored::new();
+    let encoder = stored.root.path().join("encoder");
+    write_tiny_encoder(&encoder);
+    stored.store.import(&encoder, Some("encoder"), &mut |_| ControlFlow::Continue(())).unwrap();
+    // It is refused whatever is in the folder.
+    let folder = stored.root.path().join("nothing");
+    let refused =
+        stored.store.import_adapter(&folder, "encoder", Some("own"), &mut |_| ControlFlow::Continue(()));
+    let text = refused.unwrap_err().to_string();
+    assert!(text.contains("`encoder` embeds text"), "{text}");
 }

@@ -266,21 +266,31 @@ fn what_makes_an_embedding_comes_along() {
     let module = |kind: &str, path: &str| {
         format!(r#"{{"type": "sentence_transformers.models.{kind}", "path": "{path}"}}"#)
     };
-    let modules = format!("[{}, {}]", module("Transformer", ""), module("Pooling", "1_Pooling"));
+    let [transformer, pooling] = [module("Transformer", ""), module("Pooling", "1_Pooling")];
+    let modules = format!("[{transformer}, {pooling}, {}]", module("Dense", "2_Dense"));
+    let weights = safetensors(&[("linear.weight", vec![1.0; 8])]);
+    env.hub.repository.lock().unwrap().files.insert("2_Dense/model.safetensors".to_owned(), weights);
     for (name, content) in [
         ("modules.json", modules.as_str()),
         ("1_Pooling/config.json", r#"{"pooling_mode_cls_token": true}"#),
         ("sentence_bert_config.json", r#"{"max_seq_length": 32}"#),
         ("deeper/1_Pooling/config.json", "not needed"),
-        ("2_Dense/config.json", "not needed"),
+        ("2_Dense/config.json", r#"{"in_features": 4, "out_features": 2}"#),
+        ("deeper/2_Dense/model.safetensors", "not needed"),
     ] {
         env.hub.repository.lock().unwrap().files.insert(name.to_owned(), content.as_bytes().to_vec());
     }
     env.ok(&["pull", "org/model"]);
     let json = env.ok(&["inspect", "org/model", "--json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
-    let expected = serde_json::json!({"pooling": "first-token", "normalize": false, "max_tokens": 32});
+    let dense =
+        serde_json::json!({"name": "2_Dense", "inputs": 4, "outputs": 2, "bias": true, "activation": "tanh"});
+    let expected =
+        serde_json::json!({"pooling": "first-token", "normalize": false, "max_tokens": 32, "dense": [dense]});
     assert_eq!(json["manifest"]["embedding"], expected);
     let shown = text(&env.ok(&["inspect", "org/model"]).stdout);
-    assert!(shown.contains("of the first token, of at most 32 tokens"), "{shown}");
+    assert!(
+        shown.contains("2 numbers, of the first token, through 1 matrix, of at most 32 tokens"),
+        "{shown}"
+    );
 }

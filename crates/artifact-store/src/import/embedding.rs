@@ -1,21 +1,28 @@
 //! How a model of sentence-transformers makes an embedding of its hidden states:
 //!
 //! ```text
-//! modules.json                 what follows what: Transformer, Pooling and perhaps Normalize
-//! <path>/config.json           of Pooling: which hidden states count
-//! sentence_bert_config.json    how many tokens an input may have
+//! modules.json                       what follows what: Transformer, Pooling, perhaps Dense, perhaps Normalize
+//! <path>/config.json                 of Pooling: which hidden states count; of Dense: see `dense.rs`
+//! sentence_bert_config.json          how many tokens an input may have
+//! config_sentence_transformers.json  what texts have to begin with
 //! ```
 
 use serde_json::{Map, Value};
 
-use super::root::Root;
+use super::{
+    dense::{self, DENSE},
+    root::Root,
+};
 use crate::{EmbeddingConfig, Pooling, StoreError, python_json};
 
 const MODULES: &str = "modules.json";
 const LENGTH: &str = "sentence_bert_config.json";
+const PROMPTS: &str = "config_sentence_transformers.json";
 const CONFIG: &str = "config.json";
 /// Largest of these files, in bytes; they have some hundred.
 const MAX_FILE: u64 = 1 << 20;
+/// Most matrices behind the pooling.
+const MAX_DENSE: usize = 16;
 /// Kinds of pooling, by their flags and by their names.
 const POOLINGS: [(&str, &str, Pooling); 3] = [
     ("pooling_mode_cls_token", "cls", Pooling::FirstToken),
@@ -28,6 +35,8 @@ const POOLINGS: [(&str, &str, Pooling); 3] = [
 pub(super) struct EmbeddingFiles {
     pub(super) config: Option<EmbeddingConfig>,
     pub(super) names: Vec<String>,
+    /// What the user should know.
+    pub(super) warning: Option<String>,
 }
 
 /// The modules behind the transformer.
@@ -35,6 +44,8 @@ pub(super) struct EmbeddingFiles {
 struct Modules {
     /// The folder of the pooling's settings.
     pooling: String,
+    /// The folders of the matrices behind it.
+    dense: Vec<String>,
     normalizes: bool,
 }
 
@@ -56,33 +67,72 @@ pub(super) fn read(root: &mut Root) -> Result<EmbeddingFiles, StoreError> {
     let length = read_json(root, LENGTH)?;
     let max_tokens = length.as_ref().map_or(Ok(None), length_of);
     let max_tokens = max_tokens.map_err(|reason| StoreError::bad_source(&root.path_of(LENGTH), reason))?;
+    let prompts = read_json(root, PROMPTS)?;
     let mut names = vec![MODULES.to_owned(), pooling_file];
     names.extend(length.map(|_| LENGTH.to_owned()));
-    let config = EmbeddingConfig { pooling, normalize: modules.normalizes, max_tokens };
-    Ok(EmbeddingFiles { config: Some(config), names })
+    names.extend(prompts.iter().map(|_| PROMPTS.to_owned()));
+    let mut dense = Vec::with_capacity(modules.dense.len());
+    for module in modules.dense {
+        let file = format!("{module}/{CONFIG}");
+        let settings = read_json(root, &file)?.unwrap_or_default();
+        let read = dense::module_of(module, &settings);
+        dense.push(read.map_err(|reason| StoreError::bad_source(&root.path_of(&file), reason))?);
+        names.push(file);
+    }
+    let config = EmbeddingConfig { pooling, normalize: modules.normalizes, max_tokens, dense };
+    let warning = prompts.as_ref().and_then(unused_prompts);
+    Ok(EmbeddingFiles { config: Some(config), names, warning })
 }
 
 fn modules_of(modules: &Value) -> Result<Modules, String> {
     let all = modules.as_array().ok_or("it is not a list")?;
-    let mut kinds = Vec::with_capacity(all.len().min(4));
+    let mut kinds = Vec::with_capacity(all.len().min(MAX_DENSE));
     for module in all {
         let whole = module["type"].as_str().ok_or("a module has no \"type\"")?;
         let kind = whole.rsplit('.').next().unwrap_or(whole);
-        if !matches!(kind, "Transformer" | "Pooling" | "Normalize") {
+        if !matches!(kind, "Transformer" | "Pooling" | DENSE | "Normalize") {
             return Err(format!("its module `{whole}` can't be served"));
         }
         kinds.push((kind, module["path"].as_str().unwrap_or_default()));
     }
-    let (pooling, normalizes) = match kinds[..] {
-        [("Transformer", ""), ("Pooling", path)] => (path, false),
-        [("Transformer", ""), ("Pooling", path), ("Normalize", _)] => (path, true),
-        _ => return Err("it has other modules than a transformer, a pooling and a normalization".to_owned()),
+    let (kinds, normalizes) = match &kinds[..] {
+        [before @ .., ("Normalize", _)] => (before, true),
+        all => (all, false),
     };
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    if pooling.is_empty() || !pooling.bytes().all(is_plain) {
-        return Err(format!("the \"path\" of its pooling is {pooling:?}, which is not the name of a folder"));
+    let [("Transformer", ""), ("Pooling", pooling), dense @ ..] = kinds else { return Err(other_modules()) };
+    if dense.len() > MAX_DENSE || dense.iter().any(|(kind, _)| *kind != DENSE) {
+        return Err(other_modules());
     }
-    Ok(Modules { pooling: pooling.to_owned(), normalizes })
+    let folder = |(kind, path): (&str, &str)| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if path.is_empty() || !path.bytes().all(is_plain) {
+            return Err(format!("the \"path\" of its {kind} is {path:?}, which is not the name of a folder"));
+        }
+        Ok(path.to_owned())
+    };
+    let pooling = folder(("Pooling", pooling))?;
+    let dense = dense.iter().map(|module| folder(*module)).collect::<Result<_, _>>()?;
+    Ok(Modules { pooling, dense, normalizes })
+}
+
+fn other_modules() -> String {
+    "it has other modules than a transformer, a pooling, matrices (`Dense`) and a normalization, in this order".to_owned()
+}
+
+/// What clients have to put before their texts: the server knows of no text what it is for.
+fn unused_prompts(settings: &Value) -> Option<String> {
+    let prompts = settings["prompts"].as_object()?;
+    let prompts = prompts.iter().filter_map(|(name, text)| Some((name, text.as_str()?)));
+    let said: Vec<_> = prompts
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(name, text)| format!("{name}: {text:?}"))
+        .collect();
+    let (first, more) = said.split_first()?;
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    Some(format!(
+        "{PROMPTS} says what texts have to begin with ({first}{more}); nothing is put before a text here, so requests have to \
+         have it"
+    ))
 }
 
 fn pooling_of(settings: &Value) -> Result<Pooling, String> {
@@ -156,7 +206,8 @@ mod tests {
 
     #[test]
     fn modules_are_a_transformer_a_pooling_and_perhaps_a_normalization() {
-        let expected = |normalizes| Modules { pooling: "1_Pooling".to_owned(), normalizes };
+        let expected =
+            |normalizes| Modules { pooling: "1_Pooling".to_owned(), dense: Vec::new(), normalizes };
         let two = [("Transformer", ""), ("Pooling", "1_Pooling")];
         assert_eq!(modules(&two), Ok(expected(false)));
         let three = [two[0], two[1], ("Normalize", "2_Normalize")];
@@ -164,12 +215,35 @@ mod tests {
         for wrong in [&two[..1], &[two[1], two[0]], &[], &[two[0], two[1], two[1]]] {
             assert!(modules(wrong).unwrap_err().contains("other modules"), "{wrong:?}");
         }
-        let dense = modules(&[two[0], two[1], ("Dense", "2_Dense")]).unwrap_err();
-        assert!(dense.contains("`a.b.Dense`"), "{dense}");
+        let other = modules(&[two[0], two[1], ("WordWeights", "2_WordWeights")]).unwrap_err();
+        assert!(other.contains("`a.b.WordWeights`"), "{other}");
         for path in ["", "..", "a/b", "/etc", "a\\b"] {
             assert!(modules(&[two[0], ("Pooling", path)]).unwrap_err().contains("path"), "{path}");
         }
         assert!(modules_of(&json!({})).is_err() && modules_of(&json!([{"path": ""}])).is_err());
+    }
+
+    #[test]
+    fn matrices_stand_between_pooling_and_normalization() {
+        let (transformer, pooling, end) = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "4"));
+        let (first, second) = (("Dense", "2_Dense"), ("Dense", "3_Dense"));
+        let all = modules(&[transformer, pooling, first, second, end]).unwrap();
+        assert_eq!((all.dense, all.normalizes), (vec!["2_Dense".to_owned(), "3_Dense".to_owned()], true));
+        assert!(!modules(&[transformer, pooling, first]).unwrap().normalizes);
+        for wrong in [&[transformer, first, pooling][..], &[transformer, pooling, end, first]] {
+            assert!(modules(wrong).unwrap_err().contains("in this order"), "{wrong:?}");
+        }
+        assert!(modules(&[transformer, pooling, ("Dense", "../x")]).unwrap_err().contains("path"));
+        assert!(modules(&[&[transformer, pooling][..], &[first; 17]].concat()).is_err());
+    }
+
+    #[test]
+    fn prompts_are_the_clients_to_write() {
+        let settings = |prompts: Value| unused_prompts(&json!({ "prompts": prompts }));
+        let warning = settings(json!({ "query": "Find:\n", "document": "" })).unwrap();
+        assert!(warning.contains("query: \"Find:\\n\");") && !warning.contains("document"), "{warning}");
+        assert_eq!(settings(json!({ "query": "" })), None);
+        assert_eq!(unused_prompts(&json!([])), None);
     }
 
     #[test]

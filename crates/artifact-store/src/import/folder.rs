@@ -105,14 +105,21 @@ impl Folder {
         }
         let templates = templates::read(&mut root, &tokenizer_config)?;
         let embedding = embedding::read(&mut root)?;
-        let shards = Shards::read(&mut root)?;
+        let mut shards = Shards::read(&mut root)?;
+        for module in embedding.config.iter().flat_map(|config| &config.dense) {
+            shards.add_module(&mut root, &module.name)?;
+        }
         // Import takes these blocks apart.
         let is_taken =
             |tensor: &&HeaderTensor| gpt_oss::is_original(&config) && tensor.name.ends_with("_blocks");
         servable::check_tensors(shards.tensors().filter(|tensor| !is_taken(tensor)))
             .map_err(|reason| StoreError::bad_source(path, reason.to_string()))?;
-        let warnings =
-            [shards.warning.clone(), misplaced(&additions), without_embedding(&vocabulary, &shards, &config)];
+        let warnings = [
+            shards.warning.clone(),
+            misplaced(&additions),
+            without_embedding(&vocabulary, &shards, &config),
+            embedding.warning.clone(),
+        ];
         let warnings = warnings.into_iter().flatten().collect();
         Ok(Self {
             root,

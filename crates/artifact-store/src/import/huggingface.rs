@@ -67,7 +67,7 @@ pub(super) fn stage(
         eos_token: special_tokens.remove("eos_token"),
         special_tokens,
         eos_token_ids: std::mem::take(&mut folder.eos_token_ids),
-        embedding: folder.embedding.config,
+        embedding: folder.embedding.config.clone(),
         files: Vec::new(),
         tensors: Vec::new(),
     };
@@ -96,7 +96,11 @@ fn stage_files(
     let plans = folder.shards.all.iter().map(plan).collect::<Result<Vec<_>, _>>()?;
     for (index, (shard, plan)) in folder.shards.all.iter().zip(&plans).enumerate() {
         let tensors = plan.as_ref().map_or(&shard.tensors, |plan| &plan.tensors);
-        manifest.tensors.extend(tensors.iter().cloned().map(|tensor| tensor_entry(tensor, index)));
+        let named = tensors.iter().cloned().map(|tensor| match &shard.module {
+            Some(module) => HeaderTensor { name: format!("{module}.{}", tensor.name), ..tensor },
+            None => tensor,
+        });
+        manifest.tensors.extend(named.map(|tensor| tensor_entry(tensor, index)));
     }
     folder.shards.check_names(folder.root.path(), &manifest.tensors)?;
 
@@ -295,6 +299,9 @@ impl Rewriting {
 
 /// How a shard is written anew; `None`: it is stored as it is.
 fn plan(shard: &Shard, rewriting: Rewriting) -> Result<Option<Plan>, String> {
+    // Modules behind the model are small, and stay as they are.
+    let quantize = rewriting.quantize.filter(|_| shard.module.is_none());
+    let rewriting = Rewriting { quantize, ..rewriting };
     let conversions = shard.tensors.iter().map(|tensor| rewriting.conversions(tensor));
     let conversions = conversions.collect::<Result<Vec<_>, _>>()?.concat();
     let changes = |conversion: &Conversion| {

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod affine;
+mod dense;
 mod embedding;
 mod folder;
 mod gguf;

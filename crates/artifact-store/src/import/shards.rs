@@ -25,11 +25,13 @@ const MAX_INDEX: u64 = 64 << 20;
 /// A weights file.
 pub(super) struct Shard {
     pub(super) name: String,
+    /// If it is of a module behind the model: stands before the names of its tensors in the manifest.
+    pub(super) module: Option<String>,
     /// In the order of their data.
     pub(super) tensors: Vec<HeaderTensor>,
 }
 
-/// The weights files of a folder, sorted by name.
+/// The weights files of a folder, sorted by name; behind them those of modules in folders of their own.
 pub(super) struct Shards {
     pub(super) all: Vec<Shard>,
     /// What the user should know about them.
@@ -80,8 +82,16 @@ impl Shards {
         Ok(())
     }
 
+    /// Adds the weights of a module in the folder of its name.
+    pub(super) fn add_module(&mut self, root: &mut Root, module: &str) -> Result<(), StoreError> {
+        let shard = Shard::read(root, format!("{module}/{WHOLE}"))?;
+        self.all.push(Shard { module: Some(module.to_owned()), ..shard });
+        Ok(())
+    }
+
+    /// Those of the model itself.
     pub(super) fn tensors(&self) -> impl Iterator<Item = &HeaderTensor> {
-        self.all.iter().flat_map(|shard| &shard.tensors)
+        self.all.iter().filter(|shard| shard.module.is_none()).flat_map(|shard| &shard.tensors)
     }
 }
 
@@ -90,7 +100,7 @@ impl Shard {
         let file = root.open_file(&name)?;
         let tensors = read_header(&file, file.path())?;
         root.remember(&file);
-        Ok(Self { name, tensors })
+        Ok(Self { name, module: None, tensors })
     }
 
     /// Whether each tensor starts at a multiple of its element's size, so that it can be used where it is mapped.

@@ -228,7 +228,8 @@ fn what_makes_an_embedding_is_in_the_manifest_and_comes_back_from_an_exported_fo
     write_modules(&huggingface_folder(&root.path().join("model")));
     let (store, imported) = import(root.path()).unwrap();
     let artifact = store.resolve("model").unwrap();
-    let expected = EmbeddingConfig { pooling: Pooling::Mean, normalize: true, max_tokens: Some(256) };
+    let expected =
+        EmbeddingConfig { pooling: Pooling::Mean, normalize: true, max_tokens: Some(256), dense: Vec::new() };
     assert_eq!(artifact.manifest.embedding, Some(expected));
     let exported = root.path().join("exported");
     let written = artifact.export(&exported, &mut |_| ControlFlow::Continue(())).unwrap();
@@ -243,7 +244,7 @@ fn an_embedding_that_could_not_be_served_is_refused_with_its_file() {
     let spoils: [(Spoil, &str); 5] = [
         (|folder| fs::remove_file(folder.join(POOLING)).unwrap(), POOLING),
         (|folder| write(folder, POOLING, r#"{"pooling_mode_max_tokens": true}"#), "pooling_mode_max_tokens"),
-        (|folder| write(folder, "modules.json", r#"[{"type": "a.Dense", "path": "2_Dense"}]"#), "`a.Dense`"),
+        (|folder| write(folder, "modules.json", r#"[{"type": "a.CNN", "path": "2_CNN"}]"#), "`a.CNN`"),
         (|folder| write(folder, "modules.json", "{"), "modules.json"),
         (|folder| write(folder, "sentence_bert_config.json", r#"{"max_seq_length": 0}"#), "max_seq_length"),
     ];
@@ -251,6 +252,54 @@ fn an_embedding_that_could_not_be_served_is_refused_with_its_file() {
         let text = refusal(|folder| {
             write_modules(folder);
             spoil(folder);
+        });
+        assert!(text.contains(named), "{text}");
+    }
+}
+
+/// A matrix of sentence-transformers behind the pooling.
+fn write_dense(folder: &Path) {
+    write_modules(folder);
+    let module = |kind: &str, path: &str| json!({ "type": format!("a.{kind}"), "path": path });
+    let modules =
+        json!([module("Transformer", ""), module("Pooling", "1_Pooling"), module("Dense", "2_Dense")]);
+    write(folder, "modules.json", &modules.to_string());
+    let identity = "torch.nn.modules.linear.Identity";
+    let dense = json!({"in_features": 4, "out_features": 1, "bias": false, "activation_function": identity});
+    write(folder, "2_Dense/config.json", &dense.to_string());
+    let weights = crate::support::safetensors(&[("linear.weight", vec![1.0; 4])]);
+    fs::write(folder.join("2_Dense/model.safetensors"), weights).unwrap();
+    write(folder, "config_sentence_transformers.json", r#"{"prompts": {"query": "Find: "}}"#);
+}
+
+#[test]
+fn matrices_behind_the_pooling_are_stored_and_come_back_under_their_names() {
+    let root = TempDir::new().unwrap();
+    write_dense(&huggingface_folder(&root.path().join("model")));
+    let (store, imported) = import(root.path()).unwrap();
+    assert!(imported.warnings.iter().any(|it| it.contains("query: \"Find: \"")), "{:?}", imported.warnings);
+    let artifact = store.resolve("model").unwrap();
+    let manifest = &artifact.manifest;
+    assert!(manifest.embeds());
+    assert_eq!(manifest.embedding_size(), Some(1));
+    let dense = manifest.tensors.iter().find(|tensor| tensor.name == "2_Dense.linear.weight").unwrap();
+    assert_eq!(manifest.files[dense.file].name, "2_Dense/model.safetensors");
+    let exported = root.path().join("exported");
+    artifact.export(&exported, &mut |_| ControlFlow::Continue(())).unwrap();
+    let index = fs::read_to_string(exported.join("model.safetensors.index.json")).unwrap_or_default();
+    assert!(!index.contains("Dense"), "{index}");
+    let again = store.import(&exported, None, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!((again.digest, again.new_bytes), (imported.digest, 0));
+}
+
+#[test]
+fn a_matrix_behind_the_pooling_that_is_incomplete_is_refused_with_its_file() {
+    for (missing, named) in
+        [("2_Dense/model.safetensors", "2_Dense/model.safetensors"), ("2_Dense/config.json", "in_features")]
+    {
+        let text = refusal(|folder| {
+            write_dense(folder);
+            fs::remove_file(folder.join(missing)).unwrap();
         });
         assert!(text.contains(named), "{text}");
     }

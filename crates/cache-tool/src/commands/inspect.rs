@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 use artifact_store::{
-    Artifact, ArtifactSummary, Digest, EmbeddingConfig, FileRole, Holder, Manifest, Packing, Pooling, Store,
+    Artifact, ArtifactSummary, Digest, FileRole, Holder, Manifest, Packing, Pooling, Store,
 };
 use serde_json::{Value, json};
 
@@ -163,6 +163,7 @@ impl Facts {
         let holders = holders.map(|holder| json!({ "pid": holder.pid, "program": holder.program }));
         value["in_use"] = self.holders.is_some().into();
         value["holders"] = holders.collect::<Vec<_>>().into();
+        value["embedding_size"] = self.artifact.manifest.embedding_size().into();
         value["parameters"] = self.summary.parameters.into();
         value["quantization"] = Packing::settings(&manifest.config).cloned().unwrap_or_default();
         let dtypes =
@@ -192,7 +193,7 @@ impl Facts {
             ("tokenizer", self.tokenizer.as_ref().map_or("none".to_owned(), Tokenizer::describe)),
             ("chat template", templates_in_words(manifest)),
             ("changed by import", transforms_in_words(manifest)),
-            ("embedding", manifest.embedding.map_or("no".to_owned(), embedding_in_words)),
+            ("embedding", embedding_in_words(manifest)),
             ("end tokens", format!("{:?}", manifest.eos_token_ids)),
             ("size on disk", size(listed.size)),
             ("imported", ago(listed.imported_at)),
@@ -237,15 +238,27 @@ fn templates_in_words(manifest: &Manifest) -> String {
     if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }
 
-fn embedding_in_words(config: EmbeddingConfig) -> String {
+fn embedding_in_words(manifest: &Manifest) -> String {
+    if !manifest.embeds() {
+        return "no".to_owned();
+    }
+    let size = manifest.embedding_size().map_or(String::new(), |size| format!("{size} numbers, "));
+    let Some(config) = &manifest.embedding else {
+        return size + "the mean of all tokens, normalized (the model does not say how)";
+    };
     let pooling = match config.pooling {
         Pooling::FirstToken => "of the first token",
         Pooling::Mean => "the mean of all tokens",
         Pooling::LastToken => "of the last token",
     };
+    let dense = match config.dense.len() {
+        0 => String::new(),
+        1 => ", through 1 matrix".to_owned(),
+        several => format!(", through {several} matrices"),
+    };
     let length = if config.normalize { ", normalized" } else { "" };
     let tokens = config.max_tokens.map(|tokens| format!(", of at most {tokens} tokens")).unwrap_or_default();
-    format!("{pooling}{length}{tokens}")
+    format!("{size}{pooling}{dense}{length}{tokens}")
 }
 
 fn in_use(holders: Option<&[Holder]>) -> String {

@@ -16,7 +16,7 @@ const WHOLE: &str = "model.safetensors";
 const TOKENIZER: &str = "tokenizer.json";
 /// Without these there is nothing to import.
 const REQUIRED: [&str; 2] = ["config.json", TOKENIZER];
-const OPTIONAL: [&str; 9] = [
+const OPTIONAL: [&str; 10] = [
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -25,6 +25,7 @@ const OPTIONAL: [&str; 9] = [
     "chat_template.json",
     "modules.json",
     "sentence_bert_config.json",
+    "config_sentence_transformers.json",
     INDEX,
 ];
 /// Named chat templates.
@@ -91,8 +92,8 @@ pub(crate) fn settings(snapshot: &Snapshot) -> anyhow::Result<Vec<&RemoteFile>> 
     if templates.len() > MAX_TEMPLATES {
         return refused(format!("it has {} chat templates, more than {MAX_TEMPLATES}", templates.len()));
     }
-    let pooling = snapshot.files.values().filter(|file| file.is_pooling());
-    let settings: Vec<_> = named.chain(templates).chain(pooling).collect();
+    let modules = snapshot.files.values().filter(|file| file.is_of_module());
+    let settings: Vec<_> = named.chain(templates).chain(modules).collect();
     match settings.iter().find(|file| file.size > max_size(file)) {
         Some(file) => {
             refused(format!("its {} has {} bytes, more than {}", file.path, file.size, max_size(file)))

@@ -16,6 +16,9 @@ const TEMPLATES: &str = "additional_chat_templates/";
 /// How the paths of a pooling's settings end, where sentence-transformers keeps them: `1_Pooling/config.json`.
 const POOLING: &str = "_Pooling/config.json";
 
+/// How those of matrices behind it end, and their weights: `2_Dense/model.safetensors`.
+const DENSE: [&str; 2] = ["_Dense/config.json", "_Dense/model.safetensors"];
+
 /// A revision of a repository, as the hub describes it.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
@@ -106,15 +109,16 @@ impl RemoteFile {
         self.path.rsplit('/').next().unwrap_or(&self.path)
     }
 
-    /// Whether it has the settings of a pooling.
-    pub(crate) fn is_pooling(&self) -> bool {
-        self.path.strip_suffix(POOLING).is_some_and(|number| number.len() == 1 && number != "/")
+    /// Whether it belongs to a module of sentence-transformers behind the model.
+    pub(crate) fn is_of_module(&self) -> bool {
+        let number = DENSE.iter().chain([&POOLING]).find_map(|end| self.path.strip_suffix(end));
+        number.is_some_and(|number| number.len() == 1 && number != "/")
     }
 
     /// Where it is put in the folder of the download. Two files never have the same place.
     pub(crate) fn local(&self) -> PathBuf {
         let is_template = self.path.strip_prefix(TEMPLATES).is_some_and(|name| !name.contains('/'));
-        if is_template || self.is_pooling() || !self.path.contains('/') {
+        if is_template || self.is_of_module() || !self.path.contains('/') {
             return PathBuf::from(&self.path);
         }
         utf8_percent_encode(&self.path, COMPONENT).to_string().into()

@@ -57,6 +57,9 @@ pub(crate) struct AttentionSpec {
     pub(crate) window: Option<i32>,
     /// The window begins at the last position that its length divides: a query sees its own chunk of the sequence.
     pub(crate) chunked: bool,
+    /// A query sees as far ahead as it sees back. That takes inputs that are computed as a whole
+    /// ([`PackedInputs`](super::PackedInputs)): keys and values that are kept know of no later token.
+    pub(crate) bidirectional: bool,
     /// Scores become `cap * tanh(score / cap)`.
     pub(crate) soft_cap: Option<f32>,
     /// A score of each head of queries that takes its part of the softmax and has no value: float32 `[queries]`.
@@ -74,6 +77,7 @@ impl AttentionSpec {
             rope,
             window: None,
             chunked: false,
+            bidirectional: false,
             soft_cap: None,
             sinks: None,
         }
@@ -91,6 +95,20 @@ impl AttentionSpec {
     /// Whether the layer has no keys and values of its own.
     pub(crate) fn borrows(&self) -> bool {
         matches!(self.kv, KvSource::Borrowed(_))
+    }
+
+    /// Every query sees all tokens.
+    pub(crate) fn bidirectional(heads: Heads, rope: Option<Rc<Rope>>) -> Self {
+        Self { bidirectional: true, ..Self::causal(heads, rope) }
+    }
+
+    /// The last position that the query at a position sees.
+    pub(super) fn last_seen(&self, position: i32) -> i32 {
+        match self.window {
+            _ if !self.bidirectional => position,
+            None => i32::MAX,
+            Some(window) => position.saturating_add(window - 1),
+        }
     }
 
     /// The first position that the query at a position sees.

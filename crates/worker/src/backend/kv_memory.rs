@@ -187,7 +187,7 @@ impl KvMemory {
         }
         let kinds = self.kinds.iter().zip(by_kind);
         let kinds = kinds.map(|(kind, rows)| kind.memory.begin(rows, before)).collect::<Result<_, _>>()?;
-        Ok(KvStep::new(kinds, Rc::clone(&self.places)))
+        Ok(KvStep::Kept { kinds, places: Rc::clone(&self.places) })
     }
 
     fn gathered(&self) -> impl Iterator<Item = &mlx::GatheredKv> {

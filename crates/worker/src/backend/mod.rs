@@ -80,7 +80,7 @@ pub(crate) use routing::{Groups, Routing, RoutingRule, Scores};
 pub(crate) use state::{SequenceState, StateMemory, StateRow, StateStep};
 pub use state_budget::pinned_states;
 pub(crate) use state_budget::{StateBudget, divide};
-pub(crate) use step::StepMemory;
+pub(crate) use step::{KvStep, StepMemory};
 
 use crate::{cache::BLOCK_TOKENS, sample::Choice};
 use geometry::LayerKind;
@@ -115,6 +115,11 @@ impl Backend {
             Kernels::Mlx => float,
         };
         Self { kernels, dtype }
+    }
+
+    /// Type of activations.
+    pub(crate) fn dtype(self) -> Dtype {
+        self.dtype
     }
 
     /// Threads that compute, the calling one included: the kernels' own, or one a core.

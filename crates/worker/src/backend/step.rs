@@ -14,14 +14,19 @@ pub(crate) struct StepMemory<'a> {
 }
 
 /// Keys and values of the sequences of one step.
-pub(crate) struct KvStep<'a> {
-    kinds: Vec<KindStep<'a>>,
-    /// Of each layer.
-    places: Rc<[LayerPlace]>,
+pub(crate) enum KvStep<'a> {
+    /// Those that sequences keep.
+    Kept {
+        kinds: Vec<KindStep<'a>>,
+        /// Of each layer.
+        places: Rc<[LayerPlace]>,
+    },
+    /// Of whole inputs, of which nothing is kept.
+    Packed(&'a mlx::PackedInputs),
 }
 
-/// The same in the layers of one kind.
-pub(super) enum KindStep<'a> {
+/// What sequences keep in the layers of one kind.
+pub(crate) enum KindStep<'a> {
     Paged(cpu::PagedStep),
     Gathered(mlx::GatheredStep<'a>),
 }
@@ -34,7 +39,7 @@ impl<'a> StepMemory<'a> {
 
     /// Whether it reads blocks that MLX would copy if they were written to meanwhile.
     pub(crate) fn reads_blocks(&self) -> bool {
-        self.kv.kinds.iter().any(KindStep::reads_blocks)
+        self.kv.reads_blocks()
     }
 
     /// Attention of one layer, the `layer`th of those that have keys and values of their own, or on what that one has appended.
@@ -73,17 +78,20 @@ impl<'a> StepMemory<'a> {
     }
 }
 
-impl<'a> KvStep<'a> {
-    /// Of kinds of layers, which have these places.
-    pub(super) fn new(kinds: Vec<KindStep<'a>>, places: Rc<[LayerPlace]>) -> Self {
-        Self { kinds, places }
+impl KvStep<'_> {
+    fn reads_blocks(&self) -> bool {
+        matches!(self, Self::Kept { kinds, .. } if kinds.iter().any(KindStep::reads_blocks))
     }
 
     /// [`StepMemory::attend`].
     pub(super) fn attend(&self, spec: &AttentionSpec, layer: usize, qkv: &Array) -> Result<Array, Exception> {
+        let (kinds, places) = match self {
+            Self::Kept { kinds, places } => (kinds, places),
+            Self::Packed(inputs) => return inputs.attend(spec, qkv),
+        };
         let none = || Exception::custom(format!("there is no memory for a layer {layer} with attention"));
-        let &LayerPlace { kind, layer } = self.places.get(layer).ok_or_else(none)?;
-        match &self.kinds[kind] {
+        let &LayerPlace { kind, layer } = places.get(layer).ok_or_else(none)?;
+        match &kinds[kind] {
             KindStep::Paged(step) => step.attend(spec, layer, qkv),
             KindStep::Gathered(step) => step.attend(spec, layer, qkv),
         }

@@ -5,21 +5,24 @@ use std::fmt;
 use artifact_store::{Artifact, EmbeddingConfig, Manifest, Pooling};
 use mlx_ext::MappedFile;
 use mlx_rs::{
-    Dtype,
+    Array, Dtype,
     error::{AsSliceError, Exception},
 };
 
 use super::{
     Encoder, EncoderInput, ModelError, arch,
     config::Settings,
-    pooling::pool,
-    weights::{Taken, Weights},
+    headless,
+    layers::DenseModules,
+    pooling::{normalize, pool},
+    weights::{Purpose, Taken, Weights},
 };
 use crate::backend::{Backend, Kernels};
 
 /// A loaded model that embeds text. All MLX work belongs to the thread that loaded it.
 pub struct EmbeddingModel {
     encoder: Box<dyn Encoder>,
+    dense: DenseModules,
     config: EmbeddingConfig,
     dimensions: Dimensions,
     backend: Backend,
@@ -51,7 +54,7 @@ pub enum Fewer {
 
 /// Of a model that does not say how it makes embeddings: as sentence-transformers reads it, and normalized as others do.
 const DEFAULT_CONFIG: EmbeddingConfig =
-    EmbeddingConfig { pooling: Pooling::Mean, normalize: true, max_tokens: None };
+    EmbeddingConfig { pooling: Pooling::Mean, normalize: true, max_tokens: None, dense: Vec::new() };
 
 impl Dimensions {
     /// Whether an embedding may have so many numbers.
@@ -94,7 +97,7 @@ impl Fewer {
 impl EmbeddingModel {
     /// Whether the model that the manifest describes embeds text, instead of generating it.
     pub fn is_one(manifest: &Manifest) -> bool {
-        arch::find_encoder(manifest.architecture()).is_some()
+        manifest.embeds()
     }
 
     /// Maps the artifact's weights and checks that they are what its configuration asks for, like
@@ -104,17 +107,26 @@ impl EmbeddingModel {
     /// Each names the tensor or the setting it is about.
     pub fn load(artifact: &Artifact, kernels: Kernels) -> Result<Self, ModelError> {
         let manifest = &artifact.manifest;
-        let Some(entry) = arch::find_encoder(manifest.architecture()) else {
-            return Err(ModelError::NotAnEncoder { found: manifest.architecture().map(str::to_owned) });
+        let architecture = manifest.architecture();
+        if !Self::is_one(manifest) {
+            return Err(ModelError::NotAnEncoder { found: architecture.map(str::to_owned) });
+        }
+        let config = manifest.embedding.clone().unwrap_or(DEFAULT_CONFIG);
+        let settings = Settings::new(&manifest.config)?;
+        let mut weights = Weights::open(artifact, kernels, Purpose::Embed)?;
+        let dense = DenseModules::load(&mut weights, &config.dense)?;
+        let encoder = if let Some(entry) = arch::find_encoder(architecture) {
+            (entry.load)(settings.with_defaults(entry.defaults), &mut weights)?
+        } else {
+            let entry = arch::find(architecture)?;
+            headless::load(entry, settings.with_defaults(entry.defaults), &mut weights)?
         };
-        let settings = Settings::new(&manifest.config)?.with_defaults(entry.defaults);
-        let mut weights = Weights::open(artifact, kernels)?;
-        let encoder = (entry.load)(settings, &mut weights)?;
         let backend = weights.backend();
         let Taken { bytes: weight_bytes, private_bytes, files, .. } = weights.finish()?;
-        let config = manifest.embedding.unwrap_or(DEFAULT_CONFIG);
-        let dimensions = Dimensions { all: encoder.hidden_size(), fewer: Fewer::parse(settings)? };
-        Ok(Self { encoder, config, dimensions, backend, weight_bytes, private_bytes, _files: files })
+        check_width(&config, encoder.hidden_size())?;
+        let all = dense.width().unwrap_or_else(|| encoder.hidden_size());
+        let dimensions = Dimensions { all, fewer: Fewer::parse(settings)? };
+        Ok(Self { encoder, dense, config, dimensions, backend, weight_bytes, private_bytes, _files: files })
     }
 
     /// The most tokens an input can have.
@@ -166,21 +178,28 @@ impl EmbeddingModel {
         let sorted: Vec<&[u32]> = order.iter().map(|&index| inputs[index]).collect();
         let lens: Vec<i32> = sorted.iter().map(|tokens| tokens.len() as i32).collect();
         let input = EncoderInput { inputs: &sorted, packed: self.backend.pack(&lens) };
-        let hidden = self.encoder.hidden(&input)?.as_dtype(Dtype::Float32)?;
-        hidden.eval()?;
-        let hidden = hidden.try_as_slice::<f32>().map_err(|error| match error {
-            AsSliceError::Exception(error) => error,
-            other => Exception::custom(other.to_string()),
-        })?;
-        let width = self.dimensions.all as usize;
-        let mut embeddings = vec![Vec::new(); inputs.len()];
-        let mut rest = hidden;
+        let hidden = evaluated(&self.encoder.hidden(&input)?)?;
+        let width = self.encoder.hidden_size() as usize;
+        let mut rest = &hidden[..];
+        let mut pooled = vec![Vec::new(); inputs.len()];
         for (index, tokens) in order.into_iter().zip(sorted) {
             let (states, others) = rest.split_at(tokens.len() * width);
-            embeddings[index] = pool(states, width, self.config);
+            pooled[index] = pool(states, width, self.config.pooling);
             rest = others;
         }
+        let mut embeddings = self.through_dense(pooled)?;
+        if self.config.normalize {
+            embeddings.iter_mut().for_each(|embedding| normalize(embedding));
+        }
         Ok(embeddings)
+    }
+
+    /// What the modules behind the pooling make of its vectors.
+    fn through_dense(&self, pooled: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, ModelError> {
+        let Some(width) = self.dense.width() else { return Ok(pooled) };
+        let shape = [pooled.len() as i32, self.encoder.hidden_size() as i32];
+        let vectors = evaluated(&self.dense.forward(&Array::from_slice(&pooled.concat(), &shape))?)?;
+        Ok(vectors.chunks_exact(width as usize).map(<[f32]>::to_vec).collect())
     }
 
     fn check(&self, inputs: &[&[u32]]) -> Result<(), ModelError> {
@@ -198,6 +217,33 @@ impl EmbeddingModel {
         }
         Ok(())
     }
+}
+
+/// Each module behind the pooling takes what the one before gives.
+fn check_width(config: &EmbeddingConfig, hidden_size: u32) -> Result<(), ModelError> {
+    let mut width = hidden_size;
+    for module in &config.dense {
+        if module.inputs != width {
+            return Err(ModelError::BadSetting {
+                setting: format!("in_features of {}", module.name),
+                value: module.inputs.to_string(),
+                expected: format!("{width}, which is what stands before it"),
+            });
+        }
+        width = module.outputs;
+    }
+    Ok(())
+}
+
+/// Its numbers.
+fn evaluated(array: &Array) -> Result<Vec<f32>, Exception> {
+    let array = array.as_dtype(Dtype::Float32)?;
+    array.eval()?;
+    let values = array.try_as_slice::<f32>().map_err(|error| match error {
+        AsSliceError::Exception(error) => error,
+        other => Exception::custom(other.to_string()),
+    })?;
+    Ok(values.to_vec())
 }
 
 #[cfg(test)]

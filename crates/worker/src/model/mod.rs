@@ -4,7 +4,8 @@
 //! adapters   what some rows add to some of the products
 //! arch       one file an architecture, and the registry of them
 //! layers     what architectures are built of
-//! encoder    models that embed text, which have neither
+//! encoder    models that embed text
+//! headless   decoders as such
 //! pooling    from hidden states to an embedding
 //! config     what the configuration says, checked
 //! packing    how matrices are packed
@@ -24,6 +25,7 @@ mod arch;
 mod config;
 mod encoder;
 mod error;
+mod headless;
 mod launch;
 mod layers;
 mod packing;
@@ -58,7 +60,7 @@ use crate::{
 use adapters::Sites;
 use config::Settings;
 use state::KvCache;
-use weights::{Taken, Weights};
+use weights::{Purpose, Taken, Weights};
 
 /// What one kind of model computes: its layers, with their weights.
 trait Architecture {
@@ -68,6 +70,9 @@ trait Architecture {
     /// How many tokens there are.
     fn vocab_size(&self) -> u32;
 
+    /// How many numbers a hidden state has.
+    fn hidden_size(&self) -> u32;
+
     /// The attention of each layer that has some, in order.
     fn attention(&self) -> Vec<&AttentionSpec>;
 
@@ -76,8 +81,8 @@ trait Architecture {
         StateGeometry::default()
     }
 
-    /// `[tokens, hidden]` of `tokens`, uint32 `[tokens]`, before the last normalization. Appends their keys and values;
-    /// lazy.
+    /// `[tokens, hidden]` of `tokens`, uint32 `[tokens]`, before the last normalization; behind it if the model was loaded to
+    /// embed. Appends their keys and values; lazy.
     fn hidden(&self, tokens: &Array, step: &StepMemory<'_>) -> Result<Array, Exception>;
 
     /// `[rows, vocab]` of `[rows, hidden]`; lazy.
@@ -139,7 +144,7 @@ impl Opened {
     fn new(artifact: &Artifact, kernels: Kernels, budget: KvBudget) -> Result<Self, ModelError> {
         let entry = arch::find(artifact.manifest.architecture())?;
         let config = Settings::new(&artifact.manifest.config)?.with_defaults(entry.defaults);
-        let mut weights = Weights::open(artifact, kernels)?;
+        let mut weights = Weights::open(artifact, kernels, Purpose::Generate)?;
         let architecture = (entry.load)(config, &mut weights)?;
         let backend = weights.backend();
         let Taken { bytes: weight_bytes, private_bytes, files, sites, prefix } = weights.finish()?;

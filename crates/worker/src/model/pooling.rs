@@ -1,20 +1,16 @@
 //! From the hidden states of a text's tokens to its embedding. Pure.
 
-use artifact_store::{EmbeddingConfig, Pooling};
+use artifact_store::Pooling;
 
-/// The embedding of `[tokens, width]` hidden states, of which there are some.
-pub(super) fn pool(states: &[f32], width: usize, config: EmbeddingConfig) -> Vec<f32> {
+/// One vector of `[tokens, width]` hidden states, of which there are some.
+pub(super) fn pool(states: &[f32], width: usize, pooling: Pooling) -> Vec<f32> {
     let mut tokens = states.chunks_exact(width);
-    let mut embedding = match config.pooling {
+    match pooling {
         Pooling::FirstToken => tokens.next().map(<[f32]>::to_vec),
         Pooling::LastToken => tokens.next_back().map(<[f32]>::to_vec),
         Pooling::Mean => Some(mean(tokens, width)),
     }
-    .unwrap_or_default();
-    if config.normalize {
-        normalize(&mut embedding);
-    }
-    embedding
+    .unwrap_or_default()
 }
 
 /// Divides a vector by its length, unless that is zero.
@@ -40,9 +36,13 @@ fn mean<'a>(tokens: impl ExactSizeIterator<Item = &'a [f32]>, width: usize) -> V
 mod tests {
     use super::*;
 
-    fn pooled(pooling: Pooling, normalize: bool) -> Vec<f32> {
+    fn pooled(pooling: Pooling, normalized: bool) -> Vec<f32> {
         let states = [3.0, 4.0, 0.0, 8.0, 0.0, -3.0];
-        pool(&states, 2, EmbeddingConfig { pooling, normalize, max_tokens: None })
+        let mut vector = pool(&states, 2, pooling);
+        if normalized {
+            normalize(&mut vector);
+        }
+        vector
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub fn stored_size(manifest: &Manifest) -> StoredSize {
     let context =
         |settings: &Settings<'_>| settings.whole("max_position_embeddings", 1, i32::MAX).ok().flatten();
     let context_length = settings.as_ref().ok().and_then(context).map_or(0, i32::unsigned_abs);
-    let most = manifest.embedding.and_then(|embedding| embedding.max_tokens);
+    let most = manifest.embedding.as_ref().and_then(|embedding| embedding.max_tokens);
     let context_length = most.map_or(context_length, |most| most.min(context_length));
     StoredSize { weight_bytes, kv_token_values, context_length }
 }

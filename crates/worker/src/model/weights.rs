@@ -16,6 +16,9 @@ use super::{
 };
 use crate::backend::{Backend, Kernels, Matrix, Storage};
 
+/// The embedding of a decoder that is stored without the `model.` before its names.
+const BARE_EMBEDDING: &str = "embed_tokens.weight";
+
 /// How many superfluous tensors an error names.
 const NAMES_IN_ERROR: usize = 5;
 
@@ -27,12 +30,24 @@ pub(super) struct Weights<'a> {
     prefix: &'static str,
     /// Is put behind `model.`.
     inner_prefix: &'static str,
+    /// What the model is loaded for.
+    purpose: Purpose,
+    /// The `model.` of names that are asked for is not in those that are stored.
+    is_bare: bool,
     bytes: u64,
     /// Of what is not a view of a file.
     private_bytes: u64,
     backend: Backend,
     packings: Packings<'a>,
     sites: Sites,
+}
+
+/// What a model is loaded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Generate,
+    /// It needs no output head.
+    Embed,
 }
 
 /// What is left when everything has been taken.
@@ -51,7 +66,11 @@ pub(super) struct Taken {
 
 impl<'a> Weights<'a> {
     /// Maps the weights files.
-    pub(super) fn open(artifact: &'a Artifact, kernels: Kernels) -> Result<Self, ModelError> {
+    pub(super) fn open(
+        artifact: &'a Artifact,
+        kernels: Kernels,
+        purpose: Purpose,
+    ) -> Result<Self, ModelError> {
         let mut files = HashMap::new();
         for (index, entry) in artifact.files(FileRole::Weights) {
             let opened = artifact.open_blob(entry)?;
@@ -59,7 +78,10 @@ impl<'a> Weights<'a> {
                 .map_err(|source| ModelError::Map { what: entry.name.clone(), source })?;
             files.insert(index, mapped);
         }
-        let tensors = artifact.manifest.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+        let tensors: HashMap<_, _> =
+            artifact.manifest.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+        // sentence-transformers stores a decoder without what is around it.
+        let is_bare = purpose == Purpose::Embed && tensors.contains_key(BARE_EMBEDDING);
         let backend = Backend::new(kernels, main_float(&artifact.manifest.tensors));
         let packings = Packings::parse(Settings::new(&artifact.manifest.config)?)?;
         Ok(Self {
@@ -67,6 +89,8 @@ impl<'a> Weights<'a> {
             files,
             prefix: "",
             inner_prefix: "",
+            purpose,
+            is_bare,
             bytes: 0,
             private_bytes: 0,
             backend,
@@ -78,6 +102,11 @@ impl<'a> Weights<'a> {
     /// What will compute with the tensors.
     pub(super) fn backend(&self) -> Backend {
         self.backend
+    }
+
+    /// Whether the model embeds text, and needs no output head.
+    pub(super) fn embeds(&self) -> bool {
+        self.purpose == Purpose::Embed
     }
 
     /// Where adapters change a product with these matrices, if they can.
@@ -105,6 +134,7 @@ impl<'a> Weights<'a> {
 
     fn full(&self, name: &str) -> String {
         match name.strip_prefix("model.") {
+            Some(rest) if self.is_bare => rest.to_owned(),
             Some(rest) if !self.inner_prefix.is_empty() => format!("model.{}{rest}", self.inner_prefix),
             _ => format!("{}{name}", self.prefix),
         }

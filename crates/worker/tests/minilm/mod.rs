@@ -39,7 +39,8 @@ fn minilm_embeds_as_recorded() {
     let store = Store::open(store_folder.path()).unwrap();
     store.import(&PathBuf::from(folder), Some("minilm"), &mut |_| ControlFlow::Continue(())).unwrap();
     let artifact = store.resolve("minilm").unwrap();
-    let config = EmbeddingConfig { pooling: Pooling::Mean, normalize: true, max_tokens: Some(256) };
+    let config =
+        EmbeddingConfig { pooling: Pooling::Mean, normalize: true, max_tokens: Some(256), dense: Vec::new() };
     assert_eq!(artifact.manifest.embedding, Some(config));
     let reference: Reference = serde_json::from_str(include_str!("../reference/minilm.json")).unwrap();
 

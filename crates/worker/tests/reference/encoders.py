@@ -5,7 +5,7 @@
 
 Made with Python 3.11, numpy 2.4.6, tokenizers 0.23.3, safetensors 0.8.0 (`pip install numpy tokenizers safetensors`).
 
-This is BERT as its paper and transformers describe it, written down for one input at a time, without MLX and without anything
+`modern_encoder.py` and `decoders_that_embed.py` beside this have what is computed of other architectures. This is BERT as its paper and transformers describe it, written down for one input at a time, without MLX and without anything
 of this project. Weights are float32 as they are stored, and arithmetic is float64, so that the values are those of float32
 without its roundings.
 
@@ -21,6 +21,8 @@ import pathlib
 
 import numpy as np
 
+import decoders_that_embed
+import modern_encoder
 from random_values import hashed, split_mix
 
 FLOAT = np.float64
@@ -38,7 +40,8 @@ TEXTS = [
 def tensor(name, shape):
     """As in `small.py`: exact in every float type."""
     numbers = split_mix(hashed(name))
-    low, high = (0.5, 1.5) if name.endswith("Norm.weight") else (-0.25, 0.25)
+    is_norm = len(shape) == 1 and name.endswith(("norm.weight", "Norm.weight"))
+    low, high = (0.5, 1.5) if is_norm else (-0.25, 0.25)
     values = [low + (high - low) * (next(numbers) >> 57) / 128 for _ in range(math.prod(shape))]
     return np.array(values, dtype=np.float32).reshape(shape)
 
@@ -125,8 +128,12 @@ def small(model_type, config):
         "model_type": model_type, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "pad_token_id": 1,
         "vocab_size": 96, "max_position_embeddings": 80, "type_vocab_size": 2, **config,
     }
-    encoder = Encoder(config, {name: tensor(name, shape) for name, shape in shapes(config).items()})
-    numbers = split_mix(hashed(f"tokens {model_type} {config['hidden_size']}"))
+    return recorded(config, shapes(config), Encoder)
+
+
+def recorded(config, shapes, kind):
+    encoder = kind(config, {name: tensor(name, shape) for name, shape in shapes.items()})
+    numbers = split_mix(hashed(f"tokens {config['model_type']} {config['hidden_size']}"))
     inputs = []
     for length in [1, 2, 7, 31, 40, 70]:
         tokens = [next(numbers) % config["vocab_size"] for _ in range(length)]
@@ -135,7 +142,7 @@ def small(model_type, config):
             {"tokens": tokens, "first": rounded(hidden[0]), "mean": rounded(hidden.mean(axis=0)),
              "last": rounded(hidden[-1])}
         )
-    return {"config": config, "tensors": shapes(config), "inputs": inputs}
+    return {"config": config, "tensors": shapes, "inputs": inputs}
 
 
 def real(folder):
@@ -172,6 +179,8 @@ def main():
             small("xlm-roberta", {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
                                   "num_attention_heads": 4, "type_vocab_size": 1}),
         ]
+        for module, kind in [(modern_encoder, modern_encoder.ModernEncoder), (decoders_that_embed, decoders_that_embed.Decoder)]:
+            parts += [recorded(config, module.shapes(config), kind) for config in module.CONFIGS]
     lines = ",\n".join(json.dumps(part) for part in parts)
     print(f'{{"made_with": "encoders.py, {made}",\n"models": [\n{lines}\n]}}')
 

@@ -68,6 +68,14 @@ pub(super) fn stage(
     base: &Artifact,
     observer: &mut Observer<'_>,
 ) -> Result<Staging, StoreError> {
+    if base.manifest.embeds() {
+        let reason = format!(
+            "`{}` embeds text, and adapters are for models that generate it; merge the adapter into that model and import the \
+             result",
+            base.name
+        );
+        return Err(StoreError::bad_source(path, reason));
+    }
     let folder = Folder::read(path, base)?;
     let source = folder.root.open_file(&folder.shard.name)?;
     tell(observer, ImportEvent::Planned(source.len()))?;

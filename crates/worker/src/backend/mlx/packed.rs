@@ -1,4 +1,5 @@
-//! Inputs of which every token sees all tokens of its own input and nothing else: attention without a cache.
+//! Inputs that are whole: a token sees tokens of its own input and nothing else, so attention needs no cache. Which of them it
+//! sees, a layer's [`AttentionSpec`] says.
 //!
 //! Neighbours of one length are one product of many small matrices. Where rows may depend on each other, so are neighbours of
 //! similar length, padded under a mask.
@@ -10,12 +11,15 @@ use mlx_rs::{
     error::Exception,
     fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention},
     ops::{
-        concatenate,
+        arange, concatenate,
         indexing::{TryIndexOp, take_axis},
     },
 };
 
-use super::super::Heads;
+use super::{
+    super::attention::{AttentionSpec, Heads},
+    attention::{rotate, split},
+};
 
 /// Lengths are padded to multiples of this, …
 const PADDED_TO: i32 = 32;
@@ -30,6 +34,8 @@ const MAX_SCORES: i64 = 1 << 24;
 #[derive(Debug)]
 pub(crate) struct PackedInputs {
     groups: Vec<Group>,
+    /// Of each token within its input: int32 `[tokens]`.
+    positions: Array,
 }
 
 /// Neighbours that attend at the same time, each to itself.
@@ -72,12 +78,37 @@ impl PackedInputs {
                 _ => groups.push(Group { tokens, lens: vec![len], len: padded }),
             }
         }
-        Self { groups }
+        let positions: Vec<i32> = lens.iter().flat_map(|&len| 0..len).collect();
+        let positions = Array::from_slice(&positions, &[positions.len() as i32]);
+        Self { groups, positions }
     }
 
-    /// `qkv` is `[tokens, 3 * heads * dim]`: queries, keys and values. Returns `[tokens, heads * dim]`; lazy.
-    pub(crate) fn attend(&self, heads: Heads, scale: f32, qkv: &Array) -> Result<Array, Exception> {
-        let parts = self.groups.iter().map(|group| group.attend(heads, scale, qkv));
+    /// What of a layer's attention is not computed here; `None`: all of it is.
+    pub(crate) fn unsupported(spec: &AttentionSpec) -> Option<&'static str> {
+        let asked = [
+            (spec.soft_cap.is_some(), "capped attention scores, in a model that embeds text"),
+            (spec.sinks.is_some(), "attention sinks, in a model that embeds text"),
+            (
+                spec.query_scale.is_some(),
+                "queries that grow with their position, in a model that embeds text",
+            ),
+            (spec.chunked, "attention within chunks, in a model that embeds text"),
+        ];
+        asked.into_iter().find_map(|(is_asked_for, what)| is_asked_for.then_some(what))
+    }
+
+    /// `qkv` is `[tokens, (queries + 2 kv) * dim]`: queries, keys and values. Returns `[tokens, queries * dim]`; lazy.
+    pub(crate) fn attend(&self, spec: &AttentionSpec, qkv: &Array) -> Result<Array, Exception> {
+        let qkv = match &spec.rope {
+            None => qkv.clone(),
+            Some(rope) => {
+                let (queries, keys, values) = split(spec.heads, qkv)?;
+                let (queries, keys) =
+                    (rotate(rope, &queries, &self.positions)?, rotate(rope, &keys, &self.positions)?);
+                concatenate(&[&queries, &keys, &values], 1)?.reshape(&[qkv.dim(0), qkv.dim(1)])?
+            }
+        };
+        let parts = self.groups.iter().map(|group| group.attend(spec, &qkv));
         let parts = parts.collect::<Result<Vec<_>, _>>()?;
         match &parts[..] {
             [one] => Ok(one.clone()),
@@ -87,8 +118,8 @@ impl PackedInputs {
 }
 
 impl Group {
-    fn attend(&self, heads: Heads, scale: f32, qkv: &Array) -> Result<Array, Exception> {
-        let Heads { queries: heads, dim, .. } = heads;
+    fn attend(&self, spec: &AttentionSpec, qkv: &Array) -> Result<Array, Exception> {
+        let Heads { queries: heads, kv, dim } = spec.heads;
         let qkv = qkv.try_index(self.tokens.clone())?;
         let padding = self.lens.iter().any(|len| *len != self.len).then(|| self.padding());
         let qkv = match &padding {
@@ -96,19 +127,19 @@ impl Group {
             None => qkv,
         };
         let inputs = self.lens.len() as i32;
-        // [3, inputs, heads, len, dim]
-        let qkv = qkv.reshape(&[inputs, self.len, 3, heads, dim])?.transpose_axes(&[2, 0, 3, 1, 4])?;
-        let seen = padding.as_ref().map(|padding| &padding.seen);
+        // [inputs, heads, len, dim]
+        let qkv = qkv.reshape(&[inputs, self.len, heads + 2 * kv, dim])?.transpose_axes(&[0, 2, 1, 3])?;
         let mut parts = Vec::new();
         // So many inputs, or so many queries of one, as there may be scores. That depends on the length alone.
         let of_one = i64::from(heads) * i64::from(self.len) * i64::from(self.len);
         let together = (MAX_SCORES / of_one.max(1)).clamp(1, i64::from(inputs)) as i32;
         for first in (0..inputs).step_by(together as usize) {
             let some = first..(first + together).min(inputs);
-            let part = |which: i32| qkv.try_index((which, some.clone()));
-            let (queries, keys, values) = (part(0)?, part(1)?, part(2)?);
-            let seen = seen.map(|seen| seen.try_index(some.clone())).transpose()?;
-            let attended = attend_all(scale, &queries, (&keys, &values), seen.as_ref())?;
+            let part = |which: Range<i32>| qkv.try_index((some.clone(), which));
+            let (queries, keys) = (part(0..heads)?, part(heads..heads + kv)?);
+            let values = part(heads + kv..heads + 2 * kv)?;
+            let seen = padding.as_ref().map(|padding| padding.seen.try_index(some.clone())).transpose()?;
+            let attended = attend_all(spec, &queries, (&keys, &values), seen.as_ref())?;
             parts.push(
                 attended
                     .transpose_axes(&[0, 2, 1, 3])?
@@ -140,26 +171,43 @@ impl Group {
     }
 }
 
-/// All `[inputs, heads, len, dim]`. Of a long input some queries after the other.
+/// All `[inputs, heads, len, dim]`. Of a long input some queries after the other. `tokens`: which of the keys are tokens, if
+/// some are not: boolean `[inputs, 1, 1, len]`.
 fn attend_all(
-    scale: f32,
+    spec: &AttentionSpec,
     queries: &Array,
     (keys, values): (&Array, &Array),
-    seen: Option<&Array>,
+    tokens: Option<&Array>,
 ) -> Result<Array, Exception> {
     let (inputs, heads, len) = (queries.dim(0), queries.dim(1), queries.dim(2));
-    let attend = |queries: &Array| {
-        let mask = seen.map(ScaledDotProductAttentionMask::Array);
-        scaled_dot_product_attention(queries, keys, values, scale, mask, None)
+    let attend = |some: Range<i32>, queries: &Array| {
+        let seen = match (seen_by(spec, some, len)?, tokens) {
+            (Some(seen), Some(tokens)) => Some(seen.logical_and(tokens)?),
+            (seen, tokens) => seen.or_else(|| tokens.cloned()),
+        };
+        let mask = seen.as_ref().map(ScaledDotProductAttentionMask::Array);
+        scaled_dot_product_attention(queries, keys, values, spec.scale, mask, None)
     };
     let scores_of_query = i64::from(inputs) * i64::from(heads) * i64::from(len);
     let together = (MAX_SCORES / scores_of_query.max(1)).clamp(1, i64::from(len)) as i32;
     if together == len {
-        return attend(queries);
+        return attend(0..len, queries);
     }
     let parts = (0..len).step_by(together as usize).map(|first| {
         let some = first..(first + together).min(len);
-        attend(&queries.try_index((.., .., some))?)
+        attend(some.clone(), &queries.try_index((.., .., some))?)
     });
     concatenate(&parts.collect::<Result<Vec<_>, _>>()?, 2)
+}
+
+/// Which of `len` keys each of the queries at these positions sees: boolean `[queries, len]`; `None`: all.
+fn seen_by(spec: &AttentionSpec, positions: Range<i32>, len: i32) -> Result<Option<Array>, Exception> {
+    if spec.bidirectional && spec.window.is_none_or(|window| window >= len) {
+        return Ok(None);
+    }
+    let firsts: Vec<i32> = positions.clone().map(|position| spec.first_seen(position)).collect();
+    let lasts: Vec<i32> = positions.map(|position| spec.last_seen(position)).collect();
+    let column = |of: &[i32]| Array::from_slice(of, &[of.len() as i32, 1]);
+    let keys = arange::<_, i32>(0, len, None)?.expand_dims(0)?;
+    keys.ge(column(&firsts))?.logical_and(keys.le(column(&lasts))?).map(Some)
 }

@@ -58,7 +58,9 @@ pub(super) fn load(
     config: Settings<'_>,
     weights: &mut Weights<'_>,
 ) -> Result<Box<dyn Architecture>, ModelError> {
-    if config.flag("use_bidirectional_attention")? == Some(true) {
+    // As EmbeddingGemma has it.
+    let bidirectional = config.flag("use_bidirectional_attention")? == Some(true);
+    if bidirectional && !weights.embeds() {
         return config.refuse("use_bidirectional_attention", true);
     }
     let decoder = DecoderConfig::parse(config, &COVERED)?;
@@ -82,6 +84,11 @@ pub(super) fn load(
     let scale = query_scale(config)?;
     for (_, spec) in plan.layers() {
         spec.scale = scale;
+        spec.bidirectional = bidirectional;
+        if bidirectional {
+            // The configuration has its whole width: half of it lies ahead.
+            spec.window = spec.window.map(|window| window / 2 + 1);
+        }
         if spec.window.is_some() {
             spec.rope = Some(Rc::clone(&local));
         }

@@ -21,6 +21,7 @@ mod llama4;
 mod mistral;
 mod mistral3;
 mod mixtral;
+mod modernbert;
 mod olmo2;
 mod olmo3;
 mod olmoe;
@@ -103,6 +104,7 @@ pub(super) const REGISTRY: &[Entry] = &[
 /// Every `model_type` that embeds text.
 pub(super) const ENCODERS: &[EncoderEntry] = &[
     EncoderEntry { model_type: "bert", load: bert::load, defaults: &[] },
+    EncoderEntry { model_type: "modernbert", load: modernbert::load, defaults: modernbert::DEFAULTS },
     EncoderEntry { model_type: "roberta", load: roberta::load, defaults: &[("pad_token_id", 1.0)] },
     EncoderEntry { model_type: "xlm-roberta", load: roberta::load, defaults: &[("pad_token_id", 1.0)] },
 ];

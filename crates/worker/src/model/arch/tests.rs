@@ -8,7 +8,10 @@ use artifact_store::Store;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::{backend::Kernels, model::ModelError};
+use crate::{
+    backend::Kernels,
+    model::{ModelError, weights::Purpose},
+};
 
 /// What transformers 5.24 assumes: by `model_type` and name.
 #[test]
@@ -108,7 +111,7 @@ fn windows(model_type: &str, changes: &Value) -> Result<Vec<Option<i32>>, ModelE
     let artifact = store.resolve("tiny").unwrap();
     let entry = find(artifact.manifest.architecture())?;
     let config = Settings::new(&artifact.manifest.config)?.with_defaults(entry.defaults);
-    let mut weights = Weights::open(&artifact, Kernels::MlxFloat32)?;
+    let mut weights = Weights::open(&artifact, Kernels::MlxFloat32, Purpose::Generate)?;
     let architecture = (entry.load)(config, &mut weights)?;
     Ok(architecture.attention().into_iter().map(|spec| spec.window).collect())
 }

@@ -3,6 +3,7 @@
 mod encoder;
 mod kinds;
 mod mixed_heads;
+mod modern_encoder;
 mod rope;
 mod settings;
 mod windows;
@@ -13,6 +14,7 @@ use serde_json::Value;
 pub(super) use encoder::EncoderConfig;
 pub(super) use kinds::layer_kinds;
 pub(super) use mixed_heads::{full_heads, mixed_windows, own_layers};
+pub(super) use modern_encoder::ModernEncoderConfig;
 pub(super) use rope::{QueryScaleConfig, RopeConfig, RopeScaling};
 pub(super) use settings::{Defaults, Settings};
 pub(super) use windows::{WindowRule, layer_windows};

@@ -24,6 +24,16 @@ pub(in crate::model) fn layer_windows(
     let on = config.flag("use_sliding_window")?.unwrap_or(rule.on);
     let is_off = config.get("sliding_window") == Some(&Value::Bool(false));
     let window = if on && !is_off { config.whole("sliding_window", 1, MAX_CONTEXT)? } else { None };
+    windows_of(config, layers, window, rule)
+}
+
+/// The same of a window whose width is known.
+pub(super) fn windows_of(
+    config: Settings<'_>,
+    layers: usize,
+    window: Option<i32>,
+    rule: &WindowRule<'_>,
+) -> Result<Vec<Option<i32>>, ModelError> {
     let Some(kinds) = config.get("layer_types") else {
         return Ok((0..layers).map(|layer| window.filter(|_| (rule.slides)(layer))).collect());
     };

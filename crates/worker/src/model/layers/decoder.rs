@@ -17,11 +17,18 @@ pub(in crate::model) struct Decoder {
     layer_inputs: Option<LayerInputs>,
     blocks: Vec<Block>,
     states: StateGeometry,
-    /// The last normalization, then the output head.
-    head: FusedLinear,
+    top: Top,
     logit_factor: f32,
     logit_cap: Option<f32>,
     backend: Backend,
+}
+
+/// What follows the blocks.
+enum Top {
+    /// The last normalization, then the output head.
+    Logits(FusedLinear),
+    /// The last normalization alone, of a model that embeds.
+    Hidden(Normalization),
 }
 
 struct Block {
@@ -34,6 +41,9 @@ struct Block {
     scalar: Option<f32>,
     backend: Backend,
 }
+
+/// Tables that follow from the configuration.
+const INV_FREQ: &str = ".rotary_emb.inv_freq";
 
 /// What is counted while blocks are loaded.
 #[derive(Default)]
@@ -61,13 +71,7 @@ impl DecoderPlan {
         let sizes = [config.num_hidden_layers, config.hidden_size];
         let layer_inputs =
             self.layer_inputs.map(|plan| LayerInputs::load(weights, plan, sizes, self.norm)).transpose()?;
-        let norm = Normalization::load(weights, self.names.last_norm, config.hidden_size, self.norm)?;
-        let tied = config.tie_word_embeddings.unwrap_or_else(|| !weights.contains("lm_head.weight"));
-        let head = if tied { embed_tokens.head() } else { load_matrix(weights, "lm_head", shape, false)? };
-        // Older files carry tables that follow from the configuration, and a copy of a tied head.
-        weights
-            .ignore(|name| name.ends_with(".rotary_emb.inv_freq") || (tied && name.starts_with("lm_head.")));
-        let head = FusedLinear::new(Some(norm), vec![head], weights);
+        let top = Top::load(&config, &self, &embed_tokens, weights)?;
         let (logit_factor, logit_cap, backend) = (self.logit_factor, self.logit_cap, weights.backend());
         let states = loading.states.finish();
         Ok(Box::new(Decoder {
@@ -76,11 +80,32 @@ impl DecoderPlan {
             layer_inputs,
             blocks,
             states,
-            head,
+            top,
             logit_factor,
             logit_cap,
             backend,
         }))
+    }
+}
+
+impl Top {
+    fn load(
+        config: &DecoderConfig,
+        plan: &DecoderPlan,
+        embedding: &Embedding,
+        weights: &mut Weights<'_>,
+    ) -> Result<Self, ModelError> {
+        let norm = Normalization::load(weights, plan.names.last_norm, config.hidden_size, plan.norm)?;
+        if weights.embeds() {
+            weights.ignore(|name| name.ends_with(INV_FREQ) || name.starts_with("lm_head."));
+            return Ok(Self::Hidden(norm));
+        }
+        let shape = [config.vocab_size, config.hidden_size];
+        let tied = config.tie_word_embeddings.unwrap_or_else(|| !weights.contains("lm_head.weight"));
+        let head = if tied { embedding.head() } else { load_matrix(weights, "lm_head", shape, false)? };
+        // Older files carry tables that follow from the configuration, and a copy of a tied head.
+        weights.ignore(|name| name.ends_with(INV_FREQ) || (tied && name.starts_with("lm_head.")));
+        Ok(Self::Logits(FusedLinear::new(Some(norm), vec![head], weights)))
     }
 }
 
@@ -217,6 +242,10 @@ impl Architecture for Decoder {
         self.config.vocab_size.unsigned_abs()
     }
 
+    fn hidden_size(&self) -> u32 {
+        self.config.hidden_size.unsigned_abs()
+    }
+
     fn attention(&self) -> Vec<&AttentionSpec> {
         self.blocks.iter().filter_map(|block| block.mixer.attention()).collect()
     }
@@ -231,11 +260,17 @@ impl Architecture for Decoder {
         for block in &self.blocks {
             x = block.forward(&x, inputs.as_ref(), step)?;
         }
-        Ok(x)
+        match &self.top {
+            Top::Logits(_) => Ok(x),
+            Top::Hidden(norm) => norm.forward(&x),
+        }
     }
 
     fn logits(&self, hidden: &Array) -> Result<Array, Exception> {
-        let logits = self.head.forward(hidden, None)?;
+        let Top::Logits(head) = &self.top else {
+            return Err(Exception::custom("a model that embeds text has no logits"));
+        };
+        let logits = head.forward(hidden, None)?;
         if self.logit_factor == 1.0 && self.logit_cap.is_none() {
             return Ok(logits);
         }

@@ -7,7 +7,7 @@ use super::{
     Embedding, Encoder, EncoderConfig, EncoderInput, FusedLinear, ModelError, NormParams, Normalization,
     Weights, load_matrix,
 };
-use crate::backend::{Backend, Heads, Rowwise};
+use crate::backend::{AttentionSpec, Backend, Rowwise};
 
 /// In what encoders differ beside their sizes.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +37,7 @@ struct Block {
     attended: Residual,
     inner: FusedLinear,
     outer: Residual,
-    heads: Heads,
+    attention: AttentionSpec,
     backend: Backend,
 }
 
@@ -121,7 +121,7 @@ impl Block {
             attended: Residual::load(config, &format!("{name}.attention.output"), hidden, weights)?,
             inner: FusedLinear::new(None, vec![up], weights),
             outer: Residual::load(config, &format!("{name}.output"), inner, weights)?,
-            heads: config.heads,
+            attention: AttentionSpec::bidirectional(config.heads, None),
             backend: weights.backend(),
         })
     }
@@ -129,8 +129,7 @@ impl Block {
     /// `x` and the result: `[tokens, hidden]`.
     fn forward(&self, x: &Array, input: &EncoderInput<'_>) -> Result<Array, Exception> {
         let qkv = self.qkv.forward(x, None)?;
-        let scale = 1.0 / (self.heads.dim as f32).sqrt();
-        let x = self.attended.forward(&input.packed.attend(self.heads, scale, &qkv)?, x)?;
+        let x = self.attended.forward(&input.packed.attend(&self.attention, &qkv)?, x)?;
         let inner = self.inner.forward(&x, None)?;
         let inner = self.backend.rowwise(&Rowwise { gelu: true, ..Rowwise::of(&inner) })?;
         self.outer.forward(&inner, &x)

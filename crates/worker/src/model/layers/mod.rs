@@ -11,6 +11,7 @@ mod beside;
 mod decoder;
 mod decoder_plan;
 mod delta_net;
+mod dense;
 mod embedding;
 mod encoder;
 mod feed_forward;
@@ -19,6 +20,7 @@ mod layer_inputs;
 mod linear;
 mod mixer;
 mod mlp;
+mod modern_encoder;
 mod moe;
 mod names;
 mod norm;
@@ -32,6 +34,7 @@ use beside::MlpBesideExperts;
 pub(super) use decoder_plan::{BlockNorms, DecoderPlan};
 use delta_net::DeltaNet;
 pub(super) use delta_net::{DeltaInputs, DeltaNetPlan};
+pub(super) use dense::DenseModules;
 use embedding::Embedding;
 pub(super) use encoder::EncoderPlan;
 use latent_attention::LatentAttention;
@@ -42,6 +45,7 @@ use linear::{FusedLinear, load_matrices, load_matrix};
 use mixer::Mixer;
 pub(super) use mixer::RecurrentPlan;
 use mlp::{Mlp, MlpParams};
+pub(super) use modern_encoder::load_modern_encoder;
 use moe::Moe;
 pub(super) use moe::{MoeNames, MoePlan, RouterNorm, SharedExpert};
 pub(super) use names::BlockNames;
@@ -63,8 +67,9 @@ pub(super) use super::{
     Architecture, Encoder, EncoderInput, ModelError,
     adapters::Site,
     config::{
-        DecoderConfig, Defaults, EncoderConfig, QueryScaleConfig, RopeConfig, RopeScaling, Settings,
-        WindowRule, full_heads, gelu_gate, layer_kinds, layer_windows, mixed_windows, own_layers,
+        DecoderConfig, Defaults, EncoderConfig, ModernEncoderConfig, QueryScaleConfig, RopeConfig,
+        RopeScaling, Settings, WindowRule, full_heads, gelu_gate, layer_kinds, layer_windows,
+        mixed_windows, own_layers,
     },
     weights::{Packing, Weights},
 };
