@@ -188,3 +188,37 @@ fn steps_that_do_not_fit_the_pool_are_refused() {
     assert!(pool.step(&[row(1, 0, &[2, 3]), row(1, 0, &[3])]).is_ok());
     assert!(pool.copy_block(0, 4).is_err() && pool.copy_block(-1, 0).is_err());
 }
+
+/// The window of the query at 70 begins at 31, or with a token less at 32.
+#[test]
+fn a_layer_that_sees_what_is_not_there_is_refused() {
+    mlx_ext::init().unwrap();
+    let shape = KvShape { layers: 1, kv_heads: 1, head_dim: 8, dtype: KvDtype::Float32 };
+    let pool = KvPool::new(shape, 4).unwrap();
+    let none = KvPool::NO_BLOCK;
+    assert!(pool.step(&[StepRow { new_tokens: 1, position: 70, blocks: &[none, none, none] }]).is_err());
+    let step = pool.step(&[StepRow { new_tokens: 1, position: 70, blocks: &[none, 0, 1] }]).unwrap();
+    let random = &mut Random::new(28);
+    let (qkv, table) = (random.normals(&[1, 24]), random.normals(&[71, 4]));
+    let attend = |window, chunked| {
+        step.attend(&cpu::Attention {
+            qkv: &qkv,
+            cos: &table,
+            sin: &table,
+            layer: 0,
+            heads: 1,
+            query_scale: None,
+            sinks: None,
+            scale: 1.0,
+            soft_cap: None,
+            window,
+            chunked,
+            traditional: false,
+        })
+    };
+    assert!(attend(Some(39), false).is_ok() && attend(Some(64), true).is_ok());
+    for (window, chunked) in [(None, false), (Some(40), false), (Some(71), true)] {
+        let error = attend(window, chunked).unwrap_err();
+        assert!(error.what().contains("are not there"), "{error}");
+    }
+}

@@ -246,9 +246,8 @@ fn a_long_sequence_takes_little_memory_of_windows(on: On) {
         assert!(few.model.kv_tokens() > all.model.kv_tokens(), "so more tokens fit");
         let (before, after) = (bytes(&all), bytes(&few));
         assert_eq!(before, (LEN.next_multiple_of(32) * all.model.kv_token_bytes()) as u64);
-        assert!(after * 10 < before * 8, "{before} before, {after} after on {on:?}");
-        let stretch = windows(&few.model).stretch;
-        println!("{before} bytes if all is kept, {after} with windows, stretches of {stretch} tokens");
+        // Half of the layers have windows, or more.
+        assert!(after * 10 < before * 6, "{before} bytes if all is kept, {after} with windows, on {on:?}");
     });
 }
 

@@ -118,15 +118,29 @@ impl<'a> Server<'a> {
         assert!(self.pool.write_block(self.tables[to][block], &bytes[1..]).is_err());
     }
 
+    /// A sequence's blocks without those that no query from a position on sees.
+    fn seen_blocks(&self, sequence: usize, position: i32) -> Vec<i32> {
+        let first = match self.spec.window {
+            None => 0,
+            Some(chunk) if self.spec.chunked => position / chunk * chunk,
+            Some(window) => (position + 1 - window).max(0),
+        };
+        let unseen = first as usize / KvPool::BLOCK_TOKENS;
+        let block = |(index, &block): (usize, &i32)| if index < unseen { KvPool::NO_BLOCK } else { block };
+        self.tables[sequence].iter().enumerate().map(block).collect()
+    }
+
     /// One step: for each row the sequence, its tokens so far, and the projections of its new ones. Returns the rows'
     /// outputs.
     pub(crate) fn step(&self, rows: &[(usize, i32, Array)]) -> Vec<Array> {
-        let step_row = |(sequence, position, qkv): &(usize, i32, Array)| cpu::StepRow {
+        let tables: Vec<Vec<i32>> =
+            rows.iter().map(|(sequence, position, _)| self.seen_blocks(*sequence, *position)).collect();
+        let step_rows = rows.iter().zip(&tables).map(|((_, position, qkv), blocks)| cpu::StepRow {
             new_tokens: qkv.dim(0),
             position: *position,
-            blocks: &self.tables[*sequence],
-        };
-        let step = self.pool.step(&rows.iter().map(step_row).collect::<Vec<_>>()).unwrap();
+            blocks,
+        });
+        let step = self.pool.step(&step_rows.collect::<Vec<_>>()).unwrap();
         let qkv = concatenate(&rows.iter().map(|(.., qkv)| qkv).collect::<Vec<_>>(), 0).unwrap();
         let sinks = self.spec.sink_scores();
         let attention = cpu::Attention {

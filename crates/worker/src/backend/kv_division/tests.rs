@@ -47,7 +47,7 @@ fn a_stretch_is_what_a_window_and_a_step_reach_in_whole_blocks() {
 #[test]
 fn both_parts_last_for_sequences_of_four_stretches() {
     // 160 blocks of each sort, of which one is 5 blocks and the other 20 for such a sequence.
-    let budget = KvBudget { bytes: 2 * 160 << 12, sequences: 100, ..BUDGET };
+    let budget = KvBudget { bytes: 320 << 12, sequences: 100, ..BUDGET };
     let division = Division::new(budget, BYTES, Some((160, 10_000)), false).unwrap().unwrap();
     let windows = division.windows.unwrap();
     assert_eq!((division.blocks.count, windows.count), (256, 64));
