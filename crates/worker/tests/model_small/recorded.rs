@@ -297,7 +297,6 @@ fn settings_that_would_change_the_answers_are_refused_by_name() {
         ("gemma3_text", "use_bidirectional_attention", json!(true)),
         ("gemma4_text", "attention_k_eq_v", json!("both")),
         ("gemma4_text", "global_head_dim", json!(33)),
-        ("gemma4_text", "hidden_size_per_layer_input", json!(65_536)),
         ("gemma4_text", "layer_types", json!(vec!["sliding_attention"; 4])),
         ("gemma4_text", "num_kv_shared_layers", json!(4)),
         ("gemma4_text", "num_kv_shared_layers", json!(3)),
