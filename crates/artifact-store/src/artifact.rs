@@ -157,7 +157,11 @@ impl Artifact {
             .tensors
             .iter()
             .filter(|tensor| self.manifest.files.get(tensor.file) == Some(file))
-            .map(|tensor| (tensor.name.as_str(), tensor))
+            .map(|tensor| {
+                let name = tensor.name.as_str();
+                let of_module = file.module().and_then(|module| name.strip_prefix(module)?.strip_prefix('.'));
+                (of_module.unwrap_or(name), tensor)
+            })
             .collect();
         for found in &header {
             let same = |entry: &TensorEntry| {

@@ -187,6 +187,14 @@ pub enum FileRole {
     Settings,
 }
 
+impl FileEntry {
+    /// Of a weights file in a folder of its own that folder: it is of a module behind the model, whose name stands before those
+    /// of its tensors in the manifest.
+    pub(crate) fn module(&self) -> Option<&str> {
+        self.name.split_once('/').filter(|_| self.role == FileRole::Weights).map(|(module, _)| module)
+    }
+}
+
 /// One tensor in a weights file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorEntry {

@@ -220,7 +220,7 @@ fn a_model_that_embeds_takes_no_adapter() {
     write_tiny_encoder(&encoder);
     stored.store.import(&encoder, Some("encoder"), &mut |_| ControlFlow::Continue(())).unwrap();
     // It is refused whatever is in the folder.
-    let folder = stored.root.path().join("nothing");
+    let folder = stored.folder(&json!({}), "adapters.safetensors", &[]);
     let refused =
         stored.store.import_adapter(&folder, "encoder", Some("own"), &mut |_| ControlFlow::Continue(()));
     let text = refused.unwrap_err().to_string();

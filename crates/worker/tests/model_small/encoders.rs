@@ -1,5 +1,7 @@
 //! Small models that embed text against the values in `reference/encoders.json`, and what embedding promises.
 
+mod dense;
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use artifact_store::Artifact;
@@ -131,7 +133,7 @@ fn normalized(vector: &[f64]) -> Vec<f64> {
     vector.iter().map(|value| value / length).collect()
 }
 
-/// Hidden states are near 1; those of embeddings of length one are a tenth of that. What was found is half of this or less.
+/// Of the largest number of a vector, or of 1 if all are less. What was found is two thirds of this or less.
 fn tolerance(on: On) -> f64 {
     match (on.kernels, on.float) {
         (Kernels::Mlx, Some(Float::F16)) => 0.02,
@@ -144,8 +146,7 @@ on_every_backend!(
     agrees_with_the_reference,
     does_not_depend_on_what_is_beside,
     packed_weights_are_what_they_stand_for,
-    eight_bits_are_near_the_reference,
-    matrices_behind_the_pooling_are_computed
+    eight_bits_are_near_the_reference
 );
 
 fn agrees_with_the_reference(on: On) {
@@ -169,7 +170,12 @@ fn agrees_with_the_reference(on: On) {
                     let expected = if normalize { normalized(expected) } else { expected.clone() };
                     let difference = largest_difference(found, &expected);
                     let tokens = input.tokens.len();
-                    assert!(difference < tolerance(on), "{difference}: {pooling}, {tokens} tokens, {on:?}");
+                    let largest = expected.iter().fold(1.0, |most: f64, value| most.max(value.abs()));
+                    let of = &model.config["model_type"];
+                    assert!(
+                        difference < tolerance(on) * largest,
+                        "{difference}: {of}, {pooling}, {tokens} tokens, {on:?}"
+                    );
                 }
             }
         }
@@ -223,7 +229,8 @@ fn packed_weights_are_what_they_stand_for(on: On) {
     }
 }
 
-/// Of vectors of length one: matrices with 8 bits in groups of 32, as import makes them. The largest difference was 0.004.
+/// Of vectors of length one: matrices with 8 bits in groups of 32, as import makes them. What was found is 0.019
+/// of Gemma 3, and 0.008 or less of the others.
 fn eight_bits_are_near_the_reference(on: On) {
     if matches!(on.float, Some(Float::F16 | Float::Bf16)) {
         return;
@@ -235,80 +242,8 @@ fn eight_bits_are_near_the_reference(on: On) {
         let found = found.model.embed(&recorded.inputs()).unwrap();
         for (found, input) in found.iter().zip(&recorded.inputs) {
             let difference = largest_difference(found, &normalized(&input.mean));
-            assert!(difference < 0.02, "{difference} of {} on {on:?}", recorded.config["model_type"]);
+            assert!(difference < 0.03, "{difference} of {} on {on:?}", recorded.config["model_type"]);
         }
-    }
-}
-
-/// A matrix with an activation, as a module of sentence-transformers.
-struct DenseModule {
-    name: &'static str,
-    inputs: usize,
-    outputs: usize,
-    bias: bool,
-    tanh: bool,
-}
-
-impl DenseModule {
-    fn write(&self, folder: &Path) {
-        let Self { name, inputs, outputs, bias, tanh } = self;
-        let activation = if *tanh { "activation.Tanh" } else { "linear.Identity" };
-        let config = json!({ "in_features": inputs, "out_features": outputs, "bias": bias,
-                             "activation_function": format!("torch.nn.modules.{activation}") });
-        let folder = folder.join(name);
-        let tensors = self
-            .values()
-            .into_iter()
-            .map(|(part, shape, values)| (format!("linear.{part}"), Float::F32.tensor(shape, &values)));
-        // The same layout, of which the other files have no meaning in this folder.
-        fs::create_dir(&folder).unwrap();
-        write_folder(&folder, &config, 1, &tensors.collect(), 0);
-    }
-
-    fn values(&self) -> Vec<(&'static str, Vec<usize>, Vec<f64>)> {
-        let shape = vec![self.outputs, self.inputs];
-        let weight = values(self.name, &shape);
-        let bias = values(&format!("{} bias", self.name), &[self.outputs]);
-        let bias = self.bias.then(|| ("bias", vec![self.outputs], bias));
-        [("weight", shape, weight)].into_iter().chain(bias).collect()
-    }
-
-    fn of(&self, x: &[f64]) -> Vec<f64> {
-        let values = self.values();
-        let bias = values.get(1).map(|(.., bias)| bias);
-        let sum = |(row, weights): (usize, &[f64])| {
-            let sum: f64 = weights.iter().zip(x).map(|(weight, value)| weight * value).sum();
-            let sum = sum + bias.map_or(0.0, |bias| bias[row]);
-            if self.tanh { sum.tanh() } else { sum }
-        };
-        values[0].2.chunks_exact(self.inputs).enumerate().map(sum).collect()
-    }
-}
-
-/// As EmbeddingGemma has two behind its mean.
-fn matrices_behind_the_pooling_are_computed(on: On) {
-    let all = recorded();
-    let recorded = all.iter().find(|model| model.config["model_type"] == "gemma3_text").unwrap();
-    let modules = [
-        DenseModule { name: "2_Dense", inputs: 64, outputs: 96, bias: false, tanh: false },
-        DenseModule { name: "3_Dense", inputs: 96, outputs: 32, bias: true, tanh: true },
-    ];
-    let loaded = recorded.dense(on, |folder| {
-        write_modules(folder, &json!({ "pooling_mode_mean_tokens": true }), true, None);
-        let path = folder.join("modules.json");
-        let mut listed: Vec<Value> = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        for (place, module) in (2..).zip(&modules) {
-            module.write(folder);
-            listed
-                .insert(place, json!({ "type": "sentence_transformers.models.Dense", "path": module.name }));
-        }
-        fs::write(path, Value::from(listed).to_string()).unwrap();
-    });
-    assert_eq!(loaded.model.dimensions().all, 32);
-    for (found, input) in loaded.model.embed(&recorded.inputs()).unwrap().iter().zip(&recorded.inputs) {
-        let expected = normalized(&modules[1].of(&modules[0].of(&input.mean)));
-        let difference = largest_difference(found, &expected);
-        assert!(difference < tolerance(on), "{difference} on {on:?}");
     }
 }
 
