@@ -99,10 +99,7 @@ impl Store {
     ) -> Result<Imported, StoreError> {
         self.check_writable()?;
         let is_folder = source::metadata(source)?.is_dir();
-        let name = match name {
-            Some(name) => name.to_owned(),
-            None => default_name(source, is_folder)?,
-        };
+        let name = given_or_default(name, source, is_folder)?;
         check_model_name(&name)?;
         let writer = Writer::begin(self, observer)?;
         self.check_case(&name)?;
@@ -129,10 +126,7 @@ impl Store {
     ) -> Result<Imported, StoreError> {
         self.check_writable()?;
         let is_folder = source::metadata(source)?.is_dir();
-        let name = match name {
-            Some(name) => name.to_owned(),
-            None => default_name(source, is_folder)?,
-        };
+        let name = given_or_default(name, source, is_folder)?;
         let name = adapter_name(base, &name)?;
         if !is_folder {
             let reason = "an adapter is a folder with adapter_config.json and its weights";
@@ -188,7 +182,11 @@ fn tensor_entry(tensor: HeaderTensor, file: usize) -> TensorEntry {
     TensorEntry { name, dtype, shape, file, offset, len }
 }
 
-fn default_name(source: &Path, is_folder: bool) -> Result<String, StoreError> {
+/// `name`, or that of the file or folder if there is none.
+fn given_or_default(name: Option<&str>, source: &Path, is_folder: bool) -> Result<String, StoreError> {
+    if let Some(name) = name {
+        return Ok(name.to_owned());
+    }
     // "models/." and ".." get their names from what they stand for.
     let full = source.canonicalize().unwrap_or_else(|_| source.to_owned());
     let part = if is_folder { full.file_name() } else { source.file_stem() };
