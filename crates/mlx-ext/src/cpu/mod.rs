@@ -57,9 +57,8 @@ pub fn threads() -> usize {
 pub fn evaluate(result: &Array) -> Result<(), Exception> {
     let mut message = [0_u8; MESSAGE_LEN];
     // SAFETY: the array outlives the call, and one thread owns all MLX work; C++ changes what is lazy in it only.
-    let computed = unsafe {
-        mlx_ext_compute(context(Some(result)), message.as_mut_ptr().cast(), MESSAGE_LEN)
-    };
+    let computed =
+        unsafe { mlx_ext_compute(context(Some(result)), message.as_mut_ptr().cast(), MESSAGE_LEN) };
     if computed != 0 {
         return Ok(());
     }

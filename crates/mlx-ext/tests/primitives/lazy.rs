@@ -45,6 +45,15 @@ fn a_chain_gives_the_bits_of_its_parts() {
     assert_eq!(bits(&next), bits(&expected_next));
     assert_eq!(bits(&inner), bits(&expected_inner));
     assert_eq!(bits(&y), bits(&expected));
+
+    // On this thread, without MLX; what has been computed stays so.
+    let (_, y) = block(&cpu::embedding(&table.matrix(), &tokens, 64).unwrap(), &lazy);
+    let (_, next) = block(&y, &lazy);
+    cpu::evaluate(&next).unwrap();
+    assert_eq!(bits(&next), bits(&expected_next));
+    cpu::evaluate(&next).unwrap();
+    cpu::evaluate(&y).unwrap();
+    assert_eq!(bits(&y), bits(&expected));
 }
 
 /// Also within one operation: a product of many tiles counts each of them.
@@ -75,6 +84,13 @@ fn mlx_s_lazy_results_are_inputs() {
     let zero = &found - &found;
     assert_eq!(bits(&found), expected);
     assert!(bits(&zero).iter().all(|&bits| bits == 0));
+    // MLX's have to be computed first; then the operations on them, and what is not theirs at all.
+    let of_lazy = cpu::linear(&plain(&(&a + &b), &matrices)).unwrap();
+    cpu::evaluate(&of_lazy).unwrap();
+    assert_eq!(bits(&of_lazy), expected);
+    let plain_sum = &a + &b;
+    cpu::evaluate(&plain_sum).unwrap();
+    assert_eq!(bits(&plain_sum), bits(&sum));
 }
 
 #[test]
@@ -118,6 +134,8 @@ fn inputs_that_are_not_contiguous_are_refused_when_evaluated() {
     turned.eval().unwrap();
     let refused = |job: &Linear<'_>| {
         let error = cpu::linear(job).unwrap().eval().unwrap_err();
+        assert!(error.what().contains("not contiguous"), "{error}");
+        let error = cpu::evaluate(&cpu::linear(job).unwrap()).unwrap_err();
         assert!(error.what().contains("not contiguous"), "{error}");
     };
     refused(&plain(&turned, &[weights.matrix()]));
@@ -214,6 +232,7 @@ fn a_layer_that_sees_what_is_not_there_is_refused() {
             window,
             chunked,
             traditional: false,
+            appends: true,
         })
     };
     assert!(attend(Some(39), false).is_ok() && attend(Some(64), true).is_ok());

@@ -174,7 +174,13 @@ fn guesses_change_no_token(on: On) {
         let limits = knowing(&loaded.model, Limits { max_draft_tokens: 4, keep_prefixes: true, ..LIMITS });
         let checks = loaded.model.checks_drafts();
         let draft = Both { model: &guessing, on }.keeping_all();
-        let (_, streams) = serve_with(loaded, limits, &prompts, |_| false, Beside { draft: Some(draft), ..Beside::default() });
+        let (_, streams) = serve_with(
+            loaded,
+            limits,
+            &prompts,
+            |_| false,
+            Beside { draft: Some(draft), ..Beside::default() },
+        );
         let drafted = |end: &Option<StreamEventKind>| match end {
             Some(StreamEventKind::Finished { usage, .. }) => usage.drafted_tokens,
             _ => panic!("{end:?}"),

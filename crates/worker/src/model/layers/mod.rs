@@ -68,8 +68,8 @@ pub(super) use super::{
     adapters::Site,
     config::{
         DecoderConfig, Defaults, EncoderConfig, ModernEncoderConfig, QueryScaleConfig, RopeConfig,
-        RopeScaling, Settings, WindowRule, full_heads, gelu_gate, layer_kinds, layer_windows,
-        mixed_windows, own_layers,
+        RopeScaling, Settings, WindowRule, full_heads, gelu_gate, layer_kinds, layer_windows, mixed_windows,
+        own_layers,
     },
     weights::{Packing, Weights},
 };
