@@ -47,7 +47,7 @@ fn attend(backend: Backend, spec: &AttentionSpec, qkv: &Array) -> Vec<f32> {
     let mut sequence = memory.sequence();
     let lends = AttentionSpec { kv: KvSource::Lent, ..spec.clone() };
     let borrows = AttentionSpec { kv: KvSource::Borrowed(0), ..spec.clone() };
-    let queries = Columns::new(vec![0..HEADS.queries * HEADS.dim]);
+    let queries = Columns::new(std::iter::once(0..HEADS.queries * HEADS.dim).collect());
     let mut outputs = Vec::new();
     let mut position = 0;
     for end in [20, 33, 34, 35, TOKENS] {

@@ -161,7 +161,8 @@ impl<'a> Server<'a> {
         let out = step.attend(&attention).unwrap();
         out.eval().unwrap();
         // The same queries meet what has been appended.
-        let queries = cpu::columns(&qkv, &[0..self.spec.heads() * self.spec.head_dim]).unwrap();
+        let of_queries = 0..self.spec.heads() * self.spec.head_dim;
+        let queries = cpu::columns(&qkv, std::slice::from_ref(&of_queries)).unwrap();
         let again = step.attend(&cpu::Attention { qkv: &queries, appends: false, ..attention }).unwrap();
         assert!(again.eval().is_ok() && bits(&again) == bits(&out), "{:?}", self.spec);
         let mut first = 0;

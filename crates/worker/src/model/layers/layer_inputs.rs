@@ -1,6 +1,8 @@
 //! What layers are told of a token beside the residual stream: each a part of another embedding, and of a projection of the
 //! first one.
 
+use std::iter;
+
 use mlx_rs::{Array, error::Exception};
 
 use super::{
@@ -82,7 +84,7 @@ impl LayerInput {
         let projection = load_matrix(weights, &part("per_layer_projection"), [hidden, width], false)?;
         let after = Normalization::load(weights, &part("post_per_layer_input_norm"), hidden, norm)?;
         Ok(Self {
-            columns: Columns::new(vec![first..first + width]),
+            columns: Columns::new(iter::once(first..first + width).collect()),
             gate: FusedLinear::new(None, vec![gate], weights),
             projection: OutputLinear::new(projection, Some(after), 1.0, weights),
             backend: weights.backend(),
