@@ -18,6 +18,7 @@ mod invariance;
 mod leaks;
 mod listing;
 mod on;
+mod packed;
 mod parity;
 mod prefixes;
 mod recorded;
