@@ -15,10 +15,10 @@ pub(super) enum Part {
 
 /// Some rows, converted.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Parts {
-    pub(super) elements: Vec<u8>,
-    pub(super) scales: Vec<u8>,
-    pub(super) biases: Vec<u8>,
+pub(crate) struct Parts {
+    pub(crate) elements: Vec<u8>,
+    pub(crate) scales: Vec<u8>,
+    pub(crate) biases: Vec<u8>,
 }
 
 impl Parts {

@@ -1,8 +1,9 @@
 //! Whole layers: one with dense matrices, one with experts, and one with a gated delta net in place of attention.
 
 use mlx_ext::cpu::{
-    self, Activation, Attention, Convolution, ExpertSet, Experts, Gate, Gated, GatedDelta, KvDtype, KvPool, KvShape,
-    Linear, Matrix, NormKind, NormedPart, Routing, Rowwise, StatePool, StateRow, StateStep, Step, StepRow,
+    self, Activation, Attention, Convolution, ExpertSet, Experts, Gate, Gated, GatedDelta, KvDtype, KvPool,
+    KvShape, Linear, Matrix, NormKind, NormedPart, Routing, Rowwise, StatePool, StateRow, StateStep, Step,
+    StepRow,
 };
 use mlx_rs::{Array, random, transforms::eval};
 
@@ -127,10 +128,14 @@ impl Kind {
 impl Bench {
     fn new(kind: Kind) -> Self {
         let experts = || Weights::of_copies(&experts::formats(INNER, STORAGE), Place::MappedFile, EXPERTS);
-        let shape =
-            KvShape { layers: LAYERS as i32, kv_heads: KV_HEADS, head_dim: HEAD_DIM, dtype: KvDtype::Float32 };
-        let longest = ROWS.into_iter().max().unwrap_or_default().max(CONTEXT + 1).unsigned_abs();
-        let blocks = longest.div_ceil(KvPool::BLOCK_TOKENS as u32) as i32;
+        let shape = KvShape {
+            layers: LAYERS as i32,
+            kv_heads: KV_HEADS,
+            head_dim: HEAD_DIM,
+            dtype: KvDtype::Float32,
+        };
+        let longest = ROWS.into_iter().max().unwrap_or_default().max(CONTEXT + 1);
+        let blocks = blocks_of(longest);
         let [cos, sin] = [(); 2].map(|()| normal(&[blocks * KvPool::BLOCK_TOKENS as i32, HEAD_DIM / 2], 1.0));
         Self {
             kind,
@@ -155,16 +160,18 @@ impl Bench {
             self.experts.iter().flat_map(|experts| &experts.copies).map(|copy| copy[part].matrix()).collect()
         };
         let [gates, ups, downs] = [0, 1, 2].map(matrices);
-        let set = self.experts.as_ref().map(|_| ExpertSet::new([&gates, &ups, &downs], HIDDEN, INNER).unwrap());
+        let set =
+            self.experts.as_ref().map(|_| ExpertSet::new([&gates, &ups, &downs], HIDDEN, INNER).unwrap());
         // What one row goes on with.
         self.compute(&self.inputs(CONTEXT, 0, set.as_ref()));
         for rows in ROWS {
             let position = if rows == 1 { CONTEXT } else { 0 };
             let inputs = self.inputs(rows, position, set.as_ref());
             let mut words = self.weights.words();
-            for router in &inputs.routers {
-                let read = experts::chosen(router).into_iter();
-                words.extend(self.experts.iter().flat_map(|all| read.clone().flat_map(|expert| all.words_of(expert))));
+            for (router, all) in
+                inputs.routers.iter().flat_map(|router| self.experts.iter().map(move |all| (router, all)))
+            {
+                words.extend(experts::chosen(router).into_iter().flat_map(|expert| all.words_of(expert)));
             }
             let products = f64::from(rows) * LAYERS as f64 * self.kind.products();
             Work { layer: name, rows, products, words, compute: &mut || self.compute(&inputs) }.measure(peak);
@@ -172,7 +179,7 @@ impl Bench {
     }
 
     fn inputs<'a>(&self, rows: i32, position: i32, set: Option<&'a ExpertSet>) -> Inputs<'a> {
-        let blocks: Vec<i32> = (0..(position + rows).div_ceil(KvPool::BLOCK_TOKENS as i32)).collect();
+        let blocks: Vec<i32> = (0..blocks_of(position + rows)).collect();
         let kv = self.kv.step(&[StepRow { new_tokens: rows, position, blocks: &blocks }]).unwrap();
         // A beginning writes the state that one row reads.
         let (from, to) = if position == 0 { (None, 0) } else { (Some(0), 1) };
@@ -199,11 +206,9 @@ impl Bench {
                     cpu::experts(&job).unwrap()
                 }
                 _ => {
-                    let matrix = |weight: &Weight| weight.matrix();
-                    let two: Vec<Matrix<'_>> = matrices[2..4].iter().map(matrix).collect();
-                    let norm = Some((&self.norm, EPS));
-                    let job =
-                        Linear { x: &x, norm, matrices: &two, gate: Some(Gate::Silu), residual: None, int8: false };
+                    let two: Vec<Matrix<'_>> = matrices[2..4].iter().map(Weight::matrix).collect();
+                    let (norm, gate) = (Some((&self.norm, EPS)), Some(Gate::Silu));
+                    let job = Linear { x: &x, norm, matrices: &two, gate, residual: None, int8: false };
                     let inner = cpu::linear(&job).unwrap();
                     self.product(&inner, &matrices[4..5], false, Some(&x))
                 }
@@ -271,6 +276,11 @@ impl Bench {
         let job = Gated { x: &normed, gate: &gate, activation: Activation::Silu, residual: None };
         self.product(&cpu::gated(&job).unwrap(), &matrices[1..2], false, Some(x))
     }
+}
+
+/// Of keys and values, for so many tokens.
+fn blocks_of(tokens: i32) -> i32 {
+    tokens.unsigned_abs().div_ceil(KvPool::BLOCK_TOKENS as u32) as i32
 }
 
 /// Floats of a layer's states.

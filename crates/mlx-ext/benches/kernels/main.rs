@@ -41,7 +41,9 @@ fn main() {
         ("layers", |integer, _| layers::run(integer)),
     ];
     let wanted: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
-    for (_, table) in tables.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|it| it == name)) {
+    for (_, table) in
+        tables.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|it| it == name))
+    {
         table(integer.as_ref(), float.as_ref());
     }
 }

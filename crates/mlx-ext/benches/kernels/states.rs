@@ -42,7 +42,9 @@ pub(crate) fn run(peak: Option<&Peak>) {
         "\nRecurrent states: GB/s of states (float32, read and written) and of what tokens bring and get, beside a plain copy \
          of half as many bytes; billion multiply-adds/s\n"
     );
-    println!("| layer | sequences x tokens | microseconds | kernel | plain copy | share | multiply-adds | share of the peak |");
+    println!(
+        "| layer | sequences x tokens | microseconds | kernel | plain copy | share | multiply-adds | share of the peak |"
+    );
     println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     for (name, kind) in KINDS {
         STEPS.into_iter().for_each(|(sequences, tokens)| kind.measure(name, sequences, tokens, peak));
@@ -59,7 +61,8 @@ impl Kind {
         let step = bench.step(tokens, 0, true);
         let bytes = bench.layers * self.bytes(sequences, tokens);
         let (from, mut to) = (vec![1_u32; bytes / 8], vec![2_u32; bytes / 8]);
-        let [ours, copied] = timing::in_turns([&mut || bench.compute(&step), &mut || bandwidth::copy(&from, &mut to)]);
+        let [ours, copied] =
+            timing::in_turns([&mut || bench.compute(&step), &mut || bandwidth::copy(&from, &mut to)]);
         let products = bench.layers as f64 * self.products(sequences * tokens);
         println!(
             "| {name} | {sequences} x {tokens} | {:.1} | {:.1} | {:.1} | {:.0} % | {:.1} | {} |",
@@ -84,7 +87,9 @@ impl Kind {
     /// Floats that a token brings and gets.
     fn of_token(self) -> usize {
         let floats = match self {
-            Self::Delta { key_heads, value_heads, dim } => 2 * (key_heads + value_heads) * dim + 2 * value_heads,
+            Self::Delta { key_heads, value_heads, dim } => {
+                2 * (key_heads + value_heads) * dim + 2 * value_heads
+            }
             Self::Convolution { channels, .. } => 4 * channels,
         };
         floats as usize
@@ -149,7 +154,15 @@ impl Bench {
             (Kind::Delta { key_heads, value_heads, dim }, [qkv, gates, log_rates, biases]) => {
                 let (key_dim, value_dim) = (dim, dim);
                 let job = GatedDelta {
-                    qkv, gates, log_rates, biases, key_heads, value_heads, key_dim, value_dim, state_at,
+                    qkv,
+                    gates,
+                    log_rates,
+                    biases,
+                    key_heads,
+                    value_heads,
+                    key_dim,
+                    value_dim,
+                    state_at,
                 };
                 cpu::gated_delta(step, &job).unwrap()
             }
