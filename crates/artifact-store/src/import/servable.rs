@@ -11,7 +11,7 @@ use crate::{
 
 /// What to do about a quantization that can't be served.
 const ADVICE: &str = "MLX's affine quantization with 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128, its MXFP4, \
-                      MXFP8 and NVFP4, GPTQ, AWQ and compressed-tensors with 4 or 8 bits where MLX's has the same values, and \
+                      MXFP8 and NVFP4, GPTQ, AWQ and compressed-tensors where MLX's packing has the same values, and \
                       weights that are not quantized, can be served: import such a conversion, for example from \
                       mlx-community, or the original model with --quantize 4";
 /// Ends of tensor names, and the quantization that has such tensors.
