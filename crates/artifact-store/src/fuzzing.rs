@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 
 use crate::{
-    Quantization,
+    Dtype, Quantization,
     gguf::{
         RopeFactors, architectures, definitions, micro_scaled, reader::Gguf, tokenizer::Tokenizer,
         types::TensorType,
     },
+    import::foreign::{Method, Rows, Shape, Tensors, converted},
     manifest::byte_len,
     weights::{self, HeaderTensor},
 };
@@ -75,6 +76,52 @@ pub fn convert_blocks(data: &[u8]) {
     }
 }
 
+/// Sizes of tensors that claim to be a packed matrix's, a byte each, and what is in them: a shape that is accepted has tensors
+/// of just these sizes, and all of it can be converted.
+pub fn convert_packed(data: &[u8]) {
+    let Some((sizes, data)) = data.split_first_chunk::<9>() else { return };
+    let [method, sides @ ..] = sizes.map(u64::from);
+    let method = match method % 4 {
+        0 => Method::Gptq { less_one: true },
+        1 => Method::Gptq { less_one: false },
+        2 => Method::Awq,
+        _ => Method::CompressedTensors,
+    };
+    let tensor = |dtype: Dtype, shape: [u64; 2]| {
+        let len = byte_len(dtype, &shape).unwrap_or_default();
+        HeaderTensor { name: String::new(), dtype, shape: shape.to_vec(), offset: 0, len }
+    };
+    let [integers, zeros] = [0, 2].map(|side| tensor(Dtype::I32, [sides[side], sides[side + 1]]));
+    let scales = tensor(Dtype::F16, [sides[4], sides[5]]);
+    let has_zeros = !zeros.shape.contains(&0);
+    // 0 stands for a size near the greatest.
+    let size = [sides[6], sides[7]].map(|side| if side == 0 { u64::MAX / 4 } else { side });
+    let tensors = Tensors {
+        integers: &integers,
+        scales: &scales,
+        zeros: has_zeros.then_some(&zeros),
+        size: Some(size),
+    };
+    let Ok(shape) = Shape::of(method, tensors) else { return };
+    assert_eq!(integers.len * 8, shape.outputs * shape.inputs * shape.bits);
+    assert_eq!(scales.len, shape.outputs * shape.groups() * 2);
+    let mut data = data.iter().copied().cycle();
+    let mut bytes = |tensor: &HeaderTensor| (0..tensor.len).map_while(|_| data.next()).collect::<Vec<u8>>();
+    let [integers, scales] = [&integers, &scales].map(&mut bytes);
+    let zeros = if has_zeros { bytes(&zeros) } else { Vec::new() };
+    let len = integers.len();
+    if len == 0 {
+        return; // there is no data
+    }
+    let rows = Rows { outputs: shape.outputs as usize, integers, scales, zeros };
+    let Some(group) = shape.stored_group() else { panic!("{shape:?} has no group") };
+    if let Ok(parts) = converted(shape, &rows, Dtype::F32) {
+        assert_eq!(parts.elements.len(), len);
+        assert_eq!(parts.scales.len() as u64, shape.outputs * (shape.inputs / group) * 4);
+        assert_eq!(parts.biases.len(), parts.scales.len());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prelude::*};
@@ -133,6 +180,23 @@ mod tests {
             });
             let header = header.to_string();
             read_safetensors(&[&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &rest].concat());
+        }
+
+        /// Any sizes, and those that fit together.
+        #[test]
+        fn any_tensors_may_be_a_packed_matrix(
+            method in any::<u8>(), any_sides in vec(any::<u8>(), 8), bits in 1..9_u8, [outputs, inputs, groups] in [1..3_u8, 1..5_u8, 1..4_u8], data in bytes(200),
+        ) {
+            convert_packed(&[&[method], &*any_sides, &data].concat());
+            // In units of 32 outputs and inputs.
+            let (words_in, words_out) = (inputs * bits, outputs * bits);
+            let (all_in, all_out) = (inputs.wrapping_mul(32), outputs * 32);
+            let sides = match method % 4 {
+                0 | 1 => [words_in, all_out, groups, words_out, groups, all_out, 1, 1],
+                2 => [all_in, outputs * 4, groups, outputs * 4, groups, all_out, 1, 1],
+                _ => [all_out, words_in, words_out, groups, all_out, groups, all_out, all_in],
+            };
+            convert_packed(&[&[method], &sides[..], &data].concat());
         }
 
         #[test]

@@ -78,7 +78,7 @@ pub enum SourceFormat {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transform {
-    /// GGUF blocks became MLX affine packing: same values, other layout.
+    /// GGUF blocks, or matrices that another program has packed, became MLX affine packing: same values, other layout.
     RepackAffine,
     /// MXFP4 blocks became MLX's packing of that name: same values, other layout.
     RepackMicroScaled,

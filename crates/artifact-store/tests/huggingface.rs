@@ -5,6 +5,8 @@
 mod gpt_oss;
 #[path = "huggingface/links.rs"]
 mod links;
+#[path = "huggingface/packed.rs"]
+mod packed;
 #[path = "huggingface/places.rs"]
 mod places;
 #[path = "huggingface/refused.rs"]

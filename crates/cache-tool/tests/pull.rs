@@ -182,11 +182,11 @@ fn what_the_store_could_never_hold_is_not_downloaded() {
 #[test]
 fn what_could_not_be_served_is_not_downloaded() {
     let env = HubEnv::new();
-    let config = br#"{"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}"#;
+    let config = br#"{"model_type": "llama", "quantization_config": {"quant_method": "hqq", "bits": 4}}"#;
     env.hub.repository.lock().unwrap().files.insert("config.json".to_owned(), config.to_vec());
     let (code, error) = env.fails(&["pull", "org/model"]);
     assert_eq!(code, 4, "{error}");
-    assert!(error.contains("GPTQ") && error.contains("--quantize"), "{error}");
+    assert!(error.contains("HQQ") && error.contains("--quantize"), "{error}");
     assert!(!env.hub.asked().iter().any(|asked| asked.path.ends_with(".safetensors")));
 }
 

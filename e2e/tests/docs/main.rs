@@ -168,7 +168,7 @@ fn refusals_are_quoted_as_they_are() {
     };
     let import = "cache-tool import ~/changed --name changed";
     let serve = format!("{import}; \"$BIN_DIR/kr-gateway\" --port 0 --model changed");
-    refuse_folder("quantization_config", serde_json::json!({ "quant_method": "gptq", "bits": 4 }), import);
+    refuse_folder("quantization_config", serde_json::json!({ "quant_method": "hqq", "bits": 4 }), import);
     refuse_folder("model_type", "mamba".into(), &serve);
     refuse_folder("hidden_act", "gelu".into(), &serve);
 }

@@ -36,8 +36,9 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    /// Products and attention, beside MLX's operations, a plain read of memory and the peak of the instruction used.
-    Kernels,
+    /// Products, experts, attention, states and whole layers, beside MLX's operations, a plain read of memory and the peak of
+    /// the instruction used.
+    Kernels(kernels::Args),
     /// The whole model: tokens a second of prefill and of decode in batches, beside other engines.
     Engine(engine::Args),
     /// What the CPU kernels cost in accuracy: logits, greedy tokens, perplexity, beside MLX's operations in float32.
@@ -53,7 +54,7 @@ enum What {
 /// Sets up, builds and measures.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     match &args.what {
-        What::Kernels => kernels::run(workspace),
+        What::Kernels(args) => kernels::run(workspace, args),
         What::Engine(args) => engine::run(workspace, args),
         What::Accuracy(args) => accuracy::run(workspace, args),
         What::Serve(args) => serve::run(workspace, args),

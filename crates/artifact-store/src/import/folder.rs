@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{
     embedding::{self, EmbeddingFiles},
+    foreign::{self, ForeignMatrices},
     gpt_oss,
     root::Root,
     servable,
@@ -52,6 +53,8 @@ pub(super) struct Folder {
     /// `tokenizer.json` with what only other files say, if they say anything.
     pub(super) tokenizer: Option<Vec<u8>>,
     pub(super) shards: Shards,
+    /// What another program has packed.
+    pub(super) foreign: ForeignMatrices,
     pub(super) templates: Templates,
     /// Texts of special tokens, by their names.
     pub(super) special_tokens: BTreeMap<String, String>,
@@ -109,9 +112,13 @@ impl Folder {
         for module in embedding.config.iter().flat_map(|config| &config.dense) {
             shards.add_module(&mut root, &module.name)?;
         }
+        let foreign = match foreign::said(&config).map_err(bad_config)? {
+            Some(said) => ForeignMatrices::read(&root, &shards, &said)?,
+            None => ForeignMatrices::default(),
+        };
         // Import takes these blocks apart.
-        let is_taken =
-            |tensor: &&HeaderTensor| gpt_oss::is_original(&config) && tensor.name.ends_with("_blocks");
+        let is_blocks = |name: &str| gpt_oss::is_original(&config) && name.ends_with("_blocks");
+        let is_taken = |tensor: &&HeaderTensor| is_blocks(&tensor.name) || foreign.takes(&tensor.name);
         servable::check_tensors(shards.tensors().filter(|tensor| !is_taken(tensor)))
             .map_err(|reason| StoreError::bad_source(path, reason.to_string()))?;
         let warnings = [
@@ -126,6 +133,7 @@ impl Folder {
             config,
             tokenizer,
             shards,
+            foreign,
             templates,
             special_tokens,
             eos_token_ids,

@@ -158,7 +158,7 @@ fn conversion(mapped: &Mapped<'_>) -> Conversion {
         Change::Copy(_) | Change::SubtractOne | Change::Alternate { .. } | Change::Dequantize(_) => {
             format!("{}.{}", mapped.module, mapped.field)
         }
-        Change::Repack(_) | Change::Quantize(..) => mapped.module.clone(),
+        Change::Repack(_) | Change::Quantize(..) | Change::Repackage(_) => mapped.module.clone(),
     };
     Conversion {
         source: tensor.name.clone(),

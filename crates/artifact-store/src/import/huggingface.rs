@@ -3,13 +3,14 @@
 //! A weights file is stored unchanged, one blob a file, if each of its tensors can be mapped in place and none is to be
 //! quantized; otherwise it is written anew.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use serde_json::{Value, json};
 
 use super::{
     ImportOptions, Staging,
     folder::{CONFIG, Folder, TOKENIZER},
+    foreign::{ForeignMatrices, ForeignMatrix},
     gpt_oss,
     pipeline::in_order,
     rewrite::{Change, Conversion, Plan},
@@ -55,6 +56,10 @@ pub(super) fn stage(
         gpt_oss::describe(&mut folder.config);
         transforms.push(Transform::SplitExperts);
     }
+    if !folder.foreign.is_empty() {
+        folder.foreign.describe(&mut folder.config);
+        transforms.push(Transform::RepackAffine);
+    }
     let mut manifest = Manifest {
         format: FORMAT,
         source: Source { format: SourceFormat::HuggingFace, digest: None },
@@ -85,12 +90,16 @@ fn stage_files(
     observer: &mut Observer<'_>,
 ) -> Result<Vec<Staged>, StoreError> {
     let bad = |shard: &Shard, reason| StoreError::bad_source(&folder.root.path_of(&shard.name), reason);
-    let original = manifest.transforms.contains(&Transform::SplitExperts);
+    let is_described = |it: &Transform| {
+        matches!(it, Transform::SplitExperts | Transform::Quantize(_) | Transform::RepackAffine)
+    };
+    let described = manifest.transforms.iter().any(is_described);
     let rewriting = Rewriting {
         quantize: options.quantize,
         layers: layers(&folder.config).unwrap_or_default(),
         gpt_oss: gpt_oss::is_one(&folder.config),
         stacked: has_stacked_experts(&folder.config),
+        foreign: &folder.foreign,
     };
     let plan = |shard| plan(shard, rewriting).map_err(|reason| bad(shard, reason));
     let plans = folder.shards.all.iter().map(plan).collect::<Result<Vec<_>, _>>()?;
@@ -120,7 +129,7 @@ fn stage_files(
         let expected = plan.as_ref().map(|plan| plan.tensors.clone());
         let staged = match plan {
             Some(plan) => plan.stage(writer, &source, observer)?,
-            None if name == CONFIG && (options.quantize.is_some() || original) => {
+            None if name == CONFIG && described => {
                 let json = serde_json::to_vec_pretty(&folder.config).map_err(std::io::Error::from);
                 stage_made(writer, &source, &json.context("write", source.path())?)?
             }
@@ -260,7 +269,7 @@ const STACKED: [&str; 2] = [".experts.gate_up_proj", ".experts.down_proj"];
 
 /// What changes in the shards of a model.
 #[derive(Clone, Copy)]
-struct Rewriting {
+struct Rewriting<'a> {
     quantize: Option<Quantization>,
     /// Of the model.
     layers: u64,
@@ -268,15 +277,25 @@ struct Rewriting {
     gpt_oss: bool,
     /// Whether there may be experts that are quantized as they are.
     stacked: bool,
+    /// What another program has packed.
+    foreign: &'a ForeignMatrices,
 }
 
-impl Rewriting {
+impl Rewriting<'_> {
     /// What becomes of a tensor.
     fn conversions(self, tensor: &HeaderTensor) -> Result<Vec<Conversion>, String> {
         if self.gpt_oss
             && let Some(split) = gpt_oss::conversions(tensor)?
         {
             return Ok(split);
+        }
+        if self.foreign.takes(&tensor.name) {
+            return Ok(self
+                .foreign
+                .matrix(&tensor.name)
+                .map(|matrix| repackage(tensor, matrix))
+                .into_iter()
+                .collect());
         }
         let HeaderTensor { name, dtype, shape, offset, len } = tensor.clone();
         let module = name.trim_end_matches(WEIGHT);
@@ -297,8 +316,21 @@ impl Rewriting {
     }
 }
 
+/// A packed matrix in place of the integers that it had.
+fn repackage(integers: &HeaderTensor, matrix: &Arc<ForeignMatrix>) -> Conversion {
+    Conversion {
+        source: integers.name.clone(),
+        name: matrix.module.clone(),
+        shape: matrix.size().to_vec(),
+        offset: integers.offset,
+        len: integers.len,
+        change: Change::Repackage(Arc::clone(matrix)),
+        unpermute: None,
+    }
+}
+
 /// How a shard is written anew; `None`: it is stored as it is.
-fn plan(shard: &Shard, rewriting: Rewriting) -> Result<Option<Plan>, String> {
+fn plan(shard: &Shard, rewriting: Rewriting<'_>) -> Result<Option<Plan>, String> {
     // Modules behind the model are small, and stay as they are.
     let quantize = rewriting.quantize.filter(|_| shard.module.is_none());
     let rewriting = Rewriting { quantize, ..rewriting };
@@ -307,7 +339,8 @@ fn plan(shard: &Shard, rewriting: Rewriting) -> Result<Option<Plan>, String> {
     let changes = |conversion: &Conversion| {
         !matches!(conversion.change, Change::Copy(_)) || conversion.name != conversion.source
     };
-    let changed = conversions.iter().any(changes);
+    let changed = conversions.iter().any(changes)
+        || shard.tensors.iter().any(|tensor| rewriting.foreign.takes(&tensor.name));
     if changed || !shard.is_aligned() { Plan::new(conversions).map(Some) } else { Ok(None) }
 }
 

@@ -4,13 +4,15 @@
 //! writes. What is held in memory does not grow with the file, but for the scales and biases of a tensor, which wait
 //! until its integers are written.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
-use half::{bf16, f16, slice::HalfFloatSliceExt};
+use half::{f16, slice::HalfFloatSliceExt};
 use safetensors::Dtype;
 
 use super::{
     affine::{pack, quantize},
+    foreign::ForeignMatrix,
+    parts::{Part, Parts, push},
     pipeline::in_order,
     source::SourceFile,
 };
@@ -31,7 +33,7 @@ use crate::{
 const CHUNK: u64 = 1 << 20;
 
 /// A tensor of the source, and what becomes of it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Conversion {
     /// Its name in the source, for errors.
     pub(super) source: String,
@@ -49,7 +51,7 @@ pub(super) struct Conversion {
 }
 
 /// What happens to the elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(super) enum Change {
     /// Nothing.
     Copy(Dtype),
@@ -63,22 +65,8 @@ pub(super) enum Change {
     Dequantize(TensorType),
     /// To affine groups, from what would be stored otherwise.
     Quantize(TensorType, Quantization),
-}
-
-/// A tensor of the new file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    Elements,
-    Scales,
-    Biases,
-}
-
-/// Some rows, converted.
-#[derive(Default)]
-struct Parts {
-    elements: Vec<u8>,
-    scales: Vec<u8>,
-    biases: Vec<u8>,
+    /// A matrix that another program has packed to affine groups, with the same values. It knows where its tensors are.
+    Repackage(Arc<ForeignMatrix>),
 }
 
 /// Some rows to convert.
@@ -175,9 +163,10 @@ impl Plan {
         for &(of, _) in self.outputs.iter().filter(|(_, part)| *part == Part::Elements) {
             let conversion = &self.conversions[of];
             let (rows, row_len) = conversion.rows();
-            let at_once = match conversion.unpermute {
-                Some(head_dim) => (CHUNK / row_len / head_dim).max(1) * head_dim,
-                None => (CHUNK / row_len).max(1),
+            let at_once = match (&conversion.change, conversion.unpermute) {
+                (Change::Repackage(matrix), _) => matrix.outputs_at_once(),
+                (_, Some(head_dim)) => (CHUNK / row_len / head_dim).max(1) * head_dim,
+                (_, None) => (CHUNK / row_len).max(1),
             };
             let mut first_row = 0;
             while first_row < rows {
@@ -193,10 +182,10 @@ impl Conversion {
     /// Rows and bytes of one. Of elements that stay as they are, a row may be anything: bytes. Two of which one is taken are
     /// one.
     fn rows(&self) -> (u64, u64) {
-        let rows = match (self.change, self.unpermute) {
+        let rows = match (&self.change, self.unpermute) {
             (Change::Copy(_), None) => return (self.len, 1),
             (Change::SubtractOne, None) => return (self.len / 4, 4),
-            (Change::Alternate { pair, .. }, _) => return (self.len / pair.max(1), pair),
+            (Change::Alternate { pair, .. }, _) => return (self.len / pair.max(&1), *pair),
             (_, Some(_)) => self.shape[0],
             _ => self.shape.iter().rev().skip(1).product(),
         };
@@ -211,8 +200,8 @@ impl Conversion {
             return Err(self.error("it has no dimensions"));
         };
         let with = |columns: u64| [rows, &[columns]].concat();
-        let (bits, group, scales) = match self.change {
-            Change::Copy(dtype) | Change::Alternate { dtype, .. } => return dense(dtype),
+        let (bits, group, scales) = match &self.change {
+            Change::Copy(dtype) | Change::Alternate { dtype, .. } => return dense(*dtype),
             Change::SubtractOne => return dense(Dtype::F32),
             Change::Dequantize(_) => return dense(Dtype::F16),
             Change::Repack(kind) => match kind.form() {
@@ -227,6 +216,7 @@ impl Conversion {
                 let scales = kind.dense_dtype().ok_or_else(|| self.error("it is quantized already"))?;
                 (to.bits.into(), to.group_size.into(), scales)
             }
+            Change::Repackage(matrix) => matrix.packing(),
         };
         Ok(vec![
             (Part::Elements, Dtype::U32, with(row * bits / 32)),
@@ -236,7 +226,7 @@ impl Conversion {
     }
 
     fn part_name(&self, part: Part) -> String {
-        match (self.change, part) {
+        match (&self.change, part) {
             (Change::Copy(_) | Change::SubtractOne | Change::Alternate { .. } | Change::Dequantize(_), _) => {
                 self.name.clone()
             }
@@ -247,6 +237,9 @@ impl Conversion {
     }
 
     fn convert(&self, job: &Job, source: &SourceFile) -> Result<Parts, StoreError> {
+        if let Change::Repackage(matrix) = &self.change {
+            return matrix.convert(job.first_row, job.rows);
+        }
         let (_, row_len) = self.rows();
         let mut bytes = vec![0; (job.rows * row_len) as usize];
         source.read_exact_at(&mut bytes, self.offset + job.first_row * row_len)?;
@@ -264,7 +257,7 @@ impl Conversion {
 }
 
 impl Change {
-    fn apply(self, bytes: Vec<u8>) -> Result<Parts, GgufError> {
+    fn apply(&self, bytes: Vec<u8>) -> Result<Parts, GgufError> {
         let mut parts = Parts::default();
         match self {
             Self::Copy(_) => parts.elements = bytes,
@@ -273,15 +266,15 @@ impl Change {
                 parts.elements.extend(values.iter().flat_map(|value| (value - 1.0).to_le_bytes()));
             }
             Self::Alternate { pair, second, .. } => {
-                let half = pair as usize / 2;
-                let rows = bytes.chunks_exact(half.max(1)).skip(second.into()).step_by(2);
+                let half = *pair as usize / 2;
+                let rows = bytes.chunks_exact(half.max(1)).skip((*second).into()).step_by(2);
                 parts.elements.extend(rows.flatten());
             }
             Self::Repack(kind) if kind.form() == Form::MicroScaled => {
                 micro_scaled::repack(&bytes, &mut parts.elements, &mut parts.scales)?;
             }
             Self::Dequantize(kind) => {
-                let halves = halves(&dense_values(kind, &bytes)?);
+                let halves = halves(&dense_values(*kind, &bytes)?);
                 parts.elements.extend(halves.iter().flat_map(|half| half.to_le_bytes()));
             }
             Self::Repack(kind) => {
@@ -293,10 +286,10 @@ impl Change {
                 })?;
             }
             Self::Quantize(kind, quantization) => {
-                let values = dense_values(kind, &bytes)?;
+                let values = dense_values(*kind, &bytes)?;
                 let scales = kind.dense_dtype().unwrap_or(Dtype::F16);
                 let mut pushed = Ok(());
-                quantize(&values, quantization, &mut parts.elements, |scale, bias| {
+                quantize(&values, *quantization, &mut parts.elements, |scale, bias| {
                     let push = |out, value| push(out, value, scales);
                     if pushed.is_ok() {
                         pushed = push(&mut parts.scales, scale).and_then(|()| push(&mut parts.biases, bias));
@@ -304,18 +297,10 @@ impl Change {
                 });
                 pushed?;
             }
+            // `Conversion::convert` has the matrix do that.
+            Self::Repackage(_) => {}
         }
         Ok(parts)
-    }
-}
-
-impl Parts {
-    fn take(&mut self, part: Part) -> Vec<u8> {
-        std::mem::take(match part {
-            Part::Elements => &mut self.elements,
-            Part::Scales => &mut self.scales,
-            Part::Biases => &mut self.biases,
-        })
     }
 }
 
@@ -337,27 +322,6 @@ fn halves(values: &[f32]) -> Vec<f16> {
     let mut halves = vec![f16::ZERO; values.len()];
     halves.convert_from_f32_slice(values);
     halves
-}
-
-/// Appends a scale or bias, which has to be a finite number in its type as well.
-fn push(out: &mut Vec<u8>, value: f32, dtype: Dtype) -> Result<(), GgufError> {
-    let finite = match dtype {
-        Dtype::F32 => {
-            out.extend(value.to_le_bytes());
-            value.is_finite()
-        }
-        Dtype::BF16 => {
-            let value = bf16::from_f32(value);
-            out.extend(value.to_le_bytes());
-            value.is_finite()
-        }
-        _ => {
-            let value = f16::from_f32(value);
-            out.extend(value.to_le_bytes());
-            value.is_finite()
-        }
-    };
-    if finite { Ok(()) } else { Err(GgufError::NotFinite) }
 }
 
 /// Rows of whole heads in Hugging Face's order. It rotates the first half of a head's rows with the second half;

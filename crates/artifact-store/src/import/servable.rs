@@ -4,15 +4,16 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::gpt_oss;
+use super::{foreign, gpt_oss};
 use crate::{
     Dtype, Packing, Quantization, packing::SMALL_FLOATS, quantization::WIDTHS, weights::HeaderTensor,
 };
 
 /// What to do about a quantization that can't be served.
 const ADVICE: &str = "MLX's affine quantization with 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128, its MXFP4, \
-                      MXFP8 and NVFP4, and weights that are not quantized, can be served: import such a conversion, for \
-                      example from mlx-community, or the original model with --quantize 4";
+                      MXFP8 and NVFP4, GPTQ, AWQ and compressed-tensors where MLX's packing has the same values, and \
+                      weights that are not quantized, can be served: import such a conversion, for example from \
+                      mlx-community, or the original model with --quantize 4";
 /// Ends of tensor names, and the quantization that has such tensors.
 const FOREIGN: [(&str, &str); 21] = [
     (".qweight", "GPTQ or AWQ"),
@@ -48,7 +49,8 @@ pub(super) struct Unservable(String);
 /// # Errors
 /// If its weights have a quantization that can't be served.
 pub(super) fn check_config(config: &Value) -> Result<(), Unservable> {
-    if gpt_oss::is_original(config) {
+    let foreign = foreign::said(config).map_err(|what| unservable("its quantization", &what))?;
+    if gpt_oss::is_original(config) || foreign.is_some() {
         return Ok(());
     }
     for config in [config, &config["text_config"]] {
@@ -210,6 +212,8 @@ mod tests {
             json!({ "quantization": { "bits": 4, "group_size": 32, "mode": "mxfp4" } }),
             json!({ "quantization": { "mode": "nvfp4", "lm_head": { "mode": "mxfp8" } } }),
             json!({ "quantization_config": { "bits": 4, "group_size": 64 } }),
+            json!({ "quantization_config": { "quant_method": "gptq", "bits": 4, "group_size": 128 } }),
+            json!({ "text_config": { "quantization_config": { "quant_method": "awq", "bits": 4, "group_size": 128 } } }),
             json!({ "model_type": "gpt_oss", "quantization_config": { "quant_method": "mxfp4" } }),
             json!({ "quantization": { "bits": 4, "group_size": 64, "lm_head": { "bits": 8, "group_size": 32 }, "x": false } }),
             json!({ "quantization": { "bits": 4, "group_size": 64 }, "quantization_config": { "quant_method": "fp8" } }),
@@ -221,8 +225,6 @@ mod tests {
     #[test]
     fn foreign_methods_are_named() {
         let methods = [
-            "gptq",
-            "awq",
             "bitsandbytes",
             "fp8",
             "mxfp4",

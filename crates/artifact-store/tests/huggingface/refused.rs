@@ -19,7 +19,7 @@ fn quantizations_that_cannot_be_served_are_refused_by_name() {
     let refused = |key: &str, settings: Value| {
         refusal(|folder| write(folder, "config.json", &json!({ "model_type": "llama", key: settings })))
     };
-    for method in ["gptq", "awq", "bitsandbytes", "fp8", "compressed-tensors", "hqq", "mxfp4"] {
+    for method in ["bitsandbytes", "fp8", "compressed-tensors", "hqq", "mxfp4"] {
         let text = refused("quantization_config", json!({ "quant_method": method, "bits": 4 }));
         assert!(text.contains(method) && text.contains("mlx-community"), "{text}");
     }

@@ -8,7 +8,7 @@ use mlx_rs::{
     transforms::eval,
 };
 
-use super::{bandwidth, peak::Peak, timing};
+use super::{bandwidth, peak::Peak, timing, work};
 
 /// Keys and values of all layers together, at least: more than caches hold.
 const BYTES: usize = 192 << 20;
@@ -115,7 +115,7 @@ fn prefill(heads: Heads, tokens: i32, before: i32, peak: Option<&Peak>) {
         "| {} | {tokens}, {before} | {:.1} | {} | {:.1} | {:.1} |",
         heads.name,
         products / ours / 1e9,
-        peak.map_or("-".to_owned(), |peak| format!("{:.0} %", 100.0 * products / ours / peak.rate)),
+        work::share(products / ours, peak),
         products / theirs / 1e9,
         theirs / ours
     );

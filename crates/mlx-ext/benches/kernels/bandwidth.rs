@@ -1,4 +1,4 @@
-//! A plain read: the fastest that so many bytes can come from memory.
+//! A plain read and a plain copy: the fastest that so many bytes can come from memory, and go back.
 
 use std::hint::black_box;
 
@@ -12,6 +12,16 @@ pub(crate) fn read(data: &[&[u32]]) {
     std::thread::scope(|scope| {
         for share in parts.chunks(parts.len().div_ceil(threads).max(1)) {
             scope.spawn(move || black_box(share.iter().map(|words| sum(words)).fold(0, u32::wrapping_add)));
+        }
+    });
+}
+
+/// Copies everything once, with as many threads as the kernels have. `to` is as long as `from`.
+pub(crate) fn copy(from: &[u32], to: &mut [u32]) {
+    let share = from.len().div_ceil(mlx_ext::cpu::threads().max(1)).max(1);
+    std::thread::scope(|scope| {
+        for (from, to) in from.chunks(share).zip(to.chunks_mut(share)) {
+            scope.spawn(move || to.copy_from_slice(from));
         }
     });
 }

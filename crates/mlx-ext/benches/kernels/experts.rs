@@ -6,29 +6,19 @@ use mlx_ext::cpu::{self, ExpertSet, Experts, Gate, Linear, Matrix, Routing};
 use mlx_rs::{Array, random, transforms::eval};
 
 use super::{
-    bandwidth,
     peak::Peak,
-    timing,
     weights::{Format, Place, Storage, Weight, Weights},
+    work::{self, Work},
 };
 
 const HIDDEN: i32 = 2048;
-const INNER: i32 = 1024;
-const EXPERTS: usize = 64;
-const CHOSEN: usize = 8;
+pub(crate) const INNER: i32 = 1024;
+pub(crate) const EXPERTS: usize = 64;
+pub(crate) const CHOSEN: usize = 8;
 /// Rows of activations: decode of one sequence, of some, and a part of a prompt.
 const ROWS: [i32; 3] = [1, 8, 64];
 /// Calls of one measurement, each with rows of its own: together they read more weights than caches hold.
 const CALLS: usize = 8;
-
-/// What one measurement computes.
-struct Work<'a> {
-    layer: &'a str,
-    rows: i32,
-    /// The weights that are read, once for every call that reads them.
-    words: Vec<&'a [u32]>,
-    compute: &'a mut dyn FnMut(),
-}
 
 /// Prints a table of experts and dense networks.
 pub(crate) fn run(peak: Option<&Peak>) {
@@ -37,8 +27,7 @@ pub(crate) fn run(peak: Option<&Peak>) {
          of the weights that are read, beside a plain read of the same, and billion multiply-adds/s\n",
         INNER * CHOSEN as i32
     );
-    println!("| layer | rows | kernel, GB/s | plain read | share | multiply-adds | share of the peak |");
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+    work::header();
     let affine = |bits| Storage::Affine { bits, group: 64 };
     for (name, storage) in [("4 bits", affine(4)), ("8 bits", affine(8)), ("mxfp4", Storage::Mxfp4)] {
         of_experts(&format!("experts, {name}"), storage, peak);
@@ -71,7 +60,7 @@ fn of_experts(layer: &str, storage: Storage, peak: Option<&Peak>) {
                 eval([&cpu::experts(&job).unwrap()]).unwrap();
             }
         };
-        Work { layer, rows, words, compute: &mut compute }.measure(peak);
+        Work { layer, rows, products: products(rows), words, compute: &mut compute }.measure(peak);
     }
 }
 
@@ -80,7 +69,8 @@ fn dense(layer: &str, storage: Storage, peak: Option<&Peak>) {
     for rows in ROWS {
         let x = normal(rows, HIDDEN);
         let mut compute = || weights.copies.iter().for_each(|copy| eval([&feed_forward(&x, copy)]).unwrap());
-        Work { layer, rows, words: weights.words(), compute: &mut compute }.measure(peak);
+        let words = weights.words();
+        Work { layer, rows, products: products(rows), words, compute: &mut compute }.measure(peak);
     }
 }
 
@@ -93,32 +83,19 @@ fn feed_forward(x: &Array, copy: &[Weight]) -> Array {
     product(&product(x, &copy[..2], Some(Gate::Silu)), &copy[2..], None)
 }
 
-impl Work<'_> {
-    fn measure(self, peak: Option<&Peak>) {
-        let [ours, read] = timing::in_turns([self.compute, &mut || bandwidth::read(&self.words)]);
-        let bytes = self.words.iter().map(|words| size_of_val(*words)).sum::<usize>() as f64;
-        let products = f64::from(self.rows * HIDDEN) * f64::from(3 * INNER) * (CHOSEN * CALLS) as f64;
-        println!(
-            "| {} | {} | {:.1} | {:.1} | {:.0} % | {:.1} | {} |",
-            self.layer,
-            self.rows,
-            bytes / ours / 1e9,
-            bytes / read / 1e9,
-            100.0 * read / ours,
-            products / ours / 1e9,
-            peak.map_or("-".to_owned(), |peak| format!("{:.0} %", 100.0 * products / ours / peak.rate)),
-        );
-    }
+/// Multiply-adds of one measurement.
+fn products(rows: i32) -> f64 {
+    f64::from(rows * HIDDEN) * f64::from(3 * INNER) * (CHOSEN * CALLS) as f64
 }
 
 /// Gate, up and down.
-fn formats(inner: i32, storage: Storage) -> [Format; 3] {
+pub(crate) fn formats(inner: i32, storage: Storage) -> [Format; 3] {
     let up = Format { outputs: inner, inputs: HIDDEN, storage };
     [up, up, Format { outputs: HIDDEN, inputs: inner, storage }]
 }
 
 /// The experts that any row chooses.
-fn chosen(router: &Array) -> BTreeSet<usize> {
+pub(crate) fn chosen(router: &Array) -> BTreeSet<usize> {
     let of_row = |scores: &[f32]| {
         let mut order: Vec<usize> = (0..EXPERTS).collect();
         order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));

@@ -1,15 +1,21 @@
-//! Our products, experts and attention, beside MLX's operations, a plain read of the same bytes, and the peak of the instruction
-//! used. Started by `cargo xtask bench kernels`.
+//! Our products, experts, attention, states and whole layers, beside MLX's operations, a plain read of the same bytes, and the
+//! peak of the instruction used. Started by `cargo xtask bench kernels`; arguments name the tables to print, and `--quick` makes
+//! them fast and rough.
 
 #![allow(unsafe_code, clippy::unwrap_used, clippy::print_stdout)]
 
 mod attention;
 mod bandwidth;
 mod experts;
+mod layers;
 mod peak;
 mod products;
+mod states;
 mod timing;
 mod weights;
+mod work;
+
+use peak::Peak;
 
 fn main() {
     mlx_ext::init().unwrap();
@@ -26,7 +32,18 @@ fn main() {
             peak.rate / 1e9
         );
     }
-    products::run(integer.as_ref(), float.as_ref());
-    experts::run(integer.as_ref());
-    attention::run(float.as_ref());
+    type Table = fn(Option<&Peak>, Option<&Peak>);
+    let tables: [(&str, Table); 5] = [
+        ("products", |integer, float| products::run(integer, float)),
+        ("experts", |integer, _| experts::run(integer)),
+        ("attention", |_, float| attention::run(float)),
+        ("states", |_, float| states::run(float)),
+        ("layers", |integer, _| layers::run(integer)),
+    ];
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
+    for (_, table) in
+        tables.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|it| it == name))
+    {
+        table(integer.as_ref(), float.as_ref());
+    }
 }

@@ -17,6 +17,7 @@ use super::{
     peak::Peak,
     timing,
     weights::{Format, Place, Storage, Weight, Weights},
+    work,
 };
 
 /// Rows of activations: decode of one sequence, of some, and prefill.
@@ -101,7 +102,7 @@ impl Job {
             "| {} | {rows} | {:.1} | {} | {:.2} | {:.0} |",
             self.name,
             ours / 1e9,
-            peak.map_or("-".to_owned(), |peak| format!("{:.0} %", 100.0 * ours / peak.rate)),
+            work::share(ours, peak),
             theirs / 1e9,
             ours / theirs
         );

@@ -20,6 +20,7 @@ mod leaks;
 mod listing;
 mod mixed_heads;
 mod on;
+mod packed;
 mod parity;
 mod prefixes;
 mod recorded;
