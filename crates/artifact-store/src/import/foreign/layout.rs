@@ -30,12 +30,12 @@ pub(crate) struct Rows {
 /// # Errors
 /// A scale or a bias is not finite.
 pub(crate) fn converted(shape: Shape, rows: &Rows, scales: Dtype) -> Result<Parts, GgufError> {
-    let mut parts = Parts::default();
-    parts.elements = match shape.method {
+    let elements = match shape.method {
         Method::Gptq { .. } => transposed(&rows.integers, rows.outputs),
         Method::Awq => gathered(&rows.integers, rows.outputs, shape.inputs as usize),
         Method::CompressedTensors => rows.integers.clone(),
     };
+    let mut parts = Parts { elements, ..Parts::default() };
     let groups = shape.groups() as usize;
     let times = shape.group / shape.stored_group().unwrap_or(shape.group);
     for output in 0..rows.outputs {

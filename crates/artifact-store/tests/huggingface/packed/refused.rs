@@ -1,6 +1,6 @@
 //! Packed matrices that can't be converted, or are not what their settings say.
 
-use std::{fs, ops::ControlFlow};
+use std::ops::ControlFlow;
 
 use artifact_store::{ImportOptions, Quantization, Store};
 use half::f16;
