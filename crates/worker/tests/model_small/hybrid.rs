@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use worker::{
-    cache::Fork,
+    cache::{BLOCK_TOKENS, Fork},
     model::{ModelError, StepInput, StepRow},
     schedule::Limits,
 };
@@ -13,7 +13,7 @@ use super::{
     on::{On, alone, on_every_backend},
     prefixes::cached,
     recorded,
-    served::{LIMITS, Outcome, finished, serve_by},
+    served::{LIMITS, Outcome, finished, serve_adapted, serve_by},
     tiny::{Float, SplitMix},
 };
 
@@ -47,20 +47,25 @@ fn tokens(loaded: Loaded, limits: Limits, prompts: &[&[u32]]) -> (Vec<Vec<u32>>,
 /// gets the same tokens.
 fn a_crowd_gets_the_tokens_that_each_gets_alone(on: On) {
     let prompts = batches::prompts();
-    let memory = prompts.iter().map(|prompt| prompt.len() + 1).sum();
+    // The last two share their first two blocks.
+    let memory = prompts.iter().map(|prompt| prompt.len() + 1).sum::<usize>() - 2 * BLOCK_TOKENS;
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     each(on, |load| {
         let (alone, _) = tokens(load(), Limits { max_num_seqs: 1, ..LIMITS }, &prompts);
-        for limits in [
-            LIMITS,
-            Limits { kv_tokens: memory, keep_prefixes: true, ..LIMITS },
-            Limits { max_num_batched_tokens: 1000, chunk_tokens: 50, ..LIMITS },
-        ] {
-            let (found, _) = tokens(load(), limits, &prompts);
+        let agrees = |found: Vec<Vec<u32>>, limits: Limits| {
             if is_float32(on) {
                 assert_eq!(found, alone, "{limits:?} on {on:?}");
             }
+        };
+        for limits in [LIMITS, Limits { max_num_batched_tokens: 1000, chunk_tokens: 50, ..LIMITS }] {
+            agrees(tokens(load(), limits, &prompts).0, limits);
         }
+        // All prompts are computed at once, and then there is room for one more token of each.
+        let short = Limits { kv_tokens: memory, chunk_tokens: 200, max_num_batched_tokens: 1000, ..LIMITS };
+        let short = Limits { max_held_seqs: short.max_num_seqs + 1, keep_prefixes: true, ..short };
+        let (streams, preemptions) = serve_adapted(load(), short, &prompts, &[]);
+        assert!(preemptions > 0, "some had to wait for memory");
+        agrees(streams.into_values().map(|stream| stream.0).collect(), short);
     });
 }
 

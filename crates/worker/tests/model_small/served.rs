@@ -261,7 +261,7 @@ pub(crate) fn serve_from(on: On, limits: Limits, prompts: &[&[u32]], prefixes: &
     outcome
 }
 
-/// The same, by another model and with adapters of it: of each prompt one, or none. Also says how often a sequence had to
+/// The same, by another model and with adapters of it: of each prompt one, or none at all. Also says how often a sequence had to
 /// give up what was computed of it.
 pub(crate) fn serve_adapted(
     loaded: Loaded,
