@@ -176,6 +176,7 @@ fn json_has_the_documented_keys() {
     let facts = [
         "in_use",
         "holders",
+        "embedding_size",
         "parameters",
         "quantization",
         "dtypes",

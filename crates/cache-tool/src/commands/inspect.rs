@@ -163,7 +163,7 @@ impl Facts {
         let holders = holders.map(|holder| json!({ "pid": holder.pid, "program": holder.program }));
         value["in_use"] = self.holders.is_some().into();
         value["holders"] = holders.collect::<Vec<_>>().into();
-        value["embedding_size"] = self.artifact.manifest.embedding_size().into();
+        value["embedding_size"] = manifest.embedding_size().into();
         value["parameters"] = self.summary.parameters.into();
         value["quantization"] = Packing::settings(&manifest.config).cloned().unwrap_or_default();
         let dtypes =
