@@ -87,7 +87,7 @@ class Server {
     return {shape_,          layer,         model_.heads,      model_.scale,      model_.soft_cap, model_.window,
             model_.traditional, model_.rope_dims, model_.cos.data(), model_.sin.data(), model_.query_scale_data(),
             model_.sinks_data(), qkv_.data(),  out_.data(),      pool_.get(),       blocks_,          rows_.data(),
-            int(rows_.size()), model_.chunked};
+            int(rows_.size()), true,             model_.chunked};
   }
 
   const Model& model() const { return model_; }
