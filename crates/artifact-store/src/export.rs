@@ -20,7 +20,7 @@ const GENERATION_CONFIG: &str = "generation_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const TEMPLATES: &str = "additional_chat_templates";
 const INDEX: &str = "model.safetensors.index.json";
-/// The weights of a module in a folder of its own.
+/// The weights of a module, in its own folder.
 const MODULE_WEIGHTS: &str = "model.safetensors";
 /// What others may do with exported files; the umask of the process is not asked.
 const FILE_MODE: u32 = 0o644;

@@ -188,8 +188,8 @@ pub enum FileRole {
 }
 
 impl FileEntry {
-    /// Of a weights file in a folder of its own that folder: it is of a module behind the model, whose name stands before those
-    /// of its tensors in the manifest.
+    /// The folder of a weights file that has one: the name of a module behind the model. In the manifest it is the prefix of the
+    /// module's tensors.
     pub(crate) fn module(&self) -> Option<&str> {
         self.name.split_once('/').filter(|_| self.role == FileRole::Weights).map(|(module, _)| module)
     }

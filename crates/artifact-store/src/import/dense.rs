@@ -1,4 +1,4 @@
-//! `Dense` modules of sentence-transformers, each in a folder of its own:
+//! `Dense` modules of sentence-transformers, one in each folder:
 //!
 //! ```text
 //! config.json          sizes, bias, activation

@@ -103,7 +103,7 @@ fn imported(settings: &Value, tensors: &Tensors) -> (TempDir, Artifact) {
     (root, artifact)
 }
 
-/// What a stored matrix of so many bits stands for, by the definition of MLX's packing; and bits, group size and type of
+/// The values of a stored matrix of `bits` bits, by the definition of MLX's packing; then its group size and the type of its
 /// scales.
 fn dequantized(artifact: &Artifact, bits: u64) -> (Vec<f32>, u64, Dtype) {
     let (dtype, packed, words) = stored_tensor(artifact, &name("weight"));

@@ -139,18 +139,7 @@ inline float reduce_max(const Vec& a) {
 }  // namespace
 }  // namespace kr
 
-#include "attention_vectors.h"
-
-namespace kr {
-namespace {
-
-// Nothing is wider.
-using Widest = Eight;
-constexpr int register_rows = 6;
-constexpr int rows_with_two_strips = 3;
-
-}  // namespace
-}  // namespace kr
+#include "attention_narrow.h"
 
 #include "attention_task.h"
 

@@ -68,31 +68,31 @@ pub(super) fn longest_stretch(geometry: &KvGeometry, budget: KvBudget) -> Option
 }
 
 impl Division {
-    /// Kinds of layers that keep everything hold as many tokens each. With a `stretch`, so do those with a window. `None`: there
-    /// is too little memory for windows to be of use.
+    /// Of layers that all keep everything: kinds hold as many tokens each.
     ///
     /// # Errors
-    /// The budget is too small, also if there are no windows.
-    pub(super) fn new(
+    /// The budget is too small.
+    pub(super) fn whole(budget: KvBudget, bytes: BlockBytes, copies: bool) -> Result<Self, KvError> {
+        let (rest, copied) = without_copies(budget, bytes, copies);
+        let (blocks, copied) = match Blocks::of(rest, bytes.of_both()) {
+            Ok(blocks) => (blocks, copied),
+            // There is no memory to spare.
+            Err(_) => (Blocks::of(budget, bytes.of_both())?, 0),
+        };
+        Ok(Self { blocks, windows: None, copied })
+    }
+
+    /// Of layers of which some keep what a window reaches, at most a `stretch` of a `context`: kinds of each sort hold as many
+    /// tokens. `None`: there is too little memory for windows to be of use.
+    pub(super) fn with_windows(
         budget: KvBudget,
         bytes: BlockBytes,
-        stretch: Option<(usize, usize)>,
+        (stretch, context): (usize, usize),
         copies: bool,
-    ) -> Result<Option<Self>, KvError> {
-        let block_bytes = bytes.all.saturating_add(bytes.windows);
-        let copies = if copies { budget.bytes / COPIES } else { 0 };
-        let without = KvBudget { bytes: budget.bytes - copies, ..budget };
-        let copied = (copies / block_bytes.max(1)) as usize * BLOCK_TOKENS;
-        let Some((stretch, context)) = stretch else {
-            let (blocks, copied) = match Blocks::of(without, block_bytes) {
-                Ok(blocks) => (blocks, copied),
-                // There is no memory to spare.
-                Err(_) => (Blocks::of(budget, block_bytes)?, 0),
-            };
-            return Ok(Some(Self { blocks, windows: None, copied }));
-        };
-        let divided = with_windows(without, bytes, blocks_of(stretch), blocks_of(context));
-        Ok(divided.map(|(blocks, windows)| Self { blocks, windows: Some(windows), copied }))
+    ) -> Option<Self> {
+        let (rest, copied) = without_copies(budget, bytes, copies);
+        let (blocks, windows) = shares(rest, bytes, blocks_of(stretch), blocks_of(context))?;
+        Some(Self { blocks, windows: Some(windows), copied })
     }
 
     /// The same with no more than `most` blocks of a kind.
@@ -110,17 +110,25 @@ impl Division {
     }
 }
 
+impl BlockBytes {
+    fn of_both(self) -> u64 {
+        self.all.saturating_add(self.windows)
+    }
+}
+
+/// What is left of a budget for blocks, and tokens of which copies may be kept.
+fn without_copies(budget: KvBudget, bytes: BlockBytes, copies: bool) -> (KvBudget, usize) {
+    let copies = if copies { budget.bytes / COPIES } else { 0 };
+    let copied = (copies / bytes.of_both().max(1)) as usize * BLOCK_TOKENS;
+    (KvBudget { bytes: budget.bytes - copies, ..budget }, copied)
+}
+
 fn blocks_of(tokens: usize) -> u64 {
     tokens.div_ceil(BLOCK_TOKENS) as u64
 }
 
 /// `stretch` and `context` are in blocks.
-fn with_windows(
-    budget: KvBudget,
-    bytes: BlockBytes,
-    stretch: u64,
-    context: u64,
-) -> Option<(Blocks, WindowShare)> {
+fn shares(budget: KvBudget, bytes: BlockBytes, stretch: u64, context: u64) -> Option<(Blocks, WindowShare)> {
     let sequences = budget.sequences as u64;
     let length = context.min(STRETCHES.checked_mul(stretch)?).max(stretch);
     // Of `length` blocks of the one there are `stretch` of the other.

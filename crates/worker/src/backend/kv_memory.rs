@@ -15,6 +15,7 @@ use super::{
     mlx,
     step::{KindStep, KvStep},
 };
+
 /// Memory for the keys and values of all sequences.
 pub(crate) struct KvMemory {
     kinds: Vec<Kind>,
@@ -96,17 +97,23 @@ impl KvMemory {
         context: usize,
         storage: impl Fn(LayerKind) -> KvStorage,
     ) -> Result<Self, KvError> {
-        for geometry in [forgetting(geometry, budget, context), geometry.keeping(|_| false)] {
+        let stored = |geometry: &KvGeometry| {
             let kinds: Vec<_> = geometry.kinds().iter().map(|&kind| (kind, storage(kind))).collect();
-            let stretch = longest_stretch(&geometry, budget).map(|stretch| (stretch, context));
-            let copies = |(_, storage): &(_, KvStorage)| storage.has_copies();
-            let division = Division::new(budget, block_bytes(&kinds), stretch, kinds.iter().any(copies))?;
+            let copies = kinds.iter().any(|(_, storage)| storage.has_copies());
+            (kinds, copies)
+        };
+        let windowed = forgetting(geometry, budget, context);
+        if let Some(stretch) = longest_stretch(&windowed, budget) {
+            let (kinds, copies) = stored(&windowed);
+            let division = Division::with_windows(budget, block_bytes(&kinds), (stretch, context), copies);
             if let Some(division) = division {
-                return Self::divided(geometry, &kinds, division);
+                return Self::divided(windowed, &kinds, division);
             }
         }
-        // Without windows there is a division, or an error.
-        Err(KvError::Budget { bytes: budget.bytes, needed: budget.bytes.saturating_add(1) })
+        let whole = geometry.keeping(|_| false);
+        let (kinds, copies) = stored(&whole);
+        let division = Division::whole(budget, block_bytes(&kinds), copies)?;
+        Self::divided(whole, &kinds, division)
     }
 
     fn divided(

@@ -6,8 +6,8 @@
 //! prefix     held        gone         held       held
 //! ```
 //!
-//! Before a step, a sequence gives back the blocks that no query from there on sees, nor one shortly before. A block that it may read or write is
-//! *pinned*. A kept prefix only *holds* blocks: where none is free, the block that was used least recently is taken from the
+//! Before a step, a sequence gives back the blocks that no later query sees, nor one shortly before. A block that it may read
+//! or write is *pinned*. A kept prefix only *holds* blocks: where none is free, the block that was used least recently is taken from the
 //! prefixes that hold it. Nobody goes on from there any more; what was computed behind it stays of use. It is the rule for
 //! the states of other layers, see [`StatePool`].
 

@@ -12,12 +12,12 @@ use crate::{
     import::{parts::Parts, source::SourceFile},
 };
 
-/// About as many bytes of integers are converted at a time: enough that what is read of each row of a transposed matrix is a
+/// About how many bytes of integers are converted at a time: enough that what is read of each row of a transposed matrix is a
 /// good part of a page.
 const AT_ONCE: u64 = 2 << 20;
 /// Outputs whose zeros take whole words in every width.
 const WORDS_OF_OUTPUTS: u64 = 32;
-/// About as many bytes are looked at at a time; whole words of every width.
+/// About how many bytes are examined at a time: whole words of every width.
 const CHUNK: u64 = 96 << 13;
 
 /// A matrix whose tensors may be in several files.
@@ -43,8 +43,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Calls `each` with its bytes in order, so many at a time that integers and words of every width are whole, until it
-    /// answers `false`; whether it never did.
+    /// Calls `each` with its bytes in order, in chunks that never split an integer or a word, until it returns `false`.
+    /// Returns whether it never did.
     pub(super) fn all(&self, mut each: impl FnMut(&[u8]) -> bool) -> Result<bool, StoreError> {
         for start in (0..self.len).step_by(CHUNK as usize) {
             let mut bytes = vec![0; CHUNK.min(self.len - start) as usize];

@@ -75,7 +75,7 @@ pub(super) fn remove_settings(config: &mut Value) {
 }
 
 impl Said {
-    /// Whether it says that groups of a matrix with so many inputs have this size.
+    /// Whether it allows groups of this size in a matrix with this many inputs.
     pub(super) fn has_groups_of(&self, size: u64, inputs: u64) -> bool {
         self.groups.iter().any(|said| said.unwrap_or(inputs) == size)
     }

@@ -12,7 +12,7 @@ const BYTES: BlockBytes = BlockBytes { all: 1 << 12, windows: 1 << 12 };
 fn divided(blocks: u64, copies: bool) -> (usize, usize) {
     let bytes = BlockBytes { windows: 0, ..BYTES };
     let budget = KvBudget { bytes: blocks << 12, ..BUDGET };
-    let Division { blocks, copied, .. } = Division::new(budget, bytes, None, copies).unwrap().unwrap();
+    let Division { blocks, copied, .. } = Division::whole(budget, bytes, copies).unwrap();
     (blocks.tokens, copied)
 }
 
@@ -26,7 +26,7 @@ fn a_fifth_of_the_budget_is_for_copies_if_it_can_be_spared() {
 #[test]
 fn no_more_blocks_are_promised_than_can_be_numbered() {
     let budget = KvBudget { bytes: 1 << 20, ..BUDGET };
-    let all = Division::new(budget, BYTES, Some((160, 10_000)), false).unwrap().unwrap();
+    let all = Division::with_windows(budget, BYTES, (160, 10_000), false).unwrap();
     assert_eq!(all.at_most(i32::MAX), all);
     let (cut, windows) = (all.at_most(15), all.windows.unwrap());
     assert_eq!(cut.blocks, Blocks { count: 15, tokens: 13 * 32 });
@@ -48,23 +48,23 @@ fn a_stretch_is_what_a_window_and_a_step_reach_in_whole_blocks() {
 fn both_parts_last_for_sequences_of_four_stretches() {
     // 160 blocks of each sort, of which one is 5 blocks and the other 20 for such a sequence.
     let budget = KvBudget { bytes: 320 << 12, sequences: 100, ..BUDGET };
-    let division = Division::new(budget, BYTES, Some((160, 10_000)), false).unwrap().unwrap();
+    let division = Division::with_windows(budget, BYTES, (160, 10_000), false).unwrap();
     let windows = division.windows.unwrap();
     assert_eq!((division.blocks.count, windows.count), (256, 64));
     assert_eq!(windows.promised, KvWindows { tokens: (64 - 5) * 32, stretch: 160 });
     // In a context of two stretches, both run out there.
-    let division = Division::new(budget, BYTES, Some((160, 320)), false).unwrap().unwrap();
+    let division = Division::with_windows(budget, BYTES, (160, 320), false).unwrap();
     assert_eq!((division.blocks.count, division.windows.unwrap().count), (214, 106));
 }
 
 #[test]
 fn windows_get_no_more_than_all_sequences_can_use() {
     let budget = KvBudget { bytes: 1 << 24, ..BUDGET };
-    let division = Division::new(budget, BYTES, Some((160, 10_000)), false).unwrap().unwrap();
+    let division = Division::with_windows(budget, BYTES, (160, 10_000), false).unwrap();
     assert_eq!((division.blocks.count, division.windows.unwrap().count), (4096 - 20, 20));
     // Where all layers have windows, the others' part costs nothing.
     let bytes = BlockBytes { all: 0, ..BYTES };
-    let division = Division::new(budget, bytes, Some((160, 100_000)), false).unwrap().unwrap();
+    let division = Division::with_windows(budget, bytes, (160, 100_000), false).unwrap();
     assert!(division.blocks.tokens >= 100_000 && division.windows.unwrap().count == 20);
 }
 
@@ -79,7 +79,7 @@ proptest! {
     ) {
         let (budget, of) = (KvBudget { bytes, sequences, ..BUDGET }, BlockBytes { all, windows });
         let context = context.max(stretch + 1);
-        let Some(division) = Division::new(budget, of, Some((stretch, context)), false).unwrap() else { return Ok(()) };
+        let Some(division) = Division::with_windows(budget, of, (stretch, context), false) else { return Ok(()) };
         let share = division.windows.unwrap();
         let taken = division.blocks.count as u128 * u128::from(all) + share.count as u128 * u128::from(windows);
         prop_assert!(taken <= u128::from(bytes), "{division:?}");

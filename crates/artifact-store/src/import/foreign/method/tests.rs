@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 
-/// With a name of its own: the settings stand under `quantization_config`.
+/// Reads `settings` as the `quantization_config` of a configuration.
 fn of(settings: Value) -> Result<Option<Said>, String> {
     said(&json!({ "quantization_config": settings }))
 }
