@@ -22,7 +22,7 @@ pub struct Format {
     /// Whether a model with a chat template of this source writes in it.
     pub(crate) is_of: fn(&str) -> bool,
     /// Outputs and special tokens of the format, for the tests of every parser: what one format marks is text in another.
-    #[cfg_attr(not(test), expect(dead_code, reason = "read by tests"))]
+    #[cfg(test)]
     pub(crate) samples: &'static [&'static str],
 }
 
@@ -35,6 +35,7 @@ pub static PLAIN: Format = Format {
     around_answer: None,
     new: || Box::new(Plain),
     is_of: |_| true,
+    #[cfg(test)]
     samples: &["Hello, world.\n", "{\"a\": [1, 2]}", "naïve 🦀 e\u{301}", "<", "\u{0}"],
 };
 
@@ -47,6 +48,7 @@ pub static HARMONY: Format = Format {
     around_answer: Some(harmony::AROUND_ANSWER),
     new: || Box::new(harmony::Harmony::default()),
     is_of: |template| harmony::WRITTEN.iter().all(|marker| template.contains(marker)),
+    #[cfg(test)]
     samples: &[
         "<|start|>",
         "<|channel|>",
