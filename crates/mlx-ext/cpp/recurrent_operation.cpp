@@ -196,7 +196,8 @@ mx::array make_gated_delta(const MlxExtGatedDelta& spec) {
   const int64_t key_heads = spec.key_heads, value_heads = spec.value_heads;
   const int64_t key_dim = spec.key_dim, value_dim = spec.value_dim;
   require(key_heads >= 1 && value_heads >= 1 && value_heads % key_heads == 0, "heads of values are a multiple of keys'");
-  require(key_dim >= 1 && key_dim <= 1024 && value_dim >= 1 && value_dim <= 1024, "heads have 1 to 1024 components");
+  const auto fits = [](int64_t dim) { return dim >= 1 && dim <= max_delta_dim; };
+  require(fits(key_dim) && fits(value_dim), "heads have 1 to 1024 components");
   require(qkv.dtype() == mx::float32 && qkv.ndim() == 2, "queries, keys and values are float32 [tokens, width]");
   require(qkv.shape(1) == 2 * key_heads * key_dim + value_heads * value_dim, "queries, keys and values of all heads");
   require(qkv.shape(0) == spec.step->step->tokens, "the step has another number of tokens than its delta rule");

@@ -84,8 +84,8 @@ struct Inputs<'a> {
 /// Prints a table of layers and numbers of rows.
 pub(crate) fn run(peak: Option<&Peak>) {
     println!(
-        "\nWhole layers of {HIDDEN}, {STORAGE}: GB/s of the weights that are read, beside a plain read of the same, and billion \
-         multiply-adds/s of products with weights. Attention is of {HEADS} heads on {KV_HEADS}, {HEAD_DIM} each; one row has \
+        "\nWhole layers of {HIDDEN}, {STORAGE}: GB/s of the weights that are read, and of states that are read and written, \
+         beside a plain read of as much, and billion multiply-adds/s of products with weights. Attention is of {HEADS} heads on {KV_HEADS}, {HEAD_DIM} each; one row has \
          {CONTEXT} tokens before it, several are the beginning of a prompt\n"
     );
     work::header();
@@ -165,10 +165,15 @@ impl Bench {
             self.experts.as_ref().map(|_| ExpertSet::new([&gates, &ups, &downs], HIDDEN, INNER).unwrap());
         // What one row goes on with.
         self.compute(&self.inputs(CONTEXT, 0, set.as_ref()));
+        let states = vec![1_u32; LAYERS * (convolution_state() + delta_state())];
         for rows in ROWS {
             let position = if rows == 1 { CONTEXT } else { 0 };
             let inputs = self.inputs(rows, position, set.as_ref());
             let mut words = self.weights.words();
+            if self.kind == Kind::Hybrid {
+                // Written, and read if there are tokens before.
+                words.extend(std::iter::repeat_n(&states[..], if position == 0 { 1 } else { 2 }));
+            }
             for (router, all) in
                 inputs.routers.iter().flat_map(|router| self.experts.iter().map(move |all| (router, all)))
             {

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "attention_kernels.h"
-#include "cpu.h"
+#include "by_isa.h"
 #include "pool.h"
 
 namespace kr {
@@ -28,20 +28,14 @@ namespace {
 constexpr int pieces_per_thread = 3;
 
 const AttentionKernels& kernels() {
-  switch (isa()) {
 #if defined(__x86_64__)
-    case Isa::avx512vbmi:  // has no unit of its own
-    case Isa::avx512:
-      return attention_kernels_avx512;
-    case Isa::avx2:
-      return attention_kernels_avx2;
+  const AttentionKernels& wide = attention_kernels_avx512;
+  return ByIsa<AttentionKernels>{attention_kernels_portable, attention_kernels_avx2, wide, wide}.here();
 #elif defined(__aarch64__)
-    case Isa::neon:
-      return attention_kernels_neon;
+  return ByIsa<AttentionKernels>{attention_kernels_portable, attention_kernels_neon}.here();
+#else
+  return attention_kernels_portable;
 #endif
-    default:
-      return attention_kernels_portable;
-  }
 }
 
 // Floats that are kept from call to call and grow when a call needs more.

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "aligned_buffer.h"
 #include "floats.h"
 #include "pool.h"
 #include "prepared_rows.h"
 #include "progress.h"
+#include "row_tasks.h"
 #include "tile_kernels.h"
 
 namespace kr {
@@ -19,7 +21,7 @@ constexpr size_t row_block_bytes = 256 * 1024;
 // Tasks for each thread: enough that the last ones to finish are not far apart.
 constexpr int tasks_per_thread = 16;
 // Below this many multiply-adds the calling thread is done before another has begun.
-constexpr int64_t worth_sharing = 1 << 17;
+constexpr int64_t worth_sharing_products = 1 << 17;
 
 // One thread's part of a tile.
 struct TileMemory {
@@ -67,20 +69,22 @@ class Products {
     rows_a_block_ = (job.rows + row_blocks_ - 1) / row_blocks_;
   }
 
-  void run() {
-    Pool& pool = Pool::shared();
-    const int64_t work = static_cast<int64_t>(job_.rows) * width_ * job_.matrices[0].inputs();
-    if (job_.alone || work < worth_sharing || pool.threads() == 1) {
-      for (int block = 0; block < row_blocks_; block++) compute(block, 0, tiles_);
-      return;
-    }
-    const int64_t wanted_tasks = int64_t{pool.threads()} * tasks_per_thread;
-    const int tiles_a_task = static_cast<int>(std::max<int64_t>(1, int64_t{tiles_} * row_blocks_ / wanted_tasks));
-    const int tasks_a_block = (tiles_ + tiles_a_task - 1) / tiles_a_task;
-    pool.run(row_blocks_ * tasks_a_block, [&](int task) {
-      const int first = task % tasks_a_block * tiles_a_task;
-      compute(task / tasks_a_block, first, std::min(tiles_, first + tiles_a_task));
-    });
+  int64_t work() const { return static_cast<int64_t>(job_.rows) * width_ * job_.matrices[0].inputs(); }
+
+  // Cuts the work into about so many tasks; returns how many there are.
+  int cut(int64_t wanted_tasks) {
+    tiles_a_task_ = static_cast<int>(std::max<int64_t>(1, int64_t{tiles_} * row_blocks_ / wanted_tasks));
+    tasks_a_block_ = (tiles_ + tiles_a_task_ - 1) / tiles_a_task_;
+    return row_blocks_ * tasks_a_block_;
+  }
+
+  void run_task(int task) const {
+    const int first = task % tasks_a_block_ * tiles_a_task_;
+    compute(task / tasks_a_block_, first, std::min(tiles_, first + tiles_a_task_));
+  }
+
+  void run_alone() const {
+    for (int block = 0; block < row_blocks_; block++) compute(block, 0, tiles_);
   }
 
  private:
@@ -199,16 +203,75 @@ class Products {
   int width_ = 0;  // of y
   int row_blocks_;
   int rows_a_block_;
+  int tiles_a_task_ = 0;
+  int tasks_a_block_ = 0;
 };
+
+// The part in which a number lies, of parts that end at `ends`.
+int part_of(const std::vector<int>& ends, int number) {
+  return static_cast<int>(std::upper_bound(ends.begin(), ends.end(), number) - ends.begin());
+}
+
+// Of several jobs whose matrices have equal inputs.
+void prepare_all(const LinearJob* jobs, int count, const TileKernels& kernels, std::vector<PreparedRows>& rows) {
+  if (rows.size() < static_cast<size_t>(count)) rows.resize(count);
+  std::vector<int> ends(count);
+  bool has_work = false;
+  for (int i = 0; i < count; i++) {
+    has_work |= rows[i].lay_out(jobs[i], kernels);
+    ends[i] = (i > 0 ? ends[i - 1] : 0) + jobs[i].rows;
+  }
+  if (!has_work) return;
+  for_each_row(ends[count - 1], jobs[0].matrices[0].inputs(), [&](int row) {
+    const int i = part_of(ends, row);
+    rows[i].prepare_row(jobs[i], kernels, row - (i > 0 ? ends[i - 1] : 0));
+  });
+}
 
 }  // namespace
 
 void linear(const LinearJob& job) {
   if (job.rows <= 0 || job.matrix_count <= 0) return;
-  static thread_local PreparedRows x;
+  static thread_local PreparedRows of_thread;
+  PreparedRows& x = of_thread;  // which other threads prepare too
   const TileKernels& kernels = tile_kernels();
-  x.prepare(job, kernels);
-  Products(job, kernels, x).run();
+  const bool has_work = x.lay_out(job, kernels);
+  const auto prepare = [&](int row) { x.prepare_row(job, kernels, row); };
+  if (has_work && job.alone) {
+    for (int row = 0; row < job.rows; row++) prepare(row);
+  } else if (has_work) {
+    for_each_row(job.rows, job.matrices[0].inputs(), prepare);
+  }
+  Products products(job, kernels, x);
+  Pool& pool = Pool::shared();
+  if (job.alone || products.work() < worth_sharing_products || pool.threads() == 1) return products.run_alone();
+  pool.run(products.cut(int64_t{pool.threads()} * tasks_per_thread), [&](int task) { products.run_task(task); });
+}
+
+void linear_each(const LinearJob* jobs, int count) {
+  if (count <= 0) return;
+  static thread_local std::vector<PreparedRows> rows;
+  const TileKernels& kernels = tile_kernels();
+  prepare_all(jobs, count, kernels, rows);
+  Pool& pool = Pool::shared();
+  const int wanted_tasks = std::max(1, pool.threads() * tasks_per_thread / count);
+  std::vector<Products> products;
+  products.reserve(count);
+  std::vector<int> ends;
+  int64_t work = 0;
+  for (int i = 0; i < count; i++) {
+    products.emplace_back(jobs[i], kernels, rows[i]);
+    work += products[i].work();
+    ends.push_back((i > 0 ? ends[i - 1] : 0) + products[i].cut(wanted_tasks));
+  }
+  if (work < worth_sharing_products || pool.threads() == 1) {
+    for (const Products& part : products) part.run_alone();
+    return;
+  }
+  pool.run(ends.back(), [&](int task) {
+    const int i = part_of(ends, task);
+    products[i].run_task(task - (i > 0 ? ends[i - 1] : 0));
+  });
 }
 
 }  // namespace kr

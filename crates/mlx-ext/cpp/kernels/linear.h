@@ -46,6 +46,10 @@ struct LinearJob {
 
 void linear(const LinearJob& job);
 
+// The same for several jobs at once, each with at least one row, whose matrices have equal inputs: all threads are busy
+// until the last of them, not until each.
+void linear_each(const LinearJob* jobs, int count);
+
 // Rows of a matrix as float32: y[i] = matrix[tokens[i]].
 void embedding(const Matrix& matrix, const uint32_t* tokens, int count, float* y);
 

@@ -1,15 +1,8 @@
 #include "prepared_rows.h"
 
-#include <algorithm>
-
-#include "pool.h"
-
 namespace kr {
 
 namespace {
-
-// Below this many values the calling thread is done before another has begun.
-constexpr int64_t worth_sharing = 1 << 14;
 
 // Byte products add up 16 bits wide, which holds 32 inputs; so do their groups, whatever the weights' are.
 constexpr int byte_group = 32;
@@ -40,11 +33,11 @@ void PreparedRows::list_kinds(const LinearJob& job, const TileKernels& kernels) 
   }
 }
 
-void PreparedRows::prepare(const LinearJob& job, const TileKernels& kernels) {
+bool PreparedRows::lay_out(const LinearJob& job, const TileKernels& kernels) {
   const size_t rows = job.rows, inputs = job.matrices[0].inputs();
   list_kinds(job, kernels);
 
-  const auto lay_out = [&](Carver carver) {
+  const auto carve = [&](Carver carver) {
     normalized_ = job.norm_weight ? carver.take<float>(rows * inputs) : nullptr;
     for (Kind& kind : kinds_) {
       kind.rows.values = carver.take<char>(rows * inputs * kind.rows.value_bytes());
@@ -53,20 +46,10 @@ void PreparedRows::prepare(const LinearJob& job, const TileKernels& kernels) {
     }
     return carver.used();
   };
-  const size_t bytes = lay_out(Carver(nullptr));
-  lay_out(Carver(buffer_.reserve(bytes)));
+  const size_t bytes = carve(Carver(nullptr));
+  carve(Carver(buffer_.reserve(bytes)));
   floats_ = job.norm_weight ? normalized_ : job.x;
-  if (!job.norm_weight && kinds_.empty()) return;
-
-  if (job.alone || static_cast<int64_t>(rows * inputs) < worth_sharing) {
-    for (int row = 0; row < job.rows; row++) prepare_row(job, kernels, row);
-    return;
-  }
-  const int together = std::max<int>(1, worth_sharing / 4 / inputs);
-  Pool::shared().run((job.rows + together - 1) / together, [&](int task) {
-    const int end = std::min(job.rows, (task + 1) * together);
-    for (int row = task * together; row < end; row++) prepare_row(job, kernels, row);
-  });
+  return job.norm_weight || !kinds_.empty();
 }
 
 void PreparedRows::prepare_row(const LinearJob& job, const TileKernels& kernels, int row) {

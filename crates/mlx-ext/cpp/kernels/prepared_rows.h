@@ -12,8 +12,11 @@ namespace kr {
 // Made once for a job, before the products; one object serves one thread's jobs, one after the other.
 class PreparedRows {
  public:
-  // Normalizes and rounds all rows of the job, in parallel where there are many.
-  void prepare(const LinearJob& job, const TileKernels& kernels);
+  // Memory for the rows of a job; false: they are taken as they are.
+  bool lay_out(const LinearJob& job, const TileKernels& kernels);
+
+  // Normalizes and rounds one of them. Several threads may prepare several rows.
+  void prepare_row(const LinearJob& job, const TileKernels& kernels, int row);
 
   // float32 rows, for dense matrices.
   const float* floats() const { return floats_; }
@@ -35,7 +38,6 @@ class PreparedRows {
 
   size_t index_of(const QuantizedMatrix& matrix) const;
   void list_kinds(const LinearJob& job, const TileKernels& kernels);
-  void prepare_row(const LinearJob& job, const TileKernels& kernels, int row);
 
   std::vector<Kind> kinds_;
   const float* floats_ = nullptr;

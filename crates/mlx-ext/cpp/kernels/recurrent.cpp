@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "aligned_buffer.h"
-#include "cpu.h"
+#include "by_isa.h"
 #include "pool.h"
 #include "progress.h"
 #include "recurrent_kernels.h"
@@ -32,19 +32,14 @@ int64_t tokens_of(const StateRow* rows, int count) {
 }  // namespace
 
 const RecurrentKernels& recurrent_kernels() {
-  switch (isa()) {
 #if defined(__x86_64__)
-    case Isa::avx2:
-      return avx2_recurrent_kernels;
-    case Isa::avx512:
-      return avx512_recurrent_kernels;
+  const RecurrentKernels& wide = avx512_recurrent_kernels;
+  return ByIsa<RecurrentKernels>{portable_recurrent_kernels, avx2_recurrent_kernels, wide, wide}.here();
 #elif defined(__aarch64__)
-    case Isa::neon:
-      return neon_recurrent_kernels;
+  return ByIsa<RecurrentKernels>{portable_recurrent_kernels, neon_recurrent_kernels}.here();
+#else
+  return portable_recurrent_kernels;
 #endif
-    default:
-      return portable_recurrent_kernels;
-  }
 }
 
 void convolution(const ConvolutionJob& job) {
@@ -69,13 +64,17 @@ void gated_delta(const GatedDeltaJob& job) {
     kernels.decay(gates + heads, job.log_rates, job.biases, job.value_heads, decays.data() + token * heads);
   }
   const DeltaGates gates{betas.data(), decays.data()};
-  const int blocks = parts(job.value_dim, delta_lanes), a_row = job.value_heads * blocks;
+  const int blocks = parts(job.value_dim, delta_lanes);
+  // A prompt's part: whole heads, for their inputs. One token: blocks, for many threads.
+  const auto is_long = [](const StateRow& row) { return row.new_tokens > delta_tokens; };
+  const int together = std::any_of(job.rows, job.rows + job.row_count, is_long) ? blocks : 1;
+  const int tasks = parts(blocks, together), a_row = job.value_heads * tasks;
   const int64_t values = static_cast<int64_t>(all) * job.key_dim * job.value_dim;
   run_tasks(job.row_count * a_row, values, [&](int task) {
     static thread_local AlignedBuffer scratch;
-    void* memory = scratch.reserve(static_cast<size_t>(job.key_dim) * delta_lanes * sizeof(float));
-    const int head = task % a_row / blocks, first = task % blocks * delta_lanes;
-    kernels.gated_delta(job, gates, job.rows[task / a_row], head, first, static_cast<float*>(memory));
+    void* memory = scratch.reserve(delta_scratch_floats(job) * sizeof(float));
+    const DeltaTask part{task % a_row / tasks, task % tasks * together, together};
+    kernels.gated_delta(job, gates, job.rows[task / a_row], part, static_cast<float*>(memory));
     count_progress();
   });
 }

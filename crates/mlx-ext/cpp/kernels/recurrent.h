@@ -49,6 +49,8 @@ struct ConvolutionJob {
 
 void convolution(const ConvolutionJob& job);
 
+constexpr int max_delta_dim = 1024;
+
 // For each head of values, with the state S `[key_dim, value_dim]`:
 //   S = decay * S;  S += key (beta * (value - key S));  y = query S
 // where beta = sigmoid(b) and decay = exp(-exp(log_rate) * softplus(a + bias)). Several heads of values may share one of

@@ -5,7 +5,9 @@
 #include <cstring>
 
 #include "exponential.h"
+#include "gated_delta_kernel.h"
 #include "recurrent_kernels.h"
+#include "snapshots.h"
 
 namespace kr {
 namespace {
@@ -80,19 +82,15 @@ void decay_of(const float* x, const float* log_rates, const float* biases, int c
   });
 }
 
-// Calls write(to) for the snapshots behind `after` tokens; `next` is the first that was not written.
-template <class Write>
-KR_INLINE void write_snapshots(const StateRow& row, int after, int& next, const Write& write) {
-  for (; next < row.snapshot_count && row.snapshots[next].after == after; next++) write(row.snapshots[next].to);
-}
-
 template <class Vec>
 void convolve_channels(const ConvolutionJob& job, const StateRow& row, int first) {
   constexpr int lanes = convolution_lanes;
   const int channels = job.channels, taps = job.taps, count = std::min(lanes, channels - first);
   const size_t bytes = static_cast<size_t>(count) * sizeof(float);
   // The inputs of a token are in the ring from its own number on; unused lanes stay 0.
-  alignas(64) float ring[max_taps][lanes] = {}, weight[max_taps][lanes] = {}, bias[lanes] = {};
+  alignas(64) float ring[max_taps][lanes], weight[max_taps][lanes], bias[lanes] = {};
+  std::memset(ring, 0, sizeof ring[0] * taps);
+  std::memset(weight, 0, sizeof weight[0] * taps);
   for (int tap = 0; tap < taps; tap++) {
     const size_t at = static_cast<size_t>(tap) * channels + first;
     std::memcpy(weight[tap], job.weight + at, bytes);
@@ -130,88 +128,6 @@ void convolve_channels(const ConvolutionJob& job, const StateRow& row, int first
     write_snapshots(row, t + 1, snapshot, [&](float* to) { write(to, t + 1); });
   }
   write(row.to, row.new_tokens);
-}
-
-// One token: `state` becomes its state, and `values` what the query reads of that. Sums over keys are of the even ones and
-// of the odd ones, each in order.
-template <class Vec>
-KR_INLINE void delta_token(const float* query, const float* key, int key_dim, float decay, float beta, float* state,
-                           float* values) {
-  constexpr int vectors = delta_lanes / Vec::lanes;
-  using Floats = typename Vec::Floats;
-  const Floats fading = Vec::splat(decay);
-  const auto faded = [&](int i, int v) {
-    return Vec::multiply(Vec::load(state + i * delta_lanes + v * Vec::lanes), fading);
-  };
-  Floats sums[2][vectors];
-  for (auto& chain : sums) {
-    for (auto& sum : chain) sum = Vec::zero();
-  }
-  const auto recall = [&](int i, Floats* chain) {
-    const Floats part = Vec::splat(key[i]);
-    for (int v = 0; v < vectors; v++) chain[v] = Vec::add(chain[v], Vec::multiply(faded(i, v), part));
-  };
-  int i = 0;
-  for (; i + 1 < key_dim; i += 2) {
-    recall(i, sums[0]);
-    recall(i + 1, sums[1]);
-  }
-  if (i < key_dim) recall(i, sums[0]);
-  Floats change[vectors];
-  for (int v = 0; v < vectors; v++) {
-    const Floats known = Vec::multiply(Vec::add(sums[0][v], sums[1][v]), Vec::splat(-1.0f));
-    change[v] = Vec::multiply(Vec::add(Vec::load(values + v * Vec::lanes), known), Vec::splat(beta));
-    sums[0][v] = sums[1][v] = Vec::zero();
-  }
-  const auto learn = [&](int i, Floats* chain) {
-    const Floats part = Vec::splat(key[i]), asked = Vec::splat(query[i]);
-    for (int v = 0; v < vectors; v++) {
-      const Floats now = Vec::add(faded(i, v), Vec::multiply(part, change[v]));
-      Vec::store(state + i * delta_lanes + v * Vec::lanes, now);
-      chain[v] = Vec::add(chain[v], Vec::multiply(now, asked));
-    }
-  };
-  for (i = 0; i + 1 < key_dim; i += 2) {
-    learn(i, sums[0]);
-    learn(i + 1, sums[1]);
-  }
-  if (i < key_dim) learn(i, sums[0]);
-  for (int v = 0; v < vectors; v++) Vec::store(values + v * Vec::lanes, Vec::add(sums[0][v], sums[1][v]));
-}
-
-template <class Vec>
-void gated_delta_values(const GatedDeltaJob& job, const DeltaGates& gates, const StateRow& row, int head, int first,
-                        float* scratch) {
-  const int key_dim = job.key_dim, value_dim = job.value_dim, count = std::min(delta_lanes, value_dim - first);
-  const size_t bytes = static_cast<size_t>(count) * sizeof(float);
-  const size_t state_at = job.state_at + static_cast<size_t>(head) * key_dim * value_dim + first;
-  std::memset(scratch, 0, static_cast<size_t>(key_dim) * delta_lanes * sizeof(float));
-  if (row.from) {
-    for (int i = 0; i < key_dim; i++) {
-      std::memcpy(scratch + i * delta_lanes, row.from + state_at + static_cast<size_t>(i) * value_dim, bytes);
-    }
-  }
-  const auto write = [&](float* to) {
-    for (int i = 0; i < key_dim; i++) {
-      std::memcpy(to + state_at + static_cast<size_t>(i) * value_dim, scratch + i * delta_lanes, bytes);
-    }
-  };
-  const int key_head = head / (job.value_heads / job.key_heads);
-  int snapshot = 0;
-  for (int t = 0; t < row.new_tokens; t++) {
-    const size_t token = static_cast<size_t>(row.first_token) + t;
-    const float* query = job.qkv + token * job.width() + static_cast<size_t>(key_head) * key_dim;
-    const float* key = query + static_cast<size_t>(job.key_heads) * key_dim;
-    const float* value = job.qkv + token * job.width() + size_t{2} * job.key_heads * key_dim +
-                         static_cast<size_t>(head) * value_dim + first;
-    alignas(64) float values[delta_lanes] = {};
-    std::memcpy(values, value, bytes);
-    const size_t gate = token * job.value_heads + head;
-    delta_token<Vec>(query, key, key_dim, gates.decays[gate], gates.betas[gate], scratch, values);
-    std::memcpy(job.y + (token * job.value_heads + head) * value_dim + first, values, bytes);
-    write_snapshots(row, t + 1, snapshot, write);
-  }
-  write(row.to);
 }
 
 template <class Vec>

@@ -5,15 +5,30 @@
 
 namespace kr {
 
-// Channels and components of values that are computed at a time.
+// Channels, and components of values, that are computed at a time.
 constexpr int convolution_lanes = 64;
 constexpr int delta_lanes = 32;
+constexpr int max_delta_blocks = max_delta_dim / delta_lanes;
+// Tokens that all blocks of a head go through before the next ones: so many inputs and results stay in caches.
+constexpr int delta_tokens = 16;
 
 // Of every token and head of values, as GatedDeltaJob says.
 struct DeltaGates {
   const float* betas;
   const float* decays;
 };
+
+// One head of values of a row, and some of its blocks of delta_lanes components.
+struct DeltaTask {
+  int head;
+  int first_block;
+  int blocks;
+};
+
+static inline size_t delta_scratch_floats(const GatedDeltaJob& job) {
+  const size_t blocks = (job.value_dim + delta_lanes - 1) / delta_lanes;
+  return size_t(job.key_dim) * (delta_lanes + 2 * delta_tokens + 1) + blocks * delta_lanes * delta_tokens;
+}
 
 struct RecurrentKernels {
   // y = activation(x); they may be the same.
@@ -25,9 +40,8 @@ struct RecurrentKernels {
   // One row's channels from `first` on, at most convolution_lanes.
   void (*convolve)(const ConvolutionJob& job, const StateRow& row, int first);
 
-  // One row's and one head's components of values from `first` on, at most delta_lanes. `scratch` has room for
-  // key_dim * delta_lanes, 64-byte aligned.
-  void (*gated_delta)(const GatedDeltaJob& job, const DeltaGates& gates, const StateRow& row, int head, int first,
+  // `scratch` has room for delta_scratch_floats(job), 64-byte aligned.
+  void (*gated_delta)(const GatedDeltaJob& job, const DeltaGates& gates, const StateRow& row, const DeltaTask& task,
                       float* scratch);
 };
 

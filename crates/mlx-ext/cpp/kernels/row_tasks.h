@@ -12,14 +12,13 @@ namespace kr {
 // Below this many values the calling thread is done before another has begun.
 constexpr int64_t worth_sharing = 1 << 14;
 
-// Calls compute(row) once for every row, each of `width` values.
+// Calls compute(first row, end) for parts that make up all rows, each of `width` values.
 template <class Compute>
-void for_each_row(int rows, int width, Compute&& compute) {
+void for_each_part(int rows, int width, Compute&& compute) {
   const int together = std::max<int>(1, worth_sharing / 4 / std::max(1, width));
   const int tasks = (rows + together - 1) / together;
   auto run = [&](int task) {
-    const int end = std::min(rows, (task + 1) * together);
-    for (int row = task * together; row < end; row++) compute(row);
+    compute(task * together, std::min(rows, (task + 1) * together));
     count_progress();
   };
   if (int64_t{rows} * width < worth_sharing || tasks == 1) {
@@ -27,6 +26,14 @@ void for_each_row(int rows, int width, Compute&& compute) {
   } else {
     Pool::shared().run(tasks, run);
   }
+}
+
+// Calls compute(row) once for every row, each of `width` values.
+template <class Compute>
+void for_each_row(int rows, int width, Compute&& compute) {
+  for_each_part(rows, width, [&](int first, int end) {
+    for (int row = first; row < end; row++) compute(row);
+  });
 }
 
 }  // namespace kr
