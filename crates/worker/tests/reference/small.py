@@ -49,7 +49,9 @@ def argpartition(values, kth, axis=-1):
         # Scores are told apart by their ratio; what a router gives, which has both signs, by its difference.
         is_score = not (values > 0).any().item() or not (values < 0).any().item()
         size = mx.abs(taken) + mx.abs(left) if is_score else 1.0
-        GAPS.append(((left - taken) / size).reshape(values.shape[1], -1).min(axis=-1).tolist())
+        # Some models' values have no axis for the batch.
+        tokens = values.shape[-2] if values.ndim == 2 else values.shape[1]
+        GAPS.append(((left - taken) / size).reshape(tokens, -1).min(axis=-1).tolist())
     return ARGPARTITION(values, kth=kth, axis=axis)
 
 

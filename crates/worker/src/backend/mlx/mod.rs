@@ -4,6 +4,7 @@ mod array_blocks;
 mod attention;
 mod between;
 mod experts;
+mod gated_delta;
 mod gathered;
 mod group;
 mod grouping;

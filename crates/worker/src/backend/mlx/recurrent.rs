@@ -1,28 +1,24 @@
-//! Layers with a state, with MLX's operations.
-//!
-//! The gated delta rule goes through a prompt token by token, some ten operations each. A form that takes many tokens at a
-//! time with products of matrices would suit a GPU better; there is none yet.
+//! Short convolutions and gates, with MLX's operations.
 
 use mlx_rs::{
-    Array, Dtype,
+    Array,
     error::Exception,
     ops::{
-        concatenate, exp,
+        concatenate,
         indexing::{TryIndexOp, take_axis},
-        logaddexp, sigmoid,
+        sigmoid,
     },
 };
 
 use super::{
     super::{
-        Convolution, DeltaHeads, GatedDelta,
+        Convolution,
         recurrent::{Activation, Columns, ConvolutionForm, Gated},
     },
     gelu_tanh,
-    rowwise::number,
 };
 
-/// What a layer gives for rows of equal length.
+/// What a layer with a state gives for rows of equal length.
 pub(super) struct Computed {
     /// `[rows, tokens, width]`.
     pub(super) y: Array,
@@ -75,50 +71,4 @@ pub(super) fn convolved(
     };
     let state = |&end: &i32| all.try_index((.., end..end + taps - 1, ..));
     Ok(Computed { y, states: ends.iter().map(state).collect::<Result<_, _>>()? })
-}
-
-/// `qkv` and `gates` are `[rows, tokens, width]`, `before` `[rows, heads, key_dim, value_dim]`. States are behind `ends`
-/// tokens.
-pub(super) fn learned(
-    job: &GatedDelta,
-    qkv: &Array,
-    gates: &Array,
-    before: &Array,
-    ends: &[i32],
-) -> Result<Computed, Exception> {
-    let DeltaHeads { keys, values, key_dim, value_dim } = job.heads;
-    let (rows, tokens, dtype) = (qkv.dim(0), qkv.dim(1), qkv.dtype());
-    let shared = values / keys;
-    let wide = |array: &Array| array.as_dtype(Dtype::Float32);
-    let part = |from: i32, width: i32| wide(&qkv.try_index((.., .., from..from + width))?);
-    let key_width = job.heads.key_width();
-    // `[rows, tokens, keys, 1, 1, key_dim]`, and `[…, shared, 1, value_dim]`: products of the last two axes.
-    let key_shape = [rows, tokens, keys, 1, 1, key_dim];
-    let query = part(0, key_width)?.reshape(&key_shape)?;
-    let key = part(key_width, key_width)?.reshape(&key_shape)?;
-    let value = part(2 * key_width, job.heads.value_width())?;
-    let value = value.reshape(&[rows, tokens, keys, shared, 1, value_dim])?;
-    let gate_shape = [rows, tokens, keys, shared, 1, 1];
-    let beta = sigmoid(wide(&gates.try_index((.., .., ..values))?)?)?.reshape(&gate_shape)?;
-    let time = wide(&gates.try_index((.., .., values..))?)?.add(&job.biases)?;
-    let time = logaddexp(time, number(0.0, Dtype::Float32)?)?;
-    let decay = exp(exp(&job.log_rates)?.multiply(time)?.negative()?)?.reshape(&gate_shape)?;
-    let of_keys = [rows, keys, shared, key_dim, value_dim];
-    let mut state = before.reshape(&of_keys)?;
-    let (mut results, mut states) = (Vec::with_capacity(tokens as usize), Vec::with_capacity(ends.len()));
-    for token in 0..tokens {
-        let at = |array: &Array| array.try_index((.., token));
-        let (query, key) = (at(&query)?, at(&key)?);
-        let faded = state.multiply(at(&decay)?)?;
-        let change = at(&value)?.subtract(key.matmul(&faded)?)?.multiply(at(&beta)?)?;
-        state = faded.add(key.swap_axes(-1, -2)?.multiply(change)?)?;
-        results.push(query.matmul(&state)?);
-        if ends.contains(&(token + 1)) {
-            states.push(state.reshape(&[rows, values, key_dim, value_dim])?);
-        }
-    }
-    // `[rows, keys, shared, tokens, value_dim]`
-    let all = concatenate(&results, 3)?;
-    let y = all.transpose_axes(&[0, 3, 1, 2, 4])?.reshape(&[rows, tokens, values * value_dim])?;
-    Ok(Computed { y: y.as_dtype(dtype)?, states })
 }

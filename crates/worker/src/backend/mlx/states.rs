@@ -21,7 +21,8 @@ use mlx_rs::{
 
 use super::{
     super::{Convolution, GatedDelta, recurrent::RowStates},
-    recurrent::{Computed, convolved, learned},
+    gated_delta::learned,
+    recurrent::{Computed, convolved},
 };
 
 /// The parts of each state, by the state's number. What a step has not evaluated yet is lazy.
