@@ -2,7 +2,8 @@
 //
 // A lane is an output. Its inputs are cut into segments; each segment is one chain of fused multiply-adds in the order
 // of the inputs, and the segments' sums are added in theirs. Where there are many rows, segments follow each other;
-// where there is one, several grow side by side, since a chain of dependent additions is slow: the result is the same.
+// where there is one, those of a block grow side by side, since a chain of dependent additions is slow: the result is the
+// same.
 #pragma once
 
 #include "parts.h"
@@ -60,6 +61,54 @@ void dense_block_product(const float* weights, const float* x, size_t inputs, in
   }
 }
 
+// One row and one vector of outputs: whole blocks of floats of 16 bits, which are widened between the loads and not written
+// to memory.
+template <class Vec, Float type>
+KR_INLINE void dense_row_product(const uint8_t* rows, size_t stride, const float* x, size_t inputs, Ahead next, float* tile) {
+  auto y = Vec::zero();
+  for (size_t k = 0; k < inputs; k += dense_block) {
+    typename Vec::Floats sums[segments_a_block];
+    KR_UNROLL
+    for (int s = 0; s < segments_a_block; s++) sums[s] = Vec::zero();
+    for (size_t c = k; c < k + dense_segment; c += 8) {
+      KR_UNROLL
+      for (int s = 0; s < segments_a_block; s++) {
+        const size_t first = c + s * dense_segment;
+        Ahead::fetch<16 * Vec::lanes>(next);
+        typename Vec::Ints columns[4];
+        Vec::template transposed<PlainChunk>(rows + 2 * first, stride, columns);
+        KR_UNROLL
+        for (int j = 0; j < 4; j++) {
+          typename Vec::Floats low, high;
+          Vec::widen(columns[j], type, low, high);
+          sums[s] = Vec::fma(low, Vec::splat(x[first + 2 * j]), sums[s]);
+          sums[s] = Vec::fma(high, Vec::splat(x[first + 2 * j + 1]), sums[s]);
+        }
+      }
+    }
+    KR_UNROLL
+    for (int s = 0; s < segments_a_block; s++) y = Vec::add(y, sums[s]);
+  }
+  Vec::store(tile, y);
+}
+
+// One row: the blocks that are whole, of floats of 16 bits. Returns how many inputs that are.
+template <class Vec>
+size_t dense_row_tile(const DenseMatrix& matrix, const char* values, const float* x, bool last, float* tile) {
+  const size_t inputs = matrix.type == Float::f32 ? 0 : matrix.inputs / dense_block * dense_block;
+  const size_t stride = size_t{2} * matrix.inputs, distance = last ? 0 : Vec::lanes * Vec::tile_vectors * stride;
+  for (int v = 0; v < Vec::tile_vectors && inputs > 0; v++) {
+    const auto* rows = reinterpret_cast<const uint8_t*>(values) + v * Vec::lanes * stride;
+    const Ahead next(rows + distance, distance);
+    if (matrix.type == Float::f16) {
+      dense_row_product<Vec, Float::f16>(rows, stride, x, inputs, next, tile + v * Vec::lanes);
+    } else {
+      dense_row_product<Vec, Float::bf16>(rows, stride, x, inputs, next, tile + v * Vec::lanes);
+    }
+  }
+  return inputs;
+}
+
 template <class Vec>
 void dense_tile(const DenseMatrix& matrix, int first_output, const float* x, int first_row, int rows, float* tile,
                 const TileScratch& scratch, bool last) {
@@ -69,7 +118,8 @@ void dense_tile(const DenseMatrix& matrix, int first_output, const float* x, int
   const auto* values = static_cast<const char*>(matrix.values) + first_output * inputs * value_bytes;
   auto* weights = static_cast<float*>(scratch.unpacked);
   for (int i = 0; i < rows * width; i += Vec::lanes) Vec::store(tile + i, Vec::zero());
-  for (size_t k = 0; k < inputs; k += dense_block) {
+  const size_t done = rows == 1 ? dense_row_tile<Vec>(matrix, values, x + first_row * inputs, last, tile) : 0;
+  for (size_t k = done; k < inputs; k += dense_block) {
     const int count = inputs - k < dense_block ? static_cast<int>(inputs - k) : dense_block;
     const char* next = last ? nullptr : values + width * (inputs + k) * value_bytes;
     widen_columns<Vec>(values + k * value_bytes, matrix.type, inputs, count, next, weights);
