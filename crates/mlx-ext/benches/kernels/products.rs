@@ -66,6 +66,7 @@ fn jobs() -> Vec<Job> {
     let square = packings.map(|storage| job("4096 x 4096", storage, &[(4096, 4096)]));
     let others = [
         job("6144 x 1152", affine(4, 32), &[(6144, 1152)]),
+        job("6144 x 1152", Storage::Dense, &[(6144, 1152)]),
         job("49152 x 576", affine(8, 32), &[(49152, 576)]),
         job("feed-forward 576-1536", affine(4, 32), &[(1536, 576), (1536, 576), (576, 1536)]),
     ];
