@@ -60,7 +60,12 @@ inline Vec zero_where_less(Vec value, Vec a, Vec b) {
 }
 
 inline float first_lane(Vec a) { return vgetq_lane_f32(a.low, 0); }
-inline float reduce_add(Vec a) { return vaddvq_f32(vaddq_f32(a.low, a.high)); }
+// In the order of the other units: the instruction that adds all lanes begins with neighbours.
+inline float reduce_add(Vec a) {
+  const float32x4_t four = vaddq_f32(a.low, a.high);
+  const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+  return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
 inline float reduce_max(Vec a) { return vmaxvq_f32(vmaxq_f32(a.low, a.high)); }
 
 }  // namespace
