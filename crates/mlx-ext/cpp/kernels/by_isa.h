@@ -5,8 +5,8 @@
 
 namespace kr {
 
-// Kernels of one kind, of every instruction set that this build has. None can be left out: one without kernels of its own
-// names those of the next lesser one. (A set that is missed would run the portable ones, correct and slow.)
+// One kind of kernels for each instruction set of this build. Leaving one out does not compile: an instruction set without
+// kernels of its own names those of the next lesser one, and never falls back to the slow portable ones by accident.
 template <class Kernels>
 struct ByIsa {
   const Kernels& portable;

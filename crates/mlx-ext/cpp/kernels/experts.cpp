@@ -12,8 +12,8 @@ namespace kr {
 
 namespace {
 
-// Experts that are computed together have so many rows at most, or there is one: enough to keep threads busy, few enough for
-// caches.
+// The most rows of experts that are computed together, unless one expert alone has more: enough to keep all threads busy,
+// few enough to stay in the caches.
 constexpr int rows_together = 128;
 // Outputs that one task adds up.
 constexpr int outputs_a_task = 64;

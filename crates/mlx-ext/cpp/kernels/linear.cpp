@@ -71,7 +71,7 @@ class Products {
 
   int64_t work() const { return static_cast<int64_t>(job_.rows) * width_ * job_.matrices[0].inputs(); }
 
-  // Cuts the work into about so many tasks; returns how many there are.
+  // Cuts the work into about `wanted_tasks` tasks, and returns the exact number.
   int cut(int64_t wanted_tasks) {
     tiles_a_task_ = static_cast<int>(std::max<int64_t>(1, int64_t{tiles_} * row_blocks_ / wanted_tasks));
     tasks_a_block_ = (tiles_ + tiles_a_task_ - 1) / tiles_a_task_;

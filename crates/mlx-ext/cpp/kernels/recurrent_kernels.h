@@ -9,7 +9,8 @@ namespace kr {
 constexpr int convolution_lanes = 64;
 constexpr int delta_lanes = 32;
 constexpr int max_delta_blocks = max_delta_dim / delta_lanes;
-// Tokens that all blocks of a head go through before the next ones: so many inputs and results stay in caches.
+// Tokens that every block of a head processes before any block goes on: few enough for their inputs and results to stay in
+// the caches.
 constexpr int delta_tokens = 16;
 
 // Of every token and head of values, as GatedDeltaJob says.
